@@ -1,0 +1,706 @@
+"""The real servers that the tests talk to: on loopback, each with a temporary folder of its own.
+
+`shared` gives the one instance of a test run and starts it when first asked for it. A test that
+pauses, kills or restarts a server makes its own: ``with Redis() as redis: ...``.
+
+A subprocess of a test that calls `shared` gets the instance of its parent, not a second one: the
+ports travel in the environment.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, ClassVar, NoReturn, Self, TypeVar
+
+import pytest
+
+HOST = "127.0.0.1"
+START_SECONDS = 60
+STOP_SECONDS = 20
+# Below the ports that systems hand out for outgoing connections (32768 on Linux): while a test
+# holds a server down, nobody else is given its port, and no client connects to itself. A Redis
+# cluster node takes the port 10,000 above its own as well.
+PORTS = range(12_000, 22_000)
+CLUSTER_BUS_OFFSET = 10_000
+# Python has no name for these on Windows, where none of the servers run.
+SIGSTOP = getattr(signal, "SIGSTOP", None)
+SIGCONT = getattr(signal, "SIGCONT", None)
+SIGKILL = getattr(signal, "SIGKILL", None)
+
+
+def everything_must_run() -> bool:
+    return bool(os.environ.get("CI")) or os.environ.get("SESSIONSTORES_REQUIRE_SERVERS") == "1"
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip what cannot run here, or fail it where everything must run."""
+    if everything_must_run():
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason, allow_module_level=True)
+
+
+def executable(*names: str) -> str | None:
+    """The first of the programs that is installed, also where Debian keeps it off the PATH."""
+    versions = Path("/usr/lib/postgresql").glob("*/bin")
+    newest_first = sorted(versions, key=lambda folder: float(folder.parent.name), reverse=True)
+    path = os.pathsep.join([*os.get_exec_path(), *map(str, newest_first), "/usr/sbin"])
+    return next(filter(None, (shutil.which(name, path=path) for name in names)), None)
+
+
+def run(*command: str, **options: Any) -> str:
+    """The output of a command that must succeed; its output is in the error where it does not."""
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}")
+    return done.stdout
+
+
+def eventually(question: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
+    """Ask until the answer is yes; ``RuntimeError`` after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not question():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"Not within {seconds} s: {what}")
+        time.sleep(0.02)
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As the servers do, or a port whose last connections linger could not be had again.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port() -> int:
+    # A generator of its own: plug-ins that seed the global one would make every run, parallel
+    # ones included, go for the same ports.
+    for port in random.SystemRandom().sample(PORTS, 200):
+        if is_free(port) and is_free(port + CLUSTER_BUS_OFFSET):
+            return port
+    raise RuntimeError(f"No free port found in {PORTS}")
+
+
+def answer(port: int, question: bytes, size: int = 512) -> bytes:
+    """The first bytes that a server says to a question; empty where it says nothing."""
+    try:
+        with socket.create_connection((HOST, port), timeout=2) as connection:
+            connection.sendall(question)
+            return connection.recv(size)
+    except OSError:
+        return b""
+
+
+def temporary_folder() -> Path:
+    """In memory where there is room; short in any case, for a Unix socket's 104 characters."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and os.access(memory, os.W_OK)
+    roomy = roomy and shutil.disk_usage(memory).free > 2 * 1024**3
+    parent = memory if roomy else Path("/tmp")
+    return Path(tempfile.mkdtemp(prefix="dss-", dir=parent if parent.is_dir() else None))
+
+
+class Service(ABC):
+    """One server or several that work together."""
+
+    name: ClassVar[str]
+    ports: list[int]
+
+    @property
+    def port(self) -> int:
+        return self.ports[0]
+
+    @property
+    def addresses(self) -> list[str]:
+        return [f"{HOST}:{port}" for port in self.ports]
+
+    @abstractmethod
+    def start(self) -> Self:
+        """Returns when the service answers. Skips the test where it is not installed."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End it in order, paused or not, and remove its data. A second call does nothing."""
+
+    @abstractmethod
+    def pause(self) -> None:
+        """From here on it accepts connections but answers nothing (SIGSTOP)."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """The end of `pause`. What was asked meanwhile is answered now."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """SIGKILL: connections break at once, new ones are refused. Data and ports are kept."""
+
+    @abstractmethod
+    def restart(self) -> None:
+        """Back on the same ports with what it keeps on disk, after `kill` or in its stead.
+
+        Redis as started here and memcached keep nothing on disk.
+        """
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+
+class Server(Service):
+    """One server process."""
+
+    executables: ClassVar[tuple[str, ...]]
+    debian_package: ClassVar[str]
+    accounts: ClassVar[tuple[str, ...]] = ("nobody",)
+    """Who to become when started by root."""
+    stop_signal: ClassVar[int] = signal.SIGTERM
+
+    def __init__(self) -> None:
+        self.ports = []
+        self._process: subprocess.Popen[bytes] | None = None
+        self._paused: list[int] = []
+        self._folder: Path | None = None
+        self._program: str = self.executables[0]
+
+    @property
+    def install_hint(self) -> str:
+        return f"apt-get install {self.debian_package}"
+
+    @property
+    def folder(self) -> Path:
+        assert self._folder is not None, f"{self.name} is not started"
+        return self._folder
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, f"{self.name} is not running"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @abstractmethod
+    def command(self) -> Sequence[str]:
+        """What runs the server in the foreground, on `port` and in `folder`."""
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Whether it serves. True only for a server of this kind."""
+
+    def prepare(self) -> None:
+        """Make the data folder, once, before the first start."""
+
+    def url(self) -> str:
+        return self.addresses[0]
+
+    def account(self) -> str | None:
+        """The first account of `accounts` that exists, for root; None for anybody else."""
+        if sys.platform == "win32" or os.geteuid() != 0:
+            return None
+        import pwd
+
+        names = {entry.pw_name for entry in pwd.getpwall()}
+        return next((name for name in self.accounts if name in names), None)
+
+    def as_account(self) -> dict[str, Any]:
+        """Arguments of `subprocess` for a program that refuses to run as root."""
+        account = self.account()
+        return {"user": account, "extra_groups": []} if account else {}
+
+    def start(self) -> Self:
+        program = executable(*self.executables)
+        if program is None:
+            unavailable(f"{self.name} is not installed. Install it with: {self.install_hint}")
+        self._program = program
+        for _ in range(3):  # Another test run may take the port between the look and the start.
+            self.ports = [free_port()]
+            self._folder = temporary_folder()
+            if account := self.account():
+                shutil.chown(self._folder, account)
+            self.prepare()
+            _running.append(self)
+            with contextlib.suppress(_EndedEarly):
+                self._spawn()
+                return self
+            said = self.log()
+            self.stop()
+        raise RuntimeError(f"{self.name} does not start:\n{said}")
+
+    def _spawn(self) -> None:
+        log: IO[bytes]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C in a terminal is for pytest, which then stops the servers in order.
+                start_new_session=True,
+                **self.as_account(),
+            )
+        eventually(self._is_up, f"{self.name} answers")
+
+    def _is_up(self) -> bool:
+        answered = self.answers()
+        # In this order: with the port lost to another server, that one is who answered.
+        if not self.running:
+            raise _EndedEarly
+        return answered
+
+    def log(self) -> str:
+        """What the server has said so far."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    def processes(self) -> list[int]:
+        """The process ids that make up the server, the parent first."""
+        return [self.pid]
+
+    def pause(self) -> None:
+        if self._paused:
+            return
+        os.kill(self.pid, SIGSTOP)
+        # Until every thread stands still, or one might still answer.
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+        self._paused = self.processes()  # Only now: a stopped parent forks no more.
+        for pid in self._paused[1:]:
+            os.kill(pid, SIGSTOP)
+
+    def resume(self) -> None:
+        for pid in reversed(self._paused):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, SIGCONT)
+        self._paused = []
+
+    def kill(self) -> None:
+        self._end(SIGKILL)
+
+    def restart(self) -> None:
+        self._end(self.stop_signal)
+        self._spawn()
+
+    def stop(self) -> None:
+        self._end(self.stop_signal)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+        if self in _running:
+            _running.remove(self)
+
+    def _end(self, how: int) -> None:
+        if self._process is None:
+            return
+        if self.running:
+            if how == SIGKILL:
+                # Children that hold connections do not end with their parent. SIGKILL also ends
+                # what is stopped.
+                for pid in self.processes():
+                    os.kill(pid, SIGKILL)
+            else:
+                self._process.send_signal(how)
+                self.resume()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._end(SIGKILL)
+        self._paused = []
+        self._process = None
+
+
+class _EndedEarly(Exception):
+    pass
+
+
+class Redis(Server):
+    """Options are redis.conf's, with underscores: ``Redis(maxmemory="3mb", appendonly="yes")``."""
+
+    name = "redis"
+    executables = ("redis-server",)
+    debian_package = "redis-server"
+
+    def __init__(self, **options: str) -> None:
+        super().__init__()
+        self.options = options
+
+    def command(self) -> list[str]:
+        options = {"port": str(self.port), "bind": HOST, "save": "", "appendonly": "no"}
+        options |= self.options
+        flags = [(f"--{name.replace('_', '-')}", value) for name, value in options.items()]
+        return [self._program, *(part for flag in flags for part in flag)]
+
+    # Redis runs as anybody, root included, but leaves files that only its account can remove.
+    def as_account(self) -> dict[str, Any]:
+        return {}
+
+    def account(self) -> None:
+        return None
+
+    def answers(self) -> bool:
+        return answer(self.port, b"PING\r\n") == b"+PONG\r\n"
+
+    def url(self, database: int = 0) -> str:
+        return f"redis://{HOST}:{self.port}/{database}"
+
+    def cli(self, *arguments: str) -> str:
+        """What redis-cli prints for a command."""
+        program = executable("redis-cli")
+        if program is None:
+            unavailable("redis-cli is not installed. Install it with: apt-get install redis-tools")
+        return run(program, "-h", HOST, "-p", str(self.port), *arguments).strip()
+
+
+class Replica(Redis):
+    """Follows a master that runs already. Up when it holds what the master holds."""
+
+    name = "redis replica"
+
+    def __init__(self, master: Redis) -> None:
+        super().__init__()
+        self.master = master
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--replicaof", HOST, str(self.master.port)]
+
+    def answers(self) -> bool:
+        return b"master_link_status:up" in answer(self.port, b"INFO replication\r\n")
+
+
+class Sentinel(Redis):
+    """Watches one master, whose name is `MASTER`. `port` is the sentinel's own."""
+
+    name = "redis sentinel"
+    MASTER = "sessions"
+
+    def __init__(self, master: Redis, quorum: int) -> None:
+        super().__init__()
+        self.master = master
+        self.quorum = quorum
+
+    def prepare(self) -> None:
+        # A file, because a sentinel writes what it learns into it.
+        (self.folder / "sentinel.conf").write_text(
+            f"port {self.port}\n"
+            f"bind {HOST}\n"
+            f"sentinel monitor {self.MASTER} {HOST} {self.master.port} {self.quorum}\n"
+            f"sentinel down-after-milliseconds {self.MASTER} 1000\n"
+            f"sentinel failover-timeout {self.MASTER} 3000\n"
+        )
+
+    def command(self) -> list[str]:
+        return [self._program, "sentinel.conf", "--sentinel"]
+
+
+class Memcached(Server):
+    """Flags are memcached's own: ``Memcached("-m", "8")``."""
+
+    name = "memcached"
+    executables = ("memcached",)
+    debian_package = "memcached"
+
+    def __init__(self, *flags: str) -> None:
+        super().__init__()
+        self.flags = flags
+
+    def command(self) -> list[str]:
+        return [self._program, "-l", HOST, "-p", str(self.port), "-U", "0", *self.flags]
+
+    def answers(self) -> bool:
+        return answer(self.port, b"version\r\n").startswith(b"VERSION ")
+
+
+class PostgreSQL(Server):
+    """Options are postgresql.conf's: ``PostgreSQL(max_connections="20")``."""
+
+    name = "postgresql"
+    executables = ("postgres",)
+    debian_package = "postgresql"
+    accounts = ("postgres", "nobody")
+    stop_signal = signal.SIGINT  # Its "fast" shutdown: open connections are closed, not waited for.
+    USER = DATABASE = "postgres"
+
+    def __init__(self, **options: str) -> None:
+        super().__init__()
+        self.options = options
+
+    def prepare(self) -> None:
+        initdb = executable("initdb")
+        assert initdb is not None, "initdb comes with postgres"
+        run(
+            *(initdb, "-D", str(self.folder / "data"), "-U", self.USER, "-A", "trust"),
+            *("-E", "UTF8", "--locale=C", "--no-sync"),
+            cwd=self.folder,
+            **self.as_account(),
+        )
+
+    def command(self) -> list[str]:
+        options = {
+            "port": str(self.port),
+            "listen_addresses": HOST,
+            "unix_socket_directories": str(self.folder),
+            **self.options,
+        }
+        settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        return [self._program, "-D", str(self.folder / "data"), *settings]
+
+    def answers(self) -> bool:
+        # Asks for TLS, the one question it answers before log-in, but answers while it starts,
+        # too: hence the line in the log.
+        return answer(self.port, b"\0\0\0\x08\x04\xd2\x16\x2f", 1) in {b"N", b"S"} and (
+            "ready to accept connections" in self.log().rpartition("starting PostgreSQL")[2]
+        )
+
+    def processes(self) -> list[int]:
+        # A process per connection, each a session leader: no signal to a group reaches them.
+        return [self.pid, *children(self.pid)]
+
+    def url(self) -> str:
+        return f"postgresql://{self.USER}@{HOST}:{self.port}/{self.DATABASE}"
+
+
+class MariaDB(Server):
+    """Flags are mariadbd's: ``MariaDB("--max-connections=20")``."""
+
+    name = "mariadb"
+    executables = ("mariadbd", "mysqld")
+    debian_package = "mariadb-server"
+    accounts = ("mysql", "nobody")
+    USER = "root"
+    DATABASE = "sessions"
+
+    def __init__(self, *flags: str) -> None:
+        super().__init__()
+        self.flags = flags
+
+    # The programs change the account themselves.
+    def as_account(self) -> dict[str, Any]:
+        return {}
+
+    def _common(self) -> list[str]:
+        account = self.account()
+        return ["--no-defaults", f"--datadir={self.folder / 'data'}"] + (
+            [f"--user={account}"] if account else []
+        )
+
+    def prepare(self) -> None:
+        install = executable("mariadb-install-db", "mysql_install_db")
+        if install is None:
+            unavailable(f"mariadb-install-db is missing. Install it with: {self.install_hint}")
+        run(
+            *(install, *self._common(), "--skip-test-db", "--skip-name-resolve"),
+            "--auth-root-authentication-method=normal",
+        )
+        (self.folder / "init.sql").write_text(
+            f"CREATE DATABASE IF NOT EXISTS {self.DATABASE} CHARACTER SET utf8mb4;"
+        )
+
+    def command(self) -> list[str]:
+        return [
+            *(self._program, *self._common(), f"--port={self.port}", f"--bind-address={HOST}"),
+            *(f"--socket={self.folder / 'socket'}", f"--init-file={self.folder / 'init.sql'}"),
+            *("--skip-name-resolve", "--skip-log-bin", "--innodb-buffer-pool-size=32M"),
+            # Each look whether it answers breaks off before log-in, which it counts and punishes.
+            *("--max-connect-errors=1000000", *self.flags),
+        ]
+
+    def answers(self) -> bool:
+        return answer(self.port, b"", 5)[4:] == b"\n"  # Its greeting: protocol version 10.
+
+    def url(self) -> str:
+        return f"mysql://{self.USER}@{HOST}:{self.port}/{self.DATABASE}"
+
+
+def children(pid: int) -> list[int]:
+    listing = Path(f"/proc/{pid}/task/{pid}/children")
+    if listing.exists():
+        return [int(child) for child in listing.read_text().split()]
+    pairs = (line.split() for line in run("ps", "-A", "-o", "pid=,ppid=").splitlines())
+    return [int(child) for child, parent in pairs if int(parent) == pid]
+
+
+class Group(Service):
+    """Several servers as one. A single member is paused, killed or restarted through `members`."""
+
+    members: Sequence[Server]
+
+    def __init__(self) -> None:
+        self.ports = []
+
+    def start(self) -> Self:
+        try:
+            for member in self.members:
+                member.start()
+            self.ports = [member.port for member in self.members]
+            self.join()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def join(self) -> None:
+        """Make one service of the started members."""
+
+    def stop(self) -> None:
+        for member in reversed(self.members):
+            member.stop()
+
+    def pause(self) -> None:
+        for member in self.members:
+            member.pause()
+
+    def resume(self) -> None:
+        for member in self.members:
+            member.resume()
+
+    def kill(self) -> None:
+        for member in self.members:
+            member.kill()
+
+    def restart(self) -> None:
+        for member in self.members:
+            member.restart()
+
+
+class MemcachedNodes(Group):
+    """Nodes that know nothing of each other: the client spreads the keys."""
+
+    name = "memcached nodes"
+
+    def __init__(self, count: int = 3) -> None:
+        super().__init__()
+        self.members = [Memcached() for _ in range(count)]
+
+
+class RedisCluster(Group):
+    """Three masters without replicas, every slot assigned."""
+
+    name = "redis cluster"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.members: list[Redis] = [
+            Redis(cluster_enabled="yes", cluster_node_timeout="2000") for _ in range(3)
+        ]
+
+    def join(self) -> None:
+        self.members[0].cli("--cluster", "create", *self.addresses, "--cluster-yes")
+        self._wait_until_whole()
+
+    def restart(self) -> None:
+        super().restart()
+        self._wait_until_whole()
+
+    def _wait_until_whole(self) -> None:
+        eventually(
+            lambda: all("cluster_state:ok" in node.cli("cluster", "info") for node in self.members),
+            "the cluster serves every slot",
+        )
+
+    def url(self) -> str:
+        return self.members[0].url()
+
+
+class RedisSentinel(Group):
+    """A master, a replica and sentinels that make the replica the master when that one is gone."""
+
+    name = "redis with sentinel"
+
+    def __init__(self, sentinels: int = 1) -> None:
+        super().__init__()
+        # Else the master waits 5 s for more replicas before the first one gets its data.
+        self.master = Redis(repl_diskless_sync_delay="0")
+        self.replica = Replica(self.master)
+        self.sentinels = [
+            Sentinel(self.master, quorum=sentinels // 2 + 1) for _ in range(sentinels)
+        ]
+        # In this order: a sentinel asks for the replicas when it starts, then only every 10 s.
+        self.members = [self.master, self.replica, *self.sentinels]
+
+    def join(self) -> None:
+        others = str(len(self.sentinels) - 1)
+        eventually(
+            lambda: all(
+                self._fact(sentinel, "num-slaves") == "1"
+                and self._fact(sentinel, "num-other-sentinels") == others
+                for sentinel in self.sentinels
+            ),
+            "the sentinels know the replica and each other",
+        )
+
+    def _fact(self, sentinel: Sentinel, name: str) -> str:
+        lines = sentinel.cli("sentinel", "master", sentinel.MASTER).splitlines()
+        return dict(zip(lines[::2], lines[1::2], strict=False)).get(name, "")
+
+    def url(self) -> str:
+        """As django-redis takes it, with `sentinel_addresses` as its option SENTINELS."""
+        return f"redis://{Sentinel.MASTER}/0"
+
+    @property
+    def sentinel_addresses(self) -> list[tuple[str, int]]:
+        return [(HOST, sentinel.port) for sentinel in self.sentinels]
+
+
+_running: list[Server] = []
+_owner = os.getpid()
+
+S = TypeVar("S", bound=Service)
+
+
+def _environment_name(kind: type[Service]) -> str:
+    return f"SESSIONSTORES_TEST_{kind.__name__.upper()}_PORTS"
+
+
+@cache
+def shared(kind: type[S]) -> S:
+    """The instance of this test run, or the parent process's in a subprocess of a test."""
+    service = kind()
+    if ports := os.environ.get(_environment_name(kind)):
+        service.ports = [int(port) for port in ports.split()]
+        return service
+    service.start()
+    os.environ[_environment_name(kind)] = " ".join(map(str, service.ports))
+    return service
+
+
+@contextlib.contextmanager
+def standing_in(service: Service) -> Iterator[None]:
+    """Subprocesses started meanwhile take this instance for the shared one of its kind."""
+    name = _environment_name(type(service))
+    before = os.environ.get(name)
+    os.environ[name] = " ".join(map(str, service.ports))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@atexit.register
+def stop_all() -> None:
+    """Stop what this process started. Not a fork of it: a child that ends keeps them running."""
+    if os.getpid() == _owner:
+        for server in reversed(_running[:]):
+            server.stop()
