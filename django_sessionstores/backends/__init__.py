@@ -1,0 +1,1 @@
+"""The engines: modules for ``SESSION_ENGINE`` to name, each a ``SessionStore`` over a storage."""

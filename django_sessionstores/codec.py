@@ -1,0 +1,181 @@
+"""From a session's dict to the sealed payload that a storage keeps, and back.
+
+A payload is ``format, flags, key id, nonce, ciphertext and tag``: 34 bytes more than the
+serialised data. It opens only under the session id that it was sealed for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple, Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from .exceptions import UnreadablePayload, UnserializableValue
+from .merge import same
+
+_FORMAT: Final = 1
+_COMPRESSED: Final = 0x80
+_SERIALIZER_BITS: Final = 0x7F
+_KEY_ID_SIZE: Final = 4
+_HEAD_SIZE: Final = 2 + _KEY_ID_SIZE
+_NONCE_SIZE: Final = 12
+_TAG_SIZE: Final = 16
+
+COMPRESS_FROM: Final = 1024
+"""Bytes of serialised data from which compression is tried. Below, it costs more than it saves."""
+
+
+class Serializer(Protocol):
+    """What ``SESSION_SERIALIZER`` names, see Django's documentation."""
+
+    def dumps(self, obj: Any) -> bytes: ...
+    def loads(self, data: bytes) -> Any: ...
+
+
+class KeyRing:
+    """Encryption keys derived from secrets: the first seals, all open.
+
+    Every session has a subkey of its own, a keyed BLAKE2b digest of its id (half a microsecond).
+    With one AES key for all sessions, random nonces would be safe for 2**32 saves in total
+    (NIST SP 800-38D, 8.3), which 50 million busy sessions reach.
+    """
+
+    def __init__(self, secrets: Iterable[str | bytes]) -> None:
+        self._keys: dict[bytes, bytes] = {}
+        for secret in secrets:
+            material = secret.encode() if isinstance(secret, str) else secret
+            key = HKDF(SHA256(), 32, salt=None, info=b"django_sessionstores payload").derive(
+                material
+            )
+            self._keys.setdefault(
+                hashlib.blake2b(key, digest_size=_KEY_ID_SIZE, person=b"key id").digest(), key
+            )
+        if not self._keys:
+            raise ValueError("a key ring needs at least one secret")
+        self._newest = next(iter(self._keys))
+
+    def __repr__(self) -> str:
+        return f"<KeyRing of {len(self._keys)}>"
+
+    def seal(self, session_id: str, flags: int, data: bytes) -> bytes:
+        head = bytes((_FORMAT, flags)) + self._newest
+        nonce = os.urandom(_NONCE_SIZE)
+        cipher = _cipher(self._keys[self._newest], session_id)
+        return head + nonce + cipher.encrypt(nonce, data, head + session_id.encode())
+
+    def open(self, session_id: str, payload: bytes) -> tuple[int, bytes]:
+        """Flags and data. Raises `UnreadablePayload`."""
+        if len(payload) < _HEAD_SIZE + _NONCE_SIZE + _TAG_SIZE:
+            raise UnreadablePayload("payload is cut short")
+        head, nonce = payload[:_HEAD_SIZE], payload[_HEAD_SIZE : _HEAD_SIZE + _NONCE_SIZE]
+        if head[0] != _FORMAT:
+            raise UnreadablePayload("payload is of an unknown format")
+        key = self._keys.get(head[2:])
+        if key is None:
+            raise UnreadablePayload("payload is sealed under an unknown key")
+        try:
+            data = _cipher(key, session_id).decrypt(
+                nonce, payload[_HEAD_SIZE + _NONCE_SIZE :], head + session_id.encode()
+            )
+        except InvalidTag:
+            raise UnreadablePayload("payload was altered or belongs to another session") from None
+        return head[1], data
+
+
+def _cipher(key: bytes, session_id: str) -> AESGCM:
+    return AESGCM(hashlib.blake2b(session_id.encode(), key=key, digest_size=32).digest())
+
+
+class Snapshot(NamedTuple):
+    """A session's data as bytes, and the number of the serializer that reads them."""
+
+    serializer: int
+    data: bytes
+
+
+class Codec:
+    """Serialise, compress and seal, and the way back.
+
+    ``serializers`` maps a number, which goes into the payload, to each serializer that can be
+    read; ``writes`` is the number of the one that writes. So a payload is read by the serializer
+    that wrote it, whatever the setting says by then.
+    """
+
+    def __init__(self, keys: KeyRing, serializers: Mapping[int, Serializer], writes: int) -> None:
+        self._keys = keys
+        self._serializers = serializers
+        self._writes = writes
+        self._dumps = serializers[writes].dumps
+
+    def freeze(self, data: Mapping[Any, Any]) -> Snapshot:
+        """Serialise a session's dict.
+
+        Raises `UnserializableValue`, which names the key of the value that cannot be kept.
+        """
+        try:
+            return Snapshot(self._writes, self._dumps(data))
+        except Exception as error:
+            # Whatever a serializer raises for a value, the caller needs to know which value.
+            for key, value in data.items():
+                try:
+                    self._dumps({key: value})
+                except Exception as reason:  # noqa: BLE001
+                    raise UnserializableValue(
+                        f"session[{key!r}] cannot be saved: {reason}. Store a simpler value, or "
+                        "choose another SESSION_SERIALIZER."
+                    ) from error
+            raise
+
+    def thaw(self, snapshot: Snapshot) -> dict[Any, Any]:
+        """The dict of a snapshot, a new one at each call. Raises `UnreadablePayload`."""
+        try:
+            loads = self._serializers[snapshot.serializer].loads
+        except KeyError:
+            raise UnreadablePayload("payload was written by an unknown serializer") from None
+        try:
+            loaded = loads(snapshot.data)
+        except Exception as error:
+            raise UnreadablePayload("payload does not deserialize") from error
+        if not isinstance(loaded, dict):
+            raise UnreadablePayload("payload is not a dict")
+        return loaded
+
+    def matches(self, snapshot: Snapshot, data: Mapping[Any, Any]) -> bool:
+        """Whether ``data`` is still what the snapshot holds; order does not count.
+
+        One serialisation where nothing changed. Data that cannot be serialised does not match.
+        """
+        if snapshot.serializer == self._writes:
+            try:
+                if self._dumps(data) == snapshot.data:
+                    return True
+            except Exception:  # noqa: BLE001 - saving it will say what is wrong with it
+                return False
+        return same(self.thaw(snapshot), data)
+
+    def seal(self, session_id: str, snapshot: Snapshot) -> bytes:
+        """The payload that a storage keeps."""
+        flags, data = snapshot
+        if len(data) >= COMPRESS_FROM:
+            compressed = zlib.compress(data, level=1)
+            if len(compressed) < len(data):
+                flags |= _COMPRESSED
+                data = compressed
+        return self._keys.seal(session_id, flags, data)
+
+    def open(self, session_id: str, payload: bytes) -> Snapshot:
+        """The snapshot that was sealed, to be thawed.
+
+        Raises `UnreadablePayload`, with the reason, for anything but a payload of this session.
+        """
+        flags, data = self._keys.open(session_id, payload)
+        if flags & _COMPRESSED:
+            data = zlib.decompress(data)
+        return Snapshot(flags & _SERIALIZER_BITS, data)

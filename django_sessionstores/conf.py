@@ -1,0 +1,162 @@
+"""Every setting of the package: name, type, default and meaning.
+
+Read from ``settings.SESSIONSTORES`` on access, so that ``override_settings`` works; what is
+costly to make of them is kept and made anew when a setting changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, Final, TypeVar, cast
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+
+from .codec import Codec, KeyRing, Serializer
+from .merge import MergeFunction
+from .serializers import TypedSerializer
+
+NAME: Final = "SESSIONSTORES"
+T = TypeVar("T")
+
+
+class Settings:
+    """The options in ``settings.SESSIONSTORES``, each with its default."""
+
+    def _get(self, name: str, default: T, kind: type | tuple[type, ...]) -> T:
+        value = getattr(django_settings, NAME, {}).get(name, default)
+        if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
+            expected = " or ".join(
+                k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,))
+            )
+            raise ImproperlyConfigured(
+                f"{NAME}[{name!r}] is a {type(value).__name__}; it must be a {expected}."
+            )
+        return cast("T", value)
+
+    def _seconds(self, name: str, default: float) -> float:
+        value = self._get(name, default, (int, float))
+        if value < 0:
+            raise ImproperlyConfigured(f"{NAME}[{name!r}] is negative; it is a number of seconds.")
+        return value
+
+    @property
+    def ENCRYPTION_KEYS(self) -> Sequence[str]:
+        """Secrets for the payloads: the first seals, all open. Empty: ``SECRET_KEY`` and then
+        ``SECRET_KEY_FALLBACKS``."""
+        return self._get("ENCRYPTION_KEYS", (), (list, tuple))
+
+    @property
+    def TOUCH_INTERVAL(self) -> float:
+        """Seconds by which the stored expiry may lag, so that a session in steady use is not
+        rewritten, nor an index moved, at each request. Never more than a twentieth of the
+        session's lifetime."""
+        return self._seconds("TOUCH_INTERVAL", 60)
+
+    @property
+    def TOMBSTONE_AGE(self) -> float:
+        """Seconds for which requests with the key from before a login are served as anonymous,
+        their cookie untouched."""
+        return self._seconds("TOMBSTONE_AGE", 60)
+
+    @property
+    def CACHE_LEASE(self) -> float:
+        """Seconds for which ``cached_db`` trusts a cached copy before it asks the database: how
+        long a logout that the cache missed can go unnoticed."""
+        return self._seconds("CACHE_LEASE", 60)
+
+    @property
+    def CACHE_RETRY(self) -> float:
+        """Seconds for which ``cached_db`` leaves a cache alone that did not answer."""
+        return self._seconds("CACHE_RETRY", 5)
+
+    @property
+    def CONFLICT_RETRIES(self) -> int:
+        """How often a save is merged and tried again before it raises ``SessionConflict``."""
+        return self._get("CONFLICT_RETRIES", 50, int)
+
+    @property
+    def MERGE(self) -> Mapping[str, str | MergeFunction]:
+        """Session keys with a function of their own for when two requests changed the same key:
+        dotted path or callable, called with (base, mine, theirs)."""
+        return self._get("MERGE", {}, dict)
+
+    @property
+    def MEMORY_MAX_SESSIONS(self) -> int:
+        """How many sessions the ``memory`` engine keeps."""
+        return self._get("MEMORY_MAX_SESSIONS", 10_000, int)
+
+
+settings: Final = Settings()
+
+OPTIONS: Final = frozenset(name for name in vars(Settings) if name.isupper())
+
+# Numbers of the serializers, part of the stored format: never reuse one.
+TYPED_SERIALIZER: Final = 1
+DJANGO_JSON_SERIALIZER: Final = 2
+CUSTOM_SERIALIZER: Final = 3
+_DJANGO_JSON: Final = "django.contrib.sessions.serializers.JSONSerializer"
+
+
+def serializer_path() -> str:
+    """The dotted path of the serializer in use.
+
+    The package's own, unless the project sets ``SESSION_SERIALIZER``: Django's default would lose
+    types, and what it keeps, the package's own keeps too.
+    """
+    if django_settings.is_overridden("SESSION_SERIALIZER"):  # type: ignore[misc]
+        return str(django_settings.SESSION_SERIALIZER)
+    return f"{TypedSerializer.__module__}.{TypedSerializer.__qualname__}"
+
+
+@cache
+def codec() -> Codec:
+    """The codec that the settings ask for."""
+    path = serializer_path()
+    serializers: dict[int, Serializer] = {
+        TYPED_SERIALIZER: TypedSerializer(),
+        DJANGO_JSON_SERIALIZER: import_string(_DJANGO_JSON)(),
+    }
+    chosen = import_string(path)
+    for number, known in serializers.items():
+        if chosen is type(known):
+            writes = number
+            break
+    else:
+        serializers[CUSTOM_SERIALIZER] = chosen()
+        writes = CUSTOM_SERIALIZER
+    secrets: Sequence[str | bytes] = settings.ENCRYPTION_KEYS or [
+        django_settings.SECRET_KEY,
+        *django_settings.SECRET_KEY_FALLBACKS,
+    ]
+    return Codec(KeyRing(secrets), serializers, writes)
+
+
+@cache
+def merge_functions() -> Mapping[str, MergeFunction]:
+    """The functions of `Settings.MERGE`, imported."""
+    return {
+        key: import_string(function) if isinstance(function, str) else function
+        for key, function in settings.MERGE.items()
+    }
+
+
+_resets: list[Callable[[], Any]] = [codec.cache_clear, merge_functions.cache_clear]
+
+
+def reset_on_change(reset: Callable[[], Any]) -> Callable[[], Any]:
+    """Register a function without arguments to be called when a setting changes (in tests)."""
+    _resets.append(reset)
+    return reset
+
+
+def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:
+    if setting == NAME or setting.startswith(("SESSION_", "SECRET_KEY", "CACHES", "DATABASE")):
+        for reset in _resets:
+            reset()
+
+
+setting_changed.connect(_on_setting_changed, dispatch_uid="django_sessionstores.conf")

@@ -1,0 +1,61 @@
+"""When a session expires: what ``set_expiry`` stored, and now, to a moment."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.utils import timezone
+
+Expiry = Any
+"""What ``session["_session_expiry"]`` may hold: seconds without activity, a moment (ISO text or
+``datetime``), or 0 or ``None`` for the default lifetime."""
+
+
+def _moment(expiry: Expiry) -> datetime | None:
+    if isinstance(expiry, str):
+        return datetime.fromisoformat(expiry)
+    return expiry if isinstance(expiry, datetime) else None
+
+
+def expiry_date(expiry: Expiry, modification: datetime, default_age: float) -> datetime:
+    """When a session last changed at ``modification`` expires.
+
+    A moment stored under another ``USE_TZ`` is converted, where Django raises ``TypeError``.
+    """
+    moment = _moment(expiry)
+    if moment is None:
+        return modification + timedelta(seconds=expiry or default_age)
+    if timezone.is_naive(moment) and timezone.is_aware(modification):
+        return timezone.make_aware(moment, timezone.get_default_timezone())
+    if timezone.is_aware(moment) and timezone.is_naive(modification):
+        return timezone.make_naive(moment, timezone.get_default_timezone())
+    return moment
+
+
+def expiry_age(expiry: Expiry, modification: datetime, default_age: int) -> int:
+    """Seconds from ``modification`` until a session expires; negative if it has."""
+    if not expiry:
+        return default_age
+    if not isinstance(expiry, str | datetime):
+        return int(expiry)
+    delta = expiry_date(expiry, modification, default_age) - modification
+    return delta.days * 86400 + delta.seconds
+
+
+def expires_at(expiry: Expiry, now: int, default_age: float) -> int:
+    """When a session saved at ``now`` expires. Both in milliseconds since the epoch."""
+    moment = _moment(expiry)
+    if moment is None:
+        return now + int((expiry or default_age) * 1000)
+    if timezone.is_naive(moment):
+        moment = timezone.make_aware(moment, timezone.get_default_timezone())
+    return int(moment.timestamp() * 1000)
+
+
+def touch_step(lifetime: int, interval: float) -> int:
+    """By how many milliseconds a stored expiry may lag behind, see ``TOUCH_INTERVAL``.
+
+    Behind, never ahead: a session must not outlive its lifetime.
+    """
+    return max(0, min(int(interval * 1000), lifetime // 20))

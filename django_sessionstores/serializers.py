@@ -1,0 +1,130 @@
+"""The package's own serializer: fast, safe, and the same types out as in."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import uuid
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from msgspec.msgpack import Ext
+
+# Extension codes of MessagePack, part of the stored format: never reuse or renumber one.
+_DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID, _SET, _FROZENSET, _TUPLE, _INT = range(1, 11)
+
+_encode = msgspec.msgpack.Encoder().encode
+_NATIVE: Final = frozenset({str, bool, type(None), float, bytes})
+
+
+class TypedSerializer:
+    """Session data as MessagePack, with what MessagePack lacks in tagged extensions.
+
+    Keeps str, int, float, bool, None, bytes, list, dict (with keys of any of the hashable types
+    here), tuple, set, frozenset, datetime, date, time, timedelta, Decimal and UUID. A subclass of
+    one of them comes back as that type. Anything else raises ``TypeError``: better than a value
+    that comes back as something different. Never pickle.
+
+    Follows the protocol of ``SESSION_SERIALIZER``, so it can be named there too.
+    """
+
+    def dumps(self, obj: Any) -> bytes:
+        try:
+            return _encode(_plain(obj))
+        except RecursionError:
+            raise TypeError("the value contains itself, or is nested too deeply") from None
+
+    def loads(self, data: bytes) -> Any:
+        return _decoder.decode(data)
+
+
+def _plain(value: Any) -> Any:
+    """The value in types that MessagePack keeps as they are."""
+    kind = type(value)
+    if kind in _NATIVE:
+        return value
+    convert = _CONVERT.get(kind) or _inherited(kind)
+    return convert(value)
+
+
+def _inherited(kind: type) -> Callable[[Any], Any]:
+    for base, convert in _CONVERT.items():
+        if issubclass(kind, base):
+            return convert
+    raise TypeError(f"{kind.__module__}.{kind.__qualname__} is not serializable")
+
+
+def _nested(code: int) -> Callable[[Any], Ext]:
+    return lambda values: Ext(code, _encode([_plain(value) for value in values]))
+
+
+def _unordered(code: int) -> Callable[[Any], Ext]:
+    # Sorted, so that equal sets give equal bytes.
+    return lambda values: Ext(
+        code, _encode([msgspec.Raw(part) for part in sorted(_encode(_plain(v)) for v in values)])
+    )
+
+
+def _text(code: int, convert: Callable[[Any], str]) -> Callable[[Any], Ext]:
+    return lambda value: Ext(code, convert(value).encode())
+
+
+def _plain_int(value: int) -> int | Ext:
+    # MessagePack ends at 64 bits.
+    return int(value) if -(2**63) <= value < 2**64 else Ext(_INT, str(int(value)).encode())
+
+
+def _plain_timedelta(value: datetime.timedelta) -> Ext:
+    return Ext(_TIMEDELTA, _encode((value.days, value.seconds, value.microseconds)))
+
+
+def _plain_dict(value: dict[Any, Any]) -> dict[Any, Any]:
+    return {
+        key if type(key) is str else _plain(key): item if type(item) is str else _plain(item)
+        for key, item in value.items()
+    }
+
+
+# Looked up by exact type, then in this order for a subclass: bool and datetime before their bases.
+_CONVERT: Final[dict[type, Callable[[Any], Any]]] = {
+    int: _plain_int,
+    dict: _plain_dict,
+    list: lambda values: [_plain(value) for value in values],
+    str: lambda value: str.__str__(value),
+    float: float,
+    bytes: bytes,
+    tuple: _nested(_TUPLE),
+    set: _unordered(_SET),
+    frozenset: _unordered(_FROZENSET),
+    datetime.datetime: _text(_DATETIME, datetime.datetime.isoformat),
+    datetime.date: _text(_DATE, datetime.date.isoformat),
+    datetime.time: _text(_TIME, datetime.time.isoformat),
+    datetime.timedelta: _plain_timedelta,
+    decimal.Decimal: _text(_DECIMAL, str),
+    uuid.UUID: lambda value: Ext(_UUID, value.bytes),
+}
+
+_REVIVE: Final[dict[int, Callable[[bytes], Any]]] = {
+    _DATETIME: lambda data: datetime.datetime.fromisoformat(data.decode()),
+    _DATE: lambda data: datetime.date.fromisoformat(data.decode()),
+    _TIME: lambda data: datetime.time.fromisoformat(data.decode()),
+    _TIMEDELTA: lambda data: datetime.timedelta(*_decoder.decode(data)),
+    _DECIMAL: lambda data: decimal.Decimal(data.decode()),
+    _UUID: lambda data: uuid.UUID(bytes=data),
+    _SET: lambda data: set(_decoder.decode(data)),
+    _FROZENSET: lambda data: frozenset(_decoder.decode(data)),
+    _TUPLE: lambda data: tuple(_decoder.decode(data)),
+    _INT: lambda data: int(data.decode()),
+}
+
+
+def _revive(code: int, data: memoryview) -> Any:
+    try:
+        revive = _REVIVE[code]
+    except KeyError:
+        raise ValueError(f"unknown extension {code}") from None
+    return revive(bytes(data))
+
+
+_decoder = msgspec.msgpack.Decoder(ext_hook=_revive)

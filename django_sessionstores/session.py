@@ -1,0 +1,603 @@
+"""The behaviour of every engine, written once: load, merge, save, rotate, expire.
+
+What needs a storage is a flow (see `flow`), so that the sync and the async methods cannot differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from datetime import datetime
+from threading import Lock
+from typing import Any, ClassVar, Final, TypeVar, cast
+
+import msgspec
+from django.conf import settings as django_settings
+from django.contrib.sessions.backends.base import CreateError, SessionBase
+from django.utils import timezone
+from django.utils.functional import cached_property
+from django.utils.module_loading import import_string
+
+from . import lifetime, secret_rotation
+from .codec import Snapshot
+from .conf import codec, merge_functions, reset_on_change, settings
+from .exceptions import (
+    PayloadTooLarge,
+    SessionConflict,
+    SessionEnded,
+    StorageUnavailable,
+    UnreadablePayload,
+)
+from .flow import Call, Flow, arun, run
+from .merge import AUTH_KEYS, merge
+from .records import Record, State, draw_key, is_well_formed, session_id, tombstone
+from .storages.base import Conflict, Gone, Storage, Taken, Updated
+
+logger = logging.getLogger("django_sessionstores")
+security_logger = logging.getLogger("django.security.SuspiciousSession")
+
+T = TypeVar("T")
+
+PURGE_BATCH: Final = 1000
+_NEW_KEY_TRIES: Final = 3
+
+
+def now() -> int:
+    """Milliseconds since the epoch: the one clock of the package, for tests to replace."""
+    return time.time_ns() // 1_000_000
+
+
+class _Pause:
+    """Waiting, as a call that a flow can ask for."""
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        time.sleep(seconds)
+
+    @staticmethod
+    async def asleep(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class SessionStore(SessionBase):
+    """A session over a `Storage`. An engine is a subclass that says which.
+
+    The class must be called ``SessionStore`` in each engine's module: Django looks it up by that
+    name, and derives from it the salt under which its own engines read each other's data.
+    """
+
+    _storages: ClassVar[dict[type[SessionStore], Storage]] = {}
+    _storages_lock: ClassVar[Lock] = Lock()
+
+    # What is known of the stored session. All of it belongs to the current key.
+    _record: Record | None
+    """The record as loaded or last saved; ``None`` where nothing is known to be stored."""
+    _base: Snapshot | None
+    """The data of that record: what changes are merged against."""
+    _reference: Snapshot | None
+    """What `modified` compares with: `_base`, or the data when someone set it to False."""
+    _predecessor: Record | None
+    """The record of the former key, which the next save supersedes."""
+    _predecessor_key: str | None
+    _unstored: bool
+    """The key was drawn here and nothing is stored under it yet."""
+    _state: State
+    """What the storage said of the key; anything but live makes saving an error."""
+    _unreadable: bool
+    """There is a record that could not be read: leave it alone, and save under a new key."""
+
+    def __init__(self, session_key: str | None = None) -> None:
+        # Not calling SessionBase, which would import the serializer for each request.
+        self.accessed = False
+        self._modified = False
+        self._session_key = session_key
+
+    @classmethod
+    def make_storage(cls) -> Storage:
+        """The storage of this engine, from settings. Called once per process."""
+        raise NotImplementedError("an engine must provide make_storage()")
+
+    @classmethod
+    def storage(cls) -> Storage:
+        """The storage of this engine, the same one for the whole process."""
+        storage = SessionStore._storages.get(cls)
+        if storage is None:
+            with SessionStore._storages_lock:
+                storage = SessionStore._storages.get(cls) or cls.make_storage()
+                SessionStore._storages[cls] = storage
+        return storage
+
+    @cached_property
+    def serializer(self) -> Any:
+        # Only for encode() and decode(), the text form of Django's own engines.
+        return import_string(django_settings.SESSION_SERIALIZER)
+
+    # --- Keys ------------------------------------------------------------------------------
+
+    def _validate_session_key(self, key: object) -> bool:
+        return is_well_formed(key)
+
+    def _set_session_key(self, value: str | None) -> None:
+        super()._set_session_key(value)
+        self._record = self._base = self._reference = None
+        self._predecessor = self._predecessor_key = None
+        self._unstored = self._unreadable = False
+        self._state = State.LIVE
+
+    _session_key = property(SessionBase._get_session_key, _set_session_key)
+
+    def _get_new_session_key(self) -> str:
+        # No probe whether it is free: create() finds out in the same trip.
+        return draw_key()
+
+    async def _aget_new_session_key(self) -> str:
+        return draw_key()
+
+    @property
+    def session_id(self) -> str | None:
+        """The id under which the session is stored and listed, for logs and other tables.
+
+        Unlike the key it is no secret. It changes with the key.
+        """
+        key = self.session_key
+        return None if key is None else session_id(key)
+
+    # --- What changed ----------------------------------------------------------------------
+
+    @property
+    def modified(self) -> bool:
+        """True when set, or when the data is no longer what was loaded, at any depth.
+
+        Setting it to False dismisses the changes made so far, until the next one.
+        """
+        return self._modified or self._has_changed()
+
+    @modified.setter
+    def modified(self, value: bool) -> None:
+        if not value and self.modified and "_session_cache" in self.__dict__:
+            self._reference = codec().freeze(self._session_cache)
+        self._modified = bool(value)
+
+    def _has_changed(self) -> bool:
+        data = self.__dict__.get("_session_cache")
+        if data is None:
+            return False
+        if self._reference is None:
+            return bool(data)
+        return not codec().matches(self._reference, data)
+
+    async def adelete_test_cookie(self) -> None:
+        # Django's forgets to set ``modified``.
+        await self.apop(self.TEST_COOKIE_NAME)
+
+    # --- Expiry ----------------------------------------------------------------------------
+
+    def get_expiry_age(self, **kwargs: Any) -> int:
+        """Seconds until the session expires. See Django's documentation."""
+        if "expiry" not in kwargs:
+            kwargs["expiry"] = self.get("_session_expiry")
+        return self._expiry(lifetime.expiry_age, **kwargs)
+
+    async def aget_expiry_age(self, **kwargs: Any) -> int:
+        """See `get_expiry_age`."""
+        if "expiry" not in kwargs:
+            kwargs["expiry"] = await self.aget("_session_expiry")
+        return self._expiry(lifetime.expiry_age, **kwargs)
+
+    def get_expiry_date(self, **kwargs: Any) -> datetime:
+        """When the session expires. See Django's documentation."""
+        if "expiry" not in kwargs:
+            kwargs["expiry"] = self.get("_session_expiry")
+        return self._expiry(lifetime.expiry_date, **kwargs)
+
+    async def aget_expiry_date(self, **kwargs: Any) -> datetime:
+        """See `get_expiry_date`."""
+        if "expiry" not in kwargs:
+            kwargs["expiry"] = await self.aget("_session_expiry")
+        return self._expiry(lifetime.expiry_date, **kwargs)
+
+    def _expiry(
+        self,
+        of: Callable[[lifetime.Expiry, datetime, int], T],
+        expiry: lifetime.Expiry,
+        modification: datetime | None = None,
+    ) -> T:
+        return of(expiry, modification or timezone.now(), self.get_session_cookie_age())
+
+    # --- Django's methods, each a flow and its two drivers ---------------------------------
+
+    def load(self) -> dict[str, Any]:
+        """The session's data from the storage; empty for a key that is not there.
+
+        Raises `StorageUnavailable` when the store does not answer, which is no empty session.
+        """
+        return run(self._load())
+
+    async def aload(self) -> dict[str, Any]:
+        """See `load`."""
+        return await arun(self._load())
+
+    def save(self, must_create: bool = False) -> None:
+        """Store what changed since the session was loaded, merged with what others saved.
+
+        Raises `SessionEnded` if the session is gone, `SessionConflict` if others kept changing
+        it, `UnserializableValue`, `PayloadTooLarge` and `StorageUnavailable`. After each of
+        them, the stored session is whole. With ``must_create``, raises ``CreateError`` if there
+        is a session with this key.
+        """
+        run(self._save(must_create))
+
+    async def asave(self, must_create: bool = False) -> None:
+        """See `save`."""
+        await arun(self._save(must_create))
+
+    def create(self) -> None:
+        """Store a new session under a new key."""
+        run(self._create())
+
+    async def acreate(self) -> None:
+        """See `create`."""
+        await arun(self._create())
+
+    def exists(self, session_key: str | None) -> bool:
+        """Whether there is a live session with this key."""
+        return run(self._exists(session_key))
+
+    async def aexists(self, session_key: str | None) -> bool:
+        """See `exists`."""
+        return await arun(self._exists(session_key))
+
+    def delete(self, session_key: str | None = None) -> None:
+        """Remove the session with this key, or this one. No later save brings it back."""
+        run(self._delete(session_key))
+
+    async def adelete(self, session_key: str | None = None) -> None:
+        """See `delete`."""
+        await arun(self._delete(session_key))
+
+    def cycle_key(self) -> None:
+        """Give the session a new key, from the next save on.
+
+        Deferred: the save creates the new record and supersedes the old one in one step, so a
+        request that fails in between loses nothing, and a login writes once.
+        """
+        run(self._cycle())
+
+    async def acycle_key(self) -> None:
+        """See `cycle_key`."""
+        await arun(self._cycle())
+
+    @classmethod
+    def clear_expired(cls) -> int:  # type: ignore[override]
+        """Remove the expired sessions in batches; how many were removed."""
+        return run(_purge(cls.storage()))
+
+    @classmethod
+    async def aclear_expired(cls) -> int:  # type: ignore[override]
+        """See `clear_expired`."""
+        return await arun(_purge(cls.storage()))
+
+    # --- Flows -----------------------------------------------------------------------------
+
+    def _call(self, name: str, *args: Any) -> Call:
+        return Call(self.storage(), name, args)
+
+    def _load(self) -> Flow[dict[str, Any]]:
+        key = self.session_key
+        self._session_key = key  # Forget what was known of it.
+        if key is None:
+            return {}
+        try:
+            record = yield self._call("read", session_id(key))
+            if record is None or record.state is State.ENDED or record.expires <= now():
+                self._session_key = None
+                return {}
+            if record.state is State.SUPERSEDED:
+                self._state = State.SUPERSEDED
+                return {}
+            return self._remember(record)
+        except UnreadablePayload as reason:
+            # The key stays, so that a worker with a wrong SECRET_KEY logs nobody out for good.
+            self._unreadable = True
+            security_logger.warning("Session %s reads as empty: %s.", self.session_id, reason)
+            return {}
+
+    def _remember(self, record: Record) -> dict[str, Any]:
+        base = codec().open(record.id, record.payload)
+        data = codec().thaw(base)
+        self._record, self._base, self._reference = record, base, base
+        return data
+
+    def _save(self, must_create: bool = False) -> Flow[None]:
+        if "_session_cache" not in self.__dict__:
+            self._session_cache = {} if must_create else (yield from self._load())
+        elif self._is_unmet and not must_create:
+            yield from self._meet()
+            if self.session_key is None:
+                raise SessionEnded("The session was deleted, or expired, before this save.")
+        if self._unreadable or self.session_key is None:
+            self._adopt_key(draw_key())
+        if self._state is not State.LIVE:
+            raise SessionEnded("The session got a new key, or was deleted, before this save.")
+        if self._predecessor and (yield from self._is_secret_rotation()):
+            self._return_to_predecessor()
+        if self._predecessor:
+            yield from self._rotate(self._predecessor)
+        elif must_create or self._unstored:
+            yield from self._store_new(keep_key=must_create)
+        else:
+            yield from self._update()
+
+    def _create(self) -> Flow[None]:
+        self._session_key = None
+        yield from self._save(must_create=True)
+        self.modified = True
+
+    def _cycle(self) -> Flow[None]:
+        if "_session_cache" not in self.__dict__:
+            self._session_cache = yield from self._load()
+        elif self._is_unmet:
+            yield from self._meet()
+        self.accessed = True
+        self._draw_successor()
+
+    def _exists(self, key: str | None) -> Flow[bool]:
+        if not is_well_formed(key) or key == self._predecessor_key:
+            return False
+        record = yield self._call("read", session_id(cast("str", key)))
+        return record is not None and record.is_live(now())
+
+    def _delete(self, key: str | None) -> Flow[None]:
+        if key is not None and key != self.session_key:
+            if is_well_formed(key):
+                yield self._call("delete", session_id(key))
+            return
+        if self.session_key is None:
+            return
+        if self._predecessor:
+            yield self._call("delete", self._predecessor.id)
+        elif not self._unstored and self._state is State.LIVE:
+            yield self._call("delete", session_id(self.session_key))
+        self._state = State.ENDED
+
+    # --- Steps of saving -------------------------------------------------------------------
+
+    def _store_new(self, keep_key: bool = False) -> Flow[None]:
+        """Create a record for a session that has none."""
+        snapshot = codec().freeze(self._session_cache)
+        for _ in range(_NEW_KEY_TRIES):
+            outcome = yield self._call("create", self._next_record(snapshot, None), now())
+            if isinstance(outcome, Updated):
+                self._saved(outcome.record, snapshot)
+                return
+            if keep_key and not self._unstored:
+                raise CreateError
+            self._adopt_key(draw_key())
+        raise StorageUnavailable(
+            f"{self.storage().describe()} calls every new session id taken; is it working?"
+        )
+
+    def _update(self) -> Flow[None]:
+        """Store the changes, or only move the expiry if there are none."""
+        record, base = cast("Record", self._record), cast("Snapshot", self._base)
+        snapshot = codec().freeze(self._session_cache)
+        # Who sets ``modified`` means even a change of order.
+        if snapshot == base or (not self._modified and codec().matches(base, self._session_cache)):
+            yield from self._touch(record)
+            return
+        for attempt in range(settings.CONFLICT_RETRIES + 1):
+            successor = self._next_record(snapshot, record)
+            outcome = yield self._call("update", successor, record, now())
+            if isinstance(outcome, Updated):
+                self._saved(outcome.record, snapshot)
+                return
+            self._record = record = _still_live(outcome)
+            snapshot = yield from self._merge(record, attempt)
+        raise _conflict()
+
+    def _rotate(self, predecessor: Record) -> Flow[None]:
+        """Store the session under its new key and supersede the old one, in one step."""
+        snapshot = codec().freeze(self._session_cache)
+        # A login brings proof of its own, so it may go on with the data of an anonymous session
+        # that another login superseded. Any other session would come back from the dead.
+        was_anonymous = predecessor.user_id is None
+        for attempt in range(settings.CONFLICT_RETRIES + 1):
+            moment = now()
+            grave = tombstone(
+                predecessor.id, State.SUPERSEDED, now=moment, seconds=settings.TOMBSTONE_AGE
+            )
+            record = self._next_record(snapshot, predecessor, version=1)
+            outcome = yield self._call("rotate", record, predecessor, grave, moment)
+            if isinstance(outcome, Updated):
+                self._saved(outcome.record, snapshot)
+                return
+            if isinstance(outcome, Taken):
+                self._adopt_key(draw_key(), predecessor, self._predecessor_key, self._base)
+                continue
+            if was_anonymous and not _is_live(outcome):
+                self._predecessor = None
+                yield from self._store_new()
+                return
+            self._predecessor = predecessor = _still_live(outcome)
+            snapshot = yield from self._merge(predecessor, attempt)
+        raise _conflict()
+
+    def _touch(self, record: Record) -> Flow[None]:
+        moment = now()
+        expires = self._expires(moment)
+        if expires - record.expires >= self._touch_step(expires - moment):
+            yield self._call("touch", record, expires, moment, moment)
+            self._record = _with_times(record, expires, moment)
+
+    @property
+    def _is_unmet(self) -> bool:
+        """Whether the data was replaced, by `clear`, without reading what is stored."""
+        return (
+            self.session_key is not None
+            and self._record is None
+            and self._state is State.LIVE
+            and not (self._unstored or self._unreadable)
+        )
+
+    def _meet(self) -> Flow[None]:
+        """Read the record behind data that was replaced without loading it."""
+        data = self._session_cache
+        yield from self._load()
+        self._session_cache = data
+
+    def _merge(self, current: Record, attempt: int) -> Flow[Snapshot]:
+        """Lay my changes over the record that another request saved."""
+        if attempt > 2:
+            # Who loses this often meets a crowd: spread it.
+            yield Call(_Pause, "sleep", (random.uniform(0, 0.002 * min(attempt, 20)),))  # noqa: S311
+        try:
+            theirs = codec().open(current.id, current.payload)
+        except UnreadablePayload as reason:
+            # Written by a worker with newer keys, perhaps: not mine to overwrite.
+            raise SessionConflict(
+                f"Another request saved the session meanwhile, and its data is unreadable here: "
+                f"{reason}. Are SECRET_KEY_FALLBACKS the same in all workers?"
+            ) from reason
+        base = codec().thaw(self._base) if self._base else {}
+        data = self._session_cache
+        merged = merge(base, data, codec().thaw(theirs), merge_functions())
+        data.clear()
+        data.update(merged)
+        self._base = theirs
+        return codec().freeze(data)
+
+    def _next_record(
+        self, snapshot: Snapshot, base: Record | None, version: int | None = None
+    ) -> Record:
+        """The record to store in place of ``base``."""
+        moment = now()
+        record_id = session_id(cast("str", self.session_key))
+        payload = codec().seal(record_id, snapshot)
+        limit = self.storage().max_payload
+        if limit is not None and len(payload) > limit:
+            raise PayloadTooLarge(_too_large(self.storage(), len(payload), limit))
+        user_id = self._session_cache.get("_auth_user_id")
+        user_id = None if user_id is None else str(user_id)
+        expires = self._expires(moment)
+        if base and self._keeps_expiry(base, expires, moment):
+            expires = base.expires
+        # An absolute lifetime starts anew with a login, and with nothing else.
+        same_user = base is not None and base.user_id == user_id
+        return Record(
+            id=record_id,
+            payload=payload,
+            version=version or (base.version + 1 if base else 1),
+            user_id=user_id,
+            created=base.created if base and same_user else moment,
+            last_activity=moment,
+            expires=expires,
+            ip=base.ip if base else "",
+            user_agent=base.user_agent if base else "",
+        )
+
+    def _expires(self, moment: int) -> int:
+        expiry = self._session_cache.get("_session_expiry")
+        return lifetime.expires_at(expiry, moment, self.get_session_cookie_age())
+
+    def _keeps_expiry(self, base: Record, expires: int, moment: int) -> bool:
+        """Whether the stored expiry is near enough. Then no index moves with this save."""
+        return 0 <= expires - base.expires < self._touch_step(expires - moment)
+
+    def _touch_step(self, age: int) -> int:
+        return lifetime.touch_step(age, settings.TOUCH_INTERVAL)
+
+    def _saved(self, record: Record, snapshot: Snapshot) -> None:
+        # ``modified`` stays as it is: Django's middleware reads it to decide on the cookie.
+        self._record, self._base, self._reference = record, snapshot, snapshot
+        self._predecessor = self._predecessor_key = None
+        self._unstored = False
+
+    # --- Steps of rotating -----------------------------------------------------------------
+
+    def _draw_successor(self) -> None:
+        predecessor, key, base = self._record, self.session_key, self._base
+        if self._unstored:
+            # Rotated twice before a save: only the stored key needs to be superseded.
+            predecessor, key = self._predecessor, self._predecessor_key
+        self._adopt_key(draw_key(), predecessor, key, base)
+        self.modified = True
+
+    def _adopt_key(
+        self,
+        key: str,
+        predecessor: Record | None = None,
+        predecessor_key: str | None = None,
+        base: Snapshot | None = None,
+    ) -> None:
+        self._session_key = key
+        self._unstored = True
+        self._predecessor, self._predecessor_key = predecessor, predecessor_key
+        self._base = self._reference = base
+
+    def _is_secret_rotation(self) -> Flow[bool]:
+        """Whether the key was cycled only because ``SECRET_KEY`` has changed.
+
+        Django does that when it finds the session under a fallback. The session's key is as
+        secret as before, and requests that carry it in parallel must stay logged in, so it is
+        kept. A password change looks the same but for the user's stored hash.
+        """
+        if not (django_settings.SECRET_KEY_FALLBACKS and self._base and self._predecessor_key):
+            return False
+        before, data = codec().thaw(self._base), self._session_cache
+        changed = {key for key in AUTH_KEYS if before.get(key) != data.get(key)}
+        if changed != {"_auth_user_hash"} or "_auth_user_hash" not in before:
+            return False
+        return cast("bool", (yield Call(secret_rotation, "was_issued_under_fallback", (before,))))
+
+    def _return_to_predecessor(self) -> None:
+        record, base = self._predecessor, self._base
+        self._session_key = self._predecessor_key
+        self._record, self._base, self._reference = record, base, base
+
+
+def _is_live(outcome: Conflict | Gone) -> bool:
+    return isinstance(outcome, Conflict) and outcome.current.is_live(now())
+
+
+def _still_live(outcome: Conflict | Gone) -> Record:
+    """The record to merge with. Raises `SessionEnded` if there is none."""
+    if isinstance(outcome, Gone) or not _is_live(outcome):
+        raise SessionEnded("The session got a new key, was deleted, or expired before this save.")
+    return outcome.current
+
+
+def _conflict() -> SessionConflict:
+    return SessionConflict(
+        f"Other requests changed the session {settings.CONFLICT_RETRIES} times while it was "
+        "being saved. Raise SESSIONSTORES['CONFLICT_RETRIES'], or write to it less often."
+    )
+
+
+def _too_large(storage: Storage, size: int, limit: int) -> str:
+    return (
+        f"The session takes {size} bytes and {storage.describe()} keeps {limit}. Store less in "
+        "the session, or choose another SESSION_ENGINE."
+    )
+
+
+def _with_times(record: Record, expires: int, last_activity: int) -> Record:
+    return msgspec.structs.replace(record, expires=expires, last_activity=last_activity)
+
+
+def _purge(storage: Storage) -> Flow[int]:
+    moment, total = now(), 0
+    while removed := (yield Call(storage, "purge", (moment, PURGE_BATCH))):
+        total += removed
+    return total
+
+
+@reset_on_change
+def _forget_storages() -> None:
+    with SessionStore._storages_lock:
+        storages = list(SessionStore._storages.values())
+        SessionStore._storages.clear()
+    for storage in storages:
+        storage.close()

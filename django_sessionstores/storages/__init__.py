@@ -1,0 +1,1 @@
+"""Where sessions live. `base` holds the contract, every other module one storage."""

@@ -1,0 +1,213 @@
+"""The contract of a storage. Behaviour stands above it, in ``session``; a storage only stores.
+
+Absent, expired and gone
+    A record that is not there reads as ``None``. A storage may still hand out an expired record:
+    whoever reads compares `Record.expires` with the clock. It must never hand out less than it
+    has: when a store does not answer, every method raises `StorageUnavailable`.
+
+Deleted stays deleted
+    Only `Storage.create` and `Storage.rotate` make a record. `update` and `touch` of an absent
+    one do nothing and say so.
+
+Time comes in
+    No storage reads a clock to decide what is expired; ``now`` is an argument, in milliseconds
+    since the epoch. A server's own expiry may run besides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar, NamedTuple, ParamSpec, TypeVar
+
+from asgiref.sync import sync_to_async
+
+from ..records import Record
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Updated(NamedTuple):
+    """The write was done. ``record`` is what the store holds now, with a fresh handle."""
+
+    record: Record
+
+
+class Conflict(NamedTuple):
+    """Nothing was written: the store holds another version, ``current``, or a tombstone."""
+
+    current: Record
+
+
+class Gone(NamedTuple):
+    """Nothing was written: the store holds no record, or an expired one."""
+
+
+class Taken(NamedTuple):
+    """Nothing was written: there is a record with this id already."""
+
+
+Outcome = Updated | Conflict | Gone
+
+
+class Storage:
+    """Keeps records. Subclasses write the six methods below, all atomic per record.
+
+    Each has an async twin, which runs it in a thread unless a storage with an async driver
+    overrides it. ``handle`` of a record is the storage's own: it gets back what it put there.
+
+    Indexes (by user, by expiry) are kept in the trip of the write that they follow: every method
+    that writes is told what it needs to know for that, the record before and after.
+    """
+
+    native_async: ClassVar[bool] = False
+    """Whether the async twins talk to the store without a thread."""
+    thread_sensitive: ClassVar[bool] = False
+    """Whether the twins must share one thread, as database connections ask for."""
+    shared: ClassVar[bool] = True
+    """Whether all processes of a site see the same records."""
+    durable: ClassVar[bool] = True
+    """Whether records outlive the store's restart and are never evicted."""
+    self_expiring: ClassVar[bool] = False
+    """Whether the store drops expired records by itself, so that `purge` has nothing to do."""
+    max_payload: ClassVar[int | None] = None
+    """Bytes that a payload may have; ``None`` where memory is the limit."""
+
+    def describe(self) -> str:
+        """One line for checks and pages: which store, through which adapter. No secret."""
+        raise NotImplementedError
+
+    def read(self, session_id: str) -> Record | None:
+        """The record or tombstone with this id. One trip. Damaged bytes read as a record whose
+        payload is unreadable, or raise `UnreadablePayload`."""
+        raise NotImplementedError
+
+    def create(self, record: Record, now: int) -> Updated | Taken:
+        """Store a new record, unless there is one with its id. One trip."""
+        raise NotImplementedError
+
+    def update(self, record: Record, base: Record, now: int) -> Outcome:
+        """Store ``record`` in place of ``base`` if the store still holds that version. One trip.
+
+        ``record`` is the next version, or a tombstone. A `Conflict` brings the current record,
+        in the same trip where the store can do that. Raises `PayloadTooLarge`.
+        """
+        raise NotImplementedError
+
+    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> None:
+        """Move the times of a record without rewriting its payload. One trip.
+
+        Nothing happens unless the store still holds the version of ``base``: who saved since
+        has set the times too, and a shorter lifetime must not be undone.
+        """
+        raise NotImplementedError
+
+    def delete(self, session_id: str) -> None:
+        """Remove the record or tombstone with this id, if there is one. One trip."""
+        raise NotImplementedError
+
+    def purge(self, now: int, batch: int) -> int:
+        """Remove up to ``batch`` records that expired before ``now``; how many were removed.
+
+        Callers repeat until it returns 0. No statement locks more than a batch, and a record
+        that is touched meanwhile stays.
+        """
+        raise NotImplementedError
+
+    def rotate(self, record: Record, base: Record, grave: Record, now: int) -> Outcome | Taken:
+        """Store ``record`` under its new id and put the tombstone ``grave`` in place of ``base``.
+
+        Both or nothing, as far as anyone can see: ``record`` has a key that nobody knows yet.
+        Written here for stores that can do no better; create first, so that a crash between
+        the two loses nothing.
+        """
+        created = self.create(record, now)
+        if isinstance(created, Taken):
+            return created
+        try:
+            superseded = self.update(grave, base, now)
+        except Exception:
+            self.delete(record.id)
+            raise
+        if isinstance(superseded, Updated):
+            return created
+        self.delete(record.id)
+        return superseded
+
+    def in_transaction(self) -> bool:
+        """Whether what was just written is still the caller's to commit or roll back."""
+        return False
+
+    def after_commit(self, action: Callable[[], object]) -> None:
+        """Call ``action`` when the caller's transaction commits. Only if `in_transaction`."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of connections. The storage is not used afterwards."""
+
+    async def aread(self, session_id: str) -> Record | None:
+        """See `read`."""
+        return await self._in_thread(self.read)(session_id)
+
+    async def acreate(self, record: Record, now: int) -> Updated | Taken:
+        """See `create`."""
+        return await self._in_thread(self.create)(record, now)
+
+    async def aupdate(self, record: Record, base: Record, now: int) -> Outcome:
+        """See `update`."""
+        return await self._in_thread(self.update)(record, base, now)
+
+    async def atouch(self, base: Record, expires: int, last_activity: int, now: int) -> None:
+        """See `touch`."""
+        await self._in_thread(self.touch)(base, expires, last_activity, now)
+
+    async def adelete(self, session_id: str) -> None:
+        """See `delete`."""
+        await self._in_thread(self.delete)(session_id)
+
+    async def apurge(self, now: int, batch: int) -> int:
+        """See `purge`."""
+        return await self._in_thread(self.purge)(now, batch)
+
+    async def arotate(
+        self, record: Record, base: Record, grave: Record, now: int
+    ) -> Outcome | Taken:
+        """See `rotate`."""
+        return await self._in_thread(self.rotate)(record, base, grave, now)
+
+    async def ain_transaction(self) -> bool:
+        """See `in_transaction`."""
+        return False
+
+    async def aafter_commit(self, action: Callable[[], object]) -> None:
+        """See `after_commit`."""
+        await self._in_thread(self.after_commit)(action)
+
+    def _in_thread(self, method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+        return sync_to_async(method, thread_sensitive=self.thread_sensitive)
+
+
+class CacheStorage(Storage):
+    """A storage that can also stand in front of another one, as ``cached_db`` uses it."""
+
+    durable = False
+
+    def fill(self, record: Record, until: int, now: int) -> None:
+        """Keep a copy of ``record`` until then, unless there is a tombstone or a newer version.
+
+        A copy of the same version is replaced. Callers need no answer: a copy that was refused
+        is one that must not be there.
+        """
+        raise NotImplementedError
+
+    def bury(self, grave: Record, now: int) -> None:
+        """Put a tombstone in place of whatever there is, for as long as it says."""
+        raise NotImplementedError
+
+    async def afill(self, record: Record, until: int, now: int) -> None:
+        """See `fill`."""
+        await self._in_thread(self.fill)(record, until, now)
+
+    async def abury(self, grave: Record, now: int) -> None:
+        """See `bury`."""
+        await self._in_thread(self.bury)(grave, now)

@@ -1,0 +1,113 @@
+"""Records in this process: bounded, fast, gone with the process."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from threading import Lock
+from typing import Final
+
+import msgspec
+
+from ..records import Record
+from .base import Conflict, Gone, Outcome, Storage, Taken, Updated
+
+_NEVER: Final = 2**63
+
+
+class MemoryStorage(Storage):
+    """Records in a dict, at most ``max_sessions`` of them.
+
+    When full, expired records go first, then those longest without a write. The lock is held
+    for dict operations only.
+    """
+
+    shared = False
+    durable = False
+    native_async = True  # Nothing blocks, so the twins are plain calls.
+
+    def __init__(self, max_sessions: int) -> None:
+        self._records: OrderedDict[str, Record] = OrderedDict()
+        self._lock = Lock()
+        self._max_sessions = max_sessions
+        # No record expires before this.
+        self._earliest = _NEVER
+
+    def describe(self) -> str:
+        return f"memory of this process, at most {self._max_sessions} sessions"
+
+    def read(self, session_id: str) -> Record | None:
+        return self._records.get(session_id)
+
+    def create(self, record: Record, now: int) -> Updated | Taken:
+        with self._lock:
+            if record.id in self._records:
+                return Taken()
+            self._make_room(now)
+            self._put(record)
+        return Updated(record)
+
+    def update(self, record: Record, base: Record, now: int) -> Outcome:
+        with self._lock:
+            current = self._records.get(base.id)
+            if current is None or current.expires <= now:
+                return Gone()
+            if current.version != base.version:
+                return Conflict(current)
+            self._put(record)
+        return Updated(record)
+
+    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> None:
+        with self._lock:
+            current = self._records.get(base.id)
+            if current and current.version == base.version and current.expires > now:
+                self._put(
+                    msgspec.structs.replace(
+                        current,
+                        expires=max(expires, current.expires),
+                        last_activity=max(last_activity, current.last_activity),
+                    )
+                )
+
+    def delete(self, session_id: str) -> None:
+        with self._lock:
+            self._records.pop(session_id, None)
+
+    def purge(self, now: int, batch: int) -> int:
+        with self._lock:
+            expired = [record.id for record in self._records.values() if record.expires <= now]
+            for session_id in expired[:batch]:
+                del self._records[session_id]
+        return len(expired[:batch])
+
+    def _put(self, record: Record) -> None:
+        self._records[record.id] = record
+        self._records.move_to_end(record.id)
+        self._earliest = min(self._earliest, record.expires)
+
+    def _make_room(self, now: int) -> None:
+        if len(self._records) < self._max_sessions:
+            return
+        # The bound spares a full store the search at every new session.
+        if self._earliest <= now:
+            for record in list(self._records.values()):
+                if record.expires <= now:
+                    del self._records[record.id]
+            self._earliest = min((r.expires for r in self._records.values()), default=_NEVER)
+        while len(self._records) >= self._max_sessions:
+            self._records.popitem(last=False)
+
+    # Dict operations do not block, so there is no thread to hop to.
+    async def aread(self, session_id: str) -> Record | None:
+        return self.read(session_id)
+
+    async def acreate(self, record: Record, now: int) -> Updated | Taken:
+        return self.create(record, now)
+
+    async def aupdate(self, record: Record, base: Record, now: int) -> Outcome:
+        return self.update(record, base, now)
+
+    async def atouch(self, base: Record, expires: int, last_activity: int, now: int) -> None:
+        self.touch(base, expires, last_activity, now)
+
+    async def adelete(self, session_id: str) -> None:
+        self.delete(session_id)
