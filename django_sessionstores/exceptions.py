@@ -17,6 +17,10 @@ class StorageUnavailable(SessionStoresError):
     """
 
 
+class StorageFull(StorageUnavailable):
+    """The store answers, but has no room for the write. Reading and deleting still work."""
+
+
 class SessionConflict(SessionStoresError):
     """Other requests kept changing the session while this one tried to save; nothing was saved."""
 

@@ -6,12 +6,10 @@ error of a call is thrown into it. Hand-kept async twins drift apart, and a flow
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Generator
+from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
-S = TypeVar("S")
-P = ParamSpec("P")
 
 
 class Call(NamedTuple):
@@ -53,25 +51,3 @@ async def arun(flow: Flow[T]) -> T:
                 call = flow.send(result)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
-
-
-def sync(flow: Callable[Concatenate[S, P], Flow[T]]) -> Callable[Concatenate[S, P], T]:
-    """The blocking method that a flow method makes."""
-
-    def method(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return run(flow(self, *args, **kwargs))
-
-    method.__doc__ = flow.__doc__
-    return method
-
-
-def asynchronous(
-    flow: Callable[Concatenate[S, P], Flow[T]],
-) -> Callable[Concatenate[S, P], Awaitable[T]]:
-    """The coroutine method that a flow method makes."""
-
-    async def method(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await arun(flow(self, *args, **kwargs))
-
-    method.__doc__ = flow.__doc__
-    return method

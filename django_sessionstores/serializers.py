@@ -12,10 +12,13 @@ import msgspec
 from msgspec.msgpack import Ext
 
 # Extension codes of MessagePack, part of the stored format: never reuse or renumber one.
-_DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID, _SET, _FROZENSET, _TUPLE, _INT = range(1, 11)
+_DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID, _SET, _FROZENSET, _TUPLE, _INT, _DICT = range(
+    1, 12
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 _NATIVE: Final = frozenset({str, bool, type(None), float, bytes})
+_MAP_KEYS: Final = frozenset({str, int, bytes})
 
 
 class TypedSerializer:
@@ -79,14 +82,19 @@ def _plain_timedelta(value: datetime.timedelta) -> Ext:
     return Ext(_TIMEDELTA, _encode((value.days, value.seconds, value.microseconds)))
 
 
-def _plain_dict(value: dict[Any, Any]) -> dict[Any, Any]:
-    return {
-        key if type(key) is str else _plain(key): item if type(item) is str else _plain(item)
-        for key, item in value.items()
-    }
+def _plain_dict(value: dict[Any, Any]) -> dict[Any, Any] | Ext:
+    if all(type(key) is str for key in value) or all(type(key) in _MAP_KEYS for key in value):
+        return {key: item if type(item) is str else _plain(item) for key, item in value.items()}
+    # An extension cannot be a key of a MessagePack map.
+    return Ext(_DICT, _encode([_plain(part) for pair in value.items() for part in pair]))
 
 
-# Looked up by exact type, then in this order for a subclass: bool and datetime before their bases.
+def _revive_dict(data: bytes) -> dict[Any, Any]:
+    parts = iter(_decoder.decode(data))
+    return dict(zip(parts, parts, strict=True))
+
+
+# Looked up by exact type, then in this order for a subclass: datetime before its base.
 _CONVERT: Final[dict[type, Callable[[Any], Any]]] = {
     int: _plain_int,
     dict: _plain_dict,
@@ -116,6 +124,7 @@ _REVIVE: Final[dict[int, Callable[[bytes], Any]]] = {
     _FROZENSET: lambda data: frozenset(_decoder.decode(data)),
     _TUPLE: lambda data: tuple(_decoder.decode(data)),
     _INT: lambda data: int(data.decode()),
+    _DICT: _revive_dict,
 }
 
 
@@ -127,4 +136,4 @@ def _revive(code: int, data: memoryview) -> Any:
     return revive(bytes(data))
 
 
-_decoder = msgspec.msgpack.Decoder(ext_hook=_revive)
+_decoder: Final[msgspec.msgpack.Decoder[Any]] = msgspec.msgpack.Decoder(ext_hook=_revive)

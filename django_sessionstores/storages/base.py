@@ -17,7 +17,7 @@ Time comes in
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
 
@@ -60,17 +60,17 @@ class Storage:
     that writes is told what it needs to know for that, the record before and after.
     """
 
-    native_async: ClassVar[bool] = False
+    native_async: bool = False
     """Whether the async twins talk to the store without a thread."""
-    thread_sensitive: ClassVar[bool] = False
+    thread_sensitive: bool = False
     """Whether the twins must share one thread, as database connections ask for."""
-    shared: ClassVar[bool] = True
+    shared: bool = True
     """Whether all processes of a site see the same records."""
-    durable: ClassVar[bool] = True
+    durable: bool = True
     """Whether records outlive the store's restart and are never evicted."""
-    self_expiring: ClassVar[bool] = False
+    self_expiring: bool = False
     """Whether the store drops expired records by itself, so that `purge` has nothing to do."""
-    max_payload: ClassVar[int | None] = None
+    max_payload: int | None = None
     """Bytes that a payload may have; ``None`` where memory is the limit."""
 
     def describe(self) -> str:
@@ -94,8 +94,8 @@ class Storage:
         """
         raise NotImplementedError
 
-    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> None:
-        """Move the times of a record without rewriting its payload. One trip.
+    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
+        """Move the times of a record without rewriting its payload; whether it did. One trip.
 
         Nothing happens unless the store still holds the version of ``base``: who saved since
         has set the times too, and a shorter lifetime must not be undone.
@@ -157,9 +157,9 @@ class Storage:
         """See `update`."""
         return await self._in_thread(self.update)(record, base, now)
 
-    async def atouch(self, base: Record, expires: int, last_activity: int, now: int) -> None:
+    async def atouch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
         """See `touch`."""
-        await self._in_thread(self.touch)(base, expires, last_activity, now)
+        return await self._in_thread(self.touch)(base, expires, last_activity, now)
 
     async def adelete(self, session_id: str) -> None:
         """See `delete`."""

@@ -56,17 +56,19 @@ class MemoryStorage(Storage):
             self._put(record)
         return Updated(record)
 
-    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> None:
+    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
         with self._lock:
             current = self._records.get(base.id)
-            if current and current.version == base.version and current.expires > now:
-                self._put(
-                    msgspec.structs.replace(
-                        current,
-                        expires=max(expires, current.expires),
-                        last_activity=max(last_activity, current.last_activity),
-                    )
+            if current is None or current.version != base.version or current.expires <= now:
+                return False
+            self._put(
+                msgspec.structs.replace(
+                    current,
+                    expires=max(expires, current.expires),
+                    last_activity=max(last_activity, current.last_activity),
                 )
+            )
+        return True
 
     def delete(self, session_id: str) -> None:
         with self._lock:
@@ -106,8 +108,8 @@ class MemoryStorage(Storage):
     async def aupdate(self, record: Record, base: Record, now: int) -> Outcome:
         return self.update(record, base, now)
 
-    async def atouch(self, base: Record, expires: int, last_activity: int, now: int) -> None:
-        self.touch(base, expires, last_activity, now)
+    async def atouch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
+        return self.touch(base, expires, last_activity, now)
 
     async def adelete(self, session_id: str) -> None:
         self.delete(session_id)

@@ -1,0 +1,260 @@
+"""A cache in front of an authority: fast as the one, true as the other."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Final
+
+import msgspec
+
+from ..exceptions import (
+    PayloadTooLarge,
+    StorageFull,
+    StorageUnavailable,
+    UnreadablePayload,
+)
+from ..flow import Call, Flow, arun, run
+from ..records import Record, State, tombstone
+from .base import CacheStorage, Conflict, Gone, Outcome, Storage, Taken, Updated
+
+logger: Final = logging.getLogger("django_sessionstores")
+
+
+class Layered(Storage):
+    """Reads come from ``cache`` where it has a copy, writes go to ``authority`` first.
+
+    The authority alone decides: versions are compared there, and a copy that is behind
+    costs a merge, never a change. A copy is kept for ``lease`` seconds at most, which bounds how
+    long a logout can go unnoticed that the cache did not hear of.
+
+    Trouble with the cache fails no request. After an error it is left alone for ``retry``
+    seconds, so that a dead cache does not cost each request a timeout.
+    """
+
+    def __init__(
+        self, cache: CacheStorage, authority: Storage, *, lease: float, retry: float
+    ) -> None:
+        self.cache = cache
+        self.authority = authority
+        self._lease = lease
+        self._retry = retry
+        # Moments of the monotonic clock.
+        self._left_alone_until = 0.0
+        self._distrusted_until = 0.0
+        self.max_payload = authority.max_payload
+        self.shared = authority.shared
+
+    def describe(self) -> str:
+        return f"{self.cache.describe()} in front of {self.authority.describe()}"
+
+    def _read(self, session_id: str) -> Flow[Record | None]:
+        started = time.monotonic()
+        distrusted = started < self._distrusted_until
+        if not distrusted:
+            copy = yield from self._ask_cache("read", session_id)
+            if copy is not None:
+                return None if copy.state is State.ENDED else copy
+        record: Record | None = yield Call(self.authority, "read", (session_id,))
+        # A logout that came after the read has put a tombstone into the cache, which refuses the
+        # copy. It stays for a lease; a reader stalled for longer than that must not fill.
+        if time.monotonic() - started < self._lease / 2:
+            if record is not None and record.state is State.LIVE:
+                yield from self._fill(record)
+            elif record is None and distrusted:
+                yield from self._bury(session_id)
+        return record
+
+    def _create(self, record: Record, now: int) -> Flow[Updated | Taken]:
+        outcome: Updated | Taken = yield Call(self.authority, "create", (record, now))
+        if isinstance(outcome, Updated):
+            yield from self._once_committed(self._fill, outcome.record)
+        return outcome
+
+    def _update(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
+        outcome: Outcome = yield Call(self.authority, "update", (record, base, now))
+        if isinstance(outcome, Updated) and record.state is not State.LIVE:
+            yield from self._once_committed(self._put_grave, record)
+        else:
+            yield from self._follow(outcome, base.id)
+        return outcome
+
+    def _rotate(
+        self, record: Record, base: Record, grave: Record, now: int
+    ) -> Flow[Outcome | Taken]:
+        outcome: Outcome | Taken = yield Call(self.authority, "rotate", (record, base, grave, now))
+        if isinstance(outcome, Updated):
+            yield from self._once_committed(self._put_grave, grave)
+        if not isinstance(outcome, Taken):
+            yield from self._follow(outcome, base.id)
+        return outcome
+
+    def _touch(self, base: Record, expires: int, last_activity: int, now: int) -> Flow[bool]:
+        touched: bool = yield Call(self.authority, "touch", (base, expires, last_activity, now))
+        if touched:
+            record = msgspec.structs.replace(base, expires=expires, last_activity=last_activity)
+            yield from self._once_committed(self._fill, record)
+        return touched
+
+    def _delete(self, session_id: str) -> Flow[None]:
+        yield Call(self.authority, "delete", (session_id,))
+        yield from self._once_committed(self._bury, session_id)
+
+    # Each flow under its two drivers.
+
+    def read(self, session_id: str) -> Record | None:
+        return run(self._read(session_id))
+
+    async def aread(self, session_id: str) -> Record | None:
+        return await arun(self._read(session_id))
+
+    def create(self, record: Record, now: int) -> Updated | Taken:
+        return run(self._create(record, now))
+
+    async def acreate(self, record: Record, now: int) -> Updated | Taken:
+        return await arun(self._create(record, now))
+
+    def update(self, record: Record, base: Record, now: int) -> Outcome:
+        return run(self._update(record, base, now))
+
+    async def aupdate(self, record: Record, base: Record, now: int) -> Outcome:
+        return await arun(self._update(record, base, now))
+
+    def rotate(self, record: Record, base: Record, grave: Record, now: int) -> Outcome | Taken:
+        return run(self._rotate(record, base, grave, now))
+
+    async def arotate(
+        self, record: Record, base: Record, grave: Record, now: int
+    ) -> Outcome | Taken:
+        return await arun(self._rotate(record, base, grave, now))
+
+    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
+        return run(self._touch(base, expires, last_activity, now))
+
+    async def atouch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
+        return await arun(self._touch(base, expires, last_activity, now))
+
+    def delete(self, session_id: str) -> None:
+        run(self._delete(session_id))
+
+    async def adelete(self, session_id: str) -> None:
+        await arun(self._delete(session_id))
+
+    def purge(self, now: int, batch: int) -> int:
+        return self.authority.purge(now, batch)
+
+    async def apurge(self, now: int, batch: int) -> int:
+        return await self.authority.apurge(now, batch)
+
+    def close(self) -> None:
+        self.cache.close()
+        self.authority.close()
+
+    # --- What the cache is told ---------------------------------------------------------------
+
+    def _follow(self, outcome: Outcome, session_id: str) -> Flow[None]:
+        """Bring the cache to what a write found in the authority."""
+        if isinstance(outcome, Gone):
+            yield from self._once_committed(self._bury, session_id)
+        else:
+            record = outcome.current if isinstance(outcome, Conflict) else outcome.record
+            if record.state is State.LIVE:
+                yield from self._once_committed(self._fill, record)
+
+    def _once_committed(self, step: Any, subject: Record | str) -> Flow[None]:
+        """Take a step now, or when the transaction commits in which the write was made.
+
+        A cache that hears of a write before it is committed keeps it when it is rolled back.
+        """
+        if (yield Call(self.authority, "in_transaction", ())):
+            yield Call(self.authority, "after_commit", (lambda: run(step(subject)),))
+        else:
+            yield from step(subject)
+
+    def _fill(self, record: Record) -> Flow[None]:
+        now = _now()
+        until = min(record.expires, now + int(self._lease * 1000))
+        if until <= now:
+            return
+        try:
+            yield from self._tell_cache("fill", record, until, now)
+        except (PayloadTooLarge, StorageFull):
+            # An older copy must not stay in place of the one that does not fit.
+            yield from self._tell_cache("delete", record.id)
+
+    def _bury(self, session_id: str) -> Flow[None]:
+        yield from self._put_grave(
+            tombstone(session_id, State.ENDED, now=_now(), seconds=self._lease)
+        )
+
+    def _put_grave(self, grave: Record) -> Flow[None]:
+        # Not shorter than a lease: it has to outlive every copy of the session.
+        now = _now()
+        grave = msgspec.structs.replace(
+            grave, expires=max(grave.expires, now + int(self._lease * 1000))
+        )
+        try:
+            yield from self._tell_cache("bury", grave, now)
+        except StorageFull:
+            yield from self._tell_cache("delete", grave.id)
+
+    # --- Trouble with the cache ---------------------------------------------------------------
+
+    def _ask_cache(self, name: str, *args: Any) -> Flow[Any]:
+        """What the cache answers; ``None`` if it does not, or should be left alone."""
+        if self._is_left_alone():
+            return None
+        try:
+            answer = yield Call(self.cache, name, args)
+        except UnreadablePayload:
+            return None
+        except StorageUnavailable as error:
+            self._leave_alone(error)
+            return None
+        self._left_alone_until = 0.0
+        return answer
+
+    def _tell_cache(self, name: str, *args: Any) -> Flow[None]:
+        """Change the cache. What it did not hear of makes its copies suspect for a lease.
+
+        Raises `PayloadTooLarge` and `StorageFull`, where deleting a copy may still work.
+        """
+        if self._is_left_alone():
+            self._distrust()
+            return
+        try:
+            yield Call(self.cache, name, args)
+        except (PayloadTooLarge, StorageFull):
+            if name != "delete":
+                raise
+            self._distrust()
+        except StorageUnavailable as error:
+            self._distrust()
+            self._leave_alone(error)
+        else:
+            self._left_alone_until = 0.0
+
+    def _is_left_alone(self) -> bool:
+        now = time.monotonic()
+        if now < self._left_alone_until:
+            return True
+        if self._left_alone_until:
+            # One request tries whether the cache is back; the others go on without it.
+            self._left_alone_until = now + self._retry
+        return False
+
+    def _leave_alone(self, error: StorageUnavailable) -> None:
+        if not self._left_alone_until:
+            logger.error(
+                "The session cache is out of reach; sessions come from behind it: %s",
+                error,
+            )
+        self._left_alone_until = time.monotonic() + self._retry
+
+    def _distrust(self) -> None:
+        self._distrusted_until = time.monotonic() + self._lease
+
+
+def _now() -> int:
+    # Only for how long the cache keeps a copy; what is expired is decided elsewhere.
+    return time.time_ns() // 1_000_000
