@@ -7,8 +7,6 @@ A subprocess of a test that calls `shared` gets the instance of its parent, not 
 ports travel in the environment.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import os
@@ -111,12 +109,17 @@ def answer(port: int, question: bytes, size: int = 512) -> bytes:
 
 
 def temporary_folder() -> Path:
-    """In memory where there is room; short in any case, for a Unix socket's 104 characters."""
+    """A new folder, removed when this process ends.
+
+    In memory where there is room. Short in any case, for the 104 characters of a Unix socket.
+    """
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and os.access(memory, os.W_OK)
     roomy = roomy and shutil.disk_usage(memory).free > 2 * 1024**3
     parent = memory if roomy else Path("/tmp")
-    return Path(tempfile.mkdtemp(prefix="dss-", dir=parent if parent.is_dir() else None))
+    folder = Path(tempfile.mkdtemp(prefix="dss-", dir=parent if parent.is_dir() else None))
+    _folders.append(folder)
+    return folder
 
 
 class Service(ABC):
@@ -662,6 +665,7 @@ class RedisSentinel(Group):
 
 
 _running: list[Server] = []
+_folders: list[Path] = []
 _owner = os.getpid()
 
 S = TypeVar("S", bound=Service)
@@ -704,3 +708,5 @@ def stop_all() -> None:
     if os.getpid() == _owner:
         for server in reversed(_running[:]):
             server.stop()
+        for folder in _folders:
+            shutil.rmtree(folder, ignore_errors=True)

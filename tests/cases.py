@@ -1,0 +1,335 @@
+"""Every engine on every store that it must work on: the rows that engine tests run over.
+
+A new storage is one row of `CASES`, after a `Store` if it brings one.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from django.core.cache import caches
+from django.core.management import call_command
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.test import override_settings
+
+from tests import settings as test_settings
+from tests.services import (
+    HOST,
+    MariaDB,
+    Memcached,
+    MemcachedNodes,
+    PostgreSQL,
+    Redis,
+    Service,
+    shared,
+    standing_in,
+    unavailable,
+)
+
+BACKENDS = "django_sessionstores.backends"
+CACHE_ALIAS = "sessions"
+CACHE_TABLE = "session_cache"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A cache or a database: how Django is told about it, given a started `server`.
+
+    ``configure`` gets None where there is no server, and makes an entry of CACHES or DATABASES.
+    """
+
+    name: str
+    configure: Callable[[Any], dict[str, Any]]
+    server: type[Service] | None = None
+
+
+def _folder(name: str) -> Path:
+    return Path(test_settings.FOLDER) / name
+
+
+# Databases ------------------------------------------------------------------------------------
+
+SQLITE = Store("sqlite", lambda _: {})  # The default database of the test settings.
+POSTGRESQL = Store(
+    "postgresql",
+    lambda server: {
+        "ENGINE": "django.db.backends.postgresql",
+        "HOST": HOST,
+        "PORT": server.port,
+        "USER": server.USER,
+        "NAME": server.DATABASE,
+    },
+    PostgreSQL,
+)
+MARIADB = Store(
+    "mariadb",
+    lambda server: {
+        "ENGINE": "django.db.backends.mysql",
+        "HOST": HOST,
+        "PORT": server.port,
+        "USER": server.USER,
+        "NAME": server.DATABASE,
+    },
+    MariaDB,
+)
+
+# Caches ---------------------------------------------------------------------------------------
+
+
+def _cache(backend: str, **entry: Any) -> dict[str, Any]:
+    return {"BACKEND": backend, **entry}
+
+
+DJANGO_REDIS = Store(
+    "django-redis",
+    lambda server: _cache("django_redis.cache.RedisCache", LOCATION=server.url()),
+    Redis,
+)
+REDIS_CACHE = Store(
+    "redis-cache",
+    lambda server: _cache("django.core.cache.backends.redis.RedisCache", LOCATION=server.url()),
+    Redis,
+)
+_PYMEMCACHE = "django.core.cache.backends.memcached.PyMemcacheCache"
+MEMCACHED = Store(
+    "memcached", lambda server: _cache(_PYMEMCACHE, LOCATION=server.addresses), Memcached
+)
+MEMCACHED_NODES = Store(
+    "memcached-nodes", lambda server: _cache(_PYMEMCACHE, LOCATION=server.addresses), MemcachedNodes
+)
+LOCMEM = Store(
+    "locmem",
+    lambda _: _cache("django.core.cache.backends.locmem.LocMemCache", LOCATION=CACHE_ALIAS),
+)
+DATABASE_CACHE = Store(
+    "database-cache",
+    lambda _: _cache("django.core.cache.backends.db.DatabaseCache", LOCATION=CACHE_TABLE),
+)
+FILE_CACHE = Store(
+    "file-cache",
+    lambda _: _cache(
+        "django.core.cache.backends.filebased.FileBasedCache", LOCATION=_folder("cache")
+    ),
+)
+
+# Rows -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """One engine on one combination of stores."""
+
+    engine: str
+    """The last part of SESSION_ENGINE."""
+    cache: Store | None = None
+    database: Store | None = None
+
+    @property
+    def stores(self) -> list[Store]:
+        return [store for store in (self.cache, self.database) if store is not None]
+
+    @property
+    def id(self) -> str:
+        return ":".join([self.engine, "+".join(store.name for store in self.stores)]).rstrip(":")
+
+    @property
+    def names(self) -> set[str]:
+        """Everything by which the case can be selected."""
+        servers = {store.server.name for store in self.stores if store.server}
+        return {self.id, self.engine, *(store.name for store in self.stores), *servers}
+
+
+CASES = (
+    Case("memory"),
+    Case("file"),
+    Case("db", database=SQLITE),
+    Case("db", database=POSTGRESQL),
+    Case("db", database=MARIADB),
+    Case("cache", DJANGO_REDIS),
+    Case("cache", REDIS_CACHE),
+    Case("cache", MEMCACHED),
+    Case("cache", MEMCACHED_NODES),
+    Case("cache", LOCMEM),
+    Case("cache", DATABASE_CACHE),
+    Case("cache", FILE_CACHE),
+    Case("cached_db", REDIS_CACHE, POSTGRESQL),
+    Case("cached_db", MEMCACHED, MARIADB),
+    Case("cached_db", LOCMEM, SQLITE),
+    Case("cached_db", DJANGO_REDIS, SQLITE),
+    Case("cached_db", DATABASE_CACHE, SQLITE),
+)
+
+
+def select(*names: str) -> list[Case]:
+    """The cases with any of the names: an id, an engine, a store or a server. None: all cases.
+
+    Raises ``ValueError`` for a name that selects nothing: its tests would silently not exist.
+    """
+    if unknown := set(names) - set().union(*(case.names for case in CASES)):
+        raise ValueError(f"No case has the name {', '.join(sorted(unknown))}")
+    return [case for case in CASES if not names or case.names & set(names)]
+
+
+# Running a case -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A case whose stores run and whose settings are in force."""
+
+    case: Case
+    SessionStore: type[Any]
+    database: str
+    """The alias of the database that the package's tables are in."""
+    servers: dict[type[Service], Service] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return self.case.id
+
+    @property
+    def name(self) -> str:
+        """The engine: memory, file, db, cache or cached_db."""
+        return self.case.engine
+
+    @property
+    def storage(self) -> Any:
+        return self.SessionStore.storage()
+
+    @property
+    def cache(self) -> Any:
+        """Django's cache object. Of an engine without one, ``InvalidCacheBackendError``."""
+        return caches[CACHE_ALIAS]
+
+    @property
+    def file_path(self) -> Path:
+        """Where the ``file`` engine keeps its sessions."""
+        return _folder("sessions")
+
+    def server(self, *kinds: type[Service]) -> Any:
+        """The one server of the case, or that of the given kind."""
+        found = [server for kind, server in self.servers.items() if not kinds or kind in kinds]
+        if len(found) != 1:
+            raise LookupError(f"{self.id} has {len(found)} such servers")
+        return found[0]
+
+    def empty(self) -> None:
+        """Remove all sessions, past the package: straight in the stores."""
+        if self.case.cache is not None:
+            self.cache.clear()
+        if self.case.database is not None:
+            from django_sessionstores.models import StoredSession
+
+            StoredSession._base_manager.using(self.database).all()._raw_delete(self.database)
+        if self.case.engine == "file":
+            shutil.rmtree(self.file_path, ignore_errors=True)
+            self.file_path.mkdir(mode=0o700)
+
+
+class OneDatabase:
+    """A database router that sends the package's tables and the cache table to one database."""
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+
+    def db_for_read(self, model: Any, **hints: Any) -> str | None:
+        ours = model._meta.app_label in {"django_sessionstores", "django_cache"}
+        return self.alias if ours else None
+
+    db_for_write = db_for_read
+
+
+def engine_path(case: Case) -> str:
+    """SESSION_ENGINE for the case. Skips where the module is not there."""
+    path = f"{BACKENDS}.{case.engine}"
+    if find_spec(path) is None:
+        unavailable(f"The engine {path} does not exist")
+    return path
+
+
+@contextmanager
+def activate(
+    case: Case,
+    *,
+    private: bool | Mapping[type[Service], Callable[[], Service]] = False,
+    prepare: bool = True,
+    **settings: Any,
+) -> Iterator[Engine]:
+    """Put a case in force: stores started and empty, settings overridden.
+
+    ``private`` starts servers for this one time, which a test may do with as it likes; a mapping
+    says how to make them, ``{Redis: partial(Redis, maxmemory="3mb")}``. Subprocesses started
+    meanwhile reach the same stores through `attach`. Further ``settings`` are overridden as well.
+    """
+    with ExitStack() as stack:
+        path = engine_path(case)
+        servers: dict[type[Service], Service] = {}
+        for kind in {store.server for store in case.stores if store.server}:
+            if private:
+                make = private.get(kind, kind) if isinstance(private, Mapping) else kind
+                servers[kind] = stack.enter_context(make())
+                stack.enter_context(standing_in(servers[kind]))
+            else:
+                servers[kind] = shared(kind)
+
+        def entry(store: Store) -> dict[str, Any]:
+            return store.configure(servers[store.server] if store.server else None)
+
+        overrides: dict[str, Any] = {
+            "SESSION_ENGINE": path,
+            "SESSION_FILE_PATH": _folder("sessions"),
+        }
+        if case.cache is not None:
+            overrides["CACHES"] = {
+                "default": _cache("django.core.cache.backends.locmem.LocMemCache"),
+                CACHE_ALIAS: entry(case.cache),
+            }
+            overrides["SESSION_CACHE_ALIAS"] = CACHE_ALIAS
+        alias = DEFAULT_DB_ALIAS
+        if case.database is not None and case.database.server is not None:
+            server = servers[case.database.server]
+            # The port tells a private server from the shared one.
+            alias = f"{case.database.name}_{server.port}"
+            _add_database(alias, entry(case.database), migrate=prepare)
+            if private:
+                stack.callback(_remove_database, alias)
+            overrides["DATABASE_ROUTERS"] = [OneDatabase(alias)]
+        stack.enter_context(override_settings(**(overrides | settings)))
+        engine = Engine(case, import_module(path).SessionStore, alias, servers)
+        if prepare:
+            if case.cache is DATABASE_CACHE:
+                call_command("createcachetable", database=alias, verbosity=0)
+            engine.empty()
+        yield engine
+
+
+def _add_database(alias: str, entry: dict[str, Any], *, migrate: bool) -> None:
+    """Make a database known to Django while it runs, with its tables."""
+    if alias in connections.settings:
+        return
+    completed = connections.configure_settings({DEFAULT_DB_ALIAS: {}, alias: entry})
+    connections.settings[alias] = completed[alias]
+    if migrate:
+        call_command("migrate", database=alias, verbosity=0, interactive=False)
+
+
+def _remove_database(alias: str) -> None:
+    connections[alias].close()
+    del connections[alias]
+    del connections.settings[alias]
+
+
+def attach(case_id: str) -> AbstractContextManager[Engine]:
+    """`activate`, in a subprocess of a test, what its parent has activated, as it stands."""
+    import django
+
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+    django.setup()
+    (case,) = select(case_id)
+    return activate(case, prepare=False)

@@ -1,0 +1,73 @@
+"""Fixtures that every test file shares."""
+
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests import cases, services
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A time limit ends a test run by SIGTERM: as with Ctrl-C, the servers must be stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    services.stop_all()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test per case for who asks for `engine`; see the marker ``engines``."""
+    if "engine" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("engines")
+        selected = cases.select(*(marker.args if marker else ()))
+        metafunc.parametrize("engine", selected, ids=lambda case: case.id, indirect=True)
+
+
+@pytest.fixture
+def engine(
+    request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any
+) -> Iterator[cases.Engine]:
+    """A case in force, its store empty; the test runs once for each case.
+
+    ``@pytest.mark.engines("redis", "db")`` picks cases by engine, store, server or id.
+    ``@pytest.mark.private_servers`` gives the test servers of its own, to be paused and killed;
+    ``@pytest.mark.private_servers({Redis: partial(Redis, maxmemory="3mb")})`` says which.
+
+    No transaction is around the test: other threads and processes see what it writes. What it
+    writes besides sessions it has to remove.
+    """
+    marker = request.node.get_closest_marker("private_servers")
+    private = (marker.args[0] if marker.args else True) if marker else False
+    with django_db_blocker.unblock(), cases.activate(request.param, private=private) as active:
+        yield active
+
+
+@pytest.fixture
+def user(django_db_setup: None, django_db_blocker: Any) -> Iterator[Any]:
+    """A user in the default database, for tests without a transaction."""
+    from django.contrib.auth import get_user_model
+
+    with django_db_blocker.unblock():
+        user = get_user_model()._default_manager.create(username="ada")
+        yield user
+        user.delete()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How many of Django's own session tests each engine passed, on every store."""
+    passed: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.getreports(outcome):
+            file, *names = report.nodeid.split("::")
+            if file.endswith("test_upstream.py") and len(names) == 2:
+                passed[names[0]] += outcome == "passed"
+                total[names[0]] += 1
+    if total:
+        terminalreporter.section("Django's SessionTestsMixin")
+        for name in sorted(total):
+            terminalreporter.write_line(f"{passed[name]:>3} of {total[name]}  {name}")

@@ -1,0 +1,47 @@
+"""A small Django site. What differs from case to case is in `tests.cases`."""
+
+import contextlib
+import os
+
+from tests.services import temporary_folder
+
+# A subprocess of a test finds here what its parent has made: the database, session files.
+FOLDER = os.environ.get("SESSIONSTORES_TEST_FOLDER") or str(temporary_folder())
+os.environ["SESSIONSTORES_TEST_FOLDER"] = FOLDER
+
+with contextlib.suppress(ImportError):
+    import pymysql
+
+    pymysql.install_as_MySQLdb()
+
+SECRET_KEY = "tests only"
+DEBUG = False
+ALLOWED_HOSTS = ["*"]
+USE_TZ = True
+ROOT_URLCONF = "tests.urls"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+_DATABASE = f"{FOLDER}/default.sqlite3"
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": _DATABASE,
+        # A file, not memory: threads and subprocesses of a test use it too, and wait their turn.
+        "OPTIONS": {"timeout": 30},
+        "TEST": {"NAME": _DATABASE},
+    }
+}
+INSTALLED_APPS = [
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django_sessionstores",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+]
+SESSION_ENGINE = "django_sessionstores.backends.memory"
+# Log-ins should cost what sessions cost, not what hashing a password does.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

@@ -1,0 +1,111 @@
+"""Views that do one thing to the session each, as sync and under ``async/`` as async views."""
+
+from typing import Any
+
+from django.contrib.auth import aget_user, alogin, alogout, get_user, get_user_model, login, logout
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import path
+
+
+def nothing(request: HttpRequest) -> HttpResponse:
+    """Does not touch the session."""
+    return HttpResponse("nothing")
+
+
+async def anothing(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("nothing")
+
+
+def read(request: HttpRequest) -> HttpResponse:
+    """Everything in the session."""
+    return JsonResponse(dict(request.session.items()))
+
+
+async def aread(request: HttpRequest) -> HttpResponse:
+    return JsonResponse(dict(await request.session.aitems()))
+
+
+def write(request: HttpRequest, key: str, value: str) -> HttpResponse:
+    """Sets one key, without reading."""
+    request.session[key] = value
+    return HttpResponse("written")
+
+
+async def awrite(request: HttpRequest, key: str, value: str) -> HttpResponse:
+    await request.session.aset(key, value)
+    return HttpResponse("written")
+
+
+def nest(request: HttpRequest, key: str, value: str) -> HttpResponse:
+    """Changes a dict in the session in place; the session itself is not assigned to."""
+    _cart(request.session.get("cart"), request.session)[key] = value
+    return HttpResponse("nested")
+
+
+async def anest(request: HttpRequest, key: str, value: str) -> HttpResponse:
+    _cart(await request.session.aget("cart"), request.session)[key] = value
+    return HttpResponse("nested")
+
+
+def _cart(cart: dict[str, Any] | None, session: Any) -> dict[str, Any]:
+    """The cart, which is put into a loaded session the first time."""
+    if cart is None:
+        cart = session["cart"] = {}
+    return cart
+
+
+def log_in(request: HttpRequest, username: str) -> HttpResponse:
+    """No password is asked: the session is what is tested."""
+    login(request, get_user_model()._default_manager.get(username=username))
+    return HttpResponse("logged in")
+
+
+async def alog_in(request: HttpRequest, username: str) -> HttpResponse:
+    await alogin(request, await get_user_model()._default_manager.aget(username=username))
+    return HttpResponse("logged in")
+
+
+def log_out(request: HttpRequest) -> HttpResponse:
+    logout(request)
+    return HttpResponse("logged out")
+
+
+async def alog_out(request: HttpRequest) -> HttpResponse:
+    await alogout(request)
+    return HttpResponse("logged out")
+
+
+def who(request: HttpRequest) -> HttpResponse:
+    """The user's name, empty where anonymous."""
+    return HttpResponse(get_user(request).get_username())
+
+
+async def awho(request: HttpRequest) -> HttpResponse:
+    return HttpResponse((await aget_user(request)).get_username())
+
+
+def fail(request: HttpRequest) -> HttpResponse:
+    """Writes to the session, then breaks: with a 500, nothing is saved."""
+    request.session["failed"] = True
+    raise RuntimeError("this view always fails")
+
+
+async def afail(request: HttpRequest) -> HttpResponse:
+    await request.session.aset("failed", True)
+    raise RuntimeError("this view always fails")
+
+
+urlpatterns = [
+    path(prefix + route, view)
+    for route, *views in [
+        ("nothing/", nothing, anothing),
+        ("read/", read, aread),
+        ("write/<str:key>/<str:value>/", write, awrite),
+        ("nest/<str:key>/<str:value>/", nest, anest),
+        ("login/<str:username>/", log_in, alog_in),
+        ("logout/", log_out, alog_out),
+        ("who/", who, awho),
+        ("fail/", fail, afail),
+    ]
+    for prefix, view in zip(["", "async/"], views, strict=True)
+]
