@@ -1,0 +1,172 @@
+"""Django's own tests, from the source distribution of the Django that is installed.
+
+The wheel has no tests, and they are not ours to ship, so they are fetched into a folder that git
+ignores, once per version.
+"""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import django
+from django.conf import settings
+from django.test import override_settings
+
+from tests.services import Redis, run, shared, unavailable
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".cache" / "django"
+
+
+@cache
+def tests_folder() -> Path:
+    """Django's tests. Skips where they are not there yet and cannot be fetched."""
+    version = django.get_version()
+    target = CACHE / f"django-{version}"
+    if not target.is_dir():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        # Aside, so that a broken download or another run at the same time leaves no half folder.
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            try:
+                run(
+                    *(sys.executable, "-m", "pip", "download", f"django=={version}", "--no-deps"),
+                    *("--no-binary", "django", "--dest", folder),
+                )
+            except RuntimeError as error:
+                unavailable(f"Django's tests could not be fetched. {error}")
+            (archive,) = Path(folder).glob("*.tar.gz")
+            with tarfile.open(archive) as tar:
+                # Refuses members outside the folder, in Pythons that can.
+                tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+                tar.extractall(folder)
+            (unpacked,) = (path for path in Path(folder).iterdir() if path.is_dir())
+            if not target.is_dir():
+                unpacked.rename(target)
+    return target / "tests"
+
+
+def session_tests() -> ModuleType:
+    """Django's ``sessions_tests.tests``. The module, because a class would be collected again."""
+    with _on_path(tests_folder()), _installed("sessions_tests"):
+        return importlib.import_module("sessions_tests.tests")
+
+
+@contextmanager
+def _on_path(folder: Path) -> Iterator[None]:
+    # Only meanwhile: Django's folder is full of packages with names such as cache and files.
+    sys.path.append(str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+@contextmanager
+def _installed(app: str) -> Iterator[None]:
+    # Its models refuse to be imported outside INSTALLED_APPS; the tests used here need no table.
+    with override_settings(INSTALLED_APPS=[*settings.INSTALLED_APPS, app]):
+        yield
+
+
+# Whole parts of Django's suite, with our engine in its settings ---------------------------------
+
+LABELS = (
+    "sessions_tests.tests.SessionMiddlewareTests",
+    "auth_tests",
+    "test_client",
+    "test_client_regress",
+    "messages_tests",
+    "csrf_tests",
+)
+FEWEST_TESTS = 1_000
+"""The labels hold more than that in any supported Django: fewer ran means that some did not."""
+
+
+@dataclass(frozen=True)
+class ExpectedFailure:
+    """A test of Django's that asks for something which is not a promise of sessions."""
+
+    test: str
+    engines: tuple[str, ...]
+    reason: str
+
+
+EXPECTED_FAILURES = (
+    ExpectedFailure(
+        "sessions_tests.tests.SessionMiddlewareTests.test_empty_session_saved",
+        ("db", "cached_db", "cache", "file"),
+        "Looks for the session in the table of Django's own db engine.",
+    ),
+    ExpectedFailure(
+        "auth_tests.test_middleware.TestLoginRequiredMiddleware"
+        ".test_protected_view_logged_in_performance",
+        ("cached_db", "cache", "file"),
+        "Wants two queries, for the session and for the user; the session needs none here.",
+    ),
+)
+
+
+def expected_failures(engine: str) -> set[str]:
+    """Those of `EXPECTED_FAILURES` for the engine that the Django under test has."""
+    return {
+        expected.test
+        for expected in EXPECTED_FAILURES
+        if engine in expected.engines and _is_in_this_django(expected.test)
+    }
+
+
+def _is_in_this_django(test: str) -> bool:
+    module, _class, method = test.rsplit(".", 2)
+    source = tests_folder() / f"{module.replace('.', '/')}.py"
+    return f"def {method}(" in source.read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class SuiteRun:
+    """What became of a run of Django's suite."""
+
+    ran: int
+    failed: frozenset[str]
+    output: str
+
+
+_FAILURE = re.compile(r"^(?:FAIL|ERROR|UNEXPECTED SUCCESS): .*?\(([\w.]+)\)", re.MULTILINE)
+_RAN = re.compile(r"^Ran (\d+) tests", re.MULTILINE)
+
+
+def run_suite(session_engine: str, folder: Path) -> SuiteRun:
+    """Run `LABELS` with SESSION_ENGINE set; files go to ``folder``. About half a minute."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "UPSTREAM_SESSION_ENGINE": session_engine,
+        "UPSTREAM_FOLDER": str(folder),
+        "UPSTREAM_REDIS_URL": shared(Redis).url(database=1),
+    }
+    done = subprocess.run(
+        [
+            *(sys.executable, "runtests.py", "--settings=tests.upstream_settings"),
+            *("--parallel=2", "--verbosity=1", "--noinput", *LABELS),
+        ],
+        cwd=tests_folder(),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+    )
+    failed = frozenset(_FAILURE.findall(done.stdout))
+    ran = sum(map(int, _RAN.findall(done.stdout)))
+    if bool(done.returncode) is not bool(failed):
+        raise RuntimeError(f"Django's tests did not run to their end:\n{done.stdout[-8000:]}")
+    return SuiteRun(ran, failed, done.stdout)

@@ -1,0 +1,24 @@
+"""Settings for Django's own ``runtests.py``, run by `tests.upstream`: its own, and our engine."""
+
+import os
+import sys
+
+# On the path there, not here: the module is part of Django's tests.
+from test_sqlite import *  # noqa: F403
+
+SESSION_ENGINE = os.environ["UPSTREAM_SESSION_ENGINE"]
+SESSION_CACHE_ALIAS = "sessions"
+SESSION_FILE_PATH = os.environ["UPSTREAM_FOLDER"]
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    SESSION_CACHE_ALIAS: {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": os.environ["UPSTREAM_REDIS_URL"],
+    },
+}
+
+# runtests.py overwrites INSTALLED_APPS with a list of its own, and there is no option to add to
+# it. Settings are read before that, so there is still time to append to the list.
+_apps = sys.modules["__main__"].__dict__.get("ALWAYS_INSTALLED_APPS", [])
+if "django_sessionstores" not in _apps:
+    _apps.append("django_sessionstores")
