@@ -27,7 +27,10 @@ class Settings:
     """The options in ``settings.SESSIONSTORES``, each with its default."""
 
     def _get(self, name: str, default: T, kind: type | tuple[type, ...]) -> T:
-        value = getattr(django_settings, NAME, {}).get(name, default)
+        options = getattr(django_settings, NAME, {})
+        if not isinstance(options, dict):
+            raise ImproperlyConfigured(f"{NAME} must be a dict.")
+        value = options.get(name, default)
         if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
             expected = " or ".join(
                 k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,))

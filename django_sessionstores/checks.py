@@ -1,0 +1,223 @@
+"""System checks: one function per concern, each message with an id, a reason and a cure.
+
+Ids are never reused; `docs/reference/checks.rst` lists them. Nothing here connects to a store.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core import checks, mail
+from django.core.exceptions import ImproperlyConfigured
+
+from . import conf
+from .conf import NAME, OPTIONS
+
+_ENGINES = "django_sessionstores.backends."
+
+
+def _engine() -> str:
+    """The name of the configured engine of this package, ``""`` for another one."""
+    path = django_settings.SESSION_ENGINE
+    return path.removeprefix(_ENGINES) if path.startswith(_ENGINES) else ""
+
+
+def _in_production() -> bool:
+    # The test runners of Django and pytest-django turn DEBUG off and set up the mail outbox.
+    return not (django_settings.DEBUG or hasattr(mail, "outbox"))
+
+
+@checks.register
+def check_settings(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """The options in ``SESSIONSTORES`` are known and of the right type."""
+    options = getattr(django_settings, NAME, {})
+    if not isinstance(options, dict):
+        return [
+            checks.Error(
+                f"{NAME} is a {type(options).__name__}; it must be a dict.",
+                hint=f"Write {NAME} = {{...}} with any of: {', '.join(sorted(OPTIONS))}.",
+                id="sessionstores.E001",
+            )
+        ]
+    messages: list[checks.CheckMessage] = []
+    for name in sorted(options.keys() - OPTIONS, key=str):
+        near = difflib.get_close_matches(str(name), OPTIONS, n=1)
+        messages.append(
+            checks.Error(
+                f"{NAME}[{name!r}] is not an option.",
+                hint=f"Did you mean {near[0]!r}?"
+                if near
+                else f"The options are: {', '.join(sorted(OPTIONS))}.",
+                id="sessionstores.E002",
+            )
+        )
+    for name in sorted(OPTIONS & options.keys()):
+        try:
+            getattr(conf.settings, name)
+        except ImproperlyConfigured as error:
+            messages.append(
+                checks.Error(str(error), hint=f"Correct {NAME}[{name!r}].", id="sessionstores.E003")
+            )
+    return messages
+
+
+@checks.register
+def check_merge_functions(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """The functions in ``MERGE`` can be imported and called."""
+    try:
+        functions = conf.merge_functions()
+    except ImproperlyConfigured:
+        return []  # check_settings says so.
+    except ImportError as error:
+        problem: str | None = str(error)
+    else:
+        odd = [key for key, function in functions.items() if not callable(function)]
+        problem = f"not callable for: {', '.join(map(repr, odd))}" if odd else None
+    if problem is None:
+        return []
+    return [
+        checks.Error(
+            f"{NAME}['MERGE'] names something that is no function: {problem}.",
+            hint="Give the dotted path of a function of three arguments: base, mine, theirs.",
+            id="sessionstores.E004",
+        )
+    ]
+
+
+@checks.register
+def check_engine(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """An engine of this package can be imported and its storage be made."""
+    if not _engine():
+        return []
+    try:
+        store = import_module(django_settings.SESSION_ENGINE).SessionStore
+        store.storage()
+    except (ImportError, ImproperlyConfigured) as error:
+        return [
+            checks.Error(
+                f"SESSION_ENGINE {django_settings.SESSION_ENGINE!r} cannot be used: {error}",
+                hint="Correct the setting that the message names.",
+                id="sessionstores.E005",
+            )
+        ]
+    return []
+
+
+@checks.register
+def check_memory(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """The memory engine is for development and tests."""
+    if _engine() != "memory" or not _in_production():
+        return []
+    return [
+        checks.Error(
+            "The memory engine keeps sessions in one process: a second worker does not see them, "
+            "and a restart ends them all.",
+            hint="Set SESSION_ENGINE to the db, cached_db, cache or file engine.",
+            id="sessionstores.E006",
+        )
+    ]
+
+
+@checks.register
+def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """The cache that sessions are in does not lose them on its own."""
+    if _engine() not in {"cache", "cached_db"} or not _in_production():
+        return []
+    alias = django_settings.SESSION_CACHE_ALIAS
+    config = django_settings.CACHES.get(alias)
+    if config is None:
+        return []  # check_engine says so.
+    messages: list[checks.CheckMessage] = []
+    backend = config["BACKEND"]
+    if backend.endswith("LocMemCache"):
+        messages.append(
+            checks.Warning(
+                f"The cache {alias!r} is in the memory of one process.",
+                hint="Point SESSION_CACHE_ALIAS to a cache that all workers share, such as Redis.",
+                id="sessionstores.W001",
+            )
+        )
+    if _engine() == "cached_db":
+        return messages  # What the cache loses, the database still has.
+    if backend.endswith(("LocMemCache", "DatabaseCache", "FileBasedCache")):
+        limit = config.get("OPTIONS", {}).get("MAX_ENTRIES", config.get("MAX_ENTRIES", 300))
+        if int(limit) < 10_000:
+            messages.append(
+                checks.Warning(
+                    f"The cache {alias!r} holds {limit} entries; from then on it drops sessions "
+                    "that are still in use.",
+                    hint="Raise OPTIONS['MAX_ENTRIES'] of the cache above the number of sessions, "
+                    "or use the db or cached_db engine.",
+                    id="sessionstores.W002",
+                )
+            )
+    if alias == "default":
+        messages.append(
+            checks.Warning(
+                "Sessions share the cache 'default': cache.clear() logs everyone out.",
+                hint="Give sessions a cache of their own in CACHES, with its own server or "
+                "database number, and name it in SESSION_CACHE_ALIAS.",
+                id="sessionstores.W003",
+            )
+        )
+    return messages
+
+
+@checks.register
+def check_file_path(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Session files are in a folder of the project's choice."""
+    if _engine() != "file" or not _in_production():
+        return []
+    if django_settings.SESSION_FILE_PATH is None:
+        return [
+            checks.Warning(
+                "Sessions are in the system's folder for temporary files, which a restart or a "
+                "cleaning job may empty.",
+                hint="Set SESSION_FILE_PATH to a folder that only the site's user can read.",
+                id="sessionstores.W004",
+            )
+        ]
+    if not Path(django_settings.SESSION_FILE_PATH).is_dir():
+        return [
+            checks.Warning(
+                "SESSION_FILE_PATH names no folder; it is made at the first save.",
+                hint="Make the folder, so that its owner and mode are yours to choose.",
+                id="sessionstores.W005",
+            )
+        ]
+    return []
+
+
+@checks.register(checks.Tags.security, deploy=True)
+def check_encryption_keys(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """The keys of the payloads are long enough."""
+    try:
+        keys = conf.settings.ENCRYPTION_KEYS
+    except ImproperlyConfigured:
+        return []  # check_settings says so.
+    short = [i for i, key in enumerate(keys) if len(key) < 32]
+    if not short:
+        return []
+    return [
+        checks.Warning(
+            f"{NAME}['ENCRYPTION_KEYS'] has keys of fewer than 32 characters, at: "
+            f"{', '.join(map(str, short))}.",
+            hint='Make one with: python -c "import secrets; print(secrets.token_urlsafe(48))". '
+            "Put it first; keep the old ones behind it until their sessions have expired.",
+            id="sessionstores.W006",
+        )
+    ]
+
+
+@checks.register(deploy=True)
+def report_storage(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Say which store sessions are in, and through which adapter."""
+    if not _engine() or check_engine(app_configs):
+        return []
+    storage = import_module(django_settings.SESSION_ENGINE).SessionStore.storage()
+    return [checks.Info(f"Sessions are in {storage.describe()}.", id="sessionstores.I001")]

@@ -1,0 +1,163 @@
+"""One test per check id: the mistake is named, and a sound configuration passes."""
+
+from __future__ import annotations
+
+import pytest
+from django.core import checks as django_checks
+from django.core import mail
+from django.test import override_settings
+
+from django_sessionstores import checks
+
+ENGINES = "django_sessionstores.backends."
+LOCMEM = "django.core.cache.backends.locmem.LocMemCache"
+DUMMY = "django.core.cache.backends.dummy.DummyCache"
+
+
+def not_a_function(base, mine):
+    """What MERGE may name: anything that can be called."""
+
+
+@pytest.fixture
+def production(monkeypatch):
+    """As on a live site: DEBUG off and no test runner's mail outbox."""
+    monkeypatch.delattr(mail, "outbox", raising=False)
+    with override_settings(DEBUG=False):
+        yield
+
+
+def ids(check) -> list[str]:
+    return [message.id for message in check(None)]
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        checks.check_settings,
+        checks.check_merge_functions,
+        checks.check_engine,
+        checks.check_memory,
+        checks.check_cache,
+        checks.check_file_path,
+        checks.check_encryption_keys,
+    ],
+)
+@override_settings(SESSION_ENGINE=ENGINES + "memory", DEBUG=True)
+def test_a_sound_configuration_passes(check):
+    """No check cries wolf: noise teaches people to ignore checks."""
+    assert ids(check) == []
+
+
+def test_settings_must_be_a_dict():
+    """E001: a list would otherwise fail at the first request."""
+    with override_settings(SESSIONSTORES=["TOUCH_INTERVAL"]):
+        assert ids(checks.check_settings) == ["sessionstores.E001"]
+        assert ids(checks.check_encryption_keys) == []
+        assert ids(checks.check_merge_functions) == []
+
+
+def test_unknown_option_is_named_with_the_nearest_one():
+    """E002: a misspelt option would silently keep its default."""
+    with override_settings(SESSIONSTORES={"TOUCH_INTERVALL": 5}):
+        (message,) = checks.check_settings(None)
+    assert message.id == "sessionstores.E002"
+    assert message.hint == "Did you mean 'TOUCH_INTERVAL'?"
+
+
+@pytest.mark.parametrize("value", ["60", True, -1, None])
+def test_option_of_a_wrong_type_is_named(value):
+    """E003: a string of digits or a negative time is a mistake, told before the first request."""
+    with override_settings(SESSIONSTORES={"TOUCH_INTERVAL": value}):
+        (message,) = checks.check_settings(None)
+    assert message.id == "sessionstores.E003"
+    assert "TOUCH_INTERVAL" in message.msg
+
+
+@pytest.mark.parametrize("function", ["no.such.module.function", "tests.test_checks.ENGINES"])
+def test_merge_function_must_exist(function):
+    """E004: the first conflict is the worst moment to find out."""
+    with override_settings(SESSIONSTORES={"MERGE": {"cart": function}}):
+        assert ids(checks.check_merge_functions) == ["sessionstores.E004"]
+
+
+def test_merge_function_that_exists_passes():
+    """A dotted path is imported."""
+    with override_settings(SESSIONSTORES={"MERGE": {"cart": "tests.test_checks.not_a_function"}}):
+        assert ids(checks.check_merge_functions) == []
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"SESSION_ENGINE": ENGINES + "mysterious"},
+        {"SESSION_ENGINE": ENGINES + "cache", "SESSION_CACHE_ALIAS": "missing"},
+        {"SESSION_ENGINE": ENGINES + "cache", "CACHES": {"default": {"BACKEND": DUMMY}}},
+    ],
+    ids=["unknown engine", "unknown cache", "cache that keeps nothing"],
+)
+def test_engine_must_be_usable(overrides):
+    """E005: Django's own checks pass with an engine that does not exist."""
+    with override_settings(**overrides):
+        assert ids(checks.check_engine) == ["sessionstores.E005"]
+
+
+@pytest.mark.usefixtures("production")
+def test_memory_engine_is_refused_in_production():
+    """E006: a second worker would not know who is logged in."""
+    with override_settings(SESSION_ENGINE=ENGINES + "memory"):
+        assert ids(checks.check_memory) == ["sessionstores.E006"]
+
+
+def test_memory_engine_is_fine_in_tests():
+    """The suite of a project that uses it must not fail for it."""
+    with override_settings(SESSION_ENGINE=ENGINES + "memory", DEBUG=False):
+        assert ids(checks.check_memory) == []
+
+
+@pytest.mark.usefixtures("production")
+def test_caches_that_lose_sessions():
+    """W001, W002, W003: one process, too few entries, and cache.clear()."""
+    with override_settings(
+        SESSION_ENGINE=ENGINES + "cache", CACHES={"default": {"BACKEND": LOCMEM}}
+    ):
+        assert ids(checks.check_cache) == [
+            "sessionstores.W001",
+            "sessionstores.W002",
+            "sessionstores.W003",
+        ]
+
+
+@pytest.mark.usefixtures("production")
+def test_cached_db_may_lose_its_cache():
+    """Only what the database cannot make good is worth a warning there."""
+    with override_settings(
+        SESSION_ENGINE=ENGINES + "cached_db", CACHES={"default": {"BACKEND": LOCMEM}}
+    ):
+        assert ids(checks.check_cache) == ["sessionstores.W001"]
+
+
+@pytest.mark.usefixtures("production")
+def test_file_path_should_be_chosen(tmp_path):
+    """W004, W005: temporary folders are emptied, and a missing one is made without asking."""
+    with override_settings(SESSION_ENGINE=ENGINES + "file", SESSION_FILE_PATH=None):
+        assert ids(checks.check_file_path) == ["sessionstores.W004"]
+    with override_settings(SESSION_ENGINE=ENGINES + "file", SESSION_FILE_PATH=tmp_path / "none"):
+        assert ids(checks.check_file_path) == ["sessionstores.W005"]
+    with override_settings(SESSION_ENGINE=ENGINES + "file", SESSION_FILE_PATH=tmp_path):
+        assert ids(checks.check_file_path) == []
+
+
+def test_short_encryption_keys_are_named_by_position_only():
+    """W006: a weak key is found, and not printed."""
+    with override_settings(SESSIONSTORES={"ENCRYPTION_KEYS": ["k" * 40, "hunter2"]}):
+        (message,) = checks.check_encryption_keys(None)
+    assert message.id == "sessionstores.W006"
+    assert "hunter2" not in str(message)
+
+
+@override_settings(SESSION_ENGINE=ENGINES + "memory")
+def test_the_deploy_check_says_which_store_is_used():
+    """I001: an operator sees the adapter that was chosen, without being asked to trust a guess."""
+    (message,) = checks.report_storage(None)
+    assert (message.level, message.id) == (django_checks.INFO, "sessionstores.I001")
+    assert "memory of this process" in message.msg
