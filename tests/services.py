@@ -29,6 +29,7 @@ import pytest
 HOST = "127.0.0.1"
 START_SECONDS = 60
 STOP_SECONDS = 20
+ANSWER_SECONDS = 2.0
 # Below the ports that systems hand out for outgoing connections (32768 on Linux): while a test
 # holds a server down, nobody else is given its port, and no client connects to itself. A Redis
 # cluster node takes the port 10,000 above its own as well.
@@ -101,7 +102,7 @@ def free_port() -> int:
 def answer(port: int, question: bytes, size: int = 512) -> bytes:
     """The first bytes that a server says to a question; empty where it says nothing."""
     try:
-        with socket.create_connection((HOST, port), timeout=2) as connection:
+        with socket.create_connection((HOST, port), timeout=ANSWER_SECONDS) as connection:
             connection.sendall(question)
             return connection.recv(size)
     except OSError:
@@ -421,6 +422,7 @@ class Memcached(Server):
     name = "memcached"
     executables = ("memcached",)
     debian_package = "memcached"
+    stop_signal = SIGKILL  # It keeps nothing, and takes up to a second to hear a polite signal.
 
     def __init__(self, *flags: str) -> None:
         super().__init__()
@@ -462,6 +464,8 @@ class PostgreSQL(Server):
             "port": str(self.port),
             "listen_addresses": HOST,
             "unix_socket_directories": str(self.folder),
+            # In the folder, and so removed with it even after `kill`.
+            "dynamic_shared_memory_type": "mmap",
             **self.options,
         }
         settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
