@@ -58,4 +58,5 @@ def touch_step(lifetime: int, interval: float) -> int:
 
     Behind, never ahead: a session must not outlive its lifetime.
     """
-    return max(0, min(int(interval * 1000), lifetime // 20))
+    # At least one, so that a moment that was set once is never set again.
+    return max(1, min(int(interval * 1000), lifetime // 20))

@@ -324,12 +324,15 @@ class SessionStore(SessionBase):
             raise SessionEnded("The session got a new key, or was deleted, before this save.")
         if self._predecessor and (yield from self._is_secret_rotation()):
             self._return_to_predecessor()
-        if self._predecessor:
-            yield from self._rotate(self._predecessor)
-        elif must_create or self._unstored:
-            yield from self._store_new(keep_key=must_create)
-        else:
-            yield from self._update()
+        try:
+            if self._predecessor:
+                yield from self._rotate(self._predecessor)
+            elif must_create or self._unstored:
+                yield from self._store_new(keep_key=must_create)
+            else:
+                yield from self._update()
+        except UnreadablePayload as reason:
+            raise SessionEnded("The stored session was damaged before this save.") from reason
 
     def _create(self) -> Flow[None]:
         self._session_key = None
