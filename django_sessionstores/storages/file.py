@@ -1,0 +1,352 @@
+"""Records in files: one per session, in folders that only their owner can enter.
+
+Layout::
+
+    <folder>/3f/            one of 256 shards, by the first two characters of the id
+    <folder>/3f/3f9c...     a packed record, named by the session id, never by the key
+    <folder>/3f/.lock       empty, and stays: who changes the shard holds its lock
+    <folder>/3f/.new        the record that is being written, until it takes its place
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, ParamSpec, TypeVar
+
+from ..exceptions import StorageUnavailable, UnreadablePayload
+from ..records import HEAD_SIZE, TIMES_OFFSET, Record, pack, pack_times, unpack, unpack_head
+from .base import Conflict, Gone, Outcome, Storage, Taken, Updated
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LOCK_SECONDS: Final = 5.0
+"""How long a writer waits for others in the shard. Each is in there for less than a millisecond:
+who waits this long waits for a process that hangs or is stopped."""
+_POLL_SECONDS: Final = 0.0005
+
+_SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
+_LOCK: Final = ".lock"
+_NEW: Final = ".new"
+_ID_LENGTH: Final = 40
+
+# One call reads nearly every session. A buffer of this size costs no more than a small one.
+_READ_SIZE: Final = 65_536
+
+_BINARY: Final = getattr(os, "O_BINARY", 0)  # Windows would translate line ends.
+_READ: Final = os.O_RDONLY | _BINARY
+_CHANGE: Final = os.O_RDWR | _BINARY
+_WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY
+# Writable, because NFS asks for that before it grants an exclusive lock. For the same reason it
+# is a file that is locked, not the folder.
+_OPEN_LOCK: Final = os.O_RDWR | os.O_CREAT
+
+if sys.platform == "win32":
+    import msvcrt
+
+    _SHARING_TRIES: Final = 50
+
+    def _try_lock(fd: int) -> None:
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError from error
+
+    def _unlock(fd: int) -> None:
+        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+
+    def _insist(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Windows refuses to replace a file that is being read, and to open one that is being
+        replaced. Both last for microseconds, but look like a lasting refusal."""
+        for _ in range(_SHARING_TRIES):
+            try:
+                return call(*args, **kwargs)
+            except PermissionError:
+                time.sleep(_POLL_SECONDS)
+        return call(*args, **kwargs)
+
+else:
+    import fcntl
+
+    def _try_lock(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _unlock(fd: int) -> None:
+        # Not left to close(): if another thread has forked meanwhile, the child has the file
+        # open as well, and would keep the lock for as long as it lives.
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+    def _insist(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return call(*args, **kwargs)
+
+
+class FileStorage(Storage):
+    """Records in files under ``folder``. The first write makes it; its parent must be there.
+
+    A record is replaced by a rename. So readers need no lock and see the old record or the new
+    one, and a process that is killed tears nothing. Writers hold the lock of the shard from the
+    comparison of versions to the rename. So only one new record exists in a shard at any time,
+    its name can be fixed, and what a killed process leaves, the next writer overwrites.
+
+    A file's modification time is the moment its record expires: `purge` finds its candidates
+    without opening the others. It is a hint, lost by a careless copy; the record itself decides.
+
+    No ``fsync``. What a killed process has written is the kernel's, and safe. When power fails,
+    the saves of the last seconds may be lost, as with Django's engine; to prevent that would add
+    milliseconds to every save.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._folder = os.path.abspath(folder)
+        self._is_trusted = False
+        # Where the last purge() stopped, so that the next one does not begin at the same shards.
+        self._next_shard = 0
+
+    def describe(self) -> str:
+        return f"files in {self._folder}"
+
+    def read(self, session_id: str) -> Record | None:
+        try:
+            fd = _insist(os.open, self._path(session_id), _READ)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unavailable(error) from error
+        try:
+            data = _read_rest(fd)
+        except OSError as error:
+            raise self._unavailable(error) from error
+        finally:
+            os.close(fd)
+        return unpack(session_id, data)
+
+    def create(self, record: Record, now: int) -> Updated | Taken:
+        with self._locked(record.id, make_folders=True):
+            try:
+                os.lstat(self._path(record.id))
+            except FileNotFoundError:
+                self._write(record)
+                return Updated(record)
+        return Taken()
+
+    def update(self, record: Record, base: Record, now: int) -> Outcome:
+        with contextlib.suppress(FileNotFoundError), self._locked(base.id):
+            fd = os.open(self._path(base.id), _READ)
+            try:
+                start = os.read(fd, HEAD_SIZE)
+                head = unpack_head(base.id, start)
+                if head.expires <= now:
+                    return Gone()
+                if head.version != base.version:
+                    return Conflict(unpack(base.id, start + _read_rest(fd)))
+            finally:
+                os.close(fd)
+            self._write(record)
+            return Updated(record)
+        return Gone()
+
+    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> None:
+        # In place: a reader sees the old times or the new ones, 16 bytes within a cache line.
+        with (
+            contextlib.suppress(FileNotFoundError, UnreadablePayload),
+            self._locked(base.id),
+        ):
+            path = self._path(base.id)
+            fd = os.open(path, _CHANGE)
+            try:
+                head = unpack_head(base.id, os.read(fd, HEAD_SIZE))
+                if head.version != base.version or head.expires <= now:
+                    return
+                expires = max(expires, head.expires)
+                os.lseek(fd, TIMES_OFFSET, os.SEEK_SET)
+                _write_all(fd, pack_times(max(last_activity, head.last_activity), expires))
+            finally:
+                os.close(fd)
+            _hint_expiry(path, expires)
+
+    def delete(self, session_id: str) -> None:
+        # Locked, or a writer that has just compared versions would put the record back.
+        with contextlib.suppress(FileNotFoundError), self._locked(session_id):
+            _insist(os.unlink, self._path(session_id))
+
+    def purge(self, now: int, batch: int) -> int:
+        removed = 0
+        first = self._next_shard
+        for shard in range(first, first + len(_SHARDS)):
+            self._next_shard = shard % len(_SHARDS)
+            try:
+                removed += self._purge_shard(_SHARDS[self._next_shard], now, batch - removed)
+            except OSError as error:
+                raise self._unavailable(error) from error
+            if removed >= batch:
+                break
+        return removed
+
+    def _purge_shard(self, shard: str, now: int, limit: int) -> int:
+        removed = 0
+        try:
+            entries = os.scandir(f"{self._folder}/{shard}")
+        except FileNotFoundError:
+            return 0
+        with entries:
+            for entry in entries:
+                if removed >= limit:
+                    break
+                if entry.name == _NEW:
+                    # Once the lock is ours, it is nobody's.
+                    with contextlib.suppress(FileNotFoundError), self._locked(shard):
+                        os.unlink(entry.path)
+                elif _is_id(entry.name) and _seems_expired(entry, now):
+                    removed += self._remove_expired(entry.name, now)
+        return removed
+
+    def _remove_expired(self, session_id: str, now: int) -> bool:
+        """Remove a record if it is still expired under the lock; whether it was."""
+        with contextlib.suppress(FileNotFoundError), self._locked(session_id):
+            path = self._path(session_id)
+            fd = os.open(path, _READ)
+            try:
+                expires = unpack_head(session_id, os.read(fd, HEAD_SIZE)).expires
+            except UnreadablePayload:
+                # Nobody can load it. The modification time is all there is to go by.
+                expires = 0
+            finally:
+                os.close(fd)
+            if expires <= now:
+                _insist(os.unlink, path)
+                return True
+            _hint_expiry(path, expires)
+        return False
+
+    def _shard(self, session_id: str) -> str:
+        return f"{self._folder}/{session_id[:2]}"
+
+    def _path(self, session_id: str) -> str:
+        # Digests come here. Should anything else, it must not name a file outside the folder.
+        if not session_id.isalnum():
+            raise ValueError("not a session id")
+        return f"{self._folder}/{session_id[:2]}/{session_id}"
+
+    @contextlib.contextmanager
+    def _locked(self, session_id: str, *, make_folders: bool = False) -> Iterator[None]:
+        """Be the only one, of all threads and processes, to change the shard of this id.
+
+        Raises ``FileNotFoundError`` if there is no such shard, unless it is to be made. Any
+        other ``OSError``, also of the body, becomes `StorageUnavailable`.
+        """
+        try:
+            fd = self._open_lock(self._shard(session_id), make_folders)
+            try:
+                self._wait_for_lock(fd)
+                try:
+                    yield
+                finally:
+                    _unlock(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not make_folders:
+                raise
+            raise self._unavailable(error) from error
+
+    def _open_lock(self, shard: str, make_folders: bool) -> int:
+        path = f"{shard}/{_LOCK}"
+        if not make_folders:
+            return os.open(path, _OPEN_LOCK, 0o600)
+        if self._is_trusted:
+            with contextlib.suppress(FileNotFoundError):
+                return os.open(path, _OPEN_LOCK, 0o600)
+        self._make_folder()
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(shard, 0o700)
+        return os.open(path, _OPEN_LOCK, 0o600)
+
+    def _make_folder(self) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._folder, 0o700)
+        # In a temp folder that all users share, another user may have been there first.
+        if os.stat(os.path.dirname(self._folder)).st_mode & stat.S_ISVTX:
+            found = os.lstat(self._folder)
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+                raise StorageUnavailable(
+                    f"{self._folder} is not a folder of this process's user. Name another place "
+                    "in SESSION_FILE_PATH, or remove it."
+                )
+        self._is_trusted = True
+
+    def _wait_for_lock(self, fd: int) -> None:
+        deadline = 0.0
+        while True:
+            try:
+                return _try_lock(fd)
+            except BlockingIOError:
+                moment = time.monotonic()
+                deadline = deadline or moment + LOCK_SECONDS
+                if moment >= deadline:
+                    raise StorageUnavailable(
+                        f"Another process has kept a lock in {self._folder} for {LOCK_SECONDS:g} "
+                        "seconds. Does one hang, or is it stopped?"
+                    ) from None
+            time.sleep(_POLL_SECONDS)
+
+    def _write(self, record: Record) -> None:
+        """Put a record in place of the one that is there. Only under the lock."""
+        new = f"{self._shard(record.id)}/{_NEW}"
+        try:
+            fd = os.open(new, _WRITE, 0o600)
+            try:
+                _write_all(fd, pack(record))
+            finally:
+                # May be the first to say that the disk is full, on NFS and with quotas.
+                os.close(fd)
+            _hint_expiry(new, record.expires)
+            _insist(os.replace, new, self._path(record.id))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(new)
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: OSError) -> StorageUnavailable:
+        return StorageUnavailable(
+            f"The sessions in {self._folder} (see SESSION_FILE_PATH) are out of reach: {error}"
+        )
+
+
+def _read_rest(fd: int) -> bytes:
+    data = os.read(fd, _READ_SIZE)
+    # Only the end of a file makes a read short.
+    if len(data) < _READ_SIZE:
+        return data
+    chunks = [data]
+    while chunk := os.read(fd, _READ_SIZE):
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    # A disk that is nearly full takes a part first, and refuses the rest.
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])
+
+
+def _hint_expiry(path: str, expires: int) -> None:
+    # Some network file systems set no times. Then purge() opens more files, and that is all.
+    with contextlib.suppress(OSError):
+        os.utime(path, ns=(expires * 1_000_000, expires * 1_000_000))
+
+
+def _is_id(name: str) -> bool:
+    return len(name) == _ID_LENGTH and name.isalnum()
+
+
+def _seems_expired(entry: os.DirEntry[str], now: int) -> bool:
+    try:
+        return entry.stat(follow_symlinks=False).st_mtime_ns <= now * 1_000_000
+    except FileNotFoundError:
+        return False
