@@ -15,6 +15,7 @@ from typing import Any
 
 from django.core.cache import caches
 from django.core.management import call_command
+from django.core.signals import setting_changed
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.test import override_settings
 
@@ -139,6 +140,11 @@ class Case:
         return ":".join([self.engine, "+".join(store.name for store in self.stores)]).rstrip(":")
 
     @property
+    def in_process(self) -> bool:
+        """Whether each process has sessions of its own, and none after its end."""
+        return self.engine == "memory" or (self.engine == "cache" and self.cache is LOCMEM)
+
+    @property
     def names(self) -> set[str]:
         """Everything by which the case can be selected."""
         servers = {store.server.name for store in self.stores if store.server}
@@ -221,6 +227,9 @@ class Engine:
 
     def empty(self) -> None:
         """Remove all sessions, past the package: straight in the stores."""
+        if self.case.engine == "memory":
+            # Nobody but the package reaches these. It starts anew when a setting changes.
+            setting_changed.send(type(self), setting="SESSION_ENGINE", value=None, enter=True)
         if self.case.cache is not None:
             self.cache.clear()
         if self.case.database is not None:

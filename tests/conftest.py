@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 
 from tests import cases, services
 
@@ -25,6 +26,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marker = metafunc.definition.get_closest_marker("engines")
         selected = cases.select(*(marker.args if marker else ()))
         metafunc.parametrize("engine", selected, ids=lambda case: case.id, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_test_environment: None, django_db_blocker: Any) -> None:
+    """The tables of the default database, whatever tests ask for it.
+
+    In place of pytest-django's fixture, which makes a second database beside the one in the
+    settings, and none where only tests outside a transaction use it. The settings' own is a
+    temporary file already.
+    """
+    with django_db_blocker.unblock():
+        call_command("migrate", verbosity=0, interactive=False)
 
 
 @pytest.fixture

@@ -21,14 +21,12 @@ USE_TZ = True
 ROOT_URLCONF = "tests.urls"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-_DATABASE = f"{FOLDER}/default.sqlite3"
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
-        "NAME": _DATABASE,
+        "NAME": f"{FOLDER}/default.sqlite3",
         # A file, not memory: threads and subprocesses of a test use it too, and wait their turn.
         "OPTIONS": {"timeout": 30},
-        "TEST": {"NAME": _DATABASE},
     }
 }
 INSTALLED_APPS = [
