@@ -19,7 +19,16 @@ from collections.abc import Callable, Iterator
 from typing import Final, ParamSpec, TypeVar
 
 from ..exceptions import StorageUnavailable, UnreadablePayload
-from ..records import HEAD_SIZE, TIMES_OFFSET, Record, pack, pack_times, unpack, unpack_head
+from ..records import (
+    HEAD_SIZE,
+    TIMES_OFFSET,
+    Record,
+    State,
+    pack,
+    pack_times,
+    unpack,
+    unpack_head,
+)
 from .base import Conflict, Gone, Outcome, Storage, Taken, Updated
 
 P = ParamSpec("P")
@@ -93,6 +102,12 @@ class FileStorage(Storage):
     comparison of versions to the rename. So only one new record exists in a shard at any time,
     its name can be fixed, and what a killed process leaves, the next writer overwrites.
 
+    Times and tombstones are written over the head of the record that is there: it fits in one
+    cache line, so a reader sees the old or the new one. What follows the head of a tombstone is
+    the sealed payload of before, which no one is given, and which goes with the next `purge`.
+    Replacing the file instead makes ext4 allocate its blocks at once, which is most of what a
+    save costs there; cutting it off would show a reader half of the old record.
+
     A file's modification time is the moment its record expires: `purge` finds its candidates
     without opening the others. It is a hint, lost by a careless copy; the record itself decides.
 
@@ -123,7 +138,7 @@ class FileStorage(Storage):
             raise self._unavailable(error) from error
         finally:
             os.close(fd)
-        return unpack(session_id, data)
+        return _unpack(session_id, data)
 
     def create(self, record: Record, now: int) -> Updated | Taken:
         with self._locked(record.id, make_folders=True):
@@ -136,38 +151,41 @@ class FileStorage(Storage):
 
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         with contextlib.suppress(FileNotFoundError), self._locked(base.id):
-            fd = os.open(self._path(base.id), _READ)
-            try:
+            path = self._path(base.id)
+            with _opened(path) as fd:
                 start = os.read(fd, HEAD_SIZE)
                 head = unpack_head(base.id, start)
                 if head.expires <= now:
                     return Gone()
-                if head.version != base.version:
-                    return Conflict(unpack(base.id, start + _read_rest(fd)))
-            finally:
-                os.close(fd)
-            self._write(record)
+                # The state as well: who read a head while it was being overwritten by that of a
+                # tombstone may have seen some of both.
+                if head.version != base.version or head.state is not base.state:
+                    return Conflict(_unpack(base.id, start + _read_rest(fd)))
+                if record.state is not State.LIVE:
+                    _overwrite(fd, 0, pack(record)[:HEAD_SIZE])
+            if record.state is State.LIVE:
+                self._write(record)
+            else:
+                _hint_expiry(path, record.expires)
             return Updated(record)
         return Gone()
 
-    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> None:
-        # In place: a reader sees the old times or the new ones, 16 bytes within a cache line.
+    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
         with (
             contextlib.suppress(FileNotFoundError, UnreadablePayload),
             self._locked(base.id),
         ):
             path = self._path(base.id)
-            fd = os.open(path, _CHANGE)
-            try:
+            with _opened(path) as fd:
                 head = unpack_head(base.id, os.read(fd, HEAD_SIZE))
                 if head.version != base.version or head.expires <= now:
-                    return
+                    return False
                 expires = max(expires, head.expires)
-                os.lseek(fd, TIMES_OFFSET, os.SEEK_SET)
-                _write_all(fd, pack_times(max(last_activity, head.last_activity), expires))
-            finally:
-                os.close(fd)
+                last_activity = max(last_activity, head.last_activity)
+                _overwrite(fd, TIMES_OFFSET, pack_times(last_activity, expires))
             _hint_expiry(path, expires)
+            return True
+        return False
 
     def delete(self, session_id: str) -> None:
         # Locked, or a writer that has just compared versions would put the record back.
@@ -209,14 +227,12 @@ class FileStorage(Storage):
         """Remove a record if it is still expired under the lock; whether it was."""
         with contextlib.suppress(FileNotFoundError), self._locked(session_id):
             path = self._path(session_id)
-            fd = os.open(path, _READ)
             try:
-                expires = unpack_head(session_id, os.read(fd, HEAD_SIZE)).expires
+                with _opened(path) as fd:
+                    expires = unpack_head(session_id, os.read(fd, HEAD_SIZE)).expires
             except UnreadablePayload:
                 # Nobody can load it. The modification time is all there is to go by.
                 expires = 0
-            finally:
-                os.close(fd)
             if expires <= now:
                 _insist(os.unlink, path)
                 return True
@@ -315,6 +331,25 @@ class FileStorage(Storage):
         return StorageUnavailable(
             f"The sessions in {self._folder} (see SESSION_FILE_PATH) are out of reach: {error}"
         )
+
+
+def _unpack(session_id: str, data: bytes) -> Record:
+    record = unpack(session_id, data)
+    return record if record.state is State.LIVE else unpack_head(session_id, data)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int]:
+    fd = os.open(path, _CHANGE)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _overwrite(fd: int, offset: int, data: bytes) -> None:
+    os.lseek(fd, offset, os.SEEK_SET)
+    _write_all(fd, data)
 
 
 def _read_rest(fd: int) -> bytes:
