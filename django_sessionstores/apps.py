@@ -1,0 +1,15 @@
+"""What Django needs to know of the package, for its table, its commands and its checks."""
+
+from django.apps import AppConfig
+from django.utils.translation import gettext_lazy as _
+
+
+class SessionStoresConfig(AppConfig):
+    """Needed in ``INSTALLED_APPS`` only for engines with a table, commands and checks."""
+
+    name = "django_sessionstores"
+    verbose_name = _("Sessions")
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from . import checks  # noqa: F401 - registers them

@@ -1,0 +1,39 @@
+"""The one table of the package."""
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+
+class StoredSession(models.Model):
+    """A `Record` as a row, field by field. A tombstone is a row whose state says so.
+
+    The model is for the table, its migrations and its routing. Sessions are written by
+    `DatabaseStorage` alone: a save of this model would overwrite what requests write meanwhile.
+    """
+
+    id = models.CharField(_("session id"), max_length=40, primary_key=True)
+    payload = models.BinaryField(_("payload"))
+    version = models.BigIntegerField(_("version"))
+    state = models.SmallIntegerField(_("state"))
+    # Null, not an empty string: an anonymous session has no user.
+    user_id = models.CharField(_("user id"), max_length=255, null=True)  # noqa: DJ001
+    # The times are milliseconds since the epoch, as in a record.
+    created = models.BigIntegerField(_("created"))
+    last_activity = models.BigIntegerField(_("last activity"))
+    expires = models.BigIntegerField(_("expires"))
+    # Text, not an address type: it says what a client claimed to be.
+    ip = models.CharField(_("IP address"), max_length=45, blank=True)
+    user_agent = models.TextField(_("user agent"), blank=True)
+
+    class Meta:
+        verbose_name = _("session")
+        verbose_name_plural = _("sessions")
+        # Not on last_activity, which every save moves: with no indexed column changed,
+        # PostgreSQL rewrites the row in its page and leaves the indexes alone.
+        indexes = [
+            models.Index(fields=["expires"], name="sessionstores_expires"),
+            models.Index(fields=["user_id"], name="sessionstores_user"),
+        ]
+
+    def __str__(self) -> str:
+        return self.id[:8]
