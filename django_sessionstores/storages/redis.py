@@ -13,6 +13,7 @@ from redis.cluster import RedisCluster
 from redis.exceptions import (
     ClusterCrossSlotError,
     NoScriptError,
+    OutOfMemoryError,
     RedisClusterException,
     RedisError,
 )
@@ -99,7 +100,8 @@ return 1
 """
 )
 
-# Returns 1 where it wrote. Each time moves only forward.
+# Returns 1 where it wrote. Each time moves only forward. PEXPIRE comes first because a full server
+# allows it, and then what else the script writes: reading must not end where memory does.
 _TOUCH: Final = _Script(
     f"""
 local expected, now, times, ttl = unpack(ARGV)
@@ -282,8 +284,9 @@ class RedisStorage(CacheStorage):
                     ". The server is older than Redis 6: add protocol=2 to the options of its "
                     "connection pool"
                 )
-            # Before Redis 7, an error in a script hides its code inside.
-            failure = StorageFull if "OOM command" in said else StorageUnavailable
+            # Before Redis 7, an error in a script hides its code in the text.
+            is_full = isinstance(error, OutOfMemoryError) or "OOM command" in said
+            failure = StorageFull if is_full else StorageUnavailable
             message = f"{self.describe()}: {type(error).__name__}: {said}"
             raise failure(message) from (None if quotes else error)
 
