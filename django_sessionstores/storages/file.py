@@ -11,6 +11,7 @@ Layout::
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import sys
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final, ParamSpec, TypeVar
 
-from ..exceptions import StorageUnavailable, UnreadablePayload
+from ..exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..records import (
     HEAD_SIZE,
     TIMES_OFFSET,
@@ -46,6 +47,8 @@ _ID_LENGTH: Final = 40
 
 # One call reads nearly every session. A buffer of this size costs no more than a small one.
 _READ_SIZE: Final = 65_536
+
+_NO_SPACE: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 _BINARY: Final = getattr(os, "O_BINARY", 0)  # Windows would translate line ends.
 _READ: Final = os.O_RDONLY | _BINARY
@@ -328,7 +331,8 @@ class FileStorage(Storage):
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: OSError) -> StorageUnavailable:
-        return StorageUnavailable(
+        kind = StorageFull if error.errno in _NO_SPACE else StorageUnavailable
+        return kind(
             f"The sessions in {self._folder} (see SESSION_FILE_PATH) are out of reach: {error}"
         )
 
