@@ -60,7 +60,7 @@ class Layered(Storage):
         # copy. It stays for a lease; a reader stalled for longer than that must not fill.
         if time.monotonic() - started < self._lease / 2:
             if record is not None and record.state is State.LIVE:
-                yield from self._fill(record)
+                yield from self._fill(record, is_news=False)
             elif record is None and distrusted:
                 yield from self._bury(session_id)
         return record
@@ -171,13 +171,13 @@ class Layered(Storage):
         else:
             yield from step(subject)
 
-    def _fill(self, record: Record) -> Flow[None]:
+    def _fill(self, record: Record, is_news: bool = True) -> Flow[None]:
         now = _now()
         until = min(record.expires, now + int(self._lease * 1000))
         if until <= now:
             return
         try:
-            yield from self._tell_cache("fill", record, until, now)
+            yield from self._tell_cache("fill", record, until, now, is_news=is_news)
         except (PayloadTooLarge, StorageFull):
             # An older copy must not stay in place of the one that does not fit.
             yield from self._tell_cache("delete", record.id)
@@ -214,22 +214,22 @@ class Layered(Storage):
         self._left_alone_until = 0.0
         return answer
 
-    def _tell_cache(self, name: str, *args: Any) -> Flow[None]:
-        """Change the cache. What it did not hear of makes its copies suspect for a lease.
+    def _tell_cache(self, name: str, *args: Any, is_news: bool = True) -> Flow[None]:
+        """Change the cache. News that it did not hear of make its copies suspect for a lease.
 
         Raises `PayloadTooLarge` and `StorageFull`, where deleting a copy may still work.
         """
         if self._is_left_alone():
-            self._distrust()
+            self._distrust(is_news)
             return
         try:
             yield Call(self.cache, name, args)
         except (PayloadTooLarge, StorageFull):
             if name != "delete":
                 raise
-            self._distrust()
+            self._distrust(is_news)
         except StorageUnavailable as error:
-            self._distrust()
+            self._distrust(is_news)
             self._leave_alone(error)
         else:
             self._left_alone_until = 0.0
@@ -251,8 +251,9 @@ class Layered(Storage):
             )
         self._left_alone_until = time.monotonic() + self._retry
 
-    def _distrust(self) -> None:
-        self._distrusted_until = time.monotonic() + self._lease
+    def _distrust(self, is_news: bool) -> None:
+        if is_news:
+            self._distrusted_until = time.monotonic() + self._lease
 
 
 def _now() -> int:

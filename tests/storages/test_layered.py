@@ -1,0 +1,264 @@
+"""What is particular of a cache in front of an authority: trouble, leases and transactions."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from django.core.cache import caches
+from django.db import transaction
+from django.test import override_settings
+
+from django_sessionstores.exceptions import PayloadTooLarge, StorageFull, StorageUnavailable
+from django_sessionstores.records import Record, State, tombstone
+from django_sessionstores.storages import layered, portable
+from django_sessionstores.storages.base import Conflict, Gone, Updated
+from django_sessionstores.storages.layered import Layered
+from django_sessionstores.storages.memory import MemoryStorage
+
+NOW = layered._now()
+HOUR = 3_600_000
+LEASE, RETRY = 60.0, 5.0
+ID = "0" * 39 + "1"
+
+
+class Clock:
+    """The monotonic clock that the layered storage sees."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Cache(portable.LocMemStorage):
+    """A real cache storage that can be told to fail, and counts what it is asked."""
+
+    def __init__(self, alias: str) -> None:
+        super().__init__(alias)
+        self.fails_with: Exception | None = None
+        self.failing: set[str] | None = None
+        self.calls: list[str] = []
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        if self.fails_with and (self.failing is None or name in self.failing):
+            raise self.fails_with
+
+    def read(self, session_id: str) -> Record | None:
+        self._called("read")
+        return super().read(session_id)
+
+    def fill(self, record: Record, until: int, now: int) -> None:
+        self._called("fill")
+        super().fill(record, until, now)
+
+    def bury(self, grave: Record, now: int) -> None:
+        self._called("bury")
+        super().bury(grave, now)
+
+    def delete(self, session_id: str) -> None:
+        self._called("delete")
+        super().delete(session_id)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(layered.time, "monotonic", clock)
+    return clock
+
+
+@pytest.fixture
+def cache():
+    backend = "django.core.cache.backends.locmem.LocMemCache"
+    with override_settings(CACHES={"default": {"BACKEND": backend, "LOCATION": "layered"}}):
+        caches["default"].clear()
+        yield Cache("default")
+
+
+@pytest.fixture
+def authority():
+    return MemoryStorage(100)
+
+
+@pytest.fixture
+def storage(cache, authority, clock):
+    return Layered(cache, authority, lease=LEASE, retry=RETRY)
+
+
+def record(version: int = 1, **fields: Any) -> Record:
+    times = {"created": NOW, "last_activity": NOW, "expires": NOW + HOUR}
+    return Record(id=ID, payload=b"sealed %d" % version, version=version, **times | fields)
+
+
+def test_a_copy_answers_without_the_authority(storage, authority):
+    """The point of the cache: what it has costs the authority nothing."""
+    storage.create(record(), NOW)
+    authority._records.clear()
+    assert storage.read(ID).version == 1
+
+
+def test_a_copy_lives_for_a_lease_only(storage, cache):
+    """It bounds how long a logout can go unnoticed; the session's own lifetime would be weeks."""
+    storage.create(record(), NOW)
+    (moment,) = caches["default"]._expire_info.values()
+    assert moment - NOW / 1000 < LEASE + 5
+
+
+def test_a_dead_cache_costs_one_failure_per_retry_time(storage, cache, clock, caplog):
+    """Without the breaker each request would wait for the cache's timeout."""
+    storage.create(record(), NOW)
+    cache.calls.clear()
+    cache.fails_with = StorageUnavailable("away")
+    with caplog.at_level(logging.ERROR, "django_sessionstores"):
+        for _ in range(20):
+            assert storage.read(ID).version == 1
+    assert cache.calls == ["read"]
+    assert len(caplog.records) == 1
+    clock.seconds += RETRY
+    storage.read(ID)
+    storage.read(ID)
+    assert cache.calls == ["read", "read"]
+
+
+def test_a_cache_that_is_back_is_used_again(storage, cache, authority, clock):
+    """An outage must not leave the database with the whole load for good."""
+    storage.create(record(), NOW)
+    cache.fails_with = StorageUnavailable("away")
+    storage.read(ID)
+    cache.fails_with = None
+    clock.seconds += RETRY
+    storage.read(ID)
+    authority._records.clear()
+    assert storage.read(ID).version == 1
+
+
+def test_a_logout_that_the_cache_missed_holds_here_at_once(storage, cache, clock):
+    """The copy is there when the cache is back; who was told of the logout must not use it."""
+    storage.create(record(), NOW)
+    cache.fails_with = StorageUnavailable("away")
+    storage.delete(ID)
+    cache.fails_with = None
+    clock.seconds += RETRY
+    assert portable.LocMemStorage.read(cache, ID) is not None
+    assert storage.read(ID) is None
+    # And the others are told as soon as someone asks.
+    assert portable.LocMemStorage.read(cache, ID).state is State.ENDED
+
+
+def test_a_save_that_the_cache_missed_is_read_back_here(storage, cache, clock):
+    """A user must not see a change of theirs vanish when the cache is back with an older copy."""
+    storage.create(record(), NOW)
+    cache.fails_with = StorageUnavailable("away")
+    assert isinstance(storage.update(record(2), record(1), NOW), Updated)
+    cache.fails_with = None
+    clock.seconds += RETRY
+    assert storage.read(ID).version == 2
+
+
+@pytest.mark.parametrize("error", [PayloadTooLarge("big"), StorageFull("full")])
+def test_a_save_that_does_not_fit_the_cache_removes_the_older_copy(storage, cache, error):
+    """The save is done; the copy from before it would hide it for a lease."""
+    storage.create(record(), NOW)
+    cache.fails_with, cache.failing = error, {"fill"}
+    assert isinstance(storage.update(record(2), record(1), NOW), Updated)
+    assert portable.LocMemStorage.read(cache, ID) is None
+    assert storage.read(ID).version == 2
+
+
+def test_a_logout_in_a_full_cache_removes_the_copy(storage, cache):
+    """A full Redis refuses the tombstone, and still deletes."""
+    storage.create(record(), NOW)
+    cache.fails_with, cache.failing = StorageFull("full"), {"bury"}
+    storage.delete(ID)
+    assert storage.read(ID) is None
+
+
+def test_a_late_reader_does_not_bring_back_a_session_that_ended(storage, cache):
+    """Cold cache: the reader has the record in hand when the logout comes and goes."""
+    storage.create(record(), NOW)
+    storage.delete(ID)
+    cache.fill(record(), NOW + HOUR, NOW)
+    assert storage.read(ID) is None
+
+
+def test_a_reader_stalled_beyond_the_tombstone_leaves_no_copy(storage, cache, authority, clock):
+    """After a lease the tombstone is gone, and nothing but its own clock can stop the reader."""
+    authority.create(record(), NOW)
+    read = authority.read
+
+    def stalled(session_id: str) -> Record | None:
+        clock.seconds += LEASE
+        return read(session_id)
+
+    authority.read = stalled
+    assert storage.read(ID).version == 1
+    assert portable.LocMemStorage.read(cache, ID) is None
+
+
+def test_a_stale_copy_is_corrected_by_the_conflict_it_causes(storage, cache, authority):
+    """Or each later save would lose again until the lease ends."""
+    storage.create(record(), NOW)
+    authority.update(record(2), record(1), NOW)
+    outcome = storage.update(record(2), record(1), NOW)
+    assert isinstance(outcome, Conflict)
+    assert portable.LocMemStorage.read(cache, ID).version == 2
+
+
+def test_a_save_of_a_session_that_ended_elsewhere_ends_the_copy(storage, cache, authority):
+    """Whoever finds out that the session is gone tells the cache."""
+    storage.create(record(), NOW)
+    authority.delete(ID)
+    assert isinstance(storage.update(record(2), record(1), NOW), Gone)
+    assert storage.read(ID) is None
+
+
+def test_a_rotation_buries_the_old_id_and_keeps_the_new(storage, cache):
+    """The old cookie must not find the copy of the session that a login has replaced."""
+    storage.create(record(), NOW)
+    other = "0" * 39 + "2"
+    grave = tombstone(ID, State.SUPERSEDED, now=NOW, seconds=30)
+    new = Record(id=other, payload=b"new", expires=NOW + HOUR)
+    assert isinstance(storage.rotate(new, record(), grave, NOW), Updated)
+    assert storage.read(ID).state is State.SUPERSEDED
+    assert portable.LocMemStorage.read(cache, other).payload == b"new"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("change", ["save", "delete"])
+def test_what_is_rolled_back_never_reached_the_cache(cache, clock, change):
+    """Django's cached_db serves the save that never was; and a logout must not stick either."""
+    from django_sessionstores.storages.database import DatabaseStorage
+
+    storage = Layered(cache, DatabaseStorage(), lease=LEASE, retry=RETRY)
+    storage.create(record(), NOW)
+
+    def in_transaction() -> None:
+        with transaction.atomic():
+            if change == "save":
+                storage.update(record(2), record(1), NOW)
+            else:
+                storage.delete(ID)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        in_transaction()
+    assert storage.read(ID).version == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_committed_reaches_the_cache(cache, clock):
+    """The other half: nothing is forgotten when the transaction ends well."""
+    from django_sessionstores.storages.database import DatabaseStorage
+
+    storage = Layered(cache, DatabaseStorage(), lease=LEASE, retry=RETRY)
+    storage.create(record(), NOW)
+    with transaction.atomic():
+        storage.update(record(2), record(1), NOW)
+    assert portable.LocMemStorage.read(cache, ID).version == 2
+    with transaction.atomic():
+        storage.delete(ID)
+    assert portable.LocMemStorage.read(cache, ID).state is State.ENDED
