@@ -49,6 +49,16 @@ def test_a_case_starts_empty(engine: cases.Engine) -> None:
         assert not anew.SessionStore().exists(session.session_key)
 
 
+def test_emptying_removes_sessions_at_any_time(engine: cases.Engine) -> None:
+    """A test that counts sessions between two steps would count those of the first step too."""
+    session = engine.SessionStore()
+    session["pet"] = "cat"
+    session.save()
+    engine.empty()
+
+    assert not engine.SessionStore().exists(session.session_key)
+
+
 def test_a_subprocess_meets_its_parent_in_the_store(engine: cases.Engine) -> None:
     """Processes that write to stores of their own would never conflict: every test of lost
     updates across processes would pass."""

@@ -110,7 +110,7 @@ EXPECTED_FAILURES = (
     ExpectedFailure(
         "auth_tests.test_middleware.TestLoginRequiredMiddleware"
         ".test_protected_view_logged_in_performance",
-        ("cached_db", "cache", "file"),
+        ("cache", "file"),
         "Wants two queries, for the session and for the user; the session needs none here.",
     ),
 )
