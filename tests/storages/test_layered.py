@@ -124,6 +124,26 @@ def test_a_dead_cache_costs_one_failure_per_retry_time(storage, cache, clock, ca
     assert cache.calls == ["read", "read"]
 
 
+def test_one_request_alone_tries_whether_the_cache_is_back(storage, cache, clock):
+    """A cache that hangs would otherwise hold up every worker again after each retry time."""
+    storage.create(record(), NOW)
+    cache.fails_with = StorageUnavailable("away")
+    storage.read(ID)
+    clock.seconds += RETRY
+    cache.calls.clear()
+    read = cache.read
+
+    def meanwhile_another_request(session_id: str) -> Record | None:
+        cache.read = read
+        assert storage.read(ID).version == 1
+        assert cache.calls == []
+        return read(session_id)
+
+    cache.read = meanwhile_another_request
+    storage.read(ID)
+    assert cache.calls == ["read"]
+
+
 def test_a_cache_that_is_back_is_used_again(storage, cache, authority, clock):
     """An outage must not leave the database with the whole load for good."""
     storage.create(record(), NOW)
