@@ -1,0 +1,335 @@
+"""Records in memcached, on the nodes of a Django cache but through clients of our own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from django.core.cache import caches
+from django.core.cache.backends.base import BaseCache
+
+from ..exceptions import (
+    PayloadTooLarge,
+    StorageFull,
+    StorageUnavailable,
+    UnreadablePayload,
+    missing_extra,
+)
+from ..records import Record, pack, unpack
+from .base import CacheStorage, Conflict, Gone, Outcome, Taken, Updated
+from .copies import is_refused
+
+try:
+    from pymemcache.client.base import PooledClient
+    from pymemcache.exceptions import (
+        MemcacheError,
+        MemcacheServerError,
+        MemcacheUnexpectedCloseError,
+    )
+except ImportError as error:
+    raise missing_extra("pymemcache", "memcached") from error
+
+# Keeps sessions apart from what else is in the cache. The cache adds its own prefix and version.
+NAMESPACE: Final = "django_sessionstores:"
+
+# pymemcache has none: a node that hangs would hang its clients for ever.
+TIMEOUT_SECONDS: Final = 2.0
+
+# The options of ``CACHES`` that a client of one node has a use for. The others tune the way in
+# which HashClient hides that a node is down, or would have it unpickle what it reads.
+_CLIENT_OPTIONS: Final = frozenset(
+    {
+        "allow_unicode_keys",
+        "connect_timeout",
+        "key_prefix",
+        "lock_generator",
+        "max_pool_size",
+        "no_delay",
+        "pool_idle_timeout",
+        "socket_keepalive",
+        "socket_module",
+        "timeout",
+        "tls_context",
+    }
+)
+
+# What the client raises when the node does not answer, or not as it should: its own errors, those
+# of the socket, RuntimeError when the pool is used up, and the last two when it parses garbage.
+_FAILURES: Final = (MemcacheError, OSError, RuntimeError, ValueError, LookupError)
+# What an idle connection that the node has closed meanwhile ends in.
+_BROKEN: Final = (ConnectionError, MemcacheUnexpectedCloseError)
+
+# memcached takes larger numbers for a moment since the epoch.
+_LONGEST_RELATIVE: Final = 30 * 24 * 60 * 60
+
+# A round is lost only to someone who touched or filled the same session at that very moment.
+_ROUNDS: Final = 50
+
+
+class _Answer(NamedTuple):
+    """What a node said to a command that stores."""
+
+    stored: bool | None
+    """``False`` if the item is there, or not the one it was; ``None`` if there is none."""
+    sent_twice: bool
+    """Whether the node may have carried out the command already when it answered this."""
+
+
+class _Stored(NamedTuple):
+    """An item as a node has it."""
+
+    data: bytes
+    cas: bytes
+
+
+def from_cache(alias: str) -> MemcachedStorage:
+    """The storage for sessions in the PyMemcacheCache with this alias. Opens no connection."""
+    # An instance of our own, for its keys and its list of servers only. Its HashClient unpickles
+    # what it reads, answers "no such key" for a node that is down, and then moves the node's keys
+    # to others: who logged out meanwhile is logged in again when the node is back.
+    return MemcachedStorage(
+        caches.create_connection(alias), caches.settings[alias].get("OPTIONS") or {}
+    )
+
+
+class MemcachedStorage(CacheStorage):
+    """Records as items in their packed form. Every change of one is a compare-and-set.
+
+    A session belongs to one node, chosen from the whole list whether nodes are up or not. While
+    its node is down, the session is unavailable, and no other.
+    """
+
+    self_expiring = True
+
+    def __init__(self, cache: BaseCache, options: dict[str, Any]) -> None:
+        self._cache = cache
+        self._options = {
+            "allow_unicode_keys": True,
+            "connect_timeout": TIMEOUT_SECONDS,
+            "timeout": TIMEOUT_SECONDS,
+            "no_delay": True,
+            **{name: value for name, value in options.items() if name in _CLIENT_OPTIONS},
+        }
+        self._open()
+        # The client would call a bad prefix an outage, at each request.
+        cache.make_and_validate_key(NAMESPACE + "0" * 40)
+
+    def describe(self) -> str:
+        return f"memcached at {', '.join(sorted(self._nodes))} through pymemcache"
+
+    def read(self, session_id: str) -> Record | None:
+        return _record(session_id, self._find(session_id))
+
+    def create(self, record: Record, now: int) -> Updated | Taken:
+        data = pack(record)
+        answer = self._store("add", record, data, record.expires, now)
+        if not answer.stored and not (answer.sent_twice and self._holds(record.id, data)):
+            return Taken()
+        return Updated(_without_handle(record))
+
+    def update(self, record: Record, base: Record, now: int) -> Outcome:
+        data = pack(record)
+        current = self._current(base, now)
+        for _ in range(_ROUNDS):
+            if current is None or current.expires <= now:
+                return Gone()
+            if current.version != base.version:
+                return Conflict(current)
+            answer = self._store("cas", record, data, record.expires, now, current.handle)
+            if answer.stored:
+                return Updated(_without_handle(record))
+            if answer.stored is None:
+                return Gone()
+            found = self._find(base.id)
+            if answer.sent_twice and found is not None and found.data == data:
+                return Updated(_without_handle(record))
+            # If the version is still the same, someone has only moved the expiry.
+            current = _record(base.id, found)
+        raise self._contended(base.id)
+
+    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
+        # Not memcached's own ``touch``, which looks at no version and leaves the times in the
+        # record as they are.
+        current = self._current(base, now)
+        if current is None or current.expires <= now or current.version != base.version:
+            return False
+        touched = msgspec.structs.replace(
+            current,
+            expires=max(expires, current.expires),
+            last_activity=max(last_activity, current.last_activity),
+        )
+        answer = self._store("cas", touched, pack(touched), touched.expires, now, current.handle)
+        return answer.stored is True
+
+    def delete(self, session_id: str) -> None:
+        self._call(session_id, "delete")
+
+    def purge(self, now: int, batch: int) -> int:
+        return 0
+
+    def fill(self, record: Record, until: int, now: int) -> None:
+        data = pack(record)
+        for _ in range(_ROUNDS):
+            found = self._find(record.id)
+            if found is None:
+                answer = self._store("add", record, data, until, now)
+            elif self._is_refused(record, found, now):
+                return
+            else:
+                answer = self._store("cas", record, data, until, now, found.cas)
+            if answer.stored:
+                return
+        raise self._contended(record.id)
+
+    def bury(self, grave: Record, now: int) -> None:
+        self._store("set", grave, pack(grave), grave.expires, now)
+
+    def close(self) -> None:
+        for node in self._nodes.values():
+            node.close()
+
+    # --- Records and items ------------------------------------------------------------------
+
+    def _current(self, base: Record, now: int) -> Record | None:
+        """The record to compare with ``base``: itself, where it came with its cas token."""
+        if base.handle is not None and base.expires > now:
+            return base
+        return self.read(base.id)
+
+    def _find(self, session_id: str) -> _Stored | None:
+        (data, cas), _ = self._call(session_id, "gets")
+        if data is None:
+            return None
+        if cas == b"0":
+            raise StorageUnavailable(
+                f"memcached at {self._node_of(session_id)} was started with -C, which takes "
+                "compare-and-set from it. Start it without."
+            )
+        return _Stored(data, cas)
+
+    def _holds(self, session_id: str, data: bytes) -> bool:
+        found = self._find(session_id)
+        return found is not None and found.data == data
+
+    def _is_refused(self, copy: Record, found: _Stored, now: int) -> bool:
+        try:
+            return is_refused(copy, unpack(copy.id, found.data), now)
+        except UnreadablePayload:
+            return False
+
+    def _store(
+        self,
+        command: str,
+        record: Record,
+        data: bytes,
+        until: int,
+        now: int,
+        cas: bytes | None = None,
+    ) -> _Answer:
+        arguments = (data,) if cas is None else (data, cas)
+        return _Answer(*self._call(record.id, command, *arguments, expire=_lifetime(until, now)))
+
+    # --- Nodes ------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        clients = [
+            # Without a serde, values are the bytes that were sent: nothing is unpickled.
+            PooledClient(server, default_noreply=False, **self._options)
+            for server in self._cache.client_servers  # type: ignore[attr-defined]
+        ]
+        self._nodes: dict[str, PooledClient] = {_name(client): client for client in clients}
+        self._process = os.getpid()
+
+    def _node_of(self, session_id: str) -> str:
+        """The node with the highest score for the session (rendezvous hashing).
+
+        The order of the list does not matter, and a node more or less moves only its own share.
+        Not pymemcache's RendezvousHash, which is the same in twenty times as long.
+        """
+        if len(self._nodes) == 1:
+            return next(iter(self._nodes))
+        return max(
+            self._nodes,
+            key=lambda name: hashlib.blake2b(
+                f"{name} {session_id}".encode(), digest_size=8
+            ).digest(),
+        )
+
+    def _call(
+        self, session_id: str, command: str, *arguments: Any, **options: Any
+    ) -> tuple[Any, bool]:
+        """The answer to one command, and whether it was sent twice.
+
+        Raises `StorageUnavailable`, `StorageFull` and `PayloadTooLarge`.
+        """
+        if self._process != os.getpid():
+            # A fork shares its parent's sockets, and would read the answers to its questions.
+            self._open()
+        name = self._node_of(session_id)
+        key = self._cache.make_key(NAMESPACE + session_id)
+        try:
+            with self._nodes[name].client_pool.get_and_release(destroy_on_fail=True) as client:
+                method = getattr(client, command)
+                was_idle = client.sock is not None
+                try:
+                    return method(key, *arguments, **options), False
+                except _BROKEN:
+                    # A node that was restarted has closed what was open, which costs nobody a
+                    # request. The client connects anew; a second failure is an outage.
+                    if not was_idle:
+                        raise
+                    return method(key, *arguments, **options), True
+        except _FAILURES as error:
+            raise _explained(error, name, arguments) from error
+
+    def _contended(self, session_id: str) -> StorageUnavailable:
+        return StorageUnavailable(
+            f"memcached at {self._node_of(session_id)}: others changed the item of a session "
+            f"{_ROUNDS} times in a row"
+        )
+
+
+def _name(client: PooledClient) -> str:
+    server = client.server
+    return server if isinstance(server, str) else ":".join(map(str, server))
+
+
+def _record(session_id: str, found: _Stored | None) -> Record | None:
+    return None if found is None else unpack(session_id, found.data, found.cas)
+
+
+def _without_handle(record: Record) -> Record:
+    # memcached does not tell the token of what it has just stored.
+    return record if record.handle is None else msgspec.structs.replace(record, handle=None)
+
+
+def _lifetime(until: int, now: int) -> int:
+    """The time as memcached wants to be told it; never too short, as the record itself decides.
+
+    Seconds from now while that is possible, as the clock of a node may differ.
+    """
+    seconds = -((now - until) // 1000)
+    if seconds <= 0:
+        return -1
+    # memcached counts from its last tick, up to a second ago.
+    seconds += 1
+    return seconds if seconds <= _LONGEST_RELATIVE else -(-until // 1000)
+
+
+def _explained(
+    error: Exception, node: str, arguments: tuple[Any, ...]
+) -> StorageUnavailable | PayloadTooLarge:
+    said = b" ".join(arg for arg in error.args if isinstance(arg, bytes))
+    if isinstance(error, MemcacheServerError):
+        if b"too large" in said:
+            return PayloadTooLarge(
+                f"The session takes {len(arguments[0])} bytes, more than memcached at {node} "
+                "keeps in one item. Store less in the session, or start memcached with a larger "
+                "-I (1 MB by default)."
+            )
+        if b"out of memory" in said:
+            return StorageFull(f"memcached at {node} has no memory left: give it more with -m")
+    reason = said.decode("ascii", "replace") or str(error)
+    return StorageUnavailable(f"memcached at {node}: {type(error).__name__}: {reason}")
