@@ -1,0 +1,341 @@
+"""Records in any Django cache, through nothing but ``add``, ``get``, ``set`` and ``delete``.
+
+No cache has a compare-and-set in Django's API, so every change is made under a lock: of the
+process, of a file or, where the cache offers nothing better, of an entry of the cache.
+
+The container is Django's: a cache pickles what it keeps, a record included. Who can write to such
+a cache can run code in the site, as with any other use of it. The payload inside is sealed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import random
+import secrets
+import threading
+import time
+import zlib
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from django.core.cache import caches
+from django.core.cache.backends.base import BaseCache
+from django.core.cache.backends.db import BaseDatabaseCache
+from django.core.cache.backends.filebased import FileBasedCache
+from django.core.cache.backends.locmem import LocMemCache
+from django.core.files import locks
+
+from ..exceptions import StorageFull, StorageUnavailable, UnreadablePayload
+from ..records import Record, pack, unpack
+from .base import CacheStorage, Conflict, Gone, Outcome, Taken, Updated
+from .copies import is_refused
+from .database_cache import DatabaseCacheStorage
+
+# Keeps sessions apart from what else is in the cache. The cache adds its own prefix and version.
+NAMESPACE: Final = "django_sessionstores:"
+
+WAIT_SECONDS: Final = 5.0
+"""How long to wait for a lock. It is held for a few operations of the cache."""
+LOCK_SECONDS: Final = 30
+"""How long a lock in the cache outlives a process that was killed while it held it."""
+SAFE_SECONDS: Final = 10.0
+"""How long its holder relies on it. What is left is for a write that is under way."""
+
+# Some caches, on finding an entry expired, delete whatever has its key by then. So an entry lives
+# longer than its record, and by then nobody saves the session any more.
+_GRACE_SECONDS: Final = 60
+
+_STRIPES: Final = 64
+
+
+def from_cache(alias: str) -> CacheStorage:
+    """The storage for sessions in the cache with this alias, whatever its class."""
+    cache = caches.create_connection(alias)
+    if isinstance(cache, BaseDatabaseCache):
+        return DatabaseCacheStorage(cache)
+    if isinstance(cache, LocMemCache):
+        return LocMemStorage(alias)
+    if isinstance(cache, FileBasedCache):
+        return FileCacheStorage(alias, cache._dir)  # type: ignore[attr-defined]
+    return PortableStorage(alias)
+
+
+class PortableStorage(CacheStorage):
+    """Records in a cache of which only Django's API is known.
+
+    The lock is an entry of the cache, so it is as good as the cache's ``add``, and as its memory:
+    a cache that evicts the entry lets two in. The timeouts of the cache's client have to be below
+    `LOCK_SECONDS` less `SAFE_SECONDS`.
+
+    A cache that swallows its errors is found out when it loses a write, but its "no such key" has
+    to be believed.
+    """
+
+    self_expiring = True
+
+    # What ``get`` raises for an entry that is no pickle, or a damaged one.
+    _damage: tuple[type[Exception], ...] = (pickle.UnpicklingError, zlib.error, EOFError)
+    # Whether a write that raised nothing was done.
+    _reliable = False
+
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
+
+    def describe(self) -> str:
+        return f"{type(self._cache).__name__} through Django's cache API (alias {self._alias!r})"
+
+    def read(self, session_id: str) -> Record | None:
+        try:
+            data = self._cache.get(NAMESPACE + session_id)
+        except OSError as error:
+            raise self._unavailable(error) from error
+        except self._damage as error:
+            raise UnreadablePayload("entry of the cache is damaged") from error
+        except Exception as error:
+            raise self._unavailable(error) from error
+        if data is None:
+            return None
+        if not isinstance(data, bytes):
+            raise UnreadablePayload("entry of the cache is no record")
+        return unpack(session_id, data)
+
+    def create(self, record: Record, now: int) -> Updated | Taken:
+        data = pack(record)
+        timeout = _timeout(record.expires, now, _GRACE_SECONDS)
+        if not self._ask("add", NAMESPACE + record.id, data, timeout):
+            return Taken()
+        self._verify(record, data)
+        return Updated(record)
+
+    def update(self, record: Record, base: Record, now: int) -> Outcome:
+        with self._lock(base.id) as deadline:
+            current = self.read(base.id)
+            if current is None or current.expires <= now:
+                return Gone()
+            if current.version != base.version:
+                return Conflict(current)
+            self._replace(current, record, now, deadline)
+        return Updated(record)
+
+    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
+        with self._lock(base.id) as deadline:
+            current = self.read(base.id)
+            if current is None or current.expires <= now or current.version != base.version:
+                return False
+            touched = msgspec.structs.replace(
+                current,
+                expires=max(expires, current.expires),
+                last_activity=max(last_activity, current.last_activity),
+            )
+            self._replace(current, touched, now, deadline)
+        return True
+
+    def delete(self, session_id: str) -> None:
+        # Under the lock, or it would be undone by a writer that has just compared versions.
+        with self._lock(session_id) as deadline:
+            self._rely_on(deadline)
+            self._ask("delete", NAMESPACE + session_id)
+            if not self._reliable and self._ask("get", NAMESPACE + session_id) is not None:
+                raise StorageUnavailable(f"{self.describe()} did not delete a session")
+
+    def purge(self, now: int, batch: int) -> int:
+        return 0
+
+    def fill(self, record: Record, until: int, now: int) -> None:
+        with self._lock(record.id) as deadline:
+            with suppress(UnreadablePayload):
+                current = self.read(record.id)
+                if current is not None and is_refused(record, current, now):
+                    return
+            self._put(record, _timeout(until, now), deadline)
+
+    def bury(self, grave: Record, now: int) -> None:
+        with self._lock(grave.id) as deadline:
+            self._put(grave, _timeout(grave.expires, now, _GRACE_SECONDS), deadline)
+
+    # --- Entries ------------------------------------------------------------------------------
+
+    @property
+    def _cache(self) -> BaseCache:
+        # The one that Django hands out, not one of our own: some clients must not be shared by
+        # threads, and who opens connections relies on being closed with the request.
+        return caches[self._alias]
+
+    def _replace(self, current: Record, record: Record, now: int, deadline: float) -> None:
+        """Put a record in place of another, which stays if that fails."""
+        try:
+            self._put(record, _timeout(record.expires, now, _GRACE_SECONDS), deadline)
+        except StorageUnavailable:
+            # On memcached a value that is too large takes the old one with it.
+            if not self._reliable and time.monotonic() < deadline:
+                with suppress(StorageUnavailable):
+                    self._put(current, _timeout(current.expires, now, _GRACE_SECONDS), deadline)
+            raise
+
+    def _put(self, record: Record, timeout: int, deadline: float) -> None:
+        data = pack(record)
+        self._rely_on(deadline)
+        if timeout <= 0:
+            self._ask("delete", NAMESPACE + record.id)
+            return
+        self._ask("set", NAMESPACE + record.id, data, timeout)
+        self._verify(record, data)
+
+    def _verify(self, record: Record, data: bytes) -> None:
+        """Read back what was written, where the cache may have dropped it without a word."""
+        if not self._reliable and self._ask("get", NAMESPACE + record.id) != data:
+            raise StorageFull(
+                f"{self.describe()} did not keep a session of {len(data)} bytes. It is out of "
+                "reach or full, or takes no entries of this size."
+            )
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        """What a method of the cache returns. Whatever it raises is `StorageUnavailable`."""
+        try:
+            return getattr(self._cache, method)(*arguments)
+        except Exception as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Exception) -> StorageUnavailable:
+        return StorageUnavailable(f"{self.describe()}: {type(error).__name__}")
+
+    # --- Locks --------------------------------------------------------------------------------
+
+    def _rely_on(self, deadline: float) -> None:
+        # Not once more from the start: a cache this slow would not be faster the next time.
+        if time.monotonic() > deadline:
+            raise StorageUnavailable(
+                f"{self.describe()} took longer to answer than a lock on it holds. Nothing was "
+                "written."
+            )
+
+    @contextmanager
+    def _lock(self, session_id: str) -> Generator[float]:
+        """Keep others from changing the session; the moment until which that is sure."""
+        name, token = f"{NAMESPACE}lock:{session_id}", secrets.token_hex(8)
+        started = 0.0
+
+        def attempt() -> bool:
+            nonlocal started
+            started = time.monotonic()
+            return bool(self._ask("add", name, token, LOCK_SECONDS))
+
+        self._wait_for(attempt)
+        try:
+            yield started + SAFE_SECONDS
+        finally:
+            # Later it may be someone else's. It ends by itself.
+            if time.monotonic() < started + SAFE_SECONDS:
+                with suppress(StorageUnavailable):
+                    if self._ask("get", name) == token:
+                        self._ask("delete", name)
+
+    def _wait_for(self, attempt: Callable[[], bool]) -> None:
+        """Try to take a lock until it works. Raises `StorageUnavailable` after a time."""
+        until = time.monotonic() + WAIT_SECONDS
+        while not attempt():
+            if time.monotonic() > until:
+                raise StorageUnavailable(
+                    f"{self.describe()}: the lock of a session was not free for "
+                    f"{WAIT_SECONDS:g} seconds"
+                )
+            time.sleep(random.uniform(0.0005, 0.004))  # noqa: S311 - so that not all come at once
+
+
+class LocMemStorage(PortableStorage):
+    """Records in Django's cache in the memory of this process, and so is the lock."""
+
+    shared = False
+
+    _damage = (Exception,)
+    _reliable = True
+    # Of the module's storages together: two may be on the same cache.
+    _locks: Final = tuple(threading.Lock() for _ in range(_STRIPES))
+
+    @contextmanager
+    def _lock(self, session_id: str) -> Generator[float]:
+        lock = self._locks[_stripe(session_id)]
+        if not lock.acquire(timeout=WAIT_SECONDS):
+            raise StorageUnavailable(f"{self.describe()}: a thread does not give back its lock")
+        try:
+            yield math.inf
+        finally:
+            lock.release()
+
+
+class FileCacheStorage(PortableStorage):
+    """Records in Django's cache of files, changed under file locks in its folder.
+
+    The cache's ``add`` looks first and writes then, so that two processes may both succeed.
+    """
+
+    # What is wrong with a disk is an OSError; everything else comes from what was read.
+    _damage = (Exception,)
+    _reliable = True
+
+    def __init__(self, alias: str, folder: str) -> None:
+        super().__init__(alias)
+        self._folder = Path(folder)
+
+    def describe(self) -> str:
+        return f"{super().describe()} in {self._folder}"
+
+    def create(self, record: Record, now: int) -> Updated | Taken:
+        with self._lock(record.id):
+            return super().create(record, now)
+
+    @contextmanager
+    def _lock(self, session_id: str) -> Generator[float]:
+        # The cache counts, culls and clears only what has its own suffix.
+        path = self._folder / f"sessions-{_stripe(session_id):02}.lock"
+        fd = -1
+
+        def attempt() -> bool:
+            nonlocal fd
+            fd = self._open(path)
+            if locks.lock(fd, locks.LOCK_EX | locks.LOCK_NB) and _is_at(fd, path):
+                return True
+            os.close(fd)
+            return False
+
+        try:
+            self._wait_for(attempt)
+        except OSError as error:
+            raise self._unavailable(error) from error
+        try:
+            yield math.inf
+        finally:
+            # Closing is not enough where a thread has forked meanwhile: the child holds a copy.
+            locks.unlock(fd)
+            os.close(fd)
+
+    def _open(self, path: Path) -> int:
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except FileNotFoundError:
+            # The cache, too, makes its folder anew where someone has cleaned up.
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether the open file is still the one that others find there."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _stripe(session_id: str) -> int:
+    return zlib.crc32(session_id.encode()) % _STRIPES
+
+
+def _timeout(until: int, now: int, grace: int = 0) -> int:
+    """The seconds from now until a moment, and some grace if that is not past already."""
+    seconds = -((now - until) // 1000)
+    return seconds + grace if seconds > 0 else 0
