@@ -175,6 +175,8 @@ class Layered(Storage):
         now = _now()
         until = min(record.expires, now + int(self._lease * 1000))
         if until <= now:
+            # A copy from before a shorter lifetime was set would go on being served.
+            yield from self._bury(record.id)
             return
         try:
             yield from self._tell_cache("fill", record, until, now, is_news=is_news)
