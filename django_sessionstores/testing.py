@@ -167,8 +167,11 @@ def observed(
         for storage in storages:
             for name in STORAGE_METHODS:
                 if hasattr(storage, name):
-                    pair = {name: blocking(storage, name), "a" + name: awaited(storage, name)}
-                    stack.enter_context(mock.patch.multiple(storage, **pair))
+                    for twin, call in (
+                        (name, blocking(storage, name)),
+                        ("a" + name, awaited(storage, name)),
+                    ):
+                        stack.enter_context(mock.patch.object(storage, twin, call))
         yield calls
 
 
@@ -575,8 +578,12 @@ class StorageContract:
         dead = [self.stored(expires=now() + HOUR) for _ in range(3)]
         live = self.stored(expires=now() + DAY)
         grave = self.buried()
-        assert sum(self.purge_all(now() + 2 * HOUR, 100)) == 4
-        assert [self.store.read(record.id) for record in [*dead, grave]] == [None] * 4
+        moment = now() + 2 * HOUR
+        assert sum(self.purge_all(moment, 100)) == 4
+        for record in [*dead, grave]:
+            held = self.store.read(record.id)
+            # A cache in front may still hold a copy that says itself that it has expired.
+            assert held is None or held.expires <= moment
         assert bare(self.store.read(live.id)) == bare(live)
 
     def test_purge_works_in_batches(self) -> None:
@@ -880,9 +887,8 @@ class EngineContract:
         session = self.session(key)
         session.get("color")
         self.session().delete(key)
-        with at(now() + DAY):
-            with suppress(SessionEnded):
-                session.save()
+        with at(now() + DAY), suppress(SessionEnded):
+            session.save()
         assert self.data(key) == {}
 
     def test_a_save_does_not_revive_an_expired_session(self) -> None:
@@ -934,8 +940,9 @@ class EngineContract:
             session.set_expiry(age)
             session.save()
         with at(now() + DAY):
-            assert Twin(self.SessionStore(), self.awaited).clear_expired() == 1
-        assert self.storage.read(session_id(short.session_key)) is None
+            assert self.session().clear_expired() == 1
+            assert self.session().clear_expired() == 0
+            assert self.data(short.session_key) == {}
         assert self.data(long.session_key) == {"_session_expiry": 864_000}
 
     # --- Concurrency -------------------------------------------------------------------------
