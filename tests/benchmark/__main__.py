@@ -1,0 +1,119 @@
+"""The command: choose cases, print the table."""
+
+import argparse
+import cProfile
+import json
+import os
+import pstats
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import django
+import pytest
+from django.core.management import call_command
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+django.setup()
+
+from tests.benchmark import measure, targets  # noqa: E402 - models need Django set up
+from tests.benchmark.operations import OPERATIONS  # noqa: E402
+from tests.cases import Case, select  # noqa: E402
+
+PROFILED_REQUESTS = 3000
+PROFILED_LINES = 25
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m tests.benchmark", description=__doc__)
+    parser.add_argument("--engine", help="only this engine: memory, file, db, cache, cached_db")
+    parser.add_argument("--store", help="only cases with this store or server: redis, sqlite")
+    parser.add_argument("--rounds", type=int, default=200, help="turns of each contender (200)")
+    parser.add_argument("--json", action="store_true", help="print figures for programs to read")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
+    parser.add_argument("--profile", metavar="CASE", help="show where the time of a case goes")
+    return parser.parse_args()
+
+
+def chosen(options: argparse.Namespace) -> list[Case]:
+    try:
+        if options.profile:
+            return select(options.profile)
+        of_engine = select(options.engine) if options.engine else select()
+        of_store = select(options.store) if options.store else select()
+    except ValueError as error:
+        sys.exit(str(error))
+    return [case for case in of_engine if case in of_store]
+
+
+def rows(cases: list[Case], rounds: int) -> Iterator[dict[str, Any]]:
+    """One row for each operation on each case, as it becomes known."""
+    for case in cases:
+        try:
+            with measure.in_force(case) as engine:
+                for operation, figures in measure.figures(engine, rounds):
+                    yield targets.row(case, operation.name, figures)
+        except pytest.skip.Exception as reason:
+            print(f"{case.id}: left out. {reason}", file=sys.stderr)
+
+
+def show(row: dict[str, Any], previous: str | None) -> None:
+    if row["case"] != previous:
+        print(
+            f"\n{row['case']:<28}{'session':>9}{'over client':>13}{'target':>8}"
+            f"{'of Django':>11}{'target':>8}"
+        )
+    cells = [
+        f"  {row['operation']:<26}{row['session_us']:>6.0f} us",
+        _ratio(row["over_client"], 13),
+        _ratio(row["over_client_target"], 8),
+        _ratio(row["of_django"], 11),
+        _ratio(row["of_django_target"], 8),
+        "" if row["met"] else "  missed",
+    ]
+    print("".join(cells), flush=True)
+
+
+def _ratio(value: float | None, width: int) -> str:
+    return f"{'-' if value is None else format(value, '.2f'):>{width}}"
+
+
+def profile(case: Case) -> None:
+    with measure.in_force(case) as engine:
+        for operation in OPERATIONS:
+            contender = measure.through_middleware(engine.SessionStore, operation)
+            subjects = [contender.prepare() for _ in range(PROFILED_REQUESTS)]
+            contender.do(contender.prepare())
+            profiler = cProfile.Profile()
+            profiler.enable()
+            for subject in subjects:
+                contender.do(subject)
+            profiler.disable()
+            print(f"=== {case.id}, {operation.name}, {PROFILED_REQUESTS} requests")
+            pstats.Stats(profiler).sort_stats("tottime").print_stats(PROFILED_LINES)
+            engine.empty()
+
+
+def main() -> int:
+    options = arguments()
+    cases = chosen(options)
+    call_command("migrate", verbosity=0, interactive=False)
+    if options.profile:
+        for case in cases:
+            profile(case)
+        return 0
+    measured: list[dict[str, Any]] = []
+    for row in rows(cases, options.rounds):
+        if not options.json:
+            show(row, measured[-1]["case"] if measured else None)
+        measured.append(row)
+    if options.json:
+        print(json.dumps(measured, indent=1))
+    else:
+        met = sum(row["met"] for row in measured)
+        print(f"\n{met} of {len(measured)} operations meet their targets.")
+    return int(options.check and not all(row["met"] for row in measured))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
