@@ -1,0 +1,607 @@
+"""What a session does above its storage: what counts as a change, when it asks the store, keys.
+
+The memory engine stands for all; what depends on the store is in the conformance suite.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.contrib.sessions.backends.base import UpdateError
+from django.test import Client
+
+from django_sessionstores.conf import codec
+from django_sessionstores.exceptions import (
+    SessionConflict,
+    SessionEnded,
+    StorageUnavailable,
+    UnserializableValue,
+)
+from django_sessionstores.merge import MISSING
+from django_sessionstores.records import Record, State, draw_key, session_id
+from django_sessionstores.session import SessionStore, now
+from django_sessionstores.storages.base import Taken
+from django_sessionstores.storages.memory import MemoryStorage
+from django_sessionstores.testing import HOUR, Twin, at, in_threads, observed, successor
+
+pytestmark = pytest.mark.engines("memory")
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def session(request: pytest.FixtureRequest, engine: Any) -> Open:
+    """Makes the session object of a request with the given key, called both ways."""
+    return lambda key=None: Twin(engine.SessionStore(key), request.param)
+
+
+@pytest.fixture
+def store(engine: Any) -> Any:
+    return engine.storage
+
+
+@pytest.fixture
+def stored(session: Open) -> Callable[..., str]:
+    """Makes the key of a stored session with the given data."""
+
+    def make(**data: Any) -> str:
+        first = session()
+        first.update(data)
+        first.save()
+        return str(first.session_key)
+
+    return make
+
+
+def data(session: Any) -> dict[str, Any]:
+    return dict(session.items())
+
+
+# What counts as a change -----------------------------------------------------------------------
+
+EQUAL = [
+    pytest.param({"a": 1, "b": 2}, {"b": 2, "a": 1}, id="dict-order"),
+    pytest.param({"x", "y", "z"}, {"z", "y", "x"}, id="set-order"),
+    pytest.param([{"deep": {"a": {1, 2}}}], [{"deep": {"a": {2, 1}}}], id="nested"),
+]
+DIFFERENT = [
+    pytest.param([1], [True], id="int-bool"),
+    pytest.param([1], [1.0], id="int-float"),
+    pytest.param([1, 2], [2, 1], id="list-order"),
+    pytest.param([[]], [()], id="list-tuple"),
+    pytest.param([{"a": None}], [{}], id="none-absent"),
+    pytest.param([b"a"], ["a"], id="bytes-text"),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), EQUAL)
+def test_an_equal_value_in_place_is_no_change(
+    session: Open, stored: Any, before: Any, after: Any
+) -> None:
+    """Or a request that only reads would write, since sets have no order of their own."""
+    request = session(stored(box=[before]))
+    request.get("box")[0] = after
+    assert not request.modified
+
+
+@pytest.mark.parametrize(("before", "after"), DIFFERENT)
+def test_a_different_value_in_place_is_a_change(
+    session: Open, stored: Any, before: Any, after: Any
+) -> None:
+    """``==`` says that 1 is True; who stored the one must not get back the other."""
+    key = stored(box=[before])
+    request = session(key)
+    request.get("box")[0] = after
+    assert request.modified
+    request.save()
+    assert codec().freeze(data(session(key))) == codec().freeze({"box": [after]})
+
+
+def test_a_set_to_an_equal_value_makes_no_write(session: Open, stored: Any, store: Any) -> None:
+    """Views that always set the same flag are common; the cookie is still sent anew."""
+    request = session(stored(x=1))
+    request.get("x")
+    with observed(store) as calls:
+        request.set("x", 1)
+        request.save()
+    assert request.modified
+    assert calls == []
+
+
+def test_a_change_of_order_is_saved_when_modified_is_set(session: Open, stored: Any) -> None:
+    """Who says that it is modified means it."""
+    key = stored(d={"a": 1, "b": 2})
+    request = session(key)
+    request.get("d")["a"] = request.get("d").pop("a")
+    request.target.modified = True
+    request.save()
+    assert list(session(key).get("d")) == ["b", "a"]
+
+
+def test_modified_outlives_an_explicit_save(session: Open) -> None:
+    """The middleware reads it to decide whether to send the cookie."""
+    request = session()
+    request.set("x", 1)
+    request.save()
+    assert request.modified
+
+
+def test_the_second_save_makes_no_trip(session: Open, store: Any) -> None:
+    """The view saves, and then the middleware does."""
+    request = session()
+    request.set("x", 1)
+    request.save()
+    with observed(store) as calls:
+        request.save()
+    assert calls == []
+
+
+def test_modified_false_dismisses_the_changes_so_far(session: Open, stored: Any) -> None:
+    """The documented way to keep a request from saving; the next change counts again."""
+    request = session(stored(box=[]))
+    request.get("box").append(1)
+    request.target.modified = False
+    assert not request.modified
+    request.get("box").append(2)
+    assert request.modified
+
+
+def test_delete_test_cookie_is_a_change(session: Open) -> None:
+    """Django's async method forgets it, and the test cookie stays for ever."""
+    request = session()
+    request.set_test_cookie()
+    request.save()
+    later = session(request.session_key)
+    later.delete_test_cookie()
+    assert later.modified
+
+
+def test_a_value_that_cannot_be_serialized_is_a_change(session: Open, stored: Any) -> None:
+    """So that saving says what is wrong, instead of the value silently missing."""
+    key = stored(box=[])
+    request = session(key)
+    request.get("box").append(object())
+    assert request.modified
+    with pytest.raises(UnserializableValue, match="'box'"):
+        request.save()
+    request.set("box", ["mended"])
+    request.save()
+    assert data(session(key)) == {"box": ["mended"]}
+
+
+# Keys ------------------------------------------------------------------------------------------
+
+
+def test_cycle_key_waits_for_the_save(session: Open, stored: Any, store: Any) -> None:
+    """A login is then one write, and a view that fails after it loses nothing."""
+    key = stored(x=1)
+    request = session(key)
+    with observed(store) as calls:
+        request.cycle_key()
+    assert calls == ["read"]
+    assert request.session_key != key
+    assert data(session(key)) == {"x": 1}
+
+
+def test_cycle_key_denies_the_old_key_at_once(session: Open, stored: Any, store: Any) -> None:
+    """On that object, as code that checks after cycle_key() expects; without a trip."""
+    key = stored(x=1)
+    request = session(key)
+    request.cycle_key()
+    with observed(store) as calls:
+        assert not request.exists(key)
+    assert calls == []
+
+
+def test_login_and_logout_in_one_request_leave_nothing(
+    session: Open, stored: Any, store: Any
+) -> None:
+    """The stored session is the one under the old key; the new key was never stored."""
+    key = stored(x=1)
+    request = session(key)
+    request.cycle_key()
+    request.set("_auth_user_id", "1")
+    new_key = request.session_key
+    with observed(store) as calls:
+        request.flush()
+    assert calls == ["delete"]
+    assert data(session(key)) == data(session(new_key)) == {}
+
+
+def test_flush_of_an_unread_session_is_one_trip(session: Open, stored: Any, store: Any) -> None:
+    """Logout fetches nothing first."""
+    request = session(stored(x=1))
+    with observed(store) as calls:
+        request.flush()
+    assert calls == ["delete"]
+
+
+def test_clear_without_load_empties_the_stored_session(session: Open, stored: Any) -> None:
+    """clear() puts an empty dict in place without reading what it replaces."""
+    key = stored(x=1)
+    request = session(key)
+    request.clear()
+    request.save()
+    assert request.session_key == key
+    assert data(session(key)) == {}
+
+
+def test_clear_without_load_does_not_revive(session: Open, stored: Any) -> None:
+    """The session was deleted meanwhile, which only this save finds out."""
+    key = stored(x=1)
+    request = session(key)
+    request.clear()
+    request.set("y", 2)
+    session().delete(key)
+    with pytest.raises(SessionEnded):
+        request.save()
+    assert data(session(key)) == {}
+
+
+def test_clear_then_cycle_key_ends_the_old_key(session: Open, stored: Any) -> None:
+    """Or what was cleared would still be there under the old key."""
+    key = stored(x=1)
+    request = session(key)
+    request.clear()
+    request.cycle_key()
+    request.set("y", 2)
+    request.save()
+    assert data(session(key)) == {}
+    assert data(session(request.session_key)) == {"y": 2}
+
+
+def test_clear_then_cycle_key_does_not_keep_what_was_cleared(session: Open, stored: Any) -> None:
+    """The merge must see a deletion of what was there, not a dict that knows nothing of it."""
+    request = session(stored(x=1))
+    request.clear()
+    request.cycle_key()
+    request.save()
+    assert data(session(request.session_key)) == {}
+
+
+def test_create_stores_an_empty_session_at_once(session: Open, store: Any) -> None:
+    """As Django documents it, in one trip."""
+    request = session()
+    with observed(store) as calls:
+        request.create()
+    assert calls == ["create"]
+    assert request.modified
+    assert session().exists(request.session_key)
+
+
+def test_create_draws_again_when_a_key_is_taken(session: Open, store: Any) -> None:
+    """Without a probe before the insert, the insert must find out."""
+    request = session()
+    answers = iter([Taken(), Taken()])
+    real = store.create
+    store.create = lambda record, moment: next(answers, None) or real(record, moment)
+    try:
+        request.create()
+    finally:
+        del store.create
+    assert session().exists(request.session_key)
+
+
+def test_a_store_in_which_every_key_is_taken_is_an_outage(session: Open, store: Any) -> None:
+    """It does not work, and trying for ever would hang the request."""
+    store.create = lambda record, moment: Taken()
+    try:
+        with pytest.raises(StorageUnavailable):
+            session().create()
+    finally:
+        del store.create
+
+
+def test_must_create_keeps_the_key(session: Open) -> None:
+    """Who names a key gets that one, or ``CreateError``."""
+    key = draw_key()
+    request = session(key)
+    request.save(must_create=True)
+    assert request.session_key == key
+    assert session().exists(key)
+
+
+def test_delete_ends_the_object_too(session: Open, stored: Any) -> None:
+    """A save after delete() must not make the session anew."""
+    request = session(stored(x=1))
+    request.set("y", 2)
+    request.delete()
+    with pytest.raises(SessionEnded):
+        request.save()
+
+
+def test_session_ended_is_what_django_catches() -> None:
+    """Its middleware turns ``UpdateError`` into a 400 and keeps the cookie."""
+    assert issubclass(SessionEnded, UpdateError)
+
+
+def test_the_session_id_follows_the_key(session: Open, stored: Any) -> None:
+    """Other tables refer to it; the key itself must stay in the browser."""
+    key = stored(x=1)
+    assert session(key).session_id == session_id(key)
+    assert session().session_id is None
+
+
+def test_one_storage_for_all_threads(engine: Any) -> None:
+    """A second one would have connections, or records, of its own."""
+    made = []
+
+    class Engine(SessionStore):
+        @classmethod
+        def make_storage(cls) -> MemoryStorage:
+            made.append(MemoryStorage(10))
+            return made[-1]
+
+    storages = in_threads([Engine.storage] * 8)
+    assert len(made) == 1
+    assert set(map(id, storages)) == {id(made[0])}
+
+
+# What the record says --------------------------------------------------------------------------
+
+
+def record(store: Any, key: str) -> Record:
+    held = store.read(session_id(key))
+    assert held is not None
+    return held  # type: ignore[no-any-return]
+
+
+def test_the_record_carries_the_user(session: Open, stored: Any, store: Any) -> None:
+    """Listing and ending by user stand on it; it is known from the first save on."""
+    key = stored(_auth_user_id=7)
+    assert record(store, key).user_id == "7"
+    request = session(key)
+    request.pop("_auth_user_id")
+    request.save()
+    assert record(store, key).user_id is None
+
+
+def test_created_stays_until_the_user_changes(session: Open, stored: Any, store: Any) -> None:
+    """An absolute lifetime starts with the login, and neither a save nor a new key moves it."""
+    key = stored(x=1)
+    born = record(store, key).created
+    with at(born + 10):
+        request = session(key)
+        request.set("x", 2)
+        request.save()
+        assert record(store, key).created == born
+    with at(born + 20):
+        request = session(key)
+        request.cycle_key()
+        request.save()
+        assert record(store, request.session_key).created == born
+    with at(born + 30):
+        request.cycle_key()
+        request.set("_auth_user_id", "7")
+        request.save()
+        assert record(store, request.session_key).created == born + 30
+
+
+def test_a_save_within_the_touch_interval_keeps_the_expiry(
+    session: Open, stored: Any, store: Any
+) -> None:
+    """No indexed column moves, so PostgreSQL updates in place."""
+    key = stored(x=1)
+    before = record(store, key)
+    with at(before.last_activity + 1000):
+        request = session(key)
+        request.set("x", 2)
+        request.save()
+    after = record(store, key)
+    assert after.expires == before.expires
+    assert after.version == before.version + 1
+
+
+def test_a_shorter_lifetime_holds_at_once(session: Open, stored: Any, store: Any) -> None:
+    """The step is for moving forward; a session must not outlive its lifetime."""
+    key = stored(x=1)
+    request = session(key)
+    request.set_expiry(record(store, key).expires // 1000 - now() // 1000 - 5)
+    request.save()
+    assert record(store, key).expires < now() + 1_209_600_000 - 4000
+
+
+# Concurrency -----------------------------------------------------------------------------------
+
+
+def test_a_superseded_key_is_anonymous_with_its_cookie_untouched(engine: Any, user: Any) -> None:
+    """A deleting cookie would overtake the login's in the browser and log the user out."""
+    browser = Client()
+    browser.get("/write/x/1/")
+    before_login = browser.cookies["sessionid"].value
+    browser.get(f"/login/{user.username}/")
+    parallel = Client()
+    parallel.cookies["sessionid"] = before_login
+    response = parallel.get("/who/")
+    assert response.content == b""
+    assert "sessionid" not in response.cookies
+
+
+def test_a_write_under_a_superseded_key_is_refused(engine: Any, user: Any) -> None:
+    """With a 400, so that the client may repeat it with the new cookie. Nothing is lost unsaid."""
+    browser = Client()
+    browser.get("/write/x/1/")
+    before_login = browser.cookies["sessionid"].value
+    browser.get(f"/login/{user.username}/")
+    parallel = Client()
+    parallel.cookies["sessionid"] = before_login
+    response = parallel.get("/write/y/2/")
+    assert response.status_code == 400
+    assert "sessionid" not in response.cookies
+    assert browser.get("/read/").json()["x"] == "1"
+
+
+def test_a_tombstone_ends(session: Open, stored: Any, store: Any) -> None:
+    """After TOMBSTONE_AGE the old key is one that nobody knows."""
+    key = stored(x=1)
+    request = session(key)
+    request.cycle_key()
+    request.save()
+    grave = record(store, key)
+    assert grave.state is State.SUPERSEDED
+    with at(grave.expires):
+        late = session(key)
+        assert data(late) == {}
+        assert late.session_key is None
+
+
+def test_a_request_that_meets_its_superseded_key_late_is_refused(
+    session: Open, stored: Any
+) -> None:
+    """It had loaded before the login, and saves after it."""
+    key = stored(x=1)
+    late, login = session(key), session(key)
+    late.set("y", 2)
+    login.cycle_key()
+    login.save()
+    with pytest.raises(SessionEnded):
+        late.save()
+    assert "y" not in data(session(login.session_key))
+
+
+def test_a_login_is_merged_as_one(session: Open, stored: Any) -> None:
+    """The id of one user with the hash of another would log in somebody else, or nobody."""
+    key = stored(_auth_user_id="1", _auth_user_backend="b", _auth_user_hash="1")
+    first, second = session(key), session(key)
+    first.update({"_auth_user_id": "2", "_auth_user_hash": "2"})
+    second.update({"_auth_user_backend": "c"})
+    first.save()
+    second.save()
+    assert data(session(key)) == {
+        "_auth_user_id": "1",
+        "_auth_user_backend": "c",
+        "_auth_user_hash": "1",
+    }
+
+
+def add(base: Any, mine: Any, theirs: Any) -> Any:
+    """A merge function for counters."""
+    return mine + theirs - (base or 0)
+
+
+def test_a_merge_function_decides_when_both_changed_a_key(
+    settings: Any, engine: Any, session: Open, stored: Any
+) -> None:
+    """A counter loses no step."""
+    settings.SESSIONSTORES = {"MERGE": {"n": f"{__name__}.add"}}
+    key = stored(n=10)
+    first, second = session(key), session(key)
+    first.set("n", 11)
+    second.set("n", 15)
+    first.save()
+    second.save()
+    assert data(session(key)) == {"n": 16}
+
+
+def test_a_merge_function_is_told_what_is_missing(
+    settings: Any, engine: Any, session: Open, stored: Any
+) -> None:
+    """``None`` would be a value like any other. What it returns as missing is deleted."""
+    seen = []
+
+    def note(*values: Any) -> Any:
+        seen.append(values)
+        return MISSING
+
+    settings.SESSIONSTORES = {"MERGE": {"n": note}}
+    key = stored(x=1)
+    first, second = session(key), session(key)
+    first.set("n", None)
+    second.set("n", 2)
+    first.save()
+    second.save()
+    assert seen == [(MISSING, 2, None)]
+    assert data(session(key)) == {"x": 1}
+
+
+def test_a_save_that_always_loses_is_a_conflict(
+    settings: Any, engine: Any, session: Open, stored: Any
+) -> None:
+    """Bounded: the request must not hang. Nothing of it is stored, and it says so."""
+    settings.SESSIONSTORES = {"CONFLICT_RETRIES": 3}
+    key = stored(x=1)
+    store = engine.storage
+    request = session(key)
+    request.set("y", 2)
+    busy = False
+
+    def overtake(name: str) -> None:
+        nonlocal busy
+        if name == "update" and not busy:
+            busy = True
+            held = record(store, key)
+            store.update(successor(held), held, now())
+            busy = False
+
+    with observed(store, before=overtake) as calls, pytest.raises(SessionConflict):
+        request.save()
+    assert calls.count("update") == 1 + 3
+    assert data(session(key)) == {"x": 1}
+
+
+def test_an_uncontested_save_makes_one_trip(session: Open, stored: Any, store: Any) -> None:
+    """No look at the store before the write."""
+    request = session(stored(x=1))
+    request.get("x")
+    request.set("x", 2)
+    with observed(store) as calls:
+        request.save()
+    assert calls == ["update"]
+
+
+def test_a_contested_save_makes_one_more_trip(session: Open, stored: Any, store: Any) -> None:
+    """The conflict brings the record to merge with; there is no read between."""
+    key = stored(x=1)
+    first, second = session(key), session(key)
+    first.set("a", 1)
+    second.set("b", 2)
+    first.save()
+    with observed(store) as calls:
+        second.save()
+    assert calls == ["update", "update"]
+
+
+# Through Django's middleware -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["/", "/async/"])
+def test_saving_every_request_rarely_writes(settings: Any, engine: Any, prefix: str) -> None:
+    """SESSION_SAVE_EVERY_REQUEST: rolling expiry costs a read, and a touch once in a while."""
+    settings.SESSION_SAVE_EVERY_REQUEST = True
+    browser = Client()
+    browser.get(f"{prefix}write/x/1/")
+    with observed(engine.storage) as calls:
+        for _ in range(5):
+            response = browser.get(f"{prefix}read/")
+            assert response.cookies["sessionid"]["max-age"] == 1_209_600
+    assert calls == ["read"] * 5
+    with observed(engine.storage) as calls, at(now() + HOUR):
+        browser.get(f"{prefix}read/")
+        browser.get(f"{prefix}read/")
+    assert calls == ["read", "touch", "read"]
+
+
+@pytest.mark.parametrize("prefix", ["/", "/async/"])
+def test_login_and_logout_make_the_trips_they_must(engine: Any, user: Any, prefix: str) -> None:
+    """Two each: Django's engines make up to seven."""
+    browser = Client()
+    browser.get(f"{prefix}write/x/1/")
+    with observed(engine.storage) as calls:
+        browser.get(f"{prefix}login/{user.username}/")
+    assert calls == ["read", "rotate"]
+    assert browser.get(f"{prefix}who/").content == b"ada"
+    with observed(engine.storage) as calls:
+        browser.get(f"{prefix}logout/")
+    assert calls == ["read", "delete"]
+    assert browser.get(f"{prefix}who/").content == b""
+
+
+@pytest.mark.parametrize("prefix", ["/", "/async/"])
+def test_a_nested_change_reaches_the_next_request(engine: Any, prefix: str) -> None:
+    """Through the middleware, which asks ``modified``."""
+    browser = Client()
+    browser.get(f"{prefix}nest/a/1/")
+    with observed(engine.storage) as calls:
+        browser.get(f"{prefix}nest/b/2/")
+    assert calls == ["read", "update"]
+    assert browser.get(f"{prefix}read/").json() == {"cart": {"a": "1", "b": "2"}}
