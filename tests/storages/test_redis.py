@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
@@ -20,6 +21,7 @@ from django.test import override_settings
 from django_redis.pool import ConnectionFactory
 from redis import Redis as Client
 from redis import RedisCluster as ClusterClient
+from redis.exceptions import ResponseError
 from redis.sentinel import Sentinel as SentinelManager
 
 from django_sessionstores.exceptions import (
@@ -373,6 +375,20 @@ def test_event_loops_make_no_connections(engine: cases.Engine) -> None:
     assert connections_made() == before
 
 
+def test_connections_outlive_requests_that_close_theirs() -> None:
+    """django-redis can be told to disconnect what a request used, at its end. What sessions use
+    belongs to no request."""
+    options = {"CLOSE_CONNECTION": True}
+    with storage_at(shared(Redis).url(), DJANGO_REDIS, OPTIONS=options) as storage:
+        storage.read("a" * 40)
+        before = connections_made()
+        for _ in range(3):
+            request_finished.send(type(storage))
+            storage.read("a" * 40)
+
+        assert connections_made() == before
+
+
 def test_threads_share_the_connections(storage: redis.RedisStorage) -> None:
     """Four threads at a time need four connections, not one for each of 200 reads; and answers
     must not get mixed up between them."""
@@ -717,6 +733,20 @@ def test_a_full_server_keeps_the_old_session_and_lets_it_be_deleted(
         server.cli("config", "set", "maxmemory", "0")
 
         assert isinstance(storage.create(record(), NOW), Updated)
+
+
+def test_a_full_server_before_redis_7_is_told_from_an_outage(
+    storage: redis.RedisStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wraps the errors of scripts, so that the client does not know them."""
+    storage.create(record(), NOW)
+    said = "Error running script (call to f_0): @user_script:9: @user_script: 9: -OOM command not"
+    monkeypatch.setattr(
+        storage._client, "execute_command", mock.Mock(side_effect=ResponseError(said))
+    )
+
+    with pytest.raises(StorageFull):
+        storage.update(record(version=2), record(), NOW)
 
 
 def test_a_replica_refuses_writes_as_an_outage() -> None:
