@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
-from msgspec.structs import replace
 
 from django_sessionstores.backends.file import SessionStore, session_folder
 from django_sessionstores.exceptions import StorageFull, StorageUnavailable, UnreadablePayload
@@ -81,13 +80,16 @@ def test_a_record_comes_back_as_it_was_stored(storage: FileStorage) -> None:
     assert storage.read(ID) == record
 
 
-@pytest.mark.parametrize("size", [0, 65_535, 65_536, 65_537, 1_000_000])
-def test_a_record_of_any_size_is_read_to_its_end(storage: FileStorage, size: int) -> None:
+@pytest.mark.parametrize("size", [999, 1000, 1001, 2000, 5000])
+def test_a_file_of_any_size_is_read_to_its_end(
+    storage: FileStorage, folder: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
     """A read that stops at its buffer would turn a large session into an unreadable one."""
-    # Sizes of the whole file, where there is room for the rest of the record.
-    record = live(payload=b"")
-    record = replace(record, payload=os.urandom(max(0, size - len(pack(record)) - 4)))
+    monkeypatch.setattr(file_module, "_READ_SIZE", 1000)
+    around = len(pack(live(payload=bytes(size)))) - size
+    record = live(payload=os.urandom(size - around))
     storage.create(record, NOW)
+    assert path_of(folder).stat().st_size == size
 
     assert storage.read(ID) == record
 
@@ -805,7 +807,7 @@ def test_a_purge_removes_no_more_than_a_batch(
         shard = f"{number % 256:02x}" if spread else "3f"
         storage.create(live(f"{shard}{number:038x}", expires=NOW - 1), NOW - HOUR)
 
-    assert purge_all(storage, 70) == [70, 70, 70, 70, 20, 0]
+    assert purge_all(storage, 71) == [71, 71, 71, 71, 16, 0]
     assert records_in(folder) == set()
 
 
@@ -926,13 +928,13 @@ def test_a_damaged_record_goes_when_its_time_is_over(storage: FileStorage, folde
 def test_a_purge_leaves_strange_files_alone(storage: FileStorage, folder: Path) -> None:
     """What someone else put there is not ours to remove."""
     storage.create(live(), NOW)
-    for path in (folder / "README", folder / "3f" / "README"):
+    for path in (folder / "README", folder / "3f" / "3fREADME"):
         path.write_text("mine")
         os.utime(path, (1, 1))
 
     assert purge_all(storage) == [0]
     assert (folder / "README").exists()
-    assert (folder / "3f" / "README").exists()
+    assert (folder / "3f" / "3fREADME").exists()
 
 
 # Many at once ---------------------------------------------------------------------------------
