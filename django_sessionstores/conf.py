@@ -1,13 +1,13 @@
 """Every setting of the package: name, type, default and meaning.
 
-Read from ``settings.SESSIONSTORES`` on access, so that ``override_settings`` works; what is
-costly to make of them is kept and made anew when a setting changes.
+Read from ``settings.SESSIONSTORES`` when first asked for, and anew when a setting changes, so that
+``override_settings`` works. To look at each access would take longer than to seal the payload.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Final, TypeVar, cast
 
 from django.conf import settings as django_settings
@@ -46,48 +46,48 @@ class Settings:
             raise ImproperlyConfigured(f"{NAME}[{name!r}] is negative; it is a number of seconds.")
         return value
 
-    @property
+    @cached_property
     def ENCRYPTION_KEYS(self) -> Sequence[str]:
         """Secrets for the payloads: the first seals, all open. Empty: ``SECRET_KEY`` and then
         ``SECRET_KEY_FALLBACKS``."""
         return self._get("ENCRYPTION_KEYS", (), (list, tuple))
 
-    @property
+    @cached_property
     def TOUCH_INTERVAL(self) -> float:
         """Seconds by which the stored expiry may lag, so that a session in steady use is not
         rewritten, nor an index moved, at each request. Never more than a twentieth of the
         session's lifetime."""
         return self._seconds("TOUCH_INTERVAL", 60)
 
-    @property
+    @cached_property
     def TOMBSTONE_AGE(self) -> float:
         """Seconds for which requests with the key from before a login are served as anonymous,
         their cookie untouched."""
         return self._seconds("TOMBSTONE_AGE", 60)
 
-    @property
+    @cached_property
     def CACHE_LEASE(self) -> float:
         """Seconds for which ``cached_db`` trusts a cached copy before it asks the database: how
         long a logout that the cache missed can go unnoticed."""
         return self._seconds("CACHE_LEASE", 60)
 
-    @property
+    @cached_property
     def CACHE_RETRY(self) -> float:
         """Seconds for which ``cached_db`` leaves a cache alone that did not answer."""
         return self._seconds("CACHE_RETRY", 5)
 
-    @property
+    @cached_property
     def CONFLICT_RETRIES(self) -> int:
         """How often a save is merged and tried again before it raises ``SessionConflict``."""
         return self._get("CONFLICT_RETRIES", 50, int)
 
-    @property
+    @cached_property
     def MERGE(self) -> Mapping[str, str | MergeFunction]:
         """Session keys with a function of their own for when two requests changed the same key:
         dotted path or callable, called with (base, mine, theirs)."""
         return self._get("MERGE", {}, dict)
 
-    @property
+    @cached_property
     def MEMORY_MAX_SESSIONS(self) -> int:
         """How many sessions the ``memory`` engine keeps."""
         return self._get("MEMORY_MAX_SESSIONS", 10_000, int)
@@ -147,7 +147,11 @@ def merge_functions() -> Mapping[str, MergeFunction]:
     }
 
 
-_resets: list[Callable[[], Any]] = [codec.cache_clear, merge_functions.cache_clear]
+_resets: list[Callable[[], Any]] = [
+    vars(settings).clear,
+    codec.cache_clear,
+    merge_functions.cache_clear,
+]
 
 
 def reset_on_change(reset: Callable[[], Any]) -> Callable[[], Any]:
