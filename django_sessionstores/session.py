@@ -122,6 +122,10 @@ class SessionStore(SessionBase):
 
     def _set_session_key(self, value: str | None) -> None:
         super()._set_session_key(value)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Know nothing of what is stored under the key."""
         self._record = self._base = self._reference = None
         self._predecessor = self._predecessor_key = None
         self._unstored = self._unreadable = False
@@ -287,7 +291,7 @@ class SessionStore(SessionBase):
 
     def _load(self) -> Flow[dict[str, Any]]:
         key = self.session_key
-        self._session_key = key  # Forget what was known of it.
+        self._forget()
         if key is None:
             return {}
         try:
