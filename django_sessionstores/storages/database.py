@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db import (
-    DatabaseError,
     DataError,
+    Error,
     IntegrityError,
-    InterfaceError,
+    OperationalError,
     ProgrammingError,
     connections,
     router,
@@ -58,7 +58,10 @@ _FIELDS: Final = (
 # five characters are PostgreSQL's.
 _PACKET_TOO_LARGE: Final = 1153
 _TRANSACTION_IS_ABORTED: Final = "25P02"
+_LOST_A_RACE: Final = frozenset({"40001", "40P01", 1213})  # Serialization failure, deadlock.
 _SCHEMA_DIFFERS: Final = ("no such table", "no such column", "has no column named")
+
+_RETRIES: Final = 10
 
 
 class _Statements(NamedTuple):
@@ -297,7 +300,24 @@ def _fetch(connection: BaseDatabaseWrapper, sql: str, parameters: Row) -> Row | 
 
 
 def _execute(connection: BaseDatabaseWrapper, sql: str, parameters: Row) -> int:
-    with _errors_of(connection), connection.cursor() as cursor:
+    """How many rows the statement wrote.
+
+    Where the isolation level is stricter than Django's default, whoever comes second gets an
+    error instead of finding no row to change. Tried again, the statement sees the other write.
+    """
+    with _errors_of(connection):
+        for _ in range(_RETRIES):
+            try:
+                return _count(connection, sql, parameters)
+            except OperationalError as error:
+                # In a transaction of the caller, more is lost than this statement.
+                if connection.in_atomic_block or _code(error) not in _LOST_A_RACE:
+                    raise
+        return _count(connection, sql, parameters)
+
+
+def _count(connection: BaseDatabaseWrapper, sql: str, parameters: Row) -> int:
+    with connection.cursor() as cursor:
         cursor.execute(sql, parameters)
         count: int = cursor.rowcount
     return count
@@ -308,11 +328,19 @@ def _errors_of(connection: BaseDatabaseWrapper) -> Generator[None]:
     """Tell the store's errors from those of the caller and of the data, which pass."""
     try:
         yield
-    except (DatabaseError, InterfaceError) as error:
+    except Error as error:
         translated = _translated(error, connection)
         if translated is None:
             raise
         raise translated from error
+
+
+def _code(error: Exception) -> object:
+    """What the server calls the error, where the driver tells."""
+    if error.args and isinstance(error.args[0], int):
+        return error.args[0]
+    cause = error.__cause__
+    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)  # psycopg 3 and 2.
 
 
 def _translated(error: Exception, connection: BaseDatabaseWrapper) -> Exception | None:
@@ -321,14 +349,11 @@ def _translated(error: Exception, connection: BaseDatabaseWrapper) -> Exception 
     The text has no part of the driver's: that may quote data. It stands in the cause.
     """
     database = f"The database {connection.alias!r} ({connection.vendor})"
-    number = error.args[0] if error.args else None
-    if number == _PACKET_TOO_LARGE or "too big" in str(error):
+    code = _code(error)
+    if code == _PACKET_TOO_LARGE or (isinstance(error, DataError) and "too big" in str(error)):
         return PayloadTooLarge(f"{database} takes no session of this size.")
     if isinstance(error, IntegrityError | DataError | TransactionManagementError):
         return None
-    # The name is psycopg's of the third version, then of the second.
-    cause = error.__cause__
-    code = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
     if code == _TRANSACTION_IS_ABORTED:
         return None
     # The statements are fixed: where they are wrong, the table is not the one they are for.
