@@ -1,0 +1,172 @@
+"""What lies in the stores, read and written past the package, as who broke in there could."""
+
+import base64
+import pickle
+import socket
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+import redis
+from django.db import connections
+from pymemcache.client.base import Client as MemcachedClient
+
+from tests.cases import CACHE_TABLE, DATABASE_CACHE, FILE_CACHE
+from tests.services import HOST, Memcached, MemcachedNodes, Redis
+
+TABLE = "django_sessionstores_storedsession"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the bytes of one session lie."""
+
+    name: str
+    read: Callable[[], bytes]
+    write: Callable[[bytes], object]
+
+
+def places(engine: Any, session_id: str) -> list[Place]:
+    """The bytes of a session in each store of the case, the store that is asked first first.
+
+    Either a packed record, whose payload stands at its end, or a payload alone.
+    """
+    found = []
+    if engine.name == "memory":
+        found.append(_in_memory(engine.storage._records, session_id))
+    if engine.name == "file":
+        (path,) = (path for path in _files(engine.file_path) if path.name == session_id)
+        found.append(Place("file", path.read_bytes, path.write_bytes))
+    if engine.case.cache is not None:
+        found.append(_in_cache(engine, f"django_sessionstores:{session_id}"))
+    if engine.case.database is not None:
+        found.append(_column(engine.database, TABLE, "id", session_id, "payload"))
+    return found
+
+
+def dump(engine: Any) -> bytes:
+    """All that the stores hold, names included, with what they did to pack it undone."""
+    parts: list[bytes] = []
+    if engine.name == "memory":
+        for record in engine.storage._records.values():
+            parts += [record.payload, repr(msgspec.structs.astuple(record)).encode()]
+    if engine.name == "file":
+        for path in _files(engine.file_path):
+            parts += [str(path).encode(), path.read_bytes()]
+    if engine.case.cache is not None:
+        parts += _cached(engine)
+    if engine.case.database is not None:
+        parts += _rows(engine.database, TABLE)
+    return b"\n".join(parts)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _rows(alias: str, table: str) -> list[bytes]:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(f"SELECT * FROM {table}")
+        columns = [column for row in cursor.fetchall() for column in row]
+    return [
+        bytes(column) if isinstance(column, bytes | memoryview) else str(column).encode()
+        for column in columns
+    ]
+
+
+def _cached(engine: Any) -> Iterator[bytes]:
+    if Redis in engine.servers:
+        client = _redis(engine)
+        for name in client.scan_iter():
+            yield from (name, client.get(name))
+    elif engine.case.cache is DATABASE_CACHE:
+        rows = _rows(engine.database, CACHE_TABLE)
+        yield from rows
+        yield from map(base64.b64decode, rows[1::3])
+    elif engine.case.cache is FILE_CACHE:
+        for path in _files(Path(engine.cache._dir)):
+            yield path.name.encode()
+            if path.suffix == ".djcache":
+                with path.open("rb") as file:
+                    pickle.load(file)  # When it expires.
+                    yield zlib.decompress(file.read())
+    elif engine.servers.keys() & {Memcached, MemcachedNodes}:
+        for port in engine.server(Memcached, MemcachedNodes).ports:
+            with closing(MemcachedClient((HOST, port))) as client:
+                for name in _memcached_names(port):
+                    yield from (name, client.get(name) or b"")
+    else:
+        for name, pickled in engine.cache._cache.items():
+            yield from (name.encode(), pickled)
+
+
+def _memcached_names(port: int) -> list[bytes]:
+    with socket.create_connection((HOST, port), timeout=5) as connection:
+        connection.sendall(b"lru_crawler metadump all\r\n")
+        answer = b""
+        while not answer.endswith(b"END\r\n") and (part := connection.recv(65_536)):
+            answer += part
+    fields = [field for line in answer.splitlines() for field in line.split(b" ")]
+    return [unquote_to_bytes(field[4:]) for field in fields if field.startswith(b"key=")]
+
+
+def _redis(engine: Any) -> Any:
+    return redis.Redis(host=HOST, port=engine.server(Redis).port)
+
+
+def _in_memory(records: dict[str, Any], session_id: str) -> Place:
+    def write(payload: bytes) -> None:
+        record = records[session_id]
+        records[session_id] = msgspec.structs.replace(record, payload=payload)
+
+    return Place("memory", lambda: records[session_id].payload, write)
+
+
+def _in_cache(engine: Any, name: str) -> Place:
+    full_name = str(engine.cache.make_key(name))
+    if Redis in engine.servers:
+        client = _redis(engine)
+        return Place(
+            "redis",
+            lambda: client.get(full_name),
+            lambda data: client.set(full_name, data, keepttl=True),
+        )
+    if engine.case.cache is DATABASE_CACHE:
+        column = _column(engine.database, CACHE_TABLE, "cache_key", full_name, "value")
+        return Place(
+            "cache table",
+            lambda: base64.b64decode(column.read()),
+            lambda data: column.write(base64.b64encode(data)),
+        )
+    if engine.servers.keys() & {Memcached, MemcachedNodes}:
+        ports = engine.server(Memcached, MemcachedNodes).ports
+        clients = [MemcachedClient((HOST, port)) for port in ports]
+        (node,) = [client for client in clients if client.get(full_name) is not None]
+        return Place(
+            "memcached", lambda: node.get(full_name), lambda data: node.set(full_name, data)
+        )
+    return Place(
+        "cache", lambda: engine.cache.get(name), lambda data: engine.cache.set(name, data, 3600)
+    )
+
+
+def _column(alias: str, table: str, id_column: str, row_id: str, column: str) -> Place:
+    def read() -> bytes:
+        with connections[alias].cursor() as cursor:
+            cursor.execute(f"SELECT {column} FROM {table} WHERE {id_column} = %s", [row_id])
+            ((value,),) = cursor.fetchall()
+        return value.encode() if isinstance(value, str) else bytes(value)
+
+    def write(data: bytes) -> None:
+        value = data.decode() if column == "value" else data
+        with connections[alias].cursor() as cursor:
+            cursor.execute(
+                f"UPDATE {table} SET {column} = %s WHERE {id_column} = %s", [value, row_id]
+            )
+
+    return Place(f"{table}.{column}", read, write)
