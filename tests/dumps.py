@@ -145,7 +145,7 @@ def _in_cache(engine: Any, name: str) -> Place:
         )
     if engine.servers.keys() & {Memcached, MemcachedNodes}:
         ports = engine.server(Memcached, MemcachedNodes).ports
-        clients = [MemcachedClient((HOST, port)) for port in ports]
+        clients = [MemcachedClient((HOST, port), default_noreply=False) for port in ports]
         (node,) = [client for client in clients if client.get(full_name) is not None]
         return Place(
             "memcached", lambda: node.get(full_name), lambda data: node.set(full_name, data)
