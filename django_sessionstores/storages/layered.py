@@ -58,11 +58,15 @@ class Layered(Storage):
         record: Record | None = yield Call(self.authority, "read", (session_id,))
         # A logout that came after the read has put a tombstone into the cache, which refuses the
         # copy. It stays for a lease; a reader stalled for longer than that must not fill.
-        if time.monotonic() - started < self._lease / 2:
-            if record is not None and record.state is State.LIVE:
-                yield from self._fill(record, is_news=False)
-            elif record is None and distrusted:
-                yield from self._bury(session_id)
+        if time.monotonic() - started >= self._lease / 2:
+            return record
+        # Inside a transaction the record may be one that will be rolled back.
+        if (yield Call(self.authority, "in_transaction", ())):
+            return record
+        if record is not None and record.state is State.LIVE:
+            yield from self._fill(record, is_news=False)
+        elif record is None and distrusted:
+            yield from self._bury(session_id)
         return record
 
     def _create(self, record: Record, now: int) -> Flow[Updated | Taken]:
@@ -165,8 +169,11 @@ class Layered(Storage):
         """Take a step now, or when the transaction commits in which the write was made.
 
         A cache that hears of a write before it is committed keeps it when it is rolled back.
+        Until then there is no copy, so that the transaction reads its own write.
         """
         if (yield Call(self.authority, "in_transaction", ())):
+            session_id = subject if isinstance(subject, str) else subject.id
+            yield from self._tell_cache("delete", session_id)
             yield Call(self.authority, "after_commit", (lambda: run(step(subject)),))
         else:
             yield from step(subject)

@@ -282,3 +282,19 @@ def test_what_is_committed_reaches_the_cache(cache, clock):
     with transaction.atomic():
         storage.delete(ID)
     assert portable.LocMemStorage.read(cache, ID).state is State.ENDED
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_transaction_reads_its_own_writes(cache, clock):
+    """Or every test of a project that runs in a TestCase would see the session from before."""
+    from django_sessionstores.storages.database import DatabaseStorage
+
+    storage = Layered(cache, DatabaseStorage(), lease=LEASE, retry=RETRY)
+    storage.create(record(), NOW)
+    with transaction.atomic():
+        storage.update(record(2), record(1), NOW)
+        assert storage.read(ID).version == 2
+        storage.delete(ID)
+        assert storage.read(ID) is None
+        transaction.set_rollback(True)
+    assert storage.read(ID).version == 1
