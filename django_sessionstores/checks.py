@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -171,26 +170,16 @@ def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage
 @checks.register
 def check_file_path(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Session files are in a folder of the project's choice."""
-    if _engine() != "file" or not _in_production():
+    if _engine() != "file" or not _in_production() or django_settings.SESSION_FILE_PATH:
         return []
-    if django_settings.SESSION_FILE_PATH is None:
-        return [
-            checks.Warning(
-                "Sessions are in the system's folder for temporary files, which a restart or a "
-                "cleaning job may empty.",
-                hint="Set SESSION_FILE_PATH to a folder that only the site's user can read.",
-                id="sessionstores.W004",
-            )
-        ]
-    if not Path(django_settings.SESSION_FILE_PATH).is_dir():
-        return [
-            checks.Warning(
-                "SESSION_FILE_PATH names no folder; it is made at the first save.",
-                hint="Make the folder, so that its owner and mode are yours to choose.",
-                id="sessionstores.W005",
-            )
-        ]
-    return []
+    return [
+        checks.Warning(
+            "Sessions are in the system's folder for temporary files, which a restart or a "
+            "cleaning job may empty.",
+            hint="Set SESSION_FILE_PATH to a folder that only the site's user can read.",
+            id="sessionstores.W004",
+        )
+    ]
 
 
 @checks.register(checks.Tags.security, deploy=True)
@@ -209,7 +198,7 @@ def check_encryption_keys(app_configs: Any, **kwargs: Any) -> Sequence[checks.Ch
             f"{', '.join(map(str, short))}.",
             hint='Make one with: python -c "import secrets; print(secrets.token_urlsafe(48))". '
             "Put it first; keep the old ones behind it until their sessions have expired.",
-            id="sessionstores.W006",
+            id="sessionstores.W005",
         )
     ]
 

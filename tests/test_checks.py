@@ -138,20 +138,18 @@ def test_cached_db_may_lose_its_cache():
 
 @pytest.mark.usefixtures("production")
 def test_file_path_should_be_chosen(tmp_path):
-    """W004, W005: temporary folders are emptied, and a missing one is made without asking."""
+    """W004: folders for temporary files are emptied by restarts and cleaning jobs."""
     with override_settings(SESSION_ENGINE=ENGINES + "file", SESSION_FILE_PATH=None):
         assert ids(checks.check_file_path) == ["sessionstores.W004"]
-    with override_settings(SESSION_ENGINE=ENGINES + "file", SESSION_FILE_PATH=tmp_path / "none"):
-        assert ids(checks.check_file_path) == ["sessionstores.W005"]
     with override_settings(SESSION_ENGINE=ENGINES + "file", SESSION_FILE_PATH=tmp_path):
         assert ids(checks.check_file_path) == []
 
 
 def test_short_encryption_keys_are_named_by_position_only():
-    """W006: a weak key is found, and not printed."""
+    """W005: a weak key is found, and not printed."""
     with override_settings(SESSIONSTORES={"ENCRYPTION_KEYS": ["k" * 40, "hunter2"]}):
         (message,) = checks.check_encryption_keys(None)
-    assert message.id == "sessionstores.W006"
+    assert message.id == "sessionstores.W005"
     assert "hunter2" not in str(message)
 
 
