@@ -90,19 +90,7 @@ class PortableStorage(CacheStorage):
         return f"{type(self._cache).__name__} through Django's cache API (alias {self._alias!r})"
 
     def read(self, session_id: str) -> Record | None:
-        try:
-            data = self._cache.get(NAMESPACE + session_id)
-        except OSError as error:
-            raise self._unavailable(error) from error
-        except self._damage as error:
-            raise UnreadablePayload("entry of the cache is damaged") from error
-        except Exception as error:
-            raise self._unavailable(error) from error
-        if data is None:
-            return None
-        if not isinstance(data, bytes):
-            raise UnreadablePayload("entry of the cache is no record")
-        return unpack(session_id, data)
+        return self._find(session_id)
 
     def create(self, record: Record, now: int) -> Updated | Taken:
         data = pack(record)
@@ -114,7 +102,7 @@ class PortableStorage(CacheStorage):
 
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         with self._lock(base.id) as deadline:
-            current = self.read(base.id)
+            current = self._find(base.id)
             if current is None or current.expires <= now:
                 return Gone()
             if current.version != base.version:
@@ -124,7 +112,7 @@ class PortableStorage(CacheStorage):
 
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
         with self._lock(base.id) as deadline:
-            current = self.read(base.id)
+            current = self._find(base.id)
             if current is None or current.expires <= now or current.version != base.version:
                 return False
             touched = msgspec.structs.replace(
@@ -149,7 +137,7 @@ class PortableStorage(CacheStorage):
     def fill(self, record: Record, until: int, now: int) -> None:
         with self._lock(record.id) as deadline:
             with suppress(UnreadablePayload):
-                current = self.read(record.id)
+                current = self._find(record.id)
                 if current is not None and is_refused(record, current, now):
                     return
             self._put(record, _timeout(until, now), deadline)
@@ -165,6 +153,21 @@ class PortableStorage(CacheStorage):
         # The one that Django hands out, not one of our own: some clients must not be shared by
         # threads, and who opens connections relies on being closed with the request.
         return caches[self._alias]
+
+    def _find(self, session_id: str) -> Record | None:
+        try:
+            data = self._cache.get(NAMESPACE + session_id)
+        except OSError as error:
+            raise self._unavailable(error) from error
+        except self._damage as error:
+            raise UnreadablePayload("entry of the cache is damaged") from error
+        except Exception as error:
+            raise self._unavailable(error) from error
+        if data is None:
+            return None
+        if not isinstance(data, bytes):
+            raise UnreadablePayload("entry of the cache is no record")
+        return unpack(session_id, data)
 
     def _replace(self, current: Record, record: Record, now: int, deadline: float) -> None:
         """Put a record in place of another, which stays if that fails."""

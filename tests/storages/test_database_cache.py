@@ -1,0 +1,363 @@
+"""What is particular to the table of Django's database cache, on every kind of database.
+
+What it shares with other stores is in the conformance suite.
+"""
+
+import base64
+import pickle
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, connections, transaction
+from django.test.utils import CaptureQueriesContext
+
+from django_sessionstores.exceptions import StorageUnavailable, UnreadablePayload
+from django_sessionstores.records import Record, State, pack, tombstone
+from django_sessionstores.storages.base import Conflict, Taken, Updated
+from django_sessionstores.testing import StorageContract, in_threads, now, successor
+from tests import cases
+
+HOUR = 60 * 60 * 1000
+ID = "a" * 40
+KEY = f":1:django_sessionstores:{ID}"
+TABLE = cases.CACHE_TABLE
+ROWS = [
+    cases.Case("cache", cases.DATABASE_CACHE),
+    cases.Case("cache", cases.DATABASE_CACHE, cases.POSTGRESQL),
+    cases.Case("cache", cases.DATABASE_CACHE, cases.MARIADB),
+]
+
+
+def record(record_id: str = ID, **fields: Any) -> Record:
+    moment = now()
+    values = {"payload": b"sealed", "last_activity": moment, "expires": moment + HOUR}
+    return Record(id=record_id, **{**values, **fields})
+
+
+@pytest.fixture(params=ROWS, ids=lambda case: case.id)
+def site(
+    request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any
+) -> Iterator[cases.Engine]:
+    with django_db_blocker.unblock(), cases.activate(request.param) as engine:
+        yield engine
+
+
+@pytest.fixture
+def storage(site: cases.Engine) -> Any:
+    return site.storage
+
+
+@pytest.fixture
+def connection(site: cases.Engine) -> Any:
+    return connections[site.database]
+
+
+def value_of(connection: Any, key: str = KEY) -> str | None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT value FROM {TABLE} WHERE cache_key = %s", [key])
+        row = cursor.fetchone()
+    return None if row is None else row[0]
+
+
+def set_value(connection: Any, value: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {TABLE} SET value = %s WHERE cache_key = %s", [value, KEY])
+
+
+def expire(connection: Any) -> None:
+    """Let the row be expired, whatever the record in it says."""
+    past = connection.ops.adapt_datetimefield_value(datetime.now(UTC) - timedelta(minutes=1))
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {TABLE} SET expires = %s WHERE cache_key = %s", [past, KEY])
+
+
+class TestContract(StorageContract):
+    @pytest.fixture(autouse=True)
+    def _storage(self, storage: Any) -> None:
+        self.storage = storage
+
+
+class TestContractAsync(TestContract):
+    awaited = True
+
+
+# Statements ---------------------------------------------------------------------------------------
+
+
+def test_every_operation_is_one_statement(storage: Any, connection: Any) -> None:
+    """Django's cache takes four for each write, a count of all rows among them."""
+    base = record()
+    steps = {
+        "create": lambda: storage.create(base, now()),
+        "read": lambda: storage.read(ID),
+        "update": lambda: storage.update(successor(base), storage.read(ID), now()),
+        "touch": lambda: storage.touch(storage.read(ID), base.expires + HOUR, now(), now()),
+        "delete": lambda: storage.delete(ID),
+    }
+    counts = {}
+    for name, step in steps.items():
+        with CaptureQueriesContext(connection) as queries:
+            step()
+        counts[name] = len(queries)
+
+    assert counts == {"create": 1, "read": 1, "update": 1 + 1, "touch": 1 + 1, "delete": 1}
+
+
+def test_a_second_save_needs_no_read(storage: Any, connection: Any) -> None:
+    """What was written is what the next save compares with."""
+    created = storage.create(record(), now()).record
+    with CaptureQueriesContext(connection) as queries:
+        saved = storage.update(successor(created), created, now()).record
+        storage.update(successor(saved), saved, now())
+
+    assert len(queries) == 2
+
+
+def test_nothing_is_lost_by_sixteen_threads(storage: Any) -> None:
+    """Every answer "updated" is a version of its own."""
+    storage.create(record(), now())
+
+    def add() -> None:
+        for _ in range(20):
+            base = storage.read(ID)
+            for _ in range(10_000):
+                outcome = storage.update(successor(base), base, now())
+                if isinstance(outcome, Updated):
+                    break
+                base = outcome.current
+
+    in_threads([add] * 16)
+
+    assert storage.read(ID).version == 1 + 16 * 20
+
+
+def test_a_save_goes_through_after_someone_has_only_touched(storage: Any) -> None:
+    """The row has changed, but the version has not: no conflict to be merged."""
+    base = storage.create(record(), now()).record
+    storage.touch(base, base.expires + HOUR, base.last_activity, now())
+
+    assert isinstance(storage.update(successor(base), base, now()), Updated)
+
+
+def test_a_touch_never_shortens(storage: Any) -> None:
+    """Two requests touch at once: the one with the earlier clock must not undo the other."""
+    base = storage.create(record(), now()).record
+
+    storage.touch(base, base.expires - 1, base.last_activity - 1, now())
+
+    held = storage.read(ID)
+    assert (held.expires, held.last_activity) == (base.expires, base.last_activity)
+
+
+# Rows ---------------------------------------------------------------------------------------------
+
+
+def test_rows_hold_no_pickle(storage: Any, connection: Any) -> None:
+    """What Django's cache writes, it unpickles when it reads: who can write the table could run
+    code in the site."""
+    base = record()
+    storage.create(base, now())
+
+    assert base64.b64decode(str(value_of(connection))) == pack(base)
+
+
+executed: list[str] = []
+
+
+class Exploit:
+    def __reduce__(self) -> Any:
+        return executed.append, ("pickle",)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [base64.b64encode(pickle.dumps(Exploit())).decode(), "no Base64!", "", "ÿ"],
+)
+def test_what_others_wrote_is_unreadable(storage: Any, connection: Any, value: str) -> None:
+    """Neither executed, nor an error page, nor "no session"."""
+    storage.create(record(), now())
+    set_value(connection, value)
+
+    with pytest.raises(UnreadablePayload):
+        storage.read(ID)
+    assert executed == []
+
+
+def test_a_damaged_copy_is_replaced(storage: Any, connection: Any) -> None:
+    """It would otherwise stay in the way of every copy until it expires."""
+    storage.create(record(), now())
+    set_value(connection, "garbage")
+
+    storage.fill(record(), now() + HOUR, now())
+
+    assert storage.read(ID).payload == b"sealed"
+
+
+def test_an_expired_row_is_absent(storage: Any, connection: Any) -> None:
+    """A copy is trusted for its lease, which only the column knows."""
+    storage.create(record(), now())
+    expire(connection)
+
+    assert storage.read(ID) is None
+    assert not isinstance(storage.update(successor(record()), record(), now()), Updated)
+
+
+def test_a_read_does_not_delete_what_has_expired(storage: Any, connection: Any) -> None:
+    """Django's cache does, by key: what another request saved in between would be lost."""
+    storage.create(record(), now())
+    expire(connection)
+    storage.read(ID)
+
+    assert value_of(connection) is not None
+
+
+def test_an_expired_copy_makes_room_for_a_new_one(storage: Any, connection: Any) -> None:
+    """The row is still there: it can be replaced, but not inserted."""
+    storage.fill(record(), now() + HOUR, now())
+    expire(connection)
+
+    storage.fill(record(), now() + HOUR, now())
+
+    assert storage.read(ID).payload == b"sealed"
+
+
+def test_an_expired_tombstone_takes_a_copy(storage: Any) -> None:
+    """Its row stays until it is swept away; what it says does not."""
+    storage.bury(tombstone(ID, State.ENDED, now=now(), seconds=60), now())
+
+    storage.fill(record(), now() + 2 * HOUR, now() + HOUR)
+
+    assert storage.read(ID).state is State.LIVE
+
+
+def test_lifetimes_beyond_the_calendar_are_kept(storage: Any) -> None:
+    """``set_expiry`` takes any number; a column does not."""
+    far = record(expires=400_000_000_000_000)
+
+    storage.create(far, now())
+
+    assert storage.read(ID).expires == far.expires
+
+
+@pytest.mark.parametrize("use_tz", [True, False])
+def test_times_hold_with_and_without_time_zones(
+    storage: Any, connection: Any, settings: Any, use_tz: bool
+) -> None:
+    """A session of a minute must not be expired, nor last for hours, for a time zone's sake."""
+    settings.USE_TZ = use_tz
+    settings.TIME_ZONE = "Asia/Tokyo"
+    moment = now()
+    storage.create(record(expires=moment + 60_000), moment)
+
+    assert storage.read(ID) is not None
+    assert storage.purge(moment, 10) == 0
+    assert storage.purge(moment + 120_000, 10) == 1
+
+
+# Transactions -------------------------------------------------------------------------------------
+
+
+def test_a_key_that_is_taken_spoils_no_transaction(storage: Any, connection: Any) -> None:
+    """PostgreSQL refuses everything after an error; a view's transaction is not ours to break."""
+    storage.create(record(), now())
+
+    with transaction.atomic(using=connection.alias):
+        assert isinstance(storage.create(record(), now()), Taken)
+        assert storage.read(ID) is not None
+
+
+def test_what_is_rolled_back_was_never_saved(storage: Any, connection: Any) -> None:
+    """The table is in the caller's database, so the caller's transaction holds for it. Whoever
+    keeps copies elsewhere has to know."""
+    assert not storage.in_transaction()
+    with transaction.atomic(using=connection.alias):
+        assert storage.in_transaction()
+        storage.create(record(), now())
+        transaction.set_rollback(True, using=connection.alias)
+
+    assert storage.read(ID) is None
+
+
+def test_a_conflict_in_a_transaction_shows_the_winner(storage: Any, connection: Any) -> None:
+    """At REPEATABLE READ, MySQL goes on showing the version that has just been found outdated:
+    the save would merge with it for ever."""
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite lets nobody else write meanwhile")
+    base = storage.create(record(), now()).record
+    with transaction.atomic(using=connection.alias):
+        storage.read(ID)
+        in_threads([lambda: storage.update(successor(base, payload=b"winner"), base, now())])
+
+        outcome = storage.update(successor(base, payload=b"loser"), base, now())
+
+    assert isinstance(outcome, Conflict)
+    assert outcome.current.payload == b"winner"
+
+
+def test_actions_wait_for_the_commit(storage: Any, connection: Any) -> None:
+    """A cache in front must not hear of a write that is rolled back."""
+    done: list[int] = []
+    with transaction.atomic(using=connection.alias):
+        storage.after_commit(lambda: done.append(1))
+        assert done == []
+    assert done == [1]
+
+
+# Errors -------------------------------------------------------------------------------------------
+
+
+OPERATIONS = {
+    "read": lambda storage: storage.read(ID),
+    "create": lambda storage: storage.create(record(), now()),
+    "update": lambda storage: storage.update(successor(record()), record(), now()),
+    "touch": lambda storage: storage.touch(record(), now() + HOUR, now(), now()),
+    "delete": lambda storage: storage.delete(ID),
+    "fill": lambda storage: storage.fill(record(), now() + HOUR, now()),
+    "bury": lambda storage: storage.bury(tombstone(ID, State.ENDED, now=now(), seconds=60), now()),
+    "purge": lambda storage: storage.purge(now(), 10),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_missing_table_names_the_command(storage: Any, connection: Any, operation: str) -> None:
+    """Django's cache takes a write that fails for a key that is taken."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {TABLE} RENAME TO away")
+    try:
+        with pytest.raises(StorageUnavailable, match="createcachetable"):
+            OPERATIONS[operation](storage)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE away RENAME TO {TABLE}")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_error_of_the_database_is_an_outage(
+    storage: Any, connection: Any, operation: str
+) -> None:
+    """Not "taken", "gone" or "no session", which would log people out."""
+
+    def fail(execute: Any, sql: str, *args: Any) -> Any:
+        raise DatabaseError("the disk is full, near SECRET")
+
+    with (
+        connection.execute_wrapper(fail),
+        pytest.raises(StorageUnavailable) as raised,
+    ):
+        OPERATIONS[operation](storage)
+    assert "SECRET" not in str(raised.value)
+
+
+def test_a_purge_takes_no_more_than_a_batch(storage: Any, connection: Any) -> None:
+    """And only what has expired, entries of others in the table included."""
+    for number in range(5):
+        storage.create(record(f"{number:040}", expires=now() + 1000), now())
+    storage.create(record(), now())
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {TABLE} SET cache_key = 'theirs' WHERE cache_key LIKE '%%:{0:040}'")
+    later = now() + HOUR // 2
+
+    assert [storage.purge(later, 2) for _ in range(4)] == [2, 2, 1, 0]
+    assert storage.read(ID) is not None

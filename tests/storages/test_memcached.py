@@ -1,0 +1,904 @@
+"""What is particular to memcached; what it shares with other stores is in the conformance suite."""
+
+import importlib
+import os
+import pickle
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+from unittest import mock
+
+import pytest
+from django.core.cache import InvalidCacheKey
+from django.core.signals import request_finished
+from django.test import override_settings
+from pymemcache.client.base import Client
+
+from django_sessionstores.exceptions import (
+    MissingExtra,
+    PayloadTooLarge,
+    StorageFull,
+    StorageUnavailable,
+    UnreadablePayload,
+)
+from django_sessionstores.records import Record, State, pack, session_id, tombstone
+from django_sessionstores.storages import memcached
+from django_sessionstores.storages.base import Conflict, Gone, Taken, Updated
+from django_sessionstores.testing import in_threads, now, successor
+from tests.services import HOST, Memcached, MemcachedNodes, Service, shared
+
+BACKEND = "django.core.cache.backends.memcached.PyMemcacheCache"
+DAY = 24 * 60 * 60 * 1000
+HOUR = 60 * 60 * 1000
+# Longer than a healthy server ever takes here, shorter than anybody wants to wait in a test.
+PATIENCE = 0.5
+DEAD_TIME = 1.0
+# What makes a HashClient call a node dead after one failure and leave it alone for `DEAD_TIME`.
+QUICK_TO_GIVE_UP = {
+    "timeout": PATIENCE,
+    "connect_timeout": PATIENCE,
+    "retry_attempts": 0,
+    "retry_timeout": 0.1,
+    "dead_timeout": DEAD_TIME,
+    "ignore_exc": True,
+}
+
+
+def record(record_id: str = "a" * 40, **fields: Any) -> Record:
+    moment = now()
+    values = {"payload": b"sealed", "last_activity": moment, "expires": moment + HOUR}
+    return Record(id=record_id, **{**values, **fields})
+
+
+def numbered(number: int) -> str:
+    return f"{number:040x}"
+
+
+@contextmanager
+def storage_at(addresses: list[str], **entry: Any) -> Iterator[memcached.MemcachedStorage]:
+    """The storage in a cache with this entry in CACHES, under the alias "default"."""
+    entry = {"BACKEND": BACKEND, "LOCATION": addresses, **entry}
+    with override_settings(CACHES={"default": entry}):
+        storage = memcached.from_cache("default")
+        try:
+            yield storage
+        finally:
+            storage.close()
+
+
+def client_of(service: Service, index: int = 0) -> Client:
+    """A client past the package, which sees what is on the wire."""
+    return Client((HOST, service.ports[index]), timeout=5, default_noreply=False)
+
+
+@pytest.fixture(params=[Memcached, MemcachedNodes], ids=["one node", "three nodes"])
+def service(request: pytest.FixtureRequest) -> Service:
+    service: Service = shared(request.param)
+    for index in range(len(service.ports)):
+        with_client = client_of(service, index)
+        with_client.flush_all()
+        with_client.close()
+    return service
+
+
+@pytest.fixture
+def storage(service: Service) -> Iterator[memcached.MemcachedStorage]:
+    """An empty storage on shared servers."""
+    with storage_at(service.addresses) as storage:
+        yield storage
+
+
+@pytest.fixture
+def raw(service: Service) -> Iterator[Client]:
+    """A client of the node that keeps the record ``"a" * 40``."""
+    with storage_at(service.addresses) as storage:
+        address = storage._node_of("a" * 40)
+    client = client_of(service, service.addresses.index(address))
+    yield client
+    client.close()
+
+
+KEY = ":1:django_sessionstores:" + "a" * 40
+
+
+# Trips --------------------------------------------------------------------------------------------
+
+
+class Meter:
+    """Counts what the nodes of a service were asked, by their own statistics."""
+
+    COMMANDS = (b"cmd_get", b"cmd_set", b"cmd_touch", b"delete_hits", b"delete_misses")
+
+    def __init__(self, service: Service) -> None:
+        self._clients = [client_of(service, index) for index in range(len(service.ports))]
+        self._before = self._counts()
+
+    def _counts(self) -> tuple[int, int]:
+        stats = [client.stats() for client in self._clients]
+        commands = sum(int(one[name]) for one in stats for name in self.COMMANDS)
+        return commands, sum(one[b"total_connections"] for one in stats)
+
+    def read(self) -> tuple[int, int]:
+        """Commands and connections since the last time."""
+        before, self._before = self._before, self._counts()
+        return self._before[0] - before[0], self._before[1] - before[1]
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+
+
+@pytest.fixture
+def meter(service: Service) -> Iterator[Meter]:
+    meter = Meter(service)
+    yield meter
+    meter.close()
+
+
+@pytest.fixture
+def session_class(service: Service) -> Iterator[Any]:
+    """The cache engine on the service, its connections made."""
+    from django_sessionstores.backends.cache import SessionStore
+
+    entry = {"BACKEND": BACKEND, "LOCATION": service.addresses}
+    with override_settings(CACHES={"default": entry}, SESSION_CACHE_ALIAS="default"):
+        for number in range(30):
+            SessionStore.storage().read(numbered(number))
+        yield SessionStore
+
+
+def _read(session: Any) -> None:
+    session.get("cart")
+
+
+def _write(session: Any) -> None:
+    session["cart"] = 1
+    session.save()
+
+
+def _read_and_write(session: Any) -> None:
+    session["cart"] = session.get("cart", 0) + 1
+    session.save()
+
+
+def _log_in(session: Any) -> None:
+    session.get("cart")
+    session["_auth_user_id"] = "1"
+    session.cycle_key()
+    session.save()
+
+
+def _log_out(session: Any) -> None:
+    session.flush()
+
+
+def _log_out_after_read(session: Any) -> None:
+    session.get("cart")
+    session.flush()
+
+
+@pytest.mark.parametrize(
+    ("view", "trips"),
+    [
+        (_read, 1),
+        (_read_and_write, 2),
+        (_log_in, 3),
+        (_log_out, 1),
+        (_log_out_after_read, 2),
+    ],
+)
+def test_a_request_costs_its_trips_and_no_connection(
+    session_class: Any, meter: Meter, view: Callable[[Any], None], trips: int
+) -> None:
+    """Each command is a wait for the network. Reading with the cas token is what makes a save one
+    command, and Django's own cache would close its connections with each request. A login is a
+    read, the new record and the tombstone of the old one."""
+    first = session_class()
+    first["cart"] = 1
+    first.save()
+    request_finished.send(None)
+    meter.read()
+
+    view(session_class(first.session_key))
+    request_finished.send(None)
+
+    assert meter.read() == (trips, 0)
+
+
+def test_the_first_write_is_one_trip(session_class: Any, meter: Meter) -> None:
+    """Whether the key is free is found out by writing, not by asking first."""
+    _write(session_class())
+
+    assert meter.read() == (1, 0)
+
+
+def test_a_second_save_in_a_request_reads_the_token_once(
+    storage: memcached.MemcachedStorage, meter: Meter
+) -> None:
+    """memcached does not tell the token of what it stores, so this save needs one read. More
+    would mean that the save first ran into a conflict with itself."""
+    base = record()
+    storage.create(base, now())
+    meter.read()
+
+    storage.update(successor(base), base, now())
+
+    commands, _ = meter.read()
+    assert commands == 2
+
+
+def test_a_touch_is_one_trip(storage: memcached.MemcachedStorage, meter: Meter) -> None:
+    """Moving the expiry rides on the token of the read, as a save does."""
+    storage.create(record(), now())
+    base = storage.read("a" * 40)
+    assert base is not None
+    meter.read()
+
+    assert storage.touch(base, base.expires + HOUR, base.last_activity + 1, now())
+
+    commands, _ = meter.read()
+    assert commands == 1
+
+
+# Compare-and-set ----------------------------------------------------------------------------------
+
+
+def test_a_save_goes_through_after_someone_has_only_touched(
+    storage: memcached.MemcachedStorage,
+) -> None:
+    """A touch changes the token but not the version: taken for a conflict, the session would be
+    merged with itself, or the save be refused."""
+    storage.create(record(), now())
+    base = storage.read("a" * 40)
+    assert base is not None
+    storage.touch(base, base.expires + HOUR, base.last_activity, now())
+
+    assert isinstance(storage.update(successor(base), base, now()), Updated)
+
+
+def test_a_stale_token_does_not_save(storage: memcached.MemcachedStorage) -> None:
+    """The token stands for the version read; a save that went by the key alone would be lost."""
+    storage.create(record(), now())
+    base = storage.read("a" * 40)
+    assert base is not None
+    storage.update(successor(base, payload=b"winner"), base, now())
+
+    outcome = storage.update(successor(base, payload=b"loser"), base, now())
+
+    assert isinstance(outcome, Conflict)
+    assert outcome.current.payload == b"winner"
+
+
+def test_a_touch_never_shortens(storage: memcached.MemcachedStorage) -> None:
+    """Two requests touch at once: the one with the earlier clock must not undo the other."""
+    storage.create(record(), now())
+    base = storage.read("a" * 40)
+    assert base is not None
+
+    storage.touch(base, base.expires - 1, base.last_activity - 1, now())
+
+    held = storage.read("a" * 40)
+    assert held is not None
+    assert (held.expires, held.last_activity) == (base.expires, base.last_activity)
+
+
+def test_a_touch_that_comes_after_a_save_does_nothing(
+    storage: memcached.MemcachedStorage,
+) -> None:
+    """It would put the payload that it has read in place of the one saved since."""
+    storage.create(record(), now())
+    base = storage.read("a" * 40)
+    assert base is not None
+    storage.update(successor(base, payload=b"saved"), base, now())
+
+    assert not storage.touch(base, base.expires + HOUR, base.last_activity, now())
+    held = storage.read("a" * 40)
+    assert held is not None
+    assert held.payload == b"saved"
+
+
+def test_nothing_is_lost_by_sixteen_threads(storage: memcached.MemcachedStorage) -> None:
+    """Every answer "updated" is a version of its own, through the shared connections."""
+    storage.create(record(), now())
+
+    def add() -> None:
+        for _ in range(20):
+            base = storage.read("a" * 40)
+            for _ in range(10_000):
+                assert base is not None
+                outcome = storage.update(successor(base), base, now())
+                if isinstance(outcome, Updated):
+                    break
+                assert isinstance(outcome, Conflict)
+                base = outcome.current
+
+    in_threads([add] * 16)
+
+    held = storage.read("a" * 40)
+    assert held is not None
+    assert held.version == 1 + 16 * 20
+
+
+def test_a_server_without_cas_is_refused() -> None:
+    """With -C every save would end in a conflict, after fifty tries and without a reason."""
+    with Memcached("-C") as server, storage_at(server.addresses) as storage:
+        storage.create(record(), now())
+
+        with pytest.raises(StorageUnavailable, match="-C"):
+            storage.read("a" * 40)
+
+
+# Copies -------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_copy_is_replaced(storage: memcached.MemcachedStorage, raw: Client) -> None:
+    """It would otherwise stay in the way of every copy until it expires."""
+    raw.set(KEY, b"garbage")
+
+    storage.fill(record(), now() + HOUR, now())
+
+    held = storage.read("a" * 40)
+    assert held is not None
+    assert held.payload == b"sealed"
+
+
+def test_a_copy_ends_with_its_lease(storage: memcached.MemcachedStorage, raw: Client) -> None:
+    """A lease is what bounds how long a logout goes unnoticed; the session's lifetime is not."""
+    storage.fill(record(), now() + 60_000, now())
+
+    assert 60 <= ttl(raw) <= 61
+
+
+def test_a_tombstone_that_has_expired_takes_a_copy(storage: memcached.MemcachedStorage) -> None:
+    """memcached keeps it for up to two seconds too long, which must not count."""
+    storage.bury(tombstone("a" * 40, State.ENDED, now=now(), seconds=60), now())
+
+    storage.fill(record(), now() + 2 * HOUR, now() + HOUR)
+
+    held = storage.read("a" * 40)
+    assert held is not None
+    assert held.state is State.LIVE
+
+
+# Lifetimes ----------------------------------------------------------------------------------------
+
+
+def ttl(client: Client, key: str = KEY) -> int:
+    """The seconds that the server still gives an item; -1 for ever."""
+    _, _, said = client.raw_command(f"mg {key} t").partition(b" t")
+    return int(said)
+
+
+@pytest.mark.parametrize("days", [1, 30, 31, 400])
+def test_long_lifetimes_are_kept_in_full(
+    storage: memcached.MemcachedStorage, raw: Client, days: int
+) -> None:
+    """memcached takes more than 30 days for a moment in 1970: the session would be gone at once."""
+    storage.create(record(expires=now() + days * DAY), now())
+
+    assert days * 86_400 - 5 <= ttl(raw) <= days * 86_400 + 2
+
+
+def test_a_session_does_not_end_before_its_last_second(
+    storage: memcached.MemcachedStorage, raw: Client
+) -> None:
+    """memcached's seconds start at its tick: told "one second", it may keep an item for a few
+    milliseconds."""
+    storage.create(record(expires=now() + 1), now())
+
+    assert ttl(raw) >= 1
+
+
+def test_an_expired_record_is_not_kept(storage: memcached.MemcachedStorage) -> None:
+    """memcached takes 0 for "for ever"."""
+    storage.create(record(expires=now()), now())
+
+    assert storage.read("a" * 40) is None
+
+
+# Keys ---------------------------------------------------------------------------------------------
+
+
+def test_keys_are_those_of_the_cache(service: Service) -> None:
+    """Two sites on one server tell their sessions apart by KEY_PREFIX, as they do their caches."""
+    with storage_at(service.addresses[:1], KEY_PREFIX="site", VERSION=3) as storage:
+        storage.create(record(), now())
+
+    client = client_of(service)
+    assert client.get("site:3:django_sessionstores:" + "a" * 40) is not None
+    client.close()
+
+
+def test_a_prefix_that_memcached_does_not_take_is_found_out_at_once(service: Service) -> None:
+    """Else each request would report an outage of a server that is well."""
+    with pytest.raises(InvalidCacheKey), storage_at(service.addresses, KEY_PREFIX="my site"):
+        pass
+
+
+# Size and memory ----------------------------------------------------------------------------------
+
+
+def test_a_session_over_the_item_size_is_refused(storage: memcached.MemcachedStorage) -> None:
+    """The message has to name the remedy, or a visitor with a large cart is a riddle."""
+    with pytest.raises(PayloadTooLarge, match=r"takes \d{7} bytes.* -I "):
+        storage.create(record(payload=bytes(1024 * 1024)), now())
+
+
+@pytest.mark.parametrize("size", [1024 * 1024, 20 * 1024 * 1024])
+def test_a_session_that_grows_too_large_stays_as_it_was(
+    storage: memcached.MemcachedStorage, size: int
+) -> None:
+    """memcached's ``set`` drops the old item first, and Django deletes it: a logout."""
+    storage.create(record(), now())
+    base = storage.read("a" * 40)
+    assert base is not None
+
+    with pytest.raises(PayloadTooLarge):
+        storage.update(successor(base, payload=bytes(size)), base, now())
+
+    assert storage.read("a" * 40) == base
+
+
+def test_a_server_without_memory_says_so() -> None:
+    """It is no outage: what is stored can still be read, and the caller may delete."""
+    with Memcached("-m", "2", "-M") as server, storage_at(server.addresses) as storage:
+        storage.create(record(), now())
+
+        def fill_up() -> None:
+            for number in range(1000):
+                storage.create(record(numbered(number), payload=bytes(100_000)), now())
+
+        with pytest.raises(StorageFull, match="-m"):
+            fill_up()
+        assert storage.read("a" * 40) is not None
+
+
+# What others put there ----------------------------------------------------------------------------
+
+executed: list[str] = []
+
+
+class Exploit:
+    def __reduce__(self) -> Any:
+        return executed.append, ("pickle",)
+
+
+@pytest.mark.parametrize("flags", range(32))
+def test_a_pickle_in_the_store_is_not_executed(
+    storage: memcached.MemcachedStorage, raw: Client, flags: int
+) -> None:
+    """pymemcache unpickles by the flags of an item, which whoever writes the item chooses."""
+    raw.set(KEY, pickle.dumps(Exploit()), flags=flags)
+
+    with pytest.raises(UnreadablePayload):
+        storage.read("a" * 40)
+    assert executed == []
+
+
+def test_a_session_of_garbage_reads_as_empty(session_class: Any, service: Service) -> None:
+    """Never an error page for what a stranger wrote, nor a logout: the key stays."""
+    session = session_class()
+    session["cart"] = 1
+    session.save()
+    storage = session_class.storage()
+    record_id = session_id(session.session_key)
+    node = service.addresses.index(storage._node_of(record_id))
+    client = client_of(service, node)
+    client.set(f":1:django_sessionstores:{record_id}", b"\x80\x04garbage")
+    client.close()
+
+    again = session_class(session.session_key)
+
+    assert dict(again.items()) == {}
+    assert again.session_key == session.session_key
+
+
+# Outages ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def private(
+    service: Service, **options: Any
+) -> Iterator[tuple[Service, memcached.MemcachedStorage]]:
+    options = {**QUICK_TO_GIVE_UP, **options}
+    with service, storage_at(service.addresses, OPTIONS=options) as storage:
+        yield service, storage
+
+
+OPERATIONS: dict[str, Callable[[memcached.MemcachedStorage, Record], object]] = {
+    "read": lambda storage, base: storage.read(base.id),
+    "create": lambda storage, base: storage.create(base, now()),
+    "update": lambda storage, base: storage.update(successor(base), base, now()),
+    "touch": lambda storage, base: storage.touch(base, base.expires + HOUR, now(), now()),
+    "delete": lambda storage, base: storage.delete(base.id),
+    "fill": lambda storage, base: storage.fill(base, now() + HOUR, now()),
+    "bury": lambda storage, base: storage.bury(
+        tombstone(base.id, State.ENDED, now=now(), seconds=60), now()
+    ),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_server_that_is_down_is_an_outage_every_time(operation: str) -> None:
+    """HashClient answers "no such key" for a node that it takes for dead: everyone would be
+    logged out. Asked again and again for longer than its dead time."""
+    with private(Memcached()) as (server, storage):
+        storage.create(record(), now())
+        base = storage.read("a" * 40)
+        assert base is not None
+        server.kill()
+
+        until = time.monotonic() + 1.2 * DEAD_TIME
+        while time.monotonic() < until:
+            with pytest.raises(StorageUnavailable):
+                OPERATIONS[operation](storage, base)
+            time.sleep(0.05)
+
+
+def test_a_server_that_is_back_is_used_at_once() -> None:
+    """HashClient leaves a node that was down alone for a minute."""
+    with private(Memcached(), dead_timeout=60) as (server, storage):
+        storage.read("a" * 40)
+        server.kill()
+        with pytest.raises(StorageUnavailable):
+            storage.read("a" * 40)
+        server.restart()
+
+        assert isinstance(storage.create(record(), now()), Updated)
+
+
+def test_a_restart_fails_no_request() -> None:
+    """The server has closed all connections that stand ready; each is found out by a request."""
+    with private(Memcached()) as (server, storage):
+        barrier = threading.Barrier(8)
+
+        def read_together(_: Any = None) -> None:
+            with storage._nodes[server.addresses[0]].client_pool.get_and_release() as client:
+                client.version()
+                barrier.wait()
+
+        in_threads([read_together] * 8)
+        server.restart()
+
+        assert [storage.read(numbered(n)) for n in range(16)] == [None] * 16
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_server_that_hangs_is_an_outage(operation: str) -> None:
+    """It accepts connections and answers nothing. Without a timeout every worker would wait."""
+    with private(Memcached()) as (server, storage):
+        storage.create(record(), now())
+        base = storage.read("a" * 40)
+        assert base is not None
+        server.pause()
+
+        with pytest.raises(StorageUnavailable):
+            OPERATIONS[operation](storage, base)
+
+
+def test_an_answer_that_comes_too_late_is_not_taken_for_another() -> None:
+    """A connection on which an answer is still due would give it to the next who asks: one
+    visitor's session to another."""
+    with private(Memcached()) as (server, storage):
+        for number in (1, 2):
+            storage.create(record(numbered(number), payload=b"%d" % number), now())
+        server.pause()
+        with pytest.raises(StorageUnavailable):
+            storage.read(numbered(1))
+        server.resume()
+
+        second = storage.read(numbered(2))
+
+        assert second is not None
+        assert second.payload == b"2"
+
+
+def test_timeouts_are_there_without_being_asked_for(service: Service) -> None:
+    """pymemcache has none, and Django gives it none."""
+    with storage_at(service.addresses) as storage:
+        for node in storage._nodes.values():
+            assert (node.timeout, node.connect_timeout) == (2, 2)
+
+
+def test_options_of_a_single_client_are_honoured(service: Service) -> None:
+    """What the project says of its connections in CACHES holds for sessions too; what is for
+    HashClient is no error."""
+    options = {"timeout": 7, "no_delay": False, "max_pool_size": 3, "use_pooling": True}
+    with storage_at(service.addresses, OPTIONS={**QUICK_TO_GIVE_UP, **options}) as storage:
+        for node in storage._nodes.values():
+            assert (node.timeout, node.no_delay, node.client_pool.max_size) == (7, False, 3)
+
+
+def test_a_pool_that_is_used_up_is_an_outage(service: Service) -> None:
+    """Not a RuntimeError, which nothing above expects."""
+    options = {"max_pool_size": 1}
+    with storage_at(service.addresses, OPTIONS=options) as storage, ExitStack() as stack:
+        for node in storage._nodes.values():
+            stack.enter_context(node.client_pool.get_and_release())
+
+        with pytest.raises(StorageUnavailable):
+            storage.read("a" * 40)
+
+
+# Nodes --------------------------------------------------------------------------------------------
+
+
+def on_node(storage: memcached.MemcachedStorage, address: str, skip: int = 0) -> str:
+    """The id of a session that belongs to the node."""
+    ids = (numbered(n) for n in range(10_000))
+    return [i for i in ids if storage._node_of(i) == address][skip]
+
+
+def test_all_nodes_share_the_sessions() -> None:
+    """A third each, or so: a node without sessions is money spent for nothing."""
+    with storage_at(["10.0.0.1:11211", "10.0.0.2:11211", "10.0.0.3:11211"]) as storage:
+        nodes = [storage._node_of(numbered(n)) for n in range(3000)]
+
+    assert all(900 < nodes.count(node) < 1100 for node in set(nodes))
+    assert len(set(nodes)) == 3
+
+
+def test_a_new_node_takes_only_its_own_share() -> None:
+    """Sessions that move are sessions that are lost: with one node more, a quarter of them."""
+    addresses = [f"10.0.0.{n}" for n in range(1, 5)]
+    with storage_at(addresses[:3]) as storage:
+        before = [storage._node_of(numbered(n)) for n in range(3000)]
+    with storage_at(addresses[::-1]) as storage:
+        after = [storage._node_of(numbered(n)) for n in range(3000)]
+
+    moved = [new for old, new in zip(before, after, strict=True) if old != new]
+    assert set(moved) == {"10.0.0.4:11211"}
+
+
+def test_other_nodes_go_on_without_the_one_that_is_down() -> None:
+    """One node of three is one third of an outage."""
+    with private(MemcachedNodes()) as (nodes, storage):
+        down, up = nodes.addresses[:2]
+        nodes.members[0].kill()  # type: ignore[attr-defined]
+
+        assert isinstance(storage.create(record(on_node(storage, up)), now()), Updated)
+        with pytest.raises(StorageUnavailable):
+            storage.create(record(on_node(storage, down)), now())
+
+
+def test_who_logs_out_during_an_outage_is_not_logged_in_after_it() -> None:
+    """HashClient would carry out the logout on another node, and the session be there again when
+    its own node returns. Here it is refused until then, and holds from then on."""
+    with private(MemcachedNodes()) as (nodes, storage):
+        record_id = on_node(storage, nodes.addresses[0])
+        storage.create(record(record_id), now())
+        nodes.members[0].pause()  # type: ignore[attr-defined]
+        with pytest.raises(StorageUnavailable):
+            storage.delete(record_id)
+        with pytest.raises(StorageUnavailable):
+            storage.read(record_id)
+        nodes.members[0].resume()  # type: ignore[attr-defined]
+
+        storage.delete(record_id)
+
+        assert storage.read(record_id) is None
+
+
+def test_who_logged_out_stays_so_when_another_node_returns() -> None:
+    """While a node is away, no session of it may live elsewhere, nor one come back with it."""
+    with private(MemcachedNodes()) as (nodes, storage):
+        ids = [on_node(storage, address) for address in nodes.addresses]
+        for record_id in ids:
+            storage.create(record(record_id), now())
+        nodes.members[0].pause()  # type: ignore[attr-defined]
+        for record_id in ids[1:]:
+            storage.delete(record_id)
+        nodes.members[0].resume()  # type: ignore[attr-defined]
+
+        assert [storage.read(record_id) for record_id in ids[1:]] == [None, None]
+
+
+# Commands that are sent twice ---------------------------------------------------------------------
+
+
+class Proxy:
+    """Stands between client and server, and can keep an answer to itself.
+
+    One connection at a time is enough for a storage that is used by one thread.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._server = (HOST, port)
+        self._listener = socket.create_server((HOST, 0))
+        self.address = f"{HOST}:{self._listener.getsockname()[1]}"
+        self.commands: list[bytes] = []
+        self.break_after: bytes | None = None
+        """Close the connection instead of passing on the answer to the next such command."""
+        self.before_breaking: Callable[[], object] = lambda: None
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def __enter__(self) -> "Proxy":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                with client, socket.create_connection(self._server) as server:
+                    self._relay(client, server)
+
+    def _relay(self, client: socket.socket, server: socket.socket) -> None:
+        # Questions and answers are small here: each is one piece.
+        while question := client.recv(65_536):
+            name = question.split(maxsplit=1)[0]
+            self.commands.append(name)
+            server.sendall(question)
+            answer = server.recv(65_536)
+            if name == self.break_after:
+                self.break_after = None
+                self.before_breaking()
+                return
+            client.sendall(answer)
+
+
+@pytest.fixture
+def relayed() -> Iterator[tuple[Proxy, memcached.MemcachedStorage]]:
+    """A storage behind a proxy, connected, and empty."""
+    server = shared(Memcached)
+    client = client_of(server)
+    client.flush_all()
+    client.close()
+    with Proxy(server.port) as proxy, storage_at([proxy.address]) as storage:
+        storage.read("a" * 40)
+        proxy.commands.clear()
+        yield proxy, storage
+
+
+def test_a_save_whose_answer_was_lost_is_no_conflict_with_itself(
+    relayed: tuple[Proxy, memcached.MemcachedStorage],
+) -> None:
+    """Sent again, it finds the item changed: by itself. As a conflict it would be merged into its
+    own result, and a counter be raised twice."""
+    proxy, storage = relayed
+    storage.create(record(), now())
+    base = storage.read("a" * 40)
+    assert base is not None
+    proxy.break_after = b"cas"
+
+    outcome = storage.update(successor(base, payload=b"saved"), base, now())
+
+    assert isinstance(outcome, Updated)
+    assert proxy.commands[-3:] == [b"cas", b"cas", b"gets"]
+    held = storage.read("a" * 40)
+    assert held is not None
+    assert (held.version, held.payload) == (2, b"saved")
+
+
+def test_a_save_that_was_overtaken_while_sent_again_is_a_conflict(
+    relayed: tuple[Proxy, memcached.MemcachedStorage],
+) -> None:
+    """Only the very same bytes are one's own: another's save in between must be merged."""
+    proxy, storage = relayed
+    storage.create(record(), now())
+    base = storage.read("a" * 40)
+    assert base is not None
+    other = client_of(shared(Memcached))
+    proxy.break_after = b"cas"
+    proxy.before_breaking = lambda: other.set(
+        KEY, pack(successor(base, version=3, payload=b"theirs"))
+    )
+
+    outcome = storage.update(successor(base, payload=b"mine"), base, now())
+
+    other.close()
+    assert isinstance(outcome, Conflict)
+    assert outcome.current.payload == b"theirs"
+
+
+def test_a_tombstone_of_someone_else_is_not_taken_for_ones_own(
+    relayed: tuple[Proxy, memcached.MemcachedStorage],
+) -> None:
+    """Two requests that rotate a session in the same millisecond write equal tombstones. Only one
+    of them has superseded it; the other one must not get a session as well."""
+    _, storage = relayed
+    storage.create(record(), now())
+    base = storage.read("a" * 40)
+    assert base is not None
+    grave = tombstone("a" * 40, State.SUPERSEDED, now=now(), seconds=60)
+    assert isinstance(storage.update(grave, base, now()), Updated)
+
+    assert isinstance(storage.update(grave, base, now()), Conflict)
+
+
+def test_a_session_that_ended_while_its_save_was_sent_again_is_gone(
+    relayed: tuple[Proxy, memcached.MemcachedStorage],
+) -> None:
+    """The save was done and then undone by a logout, which must hold."""
+    proxy, storage = relayed
+    storage.create(record(), now())
+    base = storage.read("a" * 40)
+    assert base is not None
+    other = client_of(shared(Memcached))
+    proxy.break_after = b"cas"
+    proxy.before_breaking = lambda: other.delete(KEY)
+
+    outcome = storage.update(successor(base), base, now())
+
+    other.close()
+    assert isinstance(outcome, Gone)
+
+
+def test_a_new_session_whose_answer_was_lost_is_not_taken(
+    relayed: tuple[Proxy, memcached.MemcachedStorage],
+) -> None:
+    """Sent again, it finds its own record; under another key the first would be left behind."""
+    proxy, storage = relayed
+    proxy.break_after = b"add"
+
+    assert isinstance(storage.create(record(), now()), Updated)
+    assert proxy.commands == [b"add", b"add", b"gets"]
+
+
+def test_an_id_that_someone_else_has_is_taken_also_when_sent_again(
+    relayed: tuple[Proxy, memcached.MemcachedStorage],
+) -> None:
+    """Or one visitor would go on with the session of another."""
+    proxy, storage = relayed
+    storage.create(record(payload=b"theirs"), now())
+    proxy.break_after = b"add"
+
+    assert isinstance(storage.create(record(payload=b"mine"), now()), Taken)
+
+
+def test_a_connection_that_breaks_when_new_is_an_outage() -> None:
+    """Sent again and again, a command would double the load on a server in trouble."""
+    with Proxy(shared(Memcached).port) as proxy, storage_at([proxy.address]) as storage:
+        proxy.break_after = b"gets"
+
+        with pytest.raises(StorageUnavailable):
+            storage.read("a" * 40)
+        assert proxy.commands == [b"gets"]
+
+
+# Processes and packages ---------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_makes_its_own_connections(
+    storage: memcached.MemcachedStorage, meter: Meter
+) -> None:
+    """On a shared one, parent and child would read each other's answers: sessions of strangers."""
+    storage.create(record(), now())
+    meter.read()
+
+    child = os.fork()
+    if not child:
+        try:
+            held = storage.read("a" * 40)
+            os._exit(0 if held is not None and held.payload == b"sealed" else 1)
+        finally:
+            os._exit(2)
+
+    assert os.WEXITSTATUS(os.waitpid(child, 0)[1]) == 0
+    assert meter.read() == (1, 1)
+    assert storage.read("a" * 40) is not None
+    assert meter.read() == (1, 0)
+
+
+def test_a_missing_client_names_what_to_install() -> None:
+    """Whoever sees it has chosen memcached in CACHES and knows nothing of our extras."""
+    name = memcached.__name__
+    with mock.patch.dict(sys.modules, {"pymemcache.client.base": None}):
+        del sys.modules[name]
+        with pytest.raises(MissingExtra, match=r"django-sessionstores\[memcached\]"):
+            importlib.import_module(name)
+
+
+def test_it_says_where_it_is(storage: memcached.MemcachedStorage, service: Service) -> None:
+    """An operator has to see which servers hold the sessions."""
+    assert all(address in storage.describe() for address in service.addresses)

@@ -1,0 +1,545 @@
+"""What is particular to caches behind Django's API: the locks, and writes that get lost.
+
+What they share with other stores is in the conformance suite.
+"""
+
+import errno
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from django.core.cache import caches
+from django.core.cache.backends.base import BaseCache
+from django.core.cache.backends.filebased import FileBasedCache
+from django.core.files import locks
+from django.test import override_settings
+
+from django_sessionstores.exceptions import StorageFull, StorageUnavailable, UnreadablePayload
+from django_sessionstores.records import Record, State, session_id, tombstone
+from django_sessionstores.storages import portable
+from django_sessionstores.storages.base import Updated
+from django_sessionstores.storages.database_cache import DatabaseCacheStorage
+from django_sessionstores.testing import StorageContract, in_threads, now, successor
+
+HOUR = 60 * 60 * 1000
+ID = "a" * 40
+KEY = f"django_sessionstores:{ID}"
+LOCK = f"django_sessionstores:lock:{ID}"
+LOCMEM = "django.core.cache.backends.locmem.LocMemCache"
+FILES = "django.core.cache.backends.filebased.FileBasedCache"
+
+
+class OtherCache(BaseCache):
+    """A cache that Django does not know: values by key, and the moods of a server."""
+
+    data: dict[str, Any] = {}
+    timeouts: dict[str, Any] = {}
+    mutex = threading.Lock()
+    largest = 1_000_000
+    """Bytes of a value; a larger one is dropped without a word, and takes the old one with it."""
+    drops = False
+    """Whether writes and deletions are answered but not carried out."""
+    error: Exception | None = None
+    """What every operation raises."""
+
+    def __init__(self, location: str, params: dict[str, Any]) -> None:
+        super().__init__(params)
+
+    def add(self, key: str, value: Any, timeout: Any = None, version: Any = None) -> bool:
+        self._fail()
+        with self.mutex:
+            if key in self.data:
+                return False
+            self._put(key, value, timeout)
+        return True
+
+    def get(self, key: str, default: Any = None, version: Any = None) -> Any:
+        self._fail()
+        return self.data.get(key, default)
+
+    def set(self, key: str, value: Any, timeout: Any = None, version: Any = None) -> None:
+        self._fail()
+        with self.mutex:
+            self._put(key, value, timeout)
+
+    def delete(self, key: str, version: Any = None) -> bool:
+        self._fail()
+        return not self.drops and self.data.pop(key, None) is not None
+
+    def _put(self, key: str, value: Any, timeout: Any) -> None:
+        if len(value) > self.largest:
+            self.data.pop(key, None)
+        elif not self.drops:
+            self.data[key], self.timeouts[key] = value, timeout
+
+    def _fail(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+OTHER = f"{OtherCache.__module__}.OtherCache"
+
+
+def record(record_id: str = ID, **fields: Any) -> Record:
+    moment = now()
+    values = {"payload": b"sealed", "last_activity": moment, "expires": moment + HOUR}
+    return Record(id=record_id, **{**values, **fields})
+
+
+@contextmanager
+def storage_of(backend: str, location: Any = "", **options: Any) -> Iterator[Any]:
+    entry = {"BACKEND": backend, "LOCATION": location, "OPTIONS": options}
+    with override_settings(CACHES={"default": entry}):
+        caches["default"].clear() if backend != OTHER else OtherCache.data.clear()
+        yield portable.from_cache("default")
+
+
+@pytest.fixture
+def other() -> Iterator[Any]:
+    with storage_of(OTHER) as storage:
+        yield storage
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[Any]:
+    with storage_of(FILES, tmp_path / "cache") as storage:
+        yield storage
+
+
+@pytest.fixture(params=[OTHER, LOCMEM, FILES], ids=["other", "locmem", "files"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    location = tmp_path / "cache" if request.param == FILES else ""
+    with storage_of(request.param, location) as storage:
+        yield storage
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portable, "WAIT_SECONDS", 0.05)
+
+
+class TestOtherCache(StorageContract):
+    """The lock in the cache is what a cache gets that is not known any better."""
+
+    @pytest.fixture(autouse=True)
+    def _storage(self, other: Any) -> None:
+        self.storage = other
+
+
+class TestOtherCacheAsync(TestOtherCache):
+    awaited = True
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [
+        (OTHER, portable.PortableStorage),
+        (LOCMEM, portable.LocMemStorage),
+        (FILES, portable.FileCacheStorage),
+        ("django.core.cache.backends.db.DatabaseCache", DatabaseCacheStorage),
+    ],
+)
+def test_the_lock_is_chosen_by_the_class_of_the_cache(
+    backend: str, expected: type[Any], tmp_path: Path
+) -> None:
+    """Each has a lock of its own: ``add`` is none on files, nor in the database."""
+    entry = {"BACKEND": backend, "LOCATION": str(tmp_path / "cache")}
+    with override_settings(CACHES={"default": entry}):
+        assert type(portable.from_cache("default")) is expected
+
+
+def test_the_memory_of_a_process_is_not_shared() -> None:
+    """A check tells who runs several workers on it."""
+    with storage_of(LOCMEM) as storage:
+        assert not storage.shared
+
+
+def test_nothing_is_lost_by_sixteen_threads(storage: Any) -> None:
+    """Every answer "updated" is a version of its own."""
+    storage.create(record(), now())
+
+    def add() -> None:
+        for _ in range(20):
+            base = storage.read(ID)
+            for _ in range(10_000):
+                outcome = storage.update(successor(base), base, now())
+                if isinstance(outcome, Updated):
+                    break
+                base = outcome.current
+
+    in_threads([add] * 16)
+
+    assert storage.read(ID).version == 1 + 16 * 20
+
+
+OPERATIONS: dict[str, Callable[[Any, Record], object]] = {
+    "update": lambda storage, base: storage.update(successor(base), base, now()),
+    "touch": lambda storage, base: storage.touch(base, base.expires + HOUR, now(), now()),
+    "delete": lambda storage, base: storage.delete(base.id),
+    "fill": lambda storage, base: storage.fill(successor(base), now() + HOUR, now()),
+    "bury": lambda storage, base: storage.bury(
+        tombstone(base.id, State.ENDED, now=now(), seconds=60), now()
+    ),
+}
+under_lock = pytest.mark.parametrize("operation", OPERATIONS)
+
+
+@under_lock
+@pytest.mark.usefixtures("impatient")
+def test_who_cannot_get_the_lock_changes_nothing(storage: Any, operation: str) -> None:
+    """A change beside the lock is what undoes a logout, or loses a save. Deleting needs it too:
+    a writer that has compared versions would put the session back."""
+    storage.create(record(), now())
+
+    with storage._lock(ID), pytest.raises(StorageUnavailable):
+        OPERATIONS[operation](storage, record())
+    assert storage.read(ID).version == 1
+
+
+@under_lock
+def test_the_lock_is_given_back(storage: Any, operation: str) -> None:
+    """Or the next request would wait for it in vain."""
+    storage.create(record(), now())
+    OPERATIONS[operation](storage, record())
+
+    with mock.patch.object(portable, "WAIT_SECONDS", 0.0):
+        OPERATIONS[operation](storage, record())
+
+
+def test_reading_needs_no_lock(storage: Any) -> None:
+    """Most requests only read: they must not queue behind a slow writer."""
+    storage.create(record(), now())
+
+    with storage._lock(ID):
+        assert storage.read(ID).payload == b"sealed"
+
+
+def test_a_touch_never_shortens(storage: Any) -> None:
+    """Two requests touch at once: the one with the earlier clock must not undo the other."""
+    base = record()
+    storage.create(base, now())
+
+    storage.touch(base, base.expires - 1, base.last_activity - 1, now())
+
+    held = storage.read(ID)
+    assert (held.expires, held.last_activity) == (base.expires, base.last_activity)
+
+
+def test_an_entry_that_is_no_record_is_unreadable(storage: Any) -> None:
+    """Not an error page for what someone else put there."""
+    for value in ("text", (7,), {"a": 1}, b"", b"short", [1]):
+        caches["default"].set(KEY, value)
+        with pytest.raises(UnreadablePayload):
+            storage.read(ID)
+
+
+# The lock in the cache ----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_lock_of_a_killed_process_ends(other: Any) -> None:
+    """It has a lifetime: a worker killed while it saves must not lock a session for good."""
+    with other._lock(ID):
+        assert OtherCache.timeouts[LOCK] == portable.LOCK_SECONDS
+
+
+@under_lock
+def test_who_held_the_lock_for_too_long_does_not_write(
+    other: Any, operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then it may be someone else's, whose change would be lost."""
+    other.create(record(), now())
+    monkeypatch.setattr(portable, "SAFE_SECONDS", -1.0)
+
+    with pytest.raises(StorageUnavailable):
+        OPERATIONS[operation](other, record())
+    assert other.read(ID).version == 1
+
+
+def test_a_lock_that_has_become_someone_elses_is_left_alone(other: Any) -> None:
+    """Taking it from them would let a third one in while they write."""
+    with other._lock(ID):
+        OtherCache.data[LOCK] = "theirs"
+
+    assert OtherCache.data[LOCK] == "theirs"
+
+
+def test_a_lock_that_may_have_lapsed_is_left_alone(
+    other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look whose it is and the deletion, it may pass to someone else."""
+    with other._lock(ID):
+        monkeypatch.setattr(portable, "SAFE_SECONDS", -1.0)
+
+    assert LOCK in OtherCache.data
+
+
+# Writes that get lost -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operation", ["create", *OPERATIONS])
+def test_a_write_that_the_cache_dropped_is_no_success(
+    other: Any, operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``set`` returns nothing, and caches that hide their errors make a miss of an outage."""
+    base = record()
+    other.create(base, now())
+    if operation == "create":
+        OtherCache.data.clear()
+    # The lock has to work, for this to be about the write.
+    monkeypatch.setattr(portable.PortableStorage, "_lock", portable.LocMemStorage._lock)
+    monkeypatch.setattr(
+        portable.PortableStorage, "_locks", portable.LocMemStorage._locks, raising=False
+    )
+    monkeypatch.setattr(OtherCache, "drops", True)
+
+    with pytest.raises(StorageUnavailable):
+        {"create": lambda s, r: s.create(r, now()), **OPERATIONS}[operation](other, base)
+
+
+def test_a_session_that_grows_too_large_stays_as_it_was(other: Any) -> None:
+    """On memcached the old value is gone by then: the visitor would be logged out."""
+    base = record()
+    other.create(base, now())
+
+    with pytest.raises(StorageFull):
+        other.update(successor(base, payload=bytes(OtherCache.largest + 1)), base, now())
+    assert other.read(ID) == base
+
+
+@pytest.mark.parametrize("operation", ["read", "create", *OPERATIONS])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("down"),
+        RuntimeError("down"),
+        KeyError("down"),
+        type("ClientError", (Exception,), {})(),
+    ],
+)
+def test_whatever_a_client_raises_is_an_outage(
+    other: Any, operation: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never "no session", and no error that nothing above expects."""
+    operations: dict[str, Callable[[Any, Record], object]] = {
+        "read": lambda storage, base: storage.read(base.id),
+        "create": lambda storage, base: storage.create(base, now()),
+        **OPERATIONS,
+    }
+    monkeypatch.setattr(OtherCache, "error", error)
+
+    with pytest.raises(StorageUnavailable):
+        operations[operation](other, record())
+
+
+# Lifetimes ----------------------------------------------------------------------------------------
+
+
+def test_an_entry_outlives_its_record(other: Any) -> None:
+    """Django's caches of files and of the database, on finding an entry expired, delete what has
+    its key by then: a save at the last moment would be lost after it was answered."""
+    other.create(record(expires=now() + 1), now())
+
+    assert OtherCache.timeouts[KEY] >= 60
+
+
+def test_a_copy_ends_with_its_lease(other: Any) -> None:
+    """A lease is what bounds how long a logout goes unnoticed."""
+    other.fill(record(), now() + 60_000, now())
+
+    assert OtherCache.timeouts[KEY] == 60
+
+
+def test_a_copy_without_a_lease_is_not_kept(storage: Any) -> None:
+    """Some caches take a timeout of 0 for their default, or for ever."""
+    moment = now()
+    storage.fill(record(), moment, moment)
+
+    assert storage.read(ID) is None
+
+
+# Files --------------------------------------------------------------------------------------------
+
+
+def entry_file(files: Any) -> Path:
+    """The file of the one entry that there is."""
+    (path,) = files._folder.glob("*.djcache")
+    return Path(path)
+
+
+HOLD = """
+import sys
+from django.core.files import locks
+with open(sys.argv[1], "r+") as file:
+    assert locks.lock(file, locks.LOCK_EX)
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_lock_of_files_holds_between_processes(files: Any) -> None:
+    """The cache's ``add`` does not: of two processes both may be told that they were first."""
+    files.create(record(), now())
+    (lock,) = files._folder.glob("*.lock")
+    command = [sys.executable, "-c", HOLD, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        holder.stdout.readline()
+
+        with pytest.raises(StorageUnavailable):
+            files.delete(ID)
+        holder.stdin.close()
+
+    files.delete(ID)
+    assert files.read(ID) is None
+
+
+def test_of_two_who_create_one_is_first(files: Any) -> None:
+    """``add`` looks and then writes. Here the second one comes between the two."""
+    written = FileBasedCache.set
+    second: list[Any] = []
+
+    def overtaken(cache: Any, *args: Any, **kwargs: Any) -> None:
+        if not second:
+            thread = threading.Thread(
+                target=lambda: second.append(files.create(record(payload=b"second"), now()))
+            )
+            second.append(None)
+            thread.start()
+            thread.join(0.2)
+            threads.append(thread)
+        written(cache, *args, **kwargs)
+
+    threads: list[threading.Thread] = []
+    with mock.patch.object(FileBasedCache, "set", overtaken):
+        first = files.create(record(payload=b"first"), now())
+        threads[0].join(10)
+
+    assert isinstance(first, Updated)
+    assert not isinstance(second[1], Updated)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows deletes no file that is open")
+def test_a_lock_whose_file_was_deleted_is_not_one(files: Any, monkeypatch: Any) -> None:
+    """Who cleans the folder up makes others lock a new file; the old one keeps nobody out."""
+    files.create(record(), now())
+    (path,) = files._folder.glob("*.lock")
+    lock, opened = locks.lock, []
+
+    def cleaned_up(fd: int, flags: int) -> bool:
+        opened.append(os.fstat(fd).st_ino)
+        if len(opened) == 1:
+            # A second link keeps the number in use, for the two files to differ.
+            os.link(path, path.with_suffix(".kept"))
+            path.unlink()
+        return bool(lock(fd, flags))
+
+    monkeypatch.setattr(locks, "lock", cleaned_up)
+    with files._lock(ID):
+        assert path.stat().st_ino == opened[-1]
+    assert len(opened) == 2
+
+
+def test_the_folder_may_be_deleted_at_any_time(files: Any) -> None:
+    """As Django allows for its cache; a site must not be down until it is restarted."""
+    for path in files._folder.iterdir():
+        path.unlink()
+    files._folder.rmdir()
+
+    assert isinstance(files.create(record(), now()), Updated)
+    assert files.read(ID).payload == b"sealed"
+
+
+def test_lock_files_are_no_entries(files: Any) -> None:
+    """The cache deletes at random when it counts too many."""
+    with files._lock(ID):
+        assert caches["default"]._list_cache_files() == []
+
+
+def test_locks_leave_no_open_files(files: Any) -> None:
+    """A worker would run out of them."""
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.is_dir():
+        pytest.skip("the system does not say which files are open")
+    before = len(list(descriptors.iterdir()))
+    for number in range(50):
+        files.create(record(f"{number:040}"), now())
+
+    assert len(list(descriptors.iterdir())) == before
+
+
+def test_a_full_disk_leaves_the_old_session(files: Any) -> None:
+    """And is an error: the visitor's change was not saved."""
+    base = record()
+    files.create(base, now())
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with (
+        mock.patch.object(FileBasedCache, "_write_content", side_effect=full),
+        pytest.raises(StorageUnavailable),
+    ):
+        files.update(successor(base), base, now())
+    assert files.read(ID) == base
+
+
+@pytest.mark.parametrize("operation", ["read", "create", *OPERATIONS])
+def test_a_folder_that_is_none_is_an_outage(files: Any, operation: str) -> None:
+    """A mount that is away, for example: nobody is logged out by it."""
+    for path in files._folder.iterdir():
+        path.unlink()
+    files._folder.rmdir()
+    files._folder.write_text("no folder")
+    operations: dict[str, Callable[[Any, Record], object]] = {
+        "read": lambda storage, base: storage.read(base.id),
+        "create": lambda storage, base: storage.create(base, now()),
+        **OPERATIONS,
+    }
+
+    with pytest.raises(StorageUnavailable):
+        operations[operation](files, record())
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[:-1], lambda d: d[:20], lambda d: b"\0" * len(d)])
+def test_a_damaged_file_is_unreadable(files: Any, damage: Callable[[bytes], bytes]) -> None:
+    """Neither an outage, which a visitor could not get out of, nor "no session"."""
+    files.create(record(), now())
+    path = entry_file(files)
+    path.write_bytes(damage(path.read_bytes()))
+
+    with pytest.raises(UnreadablePayload):
+        files.read(ID)
+
+
+def test_a_damaged_payload_does_not_open(files: Any) -> None:
+    """The container is Django's to trust, the payload inside is sealed: whoever changes it gets an
+    empty session out of it."""
+    from django_sessionstores.backends.cache import SessionStore
+
+    with override_settings(SESSION_CACHE_ALIAS="default"):
+        session = SessionStore()
+        session["admin"] = False
+        session.save()
+        key = f"django_sessionstores:{session_id(session.session_key)}"
+        data = caches["default"].get(key)
+        caches["default"].set(key, data[:-1] + bytes([data[-1] ^ 1]))
+
+        assert dict(SessionStore(session.session_key).items()) == {}
+
+
+def test_a_pickled_object_is_no_session(other: Any) -> None:
+    """What unpickles is not thereby a record: only bytes are looked into."""
+    OtherCache.data[KEY] = pickle.loads(pickle.dumps(time.gmtime(0)))
+
+    with pytest.raises(UnreadablePayload):
+        other.read(ID)
