@@ -100,17 +100,25 @@ def _text(code: int, convert: Callable[[Any], str]) -> Callable[[Any], Ext]:
     return lambda value: Ext(code, convert(value).encode())
 
 
-def _plain_int(value: int) -> int | Ext:
+def _fits(value: int) -> bool:
     # MessagePack ends at 64 bits.
-    return int(value) if -(2**63) <= value < 2**64 else Ext(_INT, str(int(value)).encode())
+    return -(2**63) <= value < 2**64
+
+
+def _plain_int(value: int) -> int | Ext:
+    return int(value) if _fits(value) else Ext(_INT, str(int(value)).encode())
 
 
 def _plain_timedelta(value: datetime.timedelta) -> Ext:
     return Ext(_TIMEDELTA, _encode((value.days, value.seconds, value.microseconds)))
 
 
+def _is_map_key(key: Any) -> bool:
+    return type(key) in _MAP_KEYS and (type(key) is not int or _fits(key))
+
+
 def _plain_dict(value: dict[Any, Any]) -> dict[Any, Any] | Ext:
-    if all(type(key) is str for key in value) or all(type(key) in _MAP_KEYS for key in value):
+    if all(type(key) is str for key in value) or all(map(_is_map_key, value)):
         return {key: item if type(item) is str else _plain(item) for key, item in value.items()}
     # An extension cannot be a key of a MessagePack map.
     return Ext(_DICT, _encode([_plain(part) for pair in value.items() for part in pair]))
