@@ -140,12 +140,16 @@ def meter(service: Service) -> Iterator[Meter]:
 
 
 @pytest.fixture
-def session_class(service: Service) -> Iterator[Any]:
+def session_class(service: Service, django_db_blocker: Any) -> Iterator[Any]:
     """The cache engine on the service, its connections made."""
     from django_sessionstores.backends.cache import SessionStore
 
     entry = {"BACKEND": BACKEND, "LOCATION": service.addresses}
-    with override_settings(CACHES={"default": entry}, SESSION_CACHE_ALIAS="default"):
+    with (
+        # The end of a request also looks after the database connections of other tests.
+        django_db_blocker.unblock(),
+        override_settings(CACHES={"default": entry}, SESSION_CACHE_ALIAS="default"),
+    ):
         for number in range(30):
             SessionStore.storage().read(numbered(number))
         yield SessionStore
