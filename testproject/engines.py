@@ -1,0 +1,185 @@
+"""The one environment variable that says where the demo keeps its sessions.
+
+A value is the name of an engine and, after a ``+`` each, the stores that it needs::
+
+    db
+    db+postgres://user:password@host:5432/name
+    cached_db+redis://localhost:6379/0+mysql://user:password@host:3306/name
+
+A ``+`` or ``/`` inside a user name or password is written ``%2B`` or ``%2F``, as in any URL.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import url2pathname
+
+from django.core.exceptions import ImproperlyConfigured
+
+VARIABLE: Final = "SESSIONSTORES_DEMO"
+DEFAULT: Final = "db"
+CONNECT_SECONDS: Final = 5
+"""How long to wait for a server: a wrong address should be told at once."""
+
+FORMS: Final = """\
+  memory
+  file                                              in the demo's folder
+  file+/absolute/path/of/a/folder
+  db                                                SQLite in the demo's folder
+  db+<database>
+  cache+<cache>
+  cached_db+<cache>
+  cached_db+<cache>+<database>
+
+  <database>  sqlite:///absolute/path.sqlite3
+              postgres://user:password@host:5432/name
+              mysql://user:password@host:3306/name
+  <cache>     redis://localhost:6379/0              through Django's RedisCache; rediss:// for TLS
+              django-redis://localhost:6379/0       through django-redis; django-rediss:// for TLS
+              memcached://host:11211,host:11212
+              locmem, filecache, dbcache            Django's caches without a server
+
+Any engine takes +<database> as its last part: the users are there. A + in a password is
+written %2B."""
+
+_ENGINES: Final = ("memory", "file", "db", "cache", "cached_db")
+_DATABASES: Final = {"postgres": "postgresql", "postgresql": "postgresql", "mysql": "mysql"}
+_BACKENDS: Final = "django.core.cache.backends."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What the variable asks for, in the terms of Django's settings."""
+
+    engine: str
+    """The last part of SESSION_ENGINE."""
+    database: dict[str, Any]
+    """The default database, which also has the users."""
+    cache: dict[str, Any] | None
+    """The cache for sessions, if the engine has one."""
+    sessions_folder: Path
+    """Where the file engine keeps its sessions."""
+    text: str
+    """The variable's value, for people: without a password."""
+
+
+def parse(value: str, folder: Path) -> Choice:
+    """The choice that a value of the variable stands for; files go below ``folder``.
+
+    Raises ``ImproperlyConfigured``, which names the variable and what it may be.
+    """
+    engine, *stores = value.strip().split("+")
+    if engine not in _ENGINES:
+        raise _invalid(value, f"{engine!r} is no engine.")
+    database = cache = sessions_folder = None
+    for number, store in enumerate(stores, start=2):
+        try:
+            if engine == "file" and sessions_folder is None and Path(store).is_absolute():
+                sessions_folder = Path(store)
+            elif engine in {"cache", "cached_db"} and cache is None:
+                cache = _cache(store, folder)
+            else:
+                database = _database(store)
+        except ValueError as error:
+            # Not the part itself: it may be half of a password with a + in it.
+            raise _invalid(value, f"Part {number}: {error}.") from None
+    if engine in {"cache", "cached_db"} and cache is None:
+        raise _invalid(value, f"The engine {engine!r} needs a cache.")
+    if len(stores) > sum(part is not None for part in (database, cache, sessions_folder)):
+        raise _invalid(value, "It has more than one database.")
+    return Choice(
+        engine=engine,
+        database=database or _sqlite(folder / "demo.sqlite3"),
+        cache=cache,
+        sessions_folder=sessions_folder or folder / "sessions",
+        text=without_password(value),
+    )
+
+
+def without_password(value: str) -> str:
+    """The value as it may be shown."""
+    # Up to the last @ of a URL: an unquoted one in the password must not show what follows it.
+    return re.sub(r"(://[^:/@]*):(?:(?!://).)*@", r"\1:***@", value)
+
+
+def _database(store: str) -> dict[str, Any]:
+    url = urlsplit(store)
+    if url.scheme == "sqlite":
+        path = Path(url2pathname(url.path))
+        if url.netloc or not path.is_absolute():
+            raise ValueError("the path after sqlite:// has to begin with a slash")
+        return _sqlite(path)
+    if url.scheme not in _DATABASES:
+        raise ValueError("no database is of this form")
+    name = unquote(url.path.removeprefix("/"))
+    if not name:
+        raise ValueError("the name of the database is missing, after the host and a slash")
+    return {
+        "ENGINE": f"django.db.backends.{_DATABASES[url.scheme]}",
+        "HOST": url.hostname or "127.0.0.1",
+        "PORT": _port(url) or "",
+        "USER": unquote(url.username or ""),
+        "PASSWORD": unquote(url.password or ""),
+        "NAME": name,
+        "OPTIONS": {"connect_timeout": CONNECT_SECONDS},
+    }
+
+
+def _port(url: SplitResult) -> int | None:
+    try:
+        return url.port
+    except ValueError:
+        raise ValueError("the port is no number up to 65535") from None
+
+
+def _sqlite(path: Path) -> dict[str, Any]:
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": path,
+        # So that two parallel requests wait for each other instead of failing.
+        "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 10},
+    }
+
+
+def _cache(store: str, folder: Path) -> dict[str, Any]:
+    without_server: Mapping[str, dict[str, Any]] = {
+        "locmem": {"BACKEND": _BACKENDS + "locmem.LocMemCache", "LOCATION": "demo"},
+        "filecache": {
+            "BACKEND": _BACKENDS + "filebased.FileBasedCache",
+            "LOCATION": str(folder / "cache"),
+        },
+        "dbcache": {"BACKEND": _BACKENDS + "db.DatabaseCache", "LOCATION": "demo_cache"},
+    }
+    if store in without_server:
+        # Django's caches hold 300 entries unless told otherwise, too few for sessions.
+        return {**without_server[store], "OPTIONS": {"MAX_ENTRIES": 100_000}}
+    scheme, separator, rest = store.partition("://")
+    if separator and scheme in {"redis", "rediss"}:
+        return {
+            "BACKEND": _BACKENDS + "redis.RedisCache",
+            "LOCATION": store,
+            "OPTIONS": {"socket_connect_timeout": CONNECT_SECONDS},
+        }
+    if separator and scheme in {"django-redis", "django-rediss"}:
+        return {
+            "BACKEND": "django_redis.cache.RedisCache",
+            "LOCATION": store.removeprefix("django-"),
+            "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": CONNECT_SECONDS},
+        }
+    if separator and scheme == "memcached":
+        nodes = rest.rstrip("/").split(",")
+        if not all(re.fullmatch(r"[^:/]+:\d+", node) for node in nodes):
+            raise ValueError("memcached:// takes host:port, and further ones after commas")
+        return {"BACKEND": _BACKENDS + "memcached.PyMemcacheCache", "LOCATION": nodes}
+    raise ValueError("no cache is of this form")
+
+
+def _invalid(value: str, reason: str) -> ImproperlyConfigured:
+    return ImproperlyConfigured(
+        f"{VARIABLE} is {without_password(value)!r}. {reason} It may be:\n\n{FORMS}"
+    )

@@ -1,0 +1,76 @@
+"""``manage.py demo``: from a fresh checkout to a page that shows a session at work."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from testproject import engines
+from testproject.selfcheck import CheckFailed, checks
+from testproject.setup import USERS, SetUpFailed, seed_sessions, seed_users, session_store, set_up
+
+# Never another one: the passwords are known to everyone.
+HOST = "127.0.0.1"
+
+
+class Command(BaseCommand):
+    """Sets the demo up and serves it, or only tries it out."""
+
+    help = (
+        "Set up the demo site and serve it on this machine. The variable "
+        f"{engines.VARIABLE} moves it to another engine and store."
+    )
+    # They need the folders that are made here. runserver runs them afterwards.
+    requires_system_checks = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--port", type=int, default=8000, help="port to listen on (8000)")
+        parser.add_argument(
+            "--check",
+            action="store_true",
+            help="make a few requests to the site in this process instead of serving it",
+        )
+
+    def handle(self, *, port: int, check: bool, **options: Any) -> None:
+        try:
+            set_up()
+            seed_users()
+            seeded = seed_sessions()
+        except SetUpFailed as error:
+            raise CommandError(str(error)) from error
+        self._introduce(seeded)
+        if check:
+            self._check()
+            return
+        self.stdout.write(f"\n  Open       http://{HOST}:{port}/\n  Stop       Ctrl-C\n\n")
+        self.stdout.flush()
+        call_command("runserver", f"{HOST}:{port}", use_reloader=False)
+
+    def _introduce(self, seeded: int) -> None:
+        storage = session_store().storage()
+        names = " or ".join(USERS)
+        has_expired = storage.shared and not storage.self_expiring
+        expired = ", one of them expired: try manage.py clearsessions" if has_expired else ""
+        self.stdout.write(
+            f"  Engine     {settings.SESSION_ENGINE}\n"
+            f"  Storage    {storage.describe()}\n"
+            f"  Sessions   {seeded} made{expired}\n"
+            f"  Sign in    as {names}; the password is the name. Everyone knows that,\n"
+            "             so the site listens on this machine only\n"
+            f"  Variable   {engines.VARIABLE}={settings.DEMO.text}, see the end of the page"
+        )
+
+    def _check(self) -> None:
+        failures = 0
+        for what, run in checks():
+            for flavour in ("/", "/async/"):
+                try:
+                    run(flavour)
+                except CheckFailed as failure:
+                    failures += 1
+                    self.stdout.write(f"  FAILED     {flavour} {what}: {failure}")
+                else:
+                    self.stdout.write(f"  ok         {flavour} {what}")
+        if failures:
+            raise CommandError(f"{failures} checks failed.")

@@ -1,0 +1,104 @@
+"""What the demo needs before its first request: folders, tables, users and a few sessions."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from django.conf import settings
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
+from django.contrib.sessions.backends.base import SessionBase
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.db import Error as DatabaseError
+from django.utils import timezone
+
+from django_sessionstores.exceptions import StorageUnavailable
+from testproject import engines
+
+# Known to everyone, which is why the demo listens on the loopback address only.
+USERS: Final = ("demo", "staff")
+"""Names, each of which is the password too. The second may enter the admin."""
+
+SEEDED_FOR: Final = timedelta(hours=1)
+
+
+class SetUpFailed(Exception):
+    """The demo cannot start; the text says why, to the person at the terminal."""
+
+
+def session_store() -> type[Any]:
+    store: type[SessionBase] = import_module(settings.SESSION_ENGINE).SessionStore
+    return store
+
+
+def set_up() -> None:
+    """Make folders and tables, and try the store once. Raises `SetUpFailed`."""
+    try:
+        for folder in _folders():
+            folder.mkdir(parents=True, exist_ok=True)
+        call_command("migrate", verbosity=0, interactive=False)
+        if settings.DEMO.cache and settings.DEMO.cache["BACKEND"].endswith("DatabaseCache"):
+            call_command("createcachetable", verbosity=0)
+        session_store().storage().read("0" * 40)
+    except DatabaseError as error:
+        raise _failed("The database cannot be used", error) from error
+    except StorageUnavailable as error:
+        raise _failed("The store for sessions cannot be used", error) from error
+    except OSError as error:
+        raise _failed("A folder cannot be made", error) from error
+    except ImproperlyConfigured as error:
+        raise SetUpFailed(str(error)) from error
+
+
+def seed_users() -> None:
+    """The users that are not there yet."""
+    users = get_user_model()._default_manager
+    for name in USERS:
+        if not users.filter(username=name).exists():
+            is_staff = name == "staff"
+            user = get_user_model()(username=name, is_staff=is_staff, is_superuser=is_staff)
+            user.set_password(name)
+            user.save()
+
+
+def seed_sessions() -> int:
+    """A visitor's session, one of each user and one that has expired; how many there are.
+
+    They end within the hour, so that starting the demo often does not pile them up.
+    """
+    users = get_user_model()._default_manager
+    for user in [None, *users.filter(username__in=USERS)]:
+        session = session_store()()
+        session["cart"] = {"apples": 1, "pears": 0, "plums": 2}
+        if user is not None:
+            session[SESSION_KEY] = str(user.pk)
+            session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
+            session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+        session.set_expiry(SEEDED_FOR)
+        session.save()
+    if session_store().storage().self_expiring:
+        return len(USERS) + 1
+    expired = session_store()()
+    expired["cart"] = {"apples": 9, "pears": 9, "plums": 9}
+    expired.set_expiry(timezone.now() - timedelta(seconds=1))
+    expired.save()
+    return len(USERS) + 2
+
+
+def _folders() -> list[Path]:
+    choice = settings.DEMO
+    folders = [settings.FOLDER]
+    if choice.engine == "file":
+        folders.append(choice.sessions_folder)
+    if choice.database["ENGINE"].endswith("sqlite3"):
+        folders.append(choice.database["NAME"].parent)
+    return folders
+
+
+def _failed(what: str, error: Exception) -> SetUpFailed:
+    return SetUpFailed(
+        f"{what}: {error}\n{engines.VARIABLE} is {settings.DEMO.text!r}. Does the server run there?"
+    )

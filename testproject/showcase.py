@@ -1,0 +1,127 @@
+"""What the sync and the async views of the demo share: everything but their session calls."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, Final, cast
+
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.urls import reverse
+
+from django_sessionstores.conf import serializer_path
+from django_sessionstores.records import Record, State
+from django_sessionstores.session import SessionStore
+from testproject import engines
+
+FRUITS: Final = ("apples", "pears", "plums")
+SIDES: Final = ("left", "right")
+SIGN_IN_FAILED: Final = "That name and password do not belong together."
+
+OVERLAP_SECONDS: Final = 0.4
+"""How long each of two parallel requests waits between its read and its write, so that both have
+read before either writes."""
+
+LIFETIMES: Final[Mapping[str, tuple[str, Any]]] = {
+    "minute": ("60 seconds after the last change", 60),
+    "day": ("in a day, come what may", timedelta(days=1)),
+    "browser": ("when the browser closes", 0),
+    "default": ("as the settings say", None),
+}
+
+ONE_OF_EACH: Final[Mapping[str, Any]] = {
+    "datetime": datetime(2030, 1, 31, 12, 30, tzinfo=UTC),
+    "date": date(2030, 1, 31),
+    "time": time(12, 30, 15),
+    "timedelta": timedelta(days=1, microseconds=1),
+    "Decimal": Decimal("19.90"),
+    "UUID": uuid.UUID("12345678-1234-5678-1234-567812345678"),
+    "bytes": b"\x00\xff",
+    "set": {"a", "b"},
+    "tuple": (1, (2, 3)),
+    "dict with int keys": {1: "one", 2: "two"},
+    "int of 70 bits": 2**70,
+}
+
+# No inline script or style anywhere, so this policy needs no exception.
+_CONTENT_SECURITY_POLICY: Final = "default-src 'self'; frame-ancestors 'none'"
+
+
+def new_cart() -> dict[str, int]:
+    return dict.fromkeys(FRUITS, 0)
+
+
+def session_of(request: HttpRequest) -> SessionStore:
+    """The session, as an object of this package: with an id and a storage."""
+    return cast(SessionStore, request.session)
+
+
+def chosen(request: HttpRequest, field: str, allowed: Any) -> str:
+    """A field of the form that was sent. Raises ``Http404`` if it is none of the allowed."""
+    value = request.POST.get(field, "")
+    if value not in allowed:
+        raise Http404(f"{field} is none of {', '.join(allowed)}")
+    return value
+
+
+def back(request: HttpRequest, card: str) -> HttpResponse:
+    """To the page of the same flavour, at one of its cards."""
+    return HttpResponseRedirect(f"{reverse('demo:page', current_app=_flavour(request))}#{card}")
+
+
+def show(
+    request: HttpRequest,
+    *,
+    account: Any,
+    former: Record | None,
+    error: str = "",
+) -> HttpResponse:
+    """The page. The session has to be loaded: from then on, reading it asks no store."""
+    session = session_of(request)
+    kept = session.get("types", {})
+    response = render(
+        request,
+        "testproject/page.html",
+        {
+            "account": account,
+            "async": _flavour(request) == "async",
+            "cart": session.get("cart") or new_cart(),
+            "engine": settings.SESSION_ENGINE,
+            "error": error,
+            "expires": session.get_expiry_date(),
+            "expires_at_close": session.get_expire_at_browser_close(),
+            "expires_in": timedelta(seconds=session.get_expiry_age()),
+            "forms": engines.FORMS,
+            "former": former,
+            "former_is_superseded": former is not None and former.state is State.SUPERSEDED,
+            "lifetimes": {name: label for name, (label, _) in LIFETIMES.items()},
+            "rotation": session.get("rotation"),
+            "serializer": serializer_path(),
+            "session_id": session.session_id if session.session_key else None,
+            "storage": session.storage().describe(),
+            "tabs": {side: session.get(side, 0) for side in SIDES},
+            "types": [
+                (name, repr(kept[name]), type(kept[name]).__name__, is_same(kept[name], value))
+                for name, value in ONE_OF_EACH.items()
+                if name in kept
+            ],
+            "value": settings.DEMO.text,
+            "variable": engines.VARIABLE,
+        },
+    )
+    response.headers["Content-Security-Policy"] = _CONTENT_SECURITY_POLICY
+    return response
+
+
+def _flavour(request: HttpRequest) -> str:
+    assert request.resolver_match is not None
+    return request.resolver_match.namespace
+
+
+def is_same(kept: Any, stored: Any) -> bool:
+    """Whether a value came back as it was stored, in value and type."""
+    return type(kept) is type(stored) and kept == stored

@@ -1,0 +1,31 @@
+"""The demo's one page, by sync views and under ``async/`` by async views."""
+
+from types import ModuleType
+
+from django.contrib import admin
+from django.urls import URLPattern, include, path
+
+from testproject import async_views, views
+
+
+def demo(module: ModuleType) -> tuple[list[URLPattern], str]:
+    """The routes of one flavour, whose views have the same names."""
+    return (
+        [
+            path("", module.page, name="page"),
+            path("cart/", module.cart, name="cart"),
+            path("sign-in/", module.sign_in, name="sign_in"),
+            path("sign-out/", module.sign_out, name="sign_out"),
+            path("expiry/", module.expiry, name="expiry"),
+            path("types/", module.types, name="types"),
+            path("tabs/", module.tabs, name="tabs"),
+        ],
+        "demo",
+    )
+
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("async/", include(demo(async_views), namespace="async")),
+    path("", include(demo(views), namespace="sync")),
+]

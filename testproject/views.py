@@ -1,0 +1,85 @@
+"""The demo by sync views: nothing here but Django's session API."""
+
+import time
+
+from django.contrib.auth import authenticate, get_user, login, logout
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.http import require_POST, require_safe
+
+from testproject.showcase import (
+    FRUITS,
+    LIFETIMES,
+    ONE_OF_EACH,
+    OVERLAP_SECONDS,
+    SIDES,
+    SIGN_IN_FAILED,
+    back,
+    chosen,
+    new_cart,
+    session_of,
+    show,
+)
+
+
+@require_safe
+def page(request: HttpRequest) -> HttpResponse:
+    return _show(request)
+
+
+def _show(request: HttpRequest, error: str = "") -> HttpResponse:
+    rotation = request.session.get("rotation") or {}
+    former = None
+    if rotation.get("before"):
+        former = session_of(request).storage().read(rotation["before"])
+    return show(request, account=get_user(request), former=former, error=error)
+
+
+@require_POST
+def cart(request: HttpRequest) -> HttpResponse:
+    """A change inside a nested dict. Nobody sets ``request.session.modified``."""
+    request.session.setdefault("cart", new_cart())
+    request.session["cart"][chosen(request, "fruit", FRUITS)] += 1
+    return back(request, "cart")
+
+
+@require_POST
+def sign_in(request: HttpRequest) -> HttpResponse:
+    user = authenticate(
+        request,
+        username=request.POST.get("username", ""),
+        password=request.POST.get("password", ""),
+    )
+    if user is None:
+        return _show(request, SIGN_IN_FAILED)
+    before = session_of(request).session_id
+    login(request, user)
+    request.session["rotation"] = {"before": before, "after": session_of(request).session_id}
+    return back(request, "key")
+
+
+@require_POST
+def sign_out(request: HttpRequest) -> HttpResponse:
+    logout(request)
+    return back(request, "key")
+
+
+@require_POST
+def expiry(request: HttpRequest) -> HttpResponse:
+    request.session.set_expiry(LIFETIMES[chosen(request, "lifetime", LIFETIMES)][1])
+    return back(request, "expiry")
+
+
+@require_POST
+def types(request: HttpRequest) -> HttpResponse:
+    request.session["types"] = dict(ONE_OF_EACH)
+    return back(request, "types")
+
+
+def tabs(request: HttpRequest) -> HttpResponse:
+    """What one of two tabs does: read, think, write a key of its own."""
+    if request.method == "POST":
+        side = chosen(request, "side", SIDES)
+        count = request.session.get(side, 0)
+        time.sleep(OVERLAP_SECONDS)
+        request.session[side] = count + 1
+    return JsonResponse({side: request.session.get(side, 0) for side in SIDES})
