@@ -1,11 +1,14 @@
 """The command: choose cases, print the table."""
 
 import argparse
+import atexit
 import cProfile
 import json
 import os
 import pstats
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +17,11 @@ import pytest
 from django.core.management import call_command
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+if "SESSIONSTORES_TEST_FOLDER" not in os.environ:
+    # On a disk, where sites keep files; the tests' own folder may be in memory.
+    folder = tempfile.mkdtemp(prefix="sessions-benchmark-")
+    os.environ["SESSIONSTORES_TEST_FOLDER"] = folder
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 django.setup()
 
 from tests.benchmark import measure, targets  # noqa: E402 - models need Django set up
@@ -60,11 +68,11 @@ def rows(cases: list[Case], rounds: int) -> Iterator[dict[str, Any]]:
 def show(row: dict[str, Any], previous: str | None) -> None:
     if row["case"] != previous:
         print(
-            f"\n{row['case']:<28}{'session':>9}{'over client':>13}{'target':>8}"
+            f"\n{row['case']:<32}{'session':>9}{'over client':>13}{'target':>8}"
             f"{'of Django':>11}{'target':>8}"
         )
     cells = [
-        f"  {row['operation']:<26}{row['session_us']:>6.0f} us",
+        f"  {row['operation']:<30}{row['session_us']:>6.0f} us",
         _ratio(row["over_client"], 13),
         _ratio(row["over_client_target"], 8),
         _ratio(row["of_django"], 11),

@@ -234,7 +234,9 @@ class Layers(Client):
 def _postgresql(value: bytes, server: PostgreSQL) -> Client:
     import psycopg
 
-    return Sql(value, psycopg.connect(server.url(), autocommit=True), "bytea")
+    # As Django connects: no prepared statements, which a pooler in between would lose.
+    connection = psycopg.connect(server.url(), autocommit=True, prepare_threshold=None)
+    return Sql(value, connection, "bytea")
 
 
 def _mariadb(value: bytes, server: MariaDB) -> Client:

@@ -1,0 +1,72 @@
+"""The benchmark runs and gives every figure. How large they are is no test's business."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests import upstream
+from tests.benchmark.operations import OPERATIONS
+
+TINY = ("--rounds", "1")
+
+
+def benchmark(*arguments: str) -> str:
+    """What the command prints, from a process of its own: it goes on where tests end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmark", *TINY, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=upstream.ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("selection", "case"),
+    [
+        (("--engine", "memory"), "memory"),
+        (("--engine", "file"), "file"),
+        (("--engine", "db", "--store", "sqlite"), "db:sqlite"),
+    ],
+)
+def test_every_operation_of_a_case_has_every_figure(selection: tuple[str, ...], case: str) -> None:
+    """A figure that is missing would be a target that nobody looks at any more."""
+    rows: list[dict[str, Any]] = json.loads(benchmark("--json", *selection))
+
+    assert [row["case"] for row in rows] == [case] * len(OPERATIONS)
+    assert [row["operation"] for row in rows] == [operation.name for operation in OPERATIONS]
+    for row in rows:
+        compared = {"session_us", "django_us", "of_django", "of_django_target"}
+        # A session that is not touched asks nothing of a client, and memory has none.
+        if row["operation"] != "untouched" and case != "memory":
+            compared |= {"client_us", "over_client"}
+        assert {name for name in compared if not isinstance(row[name], float)} == set()
+
+
+def test_the_targets_of_the_documentation_are_looked_at() -> None:
+    """A target that goes with no operation, for a name that was changed, would always be met."""
+    rows = json.loads(benchmark("--json", "--engine", "file"))
+
+    assert {row["operation"]: row["over_client_target"] for row in rows} == {
+        "untouched": None,
+        "read": 6.0,
+        "first write": None,
+        "read and write": 1.3,
+        "login": None,
+        "logout": None,
+    }
+
+
+def test_the_table_has_a_line_for_each_operation() -> None:
+    """The documented command prints a table, not JSON."""
+    table = benchmark("--engine", "memory")
+
+    for operation in OPERATIONS:
+        assert f"\n  {operation.name} " in table
+    assert f" of {len(OPERATIONS)} operations meet their targets." in table
