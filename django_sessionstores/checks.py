@@ -12,6 +12,10 @@ from typing import Any
 
 from django.conf import settings as django_settings
 from django.core import checks, mail
+from django.core.cache import caches
+from django.core.cache.backends.db import BaseDatabaseCache
+from django.core.cache.backends.filebased import FileBasedCache
+from django.core.cache.backends.locmem import LocMemCache
 from django.core.exceptions import ImproperlyConfigured
 
 from . import conf
@@ -127,13 +131,12 @@ def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage
     """The cache that sessions are in does not lose them on its own."""
     if _engine() not in {"cache", "cached_db"} or not _in_production():
         return []
+    if check_engine(app_configs):
+        return []  # The cache cannot be looked at.
     alias = django_settings.SESSION_CACHE_ALIAS
-    config = django_settings.CACHES.get(alias)
-    if config is None:
-        return []  # check_engine says so.
+    cache = caches.create_connection(alias)
     messages: list[checks.CheckMessage] = []
-    backend = config["BACKEND"]
-    if backend.endswith("LocMemCache"):
+    if isinstance(cache, LocMemCache):
         messages.append(
             checks.Warning(
                 f"The cache {alias!r} is in the memory of one process.",
@@ -143,18 +146,17 @@ def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage
         )
     if _engine() == "cached_db":
         return messages  # What the cache loses, the database still has.
-    if backend.endswith(("LocMemCache", "DatabaseCache", "FileBasedCache")):
-        limit = config.get("OPTIONS", {}).get("MAX_ENTRIES", config.get("MAX_ENTRIES", 300))
-        if int(limit) < 10_000:
-            messages.append(
-                checks.Warning(
-                    f"The cache {alias!r} holds {limit} entries; from then on it drops sessions "
-                    "that are still in use.",
-                    hint="Raise OPTIONS['MAX_ENTRIES'] of the cache above the number of sessions, "
-                    "or use the db or cached_db engine.",
-                    id="sessionstores.W002",
-                )
+    limit = cache._max_entries
+    if isinstance(cache, LocMemCache | BaseDatabaseCache | FileBasedCache) and limit < 10_000:
+        messages.append(
+            checks.Warning(
+                f"The cache {alias!r} holds {limit} entries; from then on it drops sessions "
+                "that are still in use.",
+                hint="Raise OPTIONS['MAX_ENTRIES'] of the cache above the number of sessions, "
+                "or use the db or cached_db engine.",
+                id="sessionstores.W002",
             )
+        )
     if alias == "default":
         messages.append(
             checks.Warning(

@@ -200,8 +200,12 @@ def at(moment: int) -> Iterator[None]:
 def suspicions() -> Iterator[list[str]]:
     """The messages logged on ``django.security.SuspiciousSession`` meanwhile."""
     messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda entry: messages.append(entry.getMessage())  # type: ignore[method-assign]
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.getMessage())
+
+    handler = Handler()
     logger = logging.getLogger("django.security.SuspiciousSession")
     logger.addHandler(handler)
     try:
