@@ -1,0 +1,408 @@
+"""The store refuses, stalls, is full or read-only, and comes back: nobody is logged out by it.
+
+Through Django as it is, middleware and handlers included. Its answer to an outage is a 500; what
+counts is that no cookie is deleted, that no write is answered as saved that was not, and that all
+is as before when the store is back.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from functools import partial
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from django.contrib.auth import get_user_model
+from django.db import close_old_connections, connections
+from django.test import Client, override_settings
+from pymemcache.client.base import Client as MemcachedClient
+from pymemcache.exceptions import MemcacheServerError
+
+from django_sessionstores.storages.layered import Layered
+from django_sessionstores.testing import observed
+from tests.cases import CACHE_ALIAS
+from tests.services import HOST, Memcached, MemcachedNodes, Redis, eventually
+
+COOKIE = "sessionid"
+
+TIMEOUT = 0.4
+"""Seconds that the clients of the caches are told to wait for an answer."""
+LONGEST_REQUEST = 12 * TIMEOUT
+"""Seconds: a request asks the store three times at most, each time may be tried once more, to
+connect and to be answered. What hangs for ever takes longer."""
+
+CACHES = ("cache:django-redis", "cache:redis-cache", "cache:memcached", "cache:memcached-nodes")
+DATABASES = ("db:postgresql", "db:mariadb")
+CACHED = ("cached_db:redis-cache+postgresql", "cached_db:memcached+mariadb")
+
+
+def short_timeouts() -> AbstractContextManager[Any]:
+    """The caches of the case, their clients impatient, and a cached_db that soon tries again."""
+    entry = dict(django_settings.CACHES[CACHE_ALIAS])
+    if "redis" in entry["BACKEND"]:
+        # In the address, because django-redis keeps a pool of connections for each address.
+        entry["LOCATION"] += f"?socket_timeout={TIMEOUT}&socket_connect_timeout={TIMEOUT}"
+    elif "memcached" in entry["BACKEND"]:
+        entry["OPTIONS"] = {"timeout": TIMEOUT, "connect_timeout": TIMEOUT}
+    return override_settings(
+        CACHES={**django_settings.CACHES, CACHE_ALIAS: entry}, SESSIONSTORES={"CACHE_RETRY": 0.2}
+    )
+
+
+@pytest.fixture(autouse=True)
+def _short_timeouts(engine: Any) -> Iterator[None]:
+    if engine.case.cache is None:
+        yield
+        return
+    with short_timeouts():
+        yield
+
+
+class Browser:
+    """Keeps cookies, gets a 500 where Django answers with one, and minds the time."""
+
+    def __init__(self, login: str = "") -> None:
+        self._client = Client(raise_request_exception=False)
+        if login:
+            assert self.get(f"/login/{login}/").status_code == 200
+            assert self.get("/write/before/1/").status_code == 200
+
+    def get(self, path: str) -> Any:
+        started = time.monotonic()
+        response = self._client.get(path)
+        assert time.monotonic() - started < LONGEST_REQUEST, path
+        return response
+
+    def user(self) -> str:
+        response = self.get("/who/")
+        assert response.status_code == 200
+        return str(response.content.decode())
+
+    def data(self) -> dict[str, Any]:
+        response = self.get("/read/")
+        assert response.status_code == 200
+        return dict(response.json())
+
+
+@pytest.fixture
+def ada(engine: Any, _short_timeouts: None, user: Any) -> Browser:
+    """Logged in, her session whole, before the outage."""
+    return Browser(user.username)
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """The 500s are what is asked for; their tracebacks would bury the others."""
+    caplog.set_level("CRITICAL", logger="django.request")
+
+
+def assert_fails(response: Any) -> None:
+    """An error, and the cookie stays."""
+    assert response.status_code == 500
+    assert COOKIE not in response.cookies
+
+
+def restart(server: Any) -> None:
+    server.restart()
+    # As Django does before each request but for those of its test client.
+    close_old_connections()
+
+
+# The store does not answer -----------------------------------------------------------------------
+
+
+@pytest.mark.engines(*CACHES, *DATABASES)
+@pytest.mark.private_servers({Redis: partial(Redis, appendonly="yes")})
+def test_refused(engine: Any, ada: Browser, user: Any) -> None:
+    """The server is gone, and comes back. One with a disk still has everybody logged in."""
+    server = engine.server()
+    server.kill()
+    # The first request finds a connection broken, the others find none. Together they take longer
+    # than clients of memcached that spread keys wait before they give the node's to another.
+    for _ in range(3):
+        assert_fails(ada.get("/who/"))
+        assert_fails(ada.get("/write/lost/1/"))
+        time.sleep(0.6)
+    assert_fails(Browser().get(f"/login/{user.username}/"))
+    assert Browser().get("/nothing/").status_code == 200
+    assert ada.get("/nothing/").status_code == 200
+    restart(server)
+    if isinstance(server, Memcached | MemcachedNodes):
+        ada = Browser(user.username)
+    assert ada.user() == "ada"
+    assert "lost" not in ada.data()
+    assert ada.get("/write/after/1/").status_code == 200
+    assert ada.data()["after"] == "1"
+
+
+@pytest.mark.engines(*CACHES)
+@pytest.mark.private_servers
+def test_stalled_cache(engine: Any, ada: Browser, user: Any) -> None:
+    """It accepts connections and says nothing: no request waits longer than the timeouts."""
+    engine.server().pause()
+    for _ in range(2):
+        assert_fails(ada.get("/who/"))
+    assert_fails(ada.get("/write/x/1/"))
+    assert_fails(Browser().get(f"/login/{user.username}/"))
+    assert ada.get("/nothing/").status_code == 200
+    engine.server().resume()
+    assert ada.user() == "ada"
+    assert ada.get("/write/after/1/").status_code == 200
+    assert ada.data().items() >= {"before": "1", "after": "1"}.items()
+
+
+@pytest.mark.engines(*DATABASES)
+@pytest.mark.private_servers
+def test_stalled_database(engine: Any, ada: Browser) -> None:
+    """A database's client waits as long as its OPTIONS say; the answer is late, never wrong."""
+    answers: list[Any] = []
+
+    def ask() -> None:
+        try:
+            answers.append(ada._client.get("/who/"))
+        finally:
+            connections.close_all()
+
+    engine.server().pause()
+    request = threading.Thread(target=ask)
+    request.start()
+    request.join(1)
+    assert answers == []
+    engine.server().resume()
+    request.join(30)
+    assert [answer.content for answer in answers] == [b"ada"]
+    assert COOKIE not in answers[0].cookies
+
+
+@pytest.mark.engines("cache:memcached-nodes")
+@pytest.mark.private_servers
+def test_one_node_of_several(engine: Any, user: Any) -> None:
+    """Its sessions fail, the others go on, and none moves: a user who logs out during the outage
+    would be logged in again by the copy that was left behind."""
+    browsers = [Browser(user.username) for _ in range(12)]
+    engine.server().members[0].pause()
+    up, down = [], []
+    for browser in browsers:
+        (up if browser.get("/who/").status_code == 200 else down).append(browser)
+    assert up
+    assert down
+    for browser in up:
+        assert browser.get("/logout/").status_code == 200
+    for browser in down[:2]:
+        assert_fails(browser.get("/write/x/1/"))
+    engine.server().members[0].resume()
+    assert [browser.user() for browser in up] == [""] * len(up)
+    assert [browser.user() for browser in down] == ["ada"] * len(down)
+
+
+# The store takes no writes -----------------------------------------------------------------------
+
+
+@contextmanager
+def full(engine: Any) -> Iterator[None]:
+    engine.server(Redis).cli("config", "set", "maxmemory", "1")
+    yield
+    engine.server(Redis).cli("config", "set", "maxmemory", "0")
+
+
+@contextmanager
+def full_memcached(engine: Any) -> Iterator[None]:
+    with closing(MemcachedClient((HOST, engine.server().port), default_noreply=False)) as client:
+        names = []
+        for size in range(50, 1500, 50):  # Each range of sizes has memory of its own.
+            with suppress(MemcacheServerError):
+                for number in range(50_000):
+                    client.set(f"{size}-{number}", b"x" * size)
+                    names.append(f"{size}-{number}")
+        yield
+        client.delete_many(names, noreply=True)
+        client.version()  # It has worked them off when it answers.
+
+
+@contextmanager
+def replica(engine: Any) -> Iterator[None]:
+    """A failover that the client has not heard of: what it takes for the primary is none."""
+    engine.server(Redis).cli("replicaof", "127.0.0.1", "1")
+    yield
+    engine.server(Redis).cli("replicaof", "no", "one")
+
+
+@contextmanager
+def read_only_transactions(engine: Any) -> Iterator[None]:
+    on, off = {
+        "postgresql": (
+            "SET default_transaction_read_only = on",
+            "SET default_transaction_read_only = off",
+        ),
+        "mysql": ("SET SESSION TRANSACTION READ ONLY", "SET SESSION TRANSACTION READ WRITE"),
+        "sqlite": ("PRAGMA query_only = on", "PRAGMA query_only = off"),
+    }[connections[engine.database].vendor]
+    with connections[engine.database].cursor() as cursor:
+        cursor.execute(on)
+        yield
+        cursor.execute(off)
+
+
+def assert_takes_no_writes(ada: Browser, outage: AbstractContextManager[None]) -> None:
+    guest = Browser()
+    assert guest.get("/write/before/1/").status_code == 200
+    with outage:
+        assert ada.user() == "ada"
+        for _ in range(2):
+            assert_fails(ada.get("/write/lost/1/"))
+        assert_fails(Browser().get("/write/x/1/"))
+        assert_fails(guest.get("/write/lost/1/"))
+        assert ada.data()["before"] == "1"
+        assert ada.user() == "ada"
+    assert "lost" not in ada.data()
+    assert guest.data() == {"before": "1"}
+    assert ada.get("/write/after/1/").status_code == 200
+    assert ada.data()["after"] == "1"
+
+
+@pytest.mark.engines("cache:django-redis", "cache:redis-cache")
+@pytest.mark.private_servers
+@pytest.mark.parametrize("outage", [full, replica])
+def test_redis_that_takes_no_writes(engine: Any, ada: Browser, outage: Any) -> None:
+    """Out of memory with noeviction, or read-only: reads go on, a write is never a success."""
+    assert_takes_no_writes(ada, outage(engine))
+
+
+@pytest.mark.engines("cache:memcached")
+@pytest.mark.private_servers({Memcached: partial(Memcached, "-M", "-m", "2")})
+def test_memcached_that_takes_no_writes(engine: Any, ada: Browser) -> None:
+    """Started with -M, it says that it is full instead of dropping sessions."""
+    assert_takes_no_writes(ada, full_memcached(engine))
+
+
+@pytest.mark.engines("db")
+def test_database_that_takes_no_writes(engine: Any, ada: Browser) -> None:
+    """Reads go on, and a write is never answered as saved."""
+    if connections[engine.database].vendor == "sqlite":
+        # The users are in the same database, and a login writes when it was.
+        ada.user()
+    assert_takes_no_writes(ada, read_only_transactions(engine))
+
+
+@pytest.mark.engines("cached_db:django-redis+sqlite", "cached_db:locmem+sqlite")
+def test_cached_database_that_takes_no_writes(engine: Any, ada: Browser) -> None:
+    """The cache alone must not be taken for a place to write to."""
+    assert_takes_no_writes(ada, read_only_transactions(engine))
+
+
+# The cache in front of a database is away --------------------------------------------------------
+
+
+def kill(server: Any) -> None:
+    server.kill()
+
+
+def pause(server: Any) -> None:
+    server.pause()
+
+
+def back(server: Any) -> None:
+    """Whatever was done to it."""
+    server.resume()
+    if not all(member.running for member in getattr(server, "members", [server])):
+        server.restart()
+
+
+def cache_server(engine: Any) -> Any:
+    return engine.server(Redis, Memcached)
+
+
+def until_the_cache_is_asked(engine: Any, browser: Browser) -> None:
+    """Requests go on until one of them has been served from the cache again."""
+    storage = engine.storage
+    assert isinstance(storage, Layered)
+
+    def served_from_cache() -> bool:
+        with observed(storage.authority) as asked:
+            browser.user()
+        return asked == []
+
+    eventually(served_from_cache, "the cache is used again", seconds=20)
+
+
+@pytest.mark.engines(*CACHED, "cached_db:django-redis+sqlite")
+@pytest.mark.private_servers
+@pytest.mark.parametrize("outage", [kill, pause])
+def test_cached_db_without_its_cache(engine: Any, ada: Browser, user: Any, outage: Any) -> None:
+    """Logged-in users stay, new ones log in, writes hold; and a logout that the cache did not
+    hear of holds when it is back with what it had."""
+    bob = get_user_model()._default_manager.create(username="bob")
+    try:
+        leaver = Browser(user.username)
+        key = leaver._client.cookies[COOKIE].value
+        assert leaver.user() == "ada"
+        outage(cache_server(engine))
+        for number in range(3):
+            assert ada.user() == "ada"
+            assert ada.get(f"/write/during/{number}/").status_code == 200
+            assert ada.data()["during"] == str(number)
+        newcomer = Browser(bob.username)
+        assert newcomer.user() == "bob"
+        assert leaver.get("/logout/").status_code == 200
+        back(cache_server(engine))
+        stale = Browser()
+        stale._client.cookies[COOKIE] = key
+        for _ in range(3):
+            assert ada.user() == "ada"
+            assert ada.data().items() >= {"before": "1", "during": "2"}.items()
+            assert newcomer.user() == "bob"
+            assert stale.user() == ""
+            stale._client.cookies[COOKIE] = key
+        assert ada.get("/write/after/1/").status_code == 200
+        assert ada.data()["after"] == "1"
+    finally:
+        bob.delete()
+
+
+@pytest.mark.engines(*CACHED, "cached_db:django-redis+sqlite")
+@pytest.mark.private_servers
+def test_a_stalled_cache_costs_one_timeout_not_one_per_request(engine: Any, ada: Browser) -> None:
+    """While it is left alone, requests do not ask it at all."""
+    with override_settings(SESSIONSTORES={"CACHE_RETRY": 60}):
+        storage = engine.storage
+        assert ada.user() == "ada"
+        cache_server(engine).pause()
+        assert ada.user() == "ada"
+        with observed(storage.cache) as asked:
+            for number in range(5):
+                assert ada.get(f"/write/x/{number}/").status_code == 200
+        assert asked == []
+        assert ada.data()["x"] == "4"
+
+
+@pytest.mark.engines(*CACHED)
+@pytest.mark.private_servers
+def test_the_cache_is_used_again_when_it_is_back(engine: Any, ada: Browser) -> None:
+    """After the time for which it is distrusted, without a restart of the process."""
+    with override_settings(SESSIONSTORES={"CACHE_RETRY": 0.2, "CACHE_LEASE": 1}):
+        assert ada.user() == "ada"
+        cache_server(engine).pause()
+        assert ada.get("/write/x/1/").status_code == 200
+        cache_server(engine).resume()
+        until_the_cache_is_asked(engine, ada)
+        assert ada.data()["x"] == "1"
+
+
+@pytest.mark.engines(*CACHED)
+@pytest.mark.private_servers
+def test_cached_db_without_its_database(engine: Any, ada: Browser) -> None:
+    """What the cache holds is served; what must be written fails, and is not served either."""
+    (database,) = [one for one in engine.servers.values() if one is not cache_server(engine)]
+    assert ada.user() == "ada"
+    database.kill()
+    assert ada.user() == "ada"
+    assert_fails(ada.get("/write/lost/1/"))
+    assert_fails(ada.get("/logout/"))
+    assert ada.user() == "ada"
+    restart(database)
+    assert ada.user() == "ada"
+    assert "lost" not in ada.data()
+    assert ada.get("/write/after/1/").status_code == 200
+    assert ada.data()["after"] == "1"
