@@ -18,7 +18,7 @@ from django_sessionstores.codec import Codec, KeyRing
 from django_sessionstores.conf import codec
 from django_sessionstores.exceptions import PayloadTooLarge, UnserializableValue
 from django_sessionstores.merge import merge, same
-from django_sessionstores.records import is_well_formed, session_id
+from django_sessionstores.records import session_id
 from django_sessionstores.serializers import TypedSerializer
 from django_sessionstores.session import now
 from django_sessionstores.testing import DAY, MALFORMED_KEYS, at, inner_storages, observed
@@ -374,7 +374,7 @@ def test_a_megabyte(engine: Any) -> None:
 def test_a_strange_cookie_makes_no_trip_and_no_error(engine: Any, route: str) -> None:
     """Through the whole of Django: anybody can send anything."""
     for key in MALFORMED_KEYS:
-        if is_well_formed(key.strip()):
+        if key != key.strip():
             continue  # Parsing a cookie strips it.
         # The bytes of a header as WSGI hands them on; the client's own cookies would be quoted.
         header = f"{COOKIE}={key}".encode("utf-8", "surrogateescape").decode("latin-1")
