@@ -7,6 +7,7 @@ import json
 import os
 import pstats
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -103,6 +104,8 @@ def profile(case: Case) -> None:
 
 
 def main() -> int:
+    # Ended by SIGTERM as by Ctrl-C, so that the servers are stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = arguments()
     cases = chosen(options)
     call_command("migrate", verbosity=0, interactive=False)
