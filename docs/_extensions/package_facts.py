@@ -1,0 +1,127 @@
+"""Directives and a role that take facts from the package, so that no page can contradict it."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from typing import Any, Final
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from django_sessionstores import conf
+from django_sessionstores.storages.base import CacheStorage, Storage
+from django_sessionstores.storages.database import DatabaseStorage
+from django_sessionstores.storages.database_cache import DatabaseCacheStorage
+from django_sessionstores.storages.file import FileStorage
+from django_sessionstores.storages.layered import Layered
+from django_sessionstores.storages.memcached import MemcachedStorage
+from django_sessionstores.storages.memory import MemoryStorage
+from django_sessionstores.storages.portable import FileCacheStorage, LocMemStorage, PortableStorage
+from django_sessionstores.storages.redis import RedisStorage
+
+STORAGES: Final[dict[str, type[Storage] | Storage]] = {
+    "``memory``": MemoryStorage,
+    "``file``": FileStorage,
+    "``db``": DatabaseStorage,
+    "``cache`` on Redis": RedisStorage,
+    "``cache`` on memcached": MemcachedStorage,
+    "``cache`` on DatabaseCache": DatabaseCacheStorage,
+    "``cache`` on FileBasedCache": FileCacheStorage,
+    "``cache`` on LocMemCache": LocMemStorage,
+    "``cache`` on another cache": PortableStorage,
+    "``cached_db``": Layered(CacheStorage(), Storage(), lease=1, retry=1),
+}
+
+FLAGS: Final = {
+    "shared": "Seen by all processes",
+    "durable": "Never evicted, survives a restart",
+    "self_expiring": "Drops expired sessions itself",
+}
+
+
+def storage_matrix() -> list[str]:
+    """What each storage declares of itself, as the lines of a table."""
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    lines += _row("Engine and store", *FLAGS.values())
+    for name, storage in STORAGES.items():
+        lines += _row(name, *("yes" if getattr(storage, flag) else "no" for flag in FLAGS))
+    return lines
+
+
+def _row(first: str, *others: str) -> list[str]:
+    return [f"   * - {first}", *(f"     - {cell}" for cell in others)]
+
+
+def options() -> list[str]:
+    """Every option with its type, default and meaning, as the lines of a definition list."""
+    lines: list[str] = []
+    for name, option in vars(conf.Settings).items():
+        if not name.isupper():
+            continue
+        lines += [
+            f".. _option-{name}:",
+            "",
+            f"``{name}``",
+            f"   | Type: {_type(option.func)}",
+            f"   | Default: ``{default(name)}``",
+            "",
+            *(f"   {line}" for line in (inspect.getdoc(option) or "").splitlines()),
+            "",
+        ]
+    return lines
+
+
+def default(name: str) -> str:
+    """The default of an option, as it would be written in settings."""
+    return repr(getattr(conf.Settings(), name))
+
+
+def _type(function: Any) -> str:
+    kind = typing.get_type_hints(function)["return"]
+    names = {float: "number", int: "whole number"}
+    if kind in names:
+        return names[kind]
+    return {"Sequence": "list or tuple of strings", "Mapping": "dict"}[kind.__origin__.__name__]
+
+
+class _Generated(SphinxDirective):
+    """Puts lines made from the package in the place of the directive."""
+
+    @staticmethod
+    def lines() -> list[str]:
+        raise NotImplementedError
+
+    def run(self) -> list[nodes.Node]:
+        container = nodes.Element()
+        source = StringList(self.lines(), source="generated from the package")
+        self.state.nested_parse(source, self.content_offset, container)
+        return container.children
+
+
+class StorageMatrix(_Generated):
+    """``.. storage-matrix::``"""
+
+    lines = staticmethod(storage_matrix)
+
+
+class Options(_Generated):
+    """``.. options::``"""
+
+    lines = staticmethod(options)
+
+
+class Default(SphinxRole):
+    """``:default:`TOUCH_INTERVAL```, the default of an option."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        return [nodes.Text(default(self.text))], []
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("storage-matrix", StorageMatrix)
+    app.add_directive("options", Options)
+    app.add_role("default", Default())
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

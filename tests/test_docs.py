@@ -1,0 +1,256 @@
+"""The documentation says what the package does: its code runs, its lists are complete."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import io
+import re
+import subprocess
+import sys
+import textwrap
+import types
+import unittest
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import RequestFactory, override_settings
+
+from django_sessionstores import checks, conf, exceptions
+from django_sessionstores.backends import memory
+from tests.upstream import EXPECTED_FAILURES
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+ENGINES = {path.stem for path in (ROOT / "django_sessionstores/backends").glob("*.py")} - {
+    "__init__"
+}
+PAGES = sorted([ROOT / "README.rst", *DOCS.rglob("*.rst")])
+BLOCK = re.compile(r"^\.\. code-block:: python\n\n((?: {4}.*\n|\n)+)", re.MULTILINE)
+FILE_NAME = re.compile(r"# (\S+)\.py\n")
+
+
+def read(*parts: str) -> str:
+    return DOCS.joinpath(*parts).read_text(encoding="utf-8")
+
+
+def blocks(page: Path) -> list[str]:
+    """The Python code of a page, block by block."""
+    return [textwrap.dedent(code) for code in BLOCK.findall(page.read_text(encoding="utf-8"))]
+
+
+# Code -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def workshop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """The names that code in the documentation finds, on the memory engine."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "shop", types.ModuleType("shop"))
+    (tmp_path / "sessions").mkdir()
+    with override_settings(SESSION_ENGINE="django_sessionstores.backends.memory"):
+        yield {"BASE_DIR": tmp_path}
+    for name in [name for name in sys.modules if name.startswith("shop.")]:
+        del sys.modules[name]
+
+
+def execute(code: str, names: dict[str, Any]) -> None:
+    """Run a block. One that begins with a file name becomes that module as well."""
+    exec(compile(code, "<documentation>", "exec"), names)
+    if found := FILE_NAME.match(code):
+        module = types.ModuleType(found[1].replace("/", "."))
+        # The same objects: what a class refers to has to be in the module of the class.
+        module.__dict__.update(names)
+        sys.modules[module.__name__] = module
+        setattr(sys.modules["shop"], module.__name__.rpartition(".")[2], module)
+
+
+def assigned_settings(code: str, names: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a block assigns at its top."""
+    targets = [
+        target.id
+        for statement in ast.parse(code).body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    ]
+    return {name: names[name] for name in targets if name.isupper()}
+
+
+def run(page: Path, names: dict[str, Any]) -> dict[str, Any]:
+    """Run the blocks of a page in order; the names they define. Settings hold for what follows."""
+    settings: dict[str, Any] = {}
+    for code in blocks(page):
+        with override_settings(**settings):
+            execute(code, names)
+        settings |= assigned_settings(code, names)
+        with override_settings(**settings):
+            for check in (checks.check_settings, checks.check_merge_functions, checks.check_engine):
+                assert check(None) == [], code
+        # Pages show engines whose servers do not run here.
+        settings.pop("SESSION_ENGINE", None)
+    return names
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem
+)
+def test_code_runs(page: Path, workshop: dict[str, Any]) -> None:
+    """A reader pastes it: what raises in the documentation raises at the reader's, and settings
+    that the package's checks refuse are refused there."""
+    run(page, workshop)
+
+
+def test_every_block_is_run() -> None:
+    """A block that is indented otherwise than the others would silently not be run."""
+    for page in PAGES:
+        written = page.read_text(encoding="utf-8").count("code-block:: python")
+        assert len(blocks(page)) == written, page
+
+
+def test_views_of_the_quick_start_work(workshop: dict[str, Any]) -> None:
+    """The first code that a reader tries has to do what the text says."""
+    names = run(DOCS / "quickstart.rst", workshop)
+    session = memory.SessionStore()
+    session["cart"] = {"apples": 1}
+    session.save()
+    request = RequestFactory().get("/")
+    request.session = memory.SessionStore(session.session_key)
+    names["add_apple"](request)
+    asyncio.run(names["count_visit"](request))
+    request.session.save()
+    stored = memory.SessionStore(session.session_key)
+    assert (stored["cart"], stored["visits"]) == ({"apples": 2}, 1)
+
+
+def test_merge_functions_of_the_guide_work(workshop: dict[str, Any]) -> None:
+    """They are copied as they stand, into code that handles what people buy."""
+    names = run(DOCS / "howto" / "merging.rst", workshop)
+    join, missing = names["join_carts"], names["MISSING"]
+    assert join({"a": 1, "b": 1}, {"a": 2, "b": 1}, {"a": 3}) == {"a": 4}
+    assert join(missing, {"a": 1}, {"b": 1}) == {"a": 1, "b": 1}
+    assert join({"a": 1}, missing, {"a": 2}) is missing
+
+
+def test_storage_of_the_guide_passes_the_conformance_suite(workshop: dict[str, Any]) -> None:
+    """It is what authors of engines start from, and its tests are what they run."""
+    names = run(DOCS / "howto" / "writing.rst", workshop)
+    suite = unittest.TestSuite(
+        unittest.defaultTestLoader.loadTestsFromTestCase(names[name])
+        for name in ("StorageTests", "AsyncStorageTests", "EngineTests", "RequestTests")
+    )
+    with override_settings(SESSION_ENGINE="shop.engine"):
+        result = unittest.TextTestRunner(stream=io.StringIO()).run(suite)
+    assert result.testsRun > 50
+    assert [(str(test), text) for test, text in result.failures + result.errors] == []
+
+
+# Lists ----------------------------------------------------------------------------------------
+
+
+def test_every_engine_has_a_page_with_the_same_headings() -> None:
+    """Who compares engines at night finds the answer at the same place on each page."""
+    headings = [
+        "When to use it",
+        "Setup",
+        "What is stored",
+        "What it promises",
+        "When the store is down",
+        "Cost",
+        "Limits",
+    ]
+    pages = {path.stem: path for path in (DOCS / "reference/engines").glob("*.rst")}
+    assert pages.keys() - {"index"} == ENGINES
+    for name in ENGINES:
+        text = pages[name].read_text(encoding="utf-8")
+        assert re.findall(r"^(.+)\n-+$", text, re.MULTILINE) == headings, name
+
+
+def test_the_readme_lists_every_engine() -> None:
+    """An engine that is not in the table does not exist for readers."""
+    table = (ROOT / "README.rst").read_text(encoding="utf-8").split(".. engines-begin")[1]
+    assert set(re.findall(r"^``(\w+)``", table, re.MULTILINE)) == ENGINES
+
+
+def test_the_page_of_checks_lists_every_id() -> None:
+    """An id without an entry sends people to read the source."""
+    ids = r"sessionstores\.[EWI]\d{3}"
+    emitted = set(re.findall(ids, inspect.getsource(checks)))
+    entries = re.findall(rf"^   \* - ``({ids})``", read("reference", "checks.rst"), re.MULTILINE)
+    assert entries == sorted(entries, key=lambda id_: ("EWI".index(id_[14]), id_))
+    assert set(entries) == emitted
+
+
+def test_the_page_of_exceptions_has_every_one() -> None:
+    """Each error that can reach a log has to be explained."""
+    defined = {
+        name
+        for name, value in vars(exceptions).items()
+        if isinstance(value, type) and value.__module__ == exceptions.__name__
+    }
+    page = read("reference", "exceptions.rst")
+    assert set(re.findall(r"autoexception:: (\w+)", page)) == defined
+    assert page.count("**What to do:**") == len(defined) - 1  # The root is raised by nobody.
+
+
+def test_the_page_of_compatibility_lists_each_test_of_djangos_that_fails() -> None:
+    """The claim of compatibility is worth what its exceptions are."""
+    rows = re.findall(
+        r"^   \* - ``([\w.]+\.test_\w+)``\n     - (.+)\n     - (.+(?:\n {7}.+)*)",
+        read("reference", "compatibility.rst"),
+        re.MULTILINE,
+    )
+    expected = [
+        (failure.test, ", ".join(failure.engines), failure.reason) for failure in EXPECTED_FAILURES
+    ]
+    assert [(test, engines, " ".join(reason.split())) for test, engines, reason in rows] == expected
+
+
+# The build ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation as text, built with warnings as errors."""
+    if find_spec("sphinx") is None or find_spec("furo") is None:
+        pytest.skip("Sphinx and furo are not installed. Install them with: uv sync --group docs")
+    target = tmp_path_factory.mktemp("docs")
+    command = [sys.executable, "-m", "sphinx", "-q", "-n", "-W", "-b", "text", DOCS, target]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return target
+
+
+def test_the_page_of_settings_has_every_option(built: Path) -> None:
+    """Name, type, default and meaning come from the package: none may be lost on the way."""
+    page = (built / "reference" / "settings.txt").read_text(encoding="utf-8")
+    for name in conf.OPTIONS:
+        default = repr(getattr(conf.Settings(), name))
+        entry = re.search(rf'^"{name}"\n +Type: .+\n +Default: "(.+)"\n\n +\w', page, re.MULTILINE)
+        assert entry is not None, name
+        assert entry[1] == default
+
+
+def test_the_matrix_of_storages_is_what_they_declare(built: Path) -> None:
+    """People choose by it whether a restart signs everyone out."""
+    page = (built / "howto" / "choosing.txt").read_text(encoding="utf-8")
+    rows = {
+        cells[0].replace('"', ""): cells[1:]
+        for line in page.splitlines()
+        if line.startswith("|")
+        and len(cells := [c.strip() for c in line.strip("|").split("|")]) == 4
+    }
+    assert rows["memory"] == ["no", "no", "no"]
+    assert rows["db"] == ["yes", "yes", "no"]
+    assert rows["cache on Redis"] == ["yes", "no", "yes"]
+    assert rows["cached_db"] == ["yes", "yes", "no"]
+
+
+def test_defaults_in_prose_are_filled_in(built: Path) -> None:
+    """A number that is written twice is wrong once."""
+    page = (built / "explanation" / "login.txt").read_text(encoding="utf-8")
+    assert f"({conf.Settings().TOMBSTONE_AGE})" in " ".join(page.split())
