@@ -121,11 +121,9 @@ class DatabaseCacheStorage(CacheStorage):
 
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         text = _pack(record)
-        current: Record | None = base
-        if base.handle is None or base.expires <= now:
-            current = self._current(base.id, now)
+        current = self._compared(base, now)
         for _ in range(_ROUNDS):
-            if current is None or current.expires <= now:
+            if current is None:
                 return Gone()
             if current.version != base.version:
                 return Conflict(current)
@@ -136,10 +134,8 @@ class DatabaseCacheStorage(CacheStorage):
         raise self._contended()
 
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
-        current: Record | None = base
-        if base.handle is None or base.expires <= now:
-            current = self._current(base.id, now)
-        if current is None or current.expires <= now or current.version != base.version:
+        current = self._compared(base, now)
+        if current is None or current.version != base.version:
             return False
         touched = msgspec.structs.replace(
             current,
@@ -207,8 +203,14 @@ class DatabaseCacheStorage(CacheStorage):
 
     # --- Rows ---------------------------------------------------------------------------------
 
+    def _compared(self, base: Record, now: int) -> Record | None:
+        """The record to compare with ``base``: itself, where its value is known."""
+        if base.handle is not None and base.expires > now:
+            return base
+        return self._current(base.id, now)
+
     def _current(self, session_id: str, now: int) -> Record | None:
-        """The record that stands in the way of a write, or is to be compared before it."""
+        """The record in the store, unless it has expired."""
         text = self._find(session_id, now, latest=True)
         return None if text is None else _unpack(session_id, text)
 

@@ -4,12 +4,14 @@ What they share with other stores is in the conformance suite.
 """
 
 import errno
+import io
 import os
 import pickle
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -242,6 +244,15 @@ def test_an_entry_that_is_no_record_is_unreadable(storage: Any) -> None:
             storage.read(ID)
 
 
+def test_a_damaged_copy_is_replaced(storage: Any) -> None:
+    """It would otherwise stay in the way of every copy until it expires."""
+    caches["default"].set(KEY, b"garbage")
+
+    storage.fill(record(), now() + HOUR, now())
+
+    assert storage.read(ID).payload == b"sealed"
+
+
 # The lock in the cache ----------------------------------------------------------------------------
 
 
@@ -467,14 +478,17 @@ def test_lock_files_are_no_entries(files: Any) -> None:
         assert caches["default"]._list_cache_files() == []
 
 
+@pytest.mark.usefixtures("impatient")
 def test_locks_leave_no_open_files(files: Any) -> None:
-    """A worker would run out of them."""
+    """A worker would run out of them, whether it got its locks or not."""
     descriptors = Path("/proc/self/fd")
     if not descriptors.is_dir():
         pytest.skip("the system does not say which files are open")
     before = len(list(descriptors.iterdir()))
     for number in range(50):
         files.create(record(f"{number:040}"), now())
+    with files._lock(ID), pytest.raises(StorageUnavailable):
+        files.delete(ID)
 
     assert len(list(descriptors.iterdir())) == before
 
@@ -510,7 +524,16 @@ def test_a_folder_that_is_none_is_an_outage(files: Any, operation: str) -> None:
         operations[operation](files, record())
 
 
-@pytest.mark.parametrize("damage", [lambda d: d[:-1], lambda d: d[:20], lambda d: b"\0" * len(d)])
+def foreign(data: bytes) -> bytes:
+    """What unpickles to something that is not there, with the expiry of the entry."""
+    rest = io.BytesIO(data)
+    pickle.load(rest)
+    return data[: rest.tell()] + zlib.compress(b"cos\nnothing_of_the_kind\n.")
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda d: d[:-1], lambda d: d[:20], lambda d: b"\0" * len(d), foreign]
+)
 def test_a_damaged_file_is_unreadable(files: Any, damage: Callable[[bytes], bytes]) -> None:
     """Neither an outage, which a visitor could not get out of, nor "no session"."""
     files.create(record(), now())
