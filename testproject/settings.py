@@ -72,6 +72,8 @@ TEMPLATES = [
 ROOT_URLCONF = "testproject.urls"
 WSGI_APPLICATION = "testproject.wsgi.application"
 ASGI_APPLICATION = "testproject.asgi.application"
+# Everyone knows the passwords, so to hash them slowly would only delay the demo.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 STATIC_URL = "static/"
 USE_TZ = True
 TIME_ZONE = "UTC"

@@ -1,0 +1,241 @@
+"""The demo starts from nothing on any engine, keeps its promises, and explains what is wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from http.cookiejar import CookieJar
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlencode
+from urllib.request import HTTPCookieProcessor, OpenerDirector, build_opener
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from django_sessionstores.records import session_id
+from testproject import engines
+from tests.services import (
+    HOST,
+    MariaDB,
+    Memcached,
+    PostgreSQL,
+    Redis,
+    eventually,
+    free_port,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+PASSWORD = "hunter2"
+
+
+def environment(value: str) -> dict[str, str]:
+    """That of a terminal in which only the one variable is set."""
+    kept = {name: text for name, text in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    return {**kept, engines.VARIABLE: value, "PYTHONUNBUFFERED": "1"}
+
+
+def demo(value: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "manage.py", "demo", *arguments],
+        cwd=ROOT,
+        env=environment(value),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=180,
+    )
+
+
+def sqlite(path: Path) -> str:
+    """The part of a value that names a file; on Windows a path begins with a drive."""
+    return f"sqlite:///{path.as_posix().lstrip('/')}"
+
+
+def assert_keeps_its_promises(value: str) -> None:
+    done = demo(value, "--check")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("  ok  ") == 16, done.stdout
+
+
+# Engines and stores ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["memory", "file+{folder}/sessions", "cache+locmem", "cache+dbcache", "cached_db+locmem"],
+)
+def test_every_engine_needs_no_server(value: str, tmp_path: Path) -> None:
+    """A first try must not end in the installation of something."""
+    database = sqlite(tmp_path / "new" / "demo.sqlite3")
+    assert_keeps_its_promises(f"{value.format(folder=tmp_path)}+{database}")
+
+
+def test_it_can_be_started_again(tmp_path: Path) -> None:
+    """The second run finds the folders, tables and users of the first."""
+    for _ in range(2):
+        assert_keeps_its_promises(f"db+{sqlite(tmp_path / 'demo.sqlite3')}")
+
+
+@pytest.mark.parametrize("cache", [Redis, Memcached], ids=lambda server: server.name)
+@pytest.mark.parametrize("database", [PostgreSQL, MariaDB], ids=lambda server: server.name)
+def test_the_variable_moves_the_site_to_servers(cache: Any, database: Any) -> None:
+    """The whole path: URL, settings, tables, requests."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(kind()) for kind in (cache, database)]
+        in_front, behind = servers
+        scheme = "postgres" if database is PostgreSQL else "mysql"
+        addresses = {Redis: f"{HOST}:{in_front.port}/3", Memcached: f"{HOST}:{in_front.port}"}
+        address = f"{'redis' if cache is Redis else 'memcached'}://{addresses[cache]}"
+        url = f"{scheme}://{behind.USER}@{HOST}:{behind.port}/{behind.DATABASE}"
+        assert_keeps_its_promises(f"cached_db+{address}+{url}")
+
+
+def test_sessions_through_django_redis() -> None:
+    """The second adapter for Redis has a form of its own."""
+    with Redis() as server:
+        assert_keeps_its_promises(f"cache+django-redis://{HOST}:{server.port}/0")
+
+
+# What is wrong --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("nonsense", "'nonsense' is no engine"),
+        ("cache", "needs a cache"),
+        ("cached_db+postgres://u@h/n", "Part 2: no cache"),
+        ("db+redis://h", "Part 2: no database"),
+        ("db+postgres://h", "name of the database is missing"),
+        ("db+postgres://h:port/n", "port is no number"),
+        ("db+sqlite://relative.sqlite3", "has to begin with a slash"),
+        ("cache+memcached://h", "takes host:port"),
+        ("db+mysql://h/n+mysql://h/n", "more than one database"),
+        ("file+relative/folder", "Part 2: no database"),
+    ],
+)
+def test_a_wrong_value_names_the_variable_and_what_it_may_be(value: str, reason: str) -> None:
+    """The reader has just typed it and has no documentation open."""
+    with pytest.raises(ImproperlyConfigured) as caught:
+        engines.parse(value, ROOT)
+    message = str(caught.value)
+    assert message.startswith(f"{engines.VARIABLE} is ")
+    assert reason in message
+    assert engines.FORMS in message
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"db+postgres://u:{PASSWORD}@h:port/n",
+        f"db+postgres://u:a@{PASSWORD}@h/",
+        f"db+postgres://u:a+{PASSWORD}@h/n",
+        f"cached_db+redis://:{PASSWORD}@h/0+mysql://u:{PASSWORD}@h/",
+        f"cached_db+redis://:{PASSWORD}@h/0+nonsense",
+    ],
+)
+def test_no_password_is_shown(value: str) -> None:
+    """Terminals are recorded and shared. An unquoted @ or + in it is a likely mistake."""
+    with pytest.raises(ImproperlyConfigured) as caught:
+        engines.parse(value, ROOT)
+    assert PASSWORD not in str(caught.value)
+
+
+def test_quoted_characters_in_a_password_arrive() -> None:
+    """Signs that mean something in a URL are common in generated passwords."""
+    choice = engines.parse("db+postgres://us%40er:p%2Bw%2F%3A@h:1/n", ROOT)
+    assert (choice.database["USER"], choice.database["PASSWORD"]) == ("us@er", "p+w/:")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("nonsense", "no engine"),
+        (f"db+postgres://u:{PASSWORD}@{HOST}:{{port}}/n", "The database cannot be used"),
+        (f"db+mysql://u:{PASSWORD}@{HOST}:{{port}}/n", "The database cannot be used"),
+        (f"cache+redis://:{PASSWORD}@{HOST}:{{port}}/0", "The store for sessions cannot be used"),
+        (f"cache+memcached://{HOST}:{{port}}", "The store for sessions cannot be used"),
+        (f"file+{Path(__file__).as_posix()}/below", "A folder cannot be made"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_told_in_a_sentence(value: str, reason: str) -> None:
+    """A traceback looks like a fault of the package, and hides the one line that helps."""
+    done = demo(value.format(port=free_port()), "--check")
+    assert done.returncode == 1
+    assert reason in done.stdout
+    assert engines.VARIABLE in done.stdout
+    assert "Traceback" not in done.stdout
+    assert PASSWORD not in done.stdout
+
+
+# The page -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def served(value: str) -> Iterator[tuple[str, OpenerDirector, CookieJar]]:
+    """The address of a demo that runs, and a browser of sorts."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "demo", "--port", str(port)],
+        cwd=ROOT,
+        env=environment(value),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    cookies = CookieJar()
+    browser = build_opener(HTTPCookieProcessor(cookies))
+    address = f"http://{HOST}:{port}/"
+
+    def answers() -> bool:
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        try:
+            browser.open(address, timeout=10)
+        except URLError:
+            return False
+        return True
+
+    try:
+        eventually(answers, "the demo answers")
+        yield address, browser, cookies
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def read(browser: OpenerDirector, address: str, **form: str) -> str:
+    data = urlencode(form).encode() if form else None
+    text: str = browser.open(address, data, timeout=20).read().decode()
+    return text
+
+
+def test_the_page_shows_ids_and_no_key() -> None:
+    """It is for showing around: whoever sees the key has the session."""
+    with served("memory") as (address, browser, cookies):
+        token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', read(browser, address))
+        assert token is not None
+        page = read(browser, f"{address}cart/", csrfmiddlewaretoken=token[1], fruit="apples")
+        key = next(str(cookie.value) for cookie in cookies if cookie.name == "sessionid")
+        assert session_id(key) in page
+        assert key not in page
+        assert '<span class="count">1</span> apples' in page
+
+
+def test_the_page_needs_no_exception_from_a_content_security_policy() -> None:
+    """Browsers refuse inline code under the policy that the page is sent with: its files have to
+    be there, and all of it has to be in them."""
+    with served("memory") as (address, browser, _):
+        response = browser.open(address, timeout=20)
+        assert response.headers["Content-Security-Policy"].startswith("default-src 'self'")
+        page = response.read().decode()
+        assert not re.search(r"<style|<script(?![^>]*\bsrc=)|\s(style|on\w+)=", page)
+        files = re.findall(r'(?:src|href)="(/static/[^"]+)"', page)
+        assert {Path(file).suffix for file in files} == {".css", ".js", ".svg"}
+        for file in files:
+            assert browser.open(address + file[1:], timeout=20).status == 200
