@@ -27,7 +27,7 @@ def change_password(request: HttpRequest) -> HttpResponse:
 
 
 async def achange_password(request: HttpRequest) -> HttpResponse:
-    user = await request.auser()
+    user = request.user = await request.auser()
     user.set_password("next")
     await user.asave()
     await aupdate_session_auth_hash(request, user)
