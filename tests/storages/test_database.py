@@ -101,6 +101,38 @@ def own_connection(engine: Engine) -> Iterator[None]:
 # Statements -----------------------------------------------------------------------------------
 
 
+@on_sqlite
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"payload": b"other"},
+        {"user_id": "7"},
+        {"expires": LATER + 1},
+        {"created": 5},
+        {"last_activity": 6},
+        {"ip": "::1"},
+        {"user_agent": "browser"},
+        {"state": State.SUPERSEDED},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_an_update_stores_whatever_differs(engine: Engine, changed: dict[str, Any]) -> None:
+    """Most saves have a shorter statement. A column that it leaves out must not be lost by it."""
+    base = stored(engine)
+    record = next_version(base, **changed)
+    assert engine.storage.update(record, base, NOW) == Updated(record)
+    assert engine.storage.read(base.id) == record
+
+
+@on_sqlite
+def test_a_save_does_not_take_back_a_touch(engine: Engine) -> None:
+    """The expiry that a save leaves as it was may have been moved since it was read."""
+    base = stored(engine)
+    assert engine.storage.touch(base, LATER + 5_000, NOW, NOW)
+    engine.storage.update(next_version(base, payload=b"other"), base, NOW)
+    assert engine.storage.read(base.id).expires == LATER + 5_000
+
+
 def test_the_columns_are_those_of_the_model() -> None:
     """The statements name columns without asking the model. One that was added to it and not to
     them would stay empty; a renamed one would break every request."""
