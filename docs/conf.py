@@ -28,6 +28,5 @@ autodoc_member_order = "bysource"
 
 html_theme = "furo"
 html_title = f"{project} {release}"
-html_static_path = ["_static"]
 html_show_copyright = False
 pygments_style = "a11y-high-contrast-light"
