@@ -1,8 +1,9 @@
-"""The demo for an ASGI server, with the same sessions."""
+"""The demo for an ASGI server, with the same sessions. Set it up once with ``manage.py demo``."""
 
 import os
 
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "testproject.settings")
-application = get_asgi_application()
+application = ASGIStaticFilesHandler(get_asgi_application())
