@@ -294,7 +294,7 @@ def _pack(record: Record) -> str:
 
 def _unpack(session_id: str, text: str) -> Record:
     try:
-        data = base64.b64decode(text, validate=True)
+        data = base64.b64decode(text)
     except ValueError:
         raise UnreadablePayload("record is no Base64") from None
     return unpack(session_id, data, text)

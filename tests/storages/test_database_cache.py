@@ -10,10 +10,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, connections, transaction
+from asgiref.sync import async_to_sync
+from django.db import DatabaseError, DataError, OperationalError, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
-from django_sessionstores.exceptions import StorageUnavailable, UnreadablePayload
+from django_sessionstores.exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
 from django_sessionstores.records import Record, State, pack, tombstone
 from django_sessionstores.storages.base import Conflict, Taken, Updated
 from django_sessionstores.testing import StorageContract, in_threads, now, successor
@@ -151,6 +152,17 @@ def test_a_touch_never_shortens(storage: Any) -> None:
     assert (held.expires, held.last_activity) == (base.expires, base.last_activity)
 
 
+def test_a_touch_of_a_former_version_does_nothing(storage: Any) -> None:
+    """Also of a record that came from elsewhere, without the value that it was read as: it would
+    lengthen what another request has just set."""
+    base = record()
+    storage.create(base, now())
+    storage.update(successor(base), base, now())
+
+    assert not storage.touch(base, base.expires + HOUR, base.last_activity, now())
+    assert storage.read(ID).expires == base.expires
+
+
 # Rows ---------------------------------------------------------------------------------------------
 
 
@@ -280,6 +292,15 @@ def test_what_is_rolled_back_was_never_saved(storage: Any, connection: Any) -> N
     assert storage.read(ID) is None
 
 
+def test_what_is_awaited_is_in_the_transaction_too(storage: Any, connection: Any) -> None:
+    """On another thread it would be on another connection, which commits at once."""
+    with transaction.atomic(using=connection.alias):
+        async_to_sync(storage.acreate)(record(), now())
+        transaction.set_rollback(True, using=connection.alias)
+
+    assert storage.read(ID) is None
+
+
 def test_a_conflict_in_a_transaction_shows_the_winner(storage: Any, connection: Any) -> None:
     """At REPEATABLE READ, MySQL goes on showing the version that has just been found outdated:
     the save would merge with it for ever."""
@@ -352,6 +373,26 @@ def test_an_error_of_the_database_is_an_outage(
     ):
         OPERATIONS[operation](storage)
     assert "SECRET" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OperationalError(1153, "Got a packet bigger than 'max_allowed_packet' bytes"),
+        DataError("string or blob too big"),
+    ],
+    ids=["mysql", "sqlite"],
+)
+def test_a_row_that_is_too_large_is_no_outage(
+    storage: Any, connection: Any, error: Exception
+) -> None:
+    """Trying again later does not help: the session has to become smaller."""
+
+    def fail(execute: Any, sql: str, *args: Any) -> Any:
+        raise error
+
+    with connection.execute_wrapper(fail), pytest.raises(PayloadTooLarge):
+        storage.create(record(), now())
 
 
 def test_a_purge_takes_no_more_than_a_batch(storage: Any, connection: Any) -> None:
