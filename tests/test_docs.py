@@ -22,6 +22,7 @@ from django.test import RequestFactory, override_settings
 
 from django_sessionstores import checks, conf, exceptions
 from django_sessionstores.backends import memory
+from tests.services import unavailable
 from tests.upstream import EXPECTED_FAILURES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -217,7 +218,7 @@ def test_the_page_of_compatibility_lists_each_test_of_djangos_that_fails() -> No
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The documentation as text, built with warnings as errors."""
     if find_spec("sphinx") is None or find_spec("furo") is None:
-        pytest.skip("Sphinx and furo are not installed. Install them with: uv sync --group docs")
+        unavailable("Sphinx and furo are not installed. Install them with: uv sync --group docs")
     target = tmp_path_factory.mktemp("docs")
     command = [sys.executable, "-m", "sphinx", "-q", "-n", "-W", "-b", "text", DOCS, target]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
