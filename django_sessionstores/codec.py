@@ -70,6 +70,10 @@ class KeyRing:
         cipher = _cipher(self._keys[self._newest], session_id)
         return head + nonce + cipher.encrypt(nonce, data, head + session_id.encode())
 
+    def is_newest(self, payload: bytes) -> bool:
+        """Whether the payload was sealed under the key that seals now."""
+        return payload[2:_HEAD_SIZE] == self._newest
+
     def open(self, session_id: str, payload: bytes) -> tuple[int, bytes]:
         """Flags and data. Raises `UnreadablePayload`."""
         if len(payload) < _HEAD_SIZE + _NONCE_SIZE + _TAG_SIZE:
@@ -99,13 +103,17 @@ class Snapshot(NamedTuple):
     serializer: int
     data: bytes
 
+    def __repr__(self) -> str:
+        # Error reports show local variables.
+        return f"<Snapshot of {len(self.data)} bytes>"
+
 
 class Codec:
     """Serialise, compress and seal, and the way back.
 
     ``serializers`` maps a number, which goes into the payload, to each serializer that can be
     read; ``writes`` is the number of the one that writes. So a payload is read by the serializer
-    that wrote it, whatever the setting says by then.
+    that wrote it, as long as its number stands for the same one.
     """
 
     def __init__(self, keys: KeyRing, serializers: Mapping[int, Serializer], writes: int) -> None:
@@ -169,6 +177,10 @@ class Codec:
                 flags |= _COMPRESSED
                 data = compressed
         return self._keys.seal(session_id, flags, data)
+
+    def is_newest(self, payload: bytes) -> bool:
+        """Whether the payload needs no sealing anew, see `KeyRing.is_newest`."""
+        return self._keys.is_newest(payload)
 
     def open(self, session_id: str, payload: bytes) -> Snapshot:
         """The snapshot that was sealed, to be thawed.

@@ -6,6 +6,7 @@ Read from ``settings.SESSIONSTORES`` when first asked for, and anew when a setti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any, Final, TypeVar, cast
@@ -42,15 +43,29 @@ class Settings:
 
     def _seconds(self, name: str, default: float) -> float:
         value = self._get(name, default, (int, float))
-        if value < 0:
-            raise ImproperlyConfigured(f"{NAME}[{name!r}] is negative; it is a number of seconds.")
+        if not (math.isfinite(value) and value >= 0):
+            raise ImproperlyConfigured(
+                f"{NAME}[{name!r}] is {value}; it is a number of seconds, 0 or more."
+            )
+        return value
+
+    def _count(self, name: str, default: int, least: int) -> int:
+        value = self._get(name, default, int)
+        if value < least:
+            raise ImproperlyConfigured(f"{NAME}[{name!r}] is {value}; it must be {least} or more.")
         return value
 
     @cached_property
     def ENCRYPTION_KEYS(self) -> Sequence[str]:
         """Secrets for the payloads: the first seals, all open. Empty: ``SECRET_KEY`` and then
         ``SECRET_KEY_FALLBACKS``."""
-        return self._get("ENCRYPTION_KEYS", (), (list, tuple))
+        keys: Sequence[str] = self._get("ENCRYPTION_KEYS", (), (list, tuple))
+        if not all(keys) or not all(isinstance(key, str) for key in keys):
+            raise ImproperlyConfigured(
+                f"{NAME}['ENCRYPTION_KEYS'] has a key that is empty or no string. Is an "
+                "environment variable not set?"
+            )
+        return keys
 
     @cached_property
     def TOUCH_INTERVAL(self) -> float:
@@ -79,7 +94,7 @@ class Settings:
     @cached_property
     def CONFLICT_RETRIES(self) -> int:
         """How often a save is merged and tried again before it raises ``SessionConflict``."""
-        return self._get("CONFLICT_RETRIES", 50, int)
+        return self._count("CONFLICT_RETRIES", 50, least=0)
 
     @cached_property
     def MERGE(self) -> Mapping[str, str | MergeFunction]:
@@ -90,7 +105,7 @@ class Settings:
     @cached_property
     def MEMORY_MAX_SESSIONS(self) -> int:
         """How many sessions the ``memory`` engine keeps."""
-        return self._get("MEMORY_MAX_SESSIONS", 10_000, int)
+        return self._count("MEMORY_MAX_SESSIONS", 10_000, least=1)
 
 
 settings: Final = Settings()
@@ -147,23 +162,28 @@ def merge_functions() -> Mapping[str, MergeFunction]:
     }
 
 
-_resets: list[Callable[[], Any]] = [
-    vars(settings).clear,
-    codec.cache_clear,
-    merge_functions.cache_clear,
-]
+_resets: list[tuple[frozenset[str], Callable[[], Any]]] = []
+
+R = TypeVar("R", bound=Callable[[], Any])
 
 
-def reset_on_change(reset: Callable[[], Any]) -> Callable[[], Any]:
-    """Register a function without arguments to be called when a setting changes (in tests)."""
-    _resets.append(reset)
-    return reset
+def reset_on_change(*names: str) -> Callable[[R], R]:
+    """Have a function called when ``SESSIONSTORES`` or one of these settings changes (in tests)."""
+
+    def register(reset: R) -> R:
+        _resets.append((frozenset((NAME, *names)), reset))
+        return reset
+
+    return register
 
 
 def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:
-    if setting == NAME or setting.startswith(("SESSION_", "SECRET_KEY", "CACHES", "DATABASE")):
-        for reset in _resets:
+    for names, reset in _resets:
+        if setting in names:
             reset()
 
 
+reset_on_change()(vars(settings).clear)
+reset_on_change()(merge_functions.cache_clear)
+reset_on_change("SECRET_KEY", "SECRET_KEY_FALLBACKS", "SESSION_SERIALIZER")(codec.cache_clear)
 setting_changed.connect(_on_setting_changed, dispatch_uid="django_sessionstores.conf")

@@ -39,7 +39,7 @@ def run(flow: Flow[T]) -> T:
 
 
 async def arun(flow: Flow[T]) -> T:
-    """Drive a flow with awaited calls."""
+    """Drive a flow with awaited calls. A flow that is cancelled is closed at once."""
     try:
         call = next(flow)
         while True:
@@ -51,3 +51,5 @@ async def arun(flow: Flow[T]) -> T:
                 call = flow.send(result)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
+    finally:
+        flow.close()

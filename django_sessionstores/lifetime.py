@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from django.utils import timezone
 
 Expiry = Any
 """What ``session["_session_expiry"]`` may hold: seconds without activity, a moment (ISO text or
 ``datetime``), or 0 or ``None`` for the default lifetime."""
+
+_LATEST: Final = 253_402_300_799_000
 
 
 def _moment(expiry: Expiry) -> datetime | None:
@@ -44,13 +46,18 @@ def expiry_age(expiry: Expiry, modification: datetime, default_age: int) -> int:
 
 
 def expires_at(expiry: Expiry, now: int, default_age: float) -> int:
-    """When a session saved at ``now`` expires. Both in milliseconds since the epoch."""
+    """When a session saved at ``now`` expires. Both in milliseconds since the epoch.
+
+    Not before the epoch and not after the year 9999, which no storage could keep.
+    """
     moment = _moment(expiry)
     if moment is None:
-        return now + int((expiry or default_age) * 1000)
-    if timezone.is_naive(moment):
-        moment = timezone.make_aware(moment, timezone.get_default_timezone())
-    return int(moment.timestamp() * 1000)
+        expires = now + int((expiry or default_age) * 1000)
+    else:
+        if timezone.is_naive(moment):
+            moment = timezone.make_aware(moment, timezone.get_default_timezone())
+        expires = int(moment.timestamp() * 1000)
+    return min(max(expires, 0), _LATEST)
 
 
 def touch_step(lifetime: int, interval: float) -> int:

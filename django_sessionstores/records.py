@@ -74,6 +74,15 @@ _KEY_ALPHABET: Final = b"abcdefghijklmnopqrstuvwxyz234567" * 8
 """A character of Django's alphabet for each byte; each of the 32 for as many bytes."""
 
 
+def moved(record: Record, expires: int, last_activity: int) -> Record:
+    """The record after a touch. Its times move forward only."""
+    return msgspec.structs.replace(
+        record,
+        expires=max(expires, record.expires),
+        last_activity=max(last_activity, record.last_activity),
+    )
+
+
 def draw_key() -> str:
     """A new session key: 160 random bits as 32 characters of Django's alphabet.
 

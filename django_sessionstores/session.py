@@ -10,11 +10,11 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
-from threading import Lock
+from threading import RLock
 from typing import Any, ClassVar, Final, TypeVar, cast
 
-import msgspec
 from django.conf import settings as django_settings
 from django.contrib.sessions.backends.base import CreateError, SessionBase
 from django.utils import timezone
@@ -30,10 +30,11 @@ from .exceptions import (
     SessionEnded,
     StorageUnavailable,
     UnreadablePayload,
+    UnserializableValue,
 )
 from .flow import Call, Flow, arun, run
 from .merge import AUTH_KEYS, merge
-from .records import Record, State, draw_key, is_well_formed, session_id, tombstone
+from .records import Record, State, draw_key, is_well_formed, moved, session_id, tombstone
 from .storages.base import Conflict, Gone, Storage, Taken, Updated
 
 logger = logging.getLogger("django_sessionstores")
@@ -46,7 +47,7 @@ _NEW_KEY_TRIES: Final = 3
 
 
 def now() -> int:
-    """Milliseconds since the epoch: the one clock of the package, for tests to replace."""
+    """Milliseconds since the epoch: the clock that decides what is expired."""
     return time.time_ns() // 1_000_000
 
 
@@ -70,7 +71,8 @@ class SessionStore(SessionBase):
     """
 
     _storages: ClassVar[dict[type[SessionStore], Storage]] = {}
-    _storages_lock: ClassVar[Lock] = Lock()
+    # An engine may ask another one for its storage while it makes its own.
+    _storages_lock: ClassVar[RLock] = RLock()
 
     # What is known of the stored session. All of it belongs to the current key.
     _record: Record | None
@@ -82,17 +84,24 @@ class SessionStore(SessionBase):
     _predecessor: Record | None
     """The record of the former key, which the next save supersedes."""
     _predecessor_key: str | None
+    _cycles: int
+    """How often the key was cycled since the last save."""
     _unstored: bool
     """The key was drawn here and nothing is stored under it yet."""
+    _stored_here: bool
+    """The record was written by this object, so it needs no proof that the session lives."""
     _state: State
     """What the storage said of the key; anything but live makes saving an error."""
     _unreadable: bool
     """There is a record that could not be read: leave it alone, and save under a new key."""
+    _flushed_id: str | None
+    """The session that this request deleted. Not of the current key: it outlives it."""
 
     def __init__(self, session_key: str | None = None) -> None:
         # Not calling SessionBase, which would import the serializer for each request.
         self.accessed = False
         self._modified = False
+        self._flushed_id = None
         self._session_key = session_key
 
     @classmethod
@@ -107,7 +116,7 @@ class SessionStore(SessionBase):
         if storage is None:
             with SessionStore._storages_lock:
                 storage = SessionStore._storages.get(cls) or cls.make_storage()
-                SessionStore._storages[cls] = storage
+                storage = SessionStore._storages.setdefault(cls, storage)
         return storage
 
     @cached_property
@@ -128,7 +137,8 @@ class SessionStore(SessionBase):
         """Know nothing of what is stored under the key."""
         self._record = self._base = self._reference = None
         self._predecessor = self._predecessor_key = None
-        self._unstored = self._unreadable = False
+        self._cycles = 0
+        self._unstored = self._stored_here = self._unreadable = False
         self._state = State.LIVE
 
     _session_key = property(SessionBase._get_session_key, _set_session_key)
@@ -136,6 +146,14 @@ class SessionStore(SessionBase):
     def _get_new_session_key(self) -> str:
         # No probe whether it is free: create() finds out in the same trip.
         return draw_key()
+
+    def _get_or_create_session_key(self) -> str:
+        if self.session_key is None:
+            self._adopt_key(draw_key())
+        return cast("str", self.session_key)
+
+    async def _aget_or_create_session_key(self) -> str:
+        return self._get_or_create_session_key()
 
     async def _aget_new_session_key(self) -> str:
         return draw_key()
@@ -162,7 +180,9 @@ class SessionStore(SessionBase):
     @modified.setter
     def modified(self, value: bool) -> None:
         if not value and self.modified and "_session_cache" in self.__dict__:
-            self._reference = codec().freeze(self._session_cache)
+            # What cannot be kept cannot be compared either. Saving it says what is wrong.
+            with suppress(UnserializableValue):
+                self._reference = codec().freeze(self._session_cache)
         self._modified = bool(value)
 
     def _has_changed(self) -> bool:
@@ -216,13 +236,15 @@ class SessionStore(SessionBase):
     def load(self) -> dict[str, Any]:
         """The session's data from the storage; empty for a key that is not there.
 
-        Raises `StorageUnavailable` when the store does not answer, which is no empty session.
+        Changes nothing in a session that is loaded already: what it was loaded from is what its
+        changes are merged against. Raises `StorageUnavailable` when the store does not answer,
+        which is no empty session.
         """
-        return run(self._load())
+        return run(self._peek() if "_session_cache" in self.__dict__ else self._load())
 
     async def aload(self) -> dict[str, Any]:
         """See `load`."""
-        return await arun(self._load())
+        return await arun(self._peek() if "_session_cache" in self.__dict__ else self._load())
 
     def save(self, must_create: bool = False) -> None:
         """Store what changed since the session was loaded, merged with what others saved.
@@ -290,12 +312,14 @@ class SessionStore(SessionBase):
         return Call(self.storage(), name, args)
 
     def _load(self) -> Flow[dict[str, Any]]:
-        key = self.session_key
+        if self._unstored:
+            return codec().thaw(self._base) if self._base else {}
         self._forget()
-        if key is None:
+        # No local variable holds the key: error reports show those.
+        if self.session_key is None:
             return {}
         try:
-            record = yield self._call("read", session_id(key))
+            record = yield self._call("read", self.session_id)
             if record is None or record.state is State.ENDED or record.expires <= now():
                 self._session_key = None
                 return {}
@@ -304,10 +328,15 @@ class SessionStore(SessionBase):
                 return {}
             return self._remember(record)
         except UnreadablePayload as reason:
-            # The key stays, so that a worker with a wrong SECRET_KEY logs nobody out for good.
+            # The key stays until something is saved: a worker with a wrong SECRET_KEY must not
+            # log out whoever only passes by.
             self._unreadable = True
             security_logger.warning("Session %s reads as empty: %s.", self.session_id, reason)
             return {}
+
+    def _peek(self) -> Flow[dict[str, Any]]:
+        other = type(self)(self.session_key)
+        return (yield from other._load())
 
     def _remember(self, record: Record) -> dict[str, Any]:
         base = codec().open(record.id, record.payload)
@@ -339,7 +368,10 @@ class SessionStore(SessionBase):
             raise SessionEnded("The stored session was damaged before this save.") from reason
 
     def _create(self) -> Flow[None]:
-        self._session_key = None
+        if self._predecessor:
+            self._draw_successor()
+        else:
+            self._session_key = None
         yield from self._save(must_create=True)
         self.modified = True
 
@@ -354,20 +386,28 @@ class SessionStore(SessionBase):
     def _exists(self, key: str | None) -> Flow[bool]:
         if not is_well_formed(key) or key == self._predecessor_key:
             return False
-        record = yield self._call("read", session_id(cast("str", key)))
+        try:
+            record = yield self._call("read", session_id(cast("str", key)))
+        except UnreadablePayload:
+            return False
         return record is not None and record.is_live(now())
 
     def _delete(self, key: str | None) -> Flow[None]:
         if key is not None and key != self.session_key:
-            if is_well_formed(key):
+            # The next save supersedes the former key, and finds out whether it still lives.
+            if is_well_formed(key) and key != self._predecessor_key:
                 yield self._call("delete", session_id(key))
             return
         if self.session_key is None:
             return
+        stored_id = None
         if self._predecessor:
-            yield self._call("delete", self._predecessor.id)
+            stored_id = self._predecessor.id
         elif not self._unstored and self._state is State.LIVE:
-            yield self._call("delete", session_id(self.session_key))
+            stored_id = self.session_id
+        if stored_id:
+            yield self._call("delete", stored_id)
+            self._flushed_id = stored_id
         self._state = State.ENDED
 
     # --- Steps of saving -------------------------------------------------------------------
@@ -379,6 +419,7 @@ class SessionStore(SessionBase):
             outcome = yield self._call("create", self._next_record(snapshot, None), now())
             if isinstance(outcome, Updated):
                 self._saved(outcome.record, snapshot)
+                yield from self._mark_flushed(outcome.record)
                 return
             if keep_key and not self._unstored:
                 raise CreateError
@@ -387,12 +428,24 @@ class SessionStore(SessionBase):
             f"{self.storage().describe()} calls every new session id taken; is it working?"
         )
 
+    def _mark_flushed(self, record: Record) -> Flow[None]:
+        """Leave a tombstone where a login took the place of a session that it flushed.
+
+        As after a rotation, parallel requests with the old key are anonymous, cookie untouched.
+        """
+        flushed_id, self._flushed_id = self._flushed_id, None
+        if flushed_id and record.user_id is not None:
+            yield self._call("create", _grave(flushed_id), now())
+
     def _update(self) -> Flow[None]:
         """Store the changes, or only move the expiry if there are none."""
         record, base = cast("Record", self._record), cast("Snapshot", self._base)
         snapshot = codec().freeze(self._session_cache)
         # Who sets ``modified`` means even a change of order.
-        if snapshot == base or (not self._modified and codec().matches(base, self._session_cache)):
+        same = snapshot == base or (
+            not self._modified and codec().matches(base, self._session_cache)
+        )
+        if same and codec().is_newest(record.payload):
             yield from self._touch(record)
             return
         for attempt in range(settings.CONFLICT_RETRIES + 1):
@@ -408,23 +461,20 @@ class SessionStore(SessionBase):
     def _rotate(self, predecessor: Record) -> Flow[None]:
         """Store the session under its new key and supersede the old one, in one step."""
         snapshot = codec().freeze(self._session_cache)
-        # A login brings proof of its own, so it may go on with the data of an anonymous session
-        # that another login superseded. Any other session would come back from the dead.
-        was_anonymous = predecessor.user_id is None
         for attempt in range(settings.CONFLICT_RETRIES + 1):
-            moment = now()
-            grave = tombstone(
-                predecessor.id, State.SUPERSEDED, now=moment, seconds=settings.TOMBSTONE_AGE
-            )
             record = self._next_record(snapshot, predecessor, version=1)
-            outcome = yield self._call("rotate", record, predecessor, grave, moment)
+            grave = _grave(predecessor.id)
+            outcome = yield self._call("rotate", record, predecessor, grave, now())
             if isinstance(outcome, Updated):
                 self._saved(outcome.record, snapshot)
                 return
             if isinstance(outcome, Taken):
                 self._adopt_key(draw_key(), predecessor, self._predecessor_key, self._base)
                 continue
-            if was_anonymous and not _is_live(outcome):
+            # A login brings proof of its own, so it may go on with the data of an anonymous
+            # session that another login superseded. Anything else would come back from the dead.
+            is_login = predecessor.user_id is None and record.user_id is not None
+            if is_login and not _is_live(outcome):
                 self._predecessor = None
                 yield from self._store_new()
                 return
@@ -433,11 +483,26 @@ class SessionStore(SessionBase):
         raise _conflict()
 
     def _touch(self, record: Record) -> Flow[None]:
+        """Move the expiry if it lags, and prove that the session lives where that matters.
+
+        After this, Django's middleware sends the cookie again. If the session got another key
+        meanwhile, that would put the old cookie in place of the new and log the user out.
+        """
         moment = now()
         expires = self._expires(moment)
-        if expires - record.expires >= self._touch_step(expires - moment):
-            yield self._call("touch", record, expires, moment, moment)
-            self._record = _with_times(record, expires, moment)
+        is_due = expires - record.expires >= self._touch_step(expires - moment)
+        if not is_due:
+            # Nearly always it is a login that changes the key, and so an anonymous session that
+            # is at risk. Logged-in ones are spared a trip for each request that only rolls.
+            if self._stored_here or not (self._modified or record.user_id is None):
+                return
+            expires = record.expires
+        if (yield self._call("touch", record, expires, moment, moment)):
+            self._record = moved(record, expires, moment)
+            return
+        current = yield self._call("read", record.id)
+        if current is None or not current.is_live(moment):
+            raise SessionEnded("The session got a new key, was deleted, or expired meanwhile.")
 
     @property
     def _is_unmet(self) -> bool:
@@ -520,7 +585,9 @@ class SessionStore(SessionBase):
         # ``modified`` stays as it is: Django's middleware reads it to decide on the cookie.
         self._record, self._base, self._reference = record, snapshot, snapshot
         self._predecessor = self._predecessor_key = None
+        self._cycles = 0
         self._unstored = False
+        self._stored_here = True
 
     # --- Steps of rotating -----------------------------------------------------------------
 
@@ -529,7 +596,9 @@ class SessionStore(SessionBase):
         if self._unstored:
             # Rotated twice before a save: only the stored key needs to be superseded.
             predecessor, key = self._predecessor, self._predecessor_key
+        cycles = self._cycles + 1
         self._adopt_key(draw_key(), predecessor, key, base)
+        self._cycles = cycles
         self.modified = True
 
     def _adopt_key(
@@ -553,6 +622,8 @@ class SessionStore(SessionBase):
         """
         if not (django_settings.SECRET_KEY_FALLBACKS and self._base and self._predecessor_key):
             return False
+        if self._cycles > 1:
+            return False  # Someone else asked for a new key as well.
         before, data = codec().thaw(self._base), self._session_cache
         changed = {key for key in AUTH_KEYS if before.get(key) != data.get(key)}
         if changed != {"_auth_user_hash"} or "_auth_user_hash" not in before:
@@ -563,6 +634,10 @@ class SessionStore(SessionBase):
         record, base = self._predecessor, self._base
         self._session_key = self._predecessor_key
         self._record, self._base, self._reference = record, base, base
+
+
+def _grave(record_id: str) -> Record:
+    return tombstone(record_id, State.SUPERSEDED, now=now(), seconds=settings.TOMBSTONE_AGE)
 
 
 def _is_live(outcome: Conflict | Gone) -> bool:
@@ -590,10 +665,6 @@ def _too_large(storage: Storage, size: int, limit: int) -> str:
     )
 
 
-def _with_times(record: Record, expires: int, last_activity: int) -> Record:
-    return msgspec.structs.replace(record, expires=expires, last_activity=last_activity)
-
-
 def _purge(storage: Storage) -> Flow[int]:
     moment, total = now(), 0
     while removed := (yield Call(storage, "purge", (moment, PURGE_BATCH))):
@@ -601,7 +672,9 @@ def _purge(storage: Storage) -> Flow[int]:
     return total
 
 
-@reset_on_change
+@reset_on_change(
+    "SESSION_ENGINE", "SESSION_CACHE_ALIAS", "SESSION_FILE_PATH", "CACHES", "DATABASES"
+)
 def _forget_storages() -> None:
     with SessionStore._storages_lock:
         storages = list(SessionStore._storages.values())

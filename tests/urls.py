@@ -75,6 +75,21 @@ async def alog_out(request: HttpRequest) -> HttpResponse:
     return HttpResponse("logged out")
 
 
+def log_in_anew(request: HttpRequest) -> HttpResponse:
+    """Logs out and in again, in one request."""
+    user = get_user(request)
+    logout(request)
+    login(request, user)
+    return HttpResponse("logged in anew")
+
+
+async def alog_in_anew(request: HttpRequest) -> HttpResponse:
+    user = await aget_user(request)
+    await alogout(request)
+    await alogin(request, user)
+    return HttpResponse("logged in anew")
+
+
 def who(request: HttpRequest) -> HttpResponse:
     """The user's name, empty where anonymous."""
     return HttpResponse(get_user(request).get_username())
@@ -104,6 +119,7 @@ urlpatterns = [
         ("nest/<str:key>/<str:value>/", nest, anest),
         ("login/<str:username>/", log_in, alog_in),
         ("logout/", log_out, alog_out),
+        ("relogin/", log_in_anew, alog_in_anew),
         ("who/", who, awho),
         ("fail/", fail, afail),
     ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +17,7 @@ from ..exceptions import (
     UnreadablePayload,
 )
 from ..flow import Call, Flow, arun, run
-from ..records import Record, State, tombstone
+from ..records import Record, State, moved, tombstone
 from .base import CacheStorage, Conflict, Gone, Outcome, Storage, Taken, Updated
 
 logger: Final = logging.getLogger("django_sessionstores")
@@ -53,56 +55,55 @@ class Layered(Storage):
         distrusted = started < self._distrusted_until
         if not distrusted:
             copy = yield from self._ask_cache("read", session_id)
-            if copy is not None:
+            # Its expiry may lag behind the authority's.
+            if copy is not None and copy.expires > _now():
                 return None if copy.state is State.ENDED else copy
         record: Record | None = yield Call(self.authority, "read", (session_id,))
-        # A logout that came after the read has put a tombstone into the cache, which refuses the
-        # copy. It stays for a lease; a reader stalled for longer than that must not fill.
-        if time.monotonic() - started >= self._lease / 2:
-            return record
-        # Inside a transaction the record may be one that will be rolled back.
-        if (yield Call(self.authority, "in_transaction", ())):
-            return record
         if record is not None and record.state is State.LIVE:
-            yield from self._fill(record, is_news=False)
+            yield from self._once_committed(lambda: self._fill_after_read(record, started))
         elif record is None and distrusted:
             yield from self._bury(session_id)
         return record
 
     def _create(self, record: Record, now: int) -> Flow[Updated | Taken]:
-        outcome: Updated | Taken = yield Call(self.authority, "create", (record, now))
-        if isinstance(outcome, Updated):
-            yield from self._once_committed(self._fill, outcome.record)
+        with self._or_distrust():
+            outcome: Updated | Taken = yield Call(self.authority, "create", (record, now))
+            if isinstance(outcome, Updated):
+                yield from self._publish(record.id, record)
         return outcome
 
     def _update(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
-        outcome: Outcome = yield Call(self.authority, "update", (record, base, now))
-        if isinstance(outcome, Updated) and record.state is not State.LIVE:
-            yield from self._once_committed(self._put_grave, record)
-        else:
-            yield from self._follow(outcome, base.id)
+        with self._or_distrust():
+            outcome: Outcome = yield Call(self.authority, "update", (record, base, now))
+            yield from self._publish(base.id, _found(outcome))
         return outcome
 
     def _rotate(
         self, record: Record, base: Record, grave: Record, now: int
     ) -> Flow[Outcome | Taken]:
-        outcome: Outcome | Taken = yield Call(self.authority, "rotate", (record, base, grave, now))
-        if isinstance(outcome, Updated):
-            yield from self._once_committed(self._put_grave, grave)
-        if not isinstance(outcome, Taken):
-            yield from self._follow(outcome, base.id)
+        with self._or_distrust():
+            outcome: Outcome | Taken = yield Call(
+                self.authority, "rotate", (record, base, grave, now)
+            )
+            if isinstance(outcome, Updated):
+                yield from self._publish(base.id, grave)
+                yield from self._publish(record.id, record)
+            elif not isinstance(outcome, Taken):
+                yield from self._publish(base.id, _found(outcome))
         return outcome
 
     def _touch(self, base: Record, expires: int, last_activity: int, now: int) -> Flow[bool]:
-        touched: bool = yield Call(self.authority, "touch", (base, expires, last_activity, now))
-        if touched:
-            record = msgspec.structs.replace(base, expires=expires, last_activity=last_activity)
-            yield from self._once_committed(self._fill, record)
+        with self._or_distrust():
+            times = (expires, last_activity)
+            touched: bool = yield Call(self.authority, "touch", (base, *times, now))
+            if touched:
+                yield from self._publish(base.id, moved(base, *times))
         return touched
 
     def _delete(self, session_id: str) -> Flow[None]:
-        yield Call(self.authority, "delete", (session_id,))
-        yield from self._once_committed(self._bury, session_id)
+        with self._or_distrust():
+            yield Call(self.authority, "delete", (session_id,))
+            yield from self._publish(session_id, None)
 
     # Each flow under its two drivers.
 
@@ -156,27 +157,36 @@ class Layered(Storage):
 
     # --- What the cache is told ---------------------------------------------------------------
 
-    def _follow(self, outcome: Outcome, session_id: str) -> Flow[None]:
-        """Bring the cache to what a write found in the authority."""
-        if isinstance(outcome, Gone):
-            yield from self._once_committed(self._bury, session_id)
-        else:
-            record = outcome.current if isinstance(outcome, Conflict) else outcome.record
-            if record.state is State.LIVE:
-                yield from self._once_committed(self._fill, record)
+    def _publish(self, session_id: str, record: Record | None) -> Flow[None]:
+        """Tell the cache what the authority holds under an id after a write."""
+        if (yield Call(self.authority, "in_transaction", ())):
+            # So that the transaction reads its own write.
+            yield from self._tell_cache("delete", session_id)
+        yield from self._once_committed(lambda: self._put(session_id, record))
 
-    def _once_committed(self, step: Any, subject: Record | str) -> Flow[None]:
-        """Take a step now, or when the transaction commits in which the write was made.
+    def _once_committed(self, step: Callable[[], Flow[None]]) -> Flow[None]:
+        """Take a step now, or when the transaction commits that is open.
 
-        A cache that hears of a write before it is committed keeps it when it is rolled back.
-        Until then there is no copy, so that the transaction reads its own write.
+        A cache that hears of a write before that keeps it when the write is rolled back.
         """
         if (yield Call(self.authority, "in_transaction", ())):
-            session_id = subject if isinstance(subject, str) else subject.id
-            yield from self._tell_cache("delete", session_id)
-            yield Call(self.authority, "after_commit", (lambda: run(step(subject)),))
+            yield Call(self.authority, "after_commit", (lambda: run(step()),))
         else:
-            yield from step(subject)
+            yield from step()
+
+    def _put(self, session_id: str, record: Record | None) -> Flow[None]:
+        if record is None:
+            yield from self._bury(session_id)
+        elif record.state is State.LIVE:
+            yield from self._fill(record)
+        else:
+            yield from self._put_grave(record)
+
+    def _fill_after_read(self, record: Record, started: float) -> Flow[None]:
+        # A logout that came after the read has put a tombstone into the cache, which refuses the
+        # copy. It stays for a lease; a reader stalled for longer than that must not fill.
+        if time.monotonic() - started < self._lease / 2:
+            yield from self._fill(record, is_news=False)
 
     def _fill(self, record: Record, is_news: bool = True) -> Flow[None]:
         now = _now()
@@ -216,7 +226,7 @@ class Layered(Storage):
         try:
             answer = yield Call(self.cache, name, args)
         except UnreadablePayload:
-            return None
+            answer = None
         except StorageUnavailable as error:
             self._leave_alone(error)
             return None
@@ -229,16 +239,18 @@ class Layered(Storage):
         Raises `PayloadTooLarge` and `StorageFull`, where deleting a copy may still work.
         """
         if self._is_left_alone():
-            self._distrust(is_news)
+            if is_news:
+                self._distrust()
             return
         try:
             yield Call(self.cache, name, args)
         except (PayloadTooLarge, StorageFull):
             if name != "delete":
                 raise
-            self._distrust(is_news)
+            self._distrust()
         except StorageUnavailable as error:
-            self._distrust(is_news)
+            if is_news:
+                self._distrust()
             self._leave_alone(error)
         else:
             self._left_alone_until = 0.0
@@ -260,9 +272,25 @@ class Layered(Storage):
             )
         self._left_alone_until = time.monotonic() + self._retry
 
-    def _distrust(self, is_news: bool) -> None:
-        if is_news:
-            self._distrusted_until = time.monotonic() + self._lease
+    @contextmanager
+    def _or_distrust(self) -> Generator[None]:
+        """For a write that may not get to its end: the authority did not answer, though it may
+        have written, or the task was cancelled before the cache was told."""
+        try:
+            yield
+        except BaseException:
+            self._distrust()
+            raise
+
+    def _distrust(self) -> None:
+        self._distrusted_until = time.monotonic() + self._lease
+
+
+def _found(outcome: Outcome) -> Record | None:
+    """What the authority holds after a write."""
+    if isinstance(outcome, Gone):
+        return None
+    return outcome.current if isinstance(outcome, Conflict) else outcome.record
 
 
 def _now() -> int:

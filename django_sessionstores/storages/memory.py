@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Coroutine
 from threading import Lock
-from typing import Final
+from typing import Any, Final
 
-import msgspec
-
-from ..records import Record
-from .base import Conflict, Gone, Outcome, Storage, Taken, Updated
+from ..records import Record, moved
+from .base import Conflict, Gone, Outcome, P, Storage, T, Taken, Updated
 
 _NEVER: Final = 2**63
 
@@ -61,13 +60,7 @@ class MemoryStorage(Storage):
             current = self._records.get(base.id)
             if current is None or current.version != base.version or current.expires <= now:
                 return False
-            self._put(
-                msgspec.structs.replace(
-                    current,
-                    expires=max(expires, current.expires),
-                    last_activity=max(last_activity, current.last_activity),
-                )
-            )
+            self._put(moved(current, expires, last_activity))
         return True
 
     def delete(self, session_id: str) -> None:
@@ -98,18 +91,9 @@ class MemoryStorage(Storage):
         while len(self._records) >= self._max_sessions:
             self._records.popitem(last=False)
 
-    # Dict operations do not block, so there is no thread to hop to.
-    async def aread(self, session_id: str) -> Record | None:
-        return self.read(session_id)
+    def _in_thread(self, method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+        # Dict operations do not block, so there is no thread to hop to.
+        async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            return method(*args, **kwargs)
 
-    async def acreate(self, record: Record, now: int) -> Updated | Taken:
-        return self.create(record, now)
-
-    async def aupdate(self, record: Record, base: Record, now: int) -> Outcome:
-        return self.update(record, base, now)
-
-    async def atouch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
-        return self.touch(base, expires, last_activity, now)
-
-    async def adelete(self, session_id: str) -> None:
-        self.delete(session_id)
+        return call
