@@ -20,19 +20,33 @@ from django.core.exceptions import ImproperlyConfigured
 
 from . import conf
 from .conf import NAME, OPTIONS
-
-_ENGINES = "django_sessionstores.backends."
-
-
-def _engine() -> str:
-    """The name of the configured engine of this package, ``""`` for another one."""
-    path = django_settings.SESSION_ENGINE
-    return path.removeprefix(_ENGINES) if path.startswith(_ENGINES) else ""
+from .session import SessionStore
+from .storages.base import CacheStorage, Storage
+from .storages.file import FileStorage
+from .storages.layered import Layered
+from .storages.memory import MemoryStorage
 
 
-def _in_production() -> bool:
+def _storage() -> Storage | None:
+    """The storage of the configured engine, if that is one of this package or built on one.
+
+    Raises what making it raises.
+    """
+    store = getattr(import_module(django_settings.SESSION_ENGINE), "SessionStore", None)
+    if isinstance(store, type) and issubclass(store, SessionStore):
+        return store.storage()
+    return None
+
+
+def _storage_in_production() -> Storage | None:
+    """The storage, if it works and this is a live site."""
     # The test runners of Django and pytest-django turn DEBUG off and set up the mail outbox.
-    return not (django_settings.DEBUG or hasattr(mail, "outbox"))
+    if django_settings.DEBUG or hasattr(mail, "outbox"):
+        return None
+    try:
+        return _storage()
+    except (ImportError, ImproperlyConfigured):
+        return None  # check_engine says so.
 
 
 @checks.register
@@ -94,12 +108,9 @@ def check_merge_functions(app_configs: Any, **kwargs: Any) -> Sequence[checks.Ch
 
 @checks.register
 def check_engine(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """An engine of this package can be imported and its storage be made."""
-    if not _engine():
-        return []
+    """The engine can be imported and, if it is of this package, its storage be made."""
     try:
-        store = import_module(django_settings.SESSION_ENGINE).SessionStore
-        store.storage()
+        _storage()
     except (ImportError, ImproperlyConfigured) as error:
         return [
             checks.Error(
@@ -114,7 +125,7 @@ def check_engine(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
 @checks.register
 def check_memory(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """The memory engine is for development and tests."""
-    if _engine() != "memory" or not _in_production():
+    if not isinstance(_storage_in_production(), MemoryStorage):
         return []
     return [
         checks.Error(
@@ -129,10 +140,9 @@ def check_memory(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
 @checks.register
 def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """The cache that sessions are in does not lose them on its own."""
-    if _engine() not in {"cache", "cached_db"} or not _in_production():
+    storage = _storage_in_production()
+    if not isinstance(storage, CacheStorage | Layered):
         return []
-    if check_engine(app_configs):
-        return []  # The cache cannot be looked at.
     alias = django_settings.SESSION_CACHE_ALIAS
     cache = caches.create_connection(alias)
     messages: list[checks.CheckMessage] = []
@@ -144,7 +154,7 @@ def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage
                 id="sessionstores.W001",
             )
         )
-    if _engine() == "cached_db":
+    if storage.durable:
         return messages  # What the cache loses, the database still has.
     limit = cache._max_entries
     if isinstance(cache, LocMemCache | BaseDatabaseCache | FileBasedCache) and limit < 10_000:
@@ -172,7 +182,7 @@ def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage
 @checks.register
 def check_file_path(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Session files are in a folder of the project's choice."""
-    if _engine() != "file" or not _in_production() or django_settings.SESSION_FILE_PATH:
+    if django_settings.SESSION_FILE_PATH or not isinstance(_storage_in_production(), FileStorage):
         return []
     return [
         checks.Warning(
@@ -208,7 +218,10 @@ def check_encryption_keys(app_configs: Any, **kwargs: Any) -> Sequence[checks.Ch
 @checks.register(deploy=True)
 def report_storage(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Say which store sessions are in, and through which adapter."""
-    if not _engine() or check_engine(app_configs):
+    try:
+        storage = _storage()
+    except (ImportError, ImproperlyConfigured):
+        return []  # check_engine says so.
+    if storage is None:
         return []
-    storage = import_module(django_settings.SESSION_ENGINE).SessionStore.storage()
     return [checks.Info(f"Sessions are in {storage.describe()}.", id="sessionstores.I001")]

@@ -8,10 +8,15 @@ from django.core import mail
 from django.test import override_settings
 
 from django_sessionstores import checks
+from django_sessionstores.backends.memory import SessionStore as MemorySessionStore
 
 ENGINES = "django_sessionstores.backends."
 LOCMEM = "django.core.cache.backends.locmem.LocMemCache"
 DUMMY = "django.core.cache.backends.dummy.DummyCache"
+
+
+class SessionStore(MemorySessionStore):
+    """A project's own engine: this module is named as SESSION_ENGINE."""
 
 
 def not_a_function(base, mine):
@@ -73,6 +78,27 @@ def test_option_of_a_wrong_type_is_named(value):
     assert "TOUCH_INTERVAL" in message.msg
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ENCRYPTION_KEYS": [""]},
+        {"ENCRYPTION_KEYS": [None]},
+        {"CONFLICT_RETRIES": -1},
+        {"MEMORY_MAX_SESSIONS": 0},
+        {"TOUCH_INTERVAL": float("inf")},
+        {"CACHE_LEASE": float("nan")},
+    ],
+    ids=str,
+)
+def test_option_of_a_useless_value_is_named(options):
+    """E003: an empty secret, from a variable that is not set, would seal with nothing."""
+    with override_settings(SESSIONSTORES=options):
+        (message,) = checks.check_settings(None)
+        assert ids(checks.check_encryption_keys) == []
+    assert message.id == "sessionstores.E003"
+    assert next(iter(options)) in message.msg
+
+
 @pytest.mark.parametrize("function", ["no.such.module.function", "tests.test_checks.ENGINES"])
 def test_merge_function_must_exist(function):
     """E004: the first conflict is the worst moment to find out."""
@@ -102,9 +128,10 @@ def test_engine_must_be_usable(overrides):
 
 
 @pytest.mark.usefixtures("production")
-def test_memory_engine_is_refused_in_production():
-    """E006: a second worker would not know who is logged in."""
-    with override_settings(SESSION_ENGINE=ENGINES + "memory"):
+@pytest.mark.parametrize("path", [ENGINES + "memory", "tests.test_checks"])
+def test_memory_engine_is_refused_in_production(path):
+    """E006: a second worker would not know who is logged in. Nor with an engine built on it."""
+    with override_settings(SESSION_ENGINE=path):
         assert ids(checks.check_memory) == ["sessionstores.E006"]
 
 

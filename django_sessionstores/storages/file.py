@@ -15,8 +15,10 @@ import errno
 import os
 import stat
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
 from ..exceptions import StorageFull, StorageUnavailable, UnreadablePayload
@@ -122,8 +124,10 @@ class FileStorage(Storage):
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = os.path.abspath(folder)
         self._is_trusted = False
-        # Where the last purge() stopped, so that the next one does not begin at the same shards.
-        self._next_shard = 0
+        # What is left of the round through all shards that the last purge() stopped in: to begin
+        # each batch from the start would look at every file once per batch.
+        self._round: Iterator[Callable[[int], bool]] | None = None
+        self._purging = threading.Lock()
 
     def describe(self) -> str:
         return f"files in {self._folder}"
@@ -197,34 +201,47 @@ class FileStorage(Storage):
 
     def purge(self, now: int, batch: int) -> int:
         removed = 0
-        first = self._next_shard
-        for shard in range(first, first + len(_SHARDS)):
-            self._next_shard = shard % len(_SHARDS)
-            try:
-                removed += self._purge_shard(_SHARDS[self._next_shard], now, batch - removed)
-            except OSError as error:
-                raise self._unavailable(error) from error
-            if removed >= batch:
-                break
-        return removed
+        with self._purging:
+            while True:
+                begins_here = self._round is None
+                self._round = self._round or self._candidates()
+                try:
+                    for remove in self._round:
+                        removed += remove(now)
+                        if removed >= batch:
+                            return removed
+                except OSError as error:
+                    raise self._unavailable(error) from error
+                finally:
+                    if removed < batch:
+                        self._round = None
+                # Nothing is left only when a whole round has found nothing.
+                if removed or begins_here:
+                    return removed
 
-    def _purge_shard(self, shard: str, now: int, limit: int) -> int:
-        removed = 0
-        try:
-            entries = os.scandir(f"{self._folder}/{shard}")
-        except FileNotFoundError:
-            return 0
-        with entries:
-            for entry in entries:
-                if removed >= limit:
-                    break
-                if entry.name == _NEW:
-                    # Once the lock is ours, it is nobody's.
-                    with contextlib.suppress(FileNotFoundError), self._locked(shard):
-                        os.unlink(entry.path)
-                elif _is_id(entry.name) and _seems_expired(entry, now):
-                    removed += self._remove_expired(entry.name, now)
-        return removed
+    def _candidates(self) -> Iterator[Callable[[int], bool]]:
+        """For each file in turn: what removes it if it should go, and says whether it was a
+        session that did."""
+        for shard in _SHARDS:
+            try:
+                entries = os.scandir(f"{self._folder}/{shard}")
+            except FileNotFoundError:
+                continue
+            with entries:
+                for entry in entries:
+                    if entry.name == _NEW:
+                        yield partial(self._remove_left_over, shard, entry.path)
+                    elif _is_id(entry.name):
+                        yield partial(self._remove_if_expired, entry)
+
+    def _remove_left_over(self, shard: str, path: str, now: int) -> bool:
+        # Once the lock is ours, it is nobody's.
+        with contextlib.suppress(FileNotFoundError), self._locked(shard):
+            os.unlink(path)
+        return False
+
+    def _remove_if_expired(self, entry: os.DirEntry[str], now: int) -> bool:
+        return _seems_expired(entry, now) and self._remove_expired(entry.name, now)
 
     def _remove_expired(self, session_id: str, now: int) -> bool:
         """Remove a record if it is still expired under the lock; whether it was."""
