@@ -827,6 +827,37 @@ def test_each_batch_goes_on_where_the_last_one_stopped(
     assert len(searched) <= 256 + 32 + 256
 
 
+def test_a_purge_looks_at_each_file_once_however_many_batches_it_takes(
+    storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To begin each batch from the start is quadratic: a million files in a shard never end."""
+    for number in range(120):
+        expires = NOW if number % 2 else NOW + 60_000
+        storage.create(live(f"00{number:038x}", expires=expires), NOW - 1)
+    looked_at: list[str] = []
+    seems_expired = file_module._seems_expired
+
+    def look(entry: os.DirEntry[str], now: int) -> bool:
+        looked_at.append(entry.name)
+        return seems_expired(entry, now)
+
+    monkeypatch.setattr(file_module, "_seems_expired", look)
+    assert sum(purge_all(storage, 5)) == 60
+    # Once to remove, and once to see that nothing is left.
+    assert len(looked_at) <= 120 + 60
+
+
+def test_a_purge_that_was_left_unfinished_is_begun_anew_before_it_says_done(
+    storage: FileStorage,
+) -> None:
+    """Who stopped after a batch, and comes back later, must not be told that nothing is left."""
+    for shard in ("00", "01"):
+        storage.create(live(f"{shard}{1:038x}", expires=NOW), NOW - 1)
+    assert storage.purge(NOW, 1) == 1
+    storage.create(live(f"00{2:038x}", expires=NOW), NOW - 1)
+    assert sum(purge_all(storage)) == 2
+
+
 def test_a_purge_reads_no_payload(
     storage: FileStorage, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
