@@ -406,3 +406,29 @@ def test_a_purge_takes_no_more_than_a_batch(storage: Any, connection: Any) -> No
 
     assert [storage.purge(later, 2) for _ in range(4)] == [2, 2, 1, 0]
     assert storage.read(ID) is not None
+
+
+def test_a_session_that_is_touched_during_a_purge_stays(storage: Any, connection: Any) -> None:
+    """It was found to have expired, and goes on before it is deleted."""
+    base = storage.create(record(), now()).record
+    later = base.expires + 1
+    touched: list[bool] = []
+
+    def touch_first(execute: Any, sql: str, *args: Any) -> Any:
+        if sql.startswith("DELETE") and not touched:
+            touched.append(storage.touch(base, base.expires + HOUR, now(), now()))
+        return execute(sql, *args)
+
+    with connection.execute_wrapper(touch_first):
+        storage.purge(later + 1000, 10)
+
+    assert touched == [True]
+    assert storage.read(ID) is not None
+
+
+def test_keys_are_those_of_the_cache(storage: Any, connection: Any) -> None:
+    """Two sites on one table tell their sessions apart by KEY_PREFIX, as they do their caches."""
+    storage._cache.key_prefix, storage._cache.version = "site", 3
+    storage.create(record(), now())
+
+    assert value_of(connection, f"site:3:django_sessionstores:{ID}") is not None
