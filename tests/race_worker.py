@@ -1,11 +1,13 @@
-"""Writers on one session, in the tests' own process and, as a program, in another one.
+"""Writers on one session, in the tests' own process and, as a program, in others.
 
-``python -m tests.race_worker CASE FIRST COUNT`` prints ``ready``, takes the session key from its
-input, runs so many writers in threads, and prints what was answered as saved, as JSON. Which
-servers the case runs on stands in the environment, see `tests.services.shared`.
+``python -m tests.race_worker`` takes jobs from its input, one JSON object a line: ``case``,
+``environment`` (where the servers of the case are, see `tests.services.shared`), ``key`` and
+``writers``. It prints ``ready`` when it can begin, waits for a line, and prints as JSON what was
+answered as saved.
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -48,14 +50,16 @@ def write_in_threads(engine: Any, key: str, writers: Iterable[int]) -> list[list
     return in_threads([partial(write_rounds, engine, key, writer) for writer in writers])
 
 
-def main(case: str, first: str, count: str) -> None:
-    with attach(case) as engine:
-        print("ready", flush=True)
-        key = sys.stdin.readline().strip()
-        writers = range(int(first), int(first) + int(count))
-        saved = write_in_threads(engine.SessionStore, key, writers)
-    print(json.dumps(saved))
+def main() -> None:
+    for line in sys.stdin:
+        job = json.loads(line)
+        os.environ.update(job["environment"])
+        with attach(job["case"]) as engine:
+            print("ready", flush=True)
+            sys.stdin.readline()
+            saved = write_in_threads(engine.SessionStore, job["key"], job["writers"])
+        print(json.dumps(saved), flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -6,6 +6,7 @@ by force, with many threads and processes on one session.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -359,39 +360,50 @@ def test_many_threads(engine: Any) -> None:
     assert_nothing_lost(engine, key, saved)
 
 
-@pytest.mark.slow
-def test_many_processes(engine: Any) -> None:
-    """The same with the writers in several processes, which share nothing but the store."""
-    if not engine.storage.shared:
-        pytest.skip("each process has sessions of its own")
-    key = new_key(engine)
-    each = WRITERS // PROCESSES
-    workers = [
+@pytest.fixture(scope="module")
+def workers() -> Iterator[list[subprocess.Popen[str]]]:
+    """Several processes; their start costs more than what one test has them do."""
+    started = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.race_worker", engine.id, str(first), str(each)],
+            [sys.executable, "-m", "tests.race_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parent.parent,
         )
-        for first in range(0, WRITERS, each)
+        for _ in range(PROCESSES)
     ]
-    try:
-        for worker in workers:  # All are up before the first begins.
-            assert worker.stdout is not None
-            assert worker.stdout.readline() == "ready\n"
-        for worker in workers:
-            assert worker.stdin is not None
-            # On the input, where no listing of processes shows it.
-            worker.stdin.write(key + "\n")
-            worker.stdin.flush()
-        saved: list[list[str]] = []
-        for worker in workers:
-            output, _ = worker.communicate(timeout=120)
-            assert worker.returncode == 0
-            saved += json.loads(output)
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.communicate()
+    yield started
+    for worker in started:
+        worker.kill()
+        worker.communicate()
+
+
+def tell(worker: subprocess.Popen[str], line: str) -> None:
+    assert worker.stdin is not None
+    worker.stdin.write(line + "\n")
+    worker.stdin.flush()
+
+
+def hear(worker: subprocess.Popen[str]) -> str:
+    assert worker.stdout is not None
+    line = worker.stdout.readline()
+    assert line, f"a worker ended with {worker.wait()}"
+    return line
+
+
+def test_many_processes(engine: Any, workers: list[subprocess.Popen[str]]) -> None:
+    """The same with the writers in several processes, which share nothing but the store."""
+    if not engine.storage.shared:
+        pytest.skip("each process has sessions of its own")
+    key = new_key(engine)
+    places = {name: value for name, value in os.environ.items() if name.startswith("SESSIONSTORES")}
+    for number, worker in enumerate(workers):
+        writers = list(range(number, WRITERS, PROCESSES))
+        job = {"case": engine.id, "environment": places, "key": key, "writers": writers}
+        tell(worker, json.dumps(job))
+    assert [hear(worker) for worker in workers] == ["ready\n"] * PROCESSES
+    for worker in workers:  # All are up before the first begins.
+        tell(worker, "go")
+    saved = [names for worker in workers for names in json.loads(hear(worker))]
     assert_nothing_lost(engine, key, saved)
