@@ -10,8 +10,8 @@ Deleted stays deleted
     one do nothing and say so.
 
 Time comes in
-    No storage reads a clock to decide what is expired; ``now`` is an argument, in milliseconds
-    since the epoch. A server's own expiry may run besides it.
+    A method that writes gets ``now``, in milliseconds since the epoch, and goes by it rather than
+    by a clock of its own. A server's own expiry may run besides it.
 """
 
 from __future__ import annotations
