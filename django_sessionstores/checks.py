@@ -13,7 +13,6 @@ from typing import Any
 from django.conf import settings as django_settings
 from django.core import checks, mail
 from django.core.cache import caches
-from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.exceptions import ImproperlyConfigured
@@ -157,7 +156,7 @@ def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage
     if storage.durable:
         return messages  # What the cache loses, the database still has.
     limit = cache._max_entries
-    if isinstance(cache, LocMemCache | BaseDatabaseCache | FileBasedCache) and limit < 10_000:
+    if isinstance(cache, LocMemCache | FileBasedCache) and limit < 10_000:
         messages.append(
             checks.Warning(
                 f"The cache {alias!r} holds {limit} entries; from then on it drops sessions "

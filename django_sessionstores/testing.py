@@ -878,7 +878,7 @@ class EngineContract:
 
     def test_saves_within_the_touch_interval_make_no_write(self) -> None:
         """With SESSION_SAVE_EVERY_REQUEST every request saves; most of them need not write."""
-        session = self.session(self.stored())
+        session = self.session(self.stored(_auth_user_id="1"))
         session.get("color")
         with observed(self.storage) as calls:
             for _ in range(3):

@@ -17,7 +17,7 @@ Time comes in
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
 
@@ -185,6 +185,10 @@ class Storage:
 
     def _in_thread(self, method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
         return sync_to_async(method, thread_sensitive=self.thread_sensitive)
+
+
+NAMESPACE: Final = "django_sessionstores:"
+"""Keeps sessions apart from what else is in a cache, which adds its own prefix and version."""
 
 
 class CacheStorage(Storage):

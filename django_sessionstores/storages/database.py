@@ -384,7 +384,7 @@ def _translated(error: Exception, connection: BaseDatabaseWrapper) -> Exception 
     if isinstance(error, ProgrammingError) or any(text in str(error) for text in _SCHEMA_DIFFERS):
         return StorageUnavailable(
             f"{database} has no table for sessions that could be used ({type(error).__name__}). "
-            f"Run: python manage.py migrate --database={connection.alias}. If that changes nothing, "
-            "its user has no right to the table."
+            f"Run: python manage.py migrate --database={connection.alias} (or give its user the "
+            "right to the table)."
         )
     return StorageUnavailable(f"{database} did not answer as it should ({type(error).__name__}).")

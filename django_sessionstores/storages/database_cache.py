@@ -29,12 +29,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.transaction import TransactionManagementError
 
 from ..exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
-from ..records import Record, pack, unpack
-from .base import CacheStorage, Conflict, Gone, Outcome, Taken, Updated
+from ..records import Record, moved, pack, unpack
+from .base import NAMESPACE, CacheStorage, Conflict, Gone, Outcome, Taken, Updated
 from .copies import is_refused
-
-# Keeps sessions apart from what else is in the cache. The cache adds its own prefix and version.
-NAMESPACE: Final = "django_sessionstores:"
 
 # A round is lost only to someone who touched or filled the same session at that very moment.
 _ROUNDS: Final = 50
@@ -137,11 +134,7 @@ class DatabaseCacheStorage(CacheStorage):
         current = self._compared(base, now)
         if current is None or current.version != base.version:
             return False
-        touched = msgspec.structs.replace(
-            current,
-            expires=max(expires, current.expires),
-            last_activity=max(last_activity, current.last_activity),
-        )
+        touched = moved(current, expires, last_activity)
         return self._replace(base.id, _pack(touched), touched.expires, current.handle)
 
     def delete(self, session_id: str) -> None:

@@ -17,8 +17,8 @@ from ..exceptions import (
     UnreadablePayload,
     missing_extra,
 )
-from ..records import Record, pack, unpack
-from .base import CacheStorage, Conflict, Gone, Outcome, Taken, Updated
+from ..records import Record, moved, pack, unpack
+from .base import NAMESPACE, CacheStorage, Conflict, Gone, Outcome, Taken, Updated
 from .copies import is_refused
 
 try:
@@ -30,9 +30,6 @@ try:
     )
 except ImportError as error:
     raise missing_extra("pymemcache", "memcached") from error
-
-# Keeps sessions apart from what else is in the cache. The cache adds its own prefix and version.
-NAMESPACE: Final = "django_sessionstores:"
 
 # pymemcache has none: a node that hangs would hang its clients for ever.
 TIMEOUT_SECONDS: Final = 2.0
@@ -155,11 +152,7 @@ class MemcachedStorage(CacheStorage):
         current = self._current(base, now)
         if current is None or current.expires <= now or current.version != base.version:
             return False
-        touched = msgspec.structs.replace(
-            current,
-            expires=max(expires, current.expires),
-            last_activity=max(last_activity, current.last_activity),
-        )
+        touched = moved(current, expires, last_activity)
         answer = self._store("cas", touched, pack(touched), touched.expires, now, current.handle)
         return answer.stored is True
 

@@ -22,7 +22,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.db import BaseDatabaseCache
@@ -31,13 +30,10 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.core.files import locks
 
 from ..exceptions import StorageFull, StorageUnavailable, UnreadablePayload
-from ..records import Record, pack, unpack
-from .base import CacheStorage, Conflict, Gone, Outcome, Taken, Updated
+from ..records import Record, moved, pack, unpack
+from .base import NAMESPACE, CacheStorage, Conflict, Gone, Outcome, Taken, Updated
 from .copies import is_refused
 from .database_cache import DatabaseCacheStorage
-
-# Keeps sessions apart from what else is in the cache. The cache adds its own prefix and version.
-NAMESPACE: Final = "django_sessionstores:"
 
 WAIT_SECONDS: Final = 5.0
 """How long to wait for a lock. It is held for a few operations of the cache."""
@@ -115,11 +111,7 @@ class PortableStorage(CacheStorage):
             current = self._find(base.id)
             if current is None or current.expires <= now or current.version != base.version:
                 return False
-            touched = msgspec.structs.replace(
-                current,
-                expires=max(expires, current.expires),
-                last_activity=max(last_activity, current.last_activity),
-            )
+            touched = moved(current, expires, last_activity)
             self._replace(current, touched, now, deadline)
         return True
 

@@ -29,10 +29,7 @@ from ..records import (
     pack_times,
     unpack,
 )
-from .base import CacheStorage, Conflict, Gone, Outcome, Taken, Updated
-
-# Keeps sessions apart from what else is in the cache. The cache adds its own prefix and version.
-NAMESPACE: Final = "django_sessionstores:"
+from .base import NAMESPACE, CacheStorage, Conflict, Gone, Outcome, Taken, Updated
 
 _STATE_OFFSET: Final = 1
 _VERSION_SIZE: Final = 8
