@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +22,10 @@ from ..records import Record, State, moved, tombstone
 from .base import CacheStorage, Conflict, Gone, Outcome, Storage, Taken, Updated
 
 logger: Final = logging.getLogger("django_sessionstores")
+
+_MOST_SUSPECTS: Final = 10_000
+"""How many sessions are remembered one by one whose news the cache has missed; with more, all of
+them are suspect. About two megabytes."""
 
 
 class Layered(Storage):
@@ -44,6 +49,9 @@ class Layered(Storage):
         # Moments of the monotonic clock.
         self._left_alone_until = 0.0
         self._distrusted_until = 0.0
+        # Sessions whose copies may be out of date, until when; the oldest first.
+        self._suspects: dict[str, float] = {}
+        self._suspects_lock = Lock()
         self.max_payload = authority.max_payload
         self.shared = authority.shared
 
@@ -52,7 +60,7 @@ class Layered(Storage):
 
     def _read(self, session_id: str) -> Flow[Record | None]:
         started = time.monotonic()
-        distrusted = started < self._distrusted_until
+        distrusted = self._is_suspect(session_id)
         if not distrusted:
             copy = yield from self._ask_cache("read", session_id)
             # Its expiry may lag behind the authority's.
@@ -66,14 +74,14 @@ class Layered(Storage):
         return record
 
     def _create(self, record: Record, now: int) -> Flow[Updated | Taken]:
-        with self._or_distrust():
+        with self._or_distrust(record.id):
             outcome: Updated | Taken = yield Call(self.authority, "create", (record, now))
             if isinstance(outcome, Updated):
                 yield from self._publish(record.id, record)
         return outcome
 
     def _update(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
-        with self._or_distrust():
+        with self._or_distrust(base.id):
             outcome: Outcome = yield Call(self.authority, "update", (record, base, now))
             yield from self._publish(base.id, _found(outcome))
         return outcome
@@ -81,7 +89,7 @@ class Layered(Storage):
     def _rotate(
         self, record: Record, base: Record, grave: Record, now: int
     ) -> Flow[Outcome | Taken]:
-        with self._or_distrust():
+        with self._or_distrust(base.id):
             outcome: Outcome | Taken = yield Call(
                 self.authority, "rotate", (record, base, grave, now)
             )
@@ -93,7 +101,7 @@ class Layered(Storage):
         return outcome
 
     def _touch(self, base: Record, expires: int, last_activity: int, now: int) -> Flow[bool]:
-        with self._or_distrust():
+        with self._or_distrust(base.id):
             times = (expires, last_activity)
             touched: bool = yield Call(self.authority, "touch", (base, *times, now))
             if touched:
@@ -101,7 +109,7 @@ class Layered(Storage):
         return touched
 
     def _delete(self, session_id: str) -> Flow[None]:
-        with self._or_distrust():
+        with self._or_distrust(session_id):
             yield Call(self.authority, "delete", (session_id,))
             yield from self._publish(session_id, None)
 
@@ -161,7 +169,7 @@ class Layered(Storage):
         """Tell the cache what the authority holds under an id after a write."""
         if (yield Call(self.authority, "in_transaction", ())):
             # So that the transaction reads its own write.
-            yield from self._tell_cache("delete", session_id)
+            yield from self._tell_cache(session_id, "delete", session_id)
         yield from self._once_committed(lambda: self._put(session_id, record))
 
     def _once_committed(self, step: Callable[[], Flow[None]]) -> Flow[None]:
@@ -196,10 +204,10 @@ class Layered(Storage):
             yield from self._bury(record.id)
             return
         try:
-            yield from self._tell_cache("fill", record, until, now, is_news=is_news)
+            yield from self._tell_cache(record.id, "fill", record, until, now, is_news=is_news)
         except (PayloadTooLarge, StorageFull):
             # An older copy must not stay in place of the one that does not fit.
-            yield from self._tell_cache("delete", record.id)
+            yield from self._tell_cache(record.id, "delete", record.id)
 
     def _bury(self, session_id: str) -> Flow[None]:
         yield from self._put_grave(
@@ -213,9 +221,9 @@ class Layered(Storage):
             grave, expires=max(grave.expires, now + int(self._lease * 1000))
         )
         try:
-            yield from self._tell_cache("bury", grave, now)
+            yield from self._tell_cache(grave.id, "bury", grave, now)
         except StorageFull:
-            yield from self._tell_cache("delete", grave.id)
+            yield from self._tell_cache(grave.id, "delete", grave.id)
 
     # --- Trouble with the cache ---------------------------------------------------------------
 
@@ -233,27 +241,28 @@ class Layered(Storage):
         self._left_alone_until = 0.0
         return answer
 
-    def _tell_cache(self, name: str, *args: Any, is_news: bool = True) -> Flow[None]:
-        """Change the cache. News that it did not hear of make its copies suspect for a lease.
+    def _tell_cache(
+        self, session_id: str, name: str, *args: Any, is_news: bool = True
+    ) -> Flow[None]:
+        """Change what the cache has of a session. News that it did not hear of make that suspect.
 
         Raises `PayloadTooLarge` and `StorageFull`, where deleting a copy may still work.
         """
-        if self._is_left_alone():
-            if is_news:
-                self._distrust()
-            return
+        heard = False
         try:
-            yield Call(self.cache, name, args)
+            if not self._is_left_alone():
+                yield Call(self.cache, name, args)
+                self._left_alone_until = 0.0
+                heard = True
         except (PayloadTooLarge, StorageFull):
             if name != "delete":
+                heard = True
                 raise
-            self._distrust()
         except StorageUnavailable as error:
-            if is_news:
-                self._distrust()
             self._leave_alone(error)
-        else:
-            self._left_alone_until = 0.0
+        finally:
+            if is_news and not heard:
+                self._distrust(session_id)
 
     def _is_left_alone(self) -> bool:
         now = time.monotonic()
@@ -273,17 +282,30 @@ class Layered(Storage):
         self._left_alone_until = time.monotonic() + self._retry
 
     @contextmanager
-    def _or_distrust(self) -> Generator[None]:
+    def _or_distrust(self, session_id: str) -> Generator[None]:
         """For a write that may not get to its end: the authority did not answer, though it may
         have written, or the task was cancelled before the cache was told."""
         try:
             yield
         except BaseException:
-            self._distrust()
+            self._distrust(session_id)
             raise
 
-    def _distrust(self) -> None:
-        self._distrusted_until = time.monotonic() + self._lease
+    def _distrust(self, session_id: str) -> None:
+        """Ask the authority for this session until every copy from before now has ended."""
+        now = time.monotonic()
+        with self._suspects_lock:
+            self._suspects.pop(session_id, None)
+            self._suspects[session_id] = now + self._lease
+            while self._suspects and next(iter(self._suspects.values())) <= now:
+                del self._suspects[next(iter(self._suspects))]
+            if len(self._suspects) > _MOST_SUSPECTS:
+                self._suspects.clear()
+                self._distrusted_until = now + self._lease
+
+    def _is_suspect(self, session_id: str) -> bool:
+        until = max(self._distrusted_until, self._suspects.get(session_id, 0.0))
+        return time.monotonic() < until
 
 
 def _found(outcome: Outcome) -> Record | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -91,7 +93,9 @@ def storage(cache, authority, clock):
 
 def record(version: int = 1, **fields: Any) -> Record:
     times = {"created": NOW, "last_activity": NOW, "expires": NOW + HOUR}
-    return Record(id=ID, payload=b"sealed %d" % version, version=version, **times | fields)
+    return Record(
+        **{"id": ID, "payload": b"sealed %d" % version, "version": version} | times | fields
+    )
 
 
 def test_a_copy_answers_without_the_authority(storage, authority):
@@ -245,6 +249,97 @@ def test_a_rotation_buries_the_old_id_and_keeps_the_new(storage, cache):
     assert isinstance(storage.rotate(new, record(), grave, NOW), Updated)
     assert storage.read(ID).state is State.SUPERSEDED
     assert portable.LocMemStorage.read(cache, other).payload == b"new"
+
+
+OTHER_ID = "0" * 39 + "9"
+
+
+def unanswered(*args: Any) -> None:
+    raise StorageUnavailable("the authority is away")
+
+
+def test_an_unanswered_write_makes_that_session_suspect_and_no_other(storage, authority):
+    """It may have been done, so its copy proves nothing. The others go on without the authority,
+    or one failed save would turn a database that is away into an outage for all."""
+    other = record(id=OTHER_ID)
+    storage.create(record(), NOW)
+    storage.create(other, NOW)
+    authority.delete = authority.read = unanswered
+    with pytest.raises(StorageUnavailable):
+        storage.delete(ID)
+    assert storage.read(OTHER_ID) == other
+    with pytest.raises(StorageUnavailable):
+        storage.read(ID)
+
+
+def test_suspects_are_forgotten_after_a_lease(storage, cache, clock):
+    """By then every copy from before has ended; to remember them for ever would be a leak."""
+    cache.fails_with = StorageUnavailable("away")
+    for number in range(20):
+        storage.delete(f"{number:040x}")
+    clock.seconds += LEASE
+    storage.delete(OTHER_ID)
+    assert list(storage._suspects) == [OTHER_ID]
+
+
+def test_too_many_suspects_make_all_copies_suspect(storage, cache, clock, monkeypatch):
+    """What cannot be remembered must not be believed, and memory has an end."""
+    monkeypatch.setattr(layered, "_MOST_SUSPECTS", 5)
+    storage.create(record(), NOW)
+    cache.fails_with = StorageUnavailable("away")
+    for number in range(10, 16):
+        storage.delete(f"{number:040x}")
+    cache.fails_with = None
+    clock.seconds += RETRY
+    cache.calls.clear()
+    storage.read(ID)
+    assert cache.calls == ["fill"]
+    assert len(storage._suspects) < 5
+
+
+@pytest.mark.parametrize("where", ["authority", "cache"])
+def test_a_cancelled_logout_leaves_nothing_to_believe(storage, cache, authority, where):
+    """The client went away while the session was being ended: it may have ended, and the copy
+    would say otherwise."""
+    storage.create(record(), NOW)
+
+    async def cancelled(*args: Any) -> None:
+        if where == "cache":
+            authority.delete(ID)
+        raise asyncio.CancelledError
+
+    if where == "authority":
+        authority.adelete = cancelled
+    else:
+        cache.abury = cancelled
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(storage.adelete(ID))
+    cache.calls.clear()
+    storage.read(ID)
+    assert "read" not in cache.calls
+
+
+def test_an_expired_copy_asks_the_authority(storage, authority):
+    """The authority's record may have been touched since the copy was made."""
+    soon = record(expires=layered._now() + 30)
+    storage.create(soon, NOW)
+    authority.touch(soon, NOW + HOUR, NOW, NOW)
+    time.sleep(0.05)
+    assert storage.read(ID).expires == NOW + HOUR
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_read_inside_a_transaction_fills_the_cache_after_it(cache, clock):
+    """With ATOMIC_REQUESTS all reads are inside one, and the cache would stay cold."""
+    from django_sessionstores.storages.database import DatabaseStorage
+
+    storage = Layered(cache, DatabaseStorage(), lease=LEASE, retry=RETRY)
+    storage.create(record(), NOW)
+    cache.delete(ID)
+    with transaction.atomic():
+        storage.read(ID)
+        assert portable.LocMemStorage.read(cache, ID) is None
+    assert portable.LocMemStorage.read(cache, ID).version == 1
 
 
 @pytest.mark.django_db(transaction=True)
