@@ -375,6 +375,7 @@ def test_event_loops_make_no_connections(engine: cases.Engine) -> None:
     assert connections_made() == before
 
 
+@pytest.mark.django_db  # At the end of a request Django looks at its databases, too.
 def test_connections_outlive_requests_that_close_theirs() -> None:
     """django-redis can be told to disconnect what a request used, at its end. What sessions use
     belongs to no request."""
