@@ -435,7 +435,9 @@ class SessionStore(SessionBase):
         """
         flushed_id, self._flushed_id = self._flushed_id, None
         if flushed_id and record.user_id is not None:
-            yield self._call("create", _grave(flushed_id), now())
+            # The session is saved. Without the tombstone only a parallel request is worse off.
+            with suppress(StorageUnavailable):
+                yield self._call("create", _grave(flushed_id), now())
 
     def _update(self) -> Flow[None]:
         """Store the changes, or only move the expiry if there are none."""

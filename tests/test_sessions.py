@@ -728,6 +728,25 @@ def test_a_login_over_another_user_leaves_a_tombstone(engine: Any, user: Any) ->
     assert "sessionid" not in response.cookies
 
 
+def test_a_login_is_saved_without_its_tombstone(session: Open, stored: Any, store: Any) -> None:
+    """The tombstone is a courtesy to parallel requests; a login that was stored must not fail."""
+    request = session(stored(_auth_user_id="1"))
+    request.get("_auth_user_id")
+    request.flush()
+    request.set("_auth_user_id", "2")
+    create = store.create
+
+    def only_sessions(record: Record, now: int) -> Any:
+        if record.state is not State.LIVE:
+            raise StorageUnavailable("full of tombstones")
+        return create(record, now)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "create", only_sessions)
+        request.save()
+    assert data(session(request.session_key)) == {"_auth_user_id": "2"}
+
+
 def test_dismissing_what_cannot_be_serialized_is_no_error(session: Open, stored: Any) -> None:
     """Setting ``modified`` never raised in Django."""
     request = session(stored(a=1)).target
