@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.contrib.auth import get_user
 from django.contrib.sessions.backends.base import UpdateError
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.views.debug import ExceptionReporter
 
 from django_sessionstores.conf import codec
@@ -17,6 +18,7 @@ from django_sessionstores.exceptions import (
     SessionConflict,
     SessionEnded,
     StorageUnavailable,
+    UnreadablePayload,
     UnserializableValue,
 )
 from django_sessionstores.merge import MISSING
@@ -726,6 +728,48 @@ def test_a_login_over_another_user_leaves_a_tombstone(engine: Any, user: Any) ->
     response = parallel.get("/who/")
     assert response.content == b""
     assert "sessionid" not in response.cookies
+
+
+def test_a_session_deleted_before_the_save_is_not_stored(session: Open, stored: Any) -> None:
+    """A view logs in and another part of the request deletes the session: deleted is final."""
+    request = session(stored(a=1))
+    request.cycle_key()
+    request.set("_auth_user_id", "1")
+    request.delete()
+    with pytest.raises(SessionEnded):
+        request.save()
+    assert not session(None).exists(request.session_key)
+
+
+def test_a_damaged_record_does_not_exist(session: Open, stored: Any, store: Any) -> None:
+    """Asking must not fail with a 500 where reading does not."""
+    key = stored(a=1)
+
+    def damaged(session_id: str) -> None:
+        raise UnreadablePayload("record is damaged")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "read", damaged)
+        assert session(None).exists(key) is False
+
+
+def test_a_view_that_cycles_gets_a_new_key_while_secret_key_rotates(
+    settings: Any, engine: Any, user: Any
+) -> None:
+    """Django cycles the key of a session from under a fallback, which is undone. Not so where the
+    view asks for a new key as well: it has a reason."""
+    browser = Client()
+    browser.get(f"/login/{user.username}/")
+    key = browser.cookies["sessionid"].value
+    settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
+    settings.SECRET_KEY = "the next secret key"
+    request = RequestFactory().get("/")
+    request.session = engine.SessionStore(key)
+    assert get_user(request).is_authenticated
+    request.session.cycle_key()
+    request.session.save()
+    assert request.session.session_key != key
+    assert not engine.SessionStore().exists(key)
 
 
 def test_a_login_is_saved_without_its_tombstone(session: Open, stored: Any, store: Any) -> None:
