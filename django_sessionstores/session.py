@@ -37,7 +37,6 @@ from .merge import AUTH_KEYS, merge
 from .records import Record, State, draw_key, is_well_formed, moved, session_id, tombstone
 from .storages.base import Conflict, Gone, Storage, Taken, Updated
 
-logger = logging.getLogger("django_sessionstores")
 security_logger = logging.getLogger("django.security.SuspiciousSession")
 
 T = TypeVar("T")
