@@ -65,6 +65,7 @@ class KeyRing:
         return f"<KeyRing of {len(self._keys)}>"
 
     def seal(self, session_id: str, flags: int, data: bytes) -> bytes:
+        """``data`` encrypted, ``flags`` legible, both bound to the id."""
         head = bytes((_FORMAT, flags)) + self._newest
         nonce = os.urandom(_NONCE_SIZE)
         cipher = _cipher(self._keys[self._newest], session_id)
@@ -191,3 +192,16 @@ class Codec:
         if flags & _COMPRESSED:
             data = zlib.decompress(data)
         return Snapshot(flags & _SERIALIZER_BITS, data)
+
+
+class BareCodec(Codec):
+    """Payloads neither compressed nor sealed, for a storage that seals whole records by itself."""
+
+    def seal(self, session_id: str, snapshot: Snapshot) -> bytes:
+        return bytes((snapshot.serializer,)) + snapshot.data
+
+    def is_newest(self, payload: bytes) -> bool:
+        return True
+
+    def open(self, session_id: str, payload: bytes) -> Snapshot:
+        return Snapshot(payload[0], payload[1:])

@@ -16,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from .codec import Codec, KeyRing, Serializer
+from .codec import BareCodec, Codec, KeyRing, Serializer
 from .merge import MergeFunction
 from .serializers import TypedSerializer
 
@@ -92,6 +92,14 @@ class Settings:
         return self._seconds("CACHE_RETRY", 5)
 
     @cached_property
+    def DATABASE_TIMEOUT(self) -> float:
+        """Seconds for which a request waits for PostgreSQL or MySQL to answer a statement for a
+        session, also while someone else's transaction holds the session's row. Then the client
+        loses its connection, and the request gets ``StorageUnavailable``. 0: as long as it
+        takes."""
+        return self._seconds("DATABASE_TIMEOUT", 10)
+
+    @cached_property
     def CONFLICT_RETRIES(self) -> int:
         """How often a save is merged and tried again before it raises ``SessionConflict``."""
         return self._count("CONFLICT_RETRIES", 50, least=0)
@@ -131,8 +139,28 @@ def serializer_path() -> str:
 
 
 @cache
+def key_ring() -> KeyRing:
+    """The encryption keys that the settings ask for."""
+    secrets: Sequence[str | bytes] = settings.ENCRYPTION_KEYS or [
+        django_settings.SECRET_KEY,
+        *django_settings.SECRET_KEY_FALLBACKS,
+    ]
+    return KeyRing(secrets)
+
+
+@cache
 def codec() -> Codec:
     """The codec that the settings ask for."""
+    return _make_codec(Codec)
+
+
+@cache
+def bare_codec() -> Codec:
+    """The same, for a storage that seals whole records by itself."""
+    return _make_codec(BareCodec)
+
+
+def _make_codec(kind: type[Codec]) -> Codec:
     path = serializer_path()
     serializers: dict[int, Serializer] = {
         TYPED_SERIALIZER: TypedSerializer(),
@@ -146,11 +174,7 @@ def codec() -> Codec:
     else:
         serializers[CUSTOM_SERIALIZER] = chosen()
         writes = CUSTOM_SERIALIZER
-    secrets: Sequence[str | bytes] = settings.ENCRYPTION_KEYS or [
-        django_settings.SECRET_KEY,
-        *django_settings.SECRET_KEY_FALLBACKS,
-    ]
-    return Codec(KeyRing(secrets), serializers, writes)
+    return kind(key_ring(), serializers, writes)
 
 
 @cache
@@ -185,5 +209,6 @@ def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:
 
 reset_on_change()(vars(settings).clear)
 reset_on_change()(merge_functions.cache_clear)
-reset_on_change("SECRET_KEY", "SECRET_KEY_FALLBACKS", "SESSION_SERIALIZER")(codec.cache_clear)
+for _cached in (key_ring, codec, bare_codec):
+    reset_on_change("SECRET_KEY", "SECRET_KEY_FALLBACKS", "SESSION_SERIALIZER")(_cached.cache_clear)
 setting_changed.connect(_on_setting_changed, dispatch_uid="django_sessionstores.conf")

@@ -71,5 +71,20 @@ def merge(
     return merged
 
 
+def changes(base: Mapping[Any, Any], mine: Mapping[Any, Any]) -> dict[str, Any]:
+    """What has to be done to ``base`` to get ``mine``, as data that a serializer keeps."""
+    return {
+        "set": {key: value for key, value in mine.items() if not _unchanged(key, base, mine)},
+        "deleted": [key for key in base if key not in mine],
+    }
+
+
+def apply(changed: Mapping[str, Any], data: dict[Any, Any]) -> None:
+    """Do to ``data`` what `changes` found."""
+    data.update(changed["set"])
+    for key in changed["deleted"]:
+        data.pop(key, None)
+
+
 def _unchanged(key: Any, base: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
     return same(base.get(key, MISSING), other.get(key, MISSING))

@@ -7,7 +7,7 @@ import re
 import secrets
 import struct
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -23,6 +23,13 @@ class State(IntEnum):
     its cookie stays: the browser may hold the new one already."""
     ENDED = 2
     """The session is gone. Kept only in caches, where it outlives every stale copy."""
+
+
+class Client(NamedTuple):
+    """Who a request came from, as far as it can be told."""
+
+    ip: str
+    user_agent: str
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +56,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     user_agent: str = ""
     handle: Any = None
     """Private to the storage that made the record, for example memcached's cas token."""
+    changes: bytes = b""
+    """What this save changed, sealed, for storages that `keep_changes`."""
+    pending: tuple[bytes, ...] = ()
+    """Changes to be laid over the payload, the oldest first: it is not the newest."""
 
     def __repr__(self) -> str:
         return f"<Record {self.id[:8]} {self.state.name} version={self.version}>"

@@ -22,8 +22,8 @@ from django.utils.functional import cached_property
 from django.utils.module_loading import import_string
 
 from . import lifetime, secret_rotation
-from .codec import Snapshot
-from .conf import codec, merge_functions, reset_on_change, settings
+from .codec import Codec, Snapshot
+from .conf import bare_codec, codec, merge_functions, reset_on_change, settings
 from .exceptions import (
     PayloadTooLarge,
     SessionConflict,
@@ -33,8 +33,8 @@ from .exceptions import (
     UnserializableValue,
 )
 from .flow import Call, Flow, arun, run
-from .merge import AUTH_KEYS, merge
-from .records import Record, State, draw_key, is_well_formed, moved, session_id, tombstone
+from .merge import AUTH_KEYS, apply, changes, merge
+from .records import Client, Record, State, draw_key, is_well_formed, moved, session_id, tombstone
 from .storages.base import Conflict, Gone, Storage, Taken, Updated
 
 security_logger = logging.getLogger("django.security.SuspiciousSession")
@@ -93,8 +93,22 @@ class SessionStore(SessionBase):
     """What the storage said of the key; anything but live makes saving an error."""
     _unreadable: bool
     """There is a record that could not be read: leave it alone, and save under a new key."""
+    _is_outdated: bool
+    """The record should be stored anew: under a newer key, or with changes merged into it."""
     _flushed_id: str | None
     """The session that this request deleted. Not of the current key: it outlives it."""
+
+    # What a middleware says and is told, where it does more than Django's.
+    client: Client | Callable[[], Client] | None = None
+    """Who the request came from; called when a record is written or compared."""
+    cookie_is_optional: bool = False
+    """Whether the cookie is sent only where `cookie_is_due`, not after each save."""
+    cookie_is_due: bool = False
+    """Whether the last save gave the browser something to learn: a key, or a later expiry."""
+    anonymous_on_outage: bool = False
+    """Whether a session that cannot be read for an outage is empty, and cannot be saved."""
+    outage: StorageUnavailable | None = None
+    """The last outage that this session met."""
 
     def __init__(self, session_key: str | None = None) -> None:
         # Not calling SessionBase, which would import the serializer for each request.
@@ -137,7 +151,7 @@ class SessionStore(SessionBase):
         self._record = self._base = self._reference = None
         self._predecessor = self._predecessor_key = None
         self._cycles = 0
-        self._unstored = self._stored_here = self._unreadable = False
+        self._unstored = self._stored_here = self._unreadable = self._is_outdated = False
         self._state = State.LIVE
 
     _session_key = property(SessionBase._get_session_key, _set_session_key)
@@ -161,10 +175,14 @@ class SessionStore(SessionBase):
     def session_id(self) -> str | None:
         """The id under which the session is stored and listed, for logs and other tables.
 
-        Unlike the key it is no secret. It changes with the key.
+        Unlike the key it is no secret. It stays until the key is cycled, as a login does.
         """
         key = self.session_key
-        return None if key is None else session_id(key)
+        if key is None:
+            return None
+        if self._unstored:
+            return session_id(key)
+        return self._record.id if self._record else self.storage().identify(key)
 
     # --- What changed ----------------------------------------------------------------------
 
@@ -172,9 +190,10 @@ class SessionStore(SessionBase):
     def modified(self) -> bool:
         """True when set, or when the data is no longer what was loaded, at any depth.
 
-        Setting it to False dismisses the changes made so far, until the next one.
+        Also when the stored session is not up to date with its keys or its client. Setting it to
+        False dismisses the changes made so far, until the next one.
         """
-        return self._modified or self._has_changed()
+        return self._modified or self._has_changed() or self._is_outdated or self._has_moved()
 
     @modified.setter
     def modified(self, value: bool) -> None:
@@ -191,6 +210,20 @@ class SessionStore(SessionBase):
         if self._reference is None:
             return bool(data)
         return not codec().matches(self._reference, data)
+
+    def _has_moved(self) -> bool:
+        """Whether the client is another one, and the last write so long ago that it may follow."""
+        record = self._record
+        if self.client is None or record is None:
+            return False
+        if now() - record.last_activity < settings.TOUCH_INTERVAL * 1000:
+            return False
+        return self._client(record) != (record.ip, record.user_agent)
+
+    def _client(self, base: Record | None) -> Client:
+        if self.client is None:
+            return Client(base.ip, base.user_agent) if base else Client("", "")
+        return self.client() if callable(self.client) else self.client
 
     async def adelete_test_cookie(self) -> None:
         # Django's forgets to set ``modified``.
@@ -310,6 +343,9 @@ class SessionStore(SessionBase):
     def _call(self, name: str, *args: Any) -> Call:
         return Call(self.storage(), name, args)
 
+    def _payload_codec(self) -> Codec:
+        return bare_codec() if self.storage().holds_in_key else codec()
+
     def _load(self) -> Flow[dict[str, Any]]:
         if self._unstored:
             return codec().thaw(self._base) if self._base else {}
@@ -317,8 +353,9 @@ class SessionStore(SessionBase):
         # No local variable holds the key: error reports show those.
         if self.session_key is None:
             return {}
+        storage = self.storage()
         try:
-            record = yield self._call("read", self.session_id)
+            record = yield Call(storage, "read", (storage.locate(self.session_key),))
             if record is None or record.state is State.ENDED or record.expires <= now():
                 self._session_key = None
                 return {}
@@ -330,7 +367,14 @@ class SessionStore(SessionBase):
             # The key stays until something is saved: a worker with a wrong SECRET_KEY must not
             # log out whoever only passes by.
             self._unreadable = True
-            security_logger.warning("Session %s reads as empty: %s.", self.session_id, reason)
+            security_logger.warning(
+                "Session %s reads as empty: %s.", self.session_id or "without an id", reason
+            )
+            return {}
+        except StorageUnavailable as outage:
+            self.outage = outage
+            if not self.anonymous_on_outage:
+                raise
             return {}
 
     def _peek(self) -> Flow[dict[str, Any]]:
@@ -338,14 +382,40 @@ class SessionStore(SessionBase):
         return (yield from other._load())
 
     def _remember(self, record: Record) -> dict[str, Any]:
-        base = codec().open(record.id, record.payload)
+        base = self._open(record)
         data = codec().thaw(base)
         self._record, self._base, self._reference = record, base, base
+        self._is_outdated = self.storage().is_outdated(record)
         return data
 
+    def _open(self, record: Record) -> Snapshot:
+        """The newest data that a record tells of. Raises `UnreadablePayload`."""
+        snapshot = self._payload_codec().open(record.id, record.payload)
+        if not record.pending:
+            return snapshot
+        data = codec().thaw(snapshot)
+        for sealed in record.pending:
+            apply(codec().thaw(codec().open(record.id, sealed)), data)
+        return codec().freeze(data)
+
     def _save(self, must_create: bool = False) -> Flow[None]:
+        self.cookie_is_due = False
+        try:
+            yield from self._save_changes(must_create)
+        except StorageUnavailable as outage:
+            self.outage = outage
+            raise
+        except PayloadTooLarge as error:
+            raise PayloadTooLarge(f"{error} {self._largest_keys()}") from error
+
+    def _save_changes(self, must_create: bool) -> Flow[None]:
         if "_session_cache" not in self.__dict__:
             self._session_cache = {} if must_create else (yield from self._load())
+        elif self.outage and self._is_unmet and not must_create:
+            # What was served as empty must not be taken for what the session should be.
+            if not self.modified:
+                return
+            raise self.outage
         elif self._is_unmet and not must_create:
             yield from self._meet()
             if self.session_key is None:
@@ -383,10 +453,11 @@ class SessionStore(SessionBase):
         self._draw_successor()
 
     def _exists(self, key: str | None) -> Flow[bool]:
-        if not is_well_formed(key) or key == self._predecessor_key:
+        if not self._validate_session_key(key) or key == self._predecessor_key:
             return False
+        storage = self.storage()
         try:
-            record = yield self._call("read", session_id(cast("str", key)))
+            record = yield Call(storage, "read", (storage.locate(cast("str", key)),))
         except UnreadablePayload:
             return False
         return record is not None and record.is_live(now())
@@ -394,8 +465,10 @@ class SessionStore(SessionBase):
     def _delete(self, key: str | None) -> Flow[None]:
         if key is not None and key != self.session_key:
             # The next save supersedes the former key, and finds out whether it still lives.
-            if is_well_formed(key) and key != self._predecessor_key:
-                yield self._call("delete", session_id(key))
+            if self._validate_session_key(key) and key != self._predecessor_key:
+                other = self.storage().identify(key)
+                if other is not None:
+                    yield self._call("delete", other)
             return
         if self.session_key is None:
             return
@@ -417,7 +490,7 @@ class SessionStore(SessionBase):
         for _ in range(_NEW_KEY_TRIES):
             outcome = yield self._call("create", self._next_record(snapshot, None), now())
             if isinstance(outcome, Updated):
-                self._saved(outcome.record, snapshot)
+                self._saved(outcome, snapshot)
                 yield from self._mark_flushed(outcome.record)
                 return
             if keep_key and not self._unstored:
@@ -446,14 +519,16 @@ class SessionStore(SessionBase):
         same = snapshot == base or (
             not self._modified and codec().matches(base, self._session_cache)
         )
-        if same and codec().is_newest(record.payload):
-            yield from self._touch(record)
-            return
+        if same and not self._is_outdated and self._payload_codec().is_newest(record.payload):
+            moved_on = self._has_moved()
+            if not moved_on and not (self.storage().holds_in_key and self._is_due(record)):
+                yield from self._touch(record)
+                return
         for attempt in range(settings.CONFLICT_RETRIES + 1):
             successor = self._next_record(snapshot, record)
             outcome = yield self._call("update", successor, record, now())
             if isinstance(outcome, Updated):
-                self._saved(outcome.record, snapshot)
+                self._saved(outcome, snapshot)
                 return
             self._record = record = _still_live(outcome)
             snapshot = yield from self._merge(record, attempt)
@@ -467,7 +542,7 @@ class SessionStore(SessionBase):
             grave = _grave(predecessor.id)
             outcome = yield self._call("rotate", record, predecessor, grave, now())
             if isinstance(outcome, Updated):
-                self._saved(outcome.record, snapshot)
+                self._saved(outcome, snapshot)
                 return
             if isinstance(outcome, Taken):
                 self._adopt_key(draw_key(), predecessor, self._predecessor_key, self._base)
@@ -491,19 +566,31 @@ class SessionStore(SessionBase):
         """
         moment = now()
         expires = self._expires(moment)
-        is_due = expires - record.expires >= self._touch_step(expires - moment)
-        if not is_due:
+        if not self._is_due(record):
+            if self._stored_here or self.storage().holds_in_key:
+                return
             # Nearly always it is a login that changes the key, and so an anonymous session that
             # is at risk. Logged-in ones are spared a trip for each request that only rolls.
-            if self._stored_here or not (self._modified or record.user_id is None):
+            is_at_risk = record.user_id is None and not self.cookie_is_optional
+            if not (self._modified or is_at_risk):
                 return
             expires = record.expires
         if (yield self._call("touch", record, expires, moment, moment)):
             self._record = moved(record, expires, moment)
+            self.cookie_is_due = True
             return
         current = yield self._call("read", record.id)
-        if current is None or not current.is_live(moment):
-            raise SessionEnded("The session got a new key, was deleted, or expired meanwhile.")
+        if current is not None and current.is_live(moment):
+            return
+        if self.cookie_is_optional and not self._modified:
+            return
+        raise SessionEnded("The session got a new key, was deleted, or expired meanwhile.")
+
+    def _is_due(self, record: Record) -> bool:
+        """Whether the stored expiry lags so far behind that it has to move."""
+        moment = now()
+        expires = self._expires(moment)
+        return expires - record.expires >= self._touch_step(expires - moment)
 
     @property
     def _is_unmet(self) -> bool:
@@ -527,7 +614,7 @@ class SessionStore(SessionBase):
             # Who loses this often meets a crowd: spread it.
             yield Call(_Pause, "sleep", (random.uniform(0, 0.002 * min(attempt, 20)),))  # noqa: S311
         try:
-            theirs = codec().open(current.id, current.payload)
+            theirs = self._open(current)
         except UnreadablePayload as reason:
             # Written by a worker with newer keys, perhaps: not mine to overwrite.
             raise SessionConflict(
@@ -546,12 +633,16 @@ class SessionStore(SessionBase):
         self, snapshot: Snapshot, base: Record | None, version: int | None = None
     ) -> Record:
         """The record to store in place of ``base``."""
-        moment = now()
-        record_id = session_id(cast("str", self.session_key))
-        payload = codec().seal(record_id, snapshot)
-        limit = self.storage().max_payload
+        moment, storage = now(), self.storage()
+        if base is None or self._unstored:
+            record_id = session_id(cast("str", self.session_key))
+        else:
+            record_id = base.id
+        payload = self._payload_codec().seal(record_id, snapshot)
+        limit = storage.max_payload
         if limit is not None and len(payload) > limit:
-            raise PayloadTooLarge(_too_large(self.storage(), len(payload), limit))
+            raise PayloadTooLarge(_too_large(storage, len(payload), limit))
+        changed = self._changes(record_id) if storage.keeps_changes else b""
         user_id = self._session_cache.get("_auth_user_id")
         user_id = None if user_id is None else str(user_id)
         expires = self._expires(moment)
@@ -559,6 +650,7 @@ class SessionStore(SessionBase):
             expires = base.expires
         # An absolute lifetime starts anew with a login, and with nothing else.
         same_user = base is not None and base.user_id == user_id
+        client = self._client(base)
         return Record(
             id=record_id,
             payload=payload,
@@ -567,9 +659,23 @@ class SessionStore(SessionBase):
             created=base.created if base and same_user else moment,
             last_activity=moment,
             expires=expires,
-            ip=base.ip if base else "",
-            user_agent=base.user_agent if base else "",
+            ip=client.ip,
+            user_agent=client.user_agent,
+            changes=changed,
         )
+
+    def _changes(self, record_id: str) -> bytes:
+        """What this request changed, sealed."""
+        base = codec().thaw(self._base) if self._base else {}
+        return codec().seal(record_id, codec().freeze(changes(base, self._session_cache)))
+
+    def _largest_keys(self) -> str:
+        sizes = {
+            key: len(codec().freeze({key: value}).data)
+            for key, value in self._session_cache.items()
+        }
+        largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:3]
+        return f"Largest: {', '.join(f'{key!r} with {sizes[key]} bytes' for key in largest)}."
 
     def _expires(self, moment: int) -> int:
         expiry = self._session_cache.get("_session_expiry")
@@ -582,13 +688,17 @@ class SessionStore(SessionBase):
     def _touch_step(self, age: int) -> int:
         return lifetime.touch_step(age, settings.TOUCH_INTERVAL)
 
-    def _saved(self, record: Record, snapshot: Snapshot) -> None:
+    def _saved(self, outcome: Updated, snapshot: Snapshot) -> None:
+        if outcome.key is not None:
+            super()._set_session_key(outcome.key)
         # ``modified`` stays as it is: Django's middleware reads it to decide on the cookie.
-        self._record, self._base, self._reference = record, snapshot, snapshot
+        if self._is_outdated:
+            self._modified, self._is_outdated = True, False
+        self._record, self._base, self._reference = outcome.record, snapshot, snapshot
         self._predecessor = self._predecessor_key = None
         self._cycles = 0
         self._unstored = False
-        self._stored_here = True
+        self._stored_here = self.cookie_is_due = True
 
     # --- Steps of rotating -----------------------------------------------------------------
 

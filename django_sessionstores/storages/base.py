@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
 
-from ..records import Record
+from ..records import Record, session_id
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,6 +31,8 @@ class Updated(NamedTuple):
     """The write was done. ``record`` is what the store holds now, with a fresh handle."""
 
     record: Record
+    key: str | None = None
+    """The session key from now on; ``None`` where it stays as it is. See `holds_in_key`."""
 
 
 class Conflict(NamedTuple):
@@ -73,13 +75,30 @@ class Storage:
     max_payload: int | None = None
     """Bytes that a payload may have; ``None`` where memory is the limit."""
 
+    holds_in_key: bool = False
+    """Whether the record is in the session key itself, so that each write makes another key."""
+    keeps_changes: bool = False
+    """Whether writes are to bring along what they changed, in `Record.changes`."""
+
     def describe(self) -> str:
         """One line for checks and pages: which store, through which adapter. No secret."""
         raise NotImplementedError
 
-    def read(self, session_id: str) -> Record | None:
-        """The record or tombstone with this id. One trip. Damaged bytes read as a record whose
-        payload is unreadable, or raise `UnreadablePayload`."""
+    def identify(self, key: str) -> str | None:
+        """The session id of a well-formed key; ``None`` for one that was never handed out."""
+        return session_id(key)
+
+    def locate(self, key: str) -> str:
+        """What `read` finds the record of a well-formed key by."""
+        return session_id(key)
+
+    def is_outdated(self, record: Record) -> bool:
+        """Whether a live record should be stored anew although nothing in it has changed."""
+        return False
+
+    def read(self, locator: str) -> Record | None:
+        """The record or tombstone that `locate` leads to. One trip. Damaged bytes read as a
+        record whose payload is unreadable, or raise `UnreadablePayload`."""
         raise NotImplementedError
 
     def create(self, record: Record, now: int) -> Updated | Taken:
@@ -145,9 +164,9 @@ class Storage:
     def close(self) -> None:
         """Let go of connections. The storage is not used afterwards."""
 
-    async def aread(self, session_id: str) -> Record | None:
+    async def aread(self, locator: str) -> Record | None:
         """See `read`."""
-        return await self._in_thread(self.read)(session_id)
+        return await self._in_thread(self.read)(locator)
 
     async def acreate(self, record: Record, now: int) -> Updated | Taken:
         """See `create`."""
