@@ -4,7 +4,7 @@ Layout::
 
     <folder>/3f/            one of 256 shards, by the first two characters of the id
     <folder>/3f/3f9c...     a packed record, named by the session id, never by the key
-    <folder>/3f/.lock       empty, and stays: who changes the shard holds its lock
+    <folder>/3f/.lock       empty: who changes the shard holds its lock
     <folder>/3f/.new        the record that is being written, until it takes its place
 """
 
@@ -49,6 +49,9 @@ _ID_LENGTH: Final = 40
 
 # One call reads nearly every session. A buffer of this size costs no more than a small one.
 _READ_SIZE: Final = 65_536
+
+# Windows does not; there the lock files of empty shards stay.
+_REMOVES_OPEN_FILES: Final = os.name == "posix"
 
 _NO_SPACE: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -116,13 +119,20 @@ class FileStorage(Storage):
     A file's modification time is the moment its record expires: `purge` finds its candidates
     without opening the others. It is a hint, lost by a careless copy; the record itself decides.
 
+    `purge` removes the lock file and the folder of a shard in which no session is left, while it
+    holds the lock. Who waited for a lock file that is no longer there opens the next one. (On
+    Windows both stay, as an open file cannot be removed there.)
+
     No ``fsync``. What a killed process has written is the kernel's, and safe. When power fails,
     the saves of the last seconds may be lost, as with Django's engine; to prevent that would add
     milliseconds to every save.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], *, setting: str = "SESSION_FILE_PATH"
+    ) -> None:
         self._folder = os.path.abspath(folder)
+        self._setting = setting  # What an error message tells to look at.
         self._is_trusted = False
         # What is left of the round through all shards that the last purge() stopped in: to begin
         # each batch from the start would look at every file once per batch.
@@ -145,14 +155,14 @@ class FileStorage(Storage):
             raise self._unavailable(error) from error
         finally:
             os.close(fd)
-        return _unpack(session_id, data)
+        return self._unpack(session_id, data)
 
     def create(self, record: Record, now: int) -> Updated | Taken:
         with self._locked(record.id, make_folders=True):
             try:
                 os.lstat(self._path(record.id))
             except FileNotFoundError:
-                self._write(record)
+                self._write(self._entry(record))
                 return Updated(record)
         return Taken()
 
@@ -167,11 +177,11 @@ class FileStorage(Storage):
                 # The state as well: who read a head while it was being overwritten by that of a
                 # tombstone may have seen some of both.
                 if head.version != base.version or head.state is not base.state:
-                    return Conflict(_unpack(base.id, start + _read_rest(fd)))
+                    return Conflict(self._unpack(base.id, start + _read_rest(fd)))
                 if record.state is not State.LIVE:
                     _overwrite(fd, 0, pack(record)[:HEAD_SIZE])
             if record.state is State.LIVE:
-                self._write(record)
+                self._write(self._entry(record))
             else:
                 _hint_expiry(path, record.expires)
             return Updated(record)
@@ -227,17 +237,32 @@ class FileStorage(Storage):
                 entries = os.scandir(f"{self._folder}/{shard}")
             except FileNotFoundError:
                 continue
+            in_use = False
             with entries:
                 for entry in entries:
                     if entry.name == _NEW:
                         yield partial(self._remove_left_over, shard, entry.path)
                     elif _is_id(entry.name):
                         yield partial(self._remove_if_expired, entry)
+                        in_use = in_use or os.path.lexists(entry.path)
+            if _REMOVES_OPEN_FILES and not in_use:
+                yield partial(self._remove_if_empty, shard)
 
     def _remove_left_over(self, shard: str, path: str, now: int) -> bool:
         # Once the lock is ours, it is nobody's.
         with contextlib.suppress(FileNotFoundError), self._locked(shard):
             os.unlink(path)
+        return False
+
+    def _remove_if_empty(self, shard: str, now: int) -> bool:
+        folder = self._shard(shard)
+        with contextlib.suppress(FileNotFoundError), self._locked(shard):
+            if not any(map(_is_id, os.listdir(folder))):
+                os.unlink(f"{folder}/{_LOCK}")
+                # From here on our lock keeps nobody out. Who comes now makes the next lock file,
+                # which is in the way of rmdir(), or finds no folder.
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
         return False
 
     def _remove_if_expired(self, entry: os.DirEntry[str], now: int) -> bool:
@@ -248,8 +273,7 @@ class FileStorage(Storage):
         with contextlib.suppress(FileNotFoundError), self._locked(session_id):
             path = self._path(session_id)
             try:
-                with _opened(path) as fd:
-                    expires = unpack_head(session_id, os.read(fd, HEAD_SIZE)).expires
+                expires = self._read_head(session_id).expires
             except UnreadablePayload:
                 # Nobody can load it. The modification time is all there is to go by.
                 expires = 0
@@ -275,32 +299,42 @@ class FileStorage(Storage):
         Raises ``FileNotFoundError`` if there is no such shard, unless it is to be made. Any
         other ``OSError``, also of the body, becomes `StorageUnavailable`.
         """
+        shard = self._shard(session_id)
+        deadline = time.monotonic() + LOCK_SECONDS
         try:
-            fd = self._open_lock(self._shard(session_id), make_folders)
-            try:
-                self._wait_for_lock(fd)
+            while True:
+                fd = self._open_lock(shard, make_folders, deadline)
                 try:
-                    yield
+                    self._wait_for_lock(fd, deadline)
+                    try:
+                        if _is_at(fd, f"{shard}/{_LOCK}"):
+                            yield
+                            return
+                    finally:
+                        _unlock(fd)
                 finally:
-                    _unlock(fd)
-            finally:
-                os.close(fd)
+                    os.close(fd)
+                # A purge has removed it. Others may have locked its successor already.
+                self._mind(deadline)
         except OSError as error:
             if isinstance(error, FileNotFoundError) and not make_folders:
                 raise
             raise self._unavailable(error) from error
 
-    def _open_lock(self, shard: str, make_folders: bool) -> int:
-        path = f"{shard}/{_LOCK}"
-        if not make_folders:
-            return os.open(path, _OPEN_LOCK, 0o600)
-        if self._is_trusted:
-            with contextlib.suppress(FileNotFoundError):
-                return os.open(path, _OPEN_LOCK, 0o600)
-        self._make_folder()
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(shard, 0o700)
-        return os.open(path, _OPEN_LOCK, 0o600)
+    def _open_lock(self, shard: str, make_folders: bool, deadline: float) -> int:
+        if make_folders and not self._is_trusted:
+            self._make_folder()
+        while True:
+            try:
+                return os.open(f"{shard}/{_LOCK}", _OPEN_LOCK, 0o600)
+            except FileNotFoundError:
+                if not make_folders:
+                    raise
+            # More than once if a purge removes the shard while it is still empty.
+            self._mind(deadline)
+            self._make_folder()
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(shard, 0o700)
 
     def _make_folder(self) -> None:
         with contextlib.suppress(FileExistsError):
@@ -311,24 +345,36 @@ class FileStorage(Storage):
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
                 raise StorageUnavailable(
                     f"{self._folder} is not a folder of this process's user. Name another place "
-                    "in SESSION_FILE_PATH, or remove it."
+                    f"in {self._setting}, or remove it."
                 )
         self._is_trusted = True
 
-    def _wait_for_lock(self, fd: int) -> None:
-        deadline = 0.0
+    def _wait_for_lock(self, fd: int, deadline: float) -> None:
         while True:
             try:
                 return _try_lock(fd)
             except BlockingIOError:
-                moment = time.monotonic()
-                deadline = deadline or moment + LOCK_SECONDS
-                if moment >= deadline:
-                    raise StorageUnavailable(
-                        f"Another process has kept a lock in {self._folder} for {LOCK_SECONDS:g} "
-                        "seconds. Does one hang, or is it stopped?"
-                    ) from None
+                self._mind(deadline)
             time.sleep(_POLL_SECONDS)
+
+    def _mind(self, deadline: float) -> None:
+        if time.monotonic() >= deadline:
+            raise StorageUnavailable(
+                f"Another process has kept a lock in {self._folder} for {LOCK_SECONDS:g} "
+                "seconds. Does one hang, or is it stopped?"
+            )
+
+    def _entry(self, record: Record) -> Record:
+        """What is kept of a live record; `_unpack` makes it the record again."""
+        return record
+
+    def _unpack(self, session_id: str, data: bytes) -> Record:
+        record = unpack(session_id, data)
+        return record if record.state is State.LIVE else unpack_head(session_id, data)
+
+    def _read_head(self, session_id: str) -> Record:
+        with _opened(self._path(session_id)) as fd:
+            return unpack_head(session_id, os.read(fd, HEAD_SIZE))
 
     def _write(self, record: Record) -> None:
         """Put a record in place of the one that is there. Only under the lock."""
@@ -350,13 +396,8 @@ class FileStorage(Storage):
     def _unavailable(self, error: OSError) -> StorageUnavailable:
         kind = StorageFull if error.errno in _NO_SPACE else StorageUnavailable
         return kind(
-            f"The sessions in {self._folder} (see SESSION_FILE_PATH) are out of reach: {error}"
+            f"The sessions in {self._folder} (see {self._setting}) are out of reach: {error}"
         )
-
-
-def _unpack(session_id: str, data: bytes) -> Record:
-    record = unpack(session_id, data)
-    return record if record.state is State.LIVE else unpack_head(session_id, data)
 
 
 @contextlib.contextmanager
@@ -366,6 +407,16 @@ def _opened(path: str) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _is_at(fd: int, path: str) -> bool:
+    """Whether an open file is still the one that others find there."""
+    # Not by its number of links: network file systems keep a removed file that is open under
+    # another name, so that it still has one.
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _overwrite(fd: int, offset: int, data: bytes) -> None:

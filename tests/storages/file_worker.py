@@ -1,7 +1,8 @@
 """Processes that write sessions in a folder, for the tests of the file engine.
 
 ``python -m tests.storages.file_worker kill <folder> <times>`` prints a report as JSON;
-``... count <folder> <rounds>`` adds to a counter.
+``... count <folder> <rounds>`` adds to a counter; ``... churn <folder> <rounds>`` begins and ends
+sessions in one shard.
 """
 
 import json
@@ -11,17 +12,20 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import msgspec
 from django.conf import settings
 
 from django_sessionstores.records import Record
-from django_sessionstores.storages.base import Conflict, Updated
+from django_sessionstores.storages.base import Conflict, Taken, Updated
 from django_sessionstores.storages.file import FileStorage
 
 COUNTER = "c0" * 20
+SHARED = "3f" * 20
 FAR = 2**42
 
 
@@ -37,6 +41,31 @@ def add(storage: FileStorage, rounds: int) -> None:
                 break
             assert isinstance(outcome, Conflict)
             base = outcome.current
+
+
+def churn(storage: FileStorage, rounds: int) -> None:
+    """Begin, save and end sessions in one shard: one of its own, and one that all others want.
+
+    Nobody else changes a session between its creation and its end.
+    """
+    own = SHARED[:2] + uuid4().hex + "000000"
+    for number in range(rounds):
+        for session_id in (own, SHARED):
+            payload = b"%d of %d" % (number, os.getpid())
+            first = Record(id=session_id, payload=payload, expires=FAR)
+            outcome = storage.create(first, now=0)
+            if isinstance(outcome, Taken):
+                assert session_id == SHARED
+                continue
+            second = msgspec.structs.replace(first, version=2)
+            assert storage.update(second, first, now=0) == Updated(second), "lost"
+            assert storage.touch(second, FAR + 1, 1, now=0), "lost"
+            third = msgspec.structs.replace(second, version=3, last_activity=1, expires=FAR + 1)
+            assert storage.update(third, second, now=0) == Updated(third), "lost"
+            assert storage.read(session_id) == third, "lost"
+            storage.delete(session_id)
+            assert session_id == SHARED or storage.read(session_id) is None, "came back"
+        time.sleep(random.uniform(0, 0.004))  # So that the shard is empty at times.
 
 
 def _content(number: int) -> dict[str, Any]:
@@ -69,6 +98,7 @@ def _save_forever(keys: Sequence[str], answered: int) -> None:
 def kill(times: int) -> dict[str, Any]:
     """Fork a saving process, kill it, look at the sessions; so many times."""
     from django_sessionstores.backends.file import SessionStore, session_folder
+    from django_sessionstores.testing import at
 
     keys = []
     for number in range(4):
@@ -106,16 +136,30 @@ def kill(times: int) -> dict[str, Any]:
     for shard in session_folder().iterdir():
         (shard / ".new").write_bytes(b"half a record")
     SessionStore.clear_expired()
-    hidden = {path.name for path in session_folder().glob("*/.*")}
-    report["left"] = sorted(hidden - {".lock"})
+    report["litter"] = sorted(map(str, _litter(session_folder())))
     report["all"] = all(_is_whole(SessionStore(key), 0) for key in keys)
+    with at(FAR):
+        SessionStore.clear_expired()
+    report["left"] = sorted(map(str, session_folder().rglob("*")))
     return report
 
 
+def _litter(folder: Path) -> Iterator[Path]:
+    """What is neither a session nor the lock or the folder of one."""
+    for shard in folder.iterdir():
+        names = {path.name for path in shard.iterdir()}
+        sessions = {name for name in names if not name.startswith(".")}
+        if not sessions:
+            yield shard
+        yield from (shard / name for name in names - sessions - {".lock"})
+
+
+CHANGING = {"count": add, "churn": churn}
+
 if __name__ == "__main__":
     what, folder, count = sys.argv[1:]
-    if what == "count":
-        add(FileStorage(Path(folder)), int(count))
+    if what in CHANGING:
+        CHANGING[what](FileStorage(Path(folder)), int(count))
     else:
         import django
 

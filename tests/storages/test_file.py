@@ -404,7 +404,7 @@ class Calls(list[str]):
         return recorded
 
 
-LOCK = ["open", "flock"]
+LOCK = ["open", "flock", "fstat", "stat"]
 UNLOCK = ["flock", "close"]
 REPLACE = ["open", "write", "close", "utime", "replace"]
 CREATE = [*LOCK, "lstat", *REPLACE, *UNLOCK]
@@ -450,8 +450,9 @@ def test_a_read_costs_three_calls(stored_key: str, calls: Calls) -> None:
     assert calls == READ
 
 
-def test_a_first_write_costs_ten_calls(calls: Calls) -> None:
-    """The lock, one look whether the id is free, and the replacement."""
+def test_a_first_write_costs_twelve_calls(calls: Calls) -> None:
+    """The lock, one look whether its file is still there, one whether the id is free, and the
+    replacement."""
     session = SessionStore()
     session["cart"] = {}
     session.save()
@@ -956,6 +957,48 @@ def test_a_damaged_record_goes_when_its_time_is_over(storage: FileStorage, folde
     assert records_in(folder) == {OTHER_ID}
 
 
+@posix
+@pytest.mark.parametrize("end", ["expired", "deleted"])
+def test_a_purge_leaves_nothing_of_sessions_that_have_ended(
+    storage: FileStorage, folder: Path, end: str
+) -> None:
+    """Up to 256 folders with a lock file each would stay for good."""
+    for session_id in (ID, OTHER_ID, ELSEWHERE_ID):
+        storage.create(live(session_id, expires=NOW), NOW - HOUR)
+        if end == "deleted":
+            storage.delete(session_id)
+    (folder / "3f" / ".new").write_bytes(b"of a killed writer")
+
+    assert sum(purge_all(storage, 1)) == (3 if end == "expired" else 0)
+
+    assert list(folder.iterdir()) == []
+
+
+@posix
+def test_a_purge_leaves_a_shard_in_use_its_lock(storage: FileStorage, folder: Path) -> None:
+    """To remove the lock file of a busy shard would make its writers start again for nothing."""
+    for session_id, expires in ((ID, NOW + HOUR), (OTHER_ID, NOW), (ELSEWHERE_ID, NOW)):
+        storage.create(live(session_id, expires=expires), NOW - HOUR)
+    lock = (folder / "3f" / ".lock").stat().st_ino
+
+    assert sum(purge_all(storage)) == 2
+
+    assert {path.name for path in folder.glob("*/*")} == {ID, ".lock"}
+    assert (folder / "3f" / ".lock").stat().st_ino == lock
+
+
+@posix
+def test_what_a_killed_purge_left_goes_with_the_next(storage: FileStorage, folder: Path) -> None:
+    """Killed between the lock file and the folder, say."""
+    storage.create(live(), NOW)
+    storage.delete(ID)
+    (folder / "3f" / ".lock").unlink()
+
+    storage.purge(NOW, 10)
+
+    assert list(folder.iterdir()) == []
+
+
 def test_a_purge_leaves_strange_files_alone(storage: FileStorage, folder: Path) -> None:
     """What someone else put there is not ours to remove."""
     storage.create(live(), NOW)
@@ -964,8 +1007,226 @@ def test_a_purge_leaves_strange_files_alone(storage: FileStorage, folder: Path) 
         os.utime(path, (1, 1))
 
     assert purge_all(storage) == [0]
+    storage.delete(ID)
+    assert purge_all(storage) == [0]
     assert (folder / "README").exists()
     assert (folder / "3f" / "3fREADME").exists()
+
+
+# Purging beside writers -----------------------------------------------------------------------
+#
+# The lock file of an empty shard goes, and the folder. Each test has a writer come at one moment.
+
+
+def once(action: Callable[[], object]) -> Callable[[], None]:
+    """The action at its first call only, though it may lead to further ones."""
+    left = [action]
+
+    def act() -> None:
+        if left:
+            left.pop()()
+
+    return act
+
+
+@pytest.fixture
+def empty_shard(storage: FileStorage, folder: Path) -> Path:
+    storage.create(live(), NOW)
+    storage.delete(ID)
+    return folder / "3f"
+
+
+def _keeping_its_name(path: str) -> None:
+    """What network file systems do with a file that is removed while it is open."""
+    os.rename(path, f"{path}.removed")
+
+
+@posix
+@pytest.mark.parametrize("remove", [os.unlink, _keeping_its_name])
+def test_a_lock_whose_file_was_removed_keeps_others_out_all_the_same(
+    storage: FileStorage,
+    empty_shard: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    remove: Callable[[str], None],
+) -> None:
+    """Opened by a writer, then removed by a purge, then locked by the writer: whoever comes next
+    makes and locks another file, and of the two one loses its save."""
+    try_lock = file_module._try_lock
+    purge = once(lambda: storage.purge(NOW, 10))
+
+    def lock_late(fd: int) -> None:
+        purge()
+        try_lock(fd)
+
+    monkeypatch.setattr(file_module, "_try_lock", lock_late)
+    monkeypatch.setattr(os, "unlink", remove)
+    with storage._locked(ID, make_folders=True):
+        monkeypatch.setattr(file_module, "LOCK_SECONDS", 0.05)
+        with pytest.raises(StorageUnavailable, match="lock"):
+            storage.create(live(OTHER_ID), NOW)
+    storage.create(live(OTHER_ID), NOW)
+
+
+WITHOUT_RECORD: dict[str, tuple[Callable[[FileStorage], Any], Any]] = {
+    "create": (OPERATIONS["create"], Updated(live(OTHER_ID))),
+    "update": (OPERATIONS["update"], Gone()),
+    "supersede": (OPERATIONS["supersede"], Gone()),
+    "touch": (OPERATIONS["touch"], False),
+    "delete": (OPERATIONS["delete"], None),
+    "purge": (lambda storage: storage.purge(NOW, 10), 0),
+}
+
+
+def assert_answers_as_without_purge(storage: FileStorage, folder: Path, operation: str) -> None:
+    operate, expected = WITHOUT_RECORD[operation]
+    assert operate(storage) == expected
+    assert records_in(folder) == ({OTHER_ID} if operation == "create" else set())
+
+
+@posix
+@pytest.mark.parametrize("operation", WITHOUT_RECORD)
+def test_a_purge_before_the_lock(
+    storage: FileStorage,
+    folder: Path,
+    empty_shard: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    operation: str,
+) -> None:
+    """The lock file is opened, and gone when the lock is there. Creating starts again; all the
+    rest has nothing to do, and neither fails nor makes the folder again."""
+    try_lock, was_there = file_module._try_lock, []
+
+    @once
+    def purge() -> None:
+        FileStorage(folder).purge(NOW, 10)
+        was_there.append(empty_shard.exists())
+
+    def lock_late(fd: int) -> None:
+        purge()
+        try_lock(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(file_module, "_try_lock", lock_late)
+        assert_answers_as_without_purge(storage, folder, operation)
+    assert was_there == [False]
+    assert empty_shard.exists() == (operation == "create")
+
+
+@posix
+@pytest.mark.parametrize("trusted", [True, False], ids=["later", "first"])
+def test_a_purge_before_the_lock_file_is_in_the_new_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    """A new shard is empty, and a purge may take it away again: the first session of a quiet
+    site must be stored all the same."""
+    storage = FileStorage(folder)
+    if trusted:
+        storage.create(live(ELSEWHERE_ID), NOW)
+    mkdir, removed = os.mkdir, []
+
+    def make_in_vain(path: str, mode: int = 0o777) -> None:
+        mkdir(path, mode)
+        if path.endswith("3f") and len(removed) < 3:
+            FileStorage(folder).purge(NOW, 10)
+            removed.append(not os.path.exists(path))
+
+    monkeypatch.setattr(os, "mkdir", make_in_vain)
+
+    assert storage.create(live(), NOW) == Updated(live())
+
+    assert removed == [True] * 3
+    assert storage.read(ID) == live()
+
+
+@posix
+def test_a_purge_that_is_quicker_each_time_is_an_outage_not_a_hang(
+    storage: FileStorage, empty_shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for ever."""
+    monkeypatch.setattr(file_module, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(file_module, "_is_at", lambda fd, path: False)
+
+    with pytest.raises(StorageUnavailable, match="lock"):
+        storage.create(live(), NOW)
+
+
+@posix
+@pytest.mark.parametrize("operation", WITHOUT_RECORD)
+def test_a_writer_between_the_lock_file_and_the_folder(
+    storage: FileStorage,
+    folder: Path,
+    empty_shard: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    operation: str,
+) -> None:
+    """The purge has removed the lock file, and is about to remove the folder: a new session is
+    not to go with it."""
+    rmdir = os.rmdir
+    write = once(lambda: assert_answers_as_without_purge(storage, folder, operation))
+
+    def remove_late(path: str) -> None:
+        write()
+        rmdir(path)
+
+    monkeypatch.setattr(os, "rmdir", remove_late)
+
+    FileStorage(folder).purge(NOW, 10)
+
+    assert records_in(folder) == ({OTHER_ID} if operation == "create" else set())
+    FileStorage(folder).purge(NOW, 10)
+    assert empty_shard.exists() == (operation == "create")
+
+
+@posix
+@pytest.mark.parametrize("operation", WITHOUT_RECORD)
+def test_a_writer_after_the_folder(
+    storage: FileStorage,
+    folder: Path,
+    empty_shard: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    operation: str,
+) -> None:
+    """The purge still holds the lock of what it has removed. Nobody has to wait for that."""
+    rmdir = os.rmdir
+    write = once(lambda: assert_answers_as_without_purge(storage, folder, operation))
+
+    def remove_early(path: str) -> None:
+        rmdir(path)
+        write()
+
+    monkeypatch.setattr(os, "rmdir", remove_early)
+    monkeypatch.setattr(file_module, "LOCK_SECONDS", 0.05)
+
+    FileStorage(folder).purge(NOW, 10)
+
+    assert empty_shard.exists() == (operation == "create")
+
+
+@posix
+@pytest.mark.parametrize("operation", WITHOUT_RECORD)
+def test_a_writer_between_the_look_and_the_lock(
+    storage: FileStorage,
+    folder: Path,
+    empty_shard: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    operation: str,
+) -> None:
+    """What seemed to be empty need not be so under the lock."""
+    purging = FileStorage(folder)
+    remove = purging._remove_if_empty
+
+    def remove_late(shard: str, now: int) -> bool:
+        assert_answers_as_without_purge(storage, folder, operation)
+        return remove(shard, now)
+
+    monkeypatch.setattr(purging, "_remove_if_empty", remove_late)
+    lock = (empty_shard / ".lock").stat().st_ino
+
+    purging.purge(NOW, 10)
+
+    assert empty_shard.exists() == (operation == "create")
+    if operation == "create":
+        assert (empty_shard / ".lock").stat().st_ino == lock
 
 
 # Many at once ---------------------------------------------------------------------------------
@@ -997,6 +1258,44 @@ def test_threads_and_processes_lose_no_update(storage: FileStorage, folder: Path
     counter = storage.read(file_worker.COUNTER)
     assert counter is not None
     assert counter.version == 1 + 7 * 100
+
+
+@posix
+def test_writers_and_purges_in_one_shard_lose_nothing(
+    storage: FileStorage, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By force: each worker begins, saves and ends sessions in a shard that others remove as soon
+    as it is empty. It stops if any of its writes is not there, or if two are given one id."""
+    rmdir, removed = os.rmdir, []
+
+    def count(path: str) -> None:
+        rmdir(path)
+        removed.append(path)
+
+    monkeypatch.setattr(os, "rmdir", count)
+    processes = [_worker("churn", folder, 200) for _ in range(3)]
+    working = threading.Event()
+    working.set()
+
+    def purge() -> None:
+        purging = FileStorage(folder)
+        while working.is_set():
+            purging._remove_if_empty(file_worker.SHARED[:2], NOW)
+
+    threads = [threading.Thread(target=purge) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        done = [process.communicate(timeout=120) and process.returncode for process in processes]
+    finally:
+        working.clear()
+        for thread in threads:
+            thread.join()
+
+    assert done == [0] * 3
+    assert len(removed) > 50  # Else it proves nothing.
+    storage.purge(NOW, 10)
+    assert list(folder.iterdir()) == []
 
 
 def test_of_many_who_want_one_id_one_gets_it(storage: FileStorage) -> None:
@@ -1045,8 +1344,9 @@ def test_a_save_that_has_compared_versions_is_not_overtaken_by_a_logout(
 @pytest.mark.slow
 def test_a_killed_process_tears_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     """SIGKILL at 200 random moments of a save loop. Every save answered as done is there, every
-    session is whole, and after clearing expired sessions nothing is left but these and a lock
-    file per shard. Django's engine leaves a file for every other kill."""
+    session is whole, and after clearing expired sessions nothing is left but the others and the
+    lock files beside them; when these have expired too, nothing. Django's engine leaves a file
+    for every other kill."""
     process = _worker("kill", tmp_path, 200)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0
@@ -1055,4 +1355,5 @@ def test_a_killed_process_tears_nothing_and_leaves_nothing(tmp_path: Path) -> No
     # Else it proves nothing.
     assert report["saves"] >= 200
     assert report["interrupted"] > 0
-    assert (report["torn"], report["left"], report["all"]) == (0, [], True)
+    assert (report["torn"], report["litter"], report["all"]) == (0, [], True)
+    assert report["left"] == []
