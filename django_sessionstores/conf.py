@@ -16,6 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
+from .client import Proxies
 from .codec import BareCodec, Codec, KeyRing, Serializer
 from .merge import MergeFunction
 from .serializers import TypedSerializer
@@ -53,6 +54,13 @@ class Settings:
         value = self._get(name, default, int)
         if value < least:
             raise ImproperlyConfigured(f"{NAME}[{name!r}] is {value}; it must be {least} or more.")
+        return value
+
+    def _choice(self, name: str, default: str, *others: str) -> str:
+        value = self._get(name, default, str)
+        if value not in {default, *others}:
+            choices = " or ".join(map(repr, (default, *others)))
+            raise ImproperlyConfigured(f"{NAME}[{name!r}] is {value!r}; it must be {choices}.")
         return value
 
     @cached_property
@@ -111,9 +119,68 @@ class Settings:
         return self._get("MERGE", {}, dict)
 
     @cached_property
+    def REGISTRY(self) -> str:
+        """The engine that keeps the registry of an engine that cannot list and end sessions:
+        ``"db"``, ``"cached_db"`` or ``"cache"``. Empty: there is no registry."""
+        name = self._get("REGISTRY", "", str)
+        if name not in {"", "db", "cached_db", "cache"}:
+            raise ImproperlyConfigured(
+                f"{NAME}['REGISTRY'] is {name!r}; it is 'db', 'cached_db', 'cache' or ''."
+            )
+        return name
+
+    @cached_property
+    def MERGE_WINDOW(self) -> float:
+        """Seconds for which the registry remembers what a save of the ``cookie`` engine changed,
+        for requests that carry the cookie from before it."""
+        return self._seconds("MERGE_WINDOW", 60)
+
+    @cached_property
+    def COOKIE_MAX_PARTS(self) -> int:
+        """Over how many cookies the package's middleware may split a session of the ``cookie``
+        engine."""
+        return self._count("COOKIE_MAX_PARTS", 4, least=1)
+
+    @cached_property
+    def COOKIE_MAX_BYTES(self) -> int:
+        """Bytes that the value of a session of the ``cookie`` engine may have, all parts
+        together."""
+        return self._count("COOKIE_MAX_BYTES", 16_384, least=256)
+
+    @cached_property
     def MEMORY_MAX_SESSIONS(self) -> int:
         """How many sessions the ``memory`` engine keeps."""
         return self._count("MEMORY_MAX_SESSIONS", 10_000, least=1)
+
+    @cached_property
+    def ON_OUTAGE(self) -> str:
+        """What the package's middleware does with a request that needs the session while the store
+        does not answer: ``"unavailable"`` answers 503, ``"anonymous"`` lets it read an empty
+        session, and answers 503 if it writes."""
+        return self._choice("ON_OUTAGE", "unavailable", "anonymous")
+
+    @cached_property
+    def OUTAGE_RETRY_AFTER(self) -> int:
+        """Seconds after which such a 503 asks the client to come back."""
+        return self._count("OUTAGE_RETRY_AFTER", 5, least=0)
+
+    @cached_property
+    def TRUSTED_PROXIES(self) -> Sequence[str]:
+        """Addresses and networks, IPv4 and IPv6, of the proxies whose ``X-Forwarded-For`` the
+        package's middleware believes; ``"unix"`` for one that connects through a Unix socket.
+        Empty: nobody's."""
+        entries: Sequence[str] = self._get("TRUSTED_PROXIES", (), (list, tuple))
+        try:
+            Proxies.parse(entries)
+        except ValueError as error:
+            raise ImproperlyConfigured(f"{NAME}['TRUSTED_PROXIES']: {error}.") from error
+        return entries
+
+    @cached_property
+    def COOKIE_PARTITIONED(self) -> bool:
+        """Whether the package's middleware marks the session cookie ``Partitioned``: a site that
+        is embedded in others then has a session for each of them."""
+        return self._get("COOKIE_PARTITIONED", False, bool)
 
 
 settings: Final = Settings()
@@ -178,12 +245,31 @@ def _make_codec(kind: type[Codec]) -> Codec:
 
 
 @cache
+def splits_cookies() -> bool:
+    """Whether a middleware of the project splits the session's cookie."""
+    return any(
+        getattr(import_string(path), "splits_cookies", False) for path in django_settings.MIDDLEWARE
+    )
+
+
+def cookie_parts() -> int:
+    """Over how many cookies a session may be split."""
+    return settings.COOKIE_MAX_PARTS if splits_cookies() else 1
+
+
+@cache
 def merge_functions() -> Mapping[str, MergeFunction]:
     """The functions of `Settings.MERGE`, imported."""
     return {
         key: import_string(function) if isinstance(function, str) else function
         for key, function in settings.MERGE.items()
     }
+
+
+@cache
+def trusted_proxies() -> Proxies:
+    """`Settings.TRUSTED_PROXIES`, parsed."""
+    return Proxies.parse(settings.TRUSTED_PROXIES)
 
 
 _resets: list[tuple[frozenset[str], Callable[[], Any]]] = []
@@ -209,6 +295,8 @@ def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:
 
 reset_on_change()(vars(settings).clear)
 reset_on_change()(merge_functions.cache_clear)
+reset_on_change()(trusted_proxies.cache_clear)
+reset_on_change("MIDDLEWARE")(splits_cookies.cache_clear)
 for _cached in (key_ring, codec, bare_codec):
     reset_on_change("SECRET_KEY", "SECRET_KEY_FALLBACKS", "SESSION_SERIALIZER")(_cached.cache_clear)
 setting_changed.connect(_on_setting_changed, dispatch_uid="django_sessionstores.conf")

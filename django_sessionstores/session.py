@@ -42,6 +42,8 @@ security_logger = logging.getLogger("django.security.SuspiciousSession")
 T = TypeVar("T")
 
 PURGE_BATCH: Final = 1000
+CLOCK_SKEW: Final = 300_000
+"""Milliseconds by which the clocks of servers may differ that issue and read the same cookies."""
 _NEW_KEY_TRIES: Final = 3
 
 
@@ -356,7 +358,10 @@ class SessionStore(SessionBase):
         storage = self.storage()
         try:
             record = yield Call(storage, "read", (storage.locate(self.session_key),))
-            if record is None or record.state is State.ENDED or record.expires <= now():
+            moment = now()
+            if storage.holds_in_key and record is not None:
+                _check_issued(record, moment)
+            if record is None or record.state is State.ENDED or record.expires <= moment:
                 self._session_key = None
                 return {}
             if record.state is State.SUPERSEDED:
@@ -745,6 +750,14 @@ class SessionStore(SessionBase):
         record, base = self._predecessor, self._base
         self._session_key = self._predecessor_key
         self._record, self._base, self._reference = record, base, base
+
+
+def _check_issued(record: Record, moment: int) -> None:
+    """Look at the times of a record that only the browser has kept."""
+    if record.last_activity > moment + CLOCK_SKEW:
+        raise UnreadablePayload("issued in the future, by a server whose clock is ahead")
+    if record.expires <= moment:
+        security_logger.info("Session %s reads as empty: it has expired.", record.id)
 
 
 def _grave(record_id: str) -> Record:

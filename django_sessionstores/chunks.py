@@ -1,0 +1,76 @@
+"""A cookie value that is too long for one cookie, split over several and joined again.
+
+The cookie itself carries the number of parts and the first of them, ``"3.<part>"``; the others are
+in ``<name>-1`` and ``<name>-2``. What fits into one cookie is sent as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+LIMIT: Final = 4096
+"""Bytes that a browser takes for the name and the value of a cookie together."""
+
+MOST_PARTS: Final = 99
+"""No more are written or looked for; browsers and servers give up long before."""
+
+_NUMBER: Final = re.compile(r"[1-9][0-9]?", re.ASCII)
+_PREFIX: Final = re.compile(r"([2-9]|[1-9][0-9])\.", re.ASCII)
+
+
+def split(name: str, value: str) -> dict[str, str]:
+    """The cookies that carry the value, by name, the first one first.
+
+    The value has to consist of characters that stand in a cookie as they are. Raises
+    ``ValueError`` where `MOST_PARTS` cannot hold it.
+    """
+    if len(name) + len(value) <= LIMIT:
+        return {name: value}
+    for number in range(2, MOST_PARTS + 1):
+        names = [name, *(part_name(name, i) for i in range(1, number))]
+        rest = f"{number}.{value}"
+        if len(rest) <= sum(LIMIT - len(each) for each in names):
+            break
+    else:
+        raise ValueError(f"A value of {len(value)} characters takes too many cookies.")
+    cookies = {}
+    for each in names:
+        size = LIMIT - len(each)
+        cookies[each], rest = rest[:size], rest[size:]
+    return cookies
+
+
+def join(name: str, cookies: Mapping[str, str]) -> str:
+    """The value that the cookies carry, of which one has to have this name.
+
+    A part that is missing is left out: what was split must be able to tell that it is incomplete.
+    """
+    value = cookies[name]
+    if (prefix := _PREFIX.match(value)) is None:
+        return value
+    numbers = range(1, int(prefix[1]))
+    rest = (cookies.get(part_name(name, number), "") for number in numbers)
+    return value[prefix.end() :] + "".join(rest)
+
+
+def parts(name: str, cookies: Iterable[str]) -> list[str]:
+    """Those of the cookies' names that `split` could have given to parts after the first."""
+    start = f"{name}-"
+    return [
+        each for each in cookies if each.startswith(start) and _NUMBER.fullmatch(each, len(start))
+    ]
+
+
+def part_name(name: str, number: int) -> str:
+    """The name of a part after the first; the prefix of ``name`` holds for it as well."""
+    return f"{name}-{number}"
+
+
+def capacity(name: str, most: int) -> int:
+    """The length of the longest value that `split` puts into at most this many cookies."""
+    if most <= 1:
+        return LIMIT - len(name)
+    names = [name, *(part_name(name, number) for number in range(1, most))]
+    return sum(LIMIT - len(each) for each in names) - len(f"{most}.")

@@ -1,0 +1,198 @@
+"""Records in the session key itself: a sealed token that the browser keeps in its cookie."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from typing import Final
+
+import msgspec
+from django.conf import settings as django_settings
+
+from .. import conf
+from ..chunks import capacity
+from ..exceptions import PayloadTooLarge, UnreadablePayload
+from ..records import Record
+from .base import Outcome, Storage, Taken, Updated
+
+_ID_SIZE: Final = 20
+_LEAST: Final = 74
+"""Characters of the shortest token: an id and what sealing adds to nothing."""
+_MOST: Final = 99 * 4096
+_COMPRESSED: Final = 1
+
+# What most sessions hold, for the compressor to refer to: the token of a login shrinks by half.
+# Part of the format: a token opens only with the dictionary that it was made with.
+_DICTIONARY: Final = (
+    b"0123456789abcdef"
+    b"\xaa_csrftoken\xd9 \xaf_session_expiry\xa9_messages\xacdjango_language\xa5en-us"
+    b"\xa4user\xa5email\xa4name\xa5items\xa4cart\xa5price\xa8quantity\xa2id"
+    b"\x83\xad_auth_user_id\xa1\xb2_auth_user_backend\xd9)django.contrib.auth.backends.ModelBackend"
+    b"\xaf_auth_user_hash\xd9@"
+)
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(tuple[int, int, int, int, str | None, bytes]).decode
+
+
+class _Secret(str):
+    """A session key that error reports do not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<session key>"
+
+
+def is_plausible(key: object) -> bool:
+    """Whether ``key`` may be looked at: a key that was drawn, or what may be a token.
+
+    Generous, so that whatever does not open is reported with a reason.
+    """
+    return isinstance(key, str) and 8 <= len(key) <= _MOST
+
+
+class CookieStorage(Storage):
+    """Each record is a token: its id, and sealed under it the times, the user and the data.
+
+    A token opens only under the cookie's name, for the purpose of a session, and with a key of
+    this project. It cannot be altered, nor read, but it can be kept: the browser holds whichever
+    it likes. So nothing is compared here, and nothing ends before it expires. `Registered` does
+    both.
+    """
+
+    holds_in_key = True
+    native_async = True
+    self_expiring = True
+
+    def describe(self) -> str:
+        return f"the cookie {django_settings.SESSION_COOKIE_NAME!r} of the browser"
+
+    def identify(self, key: str) -> str | None:
+        try:
+            record = self.read(key)
+        except UnreadablePayload:
+            return None
+        return record and record.id
+
+    def locate(self, key: str) -> str:
+        return _Secret(key)
+
+    def is_outdated(self, record: Record) -> bool:
+        return record.handle is False
+
+    def read(self, locator: str) -> Record | None:
+        """The record in a token; its handle says whether it is sealed under the newest key.
+
+        ``None`` for what is too short to be a token. Raises `UnreadablePayload` for all else.
+        """
+        if len(locator) < _LEAST:
+            return None
+        try:
+            token = base64.urlsafe_b64decode(locator + "=" * (-len(locator) % 4))
+        except (ValueError, binascii.Error):
+            raise UnreadablePayload("cookie holds no token") from None
+        if _text(token) != locator:
+            # Characters that do not count: a token has one spelling.
+            raise UnreadablePayload("cookie holds no token")
+        record_id, sealed = token[:_ID_SIZE].hex(), token[_ID_SIZE:]
+        flags, packed = conf.key_ring().open(_context(record_id), sealed)
+        if flags & _COMPRESSED:
+            packed = zlib.decompressobj(-15, _DICTIONARY).decompress(packed)
+        version, created, active_for, lifetime, user_id, payload = _decode(packed)
+        return Record(
+            id=record_id,
+            payload=payload,
+            version=version,
+            user_id=user_id,
+            created=created,
+            last_activity=created + active_for,
+            expires=created + active_for + lifetime,
+            handle=conf.key_ring().is_newest(sealed),
+        )
+
+    def create(self, record: Record, now: int) -> Updated:
+        """The record's token, as `Updated.key`. Raises `PayloadTooLarge`."""
+        packed = _encode(
+            (
+                record.version,
+                record.created,
+                record.last_activity - record.created,
+                record.expires - record.last_activity,
+                record.user_id,
+                record.payload,
+            )
+        )
+        flags = 0
+        compressor = zlib.compressobj(6, zlib.DEFLATED, -15, zdict=_DICTIONARY)
+        compressed = compressor.compress(packed) + compressor.flush()
+        if len(compressed) < len(packed):
+            flags, packed = _COMPRESSED, compressed
+        sealed = conf.key_ring().seal(_context(record.id), flags, packed)
+        token = _text(bytes.fromhex(record.id) + sealed)
+        _check_size(token)
+        return Updated(msgspec.structs.replace(record, handle=True), token)
+
+    def update(self, record: Record, base: Record, now: int) -> Outcome:
+        return self.create(record, now)
+
+    def rotate(self, record: Record, base: Record, grave: Record, now: int) -> Outcome | Taken:
+        return self.create(record, now)
+
+    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
+        return False  # Another expiry is another token: see `update`.
+
+    def delete(self, session_id: str) -> None:
+        """Nothing: who has the token, has it."""
+
+    def purge(self, now: int, batch: int) -> int:
+        return 0
+
+    async def aread(self, locator: str) -> Record | None:
+        return self.read(locator)
+
+    async def acreate(self, record: Record, now: int) -> Updated:
+        return self.create(record, now)
+
+    async def aupdate(self, record: Record, base: Record, now: int) -> Outcome:
+        return self.create(record, now)
+
+    async def arotate(
+        self, record: Record, base: Record, grave: Record, now: int
+    ) -> Outcome | Taken:
+        return self.create(record, now)
+
+    async def adelete(self, session_id: str) -> None:
+        return
+
+    async def apurge(self, now: int, batch: int) -> int:
+        return 0
+
+
+def _text(token: bytes) -> str:
+    return base64.urlsafe_b64encode(token).rstrip(b"=").decode("ascii")
+
+
+def _context(record_id: str) -> str:
+    """What a token is bound to. No payload of another engine is: those are bound to an id."""
+    return f"session cookie {django_settings.SESSION_COOKIE_NAME} {record_id}"
+
+
+def _check_size(token: str) -> None:
+    name = django_settings.SESSION_COOKIE_NAME
+    parts = conf.cookie_parts()
+    limit = min(capacity(name, parts), conf.settings.COOKIE_MAX_BYTES)
+    if len(token) <= limit:
+        return
+    means = f"{parts} cookies" if parts > 1 else "one cookie"
+    hint = "raise COOKIE_MAX_PARTS and COOKIE_MAX_BYTES as far as your proxies allow"
+    if parts == 1 and not conf.splits_cookies():
+        hint = (
+            "put django_sessionstores.middleware.SessionMiddleware, which splits cookies, in the "
+            "place of Django's"
+        )
+    raise PayloadTooLarge(
+        f"The session takes {len(token)} bytes in {name!r}, and {means} may hold {limit}. The old "
+        f"session stays. Store less in it, {hint}, or choose another SESSION_ENGINE."
+    )
