@@ -26,17 +26,15 @@ def split(name: str, value: str) -> dict[str, str]:
     The value has to consist of characters that stand in a cookie as they are. Raises
     ``ValueError`` where `MOST_PARTS` cannot hold it.
     """
-    if len(name) + len(value) <= LIMIT:
+    if len(value) <= capacity(name, 1):
         return {name: value}
-    for number in range(2, MOST_PARTS + 1):
-        names = [name, *(part_name(name, i) for i in range(1, number))]
-        rest = f"{number}.{value}"
-        if len(rest) <= sum(LIMIT - len(each) for each in names):
+    for most in range(2, MOST_PARTS + 1):
+        if len(value) <= capacity(name, most):
             break
     else:
         raise ValueError(f"A value of {len(value)} characters takes too many cookies.")
-    cookies = {}
-    for each in names:
+    cookies, rest = {}, f"{most}.{value}"
+    for each in _names(name, most):
         size = LIMIT - len(each)
         cookies[each], rest = rest[:size], rest[size:]
     return cookies
@@ -50,9 +48,8 @@ def join(name: str, cookies: Mapping[str, str]) -> str:
     value = cookies[name]
     if (prefix := _PREFIX.match(value)) is None:
         return value
-    numbers = range(1, int(prefix[1]))
-    rest = (cookies.get(part_name(name, number), "") for number in numbers)
-    return value[prefix.end() :] + "".join(rest)
+    _, *rest = _names(name, int(prefix[1]))
+    return value[prefix.end() :] + "".join(cookies.get(part, "") for part in rest)
 
 
 def parts(name: str, cookies: Iterable[str]) -> list[str]:
@@ -63,14 +60,13 @@ def parts(name: str, cookies: Iterable[str]) -> list[str]:
     ]
 
 
-def part_name(name: str, number: int) -> str:
-    """The name of a part after the first; the prefix of ``name`` holds for it as well."""
-    return f"{name}-{number}"
-
-
 def capacity(name: str, most: int) -> int:
     """The length of the longest value that `split` puts into at most this many cookies."""
     if most <= 1:
         return LIMIT - len(name)
-    names = [name, *(part_name(name, number) for number in range(1, most))]
-    return sum(LIMIT - len(each) for each in names) - len(f"{most}.")
+    return sum(LIMIT - len(each) for each in _names(name, most)) - len(f"{most}.")
+
+
+def _names(name: str, number: int) -> list[str]:
+    # After the name, not before it: a prefix such as __Host- holds for the parts as well.
+    return [name, *(f"{name}-{i}" for i in range(1, number))]
