@@ -13,7 +13,6 @@ from typing import Any
 from django.conf import settings as django_settings
 from django.core import checks, mail
 from django.core.cache import caches
-from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.exceptions import ImproperlyConfigured
 
@@ -154,9 +153,9 @@ def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage
             )
         )
     if storage.durable:
-        return messages  # What the cache loses, the database still has.
+        return messages  # The cache keeps them, or the database still has what it loses.
     limit = cache._max_entries
-    if isinstance(cache, LocMemCache | FileBasedCache) and limit < 10_000:
+    if isinstance(cache, LocMemCache) and limit < 10_000:
         messages.append(
             checks.Warning(
                 f"The cache {alias!r} holds {limit} entries; from then on it drops sessions "
@@ -181,7 +180,11 @@ def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage
 @checks.register
 def check_file_path(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Session files are in a folder of the project's choice."""
-    if django_settings.SESSION_FILE_PATH or not isinstance(_storage_in_production(), FileStorage):
+    storage = _storage_in_production()
+    # The path of a cache of files is the cache's own.
+    if not isinstance(storage, FileStorage) or isinstance(storage, CacheStorage):
+        return []
+    if django_settings.SESSION_FILE_PATH:
         return []
     return [
         checks.Warning(

@@ -169,6 +169,7 @@ CASES = (
     Case("cached_db", LOCMEM, SQLITE),
     Case("cached_db", DJANGO_REDIS, SQLITE),
     Case("cached_db", DATABASE_CACHE, SQLITE),
+    Case("cached_db", FILE_CACHE, SQLITE),
 )
 
 
@@ -225,13 +226,19 @@ class Engine:
             raise LookupError(f"{self.id} has {len(found)} such servers")
         return found[0]
 
+    def empty_cache(self) -> None:
+        """Remove all that the cache holds, past the package."""
+        self.cache.clear()
+        if self.case.cache is FILE_CACHE:  # Which clears its own entries only.
+            shutil.rmtree(_folder("cache"), ignore_errors=True)
+
     def empty(self) -> None:
         """Remove all sessions, past the package: straight in the stores."""
         if self.case.engine == "memory":
             # Nobody but the package reaches these. It starts anew when a setting changes.
             setting_changed.send(type(self), setting="SESSION_ENGINE", value=None, enter=True)
         if self.case.cache is not None:
-            self.cache.clear()
+            self.empty_cache()
         if self.case.database is not None:
             from django_sessionstores.models import StoredSession
 

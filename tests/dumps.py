@@ -1,9 +1,7 @@
 """What lies in the stores, read and written past the package, as who broke in there could."""
 
 import base64
-import pickle
 import socket
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -40,11 +38,12 @@ def places(engine: Any, session_id: str) -> list[Place]:
     if engine.name == "memory":
         found.append(_in_memory(engine.storage._records, session_id))
     if engine.name == "file":
-        (path,) = (path for path in _files(engine.file_path) if path.name == session_id)
-        found.append(Place("file", path.read_bytes, path.write_bytes))
-    if engine.case.cache is not None:
+        found.append(_file(engine.file_path, session_id))
+    if engine.case.cache is FILE_CACHE:
+        found.append(_file(Path(engine.cache._dir), session_id))
+    elif engine.case.cache is not None:
         found.append(_in_cache(engine, f"django_sessionstores:{session_id}"))
-    if engine.case.database is not None:
+    if engine.case.database is not None and not engine.case.registry:
         found.append(_column(engine.database, TABLE, "id", session_id, "payload"))
     return found
 
@@ -56,8 +55,7 @@ def dump(engine: Any) -> bytes:
         for record in engine.storage._records.values():
             parts += [record.payload, repr(msgspec.structs.astuple(record)).encode()]
     if engine.name == "file":
-        for path in _files(engine.file_path):
-            parts += [str(path).encode(), path.read_bytes()]
+        parts += _contents(engine.file_path)
     if engine.case.cache is not None:
         parts += _cached(engine)
     if engine.case.database is not None:
@@ -67,6 +65,16 @@ def dump(engine: Any) -> bytes:
 
 def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _file(folder: Path, name: str) -> Place:
+    (path,) = (path for path in _files(folder) if path.name == name)
+    return Place("file", path.read_bytes, path.write_bytes)
+
+
+def _contents(folder: Path) -> Iterator[bytes]:
+    for path in _files(folder):
+        yield from (str(path).encode(), path.read_bytes())
 
 
 def _rows(alias: str, table: str) -> list[bytes]:
@@ -89,12 +97,7 @@ def _cached(engine: Any) -> Iterator[bytes]:
         yield from rows
         yield from map(base64.b64decode, rows[1::3])
     elif engine.case.cache is FILE_CACHE:
-        for path in _files(Path(engine.cache._dir)):
-            yield path.name.encode()
-            if path.suffix == ".djcache":
-                with path.open("rb") as file:
-                    pickle.load(file)  # When it expires.
-                    yield zlib.decompress(file.read())
+        yield from _contents(Path(engine.cache._dir))
     elif engine.servers.keys() & {Memcached, MemcachedNodes}:
         for port in engine.server(Memcached, MemcachedNodes).ports:
             with closing(MemcachedClient((HOST, port))) as client:

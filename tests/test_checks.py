@@ -155,6 +155,20 @@ def test_caches_that_lose_sessions():
 
 
 @pytest.mark.usefixtures("production")
+def test_a_cache_of_files_loses_no_sessions(tmp_path):
+    """They are beside its entries: none is dropped for their number, none cleared. The folder is
+    the cache's, whatever SESSION_FILE_PATH is."""
+    files = "django.core.cache.backends.filebased.FileBasedCache"
+    with override_settings(
+        SESSION_ENGINE=ENGINES + "cache",
+        SESSION_FILE_PATH=None,
+        CACHES={"default": {"BACKEND": files, "LOCATION": tmp_path}},
+    ):
+        assert ids(checks.check_cache) == []
+        assert ids(checks.check_file_path) == []
+
+
+@pytest.mark.usefixtures("production")
 def test_cached_db_may_lose_its_cache():
     """Only what the database cannot make good is worth a warning there."""
     with override_settings(

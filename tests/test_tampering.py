@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import time
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +21,9 @@ from tests.dumps import Place, dump, places
 
 WORDS = {"color": "ultramarine", "owner": "Rumpelstiltskin", "note": "straw into gold " * 200}
 COOKIE = "sessionid"
+
+# What the browser keeps is altered in tests/test_cookie.py.
+pytestmark = pytest.mark.payload_stored
 
 # In a payload: format, flags, key id, nonce, first byte of the text; and the tag at its end.
 PAYLOAD_FIELDS = (0, 1, 2, 5, 6, 17, 18, -16, -1)
@@ -181,7 +186,7 @@ def each_place(engine: Any, key: str) -> Iterator[tuple[Place, bytes]]:
         yield place, original
         place.write(original)
         if engine.name == "cached_db":
-            engine.cache.clear()
+            engine.empty_cache()
 
 
 def test_payload_flipped_in_each_field(engine: Any) -> None:
@@ -224,6 +229,36 @@ def test_payload_replaced_by_a_pickle(engine: Any, trap: bytes) -> None:
         for data in (trap, original[: len(original) - size] + trap):
             place.write(data)
             assert_reads_as_empty(engine, key, place.name)
+
+
+@pytest.mark.engines("file-cache")
+def test_no_pickle_in_the_folder_of_a_cache_of_files_is_loaded(
+    engine: Any, trap: bytes, tmp_path: Path
+) -> None:
+    """Django's cache executes what anybody has put there who can write. Sessions do not, neither
+    where the cache would look for them nor where they are."""
+    key = stored(engine)
+    own = places(engine, session_id(key))[0]
+    name = f"django_sessionstores:{session_id(key)}"
+    engine.cache.set(name, WORDS)
+    djangos = Path(engine.cache._key_to_file(name))
+    # It begins with the expiry, a pickle, too.
+    for container in (trap, pickle.dumps(time.time() + 3600) + zlib.compress(trap)):
+        djangos.write_bytes(container)
+        with suppress(Exception):
+            engine.cache.get(name)
+        (tmp_path / "executed").rmdir()  # It works.
+        response, messages = request(key)
+        assert (response.json(), messages) == (WORDS, [])
+        whole = own.read()
+        own.write(container)
+        assert_reads_as_empty(engine, key, container)
+        engine.SessionStore.clear_expired()
+        own.write(whole)
+    own.write(trap)
+    assert request(key, "/write/x/1/")[0].status_code == 200
+    assert request(key, "/logout/")[0].status_code == 200
+    engine.SessionStore.clear_expired()
 
 
 def test_record_header_flipped(engine: Any) -> None:

@@ -18,6 +18,7 @@ class Kind(StrEnum):
 
     REDIS = "redis"
     MEMCACHED = "memcached"
+    FILES = "file_cache"
     PORTABLE = "portable"
     """Through Django's cache API alone, which has no compare-and-set."""
 
@@ -27,6 +28,7 @@ _KINDS: Final = {
     "django_redis.cache.RedisCache": Kind.REDIS,
     "django.core.cache.backends.redis.RedisCache": Kind.REDIS,
     "django.core.cache.backends.memcached.PyMemcacheCache": Kind.MEMCACHED,
+    "django.core.cache.backends.filebased.FileBasedCache": Kind.FILES,
 }
 _DUMMY: Final = "django.core.cache.backends.dummy.DummyCache"
 
@@ -66,6 +68,10 @@ def storage_for(alias: str) -> CacheStorage:
             from . import memcached
 
             return memcached.from_cache(alias)
+        if kind is Kind.FILES:
+            from . import file_cache
+
+            return file_cache.from_cache(alias)
     except ImportError as error:
         _explain(error)
         raise

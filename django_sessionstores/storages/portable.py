@@ -1,7 +1,7 @@
 """Records in any Django cache, through nothing but ``add``, ``get``, ``set`` and ``delete``.
 
 No cache has a compare-and-set in Django's API, so every change is made under a lock: of the
-process, of a file or, where the cache offers nothing better, of an entry of the cache.
+process or, where the cache offers nothing better, of an entry of the cache.
 
 The container is Django's: a cache pickles what it keeps, a record included. Who can write to such
 a cache can run code in the site, as with any other use of it. The payload inside is sealed.
@@ -10,7 +10,6 @@ a cache can run code in the site, as with any other use of it. The payload insid
 from __future__ import annotations
 
 import math
-import os
 import pickle
 import random
 import secrets
@@ -19,15 +18,12 @@ import time
 import zlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, Final
 
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.db import BaseDatabaseCache
-from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
-from django.core.files import locks
 
 from ..exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..records import Record, moved, pack, unpack
@@ -56,8 +52,6 @@ def from_cache(alias: str) -> CacheStorage:
         return DatabaseCacheStorage(cache)
     if isinstance(cache, LocMemCache):
         return LocMemStorage(alias)
-    if isinstance(cache, FileBasedCache):
-        return FileCacheStorage(alias, cache._dir)  # type: ignore[attr-defined]
     return PortableStorage(alias)
 
 
@@ -261,69 +255,6 @@ class LocMemStorage(PortableStorage):
             yield math.inf
         finally:
             lock.release()
-
-
-class FileCacheStorage(PortableStorage):
-    """Records in Django's cache of files, changed under file locks in its folder.
-
-    The cache's ``add`` looks first and writes then, so that two processes may both succeed.
-    """
-
-    # What is wrong with a disk is an OSError; everything else comes from what was read.
-    _damage = (Exception,)
-    _reliable = True
-
-    def __init__(self, alias: str, folder: str) -> None:
-        super().__init__(alias)
-        self._folder = Path(folder)
-
-    def describe(self) -> str:
-        return f"{super().describe()} in {self._folder}"
-
-    def create(self, record: Record, now: int) -> Updated | Taken:
-        with self._lock(record.id):
-            return super().create(record, now)
-
-    @contextmanager
-    def _lock(self, session_id: str) -> Generator[float]:
-        # The cache counts, culls and clears only what has its own suffix.
-        path = self._folder / f"sessions-{_stripe(session_id):02}.lock"
-        fd = -1
-
-        def attempt() -> bool:
-            nonlocal fd
-            fd = self._open(path)
-            if locks.lock(fd, locks.LOCK_EX | locks.LOCK_NB) and _is_at(fd, path):
-                return True
-            os.close(fd)
-            return False
-
-        try:
-            self._wait_for(attempt)
-        except OSError as error:
-            raise self._unavailable(error) from error
-        try:
-            yield math.inf
-        finally:
-            # Closing is not enough where a thread has forked meanwhile: the child holds a copy.
-            locks.unlock(fd)
-            os.close(fd)
-
-    def _open(self, path: Path) -> int:
-        try:
-            return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        except FileNotFoundError:
-            # The cache, too, makes its folder anew where someone has cleaned up.
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-
-
-def _is_at(fd: int, path: Path) -> bool:
-    """Whether the open file is still the one that others find there."""
-    try:
-        return os.path.samestat(os.fstat(fd), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _stripe(session_id: str) -> int:

@@ -16,10 +16,11 @@ from django_sessionstores.storages.base import CacheStorage, Storage
 from django_sessionstores.storages.database import DatabaseStorage
 from django_sessionstores.storages.database_cache import DatabaseCacheStorage
 from django_sessionstores.storages.file import FileStorage
+from django_sessionstores.storages.file_cache import FileCacheStorage
 from django_sessionstores.storages.layered import Layered
 from django_sessionstores.storages.memcached import MemcachedStorage
 from django_sessionstores.storages.memory import MemoryStorage
-from django_sessionstores.storages.portable import FileCacheStorage, LocMemStorage, PortableStorage
+from django_sessionstores.storages.portable import LocMemStorage, PortableStorage
 from django_sessionstores.storages.redis import RedisStorage
 
 STORAGES: Final[dict[str, type[Storage] | Storage]] = {

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.core.cache import InvalidCacheBackendError
+from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.cache.backends.memcached import PyMemcacheCache
 from django.core.cache.backends.redis import RedisCache
@@ -36,6 +37,10 @@ class OwnLocMemCache(LocMemCache):
     pass
 
 
+class OwnFileBasedCache(FileBasedCache):
+    pass
+
+
 CHOICES = {
     "django_redis.cache.RedisCache": Kind.REDIS,
     f"{__name__}.OwnDjangoRedisCache": Kind.REDIS,
@@ -47,7 +52,8 @@ CHOICES = {
     f"{BACKENDS}.locmem.LocMemCache": Kind.PORTABLE,
     f"{__name__}.OwnLocMemCache": Kind.PORTABLE,
     f"{BACKENDS}.db.DatabaseCache": Kind.PORTABLE,
-    f"{BACKENDS}.filebased.FileBasedCache": Kind.PORTABLE,
+    f"{BACKENDS}.filebased.FileBasedCache": Kind.FILES,
+    f"{__name__}.OwnFileBasedCache": Kind.FILES,
 }
 
 

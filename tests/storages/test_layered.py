@@ -328,6 +328,54 @@ def test_an_expired_copy_asks_the_authority(storage, authority):
     assert storage.read(ID).expires == NOW + HOUR
 
 
+def purging(cache: Cache, answers: list[int | Exception]) -> None:
+    """Let the cache be one that must be purged, and answer so."""
+
+    def purge(now: int, batch: int) -> int:
+        cache.calls.append(f"purge {batch}")
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    cache.self_expiring = False
+    cache.purge = purge
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_purge_goes_on_to_the_copies_and_counts_sessions(storage, cache, awaited):
+    """A cache that drops nothing itself would keep a copy of each session that ever was. Whoever
+    purges calls again until the answer is 0: that must not come before all is done, nor never."""
+    purging(cache, [3, 2, 0, 0])
+
+    def purge() -> int:
+        if awaited:
+            return asyncio.run(storage.apurge(NOW + 2 * HOUR, 3))
+        return storage.purge(NOW + 2 * HOUR, 3)
+
+    for number in range(4):
+        storage.authority.create(record(id=f"{number:040}"), NOW)
+    assert [purge(), purge()] == [3, 1]
+    assert cache.calls == []
+    assert purge() == 0
+    assert cache.calls == ["purge 3"] * 3
+    assert purge() == 0
+
+
+def test_a_cache_that_expires_by_itself_is_not_purged(storage, cache):
+    """It would be a trip for nothing."""
+    cache.purge = None
+    assert storage.purge(NOW, 3) == 0
+
+
+def test_a_purge_fails_for_no_cache(storage, cache):
+    """The sessions that have expired are removed; the copies have their lease."""
+    purging(cache, [StorageUnavailable("away")])
+    storage.authority.create(record(), NOW)
+    assert [storage.purge(NOW + 2 * HOUR, 3) for _ in range(3)] == [1, 0, 0]
+    assert len(cache.calls) == 1
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_read_inside_a_transaction_fills_the_cache_after_it(cache, clock):
     """With ATOMIC_REQUESTS all reads are inside one, and the cache would stay cold."""

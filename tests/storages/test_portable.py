@@ -3,30 +3,21 @@
 What they share with other stores is in the conformance suite.
 """
 
-import errno
-import io
-import os
 import pickle
-import subprocess
-import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
-from django.core.cache.backends.filebased import FileBasedCache
-from django.core.files import locks
 from django.test import override_settings
 
 from django_sessionstores.exceptions import StorageFull, StorageUnavailable, UnreadablePayload
-from django_sessionstores.records import Record, State, session_id, tombstone
+from django_sessionstores.records import Record, State, tombstone
 from django_sessionstores.storages import portable
 from django_sessionstores.storages.base import Updated
 from django_sessionstores.storages.database_cache import DatabaseCacheStorage
@@ -37,7 +28,6 @@ ID = "a" * 40
 KEY = f"django_sessionstores:{ID}"
 LOCK = f"django_sessionstores:lock:{ID}"
 LOCMEM = "django.core.cache.backends.locmem.LocMemCache"
-FILES = "django.core.cache.backends.filebased.FileBasedCache"
 
 
 class OtherCache(BaseCache):
@@ -98,8 +88,8 @@ def record(record_id: str = ID, **fields: Any) -> Record:
 
 
 @contextmanager
-def storage_of(backend: str, location: Any = "", **options: Any) -> Iterator[Any]:
-    entry = {"BACKEND": backend, "LOCATION": location, "OPTIONS": options}
+def storage_of(backend: str) -> Iterator[Any]:
+    entry = {"BACKEND": backend, "LOCATION": ""}
     with override_settings(CACHES={"default": entry}):
         caches["default"].clear() if backend != OTHER else OtherCache.data.clear()
         yield portable.from_cache("default")
@@ -111,16 +101,9 @@ def other() -> Iterator[Any]:
         yield storage
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> Iterator[Any]:
-    with storage_of(FILES, tmp_path / "cache") as storage:
-        yield storage
-
-
-@pytest.fixture(params=[OTHER, LOCMEM, FILES], ids=["other", "locmem", "files"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    location = tmp_path / "cache" if request.param == FILES else ""
-    with storage_of(request.param, location) as storage:
+@pytest.fixture(params=[OTHER, LOCMEM], ids=["other", "locmem"])
+def storage(request: pytest.FixtureRequest) -> Iterator[Any]:
+    with storage_of(request.param) as storage:
         yield storage
 
 
@@ -146,15 +129,12 @@ class TestOtherCacheAsync(TestOtherCache):
     [
         (OTHER, portable.PortableStorage),
         (LOCMEM, portable.LocMemStorage),
-        (FILES, portable.FileCacheStorage),
         ("django.core.cache.backends.db.DatabaseCache", DatabaseCacheStorage),
     ],
 )
-def test_the_lock_is_chosen_by_the_class_of_the_cache(
-    backend: str, expected: type[Any], tmp_path: Path
-) -> None:
-    """Each has a lock of its own: ``add`` is none on files, nor in the database."""
-    entry = {"BACKEND": backend, "LOCATION": str(tmp_path / "cache")}
+def test_the_lock_is_chosen_by_the_class_of_the_cache(backend: str, expected: type[Any]) -> None:
+    """Each has a lock of its own: ``add`` is none in the database."""
+    entry = {"BACKEND": backend, "LOCATION": "table"}
     with override_settings(CACHES={"default": entry}):
         assert type(portable.from_cache("default")) is expected
 
@@ -356,8 +336,8 @@ def test_whatever_a_client_raises_is_an_outage(
 
 
 def test_an_entry_outlives_its_record(other: Any) -> None:
-    """Django's caches of files and of the database, on finding an entry expired, delete what has
-    its key by then: a save at the last moment would be lost after it was answered."""
+    """Some caches, on finding an entry expired, delete what has its key by then: a save at the
+    last moment would be lost after it was answered."""
     other.create(record(expires=now() + 1), now())
 
     assert OtherCache.timeouts[KEY] >= 60
@@ -376,188 +356,6 @@ def test_a_copy_without_a_lease_is_not_kept(storage: Any) -> None:
     storage.fill(record(), moment, moment)
 
     assert storage.read(ID) is None
-
-
-# Files --------------------------------------------------------------------------------------------
-
-
-def entry_file(files: Any) -> Path:
-    """The file of the one entry that there is."""
-    (path,) = files._folder.glob("*.djcache")
-    return Path(path)
-
-
-HOLD = """
-import sys
-from django.core.files import locks
-with open(sys.argv[1], "r+") as file:
-    assert locks.lock(file, locks.LOCK_EX)
-    print("held", flush=True)
-    sys.stdin.readline()
-"""
-
-
-@pytest.mark.usefixtures("impatient")
-def test_the_lock_of_files_holds_between_processes(files: Any) -> None:
-    """The cache's ``add`` does not: of two processes both may be told that they were first."""
-    files.create(record(), now())
-    (lock,) = files._folder.glob("*.lock")
-    command = [sys.executable, "-c", HOLD, str(lock)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdin is not None
-        assert holder.stdout is not None
-        holder.stdout.readline()
-
-        with pytest.raises(StorageUnavailable):
-            files.delete(ID)
-        holder.stdin.close()
-
-    files.delete(ID)
-    assert files.read(ID) is None
-
-
-def test_of_two_who_create_one_is_first(files: Any) -> None:
-    """``add`` looks and then writes. Here the second one comes between the two."""
-    written = FileBasedCache.set
-    second: list[Any] = []
-
-    def overtaken(cache: Any, *args: Any, **kwargs: Any) -> None:
-        if not second:
-            thread = threading.Thread(
-                target=lambda: second.append(files.create(record(payload=b"second"), now()))
-            )
-            second.append(None)
-            thread.start()
-            thread.join(0.2)
-            threads.append(thread)
-        written(cache, *args, **kwargs)
-
-    threads: list[threading.Thread] = []
-    with mock.patch.object(FileBasedCache, "set", overtaken):
-        first = files.create(record(payload=b"first"), now())
-        threads[0].join(10)
-
-    assert isinstance(first, Updated)
-    assert not isinstance(second[1], Updated)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows deletes no file that is open")
-def test_a_lock_whose_file_was_deleted_is_not_one(files: Any, monkeypatch: Any) -> None:
-    """Who cleans the folder up makes others lock a new file; the old one keeps nobody out."""
-    files.create(record(), now())
-    (path,) = files._folder.glob("*.lock")
-    lock, opened = locks.lock, []
-
-    def cleaned_up(fd: int, flags: int) -> bool:
-        opened.append(os.fstat(fd).st_ino)
-        if len(opened) == 1:
-            # A second link keeps the number in use, for the two files to differ.
-            os.link(path, path.with_suffix(".kept"))
-            path.unlink()
-        return bool(lock(fd, flags))
-
-    monkeypatch.setattr(locks, "lock", cleaned_up)
-    with files._lock(ID):
-        assert path.stat().st_ino == opened[-1]
-    assert len(opened) == 2
-
-
-def test_the_folder_may_be_deleted_at_any_time(files: Any) -> None:
-    """As Django allows for its cache; a site must not be down until it is restarted."""
-    for path in files._folder.iterdir():
-        path.unlink()
-    files._folder.rmdir()
-
-    assert isinstance(files.create(record(), now()), Updated)
-    assert files.read(ID).payload == b"sealed"
-
-
-def test_lock_files_are_no_entries(files: Any) -> None:
-    """The cache deletes at random when it counts too many."""
-    with files._lock(ID):
-        assert caches["default"]._list_cache_files() == []
-
-
-@pytest.mark.usefixtures("impatient")
-def test_locks_leave_no_open_files(files: Any) -> None:
-    """A worker would run out of them, whether it got its locks or not."""
-    descriptors = Path("/proc/self/fd")
-    if not descriptors.is_dir():
-        pytest.skip("the system does not say which files are open")
-    before = len(list(descriptors.iterdir()))
-    for number in range(50):
-        files.create(record(f"{number:040}"), now())
-    with files._lock(ID), pytest.raises(StorageUnavailable):
-        files.delete(ID)
-
-    assert len(list(descriptors.iterdir())) == before
-
-
-def test_a_full_disk_leaves_the_old_session(files: Any) -> None:
-    """And is an error: the visitor's change was not saved."""
-    base = record()
-    files.create(base, now())
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with (
-        mock.patch.object(FileBasedCache, "_write_content", side_effect=full),
-        pytest.raises(StorageUnavailable),
-    ):
-        files.update(successor(base), base, now())
-    assert files.read(ID) == base
-
-
-@pytest.mark.parametrize("operation", ["read", "create", *OPERATIONS])
-def test_a_folder_that_is_none_is_an_outage(files: Any, operation: str) -> None:
-    """A mount that is away, for example: nobody is logged out by it."""
-    for path in files._folder.iterdir():
-        path.unlink()
-    files._folder.rmdir()
-    files._folder.write_text("no folder")
-    operations: dict[str, Callable[[Any, Record], object]] = {
-        "read": lambda storage, base: storage.read(base.id),
-        "create": lambda storage, base: storage.create(base, now()),
-        **OPERATIONS,
-    }
-
-    with pytest.raises(StorageUnavailable):
-        operations[operation](files, record())
-
-
-def foreign(data: bytes) -> bytes:
-    """What unpickles to something that is not there, with the expiry of the entry."""
-    rest = io.BytesIO(data)
-    pickle.load(rest)
-    return data[: rest.tell()] + zlib.compress(b"cos\nnothing_of_the_kind\n.")
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda d: d[:-1], lambda d: d[:20], lambda d: b"\0" * len(d), foreign]
-)
-def test_a_damaged_file_is_unreadable(files: Any, damage: Callable[[bytes], bytes]) -> None:
-    """Neither an outage, which a visitor could not get out of, nor "no session"."""
-    files.create(record(), now())
-    path = entry_file(files)
-    path.write_bytes(damage(path.read_bytes()))
-
-    with pytest.raises(UnreadablePayload):
-        files.read(ID)
-
-
-def test_a_damaged_payload_does_not_open(files: Any) -> None:
-    """The container is Django's to trust, the payload inside is sealed: whoever changes it gets an
-    empty session out of it."""
-    from django_sessionstores.backends.cache import SessionStore
-
-    with override_settings(SESSION_CACHE_ALIAS="default"):
-        session = SessionStore()
-        session["admin"] = False
-        session.save()
-        key = f"django_sessionstores:{session_id(session.session_key)}"
-        data = caches["default"].get(key)
-        caches["default"].set(key, data[:-1] + bytes([data[-1] ^ 1]))
-
-        assert dict(SessionStore(session.session_key).items()) == {}
 
 
 def test_a_pickled_object_is_no_session(other: Any) -> None:
