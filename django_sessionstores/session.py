@@ -106,7 +106,7 @@ class SessionStore(SessionBase):
     cookie_is_optional: bool = False
     """Whether the cookie is sent only where `cookie_is_due`, not after each save."""
     cookie_is_due: bool = False
-    """Whether the last save gave the browser something to learn: a key, or a later expiry."""
+    """Whether a save gave the browser something to learn: a key, or a later expiry."""
     anonymous_on_outage: bool = False
     """Whether a session that cannot be read for an outage is empty, and cannot be saved."""
     outage: StorageUnavailable | None = None
@@ -404,7 +404,6 @@ class SessionStore(SessionBase):
         return codec().freeze(data)
 
     def _save(self, must_create: bool = False) -> Flow[None]:
-        self.cookie_is_due = False
         try:
             yield from self._save_changes(must_create)
         except StorageUnavailable as outage:
@@ -428,6 +427,8 @@ class SessionStore(SessionBase):
         if self._unreadable or self.session_key is None:
             self._adopt_key(draw_key())
         if self._state is not State.LIVE:
+            if self._state is State.SUPERSEDED and self.cookie_is_optional and not self.modified:
+                return
             raise SessionEnded("The session got a new key, or was deleted, before this save.")
         if self._predecessor and (yield from self._is_secret_rotation()):
             self._return_to_predecessor()
@@ -452,7 +453,9 @@ class SessionStore(SessionBase):
     def _cycle(self) -> Flow[None]:
         if "_session_cache" not in self.__dict__:
             self._session_cache = yield from self._load()
-        elif self._is_unmet:
+        if self._is_unmet:
+            if self.outage:
+                raise self.outage  # The old key would stay in force.
             yield from self._meet()
         self.accessed = True
         self._draw_successor()
@@ -588,6 +591,7 @@ class SessionStore(SessionBase):
         if current is not None and current.is_live(moment):
             return
         if self.cookie_is_optional and not self._modified:
+            self.cookie_is_due = False
             return
         raise SessionEnded("The session got a new key, was deleted, or expired meanwhile.")
 
