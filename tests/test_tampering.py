@@ -237,28 +237,22 @@ def test_no_pickle_in_the_folder_of_a_cache_of_files_is_loaded(
 ) -> None:
     """Django's cache executes what anybody has put there who can write. Sessions do not, neither
     where the cache would look for them nor where they are."""
-    key = stored(engine)
-    own = places(engine, session_id(key))[0]
-    name = f"django_sessionstores:{session_id(key)}"
-    engine.cache.set(name, WORDS)
-    djangos = Path(engine.cache._key_to_file(name))
-    # It begins with the expiry, a pickle, too.
+    # An entry of the cache begins with another pickle, of its expiry.
     for container in (trap, pickle.dumps(time.time() + 3600) + zlib.compress(trap)):
-        djangos.write_bytes(container)
+        key = stored(engine)
+        name = f"django_sessionstores:{session_id(key)}"
+        engine.cache.set(name, WORDS)
+        Path(engine.cache._key_to_file(name)).write_bytes(container)
         with suppress(Exception):
             engine.cache.get(name)
         (tmp_path / "executed").rmdir()  # It works.
         response, messages = request(key)
         assert (response.json(), messages) == (WORDS, [])
-        whole = own.read()
-        own.write(container)
+        places(engine, session_id(key))[0].write(container)
         assert_reads_as_empty(engine, key, container)
+        assert request(key, "/write/x/1/")[0].status_code == 200
+        assert request(key, "/logout/")[0].status_code == 200
         engine.SessionStore.clear_expired()
-        own.write(whole)
-    own.write(trap)
-    assert request(key, "/write/x/1/")[0].status_code == 200
-    assert request(key, "/logout/")[0].status_code == 200
-    engine.SessionStore.clear_expired()
 
 
 def test_record_header_flipped(engine: Any) -> None:
