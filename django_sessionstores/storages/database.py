@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeAlias
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
@@ -31,6 +31,7 @@ from django.db.transaction import TransactionManagementError
 from ..exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
 from ..records import Record, State
 from .base import Conflict, Gone, Outcome, Storage, Taken, Updated
+from .deadline import LimitedCursor
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -197,6 +198,9 @@ class DatabaseStorage(Storage):
     """Records as rows of `StoredSession`, in the database that the routers name for writing it.
 
     For reading, too: a replica may lag, and a session that was just logged in must be found.
+
+    No statement of a request is waited for longer than a `LimitedCursor` allows. `purge` takes
+    the time it takes: nobody waits for it, and what is cut short would have to be done again.
     """
 
     thread_sensitive = True  # Django's connections belong to a thread.
@@ -214,7 +218,7 @@ class DatabaseStorage(Storage):
         self._compiled: dict[str, _Statements] = {}
 
     def describe(self) -> str:
-        connection, _ = self._database()
+        connection = self.connection()
         table = self._model._meta.db_table
         return f"table {table} in database {connection.alias!r} ({connection.vendor})"
 
@@ -279,7 +283,7 @@ class DatabaseStorage(Storage):
     def purge(self, now: int, batch: int) -> int:
         connection, statements = self._database()
         if statements.purge is not None:
-            return _execute(connection, statements.purge, (now, batch))
+            return _execute(connection, statements.purge, (now, batch), patient=True)
         # No limit in the DELETE of other databases, nor a common way to say it in a subquery.
         with _errors_of(connection):
             rows = self._model._base_manager.using(connection.alias).filter(expires__lte=now)
@@ -287,13 +291,17 @@ class DatabaseStorage(Storage):
             return rows.filter(pk__in=ids).delete()[0] if ids else 0
 
     def in_transaction(self) -> bool:
-        return self._database()[0].in_atomic_block
+        return self.connection().in_atomic_block
 
     async def ain_transaction(self) -> bool:
         return await self._in_thread(self.in_transaction)()
 
     def after_commit(self, action: Callable[[], object]) -> None:
-        transaction.on_commit(action, using=self._database()[0].alias)
+        transaction.on_commit(action, using=self.connection().alias)
+
+    def connection(self) -> BaseDatabaseWrapper:
+        """Django's connection to the database of the table, which need not be open."""
+        return self._database()[0]
 
     def _database(self) -> tuple[BaseDatabaseWrapper, _Statements]:
         # Routers are asked each time: some decide by the request.
@@ -317,34 +325,41 @@ class DatabaseStorage(Storage):
 
 
 def _fetch(connection: BaseDatabaseWrapper, sql: str, parameters: Row) -> Row | None:
-    with _errors_of(connection), connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        row: Row | None = cursor.fetchone()
+    try:
+        with LimitedCursor(connection) as cursor:
+            cursor.execute(sql, parameters)
+            row: Row | None = cursor.fetchone()
+    except Error as error:
+        _raise_translated(error, connection)
     return row
 
 
-def _execute(connection: BaseDatabaseWrapper, sql: str, parameters: Row) -> int:
-    """How many rows the statement wrote.
+def _execute(
+    connection: BaseDatabaseWrapper, sql: str, parameters: Row, *, patient: bool = False
+) -> int:
+    """How many rows the statement wrote. ``patient`` waits for it however long it takes.
 
     Where the isolation level is stricter than Django's default, whoever comes second gets an
     error instead of finding no row to change. Tried again, the statement sees the other write.
     """
-    with _errors_of(connection):
+
+    def count() -> int:
+        with connection.cursor() if patient else LimitedCursor(connection) as cursor:
+            cursor.execute(sql, parameters)
+            rows: int = cursor.rowcount
+        return rows
+
+    try:
         for _ in range(_RETRIES):
             try:
-                return _count(connection, sql, parameters)
+                return count()
             except OperationalError as error:
                 # In a transaction of the caller, more is lost than this statement.
                 if connection.in_atomic_block or _code(error) not in _LOST_A_RACE:
                     raise
-        return _count(connection, sql, parameters)
-
-
-def _count(connection: BaseDatabaseWrapper, sql: str, parameters: Row) -> int:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        count: int = cursor.rowcount
-    return count
+        return count()
+    except Error as error:
+        _raise_translated(error, connection)
 
 
 @contextmanager
@@ -353,10 +368,14 @@ def _errors_of(connection: BaseDatabaseWrapper) -> Generator[None]:
     try:
         yield
     except Error as error:
-        translated = _translated(error, connection)
-        if translated is None:
-            raise
-        raise translated from error
+        _raise_translated(error, connection)
+
+
+def _raise_translated(error: Error, connection: BaseDatabaseWrapper) -> NoReturn:
+    translated = _translated(error, connection)
+    if translated is None:
+        raise error
+    raise translated from error
 
 
 def _code(error: Exception) -> object:

@@ -32,6 +32,7 @@ from ..exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
 from ..records import Record, moved, pack, unpack
 from .base import NAMESPACE, CacheStorage, Conflict, Gone, Outcome, Taken, Updated
 from .copies import is_refused
+from .deadline import LimitedCursor
 
 # A round is lost only to someone who touched or filled the same session at that very moment.
 _ROUNDS: Final = 50
@@ -90,6 +91,9 @@ class DatabaseCacheStorage(CacheStorage):
     is one statement that replaces the value it has seen. Sessions do not count for the cache's
     ``MAX_ENTRIES``, but are dropped when something else in the table fills it up.
 
+    No statement of a request is waited for longer than a `LimitedCursor` allows. `purge`, which
+    nobody waits for, takes the time it takes.
+
     Not on Oracle, which compares no long texts.
     """
 
@@ -102,7 +106,7 @@ class DatabaseCacheStorage(CacheStorage):
         self._compiled: dict[str, _Statements] = {}
 
     def describe(self) -> str:
-        connection, _ = self._database()
+        connection = self.connection()
         return f"cache table {self._table} in database {connection.alias!r} ({connection.vendor})"
 
     def read(self, session_id: str) -> Record | None:
@@ -186,13 +190,17 @@ class DatabaseCacheStorage(CacheStorage):
         raise self._contended()
 
     def in_transaction(self) -> bool:
-        return self._database()[0].in_atomic_block
+        return self.connection().in_atomic_block
 
     async def ain_transaction(self) -> bool:
         return await self._in_thread(self.in_transaction)()
 
     def after_commit(self, action: Callable[[], object]) -> None:
-        transaction.on_commit(action, using=self._database()[0].alias)
+        transaction.on_commit(action, using=self.connection().alias)
+
+    def connection(self) -> BaseDatabaseWrapper:
+        """Django's connection to the database of the table, which need not be open."""
+        return self._database()[0]
 
     # --- Rows ---------------------------------------------------------------------------------
 
@@ -211,7 +219,7 @@ class DatabaseCacheStorage(CacheStorage):
         """The value of a row that expires after a moment."""
         connection, statements = self._database()
         lock = latest and connection.in_atomic_block
-        with self._errors(), connection.cursor() as cursor:
+        with self._errors(), LimitedCursor(connection) as cursor:
             cursor.execute(
                 statements.read_latest if lock else statements.read,
                 (self._key(session_id), _moment(moment, connection)),
@@ -232,7 +240,7 @@ class DatabaseCacheStorage(CacheStorage):
         """How many rows a statement changed. An integer among its parameters is a moment."""
         connection, statements = self._database()
         adapted = [_moment(p, connection) if isinstance(p, int) else p for p in parameters]
-        with self._errors(), connection.cursor() as cursor:
+        with self._errors(), LimitedCursor(connection) as cursor:
             cursor.execute(getattr(statements, statement), adapted)
             return int(cursor.rowcount)
 

@@ -170,6 +170,27 @@ def test_an_operation_is_one_statement(engine: Engine, operation: str) -> None:
     assert first_words(engine, lambda: action(engine.storage, record)) == expected
 
 
+@pytest.mark.engines("db:postgresql")
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_what_a_request_waits_for_has_a_limit(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """A single statement past the limit hangs the site with its server. A purge, which nobody
+    waits for, takes its time: cut short, it would never get to the end of a large batch."""
+    limited = []
+
+    class Noted(database.LimitedCursor):
+        def __enter__(self) -> Any:
+            limited.append(self)
+            return super().__enter__()
+
+    record = stored(engine)
+    monkeypatch.setattr(database, "LimitedCursor", Noted)
+    action, statements = OPERATIONS[operation]
+    action(engine.storage, record)
+    assert len(limited) == (0 if operation == "purge" else len(statements))
+
+
 @on_each
 def test_rotate_takes_no_more_than_two_statements(engine: Engine) -> None:
     """A login is the write that people wait for. One trip on PostgreSQL, two on MariaDB; on

@@ -16,6 +16,7 @@ from django.test.utils import CaptureQueriesContext
 
 from django_sessionstores.exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
 from django_sessionstores.records import Record, State, pack, tombstone
+from django_sessionstores.storages import database_cache
 from django_sessionstores.storages.base import Conflict, Taken, Updated
 from django_sessionstores.testing import StorageContract, in_threads, now, successor
 from tests import cases
@@ -104,6 +105,30 @@ def test_every_operation_is_one_statement(storage: Any, connection: Any) -> None
         counts[name] = len(queries)
 
     assert counts == {"create": 1, "read": 1, "update": 1 + 1, "touch": 1 + 1, "delete": 1}
+
+
+def test_what_a_request_waits_for_has_a_limit(
+    storage: Any, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single statement past the limit hangs the site with its server. A purge takes its time."""
+    limited = []
+
+    class Noted(database_cache.LimitedCursor):
+        def __enter__(self) -> Any:
+            limited.append(self)
+            return super().__enter__()
+
+    monkeypatch.setattr(database_cache, "LimitedCursor", Noted)
+    base = record()
+    with CaptureQueriesContext(connection) as queries:
+        storage.create(base, now())
+        storage.update(successor(base), storage.read(ID), now())
+        storage.fill(base, base.expires, now())
+        storage.bury(tombstone(ID, State.ENDED, now=now(), seconds=60), now())
+        storage.delete(ID)
+    assert len(limited) == len(queries) > 5
+    storage.purge(now(), 10)
+    assert len(limited) == len(queries)
 
 
 def test_a_second_save_needs_no_read(storage: Any, connection: Any) -> None:
