@@ -204,4 +204,6 @@ class BareCodec(Codec):
         return True
 
     def open(self, session_id: str, payload: bytes) -> Snapshot:
+        if not payload:
+            raise UnreadablePayload("payload is cut short")
         return Snapshot(payload[0], payload[1:])

@@ -644,7 +644,7 @@ class SessionStore(SessionBase):
         """The record to store in place of ``base``."""
         moment, storage = now(), self.storage()
         if base is None or self._unstored:
-            record_id = session_id(cast("str", self.session_key))
+            record_id = self.session_id or session_id(cast("str", self.session_key))
         else:
             record_id = base.id
         payload = self._payload_codec().seal(record_id, snapshot)

@@ -189,6 +189,11 @@ def inner_storages(storage: Storage) -> list[Storage]:
     return inner + [deeper for one in inner for deeper in inner_storages(one)]
 
 
+def stores_of(storage: Storage) -> list[Storage]:
+    """The storage and what it is made of, without those whose records are in the keys."""
+    return [one for one in (storage, *inner_storages(storage)) if not one.holds_in_key]
+
+
 @contextmanager
 def at(moment: int) -> Iterator[None]:
     """Let sessions believe that it is ``moment``, in milliseconds since the epoch."""
@@ -246,6 +251,8 @@ class StorageContract:
 
     @property
     def store(self) -> Any:
+        if self.storage.holds_in_key:
+            raise SkipTest("records are in the keys: there is no store to be held to this")
         return Twin(self.storage, self.awaited)
 
     def new_record(self, **fields: Any) -> Record:
@@ -686,9 +693,13 @@ class EngineContract:
         session.update({"_auth_user_id": user, "_auth_user_backend": "b", "_auth_user_hash": "h"})
 
     def record(self, key: str) -> Record:
-        held = self.storage.read(session_id(key))
+        held = self.storage.read(self.storage.locate(key))
         assert held is not None
         return held
+
+    def needs_authority(self) -> None:
+        if not self.storage.authoritative:
+            raise SkipTest("a key holds what it was made with, and cannot be ended")
 
     # --- Lifecycle ---------------------------------------------------------------------------
 
@@ -711,6 +722,7 @@ class EngineContract:
 
     def test_must_create_refuses_a_taken_key(self) -> None:
         """Two sessions must never share a key."""
+        self.needs_authority()
         key = self.stored(color="blue")
         with raises(CreateError):
             self.session(key).save(must_create=True)
@@ -739,10 +751,11 @@ class EngineContract:
         session.get("cart")["lines"][0]["n"] = 2
         assert session.modified
         session.save()
-        assert self.data(key) == {"cart": {"lines": [{"n": 2}]}}
+        assert self.data(session.session_key) == {"cart": {"lines": [{"n": 2}]}}
 
     def test_delete_is_harmless_where_there_is_nothing(self) -> None:
         """Logging out twice is no error, nor is a key that nobody has."""
+        self.needs_authority()
         key = self.stored()
         for _ in range(2):
             self.session().delete(key)
@@ -758,7 +771,8 @@ class EngineContract:
         session.save()
         assert session.session_key != key
         assert self.data(session.session_key) == {"x": 1}
-        assert self.data(key) == {}
+        if self.storage.authoritative:
+            assert self.data(key) == {}
 
     def test_load_gives_the_stored_data(self) -> None:
         """Whatever was changed in the object and not saved."""
@@ -770,6 +784,7 @@ class EngineContract:
 
     def test_cycle_key_keeps_the_data_and_ends_the_old_key(self) -> None:
         """Login: who knows the key from before must be left with nothing."""
+        self.needs_authority()
         key = self.stored(color="blue")
         session = self.session(key)
         self.log_in(session)
@@ -779,6 +794,7 @@ class EngineContract:
 
     def test_cycle_key_twice_leaves_one_session(self) -> None:
         """Keys drawn in between were never handed out and never stored."""
+        self.needs_authority()
         key = self.stored()
         session = self.session(key)
         session.cycle_key()
@@ -798,6 +814,7 @@ class EngineContract:
 
     def test_cycle_key_does_not_revive_a_deleted_session(self) -> None:
         """Logout while another request of the same user draws a new key."""
+        self.needs_authority()
         key = self.stored(_auth_user_id="7")
         session = self.session(key)
         session.get("x")
@@ -809,6 +826,7 @@ class EngineContract:
 
     def test_of_two_requests_that_cycle_the_key_one_wins(self) -> None:
         """Two live sessions of one login would need two logouts."""
+        self.needs_authority()
         key = self.stored(_auth_user_id="7")
         first, second = self.session(key), self.session(key)
         for session in (first, second):
@@ -826,7 +844,7 @@ class EngineContract:
 
     def test_a_malformed_key_never_reaches_the_store(self) -> None:
         """Control characters break protocols, long keys fill logs, traversal reads files."""
-        with observed(self.storage, *inner_storages(self.storage)) as calls:
+        with observed(*stores_of(self.storage)) as calls:
             for key in MALFORMED_KEYS:
                 assert self.data(key) == {}, key
                 assert not self.session().exists(key), key
@@ -840,6 +858,7 @@ class EngineContract:
 
     def test_repr_and_errors_do_not_show_the_key(self) -> None:
         """They go to logs and error trackers, which more people read than may log in."""
+        self.needs_authority()
         key = self.stored()
         session = self.session(key)
         session.set("x", 1)
@@ -872,7 +891,7 @@ class EngineContract:
             session = self.session(key)
             session.load()
             session.save()
-        after = self.record(key)
+        after = self.record(session.session_key)
         assert after.expires - before.expires >= DAY
         assert after.payload == before.payload
 
@@ -887,6 +906,7 @@ class EngineContract:
 
     def test_a_touch_does_not_revive_a_deleted_session(self) -> None:
         """A read that ends after the logout."""
+        self.needs_authority()
         key = self.stored()
         session = self.session(key)
         session.get("color")
@@ -897,6 +917,7 @@ class EngineContract:
 
     def test_a_save_does_not_revive_an_expired_session(self) -> None:
         """A request that began before the expiry and ends after it."""
+        self.needs_authority()
         key = self.stored()
         expires = self.record(key).expires
         session = self.session(key)
@@ -925,7 +946,7 @@ class EngineContract:
         session = self.session(key)
         session.set_expiry(-1)
         session.save()
-        assert self.data(key) == {}
+        assert self.data(session.session_key) == {}
 
     def test_a_browser_length_session_expires_in_the_store(self) -> None:
         """Its cookie has no expiry, and no browser tells when it ends."""
@@ -953,6 +974,7 @@ class EngineContract:
 
     def test_two_requests_that_write_different_keys_both_win(self) -> None:
         """Django's engines keep the one that saves last."""
+        self.needs_authority()
         key = self.stored(color="blue")
         first, second = self.session(key), self.session(key)
         first.set("a", 1)
@@ -963,6 +985,7 @@ class EngineContract:
 
     def test_of_two_requests_that_write_one_key_the_later_save_wins(self) -> None:
         """Documented, so that it can be relied on."""
+        self.needs_authority()
         key = self.stored()
         first, second = self.session(key), self.session(key)
         first.set("color", "red")
@@ -973,6 +996,7 @@ class EngineContract:
 
     def test_a_deleted_key_stays_deleted(self) -> None:
         """A save of another request must not bring it back, nor be lost."""
+        self.needs_authority()
         key = self.stored(coupon="X", color="blue")
         deleter, writer = self.session(key), self.session(key)
         deleter.pop("coupon")
@@ -983,6 +1007,7 @@ class EngineContract:
 
     def test_a_reader_that_ends_late_does_not_undo_a_writer(self) -> None:
         """It read the old data and saves because it touches."""
+        self.needs_authority()
         key = self.stored(color="blue")
         reader = self.session(key)
         reader.get("color")
@@ -991,10 +1016,11 @@ class EngineContract:
         writer.save()
         with at(now() + DAY):
             reader.save()
-        assert self.data(key) == {"color": "red"}
+            assert self.data(reader.session_key) == {"color": "red"}
 
     def test_a_save_does_not_revive_a_deleted_session(self) -> None:
         """A request that ends after the logout. It learns that nothing was saved."""
+        self.needs_authority()
         key = self.stored()
         late = self.session(key)
         late.set("x", 1)
@@ -1005,6 +1031,7 @@ class EngineContract:
 
     def test_a_save_does_not_resolve_the_key_from_before_a_login(self) -> None:
         """It carries the anonymous key, which an attacker may know."""
+        self.needs_authority()
         key = self.stored()
         late, login = self.session(key), self.session(key)
         late.set("x", 1)
@@ -1016,6 +1043,7 @@ class EngineContract:
 
     def test_a_login_keeps_what_another_request_saved(self) -> None:
         """The cart filled while the login was under way."""
+        self.needs_authority()
         key = self.stored()
         login = self.session(key)
         self.log_in(login)
@@ -1056,7 +1084,11 @@ class EngineContract:
     def test_100_kb_survive(self) -> None:
         """Packet and column sizes must not cut a session."""
         data = {"blob": os.urandom(50_000).hex()}
-        assert self.data(self.stored(**data)) == data
+        try:
+            key = self.stored(**data)
+        except PayloadTooLarge as reason:
+            raise SkipTest(f"refused: {reason}") from None
+        assert self.data(key) == data
 
     def test_names_of_fields_are_harmless_as_keys(self) -> None:
         """Whoever may name a key must not reach the metadata."""
@@ -1076,28 +1108,28 @@ class EngineContract:
         assert "'culprit'" in str(caught)
         assert self.data(key) == {"color": "blue"}
 
-    def damage(self, key: str, payload: bytes = b"no payload of ours") -> None:
-        """Put other bytes in place of the stored payload."""
+    def damaged(self, payload: bytes = b"no payload of ours") -> str:
+        """The key of a session with other bytes in place of its payload."""
+        key = self.stored()
         base = self.record(key)
         outcome = self.storage.update(successor(base, payload=payload), base, now())
         assert isinstance(outcome, Updated)
+        return outcome.key or key
 
     def test_a_damaged_payload_reads_as_empty_and_is_logged_once(self) -> None:
         """Neither a 500 for as long as the cookie lives, nor silence."""
-        key = self.stored()
-        self.damage(key)
+        key = self.damaged()
         session = self.session(key)
         with suspicions() as messages:
             assert session.get("color") is None
             assert session.get("color") is None
         assert len(messages) == 1
-        assert session_id(key) in messages[0]
+        assert self.storage.identify(key) in messages[0]
         assert key not in messages[0]
 
     def test_a_damaged_payload_is_not_overwritten(self) -> None:
         """It may be another worker's, with a newer SECRET_KEY: the session goes on elsewhere."""
-        key = self.stored()
-        self.damage(key)
+        key = self.damaged()
         session = self.session(key)
         session.set("x", 1)
         session.save()
@@ -1129,7 +1161,7 @@ class EngineContract:
         with observed(self.storage, before=_break), raises(StorageUnavailable):
             session.save()
         session.save()
-        assert self.data(key) == {"color": "blue", "x": 1}
+        assert self.data(session.session_key) == {"color": "blue", "x": 1}
 
 
 class RequestContract:
@@ -1206,7 +1238,7 @@ class RequestContract:
         key = self.stored()
         response = self.request(lambda session: session.flush(), key)
         assert self.cookie(response) == ""
-        assert not self.SessionStore().exists(key)
+        assert not (self.storage.authoritative and self.SessionStore().exists(key))
 
     def test_flush_without_a_session_deletes_no_cookie(self) -> None:
         """There is none to delete."""
@@ -1253,7 +1285,7 @@ class RequestContract:
 
     def test_a_malformed_cookie_makes_no_trip_and_no_error(self) -> None:
         """Anybody can send anything."""
-        with observed(self.storage) as calls:
+        with observed(*stores_of(self.storage)) as calls:
             for key in MALFORMED_KEYS:
                 self.request(lambda session: session.get("x"), key)
         assert calls == []

@@ -137,7 +137,19 @@ class Case:
 
     @property
     def id(self) -> str:
-        return ":".join([self.engine, "+".join(store.name for store in self.stores)]).rstrip(":")
+        stores = "+".join(store.name for store in self.stores)
+        if self.engine == "cookie" and not stores:
+            stores = "unregistered"
+        return f"{self.engine}:{stores}".rstrip(":")
+
+    @property
+    def registry(self) -> str:
+        """The engine that keeps the registry, the stores being its; empty without one."""
+        if self.engine == "cache":
+            return "db" if self.database else ""
+        if self.engine != "cookie":
+            return ""
+        return {1: "cache" if self.cache else "db", 2: "cached_db"}.get(len(self.stores), "")
 
     @property
     def in_process(self) -> bool:
@@ -170,6 +182,11 @@ CASES = (
     Case("cached_db", DJANGO_REDIS, SQLITE),
     Case("cached_db", DATABASE_CACHE, SQLITE),
     Case("cached_db", FILE_CACHE, SQLITE),
+    Case("cookie"),
+    Case("cookie", database=SQLITE),
+    Case("cookie", DJANGO_REDIS),
+    Case("cookie", REDIS_CACHE, POSTGRESQL),
+    Case("cache", MEMCACHED, SQLITE),
 )
 
 
@@ -202,7 +219,7 @@ class Engine:
 
     @property
     def name(self) -> str:
-        """The engine: memory, file, db, cache or cached_db."""
+        """The engine: memory, file, db, cache, cached_db or cookie."""
         return self.case.engine
 
     @property
@@ -301,6 +318,8 @@ def activate(
             "SESSION_ENGINE": path,
             "SESSION_FILE_PATH": _folder("sessions"),
         }
+        if case.registry:
+            overrides["SESSIONSTORES"] = {"REGISTRY": case.registry}
         if case.cache is not None:
             overrides["CACHES"] = {
                 "default": _cache("django.core.cache.backends.locmem.LocMemCache"),

@@ -36,9 +36,12 @@ def test_a_server_selects_every_case_that_uses_it() -> None:
         "cache:redis-cache",
         "cached_db:django-redis+sqlite",
         "cached_db:redis-cache+postgresql",
+        "cookie:django-redis",
+        "cookie:redis-cache+postgresql",
     }
 
 
+@pytest.mark.authoritative
 def test_a_case_starts_empty(engine: cases.Engine) -> None:
     """Sessions of other tests would be counted, listed and purged by the next one."""
     session = engine.SessionStore()
@@ -49,6 +52,7 @@ def test_a_case_starts_empty(engine: cases.Engine) -> None:
         assert not anew.SessionStore().exists(session.session_key)
 
 
+@pytest.mark.authoritative
 def test_emptying_removes_sessions_at_any_time(engine: cases.Engine) -> None:
     """A test that counts sessions between two steps would count those of the first step too."""
     session = engine.SessionStore()

@@ -33,7 +33,10 @@ LONGEST_REQUEST = 12 * TIMEOUT
 """Seconds: a request asks the store three times at most, each time may be tried once more, to
 connect and to be answered. What hangs for ever takes longer."""
 
-CACHES = ("cache:django-redis", "cache:redis-cache", "cache:memcached", "cache:memcached-nodes")
+CACHES = (
+    *("cache:django-redis", "cache:redis-cache", "cache:memcached", "cache:memcached-nodes"),
+    "cookie:django-redis",  # Its registry.
+)
 DATABASES = ("db:postgresql", "db:mariadb")
 CACHED = ("cached_db:redis-cache+postgresql", "cached_db:memcached+mariadb")
 
@@ -47,7 +50,8 @@ def short_timeouts() -> AbstractContextManager[Any]:
     elif "memcached" in entry["BACKEND"]:
         entry["OPTIONS"] = {"timeout": TIMEOUT, "connect_timeout": TIMEOUT}
     return override_settings(
-        CACHES={**django_settings.CACHES, CACHE_ALIAS: entry}, SESSIONSTORES={"CACHE_RETRY": 0.2}
+        CACHES={**django_settings.CACHES, CACHE_ALIAS: entry},
+        SESSIONSTORES={**getattr(django_settings, "SESSIONSTORES", {}), "CACHE_RETRY": 0.2},
     )
 
 

@@ -18,10 +18,9 @@ from django_sessionstores.codec import Codec, KeyRing
 from django_sessionstores.conf import codec
 from django_sessionstores.exceptions import PayloadTooLarge, UnserializableValue
 from django_sessionstores.merge import merge, same
-from django_sessionstores.records import session_id
 from django_sessionstores.serializers import TypedSerializer
 from django_sessionstores.session import now
-from django_sessionstores.testing import DAY, MALFORMED_KEYS, at, inner_storages, observed
+from django_sessionstores.testing import DAY, MALFORMED_KEYS, at, observed, stores_of
 
 COOKIE = "sessionid"
 
@@ -186,7 +185,7 @@ def test_int_keys_of_the_session_itself(engine: Any) -> None:
     again = engine.SessionStore(session.session_key)
     again[1] = "uno"
     again.save()
-    assert load(engine, session.session_key) == {1: "uno"}
+    assert load(engine, again.session_key) == {1: "uno"}
 
 
 def test_an_empty_session(engine: Any) -> None:
@@ -326,7 +325,7 @@ def test_a_negative_lifetime_ends_the_session(engine: Any, age: Any) -> None:
     session = engine.SessionStore(key)
     session.set_expiry(age)
     session.save()
-    assert load(engine, key) == {}
+    assert load(engine, session.session_key) == {}
 
 
 @pytest.mark.engines("file", "db:sqlite")
@@ -358,7 +357,8 @@ def test_a_megabyte(engine: Any) -> None:
     blob = os.urandom(1_048_576)
     session["blob"] = blob
     limit = engine.storage.max_payload
-    if "cache:memcached" in engine.id or (limit is not None and limit <= len(blob)):
+    limited = "cache:memcached" in engine.id or engine.name == "cookie"
+    if limited or (limit is not None and limit <= len(blob)):
         with pytest.raises(PayloadTooLarge):
             session.save()
         assert load(engine, key) == {"color": "blue"}
@@ -378,10 +378,10 @@ def test_a_strange_cookie_makes_no_trip_and_no_error(engine: Any, route: str) ->
             continue  # Parsing a cookie strips it.
         # The bytes of a header as WSGI hands them on; the client's own cookies would be quoted.
         header = f"{COOKIE}={key}".encode("utf-8", "surrogateescape").decode("latin-1")
-        with observed(engine.storage, *inner_storages(engine.storage)) as calls:
+        with observed(*stores_of(engine.storage)) as calls:
             response = Client().get(f"/{route}/", HTTP_COOKIE=header)
         assert response.status_code == 200, key
         assert set(calls) <= {"create"}, key
         if route == "write/x/1":
             assert response.cookies[COOKIE].value != key
-            assert engine.storage.read(session_id(response.cookies[COOKIE].value)) is not None
+            assert load(engine, response.cookies[COOKIE].value) == {"x": "1"}

@@ -8,6 +8,7 @@ from test_sqlite import *  # noqa: F403
 
 SESSION_ENGINE = os.environ["UPSTREAM_SESSION_ENGINE"]
 SESSION_CACHE_ALIAS = "sessions"
+SESSIONSTORES = {"REGISTRY": "db"}  # For the engines that need one.
 SESSION_FILE_PATH = os.environ["UPSTREAM_FOLDER"]
 CACHES = {
     "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},

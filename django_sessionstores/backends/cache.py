@@ -2,14 +2,22 @@
 
 from django.conf import settings
 
+from django_sessionstores.backends import with_registry
 from django_sessionstores.session import SessionStore as BaseSessionStore
-from django_sessionstores.storages.base import CacheStorage
-from django_sessionstores.storages.caches import storage_for
+from django_sessionstores.storages.base import Storage
+from django_sessionstores.storages.caches import Kind, kind_of, storage_for
 
 
 class SessionStore(BaseSessionStore):
-    """Sessions in Redis, memcached or any other Django cache, by the class of the cache."""
+    """Sessions in Redis, memcached or any other Django cache, by the class of the cache.
+
+    Those in memcached, which can list nothing, are in the registry where `REGISTRY` names one.
+    """
 
     @classmethod
-    def make_storage(cls) -> CacheStorage:
-        return storage_for(settings.SESSION_CACHE_ALIAS)
+    def make_storage(cls) -> Storage:
+        storage = storage_for(settings.SESSION_CACHE_ALIAS)
+        # A registry in the same cache would be this engine again.
+        if kind_of(settings.SESSION_CACHE_ALIAS) is Kind.MEMCACHED:
+            return with_registry(storage)
+        return storage

@@ -75,6 +75,9 @@ class Storage:
     max_payload: int | None = None
     """Bytes that a payload may have; ``None`` where memory is the limit."""
 
+    authoritative: bool = True
+    """Whether the store says what the session is now, not who presents a key: whether a session
+    can be ended, and none of two requests' changes is lost."""
     holds_in_key: bool = False
     """Whether the record is in the session key itself, so that each write makes another key."""
     keeps_changes: bool = False

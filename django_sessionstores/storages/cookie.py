@@ -62,6 +62,7 @@ class CookieStorage(Storage):
     both.
     """
 
+    authoritative = False
     holds_in_key = True
     native_async = True
     self_expiring = True
@@ -74,7 +75,7 @@ class CookieStorage(Storage):
             record = self.read(key)
         except UnreadablePayload:
             return None
-        return record and record.id
+        return None if record is None else record.id
 
     def locate(self, key: str) -> str:
         return _Secret(key)

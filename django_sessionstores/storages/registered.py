@@ -169,7 +169,8 @@ class Registered(Storage):
 
     def _purge(self, now: int, batch: int) -> Flow[int]:
         purged: int = yield Call(self.data, "purge", (now, batch))
-        return purged + (yield Call(self.registry, "purge", (now, batch)))
+        entries: int = yield Call(self.registry, "purge", (now, batch))
+        return purged + entries
 
     # --- Entries ---------------------------------------------------------------------------
 
@@ -290,8 +291,9 @@ def _updated(outcome: Updated, entry: Record) -> Updated:
 
 
 def _entry_of(record: Record) -> Record:
-    handle: _Handle = record.handle
-    return handle.entry
+    if isinstance(record.handle, _Handle):
+        return record.handle.entry
+    return msgspec.structs.replace(record, payload=b"")
 
 
 def _own(record: Record) -> Record:
@@ -320,7 +322,7 @@ def _changes(entry: Record) -> list[_Change]:
 
 
 def _changes_since(version: int, entry: Record) -> tuple[bytes, ...] | None:
-    """What was saved after ``version``, the oldest first; ``None`` where some of it is forgotten."""
+    """What was saved after ``version``, the oldest first; ``None`` if some of it is forgotten."""
     if version >= entry.version:
         return ()
     newer = [change for change in _changes(entry) if change[0] > version]
