@@ -3,12 +3,13 @@
 import importlib
 import os
 import pickle
+import re
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 from unittest import mock
 
@@ -186,7 +187,7 @@ def _log_out_after_read(session: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("view", "trips"),
+    ("view", "commands"),
     [
         (_read, 1),
         (_read_and_write, 2),
@@ -195,12 +196,12 @@ def _log_out_after_read(session: Any) -> None:
         (_log_out_after_read, 2),
     ],
 )
-def test_a_request_costs_its_trips_and_no_connection(
-    session_class: Any, meter: Meter, view: Callable[[Any], None], trips: int
+def test_a_request_costs_its_commands_and_no_connection(
+    session_class: Any, meter: Meter, view: Callable[[Any], None], commands: int
 ) -> None:
-    """Each command is a wait for the network. Reading with the cas token is what makes a save one
-    command, and Django's own cache would close its connections with each request. A login is a
-    read, the new record and the tombstone of the old one."""
+    """Reading with the cas token is what makes a save one command, and Django's own cache would
+    close its connections with each request. A login is a read, the new record and the tombstone
+    of the old one."""
     first = session_class()
     first["cart"] = 1
     first.save()
@@ -210,7 +211,37 @@ def test_a_request_costs_its_trips_and_no_connection(
     view(session_class(first.session_key))
     request_finished.send(None)
 
-    assert meter.read() == (trips, 0)
+    assert meter.read() == (commands, 0)
+
+
+@pytest.mark.parametrize(
+    ("view", "trips"),
+    [
+        (_read, 1),
+        (_read_and_write, 2),
+        (_log_in, 2),
+        (_log_out, 1),
+        (_log_out_after_read, 2),
+    ],
+)
+def test_a_request_waits_for_its_node_no_more_often_than_it_must(
+    view: Callable[[Any], None], trips: int
+) -> None:
+    """A login sends its two writes at once: it is the wait that costs, not the command."""
+    from django_sessionstores.backends.cache import SessionStore
+
+    with Proxy(shared(Memcached).port) as proxy:
+        entry = {"BACKEND": BACKEND, "LOCATION": proxy.address}
+        with override_settings(CACHES={"default": entry}, SESSION_CACHE_ALIAS="default"):
+            first = SessionStore()
+            first["cart"] = 1
+            first.save()
+            proxy.trips = 0
+
+            view(SessionStore(first.session_key))
+
+            assert proxy.trips == trips
+        SessionStore.storage().close()
 
 
 def test_the_first_write_is_one_trip(session_class: Any, meter: Meter) -> None:
@@ -631,6 +662,19 @@ def test_a_pool_that_is_used_up_is_an_outage(service: Service) -> None:
 # Nodes --------------------------------------------------------------------------------------------
 
 
+def test_an_outage_uses_up_no_place_in_the_pool() -> None:
+    """A connection that failed and is still counted leaves one less, until the site is down."""
+    server = Memcached()
+    with private(server, max_pool_size=1) as (_, storage):
+        storage.create(record(), now())
+        server.kill()
+        with pytest.raises(StorageUnavailable):
+            storage.read("a" * 40)
+        server.restart()
+
+        assert storage.read("a" * 40) is None
+
+
 def on_node(storage: memcached.MemcachedStorage, address: str, skip: int = 0) -> str:
     """The id of a session that belongs to the node."""
     ids = (numbered(n) for n in range(10_000))
@@ -704,8 +748,11 @@ def test_who_logged_out_stays_so_when_another_node_returns() -> None:
 # Commands that are sent twice ---------------------------------------------------------------------
 
 
+STORED = b"STORED\r\n"
+
+
 class Proxy:
-    """Stands between client and server, and can keep an answer to itself.
+    """Stands between client and server, counts, and can keep an answer to itself or change it.
 
     One connection at a time is enough for a storage that is used by one thread.
     """
@@ -715,9 +762,14 @@ class Proxy:
         self._listener = socket.create_server((HOST, 0))
         self.address = f"{HOST}:{self._listener.getsockname()[1]}"
         self.commands: list[bytes] = []
+        self.trips = 0
+        """How often the client sent something, be it several commands, and then waited."""
+        self.connections = 0
         self.break_after: bytes | None = None
         """Close the connection instead of passing on the answer to the next such command."""
         self.before_breaking: Callable[[], object] = lambda: None
+        self.change_both: Callable[[bytes], bytes] | None = None
+        """What becomes of the next answer to two commands, which are carried out by then."""
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
@@ -733,20 +785,27 @@ class Proxy:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self.connections += 1
                 with client, socket.create_connection(self._server) as server:
                     self._relay(client, server)
 
     def _relay(self, client: socket.socket, server: socket.socket) -> None:
-        # Questions and answers are small here: each is one piece.
+        # Questions and answers are small here: each is one piece, but for the answer to two.
         while question := client.recv(65_536):
-            name = question.split(maxsplit=1)[0]
-            self.commands.append(name)
+            names = re.findall(rb"(?:^|\n)(add|cas|delete|gets|set|version) ", question)
+            self.commands += names
+            self.trips += 1
             server.sendall(question)
             answer = server.recv(65_536)
-            if name == self.break_after:
+            while answer.count(b"\n") < len(names):
+                answer += server.recv(65_536)
+            if self.break_after in names:
                 self.break_after = None
                 self.before_breaking()
                 return
+            if len(names) == 2 and self.change_both:
+                answer = self.change_both(answer)
+                self.change_both = None
             client.sendall(answer)
 
 
@@ -757,7 +816,8 @@ def relayed() -> Iterator[tuple[Proxy, memcached.MemcachedStorage]]:
     client = client_of(server)
     client.flush_all()
     client.close()
-    with Proxy(server.port) as proxy, storage_at([proxy.address]) as storage:
+    options = {"timeout": PATIENCE}
+    with Proxy(server.port) as proxy, storage_at([proxy.address], OPTIONS=options) as storage:
         storage.read("a" * 40)
         proxy.commands.clear()
         yield proxy, storage
@@ -867,6 +927,285 @@ def test_a_connection_that_breaks_when_new_is_an_outage() -> None:
         with pytest.raises(StorageUnavailable):
             storage.read("a" * 40)
         assert proxy.commands == [b"gets"]
+
+
+# Two writes in one trip ---------------------------------------------------------------------------
+
+NEW = "b" * 40
+NEW_KEY = ":1:django_sessionstores:" + NEW
+
+
+def grave_of(base: Record) -> Record:
+    return tombstone(base.id, State.SUPERSEDED, now=now(), seconds=60)
+
+
+@pytest.fixture
+def rotating(
+    relayed: tuple[Proxy, memcached.MemcachedStorage],
+) -> Iterator[tuple[Proxy, memcached.MemcachedStorage, Record, Client]]:
+    """A storage behind a proxy, a record that it has read, and a client past the proxy."""
+    proxy, storage = relayed
+    storage.create(record(), now())
+    base = storage.read("a" * 40)
+    assert base is not None
+    proxy.commands.clear()
+    proxy.trips = 0
+    other = client_of(shared(Memcached))
+    yield proxy, storage, base, other
+    other.close()
+
+
+Rotating = tuple[Proxy, memcached.MemcachedStorage, Record, Client]
+
+
+def test_a_rotation_creates_and_supersedes_at_once(rotating: Rotating) -> None:
+    """Half of it would be a session under two keys, or under none."""
+    proxy, storage, base, _ = rotating
+
+    outcome = storage.rotate(record(NEW, payload=b"new"), base, grave_of(base), now())
+
+    assert isinstance(outcome, Updated)
+    assert (proxy.commands, proxy.trips) == ([b"add", b"cas"], 1)
+    created, superseded = storage.read(NEW), storage.read(base.id)
+    assert created is not None
+    assert created.payload == b"new"
+    assert superseded is not None
+    assert superseded.state is State.SUPERSEDED
+
+
+def test_a_rotation_between_two_nodes_takes_a_trip_to_each() -> None:
+    """There is no way to write to both at once; the outcome must be the same."""
+    with private(MemcachedNodes()) as (nodes, storage):
+        old, new = (on_node(storage, address) for address in nodes.addresses[:2])
+        storage.create(record(old), now())
+        base = storage.read(old)
+        assert base is not None
+        storage.read(new)  # Connects, which is no part of it.
+        with closing(Meter(nodes)) as meter:
+            assert isinstance(storage.rotate(record(new), base, grave_of(base), now()), Updated)
+            commands, _ = meter.read()
+
+        assert commands == 2
+        assert storage.read(new) is not None
+        superseded = storage.read(old)
+        assert superseded is not None
+        assert superseded.state is State.SUPERSEDED
+
+
+def test_a_rotation_over_a_connection_not_yet_made_connects(rotating: Rotating) -> None:
+    """A worker's first request to a node may be a login whose session it got from elsewhere."""
+    _, storage, base, _ = rotating
+    storage.close()
+
+    assert isinstance(storage.rotate(record(NEW), base, grave_of(base), now()), Updated)
+
+
+def test_a_rotation_of_a_session_that_has_just_been_touched_goes_through(
+    rotating: Rotating,
+) -> None:
+    """A touch changes the token and not the version: a parallel request that only reads must not
+    make a login fail."""
+    _, storage, base, _ = rotating
+    storage.touch(base, base.expires + HOUR, base.last_activity, now())
+
+    assert isinstance(storage.rotate(record(NEW), base, grave_of(base), now()), Updated)
+    superseded = storage.read(base.id)
+    assert superseded is not None
+    assert superseded.state is State.SUPERSEDED
+
+
+def test_a_rotation_that_meets_a_save_leaves_nothing(rotating: Rotating) -> None:
+    """The new session is there by the time the old one turns out to have changed. Left behind, it
+    is a logged-in session that nobody holds; and the change must be merged, not lost."""
+    _, storage, base, other = rotating
+    storage.update(successor(base, payload=b"theirs"), base, now())
+
+    outcome = storage.rotate(record(NEW), base, grave_of(base), now())
+
+    assert isinstance(outcome, Conflict)
+    assert outcome.current.payload == b"theirs"
+    assert other.get(NEW_KEY) is None
+    held = storage.read(base.id)
+    assert held is not None
+    assert (held.state, held.payload) == (State.LIVE, b"theirs")
+
+
+def test_a_rotation_that_meets_a_logout_leaves_nothing(rotating: Rotating) -> None:
+    """It would log in again, under another key, who has just logged out."""
+    _, storage, base, other = rotating
+    storage.delete(base.id)
+
+    assert isinstance(storage.rotate(record(NEW), base, grave_of(base), now()), Gone)
+    assert other.get(NEW_KEY) is None
+    assert other.get(KEY) is None
+
+
+def test_an_expired_session_does_not_rotate(rotating: Rotating) -> None:
+    """Its item may still be there, with the token that was read."""
+    _, storage, base, other = rotating
+    late = base.expires + 1
+
+    assert isinstance(storage.rotate(record(NEW), base, grave_of(base), late), Gone)
+    assert other.get(NEW_KEY) is None
+
+
+def test_a_rotation_to_a_taken_key_leaves_both_as_they_were(rotating: Rotating) -> None:
+    """The old session is superseded by the time the new key turns out to be taken: its user would
+    be logged out, or get the session of another."""
+    _, storage, base, _ = rotating
+    storage.create(record(NEW, payload=b"another's"), now())
+
+    assert isinstance(storage.rotate(record(NEW), base, grave_of(base), now()), Taken)
+    assert pack(storage.read(base.id)) == pack(base)
+    taken = storage.read(NEW)
+    assert taken is not None
+    assert taken.payload == b"another's"
+
+
+def test_a_rotation_to_more_than_an_item_holds_leaves_the_session(
+    storage: memcached.MemcachedStorage,
+) -> None:
+    """The node would refuse the large new item and take a small tombstone."""
+    old, new = numbered(1), next(n for n in map(numbered, range(2, 999)) if same_node(storage, n))
+    storage.create(record(old), now())
+    base = storage.read(old)
+    assert base is not None
+
+    with pytest.raises(PayloadTooLarge, match=r"takes \d{7} bytes"):
+        storage.rotate(record(new, payload=bytes(1024 * 1024)), base, grave_of(base), now())
+
+    assert storage.read(new) is None
+    assert pack(storage.read(old)) == pack(base)
+
+
+@pytest.mark.parametrize("size", [100, 1000, 100_000])
+def test_a_rotation_on_a_full_node_leaves_the_session(size: int) -> None:
+    """A node started with -M has no room for the new session, but might have for the tombstone.
+    The session could not even be put back: what is read often keeps its memory for a while."""
+    with Memcached("-m", "2", "-M") as server, storage_at(server.addresses) as storage:
+        storage.create(record(payload=bytes(size)), now())
+        # The room for one tombstone is that for a thousand.
+        storage.bury(grave_of(record("c" * 40)), now())
+        with suppress(StorageFull):
+            for number in range(50_000):
+                storage.create(record(numbered(number), payload=bytes(size)), now())
+        storage.read("a" * 40)
+        base = storage.read("a" * 40)
+        assert base is not None
+
+        with pytest.raises(StorageFull):
+            storage.rotate(record(NEW, payload=bytes(size)), base, grave_of(base), now())
+
+        assert storage.read(NEW) is None
+        assert pack(storage.read("a" * 40)) == pack(base)
+
+
+@pytest.mark.parametrize("size", [90, 200, 330, 345, 1000, 65_000, 66_000, 1_000_000])
+def test_a_tombstone_is_padded_to_the_byte(size: int) -> None:
+    """memcached has memory for each range of sizes. In another range there may be room."""
+    assert len(memcached._padded(grave_of(record()), size)) == size
+
+
+def same_node(storage: memcached.MemcachedStorage, record_id: str) -> bool:
+    return storage._node_of(record_id) == storage._node_of(numbered(1))
+
+
+def test_a_session_that_is_put_back_does_not_undo_a_logout(rotating: Rotating) -> None:
+    """Between the refused login and the undoing of its tombstone, the user signs out."""
+    proxy, storage, base, other = rotating
+    storage.create(record(NEW), now())
+
+    def log_out(answer: bytes) -> bytes:
+        other.delete(KEY)
+        return answer
+
+    proxy.change_both = log_out
+
+    assert isinstance(storage.rotate(record(NEW), base, grave_of(base), now()), Taken)
+    assert other.get(KEY) is None
+
+
+def test_a_rotation_whose_answer_was_lost_is_no_conflict_with_itself(rotating: Rotating) -> None:
+    """Both were done: taken for a conflict, the user would be told that the session has ended."""
+    proxy, storage, base, other = rotating
+    proxy.break_after = b"add"
+
+    assert isinstance(storage.rotate(record(NEW), base, grave_of(base), now()), Updated)
+    assert other.get(NEW_KEY) is not None
+    assert proxy.commands == [b"add", b"cas", b"gets", b"gets"]
+
+
+def test_a_conflict_whose_answer_was_lost_is_one_all_the_same(rotating: Rotating) -> None:
+    """The new session is there, but not because the old one was superseded."""
+    proxy, storage, base, other = rotating
+    storage.update(successor(base, payload=b"theirs"), base, now())
+    proxy.break_after = b"add"
+
+    assert isinstance(storage.rotate(record(NEW), base, grave_of(base), now()), Conflict)
+    assert other.get(NEW_KEY) is None
+
+
+def test_a_node_that_was_restarted_since_it_was_read_has_no_session() -> None:
+    """The idle connection is closed and the node empty: an answer, and no error."""
+    server = Memcached()
+    with private(server) as (_, storage):
+        storage.create(record(), now())
+        base = storage.read("a" * 40)
+        assert base is not None
+        server.kill()
+        server.restart()
+
+        assert isinstance(storage.rotate(record(NEW), base, grave_of(base), now()), Gone)
+        assert storage.read(NEW) is None
+
+
+def test_a_node_that_falls_silent_between_two_answers_is_an_outage(rotating: Rotating) -> None:
+    """The second answer may still come. Whoever uses the connection next would take it for the
+    answer to something else."""
+    proxy, storage, base, _ = rotating
+    proxy.change_both = lambda answer: STORED
+
+    with pytest.raises(StorageUnavailable):
+        storage.rotate(record(NEW), base, grave_of(base), now())
+
+    assert proxy.connections == 1
+    created = storage.read(NEW)
+    assert created is not None
+    assert proxy.connections == 2
+
+
+@pytest.mark.parametrize("answer", [b"ERROR\r\n" + STORED, STORED * 3])
+def test_a_connection_that_said_what_nobody_asked_is_not_used_again(
+    rotating: Rotating, answer: bytes
+) -> None:
+    """There may be more to come, and the next visitor would get it for a session."""
+    proxy, storage, base, _ = rotating
+    proxy.change_both = lambda _: answer
+
+    with suppress(StorageUnavailable):
+        storage.rotate(record(NEW), base, grave_of(base), now())
+    storage.read(base.id)
+
+    assert proxy.connections == 2
+
+
+class InPieces:
+    """A connection on which answers arrive in pieces."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces = list(pieces)
+
+    def recv(self, size: int) -> bytes:
+        return self._pieces.pop(0)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [[b"STORED\r\n", b"EXISTS\r\n"], [b"STO", b"RED\r", b"\nEXISTS", b"\r", b"\n"]],
+)
+def test_two_answers_may_arrive_in_pieces(pieces: list[bytes]) -> None:
+    """The network cuts where it likes. What is left unread is the next command's answer."""
+    assert memcached._two_lines(InPieces(*pieces)) == [b"STORED", b"EXISTS"]
 
 
 # Processes and packages ---------------------------------------------------------------------------
