@@ -8,16 +8,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 from django.conf import settings as django_settings
+from django.contrib.sessions.middleware import SessionMiddleware as DjangoSessionMiddleware
 from django.core import checks, mail
 from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
 
 from . import conf
 from .conf import NAME, OPTIONS
+from .middleware import SessionMiddleware
 from .session import SessionStore
 from .storages.base import CacheStorage, Storage
 from .storages.file import FileStorage
@@ -194,6 +197,119 @@ def check_file_path(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMes
             id="sessionstores.W004",
         )
     ]
+
+
+MIDDLEWARE_OPTIONS: Final = (
+    "ON_OUTAGE",
+    "OUTAGE_RETRY_AFTER",
+    "TRUSTED_PROXIES",
+    "COOKIE_PARTITIONED",
+)
+"""Options that only the package's middleware heeds."""
+
+
+def _session_middlewares() -> list[type[DjangoSessionMiddleware]]:
+    """Django's session middleware and its subclasses, as far as ``MIDDLEWARE`` has them."""
+    try:
+        found = [import_string(path) for path in django_settings.MIDDLEWARE]
+    except ImportError:
+        return []  # Django says so at the start.
+    return [
+        each
+        for each in found
+        if isinstance(each, type) and issubclass(each, DjangoSessionMiddleware)
+    ]
+
+
+def _has_middleware() -> bool:
+    return any(issubclass(each, SessionMiddleware) for each in _session_middlewares())
+
+
+@checks.register(checks.Tags.security)
+def check_cookie(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """The browser takes the session cookie as it is named and marked."""
+    messages: list[checks.CheckMessage] = []
+    name = django_settings.SESSION_COOKIE_NAME
+    prefix = next((p for p in ("__Host-", "__Secure-") if name.lower().startswith(p.lower())), None)
+    asked = {"SESSION_COOKIE_SECURE": True} if prefix else {}
+    if prefix == "__Host-":
+        asked |= {"SESSION_COOKIE_PATH": "/", "SESSION_COOKIE_DOMAIN": None}
+    wrong = [
+        f"{key} = {want!r}" for key, want in asked.items() if getattr(django_settings, key) != want
+    ]
+    if wrong:
+        messages.append(
+            checks.Error(
+                f"Browsers refuse the cookie {name!r} with these settings: nobody keeps a session.",
+                hint=f"The prefix {prefix} asks for: {', '.join(wrong)}.",
+                id="sessionstores.E007",
+            )
+        )
+    try:
+        partitioned = conf.settings.COOKIE_PARTITIONED
+    except ImproperlyConfigured:
+        return messages  # check_settings says so.
+    if partitioned and not django_settings.SESSION_COOKIE_SECURE:
+        messages.append(
+            checks.Error(
+                "Browsers refuse a cookie that is Partitioned and not Secure.",
+                hint=f"Set SESSION_COOKIE_SECURE = True, or remove {NAME}['COOKIE_PARTITIONED'].",
+                id="sessionstores.E008",
+            )
+        )
+    return messages
+
+
+@checks.register
+def check_middleware(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """There is one session middleware, and it is the package's where options ask for that."""
+    messages: list[checks.CheckMessage] = []
+    if len(_session_middlewares()) > 1 and _has_middleware():
+        messages.append(
+            checks.Error(
+                "MIDDLEWARE has more than one session middleware: the last one's session is used, "
+                "and the first one's answer.",
+                hint="Put the package's in the place of Django's.",
+                id="sessionstores.E009",
+            )
+        )
+    options = getattr(django_settings, NAME, {})
+    idle = [name for name in MIDDLEWARE_OPTIONS if isinstance(options, dict) and name in options]
+    if idle and not _has_middleware():
+        messages.append(
+            checks.Warning(
+                f"{NAME} has options that nothing heeds: {', '.join(idle)}.",
+                hint="They are for django_sessionstores.middleware.SessionMiddleware. Put it in "
+                "MIDDLEWARE in the place of Django's, or remove them.",
+                id="sessionstores.W010",
+            )
+        )
+    return messages
+
+
+@checks.register(checks.Tags.security, deploy=True)
+def check_cookie_protection(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """The session cookie is Secure and HttpOnly, where Django's checks do not look."""
+    if "django.contrib.sessions" in django_settings.INSTALLED_APPS or not _has_middleware():
+        return []  # Django's security.W010 to W015 say so.
+    messages: list[checks.CheckMessage] = []
+    if not django_settings.SESSION_COOKIE_SECURE:
+        messages.append(
+            checks.Warning(
+                "The session cookie is also sent over plain HTTP, where anybody can read it.",
+                hint="Set SESSION_COOKIE_SECURE = True.",
+                id="sessionstores.W011",
+            )
+        )
+    if not django_settings.SESSION_COOKIE_HTTPONLY:
+        messages.append(
+            checks.Warning(
+                "Scripts in a page can read the session cookie, those of an attacker included.",
+                hint="Set SESSION_COOKIE_HTTPONLY = True.",
+                id="sessionstores.W012",
+            )
+        )
+    return messages
 
 
 @checks.register(checks.Tags.security, deploy=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.core import checks as django_checks
 from django.core import mail
@@ -12,6 +14,8 @@ from django_sessionstores.backends.memory import SessionStore as MemorySessionSt
 
 ENGINES = "django_sessionstores.backends."
 LOCMEM = "django.core.cache.backends.locmem.LocMemCache"
+OURS = "django_sessionstores.middleware.SessionMiddleware"
+DJANGOS = "django.contrib.sessions.middleware.SessionMiddleware"
 DUMMY = "django.core.cache.backends.dummy.DummyCache"
 
 
@@ -45,6 +49,9 @@ def ids(check) -> list[str]:
         checks.check_cache,
         checks.check_file_path,
         checks.check_encryption_keys,
+        checks.check_cookie,
+        checks.check_middleware,
+        checks.check_cookie_protection,
     ],
 )
 @override_settings(SESSION_ENGINE=ENGINES + "memory", DEBUG=True)
@@ -192,6 +199,106 @@ def test_short_encryption_keys_are_named_by_position_only():
         (message,) = checks.check_encryption_keys(None)
     assert message.id == "sessionstores.W005"
     assert "hunter2" not in str(message)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"SESSION_COOKIE_NAME": "__Secure-id"}, ["SECURE"]),
+        ({"SESSION_COOKIE_NAME": "__secure-id"}, ["SECURE"]),
+        ({"SESSION_COOKIE_NAME": "__Host-id"}, ["SECURE"]),
+        ({"SESSION_COOKIE_NAME": "__Host-id", "SESSION_COOKIE_PATH": "/x/"}, ["SECURE", "PATH"]),
+        (
+            {"SESSION_COOKIE_NAME": "__Host-id", "SESSION_COOKIE_DOMAIN": "example.com"},
+            ["SECURE", "DOMAIN"],
+        ),
+    ],
+    ids=str,
+)
+def test_prefix_of_the_cookie_must_hold(wrong, named):
+    """E007: a browser that refuses the cookie says so to nobody; every login is lost."""
+    with override_settings(**wrong):
+        (message,) = checks.check_cookie(None)
+    assert message.id == "sessionstores.E007"
+    assert re.findall(r"SESSION_COOKIE_(\w+)", message.hint) == named
+
+
+@pytest.mark.parametrize("name", ["__Secure-id", "__Host-id", "Host-id"])
+def test_prefix_of_the_cookie_that_holds_passes(name):
+    """The settings that the hint asks for are enough."""
+    with override_settings(SESSION_COOKIE_NAME=name, SESSION_COOKIE_SECURE=name.startswith("__")):
+        assert ids(checks.check_cookie) == []
+
+
+def test_partitioned_cookie_must_be_secure():
+    """E008: refused by browsers as well, without a word."""
+    with override_settings(SESSIONSTORES={"COOKIE_PARTITIONED": True}):
+        assert ids(checks.check_cookie) == ["sessionstores.E008"]
+        with override_settings(SESSION_COOKIE_SECURE=True):
+            assert ids(checks.check_cookie) == []
+    with override_settings(SESSIONSTORES={"COOKIE_PARTITIONED": "yes"}):
+        assert ids(checks.check_cookie) == []
+        assert ids(checks.check_settings) == ["sessionstores.E003"]
+
+
+def test_two_session_middlewares_are_refused():
+    """E009: they would answer for two sessions, of which the view sees one."""
+    for middleware in ([OURS, DJANGOS], [DJANGOS, OURS], [OURS, OURS]):
+        with override_settings(MIDDLEWARE=middleware):
+            assert ids(checks.check_middleware) == ["sessionstores.E009"]
+
+
+def test_options_without_the_middleware_are_named():
+    """W010: who sets TRUSTED_PROXIES believes that it is heeded."""
+    options = {"TRUSTED_PROXIES": ["10.0.0.1"], "ON_OUTAGE": "anonymous", "TOUCH_INTERVAL": 5}
+    with override_settings(SESSIONSTORES=options, MIDDLEWARE=[DJANGOS]):
+        (message,) = checks.check_middleware(None)
+        assert message.id == "sessionstores.W010"
+        assert "TRUSTED_PROXIES" in message.msg
+        assert "TOUCH_INTERVAL" not in message.msg
+        with override_settings(MIDDLEWARE=[OURS]):
+            assert ids(checks.check_middleware) == []
+
+
+def test_a_middleware_that_does_not_exist_is_djangos_to_report():
+    """The check must not be what fails."""
+    with override_settings(MIDDLEWARE=["no.such.Middleware"]):
+        assert ids(checks.check_middleware) == []
+
+
+def test_cookie_without_protection_is_named_where_django_does_not_look():
+    """W011, W012: Django looks for its own app and middleware by name."""
+    with override_settings(
+        INSTALLED_APPS=["django_sessionstores"],
+        MIDDLEWARE=[OURS],
+        SESSION_COOKIE_SECURE=False,
+        SESSION_COOKIE_HTTPONLY=False,
+    ):
+        assert ids(checks.check_cookie_protection) == ["sessionstores.W011", "sessionstores.W012"]
+        with override_settings(SESSION_COOKIE_SECURE=True, SESSION_COOKIE_HTTPONLY=True):
+            assert ids(checks.check_cookie_protection) == []
+        with override_settings(INSTALLED_APPS=["django.contrib.sessions"]):
+            assert ids(checks.check_cookie_protection) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"TRUSTED_PROXIES": ["10.0.0.1/8"]},
+        {"TRUSTED_PROXIES": "10.0.0.1"},
+        {"TRUSTED_PROXIES": ["nginx"]},
+        {"ON_OUTAGE": "ignore"},
+        {"OUTAGE_RETRY_AFTER": 1.5},
+        {"COOKIE_PARTITIONED": 1},
+    ],
+    ids=str,
+)
+def test_options_of_the_middleware_are_checked(options):
+    """E003: a proxy that is not recognised would make everybody the proxy."""
+    with override_settings(SESSIONSTORES=options):
+        (message,) = checks.check_settings(None)
+    assert message.id == "sessionstores.E003"
+    assert next(iter(options)) in message.msg
 
 
 @override_settings(SESSION_ENGINE=ENGINES + "memory")

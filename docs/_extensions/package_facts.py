@@ -82,7 +82,7 @@ def default(name: str) -> str:
 
 def _type(function: Any) -> str:
     kind = typing.get_type_hints(function)["return"]
-    names = {float: "number", int: "whole number"}
+    names = {float: "number", int: "whole number", str: "string", bool: "``True`` or ``False``"}
     if kind in names:
         return names[kind]
     return {"Sequence": "list or tuple of strings", "Mapping": "dict"}[kind.__origin__.__name__]

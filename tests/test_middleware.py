@@ -1,0 +1,985 @@
+"""The package's middleware: what it adds to Django's, through the WSGI and the ASGI handler."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+from unittest import mock
+
+import pytest
+from asgiref.sync import SyncToAsync, async_to_sync
+from django.conf import settings as django_settings
+from django.contrib.admin.checks import check_dependencies
+from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.wsgi import WSGIHandler
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.template.response import SimpleTemplateResponse
+from django.test import RequestFactory, override_settings
+from django.urls import path
+
+from django_sessionstores.exceptions import StorageUnavailable
+from django_sessionstores.middleware import SessionMiddleware
+from django_sessionstores.records import draw_key, session_id
+from django_sessionstores.session import now
+from django_sessionstores.testing import HOUR, at, observed
+from tests import urls
+from tests.services import unavailable
+
+MIDDLEWARE = "django_sessionstores.middleware.SessionMiddleware"
+COOKIE = "sessionid"
+
+memory = pytest.mark.engines("memory")
+
+
+# Views and middlewares, each once for sync and once for async -------------------------------------
+
+
+class LateText(SimpleTemplateResponse):
+    """Reads the session when it is rendered, as a template does that shows the user's name."""
+
+    def __init__(self, request: HttpRequest) -> None:
+        super().__init__(None)
+        self._session = request.session
+
+    @property
+    def rendered_content(self) -> str:
+        return str(self._session.get("color"))
+
+
+def template(request: HttpRequest) -> HttpResponse:
+    return LateText(request)
+
+
+async def atemplate(request: HttpRequest) -> HttpResponse:
+    await request.session.aget("color")
+    return LateText(request)
+
+
+def stream(request: HttpRequest) -> StreamingHttpResponse:
+    request.session["streamed"] = True
+    return StreamingHttpResponse([b"streamed"])
+
+
+async def astream(request: HttpRequest) -> StreamingHttpResponse:
+    await request.session.aset("streamed", True)
+
+    async def body() -> Any:
+        yield b"streamed"
+
+    return StreamingHttpResponse(body())
+
+
+def lenient(request: HttpRequest) -> HttpResponse:
+    try:
+        return HttpResponse(request.session.get("color"))
+    except StorageUnavailable:
+        return HttpResponse("without a color")
+
+
+async def alenient(request: HttpRequest) -> HttpResponse:
+    try:
+        return HttpResponse(await request.session.aget("color"))
+    except StorageUnavailable:
+        return HttpResponse("without a color")
+
+
+def expire(request: HttpRequest, seconds: int) -> HttpResponse:
+    request.session.set_expiry(seconds)
+    request.session.save()
+    return HttpResponse("expires")
+
+
+async def aexpire(request: HttpRequest, seconds: int) -> HttpResponse:
+    await request.session.aset_expiry(seconds)
+    await request.session.asave()
+    return HttpResponse("expires")
+
+
+def without(request: HttpRequest) -> HttpResponse:
+    del request.session
+    return HttpResponse("without")
+
+
+async def awithout(request: HttpRequest) -> HttpResponse:
+    del request.session
+    return HttpResponse("without")
+
+
+def reset(request: HttpRequest) -> HttpResponse:
+    request.session.flush()
+    return HttpResponse("reset")
+
+
+async def areset(request: HttpRequest) -> HttpResponse:
+    await request.session.aflush()
+    return HttpResponse("reset")
+
+
+urlpatterns = urls.urlpatterns + [
+    path(prefix + route, view)
+    for route, *views in [
+        ("template/", template, atemplate),
+        ("stream/", stream, astream),
+        ("lenient/", lenient, alenient),
+        ("expire/<int:seconds>/", expire, aexpire),
+        ("without/", without, awithout),
+        ("reset/", reset, areset),
+    ]
+    for prefix, view in zip(["", "async/"], views, strict=True)
+]
+
+
+def reader(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
+    """An inner middleware that needs the session before the view is asked."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        request.session.get("color")
+        return get_response(request)
+
+    return middleware
+
+
+# Sites ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Cookie:
+    """A Set-Cookie header, with the names of its attributes in lower case."""
+
+    value: str
+    attributes: dict[str, str]
+
+    @property
+    def is_deletion(self) -> bool:
+        return self.attributes.get("max-age") == "0"
+
+
+@dataclass
+class Answer:
+    """What a client gets."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def header(self, name: str) -> str:
+        """The values of the header, with commas between them."""
+        return ", ".join(value for key, value in self.headers if key.lower() == name.lower())
+
+    @property
+    def cookies(self) -> dict[str, Cookie]:
+        found = {}
+        for name, value in self.headers:
+            if name.lower() == "set-cookie":
+                pair, *attributes = (text.strip() for text in value.split(";"))
+                key, _, text = pair.partition("=")
+                split = [attribute.partition("=") for attribute in attributes]
+                found[key] = Cookie(text.strip('"'), {k.lower(): v for k, _, v in split})
+        return found
+
+
+class WSGISite:
+    """Django behind a WSGI server, with sync views."""
+
+    prefix = "/"
+
+    def ask(self, path: str, cookies: dict[str, str], headers: dict[str, str]) -> Answer:
+        handler: Any = WSGIHandler()
+        started: list[tuple[str, list[tuple[str, str]]]] = []
+        environ = {
+            **RequestFactory()._base_environ(PATH_INFO=path, **headers),  # type: ignore[attr-defined]
+            "wsgi.errors": io.StringIO(),
+            "HTTP_COOKIE": "; ".join(f"{name}={value}" for name, value in cookies.items()),
+        }
+        response = handler(environ, lambda status, headers: started.append((status, headers)))
+        body = b"".join(response)
+        response.close()
+        ((status, response_headers),) = started
+        return Answer(int(status.split()[0]), response_headers, body)
+
+
+class ASGISite:
+    """Django behind an ASGI server, with async views. No work is done in a loop that blocks it."""
+
+    prefix = "/async/"
+
+    def ask(self, path: str, cookies: dict[str, str], headers: dict[str, str]) -> Answer:
+        # A server makes it before it starts a loop.
+        return async_to_sync(self._ask)(ASGIHandler(), path, cookies, headers)
+
+    async def _ask(
+        self, handler: Any, path: str, cookies: dict[str, str], headers: dict[str, str]
+    ) -> Answer:
+        names = {name[5:]: value for name, value in headers.items() if name.startswith("HTTP_")}
+        names["cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+        scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "GET",
+            "path": path,
+            "query_string": b"",
+            "headers": [
+                (name.lower().replace("_", "-").encode(), value.encode())
+                for name, value in names.items()
+            ],
+            "client": (headers.get("REMOTE_ADDR", "127.0.0.1"), 1),
+        }
+        asked, sent = iter([{"type": "http.request", "body": b""}]), []
+
+        async def receive() -> dict[str, Any]:
+            for event in asked:
+                return event
+            await asyncio.Event().wait()  # The browser stays until it has its answer.
+            raise AssertionError
+
+        async def send(event: dict[str, Any]) -> None:
+            sent.append(event)
+
+        await handler(scope, receive, send)
+        start, *rest = sent
+        return Answer(
+            start["status"],
+            [(name.decode(), value.decode()) for name, value in start["headers"]],
+            b"".join(event.get("body", b"") for event in rest),
+        )
+
+
+class Browser:
+    """Keeps cookies, as browsers do, of the site it is given."""
+
+    def __init__(self, site: Any, **cookies: str) -> None:
+        self.site = site
+        self.cookies = cookies
+
+    def get(self, path: str, **headers: str) -> Answer:
+        answer = self.site.ask(self.site.prefix + path, self.cookies, headers)
+        for name, cookie in answer.cookies.items():
+            if cookie.is_deletion:
+                self.cookies.pop(name, None)
+            else:
+                assert len(name) + len(cookie.value) <= 4096
+                self.cookies[name] = cookie.value
+        return answer
+
+
+@pytest.fixture(params=[WSGISite, ASGISite], ids=["wsgi", "asgi"])
+def site(request: pytest.FixtureRequest, engine: Any) -> Iterator[Any]:
+    """The test views on both kinds of server, under this middleware."""
+    with override_settings(MIDDLEWARE=[MIDDLEWARE], ROOT_URLCONF=__name__):
+        yield request.param()
+
+
+@pytest.fixture
+def browser(site: Any) -> Browser:
+    return Browser(site)
+
+
+@pytest.fixture
+def ada(browser: Browser) -> Browser:
+    """With a session that holds a color."""
+    browser.get("write/color/blue/")
+    return browser
+
+
+def read(browser: Browser) -> dict[str, Any]:
+    answer = browser.get("read/")
+    assert answer.status == 200
+    return dict(json.loads(answer.body))
+
+
+def broken(name: str) -> None:
+    raise StorageUnavailable("the store is gone")
+
+
+@contextmanager
+def messages(name: str = "django_sessionstores") -> Iterator[list[logging.LogRecord]]:
+    """What is logged meanwhile."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    try:
+        yield records
+    finally:
+        logger.removeHandler(handler)
+
+
+# As Django's -------------------------------------------------------------------------------------
+
+
+def test_the_admin_takes_it_for_djangos() -> None:
+    """admin.E410 asks for Django's middleware or a subclass."""
+    with override_settings(
+        INSTALLED_APPS=[*django_settings.INSTALLED_APPS, "django.contrib.admin"],
+        MIDDLEWARE=[MIDDLEWARE],
+    ):
+        assert "admin.E410" not in [message.id for message in check_dependencies()]
+
+
+@pytest.mark.parametrize("cookie", [True, False])
+def test_an_untouched_session_costs_nothing(site: Any, engine: Any, cookie: bool) -> None:
+    """Most requests of most sites: no trip, no cookie, and pages that any cache may share."""
+    browser = Browser(site, **({COOKIE: draw_key()} if cookie else {}))
+    with observed(engine.storage) as calls:
+        answer = browser.get("nothing/")
+    assert answer.status == 200
+    assert calls == []
+    assert answer.cookies == {}
+    assert answer.header("Vary") == ""
+
+
+def test_what_is_written_is_read(ada: Browser) -> None:
+    """The path of every session: a cookie from one request, its data in the next."""
+    answer = ada.get("read/")
+    assert b"blue" in answer.body
+    assert answer.header("Vary") == "Cookie"
+    assert answer.cookies == {}
+
+
+def test_a_login_gives_a_new_key(ada: Browser, user: Any) -> None:
+    """Without AuthenticationMiddleware, which is not asked by the views."""
+    before = ada.cookies[COOKIE]
+    ada.get(f"login/{user.username}/")
+    assert ada.cookies[COOKIE] != before
+    assert ada.get("who/").body == b"ada"
+
+
+def test_a_flushed_session_has_its_cookie_deleted(ada: Browser) -> None:
+    """Logout, with the header that keeps caches from handing the deletion to others."""
+    answer = ada.get("reset/")
+    assert answer.cookies[COOKIE].is_deletion
+    assert answer.header("Vary") == "Cookie"
+    assert ada.cookies == {}
+
+
+@memory
+def test_a_failed_view_saves_nothing(ada: Browser, engine: Any) -> None:
+    """What it left behind is half done."""
+    with observed(engine.storage) as calls:
+        answer = ada.get("fail/")
+    assert answer.status == 500
+    assert answer.cookies == {}
+    assert "update" not in calls
+    assert read(ada) == {"color": "blue"}
+
+
+@memory
+def test_a_session_that_ended_meanwhile_is_a_400(ada: Browser, engine: Any) -> None:
+    """As Django's: the user may have logged out in another request."""
+    stored = session_id(ada.cookies[COOKIE])
+
+    def end(name: str) -> None:
+        if name == "update":
+            engine.storage.delete(stored)
+
+    with observed(engine.storage, before=end):
+        answer = ada.get("write/color/red/")
+    assert answer.status == 400
+    assert answer.cookies == {}
+
+
+@memory
+def test_a_view_may_do_without_a_session(ada: Browser) -> None:
+    """Django's middleware lets it be deleted from the request, and so must this one."""
+    assert ada.get("without/").status == 200
+
+
+@memory
+def test_process_request_and_process_response_work_alone() -> None:
+    """Tests and decorators of projects call them, without the middleware's ``__call__``."""
+    middleware = SessionMiddleware(lambda request: HttpResponse())
+    request = RequestFactory().get("/")
+    middleware.process_request(request)
+    request.session["color"] = "blue"
+    response = middleware.process_response(request, HttpResponse())
+    assert response.cookies[COOKIE].value == request.session.session_key
+    assert type(request.session)(request.session.session_key)["color"] == "blue"
+
+
+@memory
+@pytest.mark.parametrize("name", ["signed_cookies", "cached_db", "cache", "file", "db"])
+def test_djangos_own_engines_work_under_it(site: Any, name: str, tmp_path: Any) -> None:
+    """A project may change the middleware first and the engine later."""
+    with override_settings(
+        SESSION_ENGINE=f"django.contrib.sessions.backends.{name}", SESSION_FILE_PATH=tmp_path
+    ):
+        browser = Browser(site)
+        browser.get("write/color/blue/")
+        browser.get("write/shape/round/")
+        assert read(browser) == {"color": "blue", "shape": "round"}
+        assert browser.get("reset/").cookies[COOKIE].is_deletion
+
+
+# Under ASGI --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hops(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The functions that were sent from a loop to a thread."""
+    sent: list[Any] = []
+    call = SyncToAsync.__call__
+
+    async def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        sent.append(self.func)
+        return await call(self, *args, **kwargs)
+
+    monkeypatch.setattr(SyncToAsync, "__call__", counted)
+    return sent
+
+
+@memory
+@pytest.mark.parametrize("path", ["nothing/", "write/color/red/", "reset/"])
+def test_it_sends_nothing_to_a_thread(engine: Any, hops: list[Any], path: str) -> None:
+    """Django's needs one for the request and one for the response, of the few there are. What is
+    left are Django's signals: the memory engine needs no thread of its own."""
+    asgi = ASGISite()
+    browser = Browser(asgi)
+    with override_settings(MIDDLEWARE=[MIDDLEWARE], ROOT_URLCONF=__name__):
+        browser.get("write/color/blue/")
+        hops.clear()
+        browser.get(path)
+    with_it = len(hops)
+    hops.clear()
+    with override_settings(MIDDLEWARE=[], ROOT_URLCONF=__name__):
+        Browser(asgi).get("nothing/")
+    assert with_it == len(hops)
+
+
+def test_no_call_blocks_the_loop(engine: Any, user: Any) -> None:
+    """One that does holds up every other request of the process. No storage declares any."""
+    if find_spec("blockbuster") is None:
+        unavailable("blockbuster is not installed. Install it with: uv sync --group tests")
+    import blockbuster
+
+    with (
+        override_settings(
+            MIDDLEWARE=[MIDDLEWARE], ROOT_URLCONF=__name__, SESSION_SAVE_EVERY_REQUEST=True
+        ),
+        blockbuster.blockbuster_ctx(),
+    ):
+        browser = Browser(ASGISite())
+        statuses = [
+            browser.get(path).status
+            for path in [
+                *("nothing/", "write/color/blue/", "read/", "nest/a/1/", "nothing/", "expire/60/"),
+                *(f"login/{user.username}/", "who/", "relogin/", "logout/", "read/", "fail/"),
+            ]
+        ]
+        with observed(engine.storage, before=broken):
+            browser.cookies[COOKIE] = draw_key()
+            statuses += [browser.get(path).status for path in ("read/", "nothing/")]
+    assert statuses == [200] * 11 + [500, 503, 503]
+
+
+# Outages -----------------------------------------------------------------------------------------
+
+NEEDY = ["read/", "template/", "write/color/red/", "stream/", "reset/"]
+"""Paths whose views need the session."""
+
+
+def assert_unavailable(answer: Answer) -> None:
+    """The whole of what a client is told."""
+    assert answer.status == 503
+    assert answer.header("Retry-After") == "5"
+    assert answer.header("Vary") == "Cookie"
+    assert "no-store" in answer.header("Cache-Control")
+    assert answer.cookies == {}
+
+
+def assert_not_cached(answer: Answer) -> None:
+    assert answer.header("Vary") == "Cookie"
+    assert "no-store" in answer.header("Cache-Control")
+    assert answer.cookies == {}
+
+
+@pytest.mark.parametrize("path", NEEDY)
+def test_an_outage_is_a_503_and_no_logout(ada: Browser, engine: Any, path: str) -> None:
+    """The browser keeps its cookie, the client knows when to come back, and no cache keeps it."""
+    with observed(engine.storage, before=broken):
+        assert_unavailable(ada.get(path))
+    assert read(ada) == {"color": "blue"}
+
+
+@memory
+@pytest.mark.parametrize("path", ["write/color/red/", "stream/"])
+def test_an_outage_at_the_save_is_a_503(ada: Browser, engine: Any, path: str) -> None:
+    """The view has answered, but what it wrote is not stored: its answer would be a lie."""
+
+    def refuse(name: str) -> None:
+        if name != "read":
+            broken(name)
+
+    with observed(engine.storage, before=refuse):
+        answer = ada.get(path)
+    assert_unavailable(answer)
+    assert b"written" not in answer.body
+    assert read(ada) == {"color": "blue"}
+
+
+@memory
+def test_an_outage_in_an_inner_middleware_is_a_503(ada: Browser, engine: Any) -> None:
+    """Django makes a 500 of its error before this middleware sees it."""
+    with (
+        override_settings(MIDDLEWARE=[MIDDLEWARE, f"{__name__}.reader"]),
+        observed(engine.storage, before=broken),
+    ):
+        assert_unavailable(ada.get("nothing/"))
+
+
+@memory
+def test_an_outage_behind_a_required_login_is_a_503(ada: Browser, engine: Any) -> None:
+    """The redirect to the login page would look like a logout. Also with exceptions let through."""
+    middleware = [
+        MIDDLEWARE,
+        "django.contrib.auth.middleware.AuthenticationMiddleware",
+        "django.contrib.auth.middleware.LoginRequiredMiddleware",
+    ]
+    for propagates in (False, True):
+        with (
+            override_settings(MIDDLEWARE=middleware, DEBUG_PROPAGATE_EXCEPTIONS=propagates),
+            observed(engine.storage, before=broken),
+        ):
+            assert_unavailable(ada.get("nothing/"))
+
+
+@memory
+def test_an_outage_of_a_rolling_session_is_a_503(ada: Browser, engine: Any) -> None:
+    """SESSION_SAVE_EVERY_REQUEST: the session is read only after the view."""
+    with (
+        override_settings(SESSION_SAVE_EVERY_REQUEST=True),
+        observed(engine.storage, before=broken),
+    ):
+        assert_unavailable(ada.get("nothing/"))
+
+
+@memory
+@pytest.mark.parametrize("saves_every_request", [False, True])
+def test_a_view_may_handle_the_outage_itself(
+    ada: Browser, engine: Any, saves_every_request: bool
+) -> None:
+    """Its answer stands, but only for this client and this moment."""
+    with (
+        override_settings(SESSION_SAVE_EVERY_REQUEST=saves_every_request),
+        observed(engine.storage, before=broken),
+    ):
+        answer = ada.get("lenient/")
+    assert answer.body == b"without a color"
+    assert_not_cached(answer)
+
+
+@memory
+def test_a_visitor_without_cookie_does_not_notice_an_outage(browser: Browser, engine: Any) -> None:
+    """There is no session to ask for."""
+    with observed(engine.storage, before=broken):
+        answer = browser.get("read/")
+    assert answer.status == 200
+    assert "no-store" not in answer.header("Cache-Control")
+
+
+@memory
+def test_another_error_stays_a_500(ada: Browser, engine: Any) -> None:
+    """A bug must not hide behind an outage that is none."""
+    assert ada.get("fail/").status == 500
+
+
+@memory
+def test_an_outage_is_logged_in_one_line(ada: Browser, engine: Any) -> None:
+    """With the storage's words and without the key; not once more as an error, which many sites
+    send as mail, for each request."""
+    with (
+        messages() as ours,
+        messages("django.request") as djangos,
+        observed(engine.storage, before=broken),
+    ):
+        ada.get("read/")
+    (record,) = ours
+    assert record.levelname == "WARNING"
+    assert "the store is gone" in record.getMessage()
+    assert "read/" in record.getMessage()
+    assert ada.cookies[COOKIE] not in record.getMessage()
+    assert djangos == []
+
+
+@memory
+def test_the_project_has_a_page_of_its_own_for_outages(
+    site: Any, engine: Any, tmp_path: Any
+) -> None:
+    """As for 404 and 500: 503.html, rendered without context."""
+    (tmp_path / "503.html").write_text("<h1>Back in {{ request }}{% now 'Y' %}</h1>")
+    backend = "django.template.backends.django.DjangoTemplates"
+    with override_settings(TEMPLATES=[{"BACKEND": backend, "DIRS": [tmp_path]}]):
+        browser = Browser(site, **{COOKIE: draw_key()})
+        with observed(engine.storage, before=broken):
+            answer = browser.get("read/")
+    assert_unavailable(answer)
+    assert answer.body.startswith(b"<h1>Back in 2")
+    assert answer.header("Content-Type").startswith("text/html")
+
+
+@memory
+def test_the_time_to_come_back_is_the_projects(site: Any, engine: Any) -> None:
+    """OUTAGE_RETRY_AFTER."""
+    browser = Browser(site, **{COOKIE: draw_key()})
+    with (
+        override_settings(SESSIONSTORES={"OUTAGE_RETRY_AFTER": 90}),
+        observed(engine.storage, before=broken),
+    ):
+        assert browser.get("read/").header("Retry-After") == "90"
+
+
+# Outages, and anonymous requests ----------------------------------------------------------------
+
+
+@pytest.fixture
+def anonymous(engine: Any) -> Iterator[None]:
+    with override_settings(SESSIONSTORES={"ON_OUTAGE": "anonymous"}):
+        yield
+
+
+@pytest.mark.usefixtures("anonymous")
+@pytest.mark.parametrize("path", ["read/", "template/", "who/"])
+def test_an_outage_may_be_read_as_anonymous(site: Any, engine: Any, path: str) -> None:
+    """It shows less, never more; the cookie stays, and no cache takes it for the page."""
+    browser = Browser(site)
+    browser.get("write/color/blue/")
+    with observed(engine.storage, before=broken):
+        answer = browser.get(path)
+    assert answer.status == 200
+    assert b"blue" not in answer.body
+    assert_not_cached(answer)
+    assert read(browser) == {"color": "blue"}
+
+
+@memory
+@pytest.mark.usefixtures("anonymous")
+@pytest.mark.parametrize("path", ["write/color/red/", "stream/", "reset/", "nest/a/1/"])
+def test_an_anonymous_request_that_writes_is_a_503(site: Any, engine: Any, path: str) -> None:
+    """Its write cannot be kept, and must not replace what it could not see."""
+    browser = Browser(site)
+    browser.get("write/color/blue/")
+    with observed(engine.storage, before=broken):
+        assert_unavailable(browser.get(path))
+    assert read(browser) == {"color": "blue"}
+
+
+@memory
+@pytest.mark.usefixtures("anonymous")
+def test_an_anonymous_request_writes_nothing_when_the_store_is_back(site: Any, engine: Any) -> None:
+    """It read an empty session. Saved, that would empty the real one."""
+    browser = Browser(site)
+    browser.get("write/color/blue/")
+
+    def miss_the_read(name: str) -> None:
+        if name == "read":
+            broken(name)
+
+    with observed(engine.storage, before=miss_the_read):
+        assert_unavailable(browser.get("nest/a/1/"))
+    assert read(browser) == {"color": "blue"}
+
+
+@memory
+@pytest.mark.usefixtures("anonymous")
+def test_a_rolling_session_is_let_alone_in_an_outage(site: Any, engine: Any) -> None:
+    """Nothing was changed, so there is nothing to refuse."""
+    browser = Browser(site)
+    browser.get("write/color/blue/")
+    with (
+        override_settings(SESSION_SAVE_EVERY_REQUEST=True),
+        observed(engine.storage, before=broken),
+    ):
+        for path in ("read/", "nothing/"):
+            answer = browser.get(path)
+            assert answer.status == 200
+            assert_not_cached(answer)
+
+
+@memory
+@pytest.mark.usefixtures("anonymous")
+def test_a_login_in_an_outage_is_a_503(site: Any, engine: Any, user: Any) -> None:
+    """Not even when the store is back at the save: the old session would be left in force."""
+    browser = Browser(site)
+    browser.get("write/color/blue/")
+
+    def miss_the_reads(name: str) -> None:
+        if name == "read":
+            broken(name)
+
+    with observed(engine.storage, before=miss_the_reads):
+        assert_unavailable(browser.get(f"login/{user.username}/"))
+    assert read(browser) == {"color": "blue"}
+
+
+# The cookie: when it is sent --------------------------------------------------------------------
+
+
+@memory
+def test_a_cookie_that_is_not_due_is_not_sent(ada: Browser, engine: Any) -> None:
+    """SESSION_SAVE_EVERY_REQUEST: 100 bytes in each response, and none of them could be cached.
+    It is sent when the stored expiry moves."""
+    with override_settings(SESSION_SAVE_EVERY_REQUEST=True):
+        for path in ("read/", "nothing/"):
+            answer = ada.get(path)
+            assert answer.cookies == {}
+            assert answer.header("Vary") == "Cookie"
+        with at(now() + HOUR):
+            assert ada.get("read/").cookies[COOKIE].value == ada.cookies[COOKIE]
+            assert ada.get("read/").cookies == {}
+
+
+@memory
+def test_a_session_that_the_view_saved_gets_its_cookie(browser: Browser) -> None:
+    """The middleware's save finds nothing left to write, and the browser has no key yet."""
+    assert browser.get("expire/600/").cookies[COOKIE].attributes["max-age"] == "600"
+
+
+@memory
+def test_an_expiry_that_the_view_saved_reaches_the_browser(ada: Browser) -> None:
+    """The key is known, the new lifetime is not."""
+    assert ada.get("expire/600/").cookies[COOKIE].attributes["max-age"] == "600"
+
+
+@memory
+def test_a_rolling_request_overtaken_by_a_login_is_answered(site: Any, engine: Any) -> None:
+    """Nothing of it was to be saved. Its cookie must not take the place of the login's."""
+    browser = Browser(site)
+    browser.get("write/color/blue/")
+    key = browser.cookies[COOKIE]
+
+    def log_in(name: str) -> None:
+        if name == "touch":
+            other = engine.SessionStore(key)
+            other.cycle_key()
+            other["_auth_user_id"] = "7"
+            other.save()
+
+    with override_settings(SESSION_SAVE_EVERY_REQUEST=True), at(now() + HOUR):
+        with observed(engine.storage, before=log_in):
+            answer = browser.get("read/")
+        assert answer.status == 200
+        assert answer.cookies == {}
+        late = browser.get("read/")
+        assert late.status == 200
+        assert late.cookies == {}
+
+
+# The cookie: in parts ---------------------------------------------------------------------------
+
+
+class KeyInCookie:
+    """Gives the sessions of an engine keys of a length that stores never have.
+
+    What the cookie engine does; here without sealing, so that only the middleware is tested.
+    """
+
+    def __init__(self, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[str | None] = []
+        self.size = 0
+        outer = self
+
+        class SessionStore(engine.SessionStore):  # type: ignore[misc,name-defined]
+            cookie_is_due = True
+
+            def __init__(self, session_key: str | None = None) -> None:
+                super().__init__(None)
+                outer.seen.append(session_key)
+
+            @property
+            def session_key(self) -> str:
+                return outer.key()
+
+            def save(self, must_create: bool = False) -> None:
+                pass
+
+            async def asave(self, must_create: bool = False) -> None:
+                pass
+
+            def is_empty(self) -> bool:
+                return outer.size < 0
+
+        monkeypatch.setattr("django_sessionstores.backends.memory.SessionStore", SessionStore)
+
+    def key(self) -> str:
+        return "".join(f"{number:07d}_" for number in range(self.size // 8 + 1))[: self.size]
+
+
+@pytest.fixture
+def keys(engine: Any, monkeypatch: pytest.MonkeyPatch) -> KeyInCookie:
+    return KeyInCookie(engine, monkeypatch)
+
+
+@memory
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [100, 4087, 4088, 8160, 8168, 12_000, 20_000, 100],
+        [20_000, 12_000, 5_000, 4_000, 20_000, 9_000, 100],
+        [20_000, -1, 9_000, -1],
+    ],
+    ids=["growing", "shrinking", "ending"],
+)
+def test_long_keys_come_back_whole(browser: Browser, keys: KeyInCookie, sizes: list[int]) -> None:
+    """At every size, after every other: no stale part is left, and none is missing."""
+    for size in sizes:
+        keys.size = size
+        browser.get("write/x/1/")
+        expected = None if size < 0 else keys.key()
+        browser.get("nothing/")
+        assert keys.seen[-1] == expected
+        needed = 0 if size < 0 else -(-size // 4096)
+        assert len(browser.cookies) <= needed + 1
+
+
+@memory
+def test_parts_have_the_attributes_of_the_cookie(browser: Browser, keys: KeyInCookie) -> None:
+    """A part that lives longer, or that scripts can read, undoes what the settings ask for."""
+    keys.size = 9_000
+    with override_settings(
+        SESSION_COOKIE_SECURE=True, SESSION_COOKIE_SAMESITE="Strict", SESSION_COOKIE_PATH="/x/"
+    ):
+        cookies = browser.get("write/x/1/").cookies
+    first, *rest = cookies.values()
+    assert len(rest) == 2
+    assert {"secure", "httponly"} <= first.attributes.keys()
+    assert (first.attributes["samesite"], first.attributes["path"]) == ("Strict", "/x/")
+    assert all(cookie.attributes == first.attributes for cookie in rest)
+
+
+@memory
+@pytest.mark.parametrize("size", [100, -1], ids=["set", "deleted"])
+def test_stale_parts_are_deleted_as_they_were_set(
+    browser: Browser, keys: KeyInCookie, size: int
+) -> None:
+    """A deletion for another path or domain deletes nothing, and 4 kB are sent for ever."""
+    keys.size = 9_000
+    with override_settings(SESSION_COOKIE_DOMAIN="example.com", SESSION_COOKIE_PATH="/x/"):
+        browser.get("write/x/1/")
+        keys.size = size
+        cookies = browser.get("write/x/1/").cookies
+    for name in ("sessionid-1", "sessionid-2"):
+        assert cookies[name].is_deletion
+        assert cookies[name].attributes["domain"] == "example.com"
+        assert cookies[name].attributes["path"] == "/x/"
+
+
+@memory
+def test_views_do_not_see_the_parts(engine: Any, keys: KeyInCookie) -> None:
+    """request.COOKIES has the session's cookie whole, whoever else reads it."""
+    seen: list[dict[str, str]] = []
+
+    def view(request: HttpRequest) -> HttpResponse:
+        seen.append(dict(request.COOKIES))
+        return HttpResponse()
+
+    request = RequestFactory().get("/")
+    request.COOKIES.update({COOKIE: "2.ab", "sessionid-1": "cd", "sessionid-7": "x", "other": "y"})
+    SessionMiddleware(view)(request)
+    assert seen == [{COOKIE: "abcd", "other": "y"}]
+
+
+@memory
+@pytest.mark.parametrize(
+    "cookies",
+    [
+        {COOKIE: "3.ab", "sessionid-2": "x"},
+        {COOKIE: "99.ab"},
+        {COOKIE: "2."},
+        {COOKIE: "0.ab", "sessionid-1": "x"},
+        {"sessionid-1": "x"},
+        {COOKIE: "2.ab", "sessionid-1": "x" * 9_000},
+        {COOKIE: "2." + draw_key(), "sessionid-1": "\x7f\x80;"},
+        {f"sessionid-{number}": "x" for number in range(200)},
+    ],
+    ids=str,
+)
+def test_odd_parts_are_no_error(site: Any, engine: Any, cookies: dict[str, str]) -> None:
+    """Anybody can send anything."""
+    assert Browser(site, **cookies).get("read/").body == b"{}"
+
+
+# The cookie: attributes -------------------------------------------------------------------------
+
+
+@memory
+def test_a_partitioned_cookie_is_set_and_deleted_as_such(
+    browser: Browser, keys: KeyInCookie
+) -> None:
+    """A browser keeps partitioned cookies apart: a deletion without the attribute misses them. Nor
+    does it take one that is not Secure, a deletion included."""
+    keys.size = 9_000
+    with override_settings(SESSIONSTORES={"COOKIE_PARTITIONED": True}, SESSION_COOKIE_SECURE=True):
+        given = browser.get("write/x/1/").cookies
+        keys.size = 5_000
+        smaller = browser.get("write/x/1/").cookies
+        keys.size = -1
+        gone = browser.get("write/x/1/").cookies
+    assert len(given) == len(smaller) == 3
+    assert len(gone) == 2
+    for cookie in [*given.values(), *smaller.values(), *gone.values()]:
+        assert {"partitioned", "secure"} <= cookie.attributes.keys()
+    assert all(cookie.is_deletion for cookie in gone.values())
+
+
+@memory
+def test_cookies_are_not_partitioned_unless_asked_for(browser: Browser) -> None:
+    """It would hide the session from the same site in a frame elsewhere."""
+    assert "partitioned" not in browser.get("write/x/1/").cookies[COOKIE].attributes
+
+
+@memory
+def test_prefixed_names_work_in_parts(browser: Browser, keys: KeyInCookie) -> None:
+    """Browsers refuse such a name without Secure and Path=/, also when it is to be deleted."""
+    keys.size = 9_000
+    with override_settings(SESSION_COOKIE_NAME="__Host-id", SESSION_COOKIE_SECURE=True):
+        given = browser.get("write/x/1/").cookies
+        browser.get("nothing/")
+        assert keys.seen[-1] == keys.key()
+        keys.size = -1
+        gone = browser.get("write/x/1/").cookies
+    assert list(given) == list(gone) == ["__Host-id", "__Host-id-1", "__Host-id-2"]
+    for cookie in [*given.values(), *gone.values()]:
+        assert "secure" in cookie.attributes
+        assert "domain" not in cookie.attributes
+        assert cookie.attributes["path"] == "/"
+
+
+# Who the client is ------------------------------------------------------------------------------
+
+
+@memory
+def test_the_record_tells_who_the_client_is(browser: Browser, engine: Any) -> None:
+    """What a list of one's own sessions shows, behind a proxy that is trusted."""
+    with override_settings(SESSIONSTORES={"TRUSTED_PROXIES": ["10.0.0.0/8"]}):
+        browser.get(
+            "write/x/1/",
+            REMOTE_ADDR="10.0.0.1",
+            HTTP_X_FORWARDED_FOR="1.1.1.1, 2001:DB8::1",
+            HTTP_USER_AGENT="Browser/1.0\x07",
+        )
+        record = engine.storage.read(session_id(browser.cookies[COOKIE]))
+    assert (record.ip, record.user_agent) == ("2001:db8::1", "Browser/1.0")
+
+
+@memory
+def test_nobody_is_trusted_unless_named(browser: Browser, engine: Any) -> None:
+    """Everybody can send the header."""
+    browser.get("write/x/1/", REMOTE_ADDR="10.0.0.1", HTTP_X_FORWARDED_FOR="1.1.1.1")
+    assert engine.storage.read(session_id(browser.cookies[COOKIE])).ip == "10.0.0.1"
+
+
+@memory
+def test_reading_does_not_ask_who_the_client_is(ada: Browser) -> None:
+    """Parsing addresses is for the few requests that write."""
+    with mock.patch("django_sessionstores.middleware.client_ip") as asked:
+        ada.get("read/")
+        ada.get("nothing/")
+    assert not asked.called
