@@ -164,7 +164,8 @@ def test_a_folder_that_is_none_is_an_outage_and_names_its_setting(
 
 def test_it_says_where_the_sessions_are(storage: FileCacheStorage, location: Path) -> None:
     """Who looks for them in the cache's own files would find none."""
-    assert storage.describe() == f"files in {location}/django_sessionstores++1 (cache 'default')"
+    folder = location / "django_sessionstores++1"
+    assert storage.describe() == f"files in {folder} (cache 'default')"
 
 
 def test_the_cache_does_not_lose_sessions(storage: FileCacheStorage) -> None:
