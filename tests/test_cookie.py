@@ -1,0 +1,614 @@
+"""What the browser keeps of a session: sealed, bound, bounded in time, and endable."""
+
+import base64
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.contrib.sessions.backends.signed_cookies import SessionStore as SignedCookies
+from django.test import AsyncClient, Client, override_settings
+
+from django_sessionstores.chunks import split
+from django_sessionstores.conf import codec
+from django_sessionstores.exceptions import PayloadTooLarge, SessionConflict, SessionEnded
+from django_sessionstores.models import StoredSession
+from django_sessionstores.records import draw_key, session_id
+from django_sessionstores.session import CLOCK_SKEW, SessionStore, now
+from django_sessionstores.testing import DAY, HOUR, at, in_threads, observed, stores_of, suspicions
+from tests.dumps import dump
+
+COOKIE = "sessionid"
+WORDS = {"color": "ultramarine", "owner": "Rumpelstiltskin"}
+REGISTERED = ("cookie:sqlite", "cookie:django-redis", "cookie:redis-cache+postgresql")
+
+pytestmark = pytest.mark.engines("cookie")
+
+
+@pytest.fixture(autouse=True)
+def _middleware(engine: Any) -> Iterator[None]:
+    with override_settings(
+        MIDDLEWARE=[
+            "django_sessionstores.middleware.SessionMiddleware",
+            "django.contrib.auth.middleware.AuthenticationMiddleware",
+        ]
+    ):
+        yield
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def browser(request: pytest.FixtureRequest, engine: Any) -> "Browser":
+    return Browser(awaited=request.param)
+
+
+class Browser:
+    """Sends the cookies it is given, and keeps what it is answered."""
+
+    def __init__(self, awaited: bool = False) -> None:
+        self.client = AsyncClient() if awaited else Client()
+        self._prefix = "/async" if awaited else ""
+        self._awaited = awaited
+
+    def get(self, path: str) -> Any:
+        if not self._awaited:
+            return self.client.get(path)
+        return _run(self.client.get(self._prefix + path))
+
+    def user(self) -> str:
+        response = self.get("/who/")
+        assert response.status_code == 200
+        return str(response.content.decode())
+
+    def data(self) -> dict[str, Any]:
+        response = self.get("/read/")
+        assert response.status_code == 200
+        return dict(response.json())
+
+    def cookies(self) -> dict[str, str]:
+        return {name: morsel.value for name, morsel in self.client.cookies.items() if morsel.value}
+
+    def send(self, cookies: dict[str, str]) -> None:
+        """From now on, send these cookies and no others."""
+        self.client.cookies.clear()
+        self.client.cookies.load(cookies)
+
+
+def _run(coroutine: Any) -> Any:
+    async def wait() -> Any:
+        return await coroutine
+
+    return async_to_sync(wait)()
+
+
+def stored(engine: Any, **data: Any) -> str:
+    session = engine.SessionStore()
+    session.update(data or WORDS)
+    session.save()
+    return str(session.session_key)
+
+
+def load(engine: Any, key: str) -> dict[str, Any]:
+    return dict(engine.SessionStore(key).items())
+
+
+def assert_refused(engine: Any, cookies: dict[str, str], reason: str = "") -> None:
+    """An empty session, no 500, and one line in the log that says why; the cookie stays."""
+    browser = Browser()
+    browser.send(cookies)
+    with suspicions() as messages:
+        response = browser.get("/read/")
+    assert (response.status_code, response.json()) == (200, {})
+    assert len(messages) == 1, messages
+    assert reason in messages[0]
+    assert not any(value in messages[0] for value in cookies.values())
+
+
+# Altered, moved, foreign ------------------------------------------------------------------------
+
+
+@pytest.mark.engines("cookie:unregistered", "cookie:sqlite")
+def test_every_byte_flipped(engine: Any) -> None:
+    """Nothing in a token is unauthenticated: its times and its user are as sealed as the data."""
+    key = stored(engine)
+    token = base64.urlsafe_b64decode(key + "=" * (-len(key) % 4))
+    for place in range(len(token)):
+        for bit in (0x01, 0x80):
+            altered = bytearray(token)
+            altered[place] ^= bit
+            text = base64.urlsafe_b64encode(altered).rstrip(b"=").decode()
+            with suspicions() as messages:
+                assert load(engine, text) == {}, place
+            assert len(messages) == 1, place
+
+
+@pytest.mark.engines("cookie:unregistered")
+def test_every_character_replaced(engine: Any) -> None:
+    """The spelling counts too: no second cookie value opens the same session."""
+    key = stored(engine)
+    for place in range(len(key)):
+        for character in ("A", "!", "é", "=", "+"):
+            altered = key[:place] + character + key[place + 1 :]
+            if altered != key:
+                with suspicions() as messages:
+                    assert load(engine, altered) == {}, (place, character)
+                assert len(messages) == 1, (place, character)
+
+
+def test_cut_short_and_lengthened(engine: Any) -> None:
+    """A browser or a proxy may cut a cookie."""
+    key = stored(engine)
+    for altered in (key[:-1], key[:100], key + "A", key + "AAAA", key + "=" * (-len(key) % 4 or 4)):
+        assert_refused(engine, {COOKIE: altered})
+
+
+def test_under_another_cookies_name(engine: Any) -> None:
+    """A token of one site must not open on another of the same project's keys."""
+    with override_settings(SESSION_COOKIE_NAME="other"):
+        key = stored(engine)
+    assert_refused(engine, {COOKIE: key}, "altered or belongs to another session")
+
+
+def test_of_another_project(engine: Any) -> None:
+    """Its keys are not ours."""
+    with override_settings(SECRET_KEY="of another project, and long enough for one"):
+        key = stored(engine)
+    assert_refused(engine, {COOKIE: key}, "unknown key")
+
+
+def test_a_payload_of_another_engine(engine: Any) -> None:
+    """What is sealed for a store must not be taken for a token, under the same keys."""
+    record_id = session_id(draw_key())
+    payload = codec().seal(record_id, codec().freeze(WORDS))
+    token = base64.urlsafe_b64encode(bytes.fromhex(record_id) + payload).rstrip(b"=").decode()
+    assert_refused(engine, {COOKIE: token}, "altered or belongs to another session")
+
+
+def test_expired(engine: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The server decides, whatever the browser says. Not suspicious, but told."""
+    key = stored(engine)
+    browser = Browser()
+    browser.send({COOKIE: key})
+    with at(now() + 15 * DAY), caplog.at_level("INFO"):
+        response = browser.get("/read/")
+    assert (response.status_code, response.json()) == (200, {})
+    (message,) = [each.getMessage() for each in caplog.records if "expired" in each.getMessage()]
+    assert key not in message
+
+
+def test_from_the_future(engine: Any) -> None:
+    """Clocks of servers differ a little. What was issued later than that was not issued here."""
+    with at(now() + CLOCK_SKEW - 10_000):
+        early = stored(engine)
+    assert load(engine, early) == WORDS
+    with at(now() + CLOCK_SKEW + 10_000):
+        key = stored(engine)
+    assert_refused(engine, {COOKIE: key}, "issued in the future")
+
+
+def test_an_unreadable_cookie_is_not_overwritten_by_a_read(engine: Any) -> None:
+    """A worker with a wrong SECRET_KEY must not log out whoever passes by; a save goes on anew."""
+    key = stored(engine)
+    with override_settings(SECRET_KEY="of another project, and long enough for one"):
+        browser = Browser()
+        browser.send({COOKIE: key})
+        assert COOKIE not in browser.get("/read/").cookies
+        assert browser.get("/write/x/1/").status_code == 200
+        assert browser.data() == {"x": "1"}
+    assert load(engine, key) == WORDS
+
+
+# In several cookies -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parts(engine: Any) -> dict[str, str]:
+    cookies = split(COOKIE, stored(engine, blob=os.urandom(7000)))
+    assert len(cookies) == 3
+    return cookies
+
+
+def test_parts_make_one_session(engine: Any, parts: dict[str, str], browser: Browser) -> None:
+    """The others below fail for what they did to the parts, not because nothing joins."""
+    browser.send(parts)
+    with suspicions() as messages:
+        assert browser.get("/nothing/").status_code == 200
+        assert browser.get("/nest/x/1/").status_code == 200
+        assert browser.get("/who/").status_code == 200
+    assert messages == []
+    assert set(browser.cookies()) == {COOKIE, f"{COOKIE}-1", f"{COOKIE}-2"}
+
+
+def test_parts_in_another_order(engine: Any, parts: dict[str, str]) -> None:
+    """Each is whole; the token is not."""
+    parts[f"{COOKIE}-1"], parts[f"{COOKIE}-2"] = parts[f"{COOKIE}-2"], parts[f"{COOKIE}-1"]
+    assert_refused(engine, parts)
+
+
+@pytest.mark.parametrize("missing", ["-1", "-2"])
+def test_a_part_missing(engine: Any, parts: dict[str, str], missing: str) -> None:
+    """A browser that is full drops single cookies."""
+    del parts[COOKIE + missing]
+    assert_refused(engine, parts)
+
+
+def test_a_part_of_another_session(engine: Any, parts: dict[str, str]) -> None:
+    """A mixture of two sessions, or of two saves of one, is neither."""
+    parts[f"{COOKIE}-1"] = split(COOKIE, stored(engine, blob=os.urandom(7000)))[f"{COOKIE}-1"]
+    assert_refused(engine, parts, "altered")
+
+
+# Size ------------------------------------------------------------------------------------------
+
+
+def test_above_the_cap_saving_names_size_limit_and_keys(engine: Any, browser: Browser) -> None:
+    """The error is raised before the response; the old cookie and the old session stay."""
+    key = stored(engine, color="blue", small=1)
+    session = engine.SessionStore(key)
+    session["culprit"] = os.urandom(16_000)
+    with pytest.raises(PayloadTooLarge) as caught:
+        session.save()
+    message = str(caught.value)
+    assert "'culprit' with 16" in message
+    assert "COOKIE_MAX_PARTS" in message
+    assert any(word.isdigit() and int(word) > 16_000 for word in message.split())
+    assert session.session_key == key
+    assert load(engine, key) == {"color": "blue", "small": 1}
+
+
+def test_with_djangos_middleware_one_cookie_is_the_limit(engine: Any) -> None:
+    """It sends any length, and a browser drops what is longer than 4096 without a word."""
+    with override_settings(MIDDLEWARE=["django.contrib.sessions.middleware.SessionMiddleware"]):
+        session = engine.SessionStore()
+        session["blob"] = os.urandom(2900)
+        session.save()
+        assert len(COOKIE) + len(session.session_key) <= 4096
+        session["blob"] = os.urandom(3100)
+        with pytest.raises(PayloadTooLarge, match=r"django_sessionstores\.middleware"):
+            session.save()
+
+
+@pytest.mark.engines("cookie:unregistered")
+def test_a_cookie_fills_its_4096_bytes(engine: Any) -> None:
+    """Counted as browsers do, name and value: not a byte too many, nor refused too early."""
+    sizes = []
+    with override_settings(MIDDLEWARE=["django.contrib.sessions.middleware.SessionMiddleware"]):
+        for size in range(2950, 3060):
+            session = engine.SessionStore()
+            session["blob"] = os.urandom(size)
+            try:
+                session.save()
+            except PayloadTooLarge:
+                break
+            sizes.append(len(COOKIE) + len(session.session_key))
+    assert 4092 <= max(sizes) <= 4096
+
+
+@pytest.mark.engines("cookie:unregistered", "cookie:sqlite")
+def test_a_login_takes_no_more_than_djangos_signed_cookie(engine: Any, user: Any) -> None:
+    """Private, and no longer for it."""
+    browser = Browser()
+    browser.get("/login/ada/")
+    session = engine.SessionStore(browser.cookies()[COOKIE])
+    signed = SignedCookies()
+    signed.update(dict(session.items()))
+    signed.save()
+    assert len(session.session_key) <= len(signed.session_key) + 40
+
+
+# Ended ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def captured(browser: Browser, user: Any) -> dict[str, str]:
+    """The cookies of Ada's session, copied while she is logged in."""
+    browser.get("/login/ada/")
+    browser.get("/write/color/blue/")
+    cookies = browser.cookies()
+    browser.send(cookies)
+    assert browser.user() == "ada"
+    return cookies
+
+
+def assert_replay_fails(browser: Browser, cookies: dict[str, str]) -> None:
+    browser.send(cookies)
+    assert browser.user() == ""
+    browser.send(cookies)
+    assert browser.data() == {}
+
+
+@pytest.mark.engines(*REGISTERED)
+def test_replay_after_logout(browser: Browser, captured: dict[str, str]) -> None:
+    """What Django's cookie engine, and every peer's, goes on accepting."""
+    assert browser.get("/logout/").status_code == 200
+    assert_replay_fails(browser, captured)
+
+
+@pytest.mark.engines(*REGISTERED)
+def test_replay_after_logout_in_a_later_session(browser: Browser, captured: dict[str, str]) -> None:
+    """A logout ends the session, not only the newest of its cookies."""
+    assert browser.get("/write/color/red/").status_code == 200
+    newest = browser.cookies()
+    assert newest != captured
+    assert browser.get("/logout/").status_code == 200
+    assert_replay_fails(browser, captured)
+    assert_replay_fails(browser, newest)
+
+
+@pytest.mark.engines(*REGISTERED)
+def test_replay_of_the_cookie_from_before_a_login(engine: Any, browser: Browser, user: Any) -> None:
+    """Session fixation: who planted the anonymous cookie is left with nothing."""
+    browser.get("/write/cart/1/")
+    anonymous = browser.cookies()
+    browser.get("/login/ada/")
+    assert browser.data()["cart"] == "1"
+    browser.send(anonymous)
+    assert browser.user() == ""
+    assert browser.data() == {}
+
+
+def test_replay_after_a_password_change(
+    browser: Browser, captured: dict[str, str], user: Any
+) -> None:
+    """Django compares the hash in the session; without a registry too."""
+    user.set_password("another")
+    user.save()
+    browser.send(captured)
+    assert browser.user() == ""
+
+
+def test_replay_after_the_account_was_deactivated(
+    browser: Browser, captured: dict[str, str], user: Any
+) -> None:
+    """Django's ModelBackend asks; without a registry too."""
+    user.is_active = False
+    user.save()
+    browser.send(captured)
+    assert browser.user() == ""
+
+
+@pytest.mark.engines("cookie:sqlite")
+def test_replay_after_all_of_a_user_were_ended(
+    engine: Any, browser: Browser, captured: dict[str, str], user: Any
+) -> None:
+    """From outside: the registry finds a user's sessions, and who has none is not touched."""
+    other = Browser()
+    other.get("/write/color/green/")
+    of_user = StoredSession.objects.using(engine.database).filter(user_id=str(user.pk))
+    assert [each.id for each in of_user] == [engine.storage.identify(captured[COOKIE])]
+    for each in of_user:
+        engine.storage.delete(each.id)
+    assert_replay_fails(browser, captured)
+    assert other.data() == {"color": "green"}
+
+
+@pytest.mark.engines("cookie:unregistered")
+def test_without_a_registry_a_copy_outlives_the_logout(
+    browser: Browser, captured: dict[str, str]
+) -> None:
+    """As the check and the docs say. A registry is what changes it."""
+    browser.get("/logout/")
+    browser.send(captured)
+    assert browser.user() == "ada"
+
+
+# Time ------------------------------------------------------------------------------------------
+
+
+def test_a_lifetime_that_was_set_is_honoured_exactly(engine: Any) -> None:
+    """Django's cookie engine knows the global age only."""
+    session = engine.SessionStore()
+    session.update(WORDS)
+    session.set_expiry(300)
+    moment = now()
+    with at(moment):
+        session.save()
+    for age, expected in ((299_999, WORDS | {"_session_expiry": 300}), (300_000, {})):
+        with at(moment + age):
+            assert load(engine, session.session_key) == expected
+
+
+@pytest.mark.engines(*REGISTERED)
+def test_a_shorter_lifetime_holds_for_older_cookies(engine: Any) -> None:
+    """Or who kept one would keep the session for as long as it was to last then."""
+    key = stored(engine)
+    session = engine.SessionStore(key)
+    session.set_expiry(60)
+    session.save()
+    with at(now() + 2 * 60_000):
+        assert load(engine, key) == {}
+
+
+def test_an_old_secret_reads_and_the_answer_reissues(engine: Any, browser: Browser) -> None:
+    """Rotation without a logout, and the old secret can be dropped once all have called."""
+    old = "the secret of last year, which is long enough"
+    with override_settings(SECRET_KEY=old):
+        browser.send({COOKIE: stored(engine)})
+    with override_settings(SECRET_KEY_FALLBACKS=[old]):
+        response = browser.get("/read/")
+        assert response.json() == WORDS
+        assert COOKIE in response.cookies
+        # Once is enough.
+        assert COOKIE not in browser.get("/read/").cookies
+    assert browser.data() == WORDS
+
+
+def test_reading_sets_no_cookie(engine: Any, browser: Browser) -> None:
+    """Answers without Set-Cookie can be cached, and cannot overtake another's."""
+    browser.send({COOKIE: stored(engine)})
+    assert COOKIE not in browser.get("/read/").cookies
+
+
+@pytest.mark.parametrize("route", ["nothing", "read", "write/x/1"])
+def test_trips(engine: Any, browser: Browser, route: str) -> None:
+    """One to the registry for a read, one more for a write; none to anywhere without one."""
+    expected = {"nothing": [], "read": ["read"], "write/x/1": ["read", "update"]}[route]
+    browser.send({COOKIE: stored(engine)})
+    # Of what the registry itself is made of, only the outermost counts.
+    registry = stores_of(engine.storage)[:1]
+    with observed(*registry) as calls:
+        browser.get(f"/{route}/")
+    assert calls == (expected if engine.case.registry else [])
+
+
+# Two answers at once ----------------------------------------------------------------------------
+
+
+@pytest.mark.engines(*REGISTERED)
+@pytest.mark.parametrize("last", ["first", "second"])
+def test_whichever_cookie_the_browser_keeps(engine: Any, last: str) -> None:
+    """Two requests save, two answers set the cookie, the browser keeps the one it gets last."""
+    key = stored(engine, color="blue")
+    first, second = engine.SessionStore(key), engine.SessionStore(key)
+    first["a"] = 1
+    second["b"] = 2
+    del second["color"]
+    first.save()
+    second.save()
+    kept = first if last == "first" else second
+    assert load(engine, kept.session_key) == {"a": 1, "b": 2}
+
+
+@pytest.mark.engines(*REGISTERED)
+def test_an_answer_that_never_arrived(engine: Any, browser: Browser) -> None:
+    """The connection broke. What was answered as saved is there, and the browser is brought up to
+    date by the next answer."""
+    browser.send({COOKIE: stored(engine, color="blue")})
+    before = browser.cookies()
+    browser.get("/write/color/red/")
+    browser.send(before)
+    response = browser.get("/read/")
+    assert response.json() == {"color": "red"}
+    assert COOKIE in response.cookies
+    with at(now() + 2 * HOUR):  # The registry has forgotten, the browser has not.
+        assert browser.data() == {"color": "red"}
+
+
+@pytest.mark.engines(*REGISTERED)
+def test_an_old_cookie_after_the_window_is_taken_as_it_is(engine: Any) -> None:
+    """It cannot be told from one whose successors never arrived. Logging out would be worse."""
+    key = stored(engine, color="blue")
+    with override_settings(
+        SESSIONSTORES={"REGISTRY": engine.case.registry, "MERGE_WINDOW": 0, "CACHE_LEASE": 0}
+    ):
+        for color in ("red", "green"):
+            session = engine.SessionStore(key)
+            session["color"] = color
+            session.save()
+        with at(now() + HOUR):
+            late = engine.SessionStore(key)
+            assert late["color"] == "blue"
+            late["x"] = 1
+            late.save()
+            assert load(engine, late.session_key) == {"color": "blue", "x": 1}
+
+
+@pytest.mark.engines(*REGISTERED)
+def test_a_save_that_meets_forgotten_changes_is_refused(engine: Any) -> None:
+    """Better than to answer as saved what would undo what another request saved."""
+    key = stored(engine, color="blue")
+    late = engine.SessionStore(key)
+    late["x"] = 1
+    other = engine.SessionStore(key)
+    other["blob"] = os.urandom(9000)  # More than the registry remembers.
+    other.save()
+    with pytest.raises(SessionConflict, match="MERGE_WINDOW"):
+        late.save()
+    assert load(engine, other.session_key).keys() == {"color", "blob"}
+
+
+@pytest.mark.engines(*REGISTERED)
+def test_many_saves_at_once_all_arrive(engine: Any) -> None:
+    """By force, as browsers do it: each request sends the cookie that was set last."""
+    jar = [stored(engine, start="kept")]
+
+    def request(name: str) -> Callable[[], None]:
+        def save() -> None:
+            for number in range(20):
+                session = engine.SessionStore(jar[0])
+                session[f"{name}-{number}"] = number
+                session.save()
+                jar[0] = session.session_key
+
+        return save
+
+    in_threads([request(name) for name in "abcd"])
+    assert len(load(engine, jar[0])) == 81
+
+
+@pytest.mark.engines(*REGISTERED)
+def test_a_save_after_the_end_is_refused(engine: Any) -> None:
+    """Whatever cookie it began with."""
+    key = stored(engine)
+    late = engine.SessionStore(key)
+    late["x"] = 1
+    engine.SessionStore(key).flush()
+    with pytest.raises(SessionEnded):
+        late.save()
+
+
+# At rest ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.engines(*REGISTERED)
+def test_the_registry_holds_neither_keys_nor_words(engine: Any) -> None:
+    """Not in what it remembers of changes, either."""
+    key = stored(engine)
+    session = engine.SessionStore(key)
+    session["color"] = "vermilion"
+    session.save()
+    everything = dump(engine)
+    assert engine.storage.identify(key).encode() in everything  # It is a dump.
+    for word in (key, session.session_key, "vermilion", *WORDS, *WORDS.values()):
+        assert word.encode() not in everything
+
+
+@pytest.mark.engines("cookie:sqlite")
+def test_an_entry_has_no_payload_but_recent_changes(engine: Any) -> None:
+    """Fifty million of them have to stay small."""
+    session = engine.SessionStore()
+    session.update({"blob": "x" * 3000})
+    session.save()
+    (entry,) = StoredSession.objects.using(engine.database).all()
+    assert entry.payload == b""
+    for number in range(40):
+        with at(now() + number * 30_000):
+            session["number"] = number
+            session.save()
+    (entry,) = StoredSession.objects.using(engine.database).all()
+    assert 0 < len(entry.payload) < 600
+
+
+def test_errors_do_not_show_the_key(engine: Any) -> None:
+    """Reports show the local variables of every frame."""
+    key = stored(engine)
+    session = engine.SessionStore(key)
+    with override_settings(SESSION_COOKIE_NAME="other"):
+        try:
+            engine.storage.read(engine.storage.locate(key))
+        except Exception as error:  # noqa: BLE001
+            shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+            ours = [each for each in shown.stack if "django_sessionstores" in each.filename]
+    assert ours
+    assert not any(key in str(frame.locals) for frame in ours)
+    assert key not in repr(session)
+
+
+def test_the_session_id_is_stable(engine: Any) -> None:
+    """For other tables to refer to: over saves, and known without loading."""
+    session: SessionStore = engine.SessionStore(stored(engine))
+    before = session.session_id
+    assert before is not None
+    session["x"] = 1
+    session.save()
+    assert session.session_id == before == engine.SessionStore(session.session_key).session_id
+    session.cycle_key()
+    session.save()
+    assert session.session_id != before
+
+
+def test_a_forged_id_is_not_believed(engine: Any) -> None:
+    """The id stands in the clear at the front of a token, but only a token that opens has one."""
+    token = base64.urlsafe_b64encode(bytes.fromhex("ab" * 20) + b"x" * 60).decode()
+    assert engine.SessionStore(token).session_id is None
