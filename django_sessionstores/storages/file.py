@@ -230,8 +230,8 @@ class FileStorage(Storage):
                     return removed
 
     def _candidates(self) -> Iterator[Callable[[int], bool]]:
-        """For each file in turn: what removes it if it should go, and says whether it was a
-        session that did."""
+        """For each file and each shard in turn: what removes it if it should go, and says whether
+        it was a session that did."""
         for shard in _SHARDS:
             try:
                 entries = os.scandir(f"{self._folder}/{shard}")
