@@ -23,9 +23,12 @@ from .conf import NAME, OPTIONS
 from .middleware import SessionMiddleware
 from .session import SessionStore
 from .storages.base import CacheStorage, Storage
+from .storages.database import DatabaseStorage
+from .storages.database_cache import DatabaseCacheStorage
 from .storages.file import FileStorage
 from .storages.layered import Layered
 from .storages.memory import MemoryStorage
+from .storages.registered import Registered
 
 
 def _storage() -> Storage | None:
@@ -180,6 +183,55 @@ def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage
     return messages
 
 
+_LIMITS_OF_CONNECTING: Final = {
+    # By the client's module, the option that ends the wait for the server's greeting.
+    "psycopg": "connect_timeout",
+    "psycopg2": "connect_timeout",
+    "MySQLdb": "connect_timeout",
+    "pymysql": "read_timeout",
+}
+_LIMITED_ELSEWHERE: Final = {"pool", "service", "read_default_file"}
+"""Options that have a limit of their own, or name a file that may have one."""
+
+
+def _parts(storage: Storage) -> list[Storage]:
+    """The storages that a storage is put together from; itself, if there are none."""
+    if isinstance(storage, Layered):
+        inner = [storage.cache, storage.authority]
+    elif isinstance(storage, Registered):
+        inner = [storage.data, storage.registry]
+    else:
+        return [storage]
+    return [part for each in inner for part in _parts(each)]
+
+
+@checks.register
+def check_database(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """A database that hangs is not waited for when a connection to it is opened."""
+    storage = _storage_in_production()
+    connections = {
+        part.connection().alias: part.connection()
+        for part in (_parts(storage) if storage else ())
+        if isinstance(part, DatabaseStorage | DatabaseCacheStorage)
+    }
+    messages: list[checks.CheckMessage] = []
+    for alias, connection in connections.items():
+        client = getattr(connection, "Database", None)
+        limit = _LIMITS_OF_CONNECTING.get(getattr(client, "__name__", ""))
+        options = connection.settings_dict["OPTIONS"]
+        if limit and not {limit, *_LIMITED_ELSEWHERE} & options.keys():
+            messages.append(
+                checks.Warning(
+                    f"Should the database {alias!r} hang, each request that opens a connection to "
+                    "it hangs as well, for minutes or without end.",
+                    hint=f"Set DATABASES[{alias!r}]['OPTIONS'][{limit!r}] to a few seconds. "
+                    f"{NAME}['DATABASE_TIMEOUT'] counts once there is a connection.",
+                    id="sessionstores.W006",
+                )
+            )
+    return messages
+
+
 @checks.register
 def check_file_path(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Session files are in a folder of the project's choice."""
@@ -231,7 +283,7 @@ def check_cookie(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
     messages: list[checks.CheckMessage] = []
     name = django_settings.SESSION_COOKIE_NAME
     prefix = next((p for p in ("__Host-", "__Secure-") if name.lower().startswith(p.lower())), None)
-    asked = {"SESSION_COOKIE_SECURE": True} if prefix else {}
+    asked: dict[str, object] = {"SESSION_COOKIE_SECURE": True} if prefix else {}
     if prefix == "__Host-":
         asked |= {"SESSION_COOKIE_PATH": "/", "SESSION_COOKIE_DOMAIN": None}
     wrong = [

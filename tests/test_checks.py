@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+from unittest import mock
 
 import pytest
 from django.core import checks as django_checks
@@ -11,6 +15,7 @@ from django.test import override_settings
 
 from django_sessionstores import checks
 from django_sessionstores.backends.memory import SessionStore as MemorySessionStore
+from django_sessionstores.storages.database import DatabaseStorage
 
 ENGINES = "django_sessionstores.backends."
 LOCMEM = "django.core.cache.backends.locmem.LocMemCache"
@@ -47,6 +52,7 @@ def ids(check) -> list[str]:
         checks.check_engine,
         checks.check_memory,
         checks.check_cache,
+        checks.check_database,
         checks.check_file_path,
         checks.check_encryption_keys,
         checks.check_cookie,
@@ -182,6 +188,57 @@ def test_cached_db_may_lose_its_cache():
         SESSION_ENGINE=ENGINES + "cached_db", CACHES={"default": {"BACKEND": LOCMEM}}
     ):
         assert ids(checks.check_cache) == ["sessionstores.W001"]
+
+
+@contextmanager
+def database(client: str, **options) -> Iterator[None]:
+    """Sessions in a database with these OPTIONS, as seen through a client. Nothing is connected."""
+    backend = "mysql" if client in {"MySQLdb", "pymysql"} else "postgresql"
+    entry = {"ENGINE": f"django.db.backends.{backend}", "NAME": "shop", "OPTIONS": options}
+    connection = SimpleNamespace(
+        alias="default", Database=ModuleType(client), settings_dict=entry, vendor=backend
+    )
+    with (
+        override_settings(SESSION_ENGINE=ENGINES + "db"),
+        mock.patch.object(DatabaseStorage, "connection", return_value=connection),
+    ):
+        yield
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize(
+    ("client", "limit"),
+    [
+        ("psycopg", "connect_timeout"),
+        ("psycopg2", "connect_timeout"),
+        ("MySQLdb", "connect_timeout"),
+        ("pymysql", "read_timeout"),
+    ],
+)
+def test_opening_a_connection_should_have_a_limit(client, limit):
+    """W006: a server that hangs would hang every worker. What helps depends on the client."""
+    with database(client):
+        (message,) = checks.check_database(None)
+    assert message.id == "sessionstores.W006"
+    assert f"['OPTIONS']['{limit}']" in message.hint
+    with database(client, **{limit: 2}):
+        assert ids(checks.check_database) == []
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize("option", ["pool", "service"])
+def test_a_limit_of_connecting_may_stand_elsewhere(option):
+    """A pool gives up by itself, and a service file may say it: the check must not cry wolf."""
+    with database("psycopg", **{option: True}):
+        assert ids(checks.check_database) == []
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize("name", ["db", "cached_db"])
+def test_sqlite_has_no_connection_to_wait_for(name):
+    """It is the default of every new project."""
+    with override_settings(SESSION_ENGINE=ENGINES + name):
+        assert ids(checks.check_database) == []
 
 
 @pytest.mark.usefixtures("production")

@@ -1,8 +1,8 @@
 """The store refuses, stalls, is full or read-only, and comes back: nobody is logged out by it.
 
-Through Django as it is, middleware and handlers included. Its answer to an outage is a 500; what
-counts is that no cookie is deleted, that no write is answered as saved that was not, and that all
-is as before when the store is back.
+Through Django's handlers, under its middleware and the package's. The answer to an outage is a 500
+or a 503; what counts is that no cookie is deleted, that no write is answered as saved that was not,
+and that all is as before when the store is back.
 """
 
 import threading
@@ -13,23 +13,30 @@ from functools import partial
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
 from django.db import close_old_connections, connections
-from django.test import Client, override_settings
+from django.test import AsyncClient, Client, override_settings
 from pymemcache.client.base import Client as MemcachedClient
 from pymemcache.exceptions import MemcacheServerError
 
+from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.storages.layered import Layered
 from django_sessionstores.testing import observed
 from tests.cases import CACHE_ALIAS
 from tests.services import HOST, Memcached, MemcachedNodes, Redis, eventually
 
+pytestmark = pytest.mark.usefixtures("middleware")
+
 COOKIE = "sessionid"
 
 TIMEOUT = 0.4
-"""Seconds that the clients of the caches are told to wait for an answer."""
-LONGEST_REQUEST = 12 * TIMEOUT
+"""Seconds that the clients of the caches are told to wait for an answer, and DATABASE_TIMEOUT."""
+CONNECT_TIMEOUT = 2
+"""Seconds that the clients of databases are told to wait for a connection: the least that libpq
+takes."""
+LONGEST_REQUEST = 12 * TIMEOUT + CONNECT_TIMEOUT
 """Seconds: a request asks the store three times at most, each time may be tried once more, to
 connect and to be answered. What hangs for ever takes longer."""
 
@@ -64,18 +71,42 @@ def _short_timeouts(engine: Any) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _short_database_timeouts(
+    engine: Any, _short_timeouts: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """The limit of the package, and that of the client for a new connection.
+
+    The connection that is open has no limit of its client's: there only the package's counts.
+    """
+    connection = connections[engine.database]
+    # What PyMySQL calls connect_timeout ends when TCP is connected, before the server's greeting.
+    names = {"postgresql": "connect_timeout", "mysql": "read_timeout"}
+    if name := names.get(connection.vendor):
+        monkeypatch.setitem(connection.settings_dict["OPTIONS"], name, CONNECT_TIMEOUT)
+    options = {**getattr(django_settings, "SESSIONSTORES", {}), "DATABASE_TIMEOUT": TIMEOUT}
+    with override_settings(SESSIONSTORES=options):
+        yield
+
+
 class Browser:
     """Keeps cookies, gets a 500 where Django answers with one, and minds the time."""
 
-    def __init__(self, login: str = "") -> None:
-        self._client = Client(raise_request_exception=False)
+    def __init__(self, login: str = "", *, asgi: bool = False) -> None:
+        self._client: Any
+        if asgi:
+            self._client = AsyncClient(raise_request_exception=False)
+            self._ask = lambda path: async_to_sync(self._client.get)("/async" + path)
+        else:
+            self._client = Client(raise_request_exception=False)
+            self._ask = self._client.get
         if login:
             assert self.get(f"/login/{login}/").status_code == 200
             assert self.get("/write/before/1/").status_code == 200
 
     def get(self, path: str) -> Any:
         started = time.monotonic()
-        response = self._client.get(path)
+        response = self._ask(path)
         assert time.monotonic() - started < LONGEST_REQUEST, path
         return response
 
@@ -104,7 +135,8 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 def assert_fails(response: Any) -> None:
     """An error, and the cookie stays."""
-    assert response.status_code == 500
+    is_djangos = django_settings.MIDDLEWARE[0].startswith("django.")
+    assert response.status_code == (500 if is_djangos else 503)
     assert COOKIE not in response.cookies
 
 
@@ -157,27 +189,74 @@ def test_stalled_cache(engine: Any, ada: Browser, user: Any) -> None:
     assert ada.data().items() >= {"before": "1", "after": "1"}.items()
 
 
+@contextmanager
+def stalled(server: Any) -> Iterator[None]:
+    """It goes on by itself after half a minute: what waits for ever fails then, for its time."""
+    rescue = threading.Timer(30, server.resume)
+    server.pause()
+    rescue.start()
+    try:
+        yield
+    finally:
+        rescue.cancel()
+        server.resume()
+    # As Django does before each request but for those of its test client.
+    close_old_connections()
+
+
 @pytest.mark.engines(*DATABASES)
 @pytest.mark.private_servers
-def test_stalled_database(engine: Any, ada: Browser) -> None:
-    """A database's client waits as long as its OPTIONS say; the answer is late, never wrong."""
-    answers: list[Any] = []
+@pytest.mark.parametrize("asgi", [False, True], ids=["sync", "async"])
+def test_stalled_database(engine: Any, user: Any, asgi: bool) -> None:
+    """It accepts connections and says nothing, and its client would wait for ever: the request
+    that has a connection ends by DATABASE_TIMEOUT, who has to open one by the client's limit."""
+    ada = Browser(user.username, asgi=asgi)
+    with stalled(engine.server()):
+        for _ in range(2):
+            assert_fails(ada.get("/who/"))
+        assert_fails(ada.get("/write/lost/1/"))
+        assert_fails(Browser(asgi=asgi).get(f"/login/{user.username}/"))
+        assert ada.get("/nothing/").status_code == 200
+    assert ada.user() == "ada"
+    assert "lost" not in ada.data()
+    assert ada.get("/write/after/1/").status_code == 200
+    assert ada.data().items() >= {"before": "1", "after": "1"}.items()
 
-    def ask() -> None:
-        try:
-            answers.append(ada._client.get("/who/"))
-        finally:
-            connections.close_all()
 
-    engine.server().pause()
-    request = threading.Thread(target=ask)
-    request.start()
-    request.join(1)
-    assert answers == []
-    engine.server().resume()
-    request.join(30)
-    assert [answer.content for answer in answers] == [b"ada"]
-    assert COOKIE not in answers[0].cookies
+@pytest.mark.engines(*DATABASES)
+@pytest.mark.private_servers
+def test_stalled_database_with_atomic_requests(
+    engine: Any, user: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session is then read within a transaction of Django's, which has to end as well."""
+    # Beginning a transaction takes PyMySQL a trip, which is Django's and not limited by us.
+    connections[engine.database].close()
+    monkeypatch.setitem(connections.settings[engine.database], "ATOMIC_REQUESTS", True)
+    ada = Browser(user.username)
+    with stalled(engine.server()):
+        for _ in range(2):
+            assert_fails(ada.get("/who/"))
+        assert_fails(ada.get("/write/lost/1/"))
+    assert ada.user() == "ada"
+    assert "lost" not in ada.data()
+    assert ada.get("/write/after/1/").status_code == 200
+    assert ada.data().items() >= {"before": "1", "after": "1"}.items()
+
+
+@pytest.mark.engines(*DATABASES)
+@pytest.mark.private_servers
+def test_a_database_that_stalls_during_a_save(engine: Any, ada: Browser) -> None:
+    """Nobody knows whether the write is made in the end: it is answered as failed, and the session
+    is whole either way."""
+    session = engine.SessionStore(ada._client.cookies[COOKIE].value)
+    assert session["before"] == "1"
+    session["during"] = "1"
+    with stalled(engine.server()), pytest.raises(StorageUnavailable, match="DATABASE_TIMEOUT"):
+        session.save()
+    assert ada.user() == "ada"
+    assert ada.data()["before"] == "1"
+    assert ada.get("/write/after/1/").status_code == 200
+    assert ada.data()["after"] == "1"
 
 
 @pytest.mark.engines("cache:memcached-nodes")
@@ -396,17 +475,21 @@ def test_the_cache_is_used_again_when_it_is_back(engine: Any, ada: Browser) -> N
 
 @pytest.mark.engines(*CACHED)
 @pytest.mark.private_servers
-def test_cached_db_without_its_database(engine: Any, ada: Browser) -> None:
+@pytest.mark.parametrize("outage", [kill, pause])
+def test_cached_db_without_its_database(engine: Any, ada: Browser, user: Any, outage: Any) -> None:
     """What the cache holds is served until a write goes unanswered. Then nobody knows whether it
     was made, and the copies are not believed for a lease: an error, but no logout."""
     (database,) = [one for one in engine.servers.values() if one is not cache_server(engine)]
     assert ada.user() == "ada"
-    database.kill()
+    outage(database)
     assert ada.user() == "ada"
+    # First, as it uses up the connection: what is sent on that may be done when the server is back.
+    assert_fails(Browser().get(f"/login/{user.username}/"))
     assert_fails(ada.get("/write/lost/1/"))
     assert_fails(ada.get("/logout/"))
     assert_fails(ada.get("/who/"))
-    restart(database)
+    back(database)
+    close_old_connections()
     assert ada.user() == "ada"
     assert "lost" not in ada.data()
     assert ada.get("/write/after/1/").status_code == 200
