@@ -216,7 +216,7 @@ class SessionStore(SessionBase):
     def _has_moved(self) -> bool:
         """Whether the client is another one, and the last write so long ago that it may follow."""
         record = self._record
-        if self.client is None or record is None:
+        if self.client is None or record is None or not self.storage().keeps_client:
             return False
         if now() - record.last_activity < settings.TOUCH_INTERVAL * 1000:
             return False
@@ -651,7 +651,7 @@ class SessionStore(SessionBase):
         limit = storage.max_payload
         if limit is not None and len(payload) > limit:
             raise PayloadTooLarge(_too_large(storage, len(payload), limit))
-        changed = self._changes(record_id) if storage.keeps_changes else b""
+        changed = self._changes(record_id) if base and storage.keeps_changes else b""
         user_id = self._session_cache.get("_auth_user_id")
         user_id = None if user_id is None else str(user_id)
         expires = self._expires(moment)

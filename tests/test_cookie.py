@@ -612,3 +612,31 @@ def test_a_forged_id_is_not_believed(engine: Any) -> None:
     """The id stands in the clear at the front of a token, but only a token that opens has one."""
     token = base64.urlsafe_b64encode(bytes.fromhex("ab" * 20) + b"x" * 60).decode()
     assert engine.SessionStore(token).session_id is None
+
+
+@pytest.mark.parametrize("hours", [0, 3])
+def test_a_reading_client_makes_no_new_cookie(engine: Any, hours: int) -> None:
+    """The client's address is not in a token: that must not look like one that has changed."""
+    browser = Browser()
+    browser.get("/write/color/blue/")
+    with at(now() + hours * HOUR):
+        assert COOKIE not in browser.get("/read/").cookies
+
+
+@pytest.mark.engines(*REGISTERED)
+def test_the_registry_knows_the_client(engine: Any) -> None:
+    """For lists of sessions; a change of address follows when the last write is long ago."""
+    browser = Browser()
+    browser.client.defaults["REMOTE_ADDR"] = "192.0.2.1"
+    browser.get("/write/color/blue/")
+    browser.client.defaults["REMOTE_ADDR"] = "192.0.2.2"
+    browser.get("/read/")
+    assert _ip(engine, browser) == "192.0.2.1"
+    with at(now() + HOUR):
+        browser.get("/read/")
+        assert _ip(engine, browser) == "192.0.2.2"
+
+
+def _ip(engine: Any, browser: Browser) -> str:
+    record = engine.storage.read(engine.storage.locate(browser.cookies()[COOKIE]))
+    return str(record.ip)

@@ -80,6 +80,8 @@ class Storage:
     can be ended, and none of two requests' changes is lost."""
     holds_in_key: bool = False
     """Whether the record is in the session key itself, so that each write makes another key."""
+    keeps_client: bool = True
+    """Whether IP address and user agent come back as they were stored."""
     keeps_changes: bool = False
     """Whether writes are to bring along what they changed, in `Record.changes`."""
 

@@ -64,6 +64,7 @@ class CookieStorage(Storage):
 
     authoritative = False
     holds_in_key = True
+    keeps_client = False
     native_async = True
     self_expiring = True
 

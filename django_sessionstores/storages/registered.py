@@ -114,16 +114,22 @@ class Registered(Storage):
                 self.registry, "update", (self._entry(record, now, entry), entry, now)
             )
             return self._decided(decided, outcome, base)
-        if not _has_drifted(record, entry):
-            return _updated(outcome, entry)
-        successor = self._entry(record, now, entry, version=entry.version + 1)
-        followed: Outcome = yield Call(self.registry, "update", (successor, entry, now))
-        if isinstance(followed, Updated):
-            return _updated(outcome, followed.record)
-        if isinstance(followed, Conflict) and followed.current.is_live(now):
-            # Another request has brought the entry up to date.
-            return _updated(outcome, followed.current)
-        return Gone()
+        followed = yield from self._follow(record, entry, now)
+        return Gone() if followed is None else _updated(outcome, followed)
+
+    def _follow(self, record: Record, entry: Record, now: int) -> Flow[Record | None]:
+        """Bring an entry up to date with a record that was saved; ``None`` if there is none."""
+        while _has_drifted(record, entry):
+            successor = self._entry(record, now, version=entry.version + 1)
+            outcome: Outcome = yield Call(self.registry, "update", (successor, entry, now))
+            if isinstance(outcome, Updated):
+                return outcome.record
+            if isinstance(outcome, Gone) or not outcome.current.is_live(now):
+                return None
+            entry = outcome.current
+            if entry.last_activity > record.last_activity:
+                break  # By a request that was saved later.
+        return entry
 
     def _rotate(
         self, record: Record, base: Record, grave: Record, now: int
