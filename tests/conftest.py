@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.core.management import call_command
+from django.test import override_settings
 
 from tests import cases, services
 
@@ -76,6 +78,18 @@ def engine(
     private = (marker.args[0] if marker.args else True) if marker else False
     with django_db_blocker.unblock(), cases.activate(request.param, private=private) as active:
         yield active
+
+
+@pytest.fixture(params=["django.contrib.sessions", "django_sessionstores"])
+def middleware(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A session middleware in force, Django's and then the package's.
+
+    ``@pytest.mark.usefixtures("middleware")`` holds a test to be true under both.
+    """
+    path = f"{request.param}.middleware.SessionMiddleware"
+    _, *others = settings.MIDDLEWARE
+    with override_settings(MIDDLEWARE=[path, *others]):
+        yield path
 
 
 @pytest.fixture

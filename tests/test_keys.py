@@ -44,6 +44,7 @@ urlpatterns = [
 pytestmark = [
     pytest.mark.engines("file", "db", "cache:redis-cache", "cached_db:django-redis+sqlite"),
     pytest.mark.urls(__name__),
+    pytest.mark.usefixtures("middleware"),
 ]
 
 

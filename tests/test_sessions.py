@@ -412,6 +412,7 @@ def test_a_shorter_lifetime_holds_at_once(session: Open, stored: Any, store: Any
 # Concurrency -----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("middleware")
 def test_a_superseded_key_is_anonymous_with_its_cookie_untouched(engine: Any, user: Any) -> None:
     """A deleting cookie would overtake the login's in the browser and log the user out."""
     browser = Client()
@@ -425,6 +426,7 @@ def test_a_superseded_key_is_anonymous_with_its_cookie_untouched(engine: Any, us
     assert "sessionid" not in response.cookies
 
 
+@pytest.mark.usefixtures("middleware")
 def test_a_write_under_a_superseded_key_is_refused(engine: Any, user: Any) -> None:
     """With a 400, so that the client may repeat it with the new cookie. Nothing is lost unsaid."""
     browser = Client()
@@ -715,6 +717,7 @@ def test_a_key_drawn_ahead_can_be_saved_under(session: Open) -> None:
     assert dict(session(key).items()) == {"a": 1}
 
 
+@pytest.mark.usefixtures("middleware")
 def test_a_login_over_another_user_leaves_a_tombstone(engine: Any, user: Any) -> None:
     """Django flushes the other user's session. Without a tombstone a parallel request with its
     key has its cookie deleted, which overtakes the login."""
@@ -753,6 +756,7 @@ def test_a_damaged_record_does_not_exist(session: Open, stored: Any, store: Any)
         assert session(None).exists(key) is False
 
 
+@pytest.mark.usefixtures("middleware")
 def test_a_view_that_cycles_gets_a_new_key_while_secret_key_rotates(
     settings: Any, engine: Any, user: Any
 ) -> None:
@@ -835,6 +839,7 @@ def test_no_secret_is_in_the_variables_of_a_failed_request(session: Open, stored
     assert card not in pages
 
 
+@pytest.mark.usefixtures("middleware")
 @pytest.mark.parametrize("prefix", ["/", "/async/"])
 def test_login_and_logout_make_the_trips_they_must(engine: Any, user: Any, prefix: str) -> None:
     """Two each: Django's engines make up to seven."""
@@ -850,6 +855,7 @@ def test_login_and_logout_make_the_trips_they_must(engine: Any, user: Any, prefi
     assert browser.get(f"{prefix}who/").content == b""
 
 
+@pytest.mark.usefixtures("middleware")
 @pytest.mark.parametrize("prefix", ["/", "/async/"])
 def test_a_nested_change_reaches_the_next_request(engine: Any, prefix: str) -> None:
     """Through the middleware, which asks ``modified``."""

@@ -370,6 +370,7 @@ def test_a_megabyte(engine: Any) -> None:
 # Cookies -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("middleware")
 @pytest.mark.parametrize("route", ["read", "write/x/1", "logout"])
 def test_a_strange_cookie_makes_no_trip_and_no_error(engine: Any, route: str) -> None:
     """Through the whole of Django: anybody can send anything."""
