@@ -53,7 +53,7 @@ class Registered(Storage):
         self._window = int(window * 1000)
         self.native_async = data.native_async and registry.native_async
         self.shared = data.shared and registry.shared
-        self.durable = data.durable
+        self.durable = data.durable and registry.durable
         self.self_expiring = data.self_expiring and registry.self_expiring
         self.max_payload = data.max_payload
         self.holds_in_key = self.keeps_changes = data.holds_in_key
