@@ -236,19 +236,25 @@ def test_the_page_of_settings_has_every_option(built: Path) -> None:
         assert entry[1] == default
 
 
+def table(page: str) -> Iterator[list[str]]:
+    """The rows of the table in a text page, their cells' lines joined."""
+    for row in re.split(r"^[+|][-=+|]+$", page, flags=re.MULTILINE):
+        lines = [line.strip("|").split("|") for line in row.splitlines() if line.startswith("|")]
+        if lines:
+            yield [" ".join(map(str.strip, cell)).strip() for cell in zip(*lines, strict=True)]
+
+
 def test_the_matrix_of_storages_is_what_they_declare(built: Path) -> None:
     """People choose by it whether a restart signs everyone out."""
     page = (built / "howto" / "choosing.txt").read_text(encoding="utf-8")
-    rows = {
-        cells[0].replace('"', ""): cells[1:]
-        for line in page.splitlines()
-        if line.startswith("|")
-        and len(cells := [c.strip() for c in line.strip("|").split("|")]) == 4
-    }
-    assert rows["memory"] == ["no", "no", "no"]
-    assert rows["db"] == ["yes", "yes", "no"]
-    assert rows["cache on Redis"] == ["yes", "no", "yes"]
-    assert rows["cached_db"] == ["yes", "yes", "no"]
+    rows = {name.replace('"', ""): cells for name, *cells in table(page)}
+    assert rows["memory"] == ["yes", "no", "no", "no"]
+    assert rows["db"] == ["yes", "yes", "yes", "no"]
+    assert rows["cache on Redis"] == ["yes", "yes", "no", "yes"]
+    assert rows["cached_db"] == ["yes", "yes", "yes", "no"]
+    assert rows["cookie"] == ["no", "yes", "yes", "yes"]
+    assert rows["cookie, registered in db or cached_db"] == ["yes", "yes", "yes", "no"]
+    assert rows["cookie, registered in cache on Redis"] == ["yes", "yes", "no", "yes"]
 
 
 def test_defaults_in_prose_are_filled_in(built: Path) -> None:

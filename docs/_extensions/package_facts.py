@@ -13,6 +13,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from django_sessionstores import conf
 from django_sessionstores.storages.base import CacheStorage, Storage
+from django_sessionstores.storages.cookie import CookieStorage
 from django_sessionstores.storages.database import DatabaseStorage
 from django_sessionstores.storages.database_cache import DatabaseCacheStorage
 from django_sessionstores.storages.file import FileStorage
@@ -22,6 +23,13 @@ from django_sessionstores.storages.memcached import MemcachedStorage
 from django_sessionstores.storages.memory import MemoryStorage
 from django_sessionstores.storages.portable import LocMemStorage, PortableStorage
 from django_sessionstores.storages.redis import RedisStorage
+from django_sessionstores.storages.registered import Registered
+
+
+def _unconnected(kind: type[Storage]) -> Any:
+    """A storage of which only what its class declares may be asked."""
+    return kind.__new__(kind)
+
 
 STORAGES: Final[dict[str, type[Storage] | Storage]] = {
     "``memory``": MemoryStorage,
@@ -34,9 +42,20 @@ STORAGES: Final[dict[str, type[Storage] | Storage]] = {
     "``cache`` on LocMemCache": LocMemStorage,
     "``cache`` on another cache": PortableStorage,
     "``cached_db``": Layered(CacheStorage(), Storage(), lease=1, retry=1),
+    "``cookie``": CookieStorage,
+    "``cookie``, registered in ``db`` or ``cached_db``": Registered(
+        CookieStorage(), Storage(), window=1
+    ),
+    "``cookie``, registered in ``cache`` on Redis": Registered(
+        CookieStorage(), _unconnected(RedisStorage), window=1
+    ),
+    "``cache`` on memcached, registered in ``db`` or ``cached_db``": Registered(
+        _unconnected(MemcachedStorage), Storage(), window=1
+    ),
 }
 
 FLAGS: Final = {
+    "authoritative": "Sessions can be ended, no change is lost",
     "shared": "Seen by all processes",
     "durable": "Never evicted, survives a restart",
     "self_expiring": "Drops expired sessions itself",
