@@ -236,7 +236,7 @@ def _partition(response: HttpResponse, name: str) -> None:
     morsel.set(name, plain.value, plain.coded_value)
     morsel.update(plain)
     # A browser ignores the attribute, and with it a deletion, on a cookie that is not Secure.
-    morsel["secure"] = morsel["partitioned"] = True  # type: ignore[assignment]
+    morsel["secure"] = morsel["partitioned"] = True
     response.cookies[name] = morsel
 
 
