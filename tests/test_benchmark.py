@@ -4,11 +4,14 @@ import json
 import subprocess
 import sys
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from tests import upstream
+from tests.benchmark import measure, shares
 from tests.benchmark.operations import OPERATIONS
+from tests.cases import select
 
 TINY = ("--rounds", "1")
 
@@ -70,3 +73,31 @@ def test_the_table_has_a_line_for_each_operation() -> None:
     for operation in OPERATIONS:
         assert f"\n  {operation.name} " in table
     assert f" of {len(OPERATIONS)} operations meet their targets." in table
+
+
+def test_every_part_of_a_request_has_its_share() -> None:
+    """The explanations in the documentation say what each part takes; so must the command."""
+    printed = benchmark("--shares", "file").split("\n\n")
+
+    for operation, said in zip(OPERATIONS, printed, strict=True):
+        assert f"file, {operation.name}\n" in said
+        names = ["session", "the same in memory", *shares.PARTS]
+        if operation.calls:
+            names += ["client", "client in between"]
+        assert [name for name in names if f"\n  {name} " not in said] == []
+
+
+@pytest.mark.parametrize("part", shares.PARTS)
+def test_what_is_timed_without_a_part_is_without_it(part: str) -> None:
+    """A part that goes by another name meanwhile would be said to cost nothing."""
+    replaced = mock.Mock()
+    with measure.in_force(select("memory")[0]) as engine:
+        for operation in OPERATIONS:
+            target, name, value = shares.PARTS[part](operation)
+            replaced.side_effect = value
+            contender = shares.without(engine, operation, (target, name, replaced))
+            original = getattr(target, name)
+            contender.do(contender.prepare())
+            assert getattr(target, name) == original
+
+    assert replaced.called

@@ -27,6 +27,7 @@ django.setup()
 
 from tests.benchmark import measure, targets  # noqa: E402 - models need Django set up
 from tests.benchmark.operations import OPERATIONS  # noqa: E402
+from tests.benchmark.shares import shares  # noqa: E402
 from tests.cases import Case, select  # noqa: E402
 
 PROFILED_REQUESTS = 3000
@@ -41,13 +42,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print figures for programs to read")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
     parser.add_argument("--profile", metavar="CASE", help="show where the time of a case goes")
+    parser.add_argument("--shares", metavar="CASE", help="time a case without each of its parts")
     return parser.parse_args()
 
 
 def chosen(options: argparse.Namespace) -> list[Case]:
     try:
-        if options.profile:
-            return select(options.profile)
+        if options.profile or options.shares:
+            return select(options.profile or options.shares)
         of_engine = select(options.engine) if options.engine else select()
         of_store = select(options.store) if options.store else select()
     except ValueError as error:
@@ -103,6 +105,14 @@ def profile(case: Case) -> None:
             engine.empty()
 
 
+def show_shares(case: Case, rounds: int) -> None:
+    with measure.in_force(case) as engine:
+        for operation, costs in shares(engine, rounds):
+            print(f"\n{case.id}, {operation.name}")
+            for name, cost in costs.items():
+                print(f"  {name:<20}{cost:>7.1f} us{cost / costs['session']:>7.0%}", flush=True)
+
+
 def main() -> int:
     # Ended by SIGTERM as by Ctrl-C, so that the servers are stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -112,6 +122,10 @@ def main() -> int:
     if options.profile:
         for case in cases:
             profile(case)
+        return 0
+    if options.shares:
+        for case in cases:
+            show_shares(case, options.rounds)
         return 0
     measured: list[dict[str, Any]] = []
     for row in rows(cases, options.rounds):

@@ -107,8 +107,8 @@ def figures(engine: Engine, rounds: int) -> Iterator[tuple[Operation, Figures]]:
         yield (
             operation,
             Figures(
-                session=_cost(times[OURS], times[BARE]),
-                django=_cost(times[DJANGOS], times[BARE]),
+                session=cost(times[OURS], times[BARE]),
+                django=cost(times[DJANGOS], times[BARE]),
                 client=median(times[CLIENT]) if CLIENT in times else None,
             ),
         )
@@ -149,7 +149,7 @@ def _time(do: Callable[[Any], object], subjects: list[Any]) -> int:
         gc.enable()
 
 
-def _cost(requests: list[float], bare: list[float]) -> float:
+def cost(requests: list[float], bare: list[float]) -> float:
     return median(a - b for a, b in zip(requests, bare, strict=True))
 
 
