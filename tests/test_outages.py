@@ -190,16 +190,22 @@ def test_stalled_cache(engine: Any, ada: Browser, user: Any) -> None:
 
 
 @contextmanager
-def stalled(server: Any) -> Iterator[None]:
-    """It goes on by itself after half a minute: what waits for ever fails then, for its time."""
+def rescued(server: Any) -> Iterator[None]:
+    """The server goes on after half a minute: what would wait for ever fails then, for its time."""
     rescue = threading.Timer(30, server.resume)
-    server.pause()
     rescue.start()
     try:
         yield
     finally:
         rescue.cancel()
         server.resume()
+
+
+@contextmanager
+def stalled(server: Any) -> Iterator[None]:
+    with rescued(server):
+        server.pause()
+        yield
     # As Django does before each request but for those of its test client.
     close_old_connections()
 
@@ -482,13 +488,14 @@ def test_cached_db_without_its_database(engine: Any, ada: Browser, user: Any, ou
     was made, and the copies are not believed for a lease: an error, but no logout."""
     (database,) = [one for one in engine.servers.values() if one is not cache_server(engine)]
     assert ada.user() == "ada"
-    outage(database)
-    assert ada.user() == "ada"
-    # First, as it uses up the connection: what is sent on that may be done when the server is back.
-    assert_fails(Browser().get(f"/login/{user.username}/"))
-    assert_fails(ada.get("/write/lost/1/"))
-    assert_fails(ada.get("/logout/"))
-    assert_fails(ada.get("/who/"))
+    with rescued(database):
+        outage(database)
+        assert ada.user() == "ada"
+        # First, as it uses up the connection: what is sent on that may be done later on.
+        assert_fails(Browser().get(f"/login/{user.username}/"))
+        assert_fails(ada.get("/write/lost/1/"))
+        assert_fails(ada.get("/logout/"))
+        assert_fails(ada.get("/who/"))
     back(database)
     close_old_connections()
     assert ada.user() == "ada"

@@ -93,10 +93,11 @@ class LimitedCursor:
     def cut_off(self) -> None:
         """The deadline has passed. Called by the watcher, which holds the lock."""
         self.deadline = monotonic() + self.seconds
-        driver, number = self._driver, self._socket
-        if number < 0 or driver is not self._connection.connection:
+        driver = self._driver
+        if driver is not self._connection.connection:
             return  # Django is about to open another.
-        with suppress(OSError), socket.socket(fileno=socket.dup(number)) as copy:
+        # A copy, as the client may close its own meanwhile, and its number become another's.
+        with suppress(OSError), socket.socket(fileno=socket.dup(self._socket)) as copy:
             self._lost = driver
             copy.shutdown(socket.SHUT_RDWR)
 

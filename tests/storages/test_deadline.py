@@ -230,11 +230,24 @@ def answered(line: Line) -> None:
     assert ask(line) == b"answer"
 
 
-def test_statements_do_not_wake_the_thread(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def watcher(monkeypatch: pytest.MonkeyPatch) -> deadline._Watcher:
+    """One whose thread has not been started yet."""
+    watcher = deadline._Watcher()
+    monkeypatch.setattr(deadline, "_watcher", watcher)
+    return watcher
+
+
+def minds_the_time(watcher: deadline._Watcher) -> None:
+    eventually(lambda: watcher.wakes_at < float("inf"), "the thread minds the time", seconds=20)
+
+
+def test_statements_do_not_wake_the_thread(
+    line: Line, watcher: deadline._Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To wake it takes longer than all the rest, and a switch between threads at each statement."""
-    watcher = deadline._watcher
     answered(line)
-    eventually(lambda: watcher.wakes_at < float("inf"), "the thread minds the time")
+    minds_the_time(watcher)
     woken: list[float] = []
     monkeypatch.setattr(watcher, "wake", woken.append)
     with override_settings(SESSIONSTORES={"DATABASE_TIMEOUT": 60}):
@@ -249,10 +262,18 @@ def test_the_thread_sleeps_when_nobody_asks(line: Line) -> None:
     eventually(lambda: deadline._watcher.wakes_at == float("inf"), "the thread sleeps", seconds=20)
 
 
-def test_a_shorter_limit_wakes_the_thread(line: Line) -> None:
+def test_the_thread_rests_before_it_sleeps(watcher: deadline._Watcher) -> None:
+    """Statements are mostly over before it has looked. Were that enough to sleep, each of them
+    would have to wake it."""
+    watcher.wake(rest=60)
+    minds_the_time(watcher)
+
+
+def test_a_shorter_limit_wakes_the_thread(line: Line, watcher: deadline._Watcher) -> None:
     """The thread may be asleep until a deadline that lies further off."""
     with override_settings(SESSIONSTORES={"DATABASE_TIMEOUT": 600}):
         answered(line)
+    minds_the_time(watcher)
     test_no_answer_is_an_outage(line)
 
 
@@ -262,7 +283,6 @@ def test_without_a_thread_statements_still_run(line: Line, monkeypatch: pytest.M
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    monkeypatch.setattr(deadline, "_watcher", deadline._Watcher())
     monkeypatch.setattr(threading.Thread, "start", start)
     answered(line)
 
