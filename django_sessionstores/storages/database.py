@@ -208,7 +208,7 @@ class DatabaseStorage(Storage):
     def __init__(self) -> None:
         if not apps.is_installed(_APP):
             raise ImproperlyConfigured(
-                f"SESSION_ENGINE keeps sessions in a table of {_APP!r}. Add {_APP!r} to "
+                f"Sessions, or their registry, are in a table of {_APP!r}. Add {_APP!r} to "
                 "INSTALLED_APPS and run: python manage.py migrate"
             )
         # Not at the top: importing models takes an installed app, and importing this must not.
