@@ -700,9 +700,8 @@ class SessionStore(SessionBase):
     def _saved(self, outcome: Updated, snapshot: Snapshot) -> None:
         if outcome.key is not None:
             super()._set_session_key(outcome.key)
-        # ``modified`` stays as it is: Django's middleware reads it to decide on the cookie.
-        if self._is_outdated:
-            self._modified, self._is_outdated = True, False
+        # Still modified, by whatever it was: a middleware reads it to decide on the cookie.
+        self._modified, self._is_outdated = True, False
         self._record, self._base, self._reference = outcome.record, snapshot, snapshot
         self._predecessor = self._predecessor_key = None
         self._cycles = 0

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from django.contrib.sessions.backends.signed_cookies import SessionStore as SignedCookies
-from django.test import AsyncClient, Client, override_settings
+from django.http import HttpResponse
+from django.test import AsyncClient, Client, RequestFactory, override_settings
 
 from django_sessionstores.chunks import split
 from django_sessionstores.conf import codec
 from django_sessionstores.exceptions import PayloadTooLarge, SessionConflict, SessionEnded
+from django_sessionstores.middleware import SessionMiddleware
 from django_sessionstores.models import StoredSession
 from django_sessionstores.records import draw_key, session_id
 from django_sessionstores.session import CLOCK_SKEW, SessionStore, now
@@ -623,6 +625,55 @@ def test_a_reading_client_makes_no_new_cookie(engine: Any, hours: int) -> None:
         assert COOKIE not in browser.get("/read/").cookies
 
 
+@pytest.mark.parametrize("view", ["nest", "write"])
+def test_every_change_reaches_the_browser(engine: Any, browser: Browser, view: str) -> None:
+    """A change inside of a value too, which sets no flag: the cookie is all there is of it."""
+    browser.get(f"/{view}/x/1/")
+    before = browser.data()
+    browser.get(f"/{view}/y/2/")
+    after = browser.data()
+    assert before != after
+    assert "2" in str(after)
+
+
+def test_a_save_in_the_view_reaches_the_browser(engine: Any) -> None:
+    """It is the answer that carries it."""
+    key = stored(engine, cart={})
+
+    def view(request: Any) -> HttpResponse:
+        request.session["cart"]["x"] = 1
+        request.session.save()
+        return HttpResponse()
+
+    request = RequestFactory().get("/")
+    request.COOKIES[COOKIE] = key
+    response = SessionMiddleware(view)(request)
+    assert load(engine, response.cookies[COOKIE].value) == {"cart": {"x": 1}}
+
+
+@pytest.mark.parametrize(("age", "sent"), [(1000, False), (HOUR, True)])
+def test_rolling(engine: Any, browser: Browser, age: int, sent: bool) -> None:
+    """Another expiry is another cookie; it is sent when the old one lags behind, and not before."""
+    with override_settings(SESSION_SAVE_EVERY_REQUEST=True):
+        browser.send({COOKIE: stored(engine)})
+        moment = now()
+        with at(moment + age):
+            assert (COOKIE in browser.get("/nothing/").cookies) is sent
+        with at(moment + 14 * DAY + age // 2):
+            assert (browser.data() == WORDS) is sent
+
+
+@pytest.mark.engines(*REGISTERED)
+def test_an_older_cookie_knows_the_user_of_the_newest(engine: Any) -> None:
+    """Who is logged in counts, not who was when the cookie was made."""
+    key = stored(engine)
+    session = engine.SessionStore(key)
+    session["_auth_user_id"] = "7"
+    session.save()
+    record = engine.storage.read(engine.storage.locate(key))
+    assert record.user_id == "7"
+
+
 @pytest.mark.engines(*REGISTERED)
 def test_the_registry_knows_the_client(engine: Any) -> None:
     """For lists of sessions; a change of address follows when the last write is long ago."""
@@ -633,7 +684,7 @@ def test_the_registry_knows_the_client(engine: Any) -> None:
     browser.get("/read/")
     assert _ip(engine, browser) == "192.0.2.1"
     with at(now() + HOUR):
-        browser.get("/read/")
+        assert COOKIE in browser.get("/read/").cookies
         assert _ip(engine, browser) == "192.0.2.2"
 
 
