@@ -23,11 +23,13 @@ from .conf import NAME, OPTIONS
 from .middleware import SessionMiddleware
 from .session import SessionStore
 from .storages.base import CacheStorage, Storage
+from .storages.caches import Kind, kind_of
 from .storages.database import DatabaseStorage
 from .storages.database_cache import DatabaseCacheStorage
 from .storages.file import FileStorage
 from .storages.layered import Layered
 from .storages.memory import MemoryStorage
+from .storages.portable import LocMemStorage, PortableStorage
 from .storages.registered import Registered
 
 
@@ -145,7 +147,9 @@ def check_memory(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
 def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """The cache that sessions are in does not lose them on its own."""
     storage = _storage_in_production()
-    if not isinstance(storage, CacheStorage | Layered):
+    both = (storage.data, storage.registry) if isinstance(storage, Registered) else (storage,)
+    in_cache = [each for each in both if isinstance(each, CacheStorage | Layered)]
+    if not in_cache:
         return []
     alias = django_settings.SESSION_CACHE_ALIAS
     cache = caches.create_connection(alias)
@@ -158,7 +162,7 @@ def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage
                 id="sessionstores.W001",
             )
         )
-    if storage.durable:
+    if all(each.durable for each in in_cache):
         return messages  # The cache keeps them, or the database still has what it loses.
     limit = cache._max_entries
     if isinstance(cache, LocMemCache) and limit < 10_000:
@@ -181,6 +185,41 @@ def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage
             )
         )
     return messages
+
+
+@checks.register
+def check_registry(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Sessions in cookies have a registry, and one that does not forget."""
+    storage = _storage_in_production()
+    if storage is None:
+        return []
+    if not storage.authoritative:
+        return [
+            checks.Warning(
+                "Without a registry, no session can be ended. A cookie that was copied before a "
+                "logout works until it expires. A new password and a deactivation are noticed "
+                "only where Django asks for the user. Of two requests that save at once, one "
+                "loses its changes.",
+                hint=f"Set {NAME}['REGISTRY'] to 'db', 'cached_db' or 'cache'. Where you can do "
+                "without, silence this check and make SESSION_COOKIE_AGE short.",
+                id="sessionstores.W020",
+            )
+        ]
+    if not isinstance(storage, Registered):
+        return []
+    # LocMemCache is check_cache's, and how Redis is set up only Redis knows.
+    forgets = isinstance(storage.registry, PortableStorage | DatabaseCacheStorage)
+    if not forgets or isinstance(storage.registry, LocMemStorage):
+        return []
+    return [
+        checks.Warning(
+            f"The registry is in {storage.registry.describe()}, which may drop records that are "
+            "in use, and ends sessions by that.",
+            hint=f"Set {NAME}['REGISTRY'] to 'db' or 'cached_db', or point SESSION_CACHE_ALIAS to "
+            "a cache on Redis.",
+            id="sessionstores.W021",
+        )
+    ]
 
 
 _LIMITS_OF_CONNECTING: Final = {
@@ -394,4 +433,14 @@ def report_storage(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMess
         return []  # check_engine says so.
     if storage is None:
         return []
-    return [checks.Info(f"Sessions are in {storage.describe()}.", id="sessionstores.I001")]
+    messages = [checks.Info(f"Sessions are in {storage.describe()}.", id="sessionstores.I001")]
+    alias = django_settings.SESSION_CACHE_ALIAS
+    if isinstance(storage, CacheStorage) and kind_of(alias) is Kind.MEMCACHED:
+        messages.append(
+            checks.Info(
+                "memcached cannot list what it has, so no session can be found by its user.",
+                hint=f"If that is needed, set {NAME}['REGISTRY'] to 'db'.",
+                id="sessionstores.I002",
+            )
+        )
+    return messages

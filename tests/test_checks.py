@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 from django.core import checks as django_checks
 from django.core import mail
+from django.core.cache.backends.base import BaseCache
 from django.test import override_settings
 
 from django_sessionstores import checks
@@ -21,11 +22,19 @@ ENGINES = "django_sessionstores.backends."
 LOCMEM = "django.core.cache.backends.locmem.LocMemCache"
 OURS = "django_sessionstores.middleware.SessionMiddleware"
 DJANGOS = "django.contrib.sessions.middleware.SessionMiddleware"
+MEMCACHED = "django.core.cache.backends.memcached.PyMemcacheCache"
 DUMMY = "django.core.cache.backends.dummy.DummyCache"
 
 
 class SessionStore(MemorySessionStore):
     """A project's own engine: this module is named as SESSION_ENGINE."""
+
+
+class OtherCache(BaseCache):
+    """A cache of which only Django's API is known."""
+
+    def __init__(self, location, params):
+        super().__init__(params)
 
 
 def not_a_function(base, mine):
@@ -52,6 +61,7 @@ def ids(check) -> list[str]:
         checks.check_engine,
         checks.check_memory,
         checks.check_cache,
+        checks.check_registry,
         checks.check_database,
         checks.check_file_path,
         checks.check_encryption_keys,
@@ -241,6 +251,95 @@ def test_sqlite_has_no_connection_to_wait_for(name):
         assert ids(checks.check_database) == []
 
 
+def with_registry(registry, cache=LOCMEM, of="cookie"):
+    """An engine with a registry. No server is asked: none runs at port 1."""
+    return override_settings(
+        SESSION_ENGINE=ENGINES + of,
+        SESSIONSTORES={"REGISTRY": registry},
+        SESSION_CACHE_ALIAS="sessions",
+        CACHES={
+            "default": {"BACKEND": LOCMEM},
+            "sessions": {"BACKEND": cache, "LOCATION": "127.0.0.1:1"},
+        },
+    )
+
+
+@pytest.mark.usefixtures("production")
+def test_cookies_without_a_registry_are_explained():
+    """W020: that a logout ends nothing there is what nobody expects."""
+    with with_registry(""):
+        (message,) = checks.check_registry(None)
+    assert message.id == "sessionstores.W020"
+    for unprotected in ("logout", "password", "deactivation", "two requests"):
+        assert unprotected in message.msg
+    assert "REGISTRY" in message.hint
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize(
+    ("registry", "cache"),
+    [
+        ("db", LOCMEM),
+        ("cached_db", MEMCACHED),
+        ("cache", "django.core.cache.backends.redis.RedisCache"),
+    ],
+)
+def test_a_registry_that_keeps_what_it_has_passes(registry, cache):
+    """Each of the three engines that may be named, on a store that can be relied on."""
+    with with_registry(registry, cache):
+        assert ids(checks.check_engine) == []
+        assert ids(checks.check_registry) == []
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize(
+    "cache", ["django.core.cache.backends.db.DatabaseCache", "tests.test_checks.OtherCache"]
+)
+def test_a_registry_that_forgets_is_named(cache):
+    """W021: a session that is dropped there ends, in the middle of somebody's work."""
+    with with_registry("cache", cache):
+        assert ids(checks.check_registry) == ["sessionstores.W021"]
+
+
+@pytest.mark.usefixtures("production")
+def test_the_cache_of_a_registry_is_looked_at_as_one_of_sessions():
+    """W001, W002: what is in one process, or dropped, ends sessions just the same."""
+    with with_registry("cache"):
+        assert ids(checks.check_cache) == ["sessionstores.W001", "sessionstores.W002"]
+        assert ids(checks.check_registry) == []  # Said once.
+    with with_registry("cached_db"):
+        assert ids(checks.check_cache) == ["sessionstores.W001"]
+    with with_registry("db"):
+        assert ids(checks.check_cache) == []
+
+
+@pytest.mark.parametrize(
+    ("registry", "cache", "of", "reason"),
+    [
+        ("cache", MEMCACHED, "cookie", "forgets"),
+        ("cache", MEMCACHED, "cache", "forgets"),
+        ("cache", DUMMY, "cookie", "keeps nothing"),
+        ("cached_db", MEMCACHED, "cache", "where the sessions are"),
+    ],
+)
+def test_a_registry_that_cannot_be_one_is_refused(registry, cache, of, reason):
+    """E005: memcached cannot be asked who is signed in, and copies of a registry would stand
+    where the sessions in the same cache are."""
+    with with_registry(registry, cache, of):
+        (message,) = checks.check_engine(None)
+    assert message.id == "sessionstores.E005"
+    assert reason in message.msg
+
+
+@pytest.mark.parametrize("registry", ["db", "cached_db"])
+def test_a_registry_in_the_database_needs_the_app(registry):
+    """E005: without it there is no table, which the first login would find out."""
+    with with_registry(registry), override_settings(INSTALLED_APPS=[]):
+        (message,) = checks.check_engine(None)
+    assert message.id == "sessionstores.E005"
+    assert "INSTALLED_APPS" in message.msg
+
+
 @pytest.mark.usefixtures("production")
 def test_file_path_should_be_chosen(tmp_path):
     """W004: folders for temporary files are emptied by restarts and cleaning jobs."""
@@ -364,3 +463,18 @@ def test_the_deploy_check_says_which_store_is_used():
     (message,) = checks.report_storage(None)
     assert (message.level, message.id) == (django_checks.INFO, "sessionstores.I001")
     assert "memory of this process" in message.msg
+
+
+def test_the_deploy_check_names_the_registry():
+    """I001: where a session ends is in the registry, not where its data is."""
+    with with_registry("db"):
+        (message,) = checks.report_storage(None)
+    assert re.search("cookie 'sessionid' .* registered in table", message.msg)
+
+
+def test_the_deploy_check_says_that_memcached_lists_nothing():
+    """I002: better read before the day on which the sessions of a user have to be found."""
+    with with_registry("", MEMCACHED, "cache"):
+        assert [each.id[-4:] for each in checks.report_storage(None)] == ["I001", "I002"]
+    with with_registry("db", MEMCACHED, "cache"):
+        assert [each.id[-4:] for each in checks.report_storage(None)] == ["I001"]
