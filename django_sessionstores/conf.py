@@ -16,6 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
+from .chunks import capacity
 from .client import Proxies
 from .codec import BareCodec, Codec, KeyRing, Serializer
 from .merge import MergeFunction
@@ -255,6 +256,12 @@ def splits_cookies() -> bool:
 def cookie_parts() -> int:
     """Over how many cookies a session may be split."""
     return settings.COOKIE_MAX_PARTS if splits_cookies() else 1
+
+
+def cookie_bytes() -> int:
+    """How long the value of a session's cookie may be, all parts together."""
+    fits = capacity(django_settings.SESSION_COOKIE_NAME, cookie_parts())
+    return min(fits, settings.COOKIE_MAX_BYTES)
 
 
 @cache

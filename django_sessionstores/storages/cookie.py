@@ -11,7 +11,6 @@ import msgspec
 from django.conf import settings as django_settings
 
 from .. import conf
-from ..chunks import capacity
 from ..exceptions import PayloadTooLarge, UnreadablePayload
 from ..records import Record
 from .base import Outcome, Storage, Taken, Updated
@@ -182,14 +181,13 @@ def _context(record_id: str) -> str:
 
 
 def _check_size(token: str) -> None:
-    name = django_settings.SESSION_COOKIE_NAME
-    parts = conf.cookie_parts()
-    limit = min(capacity(name, parts), conf.settings.COOKIE_MAX_BYTES)
+    limit = conf.cookie_bytes()
     if len(token) <= limit:
         return
+    name, parts = django_settings.SESSION_COOKIE_NAME, conf.cookie_parts()
     means = f"{parts} cookies" if parts > 1 else "one cookie"
     hint = "raise COOKIE_MAX_PARTS and COOKIE_MAX_BYTES as far as your proxies allow"
-    if parts == 1 and not conf.splits_cookies():
+    if limit < conf.settings.COOKIE_MAX_BYTES and not conf.splits_cookies():
         hint = (
             "put django_sessionstores.middleware.SessionMiddleware, which splits cookies, in the "
             "place of Django's"
