@@ -239,7 +239,12 @@ def watcher(monkeypatch: pytest.MonkeyPatch) -> deadline._Watcher:
 
 
 def minds_the_time(watcher: deadline._Watcher) -> None:
-    eventually(lambda: watcher.wakes_at < float("inf"), "the thread minds the time", seconds=20)
+    """Returns when the thread has looked and sleeps until a moment that it has chosen."""
+
+    def sleeps() -> bool:
+        return not watcher._woken.is_set() and watcher.wakes_at < float("inf")
+
+    eventually(sleeps, "the thread minds the time", seconds=20)
 
 
 def test_statements_do_not_wake_the_thread(
@@ -277,6 +282,7 @@ def test_a_shorter_limit_wakes_the_thread(line: Line, watcher: deadline._Watcher
     test_no_answer_is_an_outage(line)
 
 
+@pytest.mark.usefixtures("watcher")
 def test_without_a_thread_statements_still_run(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     """There are no new threads while the interpreter shuts down, but sessions may be saved."""
 
