@@ -6,6 +6,7 @@ import pytest
 
 pytest.register_assert_rewrite("django_sessionstores.testing")
 
+from django_sessionstores.middleware import SessionMiddleware  # noqa: E402
 from django_sessionstores.testing import (  # noqa: E402
     EngineContract,
     RequestContract,
@@ -37,3 +38,7 @@ class TestRequests(RequestContract):
     @pytest.fixture(autouse=True)
     def _row(self, engine: Any) -> None:
         self.SessionStore = engine.SessionStore
+
+
+class TestRequestsUnderOurMiddleware(TestRequests):
+    SessionMiddleware = SessionMiddleware

@@ -29,7 +29,7 @@ from django_sessionstores.middleware import SessionMiddleware
 from django_sessionstores.records import draw_key, session_id
 from django_sessionstores.session import now
 from django_sessionstores.testing import HOUR, at, observed
-from tests import urls
+from tests import upstream, urls
 from tests.services import unavailable
 
 MIDDLEWARE = "django_sessionstores.middleware.SessionMiddleware"
@@ -311,6 +311,25 @@ def messages(name: str = "django_sessionstores") -> Iterator[list[logging.LogRec
         yield records
     finally:
         logger.removeHandler(handler)
+
+
+# Django's own tests ------------------------------------------------------------------------------
+
+sessions_tests = upstream.session_tests()
+
+
+class DjangosSessionMiddlewareTests(sessions_tests.SessionMiddlewareTests):  # type: ignore[misc,name-defined]
+    """Unmodified, with Django's own engine, which some of them look into."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.enterClassContext(
+            mock.patch.object(sessions_tests, "SessionMiddleware", SessionMiddleware)
+        )
+        cls.enterClassContext(
+            override_settings(SESSION_ENGINE="django.contrib.sessions.backends.db")
+        )
+        super().setUpClass()
 
 
 # As Django's -------------------------------------------------------------------------------------

@@ -74,3 +74,16 @@ def test_djangos_suite_fails_only_where_documented(engine_name: str, tmp_path: P
 
     assert run.ran > upstream.FEWEST_TESTS
     assert run.failed == upstream.expected_failures(engine_name), run.output[-20_000:]
+
+
+@pytest.mark.slow
+def test_djangos_suite_passes_under_the_packages_middleware(tmp_path: Path) -> None:
+    """It takes the place of Django's in sites with any of Django's apps."""
+    (case, *_) = cases.select("db")
+
+    path = "django_sessionstores.middleware.SessionMiddleware"
+    run = upstream.run_suite(cases.engine_path(case), tmp_path, path)
+
+    expected = upstream.expected_failures("db", upstream.MIDDLEWARE)
+    assert run.ran > upstream.FEWEST_TESTS
+    assert run.failed == expected, run.output[-20_000:]

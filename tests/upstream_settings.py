@@ -3,10 +3,17 @@
 import os
 import sys
 
+import django.contrib.sessions.middleware
+from django.utils.module_loading import import_string
+
 # On the path there, not here: the module is part of Django's tests.
 from test_sqlite import *  # noqa: F403
 
 SESSION_ENGINE = os.environ["UPSTREAM_SESSION_ENGINE"]
+if os.environ["UPSTREAM_MIDDLEWARE"]:
+    # The tests name the class in MIDDLEWARE, and import it themselves as well.
+    _middleware = import_string(os.environ["UPSTREAM_MIDDLEWARE"])
+    django.contrib.sessions.middleware.SessionMiddleware = _middleware
 SESSION_CACHE_ALIAS = "sessions"
 SESSIONSTORES = {"REGISTRY": "db"}  # For the engines that need one.
 SESSION_FILE_PATH = os.environ["UPSTREAM_FOLDER"]
