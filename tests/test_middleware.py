@@ -756,6 +756,16 @@ def test_a_cookie_that_is_not_due_is_not_sent(ada: Browser, engine: Any) -> None
 
 
 @memory
+def test_a_rolling_session_that_has_ended_is_not_replaced(site: Any, engine: Any) -> None:
+    """SESSION_SAVE_EVERY_REQUEST: Django's makes a record for each cookie that means nothing."""
+    browser = Browser(site, **{COOKIE: draw_key()})
+    with override_settings(SESSION_SAVE_EVERY_REQUEST=True), observed(engine.storage) as calls:
+        answer = browser.get("nothing/")
+    assert calls == ["read"]
+    assert answer.cookies[COOKIE].is_deletion
+
+
+@memory
 def test_a_session_that_the_view_saved_gets_its_cookie(browser: Browser) -> None:
     """The middleware's save finds nothing left to write, and the browser has no key yet."""
     assert browser.get("expire/600/").cookies[COOKIE].attributes["max-age"] == "600"
