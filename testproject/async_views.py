@@ -6,6 +6,7 @@ from django.contrib.auth import aauthenticate, aget_user, alogin, alogout
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_POST, require_safe
 
+from testproject.setup import storage_by_id
 from testproject.showcase import (
     FRUITS,
     LIFETIMES,
@@ -30,7 +31,7 @@ async def _show(request: HttpRequest, error: str = "") -> HttpResponse:
     rotation = await request.session.aget("rotation") or {}
     former = None
     if rotation.get("before"):
-        former = await session_of(request).storage().aread(rotation["before"])
+        former = await storage_by_id().aread(rotation["before"])
     return show(request, account=await aget_user(request), former=former, error=error)
 
 

@@ -1,8 +1,10 @@
 """The one environment variable that says where the demo keeps its sessions.
 
-A value is the name of an engine and, after a ``+`` each, the stores that it needs::
+A value is the name of an engine and, after a ``+`` each, the stores that it needs. The name of a
+second engine is the registry of the first::
 
     db
+    cookie+db
     db+postgres://user:password@host:5432/name
     cached_db+redis://localhost:6379/0+mysql://user:password@host:3306/name
 
@@ -35,6 +37,11 @@ FORMS: Final = """\
   cache+<cache>
   cached_db+<cache>
   cached_db+<cache>+<database>
+  cookie                                            without a registry
+  cookie+db                                         the rest with one, which ends sessions
+  cookie+cache+<cache>                              not memcached
+  cookie+cached_db+<cache>
+  cache+memcached://host:11211+db                   with a registry, which lists sessions
 
   <database>  sqlite:///absolute/path.sqlite3
               postgres://user:password@host:5432/name
@@ -47,9 +54,12 @@ FORMS: Final = """\
 Any engine takes +<database> as its last part: the users are there. A + in a password is
 written %2B."""
 
-_ENGINES: Final = ("memory", "file", "db", "cache", "cached_db")
+_ENGINES: Final = ("memory", "file", "db", "cache", "cached_db", "cookie")
+_IN_A_CACHE: Final = frozenset({"cache", "cached_db"})
+_REGISTRIES: Final = frozenset({"db", *_IN_A_CACHE})
 _DATABASES: Final = {"postgres": "postgresql", "postgresql": "postgresql", "mysql": "mysql"}
 _BACKENDS: Final = "django.core.cache.backends."
+_PYMEMCACHE: Final = _BACKENDS + "memcached.PyMemcacheCache"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +68,12 @@ class Choice:
 
     engine: str
     """The last part of SESSION_ENGINE."""
+    registry: str
+    """The engine of the registry; empty without one."""
     database: dict[str, Any]
     """The default database, which also has the users."""
     cache: dict[str, Any] | None
-    """The cache for sessions, if the engine has one."""
+    """The cache for sessions or their registry, if the engines have one."""
     sessions_folder: Path
     """Where the file engine keeps its sessions."""
     text: str
@@ -76,29 +88,39 @@ def parse(value: str, folder: Path) -> Choice:
     engine, *stores = value.strip().split("+")
     if engine not in _ENGINES:
         raise _invalid(value, f"{engine!r} is no engine.")
+    registry = ""
     database = cache = sessions_folder = None
     for number, store in enumerate(stores, start=2):
         try:
             if engine == "file" and sessions_folder is None and Path(store).is_absolute():
                 sessions_folder = Path(store)
-            elif engine in {"cache", "cached_db"} and cache is None:
+            elif _takes_registry(engine, cache) and not registry and store in _REGISTRIES:
+                registry = store
+            elif _IN_A_CACHE & {engine, registry} and cache is None:
                 cache = _cache(store, folder)
             else:
                 database = _database(store)
         except ValueError as error:
             # Not the part itself: it may be half of a password with a + in it.
             raise _invalid(value, f"Part {number}: {error}.") from None
-    if engine in {"cache", "cached_db"} and cache is None:
-        raise _invalid(value, f"The engine {engine!r} needs a cache.")
-    if len(stores) > sum(part is not None for part in (database, cache, sessions_folder)):
+    if cache is None and (without := _IN_A_CACHE & {engine, registry}):
+        raise _invalid(value, f"The engine {min(without)!r} needs a cache.")
+    parts = (registry or None, database, cache, sessions_folder)
+    if len(stores) > sum(part is not None for part in parts):
         raise _invalid(value, "It has more than one database.")
     return Choice(
         engine=engine,
+        registry=registry,
         database=database or _sqlite(folder / "demo.sqlite3"),
         cache=cache,
         sessions_folder=sessions_folder or folder / "sessions",
         text=without_password(value),
     )
+
+
+def _takes_registry(engine: str, cache: dict[str, Any] | None) -> bool:
+    is_memcached = cache is not None and cache["BACKEND"] == _PYMEMCACHE
+    return engine == "cookie" or (engine == "cache" and is_memcached)
 
 
 def without_password(value: str) -> str:
@@ -175,7 +197,7 @@ def _cache(store: str, folder: Path) -> dict[str, Any]:
         nodes = rest.rstrip("/").split(",")
         if not all(re.fullmatch(r"[^:/]+:\d+", node) for node in nodes):
             raise ValueError("memcached:// takes host:port, and further ones after commas")
-        return {"BACKEND": _BACKENDS + "memcached.PyMemcacheCache", "LOCATION": nodes}
+        return {"BACKEND": _PYMEMCACHE, "LOCATION": nodes}
     raise ValueError("no cache is of this form")
 
 

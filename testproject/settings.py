@@ -29,6 +29,7 @@ ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 SESSION_ENGINE = f"django_sessionstores.backends.{DEMO.engine}"
 SESSION_CACHE_ALIAS = "sessions" if DEMO.cache else "default"
 SESSION_FILE_PATH = str(DEMO.sessions_folder) if DEMO.engine == "file" else None
+SESSIONSTORES = {"REGISTRY": DEMO.registry}
 
 # --- The rest is an ordinary site ----------------------------------------------------------
 
@@ -49,7 +50,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django_sessionstores.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",

@@ -16,6 +16,8 @@ from django.db import Error as DatabaseError
 from django.utils import timezone
 
 from django_sessionstores.exceptions import StorageUnavailable
+from django_sessionstores.storages.base import Storage
+from django_sessionstores.storages.registered import Registered
 from testproject import engines
 
 # Known to everyone, which is why the demo listens on the loopback address only.
@@ -34,6 +36,12 @@ def session_store() -> type[Any]:
     return store
 
 
+def storage_by_id() -> Storage:
+    """The storage that sessions are looked up in by their ids."""
+    storage: Storage = session_store().storage()
+    return storage.registry if isinstance(storage, Registered) else storage
+
+
 def set_up() -> None:
     """Make folders and tables, and try the store once. Raises `SetUpFailed`."""
     try:
@@ -42,7 +50,7 @@ def set_up() -> None:
         call_command("migrate", verbosity=0, interactive=False)
         if settings.DEMO.cache and settings.DEMO.cache["BACKEND"].endswith("DatabaseCache"):
             call_command("createcachetable", verbosity=0)
-        session_store().storage().read("0" * 40)
+        storage_by_id().read("0" * 40)
     except DatabaseError as error:
         raise _failed("The database cannot be used", error) from error
     except StorageUnavailable as error:
@@ -50,7 +58,7 @@ def set_up() -> None:
     except OSError as error:
         raise _failed("A folder cannot be made", error) from error
     except ImproperlyConfigured as error:
-        raise SetUpFailed(str(error)) from error
+        raise SetUpFailed(f"{error}\n{_value()}") from error
 
 
 def seed_users() -> None:
@@ -69,6 +77,8 @@ def seed_sessions() -> int:
 
     They end within the hour, so that starting the demo often does not pile them up.
     """
+    if not session_store().storage().authoritative:
+        return 0  # They are in browsers, and there is none yet.
     users = get_user_model()._default_manager
     for user in [None, *users.filter(username__in=USERS)]:
         session = session_store()()
@@ -99,6 +109,8 @@ def _folders() -> list[Path]:
 
 
 def _failed(what: str, error: Exception) -> SetUpFailed:
-    return SetUpFailed(
-        f"{what}: {error}\n{engines.VARIABLE} is {settings.DEMO.text!r}. Does the server run there?"
-    )
+    return SetUpFailed(f"{what}: {error}\n{_value()} Does the server run there?")
+
+
+def _value() -> str:
+    return f"{engines.VARIABLE} is {settings.DEMO.text!r}."

@@ -82,6 +82,7 @@ def show(
 ) -> HttpResponse:
     """The page. The session has to be loaded: from then on, reading it asks no store."""
     session = session_of(request)
+    storage = session.storage()
     kept = session.get("types", {})
     response = render(
         request,
@@ -98,11 +99,13 @@ def show(
             "forms": engines.FORMS,
             "former": former,
             "former_is_superseded": former is not None and former.state is State.SUPERSEDED,
+            "is_authoritative": storage.authoritative,
+            "is_in_cookie": storage.holds_in_key,
             "lifetimes": {name: label for name, (label, _) in LIFETIMES.items()},
             "rotation": session.get("rotation"),
             "serializer": serializer_path(),
             "session_id": session.session_id if session.session_key else None,
-            "storage": session.storage().describe(),
+            "storage": storage.describe(),
             "tabs": {side: session.get(side, 0) for side in SIDES},
             "types": [
                 (name, repr(kept[name]), type(kept[name]).__name__, is_same(kept[name], value))

@@ -6,6 +6,7 @@ from django.contrib.auth import authenticate, get_user, login, logout
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_POST, require_safe
 
+from testproject.setup import storage_by_id
 from testproject.showcase import (
     FRUITS,
     LIFETIMES,
@@ -30,7 +31,7 @@ def _show(request: HttpRequest, error: str = "") -> HttpResponse:
     rotation = request.session.get("rotation") or {}
     former = None
     if rotation.get("before"):
-        former = session_of(request).storage().read(rotation["before"])
+        former = storage_by_id().read(rotation["before"])
     return show(request, account=get_user(request), former=former, error=error)
 
 

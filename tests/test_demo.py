@@ -57,10 +57,12 @@ def sqlite(path: Path) -> str:
     return f"sqlite:///{path.as_posix().lstrip('/')}"
 
 
-def assert_keeps_its_promises(value: str) -> None:
+def assert_keeps_its_promises(value: str, promises: int = 16) -> str:
+    """What the demo says meanwhile."""
     done = demo(value, "--check")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("  ok  ") == 16, done.stdout
+    assert done.stdout.count("  ok  ") == promises, done.stdout
+    return done.stdout
 
 
 # Engines and stores ---------------------------------------------------------------------------
@@ -68,12 +70,28 @@ def assert_keeps_its_promises(value: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["memory", "file+{folder}/sessions", "cache+locmem", "cache+dbcache", "cached_db+locmem"],
+    [
+        "memory",
+        "file+{folder}/sessions",
+        "cache+locmem",
+        "cache+dbcache",
+        "cached_db+locmem",
+        "cookie+db",
+        "cookie+cache+dbcache",
+        "cookie+cached_db+locmem",
+    ],
 )
 def test_every_engine_needs_no_server(value: str, tmp_path: Path) -> None:
     """A first try must not end in the installation of something."""
     database = sqlite(tmp_path / "new" / "demo.sqlite3")
     assert_keeps_its_promises(f"{value.format(folder=tmp_path)}+{database}")
+
+
+def test_a_cookie_without_a_registry_keeps_what_it_can(tmp_path: Path) -> None:
+    """Signing out ends no copy, and parallel changes are lost: neither may be shown as kept."""
+    output = assert_keeps_its_promises(f"cookie+{sqlite(tmp_path / 'demo.sqlite3')}", promises=12)
+    assert "signing out" not in output
+    assert "Sessions   0 made" in output
 
 
 def test_it_can_be_started_again(tmp_path: Path) -> None:
@@ -102,6 +120,20 @@ def test_sessions_through_django_redis() -> None:
         assert_keeps_its_promises(f"cache+django-redis://{HOST}:{server.port}/0")
 
 
+def test_the_registry_of_memcached() -> None:
+    """Its form is that of the cookie's: the name of the engine, after the cache."""
+    with Memcached() as server:
+        output = assert_keeps_its_promises(f"cache+memcached://{HOST}:{server.port}+db")
+    assert "registered in table" in output
+
+
+def test_a_registry_on_a_server() -> None:
+    """The stores after the name are the registry's."""
+    with Redis() as server:
+        output = assert_keeps_its_promises(f"cookie+cache+redis://{HOST}:{server.port}/0")
+    assert "registered in Redis" in output
+
+
 # What is wrong --------------------------------------------------------------------------------
 
 
@@ -118,6 +150,11 @@ def test_sessions_through_django_redis() -> None:
         ("cache+memcached://h", "takes host:port"),
         ("db+mysql://h/n+mysql://h/n", "more than one database"),
         ("file+relative/folder", "Part 2: no database"),
+        ("cookie+cached_db", "The engine 'cached_db' needs a cache"),
+        ("cookie+memory", "Part 2: no database"),
+        ("cookie+db+db", "Part 3: no database"),
+        ("db+db", "Part 2: no database"),
+        ("cache+redis://h+db", "Part 3: no database"),
     ],
 )
 def test_a_wrong_value_names_the_variable_and_what_it_may_be(value: str, reason: str) -> None:
@@ -161,6 +198,8 @@ def test_quoted_characters_in_a_password_arrive() -> None:
         (f"db+mysql://u:{PASSWORD}@{HOST}:{{port}}/n", "The database cannot be used"),
         (f"cache+redis://:{PASSWORD}@{HOST}:{{port}}/0", "The store for sessions cannot be used"),
         (f"cache+memcached://{HOST}:{{port}}", "The store for sessions cannot be used"),
+        (f"cookie+cache+redis://{HOST}:{{port}}/0", "The store for sessions cannot be used"),
+        (f"cookie+cache+memcached://{HOST}:{{port}}", "which forgets what it has no room for"),
         (f"file+{Path(__file__).as_posix()}/below", "A folder cannot be made"),
     ],
 )
@@ -172,6 +211,24 @@ def test_a_store_that_cannot_be_used_is_told_in_a_sentence(value: str, reason: s
     assert engines.VARIABLE in done.stdout
     assert "Traceback" not in done.stdout
     assert PASSWORD not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("value", "registry"),
+    [
+        ("cookie", ""),
+        ("cookie+db+sqlite:///elsewhere.sqlite3", "db"),
+        ("cookie+cache+locmem", "cache"),
+        ("cookie+cached_db+locmem+sqlite:///elsewhere.sqlite3", "cached_db"),
+        ("cache+memcached://h:1+db+sqlite:///elsewhere.sqlite3", "db"),
+        ("cache+memcached://h:1+sqlite:///elsewhere.sqlite3", ""),
+    ],
+)
+def test_the_name_of_a_second_engine_is_the_registry(value: str, registry: str) -> None:
+    """Every combination of the forms leads where it says, the users' database included."""
+    choice = engines.parse(value, ROOT)
+    assert choice.registry == registry
+    assert ("elsewhere" in str(choice.database["NAME"])) == ("elsewhere" in value)
 
 
 # The page -------------------------------------------------------------------------------------
@@ -225,6 +282,17 @@ def test_the_page_shows_ids_and_no_key() -> None:
         assert session_id(key) in page
         assert key not in page
         assert '<span class="count">1</span> apples' in page
+
+
+def test_the_page_of_a_cookie_says_what_it_is(tmp_path: Path) -> None:
+    """A page that claims an encrypted record in a store would be wrong about the one thing that
+    is different here."""
+    database = sqlite(tmp_path / "demo.sqlite3")
+    for value, told in (("cookie+db", "The registry knows"), ("cookie", "There is no registry")):
+        with served(f"{value}+{database}") as (address, browser, _):
+            page = read(browser, address)
+            assert "The session itself is in your cookie" in page
+            assert told in page
 
 
 def test_the_page_needs_no_exception_from_a_content_security_policy() -> None:
