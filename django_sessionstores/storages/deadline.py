@@ -93,11 +93,12 @@ class LimitedCursor:
     def cut_off(self) -> None:
         """The deadline has passed. Called by the watcher, which holds the lock."""
         self.deadline = monotonic() + self.seconds
-        driver = self._driver
-        if driver is not self._connection.connection:
-            return  # Django is about to open another.
-        # A copy, as the client may close its own meanwhile, and its number become another's.
-        with suppress(OSError), socket.socket(fileno=socket.dup(self._socket)) as copy:
+        # Another where Django has just opened one and asks the first questions on it, or none where
+        # it is about to: the number noted may by now be that of somebody else's socket.
+        driver = self._connection.connection
+        number = self._socket if driver is self._driver else _socket_of(driver)
+        # A copy, as the client may close its own meanwhile.
+        with suppress(OSError), socket.socket(fileno=socket.dup(number)) as copy:
             self._lost = driver
             copy.shutdown(socket.SHUT_RDWR)
 

@@ -195,6 +195,21 @@ def test_a_connection_that_is_opened_for_the_cursor_is_watched(line: Line) -> No
         ask(line)
 
 
+def test_the_first_questions_on_a_new_connection_are_limited(line: Line) -> None:
+    """Django sets the time zone and the like before it gives a cursor."""
+    opened, line.connection = line.connection, None
+
+    def cursor() -> Line:
+        line.connection = opened
+        line.execute()
+        return line
+
+    line.cursor = cursor  # type: ignore[method-assign]
+    with pytest.raises(StorageUnavailable, match="DATABASE_TIMEOUT"):
+        ask(line)
+    assert line.closed == 1
+
+
 @pytest.mark.parametrize(
     "client", [object(), SimpleNamespace(_sock=None), None], ids=["none", "closed", "not open"]
 )
