@@ -12,6 +12,7 @@ from django.core.management import call_command
 from django.test import override_settings
 
 from tests import cases, services
+from tests.browser import Chromium
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -90,6 +91,13 @@ def middleware(request: pytest.FixtureRequest) -> Iterator[str]:
     _, *others = settings.MIDDLEWARE
     with override_settings(MIDDLEWARE=[path, *others]):
         yield path
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Chromium]:
+    """The browser of a test file; each of its tests makes windows of its own."""
+    with Chromium() as browser:
+        yield browser
 
 
 @pytest.fixture

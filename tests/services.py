@@ -435,6 +435,53 @@ class Memcached(Server):
         return answer(self.port, b"version\r\n").startswith(b"VERSION ")
 
 
+class Nginx(Server):
+    """A reverse proxy to the given port of this machine, with nginx's own limits."""
+
+    name = "nginx"
+    executables = ("nginx",)
+    debian_package = "nginx"
+
+    def __init__(self, upstream: int) -> None:
+        super().__init__()
+        self.upstream = upstream
+
+    def prepare(self) -> None:
+        folders = "".join(
+            f"    {kind}_temp_path {kind};\n"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (self.folder / "nginx.conf").write_text(
+            "daemon off;\n"
+            "master_process off;\n"  # One process, to be paused and killed as a whole.
+            "pid nginx.pid;\n"
+            "events {}\n"
+            "http {\n"
+            "    access_log off;\n"
+            f"{folders}"
+            "    server {\n"
+            f"        listen {HOST}:{self.port};\n"
+            "        location / {\n"
+            f"            proxy_pass http://{HOST}:{self.upstream};\n"
+            "            proxy_set_header Host $http_host;\n"
+            "        }\n"
+            "    }\n"
+            "}\n"
+        )
+
+    def command(self) -> list[str]:
+        folder = str(self.folder)
+        # Its default log of errors is a file that only root may write.
+        return [self._program, "-e", "stderr", "-p", folder, "-c", "nginx.conf"]
+
+    def answers(self) -> bool:
+        # Refused by nginx itself: the site behind it is not asked.
+        return b"<center>nginx" in answer(self.port, b"?\r\n\r\n")
+
+    def url(self) -> str:
+        return f"http://{self.addresses[0]}"
+
+
 class PostgreSQL(Server):
     """Options are postgresql.conf's: ``PostgreSQL(max_connections="20")``."""
 
