@@ -19,6 +19,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from . import conf
+from .chunks import split
 from .conf import NAME, OPTIONS
 from .middleware import SessionMiddleware
 from .session import SessionStore
@@ -376,6 +377,45 @@ def check_middleware(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMe
             )
         )
     return messages
+
+
+PROXY_SAFE_BYTES: Final = 2500
+"""A session's cookie of this length leaves room for the other headers of a login in what nginx
+takes of a response as it is installed."""
+_RESPONSE_HEADER: Final = 4096
+_REQUEST_LINE: Final = 8192
+_OTHER_HEADERS: Final = _RESPONSE_HEADER - PROXY_SAFE_BYTES
+
+
+@checks.register
+def check_cookie_size(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Sessions in cookies are refused before a proxy refuses them."""
+    storage = _storage_in_production()
+    if storage is None or not storage.holds_in_key:
+        return []
+    try:
+        most = conf.cookie_bytes()
+    except (ImportError, ImproperlyConfigured):
+        return []  # Django and check_settings say so.
+    if most <= PROXY_SAFE_BYTES:
+        return []
+    count = len(split(django_settings.SESSION_COOKIE_NAME, "x" * most))
+    cookies = f"{count} cookies" if count > 1 else "one cookie"
+    refusals = f"a response with more than {_RESPONSE_HEADER} bytes of headers"
+    directives = "proxy_buffer_size"
+    if most + _OTHER_HEADERS > _REQUEST_LINE:
+        refusals += f", and a request with more than {_REQUEST_LINE} bytes of cookies"
+        directives += " and large_client_header_buffers"
+    return [
+        checks.Warning(
+            f"A session may take {most} bytes in {cookies}. nginx, as it is installed, refuses "
+            f"{refusals}.",
+            hint=f"Set {NAME}['COOKIE_MAX_BYTES'] to {PROXY_SAFE_BYTES} or less, which leaves room "
+            f"for other headers. Or raise {directives}, or what limits your proxies have, and "
+            "silence this check.",
+            id="sessionstores.W015",
+        )
+    ]
 
 
 @checks.register(checks.Tags.security, deploy=True)

@@ -66,6 +66,7 @@ def ids(check) -> list[str]:
         checks.check_file_path,
         checks.check_encryption_keys,
         checks.check_cookie,
+        checks.check_cookie_size,
         checks.check_middleware,
         checks.check_cookie_protection,
     ],
@@ -455,6 +456,58 @@ def test_options_of_the_middleware_are_checked(options):
         (message,) = checks.check_settings(None)
     assert message.id == "sessionstores.E003"
     assert next(iter(options)) in message.msg
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize(
+    ("middleware", "options", "named"),
+    [
+        (OURS, {"COOKIE_MAX_BYTES": 16_384}, ["16340 bytes in 4 cookies", "4096", "8192"]),
+        (OURS, {"COOKIE_MAX_BYTES": 5_000}, ["5000 bytes in 2 cookies", "4096"]),
+        (OURS, {"COOKIE_MAX_PARTS": 1, "COOKIE_MAX_BYTES": 5_000}, ["4087 bytes in one cookie"]),
+        (DJANGOS, {"COOKIE_MAX_BYTES": 16_384}, ["4087 bytes in one cookie", "4096"]),
+        (DJANGOS, {"COOKIE_MAX_BYTES": checks.PROXY_SAFE_BYTES + 1}, ["2501 bytes in one cookie"]),
+    ],
+)
+def test_cookies_that_proxies_refuse_are_announced(middleware, options, named):
+    """W015: nginx refuses the answer after the session is saved, or each request from then on."""
+    with override_settings(
+        SESSION_ENGINE=ENGINES + "cookie", MIDDLEWARE=[middleware], SESSIONSTORES=options
+    ):
+        (message,) = checks.check_cookie_size(None)
+    assert message.id == "sessionstores.W015"
+    assert all(number in message.msg for number in named)
+    assert ("8192" in message.msg) is ("8192" in named)
+    assert ("large_client_header_buffers" in message.hint) is ("8192" in named)
+    assert str(checks.PROXY_SAFE_BYTES) in message.hint
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize("middleware", [OURS, DJANGOS])
+def test_cookies_that_proxies_pass_are_no_matter(middleware):
+    """W015: who follows the hint has to be left alone."""
+    with override_settings(
+        SESSION_ENGINE=ENGINES + "cookie",
+        MIDDLEWARE=[middleware],
+        SESSIONSTORES={"COOKIE_MAX_BYTES": checks.PROXY_SAFE_BYTES},
+    ):
+        assert ids(checks.check_cookie_size) == []
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize("name", ["db", "cache"])
+def test_keys_without_data_are_short(name):
+    """W015: only the cookie engine keeps in the cookie what a session holds."""
+    with override_settings(SESSION_ENGINE=ENGINES + name, MIDDLEWARE=[OURS]):
+        assert ids(checks.check_cookie_size) == []
+
+
+def test_limits_that_cannot_be_worked_out_are_left_to_others(production):
+    """W015: an option of the wrong type, E003, must not break the check."""
+    with override_settings(
+        SESSION_ENGINE=ENGINES + "cookie", SESSIONSTORES={"COOKIE_MAX_BYTES": "2500"}
+    ):
+        assert ids(checks.check_cookie_size) == []
 
 
 @override_settings(SESSION_ENGINE=ENGINES + "memory")
