@@ -269,8 +269,8 @@ class RedisStorage(CacheStorage):
         """
         try:
             client = self._client or self._connect()
-            # Not the methods named as the commands, which take longer to arrive here. Nor, though it
-            # is faster still, the pool's connections: what traces Redis listens here.
+            # Not the methods named as the commands, which take longer to arrive here. Nor the
+            # connections of the pool, which are faster still: what traces Redis listens here.
             return client.execute_command(*command)
         except (RedisError, RedisClusterException, OSError) as error:
             # What a server does not know it quotes, a password or a payload included.
