@@ -231,6 +231,17 @@ class Layers(Client):
         self.database.close()
 
 
+class Registered(Layers):
+    """A cache and a database that has a row for each of its entries."""
+
+    def read(self, key: str) -> object:
+        self.database.read(key)
+        return self.cache.read(key)
+
+    def update(self, key: str) -> object:
+        return self.cache.update(key)
+
+
 def _postgresql(value: bytes, server: PostgreSQL) -> Client:
     import psycopg
 
@@ -276,7 +287,10 @@ def _database(value: bytes, engine: Engine) -> Client:
 
 
 def client(engine: Engine, value: bytes, calls: tuple[str, ...]) -> Client | None:
-    """The bare client for these calls; ``None`` for the engine without a store: ``memory``."""
+    """The bare client for these calls; ``None`` for an engine without a store.
+
+    For sessions in cookies it is that of their registry.
+    """
     case = engine.case
     if engine.name == "file":
         return File(value, f"{engine.file_path}/raw")
@@ -285,6 +299,9 @@ def client(engine: Engine, value: bytes, calls: tuple[str, ...]) -> Client | Non
     if case.cache is None:
         return _database(value, engine)
     # In a layered store the database decides who wins, so the cache is simply written.
-    updates = "update" in calls and case.database is None
+    is_registered = engine.name == "cache" and case.database is not None
+    updates = "update" in calls and (case.database is None or is_registered)
     cache = _cache(value, engine, updates)
-    return cache if case.database is None else Layers(cache, _database(value, engine))
+    if case.database is None:
+        return cache
+    return (Registered if is_registered else Layers)(cache, _database(value, engine))

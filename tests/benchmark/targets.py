@@ -22,17 +22,25 @@ OF_DJANGO = {LOGIN: 1 / 3}
 
 
 def over_client(case: Case, operation: str) -> float | None:
-    if len(case.stores) > 1:
+    if len(case.stores) > 1 or case.registry:
         return None
     kind: Any = case.stores[0].server if case.stores else case.engine
     return OVER_CLIENT.get(kind, {}).get(operation)
+
+
+def of_django(case: Case, operation: str) -> float | None:
+    if case.registry:
+        return None  # Django has none, so it does less.
+    if case.engine == "cookie":
+        return 1.0  # There is no store to save a trip to.
+    return OF_DJANGO.get(operation, 1.0)
 
 
 def row(case: Case, operation: str, figures: Figures) -> dict[str, Any]:
     """The figures of an operation with its targets, in plain types."""
     aims = {
         "over_client": over_client(case, operation),
-        "of_django": OF_DJANGO.get(operation, 1.0),
+        "of_django": of_django(case, operation),
     }
     reached = {name: getattr(figures, name) for name in aims}
     return {
