@@ -40,6 +40,10 @@ class PayloadTooLarge(SessionStoresError, ValueError):
     """The session is larger than its storage takes. The stored session stays whole."""
 
 
+class CannotList(SessionStoresError):
+    """The engine cannot tell which sessions there are; the text says what would change that."""
+
+
 class UnreadablePayload(SessionStoresError, ValueError):
     """A payload that is damaged, foreign or sealed under an unknown key, as its text says."""
 

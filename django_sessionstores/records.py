@@ -81,6 +81,11 @@ def tombstone(record_id: str, state: State, *, now: int, seconds: float) -> Reco
     )
 
 
+def bare(record: Record) -> Record:
+    """The record as lists show it: without its payload, and what belongs to that."""
+    return msgspec.structs.replace(record, payload=b"", handle=None, changes=b"", pending=())
+
+
 _KEY_ALPHABET: Final = b"abcdefghijklmnopqrstuvwxyz234567" * 8
 """A character of Django's alphabet for each byte; each of the 32 for as many bytes."""
 

@@ -41,7 +41,7 @@ security_logger = logging.getLogger("django.security.SuspiciousSession")
 
 T = TypeVar("T")
 
-PURGE_BATCH: Final = 1000
+_PURGE_BATCH: Final = 1000
 CLOCK_SKEW: Final = 300_000
 """Milliseconds by which the clocks of servers may differ that issue and read the same cookies."""
 _NEW_KEY_TRIES: Final = 3
@@ -333,12 +333,12 @@ class SessionStore(SessionBase):
     @classmethod
     def clear_expired(cls) -> int:  # type: ignore[override]
         """Remove the expired sessions in batches; how many were removed."""
-        return run(_purge(cls.storage()))
+        return run(purging(cls.storage()))
 
     @classmethod
     async def aclear_expired(cls) -> int:  # type: ignore[override]
         """See `clear_expired`."""
-        return await arun(_purge(cls.storage()))
+        return await arun(purging(cls.storage()))
 
     # --- Flows -----------------------------------------------------------------------------
 
@@ -792,9 +792,10 @@ def _too_large(storage: Storage, size: int, limit: int) -> str:
     )
 
 
-def _purge(storage: Storage) -> Flow[int]:
+def purging(storage: Storage) -> Flow[int]:
+    """Remove what has expired, in batches; how many sessions."""
     moment, total = now(), 0
-    while removed := (yield Call(storage, "purge", (moment, PURGE_BATCH))):
+    while removed := (yield Call(storage, "purge", (moment, _PURGE_BATCH))):
         total += removed
     return total
 

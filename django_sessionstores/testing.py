@@ -70,6 +70,7 @@ DAY: Final = 24 * HOUR
 STORAGE_METHODS: Final = (
     *("read", "create", "update", "touch", "delete", "purge", "rotate"),
     *("fill", "bury"),
+    *("lookup", "scan", "count"),
 )
 
 MALFORMED_KEYS: Final = (
@@ -615,6 +616,80 @@ class StorageContract:
         assert self.purge_all(now() + 2 * HOUR, 10) == [0]
         assert self.store.read(base.id).state is State.LIVE
 
+    # --- scan, count and lookup ------------------------------------------------------------
+
+    def listed(self, user_id: str | None = None, limit: int = 2) -> list[Record]:
+        """What all pages hold, together."""
+        if not self.storage.lists:
+            raise SkipTest("the storage keeps no list of its sessions")
+        found, cursor = [], ""
+        for _ in range(1000):
+            records, cursor = self.store.scan(cursor, limit, user_id)
+            assert len(records) <= limit
+            found += records
+            if not cursor:
+                return found
+        raise AssertionError("scanning does not end")
+
+    def test_scan_pages_through_all_sessions(self) -> None:
+        """Each once, with everything but its payload; whatever the size of a page."""
+        stored = {
+            msgspec.structs.replace(self.stored(expires=now() + HOUR + n), payload=b"", handle=None)
+            for n in range(5)
+        }
+        for limit in (1, 2, 5, 100):
+            found = self.listed(limit=limit)
+            assert len(found) == len(stored), limit
+            assert stored == set(found)
+
+    def test_scan_shows_no_tombstones(self) -> None:
+        """A session that got another id would be there twice."""
+        grave = self.buried()
+        assert grave.id not in {record.id for record in self.listed()}
+
+    def test_scan_shows_no_deleted_session(self) -> None:
+        """Who ended it must not find it again."""
+        record, other = self.stored(), self.stored()
+        self.store.delete(record.id)
+        assert [each.id for each in self.listed()] == [other.id]
+
+    def test_scan_of_a_user(self) -> None:
+        """Anonymous sessions have no user, and are nobody's."""
+        mine = {self.stored(user_id="7").id for _ in range(3)}
+        for user_id in ("8", "77", None):
+            self.stored(user_id=user_id)
+        assert {record.id for record in self.listed("7")} == mine
+        assert self.listed("9") == []
+
+    def test_scan_knows_the_user_of_a_rotated_session(self) -> None:
+        """A login: the session is the user's under its new id."""
+        record, outcome = self.rotate(self.stored(user_id=None), user_id="7")
+        assert isinstance(outcome, Updated)
+        assert [each.id for each in self.listed("7")] == [record.id]
+
+    def test_scan_knows_the_user_of_an_updated_session(self) -> None:
+        """And no longer the one of before."""
+        record = self.replace(self.stored(user_id="7"), user_id="8")
+        assert self.listed("7") == []
+        assert [each.id for each in self.listed("8")] == [record.id]
+
+    def test_count(self) -> None:
+        """Of what is live: neither tombstones nor what has expired."""
+        if not self.storage.lists:
+            raise SkipTest("the storage keeps no list of its sessions")
+        for user_id in ("7", "7", None):
+            self.stored(user_id=user_id)
+        self.buried()
+        assert (self.store.count(now(), None), self.store.count(now(), "7")) == (3, 2)
+        assert self.store.count(now() + 2 * DAY, None) == 0
+
+    def test_lookup(self) -> None:
+        """By the id alone, for who has no key."""
+        record = self.stored(user_id="7")
+        held = self.store.lookup(record.id)
+        assert (held.id, held.user_id, held.expires) == (record.id, "7", record.expires)
+        assert self.store.lookup(session_id(draw_key())) is None
+
     # --- a cache in front of another storage -------------------------------------------------
 
     @property
@@ -1127,7 +1202,7 @@ class EngineContract:
             assert session.get("color") is None
             assert session.get("color") is None
         assert len(messages) == 1
-        assert self.storage.identify(key) in messages[0]
+        assert str(self.storage.identify(key)) in messages[0]
         assert key not in messages[0]
 
     def test_a_damaged_payload_is_not_overwritten(self) -> None:

@@ -16,12 +16,12 @@ Time comes in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
 
-from ..records import Record, session_id
+from ..records import Record, State, bare, session_id
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,6 +52,30 @@ class Taken(NamedTuple):
 Outcome = Updated | Conflict | Gone
 
 
+class Page(NamedTuple):
+    """Some of a storage's records, and where the next ones begin."""
+
+    records: list[Record]
+    """Without payloads."""
+    next: str
+    """The cursor of the next page; empty after the last one."""
+
+
+def page_of(records: Iterable[Record], limit: int) -> Page:
+    """A page of the first live-state ones of some records, which come in the order of their ids.
+
+    Takes no more of them than the page needs.
+    """
+    found: list[Record] = []
+    for record in records:
+        if record.state is not State.LIVE:
+            continue
+        if len(found) == limit:
+            return Page(found, found[-1].id)
+        found.append(bare(record))
+    return Page(found, "")
+
+
 class Storage:
     """Keeps records. Subclasses write the six methods below, all atomic per record.
 
@@ -80,6 +104,8 @@ class Storage:
     can be ended, and none of two requests' changes is lost."""
     holds_in_key: bool = False
     """Whether the record is in the session key itself, so that each write makes another key."""
+    lists: bool = False
+    """Whether `scan` and `count` can tell which sessions there are."""
     keeps_client: bool = True
     """Whether IP address and user agent come back as they were stored."""
     keeps_changes: bool = False
@@ -138,6 +164,24 @@ class Storage:
         """
         raise NotImplementedError
 
+    def lookup(self, session_id: str) -> Record | None:
+        """The record or tombstone with this id, as far as it is known without the key. One trip.
+        Its payload is empty where only the key has it."""
+        return self.read(session_id)
+
+    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+        """A page of up to ``limit`` records, of one user or of all, in an order of the storage's.
+
+        Begins after ``cursor``, or at the start where that is empty. No tombstones; expired
+        records may be among them, and so may be what was changed since the page before. In
+        bounded memory and time at any number of sessions. Only where it `lists`.
+        """
+        raise NotImplementedError
+
+    def count(self, now: int, user_id: str | None) -> int:
+        """How many sessions are live, of one user or of all. Only where it `lists`."""
+        raise NotImplementedError
+
     def rotate(self, record: Record, base: Record, grave: Record, now: int) -> Outcome | Taken:
         """Store ``record`` under its new id and put the tombstone ``grave`` in place of ``base``.
 
@@ -192,6 +236,18 @@ class Storage:
     async def apurge(self, now: int, batch: int) -> int:
         """See `purge`."""
         return await self._in_thread(self.purge)(now, batch)
+
+    async def alookup(self, session_id: str) -> Record | None:
+        """See `lookup`."""
+        return await self._in_thread(self.lookup)(session_id)
+
+    async def ascan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+        """See `scan`."""
+        return await self._in_thread(self.scan)(cursor, limit, user_id)
+
+    async def acount(self, now: int, user_id: str | None) -> int:
+        """See `count`."""
+        return await self._in_thread(self.count)(now, user_id)
 
     async def arotate(
         self, record: Record, base: Record, grave: Record, now: int

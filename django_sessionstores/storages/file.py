@@ -32,7 +32,7 @@ from ..records import (
     unpack,
     unpack_head,
 )
-from .base import Conflict, Gone, Outcome, Storage, Taken, Updated
+from .base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated, page_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -127,6 +127,8 @@ class FileStorage(Storage):
     the saves of the last seconds may be lost, as with Django's engine; to prevent that would add
     milliseconds to every save.
     """
+
+    lists = True
 
     def __init__(
         self, folder: str | os.PathLike[str], *, setting: str = "SESSION_FILE_PATH"
@@ -228,6 +230,32 @@ class FileStorage(Storage):
                 # Nothing is left only when a whole round has found nothing.
                 if removed or begins_here:
                     return removed
+
+    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+        """See `Storage.scan`. A user's sessions are found by reading all."""
+        return page_of(self._records(cursor, user_id), limit)
+
+    def count(self, now: int, user_id: str | None) -> int:
+        return sum(record.is_live(now) for record in self._records("", user_id))
+
+    def _records(self, after: str, user_id: str | None) -> Iterator[Record]:
+        """The readable records after an id, by id, a shard at a time."""
+        for shard in _SHARDS:
+            if shard < after[:2]:
+                continue
+            try:
+                names = sorted(os.listdir(os.path.join(self._folder, shard)))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise self._unavailable(error) from error
+            for name in names:
+                if not _is_id(name) or name <= after:
+                    continue
+                with contextlib.suppress(UnreadablePayload):
+                    record = self.read(name)
+                    if record is not None and user_id in {None, record.user_id}:
+                        yield record
 
     def _candidates(self) -> Iterator[Callable[[int], bool]]:
         """For each file and each shard in turn: what removes it if it should go, and says whether

@@ -19,7 +19,7 @@ from ..exceptions import (
 )
 from ..flow import Call, Flow, arun, run
 from ..records import Record, State, moved, tombstone
-from .base import CacheStorage, Conflict, Gone, Outcome, Storage, Taken, Updated
+from .base import CacheStorage, Conflict, Gone, Outcome, Page, Storage, Taken, Updated
 
 logger: Final = logging.getLogger("django_sessionstores")
 
@@ -53,6 +53,7 @@ class Layered(Storage):
         self._suspects: dict[str, float] = {}
         self._suspects_lock = Lock()
         self.max_payload = authority.max_payload
+        self.lists = authority.lists
         self.shared = authority.shared
 
     def describe(self) -> str:
@@ -166,6 +167,24 @@ class Layered(Storage):
 
     async def apurge(self, now: int, batch: int) -> int:
         return await arun(self._purge(now, batch))
+
+    def lookup(self, session_id: str) -> Record | None:
+        return self.authority.lookup(session_id)
+
+    async def alookup(self, session_id: str) -> Record | None:
+        return await self.authority.alookup(session_id)
+
+    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+        return self.authority.scan(cursor, limit, user_id)
+
+    async def ascan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+        return await self.authority.ascan(cursor, limit, user_id)
+
+    def count(self, now: int, user_id: str | None) -> int:
+        return self.authority.count(now, user_id)
+
+    async def acount(self, now: int, user_id: str | None) -> int:
+        return await self.authority.acount(now, user_id)
 
     def close(self) -> None:
         self.cache.close()

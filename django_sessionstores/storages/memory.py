@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Any, Final
 
 from ..records import Record, moved
-from .base import Conflict, Gone, Outcome, P, Storage, T, Taken, Updated
+from .base import Conflict, Gone, Outcome, P, Page, Storage, T, Taken, Updated, page_of
 
 _NEVER: Final = 2**63
 
@@ -22,6 +22,7 @@ class MemoryStorage(Storage):
 
     shared = False
     durable = False
+    lists = True
     native_async = True  # Nothing blocks, so the twins are plain calls.
 
     def __init__(self, max_sessions: int) -> None:
@@ -73,6 +74,19 @@ class MemoryStorage(Storage):
             for session_id in expired[:batch]:
                 del self._records[session_id]
         return len(expired[:batch])
+
+    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+        with self._lock:
+            found = sorted(id_ for id_, record in self._records.items() if record.id > cursor)
+            records = [self._records[id_] for id_ in found]
+        return page_of((record for record in records if user_id in {None, record.user_id}), limit)
+
+    def count(self, now: int, user_id: str | None) -> int:
+        with self._lock:
+            return sum(
+                record.is_live(now) and user_id in {None, record.user_id}
+                for record in self._records.values()
+            )
 
     def _put(self, record: Record) -> None:
         self._records[record.id] = record

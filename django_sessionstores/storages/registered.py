@@ -9,8 +9,8 @@ import msgspec
 
 from ..exceptions import SessionConflict
 from ..flow import Call, Flow, arun, run
-from ..records import Record, State
-from .base import Conflict, Gone, Outcome, Storage, Taken, Updated
+from ..records import Record, State, bare
+from .base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated
 
 logger: Final = logging.getLogger("django_sessionstores")
 
@@ -56,6 +56,7 @@ class Registered(Storage):
         self.durable = data.durable and registry.durable
         self.self_expiring = data.self_expiring and registry.self_expiring
         self.max_payload = data.max_payload
+        self.lists = registry.lists
         self.holds_in_key = self.keeps_changes = data.holds_in_key
 
     def describe(self) -> str:
@@ -236,6 +237,28 @@ class Registered(Storage):
             pending=(*record.pending, *missed),
             handle=_Handle(_own(record).handle, entry),
         )
+
+    def lookup(self, session_id: str) -> Record | None:
+        return self._listed(self.registry.lookup(session_id))
+
+    async def alookup(self, session_id: str) -> Record | None:
+        return self._listed(await self.registry.alookup(session_id))
+
+    @staticmethod
+    def _listed(entry: Record | None) -> Record | None:
+        return None if entry is None else bare(entry)
+
+    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+        return self.registry.scan(cursor, limit, user_id)
+
+    async def ascan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+        return await self.registry.ascan(cursor, limit, user_id)
+
+    def count(self, now: int, user_id: str | None) -> int:
+        return self.registry.count(now, user_id)
+
+    async def acount(self, now: int, user_id: str | None) -> int:
+        return await self.registry.acount(now, user_id)
 
     # Each flow under its two drivers.
 

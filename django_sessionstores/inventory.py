@@ -1,0 +1,261 @@
+"""Which sessions there are: find them, and end them, on the engine that is in use.
+
+The sync and the async methods of `Inventory` do the same; an async one has an ``a`` before its
+name. Nothing here knows or shows a session key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from django.conf import settings as django_settings
+
+from . import session
+from .exceptions import CannotList
+from .flow import Call, Flow, arun, run
+from .records import Record
+from .session import SessionStore, purging
+from .storages.base import Page, Storage
+
+_PAGE: Final = 500
+"""Records that are asked for at once where a caller wants all of them."""
+_ROUNDS: Final = 20
+"""How often a user's sessions are looked for again, while new ones keep coming up."""
+
+
+class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a session without its key. Times are aware, in UTC."""
+
+    id: str
+    """The session id, see ``request.session.session_id``."""
+    user_id: str | None
+    """The primary key of the user as text; ``None`` for an anonymous session."""
+    created: datetime
+    """When the session began, or its user logged in."""
+    last_activity: datetime
+    """When it was written last; it may lag by ``TOUCH_INTERVAL``, or more where only views that
+    change it write it."""
+    expires: datetime
+    ip: str
+    """The client's address at the last write; empty without the package's middleware."""
+    user_agent: str
+    is_expired: bool
+
+
+class SessionPage(NamedTuple):
+    """Some sessions, and the ``cursor`` for the next ones: empty after the last."""
+
+    sessions: list[SessionInfo]
+    next: str
+
+
+class Inventory:
+    """The sessions of an engine.
+
+    ``engine`` is a dotted path as for ``SESSION_ENGINE``, which is the default. Users are given
+    as objects or as primary keys. An outage raises ``StorageUnavailable``; an engine that cannot
+    tell which sessions it has raises `CannotList`, but can `get` and `end` them.
+    """
+
+    def __init__(self, engine: str | None = None) -> None:
+        self._engine = engine or django_settings.SESSION_ENGINE
+        store: Any = import_module(self._engine).SessionStore
+        if not issubclass(store, SessionStore):
+            raise CannotList(f"{self._engine} is not an engine of django_sessionstores.")
+        self.storage: Storage = store.storage()
+
+    # --- Find ------------------------------------------------------------------------------
+
+    def list(self, *, cursor: str = "", limit: int = 100, **filters: Any) -> SessionPage:
+        """A page of sessions.
+
+        Filters, all of which must hold: ``user``; ``logged_in`` (True or False); ``expired``
+        (False unless given; None for either); ``idle_since`` (an aware datetime); ``ip``.
+
+        The order is the storage's: by last use in a database, by id elsewhere. What is written
+        between two pages may be missing, or be in both. Raises ``ValueError`` for a cursor that
+        no page has given.
+        """
+        return run(self._list(cursor, limit, _Filter(**filters)))
+
+    async def alist(self, *, cursor: str = "", limit: int = 100, **filters: Any) -> SessionPage:
+        """See `list`."""
+        return await arun(self._list(cursor, limit, _Filter(**filters)))
+
+    def iterate(self, **filters: Any) -> Iterator[SessionInfo]:
+        """All sessions that `list` would page through, in bounded memory."""
+        cursor = ""
+        while True:
+            sessions, cursor = self.list(cursor=cursor, limit=_PAGE, **filters)
+            yield from sessions
+            if not cursor:
+                return
+
+    async def aiterate(self, **filters: Any) -> AsyncIterator[SessionInfo]:
+        """See `iterate`."""
+        cursor = ""
+        while True:
+            sessions, cursor = await self.alist(cursor=cursor, limit=_PAGE, **filters)
+            for each in sessions:
+                yield each
+            if not cursor:
+                return
+
+    def get(self, session_id: str) -> SessionInfo | None:
+        """The live session with this id."""
+        return run(self._get(session_id))
+
+    async def aget(self, session_id: str) -> SessionInfo | None:
+        """See `get`."""
+        return await arun(self._get(session_id))
+
+    def count(self, *, user: Any = None) -> int:
+        """How many sessions are live, all or those of a user."""
+        return run(self._count(user))
+
+    async def acount(self, *, user: Any = None) -> int:
+        """See `count`."""
+        return await arun(self._count(user))
+
+    # --- End -------------------------------------------------------------------------------
+
+    def end(self, session_id: str) -> bool:
+        """End a session; whether it was live. The next request with its key is anonymous."""
+        return run(self._end(session_id))
+
+    async def aend(self, session_id: str) -> bool:
+        """See `end`."""
+        return await arun(self._end(session_id))
+
+    def end_all(self, user: Any, *, but: str | None = None) -> int:
+        """End all sessions of a user, or all ``but`` the one with that id; how many were live."""
+        return run(self._end_all(_user_id(user), but))
+
+    async def aend_all(self, user: Any, *, but: str | None = None) -> int:
+        """See `end_all`."""
+        return await arun(self._end_all(_user_id(user), but))
+
+    def end_everything(self) -> int:
+        """End all sessions of all users and visitors; how many were live."""
+        return run(self._end_all(None, None))
+
+    async def aend_everything(self) -> int:
+        """See `end_everything`."""
+        return await arun(self._end_all(None, None))
+
+    def purge(self) -> int:
+        """Remove what has expired, in batches; how many sessions."""
+        return run(purging(self.storage))
+
+    async def apurge(self) -> int:
+        """See `purge`."""
+        return await arun(purging(self.storage))
+
+    # --- Flows -----------------------------------------------------------------------------
+
+    def _list(self, cursor: str, limit: int, wanted: _Filter) -> Flow[SessionPage]:
+        if limit < 1:
+            raise ValueError(f"limit is {limit}; it must be 1 or more.")
+        moment, found = session.now(), list[SessionInfo]()
+        while True:
+            # Never more than are still wanted, so that the cursor leads to the next one.
+            page = yield from self._scan(cursor, limit - len(found), wanted.user_id)
+            found += [_info(each, moment) for each in page.records if wanted.has(each, moment)]
+            cursor = page.next
+            if not cursor or len(found) == limit:
+                return SessionPage(found, cursor)
+
+    def _scan(self, cursor: str, limit: int, user_id: str | None) -> Flow[Page]:
+        if not self.storage.lists:
+            raise CannotList(
+                f"{self._engine} cannot tell which sessions there are: {self.storage.describe()} "
+                "keeps no list of them. Name a registry in SESSIONSTORES['REGISTRY'] where the "
+                "engine takes one, or choose another SESSION_ENGINE."
+            )
+        page: Page = yield Call(self.storage, "scan", (cursor, limit, user_id))
+        return page
+
+    def _get(self, session_id: str) -> Flow[SessionInfo | None]:
+        record: Record | None = yield Call(self.storage, "lookup", (session_id,))
+        moment = session.now()
+        return _info(record, moment) if record and record.is_live(moment) else None
+
+    def _count(self, user: Any) -> Flow[int]:
+        if not self.storage.lists:
+            yield from self._scan("", 1, None)
+        counted: int = yield Call(self.storage, "count", (session.now(), _user_id(user)))
+        return counted
+
+    def _end(self, session_id: str) -> Flow[bool]:
+        found = yield from self._get(session_id)
+        # Deleted all the same: what is not live must not become so.
+        yield Call(self.storage, "delete", (session_id,))
+        return found is not None
+
+    def _end_all(self, user_id: str | None, but: str | None) -> Flow[int]:
+        ended = 0
+        # A request may give a session another id while this goes on. So it is over only when
+        # nothing is found any more.
+        for _ in range(_ROUNDS):
+            found = yield from self._end_round(user_id, but)
+            if not found:
+                break
+            ended += found
+        return ended
+
+    def _end_round(self, user_id: str | None, but: str | None) -> Flow[int]:
+        ended, cursor = 0, ""
+        while True:
+            page = yield from self._scan(cursor, _PAGE, user_id)
+            for record in page.records:
+                if record.id != but:
+                    ended += record.is_live(session.now())
+                    yield Call(self.storage, "delete", (record.id,))
+            cursor = page.next
+            if not cursor:
+                return ended
+
+
+class _Filter(msgspec.Struct, frozen=True, kw_only=True):
+    user: Any = None
+    logged_in: bool | None = None
+    expired: bool | None = False
+    idle_since: datetime | None = None
+    ip: str | None = None
+
+    @property
+    def user_id(self) -> str | None:
+        return _user_id(self.user)
+
+    def has(self, record: Record, moment: int) -> bool:
+        return (
+            self.logged_in in {None, record.user_id is not None}
+            and self.expired in {None, record.expires <= moment}
+            and self.ip in {None, record.ip}
+            and (self.idle_since is None or _time(record.last_activity) <= self.idle_since)
+        )
+
+
+def _user_id(user: Any) -> str | None:
+    return None if user is None else str(getattr(user, "pk", user))
+
+
+def _info(record: Record, moment: int) -> SessionInfo:
+    return SessionInfo(
+        id=record.id,
+        user_id=record.user_id,
+        created=_time(record.created),
+        last_activity=_time(record.last_activity),
+        expires=_time(record.expires),
+        ip=record.ip,
+        user_agent=record.user_agent,
+        is_expired=record.expires <= moment,
+    )
+
+
+def _time(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

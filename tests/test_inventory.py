@@ -1,0 +1,297 @@
+"""Every session can be found and ended: one suite for every engine that keeps a list."""
+
+import datetime
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.test import Client, override_settings
+
+from django_sessionstores.exceptions import CannotList, SessionEnded, StorageUnavailable
+from django_sessionstores.inventory import Inventory, SessionInfo
+from django_sessionstores.records import Client as Who
+from django_sessionstores.records import draw_key, session_id
+from django_sessionstores.session import now
+from django_sessionstores.storages.layered import Layered
+from django_sessionstores.testing import DAY, HOUR, Twin, at, in_threads, observed
+
+COOKIE = "sessionid"
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def inventory(request: pytest.FixtureRequest, engine: Any) -> Any:
+    return Twin(Inventory(), request.param)
+
+
+@pytest.fixture
+def listing(inventory: Any, engine: Any) -> Any:
+    """The inventory, of an engine that can list."""
+    if not engine.storage.lists:
+        pytest.skip(f"{engine.id} declares that it cannot list")
+    return inventory
+
+
+def stored(engine: Any, user: Any = None, **data: Any) -> Any:
+    """A saved session."""
+    session = engine.SessionStore()
+    session.update({"x": 1, **data})
+    if user is not None:
+        session["_auth_user_id"] = str(user)
+    session.save()
+    return session
+
+
+def ids(sessions: list[SessionInfo]) -> set[str]:
+    return {session.id for session in sessions}
+
+
+def is_alive(engine: Any, session: Any) -> bool:
+    return dict(engine.SessionStore(session.session_key).items()) != {}
+
+
+# Find ---------------------------------------------------------------------------------------------
+
+
+def test_list_shows_what_there_is(engine: Any, listing: Any) -> None:
+    """Who is logged in since when, until when; and nothing that would let one be them."""
+    session = stored(engine, user=7)
+    ((found,), cursor) = listing.list()
+    assert (found.id, found.user_id, cursor) == (session.session_id, "7", "")
+    assert not found.is_expired
+    moment = datetime.datetime.now(datetime.UTC)
+    assert abs((found.created - moment).total_seconds()) < 60
+    assert abs((found.expires - moment).total_seconds() - 14 * 86_400) < 60
+    assert session.session_key not in repr(found)
+
+
+def test_pages_hold_each_session_once(engine: Any, listing: Any) -> None:
+    """With a filter that leaves out most of a page, too: the cursor goes on behind the last."""
+    wanted = {stored(engine, user=7).session_id for _ in range(5)}
+    for _ in range(6):
+        stored(engine)
+    found: list[SessionInfo] = []
+    cursor = ""
+    for _ in range(100):
+        page = listing.list(cursor=cursor, limit=2, logged_in=True)
+        found += page.sessions
+        cursor = page.next
+        if not cursor:
+            break
+    assert ids(found) == wanted
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({}, {"ada", "bob", "visitor"}),
+        ({"user": 1}, {"ada"}),
+        ({"logged_in": True}, {"ada", "bob"}),
+        ({"logged_in": False}, {"visitor"}),
+        ({"user": 1, "logged_in": False}, set()),
+        ({"ip": "192.0.2.1"}, {"visitor"}),
+    ],
+    ids=str,
+)
+def test_filters(engine: Any, listing: Any, filters: dict[str, Any], expected: set[str]) -> None:
+    """All of them must hold."""
+    visitor = engine.SessionStore()
+    sessions = {"ada": stored(engine, user=1), "bob": stored(engine, user=2)}
+    visitor.client = Who("192.0.2.1", "browser")
+    visitor["x"] = 1
+    visitor.save()
+    sessions["visitor"] = visitor
+    found = ids(listing.list(**filters).sessions)
+    assert found == {sessions[name].session_id for name in expected}
+
+
+def test_idle_since(engine: Any, listing: Any) -> None:
+    """Sessions that nobody has used for long are the first to end."""
+    with at(now() - 2 * HOUR):
+        idle = stored(engine)
+    stored(engine)
+    an_hour_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+    assert ids(listing.list(idle_since=an_hour_ago).sessions) == {idle.session_id}
+
+
+def test_expired_sessions_are_not_listed_unless_asked_for(engine: Any, listing: Any) -> None:
+    """They are as good as absent, though some stores still hold them."""
+    stored(engine)
+    with at(now() + 15 * DAY):
+        assert listing.list().sessions == []
+        assert listing.count() == 0
+        for session in listing.list(expired=True).sessions:
+            assert session.is_expired
+
+
+def test_a_logged_out_session_is_not_listed(engine: Any, listing: Any, user: Any) -> None:
+    """Nor the anonymous one that a login replaced."""
+    browser = Client()
+    browser.get("/write/x/1/")
+    browser.get("/login/ada/")
+    assert [each.user_id for each in listing.list().sessions] == [str(user.pk)]
+    browser.get("/logout/")
+    assert listing.list(expired=None).sessions == []
+
+
+def test_count(engine: Any, listing: Any) -> None:
+    """All, or a user's."""
+    for user in (1, 1, 2, None):
+        stored(engine, user=user)
+    assert (listing.count(), listing.count(user=1), listing.count(user=3)) == (4, 2, 0)
+
+
+def test_get(engine: Any, inventory: Any) -> None:
+    """By id, on every engine, whether it lists or not."""
+    session = stored(engine, user=7)
+    if engine.storage.authoritative:
+        assert inventory.get(session.session_id).user_id == "7"
+    assert inventory.get(session_id(draw_key())) is None
+
+
+# End ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.authoritative
+def test_an_ended_session_is_gone_for_the_next_request(engine: Any, inventory: Any) -> None:
+    """Whatever copies of it there are, in a cache or in a cookie."""
+    session, other = stored(engine), stored(engine)
+    assert is_alive(engine, session)
+    assert inventory.end(session.session_id)
+    assert not is_alive(engine, session)
+    assert is_alive(engine, other)
+    assert inventory.get(session.session_id) is None
+    assert not inventory.end(session.session_id)
+
+
+def test_end_all_of_a_user_but_one(engine: Any, listing: Any) -> None:
+    """ "Log out on all other devices"."""
+    mine = [stored(engine, user=7) for _ in range(4)]
+    others = [stored(engine, user=77), stored(engine)]
+    assert listing.end_all(7, but=mine[0].session_id) == 3
+    assert [is_alive(engine, each) for each in mine] == [True, False, False, False]
+    assert listing.end_all("7") == 1
+    assert not is_alive(engine, mine[0])
+    assert all(is_alive(engine, each) for each in others)
+
+
+def test_end_all_takes_a_user_object(engine: Any, listing: Any, user: Any) -> None:
+    """As everything in Django that takes a user does."""
+    browser = Client()
+    browser.get("/login/ada/")
+    assert listing.end_all(user) == 1
+    assert browser.get("/who/").content == b""
+
+
+def test_end_everything(engine: Any, listing: Any) -> None:
+    """After a breach, for one."""
+    sessions = [stored(engine, user=user) for user in (1, 2, None)]
+    assert listing.end_everything() == 3
+    assert not any(is_alive(engine, each) for each in sessions)
+    assert listing.list(expired=None).sessions == []
+
+
+def test_more_sessions_than_a_page(engine: Any, listing: Any) -> None:
+    """Ending while paging must not skip what moves up."""
+    for _ in range(12):
+        stored(engine, user=7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("django_sessionstores.inventory._PAGE", 5)
+        assert listing.end_all(7) == 12
+
+
+@pytest.mark.engines("memory", "file", "db", "cached_db", "cookie:sqlite")
+def test_ending_holds_against_saves_and_logins_meanwhile(engine: Any) -> None:
+    """A request that cycles the key while the user's sessions are ended: its new id ends too, or
+    it is refused."""
+    sessions = [stored(engine, user=7) for _ in range(4)]
+    kept: list[Any] = []
+
+    def request(session: Any) -> Callable[[], None]:
+        def cycle() -> None:
+            again = engine.SessionStore(session.session_key)
+            for _ in range(5 if again.get("_auth_user_id") else 0):
+                again["y"] = 2
+                again.cycle_key()
+                try:
+                    again.save()
+                except (SessionEnded, StorageUnavailable):
+                    return
+            kept.append(again)
+
+        return cycle
+
+    ending = Inventory()
+    in_threads([*map(request, sessions), lambda: ending.end_all(7)])
+    # What a login has made after the end was over is a session of its own.
+    ending.end_all(7)
+    assert ending.count(user=7) == 0
+    assert not any(is_alive(engine, session) for session in [*sessions, *kept])
+
+
+@pytest.mark.authoritative
+def test_a_save_does_not_survive_the_end(engine: Any, inventory: Any) -> None:
+    """It began before, and ends after."""
+    session = stored(engine)
+    late = engine.SessionStore(session.session_key)
+    late["x"] = 2
+    inventory.end(session.session_id)
+    with pytest.raises(SessionEnded):
+        late.save()
+    assert not is_alive(engine, session)
+
+
+# What it says -------------------------------------------------------------------------------------
+
+
+def test_an_engine_that_cannot_list_says_so(engine: Any, inventory: Any) -> None:
+    """Not an empty list: that would mean that nobody is logged in."""
+    if engine.storage.lists:
+        pytest.skip(f"{engine.id} lists")
+    stored(engine, user=7)
+    for call in (inventory.list, inventory.count, inventory.end_everything):
+        with pytest.raises(CannotList, match="REGISTRY"):
+            call()
+    with pytest.raises(CannotList):
+        inventory.end_all(7)
+
+
+def test_an_outage_is_no_empty_list(engine: Any, listing: Any) -> None:
+    """Who ends a user's sessions has to know that it was not done."""
+
+    def broken(name: str) -> None:
+        raise StorageUnavailable(f"{name} is broken")
+
+    storage = engine.storage.authority if isinstance(engine.storage, Layered) else engine.storage
+    stored(engine, user=7)
+    with observed(storage, before=broken), pytest.raises(StorageUnavailable):
+        listing.end_all(7)
+
+
+@pytest.mark.engines("memory")
+def test_bad_input(engine: Any, inventory: Any) -> None:
+    """Ends nothing, and says what is wrong."""
+    session = stored(engine, user=7)
+    with pytest.raises(ValueError, match="limit"):
+        inventory.list(limit=0)
+    with pytest.raises(TypeError, match="colour"):
+        inventory.list(colour="blue")
+    assert is_alive(engine, session)
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_cursor_that_no_page_gave(engine: Any, inventory: Any) -> None:
+    """It comes from an address bar."""
+    stored(engine)
+    with pytest.raises(ValueError, match="cursor"):
+        inventory.list(cursor="nonsense")
+
+
+@pytest.mark.engines("memory")
+def test_engines_of_others_are_refused(engine: Any) -> None:
+    """They have no ids, only keys."""
+    with (
+        override_settings(SESSION_ENGINE="django.contrib.sessions.backends.db"),
+        pytest.raises(CannotList, match="not an engine of django_sessionstores"),
+    ):
+        Inventory()
