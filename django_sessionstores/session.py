@@ -45,6 +45,7 @@ _PURGE_BATCH: Final = 1000
 CLOCK_SKEW: Final = 300_000
 """Milliseconds by which the clocks of servers may differ that issue and read the same cookies."""
 _NEW_KEY_TRIES: Final = 3
+_HARMLESS_TO_READERS: Final = (SessionEnded, SessionConflict, StorageUnavailable)
 
 
 def now() -> int:
@@ -527,11 +528,18 @@ class SessionStore(SessionBase):
         same = snapshot == base or (
             not self._modified and codec().matches(base, self._session_cache)
         )
-        if same and not self._is_outdated and self._payload_codec().is_newest(record.payload):
-            moved_on = self._has_moved()
-            if not moved_on and not (self.storage().holds_in_key and self._is_due(record)):
-                yield from self._touch(record)
-                return
+        if not same or not self._payload_codec().is_newest(record.payload):
+            yield from self._replace(record, snapshot)
+        elif self._is_outdated or self._has_moved() or self._is_due_in_key(record):
+            # Unless a view asked for it, it must not fail a request that only reads.
+            failures = () if self._modified else _HARMLESS_TO_READERS
+            with suppress(*failures):
+                yield from self._replace(record, snapshot)
+        else:
+            yield from self._touch(record)
+
+    def _replace(self, record: Record, snapshot: Snapshot) -> Flow[None]:
+        """Store the session in place of ``record``, merged with what others have saved."""
         for attempt in range(settings.CONFLICT_RETRIES + 1):
             successor = self._next_record(snapshot, record)
             outcome = yield self._call("update", successor, record, now())
@@ -594,6 +602,10 @@ class SessionStore(SessionBase):
             self.cookie_is_due = False
             return
         raise SessionEnded("The session got a new key, was deleted, or expired meanwhile.")
+
+    def _is_due_in_key(self, record: Record) -> bool:
+        """Whether the expiry has to move, and cannot be touched without another key."""
+        return self.storage().holds_in_key and self._is_due(record)
 
     def _is_due(self, record: Record) -> bool:
         """Whether the stored expiry lags so far behind that it has to move."""

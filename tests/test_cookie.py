@@ -14,7 +14,12 @@ from django.test import AsyncClient, Client, RequestFactory, override_settings
 
 from django_sessionstores.chunks import split
 from django_sessionstores.conf import codec
-from django_sessionstores.exceptions import PayloadTooLarge, SessionConflict, SessionEnded
+from django_sessionstores.exceptions import (
+    PayloadTooLarge,
+    SessionConflict,
+    SessionEnded,
+    StorageUnavailable,
+)
 from django_sessionstores.middleware import SessionMiddleware
 from django_sessionstores.models import StoredSession
 from django_sessionstores.records import draw_key, session_id
@@ -691,3 +696,28 @@ def test_the_registry_knows_the_client(engine: Any) -> None:
 def _ip(engine: Any, browser: Browser) -> str:
     record = engine.storage.read(engine.storage.locate(browser.cookies()[COOKIE]))
     return str(record.ip)
+
+
+@pytest.mark.engines(*REGISTERED)
+@pytest.mark.parametrize("error", [StorageUnavailable, SessionConflict, SessionEnded])
+def test_bringing_a_cookie_up_to_date_fails_no_reader(
+    engine: Any, browser: Browser, error: type[Exception]
+) -> None:
+    """A full or read-only registry, a crowd, a logout meanwhile: the page was read, so it is
+    answered. Nothing that the view asked for was lost."""
+    key = stored(engine)
+    session = engine.SessionStore(key)
+    session["color"] = "vermilion"
+    session.save()
+    browser.send({COOKIE: key})
+
+    def fail(name: str) -> None:
+        if name == "update":
+            raise error("by the test")
+
+    with observed(*stores_of(engine.storage)[:1], before=fail) as calls:
+        response = browser.get("/read/")
+        assert calls == ["read", "update"]
+    assert response.json()["color"] == "vermilion"
+    assert COOKIE not in response.cookies
+    assert COOKIE in browser.get("/read/").cookies
