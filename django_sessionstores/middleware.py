@@ -149,10 +149,8 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
             except Exception as raised:  # noqa: BLE001 - Django decides
                 error = raised
             response = self._decide(request, response, partial(_answer_with, error))
-            name = django_settings.SESSION_COOKIE_NAME
-            is_known = session.session_key == request.COOKIES.get(name)
-            if is_known and not getattr(session, "cookie_is_due", True):
-                response.cookies.pop(name, None)
+            if not getattr(session, "cookie_is_due", True):
+                response.cookies.pop(django_settings.SESSION_COOKIE_NAME, None)
         self._complete_cookies(request, response)
         return response
 

@@ -122,6 +122,14 @@ async def areset(request: HttpRequest) -> HttpResponse:
     return HttpResponse("reset")
 
 
+def elsewhere(request: HttpRequest) -> HttpResponse:
+    raise StorageUnavailable("another store is gone")
+
+
+async def aelsewhere(request: HttpRequest) -> HttpResponse:
+    raise StorageUnavailable("another store is gone")
+
+
 urlpatterns = urls.urlpatterns + [
     path(prefix + route, view)
     for route, *views in [
@@ -131,6 +139,7 @@ urlpatterns = urls.urlpatterns + [
         ("expire/<int:seconds>/", expire, aexpire),
         ("without/", without, awithout),
         ("reset/", reset, areset),
+        ("elsewhere/", elsewhere, aelsewhere),
     ]
     for prefix, view in zip(["", "async/"], views, strict=True)
 ]
@@ -407,6 +416,20 @@ def test_a_session_that_ended_meanwhile_is_a_400(ada: Browser, engine: Any) -> N
 
 
 @memory
+def test_an_untouched_error_page_does_not_vary(engine: Any) -> None:
+    """The middleware looks at the expiry, which is no use that the view made of the session."""
+    session = engine.SessionStore()
+    session["color"] = "blue"
+    session.save()
+    request = RequestFactory().get("/")
+    request.COOKIES[COOKIE] = session.session_key
+    with override_settings(SESSION_SAVE_EVERY_REQUEST=True):
+        response = SessionMiddleware(lambda request: HttpResponse(status=502))(request)
+    assert "Vary" not in response.headers
+    assert response.cookies == {}
+
+
+@memory
 def test_a_view_may_do_without_a_session(ada: Browser) -> None:
     """Django's middleware lets it be deleted from the request, and so must this one."""
     assert ada.get("without/").status == 200
@@ -602,6 +625,14 @@ def test_a_visitor_without_cookie_does_not_notice_an_outage(browser: Browser, en
         answer = browser.get("read/")
     assert answer.status == 200
     assert "no-store" not in answer.header("Cache-Control")
+
+
+@memory
+def test_nothing_more_is_asked_once_an_outage_is_met(ada: Browser, engine: Any) -> None:
+    """A store that hangs costs each trip its timeout."""
+    with override_settings(SESSION_SAVE_EVERY_REQUEST=True), observed(engine.storage) as calls:
+        assert_unavailable(ada.get("elsewhere/"))
+    assert calls == []
 
 
 @memory
