@@ -19,6 +19,7 @@ from django.utils.module_loading import import_string
 from .chunks import capacity
 from .client import Proxies
 from .codec import BareCodec, Codec, KeyRing, Serializer
+from .lifetime import Limits
 from .merge import MergeFunction
 from .serializers import TypedSerializer
 
@@ -75,6 +76,18 @@ class Settings:
                 "environment variable not set?"
             )
         return keys
+
+    @cached_property
+    def IDLE_AGE(self) -> float:
+        """Seconds without a request that reads the session after which it ends. Reading moves the
+        end, which it does not with ``SESSION_COOKIE_AGE`` alone. 0: no such end."""
+        return self._seconds("IDLE_AGE", 0)
+
+    @cached_property
+    def ABSOLUTE_AGE(self) -> float:
+        """Seconds after which a session ends however much it is used, counted from the login, or
+        from the first save of an anonymous session. 0: no such end."""
+        return self._seconds("ABSOLUTE_AGE", 0)
 
     @cached_property
     def TOUCH_INTERVAL(self) -> float:
@@ -182,6 +195,11 @@ class Settings:
         """Whether the package's middleware marks the session cookie ``Partitioned``: a site that
         is embedded in others then has a session for each of them."""
         return self._get("COOKIE_PARTITIONED", False, bool)
+
+    @cached_property
+    def limits(self) -> Limits:
+        """`IDLE_AGE` and `ABSOLUTE_AGE`, as sessions compare them."""
+        return Limits(int(self.IDLE_AGE * 1000), int(self.ABSOLUTE_AGE * 1000))
 
 
 settings: Final = Settings()

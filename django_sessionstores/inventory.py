@@ -7,7 +7,7 @@ name. Nothing here knows or shows a session key.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib import import_module
 from typing import Any, Final, NamedTuple
 
@@ -17,6 +17,7 @@ from django.conf import settings as django_settings
 from . import session
 from .exceptions import CannotList
 from .flow import Call, Flow, arun, run
+from .lifetime import aware
 from .records import Record
 from .session import SessionStore, purging
 from .storages.base import Page, Storage
@@ -236,7 +237,7 @@ class _Filter(msgspec.Struct, frozen=True, kw_only=True):
             self.logged_in in {None, record.user_id is not None}
             and self.expired in {None, record.expires <= moment}
             and self.ip in {None, record.ip}
-            and (self.idle_since is None or _time(record.last_activity) <= self.idle_since)
+            and (self.idle_since is None or aware(record.last_activity) <= self.idle_since)
         )
 
 
@@ -248,14 +249,10 @@ def _info(record: Record, moment: int) -> SessionInfo:
     return SessionInfo(
         id=record.id,
         user_id=record.user_id,
-        created=_time(record.created),
-        last_activity=_time(record.last_activity),
-        expires=_time(record.expires),
+        created=aware(record.created),
+        last_activity=aware(record.last_activity),
+        expires=aware(record.expires),
         ip=record.ip,
         user_agent=record.user_agent,
         is_expired=record.expires <= moment,
     )
-
-
-def _time(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import Any, Final
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
 
 from django.utils import timezone
 
@@ -58,6 +58,36 @@ def expires_at(expiry: Expiry, now: int, default_age: float) -> int:
             moment = timezone.make_aware(moment, timezone.get_default_timezone())
         expires = int(moment.timestamp() * 1000)
     return min(max(expires, 0), _LATEST)
+
+
+class Limits(NamedTuple):
+    """Ends that a project sets besides Django's; both in milliseconds, 0 for none."""
+
+    idle: int = 0
+    """After the last activity."""
+    absolute: int = 0
+    """After the login, or the start of an anonymous session."""
+
+    def end(self, created: int, last_activity: int) -> int:
+        """The earliest of them, in milliseconds since the epoch."""
+        idle = last_activity + self.idle if self.idle else _LATEST
+        return min(idle, created + self.absolute) if self.absolute else idle
+
+
+class Deadlines(NamedTuple):
+    """When a session ends, and what would have to happen for that. Aware, in UTC."""
+
+    idle: datetime
+    """If nothing is done until then."""
+    absolute: datetime | None
+    """Whatever is done; ``None`` without ``ABSOLUTE_AGE``."""
+    cookie: datetime | None
+    """The browser forgets the cookie; ``None`` when it is closed."""
+
+
+def aware(milliseconds: int) -> datetime:
+    """Milliseconds since the epoch as an aware moment in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def touch_step(lifetime: int, interval: float) -> int:

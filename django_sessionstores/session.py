@@ -91,7 +91,7 @@ class SessionStore(SessionBase):
     _unstored: bool
     """The key was drawn here and nothing is stored under it yet."""
     _stored_here: bool
-    """The record was written by this object, so it needs no proof that the session lives."""
+    """The record was written or touched by this object, which proves that the session lives."""
     _state: State
     """What the storage said of the key; anything but live makes saving an error."""
     _unreadable: bool
@@ -196,7 +196,13 @@ class SessionStore(SessionBase):
         Also when the stored session is not up to date with its keys or its client. Setting it to
         False dismisses the changes made so far, until the next one.
         """
-        return self._modified or self._has_changed() or self._is_outdated or self._has_moved()
+        return (
+            self._modified
+            or self._has_changed()
+            or self._is_outdated
+            or self._has_moved()
+            or self._is_idling()
+        )
 
     @modified.setter
     def modified(self, value: bool) -> None:
@@ -222,6 +228,10 @@ class SessionStore(SessionBase):
         if now() - record.last_activity < settings.TOUCH_INTERVAL * 1000:
             return False
         return self._client(record) != (record.ip, record.user_agent)
+
+    def _is_idling(self) -> bool:
+        """Whether reading has to move the end of the session."""
+        return bool(settings.IDLE_AGE and self._record and self._is_due(self._record))
 
     def _client(self, base: Record | None) -> Client:
         if self.client is None:
@@ -265,6 +275,27 @@ class SessionStore(SessionBase):
         modification: datetime | None = None,
     ) -> T:
         return of(expiry, modification or timezone.now(), self.get_session_cookie_age())
+
+    def deadlines(self) -> lifetime.Deadlines | None:
+        """When the session ends, and how; ``None`` for one that is not stored."""
+        return self._deadlines(self.get("_session_expiry"))
+
+    async def adeadlines(self) -> lifetime.Deadlines | None:
+        """See `deadlines`."""
+        return self._deadlines(await self.aget("_session_expiry"))
+
+    def _deadlines(self, expiry: lifetime.Expiry) -> lifetime.Deadlines | None:
+        record = self._record
+        if record is None:
+            return None
+        by_default = django_settings.SESSION_EXPIRE_AT_BROWSER_CLOSE
+        at_close = by_default if expiry is None else expiry == 0
+        absolute = settings.limits.absolute
+        return lifetime.Deadlines(
+            idle=lifetime.aware(self._ends(record)),
+            absolute=lifetime.aware(record.created + absolute) if absolute else None,
+            cookie=None if at_close else lifetime.aware(record.expires),
+        )
 
     # --- Django's methods, each a flow and its two drivers ---------------------------------
 
@@ -362,7 +393,7 @@ class SessionStore(SessionBase):
             moment = now()
             if storage.holds_in_key and record is not None:
                 _check_issued(record, moment)
-            if record is None or record.state is State.ENDED or record.expires <= moment:
+            if record is None or record.state is State.ENDED or self._ends(record) <= moment:
                 self._session_key = None
                 return {}
             if record.state is State.SUPERSEDED:
@@ -469,7 +500,8 @@ class SessionStore(SessionBase):
             record = yield Call(storage, "read", (storage.locate(cast("str", key)),))
         except UnreadablePayload:
             return False
-        return record is not None and record.is_live(now())
+        moment = now()
+        return record is not None and record.is_live(moment) and self._ends(record) > moment
 
     def _delete(self, key: str | None) -> Flow[None]:
         if key is not None and key != self.session_key:
@@ -581,7 +613,7 @@ class SessionStore(SessionBase):
         meanwhile, that would put the old cookie in place of the new and log the user out.
         """
         moment = now()
-        expires = self._expires(moment)
+        expires = self._expires(moment, record.created)
         if not self._is_due(record):
             if self._stored_here or self.storage().holds_in_key:
                 return
@@ -593,7 +625,7 @@ class SessionStore(SessionBase):
             expires = record.expires
         if (yield self._call("touch", record, expires, moment, moment)):
             self._record = moved(record, expires, moment)
-            self.cookie_is_due = True
+            self._modified = self._stored_here = self.cookie_is_due = True
             return
         current = yield self._call("read", record.id)
         if current is not None and current.is_live(moment):
@@ -610,7 +642,7 @@ class SessionStore(SessionBase):
     def _is_due(self, record: Record) -> bool:
         """Whether the stored expiry lags so far behind that it has to move."""
         moment = now()
-        expires = self._expires(moment)
+        expires = self._expires(moment, record.created)
         return expires - record.expires >= self._touch_step(expires - moment)
 
     @property
@@ -666,18 +698,19 @@ class SessionStore(SessionBase):
         changed = self._changes(record_id) if base and storage.keeps_changes else b""
         user_id = self._session_cache.get("_auth_user_id")
         user_id = None if user_id is None else str(user_id)
-        expires = self._expires(moment)
-        if base and self._keeps_expiry(base, expires, moment):
-            expires = base.expires
         # An absolute lifetime starts anew with a login, and with nothing else.
         same_user = base is not None and base.user_id == user_id
+        created = base.created if base and same_user else moment
+        expires = self._expires(moment, created)
+        if base and self._keeps_expiry(base, expires, moment):
+            expires = base.expires
         client = self._client(base)
         return Record(
             id=record_id,
             payload=payload,
             version=version or (base.version + 1 if base else 1),
             user_id=user_id,
-            created=base.created if base and same_user else moment,
+            created=created,
             last_activity=moment,
             expires=expires,
             ip=client.ip,
@@ -698,9 +731,16 @@ class SessionStore(SessionBase):
         largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:3]
         return f"Largest: {', '.join(f'{key!r} with {sizes[key]} bytes' for key in largest)}."
 
-    def _expires(self, moment: int) -> int:
+    def _expires(self, moment: int, created: int) -> int:
+        """When a session expires that is written at ``moment``."""
         expiry = self._session_cache.get("_session_expiry")
-        return lifetime.expires_at(expiry, moment, self.get_session_cookie_age())
+        expires = lifetime.expires_at(expiry, moment, self.get_session_cookie_age())
+        return min(expires, settings.limits.end(created, moment))
+
+    @staticmethod
+    def _ends(record: Record) -> int:
+        """When a live record ends, which may be earlier than when it was written."""
+        return min(record.expires, settings.limits.end(record.created, record.last_activity))
 
     def _keeps_expiry(self, base: Record, expires: int, moment: int) -> bool:
         """Whether the stored expiry is near enough. Then no index moves with this save."""
