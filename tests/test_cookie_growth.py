@@ -147,7 +147,8 @@ class Visit:
 
 def grow_and_shrink(visit: Visit, limit: int) -> None:
     """Through every boundary, a byte of data below it, at it and above it."""
-    visit.put(1000)
+    for size in (0, 10, 100, 1000):
+        assert visit.put(size)
     # Three bytes are four characters.
     added = len(visit.key) * 3 // 4 - 1000
     boundaries = [capacity(COOKIE, parts) for parts in (1, 2, 3, 4)]

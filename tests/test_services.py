@@ -13,6 +13,12 @@ import pytest
 from tests import services
 from tests.services import HOST, Service
 
+
+def nginx() -> Service:
+    """In front of nothing: what it says by itself is enough."""
+    return services.Nginx(upstream=services.free_port())
+
+
 KINDS: list[Callable[[], Service]] = [
     services.Redis,
     services.RedisCluster,
@@ -21,6 +27,7 @@ KINDS: list[Callable[[], Service]] = [
     services.MemcachedNodes,
     services.PostgreSQL,
     services.MariaDB,
+    nginx,
 ]
 
 
