@@ -817,7 +817,7 @@ def test_no_secret_is_in_the_variables_of_a_failed_request(session: Open, stored
     """Error reports show local variables, to whoever reads the error tracker."""
     key = stored(card=1)
     request = session(key).target
-    # Not as text in this source, which the report shows as well; and too long to be there by chance.
+    # Not as text in this source, which the report shows too; too long to be there by chance.
     card = str(7**20)
     request["card"] = card
 
