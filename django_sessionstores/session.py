@@ -519,7 +519,11 @@ class SessionStore(SessionBase):
         elif not self._unstored and self._state is State.LIVE:
             stored_id = self.session_id
         if stored_id:
-            yield self._call("delete", stored_id)
+            try:
+                yield self._call("delete", stored_id)
+            except StorageUnavailable as outage:
+                self.outage = outage
+                raise
             self._flushed_id = stored_id
         self._state = State.ENDED
 
@@ -631,7 +635,6 @@ class SessionStore(SessionBase):
         if current is not None and current.is_live(moment):
             return
         if self.cookie_is_optional and not self._modified:
-            self.cookie_is_due = False
             return
         raise SessionEnded("The session got a new key, was deleted, or expired meanwhile.")
 

@@ -155,6 +155,16 @@ def reader(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
     return middleware
 
 
+def ender(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
+    """An inner middleware that ends the session, as Django's does after a password change."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        request.session.flush()
+        return get_response(request)
+
+    return middleware
+
+
 # Sites ------------------------------------------------------------------------------------------
 
 
@@ -568,10 +578,11 @@ def test_an_outage_at_the_save_is_a_503(ada: Browser, engine: Any, path: str) ->
 
 
 @memory
-def test_an_outage_in_an_inner_middleware_is_a_503(ada: Browser, engine: Any) -> None:
+@pytest.mark.parametrize("inner", ["reader", "ender"])
+def test_an_outage_in_an_inner_middleware_is_a_503(ada: Browser, engine: Any, inner: str) -> None:
     """Django makes a 500 of its error before this middleware sees it."""
     with (
-        override_settings(MIDDLEWARE=[MIDDLEWARE, f"{__name__}.reader"]),
+        override_settings(MIDDLEWARE=[MIDDLEWARE, f"{__name__}.{inner}"]),
         observed(engine.storage, before=broken),
     ):
         assert_unavailable(ada.get("nothing/"))
