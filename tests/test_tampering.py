@@ -231,6 +231,7 @@ def test_payload_replaced_by_a_pickle(engine: Any, trap: bytes) -> None:
             assert_reads_as_empty(engine, key, place.name)
 
 
+@pytest.mark.usefixtures("middleware")
 @pytest.mark.engines("file-cache")
 def test_no_pickle_in_the_folder_of_a_cache_of_files_is_loaded(
     engine: Any, trap: bytes, tmp_path: Path
@@ -281,6 +282,8 @@ def damage(engine: Any, key: str) -> None:
         place.write(whole[:-1] + bytes([whole[-1] ^ 1]))
 
 
+@pytest.mark.usefixtures("middleware")
+@pytest.mark.usefixtures("middleware")
 def test_a_damaged_session_is_not_overwritten(engine: Any) -> None:
     """Another worker may be able to read it. The visitor goes on in a new session."""
     key = stored(engine)
