@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from django.conf import settings as django_settings
 
-from . import session
+from . import session, signals
 from .exceptions import CannotList
 from .flow import Call, Flow, arun, run
 from .lifetime import aware
@@ -64,10 +64,10 @@ class Inventory:
 
     def __init__(self, engine: str | None = None) -> None:
         self._engine = engine or django_settings.SESSION_ENGINE
-        store: Any = import_module(self._engine).SessionStore
-        if not issubclass(store, SessionStore):
+        self._store: Any = import_module(self._engine).SessionStore
+        if not issubclass(self._store, SessionStore):
             raise CannotList(f"{self._engine} is not an engine of django_sessionstores.")
-        self.storage: Storage = store.storage()
+        self.storage: Storage = self._store.storage()
 
     # --- Find ------------------------------------------------------------------------------
 
@@ -195,7 +195,14 @@ class Inventory:
         found = yield from self._get(session_id)
         # Deleted all the same: what is not live must not become so.
         yield Call(self.storage, "delete", (session_id,))
+        if found:
+            yield from self._tell_end(session_id)
         return found is not None
+
+    def _tell_end(self, session_id: str) -> Flow[None]:
+        return signals.tell(
+            signals.session_ended, self._store, session_id=session_id, reason="revoked"
+        )
 
     def _end_all(self, user_id: str | None, but: str | None) -> Flow[int]:
         ended = 0
@@ -213,9 +220,12 @@ class Inventory:
         while True:
             page = yield from self._scan(cursor, _PAGE, user_id)
             for record in page.records:
-                if record.id != but:
-                    ended += record.is_live(session.now())
-                    yield Call(self.storage, "delete", (record.id,))
+                if record.id == but:
+                    continue
+                yield Call(self.storage, "delete", (record.id,))
+                if record.is_live(session.now()):
+                    ended += 1
+                    yield from self._tell_end(record.id)
             cursor = page.next
             if not cursor:
                 return ended

@@ -17,11 +17,12 @@ from typing import Any, ClassVar, Final, TypeVar, cast
 
 from django.conf import settings as django_settings
 from django.contrib.sessions.backends.base import CreateError, SessionBase
+from django.dispatch import Signal
 from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.module_loading import import_string
 
-from . import lifetime, secret_rotation
+from . import lifetime, secret_rotation, signals
 from .codec import Codec, Snapshot
 from .conf import bare_codec, codec, merge_functions, reset_on_change, settings
 from .exceptions import (
@@ -394,10 +395,16 @@ class SessionStore(SessionBase):
             if storage.holds_in_key and record is not None:
                 _check_issued(record, moment)
             if record is None or record.state is State.ENDED or self._ends(record) <= moment:
+                record_id = storage.identify(self.session_key)
                 self._session_key = None
+                if record is None or record.state is not State.LIVE:
+                    yield from self._reject(record_id, "unknown")
+                else:
+                    yield from self._tell_end(record.id, "expired")
                 return {}
             if record.state is State.SUPERSEDED:
                 self._state = State.SUPERSEDED
+                yield from self._reject(record.id, "superseded")
                 return {}
             return self._remember(record)
         except UnreadablePayload as reason:
@@ -407,6 +414,7 @@ class SessionStore(SessionBase):
             security_logger.warning(
                 "Session %s reads as empty: %s.", self.session_id or "without an id", reason
             )
+            yield from self._reject(self.session_id, str(reason))
             return {}
         except StorageUnavailable as outage:
             self.outage = outage
@@ -510,6 +518,7 @@ class SessionStore(SessionBase):
                 other = self.storage().identify(key)
                 if other is not None:
                     yield self._call("delete", other)
+                    yield from self._tell_end(other, "logout")
             return
         if self.session_key is None:
             return
@@ -526,6 +535,8 @@ class SessionStore(SessionBase):
                 raise
             self._flushed_id = stored_id
         self._state = State.ENDED
+        if stored_id:
+            yield from self._tell_end(stored_id, "logout")
 
     # --- Steps of saving -------------------------------------------------------------------
 
@@ -537,6 +548,7 @@ class SessionStore(SessionBase):
             if isinstance(outcome, Updated):
                 self._saved(outcome, snapshot)
                 yield from self._mark_flushed(outcome.record)
+                yield from self._tell(signals.session_created, outcome.record)
                 return
             if keep_key and not self._unstored:
                 raise CreateError
@@ -581,6 +593,7 @@ class SessionStore(SessionBase):
             outcome = yield self._call("update", successor, record, now())
             if isinstance(outcome, Updated):
                 self._saved(outcome, snapshot)
+                yield from self._tell_client(record, outcome.record)
                 return
             self._record = record = _still_live(outcome)
             snapshot = yield from self._merge(record, attempt)
@@ -595,6 +608,10 @@ class SessionStore(SessionBase):
             outcome = yield self._call("rotate", record, predecessor, grave, now())
             if isinstance(outcome, Updated):
                 self._saved(outcome, snapshot)
+                yield from self._tell(
+                    signals.session_rotated, outcome.record, former_id=predecessor.id
+                )
+                yield from self._tell_client(predecessor, outcome.record)
                 return
             if isinstance(outcome, Taken):
                 self._adopt_key(draw_key(), predecessor, self._predecessor_key, self._base)
@@ -762,6 +779,32 @@ class SessionStore(SessionBase):
         self._cycles = 0
         self._unstored = False
         self._stored_here = self.cookie_is_due = True
+
+    # --- Telling ---------------------------------------------------------------------------
+
+    def _tell(self, signal: Signal, record: Record, **facts: Any) -> Flow[None]:
+        return signals.tell(
+            signal, type(self), session_id=record.id, user_id=record.user_id, **facts
+        )
+
+    def _tell_end(self, record_id: str, reason: str) -> Flow[None]:
+        return signals.tell(signals.session_ended, type(self), session_id=record_id, reason=reason)
+
+    def _reject(self, record_id: str | None, reason: str) -> Flow[None]:
+        return signals.tell(
+            signals.session_rejected, type(self), session_id=record_id, reason=reason
+        )
+
+    def _tell_client(self, base: Record, record: Record) -> Flow[None]:
+        before, after = Client(base.ip, base.user_agent), Client(record.ip, record.user_agent)
+        if before != after and any(before):
+            yield from signals.tell(
+                signals.client_changed,
+                type(self),
+                session_id=record.id,
+                before=before,
+                after=after,
+            )
 
     # --- Steps of rotating -----------------------------------------------------------------
 

@@ -1,0 +1,247 @@
+"""Whoever listens is told what happens to sessions, once, without a key."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.test import AsyncClient, Client, override_settings
+
+from django_sessionstores import signals
+from django_sessionstores.inventory import Inventory
+from django_sessionstores.records import draw_key, session_id
+from django_sessionstores.session import now
+from django_sessionstores.testing import DAY, HOUR, Twin, at, observed
+
+COOKIE = "sessionid"
+NAMES = (
+    "session_created",
+    "session_rotated",
+    "session_ended",
+    "session_rejected",
+    "client_changed",
+)
+Told = list[tuple[str, dict[str, Any]]]
+
+
+@pytest.fixture
+def told(engine: Any) -> Iterator[Told]:
+    """The signals that were sent, each with its facts."""
+    heard: Told = []
+    receivers = []
+    for name in NAMES:
+
+        def receive(sender: Any, signal: Any, _name: str = name, **facts: Any) -> None:
+            assert sender is engine.SessionStore
+            heard.append((_name, facts))
+
+        getattr(signals, name).connect(receive)
+        receivers.append((getattr(signals, name), receive))
+    yield heard
+    for signal, receive in receivers:
+        signal.disconnect(receive)
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def awaited(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def session(engine: Any, awaited: bool) -> Any:
+    """A new session, not saved."""
+    return Twin(engine.SessionStore(), awaited)
+
+
+def test_created(session: Any, told: Told) -> None:
+    """Once, however often it is saved afterwards."""
+    session.set("x", 1)
+    session.save()
+    session.set("x", 2)
+    session.save()
+    assert told == [("session_created", {"session_id": session.session_id, "user_id": None})]
+
+
+def test_rotated(engine: Any, awaited: bool, session: Any, told: Told) -> None:
+    """A login: who, and which two ids are the same visitor's."""
+    session.set("x", 1)
+    session.save()
+    former = session.session_id
+    again = Twin(engine.SessionStore(session.session_key), awaited)
+    again.cycle_key()
+    again.set("_auth_user_id", "7")
+    again.save()
+    assert told[1:] == [
+        (
+            "session_rotated",
+            {"session_id": again.session_id, "former_id": former, "user_id": "7"},
+        )
+    ]
+
+
+@pytest.mark.parametrize("how", ["flush", "delete"])
+def test_ended_by_a_logout(session: Any, told: Told, how: str) -> None:
+    """Under the id that was stored."""
+    session.set("x", 1)
+    session.save()
+    ended = session.session_id
+    getattr(session, how)()
+    assert told[1:] == [("session_ended", {"session_id": ended, "reason": "logout"})]
+
+
+@pytest.mark.authoritative
+def test_ended_by_the_inventory(engine: Any, awaited: bool, session: Any, told: Told) -> None:
+    """Not a second time when there is nothing to end any more."""
+    session.set("x", 1)
+    session.save()
+    inventory = Twin(Inventory(), awaited)
+    inventory.end(session.session_id)
+    inventory.end(session.session_id)
+    assert told[1:] == [("session_ended", {"session_id": session.session_id, "reason": "revoked"})]
+
+
+def test_all_of_a_user_are_told(engine: Any, awaited: bool, told: Told) -> None:
+    """One signal for each."""
+    if not engine.storage.lists:
+        pytest.skip(f"{engine.id} declares that it cannot list")
+    for user in ("7", "7", "8"):
+        session = engine.SessionStore()
+        session["_auth_user_id"] = user
+        session.save()
+    Twin(Inventory(), awaited).end_all("7")
+    ended = [facts["reason"] for name, facts in told if name == "session_ended"]
+    assert ended == ["revoked", "revoked"]
+
+
+@pytest.mark.engines("memory", "db:sqlite", "cookie")
+def test_expired(engine: Any, awaited: bool, session: Any, told: Told) -> None:
+    """As the request finds out that comes too late, where the store has it still."""
+    session.set("x", 1)
+    session.save()
+    with at(now() + 15 * DAY):
+        Twin(engine.SessionStore(session.session_key), awaited).get("x")
+    assert told[1:] == [("session_ended", {"session_id": session.session_id, "reason": "expired"})]
+
+
+@pytest.mark.payload_stored
+def test_an_unknown_key_is_rejected(engine: Any, awaited: bool, told: Told) -> None:
+    """Many of them from one address are somebody guessing."""
+    key = draw_key()
+    Twin(engine.SessionStore(key), awaited).get("x")
+    assert told == [("session_rejected", {"session_id": session_id(key), "reason": "unknown"})]
+
+
+@pytest.mark.authoritative
+def test_a_superseded_key_is_rejected(engine: Any, awaited: bool, session: Any, told: Told) -> None:
+    """A parallel request of a login, or somebody who has the key from before it."""
+    session.set("x", 1)
+    session.save()
+    former, key = session.session_id, session.session_key
+    session.cycle_key()
+    session.save()
+    told.clear()
+    Twin(engine.SessionStore(key), awaited).get("x")
+    assert told == [("session_rejected", {"session_id": former, "reason": "superseded"})]
+
+
+@pytest.mark.engines("memory", "cookie")
+def test_what_cannot_be_read_is_rejected(
+    engine: Any, awaited: bool, session: Any, told: Told
+) -> None:
+    """With the reason that the log has."""
+    session.set("x", 1)
+    session.save()
+    told.clear()
+    with override_settings(SECRET_KEY="another one, of another project"):
+        Twin(engine.SessionStore(session.session_key), awaited).get("x")
+    ((name, facts),) = told
+    assert (name, facts["reason"]) == ("session_rejected", "payload is sealed under an unknown key")
+
+
+@pytest.mark.engines("memory", "db:sqlite", "cookie:sqlite")
+def test_a_changed_client(engine: Any, awaited: bool, told: Told) -> None:
+    """From where to where; not for the first one, nor for every request in between."""
+    with override_settings(MIDDLEWARE=["django_sessionstores.middleware.SessionMiddleware"]):
+        browser: Any = AsyncClient() if awaited else Client()
+
+        def get(path: str, ip: str) -> None:
+            if awaited:
+                async def request() -> None:
+                    await browser.get("/async" + path, headers={"x-forwarded-for": ip})
+
+                async_to_sync(request)()
+            else:
+                browser.get(path, headers={"x-forwarded-for": ip})
+
+        trusted = {"TRUSTED_PROXIES": ["127.0.0.1"]}
+        if engine.case.registry:
+            trusted["REGISTRY"] = engine.case.registry
+        with override_settings(SESSIONSTORES=trusted):
+            get("/write/x/1/", "192.0.2.1")
+            get("/read/", "192.0.2.2")
+            with at(now() + HOUR):
+                get("/read/", "192.0.2.2")
+                get("/read/", "192.0.2.2")
+    changes = [facts for name, facts in told if name == "client_changed"]
+    assert [(each["before"].ip, each["after"].ip) for each in changes] == [
+        ("192.0.2.1", "192.0.2.2")
+    ]
+
+
+def test_a_receiver_that_fails_changes_nothing(
+    engine: Any, awaited: bool, session: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The session is saved already; whoever counts sessions must not break the site."""
+
+    def broken(**facts: Any) -> None:
+        raise RuntimeError("broken receiver")
+
+    signals.session_created.connect(broken)
+    try:
+        session.set("x", 1)
+        with caplog.at_level(logging.ERROR):
+            session.save()
+    finally:
+        signals.session_created.disconnect(broken)
+    assert dict(engine.SessionStore(session.session_key).items()) == {"x": 1}
+    assert "broken receiver" in caplog.text
+
+
+@pytest.mark.engines("memory")
+def test_an_async_receiver(engine: Any, session: Any, awaited: bool) -> None:
+    """Is awaited, whichever the save was."""
+    heard = []
+
+    async def receive(session_id: str, **facts: Any) -> None:
+        heard.append(session_id)
+
+    signals.session_created.connect(receive)
+    try:
+        session.set("x", 1)
+        session.save()
+    finally:
+        signals.session_created.disconnect(receive)
+    assert heard == [session.session_id]
+
+
+def test_no_key_is_told(engine: Any, awaited: bool, session: Any, told: Told) -> None:
+    """Receivers write logs."""
+    session.set("x", 1)
+    session.save()
+    keys = [session.session_key]
+    session.cycle_key()
+    session.save()
+    keys.append(session.session_key)
+    session.flush()
+    assert len(told) == 3
+    assert not any(key in repr(told) for key in keys)
+
+
+@pytest.mark.engines("memory")
+def test_nothing_is_done_where_nobody_listens(engine: Any, session: Any) -> None:
+    """A signal without receivers costs nothing, in a loop least of all a thread."""
+    session.set("x", 1)
+    with observed(engine.storage) as calls:
+        session.save()
+    assert calls == ["create"]
