@@ -234,7 +234,7 @@ _LIMITED_ELSEWHERE: Final = {"pool", "service", "read_default_file"}
 """Options that have a limit of their own, or name a file that may have one."""
 
 
-def _parts(storage: Storage) -> list[Storage]:
+def parts(storage: Storage) -> list[Storage]:
     """The storages that a storage is put together from; itself, if there are none."""
     if isinstance(storage, Layered):
         inner = [storage.cache, storage.authority]
@@ -242,7 +242,7 @@ def _parts(storage: Storage) -> list[Storage]:
         inner = [storage.data, storage.registry]
     else:
         return [storage]
-    return [part for each in inner for part in _parts(each)]
+    return [part for each in inner for part in parts(each)]
 
 
 @checks.register
@@ -251,7 +251,7 @@ def check_database(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMess
     storage = _storage_in_production()
     connections = {
         part.connection().alias: part.connection()
-        for part in (_parts(storage) if storage else ())
+        for part in (parts(storage) if storage else ())
         if isinstance(part, DatabaseStorage | DatabaseCacheStorage)
     }
     messages: list[checks.CheckMessage] = []
@@ -300,7 +300,7 @@ MIDDLEWARE_OPTIONS: Final = (
 """Options that only the package's middleware heeds."""
 
 
-def _session_middlewares() -> list[type[DjangoSessionMiddleware]]:
+def session_middlewares() -> list[type[DjangoSessionMiddleware]]:
     """Django's session middleware and its subclasses, as far as ``MIDDLEWARE`` has them."""
     try:
         found = [import_string(path) for path in django_settings.MIDDLEWARE]
@@ -314,7 +314,7 @@ def _session_middlewares() -> list[type[DjangoSessionMiddleware]]:
 
 
 def _has_middleware() -> bool:
-    return any(issubclass(each, SessionMiddleware) for each in _session_middlewares())
+    return any(issubclass(each, SessionMiddleware) for each in session_middlewares())
 
 
 @checks.register(checks.Tags.security)
@@ -356,7 +356,7 @@ def check_cookie(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
 def check_middleware(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """There is one session middleware, and it is the package's where options ask for that."""
     messages: list[checks.CheckMessage] = []
-    if len(_session_middlewares()) > 1 and _has_middleware():
+    if len(session_middlewares()) > 1 and _has_middleware():
         messages.append(
             checks.Error(
                 "MIDDLEWARE has more than one session middleware: the last one's session is used, "

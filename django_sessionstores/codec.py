@@ -61,8 +61,11 @@ class KeyRing:
             raise ValueError("a key ring needs at least one secret")
         self._newest = next(iter(self._keys))
 
+    def __len__(self) -> int:
+        return len(self._keys)
+
     def __repr__(self) -> str:
-        return f"<KeyRing of {len(self._keys)}>"
+        return f"<KeyRing of {len(self)}>"
 
     def seal(self, session_id: str, flags: int, data: bytes) -> bytes:
         """``data`` encrypted, ``flags`` legible, both bound to the id."""
