@@ -167,6 +167,7 @@ def test_a_changed_client(engine: Any, awaited: bool, told: Told) -> None:
 
         def get(path: str, ip: str) -> None:
             if awaited:
+
                 async def request() -> None:
                     await browser.get("/async" + path, headers={"x-forwarded-for": ip})
 
