@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from django.conf import settings as django_settings
@@ -19,6 +19,7 @@ _ID_SIZE: Final = 20
 _LEAST: Final = 74
 """Characters of the shortest token: an id and what sealing adds to nothing."""
 _MOST: Final = 99 * 4096
+_MARK_SIZE: Final = 8
 _COMPRESSED: Final = 1
 
 # What most sessions hold, for the compressor to refer to: the token of a login shrinks by half.
@@ -33,6 +34,15 @@ _DICTIONARY: Final = (
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, int, int, int, str | None, bytes]).decode
+
+
+class _Seal(NamedTuple):
+    """What belongs to a record that was in a token."""
+
+    is_newest: bool
+    """Whether it was sealed under the key that seals now."""
+    mark: bytes
+    """The end of the token: of two tokens, even of one record, no two are the same."""
 
 
 class _Secret(str):
@@ -81,7 +91,12 @@ class CookieStorage(Storage):
         return _Secret(key)
 
     def is_outdated(self, record: Record) -> bool:
-        return record.handle is False
+        seal: _Seal | None = record.handle
+        return seal is not None and not seal.is_newest
+
+    def mark(self, record: Record) -> bytes:
+        seal: _Seal = record.handle
+        return seal.mark
 
     def read(self, locator: str) -> Record | None:
         """The record in a token; its handle says whether it is sealed under the newest key.
@@ -110,7 +125,7 @@ class CookieStorage(Storage):
             created=created,
             last_activity=created + active_for,
             expires=created + active_for + lifetime,
-            handle=conf.key_ring().is_newest(sealed),
+            handle=_Seal(conf.key_ring().is_newest(sealed), sealed[-_MARK_SIZE:]),
         )
 
     def create(self, record: Record, now: int) -> Updated:
@@ -133,7 +148,8 @@ class CookieStorage(Storage):
         sealed = conf.key_ring().seal(_context(record.id), flags, packed)
         token = _text(bytes.fromhex(record.id) + sealed)
         _check_size(token)
-        return Updated(msgspec.structs.replace(record, handle=True), token)
+        seal = _Seal(True, sealed[-_MARK_SIZE:])
+        return Updated(msgspec.structs.replace(record, handle=seal), token)
 
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         return self.create(record, now)
