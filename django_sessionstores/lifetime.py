@@ -13,6 +13,9 @@ Expiry = Any
 
 _LATEST: Final = 253_402_300_799_000
 
+CLOCK_SKEW: Final = 300_000
+"""Milliseconds by which the clocks of servers may differ that issue and read the same cookies."""
+
 
 def _moment(expiry: Expiry) -> datetime | None:
     if isinstance(expiry, str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 MergeFunction = Callable[[Any, Any, Any], Any]
@@ -71,18 +71,19 @@ def merge(
     return merged
 
 
-def changes(base: Mapping[Any, Any], mine: Mapping[Any, Any]) -> dict[str, Any]:
-    """What has to be done to ``base`` to get ``mine``, as data that a serializer keeps."""
-    return {
-        "set": {key: value for key, value in mine.items() if not _unchanged(key, base, mine)},
-        "deleted": [key for key in base if key not in mine],
-    }
+def changes(
+    base: Mapping[Any, Any], mine: Mapping[Any, Any]
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Each key that differs, and what to do to ``base`` for it, as data that a serializer keeps."""
+    for key in {**base, **mine}:
+        if not _unchanged(key, base, mine):
+            yield key, {"set": {key: mine[key]}} if key in mine else {"deleted": [key]}
 
 
-def apply(changed: Mapping[str, Any], data: dict[Any, Any]) -> None:
-    """Do to ``data`` what `changes` found."""
-    data.update(changed["set"])
-    for key in changed["deleted"]:
+def apply(change: Mapping[str, Any], data: dict[Any, Any]) -> None:
+    """Do to ``data`` what `changes` says."""
+    data.update(change.get("set", {}))
+    for key in change.get("deleted", ()):
         data.pop(key, None)
 
 

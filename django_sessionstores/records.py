@@ -32,6 +32,17 @@ class Client(NamedTuple):
     user_agent: str
 
 
+Changes = tuple[tuple[bytes, bytes], ...]
+"""What a save changed: of each changed key of the session a digest, and the change, sealed."""
+
+
+class Change(NamedTuple):
+    """A change of one key of a session, and the version that a save made by it."""
+
+    version: int
+    sealed: bytes
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One session as a storage keeps it. All times are milliseconds since the epoch, UTC.
 
@@ -56,9 +67,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     user_agent: str = ""
     handle: Any = None
     """Private to the storage that made the record, for example memcached's cas token."""
-    changes: bytes = b""
-    """What this save changed, sealed, for storages that `keep_changes`."""
-    pending: tuple[bytes, ...] = ()
+    changes: Changes = ()
+    """What this save changed, for storages that `keep_changes`."""
+    pending: tuple[Change, ...] = ()
     """Changes to be laid over the payload, the oldest first: it is not the newest."""
 
     def __repr__(self) -> str:
@@ -83,7 +94,7 @@ def tombstone(record_id: str, state: State, *, now: int, seconds: float) -> Reco
 
 def bare(record: Record) -> Record:
     """The record as lists show it: without its payload, and what belongs to that."""
-    return msgspec.structs.replace(record, payload=b"", handle=None, changes=b"", pending=())
+    return msgspec.structs.replace(record, payload=b"", handle=None, changes=(), pending=())
 
 
 _KEY_ALPHABET: Final = b"abcdefghijklmnopqrstuvwxyz234567" * 8

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from threading import RLock
@@ -24,7 +24,7 @@ from django.utils.module_loading import import_string
 
 from . import lifetime, secret_rotation, signals
 from .codec import Codec, Snapshot
-from .conf import bare_codec, codec, merge_functions, reset_on_change, settings
+from .conf import bare_codec, codec, key_ring, merge_functions, reset_on_change, settings
 from .exceptions import (
     PayloadTooLarge,
     SessionConflict,
@@ -35,7 +35,17 @@ from .exceptions import (
 )
 from .flow import Call, Flow, arun, run
 from .merge import AUTH_KEYS, apply, changes, merge
-from .records import Client, Record, State, draw_key, is_well_formed, moved, session_id, tombstone
+from .records import (
+    Changes,
+    Client,
+    Record,
+    State,
+    draw_key,
+    is_well_formed,
+    moved,
+    session_id,
+    tombstone,
+)
 from .storages.base import Conflict, Gone, Storage, Taken, Updated
 
 security_logger = logging.getLogger("django.security.SuspiciousSession")
@@ -43,8 +53,6 @@ security_logger = logging.getLogger("django.security.SuspiciousSession")
 T = TypeVar("T")
 
 _PURGE_BATCH: Final = 1000
-CLOCK_SKEW: Final = 300_000
-"""Milliseconds by which the clocks of servers may differ that issue and read the same cookies."""
 _NEW_KEY_TRIES: Final = 3
 _HARMLESS_TO_READERS: Final = (SessionEnded, SessionConflict, StorageUnavailable)
 
@@ -439,8 +447,9 @@ class SessionStore(SessionBase):
         if not record.pending:
             return snapshot
         data = codec().thaw(snapshot)
-        for sealed in record.pending:
-            apply(codec().thaw(codec().open(record.id, sealed)), data)
+        for version, sealed in record.pending:
+            change = codec().open(_change_context(record.id, version), sealed)
+            apply(codec().thaw(change), data)
         return codec().freeze(data)
 
     def _save(self, must_create: bool = False) -> Flow[None]:
@@ -464,6 +473,8 @@ class SessionStore(SessionBase):
             yield from self._meet()
             if self.session_key is None:
                 raise SessionEnded("The session was deleted, or expired, before this save.")
+        if self._unreadable and not self.modified:
+            return  # It only rolls. A worker with the right keys may read it.
         if self._unreadable or self.session_key is None:
             self._adopt_key(draw_key())
         if self._state is not State.LIVE:
@@ -542,6 +553,8 @@ class SessionStore(SessionBase):
 
     def _store_new(self, keep_key: bool = False) -> Flow[None]:
         """Create a record for a session that has none."""
+        if keep_key and not self._unstored and self.storage().holds_in_key:
+            raise CreateError  # Such a key was made by a save: its session is there, or has ended.
         snapshot = codec().freeze(self._session_cache)
         for _ in range(_NEW_KEY_TRIES):
             outcome = yield self._call("create", self._next_record(snapshot, None), now())
@@ -715,7 +728,10 @@ class SessionStore(SessionBase):
         limit = storage.max_payload
         if limit is not None and len(payload) > limit:
             raise PayloadTooLarge(_too_large(storage, len(payload), limit))
-        changed = self._changes(record_id) if base and storage.keeps_changes else b""
+        version = version or (base.version + 1 if base else 1)
+        changed: Changes = ()
+        if base and storage.keeps_changes:
+            changed = tuple(self._changes(_change_context(record_id, version), snapshot))
         user_id = self._session_cache.get("_auth_user_id")
         user_id = None if user_id is None else str(user_id)
         # An absolute lifetime starts anew with a login, and with nothing else.
@@ -728,7 +744,7 @@ class SessionStore(SessionBase):
         return Record(
             id=record_id,
             payload=payload,
-            version=version or (base.version + 1 if base else 1),
+            version=version,
             user_id=user_id,
             created=created,
             last_activity=moment,
@@ -738,10 +754,13 @@ class SessionStore(SessionBase):
             changes=changed,
         )
 
-    def _changes(self, record_id: str) -> bytes:
-        """What this request changed, sealed."""
+    def _changes(self, context: str, snapshot: Snapshot) -> Iterator[tuple[bytes, bytes]]:
+        """What this request changed, as `Record.changes`."""
         base = codec().thaw(self._base) if self._base else {}
-        return codec().seal(record_id, codec().freeze(changes(base, self._session_cache)))
+        # The data as it will be read, which some serializers make different.
+        for key, change in changes(base, codec().thaw(snapshot)):
+            digest = key_ring().digest(f"{type(key).__name__} {key}")
+            yield digest, codec().seal(context, codec().freeze(change))
 
     def _largest_keys(self) -> str:
         sizes = {
@@ -853,9 +872,14 @@ class SessionStore(SessionBase):
         self._record, self._base, self._reference = record, base, base
 
 
+def _change_context(record_id: str, version: int) -> str:
+    """What a sealed change is bound to."""
+    return f"{record_id} change {version}"
+
+
 def _check_issued(record: Record, moment: int) -> None:
     """Look at the times of a record that only the browser has kept."""
-    if record.last_activity > moment + CLOCK_SKEW:
+    if record.last_activity > moment + lifetime.CLOCK_SKEW:
         raise UnreadablePayload("issued in the future, by a server whose clock is ahead")
     if record.expires <= moment:
         security_logger.info("Session %s reads as empty: it has expired.", record.id)

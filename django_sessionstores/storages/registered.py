@@ -7,21 +7,20 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from ..exceptions import SessionConflict
+from ..exceptions import SessionConflict, StorageUnavailable
 from ..flow import Call, Flow, arun, run
-from ..records import Record, State, bare
+from ..lifetime import CLOCK_SKEW
+from ..records import Change, Record, State, bare
 from .base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated
+from .journal import Journal, Save
 
 logger: Final = logging.getLogger("django_sessionstores")
 
-_MOST_CHANGES: Final = 8192
-"""Bytes of changes that an entry keeps; the oldest go first."""
-
-_Change = tuple[int, int, bytes]
-"""The version that a save made, when, and what it changed."""
-
-_encode_changes = msgspec.msgpack.Encoder().encode
-_decode_changes = msgspec.msgpack.Decoder(list[_Change]).decode
+_UNKNOWN_CHANGES: Final = (
+    "Other requests have saved the session within SESSIONSTORES['MERGE_WINDOW'] seconds, and its "
+    "registry cannot tell what they have changed since this request's cookie was made. Nothing "
+    "was saved."
+)
 
 
 class _Handle(NamedTuple):
@@ -31,6 +30,8 @@ class _Handle(NamedTuple):
     """The handle of the storage that has the data."""
     entry: Record
     """What the registry had of the session."""
+    is_known: bool = True
+    """Whether the registry knows the save that made the key, and all that came after it."""
 
 
 class Registered(Storage):
@@ -41,16 +42,20 @@ class Registered(Storage):
 
     Where ``data`` compares versions by itself, the entry follows: it knows the user, the client
     and the expiry. Where the key holds the record, any number of keys of a session are about, and
-    the registry decides which is the newest. It keeps what the saves of the last ``window``
-    seconds changed, a few sealed bytes each. So a request with an older key sees what was saved
-    since, and what two requests save at once is merged, whichever cookie the browser gets last.
-    A key older than that is taken as it is: the newer ones evidently did not arrive.
+    the registry decides which is the newest. It keeps a `Journal` of what the saves of the last
+    ``window`` seconds changed. So a request with an older key sees what was saved since, and what
+    two requests save at once is merged, whichever cookie the browser gets last.
+
+    A key that the journal does not know is read as it is. While others have saved within the
+    window, it is not written to: what they saved would be lost. After that the newer keys evidently
+    did not arrive.
     """
 
     def __init__(self, data: Storage, registry: Storage, *, window: float) -> None:
         self.data = data
         self.registry = registry
-        self._window = int(window * 1000)
+        # Those who prune are as much ahead of those who save as clocks may be.
+        self._memory = int(window * 1000) + CLOCK_SKEW
         self.native_async = data.native_async and registry.native_async
         self.shared = data.shared and registry.shared
         self.durable = data.durable and registry.durable
@@ -82,22 +87,27 @@ class Registered(Storage):
             return entry
         if not self.holds_in_key:
             return _with_entry(record, entry)
-        missed = _changes_since(record.version, entry)
+        journal = Journal.unpack(entry.payload)
+        missed = journal.since(record.version, self.data.mark(record)) if journal else None
         if missed is None:
             logger.info(
-                "Session %s: its cookie is older than what its registry remembers of changes. "
-                "It is taken as it is.",
+                "Session %s: its registry does not know the save that made its cookie. It is "
+                "read as it is.",
                 record.id,
             )
-        return self._brought_forward(record, entry, missed or ())
+            version = max(record.version, entry.version)
+            unknown = msgspec.structs.replace(
+                record, version=version, expires=min(record.expires, entry.expires)
+            )
+            return _with_entry(unknown, entry, is_known=False)
+        return self._brought_forward(record, entry, missed)
 
     def _create(self, record: Record, now: int) -> Flow[Updated | Taken]:
         created: Updated | Taken = yield Call(self.data, "create", (record, now))
         if isinstance(created, Taken):
             return created
-        registered: Updated | Taken = yield Call(
-            self.registry, "create", (self._entry(record, now), now)
-        )
+        entry = self._first_entry(created.record, now)
+        registered: Updated | Taken = yield Call(self.registry, "create", (entry, now))
         if isinstance(registered, Taken):
             yield Call(self.data, "delete", (record.id,))
             return registered
@@ -105,15 +115,16 @@ class Registered(Storage):
 
     def _update(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
         entry = _entry_of(base)
+        if self.holds_in_key:
+            self._check_known(base, now)
         outcome: Outcome = yield Call(self.data, "update", (record, _own(base), now))
         if isinstance(outcome, Conflict):
             return Conflict(_with_entry(outcome.current, entry))
         if isinstance(outcome, Gone):
             return outcome
         if self.holds_in_key:
-            decided: Outcome = yield Call(
-                self.registry, "update", (self._entry(record, now, entry), entry, now)
-            )
+            successor = self._next_entry(outcome.record, entry, now)
+            decided: Outcome = yield Call(self.registry, "update", (successor, entry, now))
             return self._decided(decided, outcome, base)
         followed = yield from self._follow(record, entry, now)
         return Gone() if followed is None else _updated(outcome, followed)
@@ -121,7 +132,7 @@ class Registered(Storage):
     def _follow(self, record: Record, entry: Record, now: int) -> Flow[Record | None]:
         """Bring an entry up to date with a record that was saved; ``None`` if there is none."""
         while _has_drifted(record, entry):
-            successor = self._entry(record, now, version=entry.version + 1)
+            successor = msgspec.structs.replace(bare(record), version=entry.version + 1)
             outcome: Outcome = yield Call(self.registry, "update", (successor, entry, now))
             if isinstance(outcome, Updated):
                 return outcome.record
@@ -137,15 +148,15 @@ class Registered(Storage):
     ) -> Flow[Outcome | Taken]:
         entry = _entry_of(base)
         if self.holds_in_key:
+            self._check_known(base, now)
             issued: Updated = yield Call(self.data, "create", (record, now))
+            first = self._first_entry(issued.record, now)
             decided: Outcome | Taken = yield Call(
-                self.registry, "rotate", (self._entry(record, now), entry, grave, now)
+                self.registry, "rotate", (first, entry, grave, now)
             )
             return decided if isinstance(decided, Taken) else self._decided(decided, issued, base)
-        # The entry comes first and the tombstone last: whatever fails in between, the session
-        # can be read under one of the two ids.
         registered: Updated | Taken = yield Call(
-            self.registry, "create", (self._entry(record, now), now)
+            self.registry, "create", (self._first_entry(record, now), now)
         )
         if isinstance(registered, Taken):
             return registered
@@ -157,12 +168,24 @@ class Registered(Storage):
             yield Call(self.registry, "delete", (record.id,))
             raise
         if isinstance(outcome, Updated):
-            yield Call(self.registry, "update", (grave, entry, now))
+            yield from self._supersede(entry, grave, now)
             return _updated(outcome, registered.record)
         yield Call(self.registry, "delete", (record.id,))
         if isinstance(outcome, Conflict):
             return Conflict(_with_entry(outcome.current, entry))
         return outcome
+
+    def _supersede(self, entry: Record, grave: Record, now: int) -> Flow[None]:
+        """Put a tombstone in place of the entry, whatever version of it there is by now."""
+        try:
+            while True:
+                outcome: Outcome = yield Call(self.registry, "update", (grave, entry, now))
+                if not isinstance(outcome, Conflict) or not outcome.current.is_live(now):
+                    return
+                entry = outcome.current
+        except StorageUnavailable as error:
+            # The session goes on under its new id, and must be answered with it.
+            logger.warning("Session %s stays listed until it expires: %s", entry.id, error)
 
     def _touch(self, base: Record, expires: int, last_activity: int, now: int) -> Flow[bool]:
         times = (expires, last_activity, now)
@@ -181,62 +204,65 @@ class Registered(Storage):
 
     # --- Entries ---------------------------------------------------------------------------
 
-    def _entry(
-        self, record: Record, now: int, former: Record | None = None, version: int | None = None
-    ) -> Record:
-        """The registry's entry for a record that is being written in place of ``former``."""
-        return msgspec.structs.replace(
-            record,
-            payload=self._journal(record, now, former) if self.keeps_changes else b"",
-            version=version or record.version,
-            handle=None,
-            changes=b"",
-            pending=(),
-        )
+    def _first_entry(self, record: Record, now: int) -> Record:
+        """The entry of a record that is new."""
+        if not self.holds_in_key:
+            return bare(record)
+        journal = Journal.begun(self._save(record, now))
+        return msgspec.structs.replace(bare(record), payload=journal.pack())
 
-    def _journal(self, record: Record, now: int, former: Record | None) -> bytes:
-        """The changes of the last ``window`` seconds, with those of ``record``."""
-        if former is None:
-            return b""
-        kept = [change for change in _changes(former) if change[1] > now - self._window]
-        kept.append((record.version, now, record.changes))
-        while sum(len(changed) for _, _, changed in kept) > _MOST_CHANGES:
-            del kept[0]
-        return _encode_changes(kept)
+    def _next_entry(self, record: Record, entry: Record, now: int) -> Record:
+        """The entry of a record that was sealed into a key, in place of ``entry``."""
+        save, journal = self._save(record, now), Journal.unpack(entry.payload)
+        if journal is None:
+            journal = Journal.begun(save)
+        else:
+            journal = journal.after(save, record.changes, now - self._memory)
+        return msgspec.structs.replace(bare(record), payload=journal.pack())
+
+    def _save(self, record: Record, now: int) -> Save:
+        return Save(record.version, now, self.data.mark(record))
+
+    def _check_known(self, base: Record, now: int) -> None:
+        """Raise `SessionConflict` rather than to overwrite what a key does not know of."""
+        handle: _Handle = base.handle
+        journal = Journal.unpack(handle.entry.payload)
+        if not handle.is_known and journal and not journal.is_quiet(now - self._memory):
+            raise SessionConflict(_UNKNOWN_CHANGES)
 
     def _decided(self, decided: Outcome, issued: Updated, base: Record) -> Outcome:
         """What the registry's decision means for a record that was sealed into a key.
 
-        Raises `SessionConflict` where the registry has forgotten what to merge with.
+        Raises `SessionConflict` where it does not know what to merge with.
         """
         if isinstance(decided, Updated):
             return _updated(issued, decided.record)
         if isinstance(decided, Gone) or decided.current.state is not State.LIVE:
             return decided
-        missed = _changes_since(base.version, decided.current)
+        known = Journal.unpack(_entry_of(base).payload)
+        journal = Journal.unpack(decided.current.payload)
+        missed = None
+        if journal and known:
+            missed = journal.since(known.newest.version, known.newest.mark)
         if missed is None:
-            raise SessionConflict(
-                "Another request has saved the session, and its registry no longer knows what "
-                "was changed. Raise SESSIONSTORES['MERGE_WINDOW'] above the time that requests "
-                "take, and change less than 8 kB at once."
-            )
+            raise SessionConflict(_UNKNOWN_CHANGES)
         return Conflict(self._brought_forward(base, decided.current, missed))
 
     @staticmethod
-    def _brought_forward(record: Record, entry: Record, missed: tuple[bytes, ...]) -> Record:
+    def _brought_forward(record: Record, entry: Record, missed: tuple[Change, ...]) -> Record:
         """The record as the registry knows it, with the changes that it has missed."""
-        is_behind = entry.version > record.version
-        return msgspec.structs.replace(
+        forward = msgspec.structs.replace(
             record,
-            version=max(record.version, entry.version),
-            expires=entry.expires if is_behind else record.expires,
-            user_id=entry.user_id if is_behind else record.user_id,
-            last_activity=max(record.last_activity, entry.last_activity),
+            version=entry.version,
+            # A key is not accepted for longer than it says itself.
+            expires=min(record.expires, entry.expires),
+            user_id=entry.user_id,
+            last_activity=entry.last_activity,
             ip=entry.ip,
             user_agent=entry.user_agent,
             pending=(*record.pending, *missed),
-            handle=_Handle(_own(record).handle, entry),
         )
+        return _with_entry(forward, entry)
 
     def lookup(self, session_id: str) -> Record | None:
         return self._listed(self.registry.lookup(session_id))
@@ -311,8 +337,9 @@ class Registered(Storage):
         self.registry.close()
 
 
-def _with_entry(record: Record, entry: Record) -> Record:
-    return msgspec.structs.replace(record, handle=_Handle(record.handle, entry))
+def _with_entry(record: Record, entry: Record, *, is_known: bool = True) -> Record:
+    handle = _Handle(_own(record).handle, entry, is_known)
+    return msgspec.structs.replace(record, handle=handle)
 
 
 def _updated(outcome: Updated, entry: Record) -> Updated:
@@ -339,22 +366,3 @@ def _has_drifted(record: Record, entry: Record) -> bool:
         entry.ip,
         entry.user_agent,
     )
-
-
-def _changes(entry: Record) -> list[_Change]:
-    if not entry.payload:
-        return []
-    try:
-        return _decode_changes(entry.payload)
-    except msgspec.DecodeError:
-        return []
-
-
-def _changes_since(version: int, entry: Record) -> tuple[bytes, ...] | None:
-    """What was saved after ``version``, the oldest first; ``None`` if some of it is forgotten."""
-    if version >= entry.version:
-        return ()
-    newer = [change for change in _changes(entry) if change[0] > version]
-    if [change[0] for change in newer] != list(range(version + 1, entry.version + 1)):
-        return None
-    return tuple(changed for _, _, changed in newer)
