@@ -585,6 +585,24 @@ def test_a_save_that_was_rolled_back(engine: Any) -> None:
     assert load(engine, other)["b"] == 1
 
 
+@pytest.mark.engines(*REGISTERED)
+def test_an_entry_that_lags_behind_the_cookie(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy in the cache of one process, for a while. The save asks the authority."""
+    key = stored(engine)
+    registry = engine.storage.registry
+    old = registry.read(engine.storage.identify(key))
+    key = save(engine, key, a=1)
+    monkeypatch.setattr(registry, "read", lambda session_id: old)
+    late = engine.SessionStore(key)
+    assert late["a"] == 1
+    monkeypatch.undo()
+    other = save(engine, key, b=1)
+    late["c"] = 1
+    late.save()
+    assert load(engine, late.session_key) == WORDS | {"a": 1, "b": 1, "c": 1}
+    assert load(engine, other) == WORDS | {"a": 1, "b": 1, "c": 1}
+
+
 def test_a_key_that_was_made_by_a_save_is_never_created_again(engine: Any) -> None:
     """It would bring back a session that has ended, with all its data."""
     key = stored(engine)

@@ -30,8 +30,9 @@ class _Handle(NamedTuple):
     """The handle of the storage that has the data."""
     entry: Record
     """What the registry had of the session."""
-    is_known: bool = True
-    """Whether the registry knows the save that made the key, and all that came after it."""
+    known: tuple[int, bytes] | None = None
+    """Version and mark of the save up to which the record is complete; ``None`` where a key holds
+    the record and the registry does not know the save that made it."""
 
 
 class Registered(Storage):
@@ -87,6 +88,9 @@ class Registered(Storage):
             return entry
         if not self.holds_in_key:
             return _with_entry(record, entry)
+        if record.version > entry.version:
+            # The entry is a copy that lags, or from a backup. A save finds out which.
+            return _with_entry(record, entry, (record.version, self.data.mark(record)))
         journal = Journal.unpack(entry.payload)
         missed = journal.since(record.version, self.data.mark(record)) if journal else None
         if missed is None:
@@ -95,11 +99,10 @@ class Registered(Storage):
                 "read as it is.",
                 record.id,
             )
-            version = max(record.version, entry.version)
             unknown = msgspec.structs.replace(
-                record, version=version, expires=min(record.expires, entry.expires)
+                record, version=entry.version, expires=min(record.expires, entry.expires)
             )
-            return _with_entry(unknown, entry, is_known=False)
+            return _with_entry(unknown, entry)
         return self._brought_forward(record, entry, missed)
 
     def _create(self, record: Record, now: int) -> Flow[Updated | Taken]:
@@ -227,7 +230,7 @@ class Registered(Storage):
         """Raise `SessionConflict` rather than to overwrite what a key does not know of."""
         handle: _Handle = base.handle
         journal = Journal.unpack(handle.entry.payload)
-        if not handle.is_known and journal and not journal.is_quiet(now - self._memory):
+        if not handle.known and journal and not journal.is_quiet(now - self._memory):
             raise SessionConflict(_UNKNOWN_CHANGES)
 
     def _decided(self, decided: Outcome, issued: Updated, base: Record) -> Outcome:
@@ -239,11 +242,9 @@ class Registered(Storage):
             return _updated(issued, decided.record)
         if isinstance(decided, Gone) or decided.current.state is not State.LIVE:
             return decided
-        known = Journal.unpack(_entry_of(base).payload)
+        handle: _Handle = base.handle
         journal = Journal.unpack(decided.current.payload)
-        missed = None
-        if journal and known:
-            missed = journal.since(known.newest.version, known.newest.mark)
+        missed = journal.since(*handle.known) if journal and handle.known else None
         if missed is None:
             raise SessionConflict(_UNKNOWN_CHANGES)
         return Conflict(self._brought_forward(base, decided.current, missed))
@@ -262,7 +263,7 @@ class Registered(Storage):
             user_agent=entry.user_agent,
             pending=(*record.pending, *missed),
         )
-        return _with_entry(forward, entry)
+        return _with_entry(forward, entry, _newest(entry))
 
     def lookup(self, session_id: str) -> Record | None:
         return self._listed(self.registry.lookup(session_id))
@@ -337,13 +338,19 @@ class Registered(Storage):
         self.registry.close()
 
 
-def _with_entry(record: Record, entry: Record, *, is_known: bool = True) -> Record:
-    handle = _Handle(_own(record).handle, entry, is_known)
+def _with_entry(record: Record, entry: Record, known: tuple[int, bytes] | None = None) -> Record:
+    handle = _Handle(_own(record).handle, entry, known)
     return msgspec.structs.replace(record, handle=handle)
 
 
+def _newest(entry: Record) -> tuple[int, bytes] | None:
+    """Version and mark of the save that an entry knows last."""
+    journal = Journal.unpack(entry.payload)
+    return (journal.newest.version, journal.newest.mark) if journal else None
+
+
 def _updated(outcome: Updated, entry: Record) -> Updated:
-    return Updated(_with_entry(outcome.record, entry), outcome.key)
+    return Updated(_with_entry(outcome.record, entry, _newest(entry)), outcome.key)
 
 
 def _entry_of(record: Record) -> Record:
