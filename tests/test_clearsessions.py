@@ -11,7 +11,9 @@ from django.contrib.sessions.backends.base import SessionBase as SessionStore  #
 from django.core.management import CommandError, call_command, get_commands
 from django.test import override_settings
 
+from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.management.commands.clearsessions import Command
+from django_sessionstores.testing import observed
 from tests.cases import Engine
 
 
@@ -57,7 +59,7 @@ def test_it_is_silent_when_asked_to_be(engine: Engine) -> None:
 @pytest.mark.engines("db:sqlite")
 def test_it_removes_more_than_one_batch(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends when nothing is left, not after the first batch."""
-    monkeypatch.setattr("django_sessionstores.session.PURGE_BATCH", 2)
+    monkeypatch.setattr("django_sessionstores.session._PURGE_BATCH", 2)
     make_sessions(engine, expired=5, alive=0)
 
     assert clear_sessions() == "5 expired sessions removed.\n"
@@ -74,6 +76,20 @@ def test_an_engine_that_cannot_is_an_error_that_names_it() -> None:
     with (
         override_settings(SESSION_ENGINE=__name__),
         pytest.raises(CommandError, match=f"'{__name__}' doesn't support"),
+    ):
+        clear_sessions()
+
+
+@pytest.mark.engines("db:sqlite")
+def test_an_outage_is_an_error_that_names_the_store(engine: Engine) -> None:
+    """Cron sends the output as mail: a line that says what to look after, not a traceback."""
+
+    def broken(name: str) -> None:
+        raise StorageUnavailable("no route")
+
+    with (
+        observed(engine.storage, before=broken),
+        pytest.raises(CommandError, match=r"database 'default' \(sqlite\), does not answer"),
     ):
         clear_sessions()
 

@@ -1,10 +1,10 @@
 """Django's ``clearsessions``, for sites without ``django.contrib.sessions``."""
 
-from importlib import import_module
 from typing import Any
 
-from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
+
+from ..engine import purge, purged
 
 
 class Command(BaseCommand):
@@ -18,16 +18,6 @@ class Command(BaseCommand):
     help = "Remove the expired sessions of SESSION_ENGINE. Meant to be run regularly."
 
     def handle(self, *, verbosity: int, **options: Any) -> None:
-        engine = import_module(settings.SESSION_ENGINE)
-        try:
-            removed = engine.SessionStore.clear_expired()
-        except NotImplementedError:
-            raise CommandError(
-                f"Session engine {settings.SESSION_ENGINE!r} doesn't support clearing expired "
-                "sessions."
-            ) from None
-        if verbosity < 1:
-            return
-        # Engines outside this package do not count what they remove.
-        number = "The" if removed is None else f"{removed:,}"
-        self.stdout.write(f"{number} expired session{'' if removed == 1 else 's'} removed.")
+        removed = purge()
+        if verbosity > 0:
+            self.stdout.write(purged(removed))
