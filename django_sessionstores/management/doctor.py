@@ -1,0 +1,190 @@
+"""What an operator should know of the sessions of a site, and what is wrong with them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
+
+import msgspec
+from django.conf import settings as django_settings
+from django.core import checks as django_checks
+from django.core.checks.registry import registry
+from django.core.exceptions import ImproperlyConfigured
+
+from .. import checks, conf
+from ..exceptions import StorageUnavailable
+from ..records import draw_key, session_id
+from ..storages.base import Storage
+from .reports import span
+
+T = TypeVar("T")
+
+CAPABILITIES: Final = {
+    "authoritative": "end sessions, and lose no change of parallel requests",
+    "lists": "list and count sessions",
+    "shared": "be seen by all processes",
+    "durable": "outlive a restart, and are never evicted",
+    "self_expiring": "expire without a purge",
+    "keeps_client": "keep the client's address",
+    "native_async": "be used without threads under ASGI",
+}
+"""What storages declare of themselves, in words that go on from "Sessions can"."""
+_COOKIE: Final = (
+    "SESSION_COOKIE_AGE",
+    "SESSION_EXPIRE_AT_BROWSER_CLOSE",
+    "SESSION_SAVE_EVERY_REQUEST",
+    "SESSION_COOKIE_SECURE",
+    "SESSION_COOKIE_HTTPONLY",
+    "SESSION_COOKIE_SAMESITE",
+    "SESSION_COOKIE_DOMAIN",
+    "SESSION_COOKIE_PATH",
+)
+_OPTIONS: Final = ("IDLE_AGE", "ABSOLUTE_AGE", "TOUCH_INTERVAL", "REGISTRY")
+_CHECKS: Final = (checks.__name__, "django.core.checks.security.sessions")
+"""The modules whose checks are about sessions."""
+_WRONG: Final = django_checks.WARNING
+
+
+class Store(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the stores that sessions are in, and whether it answers."""
+
+    description: str
+    milliseconds: float | None
+    """How long it takes to answer, once there is a connection; ``None`` where it does not."""
+    error: str = ""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """A message of a system check."""
+
+    level: str
+    id: str
+    message: str
+    hint: str
+    is_wrong: bool
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    engine: str
+    description: str
+    stores: list[Store]
+    """Without the browser, which cannot be asked."""
+    capabilities: dict[str, bool]
+    max_payload: int | None
+    middleware: list[str]
+    policy: dict[str, Any]
+    encryption_keys: int | None
+    """How many there are; ``None`` where the settings of them are wrong."""
+    findings: list[Finding]
+    problems: int
+    """How many things an operator should see to: silent stores, findings, no middleware."""
+
+
+def diagnose(storage: Storage) -> Diagnosis:
+    """Look at the settings, and ask the stores one question that changes nothing."""
+    stores = [_ask(part) for part in checks.parts(storage) if not part.holds_in_key]
+    findings = sorted(_findings(), key=lambda finding: (not finding.is_wrong, finding.id))
+    middleware = [f"{each.__module__}.{each.__qualname__}" for each in checks.session_middlewares()]
+    problems = [*(store.error for store in stores), *(finding.is_wrong for finding in findings)]
+    return Diagnosis(
+        engine=django_settings.SESSION_ENGINE,
+        description=storage.describe(),
+        stores=stores,
+        capabilities={name: bool(getattr(storage, name)) for name in CAPABILITIES},
+        max_payload=storage.max_payload,
+        middleware=middleware,
+        policy=_policy(),
+        encryption_keys=_if_valid(lambda: len(conf.key_ring())),
+        findings=findings,
+        problems=sum(map(bool, [*problems, not middleware])),
+    )
+
+
+def _ask(storage: Storage) -> Store:
+    unknown = session_id(draw_key())
+    try:
+        storage.lookup(unknown)  # Opens the connection, which is not what is measured.
+        started = time.perf_counter()
+        storage.lookup(unknown)
+    except StorageUnavailable as error:
+        return Store(description=storage.describe(), milliseconds=None, error=str(error))
+    milliseconds = round((time.perf_counter() - started) * 1000, 3)
+    return Store(description=storage.describe(), milliseconds=milliseconds)
+
+
+def _policy() -> dict[str, Any]:
+    policy = {name: getattr(django_settings, name) for name in _COOKIE}
+    for name in _OPTIONS:
+        policy[name] = _if_valid(lambda name=name: getattr(conf.settings, name))  # type: ignore[misc]
+    return policy
+
+
+def _if_valid(ask: Callable[[], T]) -> T | None:
+    """What a setting says; ``None`` where it is wrong, which a finding says as well."""
+    try:
+        return ask()
+    except ImproperlyConfigured:
+        return None
+
+
+def _findings() -> Iterable[Finding]:
+    for check in registry.get_checks(include_deployment_checks=True):
+        if check.__module__ not in _CHECKS:
+            continue
+        for message in check(app_configs=None, databases=None):
+            if not message.is_silenced():
+                yield Finding(
+                    level=_level_name(message.level),
+                    id=message.id or "",
+                    message=message.msg,
+                    hint=message.hint or "",
+                    is_wrong=message.level >= _WRONG,
+                )
+
+
+def _level_name(level: int) -> str:
+    for name in ("CRITICAL", "ERROR", "WARNING", "INFO"):
+        if level >= getattr(django_checks, name):
+            return name.lower()
+    return "debug"
+
+
+# --- In words ------------------------------------------------------------------------------
+
+
+def summary(diagnosis: Diagnosis) -> dict[str, str]:
+    """How things are, whether right or wrong."""
+    able = [words for name, words in CAPABILITIES.items() if diagnosis.capabilities[name]]
+    unable = [words for name, words in CAPABILITIES.items() if not diagnosis.capabilities[name]]
+    keys = diagnosis.encryption_keys
+    return {
+        "Engine": diagnosis.engine,
+        "Stores": "\n".join(map(_store_in_words, diagnosis.stores)) or "none, but the browser",
+        "Sessions can": "\n".join(able) or "-",
+        "They cannot": "\n".join(unable) or "-",
+        "Largest session": f"{diagnosis.max_payload:,} bytes" if diagnosis.max_payload else "-",
+        "Middleware": "\n".join(diagnosis.middleware) or "none, so no view has a session",
+        "Encryption keys": "wrong, see below" if keys is None else str(keys),
+        "Policy": "\n".join(
+            f"{name} = {_value_in_words(name, value)}" for name, value in diagnosis.policy.items()
+        ),
+    }
+
+
+def _store_in_words(store: Store) -> str:
+    if store.error:
+        return f"{store.description}: DOES NOT ANSWER. {store.error}"
+    return f"{store.description}: answers in {store.milliseconds:.1f} ms"
+
+
+def _value_in_words(name: str, value: Any) -> str:
+    if value is None and name in _OPTIONS:
+        return "wrong, see below"
+    if name.endswith("_AGE"):
+        return f"{value} ({span(value)})" if value else f"{value} (no such end)"
+    return repr(value)
+
+
+def in_words(finding: Finding) -> str:
+    return f"{finding.message}\n{finding.hint}".strip()

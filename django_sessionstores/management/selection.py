@@ -1,0 +1,110 @@
+"""Which sessions an operator means by what was typed."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from ipaddress import ip_address
+from typing import Final
+
+from django.core.management.base import CommandError
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+
+from .. import session
+from ..exceptions import CannotList
+from ..inventory import Inventory, SessionInfo
+from ..lifetime import aware
+
+_FULL: Final = 40
+_LEAST: Final = 6
+_PREFIX: Final = re.compile(rf"[0-9a-f]{{{_LEAST},{_FULL}}}", re.ASCII)
+_DURATION: Final = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+# --- Arguments, for argparse: what is wrong is a usage error --------------------------------
+
+
+def id_prefix(text: str) -> str:
+    if not _PREFIX.fullmatch(text.lower()):
+        # Not repeated: somebody might have pasted a session key.
+        raise argparse.ArgumentTypeError(
+            f"not a session id or its beginning: {_LEAST} to {_FULL} of 0-9 and a-f"
+        )
+    return text.lower()
+
+
+def positive(text: str) -> int:
+    if not re.fullmatch(r"0*[1-9]\d{0,8}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def address(text: str) -> str:
+    """As the middleware writes it."""
+    try:
+        parsed = ip_address(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from None
+    return str(getattr(parsed, "ipv4_mapped", None) or parsed)
+
+
+def moment(text: str) -> datetime:
+    """A duration before now, or a date with or without a time in the project's time zone."""
+    try:
+        if found := _DURATION.fullmatch(text):
+            return aware(session.now()) - timedelta(**{_UNITS[found[2]]: int(found[1])})
+        parsed = parse_datetime(text)
+        if parsed is not None:
+            return timezone.make_aware(parsed) if timezone.is_naive(parsed) else parsed
+    except (ValueError, OverflowError):
+        pass
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is neither a duration such as 30m, 12h, 7d or 2w, nor a date such as 2026-11-20"
+    )
+
+
+# --- Sessions -------------------------------------------------------------------------------
+
+
+def find(inventory: Inventory, prefixes: Sequence[str]) -> list[SessionInfo]:
+    """The live sessions with these ids or beginnings of ids, each once.
+
+    Raises ``CommandError`` that names all of them that mean no session or several.
+    """
+    if not inventory.storage.authoritative:
+        raise CommandError(
+            f"Sessions in {inventory.storage.describe()} cannot be found or ended: only the "
+            "browsers have them. Set SESSIONSTORES['REGISTRY']."
+        )
+    found: dict[str, dict[str, SessionInfo]] = {prefix: {} for prefix in prefixes}
+    for prefix, matches in found.items():
+        if len(prefix) == _FULL and (match := inventory.get(prefix)):
+            matches[prefix] = match
+    _find_by_prefix(inventory, {key: found[key] for key in found if len(key) < _FULL})
+    if problems := [text for each in found.items() if (text := _problem(*each))]:
+        raise CommandError("\n".join(problems))
+    return list({id_: each for matches in found.values() for id_, each in matches.items()}.values())
+
+
+def _find_by_prefix(inventory: Inventory, found: dict[str, dict[str, SessionInfo]]) -> None:
+    if not found:
+        return
+    try:
+        for each in inventory.iterate():
+            for prefix, matches in found.items():
+                if each.id.startswith(prefix):
+                    matches[each.id] = each
+    except CannotList as error:
+        raise CommandError(f"{error} Full ids of {_FULL} characters need no list.") from error
+
+
+def _problem(prefix: str, matches: dict[str, SessionInfo]) -> str:
+    if not matches:
+        return f"There is no live session whose id begins with {prefix}."
+    if len(matches) > 1:
+        return f"{len(matches)} ids begin with {prefix}: {', '.join(sorted(matches))}."
+    return ""
