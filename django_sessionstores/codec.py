@@ -17,8 +17,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from .exceptions import UnreadablePayload, UnserializableValue
+from .compact import compact, expand
+from .exceptions import PayloadTooLarge, UnreadablePayload, UnserializableValue
 from .merge import same
+from .records import SecretBytes
+from .serializers import TypedSerializer
 
 _FORMAT: Final = 1
 _COMPRESSED: Final = 0x80
@@ -30,6 +33,8 @@ _TAG_SIZE: Final = 16
 
 COMPRESS_FROM: Final = 1024
 """Bytes of serialised data from which compression is tried. Below, it costs more than it saves."""
+MOST_BARE: Final = 1_048_576
+"""Bytes of serialised data that a `BareCodec` takes, and to which it inflates what it opens."""
 
 
 class Serializer(Protocol):
@@ -99,7 +104,7 @@ class KeyRing:
             )
         except InvalidTag:
             raise UnreadablePayload("payload was altered or belongs to another session") from None
-        return head[1], data
+        return head[1], SecretBytes(data)
 
 
 def _cipher(key: bytes, session_id: str) -> AESGCM:
@@ -138,17 +143,23 @@ class Codec:
         """
         try:
             return Snapshot(self._writes, self._dumps(data))
-        except Exception as error:
-            # Whatever a serializer raises for a value, the caller needs to know which value.
-            for key, value in data.items():
-                try:
-                    self._dumps({key: value})
-                except Exception as reason:  # noqa: BLE001
-                    raise UnserializableValue(
-                        f"session[{key!r}] cannot be saved: {reason}. Store a simpler value, or "
-                        "choose another SESSION_SERIALIZER."
-                    ) from error
-            raise
+        except Exception as error:  # noqa: BLE001 - whatever a serializer raises for a value
+            problem = self._problem(data, error)
+        # Error reports show the variables of each frame, those of causes included.
+        del data
+        raise UnserializableValue(problem)
+
+    def _problem(self, data: Mapping[Any, Any], error: Exception) -> str:
+        """Which value cannot be kept, and why; ``error`` is that of the whole."""
+        for key, value in data.items():
+            try:
+                self._dumps({key: value})
+            except Exception as reason:  # noqa: BLE001
+                return (
+                    f"session[{key!r}] cannot be saved: {reason}. Store a simpler value, or choose "
+                    "another SESSION_SERIALIZER."
+                )
+        return f"The session cannot be saved: {error}."
 
     def thaw(self, snapshot: Snapshot) -> dict[Any, Any]:
         """The dict of a snapshot, a new one at each call. Raises `UnreadablePayload`."""
@@ -158,11 +169,14 @@ class Codec:
             raise UnreadablePayload("payload was written by an unknown serializer") from None
         try:
             loaded = loads(snapshot.data)
-        except Exception as error:
-            raise UnreadablePayload("payload does not deserialize") from error
-        if not isinstance(loaded, dict):
-            raise UnreadablePayload("payload is not a dict")
-        return loaded
+        except Exception as error:  # noqa: BLE001 - whatever a serializer raises for its bytes
+            # Not its text nor its frames: they may show the data.
+            name = type(error).__name__
+            raise UnreadablePayload(f"payload does not deserialize ({name})") from None
+        if isinstance(loaded, dict):
+            return loaded
+        del loaded  # Error reports show local variables.
+        raise UnreadablePayload("payload is not a dict")
 
     def matches(self, snapshot: Snapshot, data: Mapping[Any, Any]) -> bool:
         """Whether ``data`` is still what the snapshot holds; order does not count.
@@ -195,18 +209,45 @@ class Codec:
         """The snapshot that was sealed, to be thawed.
 
         Raises `UnreadablePayload`, with the reason, for anything but a payload of this session.
+        Has no bound for what it inflates to: only who has a key can make a payload, and what was
+        sealed has been in the memory of a process like this one.
         """
         flags, data = self._keys.open(session_id, payload)
         if flags & _COMPRESSED:
-            data = zlib.decompress(data)
+            try:
+                data = zlib.decompress(data)
+            except zlib.error:
+                raise UnreadablePayload("payload does not decompress") from None
         return Snapshot(flags & _SERIALIZER_BITS, data)
 
 
 class BareCodec(Codec):
-    """Payloads neither compressed nor sealed, for a storage that seals whole records by itself."""
+    """Payloads that are not sealed, for a storage that seals whole records by itself.
+
+    Such a record is sent about, and anybody on the way sees how long it is. So what the package's
+    own serializer writes is compacted (see `compact`), and not compressed. What other serializers
+    write stays as it is: where one value ends and the next begins is theirs to know.
+    """
+
+    def __init__(self, keys: KeyRing, serializers: Mapping[int, Serializer], writes: int) -> None:
+        super().__init__(keys, serializers, writes)
+        # Not of a subclass, which may write whatever it likes.
+        self._own = {
+            number for number, each in serializers.items() if type(each) is TypedSerializer
+        }
 
     def seal(self, session_id: str, snapshot: Snapshot) -> bytes:
-        return bytes((snapshot.serializer,)) + snapshot.data
+        """The payload. Raises `PayloadTooLarge` above `MOST_BARE` bytes."""
+        size = len(snapshot.data)
+        if size > MOST_BARE:
+            raise PayloadTooLarge(
+                f"The session takes {size} bytes, and {MOST_BARE} are the most for a cookie, "
+                "however short it gets. Store less in it, or choose another SESSION_ENGINE."
+            )
+        short = compact(snapshot.data) if snapshot.serializer in self._own else None
+        if short is None:
+            return SecretBytes(bytes((snapshot.serializer,)) + snapshot.data)
+        return SecretBytes(bytes((snapshot.serializer | _COMPRESSED,)) + short)
 
     def is_newest(self, payload: bytes) -> bool:
         return True
@@ -214,4 +255,8 @@ class BareCodec(Codec):
     def open(self, session_id: str, payload: bytes) -> Snapshot:
         if not payload:
             raise UnreadablePayload("payload is cut short")
-        return Snapshot(payload[0], payload[1:])
+        payload = SecretBytes(payload)
+        flags, data = payload[0], memoryview(payload)[1:]
+        if flags & _COMPRESSED:
+            return Snapshot(flags & _SERIALIZER_BITS, expand(data, MOST_BARE))
+        return Snapshot(flags, bytes(data))

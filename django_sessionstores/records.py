@@ -25,6 +25,29 @@ class State(IntEnum):
     """The session is gone. Kept only in caches, where it outlives every stale copy."""
 
 
+class SecretText(str):
+    """Text that error reports do not show, though they show the variables of every frame."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} secret characters>"
+
+
+class SecretBytes(bytes):
+    """The same for bytes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} secret bytes>"
+
+
+def hidden(key: str | None) -> str | None:
+    """A session key as `SecretText`; anything else as it is."""
+    return SecretText(key) if isinstance(key, str) else key
+
+
 class Client(NamedTuple):
     """Who a request came from, as far as it can be told."""
 

@@ -41,6 +41,7 @@ from .records import (
     Record,
     State,
     draw_key,
+    hidden,
     is_well_formed,
     moved,
     session_id,
@@ -345,18 +346,22 @@ class SessionStore(SessionBase):
 
     def exists(self, session_key: str | None) -> bool:
         """Whether there is a live session with this key."""
+        session_key = hidden(session_key)
         return run(self._exists(session_key))
 
     async def aexists(self, session_key: str | None) -> bool:
         """See `exists`."""
+        session_key = hidden(session_key)
         return await arun(self._exists(session_key))
 
     def delete(self, session_key: str | None = None) -> None:
         """Remove the session with this key, or this one. No later save brings it back."""
+        session_key = hidden(session_key)
         run(self._delete(session_key))
 
     async def adelete(self, session_key: str | None = None) -> None:
         """See `delete`."""
+        session_key = hidden(session_key)
         await arun(self._delete(session_key))
 
     def cycle_key(self) -> None:

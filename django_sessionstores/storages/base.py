@@ -34,6 +34,10 @@ class Updated(NamedTuple):
     key: str | None = None
     """The session key from now on; ``None`` where it stays as it is. See `holds_in_key`."""
 
+    def __repr__(self) -> str:
+        # Error reports show local variables.
+        return f"<Updated {self.record!r}>"
+
 
 class Conflict(NamedTuple):
     """Nothing was written: the store holds another version, ``current``, or a tombstone."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import zlib
 from typing import Final, NamedTuple
 
 import msgspec
@@ -12,7 +11,7 @@ from django.conf import settings as django_settings
 
 from .. import conf
 from ..exceptions import PayloadTooLarge, UnreadablePayload
-from ..records import Record
+from ..records import Record, SecretText
 from .base import Outcome, Storage, Taken, Updated
 
 _ID_SIZE: Final = 20
@@ -20,17 +19,8 @@ _LEAST: Final = 74
 """Characters of the shortest token: an id and what sealing adds to nothing."""
 _MOST: Final = 99 * 4096
 _MARK_SIZE: Final = 8
-_COMPRESSED: Final = 1
-
-# What most sessions hold, for the compressor to refer to: the token of a login shrinks by half.
-# Part of the format: a token opens only with the dictionary that it was made with.
-_DICTIONARY: Final = (
-    b"0123456789abcdef"
-    b"\xaa_csrftoken\xd9 \xaf_session_expiry\xa9_messages\xacdjango_language\xa5en-us"
-    b"\xa4user\xa5email\xa4name\xa5items\xa4cart\xa5price\xa8quantity\xa2id"
-    b"\x83\xad_auth_user_id\xa1\xb2_auth_user_backend\xd9)django.contrib.auth.backends.ModelBackend"
-    b"\xaf_auth_user_hash\xd9@"
-)
+_FLAGS: Final = 0
+"""None yet. A token with any is of a later version."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, int, int, int, str | None, bytes]).decode
@@ -43,15 +33,6 @@ class _Seal(NamedTuple):
     """Whether it was sealed under the key that seals now."""
     mark: bytes
     """The end of the token: of two tokens, even of one record, no two are the same."""
-
-
-class _Secret(str):
-    """A session key that error reports do not show."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "<session key>"
 
 
 def is_plausible(key: object) -> bool:
@@ -88,7 +69,7 @@ class CookieStorage(Storage):
         return None if record is None else record.id
 
     def locate(self, key: str) -> str:
-        return _Secret(key)
+        return SecretText(key)
 
     def is_outdated(self, record: Record) -> bool:
         seal: _Seal | None = record.handle
@@ -106,50 +87,16 @@ class CookieStorage(Storage):
         if len(locator) < _LEAST:
             return None
         try:
-            token = base64.urlsafe_b64decode(locator + "=" * (-len(locator) % 4))
-        except (ValueError, binascii.Error):
-            raise UnreadablePayload("cookie holds no token") from None
-        if _text(token) != locator:
-            # Characters that do not count: a token has one spelling.
-            raise UnreadablePayload("cookie holds no token")
-        record_id, sealed = token[:_ID_SIZE].hex(), token[_ID_SIZE:]
-        flags, packed = conf.key_ring().open(_context(record_id), sealed)
-        if flags & _COMPRESSED:
-            packed = zlib.decompressobj(-15, _DICTIONARY).decompress(packed)
-        version, created, active_for, lifetime, user_id, payload = _decode(packed)
-        return Record(
-            id=record_id,
-            payload=payload,
-            version=version,
-            user_id=user_id,
-            created=created,
-            last_activity=created + active_for,
-            expires=created + active_for + lifetime,
-            handle=_Seal(conf.key_ring().is_newest(sealed), sealed[-_MARK_SIZE:]),
-        )
+            return _opened(locator)
+        except UnreadablePayload as reason:
+            # Raised anew: the frames that it comes from hold the token, which error reports show.
+            raise UnreadablePayload(str(reason)) from None
 
     def create(self, record: Record, now: int) -> Updated:
         """The record's token, as `Updated.key`. Raises `PayloadTooLarge`."""
-        packed = _encode(
-            (
-                record.version,
-                record.created,
-                record.last_activity - record.created,
-                record.expires - record.last_activity,
-                record.user_id,
-                record.payload,
-            )
-        )
-        flags = 0
-        compressor = zlib.compressobj(6, zlib.DEFLATED, -15, zdict=_DICTIONARY)
-        compressed = compressor.compress(packed) + compressor.flush()
-        if len(compressed) < len(packed):
-            flags, packed = _COMPRESSED, compressed
-        sealed = conf.key_ring().seal(_context(record.id), flags, packed)
-        token = _text(bytes.fromhex(record.id) + sealed)
-        _check_size(token)
-        seal = _Seal(True, sealed[-_MARK_SIZE:])
-        return Updated(msgspec.structs.replace(record, handle=seal), token)
+        token, mark = _sealed(record)
+        _check_size(len(token))
+        return Updated(msgspec.structs.replace(record, handle=_Seal(True, mark)), token)
 
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         return self.create(record, now)
@@ -187,6 +134,57 @@ class CookieStorage(Storage):
         return 0
 
 
+# In frames of their own, which hold tokens and data in the clear. None of them is on the stack of
+# an error that leaves this module.
+
+
+def _sealed(record: Record) -> tuple[SecretText, bytes]:
+    """The token of a record, and its mark."""
+    ring, context = conf.key_ring(), _context(record.id)
+    packed = _encode(
+        (
+            record.version,
+            record.created,
+            record.last_activity - record.created,
+            record.expires - record.last_activity,
+            record.user_id,
+            memoryview(record.payload),
+        )
+    )
+    sealed = ring.seal(context, _FLAGS, packed)
+    return SecretText(_text(bytes.fromhex(record.id) + sealed)), sealed[-_MARK_SIZE:]
+
+
+def _opened(locator: str) -> Record:
+    """The record in a token. Raises `UnreadablePayload`."""
+    try:
+        token = base64.urlsafe_b64decode(locator + "=" * (-len(locator) % 4))
+    except (ValueError, binascii.Error):
+        raise UnreadablePayload("cookie holds no token") from None
+    if _text(token) != locator:
+        # Characters that do not count: a token has one spelling.
+        raise UnreadablePayload("cookie holds no token")
+    record_id, sealed = token[:_ID_SIZE].hex(), token[_ID_SIZE:]
+    ring = conf.key_ring()
+    flags, packed = ring.open(_context(record_id), sealed)
+    if flags != _FLAGS:
+        raise UnreadablePayload("token is of an unknown format")
+    try:
+        version, created, active_for, lifetime, user_id, payload = _decode(packed)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise UnreadablePayload("token is of an unknown format") from None
+    return Record(
+        id=record_id,
+        payload=payload,
+        version=version,
+        user_id=user_id,
+        created=created,
+        last_activity=created + active_for,
+        expires=created + active_for + lifetime,
+        handle=_Seal(ring.is_newest(sealed), sealed[-_MARK_SIZE:]),
+    )
+
+
 def _text(token: bytes) -> str:
     return base64.urlsafe_b64encode(token).rstrip(b"=").decode("ascii")
 
@@ -196,9 +194,9 @@ def _context(record_id: str) -> str:
     return f"session cookie {django_settings.SESSION_COOKIE_NAME} {record_id}"
 
 
-def _check_size(token: str) -> None:
+def _check_size(size: int) -> None:
     limit = conf.cookie_bytes()
-    if len(token) <= limit:
+    if size <= limit:
         return
     name, parts = django_settings.SESSION_COOKIE_NAME, conf.cookie_parts()
     means = f"{parts} cookies" if parts > 1 else "one cookie"
@@ -209,6 +207,6 @@ def _check_size(token: str) -> None:
             "place of Django's"
         )
     raise PayloadTooLarge(
-        f"The session takes {len(token)} bytes in {name!r}, and {means} may hold {limit}. The old "
+        f"The session takes {size} bytes in {name!r}, and {means} may hold {limit}. The old "
         f"session stays. Store less in it, {hint}, or choose another SESSION_ENGINE."
     )

@@ -1,0 +1,141 @@
+"""The data of a session in fewer bytes, whose number tells nothing of what its values have in
+common.
+
+Encryption does not hide a length, and who watches a connection sees how long a cookie is. Often
+they can also have a text of their choice kept in the session, a search for example, beside secrets
+such as a CSRF token. If both were compressed in one stream, the cookie would be shorter for a text
+that repeats a part of the secret, and tell it bit by bit (the attack is known as CRIME). So nothing
+that is made shorter here is ever compared with another value:
+
+* Names that Django gives to keys, and the paths of its authentication backends, become numbers.
+* The hash of a login, 64 hexadecimal characters, becomes 32 bytes.
+* A text, or bytes, of `DEFLATE_FROM` bytes or more is deflated by itself.
+* All else stays as it is, lists and dicts too: they hold values of several origins.
+
+What a length tells still is how much data there is, and how well each single long text compresses.
+
+Tried and rejected: one stream for all, for the reason above; one for each value of the session
+whatever it holds, because packages keep secrets and what a link asked for in one dict; padding,
+which only makes the attack take longer. A dictionary for the compressor helps texts this long
+little.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+from msgspec.msgpack import Ext
+
+from .exceptions import UnreadablePayload
+
+DEFLATE_FROM: Final = 128
+"""Bytes from which a text is deflated. Shorter ones would mostly become longer."""
+
+# The tables and codes are part of the format of tokens: add at the end, never change or remove.
+_NAMES: Final = (
+    "_auth_user_id",
+    "_auth_user_backend",
+    "_auth_user_hash",
+    "_session_expiry",
+    "_csrftoken",
+    "_messages",
+    "_password_reset_token",
+    "testcookie",
+)
+_BACKENDS: Final = (
+    "django.contrib.auth.backends.ModelBackend",
+    "django.contrib.auth.backends.AllowAllUsersModelBackend",
+    "django.contrib.auth.backends.RemoteUserBackend",
+    "django.contrib.auth.backends.AllowAllUsersRemoteUserBackend",
+)
+# Extension codes that the serializer does not use.
+_BACKEND, _HEX, _DEFLATED = range(101, 104)
+
+_encode = msgspec.msgpack.Encoder().encode
+_split = msgspec.msgpack.Decoder(dict[str, Raw]).decode
+_split_compact = msgspec.msgpack.Decoder(dict[str | int, Raw]).decode
+_decode_ext = msgspec.msgpack.Decoder(Ext).decode
+
+_CODES: Final = {name: code for code, name in enumerate(_NAMES)}
+_BACKEND_VALUES: Final = tuple(map(_encode, _BACKENDS))
+_BACKEND_CODES: Final = {
+    value: Ext(_BACKEND, bytes((code,))) for code, value in enumerate(_BACKEND_VALUES)
+}
+_HEX_HEAD: Final = b"\xd9\x40"
+"""MessagePack's for a text of 64 bytes."""
+_HEX_VALUE: Final = re.compile(_HEX_HEAD + rb"[0-9a-f]{64}")
+_TEXT_HEADS: Final = frozenset(b"\xd9\xda\xdb\xc4\xc5\xc6")
+"""MessagePack's for texts of 32 bytes and more, and for bytes."""
+_EXT_HEADS: Final = frozenset(b"\xc7\xc8\xc9\xd4\xd5\xd6\xd7\xd8")
+_EXT_HEAD_SIZE: Final = 6
+
+
+def compact(data: bytes) -> bytes | None:
+    """A shorter form of a session's dict in MessagePack; ``None`` if it has keys but texts."""
+    try:
+        values = _split(data)
+    except msgspec.ValidationError:
+        return None
+    return _encode(
+        {_CODES.get(name, name): _shortened(name, value) for name, value in values.items()}
+    )
+
+
+def expand(data: memoryview, most: int) -> bytes:
+    """What `compact` made shorter, the same bytes.
+
+    Raises `UnreadablePayload` for anything else, and where texts inflate to more than ``most``
+    bytes.
+    """
+    try:
+        return _expanded(data, most)
+    except (msgspec.DecodeError, zlib.error, LookupError, ValueError, RecursionError):
+        raise UnreadablePayload("payload is damaged") from None
+
+
+def _shortened(name: str, value: Raw) -> Raw | Ext:
+    if len(value) >= DEFLATE_FROM:
+        raw = bytes(value)
+        if raw[0] in _TEXT_HEADS:
+            deflater = zlib.compressobj(6, zlib.DEFLATED, -15)
+            deflated = deflater.compress(raw) + deflater.flush()
+            if len(deflated) + _EXT_HEAD_SIZE < len(raw):
+                return Ext(_DEFLATED, deflated)
+    elif name == "_auth_user_hash":
+        raw = bytes(value)
+        if _HEX_VALUE.fullmatch(raw):
+            return Ext(_HEX, bytes.fromhex(raw[len(_HEX_HEAD) :].decode("ascii")))
+    elif name == "_auth_user_backend":
+        return _BACKEND_CODES.get(bytes(value), value)
+    return value
+
+
+def _expanded(data: memoryview, most: int) -> bytes:
+    values: dict[str, Raw] = {}
+    for code, value in _split_compact(data).items():
+        name = code if isinstance(code, str) else _NAMES[code]
+        if memoryview(value)[0] in _EXT_HEADS:
+            ext = _decode_ext(value)
+            content = bytes(ext.data)
+            if ext.code == _DEFLATED:
+                inflated = _inflated(content, most)
+                most -= len(inflated)
+                value = Raw(inflated)
+            elif ext.code == _HEX:
+                value = Raw(_HEX_HEAD + content.hex().encode("ascii"))
+            elif ext.code == _BACKEND:
+                value = Raw(_BACKEND_VALUES[content[0]])
+        values[name] = value
+    return _encode(values)
+
+
+def _inflated(deflated: bytes, most: int) -> bytes:
+    inflater = zlib.decompressobj(-15)
+    inflated = inflater.decompress(deflated, most + 1)
+    if len(inflated) > most or not inflater.eof or inflater.unused_data:
+        raise ValueError("neither more nor less than a text")
+    return inflated
