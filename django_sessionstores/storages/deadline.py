@@ -21,7 +21,7 @@ from math import inf
 from threading import Event, Lock, Thread
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from django.db import Error
 
@@ -37,14 +37,14 @@ class LimitedCursor:
     """``with LimitedCursor(connection) as cursor: ...``, for the statements of one question.
 
     Where the database does not answer within ``DATABASE_TIMEOUT`` seconds, the block ends with
-    `StorageUnavailable`. The time runs anew when Django, having found a connection broken, opens
-    another for the cursor. To open one is up to the client and its ``connect_timeout``.
+    `StorageUnavailable`. Where Django opens a connection for the cursor, the time runs from when it
+    is there. To open one is up to the client and its ``connect_timeout``.
 
     The limit is none for SQLite, which has its busy timeout, and for clients that do not tell
     their socket.
     """
 
-    __slots__ = ("_connection", "_cursor", "_driver", "_lost", "_socket", "deadline", "seconds")
+    __slots__ = ("_connection", "_cursor", "_lost", "_socket", "deadline", "seconds")
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._connection = connection
@@ -61,8 +61,7 @@ class LimitedCursor:
             return self._cursor
         # Not left to the watcher: mysqlclient tells nobody while a statement runs. And already
         # here, as Django may ask a connection for its health before it gives a cursor.
-        driver = self._driver = connection.connection
-        self._socket = _socket_of(driver)
+        noted = self._socket = _socket_of(connection)
         self.deadline = monotonic() + self.seconds
         _watcher.pending.add(self)
         if self.deadline < _watcher.wakes_at:
@@ -72,10 +71,10 @@ class LimitedCursor:
         except BaseException as error:
             self._leave(error)
             raise
-        if connection.connection is not driver:
-            driver = connection.connection
-            self._socket = _socket_of(driver)
-            self._driver = driver
+        if _owner_of(connection) is not noted.owner:
+            # Not while the watcher looks, which would find the new socket and the old deadline.
+            with _watcher.lock:
+                self._start()
         return self._cursor
 
     def __exit__(
@@ -91,16 +90,29 @@ class LimitedCursor:
                 self._leave(error)
 
     def cut_off(self) -> None:
-        """The deadline has passed. Called by the watcher, which holds the lock."""
+        """End the wait, if the deadline has passed. Called by the watcher, which holds the lock."""
+        if self.deadline > monotonic():
+            return
+        noted = self._socket
+        self._start()
+        # Opened for the cursor, and in use for Django's first questions: that has not had its time.
+        if self._socket.owner is not noted.owner:
+            return
+        with suppress(OSError):
+            # A copy, as the client may close its own meanwhile. It may have done so before: then
+            # the number is that of somebody else's socket, or file.
+            copy = socket.dup(noted.number)
+            if _identity(copy) != noted.identity:
+                socket.close(copy)
+                return
+            with socket.socket(fileno=copy) as opened:
+                self._lost = self._connection.connection
+                opened.shutdown(socket.SHUT_RDWR)
+
+    def _start(self) -> None:
+        """Let the time run from now, on the socket there is now."""
+        self._socket = _socket_of(self._connection)
         self.deadline = monotonic() + self.seconds
-        # Another where Django has just opened one and asks the first questions on it, or none where
-        # it is about to: the number noted may by now be that of somebody else's socket.
-        driver = self._connection.connection
-        number = self._socket if driver is self._driver else _socket_of(driver)
-        # A copy, as the client may close its own meanwhile.
-        with suppress(OSError), socket.socket(fileno=socket.dup(number)) as copy:
-            self._lost = driver
-            copy.shutdown(socket.SHUT_RDWR)
 
     def _leave(self, error: BaseException | None) -> None:
         try:
@@ -122,15 +134,46 @@ class LimitedCursor:
             ) from error
 
 
-def _socket_of(driver: Any) -> int:
-    """The descriptor of the socket of a client's connection; -1 where it has none or is closed."""
+class _Socket(NamedTuple):
+    """The socket of a client's connection, as it was found when that was new."""
+
+    owner: Any
+    """Another one means another socket."""
+    number: int
+    """Of the descriptor; -1 where the client tells none."""
+    identity: tuple[int, int] | None
+
+
+_NOTED: Final = "_django_sessionstores_socket"
+"""The attribute of Django's connection that keeps its `_Socket`: to find it out at each statement
+would cost as much as all the rest."""
+
+
+def _socket_of(connection: BaseDatabaseWrapper) -> _Socket:
+    owner = _owner_of(connection)
+    noted: _Socket | None = getattr(connection, _NOTED, None)
+    if noted is None or noted.owner is not owner:
+        try:
+            number = int(owner.fileno())
+        except Exception:  # noqa: BLE001 - clients raise what they like
+            number = -1
+        noted = _Socket(owner, number, _identity(number))
+        setattr(connection, _NOTED, noted)
+    return noted
+
+
+def _owner_of(connection: BaseDatabaseWrapper) -> Any:
+    driver = connection.connection  # psycopg, psycopg2, mysqlclient
+    return getattr(driver, "_sock", driver)  # PyMySQL, whose connection may open another socket
+
+
+def _identity(number: int) -> tuple[int, int] | None:
+    """What no two sockets have in common; None on Windows, where a socket is no file."""
     try:
-        return int(driver.fileno())  # psycopg, psycopg2, mysqlclient
-    except AttributeError:
-        sock = getattr(driver, "_sock", None)  # PyMySQL
-        return -1 if sock is None else int(sock.fileno())
-    except Exception:  # noqa: BLE001 - clients raise what they like
-        return -1
+        status = os.fstat(number)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 class _Watcher:
@@ -149,7 +192,7 @@ class _Watcher:
         threads wait for is not its own."""
         self.pending: set[LimitedCursor] = set()
         self.wakes_at = inf
-        self._lock = Lock()
+        self.lock = Lock()
         self._woken = Event()
         self._rest = 0.0
         self._thread: Thread | None = None
@@ -157,12 +200,12 @@ class _Watcher:
     def take_back(self, cursor: LimitedCursor) -> None:
         """For who does not find its cursor among the pending: the thread has it, until it gives
         the lock back."""
-        with self._lock:
+        with self.lock:
             self.pending.discard(cursor)
 
     def wake(self, rest: float) -> None:
         """Something will be due before the thread wakes, and in ``rest`` seconds at the latest."""
-        with self._lock:
+        with self.lock:
             self._rest = rest
             if self._thread is None:
                 thread = Thread(target=self._watch, name=__name__, daemon=True)
@@ -193,7 +236,7 @@ class _Watcher:
             woken = self._woken.wait(sleep)
 
     def _cut_off(self, cursor: LimitedCursor) -> None:
-        with self._lock:
+        with self.lock:
             try:
                 self.pending.remove(cursor)
             except KeyError:

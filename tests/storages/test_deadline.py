@@ -10,6 +10,8 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,6 +84,12 @@ def is_open(line: Line) -> bool:
     return bool(line.execute() == b"still there")
 
 
+def time_is_up(cursor: LimitedCursor) -> None:
+    """The watcher finds the deadline passed, or the cursor gone."""
+    cursor.deadline = 0
+    deadline._watcher._cut_off(cursor)
+
+
 # Too late -----------------------------------------------------------------------------------------
 
 
@@ -111,7 +119,7 @@ def test_an_answer_that_came_while_it_was_cut_off_counts(line: Line) -> None:
     cursor = LimitedCursor(line)  # type: ignore[arg-type]
     line.server.send(b"done")
     with cursor:
-        deadline._watcher._cut_off(cursor)
+        time_is_up(cursor)
         assert line.execute() == b"done"
     assert line.closed == 1
 
@@ -121,7 +129,7 @@ def test_an_error_that_is_not_the_databases_passes(line: Line) -> None:
     cursor = LimitedCursor(line)  # type: ignore[arg-type]
 
     def interrupt() -> bytes:
-        deadline._watcher._cut_off(cursor)
+        time_is_up(cursor)
         raise KeyboardInterrupt
 
     line.execute = interrupt  # type: ignore[method-assign]
@@ -158,7 +166,7 @@ def test_who_has_left_is_not_cut_off(line: Line) -> None:
     cursor = LimitedCursor(line)  # type: ignore[arg-type]
     with cursor:
         line.execute()
-    deadline._watcher._cut_off(cursor)
+    time_is_up(cursor)
     assert is_open(line)
 
 
@@ -177,9 +185,119 @@ def test_the_socket_of_a_connection_that_was_replaced_is_left_alone(line: Line) 
     cursor = LimitedCursor(line)  # type: ignore[arg-type]
     with cursor:
         before, line.connection = line.connection, None
-        deadline._watcher._cut_off(cursor)
+        time_is_up(cursor)
         line.connection = before
     assert is_open(line)
+
+
+on_posix = pytest.mark.skipif(sys.platform == "win32", reason="sockets are no files there")
+
+
+@on_posix
+def test_a_number_that_the_client_gave_back_is_left_alone(line: Line) -> None:
+    """A client closes the socket of a connection that it finds lost, before anybody knows. The next
+    thread to open one gets the number, and would lose a connection that is well."""
+    cursor = LimitedCursor(line)  # type: ignore[arg-type]
+    innocent, peer = socket.socketpair()
+    with innocent, peer:
+        with cursor:
+            os.dup2(innocent.fileno(), line.connection.fileno())
+            time_is_up(cursor)
+        assert innocent.send(b"still there") == 11
+    assert line.closed == 0
+
+
+@on_posix
+def test_no_copy_is_left_of_what_is_somebody_elses(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number may be that of a file by then. Open, it would keep the other's from closing."""
+    copies: list[int] = []
+    dup = socket.dup
+
+    def noted(number: int) -> int:
+        copies.append(dup(number))
+        return copies[-1]
+
+    monkeypatch.setattr(socket, "dup", noted)
+    cursor = LimitedCursor(line)  # type: ignore[arg-type]
+    with (tmp_path / "file").open("w") as file, cursor:
+        os.dup2(file.fileno(), line.connection.fileno())
+        time_is_up(cursor)
+    (copy,) = copies
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(copy)
+
+
+def test_a_client_that_opens_another_socket_is_watched_on_that(line: Line) -> None:
+    """PyMySQL does, when Django asks it for the health of a connection. The socket before is gone,
+    and a server that hangs would be waited for without end."""
+    opened, line.connection = line.connection, SimpleNamespace(_sock=None)
+
+    def cursor() -> Line:
+        line.connection._sock = opened
+        return line
+
+    line.cursor = cursor  # type: ignore[method-assign]
+    with LimitedCursor(line) as watched:  # type: ignore[arg-type]
+        assert watched is line
+        (pending,) = deadline._watcher.pending
+        time_is_up(pending)
+        assert opened.recv(1) == b""
+
+
+def test_a_slow_connect_leaves_the_statement_its_time(line: Line) -> None:
+    """To connect has a limit of its own. What it took would be missing for the answer, and a
+    database that is merely far away would be reported as lost."""
+    opened, line.connection = line.connection, None
+    cursor = LimitedCursor(line)  # type: ignore[arg-type]
+
+    def connect() -> Line:
+        line.connection = opened
+        cursor.deadline = 0
+        return line
+
+    line.cursor = connect  # type: ignore[method-assign]
+    before = monotonic()
+    with cursor:
+        assert cursor.deadline >= before + TIMEOUT
+
+
+def test_a_slow_connect_leaves_the_first_questions_their_time(line: Line) -> None:
+    """Django asks them before the cursor is there, when the time to connect has passed already."""
+    opened, line.connection = line.connection, None
+    cursor = LimitedCursor(line)  # type: ignore[arg-type]
+
+    def connect() -> Line:
+        line.connection = opened
+        time_is_up(cursor)
+        assert is_open(line)
+        return line
+
+    line.cursor = connect  # type: ignore[method-assign]
+    before = monotonic()
+    with cursor:
+        assert cursor.deadline >= before + TIMEOUT
+
+
+def test_a_deadline_that_has_moved_is_kept(line: Line) -> None:
+    """The connection may come just when the watcher has found that its time is over."""
+    cursor = LimitedCursor(line)  # type: ignore[arg-type]
+    with cursor:
+        deadline._watcher._cut_off(cursor)
+        assert is_open(line)
+
+
+def test_a_connection_is_asked_for_its_socket_once(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To learn it anew would double what a statement pays for its limit."""
+    answered(line)
+    asked: list[int] = []
+    monkeypatch.setattr(deadline, "_identity", asked.append)
+    for _ in range(3):
+        answered(line)
+    assert asked == []
 
 
 def test_a_connection_that_is_opened_for_the_cursor_is_watched(line: Line) -> None:
@@ -218,7 +336,7 @@ def test_a_client_that_tells_no_socket_is_let_be(line: Line, client: Any) -> Non
     line.connection = client
     cursor = LimitedCursor(line)  # type: ignore[arg-type]
     with cursor:
-        deadline._watcher._cut_off(cursor)
+        time_is_up(cursor)
     assert line.closed == 0
 
 
