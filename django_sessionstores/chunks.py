@@ -7,17 +7,17 @@ in ``<name>-1`` and ``<name>-2``. What fits into one cookie is sent as it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 LIMIT: Final = 4096
 """Bytes that a browser takes for the name and the value of a cookie together."""
 
-MOST_PARTS: Final = 99
-"""No more are written or looked for; browsers and servers give up long before."""
+MOST_PARTS: Final = 16
+"""No more are written or looked for: 64 kB, of which servers take a fraction. So many headers at
+most does a visitor get with a response who makes parts up."""
 
-_NUMBER: Final = re.compile(r"[1-9][0-9]?", re.ASCII)
-_PREFIX: Final = re.compile(r"([2-9]|[1-9][0-9])\.", re.ASCII)
+_PREFIX: Final = re.compile(r"([2-9]|1[0-6])\.", re.ASCII)
 
 
 def split(name: str, value: str) -> dict[str, str]:
@@ -48,16 +48,18 @@ def join(name: str, cookies: Mapping[str, str]) -> str:
     value = cookies[name]
     if (prefix := _PREFIX.match(value)) is None:
         return value
-    _, *rest = _names(name, int(prefix[1]))
-    return value[prefix.end() :] + "".join(cookies.get(part, "") for part in rest)
+    return value[prefix.end() :] + "".join(cookies[part] for part in parts(name, cookies))
 
 
-def parts(name: str, cookies: Iterable[str]) -> list[str]:
-    """Those of the cookies' names that `split` could have given to parts after the first."""
-    start = f"{name}-"
-    return [
-        each for each in cookies if each.startswith(start) and _NUMBER.fullmatch(each, len(start))
-    ]
+def parts(name: str, cookies: Mapping[str, str]) -> list[str]:
+    """The names of those cookies that hold parts after the first, in order.
+
+    Only the first part tells which they are. Where it does not, a cookie with such a name may be
+    the project's own, and `join` would not read it.
+    """
+    if (prefix := _PREFIX.match(cookies.get(name, ""))) is None:
+        return []
+    return [part for part in _names(name, int(prefix[1]))[1:] if part in cookies]
 
 
 def capacity(name: str, most: int) -> int:

@@ -16,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from .chunks import capacity
+from .chunks import MOST_PARTS, capacity
 from .client import Proxies
 from .codec import BareCodec, Codec, KeyRing, Serializer
 from .lifetime import Limits
@@ -52,10 +52,12 @@ class Settings:
             )
         return value
 
-    def _count(self, name: str, default: int, least: int) -> int:
+    def _count(self, name: str, default: int, least: int, most: float = math.inf) -> int:
         value = self._get(name, default, int)
         if value < least:
             raise ImproperlyConfigured(f"{NAME}[{name!r}] is {value}; it must be {least} or more.")
+        if value > most:
+            raise ImproperlyConfigured(f"{NAME}[{name!r}] is {value}; it must be {most} or less.")
         return value
 
     def _choice(self, name: str, default: str, *others: str) -> str:
@@ -152,8 +154,8 @@ class Settings:
     @cached_property
     def COOKIE_MAX_PARTS(self) -> int:
         """Over how many cookies the package's middleware may split a session of the ``cookie``
-        engine."""
-        return self._count("COOKIE_MAX_PARTS", 4, least=1)
+        engine; 16 at most."""
+        return self._count("COOKIE_MAX_PARTS", 4, least=1, most=MOST_PARTS)
 
     @cached_property
     def COOKIE_MAX_BYTES(self) -> int:

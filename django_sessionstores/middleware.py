@@ -68,8 +68,7 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         name, cookies = django_settings.SESSION_COOKIE_NAME, request.COOKIES
         if carried := parts(name, cookies):
             setattr(request, _PARTS, carried)
-            if name in cookies:
-                cookies[name] = join(name, cookies)
+            cookies[name] = join(name, cookies)
             for part in carried:
                 del cookies[part]
         super().process_request(request)
@@ -174,16 +173,16 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         for part, value in values.items():
             cookies[part] = value
             cookies[part].update(morsel)
-        for part in getattr(request, _PARTS, ()):
-            if part not in values:
-                response.delete_cookie(
-                    part,
-                    path=django_settings.SESSION_COOKIE_PATH,
-                    domain=django_settings.SESSION_COOKIE_DOMAIN,
-                    samesite=django_settings.SESSION_COOKIE_SAMESITE,
-                )
+        stale = [part for part in getattr(request, _PARTS, ()) if part not in values]
+        for part in stale:
+            response.delete_cookie(
+                part,
+                path=django_settings.SESSION_COOKIE_PATH,
+                domain=django_settings.SESSION_COOKIE_DOMAIN,
+                samesite=django_settings.SESSION_COOKIE_SAMESITE,
+            )
         if settings.COOKIE_PARTITIONED:
-            for part in [name, *parts(name, cookies)]:
+            for part in [*values, *stale]:
                 _partition(response, part)
 
 

@@ -109,6 +109,7 @@ def test_option_of_a_wrong_type_is_named(value):
         {"ENCRYPTION_KEYS": [None]},
         {"CONFLICT_RETRIES": -1},
         {"MEMORY_MAX_SESSIONS": 0},
+        {"COOKIE_MAX_PARTS": 17},
         {"TOUCH_INTERVAL": float("inf")},
         {"CACHE_LEASE": float("nan")},
     ],

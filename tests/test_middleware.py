@@ -954,7 +954,45 @@ def test_views_do_not_see_the_parts(engine: Any, keys: KeyInCookie) -> None:
     request = RequestFactory().get("/")
     request.COOKIES.update({COOKIE: "2.ab", "sessionid-1": "cd", "sessionid-7": "x", "other": "y"})
     SessionMiddleware(view)(request)
-    assert seen == [{COOKIE: "abcd", "other": "y"}]
+    assert seen == [{COOKIE: "abcd", "sessionid-7": "x", "other": "y"}]
+
+
+@memory
+@pytest.mark.parametrize("size", [100, -1], ids=["set", "deleted"])
+@pytest.mark.parametrize("first", [draw_key(), "2.ab"], ids=["whole", "in parts"])
+def test_cookies_that_are_no_parts_are_left_alone(
+    site: Any, keys: KeyInCookie, first: str, size: int
+) -> None:
+    """A project's own may have such a name, and would be gone with each login and logout."""
+    browser = Browser(site, **{COOKIE: first, "sessionid-2": "mine"})
+    keys.size = size
+    assert list(browser.get("write/x/1/").cookies) == [COOKIE]
+
+
+@memory
+@pytest.mark.parametrize("first", [draw_key(), "99.ab", "16.ab"])
+def test_junk_adds_few_headers(site: Any, keys: KeyInCookie, first: str) -> None:
+    """Proxies refuse a response with more than 4 kB of them, after the session was saved: the
+    visitor would be shut out by what somebody else has put into the browser."""
+    junk = {f"sessionid-{number}": "x" for number in range(1, 100)}
+    keys.size = 100
+    answer = Browser(site, **{COOKIE: first}, **junk).get("write/x/1/")
+    lines = [value for name, value in answer.headers if name == "Set-Cookie"]
+    assert len(lines) == (16 if first == "16.ab" else 1)
+    assert sum(map(len, lines)) < 2_048
+
+
+@memory
+def test_parts_go_when_the_limit_was_lowered(browser: Browser, keys: KeyInCookie) -> None:
+    """A site deploys a smaller COOKIE_MAX_PARTS. What visitors have from before it counts itself,
+    and would else be sent with each request for as long as the session lives."""
+    keys.size = 16_000
+    browser.get("write/x/1/")
+    assert len(browser.cookies) == 4
+    keys.size = 100
+    with override_settings(SESSIONSTORES={"COOKIE_MAX_PARTS": 1}):
+        browser.get("write/x/1/")
+    assert list(browser.cookies) == [COOKIE]
 
 
 @memory
