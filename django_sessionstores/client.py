@@ -24,7 +24,12 @@ Network = IPv4Network | IPv6Network
 UNIX: Final = "unix"
 """Stands for a proxy that connects through a Unix socket, and so has no address."""
 
+MAX_HOPS: Final = 32
+"""Entries of a header that are looked at. Anybody can send thousands, and name trusted proxies."""
+
 MAX_USER_AGENT: Final = 300
+_MAX_ENTRY: Final = 100
+"""Characters of the longest address, with brackets, zone, port and spaces."""
 _MAPPED: Final = 96
 """Bits before the IPv4 address in an IPv6 address that maps one."""
 
@@ -55,15 +60,16 @@ def client_ip(remote_addr: str, forwarded_for: str, trusted: Proxies) -> str:
 
     ``forwarded_for`` is read from the right, where the nearest proxy wrote: each entry is as good
     as the one who added it. It ends at the first address that is not trusted, which is the client,
-    or at one that is no address. Nothing of it counts where the connection is not a proxy's.
+    at one that is no address, or after `MAX_HOPS`. Nothing of it counts where the connection is not
+    a proxy's.
     """
     client = _address(remote_addr)
     if client is None and (remote_addr or not trusted.unix):
         return ""
-    rest = forwarded_for
-    while rest and (client is None or client in trusted):
-        rest, _, hop = rest.rpartition(",")
-        address = _address(hop)
+    # What is left of the last hops stays in one piece.
+    hops = forwarded_for.rsplit(",", MAX_HOPS)[-MAX_HOPS:]
+    while hops and (client is None or client in trusted):
+        address = _address(hops.pop())
         if address is None:
             break
         client = address
@@ -77,6 +83,8 @@ def clean_user_agent(text: str) -> str:
 
 def _address(text: str) -> Address | None:
     """The address in an entry, without port and zone; None if there is none."""
+    if len(text) > _MAX_ENTRY:
+        return None
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

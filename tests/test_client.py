@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from django_sessionstores import client
 from django_sessionstores.client import Proxies, clean_user_agent, client_ip
 
 NOBODY = ()
@@ -78,12 +79,48 @@ def test_the_client_is_who_the_last_trusted_proxy_saw(
     assert client_ip(remote, forwarded, Proxies.parse(trusted)) == expected
 
 
-def test_a_header_of_10_kb_is_read_to_its_end() -> None:
-    """The longest that servers let through is no way around the table above."""
+def test_a_header_of_10_kb_is_no_way_around() -> None:
+    """The longest that servers let through."""
     proxies = Proxies.parse(LAN)
-    assert client_ip("10.0.0.1", "198.51.100.1" + ",10.0.0.2" * 1100, proxies) == "198.51.100.1"
+    assert client_ip("10.0.0.1", "198.51.100.1," * 1_000 + "10.0.0.2", proxies) == "198.51.100.1"
     assert client_ip("10.0.0.1", "," * 10_000, proxies) == "10.0.0.1"
     assert client_ip("10.0.0.1", "9" * 10_000, proxies) == "10.0.0.1"
+
+
+def test_the_last_32_hops_are_read_to_their_end() -> None:
+    """No chain of proxies is longer."""
+    forwarded = "10.0.0.9," * 1_000 + "198.51.100.1" + ",10.0.0.2" * 31
+    assert client_ip("10.0.0.1", forwarded, Proxies.parse(LAN)) == "198.51.100.1"
+
+
+def test_no_more_than_32_hops_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody can name a trusted proxy a thousand times, and would be parsed for as often."""
+    read: list[str] = []
+    real = client.ip_address
+
+    def counted(text: str) -> client.Address:
+        read.append(text)
+        return real(text)
+
+    monkeypatch.setattr(client, "ip_address", counted)
+    forwarded = "198.51.100.1,10.0.0.3" + ",10.0.0.2" * 1_000
+    assert client_ip("10.0.0.1", forwarded, Proxies.parse(LAN)) == "10.0.0.2"
+    assert len(read) == 1 + 32
+
+
+def test_what_is_too_long_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time that parsing takes grows with the text, and so does the message of the error."""
+    read: list[str] = []
+    monkeypatch.setattr(client, "ip_address", read.append)
+    client_ip("1:" * 5_000, "", Proxies())
+    assert read == []
+
+
+def test_the_longest_address_is_parsed() -> None:
+    """With all that a proxy may write around it."""
+    longest = "[1111:2222:3333:4444:5555:6666:255.255.255.255%enp255s31f7np15]:65535"
+    expected = "1111:2222:3333:4444:5555:6666:ffff:ffff"
+    assert client_ip("10.0.0.1", f"1.1.1.1, {longest} ", Proxies.parse(ONE)) == expected
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
