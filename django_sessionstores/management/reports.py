@@ -153,9 +153,10 @@ def session_table(
 
 def session_fields(session: SessionInfo, names: Mapping[str, str], now: datetime) -> dict[str, str]:
     """What there is to say of a session."""
-    user = _user(session, names)
-    if user != "-":
-        user = f"{user} (primary key {session.user_id})"
+    user = "-"
+    if session.user_id is not None:
+        key, name = f"primary key {session.user_id}", names.get(session.user_id)
+        user = f"{name} ({key})" if name else key
     return {
         "Session": session.id,
         "User": user,

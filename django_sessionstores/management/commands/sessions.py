@@ -269,3 +269,5 @@ def _confirmed(question: str) -> bool:
         return input(question).strip().lower() in {"y", "yes"}
     except EOFError:
         raise CommandError("Nobody is there to answer; give --no-input.") from None
+    except KeyboardInterrupt:
+        return False
