@@ -496,7 +496,9 @@ class SessionStore(SessionBase):
             else:
                 yield from self._update()
         except UnreadablePayload as reason:
-            raise SessionEnded("The stored session was damaged before this save.") from reason
+            raise SessionEnded(
+                f"The stored session was damaged before this save: {reason}."
+            ) from None
 
     def _create(self) -> Flow[None]:
         if self._predecessor:
@@ -695,9 +697,7 @@ class SessionStore(SessionBase):
 
     def _meet(self) -> Flow[None]:
         """Read the record behind data that was replaced without loading it."""
-        data = self._session_cache
         yield from self._load()
-        self._session_cache = data
 
     def _merge(self, current: Record, attempt: int) -> Flow[Snapshot]:
         """Lay my changes over the record that another request saved."""
@@ -711,14 +711,18 @@ class SessionStore(SessionBase):
             raise SessionConflict(
                 f"Another request saved the session meanwhile, and its data is unreadable here: "
                 f"{reason}. Are SECRET_KEY_FALLBACKS the same in all workers?"
-            ) from reason
+            ) from None  # Error reports show the frames of causes, and what was opened in them.
+        self._lay_over(theirs)
+        return codec().freeze(self._session_cache)
+
+    def _lay_over(self, theirs: Snapshot) -> None:
+        """Merge with what another request saved."""
         base = codec().thaw(self._base) if self._base else {}
         data = self._session_cache
         merged = merge(base, data, codec().thaw(theirs), merge_functions())
         data.clear()
         data.update(merged)
         self._base = theirs
-        return codec().freeze(data)
 
     def _next_record(
         self, snapshot: Snapshot, base: Record | None, version: int | None = None
