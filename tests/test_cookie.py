@@ -438,6 +438,23 @@ def test_a_shorter_lifetime_holds_for_older_cookies(engine: Any) -> None:
         assert load(engine, key) == {}
 
 
+def test_an_expired_cookie_is_refused_although_its_session_goes_on(engine: Any) -> None:
+    """A copy of a cookie is of no use after the time that is in it, whatever came later."""
+    session = engine.SessionStore()
+    session.set_expiry(100)
+    moment = now()
+    with at(moment):
+        session.save()
+    key = session.session_key
+    with at(moment + 50_000):
+        session.set_expiry(1000)
+        session.save()
+    for age, is_read in ((99_999, True), (100_000, False)):
+        with at(moment + age):
+            assert bool(load(engine, key)) is is_read
+            assert load(engine, session.session_key) == {"_session_expiry": 1000}
+
+
 def test_an_old_secret_reads_and_the_answer_reissues(engine: Any, browser: Browser) -> None:
     """Rotation without a logout, and the old secret can be dropped once all have called."""
     old = "the secret of last year, which is long enough"
