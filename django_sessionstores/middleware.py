@@ -112,11 +112,11 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         outage = _outage_of(request)
         if outage and response.status_code == 500:
             # An inner middleware raised it, and Django asks process_exception() for views only.
-            return self._outage_page.response(request, outage)
+            return self._outage_page.response(request, outage, response)
         try:
             return (yield from self._save(request, response))
         except StorageUnavailable as error:
-            return self._outage_page.response(request, error)
+            return self._outage_page.response(request, error, response)
 
     def _save(self, request: HttpRequest, response: HttpResponse) -> Flow[HttpResponse]:
         """Django's process_response(), its blocking calls taken out and made by the flow.
@@ -255,8 +255,16 @@ class _OutagePage:
         with suppress(TemplateDoesNotExist):
             self._template = get_template(OUTAGE_TEMPLATE)
 
-    def response(self, request: HttpRequest, outage: StorageUnavailable) -> _OutageResponse:
-        """The answer, with neither the session's cookie nor a deletion of it. Logs the outage."""
+    def response(
+        self,
+        request: HttpRequest,
+        outage: StorageUnavailable,
+        replaced: HttpResponse | None = None,
+    ) -> _OutageResponse:
+        """The answer, with neither the session's cookie nor a deletion of it. Logs the outage.
+
+        What the response that it replaces has open, such as a file, is closed with it.
+        """
         if self._template is None:
             response = _OutageResponse(
                 "Service unavailable. Please try again in a moment.\n",
@@ -265,6 +273,10 @@ class _OutagePage:
         else:
             # Without the request: context processors would ask for the session.
             response = _OutageResponse(self._template.render())
+        if replaced is not None:
+            # Its close() would tell Django that the request is finished, which closes connections,
+            # and would block a loop.
+            response._resource_closers += replaced._resource_closers  # type: ignore[attr-defined]
         response.headers["Retry-After"] = str(settings.OUTAGE_RETRY_AFTER)
         _keep_out_of_caches(response)
         # Marks the response as logged, or Django would log each of them as an error.

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -19,6 +19,7 @@ from django.conf import settings as django_settings
 from django.contrib.admin.checks import check_dependencies
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import request_finished
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.template.response import SimpleTemplateResponse
 from django.test import RequestFactory, override_settings
@@ -74,6 +75,43 @@ async def astream(request: HttpRequest) -> StreamingHttpResponse:
         yield b"streamed"
 
     return StreamingHttpResponse(body())
+
+
+class Body:
+    """What a view streams, such as a file, which has to be closed."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class SyncBody(Body):
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"streamed"
+
+
+class AsyncBody(Body):
+    async def __aiter__(self) -> Any:
+        yield b"streamed"
+
+
+bodies: list[Body] = []
+
+
+def body(request: HttpRequest, status: int) -> StreamingHttpResponse:
+    with suppress(StorageUnavailable):
+        request.session["streamed"] = True
+    bodies.append(SyncBody())
+    return StreamingHttpResponse(bodies[-1], status=status)
+
+
+async def abody(request: HttpRequest, status: int) -> StreamingHttpResponse:
+    with suppress(StorageUnavailable):
+        await request.session.aset("streamed", True)
+    bodies.append(AsyncBody())
+    return StreamingHttpResponse(bodies[-1], status=status)
 
 
 def lenient(request: HttpRequest) -> HttpResponse:
@@ -135,6 +173,7 @@ urlpatterns = urls.urlpatterns + [
     for route, *views in [
         ("template/", template, atemplate),
         ("stream/", stream, astream),
+        ("body/<int:status>/", body, abody),
         ("lenient/", lenient, alenient),
         ("expire/<int:seconds>/", expire, aexpire),
         ("without/", without, awithout),
@@ -575,6 +614,34 @@ def test_an_outage_at_the_save_is_a_503(ada: Browser, engine: Any, path: str) ->
     assert_unavailable(answer)
     assert b"written" not in answer.body
     assert read(ada) == {"color": "blue"}
+
+
+@memory
+@pytest.mark.parametrize(
+    ("status", "failing"), [(200, "update"), (500, "read")], ids=["at the save", "in the view"]
+)
+def test_a_response_that_is_replaced_is_closed(
+    ada: Browser, engine: Any, status: int, failing: str
+) -> None:
+    """The server closes the 503 alone: each outage would leave files open. At the end, and once:
+    close() also tells Django that the request is finished, as other receivers believe."""
+    finished: list[int] = []
+
+    def refuse(name: str) -> None:
+        if name == failing:
+            broken(name)
+
+    def note(**kwargs: Any) -> None:
+        finished.append(bodies[-1].closed)
+
+    request_finished.connect(note)
+    try:
+        with observed(engine.storage, before=refuse):
+            assert_unavailable(ada.get(f"body/{status}/"))
+    finally:
+        request_finished.disconnect(note)
+    assert bodies.pop().closed == 1
+    assert finished == [1]
 
 
 @memory
