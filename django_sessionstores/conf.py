@@ -138,12 +138,7 @@ class Settings:
     def REGISTRY(self) -> str:
         """The engine that keeps the registry of an engine that cannot list and end sessions:
         ``"db"``, ``"cached_db"`` or ``"cache"``. Empty: there is no registry."""
-        name = self._get("REGISTRY", "", str)
-        if name not in {"", "db", "cached_db", "cache"}:
-            raise ImproperlyConfigured(
-                f"{NAME}['REGISTRY'] is {name!r}; it is 'db', 'cached_db', 'cache' or ''."
-            )
-        return name
+        return self._choice("REGISTRY", "", "db", "cached_db", "cache")
 
     @cached_property
     def MERGE_WINDOW(self) -> float:

@@ -7,6 +7,11 @@ from tests.services import temporary_folder
 
 # A subprocess of a test finds here what its parent has made: the database, session files.
 FOLDER = os.environ.get("SESSIONSTORES_TEST_FOLDER") or str(temporary_folder())
+# Of several that share a run, each has a folder of its own, and its subprocesses the same.
+_worker = os.environ.get("PYTEST_XDIST_WORKER")
+if _worker and os.path.basename(FOLDER) != _worker:
+    FOLDER = os.path.join(FOLDER, _worker)
+    os.makedirs(FOLDER, mode=0o700, exist_ok=True)
 os.environ["SESSIONSTORES_TEST_FOLDER"] = FOLDER
 
 with contextlib.suppress(ImportError):
