@@ -91,7 +91,7 @@ def test_pages_hold_each_session_once(engine: Any, listing: Any) -> None:
         ({"user": 1, "logged_in": False}, set()),
         ({"ip": "192.0.2.1"}, {"visitor"}),
     ],
-    ids=str,
+    ids=["all", "user", "logged in", "anonymous", "user, anonymous", "ip"],
 )
 def test_filters(engine: Any, listing: Any, filters: dict[str, Any], expected: set[str]) -> None:
     """All of them must hold."""
