@@ -174,7 +174,7 @@ def test_list_for_machines(listing: Engine) -> None:
         (["--expired"], {"gone"}),
         (["--idle-since", "2h", "--anonymous"], set()),
     ],
-    ids=" ".join,
+    ids=lambda words: " ".join(sorted(words)),
 )
 @pytest.mark.engines("db:sqlite")
 def test_filters_of_list(
