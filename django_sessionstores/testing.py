@@ -190,7 +190,8 @@ def _in_event_loop() -> bool:
 def inner_storages(storage: Storage) -> list[Storage]:
     """The storages that a storage is made of, at any depth, without itself."""
     inner = [value for value in vars(storage).values() if isinstance(value, Storage)]
-    return inner + [deeper for one in inner for deeper in inner_storages(one)]
+    deeper = [each for one in inner for each in inner_storages(one)]
+    return list(dict.fromkeys([*inner, *deeper]))
 
 
 def stores_of(storage: Storage) -> list[Storage]:

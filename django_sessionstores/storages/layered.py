@@ -17,9 +17,10 @@ from ..exceptions import (
     StorageUnavailable,
     UnreadablePayload,
 )
-from ..flow import Call, Flow, arun, run
+from ..flow import Call, Flow, run
 from ..records import Record, State, moved, tombstone
-from .base import CacheStorage, Conflict, Gone, Outcome, Page, Storage, Taken, Updated
+from .base import CacheStorage, Conflict, Gone, Outcome, Storage, Taken, Updated
+from .composed import ComposedStorage
 
 logger: Final = logging.getLogger("django_sessionstores")
 
@@ -28,7 +29,7 @@ _MOST_SUSPECTS: Final = 10_000
 them are suspect. About two megabytes."""
 
 
-class Layered(Storage):
+class Layered(ComposedStorage):
     """Reads come from ``cache`` where it has a copy, writes go to ``authority`` first.
 
     The authority alone decides: versions are compared there, and a copy that is behind
@@ -42,6 +43,7 @@ class Layered(Storage):
     def __init__(
         self, cache: CacheStorage, authority: Storage, *, lease: float, retry: float
     ) -> None:
+        super().__init__(listing=authority)
         self.cache = cache
         self.authority = authority
         self._lease = lease
@@ -53,25 +55,24 @@ class Layered(Storage):
         self._suspects: dict[str, float] = {}
         self._suspects_lock = Lock()
         self.max_payload = authority.max_payload
-        self.lists = authority.lists
         self.shared = authority.shared
 
     def describe(self) -> str:
         return f"{self.cache.describe()} in front of {self.authority.describe()}"
 
-    def _read(self, session_id: str) -> Flow[Record | None]:
+    def _read(self, locator: str) -> Flow[Record | None]:
         started = time.monotonic()
-        distrusted = self._is_suspect(session_id)
+        distrusted = self._is_suspect(locator)
         if not distrusted:
-            copy = yield from self._ask_cache("read", session_id)
+            copy = yield from self._ask_cache("read", locator)
             # Its expiry may lag behind the authority's.
             if copy is not None and copy.expires > _now():
                 return None if copy.state is State.ENDED else copy
-        record: Record | None = yield Call(self.authority, "read", (session_id,))
+        record: Record | None = yield Call(self.authority, "read", (locator,))
         if record is not None and record.state is State.LIVE:
             yield from self._once_committed(lambda: self._fill_after_read(record, started))
         elif record is None and distrusted:
-            yield from self._bury(session_id)
+            yield from self._bury(locator)
         return record
 
     def _create(self, record: Record, now: int) -> Flow[Updated | Taken]:
@@ -121,70 +122,6 @@ class Layered(Storage):
             if not (yield from self._ask_cache("purge", now, batch)):
                 break
         return removed
-
-    # Each flow under its two drivers.
-
-    def read(self, session_id: str) -> Record | None:
-        return run(self._read(session_id))
-
-    async def aread(self, session_id: str) -> Record | None:
-        return await arun(self._read(session_id))
-
-    def create(self, record: Record, now: int) -> Updated | Taken:
-        return run(self._create(record, now))
-
-    async def acreate(self, record: Record, now: int) -> Updated | Taken:
-        return await arun(self._create(record, now))
-
-    def update(self, record: Record, base: Record, now: int) -> Outcome:
-        return run(self._update(record, base, now))
-
-    async def aupdate(self, record: Record, base: Record, now: int) -> Outcome:
-        return await arun(self._update(record, base, now))
-
-    def rotate(self, record: Record, base: Record, grave: Record, now: int) -> Outcome | Taken:
-        return run(self._rotate(record, base, grave, now))
-
-    async def arotate(
-        self, record: Record, base: Record, grave: Record, now: int
-    ) -> Outcome | Taken:
-        return await arun(self._rotate(record, base, grave, now))
-
-    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
-        return run(self._touch(base, expires, last_activity, now))
-
-    async def atouch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
-        return await arun(self._touch(base, expires, last_activity, now))
-
-    def delete(self, session_id: str) -> None:
-        run(self._delete(session_id))
-
-    async def adelete(self, session_id: str) -> None:
-        await arun(self._delete(session_id))
-
-    def purge(self, now: int, batch: int) -> int:
-        return run(self._purge(now, batch))
-
-    async def apurge(self, now: int, batch: int) -> int:
-        return await arun(self._purge(now, batch))
-
-    def lookup(self, session_id: str) -> Record | None:
-        return self.authority.lookup(session_id)
-
-    async def alookup(self, session_id: str) -> Record | None:
-        return await self.authority.alookup(session_id)
-
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
-        return self.authority.scan(cursor, limit, user_id)
-
-    async def ascan(self, cursor: str, limit: int, user_id: str | None) -> Page:
-        return await self.authority.ascan(cursor, limit, user_id)
-
-    def count(self, now: int, user_id: str | None) -> int:
-        return self.authority.count(now, user_id)
-
-    async def acount(self, now: int, user_id: str | None) -> int:
-        return await self.authority.acount(now, user_id)
 
     def close(self) -> None:
         self.cache.close()

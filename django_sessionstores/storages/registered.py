@@ -8,10 +8,11 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from ..exceptions import SessionConflict, StorageUnavailable
-from ..flow import Call, Flow, arun, run
+from ..flow import Call, Flow
 from ..lifetime import CLOCK_SKEW
 from ..records import Change, Record, State, bare
-from .base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated
+from .base import Conflict, Gone, Outcome, Storage, Taken, Updated
+from .composed import ComposedStorage
 from .journal import Journal, Save
 
 logger: Final = logging.getLogger("django_sessionstores")
@@ -35,7 +36,7 @@ class _Handle(NamedTuple):
     the record and the registry does not know the save that made it."""
 
 
-class Registered(Storage):
+class Registered(ComposedStorage):
     """Records in ``data``, and an entry without data for each of them in ``registry``.
 
     A record counts only while the registry has its entry. So ending a session is deleting its
@@ -53,6 +54,7 @@ class Registered(Storage):
     """
 
     def __init__(self, data: Storage, registry: Storage, *, window: float) -> None:
+        super().__init__(listing=registry)
         self.data = data
         self.registry = registry
         # Those who prune are as much ahead of those who save as clocks may be.
@@ -62,7 +64,6 @@ class Registered(Storage):
         self.durable = data.durable and registry.durable
         self.self_expiring = data.self_expiring and registry.self_expiring
         self.max_payload = data.max_payload
-        self.lists = registry.lists
         self.holds_in_key = self.keeps_changes = data.holds_in_key
 
     def describe(self) -> str:
@@ -264,74 +265,6 @@ class Registered(Storage):
             pending=(*record.pending, *missed),
         )
         return _with_entry(forward, entry, _newest(entry))
-
-    def lookup(self, session_id: str) -> Record | None:
-        return self._listed(self.registry.lookup(session_id))
-
-    async def alookup(self, session_id: str) -> Record | None:
-        return self._listed(await self.registry.alookup(session_id))
-
-    @staticmethod
-    def _listed(entry: Record | None) -> Record | None:
-        return None if entry is None else bare(entry)
-
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
-        return self.registry.scan(cursor, limit, user_id)
-
-    async def ascan(self, cursor: str, limit: int, user_id: str | None) -> Page:
-        return await self.registry.ascan(cursor, limit, user_id)
-
-    def count(self, now: int, user_id: str | None) -> int:
-        return self.registry.count(now, user_id)
-
-    async def acount(self, now: int, user_id: str | None) -> int:
-        return await self.registry.acount(now, user_id)
-
-    # Each flow under its two drivers.
-
-    def read(self, locator: str) -> Record | None:
-        return run(self._read(locator))
-
-    async def aread(self, locator: str) -> Record | None:
-        return await arun(self._read(locator))
-
-    def create(self, record: Record, now: int) -> Updated | Taken:
-        return run(self._create(record, now))
-
-    async def acreate(self, record: Record, now: int) -> Updated | Taken:
-        return await arun(self._create(record, now))
-
-    def update(self, record: Record, base: Record, now: int) -> Outcome:
-        return run(self._update(record, base, now))
-
-    async def aupdate(self, record: Record, base: Record, now: int) -> Outcome:
-        return await arun(self._update(record, base, now))
-
-    def rotate(self, record: Record, base: Record, grave: Record, now: int) -> Outcome | Taken:
-        return run(self._rotate(record, base, grave, now))
-
-    async def arotate(
-        self, record: Record, base: Record, grave: Record, now: int
-    ) -> Outcome | Taken:
-        return await arun(self._rotate(record, base, grave, now))
-
-    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
-        return run(self._touch(base, expires, last_activity, now))
-
-    async def atouch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
-        return await arun(self._touch(base, expires, last_activity, now))
-
-    def delete(self, session_id: str) -> None:
-        run(self._delete(session_id))
-
-    async def adelete(self, session_id: str) -> None:
-        await arun(self._delete(session_id))
-
-    def purge(self, now: int, batch: int) -> int:
-        return run(self._purge(now, batch))
-
-    async def apurge(self, now: int, batch: int) -> int:
-        return await arun(self._purge(now, batch))
 
     def close(self) -> None:
         self.data.close()
