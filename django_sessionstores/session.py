@@ -408,7 +408,7 @@ class SessionStore(SessionBase):
             if storage.holds_in_key and record is not None:
                 _check_issued(record, moment)
             if record is None or record.state is State.ENDED or self._ends(record) <= moment:
-                record_id = storage.identify(self.session_key)
+                record_id = record.id if record else storage.identify(self.session_key)
                 self._session_key = None
                 if record is None or record.state is not State.LIVE:
                     yield from self._reject(record_id, "unknown")
