@@ -156,6 +156,19 @@ class Inventory:
         """See `purge`."""
         return await arun(purging(self.storage))
 
+    def reindex(self) -> int | None:
+        """Make the index anew that lists are taken from, while requests go on; how many sessions
+        it has.
+
+        Indexes heal by themselves: this is for who does not want to wait. ``None`` where lists
+        are taken from the sessions themselves.
+        """
+        return run(self._reindex())
+
+    async def areindex(self) -> int | None:
+        """See `reindex`."""
+        return await arun(self._reindex())
+
     # --- Flows -----------------------------------------------------------------------------
 
     def _list(self, cursor: str, limit: int, wanted: _Filter) -> Flow[SessionPage]:
@@ -179,6 +192,10 @@ class Inventory:
             )
         page: Page = yield Call(self.storage, "scan", (cursor, limit, user_id))
         return page
+
+    def _reindex(self) -> Flow[int | None]:
+        indexed: int | None = yield Call(self.storage, "reindex", ())
+        return indexed
 
     def _get(self, session_id: str) -> Flow[SessionInfo | None]:
         record: Record | None = yield Call(self.storage, "lookup", (session_id,))

@@ -160,6 +160,14 @@ def session_id(key: str) -> str:
     return hashlib.blake2b(key.encode(), digest_size=20, person=b"session id").hexdigest()
 
 
+_SESSION_ID: Final = re.compile(r"[0-9a-f]{40}")
+
+
+def is_session_id(text: str) -> bool:
+    """Whether ``text`` could be a session id at all."""
+    return _SESSION_ID.fullmatch(text) is not None
+
+
 # The packed form, for stores that keep bytes. The head has a fixed place for what scripts and
 # file headers compare or overwrite without reading the rest.
 _HEAD: Final = struct.Struct(">BBQQQQ")
@@ -171,8 +179,12 @@ TIMES_OFFSET: Final = 18
 """Where last activity and expires stand in the packed form: 8 bytes each, big-endian."""
 _TIMES: Final = struct.Struct(">QQ")
 
+START_SIZE: Final = 4096
+"""In so many bytes of the packed form ends all but the payload, of any but a freak record."""
+
 _encode_tail = msgspec.msgpack.Encoder().encode
 _decode_tail = msgspec.msgpack.Decoder(tuple[str | None, str, str, bytes]).decode
+_decode_text = msgspec.msgpack.Decoder(str | None).decode
 
 
 def pack(record: Record) -> bytes:
@@ -217,6 +229,38 @@ def unpack_head(record_id: str, data: bytes) -> Record:
         last_activity=last_activity,
         expires=expires,
     )
+
+
+def unpack_start(record_id: str, data: bytes) -> Record | None:
+    """The record without payload, from the first bytes of its packed form.
+
+    ``None`` where they end before the payload begins; `START_SIZE` of them hardly ever do. Raises
+    `UnreadablePayload` where they are not of this format.
+    """
+    head = unpack_head(record_id, data)
+    texts: list[str | None] = []
+    # After the mark of an array of four: user, address, agent and payload.
+    at = HEAD_SIZE + 1
+    for _ in range(3):
+        end = _text_end(data, at)
+        if end > len(data):
+            return None
+        try:
+            texts.append(_decode_text(data[at:end]))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise UnreadablePayload("record is damaged") from None
+        at = end
+    user_id, ip, user_agent = texts
+    return msgspec.structs.replace(head, user_id=user_id, ip=ip or "", user_agent=user_agent or "")
+
+
+def _text_end(data: bytes, at: int) -> int:
+    """Where the MessagePack string, or nil, ends that begins there; beyond the data if cut."""
+    kind = data[at] if at < len(data) else 0
+    if kind & 0xE0 == 0xA0:
+        return at + 1 + (kind & 0x1F)
+    first = at + 1 + {0xD9: 1, 0xDA: 2, 0xDB: 4}.get(kind, 0)
+    return first + int.from_bytes(data[at + 1 : first], "big")
 
 
 def unpack(record_id: str, data: bytes, handle: Any = None) -> Record:

@@ -91,7 +91,7 @@ def _cached(engine: Any) -> Iterator[bytes]:
     if Redis in engine.servers:
         client = _redis(engine)
         for name in client.scan_iter():
-            yield from (name, client.get(name))
+            yield from (name, *contents(client, name))
     elif engine.case.cache is DATABASE_CACHE:
         rows = _rows(engine.database, CACHE_TABLE)
         yield from rows
@@ -116,6 +116,11 @@ def _memcached_names(port: int) -> list[bytes]:
             answer += part
     fields = [field for line in answer.splitlines() for field in line.split(b" ")]
     return [unquote_to_bytes(field[4:]) for field in fields if field.startswith(b"key=")]
+
+
+def contents(client: redis.Redis, name: bytes) -> list[bytes]:
+    """All that Redis holds under a key: a record's, or one of the index."""
+    return client.zrange(name, 0, -1) if client.type(name) == b"zset" else [client.get(name)]
 
 
 def _redis(engine: Any) -> Any:

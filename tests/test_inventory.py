@@ -295,3 +295,12 @@ def test_engines_of_others_are_refused(engine: Any) -> None:
         pytest.raises(CannotList, match="not an engine of django_sessionstores"),
     ):
         Inventory()
+
+
+def test_an_index_can_be_made_anew(engine: Any, listing: Any) -> None:
+    """It loses nobody, and finds nobody twice."""
+    sessions = [stored(engine, 7), stored(engine, 7), stored(engine)]
+    assert listing.reindex() in {None, len(sessions)}
+
+    assert ids(listing.list().sessions) == {each.session_id for each in sessions}
+    assert listing.count(user=7) == 2

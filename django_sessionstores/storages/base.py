@@ -191,6 +191,13 @@ class Storage:
         """How many sessions are live, of one user or of all. Only where it `lists`."""
         raise NotImplementedError
 
+    def reindex(self) -> int | None:
+        """Make the index anew from the records, while others write; how many it has then.
+
+        ``None`` where there is no index beside the records.
+        """
+        return None
+
     def rotate(self, record: Record, base: Record, grave: Record, now: int) -> Outcome | Taken:
         """Store ``record`` under its new id and put the tombstone ``grave`` in place of ``base``.
 
@@ -257,6 +264,10 @@ class Storage:
     async def acount(self, now: int, user_id: str | None) -> int:
         """See `count`."""
         return await self._in_thread(self.count)(now, user_id)
+
+    async def areindex(self) -> int | None:
+        """See `reindex`."""
+        return await self._in_thread(self.reindex)()
 
     async def arotate(
         self, record: Record, base: Record, grave: Record, now: int

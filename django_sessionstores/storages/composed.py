@@ -105,3 +105,9 @@ class ComposedStorage(Storage):
 
     async def acount(self, now: int, user_id: str | None) -> int:
         return await self._listing.acount(now, user_id)
+
+    def reindex(self) -> int | None:
+        return self._listing.reindex()
+
+    async def areindex(self) -> int | None:
+        return await self._listing.areindex()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from typing import Any, Final
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, Final, NamedTuple, NoReturn
 
+import msgspec
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.redis import RedisCache as DjangoRedisCache
@@ -20,120 +24,28 @@ from redis.exceptions import (
 
 from ..exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..records import (
-    HEAD_SIZE,
-    TIMES_OFFSET,
-    VERSION_OFFSET,
+    START_SIZE,
     Record,
     State,
+    bare,
+    is_session_id,
     pack,
     pack_times,
     unpack,
+    unpack_start,
 )
-from .base import NAMESPACE, CacheStorage, Conflict, Gone, Outcome, Taken, Updated
+from . import redis_scripts as scripts
+from .base import NAMESPACE, CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated
+from .redis_scripts import Script
 
-_STATE_OFFSET: Final = 1
-_VERSION_SIZE: Final = 8
+_ERRORS: Final = (RedisError, RedisClusterException, OSError)
+logger: Final = logging.getLogger("django_sessionstores")
 
-
-class _Script:
-    """A Lua script, known to the server by its digest.
-
-    Not redis-py's ``register_script``: that asks the server for each pipeline whether it knows
-    the script.
-    """
-
-    def __init__(self, text: str) -> None:
-        self.text = _PRELUDE + text
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-
-# Lua counts from 1. Numbers are compared as numbers: Lua compares strings by the server's locale.
-# Its doubles are exact up to 2**53, which milliseconds reach in the year 287,396. Written out
-# rather than with ``struct.unpack``, which reads four bytes of eight on a 32-bit server.
-_PRELUDE: Final = f"""
-local function number(bytes, offset)
-    local n = 0
-    for i = offset + 1, offset + 8 do
-        n = n * 256 + string.byte(bytes, i)
-    end
-    return n
-end
-local function head(key)
-    return redis.call('GETRANGE', key, 0, {HEAD_SIZE - 1})
-end
-local function version(bytes)
-    return string.sub(bytes, {VERSION_OFFSET + 1}, {VERSION_OFFSET + _VERSION_SIZE})
-end
-local function expired(bytes, now)
-    return #bytes == {HEAD_SIZE} and number(bytes, {TIMES_OFFSET + 8}) <= tonumber(now)
-end
-"""
-
-# Returns 1 where it wrote, nothing where there is no record, and else the current record.
-_UPDATE: Final = _Script(
-    """
-local expected, now, record, ttl = unpack(ARGV)
-local current = head(KEYS[1])
-if current == '' or expired(current, now) then return false end
-if version(current) ~= expected then return redis.call('GET', KEYS[1]) end
-redis.call('SET', KEYS[1], record, 'PX', ttl)
-return 1
-"""
-)
-
-# As _UPDATE, with the grave at the old key; returns 0 where the new key is taken. Finding there
-# what it would write is no collision: a client that retries may send the command twice.
-_ROTATE: Final = _Script(
-    """
-local expected, now, grave, grave_ttl, record, ttl = unpack(ARGV)
-local there = redis.call('GET', KEYS[2])
-if there then return there == record and 1 or 0 end
-local current = head(KEYS[1])
-if current == '' or expired(current, now) then return false end
-if version(current) ~= expected then return redis.call('GET', KEYS[1]) end
-redis.call('SET', KEYS[2], record, 'PX', ttl)
-redis.call('SET', KEYS[1], grave, 'PX', grave_ttl)
-return 1
-"""
-)
-
-# Returns 1 where it wrote. Each time moves only forward. PEXPIRE comes first because a full server
-# allows it, and then what else the script writes: reading must not end where memory does.
-_TOUCH: Final = _Script(
-    f"""
-local expected, now, times, ttl = unpack(ARGV)
-local current = head(KEYS[1])
-if version(current) ~= expected or #current < {HEAD_SIZE} or expired(current, now) then
-    return 0
-end
-local activity, expires = string.sub(times, 1, 8), string.sub(times, 9)
-if number(current, {TIMES_OFFSET}) > number(activity, 0) then
-    activity = string.sub(current, {TIMES_OFFSET + 1}, {TIMES_OFFSET + 8})
-end
-if number(current, {TIMES_OFFSET + 8}) > number(expires, 0) then
-    expires = string.sub(current, {TIMES_OFFSET + 9}, {TIMES_OFFSET + 16})
-else
-    redis.call('PEXPIRE', KEYS[1], ttl)
-end
-redis.call('SETRANGE', KEYS[1], {TIMES_OFFSET}, activity .. expires)
-return 1
-"""
-)
-
-# What is not even a string (pcall gives an error then) is replaced like any other rubbish.
-_FILL: Final = _Script(
-    f"""
-local record, ttl = unpack(ARGV)
-local current = redis.pcall('GETRANGE', KEYS[1], 0, {HEAD_SIZE - 1})
-if #current == {HEAD_SIZE} and (
-    string.byte(current, {_STATE_OFFSET + 1}) ~= {State.LIVE.value}
-    or number(current, {VERSION_OFFSET}) > number(record, {VERSION_OFFSET})
-) then
-    return
-end
-redis.call('SET', KEYS[1], record, 'PX', ttl)
-"""
-)
+_BATCH: Final = 1000
+_CURSOR: Final = re.compile(r"(\d*\.([0-9a-f]{2})+)?", re.ASCII)
+_GLOB: Final = re.compile(r"[][*?\\^-]")
+_LITTER_AGE: Final = 3_600_000
+"""Milliseconds after its expiry, by anybody's clock, when a member of the index is litter."""
 
 
 def from_cache(alias: str) -> RedisStorage:
@@ -143,47 +55,89 @@ def from_cache(alias: str) -> RedisStorage:
     return RedisStorage(alias, caches.create_connection(alias))
 
 
+class _Moves(NamedTuple):
+    """What a write does to the index, in the order in which the scripts take it."""
+
+    removed: bytes = b""
+    added: bytes = b""
+    expires: int = 0
+    litter: int = 0
+    """Members that expired before this moment are cleared away, a few at a time."""
+
+    @property
+    def lists_anew(self) -> bool:
+        return bool(self.added) and self.added != self.removed
+
+
+class _Member(NamedTuple):
+    """A session in the index."""
+
+    id: str
+    user_id: str | None
+    score: bytes = b""
+    """When it expires, in milliseconds as the server writes them; empty where that is not known."""
+
+    @classmethod
+    def parse(cls, name: bytes, score: bytes) -> _Member:
+        user = name[scripts.ID_SIZE + 1 :].decode() if len(name) > scripts.ID_SIZE else None
+        return cls(name[: scripts.ID_SIZE].hex(), user, score)
+
+    @property
+    def name(self) -> bytes:
+        user = b"" if self.user_id is None else b":" + self.user_id.encode()
+        return bytes.fromhex(self.id) + user
+
+
 class RedisStorage(CacheStorage):
     """Records as strings in their packed form, with a lifetime that Redis ends.
 
     Lifetimes are sent as time left, not as a moment: the clock of a server may differ.
 
-    All commands go to the primary. Each has one key, but for `rotate`, so that a cluster takes
-    them. Each write is one command that decides on the server; the moves of an index belong
-    into the same script where all keys are on one node, and after it elsewhere.
+    All commands go to the primary. Each write is one script that decides on the server and moves
+    the index, see `redis_scripts`. On a cluster, where the keys of the two are on different nodes,
+    each command has one key, and the index follows in a second one; if that fails, the index is
+    behind until the session is next used or listed.
     """
 
     self_expiring = True
+    lists = True
 
     def __init__(self, alias: str, cache: BaseCache) -> None:
         self._alias = alias
         self._cache = cache
         self._client: Any = None
         self._spans_slots = False
+        # In braces, so that a cluster keeps both on one node.
+        self._index = (self._key("{index}:all"), self._key("{index}:users"))
 
     def describe(self) -> str:
         through = "Django's RedisCache" if self._is_djangos else "django-redis"
         return f"Redis through {through} (cache alias {self._alias!r})"
+
+    # --- Records ---------------------------------------------------------------------------
 
     def read(self, session_id: str) -> Record | None:
         packed = self._ask("GET", self._key(session_id))
         return None if packed is None else unpack(session_id, packed)
 
     def create(self, record: Record, now: int) -> Updated | Taken:
-        written = self._ask(
-            "SET", self._key(record.id), pack(record), "PX", _ttl(record.expires, now), "NX"
+        written = self._write(
+            scripts.CREATE,
+            (self._key(record.id),),
+            (pack(record), _ttl(record.expires, now)),
+            _moves(None, record, now),
         )
         return Updated(record) if written else Taken()
 
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         packed = pack(record)
-        answer = self._evaluate(
-            _UPDATE,
+        answer = self._write(
+            scripts.UPDATE,
             (self._key(base.id),),
-            _version(base),
-            now,
-            packed,
-            _ttl(record.expires, now),
+            (_version(base), now, packed, _ttl(record.expires, now)),
+            _moves(base, record, now),
+            index_stays=(base.expires, base.user_id, base.state)
+            == (record.expires, record.user_id, record.state),
         )
         if answer == packed and record.state is State.LIVE:
             # A client that retries may send the command twice. No other payload is sealed to the
@@ -192,20 +146,30 @@ class RedisStorage(CacheStorage):
         return _outcome(answer, record, base)
 
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
-        answer = self._evaluate(
-            _TOUCH,
+        answer = self._write(
+            scripts.TOUCH,
             (self._key(base.id),),
-            _version(base),
-            now,
-            pack_times(last_activity, expires),
-            _ttl(expires, now),
+            (_version(base), now, pack_times(last_activity, expires), _ttl(expires, now)),
+            _moves(base, msgspec.structs.replace(base, expires=expires), now),
+            index_stays=expires <= base.expires,
         )
         return bool(answer)
 
     def delete(self, session_id: str) -> None:
-        self._ask("DEL", self._key(session_id))
+        if not is_session_id(session_id):
+            return  # What has such a key is no session.
+        member = self._write(scripts.DELETE, (self._key(session_id),), (bytes.fromhex(session_id),))
+        if self._spans_slots:
+            self._follow(_Moves(removed=member))
 
     def purge(self, now: int, batch: int) -> int:
+        """See `Storage.purge`. Redis drops the records; what is left are their places in the
+        index."""
+        while expired := self._evaluate(scripts.EXPIRED, self._index, now, batch):
+            members = [_Member.parse(*pair) for pair in _pairs(expired)]
+            found = [each if each and each.is_live(now) else None for each in self._find(members)]
+            if gone := self._heal(members, found):
+                return gone
         return 0
 
     def rotate(self, record: Record, base: Record, grave: Record, now: int) -> Outcome | Taken:
@@ -213,29 +177,186 @@ class RedisStorage(CacheStorage):
         if not self._spans_slots:
             try:
                 answer = self._evaluate(
-                    _ROTATE,
-                    (self._key(base.id), self._key(record.id)),
+                    scripts.ROTATE,
+                    (self._key(base.id), self._key(record.id), *self._index),
                     _version(base),
                     now,
                     pack(grave),
                     _ttl(grave.expires, now),
                     pack(record),
                     _ttl(record.expires, now),
+                    *_moves(base, record, now),
                 )
                 return Taken() if answer == 0 else _outcome(answer, record, base)
             except StorageUnavailable as error:
-                # Nothing was written: this was the first call, or a cluster is talked to as if it
-                # were one server.
-                self._spans_slots |= isinstance(error.__cause__, ClusterCrossSlotError)
-                if not self._spans_slots:
-                    raise
+                self._expect_cluster(error)
         return super().rotate(record, base, grave, now)
 
     def fill(self, record: Record, until: int, now: int) -> None:
-        self._evaluate(_FILL, (self._key(record.id),), pack(record), _ttl(until, now))
+        self._evaluate(scripts.FILL, (self._key(record.id),), pack(record), _ttl(until, now))
 
     def bury(self, grave: Record, now: int) -> None:
         self._ask("SET", self._key(grave.id), pack(grave), "PX", _ttl(grave.expires, now))
+
+    # --- The index -------------------------------------------------------------------------
+
+    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+        """See `Storage.scan`. What expires last comes first, but for the sessions of a user."""
+        members, following = self._page(cursor, limit, user_id)
+        found = self._find(members)
+        self._heal(members, found)
+        return Page([each for each in found if each and user_id in {None, each.user_id}], following)
+
+    def count(self, now: int, user_id: str | None) -> int:
+        if user_id is None:
+            return int(self._ask_index(scripts.COUNT, now))
+        total, cursor = 0, ""
+        while True:
+            members, cursor = self._page(cursor, _BATCH, user_id)
+            total += sum(bool(each.score) and int(each.score) > now for each in members)
+            if not cursor:
+                return total
+
+    def reindex(self) -> int:
+        """See `Storage.reindex`. Looks at each key of the server once, those of others included.
+
+        Where a KEY_FUNCTION of the cache does not end in the key, sessions cannot be told from
+        what else there is. They come into the index when they are next used.
+        """
+        total = 0
+        for ids in self._batches_of_ids():
+            records = [each for each in self._records(ids) if each]
+            names = [(_Member(each.id, each.user_id).name, each.expires) for each in records]
+            self._evaluate(scripts.LIST, self._index, *chain.from_iterable(names))
+            total += len(records)
+        self._evaluate(scripts.COMPLETE, self._index)
+        return total
+
+    def _page(self, cursor: str, limit: int, user_id: str | None) -> tuple[list[_Member], str]:
+        """Up to ``limit`` members after a cursor, and the next cursor.
+
+        Raises ``ValueError`` for a cursor that is none.
+        """
+        if not _CURSOR.fullmatch(cursor) or (
+            cursor and cursor.startswith(".") is (user_id is None)
+        ):
+            raise ValueError(f"{cursor!r} is no cursor that a page of sessions has given.")
+        moment, _, last = cursor.partition(".")
+        after = bytes.fromhex(last)
+        # One more tells whether there is another page.
+        if user_id is None:
+            answer = self._ask_index(scripts.PAGE, moment or "+inf", after, limit + 1)
+        else:
+            answer = self._ask_index(scripts.PAGE_OF_USER, user_id, after, limit + 1)
+        pairs, following = _pairs(answer), ""
+        if len(pairs) > limit:
+            pairs = pairs[:limit]
+            name, score = pairs[-1]
+            following = f".{name.hex()}"
+            if user_id is None:
+                following = f"{int(score)}.{name[: scripts.ID_SIZE].hex()}"
+        if user_id is None:
+            return [_Member.parse(*pair) for pair in pairs], following
+        return [
+            _Member(name.hex(), user_id, score)
+            for name, score in pairs
+            if len(name) == scripts.ID_SIZE
+        ], following
+
+    def _ask_index(self, script: Script, *arguments: Any) -> Any:
+        """What a script reads from the index, which is made anew where it is not complete."""
+        answer = self._evaluate(script, self._index, *arguments)
+        if answer is None:
+            logger.info("The index of sessions is not complete and is made anew.")
+            self.reindex()
+            answer = self._evaluate(script, self._index, *arguments)
+        return answer
+
+    def _find(self, members: Sequence[_Member]) -> list[Record | None]:
+        return self._records([each.id for each in members])
+
+    def _records(self, ids: Sequence[str]) -> list[Record | None]:
+        """The live records with these ids, without payloads."""
+        keys = [self._key(each) for each in ids]
+        starts = self._ask_all([("GETRANGE", key, 0, START_SIZE - 1) for key in keys])
+        return [self._record(*each) for each in zip(ids, starts, strict=True)]
+
+    def _record(self, session_id: str, start: Any) -> Record | None:
+        try:
+            record = unpack_start(session_id, start) or self.read(session_id)
+        except (UnreadablePayload, TypeError):  # No bytes: another kind of value.
+            return None
+        return bare(record) if record and record.state is State.LIVE else None
+
+    def _heal(self, members: Sequence[_Member], found: Sequence[Record | None]) -> int:
+        """Bring members of the index up to date with their records; how many are gone."""
+        arguments: list[Any] = []
+        for member, record in zip(members, found, strict=True):
+            if record is None or record.user_id != member.user_id:
+                arguments += (member.name, member.score, b"")
+            if record is not None:
+                true = _Member(record.id, record.user_id, b"%d" % record.expires)
+                if true != member:
+                    seen = member.score if record.user_id == member.user_id else b""
+                    arguments += (true.name, seen, record.expires)
+        return self._evaluate(scripts.HEAL, self._index, *arguments) if arguments else 0
+
+    def _batches_of_ids(self) -> Iterator[list[str]]:
+        """The ids of all records there are, and perhaps of some that are gone."""
+        prefix = self._key("")
+        if self._key("a") != f"{prefix}a":
+            return
+        pattern = _GLOB.sub(r"\\\g<0>", prefix) + "*"
+        ids: list[str] = []
+        for key in self._scan_keys(pattern):
+            session_id = key[len(prefix.encode()) :].decode(errors="replace")
+            if is_session_id(session_id):
+                ids.append(session_id)
+            if len(ids) == _BATCH:
+                yield ids
+                ids = []
+        if ids:
+            yield ids
+
+    # --- The server ------------------------------------------------------------------------
+
+    def _write(
+        self,
+        script: Script,
+        keys: tuple[str],
+        arguments: tuple[Any, ...],
+        moves: _Moves | tuple[()] = (),
+        index_stays: bool = False,
+    ) -> Any:
+        """Run a script on a record and the index. ``index_stays`` spares a cluster the second."""
+        if not self._spans_slots:
+            try:
+                return self._evaluate(script, (*keys, *self._index), *arguments, *moves)
+            except StorageUnavailable as error:
+                self._expect_cluster(error)
+        answer = self._evaluate(script, keys, *arguments, *moves)
+        if answer == 1 and moves and not index_stays:
+            self._follow(moves)
+        return answer
+
+    def _follow(self, moves: _Moves) -> None:
+        try:
+            self._evaluate(scripts.MOVE, self._index, *moves)
+        except StorageUnavailable as error:
+            # A new session that nobody can find must not begin. The others heal.
+            if moves.lists_anew:
+                raise
+            logger.warning("The index of sessions is behind until it heals: %s", error)
+
+    def _expect_cluster(self, error: StorageUnavailable) -> None:
+        """Go on where keys are on different nodes; raise any other error again.
+
+        Nothing was written: this was the first call, or a cluster is talked to as if it were one
+        server.
+        """
+        self._spans_slots |= isinstance(error.__cause__, ClusterCrossSlotError)
+        if not self._spans_slots:
+            raise error
 
     def close(self) -> None:
         client, self._client = self._client, None
@@ -248,10 +369,10 @@ class RedisStorage(CacheStorage):
     def _is_djangos(self) -> bool:
         return isinstance(self._cache, DjangoRedisCache)
 
-    def _key(self, session_id: str) -> str:
-        return self._cache.make_key(NAMESPACE + session_id)
+    def _key(self, name: str) -> str:
+        return self._cache.make_key(NAMESPACE + name)
 
-    def _evaluate(self, script: _Script, keys: tuple[str, ...], *arguments: Any) -> Any:
+    def _evaluate(self, script: Script, keys: tuple[str, ...], *arguments: Any) -> Any:
         rest = (len(keys), *keys, *arguments)
         try:
             return self._ask("EVALSHA", script.sha, *rest)
@@ -272,21 +393,49 @@ class RedisStorage(CacheStorage):
             # Not the methods named as the commands, which take longer to arrive here. Nor the
             # connections of the pool, which are faster still: what traces Redis listens here.
             return client.execute_command(*command)
-        except (RedisError, RedisClusterException, OSError) as error:
-            # What a server does not know it quotes, a password or a payload included.
-            said, quotes, _ = str(error).partition(", with args")
-            if "WRONGTYPE" in said:
-                raise UnreadablePayload("its key in Redis holds something else") from None
-            if "HELLO" in said or "NOPROTO" in said:
-                said += (
-                    ". The server is older than Redis 6: add protocol=2 to the options of its "
-                    "connection pool"
-                )
-            # Before Redis 7, an error in a script hides its code in the text.
-            is_full = isinstance(error, OutOfMemoryError) or "OOM command" in said
-            failure = StorageFull if is_full else StorageUnavailable
-            message = f"{self.describe()}: {type(error).__name__}: {said}"
-            raise failure(message) from (None if quotes else error)
+        except _ERRORS as error:
+            self._fail(error)
+
+    def _ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The answers to several commands that read, in one trip. An answer may be an error."""
+        if not commands:
+            return []
+        try:
+            pipeline = (self._client or self._connect()).pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            answers: list[Any] = pipeline.execute(raise_on_error=False)
+        except _ERRORS as error:
+            self._fail(error)
+        for answer in answers:
+            if isinstance(answer, _ERRORS) and "WRONGTYPE" not in str(answer):
+                self._fail(answer)
+        return answers
+
+    def _scan_keys(self, pattern: str) -> Iterator[bytes]:
+        """The keys that match, some of them more than once. As many trips as the server needs."""
+        try:
+            client = self._client or self._connect()
+            yield from client.scan_iter(match=pattern, count=_BATCH)
+        except _ERRORS as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> NoReturn:
+        """Raise what an error of the client means, see `_ask`."""
+        # What a server does not know it quotes, a password or a payload included.
+        said, quotes, _ = str(error).partition(", with args")
+        if "WRONGTYPE" in said:
+            raise UnreadablePayload("its key in Redis holds something else") from None
+        if "HELLO" in said or "NOPROTO" in said:
+            said += (
+                ". The server is older than Redis 6: add protocol=2 to the options of its "
+                "connection pool"
+            )
+        # Before Redis 7, an error in a script hides its code in the text.
+        is_full = isinstance(error, OutOfMemoryError) or "OOM command" in said
+        failure = StorageFull if is_full else StorageUnavailable
+        message = f"{self.describe()}: {type(error).__name__}: {said}"
+        raise failure(message) from (None if quotes else error)
 
     def _connect(self) -> Any:
         """The client, which connects when used; a cluster's connects here.
@@ -316,8 +465,20 @@ class RedisStorage(CacheStorage):
         return client
 
 
+def _pairs(answer: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    """Names and scores, from a list in which they take turns."""
+    return list(zip(answer[::2], answer[1::2], strict=True))
+
+
 def _version(record: Record) -> bytes:
-    return record.version.to_bytes(_VERSION_SIZE, "big")
+    return record.version.to_bytes(scripts.VERSION_SIZE, "big")
+
+
+def _moves(base: Record | None, record: Record, now: int) -> _Moves:
+    """What the index has to do when ``record`` takes the place of ``base``."""
+    removed = _Member(base.id, base.user_id).name if base else b""
+    added = _Member(record.id, record.user_id).name if record.state is State.LIVE else b""
+    return _Moves(removed, added, record.expires, max(0, now - _LITTER_AGE))
 
 
 def _ttl(expires: int, now: int) -> int:

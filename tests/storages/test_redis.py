@@ -31,10 +31,11 @@ from django_sessionstores.exceptions import (
     UnreadablePayload,
 )
 from django_sessionstores.records import Record, State, tombstone
-from django_sessionstores.storages import redis
+from django_sessionstores.storages import redis, redis_scripts
 from django_sessionstores.storages.base import Conflict, Gone, Taken, Updated
 from django_sessionstores.testing import StorageContract, successor, suspicions
 from tests import cases
+from tests.dumps import contents
 from tests.services import (
     HOST,
     Redis,
@@ -116,6 +117,12 @@ def server() -> Iterator[Redis]:
 
 def raw_client(server: Any = None) -> Client:
     return Client(host=HOST, port=(server or shared(Redis)).port)
+
+
+def the_record() -> bytes:
+    """The key of the one record that the server holds."""
+    (key,) = [key for key in raw_client().keys("*") if b"{index}" not in key]
+    return key
 
 
 @contextmanager
@@ -209,6 +216,7 @@ class TestDeployments(StorageContract):
     )
     def _deployed(self, request: pytest.FixtureRequest) -> Iterator[None]:
         with request.param() as self.storage:
+            self.storage._connect().flushall()
             yield
 
 
@@ -243,7 +251,8 @@ def test_a_cluster_that_is_taken_for_one_server_serves_logins() -> None:
                     assert isinstance(storage.rotate(record(new * 40), base, grave, NOW), Updated)
                 assert storage.read(base.id).state is State.SUPERSEDED
 
-    assert sent == ["SET", "EVALSHA"]
+    # The new record and the old one, and after each the index.
+    assert sent == ["EVALSHA"] * 4
 
 
 def test_reads_go_to_the_primary() -> None:
@@ -274,6 +283,7 @@ def test_each_operation_is_one_command(engine: cases.Engine) -> None:
     warm.save()
     warm.cycle_key()
     warm.save()
+    warm.flush()
 
     session = store()
     session["color"] = "blue"
@@ -294,11 +304,11 @@ def test_each_operation_is_one_command(engine: cases.Engine) -> None:
     with commands() as logout:
         session.flush()
 
-    assert first_write == ["SET"]
+    assert first_write == ["EVALSHA"]
     assert reading == ["GET"]
     assert writing == ["GET", "EVALSHA"]
     assert login == ["GET", "EVALSHA"]
-    assert logout == ["DEL"]
+    assert logout == ["EVALSHA"]
 
 
 def test_a_touch_is_one_command(storage: redis.RedisStorage) -> None:
@@ -413,7 +423,7 @@ def test_threads_share_the_connections(storage: redis.RedisStorage) -> None:
 def test_a_fork_gets_a_connection_of_its_own(storage: redis.RedisStorage) -> None:
     """Servers such as gunicorn may load the site before they fork. Two processes on one socket
     read each other's answers: one visitor's session for another."""
-    for name in "pc":
+    for name in "fc":
         storage.create(record(name * 40, user_id=name), NOW)
     before = connections_made()
     child = os.fork()
@@ -423,11 +433,11 @@ def test_a_fork_gets_a_connection_of_its_own(storage: redis.RedisStorage) -> Non
             right = all(storage.read("c" * 40).user_id == "c" for _ in range(200))
         finally:
             os._exit(0 if right else 1)
-    answers = {storage.read("p" * 40).user_id for _ in range(200)}
+    answers = {storage.read("f" * 40).user_id for _ in range(200)}
     _, status = os.waitpid(child, 0)
 
     assert status == 0
-    assert answers == {"p"}
+    assert answers == {"f"}
     assert connections_made() - before == 1
 
 
@@ -441,7 +451,7 @@ def test_a_dump_shows_neither_key_nor_data(engine: cases.Engine) -> None:
     session["color"] = "aubergine"
     session.save()
     client = raw_client()
-    dump = b"".join(key + client.get(key) for key in client.keys("*"))
+    dump = b"".join(each for key in client.keys("*") for each in (key, *contents(client, key)))
 
     assert session.session_id.encode() in dump
     assert session.session_key.encode() not in dump
@@ -501,7 +511,7 @@ def test_a_touch_moves_the_lifetime_and_never_shortens_it(storage: redis.RedisSt
     began earlier may come last. 2**47 is where the seventh byte gets beyond 127: compared as
     text, as Lua compares by the server's locale, more could be less."""
     storage.create(record(), NOW)
-    (key,) = raw_client().keys("*")
+    key = the_record()
 
     assert storage.touch(record(), later := 2**47, NOW + 9, NOW)
     assert storage.touch(record(), NOW + 2 * HOUR, NOW + 5, NOW)
@@ -600,7 +610,7 @@ def test_a_rotation_of_a_deleted_session_stores_nothing(storage: redis.RedisStor
 def foreign(storage: redis.RedisStorage) -> redis.RedisStorage:
     """A storage that holds a list in place of the record."""
     storage.create(record(), NOW)
-    (key,) = raw_client().keys("*")
+    key = the_record()
     raw_client().delete(key)
     raw_client().lpush(key, "x")
     return storage
@@ -631,7 +641,7 @@ def test_rubbish_reads_as_an_empty_session(engine: cases.Engine, rubbish: bytes)
     session = engine.SessionStore()
     session["x"] = 1
     session.save()
-    (key,) = raw_client().keys("*")
+    key = the_record()
     raw_client().set(key, rubbish)
 
     with suspicions() as messages:
@@ -854,3 +864,256 @@ def test_a_save_after_a_logout_does_nothing(storage: redis.RedisStorage) -> None
     assert storage.read("a" * 40) is None
     assert isinstance(storage.create(successor(record()), NOW), Updated)
     assert msgspec.structs.replace(record(), version=2) == storage.read("a" * 40)
+
+
+# The index ---------------------------------------------------------------------------------------
+
+
+def listed(storage: redis.RedisStorage, user_id: str | None = None, limit: int = 2) -> list[str]:
+    """The ids of all sessions, from pages of this size."""
+    ids: list[str] = []
+    cursor = ""
+    while True:
+        page = storage.scan(cursor, limit, user_id)
+        ids += [each.id for each in page.records]
+        cursor = page.next
+        if not cursor:
+            return ids
+
+
+def index_keys() -> list[bytes]:
+    return sorted(key for key in raw_client().keys("*") if b"{index}" in key)
+
+
+def members() -> list[int]:
+    """How many members the two sets of the index have, besides the empty ones."""
+    return [raw_client().zcard(key) - 1 for key in index_keys()]
+
+
+def test_sessions_are_listed_by_when_they_expire(storage: redis.RedisStorage) -> None:
+    """The last used first, as an operator looks for them."""
+    for number in (3, 1, 2):
+        storage.create(record(f"{number}" * 40, expires=NOW + HOUR * number), NOW)
+
+    assert listed(storage) == [f"{number}" * 40 for number in (3, 2, 1)]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+def test_sessions_of_the_same_moment_are_each_listed_once(
+    storage: redis.RedisStorage, limit: int
+) -> None:
+    """set_expiry() with a date gives many the same. Ids hold every byte: a comparison by the
+    server's locale would skip some."""
+    ids = [f"{number:02x}" * 20 for number in range(0, 256, 15)]
+    for each in ids:
+        storage.create(record(each), NOW)
+    storage.create(record("a1" * 20, expires=NOW + 2 * HOUR), NOW)
+
+    assert sorted(listed(storage, limit=limit)) == sorted([*ids, "a1" * 20])
+
+
+def test_a_page_may_begin_after_a_session_that_is_gone(storage: redis.RedisStorage) -> None:
+    """It was ended while somebody looked at the page before."""
+    for number in range(1, 6):
+        storage.create(record(f"{number}" * 40), NOW)
+    first = storage.scan("", 2, None)
+    storage.delete(first.records[-1].id)
+
+    rest = storage.scan(first.next, 10, None)
+
+    assert [each.id for each in rest.records] == ["3" * 40, "2" * 40, "1" * 40]
+
+
+@pytest.mark.parametrize("user_id", ["", "7", "7\0", "a:b", "*[?]", "ünï", "x" * 300])
+def test_any_user_id_finds_that_users_sessions_only(
+    storage: redis.RedisStorage, user_id: str
+) -> None:
+    """A primary key may be any text, and one may be the beginning of another."""
+    others = ["8", "7", "7\0", "7\0\1", "77", "", "*", "ünïx", "x" * 299]
+    for number, each in enumerate(sorted({user_id, *others})):
+        storage.create(record(f"{number:040x}", user_id=each), NOW)
+    storage.create(record("f" * 40), NOW)
+    (wanted,) = (
+        f"{number:040x}"
+        for number, each in enumerate(sorted({user_id, *others}))
+        if each == user_id
+    )
+
+    assert listed(storage, user_id, limit=1) == [wanted]
+    assert storage.count(NOW, user_id) == 1
+    storage.delete(wanted)
+    assert listed(storage, user_id) == []
+    assert storage.count(NOW, user_id) == 0
+
+
+def test_a_session_that_redis_dropped_leaves_the_index_when_looked_for(
+    storage: redis.RedisStorage,
+) -> None:
+    """It expired there, or was evicted."""
+    for each in "abc":
+        storage.create(record(each * 40, user_id="7"), NOW)
+    raw_client().delete(storage._key("b" * 40))
+
+    assert listed(storage) == ["c" * 40, "a" * 40]
+    assert members() == [2, 2]
+    raw_client().delete(storage._key("a" * 40))
+    assert listed(storage, "7") == ["c" * 40]
+    assert members() == [1, 1]
+
+
+def test_an_index_that_is_not_there_is_made_anew(storage: redis.RedisStorage) -> None:
+    """Evicted, deleted by hand, or never made by an earlier version. Nobody must be out of reach
+    of who ends all sessions of a user."""
+    for each in "abc":
+        storage.create(record(each * 40, user_id="7"), NOW)
+    storage.create(tombstone("d" * 40, State.SUPERSEDED, now=NOW, seconds=60), NOW)
+    raw_client().set(storage._key("e" * 40), b"rubbish")
+    raw_client().set("something else", "x")
+    (everyone, users) = index_keys()
+    for lost in ([everyone], [users], [everyone, users]):
+        raw_client().delete(*lost)
+        storage.create(record("f" * 40), NOW)  # Its write makes a set, which is not complete.
+
+        assert listed(storage, "7") == ["a" * 40, "b" * 40, "c" * 40]
+        assert sorted(listed(storage)) == [each * 40 for each in "abcf"]
+        assert storage.count(NOW, None) == 4
+        raw_client().delete(*lost)
+        assert storage.count(NOW, None) == 4
+        raw_client().delete(*lost)
+        assert storage.count(NOW, "7") == 3
+        storage.delete("f" * 40)
+
+
+def test_a_complete_index_is_not_made_again(storage: redis.RedisStorage) -> None:
+    """That looks at each key of the server."""
+    storage.create(record(), NOW)
+    listed(storage)
+    with commands() as sent:
+        listed(storage)
+        listed(storage, "7")
+
+    assert "SCAN" not in sent
+
+
+def test_pages_take_two_trips(storage: redis.RedisStorage) -> None:
+    """However many sessions there are: the members, and the beginnings of their records."""
+    for number in range(1, 50):
+        storage.create(record(f"{number:040x}", user_id="7"), NOW)
+    listed(storage)
+    listed(storage, "7")
+    with commands() as sent:
+        storage.scan("", 20, None)
+        storage.scan("", 20, "7")
+
+    assert [name for name in sent if name != "GETRANGE"] == ["EVALSHA", "EVALSHA"]
+    assert sent.count("GETRANGE") == 40
+
+
+@pytest.mark.parametrize("prefix", ["*", "[ab]?", "a\\b", "^-"])
+@BOTH
+def test_glob_characters_in_the_prefix_are_no_globs(backend: str, prefix: str) -> None:
+    """Sessions of the neighbours in the same database would be listed here."""
+    shared(Redis).cli("flushall")
+    url = shared(Redis).url()
+    with storage_at(url, backend, KEY_PREFIX="ab") as neighbour:
+        neighbour.create(record("b" * 40), NOW)
+        with storage_at(url, backend, KEY_PREFIX=prefix) as storage:
+            storage.create(record("a" * 40), NOW)
+            raw_client().delete(*storage._index)
+
+            assert storage.reindex() == 1
+            assert listed(storage) == ["a" * 40]
+            assert listed(neighbour) == ["b" * 40]
+
+
+def key_function(key: str, prefix: str, version: int) -> str:
+    """As of a project that wants keys of one length."""
+    return f"{key[:-1]}-{prefix}-{key[-1:]}"
+
+
+@BOTH
+def test_an_index_works_with_a_key_function_that_cannot_be_reversed(backend: str) -> None:
+    shared(Redis).cli("flushall")
+    with storage_at(
+        shared(Redis).url(), backend, KEY_FUNCTION=f"{__name__}.key_function"
+    ) as storage:
+        storage.create(record(user_id="7"), NOW)
+
+        assert listed(storage) == listed(storage, "7") == ["a" * 40]
+        storage.delete("a" * 40)
+        assert listed(storage) == []
+
+
+def test_a_purge_clears_the_index_of_what_expired(storage: redis.RedisStorage) -> None:
+    for number in range(1, 8):
+        storage.create(record(f"{number}" * 40, user_id="7", expires=NOW + number * HOUR), NOW)
+    assert storage.count(NOW, None) == 7
+    # One was used since, on a cluster whose index was out of reach.
+    raw_client().zadd(storage._index[0], {bytes.fromhex("7" * 40) + b":7": NOW + 1})
+
+    assert [storage.purge(NOW + 5 * HOUR, 2) for _ in range(4)] == [1, 2, 2, 0]
+    assert storage.count(NOW, None) == 2
+    assert listed(storage, "7") == ["6" * 40, "7" * 40]
+
+
+def test_nobody_need_ever_purge(storage: redis.RedisStorage) -> None:
+    """An index that only grows fills a server in which everything else expires."""
+    listed(storage)
+    for number in range(300):
+        later = NOW + 2 * HOUR * number
+        storage.create(record(f"{number:040x}", user_id="7", expires=later + 10), later)
+
+    assert members() == [1, 1]
+
+
+def test_the_index_is_no_session(storage: redis.RedisStorage) -> None:
+    """Whoever ends sessions by what a form says must not end the index."""
+    storage.create(record(user_id="7"), NOW)
+    for each in ("{index}:all", "{index}:users", "", "*", "a" * 39, "A" * 40):
+        storage.delete(each)
+
+    assert listed(storage, "7") == ["a" * 40]
+    assert raw_client().exists(*storage._index) == 2
+
+
+@pytest.mark.parametrize("cursor", ["x", ".", "1", "1.", "1." + "z" * 40, "." + "a" * 39])
+@pytest.mark.parametrize("user_id", [None, "7"])
+def test_a_cursor_that_no_page_gave_is_an_error(
+    storage: redis.RedisStorage, cursor: str, user_id: str | None
+) -> None:
+    with pytest.raises(ValueError, match="is no cursor that a page of sessions has given"):
+        storage.scan(cursor, 10, user_id)
+
+
+def test_a_payload_is_not_read_for_a_list(storage: redis.RedisStorage) -> None:
+    """A page of sessions of a megabyte would be a hundred megabytes."""
+    for each in "abc":
+        storage.create(record(each * 40, payload=b"p" * 1_000_000, user_agent="u" * 2000), NOW)
+    listed(storage)
+    before = re.search(r"total_net_output_bytes:(\d+)", _info())
+    found = storage.scan("", 10, None).records
+    after = re.search(r"total_net_output_bytes:(\d+)", _info())
+
+    assert [len(each.user_agent) for each in found] == [2000] * 3
+    assert before is not None
+    assert after is not None
+    assert int(after[1]) - int(before[1]) < 100_000
+
+
+def test_a_cluster_whose_index_is_out_of_reach_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    """Sessions on other nodes must not fail with it. But none begins that nobody could find."""
+    with storage_at(shared(RedisCluster).url(), f"{__name__}.ClusterCache") as storage:
+        storage._connect().flushall()
+        storage.create(base := record(user_id="7"), NOW)
+        failing = redis_scripts.Script("return redis.call('NOSUCH')")
+        with mock.patch.object(redis_scripts, "MOVE", failing):
+            assert storage.touch(base, NOW + 2 * HOUR, NOW, NOW)
+            saved = storage.update(successor(base, expires=NOW + 3 * HOUR), base, NOW)
+            assert isinstance(saved, Updated)
+            storage.delete(base.id)
+            assert storage.read(base.id) is None
+            with pytest.raises(StorageUnavailable):
+                storage.create(record("c" * 40, user_id="7"), NOW)
+
+        assert listed(storage, "7") == ["c" * 40]
+    assert "The index of sessions is behind" in caplog.text

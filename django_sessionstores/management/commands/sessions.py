@@ -52,6 +52,7 @@ class Command(BaseCommand):
         self._add_end_arguments(add("end", "End sessions: who has one is logged out.", json=False))
         removed = add("purge", "Remove expired sessions, as clearsessions does.", json=False)
         removed.add_argument("--dry-run", action="store_true", help="only count them")
+        add("reindex", "Make the index of sessions anew, where there is one.", json=False)
         add("doctor", "Tell how sessions are kept, and what is wrong. Exit code 1 if anything is.")
 
     def _add_list_arguments(self, parser: ArgumentParser) -> None:
@@ -188,6 +189,13 @@ class Command(BaseCommand):
             self._say(f"Would remove {counted(expired, 'expired session')}.")
         else:
             self._say(purged(purge()))
+
+    def _reindex(self, **options: Any) -> None:
+        number = self._inventory().reindex()
+        if number is None:
+            self._say("There is no index beside the sessions, and nothing to do.")
+        else:
+            self._say(f"{counted(number, 'session')} in the index.")
 
     def _doctor(self, *, json: bool, **options: Any) -> None:
         diagnosis = doctor.diagnose(self._inventory().storage)
