@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidTag
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from .compact import compact, expand
 from .exceptions import PayloadTooLarge, UnreadablePayload, UnserializableValue
 from .merge import same
-from .records import SecretBytes
+from .records import SecretBytes, SecretText, key_of
 from .serializers import TypedSerializer
 
 _FORMAT: Final = 1
@@ -83,6 +83,17 @@ class KeyRing:
         """8 bytes that stand for a text, and do not tell it to who has no key."""
         key = self._keys[self._newest]
         return hashlib.blake2b(text.encode(), digest_size=8, key=key, person=b"digest").digest()
+
+    def successors(self, key: str, moment: int) -> Iterator[str]:
+        """What key a session may have got that was renewed at a moment: one for each secret.
+
+        Made from the old key, so that who still carries that can be led to the new one, while no
+        store holds either. Who has the old key and no secret cannot make it.
+        """
+        for secret in self._keys.values():
+            digest = hashlib.blake2b(digest_size=32, key=secret, person=b"renewal")
+            digest.update(f"{moment} {key}".encode())
+            yield SecretText(key_of(digest.digest()))
 
     def is_newest(self, payload: bytes) -> bool:
         """Whether the payload was sealed under the key that seals now."""

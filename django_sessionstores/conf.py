@@ -92,6 +92,19 @@ class Settings:
         return self._seconds("ABSOLUTE_AGE", 0)
 
     @cached_property
+    def RENEW_AGE(self) -> float:
+        """Seconds after which a request of a logged-in user gives the session another key, so that
+        one that leaked, as into a log, is not of use for long. Only where sessions can be listed,
+        and not where they are in the cookie itself. 0: a key changes at login alone."""
+        return self._seconds("RENEW_AGE", 0)
+
+    @cached_property
+    def RENEW_GRACE(self) -> float:
+        """Seconds for which the key from before a renewal is still good: for requests that are
+        under way, and for browsers that the answer with the new key did not reach."""
+        return self._seconds("RENEW_GRACE", 120)
+
+    @cached_property
     def TOUCH_INTERVAL(self) -> float:
         """Seconds by which the stored expiry may lag, so that a session in steady use is not
         rewritten, nor an index moved, at each request. Never more than a twentieth of the
@@ -122,6 +135,17 @@ class Settings:
         loses its connection, and the request gets ``StorageUnavailable``. 0: as long as it
         takes."""
         return self._seconds("DATABASE_TIMEOUT", 10)
+
+    @cached_property
+    def MAX_SESSIONS(self) -> int:
+        """How many sessions a user may have at a time. 0: any number."""
+        return self._count("MAX_SESSIONS", 0, least=0)
+
+    @cached_property
+    def ON_LIMIT(self) -> str:
+        """What happens at a login over `MAX_SESSIONS`: ``"end_oldest"`` ends the session of the
+        user that began first, ``"refuse"`` refuses the new one with ``SessionLimitReached``."""
+        return self._choice("ON_LIMIT", "end_oldest", "refuse")
 
     @cached_property
     def CONFLICT_RETRIES(self) -> int:

@@ -1,7 +1,7 @@
 """What can go wrong, each error with the class that callers of Django already catch."""
 
 from django.contrib.sessions.backends.base import UpdateError
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 
 
 class SessionStoresError(Exception):
@@ -29,6 +29,13 @@ class SessionEnded(SessionStoresError, UpdateError):
     """The session ended, expired or got a new key since it was loaded; nothing was saved.
 
     Django's ``SessionMiddleware`` turns its parent ``UpdateError`` into ``SessionInterrupted``.
+    """
+
+
+class SessionLimitReached(SessionStoresError, PermissionDenied):
+    """A login over ``MAX_SESSIONS`` that ``ON_LIMIT`` refuses. Nothing was saved.
+
+    Django answers its parent ``PermissionDenied`` with 403.
     """
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from django.conf import settings as django_settings
 
-from . import session, signals
+from . import ending, session, signals
 from .exceptions import CannotList
 from .flow import Call, Flow, arun, run
 from .lifetime import aware
@@ -209,12 +209,13 @@ class Inventory:
         return counted
 
     def _end(self, session_id: str) -> Flow[bool]:
-        found = yield from self._get(session_id)
-        # Deleted all the same: what is not live must not become so.
-        yield Call(self.storage, "delete", (session_id,))
-        if found:
-            yield from self._tell_end(session_id)
-        return found is not None
+        found: Record | None = yield Call(self.storage, "lookup", (session_id,))
+        # Also where there is none: what is not live must not become so.
+        ended = yield from ending.end(self.storage, session_id, found)
+        if found is None or ended is None or found.expires <= session.now():
+            return False
+        yield from self._tell_end(ended)
+        return True
 
     def _tell_end(self, session_id: str) -> Flow[None]:
         return signals.tell(
@@ -226,26 +227,28 @@ class Inventory:
         # A request may give a session another id while this goes on. So it is over only when
         # nothing is found any more.
         for _ in range(_ROUNDS):
-            found = yield from self._end_round(user_id, but)
-            if not found:
-                break
+            seen, found = yield from self._end_round(user_id, but)
             ended += found
+            if not seen:
+                break
         return ended
 
-    def _end_round(self, user_id: str | None, but: str | None) -> Flow[int]:
-        ended, cursor = 0, ""
+    def _end_round(self, user_id: str | None, but: str | None) -> Flow[tuple[int, int]]:
+        """How many there were, and how many of them were live and are ended."""
+        seen, ended, cursor = 0, 0, ""
         while True:
             page = yield from self._scan(cursor, _PAGE, user_id)
             for record in page.records:
                 if record.id == but:
                     continue
-                yield Call(self.storage, "delete", (record.id,))
-                if record.is_live(session.now()):
+                seen += 1
+                deleted: bool = yield Call(self.storage, "delete", (record.id,))
+                if deleted and record.is_live(session.now()):
                     ended += 1
                     yield from self._tell_end(record.id)
             cursor = page.next
             if not cursor:
-                return ended
+                return seen, ended
 
 
 class _Filter(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,6 +23,9 @@ class State(IntEnum):
     its cookie stays: the browser may hold the new one already."""
     ENDED = 2
     """The session is gone. Kept only in caches, where it outlives every stale copy."""
+    RENEWED = 3
+    """The session got another key because the old one had grown old. For a grace from then on, the
+    last activity of the tombstone, a request with the old key is served, and told the new one."""
 
 
 class SecretText(str):
@@ -103,13 +106,20 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return self.state is State.LIVE and self.expires > now
 
 
-def tombstone(record_id: str, state: State, *, now: int, seconds: float) -> Record:
-    """A record without data that says for ``seconds`` what became of a session id."""
+def tombstone(
+    record_id: str, state: State, *, now: int, seconds: float, of: Record | None = None
+) -> Record:
+    """A record without data that says for ``seconds`` what became of a session id.
+
+    ``of`` is the session that goes on under another id: its user and its beginning tell which
+    one it is there.
+    """
     return Record(
         id=record_id,
         version=0,
         state=state,
-        created=now,
+        user_id=of.user_id if of else None,
+        created=of.created if of else now,
         last_activity=now,
         expires=now + int(seconds * 1000),
     )
@@ -138,7 +148,12 @@ def draw_key() -> str:
 
     One call to the operating system. Django's ``get_random_string(32)`` makes 32 of them.
     """
-    return secrets.token_bytes(32).translate(_KEY_ALPHABET).decode("ascii")
+    return key_of(secrets.token_bytes(32))
+
+
+def key_of(material: bytes) -> str:
+    """A session key out of 32 bytes: five bits of each."""
+    return material.translate(_KEY_ALPHABET).decode("ascii")
 
 
 # Django's keys are 32 of a-z0-9. Anything longer or with other characters was never handed out,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from threading import RLock
-from typing import Any, ClassVar, Final, TypeVar, cast
+from typing import Any, ClassVar, Final, TypeGuard, TypeVar, cast
 
 from django.conf import settings as django_settings
 from django.contrib.sessions.backends.base import CreateError, SessionBase
@@ -22,13 +22,14 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.module_loading import import_string
 
-from . import lifetime, secret_rotation, signals
+from . import ending, lifetime, limits, secret_rotation, signals
 from .codec import Codec, Snapshot
 from .conf import bare_codec, codec, key_ring, merge_functions, reset_on_change, settings
 from .exceptions import (
     PayloadTooLarge,
     SessionConflict,
     SessionEnded,
+    SessionLimitReached,
     StorageUnavailable,
     UnreadablePayload,
     UnserializableValue,
@@ -55,6 +56,8 @@ T = TypeVar("T")
 
 _PURGE_BATCH: Final = 1000
 _NEW_KEY_TRIES: Final = 3
+_RENEWED: Final = "_session_renewed"
+"""The key of a session's data that tells when its session key was renewed, in milliseconds."""
 _HARMLESS_TO_READERS: Final = (SessionEnded, SessionConflict, StorageUnavailable)
 
 
@@ -98,6 +101,11 @@ class SessionStore(SessionBase):
     _predecessor_key: str | None
     _cycles: int
     """How often the key was cycled since the last save."""
+    _renewal: int | None
+    """When the key was drawn, if because the former one had grown old: the save lets that go on
+    for a grace."""
+    _is_old: bool
+    """The key is older than `RENEW_AGE`: the next save renews it."""
     _unstored: bool
     """The key was drawn here and nothing is stored under it yet."""
     _stored_here: bool
@@ -164,7 +172,9 @@ class SessionStore(SessionBase):
         self._record = self._base = self._reference = None
         self._predecessor = self._predecessor_key = None
         self._cycles = 0
+        self._renewal = None
         self._unstored = self._stored_here = self._unreadable = self._is_outdated = False
+        self._is_old = False
         self._state = State.LIVE
 
     _session_key = property(SessionBase._get_session_key, _set_session_key)
@@ -210,6 +220,7 @@ class SessionStore(SessionBase):
             self._modified
             or self._has_changed()
             or self._is_outdated
+            or self._is_old
             or self._has_moved()
             or self._is_idling()
         )
@@ -405,6 +416,9 @@ class SessionStore(SessionBase):
         try:
             record = yield Call(storage, "read", (storage.locate(self.session_key),))
             moment = now()
+            was_renewed = _is_good(record, moment)
+            if was_renewed:
+                record = yield from self._follow(record)
             if storage.holds_in_key and record is not None:
                 _check_issued(record, moment)
             if record is None or record.state is State.ENDED or self._ends(record) <= moment:
@@ -415,11 +429,11 @@ class SessionStore(SessionBase):
                 else:
                     yield from self._tell_end(record.id, "expired")
                 return {}
-            if record.state is State.SUPERSEDED:
+            if record.state is not State.LIVE:
                 self._state = State.SUPERSEDED
                 yield from self._reject(record.id, "superseded")
                 return {}
-            return self._remember(record)
+            return self._remember(record, was_renewed)
         except UnreadablePayload as reason:
             # The key stays until something is saved: a worker with a wrong SECRET_KEY must not
             # log out whoever only passes by.
@@ -439,11 +453,15 @@ class SessionStore(SessionBase):
         other = type(self)(self.session_key)
         return (yield from other._load())
 
-    def _remember(self, record: Record) -> dict[str, Any]:
+    def _remember(self, record: Record, was_renewed: bool) -> dict[str, Any]:
         base = self._open(record)
         data = codec().thaw(base)
         self._record, self._base, self._reference = record, base, base
         self._is_outdated = self.storage().is_outdated(record)
+        if was_renewed:
+            self._modified = True  # So that the answer brings the new key.
+        else:
+            self._is_old = self._is_older(record, data)
         return data
 
     def _open(self, record: Record) -> Snapshot:
@@ -491,6 +509,8 @@ class SessionStore(SessionBase):
         try:
             if self._predecessor:
                 yield from self._rotate(self._predecessor)
+            elif self._is_old and not must_create:
+                yield from self._renew()
             elif must_create or self._unstored:
                 yield from self._store_new(keep_key=must_create)
             else:
@@ -540,14 +560,14 @@ class SessionStore(SessionBase):
             return
         if self.session_key is None:
             return
-        stored_id = None
+        stored_id, record = None, self._predecessor or self._record
         if self._predecessor:
             stored_id = self._predecessor.id
         elif not self._unstored and self._state is State.LIVE:
             stored_id = self.session_id
         if stored_id:
             try:
-                yield self._call("delete", stored_id)
+                yield from ending.end(self.storage(), stored_id, record)
             except StorageUnavailable as outage:
                 self.outage = outage
                 raise
@@ -564,9 +584,12 @@ class SessionStore(SessionBase):
             raise CreateError  # Such a key was made by a save: its session is there, or has ended.
         snapshot = codec().freeze(self._session_cache)
         for _ in range(_NEW_KEY_TRIES):
-            outcome = yield self._call("create", self._next_record(snapshot, None), now())
+            record = self._next_record(snapshot, None)
+            yield from self._ask_admission(record, None)
+            outcome = yield self._call("create", record, now())
             if isinstance(outcome, Updated):
                 self._saved(outcome, snapshot)
+                yield from self._admit(outcome.record, None, snapshot)
                 yield from self._mark_flushed(outcome.record)
                 yield from self._tell(signals.session_created, outcome.record)
                 return
@@ -615,7 +638,8 @@ class SessionStore(SessionBase):
                 self._saved(outcome, snapshot)
                 yield from self._tell_client(record, outcome.record)
                 return
-            self._record = record = _still_live(outcome)
+            key, record = yield from self._still_live(outcome, hidden(self.session_key))
+            self._go_on_with(key, record)
             snapshot = yield from self._merge(record, attempt)
         raise _conflict()
 
@@ -624,17 +648,22 @@ class SessionStore(SessionBase):
         snapshot = codec().freeze(self._session_cache)
         for attempt in range(settings.CONFLICT_RETRIES + 1):
             record = self._next_record(snapshot, predecessor, version=1)
-            grave = _grave(predecessor.id)
+            yield from self._ask_admission(record, predecessor)
+            grave = _grave(predecessor.id, predecessor, self._renewal)
             outcome = yield self._call("rotate", record, predecessor, grave, now())
             if isinstance(outcome, Updated):
                 self._saved(outcome, snapshot)
+                yield from self._admit(outcome.record, predecessor, snapshot)
                 yield from self._tell(
                     signals.session_rotated, outcome.record, former_id=predecessor.id
                 )
                 yield from self._tell_client(predecessor, outcome.record)
                 return
             if isinstance(outcome, Taken):
-                self._adopt_key(draw_key(), predecessor, self._predecessor_key, self._base)
+                if self._renewal is None:
+                    self._adopt_key(draw_key(), predecessor, self._predecessor_key, self._base)
+                else:
+                    self._draw_renewed(predecessor, hidden(self._predecessor_key))
                 continue
             # A login brings proof of its own, so it may go on with the data of an anonymous
             # session that another login superseded. Anything else would come back from the dead.
@@ -643,9 +672,37 @@ class SessionStore(SessionBase):
                 self._predecessor = None
                 yield from self._store_new()
                 return
-            self._predecessor = predecessor = _still_live(outcome)
+            former_key = hidden(self._predecessor_key)
+            key, current = yield from self._still_live(outcome, former_key)
+            if self._renewal is not None and key != former_key:
+                # Another request renewed it.
+                self._return_to_predecessor()
+                self._go_on_with(key, current)
+                yield from self._replace(current, (yield from self._merge(current, attempt)))
+                return
+            self._predecessor = predecessor = current
+            self._predecessor_key = key and str(key)
             snapshot = yield from self._merge(predecessor, attempt)
         raise _conflict()
+
+    def _renew(self) -> Flow[None]:
+        """Store the session under another key, because the one it has is old."""
+        record, before = cast("Record", self._record), self._session_cache.get(_RENEWED)
+        is_asked_for = self._modified or self._has_changed()
+        self._session_cache[_RENEWED] = now()
+        self._draw_renewed(record, hidden(self.session_key))
+        try:
+            yield from self._rotate(record)
+        except _HARMLESS_TO_READERS as error:
+            # A request that only reads goes on with the old key, and a later one renews it. Not
+            # where Django's middleware would send that key in place of one from a login.
+            ended = isinstance(error, SessionEnded) and not self.cookie_is_optional
+            if is_asked_for or ended:
+                raise
+            self._return_to_predecessor()
+            self._session_cache[_RENEWED] = before
+            if before is None:
+                del self._session_cache[_RENEWED]
 
     def _touch(self, record: Record) -> Flow[None]:
         """Move the expiry if it lags, and prove that the session lives where that matters.
@@ -669,6 +726,11 @@ class SessionStore(SessionBase):
             self._modified = self._stored_here = self.cookie_is_due = True
             return
         current = yield self._call("read", record.id)
+        if _is_good(current, moment):
+            key, current = yield from self._still_live(Conflict(current), hidden(self.session_key))
+            self._go_on_with(key, current)
+            self._modified = self._stored_here = self.cookie_is_due = True
+            return
         if current is not None and current.is_live(moment):
             return
         if self.cookie_is_optional and not self._modified:
@@ -787,7 +849,9 @@ class SessionStore(SessionBase):
 
     @staticmethod
     def _ends(record: Record) -> int:
-        """When a live record ends, which may be earlier than when it was written."""
+        """When a record ends, which may be earlier than when it was written."""
+        if record.state is not State.LIVE:
+            return record.expires
         return min(record.expires, settings.limits.end(record.created, record.last_activity))
 
     def _keeps_expiry(self, base: Record, expires: int, moment: int) -> bool:
@@ -803,9 +867,9 @@ class SessionStore(SessionBase):
         # Still modified, by whatever it was: a middleware reads it to decide on the cookie.
         self._modified, self._is_outdated = True, False
         self._record, self._base, self._reference = outcome.record, snapshot, snapshot
-        self._predecessor = self._predecessor_key = None
+        self._predecessor = self._predecessor_key = self._renewal = None
         self._cycles = 0
-        self._unstored = False
+        self._unstored = self._is_old = False
         self._stored_here = self.cookie_is_due = True
 
     # --- Telling ---------------------------------------------------------------------------
@@ -833,6 +897,94 @@ class SessionStore(SessionBase):
                 before=before,
                 after=after,
             )
+
+    # --- Steps of renewing -----------------------------------------------------------------
+
+    def _is_older(self, record: Record, data: dict[str, Any]) -> bool:
+        """Whether the key should be renewed, and can be: whoever ends the session must find it."""
+        if not settings.RENEW_AGE or record.user_id is None:
+            return False
+        storage = self.storage()
+        if storage.holds_in_key or not storage.lists:
+            return False
+        renewed = data.get(_RENEWED)
+        since = max(record.created, renewed if isinstance(renewed, int) else 0)
+        return now() - since >= settings.RENEW_AGE * 1000
+
+    def _follow(self, grave: Record) -> Flow[Record | None]:
+        """Go on under the key that a renewal gave the session; the record that it has there."""
+        key, record = yield from self._find_renewed(grave, hidden(self.session_key))
+        if record is not None:
+            self._session_key = str(key)
+        return record
+
+    def _find_renewed(self, grave: Record, key: str | None) -> Flow[tuple[str, Record | None]]:
+        """Where a session has got to that was renewed, perhaps more than once."""
+        storage, record, found = self.storage(), grave, cast("str", key)
+        while _is_good(record, now()):
+            for successor in key_ring().successors(found, record.last_activity):
+                record = yield Call(storage, "read", (storage.locate(successor),))
+                if record is not None:
+                    found = successor
+                    break
+        return found, record
+
+    def _still_live(
+        self, outcome: Conflict | Gone, key: str | None
+    ) -> Flow[tuple[str | None, Record]]:
+        """The record to merge with, and its key. Raises `SessionEnded` if there is none."""
+        current = outcome.current if isinstance(outcome, Conflict) else None
+        if _is_good(current, now()):
+            key, current = yield from self._find_renewed(current, hidden(key))
+        if current is None or not current.is_live(now()):
+            raise SessionEnded(
+                "The session got a new key, was deleted, or expired before this save."
+            )
+        return key, current
+
+    def _go_on_with(self, key: str | None, record: Record) -> None:
+        super()._set_session_key(key and str(key))
+        self._record = record
+
+    # --- Steps of being admitted -----------------------------------------------------------
+
+    def _is_login(self, record: Record, base: Record | None) -> bool:
+        return record.user_id is not None and (base is None or base.user_id != record.user_id)
+
+    def _ask_admission(self, record: Record, base: Record | None) -> Flow[None]:
+        """Refuse a login where its user has no session left, before anything is written."""
+        most = settings.MAX_SESSIONS
+        if most and settings.ON_LIMIT == "refuse" and self._is_login(record, base):
+            others = yield from limits.others(self.storage(), record, now())
+            if len(others) >= most:
+                raise _limit_reached(most)
+
+    def _admit(self, record: Record, base: Record | None, snapshot: Snapshot) -> Flow[None]:
+        """Keep to `MAX_SESSIONS`, whoever else logs in at the same time.
+
+        Nobody knows the new key yet: a session that is not admitted was never there.
+        """
+        most = settings.MAX_SESSIONS
+        if not most or not self._is_login(record, base):
+            return
+        others = yield from limits.others(self.storage(), record, now())
+        if settings.ON_LIMIT == "end_oldest":
+            for each in limits.surplus(others, most - 1):
+                if (yield self._call("delete", each.id)):
+                    yield from self._tell_end(each.id, "limit")
+            return
+        admitted = len(limits.ahead(record, others)) < most
+        if admitted:
+            # From now on it counts for those who began earlier by their servers' clocks, and may
+            # not see that they came later.
+            marked = yield self._call("update", limits.admitted(record), record, now())
+            if isinstance(marked, Updated):
+                self._saved(marked, snapshot)
+                others = yield from limits.others(self.storage(), record, now())
+                admitted = sum(map(limits.is_admitted, others)) < most
+        if not admitted:
+            yield self._call("delete", record.id)
+            raise _limit_reached(most)
 
     # --- Steps of rotating -----------------------------------------------------------------
 
@@ -875,6 +1027,12 @@ class SessionStore(SessionBase):
             return False
         return cast("bool", (yield Call(secret_rotation, "was_issued_under_fallback", (before,))))
 
+    def _draw_renewed(self, predecessor: Record, former_key: str | None) -> None:
+        moment = max(now(), (self._renewal or 0) + 1)
+        key = next(key_ring().successors(cast("str", former_key), moment))
+        self._adopt_key(str(key), predecessor, str(former_key), self._base)
+        self._renewal = moment
+
     def _return_to_predecessor(self) -> None:
         record, base = self._predecessor, self._base
         self._session_key = self._predecessor_key
@@ -894,19 +1052,32 @@ def _check_issued(record: Record, moment: int) -> None:
         security_logger.info("Session %s reads as empty: it has expired.", record.id)
 
 
-def _grave(record_id: str) -> Record:
-    return tombstone(record_id, State.SUPERSEDED, now=now(), seconds=settings.TOMBSTONE_AGE)
+def _grave(record_id: str, of: Record | None = None, renewal: int | None = None) -> Record:
+    seconds = settings.TOMBSTONE_AGE
+    if renewal is None:
+        return tombstone(record_id, State.SUPERSEDED, now=now(), seconds=seconds, of=of)
+    # After the grace it says what that of a login says.
+    seconds += settings.RENEW_GRACE
+    return tombstone(record_id, State.RENEWED, now=renewal, seconds=seconds, of=of)
+
+
+def _is_good(grave: Record | None, moment: int) -> TypeGuard[Record]:
+    """Whether it leads to a session that got another key, and the old one may still be used."""
+    return (
+        grave is not None
+        and grave.state is State.RENEWED
+        and moment < grave.last_activity + settings.RENEW_GRACE * 1000
+    )
 
 
 def _is_live(outcome: Conflict | Gone) -> bool:
     return isinstance(outcome, Conflict) and outcome.current.is_live(now())
 
 
-def _still_live(outcome: Conflict | Gone) -> Record:
-    """The record to merge with. Raises `SessionEnded` if there is none."""
-    if isinstance(outcome, Gone) or not _is_live(outcome):
-        raise SessionEnded("The session got a new key, was deleted, or expired before this save.")
-    return outcome.current
+def _limit_reached(most: int) -> SessionLimitReached:
+    return SessionLimitReached(
+        f"The user has {most} sessions, as many as SESSIONSTORES['MAX_SESSIONS'] allows."
+    )
 
 
 def _conflict() -> SessionConflict:

@@ -442,11 +442,14 @@ class StorageContract:
         self.store.touch(base, base.expires + HOUR, now(), now())
         assert self.store.read(base.id).state is State.SUPERSEDED
 
-    def test_delete_removes_a_tombstone(self) -> None:
-        """Ending a session leaves nothing of it to be found."""
-        base = self.buried()
-        self.store.delete(base.id)
-        self.assert_gone(base.id)
+    def test_delete_tells_whether_there_was_a_session(self) -> None:
+        """One that goes on under another id was not ended, and whoever ended it must know."""
+        record, grave = self.stored(), self.buried()
+        assert self.store.delete(grave.id) is self.storage.deletes_blindly
+        assert self.store.delete(record.id) is True
+        assert self.store.delete(record.id) is False
+        held = self.store.read(grave.id)
+        assert held is None or held.state is not State.LIVE
 
     # --- touch -----------------------------------------------------------------------------
 

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from django_sessionstores.exceptions import SessionConflict, SessionEnded
-from django_sessionstores.testing import Twin, inner_storages, observed
+from django_sessionstores.inventory import Inventory
+from django_sessionstores.session import now
+from django_sessionstores.testing import Twin, at, inner_storages, observed
 from tests.race_worker import ROUNDS, SHARED_KEYS, WRITERS, write_in_threads
 
 # Of the others' keys each is as good as the next, see `CookieStorage`.
@@ -62,12 +64,15 @@ class Race:
     awaited: bool
     start: dict[str, Any]
     cold: bool = False
+    started: int | None = None
+    """When the session was stored; now if not given."""
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
         first = self.session(None)
         first.update(self.start)
-        first.save()
+        with at(self.started or now()):
+            first.save()
         self.key = first.session_key
         if self.cold:
             self.engine.empty_cache()
@@ -110,10 +115,11 @@ def at_each_stop(
     view_b: Callable[[Any], object],
     start: dict[str, Any],
     cold: bool = False,
+    started: int | None = None,
 ) -> Iterator[tuple[Race, Request, Request, str]]:
     """The outcome of the race for each stop that A has; at least two, or it tested nothing."""
     for stop in range(MOST_STOPS):
-        race = Race(engine, awaited, start, cold)
+        race = Race(engine, awaited, start, cold, started)
         a, b, where = race.run(view_a, view_b, stop)
         if where is None:
             assert stop >= 2
@@ -332,6 +338,52 @@ def test_logins_of_two_users_do_not_mix(engine: Any, awaited: bool) -> None:
         engine, awaited, log_in(**ADA), log_in(**BOB), {"old": 0}
     ):
         assert_logged_in(race, (a, ADA), (b, BOB), where=where)
+
+
+# Ended by somebody else -------------------------------------------------------------------------
+
+
+def ending_all(session: Any) -> None:
+    """As an admin does who has just seen the session in a list."""
+    for each in Inventory().iterate(user="1"):
+        Inventory().end(each.id)
+
+
+@both_ways
+@pytest.mark.parametrize(
+    "view",
+    [setting(a=1), lambda s: s.get("old"), lambda s: s.set_expiry(1_000_000), log_in()],
+    ids=["save", "read", "touch", "rotation"],
+)
+def test_an_end_during_another_request(engine: Any, awaited: bool, view: Any) -> None:
+    """The session never resolves again, under whatever key."""
+    if not engine.storage.lists:
+        pytest.skip(f"{engine.id} has no list to end sessions from")
+    for race, a, _, where in at_each_stop(engine, awaited, view, ending_all, {"old": 0, **ADA}):
+        for key in (race.key, a.key):
+            # Who came after the end may have begun a session of its own, with nothing of the old.
+            assert race.data(key).keys() <= {"a", "_session_expiry"}, where
+
+
+@both_ways
+@pytest.mark.parametrize(
+    "view",
+    [setting(a=1), lambda s: s.set_expiry(1_000_000), log_in()],
+    ids=["save", "touch", "rotation"],
+)
+def test_another_request_during_an_end(engine: Any, awaited: bool, view: Any) -> None:
+    """Between looking for the session and deleting it, it may get another id."""
+    if not engine.storage.lists:
+        pytest.skip(f"{engine.id} has no list to end sessions from")
+
+    def end_it(session: Any) -> None:
+        (found,) = Twin(Inventory(), awaited).list(user="1").sessions
+        assert Twin(Inventory(), awaited).end(found.id), "told that it was not there"
+
+    for race, end, other, where in at_each_stop(engine, awaited, end_it, view, {"old": 0, **ADA}):
+        assert end.saved, where
+        for key in (race.key, other.key):
+            assert race.data(key).keys() <= {"a", "_session_expiry"}, where
 
 
 # By force --------------------------------------------------------------------------------------

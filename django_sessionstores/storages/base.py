@@ -110,6 +110,8 @@ class Storage:
     """Whether the record is in the session key itself, so that each write makes another key."""
     lists: bool = False
     """Whether `scan` and `count` can tell which sessions there are."""
+    deletes_blindly: bool = False
+    """Whether `delete` cannot tell a tombstone, and calls it a record."""
     keeps_client: bool = True
     """Whether IP address and user agent come back as they were stored."""
     keeps_changes: bool = False
@@ -161,8 +163,11 @@ class Storage:
         """
         raise NotImplementedError
 
-    def delete(self, session_id: str) -> None:
-        """Remove the record or tombstone with this id, if there is one. One trip."""
+    def delete(self, session_id: str) -> bool:
+        """Remove the record with this id; whether there was one that is no tombstone. One trip.
+
+        A tombstone may stay: it ends by itself.
+        """
         raise NotImplementedError
 
     def purge(self, now: int, batch: int) -> int:
@@ -245,9 +250,9 @@ class Storage:
         """See `touch`."""
         return await self._in_thread(self.touch)(base, expires, last_activity, now)
 
-    async def adelete(self, session_id: str) -> None:
+    async def adelete(self, session_id: str) -> bool:
         """See `delete`."""
-        await self._in_thread(self.delete)(session_id)
+        return await self._in_thread(self.delete)(session_id)
 
     async def apurge(self, now: int, batch: int) -> int:
         """See `purge`."""

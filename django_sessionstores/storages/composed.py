@@ -34,7 +34,7 @@ class ComposedStorage(Storage):
     def _touch(self, base: Record, expires: int, last_activity: int, now: int) -> Flow[bool]:
         raise NotImplementedError
 
-    def _delete(self, session_id: str) -> Flow[None]:
+    def _delete(self, session_id: str) -> Flow[bool]:
         raise NotImplementedError
 
     def _purge(self, now: int, batch: int) -> Flow[int]:
@@ -72,11 +72,11 @@ class ComposedStorage(Storage):
     async def atouch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
         return await arun(self._touch(base, expires, last_activity, now))
 
-    def delete(self, session_id: str) -> None:
-        run(self._delete(session_id))
+    def delete(self, session_id: str) -> bool:
+        return run(self._delete(session_id))
 
-    async def adelete(self, session_id: str) -> None:
-        await arun(self._delete(session_id))
+    async def adelete(self, session_id: str) -> bool:
+        return await arun(self._delete(session_id))
 
     def purge(self, now: int, batch: int) -> int:
         return run(self._purge(now, batch))

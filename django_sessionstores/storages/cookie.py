@@ -107,8 +107,9 @@ class CookieStorage(Storage):
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
         return False  # Another expiry is another token: see `update`.
 
-    def delete(self, session_id: str) -> None:
+    def delete(self, session_id: str) -> bool:
         """Nothing: who has the token, has it."""
+        return False
 
     def purge(self, now: int, batch: int) -> int:
         return 0
@@ -127,8 +128,8 @@ class CookieStorage(Storage):
     ) -> Outcome | Taken:
         return self.create(record, now)
 
-    async def adelete(self, session_id: str) -> None:
-        return
+    async def adelete(self, session_id: str) -> bool:
+        return False
 
     async def apurge(self, now: int, batch: int) -> int:
         return 0

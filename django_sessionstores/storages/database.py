@@ -91,8 +91,8 @@ def _compile(model: type[StoredSession], connection: BaseDatabaseWrapper) -> _St
     name = {field: quote(field) for field in _FIELDS}
     columns = ", ".join(name.values())
     values = ", ".join(["%s"] * len(_FIELDS))
-    id_, version, expires, active = (
-        name[field] for field in ("id", "version", "expires", "last_activity")
+    id_, version, state, expires, active = (
+        name[field] for field in ("id", "version", "state", "expires", "last_activity")
     )
     vendor = connection.vendor
     greatest = "MAX" if vendor == "sqlite" else "GREATEST"
@@ -145,7 +145,7 @@ def _compile(model: type[StoredSession], connection: BaseDatabaseWrapper) -> _St
             f"{active} = {greatest}({active}, %s) "
             f"WHERE {id_} = %s AND {version} = %s AND {expires} > %s"
         ),
-        delete=f"DELETE FROM {table} WHERE {id_} = %s",
+        delete=f"DELETE FROM {table} WHERE {id_} = %s AND {state} = %s",
         purge=purge,
     )
 
@@ -280,9 +280,9 @@ class DatabaseStorage(Storage):
         parameters = (expires, last_activity, base.id, base.version, now)
         return _execute(connection, statements.touch, parameters) > 0
 
-    def delete(self, session_id: str) -> None:
+    def delete(self, session_id: str) -> bool:
         connection, statements = self._database()
-        _execute(connection, statements.delete, (session_id,))
+        return bool(_execute(connection, statements.delete, (session_id, State.LIVE)))
 
     def purge(self, now: int, batch: int) -> int:
         connection, statements = self._database()

@@ -40,6 +40,9 @@ _ROUNDS: Final = 50
 # Below the 999 parameters that every SQLite takes.
 _PURGE_AT_MOST: Final = 500
 
+_LIVE: Final = f"{base64.b64encode(pack(Record(id=''))[:3]).decode()}%"
+"""The values of live records begin so: with format and state, in the first of four letters."""
+
 _LATEST: Final = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 _MYSQL_PACKET_TOO_LARGE: Final = 1153
 
@@ -76,7 +79,7 @@ def _compile(table: str, connection: BaseDatabaseWrapper) -> _Statements:
         # and lower case for the same; payloads that differ only in that do not occur.
         replace=f"{overwrite} AND {value} = %s",
         overwrite=overwrite,
-        delete=f"DELETE FROM {table} WHERE {key} = %s",  # noqa: S608
+        delete=f"DELETE FROM {table} WHERE {key} = %s AND {value} LIKE %s",  # noqa: S608
         expired=(
             f"SELECT {key} FROM {table} WHERE {expires} <= %s "  # noqa: S608
             f"ORDER BY {expires} LIMIT %s"
@@ -141,8 +144,8 @@ class DatabaseCacheStorage(CacheStorage):
         touched = moved(current, expires, last_activity)
         return self._replace(base.id, _pack(touched), touched.expires, current.handle)
 
-    def delete(self, session_id: str) -> None:
-        self._execute("delete", self._key(session_id))
+    def delete(self, session_id: str) -> bool:
+        return bool(self._execute("delete", self._key(session_id), _LIVE))
 
     def purge(self, now: int, batch: int) -> int:
         # Whatever it is that has expired: the cache itself does the same when it is full.

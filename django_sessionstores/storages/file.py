@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
+import msgspec
+
 from ..exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..records import (
     HEAD_SIZE,
@@ -206,10 +208,13 @@ class FileStorage(Storage):
             return True
         return False
 
-    def delete(self, session_id: str) -> None:
+    def delete(self, session_id: str) -> bool:
         # Locked, or a writer that has just compared versions would put the record back.
         with contextlib.suppress(FileNotFoundError), self._locked(session_id):
+            was_live = self._is_live_file(session_id)
             _insist(os.unlink, self._path(session_id))
+            return was_live
+        return False
 
     def purge(self, now: int, batch: int) -> int:
         removed = 0
@@ -398,11 +403,20 @@ class FileStorage(Storage):
 
     def _unpack(self, session_id: str, data: bytes) -> Record:
         record = unpack(session_id, data)
-        return record if record.state is State.LIVE else unpack_head(session_id, data)
+        if record.state is State.LIVE:
+            return record
+        # Only the head was written, over that of the session, which had the same user.
+        return msgspec.structs.replace(unpack_head(session_id, data), user_id=record.user_id)
 
     def _read_head(self, session_id: str) -> Record:
         with _opened(self._path(session_id)) as fd:
             return unpack_head(session_id, os.read(fd, HEAD_SIZE))
+
+    def _is_live_file(self, session_id: str) -> bool:
+        try:
+            return self._read_head(session_id).state is State.LIVE
+        except UnreadablePayload:
+            return False
 
     def _write(self, record: Record) -> None:
         """Put a record in place of the one that is there. Only under the lock."""

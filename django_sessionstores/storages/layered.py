@@ -110,10 +110,11 @@ class Layered(ComposedStorage):
                 yield from self._publish(base.id, moved(base, *times))
         return touched
 
-    def _delete(self, session_id: str) -> Flow[None]:
+    def _delete(self, session_id: str) -> Flow[bool]:
         with self._or_distrust(session_id):
-            yield Call(self.authority, "delete", (session_id,))
+            deleted: bool = yield Call(self.authority, "delete", (session_id,))
             yield from self._publish(session_id, None)
+        return deleted
 
     def _purge(self, now: int, batch: int) -> Flow[int]:
         removed: int = yield Call(self.authority, "purge", (now, batch))

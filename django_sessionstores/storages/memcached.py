@@ -104,6 +104,7 @@ class MemcachedStorage(CacheStorage):
     """
 
     self_expiring = True
+    deletes_blindly = True
 
     def __init__(self, cache: BaseCache, options: dict[str, Any]) -> None:
         self._cache = cache
@@ -161,8 +162,9 @@ class MemcachedStorage(CacheStorage):
         answer = self._store("cas", touched, pack(touched), touched.expires, now, current.handle)
         return answer.stored is True
 
-    def delete(self, session_id: str) -> None:
-        self._call(session_id, "delete")
+    def delete(self, session_id: str) -> bool:
+        deleted, was_sent_twice = self._call(session_id, "delete")
+        return bool(deleted or was_sent_twice)
 
     def rotate(self, record: Record, base: Record, grave: Record, now: int) -> Outcome | Taken:
         # One trip where both are on one node: the second write does not wait for the first. If only

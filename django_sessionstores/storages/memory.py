@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from threading import Lock
 from typing import Any, Final
 
-from ..records import Record, moved
+from ..records import Record, State, moved
 from .base import Conflict, Gone, Outcome, P, Page, Storage, T, Taken, Updated, page_of
 
 _NEVER: Final = 2**63
@@ -64,9 +64,10 @@ class MemoryStorage(Storage):
             self._put(moved(current, expires, last_activity))
         return True
 
-    def delete(self, session_id: str) -> None:
+    def delete(self, session_id: str) -> bool:
         with self._lock:
-            self._records.pop(session_id, None)
+            record = self._records.pop(session_id, None)
+        return record is not None and record.state is State.LIVE
 
     def purge(self, now: int, batch: int) -> int:
         with self._lock:

@@ -26,7 +26,7 @@ from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.cache.backends.locmem import LocMemCache
 
 from ..exceptions import StorageFull, StorageUnavailable, UnreadablePayload
-from ..records import Record, moved, pack, unpack
+from ..records import Record, State, moved, pack, unpack
 from .base import NAMESPACE, CacheStorage, Conflict, Gone, Outcome, Taken, Updated
 from .copies import is_refused
 from .database_cache import DatabaseCacheStorage
@@ -109,13 +109,17 @@ class PortableStorage(CacheStorage):
             self._replace(current, touched, now, deadline)
         return True
 
-    def delete(self, session_id: str) -> None:
+    def delete(self, session_id: str) -> bool:
         # Under the lock, or it would be undone by a writer that has just compared versions.
         with self._lock(session_id) as deadline:
             self._rely_on(deadline)
+            record = None
+            with suppress(UnreadablePayload):
+                record = self._find(session_id)
             self._ask("delete", NAMESPACE + session_id)
             if not self._reliable and self._ask("get", NAMESPACE + session_id) is not None:
                 raise StorageUnavailable(f"{self.describe()} did not delete a session")
+        return record is not None and record.state is State.LIVE
 
     def purge(self, now: int, batch: int) -> int:
         return 0

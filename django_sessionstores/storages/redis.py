@@ -155,12 +155,15 @@ class RedisStorage(CacheStorage):
         )
         return bool(answer)
 
-    def delete(self, session_id: str) -> None:
+    def delete(self, session_id: str) -> bool:
         if not is_session_id(session_id):
-            return  # What has such a key is no session.
+            return False  # What has such a key is no session.
         member = self._write(scripts.DELETE, (self._key(session_id),), (bytes.fromhex(session_id),))
+        if member is None:
+            return False
         if self._spans_slots:
             self._follow(_Moves(removed=member))
+        return True
 
     def purge(self, now: int, batch: int) -> int:
         """See `Storage.purge`. Redis drops the records; what is left are their places in the

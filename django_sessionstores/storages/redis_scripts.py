@@ -153,13 +153,18 @@ return 1
 """
 )
 
-# Returns the member that the record had. What is not even a string (pcall gives an error then) is
-# deleted like any other rubbish. The user stands behind the head, as MessagePack.
+# Returns the member that the record had, and nothing where there was none, or a tombstone, which
+# stays. What is not even a string (pcall gives an error then) is deleted like any other rubbish.
+# The user stands behind the head, as MessagePack.
 DELETE: Final = Script(
     f"""
 local start = redis.pcall('GETRANGE', KEYS[1], 0, {START_SIZE - 1})
+local is_record = type(start) == 'string' and #start >= {HEAD_SIZE + 2}
+if is_record and string.byte(start, {_STATE_OFFSET + 1}) ~= {State.LIVE.value} then
+    return false
+end
 redis.call('DEL', KEYS[1])
-if type(start) ~= 'string' or #start < {HEAD_SIZE + 2} then return ARGV[1] end
+if not is_record then return false end
 local at = {HEAD_SIZE + 2}
 local kind, size = string.byte(start, at), nil
 if kind >= 0xa0 and kind <= 0xbf then

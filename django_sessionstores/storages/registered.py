@@ -196,10 +196,11 @@ class Registered(ComposedStorage):
         touched: bool = yield Call(self.data, "touch", (_own(base), *times))
         return touched and (yield Call(self.registry, "touch", (_entry_of(base), *times)))
 
-    def _delete(self, session_id: str) -> Flow[None]:
+    def _delete(self, session_id: str) -> Flow[bool]:
         # What has no entry is ended, even if the data cannot be reached.
-        yield Call(self.registry, "delete", (session_id,))
+        deleted: bool = yield Call(self.registry, "delete", (session_id,))
         yield Call(self.data, "delete", (session_id,))
+        return deleted
 
     def _purge(self, now: int, batch: int) -> Flow[int]:
         purged: int = yield Call(self.data, "purge", (now, batch))

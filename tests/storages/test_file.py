@@ -149,7 +149,7 @@ def test_an_update_of_an_expired_record_is_refused(storage: FileStorage) -> None
 
 def test_a_tombstone_takes_the_place_of_the_record(storage: FileStorage) -> None:
     """Who follows the old key must learn that it was superseded, and be given nothing else."""
-    grave = tombstone(ID, State.SUPERSEDED, now=NOW, seconds=60)
+    grave = tombstone(ID, State.SUPERSEDED, now=NOW, seconds=60, of=live())
     storage.create(live(), NOW)
 
     assert storage.update(grave, live(), NOW) == Updated(grave)
@@ -160,7 +160,7 @@ def test_a_tombstone_takes_the_place_of_the_record(storage: FileStorage) -> None
 def test_a_tombstone_is_in_the_way_of_every_update(storage: FileStorage) -> None:
     """Also of one whose base was seen while the tombstone was being written over it: version of
     the one, state of the other."""
-    grave = tombstone(ID, State.SUPERSEDED, now=NOW, seconds=60)
+    grave = tombstone(ID, State.SUPERSEDED, now=NOW, seconds=60, of=live())
     storage.create(live(), NOW)
     storage.update(grave, live(), NOW)
 
@@ -172,7 +172,7 @@ def test_a_rotation_leaves_the_new_record_and_a_tombstone(
     storage: FileStorage, folder: Path
 ) -> None:
     """Anything more on the disk would be a session that nobody can end."""
-    grave = tombstone(ID, State.SUPERSEDED, now=NOW, seconds=60)
+    grave = tombstone(ID, State.SUPERSEDED, now=NOW, seconds=60, of=live())
     storage.create(live(), NOW)
 
     assert storage.rotate(live(ELSEWHERE_ID), live(), grave, NOW) == Updated(live(ELSEWHERE_ID))
@@ -487,10 +487,10 @@ def test_a_login_costs_a_read_a_creation_and_an_overwritten_head(
 
 
 def test_a_logout_costs_a_read_and_one_removal(stored_key: str, calls: Calls) -> None:
-    """No second look at the record before it goes."""
+    """One look at whether it is still the session, and no second."""
     SessionStore(stored_key).flush()
 
-    assert calls == [*LOCK, "unlink", *UNLOCK]
+    assert calls == [*LOCK, "open", "read", "close", "unlink", *UNLOCK]
 
 
 # A disk that refuses --------------------------------------------------------------------------
@@ -1072,7 +1072,7 @@ WITHOUT_RECORD: dict[str, tuple[Callable[[FileStorage], Any], Any]] = {
     "update": (OPERATIONS["update"], Gone()),
     "supersede": (OPERATIONS["supersede"], Gone()),
     "touch": (OPERATIONS["touch"], False),
-    "delete": (OPERATIONS["delete"], None),
+    "delete": (OPERATIONS["delete"], False),
     "purge": (lambda storage: storage.purge(NOW, 10), 0),
 }
 
