@@ -94,6 +94,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What this save changed, for storages that `keep_changes`."""
     pending: tuple[Change, ...] = ()
     """Changes to be laid over the payload, the oldest first: it is not the newest."""
+    size: int | None = None
+    """Bytes of the payload, of a record that a list shows without it; ``None`` if unknown."""
 
     def __repr__(self) -> str:
         return f"<Record {self.id[:8]} {self.state.name} version={self.version}>"
@@ -116,8 +118,16 @@ def tombstone(record_id: str, state: State, *, now: int, seconds: float) -> Reco
 
 
 def bare(record: Record) -> Record:
-    """The record as lists show it: without its payload, and what belongs to that."""
-    return msgspec.structs.replace(record, payload=b"", handle=None, changes=(), pending=())
+    """The record without its payload, and what belongs to that."""
+    return msgspec.structs.replace(
+        record, payload=b"", handle=None, changes=(), pending=(), size=None
+    )
+
+
+def listed(record: Record) -> Record:
+    """The record as lists show it: the size of its payload in place of the payload."""
+    size = len(record.payload) if record.size is None else record.size
+    return msgspec.structs.replace(bare(record), size=size)
 
 
 _KEY_ALPHABET: Final = b"abcdefghijklmnopqrstuvwxyz234567" * 8

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
 
-from ..records import Record, State, bare, session_id
+from ..records import Record, State, listed, session_id
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Page(NamedTuple):
     """Some of a storage's records, and where the next ones begin."""
 
     records: list[Record]
-    """Without payloads."""
+    """Without payloads, see `listed`."""
     next: str
     """The cursor of the next page; empty after the last one."""
 
@@ -76,7 +76,7 @@ def page_of(records: Iterable[Record], limit: int) -> Page:
             continue
         if len(found) == limit:
             return Page(found, found[-1].id)
-        found.append(bare(record))
+        found.append(listed(record))
     return Page(found, "")
 
 
