@@ -16,6 +16,7 @@ import msgspec
 from django.utils import timezone
 
 from ..inventory import SessionInfo
+from ..words import span
 
 T = TypeVar("T")
 
@@ -30,17 +31,6 @@ _BAR: Final = 30
 
 
 # --- Words ---------------------------------------------------------------------------------
-
-
-def span(seconds: float) -> str:
-    """A duration in its largest unit: ``42 s``, ``3 min``, ``5 h``, ``12 days``."""
-    if seconds < 60:
-        return f"{max(0, int(seconds))} s"
-    if seconds < 3600:
-        return f"{int(seconds // 60)} min"
-    if seconds < 2 * 86_400:
-        return f"{int(seconds // 3600)} h"
-    return f"{int(seconds // 86_400):,} days"
 
 
 def ago(moment: datetime, now: datetime) -> str:
