@@ -83,7 +83,8 @@ class Inventory:
         (False unless given; None for either); ``idle_since`` (an aware datetime); ``ip``;
         ``id_prefix``.
 
-        All but ``user`` are looked for session by session. ``within`` is how many of them are
+        All but ``user`` are looked for session by session, and this one too where the storage
+        has no index of users. ``within`` is how many of them are
         looked at for one page: it may then have less than ``limit``, or none, and a cursor all
         the same.
 
@@ -207,10 +208,13 @@ class Inventory:
                 raise ValueError(f"{name} is {number}; it must be 1 or more.")
         moment, found = session.now(), list[SessionInfo]()
         unseen = math.inf if within is None else within
+        # Without an index, the storage would read on until it has enough of this user.
+        is_indexed = within is None or self.storage.indexes_users
+        user_id = wanted.user_id if is_indexed else None
         while True:
             # Never more than are still wanted, so that the cursor leads to the next one.
             asked = int(min(limit - len(found), unseen))
-            page = yield from self._scan(cursor, asked, wanted.user_id)
+            page = yield from self._scan(cursor, asked, user_id)
             found += [_info(each, moment) for each in page.records if wanted.has(each, moment)]
             cursor, unseen = page.next, unseen - asked
             if not cursor or len(found) == limit or not unseen:
@@ -323,7 +327,8 @@ class _Filter(msgspec.Struct, frozen=True, kw_only=True):
 
     def has(self, record: Record, moment: int) -> bool:
         return (
-            self.logged_in in {None, record.user_id is not None}
+            self.user_id in {None, record.user_id}
+            and self.logged_in in {None, record.user_id is not None}
             and self.expired in {None, record.expires <= moment}
             and self.ip in {None, record.ip}
             and record.id.startswith(self.id_prefix)

@@ -110,6 +110,9 @@ class Storage:
     """Whether the record is in the session key itself, so that each write makes another key."""
     lists: bool = False
     """Whether `scan` and `count` can tell which sessions there are."""
+    indexes_users: bool = False
+    """Whether a user's sessions, and all counts, come from an index: where not, `scan` for a user
+    and `count` read all that is stored."""
     keeps_client: bool = True
     """Whether IP address and user agent come back as they were stored."""
     keeps_changes: bool = False

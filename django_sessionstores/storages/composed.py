@@ -16,6 +16,7 @@ class ComposedStorage(Storage):
     def __init__(self, listing: Storage) -> None:
         self._listing = listing
         self.lists = listing.lists
+        self.indexes_users = listing.indexes_users
 
     def _read(self, locator: str) -> Flow[Record | None]:
         raise NotImplementedError

@@ -210,6 +210,7 @@ class DatabaseStorage(Storage):
     """
 
     lists = True
+    indexes_users = True
     thread_sensitive = True  # Django's connections belong to a thread.
 
     def __init__(self) -> None:
