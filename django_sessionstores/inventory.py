@@ -23,6 +23,8 @@ from .records import Record
 from .session import SessionStore, purging
 from .storages.base import Page, Storage
 
+SHORT_ID: Final = 12
+"""Characters of an id in a list: two of a million sessions share them once in 500 times."""
 _PAGE: Final = 500
 """Records that are asked for at once where a caller wants all of them."""
 _ROUNDS: Final = 20

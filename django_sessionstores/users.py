@@ -8,6 +8,7 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.db import Error
+from django.db.models import Model
 
 
 def find_users(text: str) -> dict[str, str]:
@@ -22,6 +23,14 @@ def find_users(text: str) -> dict[str, str]:
             matches = users._base_manager.filter(**condition)[:2]
             found |= {str(user.pk): user.get_username() for user in matches}
     return found
+
+
+def find_user(user_id: str) -> Model | None:
+    """The user with this primary key, as far as one can be read now."""
+    try:
+        return get_user_model()._base_manager.filter(pk=_primary_key(user_id)).first()
+    except (Error, ImproperlyConfigured):
+        return None
 
 
 def usernames(user_ids: Iterable[str | None]) -> dict[str, str]:

@@ -15,13 +15,11 @@ from typing import Any, Final, TypeVar
 import msgspec
 from django.utils import timezone
 
-from ..inventory import SessionInfo
+from ..inventory import SHORT_ID, SessionInfo
 from ..words import span
 
 T = TypeVar("T")
 
-SHORT_ID: Final = 12
-"""Characters of an id in a table: two of a million sessions share them once in 500 times."""
 _GAP: Final = "  "
 _NARROWEST: Final = 8
 _MOST_COUNTERS: Final = 100_000
