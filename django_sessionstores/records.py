@@ -241,8 +241,8 @@ def unpack_head(record_id: str, data: bytes) -> Record:
     )
 
 
-def unpack_start(record_id: str, data: bytes) -> Record | None:
-    """The record without payload, from the first bytes of its packed form.
+def unpack_start(record_id: str, data: bytes, length: int) -> Record | None:
+    """The record without payload, from the first bytes of its packed form of this length.
 
     ``None`` where they end before the payload begins; `START_SIZE` of them hardly ever do. Raises
     `UnreadablePayload` where they are not of this format.
@@ -261,7 +261,13 @@ def unpack_start(record_id: str, data: bytes) -> Record | None:
             raise UnreadablePayload("record is damaged") from None
         at = end
     user_id, ip, user_agent = texts
-    return msgspec.structs.replace(head, user_id=user_id, ip=ip or "", user_agent=user_agent or "")
+    return msgspec.structs.replace(
+        head,
+        user_id=user_id,
+        ip=ip or "",
+        user_agent=user_agent or "",
+        size=_bytes_in(length - at),
+    )
 
 
 def _text_end(data: bytes, at: int) -> int:
@@ -271,6 +277,14 @@ def _text_end(data: bytes, at: int) -> int:
         return at + 1 + (kind & 0x1F)
     first = at + 1 + {0xD9: 1, 0xDA: 2, 0xDB: 4}.get(kind, 0)
     return first + int.from_bytes(data[at + 1 : first], "big")
+
+
+def _bytes_in(length: int) -> int:
+    """How many bytes are in a MessagePack byte string of this length, its mark included."""
+    for mark, most in ((2, 0xFF), (3, 0xFFFF)):
+        if length - mark <= most:
+            return length - mark
+    return length - 5
 
 
 def unpack(record_id: str, data: bytes, handle: Any = None) -> Record:

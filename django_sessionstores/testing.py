@@ -635,12 +635,16 @@ class StorageContract:
     def test_scan_pages_through_all_sessions(self) -> None:
         """Each once, with everything but its payload; whatever the size of a page. The size of
         the payload is right, or not told."""
+
+        def without_payload(record: Record) -> Record:
+            return msgspec.structs.replace(record, payload=b"", handle=None, size=None)
+
         stored = [self.stored(expires=now() + HOUR + n) for n in range(5)]
         sizes = {record.id: len(record.payload) for record in stored}
         for limit in (1, 2, 5, 100):
             found = self.listed(limit=limit)
             assert len(found) == len(stored), limit
-            assert set(map(bare, stored)) == set(map(bare, found))
+            assert set(map(without_payload, stored)) == set(map(without_payload, found))
             for record in found:
                 assert record.payload == b""
                 assert record.size in {None, sizes[record.id]}
