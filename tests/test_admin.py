@@ -490,10 +490,11 @@ def test_end_all_but_mine(site: Any, client: Client) -> None:
 def test_purge(site: Any, client: Client) -> None:
     """What is over already."""
     session = stored(site)
-    over = [expired(site) for _ in range(2)]
+    # A store that drops them by itself does so by its own clock.
+    over = [] if site.storage.self_expiring else [expired(site) for _ in range(2)]
     assert "Purge expired sessions?" in text(client.get(f"{PAGES}purge/"))
     answer = said(confirmed(client, f"{PAGES}purge/"))
-    if not site.storage.self_expiring:
+    if over:
         assert f"{len(over)} expired sessions were purged." in answer
         (entry,) = LogEntry.objects.all()
         assert entry.change_message == "Purged 2 sessions."
