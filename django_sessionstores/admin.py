@@ -62,7 +62,7 @@ _SHOWN: Final = 20
 
 _ID: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _ID_PREFIX: Final = re.compile(r"[0-9a-f]{6,40}", re.ASCII)
-_LIKE_A_KEY: Final = re.compile(r"[a-z0-9]{32}|\S{150,}", re.ASCII)
+_LIKE_A_KEY: Final = re.compile(r"(?<![a-z0-9])[a-z0-9]{32}(?![a-z0-9])|\S{150}", re.ASCII)
 
 _WHO: Final = {
     "": gettext_lazy("Users and visitors"),
@@ -215,7 +215,9 @@ class SessionAdmin(_Admin):
         """Sessions that a search and filters let through, page by page."""
         inventory, now = Inventory(), aware(session.now())
         text = request.GET.get("q", "").strip()
-        if _LIKE_A_KEY.fullmatch(text) and not _ID_PREFIX.fullmatch(text):
+        if _LIKE_A_KEY.search(text) and not (
+            _ID_PREFIX.fullmatch(text) or text.startswith("user:")
+        ):
             # Not shown again, and out of the address.
             text = _("That may be a session key, which is a secret. Search for a session's id.")
             self.message_user(request, text, messages.WARNING)

@@ -230,11 +230,17 @@ def test_a_search_that_means_two_users(site: Any, client: Client) -> None:
 
 
 @ONE_ENGINE
-@pytest.mark.parametrize("length", [0, 200], ids=["key", "cookie"])
-def test_a_key_that_was_pasted_is_not_shown_again(site: Any, client: Client, length: int) -> None:
+@pytest.mark.parametrize(
+    ("before", "key"),
+    [("", ""), ("sessionid=", ""), ("", "z" * 200)],
+    ids=["key", "pair", "cookie"],
+)
+def test_a_key_that_was_pasted_is_not_shown_again(
+    site: Any, client: Client, before: str, key: str
+) -> None:
     """It is what people have when they look at their cookies."""
-    key = "z" * length or draw_key()
-    answer = client.get(PAGES, {"q": key}, follow=True)
+    key = key or draw_key()
+    answer = client.get(PAGES, {"q": before + key}, follow=True)
     assert "may be a session key" in text(answer)
     assert key not in text(answer)
     assert answer.request["QUERY_STRING"] == ""
