@@ -24,7 +24,7 @@ class PartlyEnded(StorageUnavailable):
     """
 
     def __init__(self, ended: int, reason: StorageUnavailable) -> None:
-        super().__init__(f"{reason} This was after {ended} sessions were ended.")
+        super().__init__(f"{reason} Ended before that: {ended}.")
         self.ended = ended
 
 

@@ -126,7 +126,7 @@ def bare(record: Record) -> Record:
 
 def listed(record: Record) -> Record:
     """The record as lists show it: the size of its payload in place of the payload."""
-    size = len(record.payload) if record.size is None else record.size
+    size = record.size or len(record.payload) or None
     return msgspec.structs.replace(bare(record), size=size)
 
 
@@ -241,8 +241,10 @@ def unpack_head(record_id: str, data: bytes) -> Record:
     )
 
 
-def unpack_start(record_id: str, data: bytes, length: int) -> Record | None:
-    """The record without payload, from the first bytes of its packed form of this length.
+def unpack_start(record_id: str, data: bytes, length: int | None = None) -> Record | None:
+    """The record without payload, from the first bytes of its packed form.
+
+    It knows the size of the payload if it is given the length of the whole.
 
     ``None`` where they end before the payload begins; `START_SIZE` of them hardly ever do. Raises
     `UnreadablePayload` where they are not of this format.
@@ -266,7 +268,7 @@ def unpack_start(record_id: str, data: bytes, length: int) -> Record | None:
         user_id=user_id,
         ip=ip or "",
         user_agent=user_agent or "",
-        size=_bytes_in(length - at),
+        size=None if length is None else _bytes_in(length - at),
     )
 
 

@@ -168,6 +168,8 @@ def test_the_list_shows_what_there_is(site: Any, root: Any, client: Client) -> N
     for shown in ("ada", "Firefox on Linux", "192.0.2.1", "192.0.2.2", "visitor", "just now"):
         assert shown in page
     assert page.count("this is you") == 1
+    assert f'value="{session.session_id}"' in page
+    assert f'value="{own(client).session_id}"' not in page
 
 
 @EVERY_ENGINE
@@ -369,10 +371,12 @@ def test_a_session_with_an_absolute_end(site: Any, client: Client) -> None:
 def test_an_id_that_is_not_there(site: Any, client: Client, page: str) -> None:
     """It may have ended a moment ago; and what is no id is not asked of a store."""
     for id_ in (UNKNOWN, "nonsense", "x" * 40):
-        answer = client.get(f"{PAGES}{id_}/{page}/", follow=True)
-        assert "There is no live session with this id" in said(answer)
-        answer = confirmed(client, f"{PAGES}{UNKNOWN}/end/")
-        assert "There is no live session with this id" in said(answer)
+        with observed(site.storage) as calls:
+            answer = client.get(f"{PAGES}{id_}/{page}/")
+        assert calls.count("lookup") == (id_ == UNKNOWN)
+        assert "There is no live session with this id" in said(client.get(answer["Location"]))
+    answer = confirmed(client, f"{PAGES}{UNKNOWN}/end/")
+    assert "There is no live session with this id" in said(answer)
 
 
 @ONE_ENGINE

@@ -445,6 +445,8 @@ def test_cookie_without_protection_is_named_where_django_does_not_look():
         {"TRUSTED_PROXIES": ["10.0.0.1/8"]},
         {"TRUSTED_PROXIES": "10.0.0.1"},
         {"TRUSTED_PROXIES": ["nginx"]},
+        {"SECRET_NAMES": "diagnosis"},
+        {"SECRET_NAMES": ["_"]},
         {"ON_OUTAGE": "ignore"},
         {"OUTAGE_RETRY_AFTER": 1.5},
         {"COOKIE_PARTITIONED": 1},
