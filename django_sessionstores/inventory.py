@@ -209,6 +209,8 @@ class Inventory:
             if number is not None and number < 1:
                 raise ValueError(f"{name} is {number}; it must be 1 or more.")
         moment, found = session.now(), list[SessionInfo]()
+        if not cursor and wanted.expired:
+            cursor = self.storage.first_expired(moment)
         unseen = math.inf if within is None else within
         # Without an index, the storage would read on until it has enough of this user.
         is_indexed = within is None or self.storage.indexes_users

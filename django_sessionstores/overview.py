@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from django.utils.translation import gettext as _
 
+from . import session
 from .charts import Columns, Row, columns, rows
 from .devices import describe_device
 from .inventory import Inventory, SessionInfo
@@ -31,6 +32,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     logged_in: int
     anonymous: int
     expired: int
+    expired_is_complete: bool
     created: Columns
     ends: Columns
     devices: list[Row]
@@ -38,12 +40,18 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def overview(inventory: Inventory, now: datetime) -> Overview:
-    """One page of the list, and a count if that is not all."""
+    """One page of the list, and a count if that is not all; one more page, where the expired are
+    last."""
     sessions, more = inventory.list(limit=SAMPLE, within=SAMPLE, expired=None)
     live = [each for each in sessions if not each.is_expired]
     total: int | None = len(live)
     if more:
         total = inventory.count() if inventory.storage.indexes_users else None
+    expired, expired_more = len(sessions) - len(live), more
+    if more and inventory.storage.first_expired(session.now()):
+        # By when they expire, these are not among the first.
+        found, expired_more = inventory.list(limit=SAMPLE, within=SAMPLE, expired=True)
+        expired = len(found)
     logged_in = sum(each.user_id is not None for each in live)
     return Overview(
         live=total,
@@ -52,7 +60,8 @@ def overview(inventory: Inventory, now: datetime) -> Overview:
         sampled_live=len(live),
         logged_in=logged_in,
         anonymous=len(live) - logged_in,
-        expired=len(sessions) - len(live),
+        expired=expired,
+        expired_is_complete=not expired_more,
         created=columns([each.created for each in sessions], now),
         ends=columns([each.expires for each in sessions], now),
         devices=_devices(live),

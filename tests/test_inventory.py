@@ -130,6 +130,21 @@ def test_expired_sessions_are_not_listed_unless_asked_for(engine: Any, listing: 
             assert session.is_expired
 
 
+@pytest.mark.engines("db", "cached_db:locmem+sqlite", "cookie:sqlite")
+def test_expired_sessions_are_found_without_reading_the_live_ones(
+    engine: Any, listing: Any
+) -> None:
+    """Where they are the last in the list, there may be a million before them."""
+    with at(now() - 30 * DAY):
+        gone = {stored(engine, user=user).session_id for user in (7, 7, 8)}
+    for _ in range(9):
+        stored(engine, user=7)
+    with observed(engine.storage) as calls:
+        assert ids(listing.list(expired=True, limit=5).sessions) == gone
+        assert len(listing.list(expired=True, limit=5, user=7).sessions) == 2
+    assert calls == ["scan", "scan"]
+
+
 def test_a_logged_out_session_is_not_listed(engine: Any, listing: Any, user: Any) -> None:
     """Nor the anonymous one that a login replaced."""
     browser = Client()

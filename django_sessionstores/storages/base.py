@@ -190,6 +190,11 @@ class Storage:
         """
         raise NotImplementedError
 
+    def first_expired(self, now: int) -> str:
+        """The cursor of a scan that leaves out what is live, where the order allows one; empty
+        otherwise. Asks no store."""
+        return ""
+
     def count(self, now: int, user_id: str | None) -> int:
         """How many sessions are live, of one user or of all. Only where it `lists`."""
         raise NotImplementedError

@@ -100,6 +100,9 @@ class ComposedStorage(Storage):
     async def ascan(self, cursor: str, limit: int, user_id: str | None) -> Page:
         return self._listed_page(await self._listing.ascan(cursor, limit, user_id))
 
+    def first_expired(self, now: int) -> str:
+        return self._listing.first_expired(now)
+
     def _listed_page(self, page: Page) -> Page:
         return Page([self._told(entry) for entry in page.records], page.next)
 

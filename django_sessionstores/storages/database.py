@@ -316,6 +316,10 @@ class DatabaseStorage(Storage):
         is_last = len(found) <= limit
         return Page(records, "" if is_last else f"{records[-1].expires}.{records[-1].id}")
 
+    def first_expired(self, now: int) -> str:
+        # No id is that great.
+        return f"{now}.~"
+
     def count(self, now: int, user_id: str | None) -> int:
         with _errors_of(self.connection()):
             return self._rows(user_id).filter(expires__gt=now).count()
