@@ -5,7 +5,7 @@ from django.utils.translation import gettext_lazy as _
 
 
 class SessionStoresConfig(AppConfig):
-    """Needed in ``INSTALLED_APPS`` only for engines with a table, commands and checks."""
+    """Needed in ``INSTALLED_APPS`` only for engines with a table, commands, checks and pages."""
 
     name = "django_sessionstores"
     verbose_name = _("Sessions")

@@ -418,6 +418,40 @@ def check_cookie_size(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckM
     ]
 
 
+@checks.register
+def check_what_needs_a_list(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Limits and renewals have the list of sessions that they need."""
+    try:
+        storage = _storage()
+        limited, renewing = bool(conf.settings.MAX_SESSIONS), bool(conf.settings.RENEW_AGE)
+    except (ImportError, ImproperlyConfigured):
+        return []  # check_engine and check_settings say so.
+    if storage is None:
+        return []
+    messages: list[checks.CheckMessage] = []
+    hint = f"Set {NAME}['REGISTRY'] if the engine takes one, or choose another SESSION_ENGINE."
+    if limited and not storage.lists:
+        messages.append(
+            checks.Error(
+                f"{NAME}['MAX_SESSIONS'] is set, and {storage.describe()} cannot tell how many "
+                "sessions a user has: every login fails.",
+                hint=hint,
+                id="sessionstores.E019",
+            )
+        )
+    if renewing and (storage.holds_in_key or not storage.lists):
+        messages.append(
+            checks.Warning(
+                f"{NAME}['RENEW_AGE'] has no effect with {storage.describe()}.",
+                hint="Each save of the cookie engine makes another cookie as it is."
+                if storage.holds_in_key
+                else hint,
+                id="sessionstores.W022",
+            )
+        )
+    return messages
+
+
 @checks.register(checks.Tags.security, deploy=True)
 def check_cookie_protection(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """The session cookie is Secure and HttpOnly, where Django's checks do not look."""

@@ -81,6 +81,11 @@ def clean_user_agent(text: str) -> str:
     return "".join(islice(filter(str.isprintable, text), MAX_USER_AGENT))
 
 
+def normal_ip(text: str) -> str:
+    """An address as `client_ip` writes it; empty for any other text."""
+    return str(_address(text) or "")
+
+
 def _address(text: str) -> Address | None:
     """The address in an entry, without port and zone; None if there is none."""
     if len(text) > _MAX_ENTRY:

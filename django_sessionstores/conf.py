@@ -218,6 +218,15 @@ class Settings:
         return self._get("COOKIE_PARTITIONED", False, bool)
 
     @cached_property
+    def SECRET_NAMES(self) -> Sequence[str]:
+        """Parts of the names of values that pages leave out, besides those that nobody should see
+        anyway, as ``token`` or ``password``."""
+        names: Sequence[str] = self._get("SECRET_NAMES", (), (list, tuple))
+        if not all(isinstance(name, str) and name.strip("_- ") for name in names):
+            raise ImproperlyConfigured(f"{NAME}['SECRET_NAMES'] has an entry that is no name.")
+        return names
+
+    @cached_property
     def limits(self) -> Limits:
         """`IDLE_AGE` and `ABSOLUTE_AGE`, as sessions compare them."""
         return Limits(int(self.IDLE_AGE * 1000), int(self.ABSOLUTE_AGE * 1000))

@@ -17,6 +17,17 @@ class StorageUnavailable(SessionStoresError):
     """
 
 
+class PartlyEnded(StorageUnavailable):
+    """The store stopped answering while sessions were being ended or purged.
+
+    ``ended`` says of how many that is known to be done.
+    """
+
+    def __init__(self, ended: int, reason: StorageUnavailable) -> None:
+        super().__init__(f"{reason} Ended before that: {ended}.")
+        self.ended = ended
+
+
 class StorageFull(StorageUnavailable):
     """The store answers, but has no room for the write. Reading and deleting still work."""
 

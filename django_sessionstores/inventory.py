@@ -6,6 +6,7 @@ name. Nothing here knows or shows a session key.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from importlib import import_module
@@ -15,13 +16,15 @@ import msgspec
 from django.conf import settings as django_settings
 
 from . import ending, session, signals
-from .exceptions import CannotList
+from .exceptions import CannotList, PartlyEnded, StorageUnavailable, UnreadablePayload
 from .flow import Call, Flow, arun, run
 from .lifetime import aware
 from .records import Record
 from .session import SessionStore, purging
 from .storages.base import Page, Storage
 
+SHORT_ID: Final = 12
+"""Characters of an id in a list: two of a million sessions share them once in 500 times."""
 _PAGE: Final = 500
 """Records that are asked for at once where a caller wants all of them."""
 _ROUNDS: Final = 20
@@ -45,6 +48,8 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The client's address at the last write; empty without the package's middleware."""
     user_agent: str
     is_expired: bool
+    size: int | None = None
+    """Bytes of what is stored, encrypted; ``None`` where the list does not know."""
 
 
 class SessionPage(NamedTuple):
@@ -71,21 +76,31 @@ class Inventory:
 
     # --- Find ------------------------------------------------------------------------------
 
-    def list(self, *, cursor: str = "", limit: int = 100, **filters: Any) -> SessionPage:
+    def list(
+        self, *, cursor: str = "", limit: int = 100, within: int | None = None, **filters: Any
+    ) -> SessionPage:
         """A page of sessions.
 
         Filters, all of which must hold: ``user``; ``logged_in`` (True or False); ``expired``
-        (False unless given; None for either); ``idle_since`` (an aware datetime); ``ip``.
+        (False unless given; None for either); ``idle_since`` (an aware datetime); ``ip``;
+        ``id_prefix``.
+
+        All but ``user`` are looked for session by session, and this one too where the storage
+        has no index of users. ``within`` is how many of them are
+        looked at for one page: it may then have less than ``limit``, or none, and a cursor all
+        the same.
 
         The order is the storage's: by last use in a database, by id elsewhere. What is written
         between two pages may be missing, or be in both. Raises ``ValueError`` for a cursor that
         no page has given.
         """
-        return run(self._list(cursor, limit, _Filter(**filters)))
+        return run(self._list(cursor, limit, within, _Filter(**filters)))
 
-    async def alist(self, *, cursor: str = "", limit: int = 100, **filters: Any) -> SessionPage:
+    async def alist(
+        self, *, cursor: str = "", limit: int = 100, within: int | None = None, **filters: Any
+    ) -> SessionPage:
         """See `list`."""
-        return await arun(self._list(cursor, limit, _Filter(**filters)))
+        return await arun(self._list(cursor, limit, within, _Filter(**filters)))
 
     def iterate(self, **filters: Any) -> Iterator[SessionInfo]:
         """All sessions that `list` would page through, in bounded memory."""
@@ -114,6 +129,17 @@ class Inventory:
         """See `get`."""
         return await arun(self._get(session_id))
 
+    def data(self, session_id: str) -> dict[str, Any] | None:
+        """What the live session with this id holds, secrets included.
+
+        Raises `UnreadablePayload` where only the key would tell, as for the ``cookie`` engine.
+        """
+        return run(self._data(session_id))
+
+    async def adata(self, session_id: str) -> dict[str, Any] | None:
+        """See `data`."""
+        return await arun(self._data(session_id))
+
     def count(self, *, user: Any = None) -> int:
         """How many sessions are live, all or those of a user."""
         return run(self._count(user))
@@ -132,29 +158,34 @@ class Inventory:
         """See `end`."""
         return await arun(self._end(session_id))
 
-    def end_all(self, user: Any, *, but: str | None = None) -> int:
-        """End all sessions of a user, or all ``but`` the one with that id; how many were live."""
-        return run(self._end_all(_user_id(user), but))
+    def end_all(self, user: Any, *, but: str | None = None, most: int | None = None) -> int:
+        """End all sessions of a user, or all ``but`` the one with that id; how many were live.
 
-    async def aend_all(self, user: Any, *, but: str | None = None) -> int:
+        Stops after ``most`` of them, so that a caller who has only so long can go on later.
+        Raises `PartlyEnded` where the store stops answering meanwhile.
+        """
+        return run(self._end_all(_user_id(user), but, most))
+
+    async def aend_all(self, user: Any, *, but: str | None = None, most: int | None = None) -> int:
         """See `end_all`."""
-        return await arun(self._end_all(_user_id(user), but))
+        return await arun(self._end_all(_user_id(user), but, most))
 
-    def end_everything(self) -> int:
-        """End all sessions of all users and visitors; how many were live."""
-        return run(self._end_all(None, None))
+    def end_everything(self, *, but: str | None = None, most: int | None = None) -> int:
+        """End all sessions of all users and visitors; the rest as `end_all`."""
+        return run(self._end_all(None, but, most))
 
-    async def aend_everything(self) -> int:
+    async def aend_everything(self, *, but: str | None = None, most: int | None = None) -> int:
         """See `end_everything`."""
-        return await arun(self._end_all(None, None))
+        return await arun(self._end_all(None, but, most))
 
-    def purge(self) -> int:
-        """Remove what has expired, in batches; how many sessions."""
-        return run(purging(self.storage))
+    def purge(self, *, most: int | None = None) -> int:
+        """Remove what has expired, in batches; how many sessions. ``most`` as for `end_all`, but
+        that the last batch may exceed it."""
+        return run(purging(self.storage, most))
 
-    async def apurge(self) -> int:
+    async def apurge(self, *, most: int | None = None) -> int:
         """See `purge`."""
-        return await arun(purging(self.storage))
+        return await arun(purging(self.storage, most))
 
     def reindex(self) -> int | None:
         """Make the index anew that lists are taken from, while requests go on; how many sessions
@@ -171,16 +202,26 @@ class Inventory:
 
     # --- Flows -----------------------------------------------------------------------------
 
-    def _list(self, cursor: str, limit: int, wanted: _Filter) -> Flow[SessionPage]:
-        if limit < 1:
-            raise ValueError(f"limit is {limit}; it must be 1 or more.")
+    def _list(
+        self, cursor: str, limit: int, within: int | None, wanted: _Filter
+    ) -> Flow[SessionPage]:
+        for name, number in (("limit", limit), ("within", within)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} is {number}; it must be 1 or more.")
         moment, found = session.now(), list[SessionInfo]()
+        if not cursor and wanted.expired:
+            cursor = self.storage.first_expired(moment)
+        unseen = math.inf if within is None else within
+        # Without an index, the storage would read on until it has enough of this user.
+        is_indexed = within is None or self.storage.indexes_users
+        user_id = wanted.user_id if is_indexed else None
         while True:
             # Never more than are still wanted, so that the cursor leads to the next one.
-            page = yield from self._scan(cursor, limit - len(found), wanted.user_id)
+            asked = int(min(limit - len(found), unseen))
+            page = yield from self._scan(cursor, asked, user_id)
             found += [_info(each, moment) for each in page.records if wanted.has(each, moment)]
-            cursor = page.next
-            if not cursor or len(found) == limit:
+            cursor, unseen = page.next, unseen - asked
+            if not cursor or len(found) == limit or not unseen:
                 return SessionPage(found, cursor)
 
     def _scan(self, cursor: str, limit: int, user_id: str | None) -> Flow[Page]:
@@ -202,6 +243,15 @@ class Inventory:
         moment = session.now()
         return _info(record, moment) if record and record.is_live(moment) else None
 
+    def _data(self, session_id: str) -> Flow[dict[str, Any] | None]:
+        if self.storage.holds_in_key:
+            raise UnreadablePayload("only the browser has what is in the session")
+        record: Record | None = yield Call(self.storage, "read", (session_id,))
+        if record is None or not record.is_live(session.now()):
+            return None
+        data: dict[str, Any] = self._store.data_of(record)
+        return data
+
     def _count(self, user: Any) -> Flow[int]:
         if not self.storage.lists:
             yield from self._scan("", 1, None)
@@ -222,33 +272,51 @@ class Inventory:
             signals.session_ended, self._store, session_id=session_id, reason="revoked"
         )
 
-    def _end_all(self, user_id: str | None, but: str | None) -> Flow[int]:
-        ended = 0
-        # A request may give a session another id while this goes on. So it is over only when
-        # nothing is found any more.
-        for _ in range(_ROUNDS):
-            seen, found = yield from self._end_round(user_id, but)
-            ended += found
-            if not seen:
-                break
-        return ended
+    def _end_all(self, user_id: str | None, but: str | None, most: int | None) -> Flow[int]:
+        done = _Done(most)
+        try:
+            # A request may give a session another id while this goes on. So it is over only when
+            # nothing is found any more.
+            for _ in range(_ROUNDS):
+                found = yield from self._end_round(user_id, but, done)
+                if not found or done.is_enough:
+                    break
+        except StorageUnavailable as error:
+            if done.ended:
+                raise PartlyEnded(done.ended, error) from error
+            raise
+        return done.ended
 
-    def _end_round(self, user_id: str | None, but: str | None) -> Flow[tuple[int, int]]:
-        """How many there were, and how many of them were live and are ended."""
-        seen, ended, cursor = 0, 0, ""
+    def _end_round(self, user_id: str | None, but: str | None, done: _Done) -> Flow[int]:
+        """End all that are there now; how many were found."""
+        found, cursor = 0, ""
         while True:
             page = yield from self._scan(cursor, _PAGE, user_id)
             for record in page.records:
                 if record.id == but:
                     continue
-                seen += 1
+                if done.is_enough:
+                    return found
+                found += 1
                 deleted: bool = yield Call(self.storage, "delete", (record.id,))
                 if deleted and record.is_live(session.now()):
-                    ended += 1
+                    done.ended += 1
                     yield from self._tell_end(record.id)
             cursor = page.next
             if not cursor:
-                return seen, ended
+                return found
+
+
+class _Done:
+    """How many sessions were ended so far, of those that should be."""
+
+    def __init__(self, most: int | None) -> None:
+        self.ended = 0
+        self._most = most
+
+    @property
+    def is_enough(self) -> bool:
+        return self._most is not None and self.ended >= self._most
 
 
 class _Filter(msgspec.Struct, frozen=True, kw_only=True):
@@ -257,6 +325,7 @@ class _Filter(msgspec.Struct, frozen=True, kw_only=True):
     expired: bool | None = False
     idle_since: datetime | None = None
     ip: str | None = None
+    id_prefix: str = ""
 
     @property
     def user_id(self) -> str | None:
@@ -264,9 +333,11 @@ class _Filter(msgspec.Struct, frozen=True, kw_only=True):
 
     def has(self, record: Record, moment: int) -> bool:
         return (
-            self.logged_in in {None, record.user_id is not None}
+            self.user_id in {None, record.user_id}
+            and self.logged_in in {None, record.user_id is not None}
             and self.expired in {None, record.expires <= moment}
             and self.ip in {None, record.ip}
+            and record.id.startswith(self.id_prefix)
             and (self.idle_since is None or aware(record.last_activity) <= self.idle_since)
         )
 
@@ -285,4 +356,5 @@ def _info(record: Record, moment: int) -> SessionInfo:
         ip=record.ip,
         user_agent=record.user_agent,
         is_expired=record.expires <= moment,
+        size=record.size or len(record.payload) or None,
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+from django.core.exceptions import ImproperlyConfigured
 
 from .flow import Call, Flow
 from .records import Record
@@ -17,7 +18,12 @@ _ADMITTED: Final = 2
 
 
 def others(storage: Storage, record: Record, moment: int) -> Flow[list[Record]]:
-    """The live sessions of the same user."""
+    """The live sessions of the same user. Raises ``ImproperlyConfigured`` where none are listed."""
+    if not storage.lists:
+        raise ImproperlyConfigured(
+            f"SESSIONSTORES['MAX_SESSIONS'] is set, and {storage.describe()} cannot tell how many "
+            "sessions a user has. Set SESSIONSTORES['REGISTRY'], or choose another SESSION_ENGINE."
+        )
     found: list[Record] = []
     cursor = ""
     while True:

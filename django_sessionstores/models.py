@@ -1,4 +1,4 @@
-"""The one table of the package."""
+"""The one table of the package, and what permissions and log entries are about."""
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -26,8 +26,10 @@ class StoredSession(models.Model):
     user_agent = models.TextField(_("user agent"), blank=True)
 
     class Meta:
-        verbose_name = _("session")
-        verbose_name_plural = _("sessions")
+        verbose_name = _("stored session")
+        verbose_name_plural = _("stored sessions")
+        # Nobody may edit rows, so there is nothing to permit. See `Session`.
+        default_permissions = ()
         # Not on last_activity, which every save moves: with no indexed column changed,
         # PostgreSQL rewrites the row in its page and leaves the indexes alone.
         indexes = [
@@ -37,3 +39,21 @@ class StoredSession(models.Model):
 
     def __str__(self) -> str:
         return self.id[:8]
+
+
+class Session(StoredSession):
+    """A session of any engine, as the admin's permissions and log entries name it.
+
+    Never asked for rows: only `Inventory` knows the sessions of the engine in use. A proxy, as
+    ``dumpdata`` would look for the table of an unmanaged model.
+    """
+
+    class Meta:
+        proxy = True
+        verbose_name = _("session")
+        verbose_name_plural = _("sessions")
+        default_permissions = ("view",)
+        permissions = [
+            ("end_session", _("Can end sessions")),
+            ("view_session_data", _("Can view what is in sessions, but for secrets")),
+        ]

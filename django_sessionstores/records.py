@@ -97,6 +97,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What this save changed, for storages that `keep_changes`."""
     pending: tuple[Change, ...] = ()
     """Changes to be laid over the payload, the oldest first: it is not the newest."""
+    size: int | None = None
+    """Bytes of the payload, of a record that a list shows without it; ``None`` if unknown."""
 
     def __repr__(self) -> str:
         return f"<Record {self.id[:8]} {self.state.name} version={self.version}>"
@@ -126,8 +128,16 @@ def tombstone(
 
 
 def bare(record: Record) -> Record:
-    """The record as lists show it: without its payload, and what belongs to that."""
-    return msgspec.structs.replace(record, payload=b"", handle=None, changes=(), pending=())
+    """The record without its payload, and what belongs to that."""
+    return msgspec.structs.replace(
+        record, payload=b"", handle=None, changes=(), pending=(), size=None
+    )
+
+
+def listed(record: Record) -> Record:
+    """The record as lists show it: the size of its payload in place of the payload."""
+    size = record.size or len(record.payload) or None
+    return msgspec.structs.replace(bare(record), size=size)
 
 
 _KEY_ALPHABET: Final = b"abcdefghijklmnopqrstuvwxyz234567" * 8
@@ -246,8 +256,10 @@ def unpack_head(record_id: str, data: bytes) -> Record:
     )
 
 
-def unpack_start(record_id: str, data: bytes) -> Record | None:
+def unpack_start(record_id: str, data: bytes, length: int | None = None) -> Record | None:
     """The record without payload, from the first bytes of its packed form.
+
+    It knows the size of the payload if it is given the length of the whole.
 
     ``None`` where they end before the payload begins; `START_SIZE` of them hardly ever do. Raises
     `UnreadablePayload` where they are not of this format.
@@ -266,7 +278,13 @@ def unpack_start(record_id: str, data: bytes) -> Record | None:
             raise UnreadablePayload("record is damaged") from None
         at = end
     user_id, ip, user_agent = texts
-    return msgspec.structs.replace(head, user_id=user_id, ip=ip or "", user_agent=user_agent or "")
+    return msgspec.structs.replace(
+        head,
+        user_id=user_id,
+        ip=ip or "",
+        user_agent=user_agent or "",
+        size=None if length is None else _bytes_in(length - at),
+    )
 
 
 def _text_end(data: bytes, at: int) -> int:
@@ -276,6 +294,14 @@ def _text_end(data: bytes, at: int) -> int:
         return at + 1 + (kind & 0x1F)
     first = at + 1 + {0xD9: 1, 0xDA: 2, 0xDB: 4}.get(kind, 0)
     return first + int.from_bytes(data[at + 1 : first], "big")
+
+
+def _bytes_in(length: int) -> int:
+    """How many bytes are in a MessagePack byte string of this length, its mark included."""
+    for mark, most in ((2, 0xFF), (3, 0xFFFF)):
+        if length - mark <= most:
+            return length - mark
+    return length - 5
 
 
 def unpack(record_id: str, data: bytes, handle: Any = None) -> Record:

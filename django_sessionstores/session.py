@@ -26,6 +26,7 @@ from . import ending, lifetime, limits, secret_rotation, signals
 from .codec import Codec, Snapshot
 from .conf import bare_codec, codec, key_ring, merge_functions, reset_on_change, settings
 from .exceptions import (
+    PartlyEnded,
     PayloadTooLarge,
     SessionConflict,
     SessionEnded,
@@ -463,6 +464,11 @@ class SessionStore(SessionBase):
         else:
             self._is_old = self._is_older(record, data)
         return data
+
+    @classmethod
+    def data_of(cls, record: Record) -> dict[str, Any]:
+        """What a record holds, to be shown. Raises `UnreadablePayload`."""
+        return codec().thaw(cls()._open(record))
 
     def _open(self, record: Record) -> Snapshot:
         """The newest data that a record tells of. Raises `UnreadablePayload`."""
@@ -1094,11 +1100,19 @@ def _too_large(storage: Storage, size: int, limit: int) -> str:
     )
 
 
-def purging(storage: Storage) -> Flow[int]:
-    """Remove what has expired, in batches; how many sessions."""
+def purging(storage: Storage, most: int | None = None) -> Flow[int]:
+    """Remove what has expired, in batches; how many sessions. No batch after ``most`` of them."""
     moment, total = now(), 0
-    while removed := (yield Call(storage, "purge", (moment, _PURGE_BATCH))):
-        total += removed
+    try:
+        while most is None or total < most:
+            removed: int = yield Call(storage, "purge", (moment, _PURGE_BATCH))
+            if not removed:
+                break
+            total += removed
+    except StorageUnavailable as error:
+        if total:
+            raise PartlyEnded(total, error) from error
+        raise
     return total
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from django.contrib.staticfiles.handlers import StaticFilesHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
 from django.core.signals import got_request_exception
@@ -51,9 +52,9 @@ class _Silent(WSGIRequestHandler):
 
 @contextmanager
 def serve() -> Iterator[Site]:
-    """Answer real requests meanwhile, from threads of this process."""
+    """Answer real requests meanwhile, for static files too, from threads of this process."""
     server = ThreadedWSGIServer((HOST, 0), _Silent, connections_override={})
-    server.set_app(WSGIHandler())
+    server.set_app(StaticFilesHandler(WSGIHandler()))
     site = Site(server.server_port)
 
     def note(**kwargs: Any) -> None:

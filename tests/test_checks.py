@@ -445,6 +445,8 @@ def test_cookie_without_protection_is_named_where_django_does_not_look():
         {"TRUSTED_PROXIES": ["10.0.0.1/8"]},
         {"TRUSTED_PROXIES": "10.0.0.1"},
         {"TRUSTED_PROXIES": ["nginx"]},
+        {"SECRET_NAMES": "diagnosis"},
+        {"SECRET_NAMES": ["_"]},
         {"ON_OUTAGE": "ignore"},
         {"OUTAGE_RETRY_AFTER": 1.5},
         {"COOKIE_PARTITIONED": 1},
@@ -509,6 +511,18 @@ def test_limits_that_cannot_be_worked_out_are_left_to_others(production):
         SESSION_ENGINE=ENGINES + "cookie", SESSIONSTORES={"COOKIE_MAX_BYTES": "2500"}
     ):
         assert ids(checks.check_cookie_size) == []
+
+
+@pytest.mark.parametrize(
+    ("registry", "found"), [("", ["E019", "W022"]), ("db", ["W022"])], ids=["bare", "registered"]
+)
+def test_limits_and_renewals_that_have_no_list_of_sessions(registry, found):
+    """E019, W022: every login would fail, and a leaked key would go on working."""
+    options = {"MAX_SESSIONS": 3, "RENEW_AGE": 60, "REGISTRY": registry}
+    with override_settings(SESSION_ENGINE=ENGINES + "cookie", SESSIONSTORES=options):
+        assert [each.id[-4:] for each in checks.check_what_needs_a_list(None)] == found
+    with override_settings(SESSION_ENGINE=ENGINES + "db", SESSIONSTORES=options | {"REGISTRY": ""}):
+        assert checks.check_what_needs_a_list(None) == []
 
 
 @override_settings(SESSION_ENGINE=ENGINES + "memory")

@@ -284,6 +284,20 @@ def test_the_page_shows_ids_and_no_key() -> None:
         assert '<span class="count">1</span> apples' in page
 
 
+def test_the_admin_shows_a_crowd() -> None:
+    """Pages of sessions with nobody in them show nothing. Who may enter is printed."""
+    with served("memory") as (address, browser, _):
+        page = read(browser, f"{address}admin/login/?next=/admin/django_sessionstores/session/")
+        token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
+        assert token is not None
+        form = {"csrfmiddlewaretoken": token[1], "username": "staff", "password": "staff"}
+        page = read(
+            browser, f"{address}admin/login/", next="/admin/django_sessionstores/session/", **form
+        )
+        assert "Safari on iPhone" in page
+        assert 'rel="next"' in page
+
+
 def test_the_page_of_a_cookie_says_what_it_is(tmp_path: Path) -> None:
     """A page that claims an encrypted record in a store would be wrong about the one thing that
     is different here."""

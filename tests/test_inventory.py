@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 from django.test import Client, override_settings
 
-from django_sessionstores.exceptions import CannotList, SessionEnded, StorageUnavailable
+from django_sessionstores.exceptions import (
+    CannotList,
+    PartlyEnded,
+    SessionEnded,
+    StorageUnavailable,
+    UnreadablePayload,
+)
 from django_sessionstores.inventory import Inventory, SessionInfo
 from django_sessionstores.records import Client as Who
 from django_sessionstores.records import draw_key, session_id
@@ -124,6 +130,21 @@ def test_expired_sessions_are_not_listed_unless_asked_for(engine: Any, listing: 
             assert session.is_expired
 
 
+@pytest.mark.engines("db", "cached_db:locmem+sqlite", "cookie:sqlite")
+def test_expired_sessions_are_found_without_reading_the_live_ones(
+    engine: Any, listing: Any
+) -> None:
+    """Where they are the last in the list, there may be a million before them."""
+    with at(now() - 30 * DAY):
+        gone = {stored(engine, user=user).session_id for user in (7, 7, 8)}
+    for _ in range(9):
+        stored(engine, user=7)
+    with observed(engine.storage) as calls:
+        assert ids(listing.list(expired=True, limit=5).sessions) == gone
+        assert len(listing.list(expired=True, limit=5, user=7).sessions) == 2
+    assert calls == ["scan", "scan"]
+
+
 def test_a_logged_out_session_is_not_listed(engine: Any, listing: Any, user: Any) -> None:
     """Nor the anonymous one that a login replaced."""
     browser = Client()
@@ -132,6 +153,61 @@ def test_a_logged_out_session_is_not_listed(engine: Any, listing: Any, user: Any
     assert [each.user_id for each in listing.list().sessions] == [str(user.pk)]
     browser.get("/logout/")
     assert listing.list(expired=None).sessions == []
+
+
+def test_a_page_looks_at_so_many(engine: Any, listing: Any) -> None:
+    """A rare session is found in steps, each of which may find nothing; of a user, too, where
+    there is no index of users."""
+    wanted = stored(engine, user=7)
+    for _ in range(9):
+        stored(engine, user=8)
+    for filters in ({"user": 7}, {"id_prefix": wanted.session_id[:30]}):
+        found: list[SessionInfo] = []
+        cursor = ""
+        for _ in range(10):
+            page = listing.list(cursor=cursor, limit=10, within=2, **filters)
+            found += page.sessions
+            cursor = page.next
+            if not cursor:
+                break
+        assert ids(found) == {wanted.session_id}
+
+
+def test_a_bounded_page_is_a_bounded_number_of_calls(engine: Any, listing: Any) -> None:
+    """None for each session that does not match."""
+    for _ in range(9):
+        stored(engine)
+    with observed(engine.storage) as calls:
+        assert listing.list(limit=3, within=7, ip="192.0.2.99").sessions == []
+    assert calls == ["scan"] * 3
+
+
+def test_sizes(engine: Any, listing: Any) -> None:
+    """Of what is stored; unknown where only a registry is asked, which has it not."""
+    small, large = stored(engine), stored(engine, text="".join(draw_key() for _ in range(20)))
+    sizes = {each.id: each.size for each in listing.list().sessions}
+    assert listing.get(large.session_id).size == sizes[large.session_id]
+    if engine.case.registry:
+        assert set(sizes.values()) == {None}
+    else:
+        assert 0 < sizes[small.session_id] < 300 < sizes[large.session_id]
+
+
+def test_data(engine: Any, inventory: Any) -> None:
+    """What is in a session, for who has its id; of a cookie, only the browser could tell."""
+    session = stored(engine, user=7, cart={"apples": 3})
+    if engine.storage.holds_in_key:
+        with pytest.raises(UnreadablePayload, match="only the browser"):
+            inventory.data(session.session_id)
+        return
+    assert inventory.data(session.session_id) == {
+        "x": 1,
+        "cart": {"apples": 3},
+        "_auth_user_id": "7",
+    }
+    inventory.end(session.session_id)
+    assert inventory.data(session.session_id) is None
+    assert inventory.data(session_id(draw_key())) is None
 
 
 def test_count(engine: Any, listing: Any) -> None:
@@ -198,6 +274,50 @@ def test_more_sessions_than_a_page(engine: Any, listing: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("django_sessionstores.inventory._PAGE", 5)
         assert listing.end_all(7) == 12
+
+
+def test_end_so_many(engine: Any, listing: Any) -> None:
+    """Who has only so long goes on later."""
+    sessions = [stored(engine, user=7) for _ in range(5)]
+    assert listing.end_all(7, most=2) == 2
+    assert sum(is_alive(engine, each) for each in sessions) == 3
+    (kept, *_) = [each for each in sessions if is_alive(engine, each)]
+    assert listing.end_everything(but=kept.session_id, most=9) == 2
+    assert is_alive(engine, kept)
+
+
+def test_purge_so_many(engine: Any, listing: Any) -> None:
+    """The batch that exceeds it is finished."""
+    if engine.storage.self_expiring:
+        pytest.skip("nothing to purge")
+    with at(now() - 30 * DAY):
+        for _ in range(5):
+            stored(engine)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("django_sessionstores.session._PURGE_BATCH", 2)
+        assert listing.purge(most=3) >= 3
+        assert len(listing.list(expired=True).sessions) <= 2
+        listing.purge()
+    assert listing.list(expired=True).sessions == []
+
+
+@pytest.mark.engines("memory", "file", "db:sqlite", "cookie:sqlite")
+def test_an_outage_in_the_middle_tells_how_many(engine: Any, listing: Any) -> None:
+    """ "It did not work" would be half the truth."""
+    sessions = [stored(engine, user=7) for _ in range(4)]
+    done: list[str] = []
+
+    def broken(name: str) -> None:
+        if name == "delete":
+            done.append(name)
+            if len(done) > 2:
+                raise StorageUnavailable("no route")
+
+    with observed(engine.storage, before=broken), pytest.raises(PartlyEnded) as caught:
+        listing.end_all(7)
+    assert caught.value.ended == 2
+    assert "no route" in str(caught.value)
+    assert sum(is_alive(engine, each) for each in sessions) == 2
 
 
 @pytest.mark.engines("memory", "file", "db", "cached_db", "cookie:sqlite")
@@ -274,6 +394,8 @@ def test_bad_input(engine: Any, inventory: Any) -> None:
     session = stored(engine, user=7)
     with pytest.raises(ValueError, match="limit"):
         inventory.list(limit=0)
+    with pytest.raises(ValueError, match="within"):
+        inventory.list(within=0)
     with pytest.raises(TypeError, match="colour"):
         inventory.list(colour="blue")
     assert is_alive(engine, session)

@@ -1040,6 +1040,7 @@ def site(engine: Engine) -> Iterator[None]:
                 expires=last + 14 * DAY,
                 ip=ip,
                 user_agent=agent,
+                payload=bytes(212),
             )
         yield
     users.filter(pk__in=[ada.pk, bob.pk]).delete()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.contrib import admin
 from django.contrib.auth import aget_user, alogin, alogout, get_user, get_user_model, login, logout
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import path
@@ -111,17 +112,20 @@ async def afail(request: HttpRequest) -> HttpResponse:
 
 
 urlpatterns = [
-    path(prefix + route, view)
-    for route, *views in [
-        ("nothing/", nothing, anothing),
-        ("read/", read, aread),
-        ("write/<str:key>/<str:value>/", write, awrite),
-        ("nest/<str:key>/<str:value>/", nest, anest),
-        ("login/<str:username>/", log_in, alog_in),
-        ("logout/", log_out, alog_out),
-        ("relogin/", log_in_anew, alog_in_anew),
-        ("who/", who, awho),
-        ("fail/", fail, afail),
-    ]
-    for prefix, view in zip(["", "async/"], views, strict=True)
+    path("admin/", admin.site.urls),
+    *(
+        path(prefix + route, view)
+        for route, *views in [
+            ("nothing/", nothing, anothing),
+            ("read/", read, aread),
+            ("write/<str:key>/<str:value>/", write, awrite),
+            ("nest/<str:key>/<str:value>/", nest, anest),
+            ("login/<str:username>/", log_in, alog_in),
+            ("logout/", log_out, alog_out),
+            ("relogin/", log_in_anew, alog_in_anew),
+            ("who/", who, awho),
+            ("fail/", fail, afail),
+        ]
+        for prefix, view in zip(["", "async/"], views, strict=True)
+    ),
 ]

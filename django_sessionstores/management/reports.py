@@ -15,12 +15,11 @@ from typing import Any, Final, TypeVar
 import msgspec
 from django.utils import timezone
 
-from ..inventory import SessionInfo
+from ..inventory import SHORT_ID, SessionInfo
+from ..words import span
 
 T = TypeVar("T")
 
-SHORT_ID: Final = 12
-"""Characters of an id in a table: two of a million sessions share them once in 500 times."""
 _GAP: Final = "  "
 _NARROWEST: Final = 8
 _MOST_COUNTERS: Final = 100_000
@@ -30,17 +29,6 @@ _BAR: Final = 30
 
 
 # --- Words ---------------------------------------------------------------------------------
-
-
-def span(seconds: float) -> str:
-    """A duration in its largest unit: ``42 s``, ``3 min``, ``5 h``, ``12 days``."""
-    if seconds < 60:
-        return f"{max(0, int(seconds))} s"
-    if seconds < 3600:
-        return f"{int(seconds // 60)} min"
-    if seconds < 2 * 86_400:
-        return f"{int(seconds // 3600)} h"
-    return f"{int(seconds // 86_400):,} days"
 
 
 def ago(moment: datetime, now: datetime) -> str:

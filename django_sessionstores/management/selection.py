@@ -6,7 +6,6 @@ import argparse
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from ipaddress import ip_address
 from typing import Final
 
 from django.core.management.base import CommandError
@@ -14,6 +13,7 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
 from .. import session
+from ..client import normal_ip
 from ..exceptions import CannotList
 from ..inventory import Inventory, SessionInfo
 from ..lifetime import aware
@@ -45,11 +45,10 @@ def positive(text: str) -> int:
 
 def address(text: str) -> str:
     """As the middleware writes it."""
-    try:
-        parsed = ip_address(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from None
-    return str(getattr(parsed, "ipv4_mapped", None) or parsed)
+    ip = normal_ip(text)
+    if not ip:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an IP address")
+    return ip
 
 
 def moment(text: str) -> datetime:

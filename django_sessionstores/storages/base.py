@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
 
-from ..records import Record, State, bare, session_id
+from ..records import Record, State, listed, session_id
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Page(NamedTuple):
     """Some of a storage's records, and where the next ones begin."""
 
     records: list[Record]
-    """Without payloads."""
+    """Without payloads, see `listed`."""
     next: str
     """The cursor of the next page; empty after the last one."""
 
@@ -76,7 +76,7 @@ def page_of(records: Iterable[Record], limit: int) -> Page:
             continue
         if len(found) == limit:
             return Page(found, found[-1].id)
-        found.append(bare(record))
+        found.append(listed(record))
     return Page(found, "")
 
 
@@ -112,6 +112,9 @@ class Storage:
     """Whether `scan` and `count` can tell which sessions there are."""
     deletes_blindly: bool = False
     """Whether `delete` cannot tell a tombstone, and calls it a record."""
+    indexes_users: bool = False
+    """Whether a user's sessions, and all counts, come from an index: where not, `scan` for a user
+    and `count` read all that is stored."""
     keeps_client: bool = True
     """Whether IP address and user agent come back as they were stored."""
     keeps_changes: bool = False
@@ -191,6 +194,11 @@ class Storage:
         bounded memory and time at any number of sessions. Only where it `lists`.
         """
         raise NotImplementedError
+
+    def first_expired(self, now: int) -> str:
+        """The cursor of a scan that leaves out what is live, where the order allows one; empty
+        otherwise. Asks no store."""
+        return ""
 
     def count(self, now: int, user_id: str | None) -> int:
         """How many sessions are live, of one user or of all. Only where it `lists`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..flow import Flow, arun, run
-from ..records import Record, bare
+from ..records import Record, listed
 from .base import Outcome, Page, Storage, Taken, Updated
 
 
@@ -16,6 +16,7 @@ class ComposedStorage(Storage):
     def __init__(self, listing: Storage) -> None:
         self._listing = listing
         self.lists = listing.lists
+        self.indexes_users = listing.indexes_users
 
     def _read(self, locator: str) -> Flow[Record | None]:
         raise NotImplementedError
@@ -90,15 +91,24 @@ class ComposedStorage(Storage):
     async def alookup(self, session_id: str) -> Record | None:
         return self._listed(await self._listing.alookup(session_id))
 
-    @staticmethod
-    def _listed(entry: Record | None) -> Record | None:
-        return None if entry is None else bare(entry)
+    def _listed(self, entry: Record | None) -> Record | None:
+        return None if entry is None else self._told(entry)
 
     def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
-        return self._listing.scan(cursor, limit, user_id)
+        return self._listed_page(self._listing.scan(cursor, limit, user_id))
 
     async def ascan(self, cursor: str, limit: int, user_id: str | None) -> Page:
-        return await self._listing.ascan(cursor, limit, user_id)
+        return self._listed_page(await self._listing.ascan(cursor, limit, user_id))
+
+    def first_expired(self, now: int) -> str:
+        return self._listing.first_expired(now)
+
+    def _listed_page(self, page: Page) -> Page:
+        return Page([self._told(entry) for entry in page.records], page.next)
+
+    def _told(self, entry: Record) -> Record:
+        """What an entry of the listing tells of the session."""
+        return listed(entry)
 
     def count(self, now: int, user_id: str | None) -> int:
         return self._listing.count(now, user_id)

@@ -27,8 +27,8 @@ from ..records import (
     START_SIZE,
     Record,
     State,
-    bare,
     is_session_id,
+    listed,
     pack,
     pack_times,
     unpack,
@@ -101,6 +101,7 @@ class RedisStorage(CacheStorage):
 
     self_expiring = True
     lists = True
+    indexes_users = True
 
     def __init__(self, alias: str, cache: BaseCache) -> None:
         self._alias = alias
@@ -281,15 +282,19 @@ class RedisStorage(CacheStorage):
     def _records(self, ids: Sequence[str]) -> list[Record | None]:
         """The live records with these ids, without payloads."""
         keys = [self._key(each) for each in ids]
-        starts = self._ask_all([("GETRANGE", key, 0, START_SIZE - 1) for key in keys])
-        return [self._record(*each) for each in zip(ids, starts, strict=True)]
+        starts = [("GETRANGE", key, 0, START_SIZE - 1) for key in keys]
+        answers = self._ask_all([*starts, *(("STRLEN", key) for key in keys)])
+        return [
+            self._record(*each)
+            for each in zip(ids, answers[: len(ids)], answers[len(ids) :], strict=True)
+        ]
 
-    def _record(self, session_id: str, start: Any) -> Record | None:
+    def _record(self, session_id: str, start: Any, length: Any) -> Record | None:
         try:
-            record = unpack_start(session_id, start) or self.read(session_id)
+            record = unpack_start(session_id, start, length) or self.read(session_id)
         except (UnreadablePayload, TypeError):  # No bytes: another kind of value.
             return None
-        return bare(record) if record and record.state is State.LIVE else None
+        return listed(record) if record and record.state is State.LIVE else None
 
     def _heal(self, members: Sequence[_Member], found: Sequence[Record | None]) -> int:
         """Bring members of the index up to date with their records; how many are gone."""

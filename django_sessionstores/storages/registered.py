@@ -209,6 +209,10 @@ class Registered(ComposedStorage):
 
     # --- Entries ---------------------------------------------------------------------------
 
+    def _told(self, entry: Record) -> Record:
+        # Its size is that of the entry, not of the session.
+        return bare(entry)
+
     def _first_entry(self, record: Record, now: int) -> Record:
         """The entry of a record that is new."""
         if not self.holds_in_key:

@@ -9,15 +9,16 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser, no_translations
 
-from ... import session
+from ... import doctor, session
 from ...exceptions import StorageUnavailable
 from ...inventory import Inventory, SessionInfo
 from ...lifetime import aware
-from .. import doctor, reports, selection
+from ...users import usernames
+from .. import reports, selection
 from ..engine import counted, errors_reported, open_inventory, purge, purged
-from ..users import find_user_id, usernames
+from ..users import find_user_id
 
 _TOP_USERS = 5
 
@@ -98,6 +99,8 @@ class Command(BaseCommand):
 
     # --- Actions ---------------------------------------------------------------------------
 
+    # Half of what it says is translated, for the pages: one language is easier to read.
+    @no_translations
     def handle(self, *, action: str, **options: Any) -> None:
         self.verbosity: int = options["verbosity"]
         with errors_reported():

@@ -7,6 +7,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from testproject import engines
+from testproject.crowd import gather
 from testproject.selfcheck import CheckFailed, checks
 from testproject.setup import USERS, SetUpFailed, seed_sessions, seed_users, session_store, set_up
 
@@ -43,7 +44,10 @@ class Command(BaseCommand):
         if check:
             self._check()
             return
-        self.stdout.write(f"\n  Open       http://{HOST}:{port}/\n  Stop       Ctrl-C\n\n")
+        gather(session_store())
+        site = f"http://{HOST}:{port}/"
+        self.stdout.write(f"  Admin      {site}admin/ as staff, to find and end sessions\n")
+        self.stdout.write(f"\n  Open       {site}\n  Stop       Ctrl-C\n\n")
         self.stdout.flush()
         call_command("runserver", f"{HOST}:{port}", use_reloader=False)
 

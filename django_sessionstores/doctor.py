@@ -11,23 +11,25 @@ from django.conf import settings as django_settings
 from django.core import checks as django_checks
 from django.core.checks.registry import registry
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
-from .. import checks, conf
-from ..exceptions import StorageUnavailable
-from ..records import draw_key, session_id
-from ..storages.base import Storage
-from .reports import span
+from . import checks, conf
+from .exceptions import StorageUnavailable
+from .records import draw_key, session_id
+from .storages.base import Storage
+from .words import span
 
 T = TypeVar("T")
 
 CAPABILITIES: Final = {
-    "authoritative": "end sessions, and lose no change of parallel requests",
-    "lists": "list and count sessions",
-    "shared": "be seen by all processes",
-    "durable": "outlive a restart, and are never evicted",
-    "self_expiring": "expire without a purge",
-    "keeps_client": "keep the client's address",
-    "native_async": "be used without threads under ASGI",
+    "authoritative": gettext_lazy("end sessions, and lose no change of parallel requests"),
+    "lists": gettext_lazy("list and count sessions"),
+    "shared": gettext_lazy("be seen by all processes"),
+    "durable": gettext_lazy("outlive a restart, and are never evicted"),
+    "self_expiring": gettext_lazy("expire without a purge"),
+    "keeps_client": gettext_lazy("keep the client's address"),
+    "native_async": gettext_lazy("be used without threads under ASGI"),
 }
 """What storages declare of themselves, in words that go on from "Sessions can"."""
 _COOKIE: Final = (
@@ -155,18 +157,21 @@ def _level_name(level: int) -> str:
 
 def summary(diagnosis: Diagnosis) -> dict[str, str]:
     """How things are, whether right or wrong."""
-    able = [words for name, words in CAPABILITIES.items() if diagnosis.capabilities[name]]
-    unable = [words for name, words in CAPABILITIES.items() if not diagnosis.capabilities[name]]
-    keys = diagnosis.encryption_keys
+    able = [str(words) for name, words in CAPABILITIES.items() if diagnosis.capabilities[name]]
+    unable = [
+        str(words) for name, words in CAPABILITIES.items() if not diagnosis.capabilities[name]
+    ]
+    keys, size = diagnosis.encryption_keys, diagnosis.max_payload
     return {
-        "Engine": diagnosis.engine,
-        "Stores": "\n".join(map(_store_in_words, diagnosis.stores)) or "none, but the browser",
-        "Sessions can": "\n".join(able) or "-",
-        "They cannot": "\n".join(unable) or "-",
-        "Largest session": f"{diagnosis.max_payload:,} bytes" if diagnosis.max_payload else "-",
-        "Middleware": "\n".join(diagnosis.middleware) or "none, so no view has a session",
-        "Encryption keys": "wrong, see below" if keys is None else str(keys),
-        "Policy": "\n".join(
+        _("Engine"): diagnosis.engine,
+        _("Stores"): "\n".join(map(_store_in_words, diagnosis.stores))
+        or _("none, but the browser"),
+        _("Sessions can"): "\n".join(able) or "-",
+        _("They cannot"): "\n".join(unable) or "-",
+        _("Largest session"): _("%(number)s bytes") % {"number": f"{size:,}"} if size else "-",
+        _("Middleware"): "\n".join(diagnosis.middleware) or _("none, so no view has a session"),
+        _("Encryption keys"): _("wrong, see below") if keys is None else str(keys),
+        _("Policy"): "\n".join(
             f"{name} = {_value_in_words(name, value)}" for name, value in diagnosis.policy.items()
         ),
     }
@@ -174,15 +179,17 @@ def summary(diagnosis: Diagnosis) -> dict[str, str]:
 
 def _store_in_words(store: Store) -> str:
     if store.error:
-        return f"{store.description}: DOES NOT ANSWER. {store.error}"
-    return f"{store.description}: answers in {store.milliseconds:.1f} ms"
+        words = _("%(store)s: DOES NOT ANSWER. %(error)s")
+        return words % {"store": store.description, "error": store.error}
+    words = _("%(store)s: answers in %(number)s ms")
+    return words % {"store": store.description, "number": f"{store.milliseconds:.1f}"}
 
 
 def _value_in_words(name: str, value: Any) -> str:
     if value is None and name in _OPTIONS:
-        return "wrong, see below"
+        return _("wrong, see below")
     if name.endswith("_AGE"):
-        return f"{value} ({span(value)})" if value else f"{value} (no such end)"
+        return f"{value} ({span(value) if value else _('no such end')})"
     return repr(value)
 
 
