@@ -124,7 +124,7 @@ def _take_over(
                 continue
             if found.record.state is not State.LIVE:
                 return Reading(found.record)
-            record = record_of(storage, record_id, found, now())
+            record = record_of(storage, record_id, found)
             outcome: Updated | Taken = yield Call(storage, "create", (record, now()))
         except UnreadablePayload as error:
             failure = error
@@ -176,7 +176,7 @@ def exists(storage: Storage, key: str, now: Clock) -> Flow[bool]:
     return False
 
 
-def record_of(storage: Storage, record_id: str, found: Found, moment: int) -> Record:
+def record_of(storage: Storage, record_id: str, found: Found) -> Record:
     """The record to store for a session that a former engine has. Raises `UnreadablePayload`
     and `PayloadTooLarge`."""
     record, snapshot, payload = found.record, found.snapshot, found.record.payload

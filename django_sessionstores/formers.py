@@ -105,6 +105,10 @@ class Former:
         """The session of an `Entry`, read anew."""
         return self.find(locator)
 
+    def remove_at(self, locator: str) -> None:
+        """Forget the session of an `Entry`."""
+        self.remove(locator)
+
     def scan(self, cursor: str, limit: int) -> tuple[list[Entry], str]:
         """Some sessions, and where the next ones begin: empty after the last."""
         raise NotImplementedError
@@ -189,6 +193,9 @@ class OwnFormer(Former):
 
     def remove_id(self, record_id: str) -> None:
         self.storage.delete(record_id)
+
+    def remove_at(self, locator: str) -> None:
+        self.storage.delete(locator)
 
     async def aremove_id(self, record_id: str) -> None:
         await self.storage.adelete(record_id)

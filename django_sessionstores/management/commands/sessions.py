@@ -7,17 +7,20 @@ from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ... import session
 from ...exceptions import StorageUnavailable
 from ...inventory import Inventory, SessionInfo
 from ...lifetime import aware
-from .. import doctor, reports, selection
+from .. import doctor, moving, reports, selection
 from ..engine import counted, errors_reported, open_inventory, purge, purged
 from ..users import find_user_id, usernames
+
+T = TypeVar("T")
 
 _TOP_USERS = 5
 
@@ -53,6 +56,7 @@ class Command(BaseCommand):
         removed = add("purge", "Remove expired sessions, as clearsessions does.", json=False)
         removed.add_argument("--dry-run", action="store_true", help="only count them")
         add("reindex", "Make the index of sessions anew, where there is one.", json=False)
+        self._add_move_arguments(add("move", "Move all sessions from one engine to another."))
         add("doctor", "Tell how sessions are kept, and what is wrong. Exit code 1 if anything is.")
 
     def _add_list_arguments(self, parser: ArgumentParser) -> None:
@@ -95,6 +99,25 @@ class Command(BaseCommand):
             "--no-input", "--noinput", action="store_false", dest="interactive", help="do not ask"
         )
         parser.set_defaults(usage_error=parser.error)
+
+    def _add_move_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--from", dest="source", metavar="ENGINE", required=True, help="a former SESSION_ENGINE"
+        )
+        parser.add_argument(
+            "--from-cache", metavar="ALIAS", help="its SESSION_CACHE_ALIAS, if it was another one"
+        )
+        parser.add_argument(
+            "--to", dest="target", metavar="ENGINE", help="SESSION_ENGINE unless given"
+        )
+        parser.add_argument(
+            "--batch",
+            metavar="N",
+            type=selection.positive,
+            default=500,
+            help="read N at once (500)",
+        )
+        parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
     # --- Actions ---------------------------------------------------------------------------
 
@@ -144,10 +167,7 @@ class Command(BaseCommand):
     def _stats(self, *, json: bool, **options: Any) -> None:
         inventory = self._inventory()
         sessions: Iterable[SessionInfo] = inventory.iterate(expired=None)
-        if self.stderr.isatty():
-            draw = partial(self.stderr.write, style_func=str, ending="")
-            sessions = reports.with_progress(sessions, inventory.count, draw)
-        stats = reports.count(sessions, _TOP_USERS)
+        stats = reports.count(self._with_progress(sessions, inventory.count), _TOP_USERS)
         if json:
             self.stdout.write(reports.as_json(stats))
             return
@@ -197,6 +217,38 @@ class Command(BaseCommand):
         else:
             self._say(f"{counted(number, 'session')} in the index.")
 
+    def _move(
+        self,
+        *,
+        source: str,
+        from_cache: str | None,
+        target: str | None,
+        batch: int,
+        dry_run: bool,
+        json: bool,
+        **options: Any,
+    ) -> None:
+        storage = moving.target(target or settings.SESSION_ENGINE)
+        former = moving.source(source, from_cache)
+        moving.check_pair(former, storage)
+        report = moving.Report()
+        outcomes = (moving.survey if dry_run else moving.move)(former, storage, batch)
+        try:
+            for outcome in self._with_progress(outcomes, former.count):
+                report.add(outcome)
+        except StorageUnavailable as error:
+            raise CommandError(
+                f"{error} {counted(report.moved, 'session')} moved so far. Run the command again: "
+                "it goes on where it stopped."
+            ) from None
+        if json:
+            self.stdout.write(reports.as_json(report))
+        elif self.verbosity > 0:
+            self._head("Would be:" if dry_run else "Done:")
+            self._lines(reports.fields(reports.moved_fields(report), self._width))
+        if report.failures:
+            raise CommandError(f"{counted(report.failures, 'session')} cannot be moved.")
+
     def _doctor(self, *, json: bool, **options: Any) -> None:
         diagnosis = doctor.diagnose(self._inventory().storage)
         if json:
@@ -244,6 +296,12 @@ class Command(BaseCommand):
     def _width(self) -> int | None:
         """Columns of the terminal; ``None`` for a pipe, where nothing is cut."""
         return shutil.get_terminal_size().columns if self.stdout.isatty() else None
+
+    def _with_progress(self, items: Iterable[T], total: Callable[[], int]) -> Iterable[T]:
+        if not self.stderr.isatty():
+            return items
+        draw = partial(self.stderr.write, style_func=str, ending="")
+        return reports.with_progress(items, total, draw)
 
     def _names(self, sessions: Iterable[SessionInfo]) -> dict[str, str]:
         return usernames(each.user_id for each in sessions)
