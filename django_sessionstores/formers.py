@@ -367,7 +367,7 @@ class CachedDatabaseFormer(DatabaseFormer):
 
     def __init__(self, engine: type[SessionBase]) -> None:
         super().__init__(engine)
-        self._alias = _cache_alias()
+        self.alias = _cache_alias()
 
     def remove(self, key: str) -> None:
         super().remove(key)
@@ -375,7 +375,7 @@ class CachedDatabaseFormer(DatabaseFormer):
 
     def _forget_copy(self, key: str) -> None:
         with _answering(self):
-            caches[self._alias].delete(self._store.cache_key_prefix + key)  # type: ignore[attr-defined]
+            caches[self.alias].delete(self._store.cache_key_prefix + key)  # type: ignore[attr-defined]
 
 
 class CacheFormer(DjangoFormer):
@@ -387,14 +387,14 @@ class CacheFormer(DjangoFormer):
 
     def __init__(self, engine: type[SessionBase]) -> None:
         super().__init__(engine)
-        self._alias = _cache_alias()
+        self.alias = _cache_alias()
 
     def describe(self) -> str:
-        return f"the sessions of Django's engine in the cache {self._alias!r}"
+        return f"the sessions of Django's engine in the cache {self.alias!r}"
 
     def find(self, key: str) -> Found | None:
         with _answering(self, self._damage):
-            data = caches[self._alias].get(self._key(key))
+            data = caches[self.alias].get(self._key(key))
         if data is None:
             return None
         data = _checked(data)
@@ -404,7 +404,7 @@ class CacheFormer(DjangoFormer):
 
     def remove(self, key: str) -> None:
         with _answering(self):
-            caches[self._alias].delete(self._key(key))
+            caches[self.alias].delete(self._key(key))
 
     def _key(self, key: str) -> str:
         return str(self._store.cache_key_prefix + key)  # type: ignore[attr-defined]

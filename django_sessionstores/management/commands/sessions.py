@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ... import session
+from ... import adoption, session
+from ...conf import NAME
 from ...exceptions import StorageUnavailable
 from ...inventory import Inventory, SessionInfo
 from ...lifetime import aware
-from .. import doctor, moving, reports, selection
+from .. import cache_keys, doctor, moving, reports, selection
 from ..engine import counted, errors_reported, open_inventory, purge, purged
 from ..users import find_user_id, usernames
 
@@ -53,6 +54,11 @@ class Command(BaseCommand):
         shown.add_argument("ids", nargs=1, metavar="ID", type=selection.id_prefix, help=_ID)
         add("stats", "Count the sessions, in one pass over all of them.")
         self._add_end_arguments(add("end", "End sessions: who has one is logged out.", json=False))
+        cleared = add("clear", "End every session, and touch nothing else in the store.")
+        _add_asking_options(cleared)
+        emptied = add("clear-cache", "Remove all keys of a cache but those of sessions.")
+        emptied.add_argument("alias", metavar="ALIAS", help="the cache's name in CACHES")
+        _add_asking_options(emptied)
         removed = add("purge", "Remove expired sessions, as clearsessions does.", json=False)
         removed.add_argument("--dry-run", action="store_true", help="only count them")
         add("reindex", "Make the index of sessions anew, where there is one.", json=False)
@@ -94,11 +100,7 @@ class Command(BaseCommand):
             "--but", metavar="ID", type=selection.id_prefix, help="with --user: not this one"
         )
         parser.add_argument("--all", action="store_true", help="all of all users and visitors")
-        parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
-        parser.add_argument(
-            "--no-input", "--noinput", action="store_false", dest="interactive", help="do not ask"
-        )
-        parser.set_defaults(usage_error=parser.error)
+        _add_asking_options(parser)
 
     def _add_move_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
@@ -124,7 +126,7 @@ class Command(BaseCommand):
     def handle(self, *, action: str, **options: Any) -> None:
         self.verbosity: int = options["verbosity"]
         with errors_reported():
-            getattr(self, f"_{action}")(**options)
+            getattr(self, f"_{action.replace('-', '_')}")(**options)
 
     def _inventory(self) -> Inventory:
         inventory = open_inventory()
@@ -202,6 +204,47 @@ class Command(BaseCommand):
         number = inventory.count(user=user_id) - (kept is not None)
         if self._agreed(number, f" of user {reports.printable(name)}", **options):
             self._ended(lambda: inventory.end_all(user_id, but=kept.id if kept else None))
+
+    def _clear(self, **options: Any) -> None:
+        _check_answerable(**options)
+        inventory = self._inventory()
+        keys = None if inventory.storage.lists else cache_keys.sessions_of(inventory.storage)
+        number = inventory.count() if keys is None else keys.count()
+        if self.verbosity > 0:
+            for former in adoption.formers():
+                self.stderr.write(
+                    f"Sessions that are still in {former.describe()} are not ended: see "
+                    f"{NAME}['MIGRATE_FROM']."
+                )
+        if options["json"]:
+            ended = 0 if options["dry_run"] else self._end_everything(inventory, keys)
+            self.stdout.write(reports.as_json({"found": number, "ended": ended}))
+        elif self._agreed(number, "", **options):
+            self._ended(lambda: self._end_everything(inventory, keys))
+
+    def _end_everything(self, inventory: Inventory, keys: cache_keys.CacheKeys | None) -> int:
+        return inventory.end_everything() if keys is None else keys.remove_all()
+
+    def _clear_cache(
+        self, *, alias: str, dry_run: bool, interactive: bool, json: bool, **options: Any
+    ) -> None:
+        _check_answerable(json=json, dry_run=dry_run, interactive=interactive, **options)
+        keys = cache_keys.others_in(alias)
+        try:
+            number, removed = keys.count(), 0
+            which = f"{counted(number, 'key')} of {keys.describe()}"
+            if dry_run and not json:
+                self._say(f"Would remove {which}, and no session.")
+            elif not dry_run:
+                if interactive and not _confirmed(f"Remove {which}, and no session? [y/N] "):
+                    raise CommandError("Nothing was removed.")
+                removed = keys.remove_all()
+        except StorageUnavailable as error:
+            raise CommandError(str(error)) from error
+        if json:
+            self.stdout.write(reports.as_json({"found": number, "removed": removed}))
+        elif not dry_run:
+            self._say(f"{counted(removed, 'key')} removed.")
 
     def _purge(self, *, dry_run: bool, **options: Any) -> None:
         if dry_run:
@@ -328,6 +371,21 @@ def _add_general_options(parser: ArgumentParser) -> None:
         parser.add_argument(option, default=SUPPRESS, help=SUPPRESS)
     for flag in ("--traceback", "--no-color", "--force-color"):
         parser.add_argument(flag, action="store_true", default=SUPPRESS, help=SUPPRESS)
+
+
+def _add_asking_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument(
+        "--no-input", "--noinput", action="store_false", dest="interactive", help="do not ask"
+    )
+    parser.set_defaults(usage_error=parser.error)
+
+
+def _check_answerable(
+    *, json: bool, dry_run: bool, interactive: bool, usage_error: Any, **options: Any
+) -> None:
+    if json and interactive and not dry_run:
+        usage_error("--json goes with --no-input or --dry-run")
 
 
 def _confirmed(question: str) -> bool:
