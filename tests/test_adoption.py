@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from django.conf import settings
-from django.contrib.sessions.backends.file import SessionStore as DjangoFileStore
 from django.core.cache import caches
 from django.test import Client, override_settings
 from django.utils import timezone
@@ -26,8 +25,17 @@ from django_sessionstores.records import session_id
 from django_sessionstores.session import now
 from django_sessionstores.testing import DAY, HOUR, Twin, at, in_threads, observed, suspicions
 from tests.cases import Engine
+from tests.former_engines import (
+    DJANGO,
+    OURS,
+    after,
+    at_django,
+    before,
+    django_store,
+    empty_django,
+    migrating,
+)
 
-DJANGO = "django.contrib.sessions.backends"
 PLAIN = ["db", "cached_db", "cache", "file"]
 COOKIE = "sessionid"
 SELECTION = (
@@ -43,36 +51,6 @@ SELECTION = (
 )
 STORED = SELECTION[:-2]
 """Those that keep sessions by their keys."""
-
-
-@contextmanager
-def migrating(*entries: Any, **options: Any) -> Iterator[None]:
-    """``MIGRATE_FROM``, besides what the case has set."""
-    others = getattr(settings, "SESSIONSTORES", {})
-    with override_settings(SESSIONSTORES={**others, "MIGRATE_FROM": list(entries), **options}):
-        yield
-
-
-def django_store(name: str) -> Any:
-    if name == "file":
-        # Django remembers the folder of the first settings that it saw.
-        DjangoFileStore._storage_path = settings.SESSION_FILE_PATH
-        os.makedirs(settings.SESSION_FILE_PATH, exist_ok=True)
-    return import_module(f"{DJANGO}.{name}").SessionStore
-
-
-def empty_django() -> None:
-    from django.contrib.sessions.models import Session
-
-    Session.objects.all().delete()
-
-
-def at_django(name: str, **data: Any) -> str:
-    """The key of a session that Django's engine has stored."""
-    session = django_store(name)()
-    session.update({"cart": {"apples": 1}, **data})
-    session.save()
-    return str(session.session_key)
 
 
 def is_at_django(name: str, key: str) -> bool:
@@ -288,41 +266,6 @@ def observed_formers() -> Iterator[list[str]]:
     finally:
         for name in originals:
             delattr(former, name)
-
-
-@contextmanager
-def before(former: Any, name: str, action: Any) -> Iterator[None]:
-    """Have something happen right before a call of a former engine, once."""
-    original, pending = getattr(former, name), [action]
-
-    def call(*args: Any) -> Any:
-        if pending:
-            pending.pop()()
-        return original(*args)
-
-    setattr(former, name, call)
-    try:
-        yield
-    finally:
-        delattr(former, name)
-
-
-@contextmanager
-def after(former: Any, name: str, action: Any) -> Iterator[None]:
-    """The same, right after the call."""
-    original, pending = getattr(former, name), [action]
-
-    def call(*args: Any) -> Any:
-        result = original(*args)
-        if pending:
-            pending.pop()()
-        return result
-
-    setattr(former, name, call)
-    try:
-        yield
-    finally:
-        delattr(former, name)
 
 
 # At the same time ---------------------------------------------------------------------------------
@@ -557,7 +500,6 @@ def test_capitals_are_other_keys(engine: Engine, former: str) -> None:
 
 # Between engines of the package -------------------------------------------------------------------
 
-OURS = "django_sessionstores.backends"
 ROUNDS = [
     ("db", "file"),
     ("file", "db"),
