@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,6 +96,8 @@ def test_all_of_djangos(engine: Engine, name: str) -> None:
 @pytest.mark.engines("db:sqlite")
 def test_between_engines_of_the_package(engine: Engine) -> None:
     """Records stay as they are: id, times, client; also back again."""
+    shutil.rmtree(settings.SESSION_FILE_PATH, ignore_errors=True)
+    os.makedirs(settings.SESSION_FILE_PATH)
     session = engine.SessionStore()
     session["_auth_user_id"] = "7"
     with at(now() - DAY):
@@ -277,6 +280,17 @@ def test_two_moves_at_once(engine: Engine, old: None) -> None:
         next(second, None)
     list(second)
     assert all(engine.SessionStore(key).load() for key in keys)
+
+
+@pytest.mark.engines("file")
+def test_a_move_while_another_one_is_removing(engine: Engine, old: None) -> None:
+    """Between store and removal the session is in both; it is the first one's to remove."""
+    empty_django()
+    key = at_django("db")
+    second = moving.move(opened(f"{DJANGO}.db"), engine.storage, 10)
+    assert moved_while(engine, before, "claim", lambda: next(second)) == {"moved": 1}
+    assert list(second) == []
+    assert engine.SessionStore(key).load() != {}
 
 
 # Killed -------------------------------------------------------------------------------------------
