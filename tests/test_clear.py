@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,9 +20,19 @@ from django_sessionstores.storages.base import NAMESPACE
 from tests.cases import CACHE_ALIAS, Engine
 from tests.former_engines import DJANGO, at_django, empty_django, migrating
 from tests.services import RedisCluster, shared
-from tests.test_sessions_command import alive, answers, sessions, stored, typed
+from tests.test_sessions_command import (
+    alive,
+    answers,
+    run_transcript,
+    sessions,
+    stored,
+    transcripts,
+    typed,
+)
 
 __all__ = ["answers"]
+
+PAGE = Path(__file__).resolve().parent.parent / "docs/howto/clearing.rst"
 
 GLOBS = ("", "*", "?", "[a-z]", "a\\b", "site:1", "%", "_", "^", "ü")
 CACHES = (
@@ -55,6 +66,20 @@ def filled(cache: Any) -> int:
     """How many of the keys there are."""
     there = sum(cache.get(f"page{number}") == number for number in range(7))
     return there + (cache.get("newer", version=2) == 1)
+
+
+@pytest.mark.engines("cache:redis-cache")
+def test_transcripts_are_true(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the page about both commands."""
+    entry = settings.CACHES[CACHE_ALIAS]
+    with override_settings(CACHES={"default": entry}, SESSION_CACHE_ALIAS="default"):
+        fill(caches["default"])
+        for _ in range(2):
+            stored(engine)
+        shown = transcripts(PAGE)
+        assert len(shown) == 3
+        for command, expected in shown:
+            assert run_transcript(command, monkeypatch, lambda: "y") == expected
 
 
 # clear --------------------------------------------------------------------------------------------

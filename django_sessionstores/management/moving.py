@@ -77,7 +77,7 @@ def source(path: str, cache_alias: str | None) -> Former:
     """The engine to move from. Raises ``CommandError``."""
     entry = FormerEngine(path, {"SESSION_CACHE_ALIAS": cache_alias} if cache_alias else {})
     if not entry.options:
-        if path == django_settings.SESSION_ENGINE and not _named_former(path):
+        if path == django_settings.SESSION_ENGINE and not is_named(path):
             raise CommandError(
                 f"{path} is SESSION_ENGINE, and in use: whose session is moved out of it is logged "
                 f"out. Change SESSION_ENGINE first, and name {path} in {NAME}['MIGRATE_FROM']."
@@ -93,6 +93,11 @@ def source(path: str, cache_alias: str | None) -> Former:
             f"{NAME}['MIGRATE_FROM']: each session is then moved when its browser comes back."
         )
     return former
+
+
+def is_named(path: str) -> bool:
+    """Whether ``MIGRATE_FROM`` has this engine."""
+    return _named_former(path) is not None
 
 
 def _named_former(path: str) -> FormerEngine | None:

@@ -274,6 +274,11 @@ class Command(BaseCommand):
         storage = moving.target(target or settings.SESSION_ENGINE)
         former = moving.source(source, from_cache)
         moving.check_pair(former, storage)
+        if self.verbosity > 0 and not moving.is_named(source):
+            self.stderr.write(
+                f"{NAME}['MIGRATE_FROM'] does not name {source}: until its session is moved, a "
+                "browser that comes back is logged out."
+            )
         report = moving.Report()
         outcomes = (moving.survey if dry_run else moving.move)(former, storage, batch)
         try:
