@@ -43,7 +43,7 @@ Clock = Callable[[], int]
 
 @cache
 def formers() -> tuple[Former, ...]:
-    """The engines of ``MIGRATE_FROM``. Raises ``ImproperlyConfigured`` or ``ImportError``."""
+    """The engines of ``MIGRATE_FROM``. Raises ``ImproperlyConfigured``."""
     return tuple(open_former(former_engine(entry)) for entry in settings.MIGRATE_FROM)
 
 
@@ -111,7 +111,7 @@ def _take_over(
     failure: UnreadablePayload | None,
     now: Clock,
 ) -> Flow[Reading]:
-    presented, asked = cookie or key, False
+    presented, asked, grave = cookie or key, False, None
     is_plain = cookie is None and is_well_formed(key)
     record_id = session_id(key if is_plain or cookie else derived_key(key))
     for former in formers():
@@ -123,7 +123,8 @@ def _take_over(
             if found is None or found.record.expires <= now():
                 continue
             if found.record.state is not State.LIVE:
-                return Reading(found.record)
+                grave = _lasting(found.record, now())
+                break
             record = record_of(storage, record_id, found)
             outcome: Updated | Taken = yield Call(storage, "create", (record, now()))
         except UnreadablePayload as error:
@@ -144,7 +145,7 @@ def _take_over(
             return Reading(_lasting(record_now, now()))
     if failure is not None:
         raise failure
-    return Reading(None)
+    return Reading(grave)
 
 
 def _issue(storage: Storage, record: Record, outcome: Updated | Taken, now: Clock) -> Flow[Reading]:

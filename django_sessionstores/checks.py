@@ -321,7 +321,7 @@ def check_former_engines(app_configs: Any, **kwargs: Any) -> Sequence[checks.Che
         try:
             former = open_former(conf.former_engine(entry))
             name = former.describe()
-        except (ImportError, ImproperlyConfigured) as error:
+        except ImproperlyConfigured as error:
             messages.append(
                 checks.Error(
                     f"The former engine {path} cannot be used: {error}",

@@ -139,9 +139,14 @@ class Former:
 def open_former(entry: FormerEngine) -> Former:
     """The former engine that an entry of ``MIGRATE_FROM`` names.
 
-    Raises ``ImproperlyConfigured`` or ``ImportError`` where there is none.
+    Raises ``ImproperlyConfigured`` where there is none.
     """
-    engine: Any = getattr(import_module(entry.path), "SessionStore", None)
+    try:
+        engine: Any = getattr(import_module(entry.path), "SessionStore", None)
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            f"A former session engine, {entry.path!r}, cannot be imported: {error}"
+        ) from error
     if hasattr(engine, "make_storage"):
         if not entry.options:
             return OwnFormer(engine.storage(), is_shared=True)
@@ -501,7 +506,13 @@ class SignedCookieFormer(DjangoFormer):
         until = lifetime.expires_at(data.get("_session_expiry"), signed, self._age)
         return self._found(data, signed, min(until, signed + self._age * 1000), None)
 
+    async def afind(self, key: str) -> Found | None:
+        return self.find(key)
+
     def remove(self, key: str) -> None:
+        pass
+
+    async def aremove(self, key: str) -> None:
         pass
 
 

@@ -1,6 +1,7 @@
 """Sessions of engines that were in use before, and how to look at what happens to them."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -35,6 +36,12 @@ def empty_django() -> None:
     from django.contrib.sessions.models import Session
 
     Session.objects.all().delete()
+
+
+def empty_folder() -> None:
+    """A folder for session files, where the case has made none."""
+    shutil.rmtree(settings.SESSION_FILE_PATH, ignore_errors=True)
+    os.makedirs(settings.SESSION_FILE_PATH)
 
 
 def at_django(name: str, **data: Any) -> str:

@@ -33,6 +33,7 @@ from tests.former_engines import (
     before,
     django_store,
     empty_django,
+    empty_folder,
     migrating,
 )
 
@@ -515,6 +516,7 @@ ROUNDS = [
 def test_between_engines_of_the_package(engine: Engine, old: str, new: str, in_async: bool) -> None:
     """All that is known of a session comes along."""
     Old, New = (import_module(f"{OURS}.{name}").SessionStore for name in (old, new))  # noqa: N806
+    empty_folder()
     former = Old()
     former["cart"] = {"apples": 1}
     former["_auth_user_id"] = "7"
@@ -539,6 +541,7 @@ def test_between_engines_of_the_package(engine: Engine, old: str, new: str, in_a
 @pytest.mark.engines("memory")
 def test_there_and_back(engine: Engine) -> None:
     """Two deployments whose workers run side by side, each with the other's engine as former."""
+    empty_folder()
     key = None
     for name, former in [("db", "file"), ("file", "db")] * 3:
         with (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +39,7 @@ from tests.former_engines import (
     before,
     django_store,
     empty_django,
+    empty_folder,
     migrating,
 )
 from tests.test_sessions_command import Terminal, typed
@@ -96,8 +96,7 @@ def test_all_of_djangos(engine: Engine, name: str) -> None:
 @pytest.mark.engines("db:sqlite")
 def test_between_engines_of_the_package(engine: Engine) -> None:
     """Records stay as they are: id, times, client; also back again."""
-    shutil.rmtree(settings.SESSION_FILE_PATH, ignore_errors=True)
-    os.makedirs(settings.SESSION_FILE_PATH)
+    empty_folder()
     session = engine.SessionStore()
     session["_auth_user_id"] = "7"
     with at(now() - DAY):
@@ -267,6 +266,27 @@ def opened_former() -> Any:
 
 def list_moved(engine: Engine) -> None:
     assert list(moving.move(opened(f"{DJANGO}.db"), engine.storage, 10)) == ["already_there"]
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_request_while_a_session_of_the_package_is_being_removed(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the session was there is a tombstone then, for a moment. It is not of a logout."""
+    session = engine.SessionStore()
+    session["x"] = 1
+    session.save()
+    empty_folder()
+    old_storage = engine.storage
+    with override_settings(SESSION_ENGINE=f"{OURS}.file"), migrating(f"{OURS}.db"):
+        store = import_module(f"{OURS}.file").SessionStore
+        monkeypatch.setattr(type(old_storage), "delete", lambda *args: None)
+
+        def move_all() -> None:
+            list(moving.move(opened(f"{OURS}.db"), store.storage(), 10))
+
+        with before(opened_former(), "find", move_all):
+            assert store(session.session_key).load() == {"x": 1}
 
 
 @pytest.mark.engines("file")

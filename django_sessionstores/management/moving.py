@@ -85,7 +85,7 @@ def source(path: str, cache_alias: str | None) -> Former:
         entry = _named_former(path) or entry
     try:
         former = open_former(entry)
-    except (ImportError, ImproperlyConfigured) as error:
+    except ImproperlyConfigured as error:
         raise CommandError(f"--from {path} cannot be used: {error}") from error
     if not former.lists:
         raise CommandError(
