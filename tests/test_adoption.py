@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from django.conf import settings
 from django.core.cache import caches
 from django.test import Client, override_settings
 from django.utils import timezone
+from django.views.debug import ExceptionReporter
 
 from django_sessionstores import adoption
 from django_sessionstores.exceptions import StorageUnavailable
@@ -498,6 +500,58 @@ def test_capitals_are_other_keys(engine: Engine, former: str) -> None:
     """Some databases and file systems do not tell them apart."""
     key = at_django(former)
     assert engine.SessionStore(key.upper()).load() == {}
+
+
+class Visitor:
+    """Has a key, and no frame of a test has it."""
+
+    def __init__(self, name: str) -> None:
+        self.key = at_django(name, card=CARD)
+
+    def report(self, engine: Engine) -> str:
+        """What is mailed to the site's admins of an outage that the visitor meets."""
+        try:
+            engine.SessionStore(self.key).load()
+        except StorageUnavailable:
+            return ExceptionReporter(None, *sys.exc_info()).get_traceback_html()
+        raise AssertionError("no outage")
+
+
+CARD = str(7**20)
+
+
+@pytest.mark.engines("memory", "db:sqlite")
+@pytest.mark.parametrize("name", [*PLAIN, "signed_cookies"])
+@pytest.mark.parametrize("call", ["find", "create", "remove"])
+def test_error_reports_show_neither_keys_nor_data(
+    engine: Engine, name: str, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They show the variables of each frame, those of adoption included."""
+    if (name, call) in {("signed_cookies", "find"), ("signed_cookies", "remove")}:
+        pytest.skip("Cookies are always there, and never removed")
+    empty_django()
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise StorageUnavailable("away") if call == "create" else OSError("away")
+
+    with migrating(f"{DJANGO}.{name}"):
+        visitor = Visitor(name)
+        adoption.formers()
+        if call == "create":
+            monkeypatch.setattr(engine.storage, "create", fail)
+        elif name == "file":
+            monkeypatch.setattr(Path, {"find": "stat", "remove": "unlink"}[call], fail)
+        elif name == "cache":
+            cache = type(caches[settings.SESSION_CACHE_ALIAS])
+            monkeypatch.setattr(cache, {"find": "get", "remove": "delete"}[call], fail)
+        else:
+            method = {"find": "first", "remove": "delete"}[call]
+            monkeypatch.setattr(f"django.db.models.query.QuerySet.{method}", fail)
+        report = visitor.report(engine)
+    assert "away" in report or "does not answer" in report
+    assert "adoption.py" in report
+    assert visitor.key not in report
+    assert CARD not in report
 
 
 # Between engines of the package -------------------------------------------------------------------
