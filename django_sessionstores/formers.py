@@ -432,11 +432,11 @@ class FileFormer(DjangoFormer):
         return f"the files of Django's engine in {self._folder}"
 
     def find(self, key: str) -> Found | None:
-        path = self._path(key)
+        # No variable for the path, nor for the text before all is done: error reports show them.
         with _answering(self):
             try:
-                text = path.read_text(encoding="ascii", errors="replace")
-                saved = int(path.stat().st_mtime * 1000)
+                saved = int(self._path(key).stat().st_mtime * 1000)
+                text = self._path(key).read_text("ascii", "replace")
             except FileNotFoundError:
                 return None
         if not text:
@@ -467,8 +467,7 @@ class FileFormer(DjangoFormer):
     def claim(self, locator: str, found: Found) -> Claim:
         with _answering(self):
             try:
-                text = self._path(locator).read_text(encoding="ascii", errors="replace")
-                if text != found.seen:
+                if self._path(locator).read_text("ascii", "replace") != found.seen:
                     return Claim.CHANGED
                 self._path(locator).unlink()
             except FileNotFoundError:
