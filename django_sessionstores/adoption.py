@@ -20,6 +20,7 @@ of it. So its session stays in the former engine until it expires there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Final, NamedTuple
 
@@ -28,14 +29,17 @@ from django.conf import settings as django_settings
 
 from . import ending
 from .conf import bare_codec, codec, former_engine, reset_on_change, settings
-from .exceptions import PayloadTooLarge, UnreadablePayload
-from .flow import Call, Flow
+from .exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
+from .flow import Call, Flow, Pause
 from .formers import Former, Found, open_former
 from .records import Record, SecretText, State, derived_key, is_well_formed, session_id, tombstone
 from .storages.base import Outcome, Storage, Taken, Updated
+from .storages.layered import Layered
 from .storages.registered import Registered
 
-_ROUNDS: Final = 3
+_ROUNDS: Final = 5
+_PAUSE: Final = 0.01
+"""Seconds; the last of the pauses is 16 times as long."""
 
 Clock = Callable[[], int]
 """Milliseconds since the epoch."""
@@ -136,16 +140,66 @@ def _take_over(
         if storage.holds_in_key:
             return (yield from _issue(storage, record, outcome, now))
         if isinstance(outcome, Taken):
-            break
-        yield Call(former, "remove", (presented,))
+            current = yield from _stored_by_another(storage, record, now)
+            return Reading(_lasting(current, now()))
+        yield from _remove(former, presented, _authority(storage))
         return Reading(outcome.record, is_new=True)
     if asked and not storage.holds_in_key:
-        record_now: Record | None = yield Call(storage, "read", (storage.locate(key),))
-        if record_now is not None:
-            return Reading(_lasting(record_now, now()))
+        moved: Record | None = yield Call(storage, "read", (storage.locate(key),))
+        if moved is not None:
+            return Reading(_lasting(moved, now()))
     if failure is not None:
         raise failure
     return Reading(grave)
+
+
+def _stored_by_another(storage: Storage, record: Record, now: Clock) -> Flow[Record]:
+    """What another request has stored under the id of a record that was to be created.
+
+    Raises `StorageUnavailable` where it cannot be seen: that there is nothing would be a lie.
+    """
+    # A cache in front tells of no tombstones.
+    source = storage.authority if isinstance(storage, Layered) else storage
+    for attempt in range(_ROUNDS):
+        if attempt:
+            yield Call(Pause, "sleep", (_PAUSE * 2**attempt,))
+        current: Record | None = yield Call(source, "read", (record.id,))
+        if current is not None:
+            return current
+    if isinstance(storage, Registered):
+        entry: Record | None = yield Call(storage, "lookup", (record.id,))
+        if entry is not None and entry.state is not State.LIVE:
+            return entry
+        # Data without an entry: its transaction was rolled back. Or the other way round.
+        yield Call(storage, "delete", (record.id,))
+        outcome: Updated | Taken = yield Call(storage, "create", (record, now()))
+        if isinstance(outcome, Updated):
+            return outcome.record
+    raise StorageUnavailable(
+        f"{storage.describe()} has a session that another request is taking over, and does not "
+        "show it yet."
+    )
+
+
+def _remove(former: Former, key: SecretText, authority: Storage) -> Flow[None]:
+    """Remove a session where it was, once it is sure to be where it is."""
+    if not (yield Call(authority, "in_transaction", ())):
+        yield Call(former, "remove", (key,))
+        return
+
+    def remove() -> None:
+        # The request has been answered. What stays is as what a crash leaves behind.
+        with suppress(StorageUnavailable):
+            former.remove(key)
+
+    yield Call(authority, "after_commit", (remove,))
+
+
+def _authority(storage: Storage) -> Storage:
+    """The one of a storage's storages that decides whether a session is there."""
+    if isinstance(storage, Layered):
+        return storage.authority
+    return _authority(storage.registry) if isinstance(storage, Registered) else storage
 
 
 def _issue(storage: Storage, record: Record, outcome: Updated | Taken, now: Clock) -> Flow[Reading]:

@@ -5,7 +5,6 @@ What needs a storage is a flow (see `flow`), so that the sync and the async meth
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import time
@@ -34,7 +33,7 @@ from .exceptions import (
     UnreadablePayload,
     UnserializableValue,
 )
-from .flow import Call, Flow, arun, run
+from .flow import Call, Flow, Pause, arun, run
 from .merge import AUTH_KEYS, changes, merge
 from .records import (
     Changes,
@@ -65,18 +64,6 @@ _HARMLESS_TO_READERS: Final = (SessionEnded, SessionConflict, StorageUnavailable
 def now() -> int:
     """Milliseconds since the epoch: the clock that decides what is expired."""
     return time.time_ns() // 1_000_000
-
-
-class _Pause:
-    """Waiting, as a call that a flow can ask for."""
-
-    @staticmethod
-    def sleep(seconds: float) -> None:
-        time.sleep(seconds)
-
-    @staticmethod
-    async def asleep(seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 class SessionStore(SessionBase):
@@ -789,7 +776,7 @@ class SessionStore(SessionBase):
         """Lay my changes over the record that another request saved."""
         if attempt > 2:
             # Who loses this often meets a crowd: spread it.
-            yield Call(_Pause, "sleep", (random.uniform(0, 0.002 * min(attempt, 20)),))  # noqa: S311
+            yield Call(Pause, "sleep", (random.uniform(0, 0.002 * min(attempt, 20)),))  # noqa: S311
         try:
             theirs = self._open(current)
         except UnreadablePayload as reason:

@@ -7,15 +7,18 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.conf import settings
 from django.core.cache import caches
+from django.db import transaction
 from django.test import Client, override_settings
 from django.utils import timezone
 from django.views.debug import ExceptionReporter
@@ -47,6 +50,7 @@ SELECTION = (
     "db:sqlite",
     "cache:redis-cache",
     "cache:memcached",
+    "cache:memcached+sqlite",
     "cache:locmem",
     "cached_db:redis-cache+postgresql",
     "cookie:unregistered",
@@ -274,7 +278,10 @@ def observed_formers() -> Iterator[list[str]]:
 # At the same time ---------------------------------------------------------------------------------
 
 
-@pytest.mark.engines("file", "db:sqlite", "cache:redis-cache", "cookie:sqlite")
+@pytest.mark.engines(
+    *("file", "db:sqlite", "db:postgresql", "cache:redis-cache", "cache:memcached+sqlite"),
+    "cookie:sqlite",
+)
 def test_parallel_requests_agree(engine: Engine, former: str) -> None:
     """A page and its ten scripts find one session, and none finds it gone."""
     for _ in range(3):
@@ -294,6 +301,45 @@ def test_moved_between_two_looks(engine: Engine, former: str) -> None:
     key = at_django(former)
     with before(adoption.formers()[0], "find", lambda: engine.SessionStore(key).load()):
         assert engine.SessionStore(key).load() != {}
+
+
+@pytest.mark.engines("cache:memcached+sqlite", "db:sqlite")
+def test_stored_by_another_and_not_to_be_seen_yet(engine: Engine, former: str) -> None:
+    """Data and registry are written one after the other; a transaction is seen when it commits."""
+    key = at_django(former)
+    with after(adoption.formers()[0], "find", lambda: engine.SessionStore(key).load()):
+        read, number = engine.storage.read, count()
+
+        def late(locator: str) -> Any:
+            # The first look is this request's, the second is of the one that takes over.
+            return None if next(number) in {2, 3} else read(locator)
+
+        with mock.patch.object(engine.storage, "read", late):
+            assert engine.SessionStore(key).load() != {}
+
+
+@pytest.mark.engines("cache:memcached+sqlite")
+def test_memcached_forgets_that_a_session_has_ended(engine: Engine, former: str) -> None:
+    """Its registry does not."""
+    key = at_django(former)
+    with before(adoption.formers()[0], "remove", crash), pytest.raises(KeyboardInterrupt):
+        engine.SessionStore(key).load()
+    Inventory().end(session_id(key))
+    engine.empty_cache()
+    assert is_at_django(former, key) or former in {"cache", "cached_db"}
+    assert engine.SessionStore(key).load() == {}
+
+
+@pytest.mark.engines("db:sqlite")
+def test_stored_by_another_and_never_to_be_seen(engine: Engine, former: str) -> None:
+    """MySQL in a transaction shows what there was at its beginning. That is no logout."""
+    key = at_django(former)
+    with (
+        after(adoption.formers()[0], "find", lambda: engine.SessionStore(key).load()),
+        mock.patch.object(engine.storage, "read", return_value=None),
+        pytest.raises(StorageUnavailable, match="another request is taking over"),
+    ):
+        engine.SessionStore(key).load()
 
 
 @pytest.mark.engines(*STORED, "cookie:sqlite")
@@ -422,6 +468,23 @@ def test_exists(engine: Engine, former: str, in_async: bool) -> None:
     assert not store.exists("b" * 32)
     engine.SessionStore(key).flush()
     assert not store.exists(key)
+
+
+@pytest.mark.engines(
+    *("db:sqlite", "db:postgresql", "cached_db:locmem+sqlite", "cache:database-cache"),
+    "cache:memcached+sqlite",
+)
+@pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
+def test_a_transaction_around_the_request(engine: Engine, former: str, commits: bool) -> None:
+    """With ATOMIC_REQUESTS, a view that fails takes back what was stored in the database. What was
+    removed elsewhere would be in neither then."""
+    key = at_django(former)
+    with suppress(RuntimeError), transaction.atomic(using=engine.database):
+        assert engine.SessionStore(key).load() != {}
+        if not commits:
+            raise RuntimeError
+    assert is_at_django(former, key) is not commits
+    assert engine.SessionStore(key).load() != {}
 
 
 # Trouble ------------------------------------------------------------------------------------------
