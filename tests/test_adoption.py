@@ -525,6 +525,22 @@ def test_an_outage_of_the_former_is_no_logout(
     assert engine.SessionStore(key).load() != {}
 
 
+@pytest.mark.engines("cached_db:django-redis+sqlite")
+@pytest.mark.private_servers
+def test_redis_goes_away_with_the_former_sessions(engine: Engine) -> None:
+    """Who has been moved goes on from the database; of the others nobody knows."""
+    moved, left = at_django("cache"), at_django("cache")
+    middleware = ["django_sessionstores.middleware.SessionMiddleware", *settings.MIDDLEWARE[1:]]
+    with migrating(f"{DJANGO}.cache"), override_settings(MIDDLEWARE=middleware):
+        assert engine.SessionStore(moved).load() != {}
+        engine.server().stop()
+        browser = Client(raise_request_exception=False)
+        for key, status in ((moved, 200), (left, 503), ("c" * 32, 503)):
+            browser.cookies[COOKIE] = key
+            answer = browser.get("/read/")
+            assert (answer.status_code, COOKIE in answer.cookies) == (status, False)
+
+
 @pytest.mark.engines("memory")
 def test_an_outage_at_the_removal_is_made_up_for(engine: Engine, former: str) -> None:
     """The session is taken over; the request fails, the next one does not."""
