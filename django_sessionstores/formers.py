@@ -226,6 +226,10 @@ class OwnFormer(Former):
         grave = tombstone(locator, State.ENDED, now=now, seconds=_GRAVE_SECONDS)
         outcome = self.storage.update(grave, found.record, 0)
         if isinstance(outcome, Updated):
+            # A tombstone stays, and would be in the way of a move back: it becomes a record that
+            # has expired, which does not.
+            litter = msgspec.structs.replace(grave, state=State.LIVE, version=1, expires=now + 1)
+            self.storage.update(litter, outcome.record, 0)
             self.storage.delete(locator)
             return Claim.REMOVED
         if isinstance(outcome, Conflict) and outcome.current.state is State.LIVE:

@@ -225,7 +225,7 @@ def _followed(former: Former, storage: Storage, entry: Entry, stored: Record) ->
     storage.delete(entry.id)
     seconds = adoption.grave_seconds()
     grave = tombstone(entry.id, State.ENDED, now=session.now(), seconds=seconds)
-    run(adoption.burying(storage, grave, session.now))
+    run(adoption.bury(storage, grave, session.now))
     return Outcome.ENDED
 
 
