@@ -21,6 +21,7 @@ from django.utils.module_loading import import_string
 from . import conf
 from .chunks import split
 from .conf import NAME, OPTIONS
+from .formers import Former, OwnFormer, open_former
 from .middleware import SessionMiddleware
 from .session import SessionStore
 from .storages.base import CacheStorage, Storage
@@ -289,6 +290,81 @@ def check_file_path(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMes
             id="sessionstores.W004",
         )
     ]
+
+
+def shared_parts(storage: Storage, former: Former) -> list[Storage]:
+    """What the storage has in common with that of a former engine, and must not."""
+    if not isinstance(former, OwnFormer) or (former.in_key and not storage.holds_in_key):
+        # Sessions that come out of cookies get ids of their own, even in the same table.
+        return []
+    places = {_place(part) for part in parts(storage)}
+    return [part for part in parts(former.storage) if _place(part) in places]
+
+
+def _place(part: Storage) -> str:
+    """Where a storage keeps its records. Two aliases may stand for the same cache."""
+    alias = getattr(part, "_alias", None)
+    return part.describe() if alias is None else repr(sorted(caches.settings[alias].items()))
+
+
+@checks.register
+def check_former_engines(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Each engine in ``MIGRATE_FROM`` can be read, and is another one than that in use."""
+    try:
+        entries, storage = conf.settings.MIGRATE_FROM, _storage()
+    except (ImportError, ImproperlyConfigured):
+        return []  # check_settings and check_engine say so.
+    messages: list[checks.CheckMessage] = []
+    lasting: list[str] = []
+    for entry in entries:
+        path = conf.former_engine(entry).path
+        try:
+            former = open_former(conf.former_engine(entry))
+            name = former.describe()
+        except ImproperlyConfigured as error:
+            messages.append(
+                checks.Error(
+                    f"The former engine {path} cannot be used: {error}",
+                    hint=f"Correct {NAME}['MIGRATE_FROM'] or the setting that the message names.",
+                    id="sessionstores.E017",
+                )
+            )
+            continue
+        if storage is not None and (shared := shared_parts(storage, former)):
+            messages.append(
+                checks.Error(
+                    f"{NAME}['MIGRATE_FROM'] names {path}, which has its sessions where "
+                    f"SESSION_ENGINE has them: {shared[0].describe()}.",
+                    hint="Remove it, where there is nothing to move. Where a cache has to hold "
+                    "both, give SESSION_CACHE_ALIAS another alias with a KEY_PREFIX of its own, "
+                    "and name the old one in MIGRATE_FROM.",
+                    id="sessionstores.E016",
+                )
+            )
+        if former.in_key or (storage is not None and storage.holds_in_key):
+            lasting.append(name)
+        former.close()
+    if entries and storage is None:
+        messages.append(
+            checks.Error(
+                f"{NAME}['MIGRATE_FROM'] is for the engines of django_sessionstores, and "
+                f"SESSION_ENGINE is {django_settings.SESSION_ENGINE!r}.",
+                hint="Remove it, or correct SESSION_ENGINE.",
+                id="sessionstores.E018",
+            )
+        )
+    if lasting:
+        days = -(-django_settings.SESSION_COOKIE_AGE // 86_400)
+        messages.append(
+            checks.Warning(
+                "A cookie from before the move that somebody has copied can be exchanged for a "
+                f"session until it expires, in up to {days} days: {', '.join(lasting)}.",
+                hint=f"Remove the engine from {NAME}['MIGRATE_FROM'] when the last of its cookies "
+                "has expired, or earlier, which logs those out who have not been back.",
+                id="sessionstores.W016",
+            )
+        )
+    return messages
 
 
 MIDDLEWARE_OPTIONS: Final = (

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from .compact import compact, expand
 from .exceptions import PayloadTooLarge, UnreadablePayload, UnserializableValue
-from .merge import same
-from .records import SecretBytes, SecretText, key_of
+from .merge import apply, same
+from .records import Record, SecretBytes, SecretText, key_of
 from .serializers import TypedSerializer
 
 _FORMAT: Final = 1
@@ -271,3 +271,23 @@ class BareCodec(Codec):
         if flags & _COMPRESSED:
             return Snapshot(flags & _SERIALIZER_BITS, expand(data, MOST_BARE))
         return Snapshot(flags, bytes(data))
+
+
+def change_context(record_id: str, version: int) -> str:
+    """What a sealed change is bound to."""
+    return f"{record_id} change {version}"
+
+
+def newest_data(record: Record, payloads: Codec, sealed: Codec) -> Snapshot:
+    """The newest data that a record tells of: its payload, and the changes since.
+
+    Raises `UnreadablePayload`.
+    """
+    snapshot = payloads.open(record.id, record.payload)
+    if not record.pending:
+        return snapshot
+    data = sealed.thaw(snapshot)
+    for version, change in record.pending:
+        opened = sealed.open(change_context(record.id, version), change)
+        apply(sealed.thaw(opened), data)
+    return sealed.freeze(data)

@@ -7,9 +7,12 @@ Read from ``settings.SESSIONSTORES`` when first asked for, and anew when a setti
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, cached_property
-from typing import Any, Final, TypeVar, cast
+from os import PathLike
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
@@ -227,9 +230,72 @@ class Settings:
         return names
 
     @cached_property
+    def MIGRATE_FROM(self) -> Sequence[str | tuple[str, dict[str, str]]]:
+        """Engines that were in use before, Django's or the package's, each by its dotted path. A
+        session that is unknown is looked for there, in this order, and taken over. An engine that
+        used another cache, folder or registry stands in a pair with what it used:
+        ``("django.contrib.sessions.backends.cache", {"SESSION_CACHE_ALIAS": "old"})``, or with
+        ``SESSION_FILE_PATH`` or ``REGISTRY``."""
+        entries: Sequence[Any] = self._get("MIGRATE_FROM", (), (list, tuple))
+        for entry in entries:
+            former_engine(entry)
+        return entries
+
+    @cached_property
     def limits(self) -> Limits:
         """`IDLE_AGE` and `ABSOLUTE_AGE`, as sessions compare them."""
         return Limits(int(self.IDLE_AGE * 1000), int(self.ABSOLUTE_AGE * 1000))
+
+
+class FormerEngine(NamedTuple):
+    """An entry of `Settings.MIGRATE_FROM`."""
+
+    path: str
+    options: Mapping[str, str]
+    """What it used, by the names of the settings, where that is not what they say now."""
+
+
+ENGINE_SETTINGS: Final = ("SESSION_CACHE_ALIAS", "SESSION_FILE_PATH", "REGISTRY")
+"""Settings by which an engine finds its storage."""
+
+
+def former_engine(entry: Any) -> FormerEngine:
+    """An entry in full. Raises ``ImproperlyConfigured`` for what cannot be one."""
+    is_pair = isinstance(entry, list | tuple) and len(entry) == 2
+    path, options = entry if is_pair else (entry, {})
+    if not (isinstance(path, str) and path and isinstance(options, dict)):
+        raise ImproperlyConfigured(
+            f"{NAME}['MIGRATE_FROM'] has {entry!r}. An entry is the dotted path of an engine, or "
+            "a pair of that and a dict."
+        )
+    unknown = [name for name in options if name not in ENGINE_SETTINGS]
+    if unknown or not all(isinstance(value, str | PathLike) for value in options.values()):
+        raise ImproperlyConfigured(
+            f"{NAME}['MIGRATE_FROM'] gives {path} {options!r}. It takes: "
+            f"{', '.join(ENGINE_SETTINGS)}, each a string."
+        )
+    return FormerEngine(path, {name: str(value) for name, value in options.items()})
+
+
+_former_options: Final = ContextVar[Mapping[str, str]]("options of a former engine")
+
+
+@contextmanager
+def settings_of(former: FormerEngine) -> Iterator[None]:
+    """Have `engine_setting` say what was in force for a former engine."""
+    token = _former_options.set(former.options)
+    try:
+        yield
+    finally:
+        _former_options.reset(token)
+
+
+def engine_setting(name: str) -> Any:
+    """One of `ENGINE_SETTINGS`, for an engine that makes its storage."""
+    options = _former_options.get(None) or {}
+    if name in options:
+        return options[name]
+    return settings.REGISTRY if name == "REGISTRY" else getattr(django_settings, name)
 
 
 settings: Final = Settings()

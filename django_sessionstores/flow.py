@@ -6,6 +6,8 @@ error of a call is thrown into it. Hand-kept async twins drift apart, and a flow
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Generator
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,6 +23,18 @@ class Call(NamedTuple):
 
 
 Flow = Generator[Call, Any, T]
+
+
+class Pause:
+    """Waiting, as a call that a flow can ask for."""
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        time.sleep(seconds)
+
+    @staticmethod
+    async def asleep(seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
 
 def run(flow: Flow[T]) -> T:

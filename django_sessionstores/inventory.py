@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from django.conf import settings as django_settings
 
-from . import ending, session, signals
+from . import adoption, ending, session, signals
 from .exceptions import CannotList, PartlyEnded, StorageUnavailable, UnreadablePayload
 from .flow import Call, Flow, arun, run
 from .lifetime import aware
@@ -261,11 +261,17 @@ class Inventory:
     def _end(self, session_id: str) -> Flow[bool]:
         found: Record | None = yield Call(self.storage, "lookup", (session_id,))
         # Also where there is none: what is not live must not become so.
-        ended = yield from ending.end(self.storage, session_id, found)
+        ended = yield from self._remove(session_id, found)
         if found is None or ended is None or found.expires <= session.now():
             return False
         yield from self._tell_end(ended)
         return True
+
+    def _remove(self, session_id: str, record: Record | None) -> Flow[str | None]:
+        """End a session, known by its record or a tombstone; the id that it had, if any."""
+        if self._engine == django_settings.SESSION_ENGINE:
+            return (yield from adoption.end(self.storage, session_id, record, None, session.now))
+        return (yield from ending.end(self.storage, session_id, record))
 
     def _tell_end(self, session_id: str) -> Flow[None]:
         return signals.tell(
@@ -298,7 +304,7 @@ class Inventory:
                 if done.is_enough:
                     return found
                 found += 1
-                deleted: bool = yield Call(self.storage, "delete", (record.id,))
+                deleted = yield from self._remove(record.id, None)
                 if deleted and record.is_live(session.now()):
                     done.ended += 1
                     yield from self._tell_end(record.id)

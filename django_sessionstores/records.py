@@ -161,6 +161,14 @@ def draw_key() -> str:
     return key_of(secrets.token_bytes(32))
 
 
+def derived_key(secret: str) -> str:
+    """The session key for whom another engine gave ``secret`` as one, which is too long for ours.
+
+    The same one for each request that brings it. As hard to guess as the secret: it is a digest.
+    """
+    return key_of(hashlib.blake2b(secret.encode(), digest_size=32, person=b"derived key").digest())
+
+
 def key_of(material: bytes) -> str:
     """A session key out of 32 bytes: five bits of each."""
     return material.translate(_KEY_ALPHABET).decode("ascii")

@@ -5,7 +5,6 @@ What needs a storage is a flow (see `flow`), so that the sync and the async meth
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import time
@@ -22,8 +21,8 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.module_loading import import_string
 
-from . import ending, lifetime, limits, secret_rotation, signals
-from .codec import Codec, Snapshot
+from . import adoption, lifetime, limits, secret_rotation, signals
+from .codec import Codec, Snapshot, change_context, newest_data
 from .conf import bare_codec, codec, key_ring, merge_functions, reset_on_change, settings
 from .exceptions import (
     PartlyEnded,
@@ -35,12 +34,13 @@ from .exceptions import (
     UnreadablePayload,
     UnserializableValue,
 )
-from .flow import Call, Flow, arun, run
-from .merge import AUTH_KEYS, apply, changes, merge
+from .flow import Call, Flow, Pause, arun, run
+from .merge import AUTH_KEYS, changes, merge
 from .records import (
     Changes,
     Client,
     Record,
+    SecretText,
     State,
     draw_key,
     hidden,
@@ -65,18 +65,6 @@ _HARMLESS_TO_READERS: Final = (SessionEnded, SessionConflict, StorageUnavailable
 def now() -> int:
     """Milliseconds since the epoch: the clock that decides what is expired."""
     return time.time_ns() // 1_000_000
-
-
-class _Pause:
-    """Waiting, as a call that a flow can ask for."""
-
-    @staticmethod
-    def sleep(seconds: float) -> None:
-        time.sleep(seconds)
-
-    @staticmethod
-    async def asleep(seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 class SessionStore(SessionBase):
@@ -119,6 +107,8 @@ class SessionStore(SessionBase):
     """The record should be stored anew: under a newer key, or with changes merged into it."""
     _flushed_id: str | None
     """The session that this request deleted. Not of the current key: it outlives it."""
+    _former_cookie: SecretText | None
+    """What the browser sent as the key of a former engine; the key is derived from it."""
 
     # What a middleware says and is told, where it does more than Django's.
     client: Client | Callable[[], Client] | None = None
@@ -138,6 +128,10 @@ class SessionStore(SessionBase):
         self._modified = False
         self._flushed_id = None
         self._session_key = session_key
+        if session_key is not None and self.session_key is None:
+            # No key of this engine's, but perhaps of a former one.
+            self._session_key = adoption.key_in_use(session_key)
+            self._former_cookie = SecretText(session_key)
 
     @classmethod
     def make_storage(cls) -> Storage:
@@ -166,6 +160,7 @@ class SessionStore(SessionBase):
 
     def _set_session_key(self, value: str | None) -> None:
         super()._set_session_key(value)
+        self._former_cookie = None
         self._forget()
 
     def _forget(self) -> None:
@@ -415,11 +410,11 @@ class SessionStore(SessionBase):
             return {}
         storage = self.storage()
         try:
-            record = yield Call(storage, "read", (storage.locate(self.session_key),))
+            record = yield from self._read()
             moment = now()
             was_renewed = _is_good(record, moment)
             if was_renewed:
-                record = yield from self._follow(record)
+                record = yield from self._follow(cast("Record", record))
             if storage.holds_in_key and record is not None:
                 _check_issued(record, moment)
             if record is None or record.state is State.ENDED or self._ends(record) <= moment:
@@ -450,6 +445,26 @@ class SessionStore(SessionBase):
                 raise
             return {}
 
+    def _read(self) -> Flow[Record | None]:
+        """What is stored under the key, taken over from a former engine if need be."""
+        storage = self.storage()
+        if not settings.MIGRATE_FROM:
+            locator = storage.locate(cast("str", self.session_key))
+            record: Record | None = yield Call(storage, "read", (locator,))
+            return record
+        key, cookie = SecretText(self.session_key), self._former_cookie
+        found = yield from adoption.reading(storage, key, cookie, now)
+        if found.key is not None:
+            self._session_key = found.key
+        if cookie or found.key is not None:
+            self._modified = self.cookie_is_due = True
+        self._stored_here = found.is_new
+        return found.record
+
+    def _remove(self, record_id: str, key: str | None, record: Record | None) -> Flow[None]:
+        """End a session, in the storage and in former engines that know its key."""
+        yield from adoption.end(self.storage(), record_id, record, key, now)
+
     def _peek(self) -> Flow[dict[str, Any]]:
         other = type(self)(self.session_key)
         return (yield from other._load())
@@ -472,14 +487,7 @@ class SessionStore(SessionBase):
 
     def _open(self, record: Record) -> Snapshot:
         """The newest data that a record tells of. Raises `UnreadablePayload`."""
-        snapshot = self._payload_codec().open(record.id, record.payload)
-        if not record.pending:
-            return snapshot
-        data = codec().thaw(snapshot)
-        for version, sealed in record.pending:
-            change = codec().open(_change_context(record.id, version), sealed)
-            apply(codec().thaw(change), data)
-        return codec().freeze(data)
+        return newest_data(record, self._payload_codec(), codec())
 
     def _save(self, must_create: bool = False) -> Flow[None]:
         try:
@@ -552,6 +560,8 @@ class SessionStore(SessionBase):
             record = yield Call(storage, "read", (storage.locate(cast("str", key)),))
         except UnreadablePayload:
             return False
+        if record is None and settings.MIGRATE_FROM:
+            return (yield from adoption.exists(storage, cast("str", key), now))
         moment = now()
         return record is not None and record.is_live(moment) and self._ends(record) > moment
 
@@ -561,7 +571,7 @@ class SessionStore(SessionBase):
             if self._validate_session_key(key) and key != self._predecessor_key:
                 other = self.storage().identify(key)
                 if other is not None:
-                    yield self._call("delete", other)
+                    yield from self._remove(other, key, None)
                     yield from self._tell_end(other, "logout")
             return
         if self.session_key is None:
@@ -570,10 +580,11 @@ class SessionStore(SessionBase):
         if self._predecessor:
             stored_id = self._predecessor.id
         elif not self._unstored and self._state is State.LIVE:
-            stored_id = self.session_id
+            stored_id = self.session_id or adoption.former_id(hidden(self.session_key))
         if stored_id:
             try:
-                yield from ending.end(self.storage(), stored_id, record)
+                key = hidden(self._predecessor_key or self.session_key)
+                yield from self._remove(stored_id, key, record)
             except StorageUnavailable as outage:
                 self.outage = outage
                 raise
@@ -615,7 +626,7 @@ class SessionStore(SessionBase):
         if flushed_id and record.user_id is not None:
             # The session is saved. Without the tombstone only a parallel request is worse off.
             with suppress(StorageUnavailable):
-                yield self._call("create", _grave(flushed_id), now())
+                yield from adoption.bury(self.storage(), _grave(flushed_id), now, replace=True)
 
     def _update(self) -> Flow[None]:
         """Store the changes, or only move the expiry if there are none."""
@@ -771,7 +782,7 @@ class SessionStore(SessionBase):
         """Lay my changes over the record that another request saved."""
         if attempt > 2:
             # Who loses this often meets a crowd: spread it.
-            yield Call(_Pause, "sleep", (random.uniform(0, 0.002 * min(attempt, 20)),))  # noqa: S311
+            yield Call(Pause, "sleep", (random.uniform(0, 0.002 * min(attempt, 20)),))  # noqa: S311
         try:
             theirs = self._open(current)
         except UnreadablePayload as reason:
@@ -808,7 +819,7 @@ class SessionStore(SessionBase):
         version = version or (base.version + 1 if base else 1)
         changed: Changes = ()
         if base and storage.keeps_changes:
-            changed = tuple(self._changes(_change_context(record_id, version), snapshot))
+            changed = tuple(self._changes(change_context(record_id, version), snapshot))
         user_id = self._session_cache.get("_auth_user_id")
         user_id = None if user_id is None else str(user_id)
         # An absolute lifetime starts anew with a login, and with nothing else.
@@ -1045,11 +1056,6 @@ class SessionStore(SessionBase):
         self._record, self._base, self._reference = record, base, base
 
 
-def _change_context(record_id: str, version: int) -> str:
-    """What a sealed change is bound to."""
-    return f"{record_id} change {version}"
-
-
 def _check_issued(record: Record, moment: int) -> None:
     """Look at the times of a record that only the browser has kept."""
     if record.last_activity > moment + lifetime.CLOCK_SKEW:
@@ -1059,7 +1065,7 @@ def _check_issued(record: Record, moment: int) -> None:
 
 
 def _grave(record_id: str, of: Record | None = None, renewal: int | None = None) -> Record:
-    seconds = settings.TOMBSTONE_AGE
+    seconds = adoption.grave_seconds()
     if renewal is None:
         return tombstone(record_id, State.SUPERSEDED, now=now(), seconds=seconds, of=of)
     # After the grace it says what that of a login says.

@@ -69,6 +69,7 @@ def ids(check) -> list[str]:
         checks.check_cookie_size,
         checks.check_middleware,
         checks.check_cookie_protection,
+        checks.check_former_engines,
     ],
 )
 @override_settings(SESSION_ENGINE=ENGINES + "memory", DEBUG=True)
@@ -546,3 +547,107 @@ def test_the_deploy_check_says_that_memcached_lists_nothing():
         assert [each.id[-4:] for each in checks.report_storage(None)] == ["I001", "I002"]
     with with_registry("db", MEMCACHED, "cache"):
         assert [each.id[-4:] for each in checks.report_storage(None)] == ["I001"]
+
+
+# Former engines -----------------------------------------------------------------------------------
+
+
+def former(engine: str, *entries: object, **settings: object):
+    return override_settings(
+        SESSION_ENGINE=ENGINES + engine,
+        SESSIONSTORES={"MIGRATE_FROM": list(entries), **settings.pop("options", {})},
+        **settings,
+    )
+
+
+DJANGO = "django.contrib.sessions.backends."
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [7, "", ("path",), ("path", "alias"), ("path", {"ALIAS": "old"}), (7, {}), ["a", "b", "c"]],
+    ids=str,
+)
+def test_entries_that_are_none(entry):
+    """The engine would silently not be asked."""
+    with former("memory", entry):
+        (message,) = checks.check_settings(None)
+        assert message.id == "sessionstores.E003"
+        assert "MIGRATE_FROM" in message.msg
+        assert ids(checks.check_former_engines) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "settings"),
+    [
+        ("memory", ENGINES + "memory", {}),
+        ("db", ENGINES + "cached_db", {}),
+        ("cached_db", ENGINES + "cache", {}),
+        ("cache", (ENGINES + "cache", {"SESSION_CACHE_ALIAS": "twin"}), {}),
+        ("file", ENGINES + "file", {}),
+        ("cookie", ENGINES + "cookie", {}),
+        ("cookie", ENGINES + "db", {"options": {"REGISTRY": "db"}}),
+    ],
+    ids=lambda value: str(value).removeprefix(ENGINES),
+)
+def test_former_engine_on_the_same_storage(name, entry, settings):
+    """Two engines would take each other's sessions for their own."""
+    same = {"BACKEND": LOCMEM, "LOCATION": "same"}
+    with former(name, entry, CACHES={"default": same, "twin": same}, **settings):
+        assert "sessionstores.E016" in ids(checks.check_former_engines)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "settings"),
+    [
+        ("db", DJANGO + "db", {}),
+        ("cache", (ENGINES + "cache", {"SESSION_CACHE_ALIAS": "other"}), {}),
+        ("cached_db", (ENGINES + "cache", {"SESSION_CACHE_ALIAS": "other"}), {}),
+        ("cache", DJANGO + "cache", {}),
+        ("db", ENGINES + "file", {}),
+    ],
+    ids=lambda value: str(value).removeprefix(ENGINES),
+)
+def test_former_engines_that_are_fine(name, entry, settings):
+    """What the guide shows is not complained about."""
+    same = {"BACKEND": LOCMEM, "LOCATION": "same"}
+    with former(name, entry, CACHES={"default": same, "other": {**same, "KEY_PREFIX": "x"}}):
+        assert ids(checks.check_former_engines) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("nothing.there", "nothing"),
+        ("tests.cases", "neither an engine of Django's nor"),
+        ((DJANGO + "cache", {"SESSION_CACHE_ALIAS": "none"}), "'none'"),
+        ((ENGINES + "cache", {"SESSION_CACHE_ALIAS": "none"}), "'none'"),
+        ((DJANGO + "file", {"SESSION_FILE_PATH": "/nowhere"}), "/nowhere"),
+    ],
+    ids=["module", "no engine", "djangos alias", "alias", "folder"],
+)
+def test_former_engine_that_cannot_be_used(entry, says):
+    """The first request with an unknown cookie would be the one to find out."""
+    with former("memory", entry):
+        (message,) = checks.check_former_engines(None)
+        assert message.id == "sessionstores.E017"
+        assert says in message.msg
+
+
+def test_migrate_from_for_an_engine_of_djangos():
+    """Which would ignore it."""
+    with former("memory", DJANGO + "db"), override_settings(SESSION_ENGINE=DJANGO + "cache"):
+        assert ids(checks.check_former_engines) == ["sessionstores.E018"]
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [("db", DJANGO + "signed_cookies"), ("db", ENGINES + "cookie"), ("cookie", DJANGO + "db")],
+    ids=lambda value: value.removeprefix(ENGINES),
+)
+def test_cookies_from_before_the_move(name, entry):
+    """What cannot be taken back has to be waited for."""
+    with former(name, entry, SESSION_COOKIE_AGE=86_401):
+        (message,) = checks.check_former_engines(None)
+        assert message.id == "sessionstores.W016"
+        assert "up to 2 days" in message.msg

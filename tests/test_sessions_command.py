@@ -33,6 +33,7 @@ from django_sessionstores.storages.layered import Layered
 from django_sessionstores.storages.registered import Registered
 from django_sessionstores.testing import DAY, HOUR, at, observed
 from tests.cases import Engine
+from tests.former_engines import DJANGO, at_django, empty_django
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/howto/sessions_command.rst"
@@ -1001,9 +1002,9 @@ TRANSCRIPT = re.compile(r"^\.\. code-block:: console\n\n((?: {4}.*\n|\n)+)", re.
 PROMPT = "$ python manage.py sessions "
 
 
-def transcripts() -> list[tuple[str, str]]:
+def transcripts(page: Path = PAGE) -> list[tuple[str, str]]:
     """The commands on the page, and what it says that they print."""
-    text = "\n".join(TRANSCRIPT.findall(PAGE.read_text(encoding="utf-8")))
+    text = "\n".join(TRANSCRIPT.findall(page.read_text(encoding="utf-8")))
     text = re.sub(r"^ {4}", "", text, flags=re.MULTILINE)
     parts = [part.partition("\n") for part in text.split(PROMPT)[1:]]
     return [(command, output.strip("\n")) for command, _, output in parts]
@@ -1026,8 +1027,15 @@ def site(engine: Engine) -> Iterator[None]:
         "TIME_ZONE": "UTC",
         "SESSION_COOKIE_SECURE": True,
         "MIDDLEWARE": ["django_sessionstores.middleware.SessionMiddleware"],
-        "SESSIONSTORES": {"IDLE_AGE": 3600, "ENCRYPTION_KEYS": ["too short"]},
+        "SESSIONSTORES": {
+            "IDLE_AGE": 3600,
+            "ENCRYPTION_KEYS": ["too short"],
+            "MIGRATE_FROM": [f"{DJANGO}.db"],
+        },
     }
+    empty_django()
+    for _ in range(3):
+        at_django("db")
     with override_settings(**settings), at(NOON):
         for number, (pk, minutes, ip) in enumerate(rows):
             last = NOON - minutes * MINUTE
@@ -1063,7 +1071,8 @@ def run_transcript(command: str, monkeypatch: pytest.MonkeyPatch, answer: Callab
 def test_transcripts_are_true(engine: Engine, site: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a reader compares with the own screen. In order: ending changes what is listed."""
     shown = transcripts()
-    assert {command.split()[0] for command, _ in shown} == {action[0] for action in ACTIONS}
+    actions = {action[0] for action in ACTIONS} | {"move", "clear"}
+    assert {command.split()[0] for command, _ in shown} == actions
     for command, expected in shown:
         output = run_transcript(command, monkeypatch, lambda: "y")
         assert output == expected, command

@@ -1,8 +1,7 @@
 """Sessions in the cache that ``SESSION_CACHE_ALIAS`` names."""
 
-from django.conf import settings
-
 from django_sessionstores.backends import with_registry
+from django_sessionstores.conf import engine_setting
 from django_sessionstores.session import SessionStore as BaseSessionStore
 from django_sessionstores.storages.base import Storage
 from django_sessionstores.storages.caches import Kind, kind_of, storage_for
@@ -16,8 +15,9 @@ class SessionStore(BaseSessionStore):
 
     @classmethod
     def make_storage(cls) -> Storage:
-        storage = storage_for(settings.SESSION_CACHE_ALIAS)
+        alias = engine_setting("SESSION_CACHE_ALIAS")
+        storage = storage_for(alias)
         # A registry in the same cache would be this engine again.
-        if kind_of(settings.SESSION_CACHE_ALIAS) is Kind.MEMCACHED:
+        if kind_of(alias) is Kind.MEMCACHED:
             return with_registry(storage)
         return storage

@@ -1,8 +1,6 @@
 """Sessions in the database, with copies in the cache: the engine of Django's ``cached_db``."""
 
-from django.conf import settings as django_settings
-
-from django_sessionstores.conf import settings
+from django_sessionstores.conf import engine_setting, settings
 from django_sessionstores.session import SessionStore as BaseSessionStore
 from django_sessionstores.storages.caches import storage_for
 from django_sessionstores.storages.database import DatabaseStorage
@@ -15,7 +13,7 @@ class SessionStore(BaseSessionStore):
     @classmethod
     def make_storage(cls) -> Layered:
         return Layered(
-            storage_for(django_settings.SESSION_CACHE_ALIAS),
+            storage_for(engine_setting("SESSION_CACHE_ALIAS")),
             DatabaseStorage(),
             lease=settings.CACHE_LEASE,
             retry=settings.CACHE_RETRY,

@@ -4,9 +4,9 @@ import os
 import tempfile
 from pathlib import Path
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from django_sessionstores.conf import engine_setting
 from django_sessionstores.session import SessionStore as BaseSessionStore
 from django_sessionstores.storages.file import FileStorage
 
@@ -19,7 +19,7 @@ def session_folder() -> Path:
     Raises ``ImproperlyConfigured`` if ``SESSION_FILE_PATH`` is set and not there. To create it
     would hide that a disk is not mounted, and log everyone out.
     """
-    if configured := settings.SESSION_FILE_PATH:
+    if configured := engine_setting("SESSION_FILE_PATH"):
         if not Path(configured).is_dir():
             raise ImproperlyConfigured(
                 f"SESSION_FILE_PATH names {str(configured)!r}, which is not a folder. Create it "

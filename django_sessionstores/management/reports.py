@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from ..inventory import SHORT_ID, SessionInfo
 from ..words import span
+from . import moving
 
 T = TypeVar("T")
 
@@ -221,6 +222,19 @@ def stats_fields(stats: Stats, names: Mapping[str, str]) -> dict[str, str]:
         "Expired, not purged": f"{stats.expired:,}",
         "Most sessions": "\n".join(map(printable, most)) or "-",
     }
+
+
+def moved_fields(report: moving.Report) -> dict[str, str]:
+    """What a move has done, or would do."""
+    numbers = {
+        "Moved": report.moved,
+        "Already there": report.already_there,
+        "Ended meanwhile": report.ended,
+        "Expired, left": report.expired,
+        "Unreadable, left": report.failures,
+    }
+    reasons = {f"  {reason}": number for reason, number in sorted(report.unreadable.items())}
+    return {name: f"{number:,}" for name, number in (numbers | reasons).items()}
 
 
 def with_progress(

@@ -7,18 +7,22 @@ from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser, no_translations
 
-from ... import doctor, session
+from ... import adoption, doctor, session
+from ...conf import NAME
 from ...exceptions import StorageUnavailable
 from ...inventory import Inventory, SessionInfo
 from ...lifetime import aware
 from ...users import usernames
-from .. import reports, selection
+from .. import cache_keys, moving, reports, selection
 from ..engine import counted, errors_reported, open_inventory, purge, purged
 from ..users import find_user_id
+
+T = TypeVar("T")
 
 _TOP_USERS = 5
 
@@ -51,9 +55,15 @@ class Command(BaseCommand):
         shown.add_argument("ids", nargs=1, metavar="ID", type=selection.id_prefix, help=_ID)
         add("stats", "Count the sessions, in one pass over all of them.")
         self._add_end_arguments(add("end", "End sessions: who has one is logged out.", json=False))
+        cleared = add("clear", "End every session, and touch nothing else in the store.")
+        _add_asking_options(cleared)
+        emptied = add("clear-cache", "Remove all keys of a cache but those of sessions.")
+        emptied.add_argument("alias", metavar="ALIAS", help="the cache's name in CACHES")
+        _add_asking_options(emptied)
         removed = add("purge", "Remove expired sessions, as clearsessions does.", json=False)
         removed.add_argument("--dry-run", action="store_true", help="only count them")
         add("reindex", "Make the index of sessions anew, where there is one.", json=False)
+        self._add_move_arguments(add("move", "Move all sessions from one engine to another."))
         add("doctor", "Tell how sessions are kept, and what is wrong. Exit code 1 if anything is.")
 
     def _add_list_arguments(self, parser: ArgumentParser) -> None:
@@ -91,11 +101,26 @@ class Command(BaseCommand):
             "--but", metavar="ID", type=selection.id_prefix, help="with --user: not this one"
         )
         parser.add_argument("--all", action="store_true", help="all of all users and visitors")
-        parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+        _add_asking_options(parser)
+
+    def _add_move_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "--no-input", "--noinput", action="store_false", dest="interactive", help="do not ask"
+            "--from", dest="source", metavar="ENGINE", required=True, help="a former SESSION_ENGINE"
         )
-        parser.set_defaults(usage_error=parser.error)
+        parser.add_argument(
+            "--from-cache", metavar="ALIAS", help="its SESSION_CACHE_ALIAS, if it was another one"
+        )
+        parser.add_argument(
+            "--to", dest="target", metavar="ENGINE", help="SESSION_ENGINE unless given"
+        )
+        parser.add_argument(
+            "--batch",
+            metavar="N",
+            type=selection.positive,
+            default=500,
+            help="read N at once (500)",
+        )
+        parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
     # --- Actions ---------------------------------------------------------------------------
 
@@ -104,7 +129,7 @@ class Command(BaseCommand):
     def handle(self, *, action: str, **options: Any) -> None:
         self.verbosity: int = options["verbosity"]
         with errors_reported():
-            getattr(self, f"_{action}")(**options)
+            getattr(self, f"_{action.replace('-', '_')}")(**options)
 
     def _inventory(self) -> Inventory:
         inventory = open_inventory()
@@ -147,10 +172,7 @@ class Command(BaseCommand):
     def _stats(self, *, json: bool, **options: Any) -> None:
         inventory = self._inventory()
         sessions: Iterable[SessionInfo] = inventory.iterate(expired=None)
-        if self.stderr.isatty():
-            draw = partial(self.stderr.write, style_func=str, ending="")
-            sessions = reports.with_progress(sessions, inventory.count, draw)
-        stats = reports.count(sessions, _TOP_USERS)
+        stats = reports.count(self._with_progress(sessions, inventory.count), _TOP_USERS)
         if json:
             self.stdout.write(reports.as_json(stats))
             return
@@ -186,6 +208,47 @@ class Command(BaseCommand):
         if self._agreed(number, f" of user {reports.printable(name)}", **options):
             self._ended(lambda: inventory.end_all(user_id, but=kept.id if kept else None))
 
+    def _clear(self, **options: Any) -> None:
+        _check_answerable(**options)
+        inventory = self._inventory()
+        keys = None if inventory.storage.lists else cache_keys.sessions_of(inventory.storage)
+        number = inventory.count() if keys is None else keys.count()
+        if self.verbosity > 0:
+            for former in adoption.formers():
+                self.stderr.write(
+                    f"Sessions that are still in {former.describe()} are not ended: see "
+                    f"{NAME}['MIGRATE_FROM']."
+                )
+        if options["json"]:
+            ended = 0 if options["dry_run"] else self._end_everything(inventory, keys)
+            self.stdout.write(reports.as_json({"found": number, "ended": ended}))
+        elif self._agreed(number, "", **options):
+            self._ended(lambda: self._end_everything(inventory, keys))
+
+    def _end_everything(self, inventory: Inventory, keys: cache_keys.CacheKeys | None) -> int:
+        return inventory.end_everything() if keys is None else keys.remove_all()
+
+    def _clear_cache(
+        self, *, alias: str, dry_run: bool, interactive: bool, json: bool, **options: Any
+    ) -> None:
+        _check_answerable(json=json, dry_run=dry_run, interactive=interactive, **options)
+        keys = cache_keys.others_in(alias)
+        try:
+            number, removed = keys.count(), 0
+            which = f"{counted(number, 'key')} of {keys.describe()}"
+            if dry_run and not json:
+                self._say(f"Would remove {which}, and no session.")
+            elif not dry_run:
+                if interactive and not _confirmed(f"Remove {which}, and no session? [y/N] "):
+                    raise CommandError("Nothing was removed.")
+                removed = keys.remove_all()
+        except StorageUnavailable as error:
+            raise CommandError(str(error)) from error
+        if json:
+            self.stdout.write(reports.as_json({"found": number, "removed": removed}))
+        elif not dry_run:
+            self._say(f"{counted(removed, 'key')} removed.")
+
     def _purge(self, *, dry_run: bool, **options: Any) -> None:
         if dry_run:
             expired = sum(1 for _ in self._inventory().iterate(expired=True))
@@ -199,6 +262,43 @@ class Command(BaseCommand):
             self._say("There is no index beside the sessions, and nothing to do.")
         else:
             self._say(f"{counted(number, 'session')} in the index.")
+
+    def _move(
+        self,
+        *,
+        source: str,
+        from_cache: str | None,
+        target: str | None,
+        batch: int,
+        dry_run: bool,
+        json: bool,
+        **options: Any,
+    ) -> None:
+        storage = moving.target(target or settings.SESSION_ENGINE)
+        former = moving.source(source, from_cache)
+        moving.check_pair(former, storage)
+        if self.verbosity > 0 and not moving.is_named(source):
+            self.stderr.write(
+                f"{NAME}['MIGRATE_FROM'] does not name {source}: until its session is moved, a "
+                "browser that comes back is logged out."
+            )
+        report = moving.Report()
+        outcomes = (moving.survey if dry_run else moving.move)(former, storage, batch)
+        try:
+            for outcome in self._with_progress(outcomes, former.count):
+                report.add(outcome)
+        except StorageUnavailable as error:
+            raise CommandError(
+                f"{error} {counted(report.moved, 'session')} moved so far. Run the command again: "
+                "it goes on where it stopped."
+            ) from None
+        if json:
+            self.stdout.write(reports.as_json(report))
+        elif self.verbosity > 0:
+            self._head("Would be:" if dry_run else "Done:")
+            self._lines(reports.fields(reports.moved_fields(report), self._width))
+        if report.failures:
+            raise CommandError(f"{counted(report.failures, 'session')} cannot be moved.")
 
     def _doctor(self, *, json: bool, **options: Any) -> None:
         diagnosis = doctor.diagnose(self._inventory().storage)
@@ -248,6 +348,12 @@ class Command(BaseCommand):
         """Columns of the terminal; ``None`` for a pipe, where nothing is cut."""
         return shutil.get_terminal_size().columns if self.stdout.isatty() else None
 
+    def _with_progress(self, items: Iterable[T], total: Callable[[], int]) -> Iterable[T]:
+        if not self.stderr.isatty():
+            return items
+        draw = partial(self.stderr.write, style_func=str, ending="")
+        return reports.with_progress(items, total, draw)
+
     def _names(self, sessions: Iterable[SessionInfo]) -> dict[str, str]:
         return usernames(each.user_id for each in sessions)
 
@@ -273,6 +379,21 @@ def _add_general_options(parser: ArgumentParser) -> None:
         parser.add_argument(option, default=SUPPRESS, help=SUPPRESS)
     for flag in ("--traceback", "--no-color", "--force-color"):
         parser.add_argument(flag, action="store_true", default=SUPPRESS, help=SUPPRESS)
+
+
+def _add_asking_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument(
+        "--no-input", "--noinput", action="store_false", dest="interactive", help="do not ask"
+    )
+    parser.set_defaults(usage_error=parser.error)
+
+
+def _check_answerable(
+    *, json: bool, dry_run: bool, interactive: bool, usage_error: Any, **options: Any
+) -> None:
+    if json and interactive and not dry_run:
+        usage_error("--json goes with --no-input or --dry-run")
 
 
 def _confirmed(question: str) -> bool:
