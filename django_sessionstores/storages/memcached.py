@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+from contextlib import ExitStack, suppress
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -77,6 +78,52 @@ class _Answer(NamedTuple):
     """``False`` if the item is there, or not the one it was; ``None`` if there is none."""
     sent_twice: bool
     """Whether the node may have carried out the command already when it answered this."""
+
+
+_Said = bytes | Exception | None
+"""The line that a node answers a command with, or what failed; ``None`` if it was not sent."""
+
+
+class _Exchange:
+    """Commands that store, for one node over one connection, and what it says to each."""
+
+    def __init__(self, client: Any, commands: list[bytes]) -> None:
+        self._client = client
+        self._commands = commands
+        self._is_due = False
+        self.said: list[_Said] = [None] * len(commands)
+
+    @property
+    def is_open(self) -> bool:
+        return self._client.sock is not None
+
+    def send(self) -> bool:
+        """Whether the commands could be sent."""
+        try:
+            self._client.sock.sendall(b"".join(self._commands))
+        except _FAILURES as error:
+            self._fail(error)
+        else:
+            self._is_due = True
+        return self._is_due
+
+    def receive(self) -> None:
+        """Wait for the answers, if the commands were sent."""
+        if not self._is_due:
+            return
+        try:
+            lines = _lines(self._client.sock, len(self._commands))
+        except _FAILURES as error:
+            self._fail(error)
+            return
+        self.said = [*lines]
+        if not _UNDERSTOOD.issuperset(lines):
+            # There may be more to come, which the next command would take for its answer.
+            self._client.close()
+
+    def _fail(self, error: Exception) -> None:
+        self._client.close()
+        self.said = [error] * len(self._commands)
 
 
 class _Stored(NamedTuple):
@@ -167,15 +214,11 @@ class MemcachedStorage(CacheStorage):
         return bool(deleted or was_sent_twice)
 
     def rotate(self, record: Record, base: Record, grave: Record, now: int) -> Outcome | Taken:
-        # One trip where both are on one node: the second write does not wait for the first. If only
-        # one was done, it is undone, and why the other was refused is found out the long way.
-        if (
-            base.handle is not None
-            and base.expires > now
-            and self._node_of(base.id) == self._node_of(record.id)
-        ):
+        # One trip: the second write does not wait for the first. If only one was done, it is
+        # undone, and why the other was refused is found out the long way.
+        if base.handle is not None and base.expires > now:
             data = pack(record)
-            end = _padded(grave, len(data))
+            end = _padded(grave, record.id, len(data))
             created, superseded = self._add_and_cas(record, data, base, end, grave.expires, now)
             if created and superseded:
                 return Updated(_without_handle(record))
@@ -255,31 +298,81 @@ class MemcachedStorage(CacheStorage):
     ) -> tuple[bool, bool]:
         """Add ``data`` and put ``end`` in place of ``base``, in one trip; which of them was done.
 
-        Not with pymemcache, which sends one command at a time, or several of one kind.
+        Raises what the failure of a node is. What such a failure, or a crash, leads to:
+
+        * A connection is not open, as after an outage that is known: nothing is sent. The long way
+          begins with the new record.
+        * The new session's node fails: the old session is put back, and was superseded until then.
+          The new record may yet turn up, under a key that nobody knows.
+        * The old session's node fails: the new record is removed. Whether the old session is
+          superseded is not known, as on the long way.
+        * This process dies between the sends: the old session is as it was. That is why the new
+          record is sent first.
+        * This process dies later: as if it had died before it could answer the login. Only if a
+          node fails in that very moment, nobody is left to put the old session back.
         """
-        name = self._node_of(record.id)
-        new, old = map(self._nodes[name].check_key, map(self._key, (record.id, base.id)))
-        commands = b"add %b 0 %d %d\r\n%b\r\ncas %b 0 %d %d %b\r\n%b\r\n" % (
-            *(new, _lifetime(record.expires, now), len(data), data),
-            *(old, _lifetime(end_expires, now), len(end), base.handle, end),
+        new, old = self._node_of(record.id), self._node_of(base.id)
+        add = b"add %b 0 %d %d\r\n%b\r\n" % (
+            self._nodes[new].check_key(self._key(record.id)),
+            *(_lifetime(record.expires, now), len(data), data),
         )
+        cas = b"cas %b 0 %d %d %b\r\n%b\r\n" % (
+            self._nodes[old].check_key(self._key(base.id)),
+            *(_lifetime(end_expires, now), len(end), base.handle, end),
+        )
+        commands = {new: [add, cas]} if new == old else {new: [add], old: [cas]}
+        added, swapped = self._say_at_once(commands)
         try:
-            with self._pool(name).get_and_release(destroy_on_fail=True) as client:
-                if client.sock is None:
-                    return False, False  # To connect is the client's business.
-                client.sock.sendall(commands)
-                answers = _two_lines(client.sock)
-                if not _UNDERSTOOD.issuperset(answers):
-                    # There may be more to come, which the next command would take for its answer.
-                    client.close()
-                return answers[0] == _STORED, answers[1] == _STORED
-        except _BROKEN:
-            # Closed while it was idle, most likely; but the answers may have been lost. A node
-            # carries out commands in order, so without the first there is no second.
-            created = self._holds(record.id, data)
-            return created, created and self._holds(base.id, end)
-        except _FAILURES as error:
-            raise _explained(error, name, (data,)) from error
+            created = self._was_done(added, record.id, data)
+        except StorageUnavailable:
+            if new != old:
+                with suppress(StorageUnavailable):
+                    if self._was_done(swapped, base.id, end):
+                        self._put_back(base, end, now)
+            raise
+        try:
+            superseded = self._was_done(swapped, base.id, end)
+        except StorageUnavailable:
+            if created and new != old:
+                with suppress(StorageUnavailable):
+                    self.delete(record.id)
+            raise
+        return created, superseded
+
+    def _say_at_once(self, commands: dict[str, list[bytes]]) -> list[_Said]:
+        """What each command is answered with; all are sent before an answer is waited for.
+
+        Nothing is sent unless all connections are open: to open them is the client's business.
+        pymemcache itself sends one command at a time, or several of one kind to one node.
+        """
+        exchanges = []
+        with ExitStack() as taken:
+            for node, sent in commands.items():
+                pool = self._pool(node)
+                try:
+                    client = taken.enter_context(pool.get_and_release(destroy_on_fail=True))
+                except _FAILURES as error:  # The pool is used up.
+                    raise _explained(error, node, ()) from error
+                exchanges.append(_Exchange(client, sent))
+            if all(exchange.is_open for exchange in exchanges):
+                for exchange in exchanges:
+                    if not exchange.send():
+                        break
+                for exchange in exchanges:
+                    exchange.receive()
+        return [said for exchange in exchanges for said in exchange.said]
+
+    def _was_done(self, said: bytes | Exception | None, session_id: str, data: bytes) -> bool:
+        """Whether a command that stores ``data`` was carried out, from what answered it.
+
+        Raises what the failure of a node is.
+        """
+        if isinstance(said, _BROKEN):
+            # Closed while it was idle, most likely; but the answer may have been lost.
+            return self._holds(session_id, data)
+        if isinstance(said, Exception):
+            raise _explained(said, self._node_of(session_id), (data,)) from said
+        return said == _STORED
 
     def _put_back(self, base: Record, end: bytes, now: int) -> None:
         """Undo the tombstone of a session that got no successor, if it is still there."""
@@ -373,18 +466,18 @@ def _ask(
         return method(key, *arguments, **options), True
 
 
-def _two_lines(connection: socket.socket) -> list[bytes]:
-    """What a node says to two commands that store: a line each."""
+def _lines(connection: socket.socket, count: int) -> list[bytes]:
+    """What a node says to commands that store: a line each."""
     said = b""
-    while said.count(b"\r\n") < 2:
+    while said.count(b"\r\n") < count:
         piece = connection.recv(4096)
         if not piece:
             raise MemcacheUnexpectedCloseError
         said += piece
-    first, second, rest = said.split(b"\r\n", 2)
+    *lines, rest = said.split(b"\r\n", count)
     if rest:
-        raise MemcacheError(f"{rest!r} after two answers")
-    return [first, second]
+        raise MemcacheError(f"{rest!r} after the last answer")
+    return lines
 
 
 def _record(session_id: str, found: _Stored | None) -> Record | None:
@@ -396,16 +489,20 @@ def _without_handle(record: Record) -> Record:
     return record if record.handle is None else msgspec.structs.replace(record, handle=None)
 
 
-def _padded(grave: Record, size: int) -> bytes:
+def _padded(grave: Record, successor: str, size: int) -> bytes:
     """A packed tombstone of ``size`` bytes, those of the session that takes its place.
 
     A node that refuses the session, as too large or for want of memory, then refuses the tombstone
-    as well. A small one it might take, which ends a session that nothing has replaced.
+    as well. A small one it might take, which ends a session that nothing has replaced. The id of
+    the successor tells it from the tombstone of another request in the same millisecond.
     """
+    filling = successor.encode()
     padding, packed = 0, pack(grave)
     for _ in range(2):  # To tell the length of the padding takes some bytes, too.
         padding = max(0, padding + size - len(packed))
-        packed = pack(msgspec.structs.replace(grave, payload=bytes(padding)))
+        packed = pack(
+            msgspec.structs.replace(grave, payload=filling[:padding].ljust(padding, b"\0"))
+        )
     return packed
 
 

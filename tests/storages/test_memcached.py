@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -26,7 +27,7 @@ from django_sessionstores.exceptions import (
     StorageUnavailable,
     UnreadablePayload,
 )
-from django_sessionstores.records import Record, State, pack, session_id, tombstone
+from django_sessionstores.records import Record, State, draw_key, pack, session_id, tombstone
 from django_sessionstores.storages import memcached
 from django_sessionstores.storages.base import Conflict, Gone, Taken, Updated
 from django_sessionstores.testing import in_threads, now, successor
@@ -236,12 +237,40 @@ def test_a_request_waits_for_its_node_no_more_often_than_it_must(
             first = SessionStore()
             first["cart"] = 1
             first.save()
-            proxy.trips = 0
+            proxy.wire.trips = 0
 
             view(SessionStore(first.session_key))
 
-            assert proxy.trips == trips
+            assert proxy.wire.trips == trips
         SessionStore.storage().close()
+
+
+def test_a_login_between_two_nodes_waits_no_more_often() -> None:
+    """Each node gets its write before either is waited for. With three nodes, two logins of three
+    are such."""
+    from django_sessionstores.backends.cache import SessionStore
+
+    with two_proxies() as (old, new):
+        entry = {"BACKEND": BACKEND, "LOCATION": [old.address, new.address]}
+        with override_settings(CACHES={"default": entry}, SESSION_CACHE_ALIAS="default"):
+            storage = SessionStore.storage()
+            for proxy in (old, new):
+                storage.read(on_node(storage, proxy.address))  # Connects, which is no part of it.
+            keys = [
+                next(k for k in iter(draw_key, "") if storage._node_of(session_id(k)) == address)
+                for address in (old.address, new.address)
+            ]
+            with mock.patch("django_sessionstores.session.draw_key", side_effect=keys):
+                first = SessionStore()
+                first["cart"] = 1
+                first.save()
+                old.wire.trips, old.wire.together = 0, threading.Barrier(2)
+
+                _log_in(SessionStore(first.session_key))
+
+            assert old.wire.trips == 2
+            assert (old.commands[-2:], new.commands[-1:]) == ([b"gets", b"cas"], [b"add"])
+            storage.close()
 
 
 def test_the_first_write_is_one_trip(session_class: Any, meter: Meter) -> None:
@@ -751,25 +780,45 @@ def test_who_logged_out_stays_so_when_another_node_returns() -> None:
 STORED = b"STORED\r\n"
 
 
+class Wire:
+    """Counts how often a client waits for its nodes, however many proxies it goes through."""
+
+    def __init__(self) -> None:
+        self.trips = 0
+        self.together: threading.Barrier | None = None
+        """How many commands that store have to be there before one of them is answered. Who sends
+        the second only after the answer to the first gets none."""
+        self._unanswered = 0
+        self._lock = threading.Lock()
+
+    def asked(self) -> None:
+        with self._lock:
+            self.trips += self._unanswered == 0
+            self._unanswered += 1
+
+    def answering(self) -> None:
+        with self._lock:
+            self._unanswered -= 1
+
+
 class Proxy:
     """Stands between client and server, counts, and can keep an answer to itself or change it.
 
     One connection at a time is enough for a storage that is used by one thread.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, wire: Wire | None = None) -> None:
         self._server = (HOST, port)
+        self.wire = wire or Wire()
         self._listener = socket.create_server((HOST, 0))
         self.address = f"{HOST}:{self._listener.getsockname()[1]}"
         self.commands: list[bytes] = []
-        self.trips = 0
-        """How often the client sent something, be it several commands, and then waited."""
         self.connections = 0
         self.break_after: bytes | None = None
         """Close the connection instead of passing on the answer to the next such command."""
         self.before_breaking: Callable[[], object] = lambda: None
-        self.change_both: Callable[[bytes], bytes] | None = None
-        """What becomes of the next answer to two commands, which are carried out by then."""
+        self.change: Callable[[bytes], bytes] | None = None
+        """What becomes of the next answer to commands that store, which are carried out by then."""
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
@@ -794,19 +843,34 @@ class Proxy:
         while question := client.recv(65_536):
             names = re.findall(rb"(?:^|\n)(add|cas|delete|gets|set|version) ", question)
             self.commands += names
-            self.trips += 1
+            self.wire.asked()
             server.sendall(question)
             answer = server.recv(65_536)
             while answer.count(b"\n") < len(names):
                 answer += server.recv(65_536)
+            stores = not {b"add", b"cas"}.isdisjoint(names)
+            if stores and self.wire.together:
+                self.wire.together.wait(5)
+            self.wire.answering()
             if self.break_after in names:
                 self.break_after = None
                 self.before_breaking()
                 return
-            if len(names) == 2 and self.change_both:
-                answer = self.change_both(answer)
-                self.change_both = None
+            if stores and self.change:
+                answer = self.change(answer)
+                self.change = None
             client.sendall(answer)
+
+
+@contextmanager
+def two_proxies() -> Iterator[tuple[Proxy, Proxy]]:
+    """Proxies before two nodes, which are empty, on one wire."""
+    nodes, wire = shared(MemcachedNodes), Wire()
+    for index in range(2):
+        with closing(client_of(nodes, index)) as client:
+            client.flush_all()
+    with Proxy(nodes.ports[0], wire) as first, Proxy(nodes.ports[1], wire) as second:
+        yield first, second
 
 
 @pytest.fixture
@@ -949,7 +1013,7 @@ def rotating(
     base = storage.read("a" * 40)
     assert base is not None
     proxy.commands.clear()
-    proxy.trips = 0
+    proxy.wire.trips = 0
     other = client_of(shared(Memcached))
     yield proxy, storage, base, other
     other.close()
@@ -965,31 +1029,12 @@ def test_a_rotation_creates_and_supersedes_at_once(rotating: Rotating) -> None:
     outcome = storage.rotate(record(NEW, payload=b"new"), base, grave_of(base), now())
 
     assert isinstance(outcome, Updated)
-    assert (proxy.commands, proxy.trips) == ([b"add", b"cas"], 1)
+    assert (proxy.commands, proxy.wire.trips) == ([b"add", b"cas"], 1)
     created, superseded = storage.read(NEW), storage.read(base.id)
     assert created is not None
     assert created.payload == b"new"
     assert superseded is not None
     assert superseded.state is State.SUPERSEDED
-
-
-def test_a_rotation_between_two_nodes_takes_a_trip_to_each() -> None:
-    """There is no way to write to both at once; the outcome must be the same."""
-    with private(MemcachedNodes()) as (nodes, storage):
-        old, new = (on_node(storage, address) for address in nodes.addresses[:2])
-        storage.create(record(old), now())
-        base = storage.read(old)
-        assert base is not None
-        storage.read(new)  # Connects, which is no part of it.
-        with closing(Meter(nodes)) as meter:
-            assert isinstance(storage.rotate(record(new), base, grave_of(base), now()), Updated)
-            commands, _ = meter.read()
-
-        assert commands == 2
-        assert storage.read(new) is not None
-        superseded = storage.read(old)
-        assert superseded is not None
-        assert superseded.state is State.SUPERSEDED
 
 
 def test_a_rotation_over_a_connection_not_yet_made_connects(rotating: Rotating) -> None:
@@ -1066,7 +1111,8 @@ def test_a_rotation_to_more_than_an_item_holds_leaves_the_session(
     storage: memcached.MemcachedStorage,
 ) -> None:
     """The node would refuse the large new item and take a small tombstone."""
-    old, new = numbered(1), next(n for n in map(numbered, range(2, 999)) if same_node(storage, n))
+    old = numbered(1)
+    new = next(n for n in map(numbered, range(2, 999)) if beside(storage, n, old))
     storage.create(record(old), now())
     base = storage.read(old)
     assert base is not None
@@ -1103,11 +1149,12 @@ def test_a_rotation_on_a_full_node_leaves_the_session(size: int) -> None:
 @pytest.mark.parametrize("size", [90, 200, 330, 345, 1000, 65_000, 66_000, 1_000_000])
 def test_a_tombstone_is_padded_to_the_byte(size: int) -> None:
     """memcached has memory for each range of sizes. In another range there may be room."""
-    assert len(memcached._padded(grave_of(record()), size)) == size
+    assert len(memcached._padded(grave_of(record()), NEW, size)) == size
 
 
-def same_node(storage: memcached.MemcachedStorage, record_id: str) -> bool:
-    return storage._node_of(record_id) == storage._node_of(numbered(1))
+def beside(storage: memcached.MemcachedStorage, one: str, other: str) -> bool:
+    """Whether both ids belong to one node."""
+    return storage._node_of(one) == storage._node_of(other)
 
 
 def test_a_session_that_is_put_back_does_not_undo_a_logout(rotating: Rotating) -> None:
@@ -1119,7 +1166,7 @@ def test_a_session_that_is_put_back_does_not_undo_a_logout(rotating: Rotating) -
         other.delete(KEY)
         return answer
 
-    proxy.change_both = log_out
+    proxy.change = log_out
 
     assert isinstance(storage.rotate(record(NEW), base, grave_of(base), now()), Taken)
     assert other.get(KEY) is None
@@ -1163,7 +1210,7 @@ def test_a_node_that_falls_silent_between_two_answers_is_an_outage(rotating: Rot
     """The second answer may still come. Whoever uses the connection next would take it for the
     answer to something else."""
     proxy, storage, base, _ = rotating
-    proxy.change_both = lambda answer: STORED
+    proxy.change = lambda answer: STORED
 
     with pytest.raises(StorageUnavailable):
         storage.rotate(record(NEW), base, grave_of(base), now())
@@ -1180,7 +1227,7 @@ def test_a_connection_that_said_what_nobody_asked_is_not_used_again(
 ) -> None:
     """There may be more to come, and the next visitor would get it for a session."""
     proxy, storage, base, _ = rotating
-    proxy.change_both = lambda _: answer
+    proxy.change = lambda _: answer
 
     with suppress(StorageUnavailable):
         storage.rotate(record(NEW), base, grave_of(base), now())
@@ -1205,7 +1252,234 @@ class InPieces:
 )
 def test_two_answers_may_arrive_in_pieces(pieces: list[bytes]) -> None:
     """The network cuts where it likes. What is left unread is the next command's answer."""
-    assert memcached._two_lines(InPieces(*pieces)) == [b"STORED", b"EXISTS"]
+    assert memcached._lines(InPieces(*pieces), 2) == [b"STORED", b"EXISTS"]
+
+
+# Two writes to two nodes --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Between:
+    """A session on one node, read by a storage, that is to go on under an id on another node."""
+
+    storage: memcached.MemcachedStorage
+    old: Proxy
+    new: Proxy
+    base: Record
+    record: Record
+    clients: dict[str, Client]
+    """Past the proxies, by the id of the session that the node has."""
+
+    def rotate(self) -> object:
+        return self.storage.rotate(self.record, self.base, grave_of(self.base), now())
+
+    def log_out(self) -> None:
+        self.clients[self.base.id].delete(f":1:django_sessionstores:{self.base.id}")
+
+    def held(self, record: Record) -> bytes | None:
+        data: bytes | None = self.clients[record.id].get(f":1:django_sessionstores:{record.id}")
+        return data
+
+    @property
+    def is_as_before(self) -> bool:
+        return self.held(self.record) is None and self.held(self.base) == pack(self.base)
+
+    @property
+    def is_done(self) -> bool:
+        superseded = self.storage.read(self.base.id)
+        return (
+            self.held(self.record) == pack(self.record)
+            and superseded is not None
+            and superseded.state is State.SUPERSEDED
+        )
+
+
+@pytest.fixture
+def between() -> Iterator[Between]:
+    nodes = shared(MemcachedNodes)
+    with two_proxies() as (old, new), ExitStack() as stack:
+        options = {"timeout": PATIENCE, "max_pool_size": 1}
+        storage = stack.enter_context(storage_at([old.address, new.address], OPTIONS=options))
+        ids = [on_node(storage, proxy.address) for proxy in (old, new)]
+        clients = {
+            record_id: stack.enter_context(closing(client_of(nodes, index)))
+            for index, record_id in enumerate(ids)
+        }
+        storage.create(record(ids[0]), now())
+        base = storage.read(ids[0])
+        assert base is not None
+        storage.read(ids[1])
+        for proxy in (old, new):
+            proxy.commands.clear()
+        old.wire.trips = 0
+        yield Between(storage, old, new, base, record(ids[1], payload=b"new"), clients)
+
+
+def test_a_rotation_between_two_nodes_asks_both_and_then_waits(between: Between) -> None:
+    """The proxies answer nothing before both have been asked."""
+    between.old.wire.together = threading.Barrier(2)
+
+    assert isinstance(between.rotate(), Updated)
+
+    assert between.old.wire.trips == 1
+    assert (between.old.commands, between.new.commands) == ([b"cas"], [b"add"])
+    assert between.is_done
+
+
+def test_a_save_meanwhile_on_the_other_node_leaves_no_successor(between: Between) -> None:
+    """The new session is on its node by the time the old one's refuses."""
+    other = successor(between.base, payload=b"theirs")
+    between.storage.update(other, between.base, now())
+
+    outcome = between.rotate()
+
+    assert isinstance(outcome, Conflict)
+    assert between.held(between.record) is None
+    assert between.held(between.base) == pack(other)
+
+
+def test_a_logout_meanwhile_on_the_other_node_leaves_no_successor(between: Between) -> None:
+    """Who has signed out is not signed in again under another key."""
+    between.log_out()
+
+    assert isinstance(between.rotate(), Gone)
+    assert between.held(between.record) is None
+    assert between.held(between.base) is None
+
+
+def test_a_touch_meanwhile_on_the_other_node_fails_no_rotation(between: Between) -> None:
+    """It changes the token and not the version."""
+    between.storage.touch(between.base, between.base.expires + HOUR, now(), now())
+
+    assert isinstance(between.rotate(), Updated)
+    assert between.is_done
+
+
+def test_a_key_taken_on_the_other_node_leaves_the_session(between: Between) -> None:
+    """Its tombstone is written by the time the other node refuses."""
+    between.storage.create(between.record, now())
+
+    assert isinstance(between.rotate(), Taken)
+    assert between.held(between.base) == pack(between.base)
+
+
+def test_a_logout_before_the_session_is_put_back_holds(between: Between) -> None:
+    """The tombstone that it has removed must not become a session again."""
+    between.storage.create(between.record, now())
+
+    def log_out(answer: bytes) -> bytes:
+        between.log_out()
+        return answer
+
+    between.old.change = log_out
+
+    assert isinstance(between.rotate(), Taken)
+    assert between.held(between.base) is None
+
+
+def test_a_session_that_is_ended_while_it_is_put_back_stays_so(between: Between) -> None:
+    """Between the look at the tombstone and the write over it: the token has to be in the way."""
+    between.storage.create(between.record, now())
+    find = between.storage._find
+
+    def find_and_log_out(record_id: str) -> Any:
+        found = find(record_id)
+        between.log_out()
+        return found
+
+    with mock.patch.object(between.storage, "_find", find_and_log_out):
+        assert isinstance(between.rotate(), Taken)
+
+    assert between.held(between.base) is None
+
+
+@pytest.mark.parametrize("which", ["old", "new"])
+def test_a_lost_answer_of_one_node_is_looked_up(between: Between, which: str) -> None:
+    """Both were done: taken for refused, the user would be told that the session has ended."""
+    getattr(between, which).break_after = {"old": b"cas", "new": b"add"}[which]
+
+    assert isinstance(between.rotate(), Updated)
+    assert between.is_done
+
+
+@pytest.mark.parametrize("which", ["old", "new"])
+def test_a_node_that_falls_silent_leaves_half_a_rotation_to_nobody(
+    between: Between, which: str
+) -> None:
+    """The other node has carried out its half."""
+    proxy: Proxy = getattr(between, which)
+    proxy.change = lambda _: b""
+
+    with pytest.raises(StorageUnavailable):
+        between.rotate()
+
+    if which == "new":
+        # What became of the new record is not known, and neither is its key to anybody.
+        assert between.held(between.base) == pack(between.base)
+    else:
+        assert between.held(between.record) is None
+    between.storage.read(between.record.id)
+    between.storage.read(between.base.id)
+    assert proxy.connections == 2  # Its answer may still come on the first.
+
+
+def test_a_node_whose_connection_is_closed_is_asked_before_the_session_is_superseded(
+    between: Between,
+) -> None:
+    """As after an outage: who cannot log in keeps the session, whatever happens meanwhile."""
+    between.storage._nodes[between.new.address].close()
+    between.new.change = lambda _: b""
+
+    with pytest.raises(StorageUnavailable):
+        between.rotate()
+
+    assert between.old.commands == []
+
+
+def test_a_node_without_a_free_connection_leaves_the_session(between: Between) -> None:
+    """Each node has a pool of its own."""
+    pool = between.storage._nodes[between.new.address].client_pool
+    with pool.get_and_release(), pytest.raises(StorageUnavailable):
+        between.rotate()
+
+    assert between.is_as_before
+    assert isinstance(between.rotate(), Updated)
+
+
+@pytest.mark.parametrize("full", ["old", "new", "both", "new, old but for one"])
+def test_a_full_node_of_two_does_no_half_of_a_rotation(full: str) -> None:
+    """Of the two nodes, one may have room for the tombstone, or the record, and the other none."""
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(Memcached("-m", "2", "-M")) for _ in range(2)]
+        storage = stack.enter_context(storage_at([node.addresses[0] for node in nodes]))
+        old, new = (on_node(storage, node.addresses[0]) for node in nodes)
+        storage.create(record(old, payload=bytes(1000)), now())
+        for name, record_id in {"old": old, "new": new}.items():
+            # The room for one tombstone is that for a thousand.
+            on_it = [
+                i for i in map(numbered, range(10_000, 30_000)) if beside(storage, i, record_id)
+            ]
+            storage.bury(grave_of(record(on_it.pop())), now())
+            if name in full or full == "both":
+                with suppress(StorageFull):
+                    for other in on_it:
+                        storage.create(record(other, payload=bytes(1000)), now())
+                        last = other
+                if f"{name} but" in full:
+                    storage.delete(last)
+        storage.read(old)
+        base = storage.read(old)
+        assert base is not None
+        wanted = record(new, payload=bytes(1000))
+
+        if full == "old":
+            # A small tombstone is taken, the long way.
+            assert isinstance(storage.rotate(wanted, base, grave_of(base), now()), Updated)
+            return
+        with pytest.raises(StorageFull):
+            storage.rotate(wanted, base, grave_of(base), now())
+        assert storage.read(new) is None
+        assert pack(storage.read(old)) == pack(base)
 
 
 # Processes and packages ---------------------------------------------------------------------------
