@@ -987,8 +987,9 @@ class SessionStore(SessionBase):
         others = yield from limits.others(self.storage(), record, now())
         if settings.ON_LIMIT == "end_oldest":
             for each in limits.surplus(others, most - 1):
-                if (yield self._call("delete", each.id)):
-                    yield from self._tell_end(each.id, "limit")
+                ended = yield from adoption.end(self.storage(), each.id, each, None, now)
+                if ended:
+                    yield from self._tell_end(ended, "limit")
             return
         admitted = len(limits.ahead(record, others)) < most
         if admitted:

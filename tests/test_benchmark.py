@@ -106,3 +106,14 @@ def test_what_is_timed_without_a_part_is_without_it(part: str) -> None:
             assert getattr(target, name) == original
 
     assert replaced.called
+
+
+@pytest.mark.parametrize("store", ["file", "db:sqlite", "cache:redis-cache"])
+def test_lists_and_purges_at_scale(store: str) -> None:
+    """Every line, and half of the sessions purged by it."""
+    lines = benchmark("--store", store, "--sessions", "300").splitlines()
+
+    assert lines[1] == f"{store}, 300 sessions"
+    assert len(lines) == 12
+    assert "its longest batch" in lines[-1]
+    assert float(lines[-1].split()[-2]) > 0

@@ -25,7 +25,7 @@ if "SESSIONSTORES_TEST_FOLDER" not in os.environ:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 django.setup()
 
-from tests.benchmark import measure, targets  # noqa: E402 - models need Django set up
+from tests.benchmark import at_scale, measure, targets  # noqa: E402 - models need Django set up
 from tests.benchmark.operations import OPERATIONS  # noqa: E402
 from tests.benchmark.sealing import microseconds  # noqa: E402
 from tests.benchmark.shares import shares  # noqa: E402
@@ -44,6 +44,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
     parser.add_argument("--profile", metavar="CASE", help="show where the time of a case goes")
     parser.add_argument("--sealing", action="store_true", help="time the tokens of cookies")
+    parser.add_argument(
+        "--sessions", type=int, metavar="N", help="time lists and purges among N sessions"
+    )
     parser.add_argument("--shares", metavar="CASE", help="time a case without each of its parts")
     return parser.parse_args()
 
@@ -115,6 +118,16 @@ def show_shares(case: Case, rounds: int) -> None:
                 print(f"  {name:<20}{cost:>7.1f} us{cost / costs['session']:>7.0%}", flush=True)
 
 
+def show_at_scale(case: Case, number: int) -> None:
+    print(f"\n{case.id}, {number:,} sessions")
+    with measure.in_force(case) as engine:
+        if not engine.storage.lists:
+            print("  cannot list")
+            return
+        for figure in at_scale.figures(engine, number):
+            print(f"  {figure.name:<46}{figure.value:>9.1f} {figure.unit}", flush=True)
+
+
 def main() -> int:
     # Ended by SIGTERM as by Ctrl-C, so that the servers are stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -133,6 +146,10 @@ def main() -> int:
     if options.shares:
         for case in cases:
             show_shares(case, options.rounds)
+        return 0
+    if options.sessions:
+        for case in cases:
+            show_at_scale(case, options.sessions)
         return 0
     measured: list[dict[str, Any]] = []
     for row in rows(cases, options.rounds):

@@ -1,0 +1,116 @@
+"""Lists, searches and purges among very many sessions."""
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+from django_sessionstores.inventory import Inventory
+from django_sessionstores.records import Record, draw_key, pack, session_id
+from django_sessionstores.session import now
+from django_sessionstores.storages import redis_scripts
+from django_sessionstores.testing import DAY, HOUR, at
+
+SESSIONS_OF_A_USER = 5
+PAGE = 100
+_BATCH = 5000
+_TURNS = 20
+
+
+class Figure(NamedTuple):
+    name: str
+    value: float
+    unit: str
+
+
+def figures(engine: Any, number: int) -> Iterator[Figure]:
+    """Each as it becomes known. Half of the sessions expire in an hour, the others in a day."""
+    yield Figure("filling", _once(lambda: _fill(engine, number)), "s")
+    inventory = Inventory()
+    before = _memory()
+    yield Figure("first list, which may have to make an index", _once(inventory.list), "s")
+    yield Figure("first page", _median(lambda: inventory.list(limit=PAGE)), "ms")
+    yield Figure("page in the middle", _median(_page_in_the_middle(inventory)), "ms")
+    some_user = str(number // SESSIONS_OF_A_USER // 2)
+    yield Figure("a user's sessions", _median(lambda: inventory.list(user=some_user)), "ms")
+    yield Figure("count of a user", _median(lambda: inventory.count(user=some_user)), "ms")
+    yield Figure("count of all", _once(inventory.count) * 1000, "ms")
+    yield Figure("memory for it", _memory() - before, "MB")
+    with at(now() + 2 * HOUR):
+        storage, moment = inventory.storage, now()
+        batches = list(iter(lambda: _timed(lambda: storage.purge(moment + 2 * HOUR, 1000)), None))
+        yield Figure("purge of half of them", sum(batches), "s")
+        yield Figure("its longest batch", max(batches, default=0) * 1000, "ms")
+
+
+def _fill(engine: Any, number: int) -> None:
+    records = _records(number)
+    while batch := list(islice(records, _BATCH)):
+        _store(engine, batch)
+
+
+def _records(number: int) -> Iterator[Record]:
+    moment = now()
+    payload = bytes(range(256))
+    for n in range(number):
+        yield Record(
+            id=session_id(draw_key()),
+            payload=payload,
+            user_id=str(n // SESSIONS_OF_A_USER),
+            created=moment,
+            last_activity=moment,
+            expires=moment + n % HOUR + (DAY if n % 2 else HOUR),
+            ip="192.0.2.1",
+            user_agent="Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+        )
+
+
+def _store(engine: Any, records: list[Record]) -> None:
+    """Many at once where the store has a way: filling it is not what is measured."""
+    storage, moment = engine.storage, now()
+    if engine.name == "db":
+        from django_sessionstores.models import StoredSession
+
+        fields = [field.attname for field in StoredSession._meta.concrete_fields]
+        StoredSession._base_manager.using(engine.database).bulk_create(
+            [StoredSession(**{name: getattr(each, name) for name in fields}) for each in records]
+        )
+    elif engine.name == "cache":
+        pipeline = storage._connect().pipeline(transaction=False)
+        listed: list[Any] = []
+        for each in records:
+            pipeline.set(storage._key(each.id), pack(each), px=each.expires - moment)
+            listed += [bytes.fromhex(each.id) + b":" + str(each.user_id).encode(), each.expires]
+        pipeline.execute()
+        storage._evaluate(redis_scripts.LIST, storage._index, *listed)
+    else:
+        for each in records:
+            storage.create(each, moment)
+
+
+def _page_in_the_middle(inventory: Inventory) -> Callable[[], Any]:
+    cursor = ""
+    for _ in range(100):
+        cursor = inventory.list(limit=PAGE, cursor=cursor).next or cursor
+    return lambda: inventory.list(limit=PAGE, cursor=cursor)
+
+
+def _once(do: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    do()
+    return time.perf_counter() - started
+
+
+def _timed(purge: Callable[[], int]) -> float | None:
+    started = time.perf_counter()
+    return time.perf_counter() - started if purge() else None
+
+
+def _median(do: Callable[[], Any]) -> float:
+    return sorted(_once(do) for _ in range(_TURNS))[_TURNS // 2] * 1000
+
+
+def _memory() -> float:
+    """The most that the process has taken so far, in megabytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
