@@ -227,8 +227,7 @@ def test_the_first_call_to_a_cluster_may_be_a_login(
     """Its two keys are on two nodes; that this is a cluster is known only when connected. A
     worker's first request would fail."""
     with deployment() as storage:
-        storage.delete("b" * 40)
-        storage.delete("c" * 40)
+        storage._connect().flushall()
         storage.create(base := record("b" * 40), NOW)
     with deployment() as storage:
         grave = tombstone(base.id, State.SUPERSEDED, now=NOW, seconds=60)
