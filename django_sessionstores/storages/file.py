@@ -6,6 +6,7 @@ Layout::
     <folder>/3f/3f9c...     a packed record, named by the session id, never by the key
     <folder>/3f/.lock       empty: who changes the shard holds its lock
     <folder>/3f/.new        the record that is being written, until it takes its place
+    <folder>/users/         which sessions are whose, see `file_index`
 """
 
 from __future__ import annotations
@@ -17,32 +18,33 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Final, ParamSpec, TypeVar
+from typing import Final
 
 import msgspec
 
 from ..exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..records import (
     HEAD_SIZE,
+    START_SIZE,
     TIMES_OFFSET,
     Record,
     State,
+    bare,
     pack,
     pack_times,
     unpack,
     unpack_head,
+    unpack_start,
 )
 from .base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated, page_of
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from .disk import POLL_SECONDS, insist, names_in
+from .file_index import Entry, UserIndex
 
 LOCK_SECONDS: Final = 5.0
 """How long a writer waits for others in the shard. Each is in there for less than a millisecond:
 who waits this long waits for a process that hangs or is stopped."""
-_POLL_SECONDS: Final = 0.0005
 
 _SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
 _LOCK: Final = ".lock"
@@ -68,8 +70,6 @@ _OPEN_LOCK: Final = os.O_RDWR | os.O_CREAT
 if sys.platform == "win32":
     import msvcrt
 
-    _SHARING_TRIES: Final = 50
-
     def _try_lock(fd: int) -> None:
         try:
             msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
@@ -78,16 +78,6 @@ if sys.platform == "win32":
 
     def _unlock(fd: int) -> None:
         msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
-
-    def _insist(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Windows refuses to replace a file that is being read, and to open one that is being
-        replaced. Both last for microseconds, but look like a lasting refusal."""
-        for _ in range(_SHARING_TRIES):
-            try:
-                return call(*args, **kwargs)
-            except PermissionError:
-                time.sleep(_POLL_SECONDS)
-        return call(*args, **kwargs)
 
 else:
     import fcntl
@@ -99,9 +89,6 @@ else:
         # Not left to close(): if another thread has forked meanwhile, the child has the file
         # open as well, and would keep the lock for as long as it lives.
         fcntl.flock(fd, fcntl.LOCK_UN)
-
-    def _insist(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return call(*args, **kwargs)
 
 
 class FileStorage(Storage):
@@ -125,6 +112,11 @@ class FileStorage(Storage):
     holds the lock. Who waited for a lock file that is no longer there opens the next one. (On
     Windows both stay, as an open file cannot be removed there.)
 
+    The index of users has an entry of each live record that has a user: made under the lock of the
+    record's shard before the record takes its place, removed after the record has gone. So a
+    process that is killed leaves an entry too many, never one too few. What it leaves is skipped
+    by lists and removed by `purge`. A save by the same user does not go near the index.
+
     No ``fsync``. What a killed process has written is the kernel's, and safe. When power fails,
     the saves of the last seconds may be lost, as with Django's engine; to prevent that would add
     milliseconds to every save.
@@ -132,12 +124,16 @@ class FileStorage(Storage):
 
     lists = True
 
+    _has_index = True
+    """Whether it is written which sessions are whose."""
+
     def __init__(
         self, folder: str | os.PathLike[str], *, setting: str = "SESSION_FILE_PATH"
     ) -> None:
         self._folder = os.path.abspath(folder)
         self._setting = setting  # What an error message tells to look at.
         self._is_trusted = False
+        self._index = UserIndex(self._folder)
         # What is left of the round through all shards that the last purge() stopped in: to begin
         # each batch from the start would look at every file once per batch.
         self._round: Iterator[Callable[[int], bool]] | None = None
@@ -148,7 +144,7 @@ class FileStorage(Storage):
 
     def read(self, session_id: str) -> Record | None:
         try:
-            fd = _insist(os.open, self._path(session_id), _READ)
+            fd = insist(os.open, self._path(session_id), _READ)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -166,7 +162,8 @@ class FileStorage(Storage):
             try:
                 os.lstat(self._path(record.id))
             except FileNotFoundError:
-                self._write(self._entry(record))
+                with self._entered(record):
+                    self._write(self._entry(record))
                 return Updated(record)
         return Taken()
 
@@ -184,10 +181,11 @@ class FileStorage(Storage):
                     return Conflict(self._unpack(base.id, start + _read_rest(fd)))
                 if record.state is not State.LIVE:
                     _overwrite(fd, 0, pack(record)[:HEAD_SIZE])
-            if record.state is State.LIVE:
-                self._write(self._entry(record))
-            else:
-                _hint_expiry(path, record.expires)
+            with self._entered(record, base):
+                if record.state is State.LIVE:
+                    self._write(self._entry(record))
+                else:
+                    _hint_expiry(path, record.expires)
             return Updated(record)
         return Gone()
 
@@ -211,9 +209,15 @@ class FileStorage(Storage):
     def delete(self, session_id: str) -> bool:
         # Locked, or a writer that has just compared versions would put the record back.
         with contextlib.suppress(FileNotFoundError), self._locked(session_id):
-            was_live = self._is_live_file(session_id)
-            _insist(os.unlink, self._path(session_id))
-            return was_live
+            try:
+                record = self._read_start(session_id)
+            except UnreadablePayload:
+                record = None  # Whose it was, `purge` finds out.
+            insist(os.unlink, self._path(session_id))
+            # Also of a tombstone, in case that who wrote it was killed before doing so.
+            if self._has_index and record and record.user_id is not None:
+                self._index.discard(record.user_id, session_id)
+            return record is not None and record.state is State.LIVE
         return False
 
     def purge(self, now: int, batch: int) -> int:
@@ -237,34 +241,101 @@ class FileStorage(Storage):
                     return removed
 
     def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
-        """See `Storage.scan`. A user's sessions are found by reading all."""
+        """See `Storage.scan`. Reads the start of each file of the page, or of the user."""
         return page_of(self._records(cursor, user_id), limit)
 
     def count(self, now: int, user_id: str | None) -> int:
-        return sum(record.is_live(now) for record in self._records("", user_id))
+        """See `Storage.count`. Reads the head of each file, or of each of the user."""
+        records = self._heads() if user_id is None else self._records("", user_id)
+        return sum(record.is_live(now) for record in records)
+
+    def reindex(self) -> int | None:
+        """See `Storage.reindex`. Reads the start of each file, and those of users once more."""
+        if not self._has_index:
+            return None
+        with self._reachable():
+            indexed = self._complete_index()
+            for entry in self._index.entries():
+                self._remove_if_stale(entry)
+            return indexed
+
+    def _complete_index(self) -> int:
+        """Enter all sessions of users; how many sessions there are."""
+        try:
+            self._refuse_folder_of_others()
+        except FileNotFoundError:
+            return 0
+        found = 0
+        for record in self._records("", None):
+            if record.state is State.LIVE:
+                found += 1
+                # Not under the lock. If the session ends meanwhile, this is an entry too many.
+                if record.user_id is not None:
+                    self._index.add(record.user_id, record.id)
+        self._index.set_complete()
+        return found
 
     def _records(self, after: str, user_id: str | None) -> Iterator[Record]:
-        """The readable records after an id, by id, a shard at a time."""
-        for shard in _SHARDS:
-            if shard < after[:2]:
-                continue
-            try:
-                names = sorted(os.listdir(os.path.join(self._folder, shard)))
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise self._unavailable(error) from error
-            for name in names:
-                if not _is_id(name) or name <= after:
-                    continue
-                with contextlib.suppress(UnreadablePayload):
-                    record = self.read(name)
-                    if record is not None and user_id in {None, record.user_id}:
+        """The readable records after an id, by id, without payloads."""
+        with self._reachable():
+            if user_id is None:
+                yield from self._readable(self._look, self._ids(after))
+            elif self._is_indexed():
+                yield from self._records_of(user_id, after)
+            else:
+                for record in self._records(after, None):
+                    if record.user_id == user_id:
                         yield record
+
+    def _heads(self) -> Iterator[Record]:
+        """The readable records by id, as far as `Record.is_live` needs them."""
+        with self._reachable():
+            yield from self._readable(self._look_at_head, self._ids(""))
+
+    def _records_of(self, user_id: str, after: str) -> Iterator[Record]:
+        for entry in self._index.of_user(user_id, after):
+            for record in self._readable(self._look, [entry.session_id]):
+                if record.user_id == user_id:
+                    yield record
+                else:
+                    # A list must do without: the disk may be read-only.
+                    with contextlib.suppress(StorageUnavailable):
+                        self._remove_if_stale(entry)
+
+    def _is_indexed(self) -> bool:
+        """Whether the index is complete, made so if that can be done.
+
+        It is not in a folder of a version without an index, or of a backup without it.
+        """
+        if self._has_index and not self._index.is_complete():
+            with contextlib.suppress(OSError, StorageUnavailable):
+                self._complete_index()
+        return self._has_index and self._index.is_complete()
+
+    def _ids(self, after: str) -> Iterator[str]:
+        """The ids of the files after an id, in order."""
+        for shard in _SHARDS:
+            if shard >= after[:2]:
+                yield from filter(_is_id, names_in(f"{self._folder}/{shard}", after=after))
+
+    def _readable(
+        self, look: Callable[[str], Record | None], session_ids: Iterable[str]
+    ) -> Iterator[Record]:
+        for session_id in session_ids:
+            try:
+                record = look(session_id)
+            except (FileNotFoundError, UnreadablePayload):
+                continue
+            if record is not None:
+                yield record
 
     def _candidates(self) -> Iterator[Callable[[int], bool]]:
         """For each file and each shard in turn: what removes it if it should go, and says whether
         it was a session that did."""
+        # First, because to look at an entry may make a shard, which goes below if it is empty. What
+        # has expired loses its entry in the next round: whose it was would have to be read.
+        for of_user in self._index.entries():
+            yield partial(self._remove_if_alone, of_user)
         for shard in _SHARDS:
             try:
                 entries = os.scandir(f"{self._folder}/{shard}")
@@ -298,6 +369,24 @@ class FileStorage(Storage):
                     os.rmdir(folder)
         return False
 
+    def _remove_if_alone(self, entry: Entry, now: int) -> bool:
+        if not os.path.lexists(self._path(entry.session_id)):
+            self._remove_if_stale(entry)
+        return False
+
+    def _remove_if_stale(self, entry: Entry) -> None:
+        """Remove an entry unless there is a record of its user, or one that cannot be read."""
+        # Also where there is no shard yet: who makes it may have made the entry.
+        with self._locked(entry.session_id, make_folders=True):
+            try:
+                user_id = self._owner(self._read_start(entry.session_id))
+            except FileNotFoundError:
+                user_id = None
+            except UnreadablePayload:
+                return
+            if not entry.is_of(user_id):
+                self._index.remove(entry)
+
     def _remove_if_expired(self, entry: os.DirEntry[str], now: int) -> bool:
         return _seems_expired(entry, now) and self._remove_expired(entry.name, now)
 
@@ -311,7 +400,7 @@ class FileStorage(Storage):
                 # Nobody can load it. The modification time is all there is to go by.
                 expires = 0
             if expires <= now:
-                _insist(os.unlink, path)
+                insist(os.unlink, path)
                 return True
             _hint_expiry(path, expires)
         return False
@@ -372,6 +461,12 @@ class FileStorage(Storage):
     def _make_folder(self) -> None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(self._folder, 0o700)
+            if self._has_index:
+                self._index.set_complete()  # Of no sessions.
+        self._refuse_folder_of_others()
+
+    def _refuse_folder_of_others(self) -> None:
+        """Raises ``FileNotFoundError`` if there is no folder."""
         # In a temp folder that all users share, another user may have been there first.
         if os.stat(os.path.dirname(self._folder)).st_mode & stat.S_ISVTX:
             found = os.lstat(self._folder)
@@ -388,7 +483,7 @@ class FileStorage(Storage):
                 return _try_lock(fd)
             except BlockingIOError:
                 self._mind(deadline)
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def _mind(self, deadline: float) -> None:
         if time.monotonic() >= deadline:
@@ -409,14 +504,45 @@ class FileStorage(Storage):
         return msgspec.structs.replace(unpack_head(session_id, data), user_id=record.user_id)
 
     def _read_head(self, session_id: str) -> Record:
-        with _opened(self._path(session_id)) as fd:
+        with _opened(self._path(session_id), _READ) as fd:
             return unpack_head(session_id, os.read(fd, HEAD_SIZE))
 
-    def _is_live_file(self, session_id: str) -> bool:
-        try:
-            return self._read_head(session_id).state is State.LIVE
-        except UnreadablePayload:
-            return False
+    def _read_start(self, session_id: str) -> Record:
+        """The record without payload, and without its size."""
+        with _opened(self._path(session_id), _READ) as fd:
+            start = os.read(fd, START_SIZE)
+            return unpack_start(session_id, start) or unpack(session_id, start + _read_rest(fd))
+
+    def _look(self, session_id: str) -> Record | None:
+        """The record as lists show it. Raises ``FileNotFoundError`` if there is none."""
+        with _opened(self._path(session_id), _READ) as fd:
+            start, length = os.read(fd, START_SIZE), os.fstat(fd).st_size
+            record = unpack_start(session_id, start, length)
+            return record or bare(unpack(session_id, start + _read_rest(fd)))
+
+    def _look_at_head(self, session_id: str) -> Record | None:
+        """The record as far as it has to be known to count it."""
+        return self._read_head(session_id)
+
+    def _owner(self, record: Record | None) -> str | None:
+        """The user whose entry the record has."""
+        if record is None or record.state is not State.LIVE or not self._has_index:
+            return None
+        return record.user_id
+
+    @contextlib.contextmanager
+    def _entered(self, record: Record, base: Record | None = None) -> Iterator[None]:
+        """Have the index right while ``record`` takes the place of ``base``, if that fails, too.
+
+        Only under the lock.
+        """
+        former, owner = self._owner(base), self._owner(record)
+        if owner is not None and owner != former:
+            self._index.add(owner, record.id)
+        # Should it fail, the entry stays for `purge`: on a network a failure may be a success.
+        yield
+        if former is not None and former != owner:
+            self._index.discard(former, record.id)
 
     def _write(self, record: Record) -> None:
         """Put a record in place of the one that is there. Only under the lock."""
@@ -429,10 +555,17 @@ class FileStorage(Storage):
                 # May be the first to say that the disk is full, on NFS and with quotas.
                 os.close(fd)
             _hint_expiry(new, record.expires)
-            _insist(os.replace, new, self._path(record.id))
+            insist(os.replace, new, self._path(record.id))
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.unlink(new)
+            raise self._unavailable(error) from error
+
+    @contextlib.contextmanager
+    def _reachable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: OSError) -> StorageUnavailable:
@@ -443,8 +576,8 @@ class FileStorage(Storage):
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[int]:
-    fd = os.open(path, _CHANGE)
+def _opened(path: str, flags: int = _CHANGE) -> Iterator[int]:
+    fd = insist(os.open, path, flags)
     try:
         yield fd
     finally:

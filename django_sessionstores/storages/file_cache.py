@@ -47,6 +47,9 @@ class FileCacheStorage(FileStorage, CacheStorage):
 
     durable = True
 
+    # Copies are nobody's to list, and where they are kept come and go by the lease.
+    _has_index = False
+
     def __init__(self, alias: str, cache: FileBasedCache) -> None:
         location: str = cache._dir  # type: ignore[attr-defined]
         super().__init__(
@@ -63,6 +66,12 @@ class FileCacheStorage(FileStorage, CacheStorage):
         if record is None or record.handle is None or record.handle > _now():
             return record
         return None
+
+    def _look(self, session_id: str) -> Record | None:
+        # Whether it is a copy stands in front of its payload.
+        return self.read(session_id)
+
+    _look_at_head = _look
 
     def fill(self, record: Record, until: int, now: int) -> None:
         with self._locked(record.id, make_folders=True):
