@@ -6,7 +6,7 @@ name. Nothing here knows or shows a session key.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from datetime import datetime
 from importlib import import_module
 from typing import Any, Final, NamedTuple
@@ -134,19 +134,23 @@ class Inventory:
 
     def end_all(self, user: Any, *, but: str | None = None) -> int:
         """End all sessions of a user, or all ``but`` the one with that id; how many were live."""
-        return run(self._end_all(_user_id(user), but))
+        return run(self._ending_all(_user_id(user), _but(but)))
 
     async def aend_all(self, user: Any, *, but: str | None = None) -> int:
         """See `end_all`."""
-        return await arun(self._end_all(_user_id(user), but))
+        return await arun(self._ending_all(_user_id(user), _but(but)))
 
     def end_everything(self) -> int:
         """End all sessions of all users and visitors; how many were live."""
-        return run(self._end_all(None, None))
+        return run(self._ending_all(None, _but(None)))
 
     async def aend_everything(self) -> int:
         """See `end_everything`."""
-        return await arun(self._end_all(None, None))
+        return await arun(self._ending_all(None, _but(None)))
+
+    def end_for(self, reason: str, user_id: str, but: Collection[str]) -> int:
+        """`end_all` for a reason of the package's own, which `session_ended` tells."""
+        return run(self._ending_all(user_id, but, reason))
 
     def purge(self) -> int:
         """Remove what has expired, in batches; how many sessions."""
@@ -217,35 +221,39 @@ class Inventory:
         yield from self._tell_end(ended)
         return True
 
-    def _tell_end(self, session_id: str) -> Flow[None]:
+    def _tell_end(self, session_id: str, reason: str = "revoked") -> Flow[None]:
         return signals.tell(
-            signals.session_ended, self._store, session_id=session_id, reason="revoked"
+            signals.session_ended, self._store, session_id=session_id, reason=reason
         )
 
-    def _end_all(self, user_id: str | None, but: str | None) -> Flow[int]:
+    def _ending_all(
+        self, user_id: str | None, but: Collection[str], reason: str = "revoked"
+    ) -> Flow[int]:
         ended = 0
         # A request may give a session another id while this goes on. So it is over only when
         # nothing is found any more.
         for _ in range(_ROUNDS):
-            seen, found = yield from self._end_round(user_id, but)
+            seen, found = yield from self._end_round(user_id, but, reason)
             ended += found
             if not seen:
                 break
         return ended
 
-    def _end_round(self, user_id: str | None, but: str | None) -> Flow[tuple[int, int]]:
+    def _end_round(
+        self, user_id: str | None, but: Collection[str], reason: str
+    ) -> Flow[tuple[int, int]]:
         """How many there were, and how many of them were live and are ended."""
         seen, ended, cursor = 0, 0, ""
         while True:
             page = yield from self._scan(cursor, _PAGE, user_id)
             for record in page.records:
-                if record.id == but:
+                if record.id in but:
                     continue
                 seen += 1
                 deleted: bool = yield Call(self.storage, "delete", (record.id,))
                 if deleted and record.is_live(session.now()):
                     ended += 1
-                    yield from self._tell_end(record.id)
+                    yield from self._tell_end(record.id, reason)
             cursor = page.next
             if not cursor:
                 return seen, ended
@@ -269,6 +277,10 @@ class _Filter(msgspec.Struct, frozen=True, kw_only=True):
             and self.ip in {None, record.ip}
             and (self.idle_since is None or aware(record.last_activity) <= self.idle_since)
         )
+
+
+def _but(session_id: str | None) -> Collection[str]:
+    return () if session_id is None else (session_id,)
 
 
 def _user_id(user: Any) -> str | None:

@@ -22,7 +22,7 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.module_loading import import_string
 
-from . import ending, lifetime, limits, secret_rotation, signals
+from . import ending, in_use, lifetime, limits, secret_rotation, signals
 from .codec import Codec, Snapshot
 from .conf import bare_codec, codec, key_ring, merge_functions, reset_on_change, settings
 from .exceptions import (
@@ -137,6 +137,7 @@ class SessionStore(SessionBase):
         self._modified = False
         self._flushed_id = None
         self._session_key = session_key
+        in_use.add(self)
 
     @classmethod
     def make_storage(cls) -> Storage:
@@ -206,6 +207,12 @@ class SessionStore(SessionBase):
         if self._unstored:
             return session_id(key)
         return self._record.id if self._record else self.storage().identify(key)
+
+    @property
+    def stored_ids(self) -> set[str]:
+        """The ids under which the session is stored, or will be: two, once its key was cycled."""
+        known = {each.id for each in (self._record, self._predecessor) if each}
+        return known | ({self.session_id} if self.session_id else set())
 
     # --- What changed ----------------------------------------------------------------------
 
