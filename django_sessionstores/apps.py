@@ -12,4 +12,6 @@ class SessionStoresConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks  # noqa: F401 - registers them
+        from . import accounts, checks  # noqa: F401 - checks registers them
+
+        accounts.connect()

@@ -151,6 +151,24 @@ class Settings:
         return self._choice("ON_LIMIT", "end_oldest", "refuse")
 
     @cached_property
+    def END_ON_PASSWORD_CHANGE(self) -> bool:
+        """Whether a new password ends the user's sessions but the one in which it was set. Django
+        takes the user out of them at their next request in any case."""
+        return self._get("END_ON_PASSWORD_CHANGE", True, bool)
+
+    @cached_property
+    def END_ON_DEACTIVATION(self) -> bool:
+        """Whether the sessions of a user end whose ``is_active`` becomes false, but the one in
+        which that was done."""
+        return self._get("END_ON_DEACTIVATION", True, bool)
+
+    @cached_property
+    def END_ON_DELETION(self) -> bool:
+        """Whether the sessions of a user that is deleted end, but the one in which that was
+        done."""
+        return self._get("END_ON_DELETION", True, bool)
+
+    @cached_property
     def CONFLICT_RETRIES(self) -> int:
         """How often a save is merged and tried again before it raises ``SessionConflict``."""
         return self._count("CONFLICT_RETRIES", 50, least=0)

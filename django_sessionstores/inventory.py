@@ -7,7 +7,7 @@ name. Nothing here knows or shows a session key.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from datetime import datetime
 from importlib import import_module
 from typing import Any, Final, NamedTuple
@@ -164,19 +164,23 @@ class Inventory:
         Stops after ``most`` of them, so that a caller who has only so long can go on later.
         Raises `PartlyEnded` where the store stops answering meanwhile.
         """
-        return run(self._end_all(_user_id(user), but, most))
+        return run(self._end_all(_user_id(user), _but(but), most))
 
     async def aend_all(self, user: Any, *, but: str | None = None, most: int | None = None) -> int:
         """See `end_all`."""
-        return await arun(self._end_all(_user_id(user), but, most))
+        return await arun(self._end_all(_user_id(user), _but(but), most))
 
     def end_everything(self, *, but: str | None = None, most: int | None = None) -> int:
         """End all sessions of all users and visitors; the rest as `end_all`."""
-        return run(self._end_all(None, but, most))
+        return run(self._end_all(None, _but(but), most))
 
     async def aend_everything(self, *, but: str | None = None, most: int | None = None) -> int:
         """See `end_everything`."""
-        return await arun(self._end_all(None, but, most))
+        return await arun(self._end_all(None, _but(but), most))
+
+    def end_for(self, reason: str, user_id: str, but: Collection[str]) -> int:
+        """`end_all` for a reason of the package's own, which `session_ended` tells."""
+        return run(self._end_all(user_id, but, None, reason))
 
     def purge(self, *, most: int | None = None) -> int:
         """Remove what has expired, in batches; how many sessions. ``most`` as for `end_all`, but
@@ -273,18 +277,24 @@ class Inventory:
             return (yield from adoption.end(self.storage, session_id, record, None, session.now))
         return (yield from ending.end(self.storage, session_id, record))
 
-    def _tell_end(self, session_id: str) -> Flow[None]:
+    def _tell_end(self, session_id: str, reason: str = "revoked") -> Flow[None]:
         return signals.tell(
-            signals.session_ended, self._store, session_id=session_id, reason="revoked"
+            signals.session_ended, self._store, session_id=session_id, reason=reason
         )
 
-    def _end_all(self, user_id: str | None, but: str | None, most: int | None) -> Flow[int]:
+    def _end_all(
+        self,
+        user_id: str | None,
+        but: Collection[str],
+        most: int | None,
+        reason: str = "revoked",
+    ) -> Flow[int]:
         done = _Done(most)
         try:
             # A request may give a session another id while this goes on. So it is over only when
             # nothing is found any more.
             for _ in range(_ROUNDS):
-                found = yield from self._end_round(user_id, but, done)
+                found = yield from self._end_round(user_id, but, reason, done)
                 if not found or done.is_enough:
                     break
         except StorageUnavailable as error:
@@ -293,13 +303,15 @@ class Inventory:
             raise
         return done.ended
 
-    def _end_round(self, user_id: str | None, but: str | None, done: _Done) -> Flow[int]:
+    def _end_round(
+        self, user_id: str | None, but: Collection[str], reason: str, done: _Done
+    ) -> Flow[int]:
         """End all that are there now; how many were found."""
         found, cursor = 0, ""
         while True:
             page = yield from self._scan(cursor, _PAGE, user_id)
             for record in page.records:
-                if record.id == but:
+                if record.id in but:
                     continue
                 if done.is_enough:
                     return found
@@ -307,7 +319,7 @@ class Inventory:
                 deleted = yield from self._remove(record.id, None)
                 if deleted and record.is_live(session.now()):
                     done.ended += 1
-                    yield from self._tell_end(record.id)
+                    yield from self._tell_end(record.id, reason)
             cursor = page.next
             if not cursor:
                 return found
@@ -346,6 +358,10 @@ class _Filter(msgspec.Struct, frozen=True, kw_only=True):
             and record.id.startswith(self.id_prefix)
             and (self.idle_since is None or aware(record.last_activity) <= self.idle_since)
         )
+
+
+def _but(session_id: str | None) -> Collection[str]:
+    return () if session_id is None else (session_id,)
 
 
 def _user_id(user: Any) -> str | None:

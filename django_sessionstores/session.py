@@ -21,7 +21,7 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.module_loading import import_string
 
-from . import adoption, lifetime, limits, secret_rotation, signals
+from . import adoption, in_use, lifetime, limits, secret_rotation, signals
 from .codec import Codec, Snapshot, change_context, newest_data
 from .conf import bare_codec, codec, key_ring, merge_functions, reset_on_change, settings
 from .exceptions import (
@@ -132,6 +132,7 @@ class SessionStore(SessionBase):
             # No key of this engine's, but perhaps of a former one.
             self._session_key = adoption.key_in_use(session_key)
             self._former_cookie = SecretText(session_key)
+        in_use.add(self)
 
     @classmethod
     def make_storage(cls) -> Storage:
@@ -202,6 +203,12 @@ class SessionStore(SessionBase):
         if self._unstored:
             return session_id(key)
         return self._record.id if self._record else self.storage().identify(key)
+
+    @property
+    def stored_ids(self) -> set[str]:
+        """The ids under which the session is stored, or will be: two, once its key was cycled."""
+        known = {each.id for each in (self._record, self._predecessor) if each}
+        return known | ({self.session_id} if self.session_id else set())
 
     # --- What changed ----------------------------------------------------------------------
 

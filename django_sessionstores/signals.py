@@ -22,7 +22,8 @@ session_rotated: Final = Signal()
 session_ended: Final = Signal()
 """A session is over: ``session_id``, and the ``reason``: ``"logout"`` (or any ``flush()`` or
 ``delete()``), ``"expired"`` (found out by the request that came too late; each such request tells),
-``"revoked"`` (through the inventory), ``"limit"`` (a login over ``MAX_SESSIONS``)."""
+``"revoked"`` (through the inventory), ``"limit"`` (a login over ``MAX_SESSIONS``), and
+``"password"``, ``"deactivated"`` or ``"deleted"`` (that of its user's account)."""
 
 session_rejected: Final = Signal()
 """A request brought a key that is not accepted: ``session_id`` (None where it has none), and the
