@@ -2,9 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, NamedTuple
+
+from django.db import connections
 
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.records import Record, draw_key, pack, session_id
@@ -16,6 +20,8 @@ SESSIONS_OF_A_USER = 5
 PAGE = 100
 _BATCH = 5000
 _TURNS = 20
+_LOGINS_ALONE = 2.0
+"""Seconds."""
 
 
 class Figure(NamedTuple):
@@ -39,9 +45,46 @@ def figures(engine: Any, number: int) -> Iterator[Figure]:
     yield Figure("memory for it", _memory() - before, "MB")
     with at(now() + 2 * HOUR):
         storage, moment = inventory.storage, now()
-        batches = list(iter(lambda: _timed(lambda: storage.purge(moment + 2 * HOUR, 1000)), None))
+        with _logins(engine) as logins:
+            time.sleep(_LOGINS_ALONE)
+            alone = len(logins)
+            batches = list(
+                iter(lambda: _timed(lambda: storage.purge(moment + 2 * HOUR, 1000)), None)
+            )
         yield Figure("purge of half of them", sum(batches), "s")
         yield Figure("its longest batch", max(batches, default=0) * 1000, "ms")
+        # The first is the one that opens a connection.
+        for what, times in (("before it", logins[1:alone]), ("beside it", logins[alone:])):
+            yield Figure(
+                f"{len(times)} logins {what}, median", sorted(times)[len(times) // 2], "ms"
+            )
+            yield Figure(f"longest login {what}", max(times), "ms")
+
+
+@contextmanager
+def _logins(engine: Any) -> Iterator[list[float]]:
+    """Sessions that begin meanwhile, one after the other, and the milliseconds that each takes."""
+    times: list[float] = []
+    done = Event()
+
+    def log_in() -> None:
+        session = engine.SessionStore()
+        session.update({"_auth_user_id": "0", "_auth_user_backend": "b", "_auth_user_hash": "h"})
+        session.create()
+
+    def log_in_again_and_again() -> None:
+        while not done.is_set():
+            times.append(_once(log_in) * 1000)
+            done.wait(0.005)
+        connections.close_all()
+
+    thread = Thread(target=log_in_again_and_again)
+    thread.start()
+    try:
+        yield times
+    finally:
+        done.set()
+        thread.join()
 
 
 def _fill(engine: Any, number: int) -> None:
