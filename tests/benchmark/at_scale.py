@@ -3,12 +3,15 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, NamedTuple
 
+from django.contrib.auth import get_user_model
 from django.db import connections
+from django.test import Client, override_settings
 
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.records import Record, draw_key, pack, session_id
@@ -20,6 +23,13 @@ SESSIONS_OF_A_USER = 5
 PAGE = 100
 _BATCH = 5000
 _TURNS = 20
+_MIDDLEWARE = [
+    "django_sessionstores.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
 _LOGINS_ALONE = 2.0
 """Seconds."""
 
@@ -43,6 +53,7 @@ def figures(engine: Any, number: int) -> Iterator[Figure]:
     yield Figure("count of a user", _median(lambda: inventory.count(user=some_user)), "ms")
     yield Figure("count of all", _once(inventory.count) * 1000, "ms")
     yield Figure("memory for it", _memory() - before, "MB")
+    yield from _pages(some_user)
     with at(now() + 2 * HOUR):
         storage, moment = inventory.storage, now()
         with _logins(engine) as logins:
@@ -85,6 +96,31 @@ def _logins(engine: Any) -> Iterator[list[float]]:
     finally:
         done.set()
         thread.join()
+
+
+def _pages(user_id: str) -> Iterator[Figure]:
+    """The pages of the admin, through all of its middleware."""
+    users = get_user_model()._default_manager
+    users.create(pk=user_id, username="sought")
+    with override_settings(MIDDLEWARE=_MIDDLEWARE, ALLOWED_HOSTS=["*"]):
+        browser = Client()
+        browser.force_login(users.create(username="root", is_staff=True, is_superuser=True))
+        some_id = Inventory().list(user=user_id)[0][0].id
+
+        def get(page: str) -> None:
+            assert browser.get(f"/admin/django_sessionstores/session/{page}").status_code == 200
+
+        for what, page in {
+            "list": "",
+            "search for a user": "?q=sought",
+            "search for an address": "?q=192.0.2.1",
+            "search for an address that none has": "?q=192.0.2.2",
+            "search for the beginning of an id": f"?q={some_id[:12]}",
+            "filter by last use": "?idle=24",
+            "overview": "overview/",
+            "one session": f"{some_id}/change/",
+        }.items():
+            yield Figure(f"admin, {what}", _median(partial(get, page)), "ms")
 
 
 def _fill(engine: Any, number: int) -> None:
