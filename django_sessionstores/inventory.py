@@ -219,14 +219,22 @@ class Inventory:
         # Without an index, the storage would read on until it has enough of this user.
         is_indexed = within is None or self.storage.indexes_users
         user_id = wanted.user_id if is_indexed else None
+        asked = limit
         while True:
-            # Never more than are still wanted, so that the cursor leads to the next one.
-            asked = int(min(limit - len(found), unseen))
+            asked = int(min(asked, unseen))
             page = yield from self._scan(cursor, asked, user_id)
-            found += [_info(each, moment) for each in page.records if wanted.has(each, moment)]
+            places = [n for n, each in enumerate(page.records, 1) if wanted.has(each, moment)]
+            missing = limit - len(found)
+            if len(places) > missing:
+                # Once more, up to the last that is wanted: the cursor has to lead to the next.
+                asked = places[missing - 1]
+                continue
+            found += [_info(page.records[place - 1], moment) for place in places]
             cursor, unseen = page.next, unseen - asked
             if not cursor or len(found) == limit or not unseen:
                 return SessionPage(found, cursor)
+            # Not only those that are missing: where few match, that would be a call for each.
+            asked = max(limit - len(found), _PAGE)
 
     def _scan(self, cursor: str, limit: int, user_id: str | None) -> Flow[Page]:
         if not self.storage.lists:
