@@ -91,15 +91,19 @@ class Twin:
     """Calls an object's blocking methods or, where ``awaited``, their async twins.
 
     What has no twin is taken as it is. ``set`` is the blocking name for ``session[key] = value``.
+    ``drive`` makes a blocking function of an awaited one; by itself in an event loop for each call.
     """
 
-    def __init__(self, target: Any, awaited: bool) -> None:
+    def __init__(
+        self, target: Any, awaited: bool, drive: Callable[[Any], Any] = async_to_sync
+    ) -> None:
         self.target = target
         self._awaited = awaited
+        self._drive = drive
 
     def __getattr__(self, name: str) -> Any:
         if self._awaited and hasattr(type(self.target), "a" + name):
-            return async_to_sync(getattr(self.target, "a" + name))
+            return self._drive(getattr(self.target, "a" + name))
         return getattr(self.target, "__setitem__" if name == "set" else name)
 
 

@@ -87,8 +87,11 @@ def assert_listed(engine: Any, expected: set[str]) -> None:
 def test_two_purges_beside_touches_and_logins(engine: Any) -> None:
     """Each session is touched in the moment in which it expires. Either the touch says that it
     came too late, or the session lives on; and the logins of that time are all there."""
-    soon = [stored(engine, now() + 300 + 15 * n) for n in range(TOUCHED)]
-    lost = [stored(engine, now() + 300, "8") for _ in range(30)]
+    started = now()
+    lost = [stored(engine, now() + 300, "8") for _ in range(TOUCHED)]
+    # So much later that they are all stored by then.
+    ready = now() + 200 + 2 * (now() - started)
+    soon = [stored(engine, ready + 15 * n) for n in range(TOUCHED)]
     done = threading.Event()
 
     def purge() -> None:

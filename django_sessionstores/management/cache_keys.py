@@ -87,22 +87,22 @@ class RedisKeys(CacheKeys):
     """Found by SCAN, removed by UNLINK, which does not keep others waiting."""
 
     def __init__(self, alias: str, *, of_sessions: bool) -> None:
-        from ..storages import redis
+        from ..storages.redis_client import Server
 
         cache = caches.create_connection(alias)
         super().__init__(cache, of_sessions=of_sessions)
-        self._redis = redis.RedisStorage(alias, cache)
+        self._server = Server(alias, cache)
 
     def describe(self) -> str:
-        return self._redis.describe()
+        return self._server.describe()
 
     def _scan(self) -> Iterator[bytes]:
-        return self._redis._scan_keys(_GLOB.sub(r"\\\g<0>", self._prefix) + "*")
+        return self._server.scan_keys(_GLOB.sub(r"\\\g<0>", self._prefix) + "*")
 
     def _remove(self, keys: list[bytes]) -> int:
-        if self._redis._spans_slots:
-            return sum(self._redis._ask("UNLINK", key) for key in keys)
-        return int(self._redis._ask("UNLINK", *keys))
+        if self._server.spans_slots:
+            return sum(self._server.ask("UNLINK", key) for key in keys)
+        return int(self._server.ask("UNLINK", *keys))
 
 
 class DatabaseKeys(CacheKeys):

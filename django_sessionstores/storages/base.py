@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
 
+from ..flow import Call, Flow, run
 from ..records import Record, State, listed, session_id
 
 P = ParamSpec("P")
@@ -84,14 +85,13 @@ class Storage:
     """Keeps records. Subclasses write the six methods below, all atomic per record.
 
     Each has an async twin, which runs it in a thread unless a storage with an async driver
-    overrides it. ``handle`` of a record is the storage's own: it gets back what it put there.
+    overrides it; `flows.FlowStorage` is for those. ``handle`` of a record is the storage's own: it
+    gets back what it put there.
 
     Indexes (by user, by expiry) are kept in the trip of the write that they follow: every method
     that writes is told what it needs to know for that, the record before and after.
     """
 
-    native_async: bool = False
-    """Whether the async twins talk to the store without a thread."""
     thread_sensitive: bool = False
     """Whether the twins must share one thread, as database connections ask for."""
     shared: bool = True
@@ -119,6 +119,11 @@ class Storage:
     """Whether IP address and user agent come back as they were stored."""
     keeps_changes: bool = False
     """Whether writes are to bring along what they changed, in `Record.changes`."""
+
+    @property
+    def native_async(self) -> bool:
+        """Whether the async twins talk to the store without a thread."""
+        return False
 
     def describe(self) -> str:
         """One line for checks and pages: which store, through which adapter. No secret."""
@@ -215,21 +220,9 @@ class Storage:
         """Store ``record`` under its new id and put the tombstone ``grave`` in place of ``base``.
 
         Both or nothing, as far as anyone can see: ``record`` has a key that nobody knows yet.
-        Written here for stores that can do no better; create first, so that a crash between
-        the two loses nothing.
+        For stores that can do no better it is `in_two_steps`.
         """
-        created = self.create(record, now)
-        if isinstance(created, Taken):
-            return created
-        try:
-            superseded = self.update(grave, base, now)
-        except Exception:
-            self.delete(record.id)
-            raise
-        if isinstance(superseded, Updated):
-            return created
-        self.delete(record.id)
-        return superseded
+        return run(in_two_steps(self, record, base, grave, now))
 
     def in_transaction(self) -> bool:
         """Whether what was just written is still the caller's to commit or roll back."""
@@ -298,6 +291,24 @@ class Storage:
 
     def _in_thread(self, method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
         return sync_to_async(method, thread_sensitive=self.thread_sensitive)
+
+
+def in_two_steps(
+    storage: Storage, record: Record, base: Record, grave: Record, now: int
+) -> Flow[Outcome | Taken]:
+    """Rotate by creating and then superseding, so that a crash between the two loses nothing."""
+    created: Updated | Taken = yield Call(storage, "create", (record, now))
+    if isinstance(created, Taken):
+        return created
+    try:
+        superseded: Outcome = yield Call(storage, "update", (grave, base, now))
+    except Exception:
+        yield Call(storage, "delete", (record.id,))
+        raise
+    if isinstance(superseded, Updated):
+        return created
+    yield Call(storage, "delete", (record.id,))
+    return superseded
 
 
 NAMESPACE: Final = "django_sessionstores:"

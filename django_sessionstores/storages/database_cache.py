@@ -150,7 +150,7 @@ class DatabaseCacheStorage(CacheStorage):
     def purge(self, now: int, batch: int) -> int:
         # Whatever it is that has expired: the cache itself does the same when it is full.
         connection, statements = self._database()
-        moment = _moment(now, connection)
+        moment = _begun(now, connection)
         with self._errors(), connection.cursor() as cursor:
             cursor.execute(statements.expired, (moment, min(batch, _PURGE_AT_MOST)))
             keys = [row[0] for row in cursor.fetchall()]
@@ -216,16 +216,17 @@ class DatabaseCacheStorage(CacheStorage):
     def _current(self, session_id: str, now: int) -> Record | None:
         """The record in the store, unless it has expired."""
         text = self._find(session_id, now, latest=True)
-        return None if text is None else _unpack(session_id, text)
+        record = None if text is None else _unpack(session_id, text)
+        return record if record is not None and record.expires > now else None
 
     def _find(self, session_id: str, moment: int, *, latest: bool = False) -> str | None:
-        """The value of a row that expires after a moment."""
+        """The value of a row that expires after a moment, or in its second."""
         connection, statements = self._database()
         lock = latest and connection.in_atomic_block
         with self._errors(), LimitedCursor(connection) as cursor:
             cursor.execute(
                 statements.read_latest if lock else statements.read,
-                (self._key(session_id), _moment(moment, connection)),
+                (self._key(session_id), _begun(moment, connection)),
             )
             row = cursor.fetchone()
         return None if row is None else row[0]
@@ -242,7 +243,7 @@ class DatabaseCacheStorage(CacheStorage):
     def _execute(self, statement: str, *parameters: Any) -> int:
         """How many rows a statement changed. An integer among its parameters is a moment."""
         connection, statements = self._database()
-        adapted = [_moment(p, connection) if isinstance(p, int) else p for p in parameters]
+        adapted = [_expiry(p, connection) if isinstance(p, int) else p for p in parameters]
         with self._errors(), LimitedCursor(connection) as cursor:
             cursor.execute(getattr(statements, statement), adapted)
             return int(cursor.rowcount)
@@ -285,10 +286,19 @@ class DatabaseCacheStorage(CacheStorage):
         )
 
 
-def _moment(milliseconds: int, connection: BaseDatabaseWrapper) -> Any:
-    """The moment as the column has it, in whole seconds as the cache writes it."""
-    seconds = min(-(-milliseconds // 1000), _LATEST)
-    moment = datetime.fromtimestamp(seconds, tz=UTC if settings.USE_TZ else None)
+def _expiry(milliseconds: int, connection: BaseDatabaseWrapper) -> Any:
+    """When a row expires, as the column has it: in whole seconds, and never too early."""
+    return _seconds(-(-milliseconds // 1000), connection)
+
+
+def _begun(milliseconds: int, connection: BaseDatabaseWrapper) -> Any:
+    """The second that a moment is in. Rows that expire in it are not expired yet, or may not be;
+    their records know."""
+    return _seconds(milliseconds // 1000, connection)
+
+
+def _seconds(seconds: int, connection: BaseDatabaseWrapper) -> Any:
+    moment = datetime.fromtimestamp(min(seconds, _LATEST), tz=UTC if settings.USE_TZ else None)
     return connection.ops.adapt_datetimefield_value(moment)
 
 
