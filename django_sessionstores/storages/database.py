@@ -32,7 +32,7 @@ from msgspec.structs import replace
 
 from ..exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
 from ..records import Record, State
-from .base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated
+from .base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated, no_cursor
 from .deadline import LimitedCursor
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ class DatabaseStorage(Storage):
         if cursor:
             expires, _, last_id = cursor.partition(".")
             if not expires.isdigit():
-                raise ValueError(f"{cursor!r} is no cursor that a page of sessions has given.")
+                raise no_cursor(cursor)
             # The first condition is implied by the second, but it is the one that an index serves.
             rows = rows.filter(expires__lte=int(expires)).exclude(
                 expires=int(expires), pk__gte=last_id

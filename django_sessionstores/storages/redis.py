@@ -35,7 +35,17 @@ from ..records import (
     unpack_start,
 )
 from . import redis_scripts as scripts
-from .base import NAMESPACE, CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated
+from .base import (
+    NAMESPACE,
+    CacheStorage,
+    Conflict,
+    Gone,
+    Outcome,
+    Page,
+    Taken,
+    Updated,
+    no_cursor,
+)
 from .redis_scripts import Script
 
 _ERRORS: Final = (RedisError, RedisClusterException, OSError)
@@ -244,7 +254,7 @@ class RedisStorage(CacheStorage):
         if not _CURSOR.fullmatch(cursor) or (
             cursor and cursor.startswith(".") is (user_id is None)
         ):
-            raise ValueError(f"{cursor!r} is no cursor that a page of sessions has given.")
+            raise no_cursor(cursor)
         moment, _, last = cursor.partition(".")
         after = bytes.fromhex(last)
         # One more tells whether there is another page.
