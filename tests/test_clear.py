@@ -140,7 +140,7 @@ def test_clear_asks(engine: Engine, answers: tuple[list[str], list[str]]) -> Non
     assert typed("clear") == (1, "CommandError: There is no live session to end.\n")
 
 
-@pytest.mark.engines("cache:memcached", "cache:locmem", "cookie:unregistered")
+@pytest.mark.engines("cache:memcached", "cookie:unregistered")
 def test_clear_where_nobody_knows_what_there_is(engine: Engine) -> None:
     """A text that says what to do, and no session that has ended."""
     session = stored(engine)

@@ -405,8 +405,8 @@ def _moment(milliseconds: int, connection: BaseDatabaseWrapper) -> Any:
 
 
 def _owner_letters(user_id: str | None) -> str:
-    """What is at `_OWNER_LETTER` in the values of a user's records, and of few others': a database
-    may take upper and lower case for the same. Empty for any user."""
+    """What is at `_OWNER_LETTER` in the values of a user's records, and of few others': it ends a
+    few bits before the user does. Empty for any user."""
     if user_id is None:
         return ""
     owner = pack_owner(user_id)

@@ -211,8 +211,7 @@ class Command(BaseCommand):
     def _clear(self, **options: Any) -> None:
         _check_answerable(**options)
         inventory = self._inventory()
-        keys = None if inventory.storage.lists else cache_keys.sessions_of(inventory.storage)
-        number = inventory.count() if keys is None else keys.count()
+        number = inventory.count()
         if self.verbosity > 0:
             for former in adoption.formers():
                 self.stderr.write(
@@ -220,13 +219,10 @@ class Command(BaseCommand):
                     f"{NAME}['MIGRATE_FROM']."
                 )
         if options["json"]:
-            ended = 0 if options["dry_run"] else self._end_everything(inventory, keys)
+            ended = 0 if options["dry_run"] else inventory.end_everything()
             self.stdout.write(reports.as_json({"found": number, "ended": ended}))
         elif self._agreed(number, "", **options):
-            self._ended(lambda: self._end_everything(inventory, keys))
-
-    def _end_everything(self, inventory: Inventory, keys: cache_keys.CacheKeys | None) -> int:
-        return inventory.end_everything() if keys is None else keys.remove_all()
+            self._ended(inventory.end_everything)
 
     def _clear_cache(
         self, *, alias: str, dry_run: bool, interactive: bool, json: bool, **options: Any
