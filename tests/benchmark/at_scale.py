@@ -6,10 +6,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from django.db import transaction
+
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.records import Record, draw_key, pack, session_id
 from django_sessionstores.session import now
 from django_sessionstores.storages import redis_scripts
+from django_sessionstores.storages.database_cache import DatabaseCacheStorage
 from django_sessionstores.testing import DAY, HOUR, at
 
 SESSIONS_OF_A_USER = 5
@@ -76,6 +79,10 @@ def _store(engine: Any, records: list[Record]) -> None:
         StoredSession._base_manager.using(engine.database).bulk_create(
             [StoredSession(**{name: getattr(each, name) for name in fields}) for each in records]
         )
+    elif isinstance(storage, DatabaseCacheStorage):
+        with transaction.atomic(using=engine.database):
+            for each in records:
+                storage.create(each, moment)
     elif engine.name == "cache":
         pipeline = storage._connect().pipeline(transaction=False)
         listed: list[Any] = []
