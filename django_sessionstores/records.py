@@ -201,6 +201,20 @@ def is_session_id(text: str) -> bool:
     return _SESSION_ID.fullmatch(text) is not None
 
 
+def is_beginning_of_id(text: str) -> bool:
+    """Whether a session id could begin with ``text``, which may be empty."""
+    return _SESSION_ID.fullmatch(text.ljust(40, "0")) is not None
+
+
+def is_storable(text: str) -> bool:
+    """Whether every store could have ``text``: no NUL, and nothing that is no character, as what
+    stands for undecodable bytes of a command line."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 # The packed form, for stores that keep bytes. The head has a fixed place for what scripts and
 # file headers compare or overwrite without reading the rest.
 _HEAD: Final = struct.Struct(">BBQQQQ")

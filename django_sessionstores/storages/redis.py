@@ -52,7 +52,7 @@ _ERRORS: Final = (RedisError, RedisClusterException, OSError)
 logger: Final = logging.getLogger("django_sessionstores")
 
 _BATCH: Final = 1000
-_CURSOR: Final = re.compile(r"(\d*\.([0-9a-f]{2})+)?", re.ASCII)
+_CURSOR: Final = re.compile(r"(\d{0,18}\.([0-9a-f]{2})+)?", re.ASCII)
 _GLOB: Final = re.compile(r"[][*?\\^-]")
 _LITTER_AGE: Final = 3_600_000
 """Milliseconds after its expiry, by anybody's clock, when a member of the index is litter."""
