@@ -40,6 +40,7 @@ from .inventory import SHORT_ID, Inventory, SessionInfo
 from .lifetime import aware
 from .models import Session
 from .overview import count_of_user, overview
+from .records import is_storable
 from .redaction import Node, Redactor
 from .users import find_user, find_users, usernames
 
@@ -373,6 +374,8 @@ class SessionAdmin(_Admin):
     def end_of_user(self, request: HttpRequest, user_id: str) -> HttpResponse:
         """Ask whether to end all sessions of a user, but for the reader's own; do it on a POST."""
         inventory, user_id = Inventory(), unquote(user_id)
+        if not is_storable(user_id):
+            return self._not_found(request)
         name = usernames([user_id]).get(user_id, user_id)
         back = self._url("changelist", user=user_id)
         if request.method != "POST":

@@ -25,7 +25,6 @@ from .formers import Former, OwnFormer, open_former
 from .middleware import SessionMiddleware
 from .session import SessionStore
 from .storages.base import CacheStorage, Storage
-from .storages.caches import Kind, kind_of
 from .storages.database import DatabaseStorage
 from .storages.database_cache import DatabaseCacheStorage
 from .storages.file import FileStorage
@@ -584,11 +583,11 @@ def report_storage(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMess
     if storage is None:
         return []
     messages = [checks.Info(f"Sessions are in {storage.describe()}.", id="sessionstores.I001")]
-    alias = django_settings.SESSION_CACHE_ALIAS
-    if isinstance(storage, CacheStorage) and kind_of(alias) is Kind.MEMCACHED:
+    if isinstance(storage, CacheStorage) and not storage.lists:
         messages.append(
             checks.Info(
-                "memcached cannot list what it has, so no session can be found by its user.",
+                f"{storage.describe()} cannot list what it has, so no session can be found by its "
+                "user.",
                 hint=f"If that is needed, set {NAME}['REGISTRY'] to 'db'.",
                 id="sessionstores.I002",
             )

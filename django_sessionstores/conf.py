@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, cached_property
+from importlib import import_module
 from os import PathLike
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
@@ -293,6 +294,16 @@ def former_engine(entry: Any) -> FormerEngine:
             f"{', '.join(ENGINE_SETTINGS)}, each a string."
         )
     return FormerEngine(path, {name: str(value) for name, value in options.items()})
+
+
+def session_store(path: str) -> Any:
+    """What an engine calls ``SessionStore``; ``None`` where it has none.
+
+    Raises ``ImportError`` where there is no such module.
+    """
+    if not all(part.isidentifier() for part in path.split(".")):
+        raise ImportError(f"{path!r} is not the dotted path of a module")
+    return getattr(import_module(path), "SessionStore", None)
 
 
 _former_options: Final = ContextVar[Mapping[str, str]]("options of a former engine")

@@ -10,6 +10,8 @@ from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.db import Error
 from django.db.models import Model
 
+from .records import is_storable
+
 
 def find_users(text: str) -> dict[str, str]:
     """The usernames, by primary key, of whom a text means: one with this primary key or username.
@@ -18,6 +20,8 @@ def find_users(text: str) -> dict[str, str]:
     """
     users = get_user_model()
     found: dict[str, str] = {}
+    if not is_storable(text):
+        return found  # A driver's complaint would be taken for an outage.
     for condition in ({"pk": _primary_key(text)}, {users.USERNAME_FIELD: text}):
         if None not in condition.values():
             matches = users._base_manager.filter(**condition)[:2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -254,6 +255,10 @@ def test_sqlite_has_no_connection_to_wait_for(name):
         assert ids(checks.check_database) == []
 
 
+def digest(key, key_prefix, version):
+    return hashlib.sha256(f"{key_prefix}:{version}:{key}".encode()).hexdigest()
+
+
 def with_registry(registry, cache=LOCMEM, of="cookie"):
     """An engine with a registry. No server is asked: none runs at port 1."""
     return override_settings(
@@ -323,6 +328,8 @@ def test_the_cache_of_a_registry_is_looked_at_as_one_of_sessions():
         ("cache", MEMCACHED, "cache", "forgets"),
         ("cache", DUMMY, "cookie", "keeps nothing"),
         ("cached_db", MEMCACHED, "cache", "where the sessions are"),
+        ("cached_db", "tests.test_checks.OtherCache", "cache", "where the sessions are"),
+        ("cache", "tests.test_checks.OtherCache", "cache", "can list nothing"),
     ],
 )
 def test_a_registry_that_cannot_be_one_is_refused(registry, cache, of, reason):
@@ -541,12 +548,26 @@ def test_the_deploy_check_names_the_registry():
     assert re.search("cookie 'sessionid' .* registered in table", message.msg)
 
 
-def test_the_deploy_check_says_that_memcached_lists_nothing():
+@pytest.mark.parametrize("cache", [MEMCACHED, "tests.test_checks.OtherCache"])
+def test_the_deploy_check_says_which_caches_list_nothing(cache):
     """I002: better read before the day on which the sessions of a user have to be found."""
-    with with_registry("", MEMCACHED, "cache"):
+    with with_registry("", cache, "cache"):
         assert [each.id[-4:] for each in checks.report_storage(None)] == ["I001", "I002"]
-    with with_registry("db", MEMCACHED, "cache"):
+    with with_registry("db", cache, "cache"):
         assert [each.id[-4:] for each in checks.report_storage(None)] == ["I001"]
+    with with_registry("", LOCMEM, "cache"):
+        assert [each.id[-4:] for each in checks.report_storage(None)] == ["I001"]
+
+
+@pytest.mark.parametrize("cache", [LOCMEM, "django.core.cache.backends.db.DatabaseCache"])
+def test_a_key_function_that_hides_ids_takes_a_registry(cache):
+    """I002: the cache could list, but for what the project has set."""
+    settings = with_registry("", cache, "cache")
+    settings.options["CACHES"]["sessions"]["KEY_FUNCTION"] = "tests.test_checks.digest"
+    with settings:
+        assert [each.id[-4:] for each in checks.report_storage(None)] == ["I001", "I002"]
+        with override_settings(SESSIONSTORES={"REGISTRY": "db"}):
+            assert [each.id[-4:] for each in checks.report_storage(None)] == ["I001"]
 
 
 # Former engines -----------------------------------------------------------------------------------

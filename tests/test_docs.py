@@ -248,13 +248,18 @@ def test_the_matrix_of_storages_is_what_they_declare(built: Path) -> None:
     """People choose by it whether a restart signs everyone out."""
     page = (built / "howto" / "choosing.txt").read_text(encoding="utf-8")
     rows = {name.replace('"', ""): cells for name, *cells in table(page)}
-    assert rows["memory"] == ["yes", "no", "no", "no"]
-    assert rows["db"] == ["yes", "yes", "yes", "no"]
-    assert rows["cache on Redis"] == ["yes", "yes", "no", "yes"]
-    assert rows["cached_db"] == ["yes", "yes", "yes", "no"]
-    assert rows["cookie"] == ["no", "yes", "yes", "yes"]
-    assert rows["cookie, registered in db or cached_db"] == ["yes", "yes", "yes", "no"]
-    assert rows["cookie, registered in cache on Redis"] == ["yes", "yes", "no", "yes"]
+    assert rows["memory"] == ["yes", "no", "no", "no", "yes", "no"]
+    assert rows["db"] == ["yes", "yes", "yes", "no", "yes", "yes"]
+    assert rows["cache on Redis"] == ["yes", "yes", "no", "yes", "yes", "yes"]
+    assert rows["cache on DatabaseCache"] == ["yes", "yes", "no", "no", "yes", "no"]
+    assert rows["cache on LocMemCache"] == ["yes", "no", "no", "yes", "yes", "no"]
+    assert rows["cache on another cache"] == ["yes", "yes", "no", "yes", "no", "no"]
+    assert rows["cached_db"] == ["yes", "yes", "yes", "no", "yes", "yes"]
+    assert rows["cookie"] == ["no", "yes", "yes", "yes", "no", "no"]
+    registered = ["yes", "yes", "yes", "no", "yes", "yes"]
+    assert rows["cookie, registered in db or cached_db"] == registered
+    registered = ["yes", "yes", "no", "yes", "yes", "yes"]
+    assert rows["cookie, registered in cache on Redis"] == registered
 
 
 def test_defaults_in_prose_are_filled_in(built: Path) -> None:

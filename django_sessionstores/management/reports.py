@@ -86,6 +86,12 @@ def fields(values: Mapping[str, str], width: int | None) -> list[str]:
     return lines
 
 
+def wrapped(text: str, width: int | None, *, behind: str = "") -> str:
+    """A text in lines that fit. On the first, something stands in front of it."""
+    lines = [line for each in f"{behind}{text}".split("\n") for line in _wrap(each, width)]
+    return "\n".join(lines)[len(behind) :]
+
+
 def _wrap(text: str, width: int | None) -> list[str]:
     """Lines, broken at spaces where there are any. ``textwrap`` takes all characters for narrow."""
     lines: list[str] = []

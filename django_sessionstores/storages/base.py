@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 from asgiref.sync import sync_to_async
 
 from ..flow import Call, Flow, run
-from ..records import Record, State, listed, session_id
+from ..records import Record, State, is_session_id, listed, session_id
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,6 +64,20 @@ class Page(NamedTuple):
     """Without payloads, see `listed`."""
     next: str
     """The cursor of the next page; empty after the last one."""
+
+
+def no_cursor(cursor: str) -> ValueError:
+    return ValueError(f"{cursor!r} is no cursor that a page of sessions has given.")
+
+
+def after(cursor: str) -> str:
+    """The id at which a page of `page_of` ended; empty for the first page.
+
+    Raises ``ValueError`` for a cursor that is none.
+    """
+    if cursor and not is_session_id(cursor):
+        raise no_cursor(cursor)
+    return cursor
 
 
 def page_of(records: Iterable[Record], limit: int) -> Page:
@@ -196,7 +210,8 @@ class Storage:
 
         Begins after ``cursor``, or at the start where that is empty. No tombstones; expired
         records may be among them, and so may be what was changed since the page before. In
-        bounded memory and time at any number of sessions. Only where it `lists`.
+        bounded memory and time at any number of sessions. Only where it `lists`. Raises
+        ``ValueError`` for a cursor that no page has given.
         """
         raise NotImplementedError
 
@@ -313,6 +328,17 @@ def in_two_steps(
 
 NAMESPACE: Final = "django_sessionstores:"
 """Keeps sessions apart from what else is in a cache, which adds its own prefix and version."""
+_PROBE: Final = NAMESPACE + "0" * 40
+
+
+def prefix_of(make_key: Callable[[str], str]) -> str | None:
+    """What a cache puts in front of each key, as its ``make_key`` tells.
+
+    ``None`` where its KEY_FUNCTION does not leave a key as it is at the end, so that nobody can
+    tell from the cache's keys which sessions they are of.
+    """
+    prefix = make_key("")
+    return prefix if make_key(_PROBE) == prefix + _PROBE else None
 
 
 class CacheStorage(Storage):

@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Any, Final
 
 from ..records import Record, State, moved
-from .base import Conflict, Gone, Outcome, P, Page, Storage, T, Taken, Updated, page_of
+from .base import Conflict, Gone, Outcome, P, Page, Storage, T, Taken, Updated, after, page_of
 
 _NEVER: Final = 2**63
 
@@ -77,8 +77,9 @@ class MemoryStorage(Storage):
         return len(expired[:batch])
 
     def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+        last = after(cursor)
         with self._lock:
-            found = sorted(id_ for id_, record in self._records.items() if record.id > cursor)
+            found = sorted(each for each in self._records if each > last)
             records = [self._records[id_] for id_ in found]
         return page_of((record for record in records if user_id in {None, record.user_id}), limit)
 

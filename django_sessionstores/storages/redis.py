@@ -37,6 +37,7 @@ from .base import (
     Taken,
     Updated,
     in_two_steps,
+    no_cursor,
 )
 from .flows import FlowStorage
 from .redis_client import Server
@@ -45,7 +46,7 @@ from .redis_scripts import Script
 logger: Final = logging.getLogger("django_sessionstores")
 
 _BATCH: Final = 1000
-_CURSOR: Final = re.compile(r"(\d*\.([0-9a-f]{2})+)?", re.ASCII)
+_CURSOR: Final = re.compile(r"(\d{0,18}\.([0-9a-f]{2})+)?", re.ASCII)
 _GLOB: Final = re.compile(r"[][*?\\^-]")
 _LITTER_AGE: Final = 3_600_000
 """Milliseconds after its expiry, by anybody's clock, when a member of the index is litter."""
@@ -286,7 +287,7 @@ class RedisStorage(FlowStorage, CacheStorage):
         if not _CURSOR.fullmatch(cursor) or (
             cursor and cursor.startswith(".") is (user_id is None)
         ):
-            raise ValueError(f"{cursor!r} is no cursor that a page of sessions has given.")
+            raise no_cursor(cursor)
         moment, _, last = cursor.partition(".")
         after = bytes.fromhex(last)
         # One more tells whether there is another page.

@@ -41,16 +41,16 @@ STORAGES: Final[dict[str, type[Storage] | Storage]] = {
     "``cache`` on FileBasedCache": FileCacheStorage,
     "``cache`` on LocMemCache": LocMemStorage,
     "``cache`` on another cache": PortableStorage,
-    "``cached_db``": Layered(CacheStorage(), Storage(), lease=1, retry=1),
+    "``cached_db``": Layered(CacheStorage(), _unconnected(DatabaseStorage), lease=1, retry=1),
     "``cookie``": CookieStorage,
     "``cookie``, registered in ``db`` or ``cached_db``": Registered(
-        CookieStorage(), Storage(), window=1
+        CookieStorage(), _unconnected(DatabaseStorage), window=1
     ),
     "``cookie``, registered in ``cache`` on Redis": Registered(
         CookieStorage(), _unconnected(RedisStorage), window=1
     ),
-    "``cache`` on memcached, registered in ``db`` or ``cached_db``": Registered(
-        _unconnected(MemcachedStorage), Storage(), window=1
+    "``cache`` on memcached or another cache, registered in ``db``": Registered(
+        _unconnected(MemcachedStorage), _unconnected(DatabaseStorage), window=1
     ),
 }
 
@@ -59,6 +59,8 @@ FLAGS: Final = {
     "shared": "Seen by all processes",
     "durable": "Never evicted, survives a restart",
     "self_expiring": "Drops expired sessions itself",
+    "lists": "Tells which sessions there are",
+    "indexes_users": "Users and counts from an index",
 }
 
 
@@ -67,6 +69,7 @@ def storage_matrix() -> list[str]:
     lines = [".. list-table::", "   :header-rows: 1", ""]
     lines += _row("Engine and store", *FLAGS.values())
     for name, storage in STORAGES.items():
+        # Of a class, what depends on a setting is a property, and so a yes.
         lines += _row(name, *("yes" if getattr(storage, flag) else "no" for flag in FLAGS))
     return lines
 

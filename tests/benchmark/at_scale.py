@@ -11,7 +11,7 @@ from threading import Event, Thread
 from typing import Any, NamedTuple
 
 from django.contrib.auth import get_user_model
-from django.db import connections
+from django.db import connections, transaction
 from django.test import Client, override_settings
 
 from django_sessionstores.flow import run
@@ -19,6 +19,7 @@ from django_sessionstores.inventory import Inventory
 from django_sessionstores.records import Record, draw_key, pack, session_id
 from django_sessionstores.session import now
 from django_sessionstores.storages import redis_scripts
+from django_sessionstores.storages.database_cache import DatabaseCacheStorage
 from django_sessionstores.testing import DAY, HOUR, at
 
 SESSIONS_OF_A_USER = 5
@@ -157,6 +158,10 @@ def _store(engine: Any, records: list[Record]) -> None:
         StoredSession._base_manager.using(engine.database).bulk_create(
             [StoredSession(**{name: getattr(each, name) for name in fields}) for each in records]
         )
+    elif isinstance(storage, DatabaseCacheStorage):
+        with transaction.atomic(using=engine.database):
+            for each in records:
+                storage.create(each, moment)
     elif engine.name == "cache":
         pipeline = storage._server.connect().pipeline(transaction=False)
         listed: list[Any] = []
