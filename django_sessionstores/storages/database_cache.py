@@ -233,8 +233,8 @@ class DatabaseCacheStorage(CacheStorage):
         return page_of(self._records(after(cursor), limit, user_id), limit)
 
     def count(self, now: int, user_id: str | None) -> int:
-        """See `Storage.count`. Looks at all rows of sessions, and leaves out those of whose last
-        second this is."""
+        """See `Storage.count`. Looks at all rows of sessions, and leaves out those that end within
+        this second."""
         if user_id is not None:
             records = self._records("", _LISTED_AT_MOST, user_id)
             return sum(record.is_live(now) for record in records)
