@@ -39,7 +39,7 @@ from .exceptions import CannotList, PartlyEnded, StorageUnavailable, UnreadableP
 from .inventory import SHORT_ID, Inventory, SessionInfo
 from .lifetime import aware
 from .models import Session
-from .overview import count_of_user, overview
+from .overview import count_of_user, history, overview
 from .records import is_storable
 from .redaction import Node, Redactor
 from .users import find_user, find_users, usernames
@@ -280,6 +280,11 @@ class SessionAdmin(_Admin):
             figures = overview(inventory, now)
         except (CannotList, StorageUnavailable) as error:
             problem = str(error)
+        counted, tally_problem = None, ""
+        try:
+            counted = history(now)
+        except DatabaseError as error:
+            tally_problem = str(error)
         diagnosis = diagnose(inventory.storage)
         return self._render(
             request,
@@ -288,6 +293,8 @@ class SessionAdmin(_Admin):
             now=now,
             figures=figures,
             problem=problem,
+            history=counted,
+            tally_problem=tally_problem,
             diagnosis=diagnosis,
             facts={name: text.split("\n") for name, text in summary(diagnosis).items()},
             findings=[(each, in_words(each)) for each in diagnosis.findings],

@@ -152,6 +152,12 @@ class Settings:
         return self._choice("ON_LIMIT", "end_oldest", "refuse")
 
     @cached_property
+    def TALLY(self) -> bool:
+        """Whether the sessions that begin and end are counted, by the hour and in a table, for the
+        overview in the admin and ``sessions stats``."""
+        return self._get("TALLY", False, bool)
+
+    @cached_property
     def END_ON_PASSWORD_CHANGE(self) -> bool:
         """Whether a new password ends the user's sessions but the one in which it was set. Django
         takes the user out of them at their next request in any case."""

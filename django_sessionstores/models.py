@@ -1,4 +1,6 @@
-"""The one table of the package, and what permissions and log entries are about."""
+"""The tables of the package, and what permissions and log entries are about."""
+
+from typing import Final
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -57,3 +59,25 @@ class Session(StoredSession):
             ("end_session", _("Can end sessions")),
             ("view_session_data", _("Can view what is in sessions, but for secrets")),
         ]
+
+
+class SessionTally(models.Model):
+    """How many sessions began in an hour, or ended for a reason. Written by `tally` alone."""
+
+    REASON_LENGTH: Final = 32
+
+    # Hours since the epoch: they mean the same whatever USE_TZ says.
+    hour = models.BigIntegerField(_("hour"))
+    reason = models.CharField(_("reason"), max_length=REASON_LENGTH, blank=True)
+    number = models.BigIntegerField(_("number"))
+
+    class Meta:
+        verbose_name = _("tally of sessions")
+        verbose_name_plural = _("tallies of sessions")
+        default_permissions = ()
+        constraints = [
+            models.UniqueConstraint(fields=["hour", "reason"], name="sessionstores_tally")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.hour} {self.reason}: {self.number}"

@@ -7,6 +7,7 @@ is logged and changes nothing for the request.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from django.dispatch import Signal
@@ -35,6 +36,11 @@ with ``ip`` and ``user_agent``. Only with the package's middleware, and at most 
 ``TOUCH_INTERVAL`` and session."""
 
 
+observers: Final[list[Callable[[Signal, dict[str, Any]], None]]] = []
+"""What the package itself does at each event. Called at once, may not block nor fail; a receiver
+would cost a thread under ASGI."""
+
+
 class _Sending:
     """Sending a signal, as a call that a flow can ask for."""
 
@@ -49,5 +55,7 @@ class _Sending:
 
 def tell(signal: Signal, sender: type[Any], **facts: Any) -> Flow[None]:
     """Send a signal if anybody listens."""
+    for observe in observers:
+        observe(signal, facts)
     if signal.receivers:
         yield Call(_Sending, "send", (signal, sender, facts))

@@ -29,7 +29,7 @@ ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 SESSION_ENGINE = f"django_sessionstores.backends.{DEMO.engine}"
 SESSION_CACHE_ALIAS = "sessions" if DEMO.cache else "default"
 SESSION_FILE_PATH = str(DEMO.sessions_folder) if DEMO.engine == "file" else None
-SESSIONSTORES = {"REGISTRY": DEMO.registry}
+SESSIONSTORES = {"REGISTRY": DEMO.registry, "TALLY": True}
 
 # --- The rest is an ordinary site ----------------------------------------------------------
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import shutil
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser, no_translations
+from django.db import Error as DatabaseError
 
-from ... import adoption, doctor, session
+from ... import adoption, conf, doctor, session, tally
 from ...conf import NAME
 from ...exceptions import StorageUnavailable
 from ...inventory import Inventory, SessionInfo
@@ -179,6 +180,8 @@ class Command(BaseCommand):
         inventory = self._inventory()
         sessions: Iterable[SessionInfo] = inventory.iterate(expired=None)
         stats = reports.count(self._with_progress(sessions, inventory.count), _TOP_USERS)
+        if conf.settings.TALLY:
+            stats.last_day = _last_day()
         if json:
             self.stdout.write(reports.as_json(stats))
             return
@@ -414,3 +417,13 @@ def _check_answerable(
 
 def _width(stream: Any) -> int | None:
     return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+def _last_day() -> tally.Sums:
+    try:
+        return tally.sums(aware(session.now()) - timedelta(hours=23))
+    except DatabaseError as error:
+        raise CommandError(
+            f"{NAME}['TALLY'] is on, and its table cannot be read: {error}. Run migrate, or set it "
+            "to False."
+        ) from error
