@@ -12,7 +12,8 @@ class SessionStoresConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import accounts, checks, tally  # noqa: F401 - checks registers them
+        from . import accounts, checks, freshness, tally  # noqa: F401 - checks registers them
 
         accounts.connect()
+        freshness.connect()
         tally.connect()

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from functools import cache, cached_property
 from importlib import import_module
 from os import PathLike
+from types import NoneType
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from django.conf import settings as django_settings
@@ -156,6 +157,24 @@ class Settings:
         """Whether the sessions that begin and end are counted, by the hour and in a table, for the
         overview in the admin and ``sessions stats``."""
         return self._get("TALLY", False, bool)
+
+    @cached_property
+    def RECENT_SIGN_IN_AGE(self) -> float | None:
+        """Seconds after which a sign-in is no longer recent: views that ask for a recent one have
+        the user sign in again then. ``None``: they ask nobody who is signed in."""
+        age = self._get("RECENT_SIGN_IN_AGE", None, (int, float, NoneType))
+        if age is not None and not (math.isfinite(age) and age > 0):
+            raise ImproperlyConfigured(
+                f"{NAME}['RECENT_SIGN_IN_AGE'] is {age}; it is a number of seconds, more than 0, "
+                "or None."
+            )
+        return age
+
+    @cached_property
+    def RECENT_SIGN_IN_URL(self) -> str:
+        """Where somebody who is signed in signs in again: a path, a URL or the name of one. Empty:
+        ``LOGIN_URL``."""
+        return self._get("RECENT_SIGN_IN_URL", "", str)
 
     @cached_property
     def END_ON_PASSWORD_CHANGE(self) -> bool:
