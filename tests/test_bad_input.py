@@ -6,7 +6,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -24,7 +23,7 @@ from django_sessionstores.records import draw_key
 from django_sessionstores.testing import Twin
 from tests.cases import CACHE_ALIAS, Engine
 from tests.former_engines import DJANGO
-from tests.test_sessions_command import MANAGE, ROOT, is_alive, on_terminal, plain, stored, widest
+from tests.test_sessions_command import is_alive, manage, on_terminal, plain, stored, widest
 
 ID = "a" * 40
 NOT_IDS: list[Any] = [
@@ -324,27 +323,19 @@ def test_engines(path: str) -> None:
 
 # Pipes and terminals ------------------------------------------------------------------------------
 
-CLEARSESSIONS = MANAGE.replace('"sessions", *sys.argv[2:]', "*sys.argv[2:]")
-
-
-def manage(engine: Engine, *arguments: str, script: str = MANAGE, **options: Any) -> Any:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"}
-    command = [sys.executable, "-c", script, engine.id, *arguments]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, **options
-    )
-
 
 @pytest.mark.engines("file")
 @pytest.mark.parametrize(
-    "arguments",
-    ["list", "list --json", "stats", "doctor", "purge", "reindex", "clearsessions", "end --all"],
+    "line",
+    [
+        *("sessions list", "sessions list --json", "sessions stats", "sessions doctor"),
+        *("sessions reindex", "clearsessions --skip-checks", "sessions end --all"),
+    ],
 )
-def test_a_closed_pipe(engine: Engine, session: Any, arguments: str) -> None:
+def test_a_closed_pipe(engine: Engine, session: Any, line: str) -> None:
     """``head`` has seen enough. A question that nobody reads is not answered with yes."""
-    script = CLEARSESSIONS if arguments == "clearsessions" else MANAGE
-    process = manage(
-        engine, *arguments.split(), script=script, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    process: Any = manage(
+        engine, line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     process.stdout.close()
     process.stdin.write("y\n")
@@ -359,27 +350,28 @@ def test_a_closed_pipe(engine: Engine, session: Any, arguments: str) -> None:
 @pytest.mark.parametrize("stdin", ["nothing", "closed", "garbage", "empty line"])
 def test_nobody_answers(engine: Engine, session: Any, stdin: str) -> None:
     """From cron, or in a container: it says which option is missing, and ends nothing."""
-    for arguments in (["end", "--all"], ["end", session.session_id[:12]], ["clear"]):
-        options: dict[str, Any] = {"stdin": subprocess.PIPE}
-        if stdin == "nothing":
-            options["stdin"] = subprocess.DEVNULL
-        elif stdin == "closed":
-            options["preexec_fn"] = lambda: os.close(0)
-        process = manage(engine, *arguments, stdout=subprocess.PIPE, **options)
-        answer = {"garbage": "\udcff\udcfe\n", "empty line": "\n"}.get(stdin)
-        if answer is not None:
-            process.stdin.buffer.write(answer.encode(errors="surrogateescape"))
-            process.stdin.close()
-        errors = process.stderr.read()
-        process.communicate() if answer is None else process.stdout.close()
-        assert (process.wait(60), "Traceback" in errors) == (1, False), errors
-        assert ("--no-input" if answer is None else "Nothing was ended") in errors
+    options: dict[str, Any] = {"stdin": subprocess.PIPE}
+    if stdin == "nothing":
+        options["stdin"] = subprocess.DEVNULL
+    elif stdin == "closed":
+        options["preexec_fn"] = lambda: os.close(0)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process: Any = manage(engine, "sessions end --all", "sessions clear", **pipes, **options)
+    answer = {"garbage": b"\xff\xfe\n" * 2, "empty line": b"\n" * 2}.get(stdin)
+    if answer is not None:
+        process.stdin.buffer.write(answer)
+        process.stdin.close()
+        process.stdin = None
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, "Traceback" in errors) == (1, False), errors
+    assert errors.count("CommandError: ") == 2
+    assert ("--no-input" if answer is None else "Nothing was ended") in errors
     assert is_alive(engine, session)
 
 
 @pytest.mark.engines("file")
 def test_errors_fit_a_terminal(engine: Engine, session: Any) -> None:
     """They are the longest of what is said."""
-    code, seen = on_terminal(engine.id, "move", "--from", f"{DJANGO}.db", "--to", "os")
+    code, seen = on_terminal(engine, f"sessions move --from {DJANGO}.db --to os")
     lines = plain(seen)
     assert (code, len(lines) > 2, widest(lines) <= 80) == (1, True, True)
