@@ -1014,14 +1014,8 @@ FORMER = f"{DJANGO}.db"
 LINES = (
     *("list", "list --limit 1", "show ID", "stats", "purge --dry-run", "purge", "reindex"),
     *("doctor", "end ID --dry-run", "end ID", "end --user USER --but ID", "end --all"),
-    *(
-        "end abcdef",
-        "end abc",
-        "clear",
-        "clear --no-input --dry-run",
-        f"move --from {FORMER} --to os",
-    ),
-    *("clear-cache default --no-input", f"move --from {FORMER} --to os"),
+    *("end abcdef", "end abc", "clear", "clear --dry-run", f"move --from {FORMER} --to os"),
+    *("clear-cache default --no-input", "clear-cache nosuch --no-input"),
     *(f"move --from {FORMER} --dry-run", f"move --from {FORMER}"),
 )
 BARS = ("stats", f"move --from {FORMER} --dry-run", f"move --from {FORMER}")
