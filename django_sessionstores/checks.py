@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -41,7 +40,7 @@ def _storage() -> Storage | None:
 
     Raises what making it raises.
     """
-    store = getattr(import_module(django_settings.SESSION_ENGINE), "SessionStore", None)
+    store = conf.session_store(django_settings.SESSION_ENGINE)
     if isinstance(store, type) and issubclass(store, SessionStore):
         return store.storage()
     return None

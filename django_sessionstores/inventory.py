@@ -214,9 +214,10 @@ class Inventory:
     def _list(
         self, cursor: str, limit: int, within: int | None, wanted: _Filter
     ) -> Flow[SessionPage]:
-        for name, number in (("limit", limit), ("within", within)):
-            if number is not None:
-                _check_number(name, number, least=1)
+        _check_type("cursor", cursor, str)
+        _check_number("limit", limit, least=1)
+        if within is not None:
+            _check_number("within", within, least=1)
         moment, found = session.now(), list[SessionInfo]()
         if not cursor and wanted.expired:
             cursor = self.storage.first_expired(moment)
@@ -350,6 +351,9 @@ class _Done:
         return self._most is not None and self.ended >= self._most
 
 
+_OPTIONAL: Final = {"logged_in": bool, "expired": bool, "idle_since": datetime, "ip": str}
+
+
 class _Filter(msgspec.Struct, frozen=True, kw_only=True):
     user: Any = None
     logged_in: bool | None = None
@@ -360,9 +364,10 @@ class _Filter(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _user_id(self.user)
-        for name in ("logged_in", "expired"):
-            if getattr(self, name) not in {None, True, False}:
-                raise TypeError(f"{name} must be True, False or None.")
+        for name, kind in _OPTIONAL.items():
+            if getattr(self, name) is not None:
+                _check_type(name, getattr(self, name), kind)
+        _check_type("id_prefix", self.id_prefix, str)
         if self.idle_since is not None and self.idle_since.utcoffset() is None:
             raise ValueError("idle_since has no time zone; it must be aware.")
         if not is_beginning_of_id(self.id_prefix):
@@ -419,9 +424,13 @@ def _at_most(most: int | None) -> int | None:
     return most
 
 
+def _check_type(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is {value!r}, no {kind.__name__}.")
+
+
 def _check_number(name: str, number: int, *, least: int) -> None:
-    if not isinstance(number, int):
-        raise TypeError(f"{name} is {number!r}; it must be a whole number.")
+    _check_type(name, number, int)
     if number < least:
         raise ValueError(f"{name} is {number}; it must be {least} or more.")
 

@@ -675,6 +675,14 @@ class StorageContract:
         assert {record.id for record in self.listed("7")} == mine
         assert self.listed("9") == []
 
+    def test_scan_tells_users_apart(self) -> None:
+        """A database that takes capitals for small letters would end the sessions of others."""
+        users = ("ab", "AB", "ab ", "\u00e1b", "a%", "a_")
+        stored = {user_id: self.stored(user_id=user_id).id for user_id in users}
+        for user_id, record_id in stored.items():
+            assert [record.id for record in self.listed(user_id)] == [record_id]
+            assert self.store.count(now(), user_id) == 1
+
     def test_scan_knows_the_user_of_a_rotated_session(self) -> None:
         """A login: the session is the user's under its new id."""
         record, outcome = self.rotate(self.stored(user_id=None), user_id="7")

@@ -381,6 +381,15 @@ def test_an_id_that_is_not_there(site: Any, client: Client, page: str) -> None:
     assert "There is no live session with this id" in said(answer)
 
 
+@EVERY_ENGINE
+def test_a_user_that_cannot_be(site: Any, client: Client) -> None:
+    """An address that somebody has typed is no error of the server's."""
+    for answer in (client.get(f"{PAGES}user/%00/end/"), confirmed(client, f"{PAGES}user/%00/end/")):
+        assert answer.status_code in {200, 302}
+    assert client.get(PAGES, {"user": "\0"}).status_code == 200
+    assert client.get(PAGES, {"q": "user:\0"}).status_code == 200
+
+
 @ONE_ENGINE
 def test_data_that_cannot_be_read(site: Any, client: Client) -> None:
     """After a change of keys; the rest of the page is there."""

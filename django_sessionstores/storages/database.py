@@ -331,7 +331,13 @@ class DatabaseStorage(Storage):
 
     def _rows(self, user_id: str | None) -> QuerySet[StoredSession]:
         rows = self._model._base_manager.using(self.connection().alias).filter(state=State.LIVE)
-        return rows if user_id is None else rows.filter(user_id=user_id)
+        if user_id is None:
+            return rows
+        rows = rows.filter(user_id=user_id)
+        if self.connection().vendor == "mysql":
+            # Which takes capitals for small letters there, and leaves out spaces at the end.
+            rows = rows.filter(user_id__startswith=user_id, user_id__endswith=user_id)
+        return rows
 
     def in_transaction(self) -> bool:
         return self.connection().in_atomic_block
