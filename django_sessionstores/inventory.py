@@ -10,7 +10,7 @@ import math
 from collections.abc import AsyncIterator, Collection, Iterator
 from datetime import datetime
 from importlib import import_module
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from django.conf import settings as django_settings
@@ -29,6 +29,9 @@ _PAGE: Final = 500
 """Records that are asked for at once where a caller wants all of them."""
 _ROUNDS: Final = 20
 """How often a user's sessions are looked for again, while new ones keep coming up."""
+
+_But: TypeAlias = str | Collection[str] | None
+"""The ids of sessions that are left."""
 
 
 class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,31 +153,36 @@ class Inventory:
 
     # --- End -------------------------------------------------------------------------------
 
-    def end(self, session_id: str) -> bool:
-        """End a session; whether it was live. The next request with its key is anonymous."""
-        return run(self._end(session_id))
+    def end(self, session_id: str, *, user: Any = None) -> bool:
+        """End a session; whether it was live. The next request with its key is anonymous.
 
-    async def aend(self, session_id: str) -> bool:
+        With ``user``, only where it is that user's. An id from before the session got another key
+        ends it too, for as long as requests with the former key are recognised.
+        """
+        return run(self._end(session_id, _user_id(user)))
+
+    async def aend(self, session_id: str, *, user: Any = None) -> bool:
         """See `end`."""
-        return await arun(self._end(session_id))
+        return await arun(self._end(session_id, _user_id(user)))
 
-    def end_all(self, user: Any, *, but: str | None = None, most: int | None = None) -> int:
-        """End all sessions of a user, or all ``but`` the one with that id; how many were live.
+    def end_all(self, user: Any, *, but: _But = None, most: int | None = None) -> int:
+        """End all sessions of a user, or all ``but`` those with these ids; how many were live.
 
-        Stops after ``most`` of them, so that a caller who has only so long can go on later.
-        Raises `PartlyEnded` where the store stops answering meanwhile.
+        ``request.session.stored_ids`` are those of a request. Stops after ``most`` of them, so that
+        a caller who has only so long can go on later. Raises `PartlyEnded` where the store stops
+        answering meanwhile.
         """
         return run(self._end_all(_user_id(user), _but(but), most))
 
-    async def aend_all(self, user: Any, *, but: str | None = None, most: int | None = None) -> int:
+    async def aend_all(self, user: Any, *, but: _But = None, most: int | None = None) -> int:
         """See `end_all`."""
         return await arun(self._end_all(_user_id(user), _but(but), most))
 
-    def end_everything(self, *, but: str | None = None, most: int | None = None) -> int:
+    def end_everything(self, *, but: _But = None, most: int | None = None) -> int:
         """End all sessions of all users and visitors; the rest as `end_all`."""
         return run(self._end_all(None, _but(but), most))
 
-    async def aend_everything(self, *, but: str | None = None, most: int | None = None) -> int:
+    async def aend_everything(self, *, but: _But = None, most: int | None = None) -> int:
         """See `end_everything`."""
         return await arun(self._end_all(None, _but(but), most))
 
@@ -262,8 +270,10 @@ class Inventory:
         counted: int = yield Call(self.storage, "count", (session.now(), _user_id(user)))
         return counted
 
-    def _end(self, session_id: str) -> Flow[bool]:
+    def _end(self, session_id: str, user_id: str | None) -> Flow[bool]:
         found: Record | None = yield Call(self.storage, "lookup", (session_id,))
+        if user_id is not None and (found is None or found.user_id != user_id):
+            return False
         # Also where there is none: what is not live must not become so.
         ended = yield from self._remove(session_id, found)
         if found is None or ended is None or found.expires <= session.now():
@@ -360,8 +370,8 @@ class _Filter(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def _but(session_id: str | None) -> Collection[str]:
-    return () if session_id is None else (session_id,)
+def _but(but: _But) -> Collection[str]:
+    return (but,) if isinstance(but, str) else but or ()
 
 
 def _user_id(user: Any) -> str | None:
