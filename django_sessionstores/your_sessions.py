@@ -14,9 +14,11 @@ import msgspec
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest
 
+from . import session
 from .devices import describe_device, describe_place
 from .flow import Call, Flow, arun, run
 from .inventory import Inventory, SessionInfo, SessionPage
+from .lifetime import aware
 from .records import is_session_id
 
 MOST_LISTED: Final = 200
@@ -42,7 +44,7 @@ class YourSession(msgspec.Struct, frozen=True, kw_only=True):
     created: datetime
     """When its user signed in."""
     last_activity: datetime
-    """When it was used last; see `SessionInfo`."""
+    """When it was used last, see `SessionInfo`; of the current one, now."""
     is_current: bool
     """Whether the request came with it."""
 
@@ -218,6 +220,7 @@ class _Words:
 
     @staticmethod
     def describe(sessions: Sequence[SessionInfo], current: Collection[str]) -> list[YourSession]:
+        now = aware(session.now())
         return [
             YourSession(
                 id=each.id,
@@ -225,7 +228,8 @@ class _Words:
                 place=describe_place(each.ip),
                 ip=each.ip,
                 created=each.created,
-                last_activity=each.last_activity,
+                # What is stored of the current one is from before this request.
+                last_activity=now if each.id in current else each.last_activity,
                 is_current=each.id in current,
             )
             for each in sessions

@@ -202,6 +202,16 @@ def test_the_list_shows_what_its_user_recognises(
 
 
 @ENGINES
+def test_the_current_device_is_in_use(site: Any, ada: Any, flavour: str) -> None:
+    """What the store knows of it is from before this request."""
+    with at(now() - 3 * DAY):
+        browser = Browser(flavour, ada)
+    page = text(browser.get())
+    assert "3\xa0days ago" in page
+    assert "just now" in page
+
+
+@ENGINES
 def test_the_only_device(site: Any, browser: Browser) -> None:
     """Has nothing to end."""
     page = browser.get()
