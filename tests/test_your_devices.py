@@ -695,15 +695,16 @@ def test_a_project_puts_them_into_its_own_page(
         "{% block devices %}{% endblock %}"
     )
     (folder / "list.html").write_text(
-        '{% extends "django_sessionstores/devices/page.html" %}'
-        "{% block content %}{% for session in found.sessions %}{{ session.device }}{% endfor %}"
-        "{% endblock %}"
+        '{% extends "django_sessionstores/devices/list.html" %}'
+        "{% block intro %}{% endblock %}{% block after %}Something strange?{% endblock %}"
     )
     templates = [{**settings.TEMPLATES[0], "DIRS": [tmp_path]}]
     with override_settings(TEMPLATES=templates):
         page = text(Browser(flavour, ada).get())
     assert "Hello ada!" in page
     assert "Firefox on Linux" in page
+    assert "Something strange?" in page
+    assert "Sign out those" not in page
     assert "<html" not in page
 
 
