@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,6 +33,7 @@ from django_sessionstores.testing import DAY, HOUR, Twin, at, observed
 from django_sessionstores.your_sessions import YourSessions
 from tests import urls
 from tests.browser import Chromium, Site, serve
+from tests.services import unavailable
 from tests.test_admin import SIZES, axe, window, with_policy
 from tests.test_devices import CITY, database
 from tests.test_lifetimes import limits
@@ -560,6 +562,30 @@ def test_a_site_without_messages(site: Any, ada: Any, flavour: str) -> None:
         assert said(answer) == "The device was signed out."
         assert shown(answer) == ["Firefox on Linux", "Safari on iPhone"]
         assert said(browser.post("end-others/")) == "1 other device was signed out."
+
+
+@ENGINES
+def test_async_pages_block_no_loop(engine: Any, tmp_path: Path) -> None:
+    """One that does holds up every other request of the process."""
+    if find_spec("blockbuster") is None:
+        unavailable("blockbuster is not installed. Install it with: uv sync --group tests")
+    import blockbuster
+
+    with in_force():
+        kept = [name for name in settings.MIDDLEWARE if not name.endswith("with_policy")]
+    places = database(tmp_path, "GeoLite2-City", CITY)
+    with in_force(MIDDLEWARE=kept, GEOIP_PATH=places):
+        try:
+            ada = person("ada")
+            browser = Browser("async", ada)
+            one, two = stored(engine, ada), stored(engine, ada)
+            reverse("async_devices:list")  # URLconfs are read with the first request.
+            asked = [*requests_of(one.session_id), ("get", f"{two.session_id}/end/")]
+            with blockbuster.blockbuster_ctx():
+                statuses = [browser.ask(*each).status_code for each in asked]
+        finally:
+            get_user_model()._default_manager.all().delete()
+    assert statuses == [200, 200, 302, 200, 302, 200, 404, 200, 404]
 
 
 # JSON ---------------------------------------------------------------------------------------------
