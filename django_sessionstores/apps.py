@@ -12,6 +12,7 @@ class SessionStoresConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import accounts, checks  # noqa: F401 - checks registers them
+        from . import accounts, checks, freshness  # noqa: F401 - checks registers them
 
         accounts.connect()
+        freshness.connect()

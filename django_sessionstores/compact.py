@@ -45,6 +45,7 @@ _NAMES: Final = (
     "_messages",
     "_password_reset_token",
     "testcookie",
+    "_authenticated_at",
 )
 _BACKENDS: Final = (
     "django.contrib.auth.backends.ModelBackend",

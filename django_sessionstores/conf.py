@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, cached_property
 from os import PathLike
+from types import NoneType
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from django.conf import settings as django_settings
@@ -149,6 +150,24 @@ class Settings:
         """What happens at a login over `MAX_SESSIONS`: ``"end_oldest"`` ends the session of the
         user that began first, ``"refuse"`` refuses the new one with ``SessionLimitReached``."""
         return self._choice("ON_LIMIT", "end_oldest", "refuse")
+
+    @cached_property
+    def RECENT_SIGN_IN_AGE(self) -> float | None:
+        """Seconds after which a sign-in is no longer recent: views that ask for a recent one have
+        the user sign in again then. ``None``: they ask nobody who is signed in."""
+        age = self._get("RECENT_SIGN_IN_AGE", None, (int, float, NoneType))
+        if age is not None and not (math.isfinite(age) and age > 0):
+            raise ImproperlyConfigured(
+                f"{NAME}['RECENT_SIGN_IN_AGE'] is {age}; it is a number of seconds, more than 0, "
+                "or None."
+            )
+        return age
+
+    @cached_property
+    def RECENT_SIGN_IN_URL(self) -> str:
+        """Where somebody who is signed in signs in again: a path, a URL or the name of one. Empty:
+        ``LOGIN_URL``."""
+        return self._get("RECENT_SIGN_IN_URL", "", str)
 
     @cached_property
     def END_ON_PASSWORD_CHANGE(self) -> bool:

@@ -35,7 +35,7 @@ from .exceptions import (
     UnserializableValue,
 )
 from .flow import Call, Flow, Pause, arun, run
-from .merge import AUTH_KEYS, changes, merge
+from .merge import AUTH_KEYS, AUTHENTICATED_AT, changes, merge
 from .records import (
     Changes,
     Client,
@@ -203,6 +203,11 @@ class SessionStore(SessionBase):
         if self._unstored:
             return session_id(key)
         return self._record.id if self._record else self.storage().identify(key)
+
+    @property
+    def has_new_key(self) -> bool:
+        """Whether the key was drawn here, and nothing is stored under it yet."""
+        return self._unstored
 
     @property
     def stored_ids(self) -> set[str]:
@@ -830,8 +835,7 @@ class SessionStore(SessionBase):
         user_id = self._session_cache.get("_auth_user_id")
         user_id = None if user_id is None else str(user_id)
         # An absolute lifetime starts anew with a login, and with nothing else.
-        same_user = base is not None and base.user_id == user_id
-        created = base.created if base and same_user else moment
+        created = self._began(base) if base and base.user_id == user_id else moment
         expires = self._expires(moment, created)
         if base and self._keeps_expiry(base, expires, moment):
             expires = base.expires
@@ -848,6 +852,13 @@ class SessionStore(SessionBase):
             user_agent=client.user_agent,
             changes=changed,
         )
+
+    def _began(self, base: Record) -> int:
+        """When a session of the same user began, or its user last signed in."""
+        authenticated_at = self._session_cache.get(AUTHENTICATED_AT)
+        if base.user_id is None or not isinstance(authenticated_at, int):
+            return base.created
+        return max(base.created, authenticated_at)
 
     def _changes(self, context: str, snapshot: Snapshot) -> Iterator[tuple[bytes, bytes]]:
         """What this request changed, as `Record.changes`."""

@@ -9,10 +9,13 @@ from types import ModuleType, SimpleNamespace
 from unittest import mock
 
 import pytest
+from django.contrib import admin
+from django.contrib.auth.views import LoginView
 from django.core import checks as django_checks
 from django.core import mail
 from django.core.cache.backends.base import BaseCache
 from django.test import override_settings
+from django.urls import path
 
 from django_sessionstores import checks
 from django_sessionstores.backends.memory import SessionStore as MemorySessionStore
@@ -651,3 +654,61 @@ def test_cookies_from_before_the_move(name, entry):
         (message,) = checks.check_former_engines(None)
         assert message.id == "sessionstores.W016"
         assert "up to 2 days" in message.msg
+
+
+# Of the pages in this module's URLconf.
+urlpatterns = [
+    path("open/", LoginView.as_view(), name="open"),
+    path("shut/", LoginView.as_view(redirect_authenticated_user=True), name="shut"),
+    path("admin/", admin.site.urls),
+]
+
+
+@pytest.mark.parametrize(
+    ("login_url", "options", "found"),
+    [
+        ("open", {}, []),
+        ("shut", {}, ["W018"]),
+        ("/shut/?x=1", {}, ["W018"]),
+        ("admin:login", {}, ["W018"]),
+        ("shut", {"RECENT_SIGN_IN_URL": "open"}, []),
+        ("open", {"RECENT_SIGN_IN_URL": "shut"}, ["W018"]),
+        ("shut", {"RECENT_SIGN_IN_AGE": None}, []),
+        ("nowhere", {}, ["W019"]),
+        ("/not/in/the/urlconf/", {}, []),
+        ("https://id.example/shut/", {}, []),
+        ("open", {"RECENT_SIGN_IN_AGE": 0}, []),
+    ],
+)
+def test_a_page_to_sign_in_again(login_url, options, found):
+    """A browser that is sent to and fro shows an error of its own, and nothing is in the log."""
+    with override_settings(
+        ROOT_URLCONF=__name__,
+        LOGIN_URL=login_url,
+        SESSIONSTORES={"RECENT_SIGN_IN_AGE": 600} | options,
+    ):
+        assert ids(checks.check_recent_sign_in) == [f"sessionstores.{id_}" for id_ in found]
+
+
+def test_recent_sign_ins_with_an_engine_of_djangos():
+    """W017: it remembers none."""
+    with override_settings(SESSION_ENGINE=DJANGO + "db", SESSIONSTORES={"RECENT_SIGN_IN_AGE": 60}):
+        assert ids(checks.check_recent_sign_in) == ["sessionstores.W017"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"RECENT_SIGN_IN_AGE": 0},
+        {"RECENT_SIGN_IN_AGE": -1},
+        {"RECENT_SIGN_IN_AGE": True},
+        {"RECENT_SIGN_IN_AGE": float("nan")},
+        {"RECENT_SIGN_IN_AGE": "600"},
+        {"RECENT_SIGN_IN_URL": None},
+    ],
+    ids=str,
+)
+def test_options_of_recent_sign_ins_are_checked(options):
+    """E003."""
+    with override_settings(SESSIONSTORES=options):
+        assert ids(checks.check_settings) == ["sessionstores.E003"]

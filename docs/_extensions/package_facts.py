@@ -104,6 +104,8 @@ def _type(function: Any) -> str:
     names = {float: "number", int: "whole number", str: "string", bool: "``True`` or ``False``"}
     if kind in names:
         return names[kind]
+    if kind == float | None:
+        return "number or ``None``"
     return {"Sequence": "list or tuple of strings", "Mapping": "dict"}[kind.__origin__.__name__]
 
 
