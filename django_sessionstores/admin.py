@@ -7,7 +7,7 @@ ids of sessions, never keys. A GET changes nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar, cast
@@ -395,7 +395,7 @@ class SessionAdmin(_Admin):
                 action=_("End all sessions of %(user)s") % {"user": name},
                 back=back,
             )
-        own = _own_id(request)
+        own = _own_ids(request)
         ended = self._end_many(
             request, lambda: inventory.end_all(user_id, but=own, most=_MOST_ENDED)
         )
@@ -424,7 +424,7 @@ class SessionAdmin(_Admin):
                     "is lost, as baskets of a shop."
                 ),
             )
-        own = _own_id(request)
+        own = _own_ids(request)
         ended = self._end_many(request, lambda: inventory.end_everything(but=own, most=_MOST_ENDED))
         if ended:
             about = (Session, None, "all sessions but the own one")
@@ -453,11 +453,11 @@ class SessionAdmin(_Admin):
 
     def _end_each(self, request: HttpRequest, inventory: Inventory, ids: Sequence[str]) -> None:
         """End some sessions, and say of how many that is true."""
-        own, ended, gone, failed, reason = _own_id(request), list[SessionInfo](), 0, 0, ""
-        if own in ids:
+        own, ended, gone, failed, reason = _own_ids(request), list[SessionInfo](), 0, 0, ""
+        if any(id_ in own for id_ in ids):
             text = _("Your own session was left: log out to end it.")
             self.message_user(request, text, messages.WARNING)
-        for number, id_ in enumerate(others := [id_ for id_ in ids if id_ != own]):
+        for number, id_ in enumerate(others := [id_ for id_ in ids if id_ not in own]):
             try:
                 found = inventory.get(id_)
                 if inventory.end(id_) and found:
@@ -606,7 +606,7 @@ class SessionAdmin(_Admin):
     def _shown(
         self, request: HttpRequest, sessions: Sequence[SessionInfo], now: datetime
     ) -> list[Shown]:
-        names, own = usernames(each.user_id for each in sessions), _own_id(request)
+        names, own = usernames(each.user_id for each in sessions), _own_ids(request)
         return [
             Shown(
                 info=each,
@@ -614,7 +614,7 @@ class SessionAdmin(_Admin):
                 device=describe_device(each.user_agent),
                 place=describe_place(each.ip),
                 url=self._url("change", each.id),
-                is_own=each.id == own,
+                is_own=each.id in own,
             )
             for each in sessions
         ]
@@ -729,6 +729,6 @@ def _clocks(info: SessionInfo, now: datetime) -> list[Clock]:
     ]
 
 
-def _own_id(request: HttpRequest) -> str | None:
-    """The id of the session that the request came with, of an engine of this package."""
-    return getattr(request.session, "session_id", None)
+def _own_ids(request: HttpRequest) -> Collection[str]:
+    """The ids of the session that the request came with, of an engine of this package."""
+    return getattr(request.session, "stored_ids", ())

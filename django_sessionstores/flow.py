@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
 
 class Call(NamedTuple):
-    """A call that a flow wants made: ``target.name(*args)``, or ``target.aname(*args)``."""
+    """A call that a flow wants made: ``target.name(...)``, or ``target.aname(...)``."""
 
     target: Any
     name: str
     args: tuple[Any, ...]
+    keywords: Mapping[str, Any] = MappingProxyType({})
 
 
 Flow = Generator[Call, Any, T]
@@ -43,7 +45,7 @@ def run(flow: Flow[T]) -> T:
         call = next(flow)
         while True:
             try:
-                result = getattr(call.target, call.name)(*call.args)
+                result = getattr(call.target, call.name)(*call.args, **call.keywords)
             except Exception as error:  # noqa: BLE001 - the flow decides
                 call = flow.throw(error)
             else:
@@ -58,7 +60,7 @@ async def arun(flow: Flow[T]) -> T:
         call = next(flow)
         while True:
             try:
-                result = await getattr(call.target, "a" + call.name)(*call.args)
+                result = await getattr(call.target, "a" + call.name)(*call.args, **call.keywords)
             except Exception as error:  # noqa: BLE001 - the flow decides
                 call = flow.throw(error)
             else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Collection, Iterator
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from django.conf import settings as django_settings
@@ -31,6 +31,9 @@ _MOST_AT_ONCE: Final = 10_000
 """Records of one question to a store, however large a page is wanted."""
 _ROUNDS: Final = 20
 """How often a user's sessions are looked for again, while new ones keep coming up."""
+
+_But: TypeAlias = str | Collection[str] | None
+"""The ids of sessions that are left."""
 
 
 class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,32 +157,36 @@ class Inventory:
 
     # --- End -------------------------------------------------------------------------------
 
-    def end(self, session_id: str) -> bool:
-        """End a session; whether it was live. The next request with its key is anonymous."""
-        return run(self._end(_known(session_id)))
+    def end(self, session_id: str, *, user: Any = None) -> bool:
+        """End a session; whether it was live. The next request with its key is anonymous.
 
-    async def aend(self, session_id: str) -> bool:
+        With ``user``, only where it is that user's. An id from before the session got another key
+        ends it too, for as long as requests with the former key are recognised.
+        """
+        return run(self._end(_known(session_id), _user_id(user)))
+
+    async def aend(self, session_id: str, *, user: Any = None) -> bool:
         """See `end`."""
-        return await arun(self._end(_known(session_id)))
+        return await arun(self._end(_known(session_id), _user_id(user)))
 
-    def end_all(self, user: Any, *, but: str | None = None, most: int | None = None) -> int:
-        """End all sessions of a user, or all ``but`` the one with that id; how many were live.
+    def end_all(self, user: Any, *, but: _But = None, most: int | None = None) -> int:
+        """End all sessions of a user, or all ``but`` those with these ids; how many were live.
 
-        ``None`` is no user: see `end_everything`. Stops after ``most`` of them, so that a caller
-        who has only so long can go on later.
-        Raises `PartlyEnded` where the store stops answering meanwhile.
+        ``None`` is no user: see `end_everything`. ``request.session.stored_ids`` are the ids of a
+        request. Stops after ``most`` of them, so that a caller who has only so long can go on
+        later. Raises `PartlyEnded` where the store stops answering meanwhile.
         """
         return run(self._end_all(_named(user), _but(but), _at_most(most)))
 
-    async def aend_all(self, user: Any, *, but: str | None = None, most: int | None = None) -> int:
+    async def aend_all(self, user: Any, *, but: _But = None, most: int | None = None) -> int:
         """See `end_all`."""
         return await arun(self._end_all(_named(user), _but(but), _at_most(most)))
 
-    def end_everything(self, *, but: str | None = None, most: int | None = None) -> int:
+    def end_everything(self, *, but: _But = None, most: int | None = None) -> int:
         """End all sessions of all users and visitors; the rest as `end_all`."""
         return run(self._end_all(None, _but(but), _at_most(most)))
 
-    async def aend_everything(self, *, but: str | None = None, most: int | None = None) -> int:
+    async def aend_everything(self, *, but: _But = None, most: int | None = None) -> int:
         """See `end_everything`."""
         return await arun(self._end_all(None, _but(but), _at_most(most)))
 
@@ -276,8 +283,10 @@ class Inventory:
         counted: int = yield Call(self.storage, "count", (session.now(), _user_id(user)))
         return counted
 
-    def _end(self, session_id: str) -> Flow[bool]:
+    def _end(self, session_id: str, user_id: str | None) -> Flow[bool]:
         found: Record | None = yield Call(self.storage, "lookup", (session_id,))
+        if user_id is not None and (found is None or found.user_id != user_id):
+            return False
         # Also where there is none: what is not live must not become so.
         ended = yield from self._remove(session_id, found)
         if found is None or ended is None or found.expires <= session.now():
@@ -395,8 +404,9 @@ def _known(session_id: str) -> str:
     return session_id
 
 
-def _but(session_id: str | None) -> Collection[str]:
-    return () if session_id is None else (_known(session_id),)
+def _but(but: _But) -> Collection[str]:
+    spared = (but,) if isinstance(but, str) else but or ()
+    return [_known(each) for each in spared]
 
 
 def _user_id(user: Any) -> str | None:

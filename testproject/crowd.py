@@ -21,7 +21,7 @@ _HOURLY: Final = {"": 3, "logout": 2, "expired": 1, "revoked": 0.2, "password": 
 """How many sessions begin in an hour, and end for a reason, at least."""
 _LIKE_GECKO: Final = "AppleWebKit/537.36 (KHTML, like Gecko)"
 _IPHONE: Final = "(iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15"
-_DEVICES: Final = {
+DEVICES: Final = {
     f"Mozilla/5.0 (Windows NT 10.0; Win64; x64) {_LIKE_GECKO} Chrome/142.0.0.0 Safari/537.36": 8,
     f"Mozilla/5.0 {_IPHONE} (KHTML, like Gecko) Version/18.6 Mobile/15E148 Safari/604.1": 7,
     f"Mozilla/5.0 (Linux; Android 15; Pixel 9) {_LIKE_GECKO} Chrome/142.0.0.0 Mobile "
@@ -77,7 +77,7 @@ def _people() -> list[Any]:
 def _come(store: type[Any], chance: random.Random, user: Any) -> None:
     session = store()
     age = int(chance.expovariate(1 / (2 * DAY)))
-    (agent,) = chance.choices(list(_DEVICES), list(_DEVICES.values()))
+    (agent,) = chance.choices(list(DEVICES), list(DEVICES.values()))
     session.client = Client(f"198.51.100.{chance.randrange(1, 255)}", agent)
     session["cart"] = {"apples": chance.randrange(5), "pears": chance.randrange(3)}
     if user is not None:

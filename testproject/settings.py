@@ -71,6 +71,7 @@ TEMPLATES = [
     }
 ]
 ROOT_URLCONF = "testproject.urls"
+LOGIN_URL = "sync:page"
 WSGI_APPLICATION = "testproject.wsgi.application"
 ASGI_APPLICATION = "testproject.asgi.application"
 # Everyone knows the passwords, so to hash them slowly would only delay the demo.

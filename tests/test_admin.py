@@ -508,6 +508,16 @@ def test_end_all_but_mine(site: Any, client: Client) -> None:
 
 
 @EVERY_ENGINE
+def test_end_all_but_mine_under_a_new_secret_key(site: Any, client: Client) -> None:
+    """Django cycles the key of the first request that it knows by the former one."""
+    session = stored(site)
+    with override_settings(SECRET_KEY="a newer one", SECRET_KEY_FALLBACKS=["tests only"]):
+        assert "1 session was ended." in said(confirmed(client, f"{PAGES}end-others/"))
+        assert not is_alive(site, session)
+        assert client.get(PAGES).status_code == 200
+
+
+@EVERY_ENGINE
 def test_purge(site: Any, client: Client) -> None:
     """What is over already."""
     session = stored(site)

@@ -20,6 +20,7 @@ from django_sessionstores.records import draw_key, session_id
 from django_sessionstores.session import now
 from django_sessionstores.storages.layered import Layered
 from django_sessionstores.testing import DAY, HOUR, Twin, at, in_threads, observed
+from tests.test_lifetimes import limits
 
 COOKIE = "sessionid"
 
@@ -279,6 +280,47 @@ def test_end_all_takes_a_user_object(engine: Any, listing: Any, user: Any) -> No
     browser.get("/login/ada/")
     assert listing.end_all(user) == 1
     assert browser.get("/who/").content == b""
+
+
+def test_end_all_spares_a_session_whose_key_has_just_changed(engine: Any, listing: Any) -> None:
+    """Django cycles the key of a request that it knows by an old ``SECRET_KEY``. What is stored
+    then is the former id, and the session would be lost with it."""
+    mine, other = stored(engine, user=7), stored(engine, user=7)
+    current = engine.SessionStore(mine.session_key)
+    current.load()
+    current.cycle_key()
+    assert listing.end_all(7, but=current.stored_ids) == 1
+    current.save()
+    assert is_alive(engine, current)
+    assert not is_alive(engine, other)
+
+
+def test_end_only_what_is_a_users(engine: Any, listing: Any) -> None:
+    """Users end sessions by ids that they send, which may be anybody's."""
+    mine, other, visitor = stored(engine, user=7), stored(engine, user=77), stored(engine)
+    for session in (other, visitor):
+        assert not listing.end(session.session_id, user=7)
+        assert is_alive(engine, session)
+    assert not listing.end(session_id("nobody's"), user=7)
+    assert listing.end(mine.session_id, user=7)
+    assert not is_alive(engine, mine)
+    assert not listing.end(mine.session_id, user=7)
+
+
+@pytest.mark.engines("file", "db", "cache", "cached_db")
+def test_end_a_users_session_by_its_former_id(engine: Any, listing: Any) -> None:
+    """A page that was read before a renewal has it."""
+    session = stored(engine, user=7)
+    with limits(RENEW_AGE=60), at(now() + HOUR):
+        renewed = engine.SessionStore(session.session_key)
+        renewed.load()
+        renewed.save()
+        if renewed.session_id == session.session_id:
+            pytest.skip(f"{engine.id} renews no keys")
+        assert not listing.end(session.session_id, user=77)
+        assert is_alive(engine, renewed)
+        assert listing.end(session.session_id, user=7)
+        assert not is_alive(engine, renewed)
 
 
 def test_end_everything(engine: Any, listing: Any) -> None:
