@@ -26,10 +26,12 @@ from django.utils.translation import ngettext
 from django.views.decorators.csrf import csrf_exempt, csrf_protect, ensure_csrf_cookie
 from django.views.decorators.http import require_http_methods
 
-from . import session
+from . import freshness, session
+from .conf import settings
 from .exceptions import CannotList, PartlyEnded
 from .flow import Call, Flow, arun, run
 from .lifetime import aware
+from .session import SessionStore
 from .your_sessions import (
     MOST_ENDED,
     RequestUser,
@@ -45,9 +47,13 @@ View = Callable[..., Any]
 _DESCRIPTION: Final = Path(__file__).with_name("openapi.json")
 
 
-def needs_recent_sign_in(request: HttpRequest) -> bool:
+def _needs_recent_sign_in(request: HttpRequest) -> Flow[bool]:
     """Whether the user has to sign in again before a session is ended."""
-    return False
+    # Where it is not configured, nor for a session that knows no sign-in and can end none.
+    if settings.RECENT_SIGN_IN_AGE is None or not isinstance(request.session, SessionStore):
+        return False
+    is_recent: bool = yield Call(freshness, "has_recent_sign_in", (request.session,))
+    return not is_recent
 
 
 # --- Views of flows ------------------------------------------------------------------------
@@ -118,9 +124,9 @@ def _for_users(
 # --- Pages ---------------------------------------------------------------------------------
 
 
-def _to_sign_in(request: HttpRequest) -> HttpResponse:
-    """To the login, and back here; there a GET asks for what a POST was about."""
-    return redirect_to_login(request.get_full_path())
+def _to_sign_in(request: HttpRequest, url: str | None = None) -> HttpResponse:
+    """To the login, and back here, where a GET asks for what a POST was about."""
+    return redirect_to_login(request.get_full_path(), url)
 
 
 def _cannot_list(request: HttpRequest) -> HttpResponse:
@@ -143,8 +149,8 @@ def end_page(request: HttpRequest, session_id: str, **captured: Any) -> Answer:
     if yours.is_current(session_id):
         text = _("This is the device that you are using. Sign out to end it.")
         return (yield from _list_page(request, [_warning(text)], 409))
-    if needs_recent_sign_in(request):
-        return _to_sign_in(request)
+    if (yield from _needs_recent_sign_in(request)):
+        return _to_sign_in(request, freshness.sign_in_url())
     if request.method == "POST":
         if (yield Call(yours, "end", (session_id,))):
             return (yield from _after(request, _success(_("The device was signed out."))))
@@ -160,8 +166,8 @@ def end_page(request: HttpRequest, session_id: str, **captured: Any) -> Answer:
 @_page
 def end_others_page(request: HttpRequest, **captured: Any) -> Answer:
     """Ask whether to end all sessions but the current one; end them on a POST."""
-    if needs_recent_sign_in(request):
-        return _to_sign_in(request)
+    if (yield from _needs_recent_sign_in(request)):
+        return _to_sign_in(request, freshness.sign_in_url())
     yours = YourSessions(request)
     if request.method != "POST":
         found: YourSessionList = yield Call(yours, "list", ())
@@ -256,6 +262,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """For programs; the description of the interface has all of them."""
     detail: str
     """For people, in the language of the request."""
+    sign_in_url: str | msgspec.UnsetType = msgspec.UNSET
+    """Where to sign in again, if that is what it takes."""
 
 
 def _api_not_signed_in(request: HttpRequest) -> HttpResponse:
@@ -283,7 +291,7 @@ def api_end(request: HttpRequest, session_id: str, **captured: Any) -> Answer:
     yours = YourSessions(request)
     if yours.is_current(session_id):
         return _problem(409, "is_current", _("This is the device that you are using."))
-    if needs_recent_sign_in(request):
+    if (yield from _needs_recent_sign_in(request)):
         return _sign_in_again()
     if (yield Call(yours, "end", (session_id,))):
         return _json(Ended(ended=1, is_complete=True))
@@ -293,7 +301,7 @@ def api_end(request: HttpRequest, session_id: str, **captured: Any) -> Answer:
 @_api
 def api_end_others(request: HttpRequest, **captured: Any) -> Answer:
     """End all sessions but the current one."""
-    if needs_recent_sign_in(request):
+    if (yield from _needs_recent_sign_in(request)):
         return _sign_in_again()
     try:
         ended: int = yield Call(YourSessions(request), "end_others", ())
@@ -314,7 +322,12 @@ def api_description() -> Handler:
 
 
 def _sign_in_again() -> HttpResponse:
-    return _problem(403, "recent_sign_in_required", _("Please sign in again."))
+    problem = Problem(
+        code="recent_sign_in_required",
+        detail=_("Please sign in again."),
+        sign_in_url=freshness.sign_in_url(),
+    )
+    return _json(problem, 403)
 
 
 def _problem(status: int, code: str, detail: str) -> HttpResponse:

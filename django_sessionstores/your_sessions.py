@@ -209,10 +209,7 @@ class RequestUser:
         return self._request.user
 
     async def aget(self) -> Any:
-        user = await self._request.auser()
-        # For templates, which would ask the store for it in the event loop.
-        self._request.user = user
-        return user
+        return await self._request.auser()
 
 
 class _Words:

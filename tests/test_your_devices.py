@@ -48,6 +48,10 @@ UNKNOWN = session_id("nobody's")
 ENGINES = pytest.mark.engines(
     "memory", "file", "db:sqlite", "cached_db:locmem+sqlite", "cookie:sqlite", "cache:redis-cache"
 )
+# The memory forgets its sessions when a setting of the package changes.
+OTHER_ENGINES = pytest.mark.engines(
+    "file", "db:sqlite", "cached_db:locmem+sqlite", "cookie:sqlite", "cache:redis-cache"
+)
 ONE_ENGINE = pytest.mark.engines("db:sqlite")
 
 urlpatterns = [
@@ -108,7 +112,10 @@ class Browser:
         kind: Any = AsyncClient if self._is_async else Client
         self.client = kind(enforce_csrf_checks=checks)
         if user is not None:
-            self._ask("get", f"{'/async' if self._is_async else ''}/login/{user.username}/")
+            self.sign_in(user)
+
+    def sign_in(self, user: Any) -> None:
+        self._ask("get", f"{'/async' if self._is_async else ''}/login/{user.username}/")
 
     def _ask(self, method: str, url: str, *data: Any, **options: Any) -> Any:
         call = getattr(self.client, method)
@@ -397,21 +404,51 @@ def test_nobody_gets_in_without_signing_in(site: Any, ada: Any, flavour: str) ->
     assert is_alive(site, session)
 
 
-@ONE_ENGINE
-def test_ending_may_ask_to_sign_in_again(site: Any, ada: Any, browser: Browser) -> None:
+@OTHER_ENGINES
+@pytest.mark.parametrize("again", ["", "/again/"])
+def test_ending_may_ask_to_sign_in_again(site: Any, ada: Any, browser: Browser, again: str) -> None:
     """Whoever sits down at a machine that was left on may look, and end nothing."""
     session = stored(site, ada)
-    with mock.patch.object(views, "needs_recent_sign_in", return_value=True):
-        for method, url in requests_of(session.session_id):
+    asked = requests_of(session.session_id)
+    with limits(RECENT_SIGN_IN_AGE=600, RECENT_SIGN_IN_URL=again), at(now() + HOUR):
+        for method, url in asked:
             answer = browser.ask(method, url)
-            if "end" not in url and method == "get":
+            if method == "get" and url in {"", "api/"}:
                 assert answer.status_code == 200
             elif url.startswith("api/"):
                 assert answer.status_code == 403
                 assert answer.json()["code"] == "recent_sign_in_required"
+                assert answer.json()["sign_in_url"] == (again or "/accounts/login/")
             else:
-                assert answer["Location"] == f"/accounts/login/?next={browser.root}{url}"
-    assert is_alive(site, session)
+                login = again or "/accounts/login/"
+                assert answer["Location"] == f"{login}?next={browser.root}{url}"
+        assert is_alive(site, session)
+        browser.sign_in(ada)
+        for method, url in asked[:3]:
+            assert browser.ask(method, url).status_code == (302 if method == "post" else 200)
+        assert not is_alive(site, session)
+
+
+@pytest.mark.engines("file", "db:sqlite")
+def test_a_sign_in_of_long_ago_will_do_where_nothing_is_configured(
+    site: Any, ada: Any, browser: Browser
+) -> None:
+    """The default; of sessions from before the moment was kept, too."""
+    session = stored(site, ada)
+    with at(now() + DAY):
+        assert said(browser.post("end-others/")) == "1 other device was signed out."
+    assert not is_alive(site, session)
+
+
+@ONE_ENGINE
+def test_an_engine_of_django_asks_for_no_sign_in(engine: Any, flavour: str) -> None:
+    """It knows of none, and would ask without end."""
+    with (
+        override_settings(SESSION_ENGINE="django.contrib.sessions.backends.db"),
+        limits(RECENT_SIGN_IN_AGE=600),
+    ):
+        browser = Browser(flavour, person("ada"))
+        assert "cannot tell on which devices" in text(browser.get("end-others/"))
 
 
 @ENGINES
@@ -609,7 +646,7 @@ def outcome(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json().get("code", "")
 
 
-@ENGINES
+@OTHER_ENGINES
 def test_answers_are_as_the_description_says(
     site: Any, ada: Any, flavour: str, browser: Browser, another: Browser
 ) -> None:
@@ -632,7 +669,7 @@ def test_answers_are_as_the_description_says(
     }
     assert not another.is_signed_in
     assert not forger.is_signed_in
-    with mock.patch.object(views, "needs_recent_sign_in", return_value=True):
+    with limits(RECENT_SIGN_IN_AGE=600), at(now() + HOUR):
         seen.add(("delete", *outcome(described(browser, "delete", f"{id_}/"))))
         seen.add(("post", *outcome(described(browser, "post", "end-others/"))))
     with mock.patch.object(Inventory, "_list", side_effect=CannotList("no list")):
