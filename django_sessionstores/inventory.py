@@ -405,8 +405,9 @@ def _known(session_id: str) -> str:
 
 
 def _but(but: _But) -> Collection[str]:
-    spared = (but,) if isinstance(but, str) else but or ()
-    return [_known(each) for each in spared]
+    if but is None:
+        return ()
+    return [_known(each) for each in ([but] if isinstance(but, str) else but)]
 
 
 def _user_id(user: Any) -> str | None:
