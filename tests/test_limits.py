@@ -73,7 +73,7 @@ def test_who_is_ended_is_told(engine: Any, browser_of: Any, user: Any) -> None:
         (first,) = Inventory().list(user=user).sessions
         with at(moment + 1), ended() as told:
             browser_of().log_in()
-    assert told == [(first.id, "limit")]
+    assert told == [(first.id, "evicted")]
 
 
 def test_a_login_over_the_limit_is_refused(browser_of: Any, user: Any) -> None:
