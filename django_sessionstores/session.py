@@ -435,7 +435,7 @@ class SessionStore(SessionBase):
                 if record is None or record.state is not State.LIVE:
                     yield from self._reject(record_id, "unknown")
                 else:
-                    yield from self._tell_end(record.id, "expired")
+                    yield from self._tell_end(record.id, "expired", record)
                 return {}
             if record.state is not State.LIVE:
                 self._state = State.SUPERSEDED
@@ -585,7 +585,7 @@ class SessionStore(SessionBase):
                 other = self.storage().identify(key)
                 if other is not None:
                     yield from self._remove(other, key, None)
-                    yield from self._tell_end(other, "logout")
+                    yield from self._tell_end(other, "logout", None)
             return
         if self.session_key is None:
             return
@@ -605,7 +605,7 @@ class SessionStore(SessionBase):
         self._state = State.ENDED
         if stored_id:
             reason = "replaced" if in_use.is_logging_in() else "logout"
-            yield from self._tell_end(stored_id, reason)
+            yield from self._tell_end(stored_id, reason, record)
 
     # --- Steps of saving -------------------------------------------------------------------
 
@@ -918,12 +918,19 @@ class SessionStore(SessionBase):
             signal, type(self), session_id=record.id, user_id=record.user_id, **facts
         )
 
-    def _tell_end(self, record_id: str, reason: str) -> Flow[None]:
-        return signals.tell(signals.session_ended, type(self), session_id=record_id, reason=reason)
+    def _tell_end(self, record_id: str, reason: str, record: Record | None) -> Flow[None]:
+        user_id = record.user_id if record else None
+        return signals.tell(
+            signals.session_ended,
+            type(self),
+            session_id=record_id,
+            user_id=user_id,
+            reason=reason,
+        )
 
     def _tell_evicted(self, outcome: Updated) -> Flow[None]:
         for each in outcome.evicted:
-            yield from self._tell_end(each, "evicted")
+            yield from self._tell_end(each.id, "evicted", each)
 
     def _reject(self, record_id: str | None, reason: str, detail: str = "") -> Flow[None]:
         return signals.tell(
@@ -1019,7 +1026,7 @@ class SessionStore(SessionBase):
             for each in limits.surplus(others, most - 1):
                 ended = yield from adoption.end(self.storage(), each.id, each, None, now)
                 if ended:
-                    yield from self._tell_end(ended, "evicted")
+                    yield from self._tell_end(ended, "evicted", each)
             return
         admitted = len(limits.ahead(record, others)) < most
         if admitted:

@@ -7,6 +7,7 @@ is logged and changes nothing for the request.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from django.dispatch import Signal
@@ -20,7 +21,8 @@ session_rotated: Final = Signal()
 """A session goes on under another id, as at a login: ``session_id``, ``former_id``, ``user_id``."""
 
 session_ended: Final = Signal()
-"""A session is over: ``session_id``, and the ``reason``, one of `END_REASONS`."""
+"""A session is over: ``session_id``, ``user_id`` (None for a visitor, and where the session was
+ended unread), and the ``reason``, one of `END_REASONS`."""
 
 END_REASONS: Final = {
     "logout": "a logout, or any other ``flush()`` or ``delete()``",
@@ -55,6 +57,21 @@ with ``ip`` and ``user_agent``. Only with the package's middleware, and at most 
 ``TOUCH_INTERVAL`` and session."""
 
 
+Listener = Callable[[Signal, type[Any], Mapping[str, Any]], None]
+"""Called with a signal, its sender and its facts."""
+_listener: Listener | None = None
+
+
+def overhear(listener: Listener | None) -> None:
+    """Have one listener told of all signals, or none.
+
+    It is called as it is, where a sync receiver would cost a thread in async code. So it must
+    neither wait nor raise.
+    """
+    global _listener
+    _listener = listener
+
+
 class _Sending:
     """Sending a signal, as a call that a flow can ask for."""
 
@@ -69,5 +86,7 @@ class _Sending:
 
 def tell(signal: Signal, sender: type[Any], **facts: Any) -> Flow[None]:
     """Send a signal if anybody listens."""
+    if _listener:
+        _listener(signal, sender, facts)
     if signal.receivers:
         yield Call(_Sending, "send", (signal, sender, facts))

@@ -44,6 +44,7 @@ def ended() -> Iterator[list[tuple[str, str]]]:
     told: list[tuple[str, str]] = []
 
     def receiver(session_id: str, reason: str, **kwargs: Any) -> None:
+        assert reason in signals.END_REASONS
         told.append((session_id, reason))
 
     signals.session_ended.connect(receiver)

@@ -36,6 +36,12 @@ def told(engine: Any) -> Iterator[Told]:
 
         def receive(sender: Any, signal: Any, _name: str = name, **facts: Any) -> None:
             assert sender is engine.SessionStore
+            if "reason" in facts:
+                reasons = {
+                    "session_ended": signals.END_REASONS,
+                    "session_rejected": signals.REJECTION_REASONS,
+                }
+                assert facts["reason"] in reasons[_name]
             heard.append((_name, facts))
 
         getattr(signals, name).connect(receive)
@@ -89,7 +95,9 @@ def test_ended_by_a_logout(session: Any, told: Told, how: str) -> None:
     session.save()
     ended = session.session_id
     getattr(session, how)()
-    assert told[1:] == [("session_ended", {"session_id": ended, "reason": "logout"})]
+    assert told[1:] == [
+        ("session_ended", {"session_id": ended, "user_id": None, "reason": "logout"})
+    ]
 
 
 @pytest.mark.authoritative
@@ -100,7 +108,8 @@ def test_ended_by_the_inventory(engine: Any, awaited: bool, session: Any, told: 
     inventory = Twin(Inventory(), awaited)
     inventory.end(session.session_id)
     inventory.end(session.session_id)
-    assert told[1:] == [("session_ended", {"session_id": session.session_id, "reason": "revoked"})]
+    facts = {"session_id": session.session_id, "user_id": None, "reason": "revoked"}
+    assert told[1:] == [("session_ended", facts)]
 
 
 def test_all_of_a_user_are_told(engine: Any, awaited: bool, told: Told) -> None:
@@ -112,8 +121,8 @@ def test_all_of_a_user_are_told(engine: Any, awaited: bool, told: Told) -> None:
         session["_auth_user_id"] = user
         session.save()
     Twin(Inventory(), awaited).end_all("7")
-    ended = [facts["reason"] for name, facts in told if name == "session_ended"]
-    assert ended == ["revoked", "revoked"]
+    ended = [(facts["reason"], facts["user_id"]) for name, facts in told if name == "session_ended"]
+    assert ended == [("revoked", "7")] * 2
 
 
 @pytest.mark.engines("memory")
@@ -129,11 +138,12 @@ def test_ended_by_want_of_room(engine: Any, awaited: bool, told: Told) -> None:
                 session.save()
                 made.append(session.session_id)
         ended = [facts for name, facts in told if name == "session_ended"]
-        assert ended == [{"session_id": made[1], "reason": "evicted"}]
+        assert ended == [{"session_id": made[1], "user_id": None, "reason": "evicted"}]
         told.clear()
         session.cycle_key()
         session.save()
-        assert told[1:] == [("session_ended", {"session_id": made[2], "reason": "evicted"})]
+        facts = {"session_id": made[2], "user_id": None, "reason": "evicted"}
+        assert told[1:] == [("session_ended", facts)]
         told.clear()
         for _ in range(3):  # The third takes the place of the tombstone.
             Twin(engine.SessionStore(), awaited).save()
@@ -157,7 +167,8 @@ def test_ended_by_the_login_of_another_user(
         told.clear()
         get(f"{prefix}/login/bob/")
         assert [name for name, _ in told] == ["session_ended", "session_created"]
-        assert told[0][1] == {"session_id": session.session_id, "reason": "replaced"}
+        facts = {"session_id": session.session_id, "user_id": str(user.pk), "reason": "replaced"}
+        assert told[0][1] == facts
         told.clear()
         get(f"{prefix}/relogin/")
         assert [facts.get("reason") for _, facts in told] == ["logout", None]
@@ -168,11 +179,12 @@ def test_ended_by_the_login_of_another_user(
 @pytest.mark.engines("memory", "db:sqlite", "cookie")
 def test_expired(engine: Any, awaited: bool, session: Any, told: Told) -> None:
     """As the request finds out that comes too late, where the store has it still."""
-    session.set("x", 1)
+    session.set("_auth_user_id", "7")
     session.save()
     with at(now() + 15 * DAY):
         Twin(engine.SessionStore(session.session_key), awaited).get("x")
-    assert told[1:] == [("session_ended", {"session_id": session.session_id, "reason": "expired"})]
+    facts = {"session_id": session.session_id, "user_id": "7", "reason": "expired"}
+    assert told[1:] == [("session_ended", facts)]
 
 
 @pytest.mark.payload_stored

@@ -94,8 +94,8 @@ class MemoryStorage(Storage):
         self._records.move_to_end(record.id)
         self._earliest = min(self._earliest, record.expires)
 
-    def _make_room(self, now: int) -> Iterator[str]:
-        """The ids of the live sessions that went."""
+    def _make_room(self, now: int) -> Iterator[Record]:
+        """The live sessions that went."""
         if len(self._records) < self._max_sessions:
             return
         # The bound spares a full store the search at every new session.
@@ -107,7 +107,7 @@ class MemoryStorage(Storage):
         while len(self._records) >= self._max_sessions:
             _, record = self._records.popitem(last=False)
             if record.is_live(now):
-                yield record.id
+                yield record
 
     def _in_thread(self, method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
         # Dict operations do not block, so there is no thread to hop to.
