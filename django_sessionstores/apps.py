@@ -1,6 +1,7 @@
 """What Django needs to know of the package, for its table, its commands and its checks."""
 
 from django.apps import AppConfig
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 
 
@@ -13,7 +14,16 @@ class SessionStoresConfig(AppConfig):
 
     def ready(self) -> None:
         from . import accounts, checks, freshness, tally  # noqa: F401 - checks registers them
+        from .conf import settings
 
         accounts.connect()
         freshness.connect()
         tally.connect()
+        try:
+            is_measured = settings.OPENTELEMETRY
+        except ImproperlyConfigured:
+            return  # The checks say so.
+        if is_measured:
+            from . import telemetry
+
+            telemetry.instrument()

@@ -259,6 +259,12 @@ class Settings:
         return entries
 
     @cached_property
+    def OPENTELEMETRY(self) -> bool:
+        """Whether sessions are counted and calls of their store measured, for OpenTelemetry. Takes
+        the extra ``opentelemetry``, and is looked at when Django starts."""
+        return self._get("OPENTELEMETRY", False, bool)
+
+    @cached_property
     def COOKIE_PARTITIONED(self) -> bool:
         """Whether the package's middleware marks the session cookie ``Partitioned``: a site that
         is embedded in others then has a session for each of them."""

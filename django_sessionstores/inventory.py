@@ -291,7 +291,7 @@ class Inventory:
         ended = yield from self._remove(session_id, found)
         if found is None or ended is None or found.expires <= session.now():
             return False
-        yield from self._tell_end(ended)
+        yield from self._tell_end(ended, found)
         return True
 
     def _remove(self, session_id: str, record: Record | None) -> Flow[str | None]:
@@ -300,9 +300,13 @@ class Inventory:
             return (yield from adoption.end(self.storage, session_id, record, None, session.now))
         return (yield from ending.end(self.storage, session_id, record))
 
-    def _tell_end(self, session_id: str, reason: str = "revoked") -> Flow[None]:
+    def _tell_end(self, session_id: str, record: Record, reason: str = "revoked") -> Flow[None]:
         return signals.tell(
-            signals.session_ended, self._store, session_id=session_id, reason=reason
+            signals.session_ended,
+            self._store,
+            session_id=session_id,
+            user_id=record.user_id,
+            reason=reason,
         )
 
     def _end_all(
@@ -342,7 +346,7 @@ class Inventory:
                 deleted = yield from self._remove(record.id, None)
                 if deleted and record.is_live(session.now()):
                     done.ended += 1
-                    yield from self._tell_end(record.id, reason)
+                    yield from self._tell_end(record.id, record, reason)
             cursor = page.next
             if not cursor:
                 return found

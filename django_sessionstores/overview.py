@@ -124,7 +124,6 @@ def reason_in_words(reason: str) -> str:
         "logout": _("logged out"),
         "expired": _("expired"),
         "revoked": _("ended by the staff or the user"),
-        "limit": _("too many of a user"),
         "evicted": _("too many of a user"),
         "replaced": _("another user signed in"),
         "password": _("new password"),

@@ -52,7 +52,7 @@ class Tally:
         self._cleared = 0
         self._is_failing = False
 
-    def note(self, signal: Signal, facts: Mapping[str, Any]) -> None:
+    def note(self, signal: Signal, _sender: type[Any], facts: Mapping[str, Any]) -> None:
         """Count an event, see `signals`. Waits for nothing."""
         if signal is signals.session_created:
             reason = CREATED

@@ -100,7 +100,7 @@ def test_an_hour_has_one_row_whoever_counts(engine: Any, counting: tally.Tally) 
 
     def count(mine: tally.Tally) -> None:
         for _ in range(10):
-            mine.note(tally.signals.session_created, {})
+            mine.note(tally.signals.session_created, object, {})
             mine.flush(at_once=True)
 
     in_threads([partial(count, mine) for mine in others])
@@ -112,7 +112,8 @@ def test_an_hour_has_one_row_whoever_counts(engine: Any, counting: tally.Tally) 
 @ONE
 def test_threads_lose_nothing(engine: Any, counting: tally.Tally) -> None:
     in_threads(
-        [lambda: [counting.note(tally.signals.session_created, {}) for _ in range(500)]] * 16
+        [lambda: [counting.note(tally.signals.session_created, object, {}) for _ in range(500)]]
+        * 16
     )
     counting.flush()
     assert numbers(engine) == {"created": 8000}
@@ -131,7 +132,7 @@ def test_old_hours_go(engine: Any, counting: tally.Tally) -> None:
     """The table must not grow for ever."""
     for days in (40, 30, 0):
         with at(now() - days * DAY):
-            counting.note(tally.signals.session_created, {})
+            counting.note(tally.signals.session_created, object, {})
             counting.flush()
     assert numbers(engine) == {"created": 2}
 
@@ -198,7 +199,7 @@ def test_what_waits_for_the_database_is_bounded(counting: tally.Tally) -> None:
     with mock.patch.object(counting, "_store", side_effect=DatabaseError("away")):
         for hour in range(tally._MOST_WAITING + 50):
             with at(now() + hour * HOUR):
-                counting.note(tally.signals.session_created, {})
+                counting.note(tally.signals.session_created, object, {})
             counting.flush()
     assert len(counting._waiting) == tally._MOST_WAITING
     assert min(counting._waiting)[0] == now() // HOUR + 50  # The oldest went.
@@ -290,6 +291,13 @@ def test_history(engine: Any) -> None:
         ("ended by the staff or the user", 6),
         ("logged out", 3),
     ]
+
+
+@ONE
+def test_each_reason_has_words(engine: Any) -> None:
+    for reason in tally.signals.END_REASONS:
+        assert overview.reason_in_words(reason) != reason or reason == "expired"
+        assert len(reason) <= SessionTally.REASON_LENGTH
 
 
 @ONE

@@ -34,6 +34,8 @@ class Updated(NamedTuple):
     record: Record
     key: str | None = None
     """The session key from now on; ``None`` where it stays as it is. See `holds_in_key`."""
+    evicted: tuple[Record, ...] = ()
+    """The live sessions that had to make room, where the storage knows."""
 
     def __repr__(self) -> str:
         # Error reports show local variables.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from threading import Lock
 from typing import Any, Final
 
@@ -42,9 +42,9 @@ class MemoryStorage(Storage):
         with self._lock:
             if record.id in self._records:
                 return Taken()
-            self._make_room(now)
+            evicted = tuple(self._make_room(now))
             self._put(record)
-        return Updated(record)
+        return Updated(record, evicted=evicted)
 
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         with self._lock:
@@ -95,7 +95,8 @@ class MemoryStorage(Storage):
         self._records.move_to_end(record.id)
         self._earliest = min(self._earliest, record.expires)
 
-    def _make_room(self, now: int) -> None:
+    def _make_room(self, now: int) -> Iterator[Record]:
+        """The live sessions that went."""
         if len(self._records) < self._max_sessions:
             return
         # The bound spares a full store the search at every new session.
@@ -105,7 +106,9 @@ class MemoryStorage(Storage):
                     del self._records[record.id]
             self._earliest = min((r.expires for r in self._records.values()), default=_NEVER)
         while len(self._records) >= self._max_sessions:
-            self._records.popitem(last=False)
+            _, record = self._records.popitem(last=False)
+            if record.is_live(now):
+                yield record
 
     def _in_thread(self, method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
         # Dict operations do not block, so there is no thread to hop to.

@@ -11,7 +11,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from django_sessionstores import conf
+from django_sessionstores import conf, signals
 from django_sessionstores.storages.base import CacheStorage, Storage
 from django_sessionstores.storages.cookie import CookieStorage
 from django_sessionstores.storages.database import DatabaseStorage
@@ -97,6 +97,15 @@ def options() -> list[str]:
     return lines
 
 
+def reasons(of: str) -> list[str]:
+    """What the signals call the causes of ends and rejections, as the lines of a table."""
+    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 20 80", ""]
+    lines += _row("``reason``", "What it says")
+    for name, meaning in getattr(signals, of).items():
+        lines += _row(f"``{name}``", meaning)
+    return lines
+
+
 def default(name: str) -> str:
     """The default of an option, as it would be written in settings."""
     return repr(getattr(conf.Settings(), name))
@@ -115,8 +124,7 @@ def _type(function: Any) -> str:
 class _Generated(SphinxDirective):
     """Puts lines made from the package in the place of the directive."""
 
-    @staticmethod
-    def lines() -> list[str]:
+    def lines(self) -> list[str]:
         raise NotImplementedError
 
     def run(self) -> list[nodes.Node]:
@@ -138,6 +146,15 @@ class Options(_Generated):
     lines = staticmethod(options)
 
 
+class Reasons(_Generated):
+    """``.. reasons:: END_REASONS``"""
+
+    required_arguments = 1
+
+    def lines(self) -> list[str]:
+        return reasons(self.arguments[0])
+
+
 class Default(SphinxRole):
     """``:default:`TOUCH_INTERVAL```, the default of an option."""
 
@@ -148,5 +165,6 @@ class Default(SphinxRole):
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("storage-matrix", StorageMatrix)
     app.add_directive("options", Options)
+    app.add_directive("reasons", Reasons)
     app.add_role("default", Default())
     return {"parallel_read_safe": True, "parallel_write_safe": True}
