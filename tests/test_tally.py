@@ -111,10 +111,11 @@ def test_an_hour_has_one_row_whoever_counts(engine: Any, counting: tally.Tally) 
 
 @ONE
 def test_threads_lose_nothing(engine: Any, counting: tally.Tally) -> None:
-    in_threads(
-        [lambda: [counting.note(tally.signals.session_created, object, {}) for _ in range(500)]]
-        * 16
-    )
+    def count() -> None:
+        for _ in range(500):
+            counting.note(tally.signals.session_created, object, {})
+
+    in_threads([count] * 16)
     counting.flush()
     assert numbers(engine) == {"created": 8000}
 
