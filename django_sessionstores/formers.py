@@ -29,6 +29,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError, router
 from django.db.transaction import TransactionManagementError
 from django.utils.module_loading import import_string
+from django.utils.translation import gettext_noop
 
 from . import lifetime
 from .codec import Snapshot, newest_data
@@ -36,6 +37,7 @@ from .conf import NAME, FormerEngine, bare_codec, codec, engine_setting, setting
 from .exceptions import StorageUnavailable, UnreadablePayload, UnserializableValue
 from .records import Record, SecretText, State, is_well_formed, session_id, tombstone
 from .storages.base import Conflict, Storage, Updated
+from .words import Phrase
 
 _DJANGO: Final = "django.contrib.sessions.backends"
 _GRAVE_SECONDS: Final = 60
@@ -323,7 +325,11 @@ class DatabaseFormer(DjangoFormer):
 
     def describe(self) -> str:
         rows = self._rows
-        return f"table {rows.model._meta.db_table} in database {rows.db!r}"
+        return Phrase(
+            gettext_noop("table %(table)s in database %(database)s"),
+            table=rows.model._meta.db_table,
+            database=repr(rows.db),
+        )
 
     def find(self, key: str) -> Found | None:
         with _answering(self):
@@ -399,7 +405,10 @@ class CacheFormer(DjangoFormer):
         self.alias = _cache_alias()
 
     def describe(self) -> str:
-        return f"the sessions of Django's engine in the cache {self.alias!r}"
+        return Phrase(
+            gettext_noop("the sessions of Django's engine in the cache %(alias)s"),
+            alias=repr(self.alias),
+        )
 
     def find(self, key: str) -> Found | None:
         with _answering(self, self._damage):
@@ -433,7 +442,9 @@ class FileFormer(DjangoFormer):
         self._listed: list[SecretText] = []
 
     def describe(self) -> str:
-        return f"the files of Django's engine in {self._folder}"
+        return Phrase(
+            gettext_noop("the files of Django's engine in %(folder)s"), folder=str(self._folder)
+        )
 
     def find(self, key: str) -> Found | None:
         # No variable for the path, nor for the text before all is done: error reports show them.
@@ -497,7 +508,7 @@ class SignedCookieFormer(DjangoFormer):
     lists = False
 
     def describe(self) -> str:
-        return "the browsers' cookies, signed by Django's engine"
+        return Phrase(gettext_noop("the browsers' cookies, signed by Django's engine"))
 
     def find(self, key: str) -> Found | None:
         if key.count(":") < 2:

@@ -121,7 +121,10 @@ class Storage:
     """Whether writes are to bring along what they changed, in `Record.changes`."""
 
     def describe(self) -> str:
-        """One line for checks and pages: which store, through which adapter. No secret."""
+        """One line for checks and pages: which store, through which adapter. No secret.
+
+        A `Phrase` is translated on pages.
+        """
         raise NotImplementedError
 
     def identify(self, key: str) -> str | None:

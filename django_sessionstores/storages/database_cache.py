@@ -27,9 +27,11 @@ from django.db import (
 )
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.transaction import TransactionManagementError
+from django.utils.translation import gettext_noop
 
 from ..exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
 from ..records import Record, moved, pack, unpack
+from ..words import Phrase
 from .base import NAMESPACE, CacheStorage, Conflict, Gone, Outcome, Taken, Updated
 from .copies import is_refused
 from .deadline import LimitedCursor
@@ -110,7 +112,12 @@ class DatabaseCacheStorage(CacheStorage):
 
     def describe(self) -> str:
         connection = self.connection()
-        return f"cache table {self._table} in database {connection.alias!r} ({connection.vendor})"
+        return Phrase(
+            gettext_noop("cache table %(table)s in database %(database)s (%(vendor)s)"),
+            table=self._table,
+            database=repr(connection.alias),
+            vendor=connection.vendor,
+        )
 
     def read(self, session_id: str) -> Record | None:
         # The table is swept now and then only, so that what it has may have expired.

@@ -24,9 +24,11 @@ from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.cache.backends.locmem import LocMemCache
+from django.utils.translation import gettext_noop
 
 from ..exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..records import Record, State, moved, pack, unpack
+from ..words import Phrase
 from .base import NAMESPACE, CacheStorage, Conflict, Gone, Outcome, Taken, Updated
 from .copies import is_refused
 from .database_cache import DatabaseCacheStorage
@@ -77,7 +79,11 @@ class PortableStorage(CacheStorage):
         self._alias = alias
 
     def describe(self) -> str:
-        return f"{type(self._cache).__name__} through Django's cache API (alias {self._alias!r})"
+        return Phrase(
+            gettext_noop("%(cache)s through Django's cache API (alias %(alias)s)"),
+            cache=type(self._cache).__name__,
+            alias=repr(self._alias),
+        )
 
     def read(self, session_id: str) -> Record | None:
         return self._find(session_id)

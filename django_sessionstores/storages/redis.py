@@ -13,6 +13,7 @@ from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.redis import RedisCache as DjangoRedisCache
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_noop
 from redis.cluster import RedisCluster
 from redis.exceptions import (
     ClusterCrossSlotError,
@@ -34,6 +35,7 @@ from ..records import (
     unpack,
     unpack_start,
 )
+from ..words import Phrase
 from . import redis_scripts as scripts
 from .base import NAMESPACE, CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated
 from .redis_scripts import Script
@@ -112,8 +114,11 @@ class RedisStorage(CacheStorage):
         self._index = (self._key("{index}:all"), self._key("{index}:users"))
 
     def describe(self) -> str:
-        through = "Django's RedisCache" if self._is_djangos else "django-redis"
-        return f"Redis through {through} (cache alias {self._alias!r})"
+        return Phrase(
+            gettext_noop("Redis through %(client)s (cache alias %(alias)s)"),
+            client="Django's RedisCache" if self._is_djangos else "django-redis",
+            alias=repr(self._alias),
+        )
 
     # --- Records ---------------------------------------------------------------------------
 

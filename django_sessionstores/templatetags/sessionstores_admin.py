@@ -15,12 +15,11 @@ from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.timesince import timesince
-from django.utils.translation import gettext as _
 
 from ..exceptions import CannotList, StorageUnavailable
 from ..inventory import Inventory
 from ..overview import count_of_user
+from ..words import distance
 
 register = template.Library()
 
@@ -28,12 +27,7 @@ register = template.Library()
 @register.simple_tag
 def moment(when: datetime, now: datetime) -> SafeString:
     """How far a moment is from now, in words; exactly, to who points at it."""
-    left = when > now
-    span = timesince(now, when, depth=1) if left else timesince(when, now, depth=1)
-    if abs(when - now).total_seconds() < 60:
-        words = _("in a moment") if left else _("just now")
-    else:
-        words = (_("in %(span)s") if left else _("%(span)s ago")) % {"span": span}
+    words = distance(when, now)
     return format_html(
         '<time datetime="{}" title="{}">{}</time>', when.isoformat(), exact(when), words
     )
