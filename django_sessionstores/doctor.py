@@ -180,7 +180,7 @@ def summary(diagnosis: Diagnosis) -> dict[str, str]:
         _("They cannot"): "\n".join(unable) or "-",
         _("Largest session"): _bytes_in_words(size) if size else "-",
         _("Middleware"): "\n".join(diagnosis.middleware) or _("none, so no view has a session"),
-        _("Encryption keys"): _("wrong, see below") if keys is None else str(keys),
+        _("Encryption keys"): _("wrong, see the findings") if keys is None else str(keys),
         _("Policy"): "\n".join(
             f"{name} = {_value_in_words(name, value)}" for name, value in diagnosis.policy.items()
         ),
@@ -205,9 +205,10 @@ def _bytes_in_words(size: int) -> str:
 
 def _value_in_words(name: str, value: Any) -> str:
     if value is None and name in _OPTIONS:
-        return _("wrong, see below")
+        return _("wrong, see the findings")
     if name.endswith("_AGE"):
-        return f"{value} ({span(value) if value else _('no such end')})"
+        words = span(value) if value else _("no such end")
+        return f"{value} ({words})"
     return repr(value)
 
 
