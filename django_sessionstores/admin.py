@@ -6,6 +6,7 @@ ids of sessions, never keys. A GET changes nothing.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -34,7 +35,7 @@ from .charts import position
 from .client import normal_ip
 from .conf import settings
 from .devices import describe_device, describe_place
-from .doctor import diagnose, in_words, summary
+from .doctor import LEVELS, diagnose, in_words, summary
 from .exceptions import CannotList, PartlyEnded, StorageUnavailable, UnreadablePayload
 from .inventory import SHORT_ID, Inventory, SessionInfo
 from .lifetime import aware
@@ -43,6 +44,7 @@ from .overview import count_of_user, history, overview
 from .records import is_storable
 from .redaction import Node, Redactor
 from .users import find_user, find_users, usernames
+from .words import told
 
 if TYPE_CHECKING:
     _Admin = admin.ModelAdmin[Session]
@@ -237,7 +239,7 @@ class SessionAdmin(_Admin):
                     **search.filters,
                 )
             except CannotList as error:
-                search.problem = str(error)
+                search.problem = told(error)
             except ValueError:
                 search.problem = _("This page of the list is not there. Begin with the first.")
         shown = self._shown(request, sessions, now)
@@ -279,7 +281,7 @@ class SessionAdmin(_Admin):
         try:
             figures = overview(inventory, now)
         except (CannotList, StorageUnavailable) as error:
-            problem = str(error)
+            problem = told(error)
         counted, tally_problem = None, ""
         try:
             counted = history(now)
@@ -297,7 +299,7 @@ class SessionAdmin(_Admin):
             tally_problem=tally_problem,
             diagnosis=diagnosis,
             facts={name: text.split("\n") for name, text in summary(diagnosis).items()},
-            findings=[(each, in_words(each)) for each in diagnosis.findings],
+            findings=[(each, LEVELS[each.level], in_words(each)) for each in diagnosis.findings],
             self_expiring=inventory.storage.self_expiring,
         )
 
@@ -316,7 +318,7 @@ class SessionAdmin(_Admin):
                 data = inventory.data(found.id)
                 tree = None if data is None else Redactor(settings.SECRET_NAMES).tree(data)
             except UnreadablePayload as reason:
-                problem = str(reason)
+                problem = told(reason)
         return self._render(
             request,
             "detail",
@@ -402,7 +404,7 @@ class SessionAdmin(_Admin):
         if ended:
             user = find_user(user_id)
             about = (Session, None, name) if user is None else (type(user), user.pk, str(user))
-            self._log(request, CHANGE, f"Ended {ended} sessions of the user.", [about])
+            self._log(request, CHANGE, ended, [about])
         return self._after(ended, _MOST_ENDED, back, request)
 
     @_for_enders
@@ -427,8 +429,8 @@ class SessionAdmin(_Admin):
         own = _own_ids(request)
         ended = self._end_many(request, lambda: inventory.end_everything(but=own, most=_MOST_ENDED))
         if ended:
-            about = (Session, None, "all sessions but the own one")
-            self._log(request, DELETION, f"Ended {ended} sessions.", [about])
+            about = (Session, None, _("all other sessions"))
+            self._log(request, DELETION, ended, [about])
         return self._after(ended, _MOST_ENDED, back, request)
 
     @_for_enders
@@ -445,8 +447,8 @@ class SessionAdmin(_Admin):
             )
         removed = self._end_many(request, lambda: inventory.purge(most=_MOST_PURGED), is_purge=True)
         if removed:
-            about = (Session, None, "expired sessions")
-            self._log(request, DELETION, f"Purged {removed} sessions.", [about])
+            about = (Session, None, _("expired sessions"))
+            self._log(request, DELETION, removed, [about])
         return self._after(removed, _MOST_PURGED, back, request)
 
     # --- Steps of ending -------------------------------------------------------------------
@@ -465,12 +467,12 @@ class SessionAdmin(_Admin):
                 else:
                     gone += 1
             except StorageUnavailable as error:
-                failed, reason = len(others) - number, str(error)
+                failed, reason = len(others) - number, told(error)
                 break
         if ended:
             shown = self._shown(request, ended, aware(session.now()))
             about = [(Session, each.info.id, each.words) for each in shown]
-            self._log(request, DELETION, "Ended the session.", about)
+            self._log(request, DELETION, None, about)
             self._say_ended(request, len(ended))
         if gone:
             text = ngettext(
@@ -495,7 +497,7 @@ class SessionAdmin(_Admin):
         try:
             number, problem = end(), ""
         except PartlyEnded as error:
-            number, problem = error.ended, str(error)
+            number, problem = error.ended, told(error.reason)
         if number or not problem:
             self._say_ended(request, number, is_purge=is_purge)
         if problem:
@@ -529,10 +531,21 @@ class SessionAdmin(_Admin):
         self,
         request: HttpRequest,
         flag: int,
-        message: str,
+        number: int | None,
         objects: Iterable[tuple[type[Model], Any, str]],
     ) -> None:
-        """Note in the admin's history what was done, in one language, to these."""
+        """Note in the admin's history that these were deleted, or so many sessions of them.
+
+        As Django notes what it deletes, so that each reader of it is told in their language.
+        """
+
+        def message(words: str) -> str:
+            if number is None:
+                deleted = {"name": self.opts.verbose_name_raw, "object": words}
+            else:
+                deleted = {"name": "sessions", "object": str(number)}
+            return json.dumps([{"deleted": deleted}])
+
         LogEntry.objects.bulk_create(
             LogEntry(
                 user_id=cast("Any", request.user.pk),
@@ -540,7 +553,7 @@ class SessionAdmin(_Admin):
                 object_id=object_id,
                 object_repr=words[:200],
                 action_flag=flag,
-                change_message=message,
+                change_message=message(words),
             )
             for model, object_id, words in objects
         )
@@ -671,7 +684,7 @@ class SessionAdmin(_Admin):
     def _failure(
         self, request: HttpRequest, title: str, reason: Exception, status: int
     ) -> HttpResponse:
-        return self._render(request, "failure", status, title=title, reason=str(reason))
+        return self._render(request, "failure", status, title=title, reason=told(reason))
 
     def _render(
         self, request: HttpRequest, page: str, status: int = 200, **context: Any

@@ -1,6 +1,7 @@
 """System checks: one function per concern, each message with an id, a reason and a cure.
 
 Ids are never reused; `docs/reference/checks.rst` lists them. Nothing here connects to a store.
+Messages are phrases: English, as those of Django's checks are, and translated on pages.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch, Resolver404, resolve
 from django.utils.module_loading import import_string
+from django.utils.translation import gettext_noop as _
 
 from . import conf, freshness
 from .chunks import split
@@ -33,6 +35,10 @@ from .storages.layered import Layered
 from .storages.memory import MemoryStorage
 from .storages.portable import LocMemStorage, PortableStorage
 from .storages.registered import Registered
+from .words import Phrase
+
+_REGISTRY: Final = f"{NAME}['REGISTRY']"
+_MIGRATE_FROM: Final = f"{NAME}['MIGRATE_FROM']"
 
 
 def _storage() -> Storage | None:
@@ -64,8 +70,16 @@ def check_settings(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMess
     if not isinstance(options, dict):
         return [
             checks.Error(
-                f"{NAME} is a {type(options).__name__}; it must be a dict.",
-                hint=f"Write {NAME} = {{...}} with any of: {', '.join(sorted(OPTIONS))}.",
+                Phrase(
+                    _("%(setting)s is a %(type)s; it must be a dict."),
+                    setting=NAME,
+                    type=type(options).__name__,
+                ),
+                hint=Phrase(
+                    _("Write %(setting)s = {...} with any of: %(options)s."),
+                    setting=NAME,
+                    options=", ".join(sorted(OPTIONS)),
+                ),
                 id="sessionstores.E001",
             )
         ]
@@ -74,10 +88,10 @@ def check_settings(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMess
         near = difflib.get_close_matches(str(name), OPTIONS, n=1)
         messages.append(
             checks.Error(
-                f"{NAME}[{name!r}] is not an option.",
-                hint=f"Did you mean {near[0]!r}?"
+                Phrase(_("%(option)s is not an option."), option=f"{NAME}[{name!r}]"),
+                hint=Phrase(_("Did you mean %(option)s?"), option=repr(near[0]))
                 if near
-                else f"The options are: {', '.join(sorted(OPTIONS))}.",
+                else Phrase(_("The options are: %(options)s."), options=", ".join(sorted(OPTIONS))),
                 id="sessionstores.E002",
             )
         )
@@ -86,7 +100,11 @@ def check_settings(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMess
             getattr(conf.settings, name)
         except ImproperlyConfigured as error:
             messages.append(
-                checks.Error(str(error), hint=f"Correct {NAME}[{name!r}].", id="sessionstores.E003")
+                checks.Error(
+                    str(error),
+                    hint=Phrase(_("Correct %(setting)s."), setting=f"{NAME}[{name!r}]"),
+                    id="sessionstores.E003",
+                )
             )
     return messages
 
@@ -99,16 +117,26 @@ def check_merge_functions(app_configs: Any, **kwargs: Any) -> Sequence[checks.Ch
     except ImproperlyConfigured:
         return []  # check_settings says so.
     except ImportError as error:
-        problem: str | None = str(error)
+        problem = Phrase(
+            _("%(setting)s names something that cannot be imported: %(error)s."),
+            setting=f"{NAME}['MERGE']",
+            error=str(error),
+        )
     else:
         odd = [key for key, function in functions.items() if not callable(function)]
-        problem = f"not callable for: {', '.join(map(repr, odd))}" if odd else None
-    if problem is None:
-        return []
+        if not odd:
+            return []
+        problem = Phrase(
+            _("%(setting)s names something that is no function, for: %(keys)s."),
+            setting=f"{NAME}['MERGE']",
+            keys=", ".join(map(repr, odd)),
+        )
     return [
         checks.Error(
-            f"{NAME}['MERGE'] names something that is no function: {problem}.",
-            hint="Give the dotted path of a function of three arguments: base, mine, theirs.",
+            problem,
+            hint=Phrase(
+                _("Give the dotted path of a function of three arguments: base, mine, theirs.")
+            ),
             id="sessionstores.E004",
         )
     ]
@@ -122,8 +150,12 @@ def check_engine(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
     except (ImportError, ImproperlyConfigured) as error:
         return [
             checks.Error(
-                f"SESSION_ENGINE {django_settings.SESSION_ENGINE!r} cannot be used: {error}",
-                hint="Correct the setting that the message names.",
+                Phrase(
+                    _("SESSION_ENGINE %(engine)s cannot be used: %(error)s"),
+                    engine=repr(django_settings.SESSION_ENGINE),
+                    error=str(error),
+                ),
+                hint=Phrase(_("Correct the setting that the message names.")),
                 id="sessionstores.E005",
             )
         ]
@@ -137,9 +169,13 @@ def check_memory(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
         return []
     return [
         checks.Error(
-            "The memory engine keeps sessions in one process: a second worker does not see them, "
-            "and a restart ends them all.",
-            hint="Set SESSION_ENGINE to the db, cached_db, cache or file engine.",
+            Phrase(
+                _(
+                    "The memory engine keeps sessions in one process: a second worker does not see "
+                    "them, and a restart ends them all."
+                )
+            ),
+            hint=Phrase(_("Set SESSION_ENGINE to the db, cached_db, cache or file engine.")),
             id="sessionstores.E006",
         )
     ]
@@ -159,8 +195,12 @@ def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage
     if isinstance(cache, LocMemCache):
         messages.append(
             checks.Warning(
-                f"The cache {alias!r} is in the memory of one process.",
-                hint="Point SESSION_CACHE_ALIAS to a cache that all workers share, such as Redis.",
+                Phrase(
+                    _("The cache %(cache)s is in the memory of one process."), cache=repr(alias)
+                ),
+                hint=Phrase(
+                    _("Point SESSION_CACHE_ALIAS to a cache that all workers share, such as Redis.")
+                ),
                 id="sessionstores.W001",
             )
         )
@@ -170,19 +210,33 @@ def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage
     if isinstance(cache, LocMemCache) and limit < 10_000:
         messages.append(
             checks.Warning(
-                f"The cache {alias!r} holds {limit} entries; from then on it drops sessions "
-                "that are still in use.",
-                hint="Raise OPTIONS['MAX_ENTRIES'] of the cache above the number of sessions, "
-                "or use the db or cached_db engine.",
+                Phrase(
+                    _(
+                        "The cache %(cache)s holds %(limit)s entries; from then on it drops "
+                        "sessions that are still in use."
+                    ),
+                    cache=repr(alias),
+                    limit=limit,
+                ),
+                hint=Phrase(
+                    _(
+                        "Raise OPTIONS['MAX_ENTRIES'] of the cache above the number of sessions, "
+                        "or use the db or cached_db engine."
+                    )
+                ),
                 id="sessionstores.W002",
             )
         )
     if alias == "default":
         messages.append(
             checks.Warning(
-                "Sessions share the cache 'default': cache.clear() logs everyone out.",
-                hint="Give sessions a cache of their own in CACHES, with its own server or "
-                "database number, and name it in SESSION_CACHE_ALIAS.",
+                Phrase(_("Sessions share the cache 'default': cache.clear() logs everyone out.")),
+                hint=Phrase(
+                    _(
+                        "Give sessions a cache of their own in CACHES, with its own server or "
+                        "database number, and name it in SESSION_CACHE_ALIAS."
+                    )
+                ),
                 id="sessionstores.W003",
             )
         )
@@ -198,12 +252,21 @@ def check_registry(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMess
     if not storage.authoritative:
         return [
             checks.Warning(
-                "Without a registry, no session can be ended. A cookie that was copied before a "
-                "logout works until it expires. A new password and a deactivation are noticed "
-                "only where Django asks for the user. Of two requests that save at once, one "
-                "loses its changes.",
-                hint=f"Set {NAME}['REGISTRY'] to 'db', 'cached_db' or 'cache'. Where you can do "
-                "without, silence this check and make SESSION_COOKIE_AGE short.",
+                Phrase(
+                    _(
+                        "Without a registry, no session can be ended. A cookie that was copied "
+                        "before a logout works until it expires. A new password and a deactivation "
+                        "are noticed only where Django asks for the user. Of two requests that "
+                        "save at once, one loses its changes."
+                    )
+                ),
+                hint=Phrase(
+                    _(
+                        "Set %(setting)s to 'db', 'cached_db' or 'cache'. Where you can do "
+                        "without, silence this check and make SESSION_COOKIE_AGE short."
+                    ),
+                    setting=_REGISTRY,
+                ),
                 id="sessionstores.W020",
             )
         ]
@@ -215,10 +278,20 @@ def check_registry(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMess
         return []
     return [
         checks.Warning(
-            f"The registry is in {storage.registry.describe()}, which may drop records that are "
-            "in use, and ends sessions by that.",
-            hint=f"Set {NAME}['REGISTRY'] to 'db' or 'cached_db', or point SESSION_CACHE_ALIAS to "
-            "a cache on Redis.",
+            Phrase(
+                _(
+                    "The registry is in a store that may drop records that are in use, and ends "
+                    "sessions by that: %(store)s."
+                ),
+                store=storage.registry.describe(),
+            ),
+            hint=Phrase(
+                _(
+                    "Set %(setting)s to 'db' or 'cached_db', or point SESSION_CACHE_ALIAS to a "
+                    "cache on Redis."
+                ),
+                setting=_REGISTRY,
+            ),
             id="sessionstores.W021",
         )
     ]
@@ -263,10 +336,21 @@ def check_database(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMess
         if limit and not {limit, *_LIMITED_ELSEWHERE} & options.keys():
             messages.append(
                 checks.Warning(
-                    f"Should the database {alias!r} hang, each request that opens a connection to "
-                    "it hangs as well, for minutes or without end.",
-                    hint=f"Set DATABASES[{alias!r}]['OPTIONS'][{limit!r}] to a few seconds. "
-                    f"{NAME}['DATABASE_TIMEOUT'] counts once there is a connection.",
+                    Phrase(
+                        _(
+                            "Should the database %(database)s hang, each request that opens a "
+                            "connection to it hangs as well, for minutes or without end."
+                        ),
+                        database=repr(alias),
+                    ),
+                    hint=Phrase(
+                        _(
+                            "Set %(setting)s to a few seconds. %(option)s counts once there is a "
+                            "connection."
+                        ),
+                        setting=f"DATABASES[{alias!r}]['OPTIONS'][{limit!r}]",
+                        option=f"{NAME}['DATABASE_TIMEOUT']",
+                    ),
                     id="sessionstores.W006",
                 )
             )
@@ -284,9 +368,13 @@ def check_file_path(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMes
         return []
     return [
         checks.Warning(
-            "Sessions are in the system's folder for temporary files, which a restart or a "
-            "cleaning job may empty.",
-            hint="Set SESSION_FILE_PATH to a folder that only the site's user can read.",
+            Phrase(
+                _(
+                    "Sessions are in the system's folder for temporary files, which a restart or a "
+                    "cleaning job may empty."
+                )
+            ),
+            hint=Phrase(_("Set SESSION_FILE_PATH to a folder that only the site's user can read.")),
             id="sessionstores.W004",
         )
     ]
@@ -324,8 +412,15 @@ def check_former_engines(app_configs: Any, **kwargs: Any) -> Sequence[checks.Che
         except ImproperlyConfigured as error:
             messages.append(
                 checks.Error(
-                    f"The former engine {path} cannot be used: {error}",
-                    hint=f"Correct {NAME}['MIGRATE_FROM'] or the setting that the message names.",
+                    Phrase(
+                        _("The former engine %(engine)s cannot be used: %(error)s"),
+                        engine=path,
+                        error=str(error),
+                    ),
+                    hint=Phrase(
+                        _("Correct %(setting)s or the setting that the message names."),
+                        setting=_MIGRATE_FROM,
+                    ),
                     id="sessionstores.E017",
                 )
             )
@@ -333,11 +428,22 @@ def check_former_engines(app_configs: Any, **kwargs: Any) -> Sequence[checks.Che
         if storage is not None and (shared := shared_parts(storage, former)):
             messages.append(
                 checks.Error(
-                    f"{NAME}['MIGRATE_FROM'] names {path}, which has its sessions where "
-                    f"SESSION_ENGINE has them: {shared[0].describe()}.",
-                    hint="Remove it, where there is nothing to move. Where a cache has to hold "
-                    "both, give SESSION_CACHE_ALIAS another alias with a KEY_PREFIX of its own, "
-                    "and name the old one in MIGRATE_FROM.",
+                    Phrase(
+                        _(
+                            "%(setting)s names %(engine)s, which has its sessions where "
+                            "SESSION_ENGINE has them: %(store)s."
+                        ),
+                        setting=_MIGRATE_FROM,
+                        engine=path,
+                        store=shared[0].describe(),
+                    ),
+                    hint=Phrase(
+                        _(
+                            "Remove it, where there is nothing to move. Where a cache has to hold "
+                            "both, give SESSION_CACHE_ALIAS another alias with a KEY_PREFIX of its "
+                            "own, and name the old one in MIGRATE_FROM."
+                        )
+                    ),
                     id="sessionstores.E016",
                 )
             )
@@ -347,9 +453,15 @@ def check_former_engines(app_configs: Any, **kwargs: Any) -> Sequence[checks.Che
     if entries and storage is None:
         messages.append(
             checks.Error(
-                f"{NAME}['MIGRATE_FROM'] is for the engines of django_sessionstores, and "
-                f"SESSION_ENGINE is {django_settings.SESSION_ENGINE!r}.",
-                hint="Remove it, or correct SESSION_ENGINE.",
+                Phrase(
+                    _(
+                        "%(setting)s is for the engines of django_sessionstores, and "
+                        "SESSION_ENGINE is %(engine)s."
+                    ),
+                    setting=_MIGRATE_FROM,
+                    engine=repr(django_settings.SESSION_ENGINE),
+                ),
+                hint=Phrase(_("Remove it, or correct SESSION_ENGINE.")),
                 id="sessionstores.E018",
             )
         )
@@ -357,10 +469,21 @@ def check_former_engines(app_configs: Any, **kwargs: Any) -> Sequence[checks.Che
         days = -(-django_settings.SESSION_COOKIE_AGE // 86_400)
         messages.append(
             checks.Warning(
-                "A cookie from before the move that somebody has copied can be exchanged for a "
-                f"session until it expires, in up to {days} days: {', '.join(lasting)}.",
-                hint=f"Remove the engine from {NAME}['MIGRATE_FROM'] when the last of its cookies "
-                "has expired, or earlier, which logs those out who have not been back.",
+                Phrase(
+                    _(
+                        "A cookie from before the move that somebody has copied can be exchanged "
+                        "for a session until it expires, in up to %(days)s days: %(stores)s."
+                    ),
+                    days=days,
+                    stores=tuple(lasting),
+                ),
+                hint=Phrase(
+                    _(
+                        "Remove the engine from %(setting)s when the last of its cookies has "
+                        "expired, or earlier, which logs those out who have not been back."
+                    ),
+                    setting=_MIGRATE_FROM,
+                ),
                 id="sessionstores.W016",
             )
         )
@@ -408,8 +531,18 @@ def check_cookie(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
     if wrong:
         messages.append(
             checks.Error(
-                f"Browsers refuse the cookie {name!r} with these settings: nobody keeps a session.",
-                hint=f"The prefix {prefix} asks for: {', '.join(wrong)}.",
+                Phrase(
+                    _(
+                        "Browsers refuse the cookie %(cookie)s with these settings: nobody keeps a "
+                        "session."
+                    ),
+                    cookie=repr(name),
+                ),
+                hint=Phrase(
+                    _("The prefix %(prefix)s asks for: %(settings)s."),
+                    prefix=prefix,
+                    settings=", ".join(wrong),
+                ),
                 id="sessionstores.E007",
             )
         )
@@ -420,8 +553,11 @@ def check_cookie(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
     if partitioned and not django_settings.SESSION_COOKIE_SECURE:
         messages.append(
             checks.Error(
-                "Browsers refuse a cookie that is Partitioned and not Secure.",
-                hint=f"Set SESSION_COOKIE_SECURE = True, or remove {NAME}['COOKIE_PARTITIONED'].",
+                Phrase(_("Browsers refuse a cookie that is Partitioned and not Secure.")),
+                hint=Phrase(
+                    _("Set SESSION_COOKIE_SECURE = True, or remove %(setting)s."),
+                    setting=f"{NAME}['COOKIE_PARTITIONED']",
+                ),
                 id="sessionstores.E008",
             )
         )
@@ -435,9 +571,13 @@ def check_middleware(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMe
     if len(session_middlewares()) > 1 and _has_middleware():
         messages.append(
             checks.Error(
-                "MIDDLEWARE has more than one session middleware: the last one's session is used, "
-                "and the first one's answer.",
-                hint="Put the package's in the place of Django's.",
+                Phrase(
+                    _(
+                        "MIDDLEWARE has more than one session middleware: the last one's session "
+                        "is used, and the first one's answer."
+                    )
+                ),
+                hint=Phrase(_("Put the package's in the place of Django's.")),
                 id="sessionstores.E009",
             )
         )
@@ -446,9 +586,17 @@ def check_middleware(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMe
     if idle and not _has_middleware():
         messages.append(
             checks.Warning(
-                f"{NAME} has options that nothing heeds: {', '.join(idle)}.",
-                hint="They are for django_sessionstores.middleware.SessionMiddleware. Put it in "
-                "MIDDLEWARE in the place of Django's, or remove them.",
+                Phrase(
+                    _("%(setting)s has options that nothing heeds: %(options)s."),
+                    setting=NAME,
+                    options=", ".join(idle),
+                ),
+                hint=Phrase(
+                    _(
+                        "They are for django_sessionstores.middleware.SessionMiddleware. Put it in "
+                        "MIDDLEWARE in the place of Django's, or remove them."
+                    )
+                ),
                 id="sessionstores.W010",
             )
         )
@@ -476,19 +624,37 @@ def check_cookie_size(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckM
     if most <= PROXY_SAFE_BYTES:
         return []
     count = len(split(django_settings.SESSION_COOKIE_NAME, "x" * most))
-    cookies = f"{count} cookies" if count > 1 else "one cookie"
-    refusals = f"a response with more than {_RESPONSE_HEADER} bytes of headers"
     directives = "proxy_buffer_size"
+    refused = _(
+        "A session may take %(most)s bytes (cookies: %(count)s). nginx, as it is installed, "
+        "refuses a response with more than %(response)s bytes of headers."
+    )
     if most + _OTHER_HEADERS > _REQUEST_LINE:
-        refusals += f", and a request with more than {_REQUEST_LINE} bytes of cookies"
-        directives += " and large_client_header_buffers"
+        directives += ", large_client_header_buffers"
+        refused = _(
+            "A session may take %(most)s bytes (cookies: %(count)s). nginx, as it is installed, "
+            "refuses a response with more than %(response)s bytes of headers, and a request with "
+            "more than %(request)s bytes of cookies."
+        )
     return [
         checks.Warning(
-            f"A session may take {most} bytes in {cookies}. nginx, as it is installed, refuses "
-            f"{refusals}.",
-            hint=f"Set {NAME}['COOKIE_MAX_BYTES'] to {PROXY_SAFE_BYTES} or less, which leaves room "
-            f"for other headers. Or raise {directives}, or what limits your proxies have, and "
-            "silence this check.",
+            Phrase(
+                refused,
+                most=most,
+                count=count,
+                response=_RESPONSE_HEADER,
+                request=_REQUEST_LINE,
+            ),
+            hint=Phrase(
+                _(
+                    "Set %(setting)s to %(safe)s or less, which leaves room for other headers. Or "
+                    "raise the limits of your proxies, for nginx %(directives)s, and silence this "
+                    "check."
+                ),
+                setting=f"{NAME}['COOKIE_MAX_BYTES']",
+                safe=PROXY_SAFE_BYTES,
+                directives=directives,
+            ),
             id="sessionstores.W015",
         )
     ]
@@ -505,12 +671,21 @@ def check_what_needs_a_list(app_configs: Any, **kwargs: Any) -> Sequence[checks.
     if storage is None:
         return []
     messages: list[checks.CheckMessage] = []
-    hint = f"Set {NAME}['REGISTRY'] if the engine takes one, or choose another SESSION_ENGINE."
+    hint = Phrase(
+        _("Set %(setting)s if the engine takes one, or choose another SESSION_ENGINE."),
+        setting=_REGISTRY,
+    )
     if limited and not storage.lists:
         messages.append(
             checks.Error(
-                f"{NAME}['MAX_SESSIONS'] is set, and {storage.describe()} cannot tell how many "
-                "sessions a user has: every login fails.",
+                Phrase(
+                    _(
+                        "%(setting)s is set, and this store cannot tell how many sessions a user "
+                        "has, so that every login fails: %(store)s."
+                    ),
+                    setting=f"{NAME}['MAX_SESSIONS']",
+                    store=storage.describe(),
+                ),
                 hint=hint,
                 id="sessionstores.E019",
             )
@@ -518,8 +693,12 @@ def check_what_needs_a_list(app_configs: Any, **kwargs: Any) -> Sequence[checks.
     if renewing and (storage.holds_in_key or not storage.lists):
         messages.append(
             checks.Warning(
-                f"{NAME}['RENEW_AGE'] has no effect with {storage.describe()}.",
-                hint="Each save of the cookie engine makes another cookie as it is."
+                Phrase(
+                    _("%(setting)s has no effect with this store: %(store)s."),
+                    setting=f"{NAME}['RENEW_AGE']",
+                    store=storage.describe(),
+                ),
+                hint=Phrase(_("Each save of the cookie engine makes another cookie as it is."))
                 if storage.holds_in_key
                 else hint,
                 id="sessionstores.W022",
@@ -595,16 +774,23 @@ def check_cookie_protection(app_configs: Any, **kwargs: Any) -> Sequence[checks.
     if not django_settings.SESSION_COOKIE_SECURE:
         messages.append(
             checks.Warning(
-                "The session cookie is also sent over plain HTTP, where anybody can read it.",
-                hint="Set SESSION_COOKIE_SECURE = True.",
+                Phrase(
+                    _("The session cookie is also sent over plain HTTP, where anybody can read it.")
+                ),
+                hint=Phrase(_("Set %(setting)s."), setting="SESSION_COOKIE_SECURE = True"),
                 id="sessionstores.W011",
             )
         )
     if not django_settings.SESSION_COOKIE_HTTPONLY:
         messages.append(
             checks.Warning(
-                "Scripts in a page can read the session cookie, those of an attacker included.",
-                hint="Set SESSION_COOKIE_HTTPONLY = True.",
+                Phrase(
+                    _(
+                        "Scripts in a page can read the session cookie, those of an attacker "
+                        "included."
+                    )
+                ),
+                hint=Phrase(_("Set %(setting)s."), setting="SESSION_COOKIE_HTTPONLY = True"),
                 id="sessionstores.W012",
             )
         )
@@ -623,10 +809,18 @@ def check_encryption_keys(app_configs: Any, **kwargs: Any) -> Sequence[checks.Ch
         return []
     return [
         checks.Warning(
-            f"{NAME}['ENCRYPTION_KEYS'] has keys of fewer than 32 characters, at: "
-            f"{', '.join(map(str, short))}.",
-            hint='Make one with: python -c "import secrets; print(secrets.token_urlsafe(48))". '
-            "Put it first; keep the old ones behind it until their sessions have expired.",
+            Phrase(
+                _("%(setting)s has keys of fewer than 32 characters, at: %(places)s."),
+                setting=f"{NAME}['ENCRYPTION_KEYS']",
+                places=", ".join(map(str, short)),
+            ),
+            hint=Phrase(
+                _(
+                    "Make one with: %(command)s. Put it first; keep the old ones behind it until "
+                    "their sessions have expired."
+                ),
+                command='python -c "import secrets; print(secrets.token_urlsafe(48))"',
+            ),
             id="sessionstores.W005",
         )
     ]
@@ -641,13 +835,19 @@ def report_storage(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMess
         return []  # check_engine says so.
     if storage is None:
         return []
-    messages = [checks.Info(f"Sessions are in {storage.describe()}.", id="sessionstores.I001")]
+    where = Phrase(_("Sessions are in %(store)s."), store=storage.describe())
+    messages = [checks.Info(where, id="sessionstores.I001")]
     if isinstance(storage, CacheStorage) and not storage.lists:
         messages.append(
             checks.Info(
-                f"{storage.describe()} cannot list what it has, so no session can be found by its "
-                "user.",
-                hint=f"If that is needed, set {NAME}['REGISTRY'] to 'db'.",
+                Phrase(
+                    _("%(store)s cannot list what it has, so no session can be found by its user."),
+                    store=storage.describe(),
+                ),
+                hint=Phrase(
+                    _("If that is needed, set %(setting)s to 'db'."),
+                    setting=_REGISTRY,
+                ),
                 id="sessionstores.I002",
             )
         )

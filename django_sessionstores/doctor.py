@@ -11,17 +11,19 @@ from django.conf import settings as django_settings
 from django.core import checks as django_checks
 from django.core.checks.registry import registry
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.formats import number_format
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
 from . import checks, conf
 from .exceptions import StorageUnavailable
 from .records import draw_key, session_id
 from .storages.base import Storage
-from .words import span
+from .words import grouped, span, told, translated
 
 T = TypeVar("T")
 
+# Translators: these seven are lines below the heading "Sessions can" or "They cannot".
 CAPABILITIES: Final = {
     "authoritative": gettext_lazy("end sessions, and lose no change of parallel requests"),
     "lists": gettext_lazy("list and count sessions"),
@@ -31,7 +33,7 @@ CAPABILITIES: Final = {
     "keeps_client": gettext_lazy("keep the client's address"),
     "native_async": gettext_lazy("be used without threads under ASGI"),
 }
-"""What storages declare of themselves, in words that go on from "Sessions can"."""
+"""What storages declare of themselves."""
 _COOKIE: Final = (
     "SESSION_COOKIE_AGE",
     "SESSION_EXPIRE_AT_BROWSER_CLOSE",
@@ -46,6 +48,14 @@ _OPTIONS: Final = ("IDLE_AGE", "ABSOLUTE_AGE", "TOUCH_INTERVAL", "REGISTRY")
 _CHECKS: Final = (checks.__name__, "django.core.checks.security.sessions")
 """The modules whose checks are about sessions."""
 _WRONG: Final = django_checks.WARNING
+LEVELS: Final = {
+    "critical": gettext_lazy("Critical"),
+    "error": gettext_lazy("Error"),
+    "warning": gettext_lazy("Warning"),
+    "info": gettext_lazy("Info"),
+    "debug": gettext_lazy("Debug"),
+}
+"""`Finding.level` in the words of a page."""
 
 
 class Store(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +101,7 @@ def diagnose(storage: Storage) -> Diagnosis:
     problems = [*(store.error for store in stores), *(finding.is_wrong for finding in findings)]
     return Diagnosis(
         engine=django_settings.SESSION_ENGINE,
-        description=storage.describe(),
+        description=translated(storage.describe()),
         stores=stores,
         capabilities={name: bool(getattr(storage, name)) for name in CAPABILITIES},
         max_payload=storage.max_payload,
@@ -104,15 +114,15 @@ def diagnose(storage: Storage) -> Diagnosis:
 
 
 def _ask(storage: Storage) -> Store:
-    unknown = session_id(draw_key())
+    unknown, description = session_id(draw_key()), translated(storage.describe())
     try:
         storage.lookup(unknown)  # Opens the connection, which is not what is measured.
         started = time.perf_counter()
         storage.lookup(unknown)
     except StorageUnavailable as error:
-        return Store(description=storage.describe(), milliseconds=None, error=str(error))
+        return Store(description=description, milliseconds=None, error=told(error))
     milliseconds = round((time.perf_counter() - started) * 1000, 3)
-    return Store(description=storage.describe(), milliseconds=milliseconds)
+    return Store(description=description, milliseconds=milliseconds)
 
 
 def _policy() -> dict[str, Any]:
@@ -139,8 +149,8 @@ def _findings() -> Iterable[Finding]:
                 yield Finding(
                     level=_level_name(message.level),
                     id=message.id or "",
-                    message=message.msg,
-                    hint=message.hint or "",
+                    message=translated(message.msg),
+                    hint=translated(message.hint or ""),
                     is_wrong=message.level >= _WRONG,
                 )
 
@@ -168,9 +178,9 @@ def summary(diagnosis: Diagnosis) -> dict[str, str]:
         or _("none, but the browser"),
         _("Sessions can"): "\n".join(able) or "-",
         _("They cannot"): "\n".join(unable) or "-",
-        _("Largest session"): _("%(number)s bytes") % {"number": f"{size:,}"} if size else "-",
+        _("Largest session"): _bytes_in_words(size) if size else "-",
         _("Middleware"): "\n".join(diagnosis.middleware) or _("none, so no view has a session"),
-        _("Encryption keys"): _("wrong, see below") if keys is None else str(keys),
+        _("Encryption keys"): _("wrong, see the findings") if keys is None else str(keys),
         _("Policy"): "\n".join(
             f"{name} = {_value_in_words(name, value)}" for name, value in diagnosis.policy.items()
         ),
@@ -182,14 +192,23 @@ def _store_in_words(store: Store) -> str:
         words = _("%(store)s: DOES NOT ANSWER. %(error)s")
         return words % {"store": store.description, "error": store.error}
     words = _("%(store)s: answers in %(number)s ms")
-    return words % {"store": store.description, "number": f"{store.milliseconds:.1f}"}
+    return words % {"store": store.description, "number": _rounded(store.milliseconds)}
+
+
+def _rounded(milliseconds: float | None) -> str:
+    return number_format(milliseconds or 0, decimal_pos=1)
+
+
+def _bytes_in_words(size: int) -> str:
+    return ngettext("%(number)s byte", "%(number)s bytes", size) % {"number": grouped(size)}
 
 
 def _value_in_words(name: str, value: Any) -> str:
     if value is None and name in _OPTIONS:
-        return _("wrong, see below")
+        return _("wrong, see the findings")
     if name.endswith("_AGE"):
-        return f"{value} ({span(value) if value else _('no such end')})"
+        words = span(value) if value else _("no such end")
+        return f"{value} ({words})"
     return repr(value)
 
 

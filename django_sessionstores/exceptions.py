@@ -20,12 +20,12 @@ class StorageUnavailable(SessionStoresError):
 class PartlyEnded(StorageUnavailable):
     """The store stopped answering while sessions were being ended or purged.
 
-    ``ended`` says of how many that is known to be done.
+    ``ended`` says of how many that is known to be done, ``reason`` why not of all.
     """
 
     def __init__(self, ended: int, reason: StorageUnavailable) -> None:
         super().__init__(f"{reason} Ended before that: {ended}.")
-        self.ended = ended
+        self.ended, self.reason = ended, reason
 
 
 class StorageFull(StorageUnavailable):

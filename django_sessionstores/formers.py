@@ -28,6 +28,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError, router
 from django.db.transaction import TransactionManagementError
 from django.utils.module_loading import import_string
+from django.utils.translation import gettext_noop
 
 from . import lifetime
 from .codec import Snapshot, newest_data
@@ -44,6 +45,7 @@ from .conf import (
 from .exceptions import StorageUnavailable, UnreadablePayload, UnserializableValue
 from .records import Record, SecretText, State, is_well_formed, session_id, tombstone
 from .storages.base import Conflict, Storage, Updated
+from .words import Phrase
 
 _DJANGO: Final = "django.contrib.sessions.backends"
 _GRAVE_SECONDS: Final = 60
@@ -331,7 +333,11 @@ class DatabaseFormer(DjangoFormer):
 
     def describe(self) -> str:
         rows = self._rows
-        return f"table {rows.model._meta.db_table} in database {rows.db!r}"
+        return Phrase(
+            gettext_noop("table %(table)s in database %(database)s"),
+            table=rows.model._meta.db_table,
+            database=repr(rows.db),
+        )
 
     def find(self, key: str) -> Found | None:
         with _answering(self):
@@ -407,7 +413,10 @@ class CacheFormer(DjangoFormer):
         self.alias = _cache_alias()
 
     def describe(self) -> str:
-        return f"the sessions of Django's engine in the cache {self.alias!r}"
+        return Phrase(
+            gettext_noop("the sessions of Django's engine in the cache %(alias)s"),
+            alias=repr(self.alias),
+        )
 
     def find(self, key: str) -> Found | None:
         with _answering(self, self._damage):
@@ -441,7 +450,9 @@ class FileFormer(DjangoFormer):
         self._listed: list[SecretText] = []
 
     def describe(self) -> str:
-        return f"the files of Django's engine in {self._folder}"
+        return Phrase(
+            gettext_noop("the files of Django's engine in %(folder)s"), folder=str(self._folder)
+        )
 
     def find(self, key: str) -> Found | None:
         # No variable for the path, nor for the text before all is done: error reports show them.
@@ -505,7 +516,7 @@ class SignedCookieFormer(DjangoFormer):
     lists = False
 
     def describe(self) -> str:
-        return "the browsers' cookies, signed by Django's engine"
+        return Phrase(gettext_noop("the browsers' cookies, signed by Django's engine"))
 
     def find(self, key: str) -> Found | None:
         if key.count(":") < 2:

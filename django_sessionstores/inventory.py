@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from django.conf import settings as django_settings
+from django.utils.translation import gettext_noop
 
 from . import adoption, ending, session, signals
 from .conf import session_store
@@ -22,6 +23,7 @@ from .lifetime import aware
 from .records import Record, is_beginning_of_id, is_session_id, is_storable
 from .session import SessionStore, purging
 from .storages.base import Page, Storage
+from .words import Phrase
 
 SHORT_ID: Final = 12
 """Characters of an id in a list: two of a million sessions share them once in 500 times."""
@@ -78,7 +80,12 @@ class Inventory:
         self._engine = django_settings.SESSION_ENGINE if engine is None else engine
         self._store: Any = session_store(self._engine)
         if not (isinstance(self._store, type) and issubclass(self._store, SessionStore)):
-            raise CannotList(f"{self._engine} is not an engine of django_sessionstores.")
+            raise CannotList(
+                Phrase(
+                    gettext_noop("%(engine)s is not an engine of django_sessionstores."),
+                    engine=self._engine,
+                )
+            )
         self.storage: Storage = self._store.storage()
 
     # --- Find ------------------------------------------------------------------------------
@@ -252,9 +259,15 @@ class Inventory:
     def _scan(self, cursor: str, limit: int, user_id: str | None) -> Flow[Page]:
         if not self.storage.lists:
             raise CannotList(
-                f"{self._engine} cannot tell which sessions there are: {self.storage.describe()} "
-                "keeps no list of them. Name a registry in SESSIONSTORES['REGISTRY'] where the "
-                "engine takes one, or choose another SESSION_ENGINE."
+                Phrase(
+                    gettext_noop(
+                        "%(engine)s cannot tell which sessions there are: %(store)s keeps no list "
+                        "of them. Name a registry in SESSIONSTORES['REGISTRY'] where the engine "
+                        "takes one, or choose another SESSION_ENGINE."
+                    ),
+                    engine=self._engine,
+                    store=self.storage.describe(),
+                )
             )
         page: Page = yield Call(self.storage, "scan", (cursor, limit, user_id))
         return page
@@ -270,7 +283,9 @@ class Inventory:
 
     def _data(self, session_id: str) -> Flow[dict[str, Any] | None]:
         if self.storage.holds_in_key:
-            raise UnreadablePayload("only the browser has what is in the session")
+            raise UnreadablePayload(
+                Phrase(gettext_noop("only the browser has what is in the session"))
+            )
         record: Record | None = yield Call(self.storage, "read", (session_id,))
         if record is None or not record.is_live(session.now()):
             return None

@@ -20,6 +20,7 @@ from django.template import TemplateDoesNotExist
 from django.template.loader import get_template
 from django.utils.cache import add_never_cache_headers, patch_vary_headers
 from django.utils.log import log_response
+from django.utils.translation import gettext
 
 from .chunks import join, parts, split
 from .client import clean_user_agent, client_ip
@@ -267,7 +268,7 @@ class _OutagePage:
         """
         if self._template is None:
             response = _OutageResponse(
-                "Service unavailable. Please try again in a moment.\n",
+                gettext("Service unavailable. Please try again in a moment.") + "\n",
                 content_type="text/plain; charset=utf-8",
             )
         else:

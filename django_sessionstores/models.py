@@ -56,8 +56,9 @@ class Session(StoredSession):
         verbose_name_plural = _("sessions")
         default_permissions = ("view",)
         permissions = [
-            ("end_session", _("Can end sessions")),
-            ("view_session_data", _("Can view what is in sessions, but for secrets")),
+            # As Django's own, these are in English, which is what the table of them has.
+            ("end_session", "Can end sessions"),
+            ("view_session_data", "Can view what is in sessions, but for secrets"),
         ]
 
 

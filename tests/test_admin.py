@@ -528,7 +528,7 @@ def test_purge(site: Any, client: Client) -> None:
     if over:
         assert f"{len(over)} expired sessions were purged." in answer
         (entry,) = LogEntry.objects.all()
-        assert entry.change_message == "Purged 2 sessions."
+        assert entry.get_change_message() == "Deleted sessions “2”."
     assert is_alive(site, session)
     assert listed(client, state="all") == short(session, own(client))
 

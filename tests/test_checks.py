@@ -476,11 +476,11 @@ def test_options_of_the_middleware_are_checked(options):
 @pytest.mark.parametrize(
     ("middleware", "options", "named"),
     [
-        (OURS, {"COOKIE_MAX_BYTES": 16_384}, ["16340 bytes in 4 cookies", "4096", "8192"]),
-        (OURS, {"COOKIE_MAX_BYTES": 5_000}, ["5000 bytes in 2 cookies", "4096"]),
-        (OURS, {"COOKIE_MAX_PARTS": 1, "COOKIE_MAX_BYTES": 5_000}, ["4087 bytes in one cookie"]),
-        (DJANGOS, {"COOKIE_MAX_BYTES": 16_384}, ["4087 bytes in one cookie", "4096"]),
-        (DJANGOS, {"COOKIE_MAX_BYTES": checks.PROXY_SAFE_BYTES + 1}, ["2501 bytes in one cookie"]),
+        (OURS, {"COOKIE_MAX_BYTES": 16_384}, ["16340 bytes (cookies: 4)", "4096", "8192"]),
+        (OURS, {"COOKIE_MAX_BYTES": 5_000}, ["5000 bytes (cookies: 2)", "4096"]),
+        (OURS, {"COOKIE_MAX_PARTS": 1, "COOKIE_MAX_BYTES": 5_000}, ["4087 bytes (cookies: 1)"]),
+        (DJANGOS, {"COOKIE_MAX_BYTES": 16_384}, ["4087 bytes (cookies: 1)", "4096"]),
+        (DJANGOS, {"COOKIE_MAX_BYTES": checks.PROXY_SAFE_BYTES + 1}, ["2501 bytes (cookies: 1)"]),
     ],
 )
 def test_cookies_that_proxies_refuse_are_announced(middleware, options, named):

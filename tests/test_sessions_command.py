@@ -603,8 +603,8 @@ def test_doctor_never_tells_the_encryption_keys(sound: Engine) -> None:
     [
         ({"SESSION_COOKIE_SECURE": False}, "WARNING security.W01"),
         ({"SESSIONSTORES": {"IDEL_AGE": 5}}, "ERROR sessionstores.E002"),
-        ({"SESSIONSTORES": {"IDLE_AGE": "5"}}, "IDLE_AGE = wrong, see below"),
-        ({"SESSIONSTORES": {"ENCRYPTION_KEYS": [""]}}, "Encryption keys  wrong, see below"),
+        ({"SESSIONSTORES": {"IDLE_AGE": "5"}}, "IDLE_AGE = wrong, see the findings"),
+        ({"SESSIONSTORES": {"ENCRYPTION_KEYS": [""]}}, "Encryption keys  wrong, see the findings"),
         ({"MIDDLEWARE": []}, "Middleware       none, so no view has a session"),
     ],
     ids=lambda value: str(value)[:50],

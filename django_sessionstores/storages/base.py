@@ -142,7 +142,10 @@ class Storage:
         return False
 
     def describe(self) -> str:
-        """One line for checks and pages: which store, through which adapter. No secret."""
+        """One line for checks and pages: which store, through which adapter. No secret.
+
+        A `Phrase` is translated on pages.
+        """
         raise NotImplementedError
 
     def identify(self, key: str) -> str | None:

@@ -8,10 +8,12 @@ from typing import Final, NamedTuple
 
 import msgspec
 from django.conf import settings as django_settings
+from django.utils.translation import gettext_noop
 
 from .. import conf
 from ..exceptions import PayloadTooLarge, UnreadablePayload
 from ..records import Record, SecretText
+from ..words import Phrase
 from .base import Outcome, Storage, Taken, Updated
 
 _ID_SIZE: Final = 20
@@ -59,7 +61,10 @@ class CookieStorage(Storage):
     self_expiring = True
 
     def describe(self) -> str:
-        return f"the cookie {django_settings.SESSION_COOKIE_NAME!r} of the browser"
+        return Phrase(
+            gettext_noop("the cookie %(name)s of the browser"),
+            name=repr(django_settings.SESSION_COOKIE_NAME),
+        )
 
     def identify(self, key: str) -> str | None:
         try:

@@ -29,10 +29,12 @@ from django.db import (
 )
 from django.db.models.functions import Length
 from django.db.transaction import TransactionManagementError
+from django.utils.translation import gettext_noop
 from msgspec.structs import replace
 
 from ..exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
 from ..records import Record, State
+from ..words import Phrase
 from .base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated, no_cursor
 from .deadline import LimitedCursor
 
@@ -232,8 +234,12 @@ class DatabaseStorage(Storage):
 
     def describe(self) -> str:
         connection = self.connection()
-        table = self._model._meta.db_table
-        return f"table {table} in database {connection.alias!r} ({connection.vendor})"
+        return Phrase(
+            gettext_noop("table %(table)s in database %(database)s (%(vendor)s)"),
+            table=self._model._meta.db_table,
+            database=repr(connection.alias),
+            vendor=connection.vendor,
+        )
 
     def read(self, session_id: str) -> Record | None:
         connection, statements = self._database()

@@ -27,6 +27,7 @@ from django.db import (
 )
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.transaction import TransactionManagementError
+from django.utils.translation import gettext_noop
 
 from ..exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
 from ..records import (
@@ -40,6 +41,7 @@ from ..records import (
     unpack,
     unpack_start,
 )
+from ..words import Phrase
 from .base import (
     NAMESPACE,
     CacheStorage,
@@ -172,7 +174,12 @@ class DatabaseCacheStorage(CacheStorage):
 
     def describe(self) -> str:
         connection = self.connection()
-        return f"cache table {self._table} in database {connection.alias!r} ({connection.vendor})"
+        return Phrase(
+            gettext_noop("cache table %(table)s in database %(database)s (%(vendor)s)"),
+            table=self._table,
+            database=repr(connection.alias),
+            vendor=connection.vendor,
+        )
 
     def read(self, session_id: str) -> Record | None:
         # The table is swept now and then only, so that what it has may have expired.

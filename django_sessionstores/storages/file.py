@@ -23,6 +23,7 @@ from functools import partial
 from typing import Final
 
 import msgspec
+from django.utils.translation import gettext_noop
 
 from ..exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..records import (
@@ -38,6 +39,7 @@ from ..records import (
     unpack_head,
     unpack_start,
 )
+from ..words import Phrase
 from .base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated, after, page_of
 from .disk import POLL_SECONDS, insist, names_in
 from .file_index import Entry, UserIndex
@@ -140,7 +142,7 @@ class FileStorage(Storage):
         self._purging = threading.Lock()
 
     def describe(self) -> str:
-        return f"files in {self._folder}"
+        return Phrase(gettext_noop("files in %(folder)s"), folder=str(self._folder))
 
     def read(self, session_id: str) -> Record | None:
         try:

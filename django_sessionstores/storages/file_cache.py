@@ -17,9 +17,11 @@ from urllib.parse import quote
 import msgspec
 from django.core.cache import caches
 from django.core.cache.backends.filebased import FileBasedCache
+from django.utils.translation import gettext_noop
 
 from ..exceptions import UnreadablePayload
 from ..records import Record, State
+from ..words import Phrase
 from .base import CacheStorage
 from .copies import is_refused
 from .file import FileStorage
@@ -58,7 +60,11 @@ class FileCacheStorage(FileStorage, CacheStorage):
         self._alias = alias
 
     def describe(self) -> str:
-        return f"{super().describe()} (cache {self._alias!r})"
+        return Phrase(
+            gettext_noop("%(store)s (cache %(alias)s)"),
+            store=super().describe(),
+            alias=repr(self._alias),
+        )
 
     def read(self, session_id: str) -> Record | None:
         record = super().read(session_id)

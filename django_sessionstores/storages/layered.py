@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Any, Final
 
 import msgspec
+from django.utils.translation import gettext_noop
 
 from ..exceptions import (
     PayloadTooLarge,
@@ -19,6 +20,7 @@ from ..exceptions import (
 )
 from ..flow import Call, Flow, run
 from ..records import Record, State, moved, tombstone
+from ..words import Phrase
 from .base import CacheStorage, Conflict, Gone, Outcome, Storage, Taken, Updated
 from .composed import ComposedStorage
 from .copies import leased, read_copy
@@ -60,7 +62,11 @@ class Layered(ComposedStorage):
         self.shared = authority.shared
 
     def describe(self) -> str:
-        return f"{self.cache.describe()} in front of {self.authority.describe()}"
+        return Phrase(
+            gettext_noop("%(cache)s in front of %(database)s"),
+            cache=self.cache.describe(),
+            database=self.authority.describe(),
+        )
 
     def _read(self, locator: str) -> Flow[Record | None]:
         distrusted = self._is_suspect(locator)

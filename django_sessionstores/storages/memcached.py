@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
+from django.utils.translation import gettext_noop
 
 from ..exceptions import (
     PayloadTooLarge,
@@ -20,6 +21,7 @@ from ..exceptions import (
     missing_extra,
 )
 from ..records import Record, moved, pack, unpack
+from ..words import Phrase
 from .base import NAMESPACE, CacheStorage, Conflict, Gone, Outcome, Taken, Updated
 from .copies import is_refused
 
@@ -167,7 +169,10 @@ class MemcachedStorage(CacheStorage):
         cache.make_and_validate_key(NAMESPACE + "0" * 40)
 
     def describe(self) -> str:
-        return f"memcached at {', '.join(sorted(self._nodes))} through pymemcache"
+        return Phrase(
+            gettext_noop("memcached at %(nodes)s through pymemcache"),
+            nodes=", ".join(sorted(self._nodes)),
+        )
 
     def read(self, session_id: str) -> Record | None:
         return _record(session_id, self._find(session_id))

@@ -7,7 +7,10 @@ from collections.abc import Callable, Coroutine, Iterator
 from threading import Lock
 from typing import Any, Final
 
+from django.utils.translation import gettext_noop
+
 from ..records import Record, State, moved
+from ..words import Phrase
 from .base import Conflict, Gone, Outcome, P, Page, Storage, T, Taken, Updated, after, page_of
 
 _NEVER: Final = 2**63
@@ -33,7 +36,10 @@ class MemoryStorage(Storage):
         self._earliest = _NEVER
 
     def describe(self) -> str:
-        return f"memory of this process, at most {self._max_sessions} sessions"
+        return Phrase(
+            gettext_noop("memory of this process, at most %(number)s sessions"),
+            number=self._max_sessions,
+        )
 
     def read(self, session_id: str) -> Record | None:
         return self._records.get(session_id)

@@ -24,9 +24,11 @@ from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.cache.backends.locmem import LocMemCache
+from django.utils.translation import gettext_noop
 
 from ..exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..records import Record, State, is_session_id, moved, pack, unpack, unpack_start
+from ..words import Phrase
 from .base import (
     NAMESPACE,
     CacheStorage,
@@ -89,7 +91,11 @@ class PortableStorage(CacheStorage):
         self._alias = alias
 
     def describe(self) -> str:
-        return f"{type(self._cache).__name__} through Django's cache API (alias {self._alias!r})"
+        return Phrase(
+            gettext_noop("%(cache)s through Django's cache API (alias %(alias)s)"),
+            cache=type(self._cache).__name__,
+            alias=repr(self._alias),
+        )
 
     def read(self, session_id: str) -> Record | None:
         return self._find(session_id)

@@ -15,6 +15,7 @@ from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.redis import RedisCache as DjangoRedisCache
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_noop
 from redis import Redis
 from redis import asyncio as awaited
 from redis import connection as blocking
@@ -25,6 +26,7 @@ from redis.exceptions import OutOfMemoryError, RedisClusterException, RedisError
 from redis.retry import Retry as BlockingRetry
 
 from ..exceptions import StorageFull, StorageUnavailable, UnreadablePayload
+from ..words import Phrase
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,8 +80,11 @@ class Server:
 
     def describe(self) -> str:
         """Which server, through which adapter."""
-        through = "Django's RedisCache" if self._is_djangos else "django-redis"
-        return f"Redis through {through} (cache alias {self._alias!r})"
+        return Phrase(
+            gettext_noop("Redis through %(client)s (cache alias %(alias)s)"),
+            client="Django's RedisCache" if self._is_djangos else "django-redis",
+            alias=repr(self._alias),
+        )
 
     @property
     def is_native(self) -> bool:

@@ -6,11 +6,13 @@ import logging
 from typing import Any, Final, NamedTuple
 
 import msgspec
+from django.utils.translation import gettext_noop
 
 from ..exceptions import SessionConflict, StorageUnavailable
 from ..flow import Call, Flow
 from ..lifetime import CLOCK_SKEW
 from ..records import Change, Record, State, bare
+from ..words import Phrase
 from .base import Conflict, Gone, Outcome, Storage, Taken, Updated
 from .composed import ComposedStorage
 from .journal import Journal, Save
@@ -70,7 +72,11 @@ class Registered(ComposedStorage):
         return self.data.native_async and self.registry.native_async
 
     def describe(self) -> str:
-        return f"{self.data.describe()}, registered in {self.registry.describe()}"
+        return Phrase(
+            gettext_noop("%(store)s, registered in %(registry)s"),
+            store=self.data.describe(),
+            registry=self.registry.describe(),
+        )
 
     def identify(self, key: str) -> str | None:
         return self.data.identify(key)

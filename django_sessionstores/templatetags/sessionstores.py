@@ -12,10 +12,9 @@ from django.template.defaultfilters import date
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.timesince import timesince
-from django.utils.translation import gettext as _
 
 from ..exceptions import CannotList, StorageUnavailable
+from ..words import distance
 from ..your_sessions import YourSessionList, YourSessions
 
 register = template.Library()
@@ -52,12 +51,7 @@ def _of_reader(context: Context, ask: Callable[[YourSessions], T]) -> T | None:
 @register.simple_tag
 def moment(when: datetime, now: datetime) -> SafeString:
     """How far a moment is from now, in words; exactly, to who points at it."""
-    left = when > now
-    span = timesince(now, when, depth=1) if left else timesince(when, now, depth=1)
-    if abs(when - now).total_seconds() < 60:
-        words = _("in a moment") if left else _("just now")
-    else:
-        words = (_("in %(span)s") if left else _("%(span)s ago")) % {"span": span}
+    words = distance(when, now)
     return format_html(
         '<time datetime="{}" title="{}">{}</time>', when.isoformat(), exact(when), words
     )
