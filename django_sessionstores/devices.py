@@ -13,6 +13,7 @@ from django.conf import settings as django_settings
 from django.utils.translation import gettext, pgettext
 
 from .conf import reset_on_change
+from .words import isolated
 
 _KNOWN: Final = 4096
 """Different user agents, and addresses, of which the answer is kept."""
@@ -35,7 +36,7 @@ def describe_device(user_agent: str) -> str:
     browser, system = _parsed(user_agent)
     if browser and system:
         words = gettext("%(browser)s on %(system)s")
-        return words % {"browser": browser, "system": system}
+        return words % {"browser": isolated(browser), "system": isolated(system)}
     return browser or system or user_agent or gettext("Unknown device")
 
 
