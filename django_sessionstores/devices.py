@@ -35,6 +35,8 @@ def describe_device(user_agent: str) -> str:
     """
     browser, system = _parsed(user_agent)
     if browser and system:
+        # Translators: Where your language is read from right to left, begin with the character
+        # U+200F, so that the two names do not change places.
         words = gettext("%(browser)s on %(system)s")
         return words % {"browser": isolated(browser), "system": isolated(system)}
     return browser or system or user_agent or gettext("Unknown device")
