@@ -26,6 +26,7 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, path, reverse
+from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_http_methods, require_POST
@@ -44,7 +45,7 @@ from .overview import count_of_user, history, overview
 from .records import is_storable
 from .redaction import Node, Redactor
 from .users import find_user, find_users, usernames
-from .words import told
+from .words import isolated, told
 
 if TYPE_CHECKING:
     _Admin = admin.ModelAdmin[Session]
@@ -246,7 +247,7 @@ class SessionAdmin(_Admin):
         return self._render(
             request,
             "list",
-            title=_("Sessions"),
+            title=capfirst(self.opts.verbose_name_plural),
             now=now,
             search=search,
             query=text,
@@ -487,7 +488,7 @@ class SessionAdmin(_Admin):
                 "%(number)s sessions may still be live: %(reason)s",
                 failed,
             )
-            text %= {"number": failed, "reason": reason}
+            text %= {"number": failed, "reason": isolated(reason)}
             self.message_user(request, text, messages.ERROR)
 
     def _end_many(
@@ -501,7 +502,7 @@ class SessionAdmin(_Admin):
         if number or not problem:
             self._say_ended(request, number, is_purge=is_purge)
         if problem:
-            text = _("Not all is done: %(reason)s") % {"reason": problem}
+            text = _("Not all is done: %(reason)s") % {"reason": isolated(problem)}
             self.message_user(request, text, messages.ERROR)
         return number
 

@@ -2,6 +2,7 @@
 
 from django.apps import AppConfig
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
 
@@ -9,7 +10,8 @@ class SessionStoresConfig(AppConfig):
     """Needed in ``INSTALLED_APPS`` only for engines with a table, commands, checks and pages."""
 
     name = "django_sessionstores"
-    verbose_name = _("Sessions")
+    # The word of the model: some of Django's catalogs have another for "Sessions".
+    verbose_name = capfirst(_("sessions"))
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:

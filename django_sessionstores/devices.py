@@ -13,6 +13,7 @@ from django.conf import settings as django_settings
 from django.utils.translation import gettext, pgettext
 
 from .conf import reset_on_change
+from .words import isolated
 
 _KNOWN: Final = 4096
 """Different user agents, and addresses, of which the answer is kept."""
@@ -34,8 +35,10 @@ def describe_device(user_agent: str) -> str:
     """
     browser, system = _parsed(user_agent)
     if browser and system:
+        # Translators: Where your language is read from right to left, begin with the character
+        # U+200F, so that the two names do not change places.
         words = gettext("%(browser)s on %(system)s")
-        return words % {"browser": browser, "system": system}
+        return words % {"browser": isolated(browser), "system": isolated(system)}
     return browser or system or user_agent or gettext("Unknown device")
 
 

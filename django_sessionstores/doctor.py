@@ -19,7 +19,7 @@ from . import checks, conf
 from .exceptions import StorageUnavailable
 from .records import draw_key, session_id
 from .storages.base import Storage
-from .words import grouped, span, told, translated
+from .words import grouped, isolated, span, told, translated
 
 T = TypeVar("T")
 
@@ -190,9 +190,12 @@ def summary(diagnosis: Diagnosis) -> dict[str, str]:
 def _store_in_words(store: Store) -> str:
     if store.error:
         words = _("%(store)s: DOES NOT ANSWER. %(error)s")
-        return words % {"store": store.description, "error": store.error}
+        return words % {"store": isolated(store.description), "error": isolated(store.error)}
     words = _("%(store)s: answers in %(number)s ms")
-    return words % {"store": store.description, "number": _rounded(store.milliseconds)}
+    return words % {
+        "store": isolated(store.description),
+        "number": _rounded(store.milliseconds),
+    }
 
 
 def _rounded(milliseconds: float | None) -> str:
@@ -208,7 +211,7 @@ def _value_in_words(name: str, value: Any) -> str:
         return _("wrong, see the findings")
     if name.endswith("_AGE"):
         words = span(value) if value else _("no such end")
-        return f"{value} ({words})"
+        return f"{value} ({isolated(words)})"
     return repr(value)
 
 

@@ -8,7 +8,13 @@ from typing import Any, Final, Self
 
 from django.utils.formats import number_format
 from django.utils.timesince import timesince
-from django.utils.translation import get_language, gettext, ngettext, ngettext_lazy
+from django.utils.translation import (
+    get_language,
+    get_language_bidi,
+    gettext,
+    ngettext,
+    ngettext_lazy,
+)
 
 
 class Phrase(str):
@@ -32,7 +38,17 @@ def translated(text: str) -> str:
     """A phrase in the language of the page; any other text as it is."""
     if not isinstance(text, Phrase):
         return text
-    return _filled(gettext(text.template), text.values, translated)
+    return _filled(gettext(text.template), text.values, lambda value: isolated(translated(value)))
+
+
+def isolated(text: str) -> str:
+    """A text that stands in one of a language that is read from right to left, where else names
+    and signs of both directions would change places."""
+    return (
+        f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}"
+        if get_language_bidi()
+        else text
+    )
 
 
 def _filled(template: str, values: dict[str, Any], say: Callable[[str], str]) -> str:
