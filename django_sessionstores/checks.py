@@ -573,10 +573,13 @@ def check_recent_sign_in(app_configs: Any, **kwargs: Any) -> Sequence[checks.Che
 
 def _turns_away_who_is_signed_in(url: str) -> bool:
     """Whether a login page of Django's is at the URL that shows its form to strangers only."""
+    parts = urlsplit(url)
+    if parts.netloc:
+        return False  # Another site's, whatever path it has.
     try:
-        view = resolve(urlsplit(url).path).func
+        view = resolve(parts.path).func
     except Resolver404:
-        return False  # Another site's, or a page that is not in the URLconf.
+        return False  # A page that is not in the URLconf.
     # The admin's, whose module cannot be imported on a site without it.
     if hasattr(getattr(view, "__self__", None), "admin_view"):
         return True
