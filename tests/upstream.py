@@ -120,7 +120,7 @@ EXPECTED_FAILURES = (
     ExpectedFailure(
         "auth_tests.test_views.LoginTest.test_session_key_flushed_on_login_after_password_change",
         ("db", "cached_db", "cache", "file", "cookie"),
-        "Wants the key kept where the same user signs in again. It is another one, as at any login.",
+        "Wants the key kept where the same user signs in again. It is a new one, as at any login.",
     ),
     ExpectedFailure(
         "sessions_tests.tests.SessionMiddlewareTests"
