@@ -181,6 +181,12 @@ class SessionAdmin(_Admin):
         """Whether the user may see what is in sessions."""
         return request.user.has_perm("django_sessionstores.view_session_data")
 
+    def has_secrets_permission(self, request: HttpRequest) -> bool:
+        """Whether the user may see secrets in sessions, besides what else is in them."""
+        return self.has_data_permission(request) and request.user.has_perm(
+            "django_sessionstores.view_session_secrets"
+        )
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Session]:
         """None: a model knows nothing of sessions."""
         return Session._base_manager.none()
@@ -202,6 +208,7 @@ class SessionAdmin(_Admin):
             page("purge/", either(self.purge), "purge"),
             page("user/<str:user_id>/end/", either(self.end_of_user), "end_user"),
             page("<str:session_id>/change/", self.detail_page, "change"),
+            page("<str:session_id>/secrets/", require_POST(self.secrets_page), "secrets"),
             page("<str:session_id>/end/", either(self.end_one), "end"),
         ]
 
@@ -307,17 +314,48 @@ class SessionAdmin(_Admin):
     @_told
     def detail_page(self, request: HttpRequest, session_id: str) -> HttpResponse:
         """One session: its clocks, its client and, for who may see it, what is in it."""
-        inventory, now = Inventory(), aware(session.now())
+        inventory = Inventory()
         found = self._find(inventory, session_id)
         if found is None:
             return self._not_found(request)
+        return self._detail(request, inventory, found)
+
+    @_told
+    def secrets_page(self, request: HttpRequest, session_id: str) -> HttpResponse:
+        """The same with its secrets, noted in the admin's history."""
+        if not self.has_secrets_permission(request):
+            raise PermissionDenied
+        inventory = Inventory()
+        found = self._find(inventory, session_id)
+        if found is None:
+            return self._not_found(request)
+        LogEntry.objects.create(
+            user_id=cast("Any", request.user.pk),
+            content_type=ContentType.objects.get_for_model(Session, for_concrete_model=False),
+            object_id=found.id,
+            object_repr=found.id,
+            action_flag=CHANGE,
+            change_message="Looked at its secrets.",
+        )
+        return self._detail(request, inventory, found, reveals=True)
+
+    def _detail(
+        self,
+        request: HttpRequest,
+        inventory: Inventory,
+        found: SessionInfo,
+        *,
+        reveals: bool = False,
+    ) -> HttpResponse:
+        now = aware(session.now())
         (shown,) = self._shown(request, [found], now)
         tree: list[Node] | None = None
         problem = ""
         if self.has_data_permission(request):
             try:
                 data = inventory.data(found.id)
-                tree = None if data is None else Redactor(settings.SECRET_NAMES).tree(data)
+                redactor = Redactor(settings.SECRET_NAMES, reveals=reveals)
+                tree = None if data is None else redactor.tree(data)
             except UnreadablePayload as reason:
                 problem = told(reason)
         return self._render(
@@ -331,6 +369,7 @@ class SessionAdmin(_Admin):
             sessions_of_user=self._url("changelist", user=found.user_id) if found.user_id else "",
             end_user_url=self._url("end_user", quote(found.user_id)) if found.user_id else "",
             can_see_data=self.has_data_permission(request),
+            can_reveal=self.has_secrets_permission(request) and not reveals,
             tree=tree,
             problem=problem,
         )

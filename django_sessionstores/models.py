@@ -59,6 +59,7 @@ class Session(StoredSession):
             # As Django's own, these are in English, which is what the table of them has.
             ("end_session", "Can end sessions"),
             ("view_session_data", "Can view what is in sessions, but for secrets"),
+            ("view_session_secrets", "Can view secrets in sessions"),
         ]
 
 
