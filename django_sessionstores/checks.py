@@ -573,10 +573,13 @@ def check_recent_sign_in(app_configs: Any, **kwargs: Any) -> Sequence[checks.Che
 
 def _turns_away_who_is_signed_in(url: str) -> bool:
     """Whether a login page of Django's is at the URL that shows its form to strangers only."""
+    parts_of_url = urlsplit(url)
+    if parts_of_url.netloc:
+        return False  # Another site's, as far as can be told without a request.
     try:
-        view = resolve(urlsplit(url).path).func
+        view = resolve(parts_of_url.path).func
     except Resolver404:
-        return False  # Another site's, or a page that is not in the URLconf.
+        return False
     # The admin's, whose module cannot be imported on a site without it.
     if hasattr(getattr(view, "__self__", None), "admin_view"):
         return True
