@@ -1,0 +1,514 @@
+"""Every text that people see is there in each language that the package speaks."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+from typing import Any
+
+import django
+import polib
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client, RequestFactory, override_settings
+from django.utils import translation
+from django.utils.translation import to_language
+
+from django_sessionstores import checks, middleware, words
+from django_sessionstores.doctor import diagnose
+from django_sessionstores.exceptions import CannotList, StorageUnavailable
+from django_sessionstores.inventory import Inventory
+from django_sessionstores.testing import DAY, at, observed
+from django_sessionstores.words import Phrase, distance, grouped, span, told, translated
+from testproject.management.commands.translations import update
+from tests import test_admin
+from tests.services import executable, unavailable
+from tests.test_admin import PAGES, confirmed, detail, expired, now, person, stored, text
+
+PACKAGE = Path(words.__file__).parent
+ROOT = PACKAGE.parent
+LOCALES = sorted(path.name for path in (PACKAGE / "locale").iterdir())
+DJANGO = Path(django.__file__).parent
+EACH = pytest.mark.parametrize("locale", LOCALES)
+
+# Fixtures.
+site, root, client, served = (
+    test_admin.site,
+    test_admin.root,
+    test_admin.client,
+    test_admin.served,
+)
+
+
+def catalog(locale: str, package: Path = PACKAGE) -> polib.POFile:
+    return polib.pofile(str(package / "locale" / locale / "LC_MESSAGES" / "django.po"))
+
+
+def key(entry: Any) -> tuple[str | None, str, str]:
+    return entry.msgctxt, entry.msgid, entry.msgid_plural
+
+
+def forms(entry: Any) -> list[str]:
+    """What a text is translated to: one, or one for each plural form of the language."""
+    if entry.msgid_plural:
+        return [entry.msgstr_plural[number] for number in sorted(entry.msgstr_plural)]
+    return [entry.msgstr]
+
+
+# Catalogs -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package, its catalogs brought up to date with its texts."""
+    if executable("msgfmt") is None:
+        unavailable("GNU gettext is not installed. Install it with: apt-get install gettext")
+    folder = tmp_path_factory.mktemp("fresh") / PACKAGE.name
+    copytree(PACKAGE, folder, ignore=ignore_patterns("__pycache__"))
+    update(folder, [])
+    return folder
+
+
+def test_languages() -> None:
+    """Those that are promised; a catalog that is lost would not be missed by the other tests."""
+    assert LOCALES == ["ar", "de", "es", "fr", "ja", "zh_Hans"]
+    howto = ROOT / "docs" / "howto" / "translating.rst"
+    named = re.findall(r"^   \* - ``(\w+)``$", howto.read_text(encoding="utf-8"), re.MULTILINE)
+    assert named == LOCALES
+
+
+@EACH
+def test_a_catalog_has_every_text(fresh: Path, locale: str) -> None:
+    """Translated, and nothing that is no longer there."""
+    now_there = catalog(locale, fresh)
+    assert [entry.msgid for entry in now_there if not all(forms(entry))] == []
+    assert [entry.msgid for entry in now_there if entry.fuzzy] == []
+    assert now_there.obsolete_entries() == []
+    committed = catalog(locale)
+    assert set(map(key, committed)) == set(map(key, now_there))
+    assert len(committed) == len(now_there) > 200
+
+
+@EACH
+def test_to_bring_a_catalog_up_to_date_changes_nothing_else(fresh: Path, locale: str) -> None:
+    """No date, path or name of a machine or of somebody comes in."""
+    path = Path("locale", locale, "LC_MESSAGES", "django.po")
+    before = (fresh / path).read_bytes()
+    update(fresh, [locale])
+    assert (fresh / path).read_bytes() == before
+    head = (PACKAGE / path).read_text(encoding="utf-8").partition("\n\n")[0]
+    assert set(catalog(locale).metadata) == {
+        *("Project-Id-Version", "Language", "MIME-Version", "Content-Type"),
+        *("Content-Transfer-Encoding", "Plural-Forms"),
+    }
+    assert "@" not in head
+    assert not any(entry.occurrences for entry in catalog(locale))
+
+
+def test_the_catalog_is_brought_up_to_date(fresh: Path, tmp_path: Path) -> None:
+    """By the command: a new text comes in without a translation, one that is gone goes out."""
+    package = copytree(fresh, tmp_path / PACKAGE.name)
+    page = package / "templates" / "admin" / "django_sessionstores" / "failure.html"
+    source = page.read_text(encoding="utf-8")
+    page.write_text(source + '{% load i18n %}{% translate "Brand new" %}', encoding="utf-8")
+    overview = package / "overview.py"
+    source = overview.read_text(encoding="utf-8")
+    overview.write_text(source.replace("a week or longer", "a fortnight"), encoding="utf-8")
+    update(package, ["de"])
+    found = catalog("de", package)
+    assert {entry.msgid for entry in found.untranslated_entries()} == {"Brand new", "a fortnight"}
+    assert found.find("a week or longer") is None
+
+
+@EACH
+def test_the_compiled_catalog_is_in_step(locale: str) -> None:
+    """It is what Django reads."""
+    source = catalog(locale)
+    compiled = polib.mofile(str(Path(source.fpath).with_suffix(".mo")))
+    assert {key(entry)[:2]: forms(entry) for entry in compiled} == {
+        key(entry)[:2]: forms(entry) for entry in source
+    }
+    assert compiled.metadata == source.metadata
+
+
+@EACH
+def test_placeholders_and_tags_are_kept(locale: str) -> None:
+    """In every plural form. One that is missing loses a number, one too many breaks the page."""
+
+    def parts(words: str) -> Counter[str]:
+        found = re.findall(r"%\(\w+\)[sd]|%[sd]|</?\w+[^>]*>|\{\.\.\.\}", words)
+        # What a reader types, and names of settings and their values, are no words.
+        return Counter([*found, *re.findall(r"\b(?:user|ip|id):|\b[A-Z]+_[A-Z_]+\b|'\w+'", words)])
+
+    wrong = []
+    for entry in catalog(locale):
+        expected = parts(entry.msgid)
+        assert not entry.msgid_plural or parts(entry.msgid_plural) == expected
+        wrong += [(entry.msgid, form) for form in forms(entry) if parts(form) != expected]
+    assert wrong == []
+
+
+@EACH
+def test_plural_forms_are_those_of_django(locale: str) -> None:
+    """Or a catalog of Django's and this one would take different forms for the same number."""
+    ours, djangos = catalog(locale), polib.pofile(str(of_django("conf", locale)))
+    assert ours.metadata["Plural-Forms"] == djangos.metadata["Plural-Forms"]
+    (number,) = re.findall(r"nplurals=(\d)", ours.metadata["Plural-Forms"])
+    plurals = [entry for entry in ours if entry.msgid_plural]
+    assert len(plurals) > 20
+    assert {len(forms(entry)) for entry in plurals} == {int(number)}
+
+
+def of_django(part: str, locale: str) -> Path:
+    return DJANGO / part / "locale" / locale / "LC_MESSAGES" / "django.po"
+
+
+@EACH
+def test_words_are_those_of_django(locale: str) -> None:
+    """Catalogs are one for a whole site: another word would change that of other pages, or be
+    changed by theirs."""
+    ours = {key(entry): forms(entry) for entry in catalog(locale)}
+    differing = {}
+    shared = 0
+    for part in ("conf", *(f"contrib/{app}" for app in ("admin", "auth", "sessions"))):
+        for entry in polib.pofile(str(of_django(part, locale))):
+            if key(entry) in ours and all(forms(entry)):
+                shared += 1
+                if ours[key(entry)] != forms(entry):
+                    differing[entry.msgid] = (forms(entry), ours[key(entry)])
+    assert differing == {}
+    assert shared >= 6
+
+
+MARKS = {
+    **dict.fromkeys(("_", "gettext", "gettext_lazy", "gettext_noop"), (0,)),
+    **dict.fromkeys(("ngettext", "ngettext_lazy"), (0, 1)),
+    **dict.fromkeys(("pgettext", "pgettext_lazy"), (1,)),
+}
+
+
+def test_what_is_marked_in_code_is_found() -> None:
+    """The extraction reads no f-string and no variable."""
+    texts = {text for entry in catalog(LOCALES[0]) for text in (entry.msgid, entry.msgid_plural)}
+    marked, lost = 0, []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+                continue
+            for place in MARKS.get(node.func.id, ()):
+                argument = node.args[place]
+                if ast.unparse(argument) == "text.template":  # Of a phrase, marked where it is.
+                    continue
+                marked += 1
+                if not (isinstance(argument, ast.Constant) and argument.value in texts):
+                    lost.append(f"{path.name}:{node.lineno}: {ast.unparse(argument)}")
+    assert lost == []
+    assert marked > 150
+
+
+def test_every_phrase_is_marked() -> None:
+    """A template that is not marked would stay English on pages."""
+    texts = {entry.msgid for entry in catalog(LOCALES[0])}
+    phrases = 0
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Phrase":
+                phrases += 1
+                template = node.args[0]
+                is_marked = isinstance(template, ast.Call) or ast.unparse(template) == "refused"
+                assert is_marked, f"{path.name}:{node.lineno}"
+    assert phrases > 50
+    assert len(texts) > 200
+
+
+# Words --------------------------------------------------------------------------------------------
+
+NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("locale", "days", "words"),
+    [
+        ("en", -1, "1 day ago"),
+        ("en", 3, "in 3 days"),
+        ("en", -40, "1 month ago"),
+        ("de", -3, "vor 3 Tagen"),
+        ("de", 1, "in 1 Tag"),
+        ("fr", -15, "il y a 2 semaines"),
+        ("es", 400, "en 1 año"),
+        ("zh_Hans", -3, "3 天前"),
+        ("ja", 3, "3 日後"),
+        ("ar", -2, "منذ 2 يومين"),
+        ("ar", -3, "منذ 3 أيام"),
+    ],
+)
+def test_distances(locale: str, days: int, words: str) -> None:
+    """Whole, in the case and number that the language wants."""
+    with translation.override(to_language(locale)):
+        assert distance(NOON + timedelta(days=days), NOON).replace("\xa0", " ") == words
+
+
+def test_distances_of_less_than_a_minute() -> None:
+    """Which nobody counts."""
+    second = timedelta(seconds=1)
+    with translation.override("en"):
+        assert distance(NOON - 59 * second, NOON) == distance(NOON, NOON) == "just now"
+        assert distance(NOON + 59 * second, NOON) == "in a moment"
+        assert distance(NOON + 60 * second, NOON) == "in\xa01\xa0minute"
+
+
+def test_spans_and_numbers() -> None:
+    """With what parts thousands in the language; commands have none, and keep the comma."""
+    with translation.override(None):
+        assert (grouped(1_209_600), span(2000 * 86_400)) == ("1,209,600", "2,000 days")
+    with translation.override("de"):
+        assert (grouped(1_209_600), span(2000 * 86_400)) == ("1.209.600", "2.000 Tage")
+
+
+def test_phrases() -> None:
+    """English in code, with what they are about; on pages translated to the last."""
+    store = Phrase("files in %(folder)s", folder="/x")
+    phrase = Phrase("Sessions are in %(store)s.", store=store)
+    several = Phrase("The options are: %(options)s.", options=(store, "100 %"))
+    error = CannotList(phrase)
+    with translation.override("de"):
+        assert phrase == str(error) == "Sessions are in files in /x."
+        assert translated(phrase) == told(error) == "Ort der Sitzungen: Dateien in /x."
+        assert translated(several) == "Die Optionen sind: Dateien in /x, 100 %."
+        assert translated("files in %(folder)s") == "files in %(folder)s"
+        assert told(StorageUnavailable("no route")) == "no route"
+        assert told(StorageUnavailable()) == ""
+    with translation.override("ar"):
+        assert translated(store) == "ملفات في \u2068/x\u2069"
+
+
+def test_checks_are_in_english_and_findings_are_not() -> None:
+    """As Django's checks are, whatever the language of the site."""
+    engine = "django_sessionstores.backends.memory"
+    with override_settings(SESSION_ENGINE=engine, LANGUAGE_CODE="de"), translation.override("de"):
+        (message,) = checks.report_storage(None)
+        findings = {each.id: each.message for each in diagnose(Inventory().storage).findings}
+    assert message.msg.startswith("Sessions are in memory of this process")
+    assert findings["sessionstores.I001"].startswith("Ort der Sitzungen: Arbeitsspeicher")
+
+
+def test_the_page_of_an_outage() -> None:
+    """The one line that the middleware says to visitors."""
+    with translation.override("de"):
+        page = middleware._OutagePage().response(
+            RequestFactory().get("/"), StorageUnavailable("no route")
+        )
+    assert page.content.decode().startswith("Dienst nicht verfügbar.")
+
+
+# Pages --------------------------------------------------------------------------------------------
+
+
+class Texts(HTMLParser):
+    """The texts of a page, those of attributes that people read or hear included."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self._silent = 0
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._silent += tag in {"script", "style"}
+        named = ("title", "aria-label", "alt", "placeholder", "data-label")
+        self._add(*(value for name, value in attrs if name in named and value))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._silent -= tag in {"script", "style"}
+
+    def handle_data(self, data: str) -> None:
+        if not self._silent:
+            self._add(data)
+
+    def _add(self, *texts: str) -> None:
+        self.found += [" ".join(text.split()) for text in texts if text.strip()]
+
+
+def content(page: str) -> str:
+    """What is ours: the messages, and the page below them, without the frame of the admin."""
+    told = "".join(re.findall(r'<ul class="messagelist">.*?</ul>', page, re.DOTALL))
+    begin = page.index('<div id="content-main"')
+    return told + page[begin : page.index('<footer id="footer">', begin)]
+
+
+def pages(site: Any, root: Any, client: Client) -> Iterator[str]:
+    """Each page, in each of its states."""
+    ada = person("ada")
+    with at(now() - 2 * DAY):
+        session = stored(site, ada, cart={"apples": 3}, token="x", raw=b"x", nothing="")
+    visitors = [stored(site) for _ in range(4)]
+    expired(site)
+    stored(site, root)
+    person(str(ada.pk))
+    gone = visitors.pop()
+    Inventory().end(gone.session_id)
+
+    def get(url: str, **parameters: str) -> str:
+        return text(client.get(url, parameters, follow=True))
+
+    def without(call: str) -> Any:
+        def refuse(name: str) -> None:
+            if name == call:
+                raise StorageUnavailable("no route")
+
+        return observed(site.storage, before=refuse)
+
+    yield get(PAGES)
+    for state in ("expired", "all"):
+        yield get(PAGES, state=state)
+    for query in ("nobody", str(ada.pk), "192.0.2.77", "z" * 200):
+        yield get(PAGES, q=query)
+    yield get(PAGES, user=str(ada.pk))
+    yield get(PAGES, cursor="nonsense")
+    yield get(PAGES, q=gone.session_id)
+    yield get(f"{PAGES}overview/")
+    wrong = {"REGISTRY": "wrong", "IDLE_AGES": 1, "COOKIE_PARTITIONED": True}
+    with override_settings(SESSIONSTORES=wrong):
+        page = get(f"{PAGES}overview/")
+    yield page
+    with override_settings(SESSIONSTORES={"ABSOLUTE_AGE": 7 * 86_400}):
+        page = get(detail(session))
+    yield page
+    yield get(detail(session))
+    yield get(f"{PAGES}{session.session_id}/end/")
+    yield get(f"{PAGES}user/{ada.pk}/end/")
+    yield get(f"{PAGES}user/{root.pk}/end/")
+    yield get(f"{PAGES}end-others/")
+    yield get(f"{PAGES}purge/")
+    ids = [each.session_id for each in (visitors[0], gone, client.session)]
+    yield text(client.post(f"{PAGES}end/", {"id": ids}))
+    yield text(client.post(f"{PAGES}end/", {"id": [client.session.session_id]}))
+    yield text(client.post(f"{PAGES}end/", follow=True))
+    yield text(confirmed(client, f"{PAGES}end/", id=ids))
+    with without("delete"):
+        page = text(confirmed(client, f"{PAGES}end/", id=[visitors[1].session_id]))
+    yield page
+    yield text(confirmed(client, f"{PAGES}purge/"))
+    yield text(confirmed(client, f"{PAGES}user/{ada.pk}/end/"))
+    yield get(detail(visitors[1]))
+    with without("scan"):
+        page = get(PAGES)
+    yield page
+    reader = test_admin.signed_in(person("reader", test_admin.VIEW))
+    reader.defaults = client.defaults
+    yield text(reader.get(detail(visitors[1])))
+
+
+@pytest.fixture
+def localised(site: Any) -> Iterator[None]:
+    """A site that speaks the language of its readers."""
+    from django.conf import settings
+
+    first, *others = settings.MIDDLEWARE
+    names = [first, "django.middleware.locale.LocaleMiddleware", *others]
+    with override_settings(MIDDLEWARE=names):
+        yield
+
+
+@test_admin.ONE_ENGINE
+def test_every_word_on_a_page_is_marked(
+    site: Any, root: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all translations in brackets, nothing but data and names of settings is outside."""
+
+    def bracketed(name: str, place: int) -> None:
+        original: Callable[..., str] = getattr(translation.trans_real, name)
+
+        def marked(*args: Any) -> str:
+            if not args[place]:
+                return original(*args)
+            # Tags in it cut it into several texts.
+            return "⟦" + re.sub(r"<[^>]+>", r"⟧\g<0>⟦", original(*args)) + "⟧"
+
+        monkeypatch.setattr(translation._trans, name, marked, raising=False)
+
+    for name, place in (("gettext", 0), ("ngettext", 0), ("pgettext", 1), ("npgettext", 1)):
+        bracketed(name, place)
+    data = re.compile(
+        r"ada|root|reader|Firefox|Linux|Mozilla/.*|[0-9a-f]{12,40}|\d+\.\d+\.\d+\.\d+"
+        r"|^[A-Z_]+ = .*|SESSIONSTORES\['REGISTRY'\] is .*|(?:django_sessionstores|security|sessionstores)\.[\w.]+|no route"
+        # Names and types of what is in the session, and the day.
+        r"|_auth_user\w+|cart|apples|token|raw|nothing|x|str|int|dict|bytes|JSON"
+        r"|\d\d:\d\d:\d\d \w+|You have 'django\.contrib\.sessions'.*|nobody"
+    )
+    unmarked = set()
+    for page in pages(site, root, client):
+        for found in Texts(content(page)).found:
+            left = found
+            while "⟦" in left:
+                shorter = re.sub(r"⟦[^⟦⟧]*⟧", "", left)
+                assert shorter != left, left
+                left = shorter
+            left = data.sub("", left)
+            if re.search(r"[^\W\d_]", left):
+                unmarked.add((found, left))
+    assert unmarked == set()
+
+
+@test_admin.ONE_ENGINE
+@EACH
+def test_pages_have_no_english_left(
+    localised: None, site: Any, root: Any, client: Client, locale: str
+) -> None:
+    """In the language that the browser asks for."""
+    language = to_language(locale)
+    client.defaults["HTTP_ACCEPT_LANGUAGE"] = language
+    direction = "rtl" if locale == "ar" else "ltr"
+    english = [
+        re.compile(re.sub(r"%\\\((\w+)\\\)[sd]", "[^.]+", re.escape(words)))
+        for entry in catalog(locale)
+        for words in {entry.msgid, entry.msgid_plural} - {"", *forms(entry)}
+        # Placeholders alone would be found everywhere.
+        if len(re.sub(r"%\(\w+\)[sd]|\W", "", words)) > 3
+    ]
+    spoken = {
+        form
+        for entry in catalog(locale)
+        for form in forms(entry)
+        if "%" not in form and form != entry.msgid
+    }
+    left, seen = set(), set[str]()
+    for page in pages(site, root, client):
+        assert f'<html lang="{language}" dir="{direction}">' in page
+        for found in Texts(content(page)).found:
+            left |= {found for pattern in english if pattern.fullmatch(found)}
+            seen |= {found} & spoken
+    assert left == set()
+    assert len(seen) > 80
+
+
+@test_admin.ONE_ENGINE
+def test_english_would_be_found(site: Any, root: Any, client: Client) -> None:
+    """By the texts that the test before takes from a page."""
+    texts = {entry.msgid for entry in catalog(LOCALES[0])}
+    found = {each for page in pages(site, root, client) for each in Texts(content(page)).found}
+    assert len(found & texts) > 80
+
+
+@test_admin.ONE_ENGINE
+def test_each_reads_the_history_in_their_language(
+    localised: None, site: Any, root: Any, client: Client
+) -> None:
+    """Whoever has written it: entries are kept as Django keeps those of what it deletes."""
+    session, ada = stored(site), person("ada")
+    stored(site, ada)
+    client.defaults["HTTP_ACCEPT_LANGUAGE"] = "fr"
+    confirmed(client, f"{PAGES}{session.session_id}/end/")
+    confirmed(client, f"{PAGES}user/{ada.pk}/end/")
+    of_user, of_session = LogEntry.objects.all()
+    assert of_session.object_repr.startswith(session.session_id[:12])
+    with translation.override("de"):
+        told = of_session.get_change_message()
+        assert told.startswith(f"Sitzung „{session.session_id[:12]}")
+        assert of_user.get_change_message() == "Sitzungen „1“ gelöscht."
