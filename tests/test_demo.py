@@ -69,23 +69,16 @@ def assert_keeps_its_promises(value: str, promises: int = 18) -> str:
 
 
 @pytest.mark.parametrize(
-    ("value", "promises"),
+    "value",
     [
-        ("memory", 18),
-        ("file+{folder}/sessions", 18),
-        # These cannot list, so that they promise no list of devices.
-        ("cache+locmem", 16),
-        ("cache+dbcache", 16),
-        ("cached_db+locmem", 18),
-        ("cookie+db", 18),
-        ("cookie+cache+dbcache", 16),
-        ("cookie+cached_db+locmem", 18),
+        *("memory", "file+{folder}/sessions", "cache+locmem", "cache+dbcache"),
+        *("cached_db+locmem", "cookie+db", "cookie+cache+dbcache", "cookie+cached_db+locmem"),
     ],
 )
-def test_every_engine_needs_no_server(value: str, promises: int, tmp_path: Path) -> None:
+def test_every_engine_needs_no_server(value: str, tmp_path: Path) -> None:
     """A first try must not end in the installation of something."""
     database = sqlite(tmp_path / "new" / "demo.sqlite3")
-    assert_keeps_its_promises(f"{value.format(folder=tmp_path)}+{database}", promises)
+    assert_keeps_its_promises(f"{value.format(folder=tmp_path)}+{database}")
 
 
 def test_a_cookie_without_a_registry_keeps_what_it_can(tmp_path: Path) -> None:
