@@ -35,7 +35,7 @@ from .storages.layered import Layered
 from .storages.memory import MemoryStorage
 from .storages.portable import LocMemStorage, PortableStorage
 from .storages.registered import Registered
-from .words import Phrase
+from .words import Phrase, said
 
 _REGISTRY: Final = f"{NAME}['REGISTRY']"
 _MIGRATE_FROM: Final = f"{NAME}['MIGRATE_FROM']"
@@ -71,9 +71,10 @@ def check_settings(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMess
         return [
             checks.Error(
                 Phrase(
-                    _("%(setting)s is a %(type)s; it must be a dict."),
+                    _("%(setting)s is a %(type)s; it must be a %(expected)s."),
                     setting=NAME,
                     type=type(options).__name__,
+                    expected="dict",
                 ),
                 hint=Phrase(
                     _("Write %(setting)s = {...} with any of: %(options)s."),
@@ -101,7 +102,7 @@ def check_settings(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMess
         except ImproperlyConfigured as error:
             messages.append(
                 checks.Error(
-                    str(error),
+                    said(error),
                     hint=Phrase(_("Correct %(setting)s."), setting=f"{NAME}[{name!r}]"),
                     id="sessionstores.E003",
                 )
@@ -153,7 +154,7 @@ def check_engine(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
                 Phrase(
                     _("SESSION_ENGINE %(engine)s cannot be used: %(error)s"),
                     engine=repr(django_settings.SESSION_ENGINE),
-                    error=str(error),
+                    error=said(error),
                 ),
                 hint=Phrase(_("Correct the setting that the message names.")),
                 id="sessionstores.E005",
@@ -415,7 +416,7 @@ def check_former_engines(app_configs: Any, **kwargs: Any) -> Sequence[checks.Che
                     Phrase(
                         _("The former engine %(engine)s cannot be used: %(error)s"),
                         engine=path,
-                        error=str(error),
+                        error=said(error),
                     ),
                     hint=Phrase(
                         _("Correct %(setting)s or the setting that the message names."),

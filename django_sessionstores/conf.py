@@ -20,6 +20,7 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
+from django.utils.translation import gettext_noop as _
 
 from .chunks import MOST_PARTS, capacity
 from .client import Proxies
@@ -27,6 +28,7 @@ from .codec import BareCodec, Codec, KeyRing, Serializer
 from .lifetime import Limits
 from .merge import MergeFunction
 from .serializers import TypedSerializer
+from .words import Phrase
 
 NAME: Final = "SESSIONSTORES"
 T = TypeVar("T")
@@ -41,11 +43,14 @@ class Settings:
             raise ImproperlyConfigured(f"{NAME} must be a dict.")
         value = options.get(name, default)
         if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
-            expected = " or ".join(
-                k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,))
-            )
+            kinds = kind if isinstance(kind, tuple) else (kind,)
             raise ImproperlyConfigured(
-                f"{NAME}[{name!r}] is a {type(value).__name__}; it must be a {expected}."
+                Phrase(
+                    _("%(setting)s is a %(type)s; it must be a %(expected)s."),
+                    setting=f"{NAME}[{name!r}]",
+                    type=type(value).__name__,
+                    expected="/".join(each.__name__ for each in kinds),
+                )
             )
         return cast("T", value)
 
@@ -53,23 +58,47 @@ class Settings:
         value = self._get(name, default, (int, float))
         if not (math.isfinite(value) and value >= 0):
             raise ImproperlyConfigured(
-                f"{NAME}[{name!r}] is {value}; it is a number of seconds, 0 or more."
+                Phrase(
+                    _("%(setting)s is %(value)s; it is a number of seconds, 0 or more."),
+                    setting=f"{NAME}[{name!r}]",
+                    value=value,
+                )
             )
         return value
 
     def _count(self, name: str, default: int, least: int, most: float = math.inf) -> int:
         value = self._get(name, default, int)
         if value < least:
-            raise ImproperlyConfigured(f"{NAME}[{name!r}] is {value}; it must be {least} or more.")
+            raise ImproperlyConfigured(
+                Phrase(
+                    _("%(setting)s is %(value)s; it must be %(least)s or more."),
+                    setting=f"{NAME}[{name!r}]",
+                    value=value,
+                    least=least,
+                )
+            )
         if value > most:
-            raise ImproperlyConfigured(f"{NAME}[{name!r}] is {value}; it must be {most} or less.")
+            raise ImproperlyConfigured(
+                Phrase(
+                    _("%(setting)s is %(value)s; it must be %(most)s or less."),
+                    setting=f"{NAME}[{name!r}]",
+                    value=value,
+                    most=most,
+                )
+            )
         return value
 
     def _choice(self, name: str, default: str, *others: str) -> str:
         value = self._get(name, default, str)
         if value not in {default, *others}:
-            choices = " or ".join(map(repr, (default, *others)))
-            raise ImproperlyConfigured(f"{NAME}[{name!r}] is {value!r}; it must be {choices}.")
+            raise ImproperlyConfigured(
+                Phrase(
+                    _("%(setting)s is %(value)s; it must be one of: %(choices)s."),
+                    setting=f"{NAME}[{name!r}]",
+                    value=repr(value),
+                    choices=", ".join(map(repr, (default, *others))),
+                )
+            )
         return value
 
     @cached_property
@@ -79,8 +108,13 @@ class Settings:
         keys: Sequence[str] = self._get("ENCRYPTION_KEYS", (), (list, tuple))
         if not all(keys) or not all(isinstance(key, str) for key in keys):
             raise ImproperlyConfigured(
-                f"{NAME}['ENCRYPTION_KEYS'] has a key that is empty or no string. Is an "
-                "environment variable not set?"
+                Phrase(
+                    _(
+                        "%(setting)s has a key that is empty or no string. Is an environment "
+                        "variable not set?"
+                    ),
+                    setting=f"{NAME}['ENCRYPTION_KEYS']",
+                )
             )
         return keys
 
@@ -276,7 +310,12 @@ class Settings:
         anyway, as ``token`` or ``password``."""
         names: Sequence[str] = self._get("SECRET_NAMES", (), (list, tuple))
         if not all(isinstance(name, str) and name.strip("_- ") for name in names):
-            raise ImproperlyConfigured(f"{NAME}['SECRET_NAMES'] has an entry that is no name.")
+            raise ImproperlyConfigured(
+                Phrase(
+                    _("%(setting)s has an entry that is no name."),
+                    setting=f"{NAME}['SECRET_NAMES']",
+                )
+            )
         return names
 
     @cached_property
@@ -315,14 +354,25 @@ def former_engine(entry: Any) -> FormerEngine:
     path, options = entry if is_pair else (entry, {})
     if not (isinstance(path, str) and path and isinstance(options, dict)):
         raise ImproperlyConfigured(
-            f"{NAME}['MIGRATE_FROM'] has {entry!r}. An entry is the dotted path of an engine, or "
-            "a pair of that and a dict."
+            Phrase(
+                _(
+                    "%(setting)s has %(entry)s. An entry is the dotted path of an engine, or a "
+                    "pair of that and a dict."
+                ),
+                setting=f"{NAME}['MIGRATE_FROM']",
+                entry=repr(entry),
+            )
         )
     unknown = [name for name in options if name not in ENGINE_SETTINGS]
     if unknown or not all(isinstance(value, str | PathLike) for value in options.values()):
         raise ImproperlyConfigured(
-            f"{NAME}['MIGRATE_FROM'] gives {path} {options!r}. It takes: "
-            f"{', '.join(ENGINE_SETTINGS)}, each a string."
+            Phrase(
+                _("%(setting)s gives %(engine)s %(options)s. It takes, each a string: %(names)s."),
+                setting=f"{NAME}['MIGRATE_FROM']",
+                engine=path,
+                options=repr(options),
+                names=", ".join(ENGINE_SETTINGS),
+            )
         )
     return FormerEngine(path, {name: str(value) for name, value in options.items()})
 

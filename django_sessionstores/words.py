@@ -54,19 +54,26 @@ def isolated(text: str) -> str:
 def _filled(template: str, values: dict[str, Any], say: Callable[[str], str]) -> str:
     """A template with its values, those that are texts said so. A tuple is texts in a row."""
 
-    def said(value: Any) -> Any:
+    def worded(value: Any) -> Any:
         if isinstance(value, tuple):
             return ", ".join(map(say, value))
         return say(value) if isinstance(value, str) else value
 
     # What takes no values may have a percent sign.
-    return template % {name: said(value) for name, value in values.items()} if values else template
+    return (
+        template % {name: worded(value) for name, value in values.items()} if values else template
+    )
+
+
+def said(error: Exception) -> str:
+    """What an exception says: the `Phrase`, where it is one."""
+    first = error.args[0] if error.args else ""
+    return first if isinstance(first, Phrase) else str(error)
 
 
 def told(error: Exception) -> str:
     """What an exception says, in the language of the page as far as it is a `Phrase`."""
-    first = error.args[0] if error.args else ""
-    return translated(first) if isinstance(first, Phrase) else str(error)
+    return translated(said(error))
 
 
 def grouped(number: int) -> str:
