@@ -35,6 +35,7 @@ from .flow import Call, Flow, arun, run
 from .lifetime import aware
 from .merge import AUTHENTICATED_AT
 from .session import SessionStore
+from .users import RequestUser
 
 View = Callable[..., Any]
 _APP: Final = "django_sessionstores"
@@ -188,18 +189,6 @@ def _session_of(request: HttpRequest) -> SessionStore:
 # --- Refusing -----------------------------------------------------------------------------------
 
 
-class _User:
-    """Asking for the user of a request, as a call that a flow can ask for."""
-
-    @staticmethod
-    def of(request: HttpRequest) -> Any:
-        return request.user
-
-    @staticmethod
-    async def aof(request: HttpRequest) -> Any:
-        return await request.auser()
-
-
 def _refusal(request: HttpRequest, age: float | None) -> Flow[HttpResponse | None]:
     """The answer for who may not use the view; ``None`` for who may."""
     age = _limit(age)
@@ -211,7 +200,7 @@ def _refusal(request: HttpRequest, age: float | None) -> Flow[HttpResponse | Non
                 "in recently. Add it."
             )
     # Not the session alone: Django takes users out of it whose password has changed.
-    user = yield Call(_User, "of", (request,))
+    user = yield Call(RequestUser(request), "get", ())
     if user.is_authenticated and (yield from _has_recent_sign_in(request.session, age)):
         return None
     url = sign_in_url() if user.is_authenticated else resolve_url(django_settings.LOGIN_URL)

@@ -32,9 +32,9 @@ from .exceptions import CannotList, PartlyEnded
 from .flow import Call, Flow, arun, run
 from .lifetime import aware
 from .session import SessionStore
+from .users import RequestUser
 from .your_sessions import (
     MOST_ENDED,
-    RequestUser,
     YourSession,
     YourSessionList,
     YourSessions,

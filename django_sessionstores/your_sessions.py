@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from asgiref.sync import sync_to_async
@@ -20,6 +20,7 @@ from .flow import Call, Flow, arun, run
 from .inventory import Inventory, SessionInfo, SessionPage
 from .lifetime import aware
 from .records import is_session_id
+from .users import RequestUser
 
 MOST_LISTED: Final = 200
 """How many sessions a list has: nobody recognises more, and a program may have many."""
@@ -197,19 +198,6 @@ class YourSessions:
             if info and info.user_id == user_id:
                 found.append(info)
         return found
-
-
-class RequestUser:
-    """Who makes a request, as a call that a flow can ask for."""
-
-    def __init__(self, request: HttpRequest) -> None:
-        self._request = request
-
-    def get(self) -> Any:
-        return self._request.user
-
-    async def aget(self) -> Any:
-        return await self._request.auser()
 
 
 class _Words:
