@@ -23,7 +23,7 @@ from django.db.models.query import ModelIterable
 from django.test import override_settings
 
 from django_sessionstores.exceptions import StorageUnavailable
-from django_sessionstores.inventory import SessionInfo
+from django_sessionstores.inventory import Inventory, SessionInfo
 from django_sessionstores.management import reports, selection
 from django_sessionstores.management.commands.sessions import Command
 from django_sessionstores.records import Client as Who
@@ -572,6 +572,43 @@ def test_doctor_finds_a_store_that_is_away(sound: Engine) -> None:
 
 
 @pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize(
+    ("policy", "limit", "told"),
+    [
+        *(("allkeys-lru", "100mb", True), ("volatile-ttl", "100mb", True)),
+        *(("noeviction", "100mb", False), ("allkeys-lru", "0", False)),
+    ],
+)
+@pytest.mark.engines("cache:redis-cache")
+@pytest.mark.private_servers
+def test_doctor_finds_that_a_full_redis_logs_users_out(
+    sound: Engine, policy: str, limit: str, told: bool
+) -> None:
+    (server,) = sound.servers.values()
+    server.cli("config", "set", "maxmemory-policy", policy)
+    server.cli("config", "set", "maxmemory", limit)
+    code, said = typed("doctor")
+    assert (f"by its policy {policy}" in " ".join(said.split())) is told
+    assert code == told
+
+
+@pytest.mark.engines("cache:redis-cache", "file", "cached_db:redis-cache+postgresql", "memory")
+def test_doctor_tells_of_the_index(sound: Engine) -> None:
+    """Which is made by the first list, and can be lost in Redis."""
+    has_index = sound.name in {"cache", "file"}
+    assert (document("doctor")["index_is_complete"] is not None) is has_index
+    assert ("Index  " in sessions("doctor")) is has_index
+    if has_index:
+        session = sound.SessionStore()
+        session["_auth_user_id"] = "7"
+        session.save()
+        Inventory().list(user=7)
+        assert document("doctor")["index_is_complete"] is True
+    if sound.name == "cache":
+        sound.storage._server.ask("DEL", *sound.storage._index)
+        assert "not complete: the next list makes it" in " ".join(sessions("doctor").split())
+
+
 def test_doctor_tells_the_policy(sound: Engine) -> None:
     """As it is in force, not as it was meant."""
     with override_settings(SESSIONSTORES={"IDLE_AGE": 1800}, SECRET_KEY_FALLBACKS=["a", "b"]):

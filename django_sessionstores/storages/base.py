@@ -236,6 +236,18 @@ class Storage:
         """
         return None
 
+    def index_is_complete(self) -> bool | None:
+        """Whether the index has all that is stored; ``None`` where there is none.
+
+        Asks the store.
+        """
+        return None
+
+    def eviction_policy(self) -> str:
+        """By which policy the store drops sessions in use when it is full, in its own words; empty
+        where it does not, or does not tell. Asks the store."""
+        return ""
+
     def rotate(self, record: Record, base: Record, grave: Record, now: int) -> Outcome | Taken:
         """Store ``record`` under its new id and put the tombstone ``grave`` in place of ``base``.
 

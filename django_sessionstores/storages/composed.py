@@ -49,6 +49,12 @@ class ComposedStorage(FlowStorage):
     async def acount(self, now: int, user_id: str | None) -> int:
         return await self._listing.acount(now, user_id)
 
+    def index_is_complete(self) -> bool | None:
+        return self._listing.index_is_complete()
+
+    def eviction_policy(self) -> str:
+        return self._listing.eviction_policy()
+
     def reindex(self) -> int | None:
         return self._listing.reindex()
 

@@ -261,6 +261,14 @@ class FileStorage(Storage):
                 self._remove_if_stale(entry)
             return indexed
 
+    def index_is_complete(self) -> bool | None:
+        if not self._has_index:
+            return None
+        try:
+            return self._index.is_complete()
+        except OSError as error:
+            raise self._unavailable(error) from error
+
     def _complete_index(self) -> int:
         """Enter all sessions of users; how many sessions there are."""
         try:

@@ -262,6 +262,19 @@ class RedisStorage(FlowStorage, CacheStorage):
             if not cursor:
                 return total
 
+    def index_is_complete(self) -> bool:
+        """See `Storage.index_is_complete`. The empty member of each set says so."""
+        return all(self._server.ask("ZSCORE", name, "") is not None for name in self._index)
+
+    def eviction_policy(self) -> str:
+        """See `Storage.eviction_policy`. Sessions have a lifetime, so that each policy but one may
+        drop them. Of a cluster's nodes none is asked."""
+        if self._server.spans_slots:
+            return ""
+        memory: dict[str, Any] = self._server.ask("INFO", "memory")
+        policy = str(memory.get("maxmemory_policy", ""))
+        return policy if memory.get("maxmemory") and policy != "noeviction" else ""
+
     def reindex(self) -> int:
         """See `Storage.reindex`. Looks at each key of the server once, those of others included.
 

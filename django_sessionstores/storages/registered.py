@@ -71,6 +71,9 @@ class Registered(ComposedStorage):
     def native_async(self) -> bool:
         return self.data.native_async and self.registry.native_async
 
+    def eviction_policy(self) -> str:
+        return self.data.eviction_policy() or self.registry.eviction_policy()
+
     def describe(self) -> str:
         return Phrase(
             gettext_noop("%(store)s, registered in %(registry)s"),
