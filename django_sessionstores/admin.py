@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar, cast
@@ -41,7 +41,8 @@ from .exceptions import CannotList, PartlyEnded, StorageUnavailable, UnreadableP
 from .inventory import SHORT_ID, Inventory, SessionInfo
 from .lifetime import aware
 from .models import Session
-from .overview import count_of_user, overview
+from .overview import count_of_user, history, overview
+from .records import is_storable
 from .redaction import Node, Redactor
 from .users import find_user, find_users, usernames
 from .words import isolated, told
@@ -180,6 +181,12 @@ class SessionAdmin(_Admin):
         """Whether the user may see what is in sessions."""
         return request.user.has_perm("django_sessionstores.view_session_data")
 
+    def has_secrets_permission(self, request: HttpRequest) -> bool:
+        """Whether the user may see secrets in sessions, besides what else is in them."""
+        return self.has_data_permission(request) and request.user.has_perm(
+            "django_sessionstores.view_session_secrets"
+        )
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Session]:
         """None: a model knows nothing of sessions."""
         return Session._base_manager.none()
@@ -201,6 +208,7 @@ class SessionAdmin(_Admin):
             page("purge/", either(self.purge), "purge"),
             page("user/<str:user_id>/end/", either(self.end_of_user), "end_user"),
             page("<str:session_id>/change/", self.detail_page, "change"),
+            page("<str:session_id>/secrets/", require_POST(self.secrets_page), "secrets"),
             page("<str:session_id>/end/", either(self.end_one), "end"),
         ]
 
@@ -282,6 +290,11 @@ class SessionAdmin(_Admin):
             figures = overview(inventory, now)
         except (CannotList, StorageUnavailable) as error:
             problem = told(error)
+        counted, tally_problem = None, ""
+        try:
+            counted = history(now)
+        except DatabaseError as error:
+            tally_problem = str(error)
         diagnosis = diagnose(inventory.storage)
         return self._render(
             request,
@@ -290,6 +303,8 @@ class SessionAdmin(_Admin):
             now=now,
             figures=figures,
             problem=problem,
+            history=counted,
+            tally_problem=tally_problem,
             diagnosis=diagnosis,
             facts={name: text.split("\n") for name, text in summary(diagnosis).items()},
             findings=[(each, LEVELS[each.level], in_words(each)) for each in diagnosis.findings],
@@ -299,17 +314,48 @@ class SessionAdmin(_Admin):
     @_told
     def detail_page(self, request: HttpRequest, session_id: str) -> HttpResponse:
         """One session: its clocks, its client and, for who may see it, what is in it."""
-        inventory, now = Inventory(), aware(session.now())
+        inventory = Inventory()
         found = self._find(inventory, session_id)
         if found is None:
             return self._not_found(request)
+        return self._detail(request, inventory, found)
+
+    @_told
+    def secrets_page(self, request: HttpRequest, session_id: str) -> HttpResponse:
+        """The same with its secrets, noted in the admin's history."""
+        if not self.has_secrets_permission(request):
+            raise PermissionDenied
+        inventory = Inventory()
+        found = self._find(inventory, session_id)
+        if found is None:
+            return self._not_found(request)
+        LogEntry.objects.create(
+            user_id=cast("Any", request.user.pk),
+            content_type=ContentType.objects.get_for_model(Session, for_concrete_model=False),
+            object_id=found.id,
+            object_repr=found.id,
+            action_flag=CHANGE,
+            change_message="Looked at its secrets.",
+        )
+        return self._detail(request, inventory, found, reveals=True)
+
+    def _detail(
+        self,
+        request: HttpRequest,
+        inventory: Inventory,
+        found: SessionInfo,
+        *,
+        reveals: bool = False,
+    ) -> HttpResponse:
+        now = aware(session.now())
         (shown,) = self._shown(request, [found], now)
         tree: list[Node] | None = None
         problem = ""
         if self.has_data_permission(request):
             try:
                 data = inventory.data(found.id)
-                tree = None if data is None else Redactor(settings.SECRET_NAMES).tree(data)
+                redactor = Redactor(settings.SECRET_NAMES, reveals=reveals)
+                tree = None if data is None else redactor.tree(data)
             except UnreadablePayload as reason:
                 problem = told(reason)
         return self._render(
@@ -323,6 +369,7 @@ class SessionAdmin(_Admin):
             sessions_of_user=self._url("changelist", user=found.user_id) if found.user_id else "",
             end_user_url=self._url("end_user", quote(found.user_id)) if found.user_id else "",
             can_see_data=self.has_data_permission(request),
+            can_reveal=self.has_secrets_permission(request) and not reveals,
             tree=tree,
             problem=problem,
         )
@@ -376,6 +423,8 @@ class SessionAdmin(_Admin):
     def end_of_user(self, request: HttpRequest, user_id: str) -> HttpResponse:
         """Ask whether to end all sessions of a user, but for the reader's own; do it on a POST."""
         inventory, user_id = Inventory(), unquote(user_id)
+        if not is_storable(user_id):
+            return self._not_found(request)
         name = usernames([user_id]).get(user_id, user_id)
         back = self._url("changelist", user=user_id)
         if request.method != "POST":
@@ -388,7 +437,7 @@ class SessionAdmin(_Admin):
                 action=_("End all sessions of %(user)s") % {"user": name},
                 back=back,
             )
-        own = _own_id(request)
+        own = _own_ids(request)
         ended = self._end_many(
             request, lambda: inventory.end_all(user_id, but=own, most=_MOST_ENDED)
         )
@@ -417,7 +466,7 @@ class SessionAdmin(_Admin):
                     "is lost, as baskets of a shop."
                 ),
             )
-        own = _own_id(request)
+        own = _own_ids(request)
         ended = self._end_many(request, lambda: inventory.end_everything(but=own, most=_MOST_ENDED))
         if ended:
             about = (Session, None, _("all other sessions"))
@@ -446,11 +495,11 @@ class SessionAdmin(_Admin):
 
     def _end_each(self, request: HttpRequest, inventory: Inventory, ids: Sequence[str]) -> None:
         """End some sessions, and say of how many that is true."""
-        own, ended, gone, failed, reason = _own_id(request), list[SessionInfo](), 0, 0, ""
-        if own in ids:
+        own, ended, gone, failed, reason = _own_ids(request), list[SessionInfo](), 0, 0, ""
+        if any(id_ in own for id_ in ids):
             text = _("Your own session was left: log out to end it.")
             self.message_user(request, text, messages.WARNING)
-        for number, id_ in enumerate(others := [id_ for id_ in ids if id_ != own]):
+        for number, id_ in enumerate(others := [id_ for id_ in ids if id_ not in own]):
             try:
                 found = inventory.get(id_)
                 if inventory.end(id_) and found:
@@ -610,7 +659,7 @@ class SessionAdmin(_Admin):
     def _shown(
         self, request: HttpRequest, sessions: Sequence[SessionInfo], now: datetime
     ) -> list[Shown]:
-        names, own = usernames(each.user_id for each in sessions), _own_id(request)
+        names, own = usernames(each.user_id for each in sessions), _own_ids(request)
         return [
             Shown(
                 info=each,
@@ -618,7 +667,7 @@ class SessionAdmin(_Admin):
                 device=describe_device(each.user_agent),
                 place=describe_place(each.ip),
                 url=self._url("change", each.id),
-                is_own=each.id == own,
+                is_own=each.id in own,
             )
             for each in sessions
         ]
@@ -733,6 +782,6 @@ def _clocks(info: SessionInfo, now: datetime) -> list[Clock]:
     ]
 
 
-def _own_id(request: HttpRequest) -> str | None:
-    """The id of the session that the request came with, of an engine of this package."""
-    return getattr(request.session, "session_id", None)
+def _own_ids(request: HttpRequest) -> Collection[str]:
+    """The ids of the session that the request came with, of an engine of this package."""
+    return getattr(request.session, "stored_ids", ())

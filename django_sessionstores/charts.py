@@ -66,12 +66,28 @@ def columns(moments: Sequence[datetime], now: datetime) -> Columns:
     for moment in moments:
         # The last moment that is no future one is now itself.
         counts[before + (moment - now) // step - (moment == now)] += 1
-    most = max(counts)
+    return spans(counts, now - before * step, step, now=before)
+
+
+def spans(
+    counts: Sequence[int],
+    begin: datetime,
+    step: timedelta,
+    *,
+    most: int = 0,
+    now: int | None = None,
+) -> Columns:
+    """A column for each of some equal spans of time, the first of which begins at a moment.
+
+    ``most`` is the number that a full column stands for, if that is not the greatest; ``now`` how
+    many of the spans are past, if not all.
+    """
+    most = max([most, 1, *counts])
     return Columns(
         [
             Column(
-                begin=now + (number - before) * step,
-                end=now + (number - before + 1) * step,
+                begin=begin + number * step,
+                end=begin + (number + 1) * step,
                 number=count,
                 x=str(number * _COLUMN + _GAP // 2),
                 y=str(HEIGHT - _height(count, most)),
@@ -82,7 +98,7 @@ def columns(moments: Sequence[datetime], now: datetime) -> Columns:
         width=str(len(counts) * _COLUMN),
         bar=str(_COLUMN - _GAP),
         most=most,
-        now=str(before * _COLUMN),
+        now=str((len(counts) if now is None else now) * _COLUMN),
     )
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from django.conf import settings as django_settings
 from django.contrib.sessions.middleware import SessionMiddleware as DjangoSessionMiddleware
@@ -17,17 +17,17 @@ from django.core import checks, mail
 from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.exceptions import ImproperlyConfigured
+from django.urls import NoReverseMatch, Resolver404, resolve
 from django.utils.module_loading import import_string
 from django.utils.translation import gettext_noop as _
 
-from . import conf
+from . import conf, freshness
 from .chunks import split
 from .conf import NAME, OPTIONS
 from .formers import Former, OwnFormer, open_former
 from .middleware import SessionMiddleware
 from .session import SessionStore
 from .storages.base import CacheStorage, Storage
-from .storages.caches import Kind, kind_of
 from .storages.database import DatabaseStorage
 from .storages.database_cache import DatabaseCacheStorage
 from .storages.file import FileStorage
@@ -46,7 +46,7 @@ def _storage() -> Storage | None:
 
     Raises what making it raises.
     """
-    store = getattr(import_module(django_settings.SESSION_ENGINE), "SessionStore", None)
+    store = conf.session_store(django_settings.SESSION_ENGINE)
     if isinstance(store, type) and issubclass(store, SessionStore):
         return store.storage()
     return None
@@ -708,6 +708,64 @@ def check_what_needs_a_list(app_configs: Any, **kwargs: Any) -> Sequence[checks.
     return messages
 
 
+@checks.register(checks.Tags.security)
+def check_recent_sign_in(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Who is asked to sign in again can do so, and is known to have done so."""
+    try:
+        storage = _storage()
+        if conf.settings.RECENT_SIGN_IN_AGE is None:
+            return []
+        url = freshness.sign_in_url()
+    except (ImportError, ImproperlyConfigured):
+        return []  # check_engine and check_settings say so.
+    except NoReverseMatch as error:
+        return [
+            checks.Warning(
+                f"There is no page to sign in again: {error}",
+                hint=f"Correct {NAME}['RECENT_SIGN_IN_URL'] or LOGIN_URL.",
+                id="sessionstores.W019",
+            )
+        ]
+    if storage is None:
+        return [
+            checks.Warning(
+                f"{NAME}['RECENT_SIGN_IN_AGE'] is for the engines of django_sessionstores, and "
+                f"SESSION_ENGINE is {django_settings.SESSION_ENGINE!r}: views that ask for a "
+                "recent sign-in fail.",
+                hint="Correct SESSION_ENGINE, or remove the option.",
+                id="sessionstores.W017",
+            )
+        ]
+    if not _turns_away_who_is_signed_in(url):
+        return []
+    return [
+        checks.Warning(
+            f"The page {url} sends those away who are signed in, so nobody can sign in again "
+            "there: the browser is sent to and fro.",
+            hint=f"Set {NAME}['RECENT_SIGN_IN_URL'] to a LoginView of its own, with "
+            "redirect_authenticated_user=False.",
+            id="sessionstores.W018",
+        )
+    ]
+
+
+def _turns_away_who_is_signed_in(url: str) -> bool:
+    """Whether a login page of Django's is at the URL that shows its form to strangers only."""
+    parts = urlsplit(url)
+    if parts.netloc:
+        return False  # Another site's.
+    try:
+        view = resolve(parts.path).func
+    except Resolver404:
+        return False  # Not in the URLconf.
+    # The admin's, whose module cannot be imported on a site without it.
+    if hasattr(getattr(view, "__self__", None), "admin_view"):
+        return True
+    option = "redirect_authenticated_user"
+    by_class = getattr(getattr(view, "view_class", None), option, False)
+    return bool(getattr(view, "view_initkwargs", {}).get(option, by_class))
+
+
 @checks.register(checks.Tags.security, deploy=True)
 def check_cookie_protection(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """The session cookie is Secure and HttpOnly, where Django's checks do not look."""
@@ -780,12 +838,12 @@ def report_storage(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMess
         return []
     where = Phrase(_("Sessions are in %(store)s."), store=storage.describe())
     messages = [checks.Info(where, id="sessionstores.I001")]
-    alias = django_settings.SESSION_CACHE_ALIAS
-    if isinstance(storage, CacheStorage) and kind_of(alias) is Kind.MEMCACHED:
+    if isinstance(storage, CacheStorage) and not storage.lists:
         messages.append(
             checks.Info(
                 Phrase(
-                    _("memcached cannot list what it has, so no session can be found by its user.")
+                    _("%(store)s cannot list what it has, so no session can be found by its user."),
+                    store=storage.describe(),
                 ),
                 hint=Phrase(
                     _("If that is needed, set %(setting)s to 'db'."),

@@ -45,6 +45,7 @@ _NAMES: Final = (
     "_messages",
     "_password_reset_token",
     "testcookie",
+    "_authenticated_at",
 )
 _BACKENDS: Final = (
     "django.contrib.auth.backends.ModelBackend",
@@ -61,6 +62,7 @@ _split_compact = msgspec.msgpack.Decoder(dict[str | int, Raw]).decode
 _decode_ext = msgspec.msgpack.Decoder(Ext).decode
 
 _CODES: Final = {name: code for code, name in enumerate(_NAMES)}
+_NAMES_BY_CODE: Final = dict(enumerate(_NAMES))
 _BACKEND_VALUES: Final = tuple(map(_encode, _BACKENDS))
 _BACKEND_CODES: Final = {
     value: Ext(_BACKEND, bytes((code,))) for code, value in enumerate(_BACKEND_VALUES)
@@ -117,7 +119,7 @@ def _shortened(name: str, value: Raw) -> Raw | Ext:
 def _expanded(data: memoryview, most: int) -> bytes:
     values: dict[str, Raw] = {}
     for code, value in _split_compact(data).items():
-        name = code if isinstance(code, str) else _NAMES[code]
+        name = code if isinstance(code, str) else _NAMES_BY_CODE[code]
         if memoryview(value)[0] in _EXT_HEADS:
             ext = _decode_ext(value)
             content = bytes(ext.data)

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, cached_property
+from importlib import import_module
 from os import PathLike
+from types import NoneType
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from django.conf import settings as django_settings
@@ -185,6 +187,30 @@ class Settings:
         return self._choice("ON_LIMIT", "end_oldest", "refuse")
 
     @cached_property
+    def TALLY(self) -> bool:
+        """Whether the sessions that begin and end are counted, by the hour and in a table, for the
+        overview in the admin and ``sessions stats``."""
+        return self._get("TALLY", False, bool)
+
+    @cached_property
+    def RECENT_SIGN_IN_AGE(self) -> float | None:
+        """Seconds after which a sign-in is no longer recent: views that ask for a recent one have
+        the user sign in again then. ``None``: they ask nobody who is signed in."""
+        age = self._get("RECENT_SIGN_IN_AGE", None, (int, float, NoneType))
+        if age is not None and not (math.isfinite(age) and age > 0):
+            raise ImproperlyConfigured(
+                f"{NAME}['RECENT_SIGN_IN_AGE'] is {age}; it is a number of seconds, more than 0, "
+                "or None."
+            )
+        return age
+
+    @cached_property
+    def RECENT_SIGN_IN_URL(self) -> str:
+        """Where somebody who is signed in signs in again: a path, a URL or the name of one. Empty:
+        ``LOGIN_URL``."""
+        return self._get("RECENT_SIGN_IN_URL", "", str)
+
+    @cached_property
     def END_ON_PASSWORD_CHANGE(self) -> bool:
         """Whether a new password ends the user's sessions but the one in which it was set. Django
         takes the user out of them at their next request in any case."""
@@ -267,6 +293,12 @@ class Settings:
         return entries
 
     @cached_property
+    def OPENTELEMETRY(self) -> bool:
+        """Whether sessions are counted and calls of their store measured, for OpenTelemetry. Takes
+        the extra ``opentelemetry``, and is looked at when Django starts."""
+        return self._get("OPENTELEMETRY", False, bool)
+
+    @cached_property
     def COOKIE_PARTITIONED(self) -> bool:
         """Whether the package's middleware marks the session cookie ``Partitioned``: a site that
         is embedded in others then has a session for each of them."""
@@ -343,6 +375,16 @@ def former_engine(entry: Any) -> FormerEngine:
             )
         )
     return FormerEngine(path, {name: str(value) for name, value in options.items()})
+
+
+def session_store(path: str) -> Any:
+    """What an engine calls ``SessionStore``; ``None`` where it has none.
+
+    Raises ``ImportError`` where there is no such module.
+    """
+    if not all(part.isidentifier() for part in path.split(".")):
+        raise ImportError(f"{path!r} is not the dotted path of a module")
+    return getattr(import_module(path), "SessionStore", None)
 
 
 _former_options: Final = ContextVar[Mapping[str, str]]("options of a former engine")

@@ -88,6 +88,11 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     policy: dict[str, Any]
     encryption_keys: int | None
     """How many there are; ``None`` where the settings of them are wrong."""
+    index_is_complete: bool | None
+    """Whether the store has all sessions in its index; ``None`` where it has none, or does not
+    answer."""
+    eviction_policy: str
+    """By which policy the store drops sessions in use when it is full; empty where it does not."""
     findings: list[Finding]
     problems: int
     """How many things an operator should see to: silent stores, findings, no middleware."""
@@ -98,7 +103,12 @@ def diagnose(storage: Storage) -> Diagnosis:
     stores = [_ask(part) for part in checks.parts(storage) if not part.holds_in_key]
     findings = sorted(_findings(), key=lambda finding: (not finding.is_wrong, finding.id))
     middleware = [f"{each.__module__}.{each.__qualname__}" for each in checks.session_middlewares()]
-    problems = [*(store.error for store in stores), *(finding.is_wrong for finding in findings)]
+    eviction_policy = _if_told(storage.eviction_policy) or ""
+    problems = [
+        *(store.error for store in stores),
+        *(finding.is_wrong for finding in findings),
+        eviction_policy,
+    ]
     return Diagnosis(
         engine=django_settings.SESSION_ENGINE,
         description=translated(storage.describe()),
@@ -108,6 +118,8 @@ def diagnose(storage: Storage) -> Diagnosis:
         middleware=middleware,
         policy=_policy(),
         encryption_keys=_if_valid(lambda: len(conf.key_ring())),
+        index_is_complete=_if_told(storage.index_is_complete),
+        eviction_policy=eviction_policy,
         findings=findings,
         problems=sum(map(bool, [*problems, not middleware])),
     )
@@ -123,6 +135,14 @@ def _ask(storage: Storage) -> Store:
         return Store(description=description, milliseconds=None, error=told(error))
     milliseconds = round((time.perf_counter() - started) * 1000, 3)
     return Store(description=description, milliseconds=milliseconds)
+
+
+def _if_told(ask: Callable[[], T]) -> T | None:
+    """What the store says of itself; ``None`` where it does not answer, or not to this user."""
+    try:
+        return ask()
+    except StorageUnavailable:
+        return None
 
 
 def _policy() -> dict[str, Any]:
@@ -176,6 +196,7 @@ def summary(diagnosis: Diagnosis) -> dict[str, str]:
         _("Engine"): diagnosis.engine,
         _("Stores"): "\n".join(map(_store_in_words, diagnosis.stores))
         or _("none, but the browser"),
+        **_index_in_words(diagnosis),
         _("Sessions can"): "\n".join(able) or "-",
         _("They cannot"): "\n".join(unable) or "-",
         _("Largest session"): _bytes_in_words(size) if size else "-",
@@ -185,6 +206,23 @@ def summary(diagnosis: Diagnosis) -> dict[str, str]:
             f"{name} = {_value_in_words(name, value)}" for name, value in diagnosis.policy.items()
         ),
     }
+
+
+def _index_in_words(diagnosis: Diagnosis) -> dict[str, str]:
+    words = {}
+    if diagnosis.index_is_complete is not None:
+        words[_("Index")] = (
+            _("complete")
+            if diagnosis.index_is_complete
+            else _("not complete: the next list makes it, or manage.py sessions reindex")
+        )
+    if diagnosis.eviction_policy:
+        text = _(
+            "SESSIONS IN USE when the store is full, by its policy %(policy)s: their users are "
+            "logged out. Set it to noeviction, or give sessions a store of their own."
+        )
+        words[_("Drops")] = text % {"policy": isolated(diagnosis.eviction_policy)}
+    return words
 
 
 def _store_in_words(store: Store) -> str:

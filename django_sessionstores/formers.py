@@ -15,7 +15,6 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import datetime
 from enum import Enum
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -33,7 +32,16 @@ from django.utils.translation import gettext_noop
 
 from . import lifetime
 from .codec import Snapshot, newest_data
-from .conf import NAME, FormerEngine, bare_codec, codec, engine_setting, settings, settings_of
+from .conf import (
+    NAME,
+    FormerEngine,
+    bare_codec,
+    codec,
+    engine_setting,
+    session_store,
+    settings,
+    settings_of,
+)
 from .exceptions import StorageUnavailable, UnreadablePayload, UnserializableValue
 from .records import Record, SecretText, State, is_well_formed, session_id, tombstone
 from .storages.base import Conflict, Storage, Updated
@@ -144,7 +152,7 @@ def open_former(entry: FormerEngine) -> Former:
     Raises ``ImproperlyConfigured`` where there is none.
     """
     try:
-        engine: Any = getattr(import_module(entry.path), "SessionStore", None)
+        engine = session_store(entry.path)
     except ImportError as error:
         raise ImproperlyConfigured(
             f"A former session engine, {entry.path!r}, cannot be imported: {error}"

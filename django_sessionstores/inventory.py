@@ -9,18 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Collection, Iterator
 from datetime import datetime
-from importlib import import_module
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from django.conf import settings as django_settings
 from django.utils.translation import gettext_noop
 
 from . import adoption, ending, session, signals
+from .conf import session_store
 from .exceptions import CannotList, PartlyEnded, StorageUnavailable, UnreadablePayload
 from .flow import Call, Flow, arun, run
 from .lifetime import aware
-from .records import Record
+from .records import Record, is_beginning_of_id, is_session_id, is_storable
 from .session import SessionStore, purging
 from .storages.base import Page, Storage
 from .words import Phrase
@@ -29,8 +29,13 @@ SHORT_ID: Final = 12
 """Characters of an id in a list: two of a million sessions share them once in 500 times."""
 _PAGE: Final = 500
 """Records that are asked for at once where a caller wants all of them."""
+_MOST_AT_ONCE: Final = 10_000
+"""Records of one question to a store, however large a page is wanted."""
 _ROUNDS: Final = 20
 """How often a user's sessions are looked for again, while new ones keep coming up."""
+
+_But: TypeAlias = str | Collection[str] | None
+"""The ids of sessions that are left."""
 
 
 class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,13 +71,15 @@ class Inventory:
 
     ``engine`` is a dotted path as for ``SESSION_ENGINE``, which is the default. Users are given
     as objects or as primary keys. An outage raises ``StorageUnavailable``; an engine that cannot
-    tell which sessions it has raises `CannotList`, but can `get` and `end` them.
+    tell which sessions it has raises `CannotList`, but can `get` and `end` them. What is no
+    session id, no user or no number raises ``ValueError`` or ``TypeError`` before anything is
+    asked or ended.
     """
 
     def __init__(self, engine: str | None = None) -> None:
-        self._engine = engine or django_settings.SESSION_ENGINE
-        self._store: Any = import_module(self._engine).SessionStore
-        if not issubclass(self._store, SessionStore):
+        self._engine = django_settings.SESSION_ENGINE if engine is None else engine
+        self._store: Any = session_store(self._engine)
+        if not (isinstance(self._store, type) and issubclass(self._store, SessionStore)):
             raise CannotList(
                 Phrase(
                     gettext_noop("%(engine)s is not an engine of django_sessionstores."),
@@ -130,22 +137,22 @@ class Inventory:
 
     def get(self, session_id: str) -> SessionInfo | None:
         """The live session with this id."""
-        return run(self._get(session_id))
+        return run(self._get(_known(session_id)))
 
     async def aget(self, session_id: str) -> SessionInfo | None:
         """See `get`."""
-        return await arun(self._get(session_id))
+        return await arun(self._get(_known(session_id)))
 
     def data(self, session_id: str) -> dict[str, Any] | None:
         """What the live session with this id holds, secrets included.
 
         Raises `UnreadablePayload` where only the key would tell, as for the ``cookie`` engine.
         """
-        return run(self._data(session_id))
+        return run(self._data(_known(session_id)))
 
     async def adata(self, session_id: str) -> dict[str, Any] | None:
         """See `data`."""
-        return await arun(self._data(session_id))
+        return await arun(self._data(_known(session_id)))
 
     def count(self, *, user: Any = None) -> int:
         """How many sessions are live, all or those of a user."""
@@ -157,33 +164,38 @@ class Inventory:
 
     # --- End -------------------------------------------------------------------------------
 
-    def end(self, session_id: str) -> bool:
-        """End a session; whether it was live. The next request with its key is anonymous."""
-        return run(self._end(session_id))
+    def end(self, session_id: str, *, user: Any = None) -> bool:
+        """End a session; whether it was live. The next request with its key is anonymous.
 
-    async def aend(self, session_id: str) -> bool:
-        """See `end`."""
-        return await arun(self._end(session_id))
-
-    def end_all(self, user: Any, *, but: str | None = None, most: int | None = None) -> int:
-        """End all sessions of a user, or all ``but`` the one with that id; how many were live.
-
-        Stops after ``most`` of them, so that a caller who has only so long can go on later.
-        Raises `PartlyEnded` where the store stops answering meanwhile.
+        With ``user``, only where it is that user's. An id from before the session got another key
+        ends it too, for as long as requests with the former key are recognised.
         """
-        return run(self._end_all(_user_id(user), _but(but), most))
+        return run(self._end(_known(session_id), _user_id(user)))
 
-    async def aend_all(self, user: Any, *, but: str | None = None, most: int | None = None) -> int:
+    async def aend(self, session_id: str, *, user: Any = None) -> bool:
+        """See `end`."""
+        return await arun(self._end(_known(session_id), _user_id(user)))
+
+    def end_all(self, user: Any, *, but: _But = None, most: int | None = None) -> int:
+        """End all sessions of a user, or all ``but`` those with these ids; how many were live.
+
+        ``None`` is no user: see `end_everything`. ``request.session.stored_ids`` are the ids of a
+        request. Stops after ``most`` of them, so that a caller who has only so long can go on
+        later. Raises `PartlyEnded` where the store stops answering meanwhile.
+        """
+        return run(self._end_all(_named(user), _but(but), _at_most(most)))
+
+    async def aend_all(self, user: Any, *, but: _But = None, most: int | None = None) -> int:
         """See `end_all`."""
-        return await arun(self._end_all(_user_id(user), _but(but), most))
+        return await arun(self._end_all(_named(user), _but(but), _at_most(most)))
 
-    def end_everything(self, *, but: str | None = None, most: int | None = None) -> int:
+    def end_everything(self, *, but: _But = None, most: int | None = None) -> int:
         """End all sessions of all users and visitors; the rest as `end_all`."""
-        return run(self._end_all(None, _but(but), most))
+        return run(self._end_all(None, _but(but), _at_most(most)))
 
-    async def aend_everything(self, *, but: str | None = None, most: int | None = None) -> int:
+    async def aend_everything(self, *, but: _But = None, most: int | None = None) -> int:
         """See `end_everything`."""
-        return await arun(self._end_all(None, _but(but), most))
+        return await arun(self._end_all(None, _but(but), _at_most(most)))
 
     def end_for(self, reason: str, user_id: str, but: Collection[str]) -> int:
         """`end_all` for a reason of the package's own, which `session_ended` tells."""
@@ -192,11 +204,11 @@ class Inventory:
     def purge(self, *, most: int | None = None) -> int:
         """Remove what has expired, in batches; how many sessions. ``most`` as for `end_all`, but
         that the last batch may exceed it."""
-        return run(purging(self.storage, most))
+        return run(purging(self.storage, _at_most(most)))
 
     async def apurge(self, *, most: int | None = None) -> int:
         """See `purge`."""
-        return await arun(purging(self.storage, most))
+        return await arun(purging(self.storage, _at_most(most)))
 
     def reindex(self) -> int | None:
         """Make the index anew that lists are taken from, while requests go on; how many sessions
@@ -216,9 +228,10 @@ class Inventory:
     def _list(
         self, cursor: str, limit: int, within: int | None, wanted: _Filter
     ) -> Flow[SessionPage]:
-        for name, number in (("limit", limit), ("within", within)):
-            if number is not None and number < 1:
-                raise ValueError(f"{name} is {number}; it must be 1 or more.")
+        _check_type("cursor", cursor, str)
+        _check_number("limit", limit, least=1)
+        if within is not None:
+            _check_number("within", within, least=1)
         moment, found = session.now(), list[SessionInfo]()
         if not cursor and wanted.expired:
             cursor = self.storage.first_expired(moment)
@@ -226,14 +239,22 @@ class Inventory:
         # Without an index, the storage would read on until it has enough of this user.
         is_indexed = within is None or self.storage.indexes_users
         user_id = wanted.user_id if is_indexed else None
+        asked = limit
         while True:
-            # Never more than are still wanted, so that the cursor leads to the next one.
-            asked = int(min(limit - len(found), unseen))
+            asked = int(min(asked, unseen, _MOST_AT_ONCE))
             page = yield from self._scan(cursor, asked, user_id)
-            found += [_info(each, moment) for each in page.records if wanted.has(each, moment)]
+            places = [n for n, each in enumerate(page.records, 1) if wanted.has(each, moment)]
+            missing = limit - len(found)
+            if len(places) > missing:
+                # Once more, up to the last that is wanted: the cursor has to lead to the next.
+                asked = places[missing - 1]
+                continue
+            found += [_info(page.records[place - 1], moment) for place in places]
             cursor, unseen = page.next, unseen - asked
             if not cursor or len(found) == limit or not unseen:
                 return SessionPage(found, cursor)
+            # Not only those that are missing: where few match, that would be a call for each.
+            asked = max(limit - len(found), _PAGE)
 
     def _scan(self, cursor: str, limit: int, user_id: str | None) -> Flow[Page]:
         if not self.storage.lists:
@@ -277,13 +298,15 @@ class Inventory:
         counted: int = yield Call(self.storage, "count", (session.now(), _user_id(user)))
         return counted
 
-    def _end(self, session_id: str) -> Flow[bool]:
+    def _end(self, session_id: str, user_id: str | None) -> Flow[bool]:
         found: Record | None = yield Call(self.storage, "lookup", (session_id,))
+        if user_id is not None and (found is None or found.user_id != user_id):
+            return False
         # Also where there is none: what is not live must not become so.
         ended = yield from self._remove(session_id, found)
         if found is None or ended is None or found.expires <= session.now():
             return False
-        yield from self._tell_end(ended)
+        yield from self._tell_end(ended, found)
         return True
 
     def _remove(self, session_id: str, record: Record | None) -> Flow[str | None]:
@@ -292,9 +315,13 @@ class Inventory:
             return (yield from adoption.end(self.storage, session_id, record, None, session.now))
         return (yield from ending.end(self.storage, session_id, record))
 
-    def _tell_end(self, session_id: str, reason: str = "revoked") -> Flow[None]:
+    def _tell_end(self, session_id: str, record: Record, reason: str = "revoked") -> Flow[None]:
         return signals.tell(
-            signals.session_ended, self._store, session_id=session_id, reason=reason
+            signals.session_ended,
+            self._store,
+            session_id=session_id,
+            user_id=record.user_id,
+            reason=reason,
         )
 
     def _end_all(
@@ -334,7 +361,7 @@ class Inventory:
                 deleted = yield from self._remove(record.id, None)
                 if deleted and record.is_live(session.now()):
                     done.ended += 1
-                    yield from self._tell_end(record.id, reason)
+                    yield from self._tell_end(record.id, record, reason)
             cursor = page.next
             if not cursor:
                 return found
@@ -352,6 +379,9 @@ class _Done:
         return self._most is not None and self.ended >= self._most
 
 
+_OPTIONAL: Final = {"logged_in": bool, "expired": bool, "idle_since": datetime, "ip": str}
+
+
 class _Filter(msgspec.Struct, frozen=True, kw_only=True):
     user: Any = None
     logged_in: bool | None = None
@@ -359,6 +389,17 @@ class _Filter(msgspec.Struct, frozen=True, kw_only=True):
     idle_since: datetime | None = None
     ip: str | None = None
     id_prefix: str = ""
+
+    def __post_init__(self) -> None:
+        _user_id(self.user)
+        for name, kind in _OPTIONAL.items():
+            if getattr(self, name) is not None:
+                _check_type(name, getattr(self, name), kind)
+        _check_type("id_prefix", self.id_prefix, str)
+        if self.idle_since is not None and self.idle_since.utcoffset() is None:
+            raise ValueError("idle_since has no time zone; it must be aware.")
+        if not is_beginning_of_id(self.id_prefix):
+            raise ValueError("id_prefix is not the beginning of a session id: of 0-9 and a-f.")
 
     @property
     def user_id(self) -> str | None:
@@ -375,12 +416,53 @@ class _Filter(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def _but(session_id: str | None) -> Collection[str]:
-    return () if session_id is None else (session_id,)
+def _known(session_id: str) -> str:
+    """The id. Raises ``ValueError`` for what is none, and does not repeat it: it may be a key."""
+    if not (isinstance(session_id, str) and is_session_id(session_id)):
+        raise ValueError("This is no session id, which is 40 of 0-9 and a-f. Nor is a session key.")
+    return session_id
+
+
+def _but(but: _But) -> Collection[str]:
+    if but is None:
+        return ()
+    return [_known(each) for each in ([but] if isinstance(but, str) else but)]
 
 
 def _user_id(user: Any) -> str | None:
-    return None if user is None else str(getattr(user, "pk", user))
+    """The primary key as sessions have it; ``None`` for any user. Raises ``ValueError``."""
+    if user is None:
+        return None
+    pk = getattr(user, "pk", user)
+    text = str(pk)
+    if pk is None or not text or not is_storable(text):
+        raise ValueError(f"{user!r} is no user: it has no primary key.")
+    return text
+
+
+def _named(user: Any) -> str:
+    """The primary key of somebody. Raises ``ValueError`` for nobody: that would be everybody."""
+    user_id = _user_id(user)
+    if user_id is None:
+        raise ValueError("None is no user. To end the sessions of all, call end_everything().")
+    return user_id
+
+
+def _at_most(most: int | None) -> int | None:
+    if most is not None:
+        _check_number("most", most, least=0)
+    return most
+
+
+def _check_type(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is {value!r}, no {kind.__name__}.")
+
+
+def _check_number(name: str, number: int, *, least: int) -> None:
+    _check_type(name, number, int)
+    if number < least:
+        raise ValueError(f"{name} is {number}; it must be {least} or more.")
 
 
 def _info(record: Record, moment: int) -> SessionInfo:

@@ -21,8 +21,13 @@ class _Missing:
 
 MISSING: Final = _Missing()
 
-AUTH_KEYS: Final = frozenset({"_auth_user_id", "_auth_user_backend", "_auth_user_hash"})
-"""Who is logged in: one fact in three keys, so a mixture of two logins must not come about."""
+AUTHENTICATED_AT: Final = "_authenticated_at"
+"""The key of a session's data that tells when its user last signed in, in milliseconds."""
+AUTH_KEYS: Final = frozenset(
+    {"_auth_user_id", "_auth_user_backend", "_auth_user_hash", AUTHENTICATED_AT}
+)
+"""Who is logged in, and since when: one fact in four keys, so a mixture of two logins must not come
+about."""
 
 
 def same(a: object, b: object) -> bool:

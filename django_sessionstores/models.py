@@ -1,4 +1,6 @@
-"""The one table of the package, and what permissions and log entries are about."""
+"""The tables of the package, and what permissions and log entries are about."""
+
+from typing import Final
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -57,4 +59,27 @@ class Session(StoredSession):
             # As Django's own, these are in English, which is what the table of them has.
             ("end_session", "Can end sessions"),
             ("view_session_data", "Can view what is in sessions, but for secrets"),
+            ("view_session_secrets", "Can view secrets in sessions"),
         ]
+
+
+class SessionTally(models.Model):
+    """How many sessions began in an hour, or ended for a reason. Written by `tally` alone."""
+
+    REASON_LENGTH: Final = 32
+
+    # Hours since the epoch: they mean the same whatever USE_TZ says.
+    hour = models.BigIntegerField(_("hour"))
+    reason = models.CharField(_("reason"), max_length=REASON_LENGTH, blank=True)
+    number = models.BigIntegerField(_("number"))
+
+    class Meta:
+        verbose_name = _("tally of sessions")
+        verbose_name_plural = _("tallies of sessions")
+        default_permissions = ()
+        constraints = [
+            models.UniqueConstraint(fields=["hour", "reason"], name="sessionstores_tally")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.hour} {self.reason}: {self.number}"

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 from django.utils.translation import gettext as _
 
-from . import session
-from .charts import Columns, Row, columns, rows
+from . import session, tally
+from .charts import Columns, Row, columns, rows, spans
+from .conf import settings
 from .devices import describe_device
 from .inventory import Inventory, SessionInfo
 
 SAMPLE: Final = 1000
 """How many sessions are looked at."""
 _MOST_DEVICES: Final = 8
+_DAYS: Final = 30
+_ONE: Final = timedelta(hours=1)
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +70,66 @@ def overview(inventory: Inventory, now: datetime) -> Overview:
         devices=_devices(live),
         idle=_idle(live, now),
     )
+
+
+class Period(msgspec.Struct, frozen=True):
+    """How many sessions began and ended in a time, on the same scale."""
+
+    created: Columns
+    ended: Columns
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """What the tally has counted, up to the hour that is not over yet."""
+
+    day: Period
+    month: Period
+    reasons: list[Row]
+    """Of the ends of the month."""
+
+
+def history(now: datetime) -> History | None:
+    """One query. ``None`` where nothing is counted. Raises ``django.db.Error``."""
+    if not settings.TALLY:
+        return None
+    hour, day = timedelta(hours=1), timedelta(days=1)
+    end = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0) + hour
+    numbers = tally.history(end - _DAYS * day)
+    reasons: Counter[str] = Counter()
+    for (_moment, reason), number in numbers.items():
+        if reason != tally.CREATED:
+            reasons[reason_in_words(reason)] += number
+    return History(
+        day=_period(numbers, end, hour, day // hour),
+        month=_period(numbers, end, day, _DAYS),
+        reasons=rows(reasons.most_common()),
+    )
+
+
+def _period(
+    numbers: Mapping[tuple[datetime, str], int], end: datetime, step: timedelta, steps: int
+) -> Period:
+    created, ended = [0] * steps, [0] * steps
+    for (moment, reason), number in numbers.items():
+        place = steps - 1 - (end - moment - _ONE) // step
+        if place >= 0:
+            (created if reason == tally.CREATED else ended)[place] += number
+    most, begin = max(*created, *ended), end - steps * step
+    return Period(spans(created, begin, step, most=most), spans(ended, begin, step, most=most))
+
+
+def reason_in_words(reason: str) -> str:
+    """Why sessions have ended, see `signals.session_ended`."""
+    return {
+        "logout": _("logged out"),
+        "expired": _("expired"),
+        "revoked": _("ended by the staff or the user"),
+        "evicted": _("too many of a user"),
+        "replaced": _("another user signed in"),
+        "password": _("new password"),
+        "deactivated": _("account deactivated"),
+        "deleted": _("account deleted"),
+    }.get(reason, reason)
 
 
 def count_of_user(inventory: Inventory, user: Any) -> int | None:

@@ -201,6 +201,20 @@ def is_session_id(text: str) -> bool:
     return _SESSION_ID.fullmatch(text) is not None
 
 
+def is_beginning_of_id(text: str) -> bool:
+    """Whether a session id could begin with ``text``, which may be empty."""
+    return _SESSION_ID.fullmatch(text.ljust(40, "0")) is not None
+
+
+def is_storable(text: str) -> bool:
+    """Whether every store could have ``text``: no NUL, and nothing that is no character, as what
+    stands for undecodable bytes of a command line."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 # The packed form, for stores that keep bytes. The head has a fixed place for what scripts and
 # file headers compare or overwrite without reading the rest.
 _HEAD: Final = struct.Struct(">BBQQQQ")
@@ -212,10 +226,14 @@ TIMES_OFFSET: Final = 18
 """Where last activity and expires stand in the packed form: 8 bytes each, big-endian."""
 _TIMES: Final = struct.Struct(">QQ")
 
+OWNER_OFFSET: Final = HEAD_SIZE + 1
+"""Where `pack_owner` stands in the packed form: after the mark of an array of four."""
+
 START_SIZE: Final = 4096
 """In so many bytes of the packed form ends all but the payload, of any but a freak record."""
 
 _encode_tail = msgspec.msgpack.Encoder().encode
+_encode_text = msgspec.msgpack.Encoder().encode
 _decode_tail = msgspec.msgpack.Decoder(tuple[str | None, str, str, bytes]).decode
 _decode_text = msgspec.msgpack.Decoder(str | None).decode
 
@@ -236,6 +254,11 @@ def pack(record: Record) -> bytes:
 def pack_times(last_activity: int, expires: int) -> bytes:
     """The 16 bytes that stand at `TIMES_OFFSET`, for a touch in place."""
     return _TIMES.pack(last_activity, expires)
+
+
+def pack_owner(user_id: str) -> bytes:
+    """The bytes that stand at `OWNER_OFFSET` in the records of this user, and of no other."""
+    return _encode_text(user_id)
 
 
 def _open_head(data: bytes) -> tuple[State, int, int, int, int]:
@@ -274,8 +297,8 @@ def unpack_start(record_id: str, data: bytes, length: int | None = None) -> Reco
     """
     head = unpack_head(record_id, data)
     texts: list[str | None] = []
-    # After the mark of an array of four: user, address, agent and payload.
-    at = HEAD_SIZE + 1
+    # User, address and agent; then comes the payload.
+    at = OWNER_OFFSET
     for _ in range(3):
         end = _text_end(data, at)
         if end > len(data):

@@ -50,10 +50,14 @@ class Node(msgspec.Struct, kw_only=True):
 
 
 class Redactor:
-    """Tells secrets by their names; ``names`` are parts of names besides the usual ones."""
+    """Tells secrets by their names; ``names`` are parts of names besides the usual ones.
 
-    def __init__(self, names: Iterable[str] = ()) -> None:
+    With ``reveals`` the tree has them in it.
+    """
+
+    def __init__(self, names: Iterable[str] = (), *, reveals: bool = False) -> None:
         self._names = [_joined(name) for name in names]
+        self._reveals = reveals
         self._left = _NODES
 
     def is_secret(self, name: object) -> bool:
@@ -77,7 +81,7 @@ class Redactor:
         self._left -= 1
         label = name if isinstance(name, str) else repr(name)
         node = Node(name=self._text(label), kind=type(value).__name__)
-        if self.is_secret(name):
+        if self.is_secret(name) and not self._reveals:
             node.is_secret = True
         elif isinstance(value, bytes | bytearray | memoryview):
             # Nobody can read them, and keys are often in such.
@@ -105,7 +109,8 @@ class Redactor:
         def shown(found: re.Match[str]) -> str:
             return f"{found[1]}{found[2]}…" if self.is_secret(found[1]) else found[0]
 
-        text = _ASSIGNED.sub(shown, text[: 2 * _TEXT])
+        if not self._reveals:
+            text = _ASSIGNED.sub(shown, text[: 2 * _TEXT])
         return text if len(text) <= _TEXT else f"{text[:_TEXT]}…"
 
 

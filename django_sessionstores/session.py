@@ -35,7 +35,7 @@ from .exceptions import (
     UnserializableValue,
 )
 from .flow import Call, Flow, Pause, arun, run
-from .merge import AUTH_KEYS, changes, merge
+from .merge import AUTH_KEYS, AUTHENTICATED_AT, changes, merge
 from .records import (
     Changes,
     Client,
@@ -203,6 +203,11 @@ class SessionStore(SessionBase):
         if self._unstored:
             return session_id(key)
         return self._record.id if self._record else self.storage().identify(key)
+
+    @property
+    def has_new_key(self) -> bool:
+        """Whether the key was drawn here, and nothing is stored under it yet."""
+        return self._unstored
 
     @property
     def stored_ids(self) -> set[str]:
@@ -430,11 +435,12 @@ class SessionStore(SessionBase):
                 if record is None or record.state is not State.LIVE:
                     yield from self._reject(record_id, "unknown")
                 else:
-                    yield from self._tell_end(record.id, "expired")
+                    yield from self._tell_end(record.id, "expired", record)
                 return {}
             if record.state is not State.LIVE:
                 self._state = State.SUPERSEDED
-                yield from self._reject(record.id, "superseded")
+                reason = "too old" if record.state is State.RENEWED else "superseded"
+                yield from self._reject(record.id, reason)
                 return {}
             return self._remember(record, was_renewed)
         except UnreadablePayload as reason:
@@ -444,7 +450,7 @@ class SessionStore(SessionBase):
             security_logger.warning(
                 "Session %s reads as empty: %s.", self.session_id or "without an id", reason
             )
-            yield from self._reject(self.session_id, str(reason))
+            yield from self._reject(self.session_id, "tampered", str(reason))
             return {}
         except StorageUnavailable as outage:
             self.outage = outage
@@ -579,7 +585,7 @@ class SessionStore(SessionBase):
                 other = self.storage().identify(key)
                 if other is not None:
                     yield from self._remove(other, key, None)
-                    yield from self._tell_end(other, "logout")
+                    yield from self._tell_end(other, "logout", None)
             return
         if self.session_key is None:
             return
@@ -598,7 +604,8 @@ class SessionStore(SessionBase):
             self._flushed_id = stored_id
         self._state = State.ENDED
         if stored_id:
-            yield from self._tell_end(stored_id, "logout")
+            reason = "replaced" if in_use.is_logging_in() else "logout"
+            yield from self._tell_end(stored_id, reason, record)
 
     # --- Steps of saving -------------------------------------------------------------------
 
@@ -616,6 +623,7 @@ class SessionStore(SessionBase):
                 yield from self._admit(outcome.record, None, snapshot)
                 yield from self._mark_flushed(outcome.record)
                 yield from self._tell(signals.session_created, outcome.record)
+                yield from self._tell_evicted(outcome)
                 return
             if keep_key and not self._unstored:
                 raise CreateError
@@ -682,6 +690,7 @@ class SessionStore(SessionBase):
                     signals.session_rotated, outcome.record, former_id=predecessor.id
                 )
                 yield from self._tell_client(predecessor, outcome.record)
+                yield from self._tell_evicted(outcome)
                 return
             if isinstance(outcome, Taken):
                 if self._renewal is None:
@@ -830,8 +839,7 @@ class SessionStore(SessionBase):
         user_id = self._session_cache.get("_auth_user_id")
         user_id = None if user_id is None else str(user_id)
         # An absolute lifetime starts anew with a login, and with nothing else.
-        same_user = base is not None and base.user_id == user_id
-        created = base.created if base and same_user else moment
+        created = self._began(base) if base and base.user_id == user_id else moment
         expires = self._expires(moment, created)
         if base and self._keeps_expiry(base, expires, moment):
             expires = base.expires
@@ -848,6 +856,13 @@ class SessionStore(SessionBase):
             user_agent=client.user_agent,
             changes=changed,
         )
+
+    def _began(self, base: Record) -> int:
+        """When a session of the same user began, or its user last signed in."""
+        authenticated_at = self._session_cache.get(AUTHENTICATED_AT)
+        if base.user_id is None or not isinstance(authenticated_at, int):
+            return base.created
+        return max(base.created, authenticated_at)
 
     def _changes(self, context: str, snapshot: Snapshot) -> Iterator[tuple[bytes, bytes]]:
         """What this request changed, as `Record.changes`."""
@@ -903,12 +918,27 @@ class SessionStore(SessionBase):
             signal, type(self), session_id=record.id, user_id=record.user_id, **facts
         )
 
-    def _tell_end(self, record_id: str, reason: str) -> Flow[None]:
-        return signals.tell(signals.session_ended, type(self), session_id=record_id, reason=reason)
-
-    def _reject(self, record_id: str | None, reason: str) -> Flow[None]:
+    def _tell_end(self, record_id: str, reason: str, record: Record | None) -> Flow[None]:
+        user_id = record.user_id if record else None
         return signals.tell(
-            signals.session_rejected, type(self), session_id=record_id, reason=reason
+            signals.session_ended,
+            type(self),
+            session_id=record_id,
+            user_id=user_id,
+            reason=reason,
+        )
+
+    def _tell_evicted(self, outcome: Updated) -> Flow[None]:
+        for each in outcome.evicted:
+            yield from self._tell_end(each.id, "evicted", each)
+
+    def _reject(self, record_id: str | None, reason: str, detail: str = "") -> Flow[None]:
+        return signals.tell(
+            signals.session_rejected,
+            type(self),
+            session_id=record_id,
+            reason=reason,
+            detail=detail,
         )
 
     def _tell_client(self, base: Record, record: Record) -> Flow[None]:
@@ -996,7 +1026,7 @@ class SessionStore(SessionBase):
             for each in limits.surplus(others, most - 1):
                 ended = yield from adoption.end(self.storage(), each.id, each, None, now)
                 if ended:
-                    yield from self._tell_end(ended, "limit")
+                    yield from self._tell_end(ended, "evicted", each)
             return
         admitted = len(limits.ahead(record, others)) < most
         if admitted:

@@ -1,4 +1,4 @@
-"""Users as operators name them, and as sessions know them: by primary key, as text."""
+"""Users as operators name them, as sessions know them, by primary key as text, and of a request."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.db import Error
 from django.db.models import Model
+from django.http import HttpRequest
+
+from .records import is_storable
 
 
 def find_users(text: str) -> dict[str, str]:
@@ -18,6 +21,8 @@ def find_users(text: str) -> dict[str, str]:
     """
     users = get_user_model()
     found: dict[str, str] = {}
+    if not is_storable(text):
+        return found  # A driver's complaint would be taken for an outage.
     for condition in ({"pk": _primary_key(text)}, {users.USERNAME_FIELD: text}):
         if None not in condition.values():
             matches = users._base_manager.filter(**condition)[:2]
@@ -50,3 +55,16 @@ def _primary_key(text: str) -> Any:
         return get_user_model()._meta.pk.to_python(text)
     except (ValidationError, ImproperlyConfigured):
         return None
+
+
+class RequestUser:
+    """Who makes a request, as a call that a flow can ask for."""
+
+    def __init__(self, request: HttpRequest) -> None:
+        self._request = request
+
+    def get(self) -> Any:
+        return self._request.user
+
+    async def aget(self) -> Any:
+        return await self._request.auser()

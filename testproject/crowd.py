@@ -10,15 +10,18 @@ from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_K
 from django.db import transaction
 
 from django_sessionstores.inventory import Inventory
+from django_sessionstores.models import SessionTally
 from django_sessionstores.records import Client
 from django_sessionstores.session import now
 from django_sessionstores.testing import DAY, HOUR, at
 
 NAMES: Final = ("amara", "björn", "chiara", "dmitri", "emre", "فاطمة", "gwen", "haruto")
 SESSIONS: Final = 300
+_HOURLY: Final = {"": 3, "logout": 2, "expired": 1, "revoked": 0.2, "password": 0.1}
+"""How many sessions begin in an hour, and end for a reason, at least."""
 _LIKE_GECKO: Final = "AppleWebKit/537.36 (KHTML, like Gecko)"
 _IPHONE: Final = "(iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15"
-_DEVICES: Final = {
+DEVICES: Final = {
     f"Mozilla/5.0 (Windows NT 10.0; Win64; x64) {_LIKE_GECKO} Chrome/142.0.0.0 Safari/537.36": 8,
     f"Mozilla/5.0 {_IPHONE} (KHTML, like Gecko) Version/18.6 Mobile/15E148 Safari/604.1": 7,
     f"Mozilla/5.0 (Linux; Android 15; Pixel 9) {_LIKE_GECKO} Chrome/142.0.0.0 Mobile "
@@ -46,7 +49,22 @@ def gather(store: type[Any]) -> int:
     with transaction.atomic():
         for _ in range(SESSIONS):
             _come(store, chance, chance.choice(users))
+        _look_back(chance)
     return SESSIONS
+
+
+def _look_back(chance: random.Random) -> None:
+    """What would have been counted, had the site run for a month: more by day than by night."""
+    this_hour = now() // HOUR
+    rows = SessionTally._base_manager
+    rows.filter(hour__lt=this_hour).delete()
+    rows.bulk_create(
+        SessionTally(hour=hour, reason=reason, number=round(chance.uniform(least, least * 3) * day))
+        for hour in range(this_hour - 30 * 24, this_hour)
+        for day in [3 if 7 <= hour % 24 <= 20 else 1]
+        for reason, least in _HOURLY.items()
+        if chance.random() < 0.8
+    )
 
 
 def _people() -> list[Any]:
@@ -59,7 +77,7 @@ def _people() -> list[Any]:
 def _come(store: type[Any], chance: random.Random, user: Any) -> None:
     session = store()
     age = int(chance.expovariate(1 / (2 * DAY)))
-    (agent,) = chance.choices(list(_DEVICES), list(_DEVICES.values()))
+    (agent,) = chance.choices(list(DEVICES), list(DEVICES.values()))
     session.client = Client(f"198.51.100.{chance.randrange(1, 255)}", agent)
     session["cart"] = {"apples": chance.randrange(5), "pears": chance.randrange(3)}
     if user is not None:

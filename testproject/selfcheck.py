@@ -43,10 +43,13 @@ class Browser:
         """What the store has under the key in the cookie."""
         return session_store()(self.session_cookie)
 
-    def page(self) -> str:
-        """Read the page, as its HTML."""
-        response = self._client.get(self._root)
-        _expect(response.status_code == 200, f"{self._root} answers {response.status_code}")
+    def page(self, path: str = "") -> str:
+        """Read the page, or another one, as its HTML."""
+        response = self._client.get(f"{self._root}{path}")
+        _expect(
+            response.status_code == 200,
+            f"{response.request['PATH_INFO']} answers {response.status_code}",
+        )
         return response.content.decode()
 
     def is_signed_in(self) -> bool:
@@ -68,6 +71,8 @@ def checks() -> Iterator[tuple[str, Callable[[str], None]]]:
     if session_store().storage().authoritative:
         yield "signing out ends the session", _sign_out
         yield "two parallel requests keep both their changes", _parallel
+    if session_store().storage().lists:
+        yield "one device signs out the others", _your_devices
     yield "a session that is to expire in a minute does", _expiry
 
 
@@ -109,6 +114,18 @@ def _sign_out(flavour: str) -> None:
     other = Browser(flavour, browser.cookies)
     browser.post("sign-out")
     _expect(not other.is_signed_in(), "the key works after signing out")
+
+
+def _your_devices(flavour: str) -> None:
+    browser, other = _visitor(flavour), _visitor(flavour)
+    for each in (browser, other):
+        _sign_in_as_demo(each)
+    page = browser.page("devices/")
+    _expect("This device" in page, "this device is not in the list")
+    _expect("Other devices" in page, "the other devices are not in the list")
+    _expect(browser.post("devices/end-others") == 302, "the others were not signed out")
+    _expect(not other.is_signed_in(), "the other device is still signed in")
+    _expect(browser.is_signed_in(), "this device is no longer signed in")
 
 
 def _types(flavour: str) -> None:

@@ -29,7 +29,7 @@ ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 SESSION_ENGINE = f"django_sessionstores.backends.{DEMO.engine}"
 SESSION_CACHE_ALIAS = "sessions" if DEMO.cache else "default"
 SESSION_FILE_PATH = str(DEMO.sessions_folder) if DEMO.engine == "file" else None
-SESSIONSTORES = {"REGISTRY": DEMO.registry}
+SESSIONSTORES = {"REGISTRY": DEMO.registry, "TALLY": True}
 
 # --- The rest is an ordinary site ----------------------------------------------------------
 
@@ -51,6 +51,8 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django_sessionstores.middleware.SessionMiddleware",
+    # The pages of the admin and of devices speak the language of the browser.
+    "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
@@ -71,6 +73,7 @@ TEMPLATES = [
     }
 ]
 ROOT_URLCONF = "testproject.urls"
+LOGIN_URL = "sync:page"
 WSGI_APPLICATION = "testproject.wsgi.application"
 ASGI_APPLICATION = "testproject.asgi.application"
 # Everyone knows the passwords, so to hash them slowly would only delay the demo.

@@ -16,15 +16,20 @@ from django.db import Error as DatabaseError
 from django.utils import timezone
 
 from django_sessionstores.exceptions import StorageUnavailable
+from django_sessionstores.records import Client
+from django_sessionstores.session import now
 from django_sessionstores.storages.base import Storage
 from django_sessionstores.storages.registered import Registered
+from django_sessionstores.testing import HOUR, at
 from testproject import engines
+from testproject.crowd import DEVICES
 
 # Known to everyone, which is why the demo listens on the loopback address only.
 USERS: Final = ("demo", "staff")
 """Names, each of which is the password too. The second may enter the admin."""
 
 SEEDED_FOR: Final = timedelta(hours=1)
+DEVICES_EACH: Final = 3
 
 
 class SetUpFailed(Exception):
@@ -73,29 +78,38 @@ def seed_users() -> None:
 
 
 def seed_sessions() -> int:
-    """A visitor's session, one of each user and one that has expired; how many there are.
+    """A visitor's session, those of each user and one that has expired; how many there are.
 
     They end within the hour, so that starting the demo often does not pile them up.
     """
     if not session_store().storage().authoritative:
         return 0  # They are in browsers, and there is none yet.
     users = get_user_model()._default_manager
-    for user in [None, *users.filter(username__in=USERS)]:
-        session = session_store()()
-        session["cart"] = {"apples": 1, "pears": 0, "plums": 2}
-        if user is not None:
-            session[SESSION_KEY] = str(user.pk)
-            session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
-            session[HASH_SESSION_KEY] = user.get_session_auth_hash()
-        session.set_expiry(SEEDED_FOR)
-        session.save()
+    _seed(None, next(iter(DEVICES)), 1)
+    for user in users.filter(username__in=USERS):
+        for number, agent in enumerate([*DEVICES][:DEVICES_EACH], start=1):
+            _seed(user, agent, number)
+    seeded = 1 + DEVICES_EACH * len(USERS)
     if session_store().storage().self_expiring:
-        return len(USERS) + 1
+        return seeded
     expired = session_store()()
     expired["cart"] = {"apples": 9, "pears": 9, "plums": 9}
     expired.set_expiry(timezone.now() - timedelta(seconds=1))
     expired.save()
-    return len(USERS) + 2
+    return seeded + 1
+
+
+def _seed(user: Any, agent: str, number: int) -> None:
+    session = session_store()()
+    session.client = Client(f"198.51.100.{number}", agent)
+    session["cart"] = {"apples": 1, "pears": 0, "plums": 2}
+    if user is not None:
+        session[SESSION_KEY] = str(user.pk)
+        session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
+        session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+    session.set_expiry(SEEDED_FOR)
+    with at(now() - number * HOUR // 6):
+        session.save()
 
 
 def _folders() -> list[Path]:

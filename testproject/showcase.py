@@ -12,6 +12,7 @@ from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
+from django.utils.http import url_has_allowed_host_and_scheme
 
 from django_sessionstores.conf import serializer_path
 from django_sessionstores.records import Record, State
@@ -73,6 +74,14 @@ def back(request: HttpRequest, card: str) -> HttpResponse:
     return HttpResponseRedirect(f"{reverse('demo:page', current_app=_flavour(request))}#{card}")
 
 
+def after_sign_in(request: HttpRequest) -> HttpResponse:
+    """To the page that asked for it, or back."""
+    target = request.POST.get("next", "")
+    if url_has_allowed_host_and_scheme(target, {request.get_host()}):
+        return HttpResponseRedirect(target)
+    return back(request, "key")
+
+
 def show(
     request: HttpRequest,
     *,
@@ -91,6 +100,7 @@ def show(
             "account": account,
             "async": _flavour(request) == "async",
             "cart": session.get("cart") or new_cart(),
+            "devices_url": reverse(f"{_flavour(request)}_devices:list"),
             "engine": settings.SESSION_ENGINE,
             "error": error,
             "expires": session.get_expiry_date(),
@@ -101,6 +111,7 @@ def show(
             "former_is_superseded": former is not None and former.state is State.SUPERSEDED,
             "is_authoritative": storage.authoritative,
             "is_in_cookie": storage.holds_in_key,
+            "next": request.POST.get("next", request.GET.get("next", "")),
             "lifetimes": {name: label for name, (label, _) in LIFETIMES.items()},
             "rotation": session.get("rotation"),
             "serializer": serializer_path(),

@@ -1,4 +1,4 @@
-"""The demo's one page, by sync views and under ``async/`` by async views."""
+"""The demo's one page and "your devices", by sync views and under ``async/`` by async views."""
 
 from types import ModuleType
 
@@ -26,6 +26,8 @@ def demo(module: ModuleType) -> tuple[list[URLPattern], str]:
 
 urlpatterns = [
     path("admin/", admin.site.urls),
+    path("async/devices/", include("django_sessionstores.async_urls", namespace="async_devices")),
+    path("devices/", include("django_sessionstores.urls", namespace="sync_devices")),
     path("async/", include(demo(async_views), namespace="async")),
     path("", include(demo(views), namespace="sync")),
 ]

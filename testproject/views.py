@@ -14,6 +14,7 @@ from testproject.showcase import (
     OVERLAP_SECONDS,
     SIDES,
     SIGN_IN_FAILED,
+    after_sign_in,
     back,
     chosen,
     new_cart,
@@ -55,7 +56,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
     before = session_of(request).session_id
     login(request, user)
     request.session["rotation"] = {"before": before, "after": session_of(request).session_id}
-    return back(request, "key")
+    return after_sign_in(request)
 
 
 @require_POST

@@ -563,7 +563,8 @@ class MariaDB(Server):
             unavailable(f"mariadb-install-db is missing. Install it with: {self.install_hint}")
         run(
             *(install, *self._common(), "--skip-test-db", "--skip-name-resolve"),
-            "--auth-root-authentication-method=normal",
+            # Two of them in one folder for temporary tables disturb each other.
+            *("--auth-root-authentication-method=normal", f"--tmpdir={self.folder}"),
         )
         (self.folder / "init.sql").write_text(
             f"CREATE DATABASE IF NOT EXISTS {self.DATABASE} CHARACTER SET utf8mb4;"

@@ -6,6 +6,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from django.apps import apps
 from django.contrib.auth import (
     aupdate_session_auth_hash,
     get_user_model,
@@ -285,7 +286,19 @@ def test_a_session_of_an_earlier_request_is_not_the_one_at_work(inventory: Any, 
     assert inventory.get(lingering.session_id) is None
 
 
+@pytest.fixture
+def own_models() -> Iterator[None]:
+    """Models that a test makes are not there for the next, as ``makemigrations`` would see them."""
+    before = {label: set(registered) for label, registered in apps.all_models.items()}
+    yield
+    for label, registered in apps.all_models.items():
+        for name in registered.keys() - before[label]:
+            del registered[name]
+    apps.clear_cache()
+
+
 @pytest.mark.engines("memory")
+@pytest.mark.usefixtures("own_models")
 def test_proxies_of_the_user_model(inventory: Any, user: Any) -> None:
     """Django tells the proxy, not the model."""
 

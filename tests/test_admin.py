@@ -360,6 +360,30 @@ def test_one_session(site: Any, root: Any, client: Client) -> None:
 
 
 @ONE_ENGINE
+def test_secrets_are_shown_to_who_may_and_asks(site: Any) -> None:
+    """By a permission of its own, never by a link, and not without a trace."""
+    session = stored(site, access_token=SECRET, url=f"/?token={SECRET}")
+    url = f"{PAGES}{session.session_id}/secrets/"
+    for number, permissions in enumerate([(VIEW,), (VIEW, DATA), (VIEW, SECRETS)]):
+        client = signed_in(person(f"ada{number}", *permissions))
+        assert url not in text(client.get(detail(session)))
+        assert client.post(url).status_code == 403
+    assert not LogEntry.objects.exists()
+    bob = person("bob", VIEW, DATA, SECRETS)
+    client = signed_in(bob)
+    page = text(client.get(detail(session)))
+    assert SECRET not in page
+    assert url in page
+    assert client.get(url).status_code == 405
+    revealed = client.post(url)
+    assert text(revealed).count(SECRET) == 2
+    assert "no-store" in revealed["Cache-Control"]
+    (entry,) = LogEntry.objects.all()
+    assert (entry.user, entry.object_id) == (bob, session.session_id)
+    assert SECRET not in text(client.get(detail(session)))
+
+
+@ONE_ENGINE
 def test_a_session_with_an_absolute_end(site: Any, client: Client) -> None:
     """Which nobody moves."""
     session = stored(site)
@@ -379,6 +403,15 @@ def test_an_id_that_is_not_there(site: Any, client: Client, page: str) -> None:
         assert "There is no live session with this id" in said(client.get(answer["Location"]))
     answer = confirmed(client, f"{PAGES}{UNKNOWN}/end/")
     assert "There is no live session with this id" in said(answer)
+
+
+@EVERY_ENGINE
+def test_a_user_that_cannot_be(site: Any, client: Client) -> None:
+    """An address that somebody has typed is no error of the server's."""
+    for answer in (client.get(f"{PAGES}user/%00/end/"), confirmed(client, f"{PAGES}user/%00/end/")):
+        assert answer.status_code in {200, 302}
+    assert client.get(PAGES, {"user": "\0"}).status_code == 200
+    assert client.get(PAGES, {"q": "user:\0"}).status_code == 200
 
 
 @ONE_ENGINE
@@ -499,6 +532,16 @@ def test_end_all_but_mine(site: Any, client: Client) -> None:
 
 
 @EVERY_ENGINE
+def test_end_all_but_mine_under_a_new_secret_key(site: Any, client: Client) -> None:
+    """Django cycles the key of the first request that it knows by the former one."""
+    session = stored(site)
+    with override_settings(SECRET_KEY="a newer one", SECRET_KEY_FALLBACKS=["tests only"]):
+        assert "1 session was ended." in said(confirmed(client, f"{PAGES}end-others/"))
+        assert not is_alive(site, session)
+        assert client.get(PAGES).status_code == 200
+
+
+@EVERY_ENGINE
 def test_purge(site: Any, client: Client) -> None:
     """What is over already."""
     session = stored(site)
@@ -562,6 +605,7 @@ def test_an_outage_in_the_middle(site: Any, client: Client) -> None:
 # Who may ------------------------------------------------------------------------------------------
 
 VIEW, END, DATA = "view_session", "end_session", "view_session_data"
+SECRETS = "view_session_secrets"
 
 
 @ONE_ENGINE
@@ -636,7 +680,7 @@ def test_the_model_has_no_other_pages(site: Any, client: Client) -> None:
     for page in ("add/", f"{UNKNOWN}/delete/", f"{UNKNOWN}/history/"):
         assert client.get(f"{PAGES}{page}").status_code == 404
     ours = Permission.objects.filter(content_type__app_label="django_sessionstores")
-    assert {each.codename for each in ours} == {VIEW, END, DATA}
+    assert {each.codename for each in ours} == {VIEW, END, DATA, SECRETS}
 
 
 # The overview -------------------------------------------------------------------------------------

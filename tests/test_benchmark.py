@@ -13,6 +13,8 @@ from tests.benchmark import measure, shares
 from tests.benchmark.operations import OPERATIONS
 from tests.cases import select
 
+pytestmark = pytest.mark.once
+
 TINY = ("--rounds", "1")
 
 
@@ -114,6 +116,6 @@ def test_lists_and_purges_at_scale(store: str) -> None:
     lines = benchmark("--store", store, "--sessions", "300").splitlines()
 
     assert lines[1] == f"{store}, 300 sessions"
-    assert len(lines) == 12
-    assert "its longest batch" in lines[-1]
-    assert float(lines[-1].split()[-2]) > 0
+    assert len(lines) in {22, 24}  # Of a few sessions, a purge may be over before a login is.
+    (longest,) = [line for line in lines if "its longest batch" in line]
+    assert float(longest.split()[-2]) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +10,13 @@ from types import ModuleType, SimpleNamespace
 from unittest import mock
 
 import pytest
+from django.contrib import admin
+from django.contrib.auth.views import LoginView
 from django.core import checks as django_checks
 from django.core import mail
 from django.core.cache.backends.base import BaseCache
 from django.test import override_settings
+from django.urls import path
 
 from django_sessionstores import checks
 from django_sessionstores.backends.memory import SessionStore as MemorySessionStore
@@ -254,6 +258,10 @@ def test_sqlite_has_no_connection_to_wait_for(name):
         assert ids(checks.check_database) == []
 
 
+def digest(key, key_prefix, version):
+    return hashlib.sha256(f"{key_prefix}:{version}:{key}".encode()).hexdigest()
+
+
 def with_registry(registry, cache=LOCMEM, of="cookie"):
     """An engine with a registry. No server is asked: none runs at port 1."""
     return override_settings(
@@ -323,6 +331,8 @@ def test_the_cache_of_a_registry_is_looked_at_as_one_of_sessions():
         ("cache", MEMCACHED, "cache", "forgets"),
         ("cache", DUMMY, "cookie", "keeps nothing"),
         ("cached_db", MEMCACHED, "cache", "where the sessions are"),
+        ("cached_db", "tests.test_checks.OtherCache", "cache", "where the sessions are"),
+        ("cache", "tests.test_checks.OtherCache", "cache", "can list nothing"),
     ],
 )
 def test_a_registry_that_cannot_be_one_is_refused(registry, cache, of, reason):
@@ -541,12 +551,26 @@ def test_the_deploy_check_names_the_registry():
     assert re.search("cookie 'sessionid' .* registered in table", message.msg)
 
 
-def test_the_deploy_check_says_that_memcached_lists_nothing():
+@pytest.mark.parametrize("cache", [MEMCACHED, "tests.test_checks.OtherCache"])
+def test_the_deploy_check_says_which_caches_list_nothing(cache):
     """I002: better read before the day on which the sessions of a user have to be found."""
-    with with_registry("", MEMCACHED, "cache"):
+    with with_registry("", cache, "cache"):
         assert [each.id[-4:] for each in checks.report_storage(None)] == ["I001", "I002"]
-    with with_registry("db", MEMCACHED, "cache"):
+    with with_registry("db", cache, "cache"):
         assert [each.id[-4:] for each in checks.report_storage(None)] == ["I001"]
+    with with_registry("", LOCMEM, "cache"):
+        assert [each.id[-4:] for each in checks.report_storage(None)] == ["I001"]
+
+
+@pytest.mark.parametrize("cache", [LOCMEM, "django.core.cache.backends.db.DatabaseCache"])
+def test_a_key_function_that_hides_ids_takes_a_registry(cache):
+    """I002: the cache could list, but for what the project has set."""
+    settings = with_registry("", cache, "cache")
+    settings.options["CACHES"]["sessions"]["KEY_FUNCTION"] = "tests.test_checks.digest"
+    with settings:
+        assert [each.id[-4:] for each in checks.report_storage(None)] == ["I001", "I002"]
+        with override_settings(SESSIONSTORES={"REGISTRY": "db"}):
+            assert [each.id[-4:] for each in checks.report_storage(None)] == ["I001"]
 
 
 # Former engines -----------------------------------------------------------------------------------
@@ -651,3 +675,61 @@ def test_cookies_from_before_the_move(name, entry):
         (message,) = checks.check_former_engines(None)
         assert message.id == "sessionstores.W016"
         assert "up to 2 days" in message.msg
+
+
+# Of the pages in this module's URLconf.
+urlpatterns = [
+    path("open/", LoginView.as_view(), name="open"),
+    path("shut/", LoginView.as_view(redirect_authenticated_user=True), name="shut"),
+    path("admin/", admin.site.urls),
+]
+
+
+@pytest.mark.parametrize(
+    ("login_url", "options", "found"),
+    [
+        ("open", {}, []),
+        ("shut", {}, ["W018"]),
+        ("/shut/?x=1", {}, ["W018"]),
+        ("admin:login", {}, ["W018"]),
+        ("shut", {"RECENT_SIGN_IN_URL": "open"}, []),
+        ("open", {"RECENT_SIGN_IN_URL": "shut"}, ["W018"]),
+        ("shut", {"RECENT_SIGN_IN_AGE": None}, []),
+        ("nowhere", {}, ["W019"]),
+        ("/not/in/the/urlconf/", {}, []),
+        ("https://id.example/shut/", {}, []),
+        ("open", {"RECENT_SIGN_IN_AGE": 0}, []),
+    ],
+)
+def test_a_page_to_sign_in_again(login_url, options, found):
+    """A browser that is sent to and fro shows an error of its own, and nothing is in the log."""
+    with override_settings(
+        ROOT_URLCONF=__name__,
+        LOGIN_URL=login_url,
+        SESSIONSTORES={"RECENT_SIGN_IN_AGE": 600} | options,
+    ):
+        assert ids(checks.check_recent_sign_in) == [f"sessionstores.{id_}" for id_ in found]
+
+
+def test_recent_sign_ins_with_an_engine_of_djangos():
+    """W017: it remembers none."""
+    with override_settings(SESSION_ENGINE=DJANGO + "db", SESSIONSTORES={"RECENT_SIGN_IN_AGE": 60}):
+        assert ids(checks.check_recent_sign_in) == ["sessionstores.W017"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"RECENT_SIGN_IN_AGE": 0},
+        {"RECENT_SIGN_IN_AGE": -1},
+        {"RECENT_SIGN_IN_AGE": True},
+        {"RECENT_SIGN_IN_AGE": float("nan")},
+        {"RECENT_SIGN_IN_AGE": "600"},
+        {"RECENT_SIGN_IN_URL": None},
+    ],
+    ids=str,
+)
+def test_options_of_recent_sign_ins_are_checked(options):
+    """E003."""
+    with override_settings(SESSIONSTORES=options):
+        assert ids(checks.check_settings) == ["sessionstores.E003"]

@@ -15,6 +15,8 @@ from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.management.commands.clearsessions import Command
 from django_sessionstores.testing import observed
 from tests.cases import Engine
+from tests.test_clear import PAGE
+from tests.test_sessions_command import transcripts
 
 
 def clear_sessions(**options: Any) -> str:
@@ -46,6 +48,14 @@ def test_it_removes_what_has_expired_and_says_how_many(engine: Engine) -> None:
 
     assert clear_sessions() == "3 expired sessions removed.\n"
     assert all(engine.SessionStore().exists(key) for key in keys)
+
+
+@pytest.mark.engines("db:sqlite")
+def test_the_transcript_is_true(engine: Engine) -> None:
+    """What a reader compares with the own screen."""
+    make_sessions(engine, expired=2, alive=1)
+    ((arguments, expected),) = transcripts(PAGE, "clearsessions")
+    assert (arguments, clear_sessions().strip()) == ("", expected)
 
 
 @pytest.mark.engines("memory")

@@ -190,7 +190,7 @@ def test_keys_that_are_no_texts(data: dict[Any, Any]) -> None:
 
 def test_codes_of_the_format() -> None:
     """Tokens are out there: a code that means something else makes another session of them."""
-    assert compact_module._NAMES[:8] == (
+    assert compact_module._NAMES[:9] == (
         "_auth_user_id",
         "_auth_user_backend",
         "_auth_user_hash",
@@ -199,6 +199,7 @@ def test_codes_of_the_format() -> None:
         "_messages",
         "_password_reset_token",
         "testcookie",
+        "_authenticated_at",
     )
     short = compact(serializer.dumps(login()))
     assert short == (
@@ -234,7 +235,7 @@ MALFORMED = {
     "key of another type": b"\x81\x90\x01",
     "key not in UTF-8": b"\x81\xa1\xff\x01",
     "unknown name": encode({99: 1}),
-    "negative name": encode({-9: 1}),
+    "negative name": encode({-1: 1}),
     "unknown backend": encode({1: Ext(101, b"\x63")}),
     "no backend": encode({1: Ext(101, b"")}),
     "not deflated": encode({"x": Ext(103, b"zzzz")}),

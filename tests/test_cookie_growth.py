@@ -31,7 +31,7 @@ from django_sessionstores.testing import at
 from tests.browser import Chromium, Client, Curl, Incognito, Reply, Requests, Site, serve
 from tests.services import Nginx
 
-pytestmark = pytest.mark.engines("cookie:unregistered", "cookie:sqlite")
+pytestmark = [pytest.mark.engines("cookie:unregistered", "cookie:sqlite"), pytest.mark.once]
 
 COOKIE = "sessionid"
 OURS = "django_sessionstores.middleware.SessionMiddleware"

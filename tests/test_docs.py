@@ -6,6 +6,9 @@ import ast
 import asyncio
 import inspect
 import io
+import json
+import logging
+import logging.config
 import re
 import subprocess
 import sys
@@ -13,14 +16,16 @@ import textwrap
 import types
 import unittest
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.dispatch import Signal
 from django.test import RequestFactory, override_settings
 
-from django_sessionstores import checks, conf, exceptions
+from django_sessionstores import checks, conf, exceptions, signals, telemetry
 from django_sessionstores.backends import memory
 from tests.services import unavailable
 from tests.upstream import EXPECTED_FAILURES
@@ -53,8 +58,17 @@ def workshop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[s
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "shop", types.ModuleType("shop"))
     (tmp_path / "sessions").mkdir()
+    receivers = {
+        name: signal.receivers[:]
+        for name, signal in vars(signals).items()
+        if isinstance(signal, Signal)
+    }
     with override_settings(SESSION_ENGINE="django_sessionstores.backends.memory"):
         yield {"BASE_DIR": tmp_path}
+    telemetry.uninstrument()
+    for name, heard in receivers.items():
+        getattr(signals, name).receivers = heard
+        getattr(signals, name).sender_receivers_cache.clear()
     for name in [name for name in sys.modules if name.startswith("shop.")]:
         del sys.modules[name]
 
@@ -135,6 +149,49 @@ def test_merge_functions_of_the_guide_work(workshop: dict[str, Any]) -> None:
     assert join({"a": 1, "b": 1}, {"a": 2, "b": 1}, {"a": 3}) == {"a": 4}
     assert join(missing, {"a": 1}, {"b": 1}) == {"a": 1, "b": 1}
     assert join({"a": 1}, missing, {"a": 2}) is missing
+
+
+def test_the_log_of_the_guide_has_a_line_for_each_event(
+    workshop: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A program reads it: each line is an object, and none of them has a key."""
+    names = run(DOCS / "howto" / "observing.rst", workshop)
+    with restored_logging():
+        logging.config.dictConfig(names["LOGGING"])
+        session = memory.SessionStore()
+        session["_auth_user_id"] = "7"
+        session.save()
+        keys = [session.session_key]
+        session.cycle_key()
+        session.save()
+        keys.append(session.session_key)
+        assert memory.SessionStore(keys[0]).load() == {}
+        session.flush()
+    written = capsys.readouterr().err
+    events = [json.loads(line)["session_event"] for line in written.splitlines()]
+    assert [(event["event"], event.get("reason"), event.get("user")) for event in events] == [
+        ("created", None, "7"),
+        ("rotated", None, "7"),
+        ("rejected", "superseded", None),
+        ("ended", "logout", "7"),
+    ]
+    assert not any(key in written for key in keys)
+
+
+@contextmanager
+def restored_logging() -> Iterator[None]:
+    """Loggers as they were, when the test is over."""
+    loggers = [
+        logging.getLogger(name)
+        for name in ("audit.sessions", "django_sessionstores", "django.security.SuspiciousSession")
+    ]
+    before = [(each.level, each.handlers[:], each.propagate) for each in loggers]
+    handlers = logging.root.handlers[:]
+    yield
+    logging.root.handlers[:] = handlers
+    for each, (level, own, each.propagate) in zip(loggers, before, strict=True):
+        each.setLevel(level)
+        each.handlers[:] = own
 
 
 def test_storage_of_the_guide_passes_the_conformance_suite(workshop: dict[str, Any]) -> None:
@@ -248,13 +305,18 @@ def test_the_matrix_of_storages_is_what_they_declare(built: Path) -> None:
     """People choose by it whether a restart signs everyone out."""
     page = (built / "howto" / "choosing.txt").read_text(encoding="utf-8")
     rows = {name.replace('"', ""): cells for name, *cells in table(page)}
-    assert rows["memory"] == ["yes", "no", "no", "no"]
-    assert rows["db"] == ["yes", "yes", "yes", "no"]
-    assert rows["cache on Redis"] == ["yes", "yes", "no", "yes"]
-    assert rows["cached_db"] == ["yes", "yes", "yes", "no"]
-    assert rows["cookie"] == ["no", "yes", "yes", "yes"]
-    assert rows["cookie, registered in db or cached_db"] == ["yes", "yes", "yes", "no"]
-    assert rows["cookie, registered in cache on Redis"] == ["yes", "yes", "no", "yes"]
+    assert rows["memory"] == ["yes", "no", "no", "no", "yes", "no"]
+    assert rows["db"] == ["yes", "yes", "yes", "no", "yes", "yes"]
+    assert rows["cache on Redis"] == ["yes", "yes", "no", "yes", "yes", "yes"]
+    assert rows["cache on DatabaseCache"] == ["yes", "yes", "no", "no", "yes", "no"]
+    assert rows["cache on LocMemCache"] == ["yes", "no", "no", "yes", "yes", "no"]
+    assert rows["cache on another cache"] == ["yes", "yes", "no", "yes", "no", "no"]
+    assert rows["cached_db"] == ["yes", "yes", "yes", "no", "yes", "yes"]
+    assert rows["cookie"] == ["no", "yes", "yes", "yes", "no", "no"]
+    registered = ["yes", "yes", "yes", "no", "yes", "yes"]
+    assert rows["cookie, registered in db or cached_db"] == registered
+    registered = ["yes", "yes", "no", "yes", "yes", "yes"]
+    assert rows["cookie, registered in cache on Redis"] == registered
 
 
 def test_defaults_in_prose_are_filled_in(built: Path) -> None:

@@ -44,6 +44,7 @@ def ended() -> Iterator[list[tuple[str, str]]]:
     told: list[tuple[str, str]] = []
 
     def receiver(session_id: str, reason: str, **kwargs: Any) -> None:
+        assert reason in signals.END_REASONS
         told.append((session_id, reason))
 
     signals.session_ended.connect(receiver)
@@ -73,7 +74,7 @@ def test_who_is_ended_is_told(engine: Any, browser_of: Any, user: Any) -> None:
         (first,) = Inventory().list(user=user).sessions
         with at(moment + 1), ended() as told:
             browser_of().log_in()
-    assert told == [(first.id, "limit")]
+    assert told == [(first.id, "evicted")]
 
 
 def test_a_login_over_the_limit_is_refused(browser_of: Any, user: Any) -> None:

@@ -408,6 +408,7 @@ def new_key(engine: Any) -> str:
     return str(session.session_key)
 
 
+@pytest.mark.once
 @pytest.mark.payload_stored
 def test_many_threads(engine: Any) -> None:
     """16 writers, 50 saves each, every other one awaited: Django's engines keep 50 to 136."""
@@ -448,6 +449,7 @@ def hear(worker: subprocess.Popen[str]) -> str:
     return line
 
 
+@pytest.mark.once
 @pytest.mark.payload_stored
 def test_many_processes(engine: Any, workers: list[subprocess.Popen[str]]) -> None:
     """The same with the writers in several processes, which share nothing but the store."""

@@ -23,7 +23,7 @@ from django.db.models.query import ModelIterable
 from django.test import override_settings
 
 from django_sessionstores.exceptions import StorageUnavailable
-from django_sessionstores.inventory import SessionInfo
+from django_sessionstores.inventory import Inventory, SessionInfo
 from django_sessionstores.management import reports, selection
 from django_sessionstores.management.commands.sessions import Command
 from django_sessionstores.records import Client as Who
@@ -572,6 +572,43 @@ def test_doctor_finds_a_store_that_is_away(sound: Engine) -> None:
 
 
 @pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize(
+    ("policy", "limit", "told"),
+    [
+        *(("allkeys-lru", "100mb", True), ("volatile-ttl", "100mb", True)),
+        *(("noeviction", "100mb", False), ("allkeys-lru", "0", False)),
+    ],
+)
+@pytest.mark.engines("cache:redis-cache")
+@pytest.mark.private_servers
+def test_doctor_finds_that_a_full_redis_logs_users_out(
+    sound: Engine, policy: str, limit: str, told: bool
+) -> None:
+    (server,) = sound.servers.values()
+    server.cli("config", "set", "maxmemory-policy", policy)
+    server.cli("config", "set", "maxmemory", limit)
+    code, said = typed("doctor")
+    assert (f"by its policy {policy}" in " ".join(said.split())) is told
+    assert code == told
+
+
+@pytest.mark.engines("cache:redis-cache", "file", "cached_db:redis-cache+postgresql", "memory")
+def test_doctor_tells_of_the_index(sound: Engine) -> None:
+    """Which is made by the first list, and can be lost in Redis."""
+    has_index = sound.name in {"cache", "file"}
+    assert (document("doctor")["index_is_complete"] is not None) is has_index
+    assert ("Index  " in sessions("doctor")) is has_index
+    if has_index:
+        session = sound.SessionStore()
+        session["_auth_user_id"] = "7"
+        session.save()
+        Inventory().list(user=7)
+        assert document("doctor")["index_is_complete"] is True
+    if sound.name == "cache":
+        sound.storage._server.ask("DEL", *sound.storage._index)
+        assert "not complete: the next list makes it" in " ".join(sessions("doctor").split())
+
+
 def test_doctor_tells_the_policy(sound: Engine) -> None:
     """As it is in force, not as it was meant."""
     with override_settings(SESSIONSTORES={"IDLE_AGE": 1800}, SECRET_KEY_FALLBACKS=["a", "b"]):
@@ -829,8 +866,10 @@ def test_an_outage_in_the_middle_of_ending(engine: Engine) -> None:
 @pytest.mark.engines("memory", "cache:locmem")
 def test_sessions_of_another_process_are_not_seen(engine: Engine) -> None:
     """ "No sessions" would be said of a site full of people."""
-    _, said = typed("doctor")
-    assert "those of the site are not seen from here" in said
+    for action in ("doctor", "list"):
+        code, said = typed(action)
+        assert "those of the site are not seen from here" in said
+    assert code == 0
 
 
 @pytest.mark.engines("db:sqlite")
@@ -879,12 +918,49 @@ import sys
 from tests.cases import attach
 from django.core.management import execute_from_command_line
 with attach(sys.argv[1]):
-    execute_from_command_line(["manage.py", "sessions", *sys.argv[2:]])
+    from django_sessionstores.management import reports
+    from django_sessionstores.management.commands.clearsessions import Command
+    reports._PATIENCE = 0.0  # The bar is there at once, where there is one.
+    code = 0
+    for line in sys.argv[2:]:
+        if len(sys.argv) > 3:
+            print("$", line, flush=True)
+        words = ["manage.py", *line.split()]
+        try:
+            if words[1] == "clearsessions":
+                Command().run_from_argv(words)  # By name, it would be Django's.
+            else:
+                execute_from_command_line(words)
+        except SystemExit as end:
+            code = end.code
+        sys.stdout.flush()
+    sys.exit(code)
 """
 
 
-def on_terminal(*arguments: str, columns: int = 80) -> tuple[int, str]:
-    """Exit code and what a person sees, from a process of its own on a pseudo-terminal."""
+def manage(engine: Engine, *lines: str, **options: Any) -> subprocess.Popen[str]:
+    """Command lines in a process of their own, with the exit code of the last that failed."""
+    environment = {k: v for k, v in os.environ.items() if k not in {"COLUMNS", "NO_COLOR"}}
+    environment |= {"TERM": "xterm", "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    return subprocess.Popen(
+        [sys.executable, "-c", MANAGE, engine.id, *lines],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        **options,
+    )
+
+
+def through_pipes(engine: Engine, *lines: str, typed: str = "") -> tuple[int, str]:
+    """Exit code and all output, where a program reads it."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = manage(engine, *lines, **pipes)
+    output, _ = process.communicate(typed, timeout=120)
+    return process.returncode, output
+
+
+def on_terminal(engine: Engine, *lines: str, typed: str = "", columns: int = 80) -> tuple[int, str]:
+    """Exit code and what a person sees on a pseudo-terminal."""
     pty = pytest.importorskip("pty")
     import fcntl
     import struct
@@ -892,16 +968,9 @@ def on_terminal(*arguments: str, columns: int = 80) -> tuple[int, str]:
 
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = {k: v for k, v in os.environ.items() if k not in {"COLUMNS", "NO_COLOR"}}
-    process = subprocess.Popen(
-        [sys.executable, "-c", MANAGE, *arguments],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        cwd=ROOT,
-        env=environment | {"TERM": "xterm", "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
-    )
+    process = manage(engine, *lines, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
+    os.write(ours, typed.encode())
     seen = b""
     try:
         while chunk := os.read(ours, 4096):
@@ -910,7 +979,7 @@ def on_terminal(*arguments: str, columns: int = 80) -> tuple[int, str]:
         pass  # How Linux says that the other side is closed.
     finally:
         os.close(ours)
-    return process.wait(60), seen.decode().replace("\r\n", "\n")
+    return process.wait(120), seen.decode().replace("\r\n", "\n")
 
 
 def plain(text: str) -> list[str]:
@@ -936,8 +1005,8 @@ def crowded(engine: Engine, user: Any) -> Any:
 @pytest.mark.engines("db:sqlite")
 def test_a_list_fits_a_terminal(engine: Engine, crowded: Any) -> None:
     """A line that wraps makes a table unreadable. The head stands out."""
-    code, seen = on_terminal(engine.id, "list", "--limit", "2")
-    code, everything = on_terminal(engine.id, "list")
+    code, seen = on_terminal(engine, "sessions list --limit 2")
+    code, everything = on_terminal(engine, "sessions list")
     assert code == 0
     assert seen.startswith("\x1b[")
     lines = plain(seen) + plain(everything)
@@ -950,8 +1019,8 @@ def test_a_list_fits_a_terminal(engine: Engine, crowded: Any) -> None:
 @pytest.mark.parametrize("action", ["show", "stats", "doctor"])
 def test_reports_fit_a_terminal(engine: Engine, crowded: Any, action: str) -> None:
     """Long values go on in the next line, and nothing of them is lost."""
-    arguments = [crowded.session_id] if action == "show" else []
-    _, seen = on_terminal(engine.id, action, *arguments)
+    argument = crowded.session_id if action == "show" else ""
+    _, seen = on_terminal(engine, f"sessions {action} {argument}")
     lines = plain(seen)
     assert len(lines) >= 5
     assert widest(lines) <= 80
@@ -962,14 +1031,8 @@ def test_reports_fit_a_terminal(engine: Engine, crowded: Any, action: str) -> No
 @pytest.mark.engines("db:sqlite")
 def test_nothing_is_cut_or_coloured_in_a_pipe(engine: Engine, crowded: Any) -> None:
     """A program that reads it gets all of it."""
-    piped = subprocess.run(
-        [sys.executable, "-c", MANAGE, engine.id, "list"],
-        capture_output=True,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "COLUMNS": "80"},
-        timeout=60,
-        check=True,
-    ).stdout.decode()
+    code, piped = through_pipes(engine, "sessions list")
+    assert code == 0
     assert "\x1b" not in piped
     assert "…" not in piped
     assert LONG_IP in piped
@@ -979,19 +1042,69 @@ def test_nothing_is_cut_or_coloured_in_a_pipe(engine: Engine, crowded: Any) -> N
 @pytest.mark.engines("db:sqlite")
 def test_a_question_is_asked_on_a_terminal(engine: Engine, crowded: Any) -> None:
     """Exit code 0 of a run that ended nothing would be a lie; nobody types here, so it is 1."""
-    process = subprocess.run(
-        [sys.executable, "-c", MANAGE, engine.id, "end", "--all"],
-        input="n\n",
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=60,
-    )
-    assert process.returncode == 1
-    assert process.stdout == "End 4 sessions? [y/N] "
-    assert "Nothing was ended" in process.stderr
+    code, output = through_pipes(engine, "sessions end --all", typed="n\n")
+    assert (code, output) == (1, "End 4 sessions? [y/N] CommandError: Nothing was ended.\n")
     assert is_alive(engine, crowded)
+
+
+FORMER = f"{DJANGO}.db"
+LINES = (
+    *("list", "list --limit 1", "show ID", "stats", "purge --dry-run", "purge", "reindex"),
+    *("doctor", "end ID --dry-run", "end ID", "end --user USER --but ID", "end --all"),
+    *("end abcdef", "end abc", "clear", "clear --dry-run", f"move --from {FORMER} --to os"),
+    *("clear-cache default --no-input", "clear-cache nosuch --no-input"),
+    *(f"move --from {FORMER} --dry-run", f"move --from {FORMER}"),
+)
+BARS = ("stats", f"move --from {FORMER} --dry-run", f"move --from {FORMER}")
+ASKS = ("end ID", "end --user USER --but ID", "end --all", "clear")
+USAGE = "end abc"
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize("screen", ["terminal", "pipe"])
+def test_commands_on_a_terminal_and_in_a_pipe(engine: Engine, user: Any, screen: str) -> None:
+    """No line is wrapped by the terminal, and a program gets no colours, bars or cut values."""
+    empty_django()
+    at_django("db")
+    kept = stored(engine, user.pk, LONG_IP, "Browser/1.0 " * 30)
+    put(engine, session_id("gone"), expires=now() - HOUR)
+    stored(engine, user.pk)
+    # Checks of the test project are not what is tried here.
+    lines = ["clearsessions --skip-checks", *(f"sessions {line}" for line in LINES)]
+    lines = [each.replace("ID", kept.session_id).replace("USER", "ada") for each in lines]
+    run = on_terminal if screen == "terminal" else through_pipes
+    _, output = run(engine, *lines, typed="n\n" * len(ASKS))
+    empty_django()
+    assert "Traceback" not in output
+    parts = re.split(r"^\$ (.*)\n", re.sub(r"\x1b\[[0-9;]*m", "", output), flags=re.MULTILINE)
+    said = dict(zip(("clearsessions", *LINES), parts[2::2], strict=True))
+    assert parts[1::2] == lines
+    assert output.count("Nothing was ended.") == len(ASKS)
+    for line, text in said.items():
+        assert text.strip(), line
+        assert ("\r[####" in text) is (screen == "terminal" and line in BARS), line
+        # How arguments are to be written is told by argparse, in its own way.
+        if screen == "terminal" and line != USAGE:
+            assert widest(text.splitlines()) <= 80, line
+    if screen == "pipe":
+        assert ("\x1b" in output, "\r" in output, "…" in output) == (False, False, False)
+    else:
+        assert "\x1b" in output
+    assert is_alive(engine, kept)
+
+
+@pytest.mark.engines("cache:redis-cache")
+def test_a_cache_on_a_terminal_and_in_a_pipe(engine: Engine) -> None:
+    """The same of what is asked there, in more words."""
+    session = stored(engine)
+    lines = [f"sessions {each}" for each in ("clear-cache sessions", "clear", "reindex")]
+    lines.append("sessions clear-cache sessions --dry-run")
+    _, seen = on_terminal(engine, *lines, typed="n\n" * 2)
+    assert seen.count("Nothing was ") == 2
+    assert widest(plain(seen)) <= 80
+    _, piped = through_pipes(engine, *lines, typed="n\n" * 2)
+    assert ("\x1b" in piped, "\r" in piped, "Traceback" in piped) == (False,) * 3
+    assert is_alive(engine, session)
 
 
 # The documentation --------------------------------------------------------------------------------
@@ -999,15 +1112,19 @@ def test_a_question_is_asked_on_a_terminal(engine: Engine, crowded: Any) -> None
 NOON = int(datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp() * 1000)
 MINUTE = HOUR // 60
 TRANSCRIPT = re.compile(r"^\.\. code-block:: console\n\n((?: {4}.*\n|\n)+)", re.MULTILINE)
-PROMPT = "$ python manage.py sessions "
+PROMPT = "$ python manage.py "
 
 
-def transcripts(page: Path = PAGE) -> list[tuple[str, str]]:
-    """The commands on the page, and what it says that they print."""
+def transcripts(page: Path = PAGE, name: str = "sessions") -> list[tuple[str, str]]:
+    """What is given to a command on the page, and what it says that it prints."""
     text = "\n".join(TRANSCRIPT.findall(page.read_text(encoding="utf-8")))
     text = re.sub(r"^ {4}", "", text, flags=re.MULTILINE)
     parts = [part.partition("\n") for part in text.split(PROMPT)[1:]]
-    return [(command, output.strip("\n")) for command, _, output in parts]
+    return [
+        (command.removeprefix(name).strip(), output.strip("\n"))
+        for command, _, output in parts
+        if command.split()[0] == name
+    ]
 
 
 @pytest.fixture

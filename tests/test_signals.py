@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.contrib.auth import get_user_model
 from django.test import AsyncClient, Client, override_settings
 
 from django_sessionstores import signals
@@ -13,6 +14,7 @@ from django_sessionstores.inventory import Inventory
 from django_sessionstores.records import draw_key, session_id
 from django_sessionstores.session import now
 from django_sessionstores.testing import DAY, HOUR, Twin, at, observed
+from tests.test_lifetimes import limits
 
 COOKIE = "sessionid"
 NAMES = (
@@ -34,6 +36,12 @@ def told(engine: Any) -> Iterator[Told]:
 
         def receive(sender: Any, signal: Any, _name: str = name, **facts: Any) -> None:
             assert sender is engine.SessionStore
+            if "reason" in facts:
+                reasons = {
+                    "session_ended": signals.END_REASONS,
+                    "session_rejected": signals.REJECTION_REASONS,
+                }
+                assert facts["reason"] in reasons[_name]
             heard.append((_name, facts))
 
         getattr(signals, name).connect(receive)
@@ -87,7 +95,9 @@ def test_ended_by_a_logout(session: Any, told: Told, how: str) -> None:
     session.save()
     ended = session.session_id
     getattr(session, how)()
-    assert told[1:] == [("session_ended", {"session_id": ended, "reason": "logout"})]
+    assert told[1:] == [
+        ("session_ended", {"session_id": ended, "user_id": None, "reason": "logout"})
+    ]
 
 
 @pytest.mark.authoritative
@@ -98,7 +108,8 @@ def test_ended_by_the_inventory(engine: Any, awaited: bool, session: Any, told: 
     inventory = Twin(Inventory(), awaited)
     inventory.end(session.session_id)
     inventory.end(session.session_id)
-    assert told[1:] == [("session_ended", {"session_id": session.session_id, "reason": "revoked"})]
+    facts = {"session_id": session.session_id, "user_id": None, "reason": "revoked"}
+    assert told[1:] == [("session_ended", facts)]
 
 
 def test_all_of_a_user_are_told(engine: Any, awaited: bool, told: Told) -> None:
@@ -110,18 +121,70 @@ def test_all_of_a_user_are_told(engine: Any, awaited: bool, told: Told) -> None:
         session["_auth_user_id"] = user
         session.save()
     Twin(Inventory(), awaited).end_all("7")
-    ended = [facts["reason"] for name, facts in told if name == "session_ended"]
-    assert ended == ["revoked", "revoked"]
+    ended = [(facts["reason"], facts["user_id"]) for name, facts in told if name == "session_ended"]
+    assert ended == [("revoked", "7")] * 2
+
+
+@pytest.mark.engines("memory")
+def test_ended_by_want_of_room(engine: Any, awaited: bool, told: Told) -> None:
+    """The one longest without a write; not one that has expired, nor a tombstone."""
+    moment = now()
+    made = []
+    with limits(MEMORY_MAX_SESSIONS=3):
+        for number, minutes in enumerate([1, 60, 60, 60, 60]):
+            with at(moment + number * 40_000):
+                session = Twin(engine.SessionStore(), awaited)
+                session.set_expiry(minutes * 60)
+                session.save()
+                made.append(session.session_id)
+        ended = [facts for name, facts in told if name == "session_ended"]
+        assert ended == [{"session_id": made[1], "user_id": None, "reason": "evicted"}]
+        told.clear()
+        session.cycle_key()
+        session.save()
+        facts = {"session_id": made[2], "user_id": None, "reason": "evicted"}
+        assert told[1:] == [("session_ended", facts)]
+        told.clear()
+        for _ in range(3):  # The third takes the place of the tombstone.
+            Twin(engine.SessionStore(), awaited).save()
+        ended = [facts["session_id"] for name, facts in told if name == "session_ended"]
+        assert ended == [made[3], session.session_id]
+
+
+@pytest.mark.usefixtures("middleware")
+def test_ended_by_the_login_of_another_user(
+    engine: Any, awaited: bool, user: Any, told: Told
+) -> None:
+    """Who left without logging out; and a logout, then a login, is none."""
+    bob = get_user_model()._default_manager.create(username="bob")
+    try:
+        browser: Any = AsyncClient() if awaited else Client()
+        get = async_to_sync(browser.get) if awaited else browser.get
+        prefix = "/async" if awaited else ""
+        get(f"{prefix}/login/ada/")
+        session = engine.SessionStore(browser.cookies[COOKIE].value)
+        assert session["_auth_user_id"] == str(user.pk)
+        told.clear()
+        get(f"{prefix}/login/bob/")
+        assert [name for name, _ in told] == ["session_ended", "session_created"]
+        facts = {"session_id": session.session_id, "user_id": str(user.pk), "reason": "replaced"}
+        assert told[0][1] == facts
+        told.clear()
+        get(f"{prefix}/relogin/")
+        assert [facts.get("reason") for _, facts in told] == ["logout", None]
+    finally:
+        bob.delete()
 
 
 @pytest.mark.engines("memory", "db:sqlite", "cookie")
 def test_expired(engine: Any, awaited: bool, session: Any, told: Told) -> None:
     """As the request finds out that comes too late, where the store has it still."""
-    session.set("x", 1)
+    session.set("_auth_user_id", "7")
     session.save()
     with at(now() + 15 * DAY):
         Twin(engine.SessionStore(session.session_key), awaited).get("x")
-    assert told[1:] == [("session_ended", {"session_id": session.session_id, "reason": "expired"})]
+    facts = {"session_id": session.session_id, "user_id": "7", "reason": "expired"}
+    assert told[1:] == [("session_ended", facts)]
 
 
 @pytest.mark.payload_stored
@@ -129,7 +192,8 @@ def test_an_unknown_key_is_rejected(engine: Any, awaited: bool, told: Told) -> N
     """Many of them from one address are somebody guessing."""
     key = draw_key()
     Twin(engine.SessionStore(key), awaited).get("x")
-    assert told == [("session_rejected", {"session_id": session_id(key), "reason": "unknown"})]
+    facts = {"session_id": session_id(key), "reason": "unknown", "detail": ""}
+    assert told == [("session_rejected", facts)]
 
 
 @pytest.mark.authoritative
@@ -142,7 +206,32 @@ def test_a_superseded_key_is_rejected(engine: Any, awaited: bool, session: Any, 
     session.save()
     told.clear()
     Twin(engine.SessionStore(key), awaited).get("x")
-    assert told == [("session_rejected", {"session_id": former, "reason": "superseded"})]
+    facts = {"session_id": former, "reason": "superseded", "detail": ""}
+    assert told == [("session_rejected", facts)]
+
+
+@pytest.mark.authoritative
+def test_a_key_that_was_renewed_long_ago_is_rejected(
+    engine: Any, awaited: bool, session: Any, told: Told
+) -> None:
+    """Its session goes on under another one."""
+    if engine.storage.holds_in_key or not engine.storage.lists:
+        pytest.skip(f"{engine.id} renews no keys")
+    moment = now()
+    with limits(RENEW_AGE=1800, RENEW_GRACE=60):
+        with at(moment):
+            session.set("_auth_user_id", "7")
+            session.save()
+        former, key = session.session_id, session.session_key
+        with at(moment + HOUR):
+            again = Twin(engine.SessionStore(key), awaited)
+            again.get("x")
+            again.save()
+        told.clear()
+        with at(moment + HOUR + 61_000):
+            Twin(engine.SessionStore(key), awaited).get("x")
+    facts = {"session_id": former, "reason": "too old", "detail": ""}
+    assert told == [("session_rejected", facts)]
 
 
 @pytest.mark.engines("memory", "cookie")
@@ -156,7 +245,8 @@ def test_what_cannot_be_read_is_rejected(
     with override_settings(SECRET_KEY="another one, of another project"):
         Twin(engine.SessionStore(session.session_key), awaited).get("x")
     ((name, facts),) = told
-    assert (name, facts["reason"]) == ("session_rejected", "payload is sealed under an unknown key")
+    assert (name, facts["reason"]) == ("session_rejected", "tampered")
+    assert facts["detail"] == "payload is sealed under an unknown key"
 
 
 @pytest.mark.engines("memory", "db:sqlite", "cookie:sqlite")

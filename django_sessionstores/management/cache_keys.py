@@ -1,4 +1,4 @@
-"""The keys of a cache that are sessions', and those that are not: find and remove either.
+"""The keys of a cache that are not those of sessions: find and remove them.
 
 ``cache.clear()`` takes the sessions along, and on Redis what other sites have in the database.
 """
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final
 
-from django.conf import settings as django_settings
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache, default_key_func
 from django.core.cache.backends.db import BaseDatabaseCache
@@ -21,9 +20,8 @@ from django.db import Error, connections, router
 from ..adoption import formers
 from ..exceptions import StorageUnavailable
 from ..formers import CacheFormer
-from ..storages.base import NAMESPACE, Storage
+from ..storages.base import NAMESPACE, prefix_of
 from ..storages.caches import Kind, kind_of
-from ..storages.database_cache import DatabaseCacheStorage
 
 BATCH: Final = 500
 """Keys that are removed at once. Below the 999 parameters that every SQLite takes."""
@@ -35,18 +33,16 @@ _GLOB: Final = re.compile(r"[*?\[\]^\\]")
 
 
 class CacheKeys:
-    """Keys of a cache, of one sort. Those of other prefixes are somebody else's.
+    """Keys of a cache, in all its versions, but those of sessions, of whatever engine.
 
-    Either all but those of sessions, of whatever engine and in whatever version of the cache; or
-    those of the sessions that the package has in the version in use.
+    Those of other prefixes are somebody else's.
     """
 
-    def __init__(self, cache: BaseCache, *, of_sessions: bool) -> None:
+    def __init__(self, cache: BaseCache) -> None:
         self._cache = cache
-        self._of_sessions = of_sessions
         self._prefix = _prefix(cache)
         self._beginning = re.compile(re.escape(self._prefix))
-        if cache.key_func is default_key_func and not of_sessions:
+        if cache.key_func is default_key_func:
             self._prefix = f"{cache.key_prefix}:"
             self._beginning = re.compile(rf"{re.escape(self._prefix)}\d+:")
 
@@ -76,41 +72,37 @@ class CacheKeys:
     def _is_wanted(self, key: str | bytes) -> bool:
         text = key.decode(errors="surrogateescape") if isinstance(key, bytes) else key
         found = self._beginning.match(text)
-        if found is None:
-            return False
-        if self._of_sessions:
-            return text.startswith(NAMESPACE, found.end())
-        return not text.startswith(SESSIONS, found.end())
+        return found is not None and not text.startswith(SESSIONS, found.end())
 
 
 class RedisKeys(CacheKeys):
     """Found by SCAN, removed by UNLINK, which does not keep others waiting."""
 
-    def __init__(self, alias: str, *, of_sessions: bool) -> None:
-        from ..storages import redis
+    def __init__(self, alias: str) -> None:
+        from ..storages.redis_client import Server
 
         cache = caches.create_connection(alias)
-        super().__init__(cache, of_sessions=of_sessions)
-        self._redis = redis.RedisStorage(alias, cache)
+        super().__init__(cache)
+        self._server = Server(alias, cache)
 
     def describe(self) -> str:
-        return self._redis.describe()
+        return self._server.describe()
 
     def _scan(self) -> Iterator[bytes]:
-        return self._redis._scan_keys(_GLOB.sub(r"\\\g<0>", self._prefix) + "*")
+        return self._server.scan_keys(_GLOB.sub(r"\\\g<0>", self._prefix) + "*")
 
     def _remove(self, keys: list[bytes]) -> int:
-        if self._redis._spans_slots:
-            return sum(self._redis._ask("UNLINK", key) for key in keys)
-        return int(self._redis._ask("UNLINK", *keys))
+        if self._server.spans_slots:
+            return sum(self._server.ask("UNLINK", key) for key in keys)
+        return int(self._server.ask("UNLINK", *keys))
 
 
 class DatabaseKeys(CacheKeys):
     """The rows of a cache table, a batch at a time in the order of their keys."""
 
-    def __init__(self, alias: str, *, of_sessions: bool) -> None:
+    def __init__(self, alias: str) -> None:
         cache: Any = caches.create_connection(alias)
-        super().__init__(cache, of_sessions=of_sessions)
+        super().__init__(cache)
         self._model = cache.cache_model_class
         self._connection = connections[router.db_for_write(self._model)]
         quote = self._connection.ops.quote_name
@@ -143,13 +135,6 @@ class DatabaseKeys(CacheKeys):
             raise StorageUnavailable(f"{self.describe()}: {type(error).__name__}") from error
 
 
-def sessions_of(storage: Storage) -> CacheKeys | None:
-    """The keys of an engine that keeps no list, where the cache can tell them."""
-    if isinstance(storage, DatabaseCacheStorage):
-        return DatabaseKeys(django_settings.SESSION_CACHE_ALIAS, of_sessions=True)
-    return None
-
-
 def others_in(alias: str) -> CacheKeys:
     """What is in a cache besides sessions. Raises ``CommandError`` where nobody can tell."""
     if alias not in caches.settings:
@@ -158,9 +143,9 @@ def others_in(alias: str) -> CacheKeys:
         )
     kind, cache = kind_of(alias), caches.create_connection(alias)
     if kind is Kind.REDIS:
-        return RedisKeys(alias, of_sessions=False)
+        return RedisKeys(alias)
     if isinstance(cache, BaseDatabaseCache):
-        return DatabaseKeys(alias, of_sessions=False)
+        return DatabaseKeys(alias)
     if kind is Kind.FILES:
         _check_no_entries(alias)
         raise CommandError(
@@ -191,9 +176,9 @@ def _check_no_entries(alias: str) -> None:
 
 def _prefix(cache: BaseCache) -> str:
     """What the keys of a cache begin with, in the version in use."""
-    made, probe = cache.make_key(""), "probe"
-    if cache.make_key(probe) == made + probe:
-        return made
+    prefix = prefix_of(cache.make_key)
+    if prefix is not None:
+        return prefix
     raise CommandError(
         "The KEY_FUNCTION of this cache does not put the key last: its keys cannot be told from "
         "those of sessions."

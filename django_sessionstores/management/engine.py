@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib import import_module
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 
+from ..conf import session_store
 from ..exceptions import CannotList, StorageUnavailable
 from ..inventory import Inventory
 
@@ -47,6 +50,21 @@ def errors_reported() -> Iterator[None]:
         raise CommandError(str(error)) from error
 
 
+@contextmanager
+def until_nobody_reads(output: Any) -> Iterator[None]:
+    """End with exit code 1, and no traceback, where a pipe is closed before all is written."""
+    try:
+        try:
+            yield
+        finally:
+            output.flush()
+    except BrokenPipeError:
+        # What is left is written when the process ends, and would fail once more.
+        with suppress(OSError), Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), output.fileno())
+        raise SystemExit(1) from None
+
+
 def purge() -> int | None:
     """Remove the expired sessions of ``SESSION_ENGINE``, whosever engine it is; how many.
 
@@ -54,7 +72,9 @@ def purge() -> int | None:
     """
     try:
         with errors_reported(), _named_engine():
-            store = import_module(settings.SESSION_ENGINE).SessionStore
+            store = session_store(settings.SESSION_ENGINE)
+            if store is None:
+                raise ImproperlyConfigured("it has no SessionStore")
             removed: int | None = store.clear_expired()
     except NotImplementedError:
         raise CommandError(

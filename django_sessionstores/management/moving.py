@@ -12,8 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from enum import StrEnum
-from importlib import import_module
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from django.conf import settings as django_settings
@@ -21,7 +20,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 
 from .. import adoption, checks, session
-from ..conf import NAME, FormerEngine, former_engine, settings
+from ..conf import NAME, FormerEngine, former_engine, session_store, settings
 from ..exceptions import PayloadTooLarge, UnreadablePayload
 from ..flow import run
 from ..formers import Claim, Entry, Former, Found, open_former
@@ -75,7 +74,8 @@ class Report(msgspec.Struct, kw_only=True):
 
 def source(path: str, cache_alias: str | None) -> Former:
     """The engine to move from. Raises ``CommandError``."""
-    entry = FormerEngine(path, {"SESSION_CACHE_ALIAS": cache_alias} if cache_alias else {})
+    options = {} if cache_alias is None else {"SESSION_CACHE_ALIAS": cache_alias}
+    entry = FormerEngine(path, options)
     if not entry.options:
         if path == django_settings.SESSION_ENGINE and not is_named(path):
             raise CommandError(
@@ -109,7 +109,7 @@ def _named_former(path: str) -> FormerEngine | None:
 def target(path: str) -> Storage:
     """The storage to move into. Raises ``CommandError``."""
     try:
-        store: Any = getattr(import_module(path), "SessionStore", None)
+        store = session_store(path)
         if not (isinstance(store, type) and issubclass(store, SessionStore)):
             raise CommandError(
                 f"--to {path} is no engine of django_sessionstores. Sessions cannot be moved out "

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from django.utils import timezone
 
+from .. import tally
 from ..inventory import SHORT_ID, SessionInfo
 from ..words import span
 from . import moving
@@ -84,6 +85,12 @@ def fields(values: Mapping[str, str], width: int | None) -> list[str]:
             for number, piece in enumerate(pieces)
         ]
     return lines
+
+
+def wrapped(text: str, width: int | None, *, behind: str = "") -> str:
+    """A text in lines that fit. On the first, something stands in front of it."""
+    lines = [line for each in f"{behind}{text}".split("\n") for line in _wrap(each, width)]
+    return "\n".join(lines)[len(behind) :]
 
 
 def _wrap(text: str, width: int | None) -> list[str]:
@@ -184,6 +191,8 @@ class Stats(msgspec.Struct, kw_only=True):
     """Those with most sessions, the most first."""
     top_users_exact: bool = True
     """Whether their numbers are right; otherwise they have at least as many."""
+    last_day: tally.Sums | None = None
+    """Of the last 24 hours; ``None`` where nothing counts them."""
 
 
 def count(sessions: Iterable[SessionInfo], top: int) -> Stats:
@@ -221,6 +230,15 @@ def stats_fields(stats: Stats, names: Mapping[str, str]) -> dict[str, str]:
         "  anonymous": f"{stats.anonymous:,}",
         "Expired, not purged": f"{stats.expired:,}",
         "Most sessions": "\n".join(map(printable, most)) or "-",
+        **(_last_day_fields(stats.last_day) if stats.last_day else {}),
+    }
+
+
+def _last_day_fields(sums: tally.Sums) -> dict[str, str]:
+    return {
+        "Created, 24 hours": f"{sums.created:,}",
+        "Ended, 24 hours": f"{sum(sums.ended.values()):,}",
+        **{f"  {reason}": f"{number:,}" for reason, number in sums.ended.items()},
     }
 
 

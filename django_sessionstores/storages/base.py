@@ -21,7 +21,8 @@ from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
 
-from ..records import Record, State, listed, session_id
+from ..flow import Call, Flow, run
+from ..records import Record, State, is_session_id, listed, session_id
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,6 +34,8 @@ class Updated(NamedTuple):
     record: Record
     key: str | None = None
     """The session key from now on; ``None`` where it stays as it is. See `holds_in_key`."""
+    evicted: tuple[Record, ...] = ()
+    """The live sessions that had to make room, where the storage knows."""
 
     def __repr__(self) -> str:
         # Error reports show local variables.
@@ -65,6 +68,20 @@ class Page(NamedTuple):
     """The cursor of the next page; empty after the last one."""
 
 
+def no_cursor(cursor: str) -> ValueError:
+    return ValueError(f"{cursor!r} is no cursor that a page of sessions has given.")
+
+
+def after(cursor: str) -> str:
+    """The id at which a page of `page_of` ended; empty for the first page.
+
+    Raises ``ValueError`` for a cursor that is none.
+    """
+    if cursor and not is_session_id(cursor):
+        raise no_cursor(cursor)
+    return cursor
+
+
 def page_of(records: Iterable[Record], limit: int) -> Page:
     """A page of the first live-state ones of some records, which come in the order of their ids.
 
@@ -84,14 +101,13 @@ class Storage:
     """Keeps records. Subclasses write the six methods below, all atomic per record.
 
     Each has an async twin, which runs it in a thread unless a storage with an async driver
-    overrides it. ``handle`` of a record is the storage's own: it gets back what it put there.
+    overrides it; `flows.FlowStorage` is for those. ``handle`` of a record is the storage's own: it
+    gets back what it put there.
 
     Indexes (by user, by expiry) are kept in the trip of the write that they follow: every method
     that writes is told what it needs to know for that, the record before and after.
     """
 
-    native_async: bool = False
-    """Whether the async twins talk to the store without a thread."""
     thread_sensitive: bool = False
     """Whether the twins must share one thread, as database connections ask for."""
     shared: bool = True
@@ -119,6 +135,11 @@ class Storage:
     """Whether IP address and user agent come back as they were stored."""
     keeps_changes: bool = False
     """Whether writes are to bring along what they changed, in `Record.changes`."""
+
+    @property
+    def native_async(self) -> bool:
+        """Whether the async twins talk to the store without a thread."""
+        return False
 
     def describe(self) -> str:
         """One line for checks and pages: which store, through which adapter. No secret.
@@ -194,7 +215,8 @@ class Storage:
 
         Begins after ``cursor``, or at the start where that is empty. No tombstones; expired
         records may be among them, and so may be what was changed since the page before. In
-        bounded memory and time at any number of sessions. Only where it `lists`.
+        bounded memory and time at any number of sessions. Only where it `lists`. Raises
+        ``ValueError`` for a cursor that no page has given.
         """
         raise NotImplementedError
 
@@ -214,25 +236,25 @@ class Storage:
         """
         return None
 
+    def index_is_complete(self) -> bool | None:
+        """Whether the index has all that is stored; ``None`` where there is none.
+
+        Asks the store.
+        """
+        return None
+
+    def eviction_policy(self) -> str:
+        """By which policy the store drops sessions in use when it is full, in its own words; empty
+        where it does not, or does not tell. Asks the store."""
+        return ""
+
     def rotate(self, record: Record, base: Record, grave: Record, now: int) -> Outcome | Taken:
         """Store ``record`` under its new id and put the tombstone ``grave`` in place of ``base``.
 
         Both or nothing, as far as anyone can see: ``record`` has a key that nobody knows yet.
-        Written here for stores that can do no better; create first, so that a crash between
-        the two loses nothing.
+        For stores that can do no better it is `in_two_steps`.
         """
-        created = self.create(record, now)
-        if isinstance(created, Taken):
-            return created
-        try:
-            superseded = self.update(grave, base, now)
-        except Exception:
-            self.delete(record.id)
-            raise
-        if isinstance(superseded, Updated):
-            return created
-        self.delete(record.id)
-        return superseded
+        return run(in_two_steps(self, record, base, grave, now))
 
     def in_transaction(self) -> bool:
         """Whether what was just written is still the caller's to commit or roll back."""
@@ -303,8 +325,37 @@ class Storage:
         return sync_to_async(method, thread_sensitive=self.thread_sensitive)
 
 
+def in_two_steps(
+    storage: Storage, record: Record, base: Record, grave: Record, now: int
+) -> Flow[Outcome | Taken]:
+    """Rotate by creating and then superseding, so that a crash between the two loses nothing."""
+    created: Updated | Taken = yield Call(storage, "create", (record, now))
+    if isinstance(created, Taken):
+        return created
+    try:
+        superseded: Outcome = yield Call(storage, "update", (grave, base, now))
+    except Exception:
+        yield Call(storage, "delete", (record.id,))
+        raise
+    if isinstance(superseded, Updated):
+        return created
+    yield Call(storage, "delete", (record.id,))
+    return superseded
+
+
 NAMESPACE: Final = "django_sessionstores:"
 """Keeps sessions apart from what else is in a cache, which adds its own prefix and version."""
+_PROBE: Final = NAMESPACE + "0" * 40
+
+
+def prefix_of(make_key: Callable[[str], str]) -> str | None:
+    """What a cache puts in front of each key, as its ``make_key`` tells.
+
+    ``None`` where its KEY_FUNCTION does not leave a key as it is at the end, so that nobody can
+    tell from the cache's keys which sessions they are of.
+    """
+    prefix = make_key("")
+    return prefix if make_key(_PROBE) == prefix + _PROBE else None
 
 
 class CacheStorage(Storage):

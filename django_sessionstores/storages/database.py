@@ -10,6 +10,7 @@ no transaction around it, and atomic by itself.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeAlias
@@ -34,7 +35,7 @@ from msgspec.structs import replace
 from ..exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
 from ..records import Record, State
 from ..words import Phrase
-from .base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated
+from .base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated, no_cursor
 from .deadline import LimitedCursor
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ _LOST_A_RACE: Final = frozenset({"40001", "40P01", 1213})  # Serialization failu
 _SCHEMA_DIFFERS: Final = ("no such table", "no such column", "has no column named")
 
 _RETRIES: Final = 10
+
+_CURSOR: Final = re.compile(r"\d{1,18}\.([0-9a-f]{40}|~)", re.ASCII)
+"""When the last session of a page expires, which the column has room for; and its id, or what comes
+after all ids."""
 
 
 class _Statements(NamedTuple):
@@ -308,9 +313,9 @@ class DatabaseStorage(Storage):
         """See `Storage.scan`. What expires last comes first, which is what was used last."""
         rows = self._rows(user_id)
         if cursor:
+            if not _CURSOR.fullmatch(cursor):
+                raise no_cursor(cursor)
             expires, _, last_id = cursor.partition(".")
-            if not expires.isdigit():
-                raise ValueError(f"{cursor!r} is no cursor that a page of sessions has given.")
             # The first condition is implied by the second, but it is the one that an index serves.
             rows = rows.filter(expires__lte=int(expires)).exclude(
                 expires=int(expires), pk__gte=last_id
@@ -332,7 +337,13 @@ class DatabaseStorage(Storage):
 
     def _rows(self, user_id: str | None) -> QuerySet[StoredSession]:
         rows = self._model._base_manager.using(self.connection().alias).filter(state=State.LIVE)
-        return rows if user_id is None else rows.filter(user_id=user_id)
+        if user_id is None:
+            return rows
+        rows = rows.filter(user_id=user_id)
+        if self.connection().vendor == "mysql":
+            # Which takes capitals for small letters there, and leaves out spaces at the end.
+            rows = rows.filter(user_id__startswith=user_id, user_id__endswith=user_id)
+        return rows
 
     def in_transaction(self) -> bool:
         return self.connection().in_atomic_block

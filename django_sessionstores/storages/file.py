@@ -40,7 +40,7 @@ from ..records import (
     unpack_start,
 )
 from ..words import Phrase
-from .base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated, page_of
+from .base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated, after, page_of
 from .disk import POLL_SECONDS, insist, names_in
 from .file_index import Entry, UserIndex
 
@@ -244,7 +244,7 @@ class FileStorage(Storage):
 
     def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
         """See `Storage.scan`. Reads the start of each file of the page, or of the user."""
-        return page_of(self._records(cursor, user_id), limit)
+        return page_of(self._records(after(cursor), user_id), limit)
 
     def count(self, now: int, user_id: str | None) -> int:
         """See `Storage.count`. Reads the head of each file, or of each of the user."""
@@ -260,6 +260,14 @@ class FileStorage(Storage):
             for entry in self._index.entries():
                 self._remove_if_stale(entry)
             return indexed
+
+    def index_is_complete(self) -> bool | None:
+        if not self._has_index:
+            return None
+        try:
+            return self._index.is_complete()
+        except OSError as error:
+            raise self._unavailable(error) from error
 
     def _complete_index(self) -> int:
         """Enter all sessions of users; how many sessions there are."""
@@ -277,15 +285,15 @@ class FileStorage(Storage):
         self._index.set_complete()
         return found
 
-    def _records(self, after: str, user_id: str | None) -> Iterator[Record]:
+    def _records(self, last: str, user_id: str | None) -> Iterator[Record]:
         """The readable records after an id, by id, without payloads."""
         with self._reachable():
             if user_id is None:
-                yield from self._readable(self._look, self._ids(after))
+                yield from self._readable(self._look, self._ids(last))
             elif self._is_indexed():
-                yield from self._records_of(user_id, after)
+                yield from self._records_of(user_id, last)
             else:
-                for record in self._records(after, None):
+                for record in self._records(last, None):
                     if record.user_id == user_id:
                         yield record
 
@@ -294,8 +302,8 @@ class FileStorage(Storage):
         with self._reachable():
             yield from self._readable(self._look_at_head, self._ids(""))
 
-    def _records_of(self, user_id: str, after: str) -> Iterator[Record]:
-        for entry in self._index.of_user(user_id, after):
+    def _records_of(self, user_id: str, last: str) -> Iterator[Record]:
+        for entry in self._index.of_user(user_id, last):
             for record in self._readable(self._look, [entry.session_id]):
                 if record.user_id == user_id:
                     yield record
@@ -314,11 +322,11 @@ class FileStorage(Storage):
                 self._complete_index()
         return self._has_index and self._index.is_complete()
 
-    def _ids(self, after: str) -> Iterator[str]:
+    def _ids(self, last: str) -> Iterator[str]:
         """The ids of the files after an id, in order."""
         for shard in _SHARDS:
-            if shard >= after[:2]:
-                yield from filter(_is_id, names_in(f"{self._folder}/{shard}", after=after))
+            if shard >= last[:2]:
+                yield from filter(_is_id, names_in(f"{self._folder}/{shard}", after=last))
 
     def _readable(
         self, look: Callable[[str], Record | None], session_ids: Iterable[str]

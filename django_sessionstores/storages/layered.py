@@ -23,6 +23,7 @@ from ..records import Record, State, moved, tombstone
 from ..words import Phrase
 from .base import CacheStorage, Conflict, Gone, Outcome, Storage, Taken, Updated
 from .composed import ComposedStorage
+from .copies import leased, read_copy
 
 logger: Final = logging.getLogger("django_sessionstores")
 
@@ -35,8 +36,9 @@ class Layered(ComposedStorage):
     """Reads come from ``cache`` where it has a copy, writes go to ``authority`` first.
 
     The authority alone decides: versions are compared there, and a copy that is behind
-    costs a merge, never a change. A copy is kept for ``lease`` seconds at most, which bounds how
-    long a logout can go unnoticed that the cache did not hear of.
+    costs a merge, never a change. A copy counts for ``lease`` seconds from when the authority was
+    asked, however late the cache hears of it, which bounds how long a logout can go unnoticed that
+    the cache did not hear of.
 
     Trouble with the cache fails no request. After an error it is left alone for ``retry``
     seconds, so that a dead cache does not cost each request a timeout.
@@ -67,59 +69,68 @@ class Layered(ComposedStorage):
         )
 
     def _read(self, locator: str) -> Flow[Record | None]:
-        started = time.monotonic()
         distrusted = self._is_suspect(locator)
         if not distrusted:
-            copy = yield from self._ask_cache("read", locator)
+            stored: Record | None = yield from self._ask_cache("read", locator)
             # Its expiry may lag behind the authority's.
-            if copy is not None and copy.expires > _now():
-                return None if copy.state is State.ENDED else copy
+            if stored is not None and stored.expires > (now := _now()):
+                if stored.state is State.ENDED:
+                    return None
+                copy = read_copy(stored, now) if stored.state is State.LIVE else stored
+                if copy is not None:
+                    return copy
+        asked = _now()
         record: Record | None = yield Call(self.authority, "read", (locator,))
         if record is not None and record.state is State.LIVE:
-            yield from self._once_committed(lambda: self._fill_after_read(record, started))
+            yield from self._once_committed(lambda: self._fill(record, asked, is_news=False))
         elif record is None and distrusted:
-            yield from self._bury(locator)
+            # No tombstone: the session may yet come, from an engine that was in use before.
+            yield from self._tell_cache(locator, "delete", locator, is_news=False)
         return record
 
     def _create(self, record: Record, now: int) -> Flow[Updated | Taken]:
+        asked = _now()
         with self._or_distrust(record.id):
             outcome: Updated | Taken = yield Call(self.authority, "create", (record, now))
             if isinstance(outcome, Updated):
-                yield from self._publish(record.id, record)
+                yield from self._publish(record.id, record, asked)
         return outcome
 
     def _update(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
+        asked = _now()
         with self._or_distrust(base.id):
             outcome: Outcome = yield Call(self.authority, "update", (record, base, now))
-            yield from self._publish(base.id, _found(outcome))
+            yield from self._publish(base.id, _found(outcome), asked)
         return outcome
 
     def _rotate(
         self, record: Record, base: Record, grave: Record, now: int
     ) -> Flow[Outcome | Taken]:
+        asked = _now()
         with self._or_distrust(base.id):
             outcome: Outcome | Taken = yield Call(
                 self.authority, "rotate", (record, base, grave, now)
             )
             if isinstance(outcome, Updated):
-                yield from self._publish(base.id, grave)
-                yield from self._publish(record.id, record)
+                yield from self._publish(base.id, grave, asked)
+                yield from self._publish(record.id, record, asked)
             elif not isinstance(outcome, Taken):
-                yield from self._publish(base.id, _found(outcome))
+                yield from self._publish(base.id, _found(outcome), asked)
         return outcome
 
     def _touch(self, base: Record, expires: int, last_activity: int, now: int) -> Flow[bool]:
+        asked = _now()
         with self._or_distrust(base.id):
             times = (expires, last_activity)
             touched: bool = yield Call(self.authority, "touch", (base, *times, now))
             if touched:
-                yield from self._publish(base.id, moved(base, *times))
+                yield from self._publish(base.id, moved(base, *times), asked)
         return touched
 
     def _delete(self, session_id: str) -> Flow[bool]:
         with self._or_distrust(session_id):
             deleted: bool = yield Call(self.authority, "delete", (session_id,))
-            yield from self._publish(session_id, None)
+            yield from self._publish(session_id, None, _now())
         return deleted
 
     def _purge(self, now: int, batch: int) -> Flow[int]:
@@ -136,12 +147,13 @@ class Layered(ComposedStorage):
 
     # --- What the cache is told ---------------------------------------------------------------
 
-    def _publish(self, session_id: str, record: Record | None) -> Flow[None]:
-        """Tell the cache what the authority holds under an id after a write."""
+    def _publish(self, session_id: str, record: Record | None, asked: int) -> Flow[None]:
+        """Tell the cache what the authority holds under an id after a write, which it was asked
+        for at that moment."""
         if (yield Call(self.authority, "in_transaction", ())):
             # So that the transaction reads its own write.
             yield from self._tell_cache(session_id, "delete", session_id)
-        yield from self._once_committed(lambda: self._put(session_id, record))
+        yield from self._once_committed(lambda: self._put(session_id, record, asked))
 
     def _once_committed(self, step: Callable[[], Flow[None]]) -> Flow[None]:
         """Take a step now, or when the transaction commits that is open.
@@ -153,29 +165,32 @@ class Layered(ComposedStorage):
         else:
             yield from step()
 
-    def _put(self, session_id: str, record: Record | None) -> Flow[None]:
+    def _put(self, session_id: str, record: Record | None, asked: int) -> Flow[None]:
         if record is None:
             yield from self._bury(session_id)
         elif record.state is State.LIVE:
-            yield from self._fill(record)
+            yield from self._fill(record, asked)
         else:
             yield from self._put_grave(record)
 
-    def _fill_after_read(self, record: Record, started: float) -> Flow[None]:
-        # A logout that came after the read has put a tombstone into the cache, which refuses the
-        # copy. It stays for a lease; a reader stalled for longer than that must not fill.
-        if time.monotonic() - started < self._lease / 2:
-            yield from self._fill(record, is_news=False)
+    def _fill(self, record: Record, asked: int, is_news: bool = True) -> Flow[None]:
+        """Copy what the authority held when it was asked.
 
-    def _fill(self, record: Record, is_news: bool = True) -> Flow[None]:
+        A logout after that puts a tombstone into the cache, which refuses the copy and stays for a
+        lease. So no copy counts that comes when the tombstone has gone: its lease is over, too.
+        """
         now = _now()
-        until = min(record.expires, now + int(self._lease * 1000))
-        if until <= now:
+        until = min(record.expires, asked + int(self._lease * 1000))
+        if record.expires <= now:
             # A copy from before a shorter lifetime was set would go on being served.
             yield from self._bury(record.id)
             return
         try:
-            yield from self._tell_cache(record.id, "fill", record, until, now, is_news=is_news)
+            if until > now:
+                copy = leased(record, until)
+                yield from self._tell_cache(record.id, "fill", copy, until, now, is_news=is_news)
+            elif is_news:
+                yield from self._tell_cache(record.id, "delete", record.id)
         except (PayloadTooLarge, StorageFull):
             # An older copy must not stay in place of the one that does not fit.
             yield from self._tell_cache(record.id, "delete", record.id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from threading import Lock
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ from django.utils.translation import gettext_noop
 
 from ..records import Record, State, moved
 from ..words import Phrase
-from .base import Conflict, Gone, Outcome, P, Page, Storage, T, Taken, Updated, page_of
+from .base import Conflict, Gone, Outcome, P, Page, Storage, T, Taken, Updated, after, page_of
 
 _NEVER: Final = 2**63
 
@@ -48,9 +48,9 @@ class MemoryStorage(Storage):
         with self._lock:
             if record.id in self._records:
                 return Taken()
-            self._make_room(now)
+            evicted = tuple(self._make_room(now))
             self._put(record)
-        return Updated(record)
+        return Updated(record, evicted=evicted)
 
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         with self._lock:
@@ -83,8 +83,9 @@ class MemoryStorage(Storage):
         return len(expired[:batch])
 
     def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+        last = after(cursor)
         with self._lock:
-            found = sorted(id_ for id_, record in self._records.items() if record.id > cursor)
+            found = sorted(each for each in self._records if each > last)
             records = [self._records[id_] for id_ in found]
         return page_of((record for record in records if user_id in {None, record.user_id}), limit)
 
@@ -100,7 +101,8 @@ class MemoryStorage(Storage):
         self._records.move_to_end(record.id)
         self._earliest = min(self._earliest, record.expires)
 
-    def _make_room(self, now: int) -> None:
+    def _make_room(self, now: int) -> Iterator[Record]:
+        """The live sessions that went."""
         if len(self._records) < self._max_sessions:
             return
         # The bound spares a full store the search at every new session.
@@ -110,7 +112,9 @@ class MemoryStorage(Storage):
                     del self._records[record.id]
             self._earliest = min((r.expires for r in self._records.values()), default=_NEVER)
         while len(self._records) >= self._max_sessions:
-            self._records.popitem(last=False)
+            _, record = self._records.popitem(last=False)
+            if record.is_live(now):
+                yield record
 
     def _in_thread(self, method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
         # Dict operations do not block, so there is no thread to hop to.

@@ -16,7 +16,7 @@ import secrets
 import threading
 import time
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -27,9 +27,21 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.utils.translation import gettext_noop
 
 from ..exceptions import StorageFull, StorageUnavailable, UnreadablePayload
-from ..records import Record, State, moved, pack, unpack
+from ..records import Record, State, is_session_id, moved, pack, unpack, unpack_start
 from ..words import Phrase
-from .base import NAMESPACE, CacheStorage, Conflict, Gone, Outcome, Taken, Updated
+from .base import (
+    NAMESPACE,
+    CacheStorage,
+    Conflict,
+    Gone,
+    Outcome,
+    Page,
+    Taken,
+    Updated,
+    after,
+    page_of,
+    prefix_of,
+)
 from .copies import is_refused
 from .database_cache import DatabaseCacheStorage
 
@@ -247,7 +259,11 @@ class PortableStorage(CacheStorage):
 
 
 class LocMemStorage(PortableStorage):
-    """Records in Django's cache in the memory of this process, and so is the lock."""
+    """Records in Django's cache in the memory of this process, and so is the lock.
+
+    Lists read the cache's dict, under its own lock: the cache has no method for that, and to get
+    an entry moves it to the front of those that stay when the cache is full.
+    """
 
     shared = False
 
@@ -265,6 +281,47 @@ class LocMemStorage(PortableStorage):
             yield math.inf
         finally:
             lock.release()
+
+    @property
+    def lists(self) -> bool:  # type: ignore[override]
+        """Whether the keys tell the ids, which is up to the cache's KEY_FUNCTION."""
+        return prefix_of(self._cache.make_key) is not None
+
+    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+        """See `Storage.scan`. Unpacks the entries of the page, or those up to the user's."""
+        return page_of(self._records(after(cursor), user_id), limit)
+
+    def count(self, now: int, user_id: str | None) -> int:
+        """See `Storage.count`. Unpacks all entries."""
+        return sum(record.is_live(now) for record in self._records("", user_id))
+
+    def _records(self, last: str, user_id: str | None) -> Iterator[Record]:
+        """The readable records after an id, by id, without payloads."""
+        for session_id in sorted(each for each in self._ids() if each > last):
+            record = self._look(session_id)
+            if record is not None and user_id in {None, record.user_id}:
+                yield record
+
+    def _ids(self) -> Iterator[str]:
+        cache: Any = self._cache
+        start = cache.make_key(NAMESPACE)
+        with cache._lock:
+            keys = [key for key in cache._cache if key.startswith(start)]
+        return filter(is_session_id, (key[len(start) :] for key in keys))
+
+    def _look(self, session_id: str) -> Record | None:
+        """The record as lists show it; ``None`` where there is none, or no readable one."""
+        cache: Any = self._cache
+        key = cache.make_key(NAMESPACE + session_id)
+        with cache._lock:
+            pickled = None if cache._has_expired(key) else cache._cache.get(key)
+        if pickled is None:
+            return None
+        try:
+            data = pickle.loads(pickled)  # noqa: S301 - the process's own memory.
+            return unpack_start(session_id, data, len(data)) or unpack(session_id, data)
+        except self._damage:
+            return None
 
 
 def _stripe(session_id: str) -> int:

@@ -61,12 +61,18 @@ class Registered(ComposedStorage):
         self.registry = registry
         # Those who prune are as much ahead of those who save as clocks may be.
         self._memory = int(window * 1000) + CLOCK_SKEW
-        self.native_async = data.native_async and registry.native_async
         self.shared = data.shared and registry.shared
         self.durable = data.durable and registry.durable
         self.self_expiring = data.self_expiring and registry.self_expiring
         self.max_payload = data.max_payload
         self.holds_in_key = self.keeps_changes = data.holds_in_key
+
+    @property
+    def native_async(self) -> bool:
+        return self.data.native_async and self.registry.native_async
+
+    def eviction_policy(self) -> str:
+        return self.data.eviction_policy() or self.registry.eviction_policy()
 
     def describe(self) -> str:
         return Phrase(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -10,34 +9,18 @@ from django import template
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured
 from django.template import Context
-from django.template.defaultfilters import date
 from django.urls import NoReverseMatch, reverse
-from django.utils import timezone
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
 
 from ..exceptions import CannotList, StorageUnavailable
 from ..inventory import Inventory
 from ..overview import count_of_user
-from ..words import distance
+from .sessionstores import exact, moment
 
 register = template.Library()
 
 
-@register.simple_tag
-def moment(when: datetime, now: datetime) -> SafeString:
-    """How far a moment is from now, in words; exactly, to who points at it."""
-    words = distance(when, now)
-    return format_html(
-        '<time datetime="{}" title="{}">{}</time>', when.isoformat(), exact(when), words
-    )
-
-
-@register.filter
-def exact(when: datetime) -> str:
-    """A moment to the second, in the zone of the reader."""
-    local = timezone.localtime(when)
-    return f"{date(local, 'DATE_FORMAT')} {local:%H:%M:%S %Z}"
+register.simple_tag(moment)
+register.filter(exact)
 
 
 @register.simple_tag(takes_context=True)

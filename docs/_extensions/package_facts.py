@@ -11,7 +11,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from django_sessionstores import conf
+from django_sessionstores import conf, signals
 from django_sessionstores.storages.base import CacheStorage, Storage
 from django_sessionstores.storages.cookie import CookieStorage
 from django_sessionstores.storages.database import DatabaseStorage
@@ -41,16 +41,16 @@ STORAGES: Final[dict[str, type[Storage] | Storage]] = {
     "``cache`` on FileBasedCache": FileCacheStorage,
     "``cache`` on LocMemCache": LocMemStorage,
     "``cache`` on another cache": PortableStorage,
-    "``cached_db``": Layered(CacheStorage(), Storage(), lease=1, retry=1),
+    "``cached_db``": Layered(CacheStorage(), _unconnected(DatabaseStorage), lease=1, retry=1),
     "``cookie``": CookieStorage,
     "``cookie``, registered in ``db`` or ``cached_db``": Registered(
-        CookieStorage(), Storage(), window=1
+        CookieStorage(), _unconnected(DatabaseStorage), window=1
     ),
     "``cookie``, registered in ``cache`` on Redis": Registered(
         CookieStorage(), _unconnected(RedisStorage), window=1
     ),
-    "``cache`` on memcached, registered in ``db`` or ``cached_db``": Registered(
-        _unconnected(MemcachedStorage), Storage(), window=1
+    "``cache`` on memcached or another cache, registered in ``db``": Registered(
+        _unconnected(MemcachedStorage), _unconnected(DatabaseStorage), window=1
     ),
 }
 
@@ -59,6 +59,8 @@ FLAGS: Final = {
     "shared": "Seen by all processes",
     "durable": "Never evicted, survives a restart",
     "self_expiring": "Drops expired sessions itself",
+    "lists": "Tells which sessions there are",
+    "indexes_users": "Users and counts from an index",
 }
 
 
@@ -67,6 +69,7 @@ def storage_matrix() -> list[str]:
     lines = [".. list-table::", "   :header-rows: 1", ""]
     lines += _row("Engine and store", *FLAGS.values())
     for name, storage in STORAGES.items():
+        # Of a class, what depends on a setting is a property, and so a yes.
         lines += _row(name, *("yes" if getattr(storage, flag) else "no" for flag in FLAGS))
     return lines
 
@@ -94,6 +97,15 @@ def options() -> list[str]:
     return lines
 
 
+def reasons(of: str) -> list[str]:
+    """What the signals call the causes of ends and rejections, as the lines of a table."""
+    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 20 80", ""]
+    lines += _row("``reason``", "What it says")
+    for name, meaning in getattr(signals, of).items():
+        lines += _row(f"``{name}``", meaning)
+    return lines
+
+
 def default(name: str) -> str:
     """The default of an option, as it would be written in settings."""
     return repr(getattr(conf.Settings(), name))
@@ -104,14 +116,15 @@ def _type(function: Any) -> str:
     names = {float: "number", int: "whole number", str: "string", bool: "``True`` or ``False``"}
     if kind in names:
         return names[kind]
+    if kind == float | None:
+        return "number or ``None``"
     return {"Sequence": "list or tuple of strings", "Mapping": "dict"}[kind.__origin__.__name__]
 
 
 class _Generated(SphinxDirective):
     """Puts lines made from the package in the place of the directive."""
 
-    @staticmethod
-    def lines() -> list[str]:
+    def lines(self) -> list[str]:
         raise NotImplementedError
 
     def run(self) -> list[nodes.Node]:
@@ -133,6 +146,15 @@ class Options(_Generated):
     lines = staticmethod(options)
 
 
+class Reasons(_Generated):
+    """``.. reasons:: END_REASONS``"""
+
+    required_arguments = 1
+
+    def lines(self) -> list[str]:
+        return reasons(self.arguments[0])
+
+
 class Default(SphinxRole):
     """``:default:`TOUCH_INTERVAL```, the default of an option."""
 
@@ -143,5 +165,6 @@ class Default(SphinxRole):
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("storage-matrix", StorageMatrix)
     app.add_directive("options", Options)
+    app.add_directive("reasons", Reasons)
     app.add_role("default", Default())
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,20 +2,39 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from statistics import median
+from threading import Event, Thread
 from typing import Any, NamedTuple
 
+from django.contrib.auth import get_user_model
+from django.db import connections, transaction
+from django.test import Client, override_settings
+
+from django_sessionstores.flow import run
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.records import Record, draw_key, pack, session_id
 from django_sessionstores.session import now
 from django_sessionstores.storages import redis_scripts
+from django_sessionstores.storages.database_cache import DatabaseCacheStorage
 from django_sessionstores.testing import DAY, HOUR, at
 
 SESSIONS_OF_A_USER = 5
 PAGE = 100
 _BATCH = 5000
 _TURNS = 20
+_MIDDLEWARE = [
+    "django_sessionstores.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+_LOGINS_ALONE = 2.0
+"""Seconds."""
 
 
 class Figure(NamedTuple):
@@ -32,16 +51,79 @@ def figures(engine: Any, number: int) -> Iterator[Figure]:
     yield Figure("first list, which may have to make an index", _once(inventory.list), "s")
     yield Figure("first page", _median(lambda: inventory.list(limit=PAGE)), "ms")
     yield Figure("page in the middle", _median(_page_in_the_middle(inventory)), "ms")
-    some_user = str(number // SESSIONS_OF_A_USER // 2)
+    sought = get_user_model()._default_manager.create(username=f"sought-{draw_key()[:6]}")
+    some_user = str(sought.pk)
     yield Figure("a user's sessions", _median(lambda: inventory.list(user=some_user)), "ms")
     yield Figure("count of a user", _median(lambda: inventory.count(user=some_user)), "ms")
     yield Figure("count of all", _once(inventory.count) * 1000, "ms")
     yield Figure("memory for it", _memory() - before, "MB")
-    with at(now() + 2 * HOUR):
-        storage, moment = inventory.storage, now()
-        batches = list(iter(lambda: _timed(lambda: storage.purge(moment + 2 * HOUR, 1000)), None))
+    yield from _pages(sought)
+    # Late enough for half of them, and too early for logins to clear them out of Redis' index.
+    storage, moment = inventory.storage, now() + HOUR * 3 // 2
+    with at(moment):
+        with _logins(engine) as logins:
+            time.sleep(_LOGINS_ALONE)
+            alone = len(logins)
+            batches = list(iter(lambda: _timed(lambda: storage.purge(moment, 1000)), None))
         yield Figure("purge of half of them", sum(batches), "s")
         yield Figure("its longest batch", max(batches, default=0) * 1000, "ms")
+        # The first is the one that opens a connection.
+        for what, times in (("before it", logins[1:alone]), ("beside it", logins[alone:])):
+            if times:  # Of a few sessions a purge takes no time.
+                yield Figure(f"{len(times)} logins {what}, median", median(times), "ms")
+                yield Figure(f"longest login {what}", max(times), "ms")
+
+
+@contextmanager
+def _logins(engine: Any) -> Iterator[list[float]]:
+    """Sessions that begin meanwhile, one after the other, and the milliseconds that each takes."""
+    times: list[float] = []
+    done = Event()
+
+    def log_in() -> None:
+        session = engine.SessionStore()
+        session.update({"_auth_user_id": "0", "_auth_user_backend": "b", "_auth_user_hash": "h"})
+        session.create()
+
+    def log_in_again_and_again() -> None:
+        while not done.is_set():
+            times.append(_once(log_in) * 1000)
+            done.wait(0.005)
+        connections.close_all()
+
+    thread = Thread(target=log_in_again_and_again)
+    thread.start()
+    try:
+        yield times
+    finally:
+        done.set()
+        thread.join()
+
+
+def _pages(sought: Any) -> Iterator[Figure]:
+    """The pages of the admin, through all of its middleware."""
+    root = get_user_model()._default_manager.create(
+        username=f"root-{draw_key()[:6]}", is_staff=True, is_superuser=True
+    )
+    with override_settings(MIDDLEWARE=_MIDDLEWARE, ALLOWED_HOSTS=["*"]):
+        browser = Client()
+        browser.force_login(root)
+        some_id = Inventory().list(user=sought).sessions[0].id
+
+        def get(page: str) -> None:
+            assert browser.get(f"/admin/django_sessionstores/session/{page}").status_code == 200
+
+        for what, page in {
+            "list": "",
+            "search for a user": f"?q={sought.username}",
+            "search for an address": "?q=192.0.2.1",
+            "search for an address that none has": "?q=192.0.2.2",
+            "search for the beginning of an id": f"?q={some_id[:12]}",
+            "filter by last use": "?idle=24",
+            "overview": "overview/",
+            "one session": f"{some_id}/change/",
+        }.items():
+            yield Figure(f"admin, {what}", _median(partial(get, page)), "ms")
 
 
 def _fill(engine: Any, number: int) -> None:
@@ -76,14 +158,18 @@ def _store(engine: Any, records: list[Record]) -> None:
         StoredSession._base_manager.using(engine.database).bulk_create(
             [StoredSession(**{name: getattr(each, name) for name in fields}) for each in records]
         )
+    elif isinstance(storage, DatabaseCacheStorage):
+        with transaction.atomic(using=engine.database):
+            for each in records:
+                storage.create(each, moment)
     elif engine.name == "cache":
-        pipeline = storage._connect().pipeline(transaction=False)
+        pipeline = storage._server.connect().pipeline(transaction=False)
         listed: list[Any] = []
         for each in records:
             pipeline.set(storage._key(each.id), pack(each), px=each.expires - moment)
             listed += [bytes.fromhex(each.id) + b":" + str(each.user_id).encode(), each.expires]
         pipeline.execute()
-        storage._evaluate(redis_scripts.LIST, storage._index, *listed)
+        run(storage._evaluate(redis_scripts.LIST, storage._index, *listed))
     else:
         for each in records:
             storage.create(each, moment)

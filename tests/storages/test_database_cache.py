@@ -6,11 +6,13 @@ What it shares with other stores is in the conformance suite.
 import base64
 import pickle
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.core.cache import caches
 from django.db import DatabaseError, DataError, OperationalError, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
@@ -293,6 +295,182 @@ def test_times_hold_with_and_without_time_zones(
     assert storage.purge(moment + 120_000, 10) == 1
 
 
+# Lists --------------------------------------------------------------------------------------------
+
+IDS = [pair * 20 for pair in ("aa", "ab", "09", "f0", "a0", "ff", "00", "9f", "0a", "ba")]
+COLLATIONS = {
+    "sqlite": [""],
+    "postgresql": ["C", "en-x-icu", "da-x-icu", "cs-x-icu", "shifted"],
+    "mysql": ["utf8mb4_bin", "utf8mb4_general_ci", "utf8mb4_danish_ci", "utf8mb4_unicode_nopad_ci"],
+}
+
+
+@contextmanager
+def sorted_by(connection: Any, collation: str) -> Iterator[None]:
+    """The keys of the table are in the order of some language."""
+    if connection.vendor == "sqlite":
+        yield
+        return
+    if connection.vendor == "postgresql":
+        key = 'ALTER COLUMN cache_key TYPE varchar(255) COLLATE "{}"'
+        statements = [
+            # Punctuation counts only where all else is the same.
+            "CREATE COLLATION IF NOT EXISTS shifted (provider = icu, locale = 'en-u-ka-shifted')",
+            f"ALTER TABLE {TABLE} {key.format(collation)}",
+        ]
+        undo = f"ALTER TABLE {TABLE} {key.format('default')}"
+    else:
+        key = "MODIFY cache_key varchar(255) NOT NULL"
+        statements = [f"ALTER TABLE {TABLE} {key} COLLATE {collation}"]
+        undo = f"ALTER TABLE {TABLE} {key}"
+    with connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(undo)
+
+
+def listed(storage: Any, user_id: str | None = None, limit: int = 3) -> list[str]:
+    """The ids on all pages."""
+    found, cursor = [], ""
+    for _ in range(100):
+        records, cursor = storage.scan(cursor, limit, user_id)
+        found += [each.id for each in records]
+        if not cursor:
+            return found
+    raise AssertionError("scanning does not end")
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_lists_are_complete_in_any_order_of_a_language(
+    storage: Any, connection: Any, number: int
+) -> None:
+    """In Danish "aa" comes after "z"; some skip punctuation, some take capitals for small letters.
+    And whoever else has rows between those of sessions."""
+    if number >= len(COLLATIONS[connection.vendor]):
+        pytest.skip("no further order")
+    cache = caches[cases.CACHE_ALIAS]
+    with sorted_by(connection, COLLATIONS[connection.vendor][number]):
+        for each in ("0", "z", "django_sessionstores", "django_sessionstores;", "djangosessionsz"):
+            cache.set(each, 1)
+        cache.set("django_sessionstores:zz", 1)
+        for n, session_id in enumerate(IDS):
+            storage.create(record(session_id, user_id=str(n % 2)), now())
+        for limit in (1, 3, 10, 11):
+            assert sorted(listed(storage, limit=limit)) == sorted(IDS)
+            assert sorted(listed(storage, "1", limit)) == sorted(IDS[1::2])
+        assert (storage.count(now(), None), storage.count(now(), "0")) == (10, 5)
+
+
+@pytest.mark.parametrize("prefix", ["", "%", "_ite", "Site", "[a-z]*", "a\\b'\"", "sitez", "ü"])
+def test_lists_are_of_one_site(storage: Any, connection: Any, prefix: str) -> None:
+    """The prefix is no pattern, whatever is in it; the sessions of others, of which one differs
+    only in a capital, are nobody's business here, nor are those in another version."""
+    others = {}
+    for n, (their_prefix, version) in enumerate([("site", 1), ("s", 1), (prefix, 2), (prefix, 11)]):
+        storage._cache.key_prefix, storage._cache.version = their_prefix, version
+        for m in range(3):
+            storage.create(record(f"{n}{m}" + "b" * 38), now())
+        others[their_prefix, version] = 3
+    storage._cache.key_prefix, storage._cache.version = prefix, 1
+    storage.create(record(), now())
+    assert listed(storage) == [ID]
+    assert storage.count(now(), None) == 1
+    for (storage._cache.key_prefix, storage._cache.version), count in others.items():
+        assert storage.count(now(), None) == len(listed(storage)) == count
+
+
+def test_a_statement_of_a_list_looks_at_so_many_rows(
+    storage: Any, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However rare the user is who is looked for: a statement past the limit would be an outage."""
+    monkeypatch.setattr(database_cache, "_LISTED_AT_MOST", 3)
+    for n in range(10):
+        storage.create(record(f"{n:040}", user_id="7" if n == 8 else "8"), now())
+    with CaptureQueriesContext(connection) as queries:
+        assert listed(storage, "7") == [f"{8:040}"]
+    assert len(queries) == 4
+    assert all(query["sql"].endswith("LIMIT 3") for query in queries)
+    with CaptureQueriesContext(connection) as queries:
+        assert len(storage.scan("", 2, None).records) == 2
+    assert len(queries) == 1
+
+
+def test_a_list_leaves_payloads_in_the_database(storage: Any, connection: Any) -> None:
+    """A page of large sessions is no more than their beginnings, and knows their sizes."""
+    sizes = {}
+    for n, size in enumerate([0, 1, 2, 3, 60_000, 60_001, 60_002]):
+        each = record(f"{n:040}", payload=b"\xff" * size, user_agent="a" * 300)
+        storage.create(each, now())
+        sizes[each.id] = size or None
+    fetched: list[int] = []
+    decode = base64.b64decode
+
+    def noted(text: str) -> bytes:
+        fetched.append(len(text))
+        return decode(text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database_cache.base64, "b64decode", noted)
+        page = storage.scan("", 100, None)
+    assert {each.id: each.size for each in page.records} == sizes
+    assert max(fetched) < 6000
+
+
+def test_a_record_whose_beginning_is_long_is_listed(storage: Any) -> None:
+    """Whoever writes records of their own may put in what they like."""
+    storage.create(record(user_agent="a" * 10_000, user_id="7"), now())
+    (found,) = storage.scan("", 1, "7").records
+    assert (len(found.user_agent), found.payload, found.size) == (10_000, b"", 6)
+
+
+@pytest.mark.parametrize("value", ["no Base64!", "", "AQAA", "AQAAÿ", "AQAAAAAA" * 20])
+def test_what_nobody_can_read_is_not_listed(storage: Any, connection: Any, value: str) -> None:
+    """It must not hide the others."""
+    other = record("b" * 40)
+    storage.create(other, now())
+    storage.create(record(), now())
+    set_value(connection, value)
+    assert listed(storage) == [other.id]
+
+
+def test_a_user_is_told_from_one_with_the_same_letters(storage: Any) -> None:
+    """The letters that the database compares end before the user does."""
+    names = ["aa", "ab"]
+    assert len(set(map(database_cache._owner_letters, names))) == 1
+    for n, name in enumerate(names):
+        storage.create(record(f"{n:040}", user_id=name), now())
+    for n, name in enumerate(names):
+        assert listed(storage, name) == [f"{n:040}"]
+        assert storage.count(now(), name) == 1
+
+
+@pytest.mark.parametrize("user_id", ["", "a" * 31, "a" * 32, "ü" * 200, "%", "x\0"])
+def test_any_user_is_found(storage: Any, user_id: str) -> None:
+    """The key of a user may be a number, an address or a sentence."""
+    for n, each in enumerate((user_id, f"{user_id}7", f"7{user_id}", None)):
+        storage.create(record(f"{n:040}", user_id=each), now())
+    assert listed(storage, user_id) == [f"{0:040}"]
+
+
+@pytest.mark.parametrize(
+    ("function", "lists"),
+    [(lambda key, *_: f"<{key}", True), (lambda key, *_: f"{hash(key)}", False)],
+    ids=["readable", "digest"],
+)
+def test_a_key_function_may_hide_the_ids(storage: Any, function: Any, lists: bool) -> None:
+    """Then it says that it cannot list, rather than that nobody is there."""
+    storage._cache.key_func = function
+    storage.create(record(), now())
+    assert storage.lists is lists
+    if lists:
+        assert listed(storage) == [ID]
+        assert storage.count(now(), None) == 1
+
+
 # Transactions -------------------------------------------------------------------------------------
 
 
@@ -367,6 +545,9 @@ OPERATIONS = {
     "fill": lambda storage: storage.fill(record(), now() + HOUR, now()),
     "bury": lambda storage: storage.bury(tombstone(ID, State.ENDED, now=now(), seconds=60), now()),
     "purge": lambda storage: storage.purge(now(), 10),
+    "scan": lambda storage: storage.scan("", 10, None),
+    "scan of a user": lambda storage: storage.scan("", 10, "7"),
+    "count": lambda storage: storage.count(now(), None),
 }
 
 

@@ -1350,6 +1350,7 @@ def test_a_save_that_has_compared_versions_is_not_overtaken_by_a_logout(
 
 
 @posix
+@pytest.mark.once
 @pytest.mark.slow
 def test_a_killed_process_tears_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     """SIGKILL at 200 random moments of a save loop. Every save answered as done is there, every

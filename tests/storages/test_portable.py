@@ -16,11 +16,15 @@ from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from django.test import override_settings
 
+from django_sessionstores.backends.cache import SessionStore
 from django_sessionstores.exceptions import StorageFull, StorageUnavailable, UnreadablePayload
+from django_sessionstores.inventory import Inventory
 from django_sessionstores.records import Record, State, tombstone
 from django_sessionstores.storages import portable
 from django_sessionstores.storages.base import Updated
 from django_sessionstores.storages.database_cache import DatabaseCacheStorage
+from django_sessionstores.storages.memory import MemoryStorage
+from django_sessionstores.storages.registered import Registered
 from django_sessionstores.testing import StorageContract, in_threads, now, successor
 
 HOUR = 60 * 60 * 1000
@@ -121,6 +125,18 @@ class TestOtherCache(StorageContract):
 
 
 class TestOtherCacheAsync(TestOtherCache):
+    awaited = True
+
+
+class TestOtherCacheRegistered(TestOtherCache):
+    """By its registry such a cache lists, too."""
+
+    @pytest.fixture(autouse=True)
+    def _storage(self, other: Any) -> None:
+        self.storage = Registered(other, MemoryStorage(1000), window=60)
+
+
+class TestOtherCacheRegisteredAsync(TestOtherCacheRegistered):
     awaited = True
 
 
@@ -364,3 +380,109 @@ def test_a_pickled_object_is_no_session(other: Any) -> None:
 
     with pytest.raises(UnreadablePayload):
         other.read(ID)
+
+
+# Lists --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def locmem() -> Iterator[Any]:
+    with storage_of(LOCMEM) as storage:
+        yield storage
+
+
+def listed(storage: Any) -> list[str]:
+    return [each.id for each in storage.scan("", 1000, None).records]
+
+
+def test_a_cache_of_others_says_that_it_cannot_list(other: Any) -> None:
+    """Its entries are known by their keys alone."""
+    assert not other.lists
+    assert not other.indexes_users
+
+
+@pytest.mark.parametrize("backend", [OTHER, LOCMEM])
+def test_a_registry_cures_it(backend: str, db: None) -> None:
+    """Of a cache of others, and of one whose keys are digests. No other cache needs one."""
+    entry = {"BACKEND": backend, "LOCATION": "registered", "KEY_FUNCTION": hidden}
+    with override_settings(
+        SESSION_ENGINE="django_sessionstores.backends.cache",
+        CACHES={"default": entry},
+        SESSIONSTORES={"REGISTRY": "db"},
+    ):
+        store = SessionStore()
+        store["_auth_user_id"] = "7"
+        store.save()
+        inventory = Inventory()
+        (found,) = inventory.list(user=7).sessions
+        assert found.id == store.session_id
+        assert inventory.end_all(7) == 1
+        assert SessionStore(store.session_key).load() == {}
+        entry.pop("KEY_FUNCTION")
+        with override_settings(CACHES={"default": entry}):
+            assert SessionStore.storage().lists
+            assert isinstance(SessionStore.storage(), Registered) is (backend == OTHER)
+
+
+def hidden(key: str, prefix: str, version: int) -> str:
+    return f"{key}:{prefix}:{version}"
+
+
+def test_lists_leave_the_cache_as_it_is(locmem: Any) -> None:
+    """It drops first what was used longest ago; to be looked at by staff is no use."""
+    cache: Any = caches["default"]
+    for n in range(5):
+        locmem.create(record(f"{n:040}"), now())
+    before = list(cache._cache.items())
+    assert len(listed(locmem)) == locmem.count(now(), None) == 5
+    assert list(cache._cache.items()) == before
+
+
+def test_lists_hold_sessions_only(locmem: Any) -> None:
+    """Neither entries of others, nor those of another version, nor what nobody can read."""
+    cache = caches["default"]
+    locmem.create(record(), now())
+    cache.set("page", 1)
+    cache.set("django_sessionstores:x", 1)
+    cache.set(f"django_sessionstores:{'b' * 40}", b"damaged")
+    cache.set(f"django_sessionstores:{'c' * 40}", ["no record"])
+    cache.set(f"django_sessionstores:{'d' * 40}", cache.get(KEY), version=2)
+    cache.set(f"django_sessionstores:{'e' * 40}", cache.get(KEY), timeout=-1)
+    assert listed(locmem) == [ID]
+    assert locmem.count(now(), None) == 1
+
+
+def test_lists_meet_writers(locmem: Any) -> None:
+    """Of other threads, at any moment."""
+    lists: list[list[str]] = []
+
+    def write() -> None:
+        for n in range(200):
+            each = record(f"{threading.get_ident() % 1000:03}{n:037}")
+            locmem.create(each, now())
+            if n >= 50:
+                locmem.delete(f"{each.id[:3]}{n - 50:037}")
+
+    def look() -> None:
+        lists.extend(listed(locmem) for _ in range(50))
+
+    locmem.create(record(), now())
+    in_threads([write, write, look, look])
+    assert all(ID in each for each in lists)
+
+
+@pytest.mark.parametrize(
+    ("function", "lists"),
+    [(lambda key, *_: f"<{key}", True), (lambda key, *_: f"{hash(key)}", False)],
+    ids=["readable", "digest"],
+)
+def test_a_key_function_may_hide_the_ids(function: Any, lists: bool) -> None:
+    """Then it says that it cannot list, rather than that nobody is there."""
+    entry = {"BACKEND": LOCMEM, "LOCATION": "keys", "KEY_FUNCTION": function}
+    with override_settings(CACHES={"default": entry}):
+        caches["default"].clear()
+        storage = portable.from_cache("default")
+        storage.create(record(), now())
+        assert storage.lists is lists
+        if lists:
+            assert listed(storage) == [ID]

@@ -216,7 +216,7 @@ class TestDeployments(StorageContract):
     )
     def _deployed(self, request: pytest.FixtureRequest) -> Iterator[None]:
         with request.param() as self.storage:
-            self.storage._connect().flushall()
+            self.storage._server.connect().flushall()
             yield
 
 
@@ -227,7 +227,7 @@ def test_the_first_call_to_a_cluster_may_be_a_login(
     """Its two keys are on two nodes; that this is a cluster is known only when connected. A
     worker's first request would fail."""
     with deployment() as storage:
-        storage._connect().flushall()
+        storage._server.connect().flushall()
         storage.create(base := record("b" * 40), NOW)
     with deployment() as storage:
         grave = tombstone(base.id, State.SUPERSEDED, now=NOW, seconds=60)
@@ -541,13 +541,13 @@ def retrying(storage: redis.RedisStorage, monkeypatch: pytest.MonkeyPatch) -> re
     """A storage with a record of version 2, whose client gets each answer at the second try."""
     storage.create(record(), NOW)
     storage.update(record(version=2), record(), NOW)
-    once = storage._client.execute_command
+    once = storage._server._client.execute_command
 
     def twice(*command: Any) -> Any:
         once(*command)
         return once(*command)
 
-    monkeypatch.setattr(storage._client, "execute_command", twice)
+    monkeypatch.setattr(storage._server._client, "execute_command", twice)
     return storage
 
 
@@ -752,7 +752,7 @@ def test_a_full_server_before_redis_7_is_told_from_an_outage(
     storage.create(record(), NOW)
     said = "Error running script (call to f_0): @user_script:9: @user_script: 9: -OOM command not"
     monkeypatch.setattr(
-        storage._client, "execute_command", mock.Mock(side_effect=ResponseError(said))
+        storage._server._client, "execute_command", mock.Mock(side_effect=ResponseError(said))
     )
 
     with pytest.raises(StorageFull):
@@ -1102,7 +1102,7 @@ def test_a_payload_is_not_read_for_a_list(storage: redis.RedisStorage) -> None:
 def test_a_cluster_whose_index_is_out_of_reach_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     """Sessions on other nodes must not fail with it. But none begins that nobody could find."""
     with storage_at(shared(RedisCluster).url(), f"{__name__}.ClusterCache") as storage:
-        storage._connect().flushall()
+        storage._server.connect().flushall()
         storage.create(base := record(user_id="7"), NOW)
         failing = redis_scripts.Script("return redis.call('NOSUCH')")
         with mock.patch.object(redis_scripts, "MOVE", failing):

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from ..engine import purge, purged
+from ..engine import purge, purged, until_nobody_reads
 
 
 class Command(BaseCommand):
@@ -20,4 +20,5 @@ class Command(BaseCommand):
     def handle(self, *, verbosity: int, **options: Any) -> None:
         removed = purge()
         if verbosity > 0:
-            self.stdout.write(purged(removed))
+            with until_nobody_reads(self.stdout):
+                self.stdout.write(purged(removed))

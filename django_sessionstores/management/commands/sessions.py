@@ -5,21 +5,22 @@ from __future__ import annotations
 import shutil
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser, no_translations
+from django.db import Error as DatabaseError
 
-from ... import adoption, doctor, session
+from ... import adoption, conf, doctor, session, tally
 from ...conf import NAME
 from ...exceptions import StorageUnavailable
 from ...inventory import Inventory, SessionInfo
 from ...lifetime import aware
 from ...users import usernames
 from .. import cache_keys, moving, reports, selection
-from ..engine import counted, errors_reported, open_inventory, purge, purged
+from ..engine import counted, errors_reported, open_inventory, purge, purged, until_nobody_reads
 from ..users import find_user_id
 
 T = TypeVar("T")
@@ -128,13 +129,19 @@ class Command(BaseCommand):
     @no_translations
     def handle(self, *, action: str, **options: Any) -> None:
         self.verbosity: int = options["verbosity"]
-        with errors_reported():
-            getattr(self, f"_{action.replace('-', '_')}")(**options)
+        try:
+            with until_nobody_reads(self.stdout), errors_reported():
+                getattr(self, f"_{action.replace('-', '_')}")(**options)
+        except CommandError as error:
+            error.args = (
+                reports.wrapped(str(error), _width(self.stderr), behind="CommandError: "),
+            )
+            raise
 
     def _inventory(self) -> Inventory:
         inventory = open_inventory()
         if not inventory.storage.shared and self.verbosity > 0:
-            self.stderr.write(
+            self._note(
                 f"Sessions are in {inventory.storage.describe()}: those of the site are not seen "
                 "from here."
             )
@@ -173,6 +180,8 @@ class Command(BaseCommand):
         inventory = self._inventory()
         sessions: Iterable[SessionInfo] = inventory.iterate(expired=None)
         stats = reports.count(self._with_progress(sessions, inventory.count), _TOP_USERS)
+        if conf.settings.TALLY:
+            stats.last_day = _last_day()
         if json:
             self.stdout.write(reports.as_json(stats))
             return
@@ -211,22 +220,18 @@ class Command(BaseCommand):
     def _clear(self, **options: Any) -> None:
         _check_answerable(**options)
         inventory = self._inventory()
-        keys = None if inventory.storage.lists else cache_keys.sessions_of(inventory.storage)
-        number = inventory.count() if keys is None else keys.count()
+        number = inventory.count()
         if self.verbosity > 0:
             for former in adoption.formers():
-                self.stderr.write(
+                self._note(
                     f"Sessions that are still in {former.describe()} are not ended: see "
                     f"{NAME}['MIGRATE_FROM']."
                 )
         if options["json"]:
-            ended = 0 if options["dry_run"] else self._end_everything(inventory, keys)
+            ended = 0 if options["dry_run"] else inventory.end_everything()
             self.stdout.write(reports.as_json({"found": number, "ended": ended}))
         elif self._agreed(number, "", **options):
-            self._ended(lambda: self._end_everything(inventory, keys))
-
-    def _end_everything(self, inventory: Inventory, keys: cache_keys.CacheKeys | None) -> int:
-        return inventory.end_everything() if keys is None else keys.remove_all()
+            self._ended(inventory.end_everything)
 
     def _clear_cache(
         self, *, alias: str, dry_run: bool, interactive: bool, json: bool, **options: Any
@@ -239,7 +244,7 @@ class Command(BaseCommand):
             if dry_run and not json:
                 self._say(f"Would remove {which}, and no session.")
             elif not dry_run:
-                if interactive and not _confirmed(f"Remove {which}, and no session? [y/N] "):
+                if interactive and not self._confirmed(f"Remove {which}, and no session?"):
                     raise CommandError("Nothing was removed.")
                 removed = keys.remove_all()
         except StorageUnavailable as error:
@@ -274,11 +279,11 @@ class Command(BaseCommand):
         json: bool,
         **options: Any,
     ) -> None:
-        storage = moving.target(target or settings.SESSION_ENGINE)
+        storage = moving.target(settings.SESSION_ENGINE if target is None else target)
         former = moving.source(source, from_cache)
         moving.check_pair(former, storage)
         if self.verbosity > 0 and not moving.is_named(source):
-            self.stderr.write(
+            self._note(
                 f"{NAME}['MIGRATE_FROM'] does not name {source}: until its session is moved, a "
                 "browser that comes back is logged out."
             )
@@ -324,7 +329,7 @@ class Command(BaseCommand):
         sessions = f"{counted(number, 'session')}{whose}"
         if dry_run:
             self._say(f"Would end {sessions}.")
-        elif interactive and not _confirmed(f"End {sessions}? [y/N] "):
+        elif interactive and not self._confirmed(f"End {sessions}?"):
             raise CommandError("Nothing was ended.")
         return not dry_run
 
@@ -346,7 +351,7 @@ class Command(BaseCommand):
     @property
     def _width(self) -> int | None:
         """Columns of the terminal; ``None`` for a pipe, where nothing is cut."""
-        return shutil.get_terminal_size().columns if self.stdout.isatty() else None
+        return _width(self.stdout)
 
     def _with_progress(self, items: Iterable[T], total: Callable[[], int]) -> Iterable[T]:
         if not self.stderr.isatty():
@@ -359,10 +364,24 @@ class Command(BaseCommand):
 
     def _say(self, text: str) -> None:
         if self.verbosity > 0:
-            self.stdout.write(text)
+            self.stdout.write(reports.wrapped(text, self._width))
+
+    def _note(self, text: str) -> None:
+        """Say what is not what was asked for."""
+        self.stderr.write(reports.wrapped(text, _width(self.stderr)))
+
+    def _confirmed(self, question: str) -> bool:
+        try:
+            answer = input(reports.wrapped(f"{question} [y/N] ", self._width))
+        except (EOFError, RuntimeError):  # The latter where there is no standard input at all.
+            raise CommandError("Nobody is there to answer; give --no-input.") from None
+        except (KeyboardInterrupt, UnicodeDecodeError):
+            return False
+        return answer.strip().lower() in {"y", "yes"}
 
     def _head(self, text: str) -> None:
-        self._say(self.style.MIGRATE_HEADING(text) if self.stdout.isatty() else text)
+        if self.verbosity > 0:
+            self.stdout.write(self.style.MIGRATE_HEADING(text) if self.stdout.isatty() else text)
 
     def _lines(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -396,10 +415,15 @@ def _check_answerable(
         usage_error("--json goes with --no-input or --dry-run")
 
 
-def _confirmed(question: str) -> bool:
+def _width(stream: Any) -> int | None:
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+def _last_day() -> tally.Sums:
     try:
-        return input(question).strip().lower() in {"y", "yes"}
-    except EOFError:
-        raise CommandError("Nobody is there to answer; give --no-input.") from None
-    except KeyboardInterrupt:
-        return False
+        return tally.sums(aware(session.now()) - timedelta(hours=23))
+    except DatabaseError as error:
+        raise CommandError(
+            f"{NAME}['TALLY'] is on, and its table cannot be read: {error}. Run migrate, or set it "
+            "to False."
+        ) from error
