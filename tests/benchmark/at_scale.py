@@ -45,14 +45,14 @@ class Figure(NamedTuple):
 
 def figures(engine: Any, number: int) -> Iterator[Figure]:
     """Each as it becomes known. Half of the sessions expire in an hour, the others in a day."""
-    yield Figure("filling", _once(lambda: _fill(engine, number)), "s")
+    sought = get_user_model()._default_manager.create(username=f"sought-{draw_key()[:6]}")
+    some_user = str(sought.pk)
+    yield Figure("filling", _once(lambda: _fill(engine, number, sought.pk)), "s")
     inventory = Inventory()
     before = _reset_memory()
     yield Figure("first list, which may have to make an index", _once(inventory.list), "s")
     yield Figure("first page", _median(lambda: inventory.list(limit=PAGE)), "ms")
     yield Figure("page in the middle", _median(_page_in_the_middle(inventory)), "ms")
-    sought = get_user_model()._default_manager.create(username=f"sought-{draw_key()[:6]}")
-    some_user = str(sought.pk)
     yield Figure("a user's sessions", _median(lambda: inventory.list(user=some_user)), "ms")
     yield Figure("count of a user", _median(lambda: inventory.count(user=some_user)), "ms")
     yield Figure("count of all", _once(inventory.count) * 1000, "ms")
@@ -126,20 +126,20 @@ def _pages(sought: Any) -> Iterator[Figure]:
             yield Figure(f"admin, {what}", _median(partial(get, page)), "ms")
 
 
-def _fill(engine: Any, number: int) -> None:
-    records = _records(number)
+def _fill(engine: Any, number: int, first_user: int) -> None:
+    records = _records(number, first_user)
     while batch := list(islice(records, _BATCH)):
         _store(engine, batch)
 
 
-def _records(number: int) -> Iterator[Record]:
+def _records(number: int, first_user: int) -> Iterator[Record]:
     moment = now()
     payload = bytes(range(256))
     for n in range(number):
         yield Record(
             id=session_id(draw_key()),
             payload=payload,
-            user_id=str(n // SESSIONS_OF_A_USER),
+            user_id=str(first_user + n // SESSIONS_OF_A_USER),
             created=moment,
             last_activity=moment,
             expires=moment + n % HOUR + (DAY if n % 2 else HOUR),
