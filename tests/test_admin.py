@@ -25,12 +25,14 @@ from msgspec import structs
 from django_sessionstores import admin, overview
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
+from django_sessionstores.models import SessionTally
 from django_sessionstores.records import Client as Who
 from django_sessionstores.records import draw_key, session_id
 from django_sessionstores.session import now
 from django_sessionstores.testing import DAY, HOUR, at, observed
 from tests.browser import Chromium, Site, serve
 from tests.services import unavailable
+from tests.test_lifetimes import limits
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -927,7 +929,11 @@ def test_pages_can_be_used_by_everybody(
         page.context.close()
         return problems
 
-    assert chromium.do(scene) == []
+    SessionTally.objects.create(hour=now() // HOUR, reason="logout", number=3)
+    with limits(TALLY=True):
+        assert "Ended in the last 24 hours" in text(client.get(f"{PAGES}overview/"))
+        assert chromium.do(scene) == []
+    SessionTally.objects.all().delete()
 
 
 def axe() -> str:
