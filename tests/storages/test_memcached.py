@@ -432,9 +432,9 @@ def test_a_tombstone_that_has_expired_takes_a_copy(storage: memcached.MemcachedS
 
 
 def ttl(client: Client, key: str = KEY) -> int:
-    """The seconds that the server still gives an item; -1 for ever."""
+    """The seconds that the server still gives an item; -1 for ever, 0 where it has none."""
     _, _, said = client.raw_command(f"mg {key} t").partition(b" t")
-    return int(said)
+    return int(said or 0)
 
 
 @pytest.mark.parametrize("days", [1, 30, 31, 400])
@@ -453,9 +453,15 @@ def test_a_session_does_not_end_before_its_last_second(
 ) -> None:
     """memcached's seconds start at its tick: told "one second", it may keep an item for a few
     milliseconds."""
-    storage.create(record(expires=now() + 1), now())
+    for _ in range(10):
+        storage.delete("a" * 40)
+        moment = now()
+        storage.create(record(expires=moment + 1), moment)
+        left = ttl(raw)
+        if now() - moment < 300:  # Or the second was over before it was asked for.
+            break
 
-    assert ttl(raw) >= 1
+    assert left >= 1
 
 
 def test_an_expired_record_is_not_kept(storage: memcached.MemcachedStorage) -> None:
