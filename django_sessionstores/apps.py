@@ -1,4 +1,4 @@
-"""What Django needs to know of the package, for its table, its commands and its checks."""
+"""The app configuration, for the package's table, commands, checks and pages."""
 
 from django.apps import AppConfig
 from django.core.exceptions import ImproperlyConfigured
@@ -7,25 +7,30 @@ from django.utils.translation import gettext_lazy as _
 
 
 class SessionStoresConfig(AppConfig):
-    """Needed in ``INSTALLED_APPS`` only for engines with a table, commands, checks and pages."""
+    """The app "django_sessionstores".
+
+    It must be in ``INSTALLED_APPS`` for engines with a table, and for commands, checks and pages.
+    """
 
     name = "django_sessionstores"
-    # The word of the model: some of Django's catalogs have another for "Sessions".
+    # The same word as in the model: some of Django's catalogs have another one for "Sessions".
     verbose_name = capfirst(_("sessions"))
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import accounts, checks, freshness, tally  # noqa: F401 - checks registers them
+        from .accounts import changes as accounts
+        from .accounts import recent_authentication
         from .conf import settings
+        from .operations import checks, statistics  # noqa: F401 - checks registers them
 
         accounts.connect()
-        freshness.connect()
-        tally.connect()
+        recent_authentication.connect()
+        statistics.connect()
         try:
             is_measured = settings.OPENTELEMETRY
         except ImproperlyConfigured:
-            return  # The checks say so.
+            return  # The system checks report it.
         if is_measured:
-            from . import telemetry
+            from .operations import telemetry
 
             telemetry.instrument()

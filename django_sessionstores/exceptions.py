@@ -1,76 +1,81 @@
-"""What can go wrong, each error with the class that callers of Django already catch."""
+"""The exceptions of this package, derived from those that callers of Django already catch."""
 
 from django.contrib.sessions.backends.base import UpdateError
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 
 
 class SessionStoresError(Exception):
-    """Root of the errors of this package."""
+    """The base class of the exceptions of this package."""
 
 
 class StorageUnavailable(SessionStoresError):
-    """The store did not answer, or refused the operation for want of space or permission.
+    """The store did not answer, or refused the operation because space or permission is missing.
 
-    It says nothing about the session: it may well exist. So it is never turned into "no session",
-    and the session cookie stays. Not a ``KeyError``, ``AttributeError`` or ``OSError``: code that
-    expects those from a session must not swallow an outage.
+    This says nothing about the session, which may exist. So it is never treated as a missing
+    session, and the session cookie stays. It is not a ``KeyError``, ``AttributeError`` or
+    ``OSError``, because code that expects those from a session must not swallow an outage.
     """
 
 
 class PartlyEnded(StorageUnavailable):
     """The store stopped answering while sessions were being ended or purged.
 
-    ``ended`` says of how many that is known to be done, ``reason`` why not of all.
+    ``ended`` is the number of sessions that are known to have ended. ``reason`` is the exception
+    that stopped the operation.
     """
 
     def __init__(self, ended: int, reason: StorageUnavailable) -> None:
-        super().__init__(f"{reason} Ended before that: {ended}.")
+        super().__init__(f"{reason} Sessions that were ended before that: {ended}.")
         self.ended, self.reason = ended, reason
 
 
 class StorageFull(StorageUnavailable):
-    """The store answers, but has no room for the write. Reading and deleting still work."""
+    """The store answers, but has no space for the write. Reading and deleting still work."""
 
 
 class SessionConflict(SessionStoresError):
-    """Other requests kept changing the session while this one tried to save; nothing was saved."""
+    """Other requests kept changing the session while this one tried to save. Nothing was saved."""
 
 
 class SessionEnded(SessionStoresError, UpdateError):
-    """The session ended, expired or got a new key since it was loaded; nothing was saved.
+    """The session has ended, expired or got a new key since it was loaded. Nothing was saved.
 
-    Django's ``SessionMiddleware`` turns its parent ``UpdateError`` into ``SessionInterrupted``.
+    Django's ``SessionMiddleware`` turns ``UpdateError``, its parent, into ``SessionInterrupted``.
     """
 
 
 class SessionLimitReached(SessionStoresError, PermissionDenied):
-    """A login over ``MAX_SESSIONS`` that ``ON_LIMIT`` refuses. Nothing was saved.
+    """A login exceeds ``MAX_SESSIONS``, and ``ON_LIMIT`` refuses it. Nothing was saved.
 
-    Django answers its parent ``PermissionDenied`` with 403.
+    Django responds to ``PermissionDenied``, its parent, with status 403.
     """
 
 
 class UnserializableValue(SessionStoresError, TypeError):
-    """A value that the serializer cannot keep. Names its key; the stored session stays whole."""
+    """The serializer cannot keep a value. The message names its key. Nothing was saved."""
 
 
 class PayloadTooLarge(SessionStoresError, ValueError):
-    """The session is larger than its storage takes. The stored session stays whole."""
+    """The session is larger than its storage accepts. Nothing was saved."""
 
 
 class CannotList(SessionStoresError):
-    """The engine cannot tell which sessions there are; the text says what would change that."""
+    """The engine cannot list sessions. The message says which setting would change that."""
 
 
 class UnreadablePayload(SessionStoresError, ValueError):
-    """A payload that is damaged, foreign or sealed under an unknown key, as its text says."""
+    """A payload cannot be read, because it is damaged, foreign, or encrypted with an unknown key.
+
+    The message says which.
+    """
 
 
 class MissingExtra(SessionStoresError, ImproperlyConfigured):
-    """A client library is not installed; the message holds the command that installs it."""
+    """A client library is not installed. The message has the command that installs it."""
 
 
 def missing_extra(library: str, extra: str) -> MissingExtra:
+    """Return the exception for a library that belongs to an extra of this package."""
     return MissingExtra(
         f"{library} is not installed. Install it with: "
         f'python -m pip install "django-sessionstores[{extra}]"'

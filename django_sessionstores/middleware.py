@@ -1,51 +1,68 @@
-"""Django's ``SessionMiddleware``, and what an engine cannot do under that one alone.
+"""A replacement for Django's ``SessionMiddleware``, for features that need a middleware.
 
-Nothing of Django's is copied: when a session is saved, and what its cookie and its headers are, is
-decided by the class that this one is a subclass of.
+It decides as Django's middleware does when a session is saved and which cookie and headers are
+sent, but in steps that can be awaited. The code follows Django 5.2, 6.0 and 6.1. A test compares
+the responses of both.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from http.cookies import Morsel
 from typing import Any, ClassVar, Final, cast
 
 from django.conf import settings as django_settings
 from django.contrib.sessions import middleware as django_middleware
+from django.contrib.sessions.backends.base import UpdateError
+from django.contrib.sessions.exceptions import SessionInterrupted
+from django.core.signals import got_request_exception
 from django.http import HttpRequest, HttpResponse
 from django.template import TemplateDoesNotExist
 from django.template.loader import get_template
 from django.utils.cache import add_never_cache_headers, patch_vary_headers
+from django.utils.http import http_date
 from django.utils.log import log_response
 from django.utils.translation import gettext
 
-from .chunks import join, parts, split
-from .client import clean_user_agent, client_ip
 from .conf import settings, trusted_proxies
+from .core.client import clean_user_agent, client_ip
+from .core.flow import (
+    Call,
+    Flow,
+    arun,
+    run,
+)
+from .core.records import Client
 from .exceptions import StorageUnavailable
-from .flow import Call, Flow, arun, run
-from .records import Client
-from .session import SessionStore
+from .payloads.cookie_chunks import join, parts, split
+from .sessions import SessionStore
+from .sessions.state import RequestPolicy
 
 logger = logging.getLogger("django_sessionstores")
 
 OUTAGE_TEMPLATE: Final = "503.html"
+_NEVER_CACHED: Final = "max-age=0, no-cache, no-store, must-revalidate, private"
+"""The ``Cache-Control`` of Django's ``add_never_cache_headers()``."""
+_OUTAGE: Final = "_session_outage"
+"""The attribute of a request for the outage because of which it failed."""
 _PARTS: Final = "_session_cookie_parts"
-"""The attribute of a request that names the part cookies it came with."""
+"""The attribute of a request for the names of the part cookies that it came with."""
 
 
 class SessionMiddleware(django_middleware.SessionMiddleware):
-    """Django's, with these differences:
+    """Django's ``SessionMiddleware`` with these differences:
 
-    * Under ASGI no thread is used, and the session is saved with ``asave()``.
-    * An outage of the store is answered with 503, or as ``ON_OUTAGE`` says.
-    * A cookie that is too long for a browser is split over several.
-    * The session learns the client's address and user agent.
-    * The cookie is sent again only when the stored expiry has moved.
-    * The cookie is ``Partitioned`` where ``COOKIE_PARTITIONED`` says so.
+    * Under ASGI it uses no thread and saves the session with ``asave()``.
+    * During an outage of the store the response has status 503, or is as ``ON_OUTAGE`` says.
+    * A cookie that is too long for a browser is split into several cookies.
+    * The session records the client's IP address and user agent.
+    * Caches do not store a response that sets or deletes the cookie.
+    * The cookie is sent again only when the stored expiry has moved or ``set_expiry()`` was called.
+    * The cookie is ``Partitioned`` if ``COOKIE_PARTITIONED`` is set.
     """
 
     splits_cookies: ClassVar[bool] = True
@@ -55,7 +72,8 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         super().__init__(get_response)
         self._outage_page = _OutagePage()
         if issubclass(self.SessionStore, SessionStore):
-            # Made now, because that may look at the disk, which a request in a loop must not.
+            # The storage is made now, because that may read the disk, which would block an event
+            # loop during a request.
             self.SessionStore.storage()
 
     def __call__(self, request: HttpRequest) -> Any:
@@ -65,7 +83,7 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         return await arun(self._answer(request))
 
     def process_request(self, request: HttpRequest) -> None:
-        """Make the session, from a cookie that may be in several parts. Asks no store."""
+        """Make the session from its cookie, which may be in several parts. Ask no store."""
         name, cookies = django_settings.SESSION_COOKIE_NAME, request.COOKIES
         if carried := parts(name, cookies):
             setattr(request, _PARTS, carried)
@@ -73,13 +91,10 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
             for part in carried:
                 del cookies[part]
         super().process_request(request)
-        session: Any = request.session
-        session.client = partial(_client, request.META)
-        session.cookie_is_optional = True
-        session.anonymous_on_outage = settings.ON_OUTAGE == "anonymous"
+        _give_policy(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        """Answer an outage that a view met."""
+        """Return the response for an outage that a view has met; otherwise ``None``."""
         if isinstance(exception, StorageUnavailable):
             return self._outage_page.response(request, exception)
         return None
@@ -88,10 +103,10 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         """Save the session and send its cookie, as Django decides."""
         return run(self._finish(request, response))
 
-    # Django's `get_response`, as a call that a flow can ask for.
+    # Django's `get_response`, as a sync and an async method for a flow to call.
 
     def respond(self, request: HttpRequest) -> HttpResponse:
-        """What the inner middlewares and the view answer."""
+        """Return the response of the inner middlewares and the view."""
         return cast("HttpResponse", self.get_response(request))
 
     async def arespond(self, request: HttpRequest) -> HttpResponse:
@@ -103,7 +118,7 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         try:
             response = yield Call(self, "respond", (request,))
         except StorageUnavailable as outage:
-            # Django's handlers let no exception through unless DEBUG_PROPAGATE_EXCEPTIONS is set.
+            # Django's handlers raise exceptions only if DEBUG_PROPAGATE_EXCEPTIONS is set.
             return self._outage_page.response(request, outage)
         return (yield from self._finish(request, response))
 
@@ -111,118 +126,207 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         if isinstance(response, _OutageResponse):
             return response
         outage = _outage_of(request)
-        if outage and response.status_code == 500:
-            # An inner middleware raised it, and Django asks process_exception() for views only.
+        if outage is not None and response.status_code == 500:
+            # An inner middleware raised it. Django calls process_exception() only for views.
             return self._outage_page.response(request, outage, response)
         try:
-            return (yield from self._save(request, response))
+            response = yield from self._save(request, response)
         except StorageUnavailable as error:
             return self._outage_page.response(request, error, response)
+        finished = getattr(request, "session", None)
+        if isinstance(finished, SessionStore) and not finished.is_settled:
+            yield Call(finished, "settle", ())
+        return response
 
     def _save(self, request: HttpRequest, response: HttpResponse) -> Flow[HttpResponse]:
-        """Django's process_response(), its blocking calls taken out and made by the flow.
-
-        What Django decides on needs no store, once the expiry is loaded. So it is asked once with
-        a save() that only tells that it was called, and once more with one that does as the save
-        did that was made in between.
-        """
+        """Save the session and send its cookie, if Django's ``process_response()`` would."""
+        _give_policy(request)  # A view may have replaced the session of the request.
         session: Any = getattr(request, "session", None)
         try:
-            modified, accessed = session.modified, session.accessed
-            writes = modified or django_settings.SESSION_SAVE_EVERY_REQUEST
-            loads_expiry = writes and not session.is_empty()
-        except AttributeError:  # A view may put something else in the session's place.
-            return super().process_response(request, response)
-        if loads_expiry and (modified or not _outage_of(request)):
+            accessed, modified, empty = session.accessed, session.modified, session.is_empty()
+        except AttributeError:  # There is no session, or an object that is not a session.
+            return response
+        is_ours = isinstance(session, SessionStore)
+        writes = modified or django_settings.SESSION_SAVE_EVERY_REQUEST
+        is_loaded = hasattr(session, "_session_cache")
+        if writes and not (empty or is_loaded) and (modified or not _outage_of(request)):
+            # A cookie with an unknown key must not create a session, so the session is read first.
             yield Call(session, "get", ("_session_expiry",))
             session.accessed = accessed
+            modified, empty = session.modified, session.is_empty()
         if _outage_of(request) and not modified:
-            # What it shows is for this moment only, and there is nothing to save.
+            # The response was made without the session, so it must not be cached.
             _keep_out_of_caches(response)
             return response
-        try:
-            response = self._decide(request, response, _ask)
-        except _SaveAsked:
-            error = None
+        name = django_settings.SESSION_COOKIE_NAME
+        needs_vary = accessed
+        if name in request.COOKIES and empty:
+            _delete_cookie(response, name)
+            needs_vary = True
+        elif not empty and response.status_code >= 500:
+            if is_ours and (yield from self._is_unknown_key(request, session)):
+                needs_vary = True
+                yield from self._send_cookie(response, session)
+        elif not empty and writes:
+            needs_vary = True
             try:
                 yield Call(session, "save", ())
-            except Exception as raised:  # noqa: BLE001 - Django decides
-                error = raised
-            response = self._decide(request, response, partial(_answer_with, error))
-            if not getattr(session, "cookie_is_due", True):
-                response.cookies.pop(django_settings.SESSION_COOKIE_NAME, None)
+            except UpdateError as error:
+                raise SessionInterrupted(
+                    "The request's session was deleted before the request completed. The user may "
+                    "have logged out in a concurrent request, for example. Or the session got "
+                    "another key, because the user logged in."
+                ) from error
+            if not is_ours or (yield from self._is_due(request, session)):
+                yield from self._send_cookie(response, session)
+        if needs_vary or name in response.cookies:
+            patch_vary_headers(response, ("Cookie",))
         self._complete_cookies(request, response)
         return response
 
-    def _decide(
-        self, request: HttpRequest, response: HttpResponse, save: Callable[[], None]
-    ) -> HttpResponse:
-        session: Any = request.session
-        session.save = save
-        try:
-            return super().process_response(request, response)
-        finally:
-            del session.save
+    def _is_due(self, request: HttpRequest, session: SessionStore) -> Flow[bool]:
+        """Return whether the browser needs a new cookie, for another key or a later expiry.
+
+        It gets one only if the store confirms now that the session is live under its key.
+        """
+        sent = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
+        if not session.is_stored or not (session.cookie_is_due or session.session_key != sent):
+            return False
+        if session.is_proved:
+            return True
+        lives: bool = yield Call(session, "prove", ())
+        return lives
+
+    def _is_unknown_key(self, request: HttpRequest, session: SessionStore) -> Flow[bool]:
+        """Return whether a view that failed has stored the session under a key that the browser
+        does not have yet. Without the new key, the user would lose the session."""
+        session.is_proved = False
+        if session.session_key == request.COOKIES.get(django_settings.SESSION_COOKIE_NAME):
+            return False
+        return session.cookie_is_due and (yield from self._is_due(request, session))
+
+    def _send_cookie(self, response: HttpResponse, session: Any) -> Flow[None]:
+        """Set the session cookie. The expiry is in the loaded data, so the store is not asked."""
+        accessed = session.accessed
+        max_age = expires = None
+        if not (yield Call(session, "get_expire_at_browser_close", ())):
+            max_age = yield Call(session, "get_expiry_age", ())
+            expires = http_date(time.time() + max_age)
+        session.accessed = accessed
+        response.set_cookie(
+            django_settings.SESSION_COOKIE_NAME,
+            session.session_key,
+            max_age=max_age,
+            expires=expires,
+            domain=django_settings.SESSION_COOKIE_DOMAIN,
+            path=django_settings.SESSION_COOKIE_PATH,
+            secure=django_settings.SESSION_COOKIE_SECURE or False,
+            httponly=django_settings.SESSION_COOKIE_HTTPONLY or False,
+            samesite=django_settings.SESSION_COOKIE_SAMESITE,
+        )
 
     def _complete_cookies(self, request: HttpRequest, response: HttpResponse) -> None:
-        """Split the session cookie, if one is set or deleted, and mark all of its parts."""
+        """Split the session cookie if it is set, delete stale parts, and mark all parts.
+
+        Caches must not store the response: they would give the session to other visitors.
+        """
         name, cookies = django_settings.SESSION_COOKIE_NAME, response.cookies
         morsel = cookies.get(name)
         if morsel is None:
             return
+        _forbid_caching(response)
         values = split(name, morsel.value)
-        for part, value in values.items():
-            cookies[part] = value
-            cookies[part].update(morsel)
+        if len(values) > 1:
+            for part, value in values.items():
+                cookies[part] = value
+                cookies[part].update(morsel)
         stale = [part for part in getattr(request, _PARTS, ()) if part not in values]
         for part in stale:
-            response.delete_cookie(
-                part,
-                path=django_settings.SESSION_COOKIE_PATH,
-                domain=django_settings.SESSION_COOKIE_DOMAIN,
-                samesite=django_settings.SESSION_COOKIE_SAMESITE,
-            )
+            _delete_cookie(response, part)
         if settings.COOKIE_PARTITIONED:
             for part in [*values, *stale]:
                 _partition(response, part)
 
 
-class _SaveAsked(BaseException):
-    """Django's middleware called save(). No ``Exception``: those it might handle."""
-
-
-def _ask() -> None:
-    raise _SaveAsked
-
-
-def _answer_with(error: Exception | None) -> None:
-    if error is not None:
-        raise error
-
-
-def _client(meta: dict[str, Any]) -> Client:
-    ip = client_ip(
-        meta.get("REMOTE_ADDR", ""), meta.get("HTTP_X_FORWARDED_FOR", ""), trusted_proxies()
+def _delete_cookie(response: HttpResponse, name: str) -> None:
+    response.delete_cookie(
+        name,
+        path=django_settings.SESSION_COOKIE_PATH,
+        domain=django_settings.SESSION_COOKIE_DOMAIN,
+        samesite=django_settings.SESSION_COOKIE_SAMESITE,
     )
-    return Client(ip, clean_user_agent(meta.get("HTTP_USER_AGENT", "")))
+
+
+def _give_policy(request: HttpRequest) -> None:
+    """Set the policy of a request's session: its client, and what happens in an outage."""
+    session = getattr(request, "session", None)
+    if isinstance(session, SessionStore) and session.policy is None:
+        session.policy = RequestPolicy(
+            client=_RequestClient(request.META),
+            anonymous_on_outage=settings.ON_OUTAGE == "anonymous",
+        )
+
+
+class _RequestClient:
+    """A callable that returns the client of a request.
+
+    It is not a ``partial()``, because the headers contain the session cookie. Error reports show
+    local variables and the arguments of a ``partial()``, but not the attributes of an object.
+    """
+
+    __slots__ = ("_headers",)
+
+    def __init__(self, headers: dict[str, Any]) -> None:
+        self._headers = headers
+
+    def __call__(self) -> Client:
+        header = self._headers.get
+        ip = client_ip(
+            header("REMOTE_ADDR", ""), header("HTTP_X_FORWARDED_FOR", ""), trusted_proxies()
+        )
+        return Client(ip, clean_user_agent(header("HTTP_USER_AGENT", "")))
 
 
 def _outage_of(request: HttpRequest) -> StorageUnavailable | None:
-    """The outage that the session met, if its engine tells."""
+    """Return the outage because of which the request failed, or that its session has met last.
+
+    Returns ``None`` if there was none, or if a later call of the store has succeeded.
+    """
     session = getattr(request, "session", None)
-    return getattr(session, "outage", None)
+    outage: StorageUnavailable | None = getattr(request, _OUTAGE, None)
+    return outage or (session.outage if isinstance(session, SessionStore) else None)
+
+
+def _note_outage(request: HttpRequest | None = None, **kwargs: Any) -> None:
+    """Remember on the request that its response of status 500 is due to an outage."""
+    error = sys.exc_info()[1]
+    if request is not None and isinstance(error, StorageUnavailable):
+        setattr(request, _OUTAGE, error)
+
+
+got_request_exception.connect(_note_outage, dispatch_uid="django_sessionstores.middleware")
 
 
 def _keep_out_of_caches(response: HttpResponse) -> None:
-    add_never_cache_headers(response)
+    _forbid_caching(response)
     patch_vary_headers(response, ("Cookie",))
+
+
+def _forbid_caching(response: HttpResponse) -> None:
+    """Set the headers of ``add_never_cache_headers()``, but without parsing them again."""
+    headers = response.headers
+    if "Cache-Control" in headers or "Expires" in headers:
+        add_never_cache_headers(response)
+    else:
+        headers["Expires"] = http_date(time.time())
+        headers["Cache-Control"] = _NEVER_CACHED
 
 
 # Partitioned -------------------------------------------------------------------------------------
 
 
 class _PartitionedMorsel(Morsel[str]):
-    """A cookie that knows the attribute, which Python's does from 3.14 on."""
+    """A cookie with the attribute ``Partitioned``, which Python supports from version 3.14 on."""
 
     _reserved = {**Morsel._reserved, "partitioned": "Partitioned"}  # type: ignore[attr-defined]
     _flags = Morsel._flags | {"partitioned"}  # type: ignore[attr-defined]
@@ -233,7 +337,7 @@ def _partition(response: HttpResponse, name: str) -> None:
     morsel = _PartitionedMorsel()
     morsel.set(name, plain.value, plain.coded_value)
     morsel.update(plain)
-    # A browser ignores the attribute, and with it a deletion, on a cookie that is not Secure.
+    # Without Secure, browsers reject a cookie with this attribute, even if it deletes a cookie.
     morsel["secure"] = morsel["partitioned"] = True
     response.cookies[name] = morsel
 
@@ -242,16 +346,17 @@ def _partition(response: HttpResponse, name: str) -> None:
 
 
 class _OutageResponse(HttpResponse):
-    """The answer to a request that an outage has stopped."""
+    """The response to a request that an outage has stopped."""
 
     status_code = 503
 
 
 class _OutagePage:
-    """What such a request is shown: the project's template, or a line of text."""
+    """The page that is shown during an outage: the project's template, or a line of text."""
 
     def __init__(self) -> None:
-        # Looked up once, so that an outage reads no file, least of all in an event loop.
+        # The template is loaded once, so that no file is read during an outage, which would block
+        # an event loop.
         self._template: Any = None
         with suppress(TemplateDoesNotExist):
             self._template = get_template(OUTAGE_TEMPLATE)
@@ -262,9 +367,10 @@ class _OutagePage:
         outage: StorageUnavailable,
         replaced: HttpResponse | None = None,
     ) -> _OutageResponse:
-        """The answer, with neither the session's cookie nor a deletion of it. Logs the outage.
+        """Return the page, without a change of the session cookie, and log the outage.
 
-        What the response that it replaces has open, such as a file, is closed with it.
+        Resources that the response ``replaced`` holds open, such as a file, are closed with the
+        page.
         """
         if self._template is None:
             response = _OutageResponse(
@@ -272,15 +378,15 @@ class _OutagePage:
                 content_type="text/plain; charset=utf-8",
             )
         else:
-            # Without the request: context processors would ask for the session.
+            # The request is not passed: context processors would read the session.
             response = _OutageResponse(self._template.render())
         if replaced is not None:
-            # Its close() would tell Django that the request is finished, which closes connections,
-            # and would block a loop.
+            # Its close() would signal the end of the request, which closes connections, and would
+            # block an event loop.
             response._resource_closers += replaced._resource_closers  # type: ignore[attr-defined]
         response.headers["Retry-After"] = str(settings.OUTAGE_RETRY_AFTER)
         _keep_out_of_caches(response)
-        # Marks the response as logged, or Django would log each of them as an error.
+        # This marks the response as logged. Otherwise Django would log it as an error.
         log_response(
             "Session storage unavailable: %s: %s",
             request.path,

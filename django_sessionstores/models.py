@@ -1,4 +1,4 @@
-"""The tables of the package, and what permissions and log entries are about."""
+"""The tables of the package, and the model to which permissions and log entries refer."""
 
 from typing import Final
 
@@ -7,10 +7,10 @@ from django.utils.translation import gettext_lazy as _
 
 
 class StoredSession(models.Model):
-    """A `Record` as a row, field by field. A tombstone is a row whose state says so.
+    """A `Record` as a row, field by field. ``state`` tells sessions from tombstones.
 
-    The model is for the table, its migrations and its routing. Sessions are written by
-    `DatabaseStorage` alone: a save of this model would overwrite what requests write meanwhile.
+    The model defines the table, its migrations and its routing. Only `DatabaseStorage` writes
+    sessions: saving an instance of this model would overwrite changes of requests.
     """
 
     id = models.CharField(_("session id"), max_length=40, primary_key=True)
@@ -23,17 +23,19 @@ class StoredSession(models.Model):
     created = models.BigIntegerField(_("created"))
     last_activity = models.BigIntegerField(_("last activity"))
     expires = models.BigIntegerField(_("expires"))
-    # Text, not an address type: it says what a client claimed to be.
+    # Text, because a client may claim anything, and not only an address.
     ip = models.CharField(_("IP address"), max_length=45, blank=True)
     user_agent = models.TextField(_("user agent"), blank=True)
+    # The id under which the session began, if its key was rotated since.
+    origin = models.CharField(_("first session id"), max_length=40, blank=True)
 
     class Meta:
         verbose_name = _("stored session")
         verbose_name_plural = _("stored sessions")
-        # Nobody may edit rows, so there is nothing to permit. See `Session`.
+        # Nobody may edit rows, so there are no permissions for that. See `Session`.
         default_permissions = ()
-        # Not on last_activity, which every save moves: with no indexed column changed,
-        # PostgreSQL rewrites the row in its page and leaves the indexes alone.
+        # There is no index on last_activity, which every save changes: if no indexed column has
+        # changed, PostgreSQL rewrites the row in its page and does not touch the indexes.
         indexes = [
             models.Index(fields=["expires"], name="sessionstores_expires"),
             models.Index(fields=["user_id"], name="sessionstores_user"),
@@ -44,10 +46,10 @@ class StoredSession(models.Model):
 
 
 class Session(StoredSession):
-    """A session of any engine, as the admin's permissions and log entries name it.
+    """A session of any engine, for the permissions and log entries of the admin.
 
-    Never asked for rows: only `Inventory` knows the sessions of the engine in use. A proxy, as
-    ``dumpdata`` would look for the table of an unmanaged model.
+    Do not query it: only `Inventory` knows the sessions of the engine in use. It is a proxy model
+    because ``dumpdata`` would look for the table of an unmanaged model.
     """
 
     class Meta:
@@ -56,29 +58,29 @@ class Session(StoredSession):
         verbose_name_plural = _("sessions")
         default_permissions = ("view",)
         permissions = [
-            # As Django's own, these are in English, which is what the table of them has.
+            # In English, like Django's own, because their table stores the texts.
             ("end_session", "Can end sessions"),
             ("view_session_data", "Can view what is in sessions, but for secrets"),
             ("view_session_secrets", "Can view secrets in sessions"),
         ]
 
 
-class SessionTally(models.Model):
-    """How many sessions began in an hour, or ended for a reason. Written by `tally` alone."""
+class SessionStatistics(models.Model):
+    """How many sessions began in an hour, or ended for a reason. Only `statistics` writes it."""
 
     REASON_LENGTH: Final = 32
 
-    # Hours since the epoch: they mean the same whatever USE_TZ says.
+    # Hours since the epoch, which do not depend on USE_TZ.
     hour = models.BigIntegerField(_("hour"))
     reason = models.CharField(_("reason"), max_length=REASON_LENGTH, blank=True)
     number = models.BigIntegerField(_("number"))
 
     class Meta:
-        verbose_name = _("tally of sessions")
-        verbose_name_plural = _("tallies of sessions")
+        verbose_name = _("session statistics")
+        verbose_name_plural = _("session statistics")
         default_permissions = ()
         constraints = [
-            models.UniqueConstraint(fields=["hour", "reason"], name="sessionstores_tally")
+            models.UniqueConstraint(fields=["hour", "reason"], name="sessionstores_statistics")
         ]
 
     def __str__(self) -> str:

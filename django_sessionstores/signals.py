@@ -1,8 +1,11 @@
-"""What happens to sessions, for logs, alerts and counters of a project's own.
+"""Signals for events of sessions. Connect receivers to write logs, send alerts or count events.
 
-Each signal is sent after the fact, with the engine's ``SessionStore`` as its sender and keyword
-arguments as said here; never with a session key. Receivers may be sync or async. One that raises
-is logged and changes nothing for the request.
+Each signal is sent after the event. Its sender is the ``SessionStore`` class of the engine, and its
+keyword arguments are listed below; they never have a session key. Receivers may be sync or async.
+If a receiver raises an exception, that is logged, and the request continues.
+
+If the sessions are in a database and a transaction is open on it, the signal is sent when the
+transaction commits. It is not sent if the transaction is rolled back.
 """
 
 from __future__ import annotations
@@ -12,60 +15,75 @@ from typing import Any, Final
 
 from django.dispatch import Signal
 
-from .flow import Call, Flow
+from .core.flow import Call, Flow
 
 session_created: Final = Signal()
-"""A session was stored for the first time: ``session_id``, ``user_id`` (None for a visitor)."""
+"""A session was stored for the first time.
+
+Sent with ``session_id`` and ``user_id`` (``None`` for an anonymous session).
+"""
 
 session_rotated: Final = Signal()
-"""A session goes on under another id, as at a login: ``session_id``, ``former_id``, ``user_id``."""
+"""A session got another id, for example at a login.
+
+Sent with ``session_id``, ``previous_id`` and ``user_id``.
+"""
 
 session_ended: Final = Signal()
-"""A session is over: ``session_id``, ``user_id`` (None for a visitor, and where the session was
-ended unread), and the ``reason``, one of `END_REASONS`."""
+"""A session has ended.
+
+Sent with ``session_id``, ``user_id`` (``None`` for an anonymous session, and if the session was
+ended without reading it) and ``reason``, one of `END_REASONS`.
+"""
 
 END_REASONS: Final = {
-    "logout": "a logout, or any other ``flush()`` or ``delete()``",
-    "expired": "found out by a request that came too late; each such request tells",
-    "revoked": "through the inventory",
-    "evicted": "to make room: by a login over ``MAX_SESSIONS``, or by a new session where the "
+    "logout": "a logout, or another ``flush()`` or ``delete()``",
+    "expired": "it had expired when a request used it; sent for each such request",
+    "revoked": "it was ended through the inventory",
+    "evicted": "to make room: at a login over ``MAX_SESSIONS``, or for a new session if the "
     "``memory`` engine is full",
-    "replaced": "by the login of another user in the same browser, or of the same one after a "
-    "new password",
-    "password": "its user has a new password",
-    "deactivated": "its user may no longer log in",
-    "deleted": "its user was deleted",
+    "replaced": "another user has logged in with the same browser, or the same user after a "
+    "change of the password",
+    "password": "the user has a new password",
+    "deactivated": "the user may no longer log in",
+    "deleted": "the user was deleted",
 }
-"""Why a session is over."""
+"""Why a session has ended."""
 
 session_rejected: Final = Signal()
-"""A request brought a key that is not accepted: ``session_id`` (None where it has none), the
-``reason``, one of `REJECTION_REASONS`, and a ``detail`` in words, often empty."""
+"""A request had a session key that is not accepted.
+
+Sent with ``session_id`` (``None`` if the key does not have one), ``reason``, one of
+`REJECTION_REASONS`, and ``detail``, a text that is often empty.
+"""
 
 REJECTION_REASONS: Final = {
-    "unknown": "there is no such session, or not any more",
-    "superseded": "by a login, or where the key was cycled for another reason",
-    "too old": "the key was renewed, and its grace is over",
-    "tampered": "what is stored, or in the cookie, cannot be read. It was altered, or sealed under "
-    "a key that this worker does not have: ``detail`` says which",
+    "unknown": "there is no session with this key, or no longer",
+    "superseded": "the session got another key, at a login or by another ``cycle_key()``",
+    "too old": "the key was rotated, and its grace period is over",
+    "tampered": "the stored session, or the cookie, cannot be decrypted. It was altered, or "
+    "encrypted with a key that this worker does not have; ``detail`` says which",
 }
 """Why a key is not accepted."""
 
 client_changed: Final = Signal()
-"""The client of a stored session is another one: ``session_id``, ``before`` and ``after``, each
-with ``ip`` and ``user_agent``. Only with the package's middleware, and at most once per
-``TOUCH_INTERVAL`` and session."""
+"""The IP address or user agent of a stored session has changed.
+
+Sent with ``session_id``, ``before`` and ``after``, each of which has ``ip`` and ``user_agent``. It
+is only sent with the middleware of this package, and at most once per session in
+``TOUCH_INTERVAL``.
+"""
 
 
 Observer = Callable[[Signal, type[Any], Mapping[str, Any]], None]
-"""Called with a signal, its sender and its facts."""
+"""Called with a signal, its sender and its keyword arguments."""
 observers: Final[list[Observer]] = []
-"""Told of all signals. They are called as they are, where a sync receiver would cost a thread in
-async code. So they must neither wait nor raise."""
+"""Functions that are called for all signals. They are called directly, because a sync receiver
+would need a thread in async code. So they must neither wait nor raise an exception."""
 
 
 class _Sending:
-    """Sending a signal, as a call that a flow can ask for."""
+    """The sending of a signal, as a call that a flow can ask for."""
 
     @staticmethod
     def send(signal: Signal, sender: type[Any], facts: dict[str, Any]) -> None:
@@ -76,8 +94,8 @@ class _Sending:
         await signal.asend_robust(sender, **facts)
 
 
-def tell(signal: Signal, sender: type[Any], **facts: Any) -> Flow[None]:
-    """Send a signal if anybody listens."""
+def send(signal: Signal, sender: type[Any], **facts: Any) -> Flow[None]:
+    """Call the observers, and send a signal if it has receivers."""
     for observe in observers:
         observe(signal, sender, facts)
     if signal.receivers:

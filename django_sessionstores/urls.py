@@ -1,7 +1,7 @@
-"""The pages of "your devices", to be included: ``path("account/devices/", include(...))``.
+"""URLs of the pages "your devices", to include: ``path("account/devices/", include(...))``.
 
-They work under WSGI and ASGI. Under ASGI Django runs them in a thread; `async_urls` has the same
-paths and names with views that need none, but to render a page.
+They work under WSGI and ASGI. Under ASGI, Django runs these views in a thread. `async_urls` has the
+same paths and names, with views that need a thread only to render a page.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 
 from django.urls import URLPattern, path
 
-from . import views
+from .devices import views
 
 app_name = "your_devices"
 
 
 def patterns(view: Callable[..., Any]) -> list[URLPattern]:
-    """The paths, given what makes a view of a flow."""
+    """Return the URL patterns. ``view`` turns a handler of `views` into a view."""
     reading, asking = ("GET", "HEAD"), ("GET", "HEAD", "POST")
     return [
         path("", view(views.list_page, *reading), name="list"),

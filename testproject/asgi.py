@@ -1,4 +1,4 @@
-"""The demo for an ASGI server, with the same sessions. Set it up once with ``manage.py demo``."""
+"""The demo for an ASGI server, with the same sessions. Run ``manage.py demo`` once before."""
 
 import os
 

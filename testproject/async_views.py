@@ -1,4 +1,4 @@
-"""The demo by async views: the same, through the session's async methods."""
+"""The async views of the demo. They do the same as `views`, with the session's async methods."""
 
 import asyncio
 
@@ -14,10 +14,10 @@ from testproject.showcase import (
     OVERLAP_SECONDS,
     SIDES,
     SIGN_IN_FAILED,
-    after_sign_in,
-    back,
-    chosen,
+    form_value,
     new_cart,
+    redirect_after_login,
+    redirect_back,
     session_of,
     show,
 )
@@ -30,18 +30,18 @@ async def page(request: HttpRequest) -> HttpResponse:
 
 async def _show(request: HttpRequest, error: str = "") -> HttpResponse:
     rotation = await request.session.aget("rotation") or {}
-    former = None
+    previous = None
     if rotation.get("before"):
-        former = await storage_by_id().aread(rotation["before"])
-    return show(request, account=await aget_user(request), former=former, error=error)
+        previous = await storage_by_id().aread(rotation["before"])
+    return show(request, account=await aget_user(request), previous=previous, error=error)
 
 
 @require_POST
 async def cart(request: HttpRequest) -> HttpResponse:
-    """A change inside a nested dict. Nobody sets ``request.session.modified``."""
+    """Change a nested dict, without setting ``request.session.modified``."""
     cart = await request.session.asetdefault("cart", new_cart())
-    cart[chosen(request, "fruit", FRUITS)] += 1
-    return back(request, "cart")
+    cart[form_value(request, "fruit", FRUITS)] += 1
+    return redirect_back(request, "cart")
 
 
 @require_POST
@@ -58,31 +58,31 @@ async def sign_in(request: HttpRequest) -> HttpResponse:
     await request.session.aset(
         "rotation", {"before": before, "after": session_of(request).session_id}
     )
-    return after_sign_in(request)
+    return redirect_after_login(request)
 
 
 @require_POST
 async def sign_out(request: HttpRequest) -> HttpResponse:
     await alogout(request)
-    return back(request, "key")
+    return redirect_back(request, "key")
 
 
 @require_POST
 async def expiry(request: HttpRequest) -> HttpResponse:
-    await request.session.aset_expiry(LIFETIMES[chosen(request, "lifetime", LIFETIMES)][1])
-    return back(request, "expiry")
+    await request.session.aset_expiry(LIFETIMES[form_value(request, "lifetime", LIFETIMES)][1])
+    return redirect_back(request, "expiry")
 
 
 @require_POST
 async def types(request: HttpRequest) -> HttpResponse:
     await request.session.aset("types", dict(ONE_OF_EACH))
-    return back(request, "types")
+    return redirect_back(request, "types")
 
 
 async def tabs(request: HttpRequest) -> HttpResponse:
-    """What one of two tabs does: read, think, write a key of its own."""
+    """Do what each of two tabs does: read, wait, and write a key of its own."""
     if request.method == "POST":
-        side = chosen(request, "side", SIDES)
+        side = form_value(request, "side", SIDES)
         count = await request.session.aget(side, 0)
         await asyncio.sleep(OVERLAP_SECONDS)
         await request.session.aset(side, count + 1)

@@ -1,4 +1,4 @@
-"""A few hundred sessions of several people and devices, for the pages that show sessions."""
+"""Sample data: a few hundred sessions of several users and devices, for the pages of sessions."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
 from django.db import transaction
 
+from django_sessionstores.core.clock import now
+from django_sessionstores.core.records import Client
 from django_sessionstores.inventory import Inventory
-from django_sessionstores.models import SessionTally
-from django_sessionstores.records import Client
-from django_sessionstores.session import now
+from django_sessionstores.models import SessionStatistics
+from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.testing import DAY, HOUR, at
 
 NAMES: Final = ("amara", "björn", "chiara", "dmitri", "emre", "فاطمة", "gwen", "haruto")
 SESSIONS: Final = 300
 _HOURLY: Final = {"": 3, "logout": 2, "expired": 1, "revoked": 0.2, "password": 0.1}
-"""How many sessions begin in an hour, and end for a reason, at least."""
+"""The least number of sessions that begin in an hour, and that end for each reason."""
 _LIKE_GECKO: Final = "AppleWebKit/537.36 (KHTML, like Gecko)"
 _IPHONE: Final = "(iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15"
 DEVICES: Final = {
@@ -34,32 +35,34 @@ DEVICES: Final = {
 }
 
 
-def gather(store: type[Any]) -> int:
-    """Let them come, unless they are here already; how many came."""
+def seed_crowd(store: type[Any]) -> int:
+    """Create the sample sessions, unless they exist already; return how many were created."""
     storage = store.storage()
     if not (storage.lists and storage.authoritative):
         return 0
     inventory = Inventory()
     if len(inventory.list(limit=SESSIONS // 2).sessions) == SESSIONS // 2:
         return 0
-    # The same each time, so that pictures of the pages can be compared.
+    # The data is the same each time, so that screenshots of the pages can be compared.
     chance = random.Random(7)
     users = [None, None, *_people()]
-    # One commit, where there is a database, and not one for each.
+    # With a database, this needs one commit instead of one for each session.
     with transaction.atomic():
         for _ in range(SESSIONS):
-            _come(store, chance, chance.choice(users))
-        _look_back(chance)
+            _seed_session(store, chance, chance.choice(users))
+        _seed_statistics(chance)
     return SESSIONS
 
 
-def _look_back(chance: random.Random) -> None:
-    """What would have been counted, had the site run for a month: more by day than by night."""
+def _seed_statistics(chance: random.Random) -> None:
+    """Store statistics as of a site that has run for a month, with more sessions by day."""
     this_hour = now() // HOUR
-    rows = SessionTally._base_manager
+    rows = SessionStatistics._base_manager
     rows.filter(hour__lt=this_hour).delete()
     rows.bulk_create(
-        SessionTally(hour=hour, reason=reason, number=round(chance.uniform(least, least * 3) * day))
+        SessionStatistics(
+            hour=hour, reason=reason, number=round(chance.uniform(least, least * 3) * day)
+        )
         for hour in range(this_hour - 30 * 24, this_hour)
         for day in [3 if 7 <= hour % 24 <= 20 else 1]
         for reason, least in _HOURLY.items()
@@ -68,17 +71,19 @@ def _look_back(chance: random.Random) -> None:
 
 
 def _people() -> list[Any]:
+    """Return the users, creating those that do not exist."""
     users = get_user_model()._default_manager
     for name in NAMES:
         users.get_or_create(username=name)
     return list(users.filter(username__in=NAMES))
 
 
-def _come(store: type[Any], chance: random.Random, user: Any) -> None:
+def _seed_session(store: type[Any], chance: random.Random, user: Any) -> None:
     session = store()
     age = int(chance.expovariate(1 / (2 * DAY)))
     (agent,) = chance.choices(list(DEVICES), list(DEVICES.values()))
-    session.client = Client(f"198.51.100.{chance.randrange(1, 255)}", agent)
+    client = Client(f"198.51.100.{chance.randrange(1, 255)}", agent)
+    session.policy = RequestPolicy(client=lambda: client)
     session["cart"] = {"apples": chance.randrange(5), "pears": chance.randrange(3)}
     if user is not None:
         session[SESSION_KEY] = str(user.pk)
@@ -89,7 +94,7 @@ def _come(store: type[Any], chance: random.Random, user: Any) -> None:
             "payment_token": "not to be seen by anybody",
             "return_url": "/checkout/?step=2&token=nor-this",
         }
-    # Gone by tomorrow, so that they do not pile up.
+    # The sessions expire within a day, so that they do not accumulate.
     session.set_expiry((age + chance.randrange(HOUR, DAY)) // 1000)
     with at(now() - age):
         session.save()

@@ -1,7 +1,7 @@
-"""The one environment variable that says where the demo keeps its sessions.
+"""The environment variable that selects the engine and the stores of the demo.
 
-A value is the name of an engine and, after a ``+`` each, the stores that it needs. The name of a
-second engine is the registry of the first::
+Its value is the name of an engine, followed by the stores that it needs, each after a ``+``. The
+name of a second engine selects the registry of the first::
 
     db
     cookie+db
@@ -26,7 +26,7 @@ from django.core.exceptions import ImproperlyConfigured
 VARIABLE: Final = "SESSIONSTORES_DEMO"
 DEFAULT: Final = "db"
 CONNECT_SECONDS: Final = 5
-"""How long to wait for a server: a wrong address should be told at once."""
+"""The seconds to wait for a server. It is short, so that a wrong address is reported soon."""
 
 FORMS: Final = """\
   memory
@@ -64,30 +64,30 @@ _PYMEMCACHE: Final = _BACKENDS + "memcached.PyMemcacheCache"
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What the variable asks for, in the terms of Django's settings."""
+    """The engine and the stores that the variable selects, as values of Django's settings."""
 
     engine: str
-    """The last part of SESSION_ENGINE."""
+    """The last part of ``SESSION_ENGINE``."""
     registry: str
-    """The engine of the registry; empty without one."""
+    """The engine of the registry. Empty without a registry."""
     database: dict[str, Any]
-    """The default database, which also has the users."""
+    """The default database, which also stores the users."""
     cache: dict[str, Any] | None
-    """The cache for sessions or their registry, if the engines have one."""
+    """The cache for sessions or their registry; ``None`` if no engine needs one."""
     sessions_folder: Path
-    """Where the file engine keeps its sessions."""
+    """The folder in which the file engine keeps its sessions."""
     text: str
-    """The variable's value, for people: without a password."""
+    """The value of the variable without its passwords, to show it."""
 
 
 def parse(value: str, folder: Path) -> Choice:
-    """The choice that a value of the variable stands for; files go below ``folder``.
+    """Return the choice for a value of the variable. Files are created below ``folder``.
 
-    Raises ``ImproperlyConfigured``, which names the variable and what it may be.
+    Raises ``ImproperlyConfigured``, with the name of the variable and its possible values.
     """
     engine, *stores = value.strip().split("+")
     if engine not in _ENGINES:
-        raise _invalid(value, f"{engine!r} is no engine.")
+        raise _value_error(value, f"{engine!r} is not an engine.")
     registry = ""
     database = cache = sessions_folder = None
     for number, store in enumerate(stores, start=2):
@@ -101,20 +101,20 @@ def parse(value: str, folder: Path) -> Choice:
             else:
                 database = _database(store)
         except ValueError as error:
-            # Not the part itself: it may be half of a password with a + in it.
-            raise _invalid(value, f"Part {number}: {error}.") from None
+            # The message does not show the part: it may be half of a password with a + in it.
+            raise _value_error(value, f"Part {number}: {error}.") from None
     if cache is None and (without := _IN_A_CACHE & {engine, registry}):
-        raise _invalid(value, f"The engine {min(without)!r} needs a cache.")
+        raise _value_error(value, f"The engine {min(without)!r} needs a cache.")
     parts = (registry or None, database, cache, sessions_folder)
     if len(stores) > sum(part is not None for part in parts):
-        raise _invalid(value, "It has more than one database.")
+        raise _value_error(value, "It has more than one database.")
     return Choice(
         engine=engine,
         registry=registry,
         database=database or _sqlite(folder / "demo.sqlite3"),
         cache=cache,
         sessions_folder=sessions_folder or folder / "sessions",
-        text=without_password(value),
+        text=hide_passwords(value),
     )
 
 
@@ -123,9 +123,9 @@ def _takes_registry(engine: str, cache: dict[str, Any] | None) -> bool:
     return engine == "cookie" or (engine == "cache" and is_memcached)
 
 
-def without_password(value: str) -> str:
-    """The value as it may be shown."""
-    # Up to the last @ of a URL: an unquoted one in the password must not show what follows it.
+def hide_passwords(value: str) -> str:
+    """Return the value with asterisks in place of its passwords."""
+    # A password ends at the last @ of its URL, because it may contain an unquoted @.
     return re.sub(r"(://[^:/@]*):(?:(?!://).)*@", r"\1:***@", value)
 
 
@@ -137,7 +137,7 @@ def _database(store: str) -> dict[str, Any]:
             raise ValueError("the path after sqlite:// has to begin with a slash")
         return _sqlite(path)
     if url.scheme not in _DATABASES:
-        raise ValueError("no database is of this form")
+        raise ValueError("no database has this form")
     name = unquote(url.path.removeprefix("/"))
     if not name:
         raise ValueError("the name of the database is missing, after the host and a slash")
@@ -156,14 +156,14 @@ def _port(url: SplitResult) -> int | None:
     try:
         return url.port
     except ValueError:
-        raise ValueError("the port is no number up to 65535") from None
+        raise ValueError("the port must be a number up to 65535") from None
 
 
 def _sqlite(path: Path) -> dict[str, Any]:
     return {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": path,
-        # So that two parallel requests wait for each other instead of failing.
+        # With these options, two parallel requests wait for each other instead of failing.
         "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 10},
     }
 
@@ -178,7 +178,7 @@ def _cache(store: str, folder: Path) -> dict[str, Any]:
         "dbcache": {"BACKEND": _BACKENDS + "db.DatabaseCache", "LOCATION": "demo_cache"},
     }
     if store in without_server:
-        # Django's caches hold 300 entries unless told otherwise, too few for sessions.
+        # By default, Django's caches hold 300 entries, which is too few for sessions.
         return {**without_server[store], "OPTIONS": {"MAX_ENTRIES": 100_000}}
     scheme, separator, rest = store.partition("://")
     if separator and scheme in {"redis", "rediss"}:
@@ -198,10 +198,10 @@ def _cache(store: str, folder: Path) -> dict[str, Any]:
         if not all(re.fullmatch(r"[^:/]+:\d+", node) for node in nodes):
             raise ValueError("memcached:// takes host:port, and further ones after commas")
         return {"BACKEND": _PYMEMCACHE, "LOCATION": nodes}
-    raise ValueError("no cache is of this form")
+    raise ValueError("no cache has this form")
 
 
-def _invalid(value: str, reason: str) -> ImproperlyConfigured:
+def _value_error(value: str, reason: str) -> ImproperlyConfigured:
     return ImproperlyConfigured(
-        f"{VARIABLE} is {without_password(value)!r}. {reason} It may be:\n\n{FORMS}"
+        f"{VARIABLE} is {hide_passwords(value)!r}. {reason} It may be:\n\n{FORMS}"
     )

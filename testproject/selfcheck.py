@@ -1,4 +1,4 @@
-"""What the demo's page promises, asked for by requests: a smoke test of any engine and store."""
+"""Checks of the demo: requests that test what its page promises, on any engine and store."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _HOST: Final = "127.0.0.1"
 
 
 class CheckFailed(Exception):
-    """A promise that was not kept."""
+    """The demo does not do what its page promises."""
 
 
 class Browser:
-    """A visitor who keeps cookies and sends the CSRF token that the page gave."""
+    """A visitor who keeps cookies and sends the CSRF token of the page."""
 
     def __init__(self, flavour: str, cookies: Any = None) -> None:
         self._client = Client(enforce_csrf_checks=True, SERVER_NAME=_HOST)
@@ -40,11 +40,11 @@ class Browser:
 
     @property
     def session(self) -> Any:
-        """What the store has under the key in the cookie."""
+        """The session that is stored under the key in the cookie."""
         return session_store()(self.session_cookie)
 
     def page(self, path: str = "") -> str:
-        """Read the page, or another one, as its HTML."""
+        """Return the HTML of the demo's page, or of the page at ``path``."""
         response = self._client.get(f"{self._root}{path}")
         _expect(
             response.status_code == 200,
@@ -56,17 +56,20 @@ class Browser:
         return "Signed in as" in self.page()
 
     def post(self, path: str, **fields: str) -> int:
-        """Send a form; the status of the answer."""
+        """Send a form; return the status of the response."""
         fields["csrfmiddlewaretoken"] = self._client.cookies[settings.CSRF_COOKIE_NAME].value
         return self._client.post(f"{self._root}{path}/", fields).status_code
 
 
 def checks() -> Iterator[tuple[str, Callable[[str], None]]]:
-    """Each check with what it shows. It takes the path of the page, and raises `CheckFailed`."""
+    """Yield each check with a description.
+
+    A check takes the path of the page, and raises `CheckFailed`.
+    """
     yield "a visitor who stores nothing gets no session", _no_session_for_nothing
     yield "a nested change is kept without modified = True", _nested_change
     yield "signing in draws a new key, and the cart stays", _sign_in
-    yield "the key from before signing in signs nobody in", _former_key
+    yield "the key from before signing in signs nobody in", _previous_key
     yield "values come back with the type they had", _types
     if session_store().storage().authoritative:
         yield "signing out ends the session", _sign_out
@@ -98,7 +101,7 @@ def _sign_in(flavour: str) -> None:
     _expect(browser.session["cart"]["apples"] == 1, "the cart was lost")
 
 
-def _former_key(flavour: str) -> None:
+def _previous_key(flavour: str) -> None:
     browser = _visitor(flavour)
     other = Browser(flavour, browser.cookies)
     _sign_in_as_demo(browser)
@@ -110,7 +113,7 @@ def _former_key(flavour: str) -> None:
 def _sign_out(flavour: str) -> None:
     browser = _visitor(flavour)
     _sign_in_as_demo(browser)
-    browser.page()  # For the new CSRF token.
+    browser.page()  # The page has the new CSRF token.
     other = Browser(flavour, browser.cookies)
     browser.post("sign-out")
     _expect(not other.is_signed_in(), "the key works after signing out")
@@ -153,7 +156,7 @@ def _expiry(flavour: str) -> None:
 
 
 def _visitor(flavour: str) -> Browser:
-    """Somebody with an apple in the cart."""
+    """Return a visitor with an apple in the cart."""
     browser = Browser(flavour)
     browser.page()
     _expect(browser.post("cart", fruit="apples") == 302, "the cart refused an apple")

@@ -1,6 +1,7 @@
-"""Settings of the demo, which are also those that the type checker reads.
+"""The settings of the demo. The type checker uses them as well.
 
-For a site on this machine only: DEBUG is on, and key and passwords are no secrets.
+They are only for a site on this machine: ``DEBUG`` is on, and the secret key and the passwords are
+not secret.
 """
 
 import contextlib
@@ -24,12 +25,12 @@ DEBUG = True
 SECRET_KEY = "the key of a demo, known to everyone"
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 
-# --- Sessions: what a site sets to adopt an engine -----------------------------------------
+# --- Sessions: the settings that a project needs for an engine -----------------------------
 
 SESSION_ENGINE = f"django_sessionstores.backends.{DEMO.engine}"
 SESSION_CACHE_ALIAS = "sessions" if DEMO.cache else "default"
 SESSION_FILE_PATH = str(DEMO.sessions_folder) if DEMO.engine == "file" else None
-SESSIONSTORES = {"REGISTRY": DEMO.registry, "TALLY": True}
+SESSIONSTORES = {"REGISTRY": DEMO.registry, "STATISTICS": True}
 
 # --- The rest is an ordinary site ----------------------------------------------------------
 
@@ -51,7 +52,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django_sessionstores.middleware.SessionMiddleware",
-    # The pages of the admin and of devices speak the language of the browser.
+    # With this, the pages of the admin and of devices are in the language of the browser.
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -76,7 +77,7 @@ ROOT_URLCONF = "testproject.urls"
 LOGIN_URL = "sync:page"
 WSGI_APPLICATION = "testproject.wsgi.application"
 ASGI_APPLICATION = "testproject.asgi.application"
-# Everyone knows the passwords, so to hash them slowly would only delay the demo.
+# Everyone knows the passwords, so a slow hash would only delay the demo.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 STATIC_URL = "static/"
 USE_TZ = True

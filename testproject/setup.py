@@ -1,4 +1,4 @@
-"""What the demo needs before its first request: folders, tables, users and a few sessions."""
+"""The set-up of the demo: folders, tables, users and a few sessions."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from django.core.management import call_command
 from django.db import Error as DatabaseError
 from django.utils import timezone
 
+from django_sessionstores.core.clock import now
+from django_sessionstores.core.records import Client
 from django_sessionstores.exceptions import StorageUnavailable
-from django_sessionstores.records import Client
-from django_sessionstores.session import now
+from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages.base import Storage
-from django_sessionstores.storages.registered import Registered
+from django_sessionstores.storages.registered import RegisteredStorage
 from django_sessionstores.testing import HOUR, at
 from testproject import engines
 from testproject.crowd import DEVICES
 
-# Known to everyone, which is why the demo listens on the loopback address only.
+# Everyone knows the passwords, so the demo listens only on the loopback address.
 USERS: Final = ("demo", "staff")
-"""Names, each of which is the password too. The second may enter the admin."""
+"""The usernames, which are the passwords as well. The second user may use the admin."""
 
 SEEDED_FOR: Final = timedelta(hours=1)
 DEVICES_EACH: Final = 3
 
 
 class SetUpFailed(Exception):
-    """The demo cannot start; the text says why, to the person at the terminal."""
+    """The demo cannot start. The message says why."""
 
 
 def session_store() -> type[Any]:
@@ -42,13 +43,13 @@ def session_store() -> type[Any]:
 
 
 def storage_by_id() -> Storage:
-    """The storage that sessions are looked up in by their ids."""
-    storage: Storage = session_store().storage()
-    return storage.registry if isinstance(storage, Registered) else storage
+    """Return the storage in which sessions can be read by their ids."""
+    storage: Storage = session_store().own_storage()
+    return storage.registry if isinstance(storage, RegisteredStorage) else storage
 
 
 def set_up() -> None:
-    """Make folders and tables, and try the store once. Raises `SetUpFailed`."""
+    """Make the folders and tables, and read once from the store. Raises `SetUpFailed`."""
     try:
         for folder in _folders():
             folder.mkdir(parents=True, exist_ok=True)
@@ -57,17 +58,17 @@ def set_up() -> None:
             call_command("createcachetable", verbosity=0)
         storage_by_id().read("0" * 40)
     except DatabaseError as error:
-        raise _failed("The database cannot be used", error) from error
+        raise _set_up_error("The database cannot be used", error) from error
     except StorageUnavailable as error:
-        raise _failed("The store for sessions cannot be used", error) from error
+        raise _set_up_error("The store for sessions cannot be used", error) from error
     except OSError as error:
-        raise _failed("A folder cannot be made", error) from error
+        raise _set_up_error("A folder cannot be made", error) from error
     except ImproperlyConfigured as error:
         raise SetUpFailed(f"{error}\n{_value()}") from error
 
 
 def seed_users() -> None:
-    """The users that are not there yet."""
+    """Create the users that do not exist yet."""
     users = get_user_model()._default_manager
     for name in USERS:
         if not users.filter(username=name).exists():
@@ -78,12 +79,12 @@ def seed_users() -> None:
 
 
 def seed_sessions() -> int:
-    """A visitor's session, those of each user and one that has expired; how many there are.
+    """Create sessions of a visitor and of each user, and an expired one; return how many.
 
-    They end within the hour, so that starting the demo often does not pile them up.
+    They expire within an hour, so that they do not accumulate if the demo is started often.
     """
     if not session_store().storage().authoritative:
-        return 0  # They are in browsers, and there is none yet.
+        return 0  # The sessions are in browsers, so none can be created here.
     users = get_user_model()._default_manager
     _seed(None, next(iter(DEVICES)), 1)
     for user in users.filter(username__in=USERS):
@@ -101,7 +102,8 @@ def seed_sessions() -> int:
 
 def _seed(user: Any, agent: str, number: int) -> None:
     session = session_store()()
-    session.client = Client(f"198.51.100.{number}", agent)
+    client = Client(f"198.51.100.{number}", agent)
+    session.policy = RequestPolicy(client=lambda: client)
     session["cart"] = {"apples": 1, "pears": 0, "plums": 2}
     if user is not None:
         session[SESSION_KEY] = str(user.pk)
@@ -122,7 +124,7 @@ def _folders() -> list[Path]:
     return folders
 
 
-def _failed(what: str, error: Exception) -> SetUpFailed:
+def _set_up_error(what: str, error: Exception) -> SetUpFailed:
     return SetUpFailed(f"{what}: {error}\n{_value()} Does the server run there?")
 
 

@@ -1,4 +1,4 @@
-"""What the sync and the async views of the demo share: everything but their session calls."""
+"""The parts of the demo's views that make no session calls, shared by sync and async views."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 
 from django_sessionstores.conf import serializer_path
-from django_sessionstores.records import Record, State
-from django_sessionstores.session import SessionStore
+from django_sessionstores.core.records import Record, State
+from django_sessionstores.sessions import SessionStore
 from testproject import engines
 
 FRUITS: Final = ("apples", "pears", "plums")
@@ -24,8 +24,8 @@ SIDES: Final = ("left", "right")
 SIGN_IN_FAILED: Final = "That name and password do not belong together."
 
 OVERLAP_SECONDS: Final = 0.4
-"""How long each of two parallel requests waits between its read and its write, so that both have
-read before either writes."""
+"""The seconds that each of two parallel requests waits between its read and its write, so that both
+have read before one of them writes."""
 
 LIFETIMES: Final[Mapping[str, tuple[str, Any]]] = {
     "minute": ("60 seconds after the last change", 60),
@@ -48,7 +48,7 @@ ONE_OF_EACH: Final[Mapping[str, Any]] = {
     "int of 70 bits": 2**70,
 }
 
-# No inline script or style anywhere, so this policy needs no exception.
+# The pages have no inline scripts or styles, so this policy does not need an exception.
 _CONTENT_SECURITY_POLICY: Final = "default-src 'self'; frame-ancestors 'none'"
 
 
@@ -57,39 +57,39 @@ def new_cart() -> dict[str, int]:
 
 
 def session_of(request: HttpRequest) -> SessionStore:
-    """The session, as an object of this package: with an id and a storage."""
+    """Return the session of a request, typed as an object of this package."""
     return cast(SessionStore, request.session)
 
 
-def chosen(request: HttpRequest, field: str, allowed: Any) -> str:
-    """A field of the form that was sent. Raises ``Http404`` if it is none of the allowed."""
+def form_value(request: HttpRequest, field: str, allowed: Any) -> str:
+    """Return a field of the submitted form. Raises ``Http404`` if its value is not allowed."""
     value = request.POST.get(field, "")
     if value not in allowed:
         raise Http404(f"{field} is none of {', '.join(allowed)}")
     return value
 
 
-def back(request: HttpRequest, card: str) -> HttpResponse:
-    """To the page of the same flavour, at one of its cards."""
+def redirect_back(request: HttpRequest, card: str) -> HttpResponse:
+    """Redirect to the page of the same flavour (sync or async), at one of its cards."""
     return HttpResponseRedirect(f"{reverse('demo:page', current_app=_flavour(request))}#{card}")
 
 
-def after_sign_in(request: HttpRequest) -> HttpResponse:
-    """To the page that asked for it, or back."""
+def redirect_after_login(request: HttpRequest) -> HttpResponse:
+    """Redirect to the page that required the login, or to the demo's page."""
     target = request.POST.get("next", "")
     if url_has_allowed_host_and_scheme(target, {request.get_host()}):
         return HttpResponseRedirect(target)
-    return back(request, "key")
+    return redirect_back(request, "key")
 
 
 def show(
     request: HttpRequest,
     *,
     account: Any,
-    former: Record | None,
+    previous: Record | None,
     error: str = "",
 ) -> HttpResponse:
-    """The page. The session has to be loaded: from then on, reading it asks no store."""
+    """Render the page. The session must be loaded already, so that the store is not asked."""
     session = session_of(request)
     storage = session.storage()
     kept = session.get("types", {})
@@ -100,6 +100,7 @@ def show(
             "account": account,
             "async": _flavour(request) == "async",
             "cart": session.get("cart") or new_cart(),
+            "has_cart": any((session.get("cart") or {}).values()),
             "devices_url": reverse(f"{_flavour(request)}_devices:list"),
             "engine": settings.SESSION_ENGINE,
             "error": error,
@@ -107,8 +108,8 @@ def show(
             "expires_at_close": session.get_expire_at_browser_close(),
             "expires_in": timedelta(seconds=session.get_expiry_age()),
             "forms": engines.FORMS,
-            "former": former,
-            "former_is_superseded": former is not None and former.state is State.SUPERSEDED,
+            "previous": previous,
+            "previous_is_superseded": previous is not None and previous.state is State.SUPERSEDED,
             "is_authoritative": storage.authoritative,
             "is_in_cookie": storage.holds_in_key,
             "next": request.POST.get("next", request.GET.get("next", "")),
@@ -137,5 +138,5 @@ def _flavour(request: HttpRequest) -> str:
 
 
 def is_same(kept: Any, stored: Any) -> bool:
-    """Whether a value came back as it was stored, in value and type."""
+    """Return whether a value was read as it was stored, with the same type."""
     return type(kept) is type(stored) and kept == stored

@@ -1,4 +1,4 @@
-"""The demo's one page and "your devices", by sync views and under ``async/`` by async views."""
+"""URLs of the demo: its page and "your devices". Under ``async/`` the views are async."""
 
 from types import ModuleType
 
@@ -8,8 +8,8 @@ from django.urls import URLPattern, include, path
 from testproject import async_views, views
 
 
-def demo(module: ModuleType) -> tuple[list[URLPattern], str]:
-    """The routes of one flavour, whose views have the same names."""
+def demo_urls(module: ModuleType) -> tuple[list[URLPattern], str]:
+    """Return the routes of the views in a module, for `include`."""
     return (
         [
             path("", module.page, name="page"),
@@ -28,6 +28,6 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("async/devices/", include("django_sessionstores.async_urls", namespace="async_devices")),
     path("devices/", include("django_sessionstores.urls", namespace="sync_devices")),
-    path("async/", include(demo(async_views), namespace="async")),
-    path("", include(demo(views), namespace="sync")),
+    path("async/", include(demo_urls(async_views), namespace="async")),
+    path("", include(demo_urls(views), namespace="sync")),
 ]

@@ -1,4 +1,4 @@
-"""The demo by sync views: nothing here but Django's session API."""
+"""The sync views of the demo. They use only Django's session API."""
 
 import time
 
@@ -14,10 +14,10 @@ from testproject.showcase import (
     OVERLAP_SECONDS,
     SIDES,
     SIGN_IN_FAILED,
-    after_sign_in,
-    back,
-    chosen,
+    form_value,
     new_cart,
+    redirect_after_login,
+    redirect_back,
     session_of,
     show,
 )
@@ -30,18 +30,18 @@ def page(request: HttpRequest) -> HttpResponse:
 
 def _show(request: HttpRequest, error: str = "") -> HttpResponse:
     rotation = request.session.get("rotation") or {}
-    former = None
+    previous = None
     if rotation.get("before"):
-        former = storage_by_id().read(rotation["before"])
-    return show(request, account=get_user(request), former=former, error=error)
+        previous = storage_by_id().read(rotation["before"])
+    return show(request, account=get_user(request), previous=previous, error=error)
 
 
 @require_POST
 def cart(request: HttpRequest) -> HttpResponse:
-    """A change inside a nested dict. Nobody sets ``request.session.modified``."""
+    """Change a nested dict, without setting ``request.session.modified``."""
     request.session.setdefault("cart", new_cart())
-    request.session["cart"][chosen(request, "fruit", FRUITS)] += 1
-    return back(request, "cart")
+    request.session["cart"][form_value(request, "fruit", FRUITS)] += 1
+    return redirect_back(request, "cart")
 
 
 @require_POST
@@ -56,31 +56,31 @@ def sign_in(request: HttpRequest) -> HttpResponse:
     before = session_of(request).session_id
     login(request, user)
     request.session["rotation"] = {"before": before, "after": session_of(request).session_id}
-    return after_sign_in(request)
+    return redirect_after_login(request)
 
 
 @require_POST
 def sign_out(request: HttpRequest) -> HttpResponse:
     logout(request)
-    return back(request, "key")
+    return redirect_back(request, "key")
 
 
 @require_POST
 def expiry(request: HttpRequest) -> HttpResponse:
-    request.session.set_expiry(LIFETIMES[chosen(request, "lifetime", LIFETIMES)][1])
-    return back(request, "expiry")
+    request.session.set_expiry(LIFETIMES[form_value(request, "lifetime", LIFETIMES)][1])
+    return redirect_back(request, "expiry")
 
 
 @require_POST
 def types(request: HttpRequest) -> HttpResponse:
     request.session["types"] = dict(ONE_OF_EACH)
-    return back(request, "types")
+    return redirect_back(request, "types")
 
 
 def tabs(request: HttpRequest) -> HttpResponse:
-    """What one of two tabs does: read, think, write a key of its own."""
+    """Do what each of two tabs does: read, wait, and write a key of its own."""
     if request.method == "POST":
-        side = chosen(request, "side", SIDES)
+        side = form_value(request, "side", SIDES)
         count = request.session.get(side, 0)
         time.sleep(OVERLAP_SECONDS)
         request.session[side] = count + 1

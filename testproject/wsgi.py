@@ -1,4 +1,4 @@
-"""The demo for a WSGI server. Set it up once with ``manage.py demo``."""
+"""The demo for a WSGI server. Run ``manage.py demo`` once before."""
 
 import os
 

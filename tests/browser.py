@@ -19,7 +19,7 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
 from django.core.signals import got_request_exception
 
-from tests.services import HOST, executable, run, temporary_folder, unavailable
+from tests.services import HOST, executable, run, skip_or_fail, temporary_folder
 
 if TYPE_CHECKING:
     import requests
@@ -45,7 +45,7 @@ class Site:
         return f"http://{HOST}:{self.port}"
 
 
-class _Silent(WSGIRequestHandler):
+class _SilentHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - Django's name
         pass
 
@@ -53,7 +53,7 @@ class _Silent(WSGIRequestHandler):
 @contextmanager
 def serve() -> Iterator[Site]:
     """Answer real requests meanwhile, for static files too, from threads of this process."""
-    server = ThreadedWSGIServer((HOST, 0), _Silent, connections_override={})
+    server = ThreadedWSGIServer((HOST, 0), _SilentHandler, connections_override={})
     server.set_app(StaticFilesHandler(WSGIHandler()))
     site = Site(server.server_port)
 
@@ -106,7 +106,7 @@ class Requests(Client):
 
     def __init__(self) -> None:
         if find_spec("requests") is None:
-            unavailable("requests is not installed. Install it with: uv sync")
+            skip_or_fail("requests is not installed. Install it with: uv sync")
         import requests
 
         self._session: requests.Session = requests.Session()
@@ -129,7 +129,7 @@ class Curl(Client):
     def __init__(self) -> None:
         program = executable("curl")
         if program is None:
-            unavailable("curl is not installed. Install it with: apt-get install curl")
+            skip_or_fail("curl is not installed. Install it with: apt-get install curl")
         self._folder = temporary_folder()
         self._jar = str(self._folder / "cookies")
         self._command = (
@@ -162,9 +162,9 @@ class Chromium:
     def __init__(self) -> None:
         program = executable("chromium", "chromium-browser", "google-chrome")
         if program is None:
-            unavailable("chromium is not installed. Install it with: apt-get install chromium")
+            skip_or_fail("chromium is not installed. Install it with: apt-get install chromium")
         if find_spec("playwright") is None:
-            unavailable("playwright is not installed. Install it with: uv sync")
+            skip_or_fail("playwright is not installed. Install it with: uv sync")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chromium")
         try:
             self._thread.submit(self._start, program).result()
@@ -204,7 +204,7 @@ class Chromium:
         self.close()
 
 
-class Incognito(Client):
+class IncognitoWindow(Client):
     """A visitor in a window of its own, which shares no cookies with others."""
 
     def __init__(self, chromium: Chromium) -> None:

@@ -5,17 +5,16 @@ A new storage is one row of `CASES`, after a `Store` if it brings one.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from django.core.cache import caches
 from django.core.management import call_command
-from django.core.signals import setting_changed
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.test import override_settings
 
@@ -28,9 +27,9 @@ from tests.services import (
     PostgreSQL,
     Redis,
     Service,
-    shared,
-    standing_in,
-    unavailable,
+    shared_service,
+    skip_or_fail,
+    stand_in_for_shared,
 )
 
 BACKENDS = "django_sessionstores.backends"
@@ -152,7 +151,7 @@ class Case:
         return {1: "cache" if self.cache else "db", 2: "cached_db"}.get(len(self.stores), "")
 
     @property
-    def in_process(self) -> bool:
+    def is_in_process(self) -> bool:
         """Whether each process has sessions of its own, and none after its end."""
         return self.engine == "memory" or (self.engine == "cache" and self.cache is LOCMEM)
 
@@ -200,6 +199,33 @@ def select(*names: str) -> list[Case]:
     return [case for case in CASES if not names or case.names & set(names)]
 
 
+KINDS: Final = frozenset(
+    {
+        "memory",
+        "file",
+        "db:sqlite",
+        "db:postgresql",
+        "cache:django-redis",
+        "cache:memcached",
+        "cached_db:redis-cache+postgresql",
+        "cookie:sqlite",
+    }
+)
+"""The cases that differ in kind: what holds on these nearly always holds on the others."""
+
+
+def representatives(cases: list[Case], names: Collection[str]) -> list[Case]:
+    """Return those of some cases that differ in kind, and those that ``names`` has by their id.
+
+    Of an engine that has none among them, the first one stands for the others.
+    """
+    kept = [case for case in cases if case.id in KINDS or case.id in names]
+    rest = {case.engine: case for case in reversed(cases)}
+    for case in kept:
+        rest.pop(case.engine, None)
+    return [case for case in cases if case in kept or case in rest.values()]
+
+
 # Running a case -------------------------------------------------------------------------------
 
 
@@ -224,7 +250,7 @@ class Engine:
 
     @property
     def storage(self) -> Any:
-        return self.SessionStore.storage()
+        return self.SessionStore.own_storage()
 
     @property
     def cache(self) -> Any:
@@ -247,13 +273,12 @@ class Engine:
         """Remove all that the cache holds, past the package."""
         self.cache.clear()
         if self.case.cache is FILE_CACHE:  # Which clears its own entries only.
-            shutil.rmtree(_folder("cache"), ignore_errors=True)
+            _empty_folder(_folder("cache"))
 
     def empty(self) -> None:
         """Remove all sessions, past the package: straight in the stores."""
         if self.case.engine == "memory":
-            # Nobody but the package reaches these. It starts anew when a setting changes.
-            setting_changed.send(type(self), setting="SESSION_ENGINE", value=None, enter=True)
+            empty_memory()
         if self.case.cache is not None:
             self.empty_cache()
         if self.case.database is not None:
@@ -261,8 +286,26 @@ class Engine:
 
             StoredSession._base_manager.using(self.database).all()._raw_delete(self.database)
         if self.case.engine == "file":
-            shutil.rmtree(self.file_path, ignore_errors=True)
-            self.file_path.mkdir(mode=0o700)
+            self.file_path.mkdir(mode=0o700, exist_ok=True)
+            _empty_folder(self.file_path)
+
+
+def empty_memory() -> None:
+    """Remove the sessions that the engine ``memory`` keeps in this process."""
+    from django_sessionstores.backends.memory import SessionStore
+
+    SessionStore.own_storage()._records.clear()  # type: ignore[attr-defined]
+
+
+def _empty_folder(folder: Path) -> None:
+    """Remove what is in a folder and in its folders, which stay: one that is missing would be taken
+    for one that is not mounted."""
+    for path in folder.glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(mode=0o700)
+        else:
+            path.unlink(missing_ok=True)
 
 
 class OneDatabase:
@@ -282,7 +325,7 @@ def engine_path(case: Case) -> str:
     """SESSION_ENGINE for the case. Skips where the module is not there."""
     path = f"{BACKENDS}.{case.engine}"
     if find_spec(path) is None:
-        unavailable(f"The engine {path} does not exist")
+        skip_or_fail(f"The engine {path} does not exist")
     return path
 
 
@@ -307,9 +350,9 @@ def activate(
             if private:
                 make = private.get(kind, kind) if isinstance(private, Mapping) else kind
                 servers[kind] = stack.enter_context(make())
-                stack.enter_context(standing_in(servers[kind]))
+                stack.enter_context(stand_in_for_shared(servers[kind]))
             else:
-                servers[kind] = shared(kind)
+                servers[kind] = shared_service(kind)
 
         def entry(store: Store) -> dict[str, Any]:
             return store.configure(servers[store.server] if store.server else None)

@@ -1,10 +1,12 @@
 """Fixtures that every test file shares."""
 
 import contextvars
+import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from django.conf import settings
@@ -13,6 +15,28 @@ from django.test import override_settings
 
 from tests import cases, services
 from tests.browser import Chromium
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all-stores",
+        action="store_true",
+        help="run the tests on every combination of engine and stores, not on each kind only, "
+        "and those that take long",
+    )
+    parser.addoption(
+        "--packages",
+        action="store_true",
+        help="also run the tests of other packages on the engines, some minutes",
+    )
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return the number of workers: two for each processor, as tests wait half of their time.
+
+    Each worker starts servers of its own, so there are never more than eight.
+    """
+    return min(8, 2 * (os.cpu_count() or 1))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,7 +69,63 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             selected = [case for case in selected if case.engine != "cookie" or case.registry]
         if metafunc.definition.get_closest_marker("payload_stored"):
             selected = [case for case in selected if case.engine != "cookie"]
+        if not metafunc.config.getoption("--all-stores"):
+            selected = cases.representatives(selected, marker.args if marker else ())
         metafunc.parametrize("engine", selected, ids=lambda case: case.id, indirect=True)
+
+
+_LONGEST: Final = (
+    "test_outages",
+    "test_suites",
+    "test_simulation",
+    "test_races",
+    "test_channels",
+    "devices.test_views",
+    "test_demo",
+    "admin.test_pages",
+    "test_lazy",
+    "test_services",
+    "test_site",
+    "test_cookie_growth",
+    "redis.test_storage",
+    "test_demo_in_browser",
+    "management.test_sessions",
+    "memcached.test_storage",
+    "test_conformance",
+    "test_rotation",
+)
+"""The modules that take longest, most of it waiting. A worker that began one of them last would
+keep all the others waiting."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the longest files first, and leave out what takes long and rarely tells anything new.
+
+    A file that the command line names is run whole.
+    """
+    places = {name: place for place, name in enumerate(_LONGEST)}
+
+    def place(item: pytest.Item) -> int:
+        module = item.nodeid.partition("::")[0].removesuffix(".py").split("/")
+        return min(places.get(module[-1], 99), places.get(".".join(module[-2:]), 99))
+
+    items.sort(key=place)  # What is shuffled stays so among itself.
+    if config.getoption("--all-stores"):
+        return
+    named = {Path(each.partition("::")[0]).resolve() for each in config.invocation_params.args}
+    rest = {item for item in items if _is_left_out(item) and item.path not in named}
+    if rest:
+        config.hook.pytest_deselected(items=list(rest))
+        items[:] = [item for item in items if item not in rest]
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    case = getattr(getattr(item, "cls", None), "case", None)
+    if isinstance(case, cases.Case):
+        return case.id not in cases.KINDS
+    is_asked_for = "packages" in item.config.option.markexpr or item.get_closest_marker("packages")
+    return item.get_closest_marker("slow") is not None and not is_asked_for
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +138,13 @@ def django_db_setup(django_test_environment: None, django_db_blocker: Any) -> No
     """
     with django_db_blocker.unblock():
         call_command("migrate", verbosity=0, interactive=False)
+
+
+@pytest.fixture(autouse=True)
+def _empty_memory() -> Iterator[None]:
+    """Leave no sessions in this process, where the next test would count them as a user's."""
+    yield
+    cases.empty_memory()
 
 
 @pytest.fixture
@@ -73,12 +160,17 @@ def engine(
     ``@pytest.mark.private_servers({Redis: partial(Redis, maxmemory="3mb")})`` says which.
 
     No transaction is around the test: other threads and processes see what it writes. What it
-    writes besides sessions it has to remove.
+    writes besides sessions and users it has to remove.
     """
+    from django.contrib.auth import get_user_model
+
     marker = request.node.get_closest_marker("private_servers")
     private = (marker.args[0] if marker.args else True) if marker else False
     with django_db_blocker.unblock(), cases.activate(request.param, private=private) as active:
         yield active
+        users = get_user_model()._default_manager
+        if users.exists():  # Another file of tests may use the same names.
+            users.all().delete()
 
 
 @pytest.fixture(params=["django.contrib.sessions", "django_sessionstores"])
@@ -111,8 +203,35 @@ def user(django_db_setup: None, django_db_blocker: Any) -> Iterator[Any]:
         user.delete()
 
 
+_MOST_REASONS = 4
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """How many of Django's own session tests each engine passed, on every store."""
+    """Tell what was skipped, and how many of Django's own session tests each engine passed."""
+    _tell_skipped(terminalreporter)
+    _tell_upstream(terminalreporter)
+
+
+def _tell_skipped(terminalreporter: Any) -> None:
+    reasons: Counter[str] = Counter()
+    for report in terminalreporter.getreports("skipped"):
+        _file, _line, reason = report.longrepr
+        reason = reason.removeprefix("Skipped: ")
+        for case in cases.CASES:
+            reason = reason.replace(f"{case.id} ", "the engine ")
+        reasons[reason] += 1
+    if not reasons:
+        return
+    terminalreporter.section("Skipped tests, by reason")
+    for reason, number in reasons.most_common(_MOST_REASONS):
+        terminalreporter.write_line(f"{number:>5}  {reason}")
+    rest = reasons.total() - sum(number for _, number in reasons.most_common(_MOST_REASONS))
+    if rest:
+        others = len(reasons) - _MOST_REASONS
+        terminalreporter.write_line(f"{rest:>5}  for {others} other reasons, which -rs lists")
+
+
+def _tell_upstream(terminalreporter: Any) -> None:
     passed: Counter[str] = Counter()
     total: Counter[str] = Counter()
     for outcome in ("passed", "failed", "error", "skipped", "xfailed"):

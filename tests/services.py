@@ -1,10 +1,10 @@
 """The real servers that the tests talk to: on loopback, each with a temporary folder of its own.
 
-`shared` gives the one instance of a test run and starts it when first asked for it. A test that
-pauses, kills or restarts a server makes its own: ``with Redis() as redis: ...``.
+`shared_service` returns the one instance of a test run, and starts it at the first call. A test
+that pauses, kills or restarts a server makes its own: ``with Redis() as redis: ...``.
 
-A subprocess of a test that calls `shared` gets the instance of its parent, not a second one: the
-ports travel in the environment.
+If a subprocess of a test calls `shared_service`, it gets the instance of its parent, because the
+ports are in the environment.
 """
 
 import atexit
@@ -45,7 +45,7 @@ def everything_must_run() -> bool:
     return bool(os.environ.get("CI")) or os.environ.get("SESSIONSTORES_REQUIRE_SERVERS") == "1"
 
 
-def unavailable(reason: str) -> NoReturn:
+def skip_or_fail(reason: str) -> NoReturn:
     """Skip what cannot run here, or fail it where everything must run."""
     if everything_must_run():
         pytest.fail(reason, pytrace=False)
@@ -70,7 +70,7 @@ def run(*command: str, **options: Any) -> str:
     return done.stdout
 
 
-def eventually(question: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
+def wait_until(question: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
     """Ask until the answer is yes; ``RuntimeError`` after so many seconds."""
     deadline = time.monotonic() + seconds
     while not question():
@@ -202,7 +202,7 @@ class Server(Service):
         return self._process.pid
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     @abstractmethod
@@ -236,7 +236,7 @@ class Server(Service):
     def start(self) -> Self:
         program = executable(*self.executables)
         if program is None:
-            unavailable(f"{self.name} is not installed. Install it with: {self.install_hint}")
+            skip_or_fail(f"{self.name} is not installed. Install it with: {self.install_hint}")
         self._program = program
         for _ in range(3):  # Another test run may take the port between the look and the start.
             self.ports = [free_port()]
@@ -245,7 +245,7 @@ class Server(Service):
                 shutil.chown(self._folder, account)
             self.prepare()
             _running.append(self)
-            with contextlib.suppress(_EndedEarly):
+            with contextlib.suppress(_EarlyEnd):
                 self._spawn()
                 return self
             said = self.log()
@@ -265,13 +265,13 @@ class Server(Service):
                 start_new_session=True,
                 **self.as_account(),
             )
-        eventually(self._is_up, f"{self.name} answers")
+        wait_until(self._is_up, f"{self.name} answers")
 
     def _is_up(self) -> bool:
         answered = self.answers()
         # In this order: with the port lost to another server, that one is who answered.
-        if not self.running:
-            raise _EndedEarly
+        if not self.is_running:
+            raise _EarlyEnd
         return answered
 
     def log(self) -> str:
@@ -316,7 +316,7 @@ class Server(Service):
     def _end(self, how: int) -> None:
         if self._process is None:
             return
-        if self.running:
+        if self.is_running:
             if how == SIGKILL:
                 # Children that hold connections do not end with their parent. SIGKILL also ends
                 # what is stopped.
@@ -333,7 +333,7 @@ class Server(Service):
         self._process = None
 
 
-class _EndedEarly(Exception):
+class _EarlyEnd(Exception):
     pass
 
 
@@ -371,7 +371,7 @@ class Redis(Server):
         """What redis-cli prints for a command."""
         program = executable("redis-cli")
         if program is None:
-            unavailable("redis-cli is not installed. Install it with: apt-get install redis-tools")
+            skip_or_fail("redis-cli is not installed. Install it with: apt-get install redis-tools")
         return run(program, "-h", HOST, "-p", str(self.port), *arguments).strip()
 
 
@@ -560,7 +560,7 @@ class MariaDB(Server):
     def prepare(self) -> None:
         install = executable("mariadb-install-db", "mysql_install_db")
         if install is None:
-            unavailable(f"mariadb-install-db is missing. Install it with: {self.install_hint}")
+            skip_or_fail(f"mariadb-install-db is missing. Install it with: {self.install_hint}")
         run(
             *(install, *self._common(), "--skip-test-db", "--skip-name-resolve"),
             # Two of them in one folder for temporary tables disturb each other.
@@ -667,7 +667,7 @@ class RedisCluster(Group):
         self._wait_until_whole()
 
     def _wait_until_whole(self) -> None:
-        eventually(
+        wait_until(
             lambda: all("cluster_state:ok" in node.cli("cluster", "info") for node in self.members),
             "the cluster serves every slot",
         )
@@ -694,7 +694,7 @@ class RedisSentinel(Group):
 
     def join(self) -> None:
         others = str(len(self.sentinels) - 1)
-        eventually(
+        wait_until(
             lambda: all(
                 self._fact(sentinel, "num-slaves") == "1"
                 and self._fact(sentinel, "num-other-sentinels") == others
@@ -728,7 +728,7 @@ def _environment_name(kind: type[Service]) -> str:
 
 
 @cache
-def shared(kind: type[S]) -> S:
+def shared_service(kind: type[S]) -> S:
     """The instance of this test run, or the parent process's in a subprocess of a test."""
     service = kind()
     if ports := os.environ.get(_environment_name(kind)):
@@ -740,7 +740,7 @@ def shared(kind: type[S]) -> S:
 
 
 @contextlib.contextmanager
-def standing_in(service: Service) -> Iterator[None]:
+def stand_in_for_shared(service: Service) -> Iterator[None]:
     """Subprocesses started meanwhile take this instance for the shared one of its kind."""
     name = _environment_name(type(service))
     before = os.environ.get(name)

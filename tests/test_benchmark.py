@@ -13,7 +13,7 @@ from tests.benchmark import measure, shares
 from tests.benchmark.operations import OPERATIONS
 from tests.cases import select
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.slow
 
 TINY = ("--rounds", "1")
 

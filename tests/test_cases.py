@@ -66,7 +66,7 @@ def test_emptying_removes_sessions_at_any_time(engine: cases.Engine) -> None:
 def test_a_subprocess_meets_its_parent_in_the_store(engine: cases.Engine) -> None:
     """Processes that write to stores of their own would never conflict: every test of lost
     updates across processes would pass."""
-    if engine.case.in_process:
+    if engine.case.is_in_process:
         pytest.skip(f"{engine.id} lives in one process")
     session = engine.SessionStore()
     session["pet"] = "cat"

@@ -1,9 +1,13 @@
-"""What the browser keeps of a session: sealed, bound, bounded in time, and endable."""
+"""What the browser keeps of a session: encrypted, bound, bounded in time, and endable."""
 
 import base64
 import os
+import secrets
+import string
 import traceback
 from collections.abc import Callable, Iterator
+from http.cookies import SimpleCookie
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -14,21 +18,25 @@ from django.db import transaction
 from django.http import HttpResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 
-from django_sessionstores.chunks import split
+from django_sessionstores.backends import cookie as cookie_backend
 from django_sessionstores.conf import codec
+from django_sessionstores.core.clock import now
+from django_sessionstores.core.lifetime import CLOCK_SKEW
+from django_sessionstores.core.records import draw_key, is_well_formed, session_id
 from django_sessionstores.exceptions import (
     PayloadTooLarge,
     SessionConflict,
     SessionEnded,
     StorageUnavailable,
 )
-from django_sessionstores.lifetime import CLOCK_SKEW
 from django_sessionstores.middleware import SessionMiddleware
 from django_sessionstores.models import StoredSession
-from django_sessionstores.records import draw_key, session_id
-from django_sessionstores.session import SessionStore, now
+from django_sessionstores.payloads.cookie_chunks import join, split
+from django_sessionstores.sessions import SessionStore
+from django_sessionstores.storages.registered import journal
 from django_sessionstores.testing import DAY, HOUR, at, in_threads, observed, stores_of, suspicions
 from tests.dumps import dump
+from tests.urls import Visitor
 
 COOKIE = "sessionid"
 WORDS = {"color": "ultramarine", "owner": "Rumpelstiltskin"}
@@ -53,7 +61,7 @@ def browser(request: pytest.FixtureRequest, engine: Any) -> "Browser":
     return Browser(awaited=request.param)
 
 
-class Browser:
+class Browser(Visitor):
     """Sends the cookies it is given, and keeps what it is answered."""
 
     def __init__(self, awaited: bool = False) -> None:
@@ -65,16 +73,6 @@ class Browser:
         if not self._awaited:
             return self.client.get(path)
         return _run(self.client.get(self._prefix + path))
-
-    def user(self) -> str:
-        response = self.get("/who/")
-        assert response.status_code == 200
-        return str(response.content.decode())
-
-    def data(self) -> dict[str, Any]:
-        response = self.get("/read/")
-        assert response.status_code == 200
-        return dict(response.json())
 
     def cookies(self) -> dict[str, str]:
         return {name: morsel.value for name, morsel in self.client.cookies.items() if morsel.value}
@@ -128,14 +126,17 @@ def assert_refused(engine: Any, cookies: dict[str, str], reason: str = "") -> No
 
 @pytest.mark.engines("cookie:unregistered", "cookie:sqlite")
 def test_every_byte_flipped(engine: Any) -> None:
-    """Nothing in a token is unauthenticated: its times and its user are as sealed as the data."""
+    """Nothing in a token is unauthenticated:
+
+    its times and its user are as encrypted as the data.
+    """
     key = stored(engine)
-    token = base64.urlsafe_b64decode(key + "=" * (-len(key) % 4))
+    token = base64.urlsafe_b64decode(key[1:] + "=" * (-len(key[1:]) % 4))
     for place in range(len(token)):
         for bit in (0x01, 0x80):
             altered = bytearray(token)
             altered[place] ^= bit
-            text = base64.urlsafe_b64encode(altered).rstrip(b"=").decode()
+            text = "." + base64.urlsafe_b64encode(altered).rstrip(b"=").decode()
             with suspicions() as messages:
                 assert load(engine, text) == {}, place
             assert len(messages) == 1, place
@@ -176,11 +177,11 @@ def test_of_another_project(engine: Any) -> None:
 
 
 def test_a_payload_of_another_engine(engine: Any) -> None:
-    """What is sealed for a store must not be taken for a token, under the same keys."""
+    """What is encrypted for a store must not be taken for a token, under the same keys."""
     record_id = session_id(draw_key())
-    payload = codec().seal(record_id, codec().freeze(WORDS))
+    payload = codec().encrypt(record_id, codec().serialize(WORDS))
     token = base64.urlsafe_b64encode(bytes.fromhex(record_id) + payload).rstrip(b"=").decode()
-    assert_refused(engine, {COOKIE: token}, "altered or belongs to another session")
+    assert_refused(engine, {COOKIE: f".{token}"}, "altered or belongs to another session")
 
 
 def test_expired(engine: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -476,7 +477,7 @@ def test_reading_sets_no_cookie(engine: Any, browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("route", ["nothing", "read", "write/x/1"])
-def test_trips(engine: Any, browser: Browser, route: str) -> None:
+def test_round_trips(engine: Any, browser: Browser, route: str) -> None:
     """One to the registry for a read, one more for a write; none to anywhere without one."""
     expected = {"nothing": [], "read": ["read"], "write/x/1": ["read", "update"]}[route]
     browser.send({COOKIE: stored(engine)})
@@ -555,6 +556,27 @@ def test_more_changes_than_the_registry_remembers_are_refused(engine: Any) -> No
 
 
 @pytest.mark.engines(*REGISTERED)
+def test_more_saves_than_the_registry_remembers(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a request with a cookie that is older, no write is lost and none overwrites: it is
+    refused, until nobody else saves any more."""
+    monkeypatch.setattr(journal, "MOST_SAVES", 20)
+    first = stored(engine, color="blue")
+    keys = [save(engine, first, color="red")]
+    for number in range(40):
+        keys.append(save(engine, keys[-1], **{f"k{number % 5}": number}))
+    held = {"color": "red", **{f"k{number % 5}": number for number in range(40)}}
+    assert load(engine, save(engine, keys[-15], x=1)) == held | {"x": 1}
+    for key in (first, keys[5]):
+        with pytest.raises(SessionConflict, match="MERGE_WINDOW"):
+            save(engine, key, x=2)
+    assert load(engine, keys[-1]) == held | {"x": 1}
+    record = engine.storage.read(keys[-1])
+    assert len(journal.Journal.unpack(record.handle.entry.payload).saves) == 20
+
+
+@pytest.mark.engines(*REGISTERED)
 def test_a_large_value_that_is_saved_often(engine: Any) -> None:
     """Only its newest state has to be remembered."""
     key = stored(engine)
@@ -593,13 +615,30 @@ def test_a_save_that_was_rolled_back(engine: Any) -> None:
     undone["x"] = 1
     with transaction.atomic():
         undone.save()
+        token = undone.session_key
         transaction.set_rollback(True)
     other = save(engine, key, b=1)
-    forked = engine.SessionStore(undone.session_key)
+    forked = engine.SessionStore(token)
     forked["c"] = 1
     with pytest.raises(SessionConflict):
         forked.save()
     assert load(engine, other)["b"] == 1
+
+
+@pytest.mark.engines("cookie:sqlite", "cookie:redis-cache+postgresql")
+def test_a_session_whose_save_was_rolled_back_can_be_written_again(engine: Any) -> None:
+    """The object knows what it knew before, and what another request has saved is kept."""
+    key = stored(engine)
+    undone = engine.SessionStore(key)
+    undone["x"] = 1
+    with transaction.atomic(engine.database):
+        undone.save()
+        transaction.set_rollback(True, engine.database)
+    assert undone.session_key == key
+    save(engine, key, b=1)
+    undone["y"] = 2
+    undone.save()
+    assert load(engine, undone.session_key) == WORDS | {"x": 1, "b": 1, "y": 2}
 
 
 @pytest.mark.engines(*REGISTERED)
@@ -763,6 +802,7 @@ def test_a_forged_id_is_not_believed(engine: Any) -> None:
     """The id stands in the clear at the front of a token, but only a token that opens has one."""
     token = base64.urlsafe_b64encode(bytes.fromhex("ab" * 20) + b"x" * 60).decode()
     assert engine.SessionStore(token).session_id is None
+    assert engine.SessionStore(f".{token}").session_id is None
 
 
 @pytest.mark.parametrize("hours", [0, 3])
@@ -865,3 +905,88 @@ def test_bringing_a_cookie_up_to_date_fails_no_reader(
     assert response.json()["color"] == "vermilion"
     assert COOKIE not in response.cookies
     assert COOKIE in browser.get("/read/").cookies
+
+
+# Tokens and plain keys ---------------------------------------------------------------------------
+
+
+def _logins(count: int, **data: Any) -> Iterator[str]:
+    """Keys of short sessions, whose tokens are hardly longer than a plain key may be."""
+    for number in range(count):
+        session = cookie_backend.SessionStore()
+        session.update({"_auth_user_id": str(number), **data})
+        session.save()
+        yield str(session.session_key)
+
+
+@pytest.mark.engines("cookie:unregistered")
+def test_no_token_looks_like_the_key_of_another_engine(engine: Any) -> None:
+    """Of tokens in base64 alone, one in thirty has letters and digits only. Its session would be
+    lost in a move to another engine, which would look for a plain key."""
+    lengths = set()
+    for token in _logins(2000):
+        lengths.add(len(token))
+        assert not is_well_formed(token)
+        assert split(COOKIE, token) == {COOKIE: token}
+        assert join(COOKIE, {COOKIE: token}) == token
+        # A cookie carries it without quotes.
+        cookie = SimpleCookie({COOKIE: token})
+        assert cookie[COOKIE].OutputString() == f"{COOKIE}={token}"
+    assert min(lengths) < 128  # So that the length alone would not tell.
+
+
+@pytest.mark.engines("cookie:unregistered")
+def test_no_plain_key_looks_like_a_token(engine: Any) -> None:
+    """It is looked for in the previous backends, and not reported as damaged."""
+    for length in [*range(8, 129)] * 5:
+        key = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(length))
+        with suspicions() as messages:
+            assert engine.storage.read(key) is None
+        assert messages == []
+
+
+MOVES = [
+    ("cookie", "db"),
+    ("cookie", "cache"),
+    ("cookie", "file"),
+    ("cookie", "memory"),
+    ("db", "cookie"),
+    ("cache", "cookie"),
+    ("file", "cookie"),
+]
+
+
+@pytest.mark.engines("cookie:sqlite")
+@pytest.mark.parametrize(("old", "new"), MOVES, ids=lambda name: name)
+def test_every_session_survives_a_move(engine: Any, old: str, new: str) -> None:
+    """And not only those whose tokens happen to have a character that no plain key has."""
+    paths = {name: f"django_sessionstores.backends.{name}" for name in (old, new)}
+    engine.file_path.mkdir(mode=0o700, exist_ok=True)
+    stores = {name: import_module(path).SessionStore for name, path in paths.items()}
+    for number in range(60):
+        session = stores[old]()
+        session["_auth_user_id"] = str(number)
+        with override_settings(SESSION_ENGINE=paths[old]):
+            session.save()
+        options = {"REGISTRY": "db", "MIGRATE_FROM": [paths[old]]}
+        with override_settings(SESSION_ENGINE=paths[new], SESSIONSTORES=options):
+            moved = stores[new](session.session_key)
+            assert moved.get("_auth_user_id") == str(number), session.session_key
+            moved["x"] = 1
+            moved.save()
+            assert stores[new](moved.session_key).get("x") == 1
+
+
+@pytest.mark.engines("cookie:sqlite")
+def test_a_split_cookie_survives_a_move(engine: Any) -> None:
+    """The number of parts stands before the token, with a dot of its own."""
+    key = stored(engine, color="blue", blob=secrets.token_hex(9000))
+    cookies = split(COOKIE, key)
+    assert cookies[COOKIE].startswith(f"{len(cookies)}..")
+    options = {"MIGRATE_FROM": ["django_sessionstores.backends.cookie"], "REGISTRY": "db"}
+    with override_settings(
+        SESSION_ENGINE="django_sessionstores.backends.db", SESSIONSTORES=options
+    ):
+        browser = Browser()
+        browser.send(cookies)
+        assert browser.get("/read/").json()["color"] == "blue"

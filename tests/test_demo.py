@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,19 +19,21 @@ from urllib.request import HTTPCookieProcessor, OpenerDirector, build_opener
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from django_sessionstores.records import session_id
+from django_sessionstores.core.records import session_id
 from testproject import engines
+from tests import ROOT
 from tests.services import (
     HOST,
     MariaDB,
     Memcached,
     PostgreSQL,
     Redis,
-    eventually,
     free_port,
+    wait_until,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.slow
+
 PASSWORD = "hunter2"
 
 
@@ -134,12 +137,12 @@ def test_a_registry_on_a_server() -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("nonsense", "'nonsense' is no engine"),
+        ("nonsense", "'nonsense' is not an engine"),
         ("cache", "needs a cache"),
         ("cached_db+postgres://u@h/n", "Part 2: no cache"),
         ("db+redis://h", "Part 2: no database"),
         ("db+postgres://h", "name of the database is missing"),
-        ("db+postgres://h:port/n", "port is no number"),
+        ("db+postgres://h:port/n", "port must be a number"),
         ("db+sqlite://relative.sqlite3", "has to begin with a slash"),
         ("cache+memcached://h", "takes host:port"),
         ("db+mysql://h/n+mysql://h/n", "more than one database"),
@@ -187,7 +190,7 @@ def test_quoted_characters_in_a_password_arrive() -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("nonsense", "no engine"),
+        ("nonsense", "not an engine"),
         (f"db+postgres://u:{PASSWORD}@{HOST}:{{port}}/n", "The database cannot be used"),
         (f"db+mysql://u:{PASSWORD}@{HOST}:{{port}}/n", "The database cannot be used"),
         (f"cache+redis://:{PASSWORD}@{HOST}:{{port}}/0", "The store for sessions cannot be used"),
@@ -253,7 +256,7 @@ def served(value: str) -> Iterator[tuple[str, OpenerDirector, CookieJar]]:
         return True
 
     try:
-        eventually(answers, "the demo answers")
+        wait_until(answers, "the demo answers")
         yield address, browser, cookies
     finally:
         process.terminate()
@@ -276,6 +279,39 @@ def test_the_page_shows_ids_and_no_key() -> None:
         assert session_id(key) in page
         assert key not in page
         assert '<span class="count">1</span> apples' in page
+
+
+@pytest.mark.parametrize("port", ["taken", "70000"])
+def test_a_port_that_cannot_be_used_is_told_first(port: str) -> None:
+    """Not below an address to open, and with the option that helps."""
+    with socket.socket() as other:
+        other.bind((HOST, 0))
+        other.listen()
+        number = str(other.getsockname()[1]) if port == "taken" else port
+        done = demo("memory", "--port", number)
+    assert done.returncode == 1
+    assert f"Port {number} cannot be used" in done.stdout
+    assert "--port" in done.stdout
+    assert "Open" not in done.stdout
+
+
+def test_the_page_says_what_is_so(tmp_path: Path) -> None:
+    """The cart of who signs in came along only if there was something in it."""
+    with served("memory") as (address, browser, _):
+        page = read(browser, address)
+        assert 'href="/admin/"' in page
+        for fruit, said in (("", False), ("apples", True)):
+            token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
+            assert token is not None
+            form = {"csrfmiddlewaretoken": token[1]}
+            if fruit:
+                read(browser, f"{address}cart/", fruit=fruit, **form)
+            page = read(browser, f"{address}sign-in/", username="demo", password="demo", **form)
+            assert "Signed in as" in page
+            assert ("Your cart came along" in page) is said
+            token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
+            assert token is not None
+            page = read(browser, f"{address}sign-out/", csrfmiddlewaretoken=token[1])
 
 
 def test_the_admin_shows_a_crowd() -> None:

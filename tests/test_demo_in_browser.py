@@ -15,7 +15,7 @@ from tests.test_demo import served, sqlite
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(params=["db", "cache+redis", "file", "cookie+db"])

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import inspect
 import io
 import json
 import logging
 import logging.config
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
 import types
 import unittest
+from argparse import ArgumentParser, _SubParsersAction
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -22,15 +23,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
+from django.core.handlers.base import BaseHandler
+from django.core.management import get_commands, load_command_class
+from django.core.management.base import CommandError, CommandParser
 from django.dispatch import Signal
 from django.test import RequestFactory, override_settings
 
-from django_sessionstores import checks, conf, exceptions, signals, telemetry
+from django_sessionstores import conf, exceptions, signals
 from django_sessionstores.backends import memory
-from tests.services import unavailable
+from django_sessionstores.operations import checks, telemetry
+from django_sessionstores.operations.checks.engine import check_engine
+from django_sessionstores.operations.checks.options import check_merge_functions, check_settings
+from django_sessionstores.testing import observed
+from tests import ROOT
+from tests.packages.table import page_with_table
+from tests.services import skip_or_fail
 from tests.upstream import EXPECTED_FAILURES
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 ENGINES = {path.stem for path in (ROOT / "django_sessionstores/backends").glob("*.py")} - {
     "__init__"
@@ -104,7 +115,7 @@ def run(page: Path, names: dict[str, Any]) -> dict[str, Any]:
             execute(code, names)
         settings |= assigned_settings(code, names)
         with override_settings(**settings):
-            for check in (checks.check_settings, checks.check_merge_functions, checks.check_engine):
+            for check in (check_settings, check_merge_functions, check_engine):
                 assert check(None) == [], code
         # Pages show engines whose servers do not run here.
         settings.pop("SESSION_ENGINE", None)
@@ -125,6 +136,20 @@ def test_every_block_is_run() -> None:
     for page in PAGES:
         written = page.read_text(encoding="utf-8").count("code-block:: python")
         assert len(blocks(page)) == written, page
+
+
+@pytest.mark.parametrize("name", ["INSTALLED_APPS", "MIDDLEWARE"])
+def test_lists_of_settings_say_that_there_is_more(name: str) -> None:
+    """Pasted as they stand, they would remove what the reader's project has."""
+    found = 0
+    for page in PAGES:
+        for code in blocks(page):
+            for entries in re.findall(rf"^{name} = \[\n((?: {{4}}.*\n)+)\]", code, re.MULTILINE):
+                found += 1
+                assert "    # ..." in entries, page
+                if "django_sessionstores" in entries and name == "INSTALLED_APPS":
+                    assert re.search('"django_sessionstores",  # before', entries), page
+    assert found > 2
 
 
 def test_views_of_the_quick_start_work(workshop: dict[str, Any]) -> None:
@@ -207,6 +232,110 @@ def test_storage_of_the_guide_passes_the_conformance_suite(workshop: dict[str, A
     assert [(str(test), text) for test, text in result.failures + result.errors] == []
 
 
+def test_the_view_of_the_guide_on_outages_works(workshop: dict[str, Any]) -> None:
+    """With the store, and without."""
+    names = run(DOCS / "howto" / "outages.rst", workshop)
+    session = memory.SessionStore()
+    session["name"] = "Ada"
+    session.save()
+    request = RequestFactory().get("/")
+
+    def greet(request: Any) -> Any:
+        response = names["greeting"](request)
+        # What Django says of a view that returns something else.
+        BaseHandler().check_response(response, names["greeting"])
+        return response
+
+    request.session = memory.SessionStore(session.session_key)
+    assert greet(request).content == b"Hello, Ada"
+
+    def refuse(name: str) -> None:
+        raise exceptions.StorageUnavailable("no route")
+
+    with observed(memory.SessionStore.own_storage(), before=refuse):
+        request.session = memory.SessionStore(session.session_key)
+        assert greet(request).content == b"Hello, stranger"
+
+
+def test_the_login_form_of_the_guide_refuses_what_the_limit_refuses(
+    workshop: dict[str, Any],
+) -> None:
+    """Another device, and not the same one once more."""
+    form_class = run(DOCS / "howto" / "limiting.rst", workshop)["LoginForm"]
+    user, request = User(pk=7), RequestFactory().get("/")
+    with override_settings(SESSIONSTORES={"MAX_SESSIONS": 1, "ON_LIMIT": "refuse"}):
+        request.session = memory.SessionStore()
+        form_class(request).confirm_login_allowed(user)
+        request.session["_auth_user_id"] = "7"
+        request.session.save()
+        form_class(request).confirm_login_allowed(user)
+        request.session = memory.SessionStore()
+        with pytest.raises(ValidationError, match="1 devices"):
+            form_class(request).confirm_login_allowed(user)
+
+
+@pytest.mark.parametrize("name", ["memory", "db"])
+def test_tests_of_the_guide_pass(
+    workshop: dict[str, Any], django_db_setup: None, django_db_blocker: Any, name: str
+) -> None:
+    """On the engine that it names, and on one whose signals wait for a commit."""
+    names = run(DOCS / "howto" / "testing.rst", workshop)
+    suite = unittest.TestSuite(
+        unittest.defaultTestLoader.loadTestsFromTestCase(names[tests])
+        for tests in ("EndTests", "SignalTests")
+    )
+    engine = f"django_sessionstores.backends.{name}"
+    with django_db_blocker.unblock(), override_settings(SESSION_ENGINE=engine):
+        result = unittest.TextTestRunner(stream=io.StringIO()).run(suite)
+    assert result.testsRun == 2
+    assert [(str(test), text) for test, text in result.failures + result.errors] == []
+
+
+# Commands -------------------------------------------------------------------------------------
+
+COMMAND = re.compile(r"(\$ (?:python )?|``|python |uv run )?manage\.py ([a-z_]+)([^`\n]*)")
+
+
+def commands(page: Path) -> Iterator[tuple[str, list[str], bool]]:
+    """The commands that a page names, with their arguments, and whether they are whole."""
+    for before, name, arguments in COMMAND.findall(page.read_text(encoding="utf-8")):
+        yield name, shlex.split(arguments), before.endswith(("$ ", "python ", "run "))
+
+
+def parser_of(name: str) -> CommandParser:
+    """The parser of a command of Django, the package or the demo site."""
+    app = get_commands().get(name, "testproject")
+    command = load_command_class(app, name) if isinstance(app, str) else app
+    return command.create_parser("manage.py", name)
+
+
+def test_commands_exist_with_their_options() -> None:
+    """A reader types them as they stand."""
+    wrong, found = [], 0
+    for page in PAGES:
+        for name, arguments, is_whole in commands(page):
+            try:
+                if is_whole:
+                    parser_of(name).parse_args(arguments)
+                else:
+                    assert_known(parser_of(name), arguments)
+            except (ModuleNotFoundError, CommandError, AssertionError, SystemExit) as error:
+                wrong.append((page.name, name, arguments, repr(error)))
+            found += 1
+    assert wrong == []
+    assert found > 50
+
+
+def assert_known(parser: ArgumentParser, arguments: list[str]) -> None:
+    """What text names has the action and the options, but not always what they need."""
+    for action in parser._actions:
+        if isinstance(action, _SubParsersAction) and arguments:
+            assert arguments[0] in action.choices
+            parser, *arguments = action.choices[arguments[0]], *arguments[1:]
+    for argument in arguments:
+        assert not argument.startswith("-") or argument in parser._option_string_actions
+
+
 # Lists ----------------------------------------------------------------------------------------
 
 
@@ -238,7 +367,8 @@ def test_the_readme_lists_every_engine() -> None:
 def test_the_page_of_checks_lists_every_id() -> None:
     """An id without an entry sends people to read the source."""
     ids = r"sessionstores\.[EWI]\d{3}"
-    emitted = set(re.findall(ids, inspect.getsource(checks)))
+    modules = Path(*checks.__path__).glob("*.py")
+    emitted = {id_ for path in modules for id_ in re.findall(ids, path.read_text("utf-8"))}
     entries = re.findall(rf"^   \* - ``({ids})``", read("reference", "checks.rst"), re.MULTILINE)
     assert entries == sorted(entries, key=lambda id_: ("EWI".index(id_[14]), id_))
     assert set(entries) == emitted
@@ -258,15 +388,22 @@ def test_the_page_of_exceptions_has_every_one() -> None:
 
 def test_the_page_of_compatibility_lists_each_test_of_djangos_that_fails() -> None:
     """The claim of compatibility is worth what its exceptions are."""
-    rows = re.findall(
-        r"^   \* - ``([\w.]+\.test_\w+)``\n     - (.+)\n     - (.+(?:\n {7}.+)*)",
+    entries = re.findall(
+        r"^``(test_\w+)``\n   \| In ``([\w.]+)``\n   \| Engines: (.+)\n\n   (.+)$",
         read("reference", "compatibility.rst"),
         re.MULTILINE,
     )
     expected = [
         (failure.test, ", ".join(failure.engines), failure.reason) for failure in EXPECTED_FAILURES
     ]
-    assert [(test, engines, " ".join(reason.split())) for test, engines, reason in rows] == expected
+    found = [(f"{where}.{test}", engines, reason) for test, where, engines, reason in entries]
+    assert found == expected
+
+
+def test_the_table_of_packages_is_what_was_measured() -> None:
+    """``python -m tests.packages --table`` writes both."""
+    page = read("reference", "compatibility.rst")
+    assert page_with_table(page) == page
 
 
 # The build ------------------------------------------------------------------------------------
@@ -276,7 +413,7 @@ def test_the_page_of_compatibility_lists_each_test_of_djangos_that_fails() -> No
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The documentation as text, built with warnings as errors."""
     if find_spec("sphinx") is None or find_spec("furo") is None:
-        unavailable("Sphinx and furo are not installed. Install them with: uv sync --group docs")
+        skip_or_fail("Sphinx and furo are not installed. Install them with: uv sync --group docs")
     target = tmp_path_factory.mktemp("docs")
     command = [sys.executable, "-m", "sphinx", "-q", "-n", "-W", "-b", "text", DOCS, target]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
@@ -289,6 +426,7 @@ def test_the_page_of_settings_has_every_option(built: Path) -> None:
     page = (built / "reference" / "settings.txt").read_text(encoding="utf-8")
     for name in conf.OPTIONS:
         default = repr(getattr(conf.Settings(), name))
+        assert page.count(f'\n"{name}"\n') == 1
         entry = re.search(rf'^"{name}"\n +Type: .+\n +Default: "(.+)"\n\n +\w', page, re.MULTILINE)
         assert entry is not None, name
         assert entry[1] == default
@@ -306,17 +444,18 @@ def test_the_matrix_of_storages_is_what_they_declare(built: Path) -> None:
     """People choose by it whether a restart signs everyone out."""
     page = (built / "howto" / "choosing.txt").read_text(encoding="utf-8")
     rows = {name.replace('"', ""): cells for name, *cells in table(page)}
-    assert rows["memory"] == ["yes", "no", "no", "no", "yes", "no"]
-    assert rows["db"] == ["yes", "yes", "yes", "no", "yes", "yes"]
-    assert rows["cache on Redis"] == ["yes", "yes", "no", "yes", "yes", "yes"]
-    assert rows["cache on DatabaseCache"] == ["yes", "yes", "no", "no", "yes", "no"]
-    assert rows["cache on LocMemCache"] == ["yes", "no", "no", "yes", "yes", "no"]
-    assert rows["cache on another cache"] == ["yes", "yes", "no", "yes", "no", "no"]
-    assert rows["cached_db"] == ["yes", "yes", "yes", "no", "yes", "yes"]
-    assert rows["cookie"] == ["no", "yes", "yes", "yes", "no", "no"]
-    registered = ["yes", "yes", "yes", "no", "yes", "yes"]
+    assert rows["memory"] == ["yes", "yes", "no", "no", "no", "yes", "no", "no"]
+    assert rows["file"] == ["yes", "yes", "yes", "yes", "no", "yes", "yes", "no"]
+    assert rows["db"] == ["yes", "yes", "yes", "yes", "no", "yes", "yes", "yes"]
+    assert rows["cache on Redis"] == ["yes", "yes", "yes", "no", "yes", "yes", "yes", "yes"]
+    assert rows["cache on DatabaseCache"] == ["yes", "yes", "yes", "no", "no", "yes", "no", "no"]
+    assert rows["cache on LocMemCache"] == ["yes", "yes", "no", "no", "yes", "yes", "no", "no"]
+    assert rows["cache on another cache"] == ["yes", "yes", "yes", "no", "yes", "no", "no", "no"]
+    assert rows["cached_db"] == ["yes", "yes", "yes", "yes", "no", "yes", "yes", "yes"]
+    assert rows["cookie"] == ["no", "no", "yes", "yes", "yes", "no", "no", "no"]
+    registered = ["yes", "yes", "yes", "yes", "no", "yes", "yes", "yes"]
     assert rows["cookie, registered in db or cached_db"] == registered
-    registered = ["yes", "yes", "no", "yes", "yes", "yes"]
+    registered = ["yes", "yes", "yes", "no", "yes", "yes", "yes", "yes"]
     assert rows["cookie, registered in cache on Redis"] == registered
 
 

@@ -14,10 +14,13 @@ from unittest import mock
 import pytest
 from asgiref.sync import async_to_sync
 from django.conf import settings
-from django.test import override_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpResponse
+from django.test import RequestFactory, override_settings
 from django.views.debug import ExceptionReporter
 
 from django_sessionstores import conf
+from django_sessionstores.core.records import Change, Client, Record
 from django_sessionstores.exceptions import (
     PayloadTooLarge,
     SessionConflict,
@@ -26,7 +29,9 @@ from django_sessionstores.exceptions import (
     UnreadablePayload,
     UnserializableValue,
 )
-from django_sessionstores.records import Client, Record
+from django_sessionstores.middleware import SessionMiddleware
+from django_sessionstores.payloads.codec import newest_data
+from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages import cookie
 from django_sessionstores.testing import observed, stores_of
 
@@ -135,14 +140,14 @@ Deed = Callable[[Visit], Any]
 @pytest.fixture(params=[False, True], ids=["sync", "async"])
 def visit(request: pytest.FixtureRequest, engine: Any) -> Iterator[Visit]:
     visit = Visit(engine, awaited=request.param)
-    seal = cookie._sealed
+    encrypt = cookie._encrypt
 
-    def sealed(*args: Any) -> Any:
-        result = seal(*args)
+    def encrypted(*args: Any) -> Any:
+        result = encrypt(*args)
         visit.tokens.append(str(result[0]))
         return result
 
-    with mock.patch.object(cookie, "_sealed", sealed), override_settings(MIDDLEWARE=[OURS]):
+    with mock.patch.object(cookie, "_encrypt", encrypted), override_settings(MIDDLEWARE=[OURS]):
         visit.begin()
         yield visit
 
@@ -164,8 +169,9 @@ def error_of(visit: Visit, deed: Deed) -> type[BaseException] | None:
     assert CARD not in page
     for token in visit.tokens:
         assert token not in page
-        sealed = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))[cookie._ID_SIZE :]
-        assert repr(sealed)[2:-1] not in page
+        text = token[1:]
+        encrypted = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))[cookie._ID_SIZE :]
+        assert repr(encrypted)[2:-1] not in page
     return kind
 
 
@@ -213,7 +219,7 @@ def failing_at(place: int) -> Callable[[str], None]:
 
 
 @pytest.mark.parametrize("deed", SAVES, ids=lambda deed: deed.__name__)
-@pytest.mark.parametrize("limit", [True, False], ids=["for a cookie", "to be sealed"])
+@pytest.mark.parametrize("limit", [True, False], ids=["for a cookie", "to be encrypted"])
 def test_too_large(visit: Visit, deed: Deed, limit: bool) -> None:
     """The token that is too long is a token; who finds it in a report is signed in."""
     with override_settings(SESSIONSTORES={"COOKIE_MAX_BYTES": 300 if limit else 16_000}):
@@ -266,18 +272,42 @@ def test_a_client_that_cannot_be_told(visit: Visit, deed: Deed) -> None:
     def client() -> Client:
         raise ZeroDivisionError
 
-    visit.session.client = client
+    visit.session.policy = RequestPolicy(client=client)
     assert error_of(visit, deed) is ZeroDivisionError
+
+
+async def write_in_a_request(visit: Visit) -> None:
+    name = settings.SESSION_COOKIE_NAME
+    request = RequestFactory().get("/", headers={"Cookie": f"{name}={visit.tokens[-1]}"})
+    SessionMiddleware(lambda request: HttpResponse()).process_request(request)
+    await visit.call(request.session, "load")
+    request.session["another"] = CARD
+    await visit.call(request.session, "save")
+
+
+@REGISTERED
+def test_an_outage_in_a_request(engine: Any, visit: Visit) -> None:
+    """The headers of the request, which the middleware hands to the session, hold the cookie."""
+    with observed(*stores_of(engine.storage)[:1], before=failing_at(0)):
+        assert error_of(visit, write_in_a_request) is StorageUnavailable
+
+
+@REGISTERED
+def test_proxies_that_cannot_be_told(visit: Visit) -> None:
+    """Their setting is read when the client is asked for."""
+    options = {"REGISTRY": "db", "TRUSTED_PROXIES": ["no address"]}
+    with override_settings(SESSIONSTORES=options):
+        assert error_of(visit, write_in_a_request) is ImproperlyConfigured
 
 
 @pytest.mark.parametrize("head", [0x81, 0x01, 0x02], ids=["compact", "plain", "json"])
 def test_data_that_cannot_be_read(visit: Visit, head: int) -> None:
-    """Rightly sealed by another version: what is legible of it is not shown."""
+    """Rightly encrypted by another version: what is legible of it is not shown."""
     record = Record(id="", payload=bytes((head,)) + b"\x82\xa1x\xb1" + CARD.encode())
 
     async def open_it(visit: Visit) -> None:
-        codec = conf.bare_codec()
-        codec.thaw(codec.open(record.id, record.payload))
+        codec = conf.unencrypted_codec()
+        codec.deserialize(codec.decrypt(record.id, record.payload))
 
     assert error_of(visit, open_it) is UnreadablePayload
 
@@ -285,10 +315,10 @@ def test_data_that_cannot_be_read(visit: Visit, head: int) -> None:
 def test_data_that_cannot_be_read_from_a_store(visit: Visit) -> None:
     """The same, of the other engines."""
     flags = 0x81
-    record = Record(id="", payload=conf.key_ring().seal("", flags, b"x" + CARD.encode()))
+    record = Record(id="", payload=conf.key_ring().encrypt("", flags, b"x" + CARD.encode()))
 
     async def open_it(visit: Visit) -> None:
-        conf.codec().open(record.id, record.payload)
+        conf.codec().decrypt(record.id, record.payload)
 
     assert error_of(visit, open_it) is UnreadablePayload
 
@@ -321,6 +351,36 @@ def test_a_conflict_with_what_cannot_be_read(visit: Visit) -> None:
         other["other"] = CARD
         other.save()
     assert error_of(visit, Visit.save) is SessionConflict
+
+
+def refuse(base: Any, mine: Any, theirs: Any) -> Any:
+    """A merge function with a mistake."""
+    raise ZeroDivisionError
+
+
+@REGISTERED
+@pytest.mark.parametrize("deed", [Visit.save, Visit.cycle], ids=lambda deed: deed.__name__)
+def test_a_merge_function_that_raises(visit: Visit, deed: Deed) -> None:
+    """Its frame shows the values that it was called with, and no frame shows the others."""
+    other = visit.again()
+    other.update({"n": 1, "other": CARD})
+    other.save()
+    visit.session["n"] = 2
+    options = {"REGISTRY": "db", "MERGE": {"n": refuse}}
+    with override_settings(SESSIONSTORES=options):
+        assert error_of(visit, deed) is ZeroDivisionError
+
+
+def test_a_change_that_cannot_be_read(visit: Visit) -> None:
+    """What it should have been laid over is not shown."""
+    codec = conf.unencrypted_codec()
+    payload = codec.encrypt("", codec.serialize({"card": CARD}))
+    record = Record(id="", payload=payload, pending=(Change(1, b"of another worker"),))
+
+    async def open_it(visit: Visit) -> None:
+        newest_data(record, codec, conf.codec())
+
+    assert error_of(visit, open_it) is UnreadablePayload
 
 
 @REGISTERED

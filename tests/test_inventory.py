@@ -1,12 +1,15 @@
 """Every session can be found and ended: one suite for every engine that keeps a list."""
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from django.test import Client, override_settings
 
+from django_sessionstores.core.clock import now
+from django_sessionstores.core.records import Client as Who
+from django_sessionstores.core.records import draw_key, session_id
 from django_sessionstores.exceptions import (
     CannotList,
     PartlyEnded,
@@ -15,12 +18,10 @@ from django_sessionstores.exceptions import (
     UnreadablePayload,
 )
 from django_sessionstores.inventory import Inventory, SessionInfo
-from django_sessionstores.records import Client as Who
-from django_sessionstores.records import draw_key, session_id
-from django_sessionstores.session import now
-from django_sessionstores.storages.layered import Layered
+from django_sessionstores.sessions.state import RequestPolicy
+from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.testing import DAY, HOUR, Twin, at, in_threads, observed
-from tests.test_lifetimes import limits
+from tests.sessions.test_lifetimes import limits
 
 COOKIE = "sessionid"
 
@@ -46,6 +47,18 @@ def stored(engine: Any, user: Any = None, **data: Any) -> Any:
         session["_auth_user_id"] = str(user)
     session.save()
     return session
+
+
+def pages_of(listing: Any) -> Iterator[Any]:
+    """Yield each page of two sessions of the users who are logged in."""
+    cursor = ""
+    for _ in range(100):
+        page = listing.list(cursor=cursor, limit=2, logged_in=True)
+        yield page
+        cursor = page.next
+        if not cursor:
+            return
+    raise AssertionError("the pages do not end")
 
 
 def ids(sessions: list[SessionInfo]) -> set[str]:
@@ -76,14 +89,7 @@ def test_pages_hold_each_session_once(engine: Any, listing: Any) -> None:
     wanted = {stored(engine, user=7).session_id for _ in range(5)}
     for _ in range(6):
         stored(engine)
-    found: list[SessionInfo] = []
-    cursor = ""
-    for _ in range(100):
-        page = listing.list(cursor=cursor, limit=2, logged_in=True)
-        found += page.sessions
-        cursor = page.next
-        if not cursor:
-            break
+    found = [each for page in pages_of(listing) for each in page.sessions]
     assert ids(found) == wanted
     assert len(found) == 5
 
@@ -104,7 +110,7 @@ def test_filters(engine: Any, listing: Any, filters: dict[str, Any], expected: s
     """All of them must hold."""
     visitor = engine.SessionStore()
     sessions = {"ada": stored(engine, user=1), "bob": stored(engine, user=2)}
-    visitor.client = Who("192.0.2.1", "browser")
+    visitor.policy = RequestPolicy(client=lambda: Who("192.0.2.1", "browser"))
     visitor["x"] = 1
     visitor.save()
     sessions["visitor"] = visitor
@@ -120,16 +126,15 @@ def test_few_that_match_cost_few_calls(engine: Any, listing: Any) -> None:
         session = stored(engine, user=None if number % 6 else 7)
         if not number % 6:
             sought.add(session.session_id)
-    found: list[Any] = []
-    cursor = ""
+    found: list[SessionInfo] = []
+    pages = pages_of(listing)
     while True:
         with observed(engine.storage) as calls:
-            page = listing.list(cursor=cursor, limit=2, logged_in=True)
+            page = next(pages, None)
         assert len(calls) <= 3
-        found += page.sessions
-        cursor = page.next
-        if not cursor:
+        if page is None:
             break
+        found += page.sessions
     assert ids(found) == sought
     assert len(found) == 5
 
@@ -284,7 +289,7 @@ def test_end_all_takes_a_user_object(engine: Any, listing: Any, user: Any) -> No
 
 def test_end_all_spares_a_session_whose_key_has_just_changed(engine: Any, listing: Any) -> None:
     """Django cycles the key of a request that it knows by an old ``SECRET_KEY``. What is stored
-    then is the former id, and the session would be lost with it."""
+    then is the previous id, and the session would be lost with it."""
     mine, other = stored(engine, user=7), stored(engine, user=7)
     current = engine.SessionStore(mine.session_key)
     current.load()
@@ -308,19 +313,19 @@ def test_end_only_what_is_a_users(engine: Any, listing: Any) -> None:
 
 
 @pytest.mark.engines("file", "db", "cache", "cached_db")
-def test_end_a_users_session_by_its_former_id(engine: Any, listing: Any) -> None:
-    """A page that was read before a renewal has it."""
+def test_end_a_users_session_by_its_previous_id(engine: Any, listing: Any) -> None:
+    """A page that was read before a rotation has it."""
     session = stored(engine, user=7)
-    with limits(RENEW_AGE=60), at(now() + HOUR):
-        renewed = engine.SessionStore(session.session_key)
-        renewed.load()
-        renewed.save()
-        if renewed.session_id == session.session_id:
-            pytest.skip(f"{engine.id} renews no keys")
+    with limits(ROTATE_AFTER=60), at(now() + HOUR):
+        rotated = engine.SessionStore(session.session_key)
+        rotated.load()
+        rotated.save()
+        if rotated.session_id == session.session_id:
+            pytest.skip(f"{engine.id} rotates no keys")
         assert not listing.end(session.session_id, user=77)
-        assert is_alive(engine, renewed)
+        assert is_alive(engine, rotated)
         assert listing.end(session.session_id, user=7)
-        assert not is_alive(engine, renewed)
+        assert not is_alive(engine, rotated)
 
 
 def test_end_everything(engine: Any, listing: Any) -> None:
@@ -336,7 +341,7 @@ def test_more_sessions_than_a_page(engine: Any, listing: Any) -> None:
     for _ in range(12):
         stored(engine, user=7)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("django_sessionstores.inventory._PAGE", 5)
+        patch.setattr("django_sessionstores.inventory.ending.PAGE_SIZE", 5)
         assert listing.end_all(7) == 12
 
 
@@ -358,7 +363,7 @@ def test_purge_so_many(engine: Any, listing: Any) -> None:
         for _ in range(5):
             stored(engine)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("django_sessionstores.session._PURGE_BATCH", 2)
+        patch.setattr("django_sessionstores.sessions.engine._PURGE_BATCH", 2)
         assert listing.purge(most=3) >= 3
         assert len(listing.list(expired=True).sessions) <= 2
         listing.purge()
@@ -446,7 +451,9 @@ def test_an_outage_is_no_empty_list(engine: Any, listing: Any) -> None:
     def broken(name: str) -> None:
         raise StorageUnavailable(f"{name} is broken")
 
-    storage = engine.storage.authority if isinstance(engine.storage, Layered) else engine.storage
+    storage = (
+        engine.storage.authority if isinstance(engine.storage, LayeredStorage) else engine.storage
+    )
     stored(engine, user=7)
     with observed(storage, before=broken), pytest.raises(StorageUnavailable):
         listing.end_all(7)

@@ -17,21 +17,24 @@ import pytest
 from asgiref.sync import SyncToAsync, async_to_sync
 from django.conf import settings as django_settings
 from django.contrib.admin.checks import check_dependencies
+from django.contrib.sessions.middleware import SessionMiddleware as DjangosSessionMiddleware
+from django.core.cache import caches
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import request_finished
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.template.response import SimpleTemplateResponse
 from django.test import RequestFactory, override_settings
-from django.urls import path
+from django.utils.cache import add_never_cache_headers
+from django.utils.http import parse_http_date
 
+from django_sessionstores.core.clock import now
+from django_sessionstores.core.records import draw_key, session_id
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.middleware import SessionMiddleware
-from django_sessionstores.records import draw_key, session_id
-from django_sessionstores.session import now
 from django_sessionstores.testing import HOUR, at, observed
 from tests import upstream, urls
-from tests.services import unavailable
+from tests.services import skip_or_fail
 
 MIDDLEWARE = "django_sessionstores.middleware.SessionMiddleware"
 COOKIE = "sessionid"
@@ -115,6 +118,20 @@ async def abody(request: HttpRequest, status: int) -> StreamingHttpResponse:
     return StreamingHttpResponse(bodies[-1], status=status)
 
 
+def public(request: HttpRequest) -> HttpResponse:
+    request.session["color"] = "green"
+    response = HttpResponse("public")
+    response.headers["Cache-Control"] = "public, max-age=600, s-maxage=600"
+    return response
+
+
+async def apublic(request: HttpRequest) -> HttpResponse:
+    await request.session.aset("color", "green")
+    response = HttpResponse("public")
+    response.headers["Cache-Control"] = "public, max-age=600, s-maxage=600"
+    return response
+
+
 def lenient(request: HttpRequest) -> HttpResponse:
     try:
         return HttpResponse(request.session.get("color"))
@@ -139,6 +156,30 @@ async def aexpire(request: HttpRequest, seconds: int) -> HttpResponse:
     await request.session.aset_expiry(seconds)
     await request.session.asave()
     return HttpResponse("expires")
+
+
+def remember(request: HttpRequest, seconds: str) -> HttpResponse:
+    """Leaves the save to the middleware. "default" is what the settings say."""
+    request.session.set_expiry(None if seconds == "default" else int(seconds))
+    return HttpResponse("remembered")
+
+
+async def aremember(request: HttpRequest, seconds: str) -> HttpResponse:
+    await request.session.aset_expiry(None if seconds == "default" else int(seconds))
+    return HttpResponse("remembered")
+
+
+def save(request: HttpRequest) -> HttpResponse:
+    """Reads the session and saves it as it is."""
+    request.session.get("color")
+    request.session.save()
+    return HttpResponse("saved")
+
+
+async def asave(request: HttpRequest) -> HttpResponse:
+    await request.session.aget("color")
+    await request.session.asave()
+    return HttpResponse("saved")
 
 
 def without(request: HttpRequest) -> HttpResponse:
@@ -169,19 +210,49 @@ async def aelsewhere(request: HttpRequest) -> HttpResponse:
     raise StorageUnavailable("another store is gone")
 
 
-urlpatterns = urls.urlpatterns + [
-    path(prefix + route, view)
-    for route, *views in [
+def rename(request: HttpRequest) -> HttpResponse:
+    """Gives the session a new key, stores it, and breaks."""
+    request.session.cycle_key()
+    request.session.save()
+    raise RuntimeError("this view always fails")
+
+
+async def arename(request: HttpRequest) -> HttpResponse:
+    await request.session.acycle_key()
+    await request.session.asave()
+    raise RuntimeError("this view always fails")
+
+
+def replace(request: HttpRequest) -> HttpResponse:
+    """Puts a session of its own in the place of the request's."""
+    request.session = type(request.session)()
+    request.session["color"] = "red"
+    return HttpResponse("replaced")
+
+
+async def areplace(request: HttpRequest) -> HttpResponse:
+    request.session = type(request.session)()
+    await request.session.aset("color", "red")
+    return HttpResponse("replaced")
+
+
+urlpatterns = [
+    *urls.urlpatterns,
+    *urls.sync_and_async(
         ("template/", template, atemplate),
         ("stream/", stream, astream),
         ("body/<int:status>/", body, abody),
         ("lenient/", lenient, alenient),
+        ("public/", public, apublic),
         ("expire/<int:seconds>/", expire, aexpire),
+        ("remember/<str:seconds>/", remember, aremember),
+        ("save/", save, asave),
         ("without/", without, awithout),
         ("reset/", reset, areset),
         ("elsewhere/", elsewhere, aelsewhere),
-    ]
-    for prefix, view in zip(["", "async/"], views, strict=True)
+        ("rename/", rename, arename),
+        ("replace/", replace, areplace),
+    ),
 ]
 
 
@@ -403,7 +474,7 @@ def test_the_admin_takes_it_for_djangos() -> None:
 
 @pytest.mark.parametrize("cookie", [True, False])
 def test_an_untouched_session_costs_nothing(site: Any, engine: Any, cookie: bool) -> None:
-    """Most requests of most sites: no trip, no cookie, and pages that any cache may share."""
+    """Most requests of most sites: no round trip, no cookie, and pages that any cache may share."""
     browser = Browser(site, **({COOKIE: draw_key()} if cookie else {}))
     with observed(engine.storage) as calls:
         answer = browser.get("nothing/")
@@ -446,6 +517,23 @@ def test_a_failed_view_saves_nothing(ada: Browser, engine: Any) -> None:
     assert answer.cookies == {}
     assert "update" not in calls
     assert read(ada) == {"color": "blue"}
+
+
+@memory
+@pytest.mark.parametrize(
+    ("route", "status", "color"),
+    [("rename/", 500, "blue"), ("replace/", 200, "red")],
+    ids=["failed-view", "replaced-session"],
+)
+def test_a_new_key_reaches_the_browser(ada: Browser, route: str, status: int, color: str) -> None:
+    """Also if the view that cycled it failed: the old key is a tombstone already, and a browser
+    left with it would have lost the session. And if the view put a session of its own in the place
+    of the request's: Django's middleware uses the one that is there at the end, as this one does.
+    """
+    before = ada.cookies[COOKIE]
+    assert ada.get(route).status == status
+    assert ada.cookies[COOKIE] != before
+    assert read(ada) == {"color": color}
 
 
 @memory
@@ -547,7 +635,7 @@ def test_it_sends_nothing_to_a_thread(engine: Any, hops: list[Any], path: str) -
 def test_no_call_blocks_the_loop(engine: Any, user: Any) -> None:
     """One that does holds up every other request of the process. No storage declares any."""
     if find_spec("blockbuster") is None:
-        unavailable("blockbuster is not installed. Install it with: uv sync --group tests")
+        skip_or_fail("blockbuster is not installed. Install it with: uv sync --group tests")
     import blockbuster
 
     with (
@@ -695,6 +783,94 @@ def test_a_view_may_handle_the_outage_itself(
     assert_not_cached(answer)
 
 
+# Caches -----------------------------------------------------------------------------------------
+
+
+def assert_not_shared(answer: Answer) -> None:
+    directives = {each.strip() for each in answer.header("Cache-Control").split(",")}
+    assert {"private", "no-store"} <= directives
+    assert "public" not in directives
+    assert "Cookie" in answer.header("Vary").split(", ")
+
+
+def test_no_cache_may_keep_an_answer_with_the_cookie(ada: Browser, user: Any) -> None:
+    """Whoever got the answer from there would get the session, or lose their own."""
+    paths = ("write/a/1/", "public/", "stream/", f"login/{user.username}/", "expire/60/")
+    for hours, path_ in enumerate(paths, 1):
+        # The cookie of a session that the browser knows is sent when its expiry moves.
+        with at(now() + hours * HOUR):
+            answer = ada.get(path_)
+        assert COOKIE in answer.cookies, path_
+        assert_not_shared(answer)
+    answer = ada.get("reset/")
+    assert answer.cookies[COOKIE].is_deletion
+    assert_not_shared(answer)
+    unknown = Browser(ada.site, **{COOKIE: draw_key()}).get("read/")
+    assert unknown.cookies[COOKIE].is_deletion
+    assert_not_shared(unknown)
+
+
+@memory
+def test_an_answer_with_the_cookie_has_the_headers_of_never_cache(ada: Browser) -> None:
+    expected = HttpResponse()
+    add_never_cache_headers(expected)
+    answer = ada.get("reset/")
+    assert answer.header("Cache-Control") == expected.headers["Cache-Control"]
+    sent = parse_http_date(answer.header("Expires"))
+    assert abs(sent - parse_http_date(expected.headers["Expires"])) <= 2
+
+
+@pytest.mark.engines("db", "cache:redis-cache", "file")
+def test_no_cache_may_keep_an_answer_that_brings_a_new_key(
+    ada: Browser, engine: Any, user: Any
+) -> None:
+    """The previous key is of no use after the grace, unless a cache hands out the new one."""
+    options = {**getattr(django_settings, "SESSIONSTORES", {}), "ROTATE_AFTER": 3600}
+    with override_settings(SESSIONSTORES=options):
+        ada.get(f"login/{user.username}/")
+        before = ada.cookies[COOKIE]
+        with at(now() + 2 * HOUR):
+            answer = ada.get("read/")
+        assert ada.cookies[COOKIE] != before
+        assert_not_shared(answer)
+
+
+CACHING = [
+    "django.middleware.cache.UpdateCacheMiddleware",
+    MIDDLEWARE,
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.cache.FetchFromCacheMiddleware",
+]
+
+
+@pytest.mark.engines("memory", "db:sqlite", "cookie:sqlite")
+def test_djangos_cache_stores_no_cookie_of_a_session(site: Any, engine: Any, user: Any) -> None:
+    """In the order that Django documents, for a site whose pages are all cached."""
+    with override_settings(
+        MIDDLEWARE=CACHING,
+        CACHE_MIDDLEWARE_SECONDS=600,
+        CACHES={
+            **django_settings.CACHES,
+            "default": {
+                "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+                "LOCATION": "pages",
+            },
+        },
+    ):
+        caches["default"].clear()
+        # A site's other cookie: Django's cache leaves out answers to requests without any.
+        browser = Browser(site, theme="dark")
+        paths = ("write/a/1/", "public/", "expire/600/", f"login/{user.username}/", "reset/")
+        for hours, path_ in enumerate(paths, 1):
+            with at(now() + hours * HOUR):
+                assert COOKIE in browser.get(path_).cookies, path_
+        assert b"sessionid" not in b"".join(caches["default"]._cache.values())
+        # What has no cookie is kept as ever.
+        browser.get("nothing/")
+        assert b"nothing" in b"".join(caches["default"]._cache.values())
+        caches["default"].clear()
+
+
 @memory
 def test_a_visitor_without_cookie_does_not_notice_an_outage(browser: Browser, engine: Any) -> None:
     """There is no session to ask for."""
@@ -706,7 +882,7 @@ def test_a_visitor_without_cookie_does_not_notice_an_outage(browser: Browser, en
 
 @memory
 def test_nothing_more_is_asked_once_an_outage_is_met(ada: Browser, engine: Any) -> None:
-    """A store that hangs costs each trip its timeout."""
+    """A store that hangs costs each round trip its timeout."""
     with override_settings(SESSION_SAVE_EVERY_REQUEST=True), observed(engine.storage) as calls:
         assert_unavailable(ada.get("elsewhere/"))
     assert calls == []
@@ -773,77 +949,69 @@ def anonymous(engine: Any) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("anonymous")
-@pytest.mark.parametrize("path", ["read/", "template/", "who/"])
-def test_an_outage_may_be_read_as_anonymous(site: Any, engine: Any, path: str) -> None:
+@pytest.mark.parametrize("path", ["read/", "template/", "who/", "save/"])
+def test_an_outage_may_be_read_as_anonymous(ada: Browser, engine: Any, path: str) -> None:
     """It shows less, never more; the cookie stays, and no cache takes it for the page."""
-    browser = Browser(site)
-    browser.get("write/color/blue/")
     with observed(engine.storage, before=broken):
-        answer = browser.get(path)
+        answer = ada.get(path)
     assert answer.status == 200
     assert b"blue" not in answer.body
     assert_not_cached(answer)
-    assert read(browser) == {"color": "blue"}
+    assert read(ada) == {"color": "blue"}
 
 
 @memory
 @pytest.mark.usefixtures("anonymous")
 @pytest.mark.parametrize("path", ["write/color/red/", "stream/", "reset/", "nest/a/1/"])
-def test_an_anonymous_request_that_writes_is_a_503(site: Any, engine: Any, path: str) -> None:
+def test_an_anonymous_request_that_writes_is_a_503(ada: Browser, engine: Any, path: str) -> None:
     """Its write cannot be kept, and must not replace what it could not see."""
-    browser = Browser(site)
-    browser.get("write/color/blue/")
     with observed(engine.storage, before=broken):
-        assert_unavailable(browser.get(path))
-    assert read(browser) == {"color": "blue"}
+        assert_unavailable(ada.get(path))
+    assert read(ada) == {"color": "blue"}
 
 
 @memory
 @pytest.mark.usefixtures("anonymous")
-def test_an_anonymous_request_writes_nothing_when_the_store_is_back(site: Any, engine: Any) -> None:
+def test_an_anonymous_request_writes_nothing_when_the_store_is_back(
+    ada: Browser, engine: Any
+) -> None:
     """It read an empty session. Saved, that would empty the real one."""
-    browser = Browser(site)
-    browser.get("write/color/blue/")
 
     def miss_the_read(name: str) -> None:
         if name == "read":
             broken(name)
 
     with observed(engine.storage, before=miss_the_read):
-        assert_unavailable(browser.get("nest/a/1/"))
-    assert read(browser) == {"color": "blue"}
+        assert_unavailable(ada.get("nest/a/1/"))
+    assert read(ada) == {"color": "blue"}
 
 
 @memory
 @pytest.mark.usefixtures("anonymous")
-def test_a_rolling_session_is_let_alone_in_an_outage(site: Any, engine: Any) -> None:
+def test_a_rolling_session_is_let_alone_in_an_outage(ada: Browser, engine: Any) -> None:
     """Nothing was changed, so there is nothing to refuse."""
-    browser = Browser(site)
-    browser.get("write/color/blue/")
     with (
         override_settings(SESSION_SAVE_EVERY_REQUEST=True),
         observed(engine.storage, before=broken),
     ):
         for path in ("read/", "nothing/"):
-            answer = browser.get(path)
+            answer = ada.get(path)
             assert answer.status == 200
             assert_not_cached(answer)
 
 
 @memory
 @pytest.mark.usefixtures("anonymous")
-def test_a_login_in_an_outage_is_a_503(site: Any, engine: Any, user: Any) -> None:
+def test_a_login_in_an_outage_is_a_503(ada: Browser, engine: Any, user: Any) -> None:
     """Not even when the store is back at the save: the old session would be left in force."""
-    browser = Browser(site)
-    browser.get("write/color/blue/")
 
     def miss_the_reads(name: str) -> None:
         if name == "read":
             broken(name)
 
     with observed(engine.storage, before=miss_the_reads):
-        assert_unavailable(browser.get(f"login/{user.username}/"))
-    assert read(browser) == {"color": "blue"}
+        assert_unavailable(ada.get(f"login/{user.username}/"))
+    assert read(ada) == {"color": "blue"}
 
 
 # The cookie: when it is sent --------------------------------------------------------------------
@@ -885,12 +1053,20 @@ def test_an_expiry_that_the_view_saved_reaches_the_browser(ada: Browser) -> None
     assert ada.get("expire/600/").cookies[COOKIE].attributes["max-age"] == "600"
 
 
+def test_another_kind_of_cookie_reaches_the_browser(ada: Browser) -> None:
+    """ "Remember me", and its opposite, right after a save: the stored expiry is near enough."""
+    kinds = []
+    for seconds in ("0", "1209600", "0", "default", "1209600"):
+        answer = ada.get(f"remember/{seconds}/")
+        kinds.append(answer.cookies[COOKIE].attributes.get("max-age"))
+        assert ada.get("read/").cookies == {}
+    assert kinds == [None, "1209600", None, "1209600", "1209600"]
+
+
 @memory
-def test_a_rolling_request_overtaken_by_a_login_is_answered(site: Any, engine: Any) -> None:
+def test_a_rolling_request_overtaken_by_a_login_is_answered(ada: Browser, engine: Any) -> None:
     """Nothing of it was to be saved. Its cookie must not take the place of the login's."""
-    browser = Browser(site)
-    browser.get("write/color/blue/")
-    key = browser.cookies[COOKIE]
+    key = ada.cookies[COOKIE]
 
     def log_in(name: str) -> None:
         if name == "touch":
@@ -901,10 +1077,10 @@ def test_a_rolling_request_overtaken_by_a_login_is_answered(site: Any, engine: A
 
     with override_settings(SESSION_SAVE_EVERY_REQUEST=True), at(now() + HOUR):
         with observed(engine.storage, before=log_in):
-            answer = browser.get("read/")
+            answer = ada.get("read/")
         assert answer.status == 200
         assert answer.cookies == {}
-        late = browser.get("read/")
+        late = ada.get("read/")
         assert late.status == 200
         assert late.cookies == {}
 
@@ -915,7 +1091,7 @@ def test_a_rolling_request_overtaken_by_a_login_is_answered(site: Any, engine: A
 class KeyInCookie:
     """Gives the sessions of an engine keys of a length that stores never have.
 
-    What the cookie engine does; here without sealing, so that only the middleware is tested.
+    What the cookie engine does; here without encryption, so that only the middleware is tested.
     """
 
     def __init__(self, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -924,7 +1100,7 @@ class KeyInCookie:
         outer = self
 
         class SessionStore(engine.SessionStore):  # type: ignore[misc,name-defined]
-            cookie_is_due = True
+            cookie_is_due = is_stored = is_proved = True
 
             def __init__(self, session_key: str | None = None) -> None:
                 super().__init__(None)
@@ -1158,3 +1334,57 @@ def test_reading_does_not_ask_who_the_client_is(ada: Browser) -> None:
         ada.get("read/")
         ada.get("nothing/")
     assert not asked.called
+
+
+# Django's decisions -----------------------------------------------------------------------------
+
+
+class Plain:
+    """A session of another engine, whose state a test chooses."""
+
+    def __init__(self, *, accessed: bool, modified: bool, empty: bool) -> None:
+        self.accessed, self.modified, self.empty = accessed, modified, empty
+        self.session_key = None if empty else "k" * 32
+        self.saved = 0
+
+    def is_empty(self) -> bool:
+        return self.empty
+
+    def get(self, key: str) -> None:
+        return None
+
+    def get_expire_at_browser_close(self) -> bool:
+        return False
+
+    def get_expiry_age(self) -> int:
+        return 600
+
+    def save(self) -> None:
+        self.saved += 1
+
+
+@pytest.mark.parametrize("every", [False, True], ids=["", "every request"])
+@pytest.mark.parametrize("status", [200, 302, 404, 499, 500, 503])
+@pytest.mark.parametrize("cookie", [False, True], ids=["no cookie", "cookie"])
+@pytest.mark.parametrize("accessed", [False, True], ids=["", "accessed"])
+@pytest.mark.parametrize("modified", [False, True], ids=["", "modified"])
+@pytest.mark.parametrize("empty", [False, True], ids=["", "empty"])
+def test_the_decisions_are_those_of_django(
+    every: bool, status: int, cookie: bool, accessed: bool, modified: bool, empty: bool
+) -> None:
+    """The package's middleware makes them itself. When Django changes one, this test fails."""
+
+    def decided(middleware: type[Any]) -> tuple[Any, ...]:
+        session = Plain(accessed=accessed, modified=modified, empty=empty)
+        request: Any = RequestFactory().get("/")
+        request.session = session
+        if cookie:
+            request.COOKIES[COOKIE] = "old"
+        answer = HttpResponse(status=status)
+        middleware(lambda request: answer).process_response(request, answer)
+        morsel = answer.cookies.get(COOKIE)
+        attributes = {} if morsel is None else {**morsel, "expires": bool(morsel["expires"])}
+        return session.saved, morsel and morsel.value, attributes, answer.get("Vary")
+
+    with override_settings(SESSION_SAVE_EVERY_REQUEST=every):
+        assert decided(SessionMiddleware) == decided(DjangosSessionMiddleware)

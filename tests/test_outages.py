@@ -22,10 +22,11 @@ from pymemcache.client.base import Client as MemcachedClient
 from pymemcache.exceptions import MemcacheServerError
 
 from django_sessionstores.exceptions import StorageUnavailable
-from django_sessionstores.storages.layered import Layered
+from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.testing import observed
 from tests.cases import CACHE_ALIAS
-from tests.services import HOST, Memcached, MemcachedNodes, Redis, eventually
+from tests.services import HOST, Memcached, MemcachedNodes, Redis, wait_until
+from tests.urls import Visitor
 
 pytestmark = pytest.mark.usefixtures("middleware")
 
@@ -89,7 +90,7 @@ def _short_database_timeouts(
         yield
 
 
-class Browser:
+class Browser(Visitor):
     """Keeps cookies, gets a 500 where Django answers with one, and minds the time."""
 
     def __init__(self, login: str = "", *, asgi: bool = False) -> None:
@@ -109,16 +110,6 @@ class Browser:
         response = self._ask(path)
         assert time.monotonic() - started < LONGEST_REQUEST, path
         return response
-
-    def user(self) -> str:
-        response = self.get("/who/")
-        assert response.status_code == 200
-        return str(response.content.decode())
-
-    def data(self) -> dict[str, Any]:
-        response = self.get("/read/")
-        assert response.status_code == 200
-        return dict(response.json())
 
 
 @pytest.fixture
@@ -140,6 +131,14 @@ def assert_fails(response: Any, *statuses: int) -> None:
     assert COOKIE not in response.cookies
 
 
+def assert_unharmed(browser: Browser) -> None:
+    """Assert that ada's session is as before the outage, without the lost write, and works."""
+    assert browser.user() == "ada"
+    assert "lost" not in browser.data()
+    assert browser.get("/write/after/1/").status_code == 200
+    assert browser.data().items() >= {"before": "1", "after": "1"}.items()
+
+
 def restart(server: Any) -> None:
     server.restart()
     # As Django does before each request but for those of its test client.
@@ -150,7 +149,8 @@ def restart(server: Any) -> None:
 
 
 @pytest.mark.engines(*CACHES, *DATABASES)
-@pytest.mark.private_servers({Redis: partial(Redis, appendonly="yes")})
+# With "everysec", Redis answers before it has written while the disk is still busy.
+@pytest.mark.private_servers({Redis: partial(Redis, appendonly="yes", appendfsync="always")})
 def test_refused(engine: Any, ada: Browser, user: Any) -> None:
     """The server is gone, and comes back. One with a disk still has everybody logged in."""
     server = engine.server()
@@ -184,9 +184,7 @@ def test_stalled_cache(engine: Any, ada: Browser, user: Any) -> None:
     assert_fails(Browser().get(f"/login/{user.username}/"))
     assert ada.get("/nothing/").status_code == 200
     engine.server().resume()
-    assert ada.user() == "ada"
-    assert ada.get("/write/after/1/").status_code == 200
-    assert ada.data().items() >= {"before": "1", "after": "1"}.items()
+    assert_unharmed(ada)
 
 
 @contextmanager
@@ -223,10 +221,7 @@ def test_stalled_database(engine: Any, user: Any, asgi: bool) -> None:
         assert_fails(ada.get("/write/lost/1/"))
         assert_fails(Browser(asgi=asgi).get(f"/login/{user.username}/"))
         assert ada.get("/nothing/").status_code == 200
-    assert ada.user() == "ada"
-    assert "lost" not in ada.data()
-    assert ada.get("/write/after/1/").status_code == 200
-    assert ada.data().items() >= {"before": "1", "after": "1"}.items()
+    assert_unharmed(ada)
 
 
 @pytest.mark.engines(*DATABASES)
@@ -235,7 +230,7 @@ def test_stalled_database_with_atomic_requests(
     engine: Any, user: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The session is then read within a transaction of Django's, which has to end as well."""
-    # Beginning a transaction takes PyMySQL a trip, which is Django's and not limited by us.
+    # Beginning a transaction takes PyMySQL a round trip, which is Django's and not limited by us.
     connections[engine.database].close()
     monkeypatch.setitem(connections.settings[engine.database], "ATOMIC_REQUESTS", True)
     ada = Browser(user.username)
@@ -244,10 +239,7 @@ def test_stalled_database_with_atomic_requests(
         for _ in range(2):
             assert_fails(ada.get("/who/"), 500, 503)
         assert_fails(ada.get("/write/lost/1/"), 500, 503)
-    assert ada.user() == "ada"
-    assert "lost" not in ada.data()
-    assert ada.get("/write/after/1/").status_code == 200
-    assert ada.data().items() >= {"before": "1", "after": "1"}.items()
+    assert_unharmed(ada)
 
 
 @pytest.mark.engines(*DATABASES)
@@ -271,7 +263,8 @@ def test_a_database_that_stalls_during_a_save(engine: Any, ada: Browser) -> None
 def test_one_node_of_several(engine: Any, user: Any) -> None:
     """Its sessions fail, the others go on, and none moves: a user who logs out during the outage
     would be logged in again by the copy that was left behind."""
-    browsers = [Browser(user.username) for _ in range(12)]
+    # Of fewer, none may be on the node: that happened once in 130 runs.
+    browsers = [Browser(user.username) for _ in range(20)]
     engine.server().members[0].pause()
     up, down = [], []
     for browser in browsers:
@@ -396,7 +389,7 @@ def pause(server: Any) -> None:
 def back(server: Any) -> None:
     """Whatever was done to it."""
     server.resume()
-    if not all(member.running for member in getattr(server, "members", [server])):
+    if not all(member.is_running for member in getattr(server, "members", [server])):
         server.restart()
 
 
@@ -407,14 +400,14 @@ def cache_server(engine: Any) -> Any:
 def until_the_cache_is_asked(engine: Any, browser: Browser) -> None:
     """Requests go on until one of them has been served from the cache again."""
     storage = engine.storage
-    assert isinstance(storage, Layered)
+    assert isinstance(storage, LayeredStorage)
 
     def served_from_cache() -> bool:
         with observed(storage.authority) as asked:
             browser.user()
         return asked == []
 
-    eventually(served_from_cache, "the cache is used again", seconds=20)
+    wait_until(served_from_cache, "the cache is used again", seconds=20)
 
 
 @pytest.mark.engines(*CACHED, "cached_db:django-redis+sqlite")

@@ -13,6 +13,8 @@ import pytest
 from tests import services
 from tests.services import HOST, Service
 
+pytestmark = pytest.mark.slow
+
 
 def nginx() -> Service:
     """In front of nothing: what it says by itself is enough."""
@@ -80,7 +82,7 @@ def test_a_resumed_service_answers_again(service: Service) -> None:
     service.pause()
     service.resume()
 
-    services.eventually(lambda: all(_answering(service)), "it answers")
+    services.wait_until(lambda: all(_answering(service)), "it answers")
 
 
 def test_a_killed_service_refuses(service: Service) -> None:
@@ -140,16 +142,16 @@ def _readable(file: int, seconds: float) -> bool:
 def test_a_subprocess_shares_the_instance_of_its_parent() -> None:
     """Writers in other processes must meet in one store; each on a server of its own, they would
     never conflict and every test of lost updates would pass."""
-    port = services.shared(services.Redis).port
-    code = "from tests import services; print(services.shared(services.Redis).port)"
+    port = services.shared_service(services.Redis).port
+    code = "from tests import services; print(services.shared_service(services.Redis).port)"
 
     assert services.run(sys.executable, "-c", code).strip() == str(port)
 
 
 def test_a_private_instance_stands_in_for_the_shared_one() -> None:
     """Workers of a test that kills its own server must be hit by that outage too."""
-    code = "from tests import services; print(services.shared(services.Redis).port)"
-    with services.Redis() as private, services.standing_in(private):
+    code = "from tests import services; print(services.shared_service(services.Redis).port)"
+    with services.Redis() as private, services.stand_in_for_shared(private):
         assert services.run(sys.executable, "-c", code).strip() == str(private.port)
 
 
@@ -190,9 +192,11 @@ def test_a_missing_server_fails_where_everything_must_run(
 def test_an_interrupted_process_leaves_no_server() -> None:
     """Ctrl-C ends a test run in any line; servers left behind would pile up run by run."""
     code = (
-        "import time\n"
+        "import signal, time\n"
+        # A shell has its jobs in the background ignore it, and so would what they start.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from tests import services\n"
-        "print(services.shared(services.Redis).pid, flush=True)\n"
+        "print(services.shared_service(services.Redis).pid, flush=True)\n"
         "time.sleep(60)\n"
     )
     environment = {name: value for name, value in os.environ.items() if "TEST_REDIS" not in name}

@@ -10,11 +10,11 @@ from django.contrib.auth import get_user_model
 from django.test import AsyncClient, Client, override_settings
 
 from django_sessionstores import signals
+from django_sessionstores.core.clock import now
+from django_sessionstores.core.records import draw_key, session_id
 from django_sessionstores.inventory import Inventory
-from django_sessionstores.records import draw_key, session_id
-from django_sessionstores.session import now
 from django_sessionstores.testing import DAY, HOUR, Twin, at, observed
-from tests.test_lifetimes import limits
+from tests.sessions.test_lifetimes import limits
 
 COOKIE = "sessionid"
 NAMES = (
@@ -75,7 +75,7 @@ def test_rotated(engine: Any, awaited: bool, session: Any, told: Told) -> None:
     """A login: who, and which two ids are the same visitor's."""
     session.set("x", 1)
     session.save()
-    former = session.session_id
+    previous = session.session_id
     again = Twin(engine.SessionStore(session.session_key), awaited)
     again.cycle_key()
     again.set("_auth_user_id", "7")
@@ -83,7 +83,7 @@ def test_rotated(engine: Any, awaited: bool, session: Any, told: Told) -> None:
     assert told[1:] == [
         (
             "session_rotated",
-            {"session_id": again.session_id, "former_id": former, "user_id": "7"},
+            {"session_id": again.session_id, "previous_id": previous, "user_id": "7"},
         )
     ]
 
@@ -201,28 +201,28 @@ def test_a_superseded_key_is_rejected(engine: Any, awaited: bool, session: Any, 
     """A parallel request of a login, or somebody who has the key from before it."""
     session.set("x", 1)
     session.save()
-    former, key = session.session_id, session.session_key
+    previous, key = session.session_id, session.session_key
     session.cycle_key()
     session.save()
     told.clear()
     Twin(engine.SessionStore(key), awaited).get("x")
-    facts = {"session_id": former, "reason": "superseded", "detail": ""}
+    facts = {"session_id": previous, "reason": "superseded", "detail": ""}
     assert told == [("session_rejected", facts)]
 
 
 @pytest.mark.authoritative
-def test_a_key_that_was_renewed_long_ago_is_rejected(
+def test_a_key_that_was_rotated_long_ago_is_rejected(
     engine: Any, awaited: bool, session: Any, told: Told
 ) -> None:
     """Its session goes on under another one."""
     if engine.storage.holds_in_key or not engine.storage.lists:
-        pytest.skip(f"{engine.id} renews no keys")
+        pytest.skip(f"{engine.id} rotates no keys")
     moment = now()
-    with limits(RENEW_AGE=1800, RENEW_GRACE=60):
+    with limits(ROTATE_AFTER=1800, ROTATION_GRACE=60):
         with at(moment):
             session.set("_auth_user_id", "7")
             session.save()
-        former, key = session.session_id, session.session_key
+        previous, key = session.session_id, session.session_key
         with at(moment + HOUR):
             again = Twin(engine.SessionStore(key), awaited)
             again.get("x")
@@ -230,7 +230,7 @@ def test_a_key_that_was_renewed_long_ago_is_rejected(
         told.clear()
         with at(moment + HOUR + 61_000):
             Twin(engine.SessionStore(key), awaited).get("x")
-    facts = {"session_id": former, "reason": "too old", "detail": ""}
+    facts = {"session_id": previous, "reason": "too old", "detail": ""}
     assert told == [("session_rejected", facts)]
 
 
@@ -246,7 +246,7 @@ def test_what_cannot_be_read_is_rejected(
         Twin(engine.SessionStore(session.session_key), awaited).get("x")
     ((name, facts),) = told
     assert (name, facts["reason"]) == ("session_rejected", "tampered")
-    assert facts["detail"] == "payload is sealed under an unknown key"
+    assert facts["detail"] == "payload is encrypted under an unknown key"
 
 
 @pytest.mark.engines("memory", "db:sqlite", "cookie:sqlite")

@@ -9,10 +9,8 @@ import os
 import re
 import subprocess
 import sys
-import tarfile
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,37 +20,16 @@ import django
 from django.conf import settings
 from django.test import override_settings
 
-from tests.services import Redis, run, shared, unavailable
+from tests.sdists import ROOT, unpack_sdist
+from tests.services import Redis, shared_service
 
-ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "django"
 
 
 @cache
 def tests_folder() -> Path:
     """Django's tests. Skips where they are not there yet and cannot be fetched."""
-    version = django.get_version()
-    target = CACHE / f"django-{version}"
-    if not target.is_dir():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        # Aside, so that a broken download or another run at the same time leaves no half folder.
-        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            try:
-                run(
-                    *(sys.executable, "-m", "pip", "download", f"django=={version}", "--no-deps"),
-                    *("--no-binary", "django", "--dest", folder),
-                )
-            except RuntimeError as error:
-                unavailable(f"Django's tests could not be fetched. {error}")
-            (archive,) = Path(folder).glob("*.tar.gz")
-            with tarfile.open(archive) as tar:
-                # Refuses members outside the folder, in Pythons that can.
-                tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
-                tar.extractall(folder)
-            (unpacked,) = (path for path in Path(folder).iterdir() if path.is_dir())
-            with suppress(OSError):  # Another run was faster.
-                unpacked.rename(target)
-    return target / "tests"
+    return unpack_sdist("django", django.get_version(), CACHE) / "tests"
 
 
 def session_tests() -> ModuleType:
@@ -181,7 +158,7 @@ def run_suite(session_engine: str, folder: Path, middleware: str = "") -> SuiteR
         "UPSTREAM_SESSION_ENGINE": session_engine,
         "UPSTREAM_MIDDLEWARE": middleware,
         "UPSTREAM_FOLDER": str(folder),
-        "UPSTREAM_REDIS_URL": shared(Redis).url(database=1),
+        "UPSTREAM_REDIS_URL": shared_service(Redis).url(database=1),
     }
     done = subprocess.run(
         [

@@ -3,17 +3,27 @@
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.auth import aget_user, alogin, alogout, get_user, get_user_model, login, logout
+from django.contrib.auth import (
+    aget_user,
+    alogin,
+    alogout,
+    aupdate_session_auth_hash,
+    get_user,
+    get_user_model,
+    login,
+    logout,
+    update_session_auth_hash,
+)
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.urls import path
+from django.urls import URLPattern, path
 
 
-def nothing(request: HttpRequest) -> HttpResponse:
+def ignore_session(request: HttpRequest) -> HttpResponse:
     """Does not touch the session."""
     return HttpResponse("nothing")
 
 
-async def anothing(request: HttpRequest) -> HttpResponse:
+async def aignore_session(request: HttpRequest) -> HttpResponse:
     return HttpResponse("nothing")
 
 
@@ -91,12 +101,30 @@ async def alog_in_anew(request: HttpRequest) -> HttpResponse:
     return HttpResponse("logged in anew")
 
 
-def who(request: HttpRequest) -> HttpResponse:
+def change_password(request: HttpRequest) -> HttpResponse:
+    """Sets another password and keeps the session, as Django's view does."""
+    user: Any = request.user
+    user.set_password("another")
+    user.save()
+    update_session_auth_hash(request, user)
+    return HttpResponse("changed")
+
+
+async def achange_password(request: HttpRequest) -> HttpResponse:
+    user: Any = await request.auser()
+    user.set_password("another")
+    await user.asave()
+    request.user = user  # Django compares with it, and would ask for it in the loop.
+    await aupdate_session_auth_hash(request, user)
+    return HttpResponse("changed")
+
+
+def show_username(request: HttpRequest) -> HttpResponse:
     """The user's name, empty where anonymous."""
     return HttpResponse(get_user(request).get_username())
 
 
-async def awho(request: HttpRequest) -> HttpResponse:
+async def ashow_username(request: HttpRequest) -> HttpResponse:
     return HttpResponse((await aget_user(request)).get_username())
 
 
@@ -111,21 +139,47 @@ async def afail(request: HttpRequest) -> HttpResponse:
     raise RuntimeError("this view always fails")
 
 
+def sync_and_async(*routes: tuple[str, Any, Any]) -> list[URLPattern]:
+    """Return the patterns of routes with two views each: the async one is under ``async/``."""
+    return [
+        path(prefix + route, view)
+        for route, *views in routes
+        for prefix, view in zip(["", "async/"], views, strict=True)
+    ]
+
+
+class Visitor:
+    """A browser that asks these views; how it asks is for subclasses to say."""
+
+    def get(self, path: str) -> Any:
+        """Return the response to a request for this path."""
+        raise NotImplementedError
+
+    def user(self) -> str:
+        """Return the name of the user who is logged in, empty if nobody is."""
+        response = self.get("/who/")
+        assert response.status_code == 200
+        return str(response.content.decode())
+
+    def data(self) -> dict[str, Any]:
+        """Return everything in the session."""
+        response = self.get("/read/")
+        assert response.status_code == 200
+        return dict(response.json())
+
+
 urlpatterns = [
     path("admin/", admin.site.urls),
-    *(
-        path(prefix + route, view)
-        for route, *views in [
-            ("nothing/", nothing, anothing),
-            ("read/", read, aread),
-            ("write/<str:key>/<str:value>/", write, awrite),
-            ("nest/<str:key>/<str:value>/", nest, anest),
-            ("login/<str:username>/", log_in, alog_in),
-            ("logout/", log_out, alog_out),
-            ("relogin/", log_in_anew, alog_in_anew),
-            ("who/", who, awho),
-            ("fail/", fail, afail),
-        ]
-        for prefix, view in zip(["", "async/"], views, strict=True)
+    *sync_and_async(
+        ("nothing/", ignore_session, aignore_session),
+        ("read/", read, aread),
+        ("write/<str:key>/<str:value>/", write, awrite),
+        ("nest/<str:key>/<str:value>/", nest, anest),
+        ("login/<str:username>/", log_in, alog_in),
+        ("logout/", log_out, alog_out),
+        ("relogin/", log_in_anew, alog_in_anew),
+        ("password/", change_password, achange_password),
+        ("who/", show_username, ashow_username),
+        ("fail/", fail, afail),
     ),
 ]

@@ -1,19 +1,32 @@
-"""The engines: modules for ``SESSION_ENGINE`` to name, each a ``SessionStore`` over a storage."""
+"""The session engines: ``SESSION_ENGINE`` names one of these modules with its ``SessionStore``."""
 
 from importlib import import_module
+from typing import Final
 
 from django.core.exceptions import ImproperlyConfigured
 
-from django_sessionstores.conf import NAME, engine_setting, settings
-from django_sessionstores.storages.base import CacheStorage, Storage
-from django_sessionstores.storages.caches import Kind, kind_of, storage_for
-from django_sessionstores.storages.registered import Registered
+from ..conf import NAME, engine_setting, settings
+from ..storages.base import CacheStorage, Storage
+from ..storages.caches.selection import Kind, kind_of, storage_for
+from ..storages.registered import RegisteredStorage
+
+DATABASE_SETTINGS: Final = ("DATABASES",)
+CACHE_SETTINGS: Final = ("CACHES", "SESSION_CACHE_ALIAS")
+CACHED_DATABASE_SETTINGS: Final = (
+    *CACHE_SETTINGS,
+    *DATABASE_SETTINGS,
+    "CACHE_LEASE",
+    "CACHE_RETRY",
+)
+REGISTRY_SETTINGS: Final = ("REGISTRY", "MERGE_WINDOW", *CACHED_DATABASE_SETTINGS)
+"""The settings that `with_registry` depends on, for each kind of registry."""
 
 
 def with_registry(data: Storage) -> Storage:
-    """The storage with the registry that the settings ask for, if they do and it has no list.
+    """Return a storage with the registry that ``REGISTRY`` names.
 
-    Raises ``ImproperlyConfigured`` where the registry cannot be one.
+    Returns ``data`` itself if there is no such setting, or if the storage can list sessions.
+    Raises ``ImproperlyConfigured`` if the setting names an engine that cannot be the registry.
     """
     kind = engine_setting("REGISTRY")
     if not kind or data.lists:
@@ -30,7 +43,7 @@ def with_registry(data: Storage) -> Storage:
             "which can list nothing. Use 'db'."
         )
     if kind == "cached_db" and isinstance(data, CacheStorage):
-        # Its copies would take the places of the sessions.
+        # Its cached copies would overwrite the sessions.
         raise ImproperlyConfigured(
             f"{NAME}['REGISTRY'] is 'cached_db', which keeps copies in CACHES[{alias!r}], where "
             "the sessions are. Use 'db'."
@@ -40,4 +53,4 @@ def with_registry(data: Storage) -> Storage:
         if kind == "cache"
         else import_module(f"{__name__}.{kind}").SessionStore.make_storage()
     )
-    return Registered(data, registry, window=settings.MERGE_WINDOW)
+    return RegisteredStorage(data, registry, window=settings.MERGE_WINDOW)

@@ -1,17 +1,19 @@
-"""Sessions in the cache that ``SESSION_CACHE_ALIAS`` names."""
+"""The session engine ``cache``: sessions in the cache that ``SESSION_CACHE_ALIAS`` names."""
 
-from django_sessionstores.backends import with_registry
-from django_sessionstores.conf import engine_setting
-from django_sessionstores.session import SessionStore as BaseSessionStore
-from django_sessionstores.storages.base import Storage
-from django_sessionstores.storages.caches import storage_for
+from ..conf import engine_setting
+from ..sessions import SessionStore as BaseSessionStore
+from ..storages.base import Storage
+from ..storages.caches.selection import storage_for
+from . import CACHE_SETTINGS, REGISTRY_SETTINGS, with_registry
 
 
 class SessionStore(BaseSessionStore):
-    """Sessions in Redis, memcached or any other Django cache, by the class of the cache.
+    """A session in Redis, memcached or any other Django cache.
 
-    Those in a cache that can list nothing are in the registry where `REGISTRY` names one.
+    If the cache cannot list sessions and ``REGISTRY`` is set, the session is also in the registry.
     """
+
+    settings_used = (*CACHE_SETTINGS, *REGISTRY_SETTINGS)
 
     @classmethod
     def make_storage(cls) -> Storage:

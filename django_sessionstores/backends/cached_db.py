@@ -1,18 +1,21 @@
-"""Sessions in the database, with copies in the cache: the engine of Django's ``cached_db``."""
+"""The session engine ``cached_db``: sessions in the database, with copies in the cache."""
 
-from django_sessionstores.conf import engine_setting, settings
-from django_sessionstores.session import SessionStore as BaseSessionStore
-from django_sessionstores.storages.caches import storage_for
-from django_sessionstores.storages.database import DatabaseStorage
-from django_sessionstores.storages.layered import Layered
+from ..conf import engine_setting, settings
+from ..sessions import SessionStore as BaseSessionStore
+from ..storages.caches.selection import storage_for
+from ..storages.layered import LayeredStorage
+from ..storages.sql.storage import DatabaseStorage
+from . import CACHED_DATABASE_SETTINGS
 
 
 class SessionStore(BaseSessionStore):
-    """Sessions of the ``db`` engine, read from the cache ``SESSION_CACHE_ALIAS``."""
+    """A session of the ``db`` engine, read from the cache that ``SESSION_CACHE_ALIAS`` names."""
+
+    settings_used = CACHED_DATABASE_SETTINGS
 
     @classmethod
-    def make_storage(cls) -> Layered:
-        return Layered(
+    def make_storage(cls) -> LayeredStorage:
+        return LayeredStorage(
             storage_for(engine_setting("SESSION_CACHE_ALIAS")),
             DatabaseStorage(),
             lease=settings.CACHE_LEASE,

@@ -1,13 +1,18 @@
-"""Sessions in the browser's cookie, sealed, and in a registry where `REGISTRY` names one."""
+"""The session engine ``cookie``: sessions in the browser's cookie, encrypted.
 
-from django_sessionstores.backends import with_registry
-from django_sessionstores.session import SessionStore as BaseSessionStore
-from django_sessionstores.storages.base import Storage
-from django_sessionstores.storages.cookie import CookieStorage, is_plausible
+If ``REGISTRY`` is set, they are in a registry as well.
+"""
+
+from ..sessions import SessionStore as BaseSessionStore
+from ..storages.base import Storage
+from ..storages.cookie import CookieStorage, is_plausible
+from . import REGISTRY_SETTINGS, with_registry
 
 
 class SessionStore(BaseSessionStore):
-    """The session key is the session: it changes with each save."""
+    """A session whose key contains the session, so that the key changes with each save."""
+
+    settings_used = REGISTRY_SETTINGS
 
     @classmethod
     def make_storage(cls) -> Storage:

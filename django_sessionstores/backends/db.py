@@ -1,11 +1,14 @@
-"""Sessions in a database table, the engine of Django's ``db``."""
+"""The session engine ``db``: sessions in a database table."""
 
-from django_sessionstores.session import SessionStore as BaseSessionStore
-from django_sessionstores.storages.database import DatabaseStorage
+from ..sessions import SessionStore as BaseSessionStore
+from ..storages.sql.storage import DatabaseStorage
+from . import DATABASE_SETTINGS
 
 
 class SessionStore(BaseSessionStore):
-    """Sessions in the table of `StoredSession`, in the database that the routers say."""
+    """A session in the table of `StoredSession`, in the database that the routers choose."""
+
+    settings_used = DATABASE_SETTINGS
 
     @classmethod
     def make_storage(cls) -> DatabaseStorage:

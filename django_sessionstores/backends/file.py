@@ -1,4 +1,4 @@
-"""Sessions in files, under Django's ``SESSION_FILE_PATH``."""
+"""The session engine ``file``: sessions in files, under Django's ``SESSION_FILE_PATH``."""
 
 import os
 import tempfile
@@ -6,18 +6,18 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
-from django_sessionstores.conf import engine_setting
-from django_sessionstores.session import SessionStore as BaseSessionStore
-from django_sessionstores.storages.file import FileStorage
+from ..conf import engine_setting
+from ..sessions import SessionStore as BaseSessionStore
+from ..storages.files.storage import FileStorage
 
 FOLDER = "django_sessionstores"
 
 
 def session_folder() -> Path:
-    """The folder that holds the records, beside the files of Django's own engine.
+    """Return the folder of the records. It is beside the files of Django's own engine.
 
-    Raises ``ImproperlyConfigured`` if ``SESSION_FILE_PATH`` is set and not there. To create it
-    would hide that a disk is not mounted, and log everyone out.
+    Raises ``ImproperlyConfigured`` if ``SESSION_FILE_PATH`` names a folder that does not exist. To
+    create it would hide that a disk is not mounted, and would log out all users.
     """
     if configured := engine_setting("SESSION_FILE_PATH"):
         if not Path(configured).is_dir():
@@ -26,14 +26,16 @@ def session_folder() -> Path:
                 "or mount it."
             )
         return Path(configured) / FOLDER
-    # The users of a machine share its temp folder, but not each other's sessions.
+    # The users of a machine share its folder for temporary files, but must not share sessions.
     user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
     return Path(tempfile.gettempdir()) / (FOLDER + user)
 
 
 class SessionStore(BaseSessionStore):
-    """One file per session. ``manage.py clearsessions`` has to run as the site's user."""
+    """A session in a file. ``manage.py clearsessions`` must run as the user that runs the site."""
+
+    settings_used = ("SESSION_FILE_PATH",)
 
     @classmethod
     def make_storage(cls) -> FileStorage:
-        return FileStorage(session_folder())
+        return FileStorage(session_folder(), is_temporary=not engine_setting("SESSION_FILE_PATH"))

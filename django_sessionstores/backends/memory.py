@@ -1,12 +1,20 @@
-"""Sessions in the memory of one process, for development and tests."""
+"""The session engine ``memory``: sessions in the memory of one process.
 
-from django_sessionstores.conf import settings
-from django_sessionstores.session import SessionStore as BaseSessionStore
-from django_sessionstores.storages.memory import MemoryStorage
+It is for development and tests.
+"""
+
+from ..conf import settings
+from ..sessions import SessionStore as BaseSessionStore
+from ..storages.memory import MemoryStorage
 
 
 class SessionStore(BaseSessionStore):
-    """Sessions that end with the process, at most ``SESSIONSTORES["MEMORY_MAX_SESSIONS"]``."""
+    """A session that ends with the process.
+
+    There are at most ``SESSIONSTORES["MEMORY_MAX_SESSIONS"]`` of them.
+    """
+
+    settings_used = ("MEMORY_MAX_SESSIONS",)
 
     @classmethod
     def make_storage(cls) -> MemoryStorage:

@@ -1,12 +1,9 @@
-"""What the commands share: the engine in use, its purge, and errors in an operator's words."""
+"""The engine in use: its inventory, its purge, and its errors as errors of a command."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
+from contextlib import contextmanager
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -18,7 +15,7 @@ from ..inventory import Inventory
 
 
 def open_inventory() -> Inventory:
-    """The inventory of ``SESSION_ENGINE``. Raises ``CommandError`` where there is none."""
+    """Return the inventory of ``SESSION_ENGINE``. Raises ``CommandError`` if it has none."""
     try:
         with _named_engine():
             return Inventory()
@@ -40,7 +37,7 @@ def _named_engine() -> Iterator[None]:
 
 @contextmanager
 def errors_reported() -> Iterator[None]:
-    """Turn what the package raises into a ``CommandError``: no traceback, exit code 1."""
+    """Replace errors of the package by ``CommandError``: exit code 1, and no traceback."""
     try:
         yield
     except StorageUnavailable as error:
@@ -50,25 +47,11 @@ def errors_reported() -> Iterator[None]:
         raise CommandError(str(error)) from error
 
 
-@contextmanager
-def until_nobody_reads(output: Any) -> Iterator[None]:
-    """End with exit code 1, and no traceback, where a pipe is closed before all is written."""
-    try:
-        try:
-            yield
-        finally:
-            output.flush()
-    except BrokenPipeError:
-        # What is left is written when the process ends, and would fail once more.
-        with suppress(OSError), Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-            os.dup2(nowhere.fileno(), output.fileno())
-        raise SystemExit(1) from None
-
-
 def purge() -> int | None:
-    """Remove the expired sessions of ``SESSION_ENGINE``, whosever engine it is; how many.
+    """Remove the expired sessions of ``SESSION_ENGINE``, and return how many.
 
-    ``None`` where the engine does not count them, as those outside this package.
+    The engine may belong to another package; then the number may be unknown, which is ``None``.
+    Raises ``CommandError`` if the engine cannot be used or cannot remove expired sessions.
     """
     try:
         with errors_reported(), _named_engine():
@@ -81,15 +64,3 @@ def purge() -> int | None:
             f"Session engine {settings.SESSION_ENGINE!r} doesn't support clearing expired sessions."
         ) from None
     return removed
-
-
-def purged(removed: int | None) -> str:
-    """What `purge` did, in words."""
-    if removed is None:
-        return "The expired sessions removed."
-    return f"{counted(removed, 'expired session')} removed."
-
-
-def counted(number: int, noun: str) -> str:
-    """``1,234 sessions``, ``1 session``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

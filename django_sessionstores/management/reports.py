@@ -1,4 +1,4 @@
-"""Sessions as text, for people and for programs. Nothing here asks a store."""
+"""Sessions as text, for people and for programs. Nothing here calls a store."""
 
 from __future__ import annotations
 
@@ -15,54 +15,73 @@ from typing import Any, Final, TypeVar
 import msgspec
 from django.utils import timezone
 
-from .. import tally
+from ..core.phrases import format_duration
 from ..inventory import SHORT_ID, SessionInfo
-from ..words import span
-from . import moving
+from ..operations import bulk_migration, statistics
 
 T = TypeVar("T")
 
 _GAP: Final = "  "
 _NARROWEST: Final = 8
+"""Columns of the terminal that each column of a table keeps."""
 _MOST_COUNTERS: Final = 100_000
+"""How many users are counted at once."""
 _PATIENCE: Final = 1.0
-"""Seconds without a sign of life."""
+"""Seconds before a progress bar appears, and between its changes."""
 _BAR: Final = 30
+"""Characters of a progress bar."""
 
 
 # --- Words ---------------------------------------------------------------------------------
 
 
-def ago(moment: datetime, now: datetime) -> str:
-    return f"{span((now - moment).total_seconds())} ago"
+def time_since(moment: datetime, now: datetime) -> str:
+    """Return how long ago a moment was."""
+    return f"{format_duration((now - moment).total_seconds())} ago"
 
 
-def until(moment: datetime, now: datetime) -> str:
+def time_until(moment: datetime, now: datetime) -> str:
+    """Return the time until a moment, or ``expired`` if it has passed."""
     left = (moment - now).total_seconds()
-    return f"in {span(left)}" if left > 0 else "expired"
+    return f"in {format_duration(left)}" if left > 0 else "expired"
 
 
 def clock(moment: datetime) -> str:
-    """A moment in the project's time zone."""
+    """Return a moment in the project's time zone."""
     return timezone.localtime(moment).strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
+def quantity(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1,234 sessions``, ``1 session``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def purge_summary(removed: int | None) -> str:
+    """Return a sentence on a purge of this number of sessions; ``None`` if it is unknown."""
+    if removed is None:
+        return "The expired sessions were removed."
+    return f"{quantity(removed, 'expired session')} removed."
+
+
 def as_json(value: Any) -> str:
-    """One document in ASCII; times in ISO 8601, in UTC."""
+    """Return a JSON document in ASCII, with times in ISO 8601 and UTC."""
     return json.dumps(msgspec.to_builtins(value), indent=2)
 
 
 # --- Layout --------------------------------------------------------------------------------
 
 
-def printable(text: str) -> str:
-    """Without what could move the cursor of a terminal, or break a line."""
+def strip_control_characters(text: str) -> str:
+    """Return a text without the characters that could move a terminal's cursor or break a line."""
     return "".join(filter(str.isprintable, text))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
-    """Lines with columns of equal width. What does not fit ``width`` is cut, from the widest."""
-    cells = [header, *([printable(cell) for cell in row] for row in rows)]
+    """Return the lines of a table.
+
+    If they do not fit ``width``, the widest columns are cut, except the first.
+    """
+    cells = [header, *([strip_control_characters(cell) for cell in row] for row in rows)]
     widths = [max(map(_columns, column)) for column in zip(*cells, strict=True)]
     while width and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
         # The first column is the id, which is needed whole.
@@ -74,12 +93,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | Non
 
 
 def fields(values: Mapping[str, str], width: int | None) -> list[str]:
-    """A line for each name and value; a value that does not fit goes on in the next line."""
+    """Return a line for each name and value. Long values continue on the next line."""
     indent = max(map(len, values)) + len(_GAP)
     lines: list[str] = []
     for name, value in values.items():
-        texts = map(printable, value.split("\n"))
-        pieces = [piece for text in texts for piece in _wrap(text, width and width - indent)]
+        texts = map(strip_control_characters, value.split("\n"))
+        pieces = [piece for text in texts for piece in _wrap_line(text, width and width - indent)]
         lines += [
             f"{'' if number else name:<{indent}}{piece}".rstrip()
             for number, piece in enumerate(pieces)
@@ -87,14 +106,17 @@ def fields(values: Mapping[str, str], width: int | None) -> list[str]:
     return lines
 
 
-def wrapped(text: str, width: int | None, *, behind: str = "") -> str:
-    """A text in lines that fit. On the first, something stands in front of it."""
-    lines = [line for each in f"{behind}{text}".split("\n") for line in _wrap(each, width)]
+def wrap_text(text: str, width: int | None, *, behind: str = "") -> str:
+    """Return a text in lines that fit. ``behind`` stands before the text on the first line."""
+    lines = [line for each in f"{behind}{text}".split("\n") for line in _wrap_line(each, width)]
     return "\n".join(lines)[len(behind) :]
 
 
-def _wrap(text: str, width: int | None) -> list[str]:
-    """Lines, broken at spaces where there are any. ``textwrap`` takes all characters for narrow."""
+def _wrap_line(text: str, width: int | None) -> list[str]:
+    """Return the lines of a text, broken at spaces if there are any.
+
+    ``textwrap`` cannot do this, because it counts one column for every character.
+    """
     lines: list[str] = []
     while width and _columns(text) > width:
         fitting = len(_beginning(text, max(width, 2 * _NARROWEST)))
@@ -105,7 +127,7 @@ def _wrap(text: str, width: int | None) -> list[str]:
 
 
 def _columns(text: str) -> int:
-    """How many columns of a terminal a text takes."""
+    """Return how many columns of a terminal a text takes."""
     return sum(map(_column, text))
 
 
@@ -116,12 +138,12 @@ def _column(character: str) -> int:
 
 
 def _beginning(text: str, width: int) -> str:
-    """As much of the text as fits."""
+    """Return as much of the text as fits."""
     return text[: bisect_right([*accumulate(map(_column, text))], width)]
 
 
 def _fill(text: str, width: int) -> str:
-    """The text in exactly ``width`` columns, cut if need be."""
+    """Return the text in exactly ``width`` columns, cut if necessary."""
     if _columns(text) > width:
         text = _beginning(text, width - 1) + "…"
     return text + " " * (width - _columns(text))
@@ -133,13 +155,13 @@ def _fill(text: str, width: int) -> str:
 def session_table(
     sessions: Sequence[SessionInfo], names: Mapping[str, str], now: datetime, width: int | None
 ) -> list[str]:
-    """A line for the heads of the columns, and one for each session."""
+    """Return a line with the headings of the columns, and one for each session."""
     rows = [
         (
             session.id[:SHORT_ID],
             _user(session, names),
-            ago(session.last_activity, now),
-            until(session.expires, now),
+            time_since(session.last_activity, now),
+            time_until(session.expires, now),
             session.ip or "-",
         )
         for session in sessions
@@ -148,17 +170,17 @@ def session_table(
 
 
 def session_fields(session: SessionInfo, names: Mapping[str, str], now: datetime) -> dict[str, str]:
-    """What there is to say of a session."""
-    user = "-"
+    """Return the names and values that describe a session."""
+    user, last_activity = "-", session.last_activity
     if session.user_id is not None:
         key, name = f"primary key {session.user_id}", names.get(session.user_id)
         user = f"{name} ({key})" if name else key
     return {
         "Session": session.id,
         "User": user,
-        "Created": f"{clock(session.created)} ({ago(session.created, now)})",
-        "Last activity": f"{clock(session.last_activity)} ({ago(session.last_activity, now)})",
-        "Expires": f"{clock(session.expires)} ({until(session.expires, now)})",
+        "Created": f"{clock(session.created)} ({time_since(session.created, now)})",
+        "Last activity": f"{clock(last_activity)} ({time_since(last_activity, now)})",
+        "Expires": f"{clock(session.expires)} ({time_until(session.expires, now)})",
         "IP address": session.ip or "-",
         "User agent": session.user_agent or "-",
         "Values": "not shown; they are encrypted",
@@ -180,25 +202,26 @@ class UserCount(msgspec.Struct, frozen=True):
 
 
 class Stats(msgspec.Struct, kw_only=True):
-    """What one pass over all sessions has counted."""
+    """The numbers that one pass over all sessions has counted."""
 
     live: int = 0
     logged_in: int = 0
     anonymous: int = 0
     expired: int = 0
-    """Expired, and not removed from the store yet."""
+    """Expired, and not yet removed from the store."""
     top_users: list[UserCount] = []
-    """Those with most sessions, the most first."""
+    """The users with the most sessions, in descending order."""
     top_users_exact: bool = True
-    """Whether their numbers are right; otherwise they have at least as many."""
-    last_day: tally.Sums | None = None
-    """Of the last 24 hours; ``None`` where nothing counts them."""
+    """Whether these numbers are exact; otherwise the users have at least as many sessions."""
+    last_day: statistics.Sums | None = None
+    """The statistics of the last 24 hours; ``None`` if ``STATISTICS`` is disabled."""
 
 
 def count(sessions: Iterable[SessionInfo], top: int) -> Stats:
-    """Count in bounded memory: users who have few of very many sessions are forgotten.
+    """Return the numbers of sessions, and the ``top`` users with the most.
 
-    Whoever has more than one in 100,000 of all sessions is never among those (Misra and Gries).
+    Memory is bounded: among very many sessions, users with few are forgotten. A user with more
+    than one in 100,000 of all sessions never is (the algorithm of Misra and Gries).
     """
     stats, users = Stats(), Counter[str]()
     for session in sessions:
@@ -219,6 +242,7 @@ def count(sessions: Iterable[SessionInfo], top: int) -> Stats:
 
 
 def stats_fields(stats: Stats, names: Mapping[str, str]) -> dict[str, str]:
+    """Return the names and values of the numbers of sessions."""
     at_least = "" if stats.top_users_exact else "at least "
     most = [
         f"{at_least}{each.sessions:,}  {names.get(each.user_id, each.user_id)}"
@@ -229,12 +253,12 @@ def stats_fields(stats: Stats, names: Mapping[str, str]) -> dict[str, str]:
         "  logged in": f"{stats.logged_in:,}",
         "  anonymous": f"{stats.anonymous:,}",
         "Expired, not purged": f"{stats.expired:,}",
-        "Most sessions": "\n".join(map(printable, most)) or "-",
+        "Most sessions": "\n".join(map(strip_control_characters, most)) or "-",
         **(_last_day_fields(stats.last_day) if stats.last_day else {}),
     }
 
 
-def _last_day_fields(sums: tally.Sums) -> dict[str, str]:
+def _last_day_fields(sums: statistics.Sums) -> dict[str, str]:
     return {
         "Created, 24 hours": f"{sums.created:,}",
         "Ended, 24 hours": f"{sum(sums.ended.values()):,}",
@@ -242,8 +266,8 @@ def _last_day_fields(sums: tally.Sums) -> dict[str, str]:
     }
 
 
-def moved_fields(report: moving.Report) -> dict[str, str]:
-    """What a move has done, or would do."""
+def moved_fields(report: bulk_migration.Report) -> dict[str, str]:
+    """Return the names and values of the results of a move, or of its dry run."""
     numbers = {
         "Moved": report.moved,
         "Already there": report.already_there,
@@ -258,7 +282,10 @@ def moved_fields(report: moving.Report) -> dict[str, str]:
 def with_progress(
     items: Iterable[T], total: Callable[[], int], draw: Callable[[str], object]
 ) -> Iterator[T]:
-    """The items, with a bar that appears once they take long. ``total`` is asked only then."""
+    """Yield the items, and draw a progress bar if they take long.
+
+    ``total`` returns the number of items; it is only called for the bar.
+    """
     drawn, expected = time.monotonic(), 0
     for done, item in enumerate(items, 1):
         yield item

@@ -1,4 +1,4 @@
-"""Which sessions an operator means by what was typed."""
+"""The sessions that an operator selects on the command line."""
 
 from __future__ import annotations
 
@@ -12,39 +12,43 @@ from django.core.management.base import CommandError
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
-from .. import session
-from ..client import normal_ip
+from ..core import clock
+from ..core.client import normal_ip
+from ..core.lifetime import utc_datetime
 from ..exceptions import CannotList
 from ..inventory import Inventory, SessionInfo
-from ..lifetime import aware
 
 _FULL: Final = 40
+"""Characters of a session id."""
 _LEAST: Final = 6
+"""Characters that the beginning of an id must have."""
 _PREFIX: Final = re.compile(rf"[0-9a-f]{{{_LEAST},{_FULL}}}", re.ASCII)
 _DURATION: Final = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-# --- Arguments, for argparse: what is wrong is a usage error --------------------------------
+# --- Types of arguments, for argparse ------------------------------------------------------
 
 
 def id_prefix(text: str) -> str:
+    """Return a session id or its beginning, in lower case."""
     if not _PREFIX.fullmatch(text.lower()):
-        # Not repeated: somebody might have pasted a session key.
+        # The message does not repeat the text, which may be a session key.
         raise argparse.ArgumentTypeError(
             f"not a session id or its beginning: {_LEAST} to {_FULL} of 0-9 and a-f"
         )
     return text.lower()
 
 
-def positive(text: str) -> int:
+def positive_number(text: str) -> int:
+    """Return a whole number of 1 or more."""
     if not re.fullmatch(r"0*[1-9]\d{0,8}", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
 
 
 def address(text: str) -> str:
-    """As the middleware writes it."""
+    """Return an IP address as the middleware writes it."""
     ip = normal_ip(text)
     if not ip:
         raise argparse.ArgumentTypeError(f"{text!r} is not an IP address")
@@ -52,10 +56,13 @@ def address(text: str) -> str:
 
 
 def moment(text: str) -> datetime:
-    """A duration before now, or a date with or without a time in the project's time zone."""
+    """Return the moment that a duration before now or a date means.
+
+    A date may have a time, in the project's time zone unless it names another one.
+    """
     try:
         if found := _DURATION.fullmatch(text):
-            return aware(session.now()) - timedelta(**{_UNITS[found[2]]: int(found[1])})
+            return utc_datetime(clock.now()) - timedelta(**{_UNITS[found[2]]: int(found[1])})
         parsed = parse_datetime(text)
         if parsed is not None:
             return timezone.make_aware(parsed) if timezone.is_naive(parsed) else parsed
@@ -70,9 +77,9 @@ def moment(text: str) -> datetime:
 
 
 def find(inventory: Inventory, prefixes: Sequence[str]) -> list[SessionInfo]:
-    """The live sessions with these ids or beginnings of ids, each once.
+    """Return the live sessions with these ids or beginnings of ids, each once.
 
-    Raises ``CommandError`` that names all of them that mean no session or several.
+    Raises ``CommandError``, which names every prefix that fits no session or several.
     """
     if not inventory.storage.authoritative:
         raise CommandError(

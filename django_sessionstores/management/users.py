@@ -1,17 +1,17 @@
-"""Users as they are named on a command line."""
+"""The users that an operator names on the command line."""
 
 from __future__ import annotations
 
 from django.core.management.base import CommandError
 from django.db import Error
 
-from ..users import find_users
+from ..accounts.users import find_users
 
 
 def find_user_id(text: str) -> str:
-    """The primary key of the user with this primary key or username.
+    """Return the primary key of the user with this primary key or username.
 
-    Raises ``CommandError`` for nobody, and for a text that means two users.
+    Raises ``CommandError`` if there is no such user, or if the text could be two users.
     """
     try:
         found = find_users(text)

@@ -23,15 +23,36 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
+            name="SessionStatistics",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("hour", models.BigIntegerField(verbose_name="hour")),
+                ("reason", models.CharField(blank=True, max_length=32, verbose_name="reason")),
+                ("number", models.BigIntegerField(verbose_name="number")),
+            ],
+            options={
+                "verbose_name": "session statistics",
+                "verbose_name_plural": "session statistics",
+                "default_permissions": (),
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("hour", "reason"), name="sessionstores_statistics"
+                    )
+                ],
+            },
+        ),
+        migrations.CreateModel(
             name="StoredSession",
             fields=[
                 (
                     "id",
                     models.CharField(
-                        max_length=40,
-                        primary_key=True,
-                        serialize=False,
-                        verbose_name="session id",
+                        max_length=40, primary_key=True, serialize=False, verbose_name="session id"
                     ),
                 ),
                 ("payload", models.BinaryField(verbose_name="payload")),
@@ -43,15 +64,38 @@ class Migration(migrations.Migration):
                 ("expires", models.BigIntegerField(verbose_name="expires")),
                 ("ip", models.CharField(blank=True, max_length=45, verbose_name="IP address")),
                 ("user_agent", models.TextField(blank=True, verbose_name="user agent")),
+                (
+                    "origin",
+                    models.CharField(blank=True, max_length=40, verbose_name="first session id"),
+                ),
             ],
             options={
-                "verbose_name": "session",
-                "verbose_name_plural": "sessions",
+                "verbose_name": "stored session",
+                "verbose_name_plural": "stored sessions",
+                "default_permissions": (),
                 "indexes": [
                     models.Index(fields=["expires"], name="sessionstores_expires"),
                     models.Index(fields=["user_id"], name="sessionstores_user"),
                 ],
             },
+        ),
+        migrations.CreateModel(
+            name="Session",
+            fields=[],
+            options={
+                "verbose_name": "session",
+                "verbose_name_plural": "sessions",
+                "permissions": [
+                    ("end_session", "Can end sessions"),
+                    ("view_session_data", "Can view what is in sessions, but for secrets"),
+                    ("view_session_secrets", "Can view secrets in sessions"),
+                ],
+                "proxy": True,
+                "default_permissions": ("view",),
+                "indexes": [],
+                "constraints": [],
+            },
+            bases=("django_sessionstores.storedsession",),
         ),
         # Nothing to undo: the table goes.
         migrations.RunPython(leave_room_for_updates, migrations.RunPython.noop),

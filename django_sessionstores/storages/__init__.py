@@ -1,1 +1,1 @@
-"""Where sessions live. `base` holds the contract, every other module one storage."""
+"""The storages of sessions. `base` has their contract."""

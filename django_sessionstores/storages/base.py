@@ -1,41 +1,61 @@
-"""The contract of a storage. Behaviour stands above it, in ``session``; a storage only stores.
+"""The contract of a storage. A storage only stores; the behaviour of sessions is in ``sessions``.
 
 Absent, expired and gone
-    A record that is not there reads as ``None``. A storage may still hand out an expired record:
-    whoever reads compares `Record.expires` with the clock. It must never hand out less than it
-    has: when a store does not answer, every method raises `StorageUnavailable`.
+    A record that does not exist reads as ``None``. A storage may still return an expired record:
+    callers compare `Record.expires` with the clock. It must never return less than it has: if a
+    store does not answer, every method raises `StorageUnavailable`.
 
 Deleted stays deleted
-    Only `Storage.create` and `Storage.rotate` make a record. `update` and `touch` of an absent
-    one do nothing and say so.
+    Only `Storage.create` and `Storage.rotate` create a record. `update` and `touch` of an absent
+    record do nothing and say so.
 
-Time comes in
-    A method that writes gets ``now``, in milliseconds since the epoch, and goes by it rather than
-    by a clock of its own. A server's own expiry may run besides it.
+Tombstones stay
+    A tombstone says what became of an id, and under which id its session continues. `delete` leaves
+    it alone, so that ending a session can follow it. It lasts until it expires.
+
+Time is an argument
+    A method that writes gets ``now``, in milliseconds since the epoch, and uses that rather than a
+    clock of its own. The expiry of the server itself may run in addition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
+import msgspec
 from asgiref.sync import sync_to_async
 
-from ..flow import Call, Flow, run
-from ..records import Record, State, is_session_id, listed, session_id
+from .. import conf
+from ..core.flow import Call, Flow, run
+from ..core.records import (
+    Record,
+    State,
+    is_session_id,
+    is_well_formed,
+    list_entry,
+    session_id,
+)
+
+if TYPE_CHECKING:
+    from ..payloads.codec import Codec
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Updated(NamedTuple):
-    """The write was done. ``record`` is what the store holds now, with a fresh handle."""
+    """The write was done. ``record`` is what the store now has, with a new handle."""
 
     record: Record
     key: str | None = None
-    """The session key from now on; ``None`` where it stays as it is. See `holds_in_key`."""
+    """The new session key; ``None`` if it does not change. See `Storage.holds_in_key`."""
     evicted: tuple[Record, ...] = ()
-    """The live sessions that had to make room, where the storage knows."""
+    """The live sessions that were evicted to make room, if the storage knows."""
+    is_provisional: bool = False
+    """Whether the caller can still roll back the write, see `Storage.in_transaction`."""
+    is_rotated: bool = False
+    """Whether another request has rotated the session since, and has taken the write along."""
 
     def __repr__(self) -> str:
         # Error reports show local variables.
@@ -43,49 +63,74 @@ class Updated(NamedTuple):
 
 
 class Conflict(NamedTuple):
-    """Nothing was written: the store holds another version, ``current``, or a tombstone."""
+    """Nothing was written: the store has another version, ``current``, or a tombstone."""
 
     current: Record
 
 
 class Gone(NamedTuple):
-    """Nothing was written: the store holds no record, or an expired one."""
+    """Nothing was written: the store does not have the record, or it has expired."""
 
 
 class Taken(NamedTuple):
-    """Nothing was written: there is a record with this id already."""
+    """Nothing was written: a record with this id exists."""
 
 
 Outcome = Updated | Conflict | Gone
 
 
+class Found(msgspec.Struct, frozen=True):
+    """The result of `Storage.find`."""
+
+    record: Record | None
+    key: str | None = None
+    """The new session key, if it differs from the one that was presented."""
+    is_provisional: bool = False
+    """Whether finding the record has stored something that the caller can still roll back."""
+
+    def __repr__(self) -> str:
+        # Error reports show local variables.
+        return f"<Found {self.record!r}>"
+
+
 class Page(NamedTuple):
-    """Some of a storage's records, and where the next ones begin."""
+    """Some of a storage's records, and the cursor of the next page."""
 
     records: list[Record]
-    """Without payloads, see `listed`."""
+    """The records, without payloads, see `list_entry`."""
     next: str
     """The cursor of the next page; empty after the last one."""
 
 
-def no_cursor(cursor: str) -> ValueError:
-    return ValueError(f"{cursor!r} is no cursor that a page of sessions has given.")
+def refusal(current: Record | None, base: Record, now: int) -> Conflict | Gone | None:
+    """Return why ``base`` must not be replaced by a write; ``None`` if it may be replaced.
+
+    ``current`` is what the store has. For storages that compare versions themselves, under a lock.
+    """
+    if current is None or current.expires <= now:
+        return Gone()
+    return Conflict(current) if current.version != base.version else None
 
 
-def after(cursor: str) -> str:
-    """The id at which a page of `page_of` ended; empty for the first page.
+def cursor_error(cursor: str) -> ValueError:
+    """Return the exception for a cursor that no page has returned."""
+    return ValueError(f"{cursor!r} is not the cursor of a page of sessions.")
 
-    Raises ``ValueError`` for a cursor that is none.
+
+def id_of_cursor(cursor: str) -> str:
+    """Return the id at which a page of `page_of` ended; empty for the first page.
+
+    Raises ``ValueError`` if the cursor is not one.
     """
     if cursor and not is_session_id(cursor):
-        raise no_cursor(cursor)
+        raise cursor_error(cursor)
     return cursor
 
 
 def page_of(records: Iterable[Record], limit: int) -> Page:
-    """A page of the first live-state ones of some records, which come in the order of their ids.
+    """Return a page of the first of some records, without tombstones.
 
-    Takes no more of them than the page needs.
+    ``records`` come in the order of their ids. No more of them are read than the page needs.
     """
     found: list[Record] = []
     for record in records:
@@ -93,183 +138,279 @@ def page_of(records: Iterable[Record], limit: int) -> Page:
             continue
         if len(found) == limit:
             return Page(found, found[-1].id)
-        found.append(listed(record))
+        found.append(list_entry(record))
     return Page(found, "")
 
 
 class Storage:
-    """Keeps records. Subclasses write the six methods below, all atomic per record.
+    """The base class of all storages.
 
-    Each has an async twin, which runs it in a thread unless a storage with an async driver
-    overrides it; `flows.FlowStorage` is for those. ``handle`` of a record is the storage's own: it
-    gets back what it put there.
+    A subclass must implement `describe`, `read`, `create`, `update`, `touch`, `delete` and `purge`.
+    Each operation must be atomic for its record.
 
-    Indexes (by user, by expiry) are kept in the trip of the write that they follow: every method
-    that writes is told what it needs to know for that, the record before and after.
+    Each method that asks the store has an async twin, which runs it in a thread. A storage with an
+    async driver overrides the twins, most easily as a `flows.FlowStorage`. ``handle`` of a record
+    belongs to the storage: the storage gets back the value that it has set.
+
+    Indexes (by user, by expiry) are updated in the round trip of the write that they follow. For
+    that, methods that write get the record before and after the write.
     """
 
     thread_sensitive: bool = False
-    """Whether the twins must share one thread, as database connections ask for."""
+    """Whether the async twins must share one thread, as database connections require."""
     shared: bool = True
     """Whether all processes of a site see the same records."""
     durable: bool = True
-    """Whether records outlive the store's restart and are never evicted."""
+    """Whether records survive a restart of the store and are never evicted."""
     self_expiring: bool = False
-    """Whether the store drops expired records by itself, so that `purge` has nothing to do."""
+    """Whether the store removes expired records itself, so that `purge` has nothing to do."""
     max_payload: int | None = None
-    """Bytes that a payload may have; ``None`` where memory is the limit."""
+    """The maximum size of a payload in bytes; ``None`` if only memory limits it."""
 
     authoritative: bool = True
-    """Whether the store says what the session is now, not who presents a key: whether a session
-    can be ended, and none of two requests' changes is lost."""
+    """Whether the store decides what the session is now, and not the key that a request presents.
+
+    If so, a session can be ended, and no changes of parallel requests are lost.
+    """
     holds_in_key: bool = False
-    """Whether the record is in the session key itself, so that each write makes another key."""
+    """Whether the session key itself holds the record, so that each write makes another key."""
     lists: bool = False
-    """Whether `scan` and `count` can tell which sessions there are."""
-    deletes_blindly: bool = False
-    """Whether `delete` cannot tell a tombstone, and calls it a record."""
+    """Whether `scan` and `count` are implemented."""
     indexes_users: bool = False
-    """Whether a user's sessions, and all counts, come from an index: where not, `scan` for a user
-    and `count` read all that is stored."""
+    """Whether an index has the sessions of each user. If not, listing those reads all records."""
+    indexes_counts: bool = False
+    """Whether an index has the number of sessions. If not, `count` reads all records."""
     keeps_client: bool = True
-    """Whether IP address and user agent come back as they were stored."""
+    """Whether the IP address and user agent of a record are stored."""
     keeps_changes: bool = False
-    """Whether writes are to bring along what they changed, in `Record.changes`."""
+    """Whether writes must pass the changed keys in `Record.changes`."""
 
     @property
     def native_async(self) -> bool:
-        """Whether the async twins talk to the store without a thread."""
+        """Whether the async twins work without a thread."""
         return False
 
     def describe(self) -> str:
-        """One line for checks and pages: which store, through which adapter. No secret.
+        """Return one line for checks and pages: which store, through which adapter.
 
-        A `Phrase` is translated on pages.
+        It must not show secrets. A `Phrase` is translated on pages.
         """
         raise NotImplementedError
 
+    @property
+    def codec(self) -> Codec:
+        """The codec that makes payloads for this storage from session data."""
+        return conf.codec()
+
+    def parts(self) -> tuple[Storage, ...]:
+        """Return the storages that this storage consists of; an empty tuple if it uses a store."""
+        return ()
+
+    def key_of(self, cookie: str) -> str | None:
+        """Return the session key for the value of a cookie.
+
+        Return ``None`` for a value that this storage cannot have given to a browser. Does not ask
+        the store.
+        """
+        return cookie if is_well_formed(cookie) else None
+
     def identify(self, key: str) -> str | None:
-        """The session id of a well-formed key; ``None`` for one that was never handed out."""
+        """Return the session id of a well-formed key; ``None`` for a key that was never issued."""
         return session_id(key)
 
     def locate(self, key: str) -> str:
-        """What `read` finds the record of a well-formed key by."""
+        """Return the locator of a well-formed key, by which `read` finds the record."""
         return session_id(key)
 
     def mark(self, record: Record) -> bytes:
-        """What tells a record from another one of the same id and version, where it
-        `holds_in_key`: keys may be made whose save then fails."""
+        """Return bytes that tell a record from others of the same id and version.
+
+        Only needed if the storage `holds_in_key`, because keys may be made whose save then fails.
+        """
         return b""
 
     def is_outdated(self, record: Record) -> bool:
-        """Whether a live record should be stored anew although nothing in it has changed."""
+        """Return whether a live record should be stored again although it has not changed."""
         return False
 
     def read(self, locator: str) -> Record | None:
-        """The record or tombstone that `locate` leads to. One trip. Damaged bytes read as a
-        record whose payload is unreadable, or raise `UnreadablePayload`."""
+        """Return the record or tombstone with this locator, or ``None``. One round trip.
+
+        Damaged bytes read as a record whose payload is unreadable, or raise `UnreadablePayload`.
+        """
         raise NotImplementedError
 
+    def find(self, key: str, cookie: str) -> Found:
+        """Return the record or tombstone of a key, as `read` does.
+
+        A storage that also looks elsewhere overrides this. ``cookie`` is the value that the browser
+        sent, see `key_of`.
+        """
+        return Found(self.read(self.locate(key)))
+
+    def peek(self, key: str) -> Record | None:
+        """Return the record or tombstone of a key, here or elsewhere, without changing anything."""
+        return self.read(self.locate(key))
+
+    def read_latest(self, session_id: str) -> Record | None:
+        """Return the record or tombstone with an id from the store, not a copy. One round trip."""
+        return self.read(session_id)
+
+    def follow(self, base: Record, successor: str) -> Record | None:
+        """Return the record with the id ``successor``, for a caller that knows ``base``.
+
+        ``base`` is the record of the session before it got that id. One round trip.
+        """
+        return self.read(successor)
+
     def create(self, record: Record, now: int) -> Updated | Taken:
-        """Store a new record, unless there is one with its id. One trip."""
+        """Store a new record, unless a record with its id exists. One round trip."""
         raise NotImplementedError
 
     def update(self, record: Record, base: Record, now: int) -> Outcome:
-        """Store ``record`` in place of ``base`` if the store still holds that version. One trip.
+        """Replace ``base`` by ``record`` if the store still has that version. One round trip.
 
-        ``record`` is the next version, or a tombstone. A `Conflict` brings the current record,
-        in the same trip where the store can do that. Raises `PayloadTooLarge`.
+        ``record`` is the next version, or a tombstone. A `Conflict` has the current record, from
+        the same round trip if the store can do that. Raises `PayloadTooLarge`.
         """
         raise NotImplementedError
 
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
-        """Move the times of a record without rewriting its payload; whether it did. One trip.
+        """Set the times of a record without rewriting its payload. One round trip.
 
-        Nothing happens unless the store still holds the version of ``base``: who saved since
-        has set the times too, and a shorter lifetime must not be undone.
+        ``expires`` and ``last_activity`` are in milliseconds since the epoch. Return whether the
+        times were set. Nothing happens unless the store still has the version of ``base``, because
+        a request that has saved since has set the times too, and a shorter lifetime must not be
+        undone.
         """
         raise NotImplementedError
 
     def delete(self, session_id: str) -> bool:
-        """Remove the record with this id; whether there was one that is no tombstone. One trip.
+        """Remove the record with this id; return whether there was one that is not a tombstone.
 
-        A tombstone may stay: it ends by itself.
+        A tombstone stays. A value that cannot be read is removed without an error, because the
+        session must end nevertheless; the storage may return either value then. One round trip, or
+        two if the store cannot tell records from tombstones.
         """
         raise NotImplementedError
 
-    def purge(self, now: int, batch: int) -> int:
-        """Remove up to ``batch`` records that expired before ``now``; how many were removed.
+    def end(self, session_id: str, presented: str | None) -> bool:
+        """Delete the record as `delete` does, and keep copies elsewhere from coming back.
 
-        Callers repeat until it returns 0. No statement locks more than a batch, and a record
-        that is touched meanwhile stays.
+        ``presented`` is the session key, or the cookie that stands for it, if the caller has it.
+        """
+        return self.delete(session_id)
+
+    def issue(self, record: Record, now: int) -> Updated:
+        """Make another key for an existing session. Only if the storage `holds_in_key`."""
+        raise NotImplementedError
+
+    def purge(self, now: int, batch: int) -> int:
+        """Remove up to ``batch`` records that have expired by ``now``, and return how many.
+
+        Callers repeat the call until it returns 0. No statement locks more than a batch, and a
+        record that is touched meanwhile stays.
         """
         raise NotImplementedError
 
     def lookup(self, session_id: str) -> Record | None:
-        """The record or tombstone with this id, as far as it is known without the key. One trip.
-        Its payload is empty where only the key has it."""
+        """Return the record or tombstone with this id, as far as it is known without the key.
+
+        Its payload is empty if only the key has it. One round trip.
+        """
         return self.read(session_id)
 
     def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
-        """A page of up to ``limit`` records, of one user or of all, in an order of the storage's.
+        """Return a page of up to ``limit`` records, of one user or of all users.
 
-        Begins after ``cursor``, or at the start where that is empty. No tombstones; expired
-        records may be among them, and so may be what was changed since the page before. In
-        bounded memory and time at any number of sessions. Only where it `lists`. Raises
-        ``ValueError`` for a cursor that no page has given.
+        The page begins after ``cursor``, or at the start if that is empty, in the storage's own
+        order. It has no tombstones. It may have expired records, and records that have changed
+        since the page before. Memory and time must be bounded at any number of sessions. Only if
+        the storage `lists`. Raises ``ValueError`` for a cursor that no page has returned.
         """
         raise NotImplementedError
 
     def first_expired(self, now: int) -> str:
-        """The cursor of a scan that leaves out what is live, where the order allows one; empty
-        otherwise. Asks no store."""
+        """Return the cursor of a scan that begins after the live records.
+
+        It is empty if the order of the storage does not allow that. Does not ask the store.
+        """
         return ""
 
     def count(self, now: int, user_id: str | None) -> int:
-        """How many sessions are live, of one user or of all. Only where it `lists`."""
+        """Return how many sessions are live, of one user or of all. Only if the storage `lists`."""
         raise NotImplementedError
 
     def reindex(self) -> int | None:
-        """Make the index anew from the records, while others write; how many it has then.
+        """Rebuild the index from the records, while others write; return its number of sessions.
 
-        ``None`` where there is no index beside the records.
+        Return ``None`` if there is no index besides the records.
         """
         return None
 
     def index_is_complete(self) -> bool | None:
-        """Whether the index has all that is stored; ``None`` where there is none.
+        """Return whether the index has all sessions; ``None`` if there is no index.
 
         Asks the store.
         """
         return None
 
     def eviction_policy(self) -> str:
-        """By which policy the store drops sessions in use when it is full, in its own words; empty
-        where it does not, or does not tell. Asks the store."""
+        """Return the store's name for the policy by which it drops sessions when it is full.
+
+        It is empty if the store does not drop sessions in use, or does not say. Asks the store.
+        """
         return ""
 
-    def rotate(self, record: Record, base: Record, grave: Record, now: int) -> Outcome | Taken:
-        """Store ``record`` under its new id and put the tombstone ``grave`` in place of ``base``.
+    def rotate(self, record: Record, base: Record, tombstone: Record, now: int) -> Outcome | Taken:
+        """Store ``record`` under its new id and replace ``base`` by ``tombstone``.
 
-        Both or nothing, as far as anyone can see: ``record`` has a key that nobody knows yet.
-        For stores that can do no better it is `in_two_steps`.
+        Other requests must see both writes or none; that is possible in two steps, because nobody
+        knows the key of ``record`` yet. The default is `rotate_in_two_steps`.
         """
-        return run(in_two_steps(self, record, base, grave, now))
+        return run(rotate_in_two_steps(self, record, base, tombstone, now))
 
     def in_transaction(self) -> bool:
-        """Whether what was just written is still the caller's to commit or roll back."""
+        """Return whether the caller can still commit or roll back what was just written."""
         return False
 
-    def after_commit(self, action: Callable[[], object]) -> None:
-        """Call ``action`` when the caller's transaction commits. Only if `in_transaction`."""
+    def after_commit(self, action: Callable[[], object]) -> Callable[[], bool | None]:
+        """Call ``action`` when the caller's transaction commits. Only if `in_transaction`.
+
+        Return a function that tells whether it has committed: ``None`` while it is open, ``False``
+        after a rollback. The function may be called in any thread, and asks no store.
+        """
+        raise NotImplementedError
+
+    def after_rollback(self, action: Callable[[], object]) -> None:
+        """Call ``action`` if the caller rolls back what was just written. Only if `in_transaction`.
+
+        ``action`` is called outside of any transaction.
+        """
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of connections. The storage is not used afterwards."""
+        """Close all connections. The storage is not used afterwards."""
 
     async def aread(self, locator: str) -> Record | None:
         """See `read`."""
         return await self._in_thread(self.read)(locator)
+
+    async def afind(self, key: str, cookie: str) -> Found:
+        """See `find`."""
+        return Found(await self.aread(self.locate(key)))
+
+    async def apeek(self, key: str) -> Record | None:
+        """See `peek`."""
+        return await self.aread(self.locate(key))
+
+    async def aread_latest(self, session_id: str) -> Record | None:
+        """See `read_latest`."""
+        return await self.aread(session_id)
+
+    async def afollow(self, base: Record, successor: str) -> Record | None:
+        """See `follow`."""
+        return await self.aread(successor)
 
     async def acreate(self, record: Record, now: int) -> Updated | Taken:
         """See `create`."""
@@ -286,6 +427,14 @@ class Storage:
     async def adelete(self, session_id: str) -> bool:
         """See `delete`."""
         return await self._in_thread(self.delete)(session_id)
+
+    async def aend(self, session_id: str, presented: str | None) -> bool:
+        """See `end`."""
+        return await self.adelete(session_id)
+
+    async def aissue(self, record: Record, now: int) -> Updated:
+        """See `issue`."""
+        return await self._in_thread(self.issue)(record, now)
 
     async def apurge(self, now: int, batch: int) -> int:
         """See `purge`."""
@@ -308,77 +457,92 @@ class Storage:
         return await self._in_thread(self.reindex)()
 
     async def arotate(
-        self, record: Record, base: Record, grave: Record, now: int
+        self, record: Record, base: Record, tombstone: Record, now: int
     ) -> Outcome | Taken:
         """See `rotate`."""
-        return await self._in_thread(self.rotate)(record, base, grave, now)
+        return await self._in_thread(self.rotate)(record, base, tombstone, now)
 
     async def ain_transaction(self) -> bool:
-        """See `in_transaction`."""
-        return False
+        """See `in_transaction`. A storage on connections that belong to a thread overrides it."""
+        return self.in_transaction()
 
-    async def aafter_commit(self, action: Callable[[], object]) -> None:
+    async def aafter_commit(self, action: Callable[[], object]) -> Callable[[], bool | None]:
         """See `after_commit`."""
-        await self._in_thread(self.after_commit)(action)
+        return await self._in_thread(self.after_commit)(action)
 
     def _in_thread(self, method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
         return sync_to_async(method, thread_sensitive=self.thread_sensitive)
 
 
-def in_two_steps(
-    storage: Storage, record: Record, base: Record, grave: Record, now: int
+def rotate_in_two_steps(
+    storage: Storage, record: Record, base: Record, tombstone: Record, now: int
 ) -> Flow[Outcome | Taken]:
-    """Rotate by creating and then superseding, so that a crash between the two loses nothing."""
+    """Create ``record`` and then replace ``base``; a crash between the two loses nothing.
+
+    See `Storage.rotate`.
+    """
     created: Updated | Taken = yield Call(storage, "create", (record, now))
     if isinstance(created, Taken):
         return created
     try:
-        superseded: Outcome = yield Call(storage, "update", (grave, base, now))
+        superseded: Outcome = yield Call(storage, "update", (tombstone, base, now))
     except Exception:
-        yield Call(storage, "delete", (record.id,))
-        raise
+        if not (yield from was_rotated(storage, record, base)):
+            yield Call(storage, "delete", (record.id,))
+            raise
+        return created
     if isinstance(superseded, Updated):
         return created
     yield Call(storage, "delete", (record.id,))
     return superseded
 
 
+def was_rotated(storage: Storage, record: Record, base: Record) -> Flow[bool]:
+    """Return whether a rotation that raised has been done, and only its answer was lost.
+
+    If so, the record must stay under its new id, or the session would be gone. Raises
+    `StorageUnavailable` if the storage cannot tell; then both records have to stay.
+    """
+    current: Record | None = yield Call(storage, "read_latest", (base.id,))
+    return current is not None and current.successor == record.id
+
+
 NAMESPACE: Final = "django_sessionstores:"
-"""Keeps sessions apart from what else is in a cache, which adds its own prefix and version."""
+"""Keeps sessions apart from other keys in a cache, which adds its own prefix and version."""
 _PROBE: Final = NAMESPACE + "0" * 40
 
 
 def prefix_of(make_key: Callable[[str], str]) -> str | None:
-    """What a cache puts in front of each key, as its ``make_key`` tells.
+    """Return the prefix that a cache's ``make_key`` puts in front of each key.
 
-    ``None`` where its KEY_FUNCTION does not leave a key as it is at the end, so that nobody can
-    tell from the cache's keys which sessions they are of.
+    Return ``None`` if the result of its KEY_FUNCTION does not end in the key, so that the cache's
+    keys do not tell the sessions.
     """
     prefix = make_key("")
     return prefix if make_key(_PROBE) == prefix + _PROBE else None
 
 
 class CacheStorage(Storage):
-    """A storage that can also stand in front of another one, as ``cached_db`` uses it."""
+    """A storage that can also hold copies of another storage's records, as in ``cached_db``."""
 
     durable = False
 
     def fill(self, record: Record, until: int, now: int) -> None:
-        """Keep a copy of ``record`` until then, unless there is a tombstone or a newer version.
+        """Store a copy of ``record``, unless there is a tombstone or a newer version.
 
-        A copy of the same version is replaced. Callers need no answer: a copy that was refused
-        is one that must not be there.
+        The copy counts until ``until``, in milliseconds since the epoch. A copy of the same version
+        is replaced. Callers do not need an answer: a copy that was refused must not be stored.
         """
         raise NotImplementedError
 
-    def bury(self, grave: Record, now: int) -> None:
-        """Put a tombstone in place of whatever there is, for as long as it says."""
+    def leave_tombstone(self, tombstone: Record, now: int) -> None:
+        """Replace whatever is stored under an id by a tombstone, until that expires."""
         raise NotImplementedError
 
     async def afill(self, record: Record, until: int, now: int) -> None:
         """See `fill`."""
         await self._in_thread(self.fill)(record, until, now)
 
-    async def abury(self, grave: Record, now: int) -> None:
-        """See `bury`."""
-        await self._in_thread(self.bury)(grave, now)
+    async def aleave_tombstone(self, tombstone: Record, now: int) -> None:
+        """See `leave_tombstone`."""
+        await self._in_thread(self.leave_tombstone)(tombstone, now)

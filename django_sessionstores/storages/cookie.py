@@ -1,57 +1,63 @@
-"""Records in the session key itself: a sealed token that the browser keeps in its cookie."""
+"""The storage of records in the session key: an encrypted token in the cookie of the browser."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 from django.conf import settings as django_settings
 from django.utils.translation import gettext_noop
 
 from .. import conf
+from ..core.phrases import Phrase
+from ..core.records import Record, SecretText, is_well_formed
 from ..exceptions import PayloadTooLarge, UnreadablePayload
-from ..records import Record, SecretText
-from ..words import Phrase
 from .base import Outcome, Storage, Taken, Updated
 
+if TYPE_CHECKING:
+    from ..payloads.codec import Codec
+
+_SIGN: Final = "."
+"""The first character of every token. No session key of another engine has it, so that sessions can
+be migrated between this engine and others: without it, one token in thirty would have only letters
+and digits, and look like a plain key. A cookie can have this character without quoting."""
 _ID_SIZE: Final = 20
-_LEAST: Final = 74
-"""Characters of the shortest token: an id and what sealing adds to nothing."""
+_LEAST: Final = 75
+"""The length of the shortest token: the sign, an id, and what encryption adds to empty data."""
 _MOST: Final = 99 * 4096
 _MARK_SIZE: Final = 8
 _FLAGS: Final = 0
-"""None yet. A token with any is of a later version."""
+"""No flags are defined. A token with flags was made by a later version."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, int, int, int, str | None, bytes]).decode
 
 
-class _Seal(NamedTuple):
-    """What belongs to a record that was in a token."""
+class _Token(NamedTuple):
+    """The handle of a record that was read from a token."""
 
     is_newest: bool
-    """Whether it was sealed under the key that seals now."""
+    """Whether the token was encrypted with the key that encrypts now."""
     mark: bytes
-    """The end of the token: of two tokens, even of one record, no two are the same."""
+    """The end of the token. No two tokens have the same, even if they are of the same record."""
 
 
 def is_plausible(key: object) -> bool:
-    """Whether ``key`` may be looked at: a key that was drawn, or what may be a token.
+    """Return whether ``key`` can be a session key: a plain key or a token.
 
-    Generous, so that whatever does not open is reported with a reason.
+    It is generous, so that a token that cannot be decrypted is reported with a reason.
     """
     return isinstance(key, str) and 8 <= len(key) <= _MOST
 
 
 class CookieStorage(Storage):
-    """Each record is a token: its id, and sealed under it the times, the user and the data.
+    """Records as tokens. A token is the id, followed by the encrypted times, user and data.
 
-    A token opens only under the cookie's name, for the purpose of a session, and with a key of
-    this project. It cannot be altered, nor read, but it can be kept: the browser holds whichever
-    it likes. So nothing is compared here, and nothing ends before it expires. `Registered` does
-    both.
+    A token can only be decrypted as a session cookie of this name, with a key of this project. The
+    browser can neither read nor alter it, but it can keep an old one. So this storage does not
+    compare versions, and cannot end a session before it expires. `RegisteredStorage` does both.
     """
 
     authoritative = False
@@ -66,6 +72,13 @@ class CookieStorage(Storage):
             name=repr(django_settings.SESSION_COOKIE_NAME),
         )
 
+    @property
+    def codec(self) -> Codec:
+        return conf.unencrypted_codec()
+
+    def key_of(self, cookie: str) -> str | None:
+        return cookie if is_plausible(cookie) else None
+
     def identify(self, key: str) -> str | None:
         try:
             record = self.read(key)
@@ -77,43 +90,51 @@ class CookieStorage(Storage):
         return SecretText(key)
 
     def is_outdated(self, record: Record) -> bool:
-        seal: _Seal | None = record.handle
-        return seal is not None and not seal.is_newest
+        token: _Token | None = record.handle
+        return token is not None and not token.is_newest
 
     def mark(self, record: Record) -> bytes:
-        seal: _Seal = record.handle
-        return seal.mark
+        token: _Token = record.handle
+        return token.mark
 
     def read(self, locator: str) -> Record | None:
-        """The record in a token; its handle says whether it is sealed under the newest key.
+        """Return the record in a token, with a `_Token` as its handle.
 
-        ``None`` for what is too short to be a token. Raises `UnreadablePayload` for all else.
+        Return ``None`` for a plain key and for a text that is too short to be a token. Raises
+        `UnreadablePayload` for any other text.
         """
-        if len(locator) < _LEAST:
+        if len(locator) < _LEAST or is_well_formed(locator):
             return None
         try:
-            return _opened(locator)
+            return _decrypt(locator)
         except UnreadablePayload as reason:
-            # Raised anew: the frames that it comes from hold the token, which error reports show.
+            # A new exception, because the frames of the first one have the token, and error reports
+            # show them.
             raise UnreadablePayload(str(reason)) from None
 
     def create(self, record: Record, now: int) -> Updated:
-        """The record's token, as `Updated.key`. Raises `PayloadTooLarge`."""
-        token, mark = _sealed(record)
+        """Return the record's token, as `Updated.key`. Raises `PayloadTooLarge`."""
+        token, mark = _encrypt(record)
         _check_size(len(token))
-        return Updated(msgspec.structs.replace(record, handle=_Seal(True, mark)), token)
+        return Updated(msgspec.structs.replace(record, handle=_Token(True, mark)), token)
+
+    def issue(self, record: Record, now: int) -> Updated:
+        return self.create(record, now)
+
+    async def aissue(self, record: Record, now: int) -> Updated:
+        return self.create(record, now)
 
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         return self.create(record, now)
 
-    def rotate(self, record: Record, base: Record, grave: Record, now: int) -> Outcome | Taken:
+    def rotate(self, record: Record, base: Record, tombstone: Record, now: int) -> Outcome | Taken:
         return self.create(record, now)
 
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
-        return False  # Another expiry is another token: see `update`.
+        return False  # Another expiry needs another token, which `update` makes.
 
     def delete(self, session_id: str) -> bool:
-        """Nothing: who has the token, has it."""
+        """Do nothing, because the record is only in the browser."""
         return False
 
     def purge(self, now: int, batch: int) -> int:
@@ -129,7 +150,7 @@ class CookieStorage(Storage):
         return self.create(record, now)
 
     async def arotate(
-        self, record: Record, base: Record, grave: Record, now: int
+        self, record: Record, base: Record, tombstone: Record, now: int
     ) -> Outcome | Taken:
         return self.create(record, now)
 
@@ -140,12 +161,12 @@ class CookieStorage(Storage):
         return 0
 
 
-# In frames of their own, which hold tokens and data in the clear. None of them is on the stack of
-# an error that leaves this module.
+# Functions whose frames have tokens and decrypted data. None of these frames is on the stack of an
+# error that leaves this module.
 
 
-def _sealed(record: Record) -> tuple[SecretText, bytes]:
-    """The token of a record, and its mark."""
+def _encrypt(record: Record) -> tuple[SecretText, bytes]:
+    """Return the token of a record, and its mark."""
     ring, context = conf.key_ring(), _context(record.id)
     packed = _encode(
         (
@@ -157,22 +178,23 @@ def _sealed(record: Record) -> tuple[SecretText, bytes]:
             memoryview(record.payload),
         )
     )
-    sealed = ring.seal(context, _FLAGS, packed)
-    return SecretText(_text(bytes.fromhex(record.id) + sealed)), sealed[-_MARK_SIZE:]
+    encrypted = ring.encrypt(context, _FLAGS, packed)
+    return SecretText(_text(bytes.fromhex(record.id) + encrypted)), encrypted[-_MARK_SIZE:]
 
 
-def _opened(locator: str) -> Record:
-    """The record in a token. Raises `UnreadablePayload`."""
+def _decrypt(locator: str) -> Record:
+    """Return the record in a token. Raises `UnreadablePayload`."""
+    text = locator.removeprefix(_SIGN)
     try:
-        token = base64.urlsafe_b64decode(locator + "=" * (-len(locator) % 4))
+        token = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except (ValueError, binascii.Error):
-        raise UnreadablePayload("cookie holds no token") from None
+        raise UnreadablePayload("cookie does not have a token") from None
     if _text(token) != locator:
-        # Characters that do not count: a token has one spelling.
-        raise UnreadablePayload("cookie holds no token")
-    record_id, sealed = token[:_ID_SIZE].hex(), token[_ID_SIZE:]
+        # Base64 ignores some characters and bits. A token must have one spelling.
+        raise UnreadablePayload("cookie does not have a token")
+    record_id, encrypted = token[:_ID_SIZE].hex(), token[_ID_SIZE:]
     ring = conf.key_ring()
-    flags, packed = ring.open(_context(record_id), sealed)
+    flags, packed = ring.decrypt(_context(record_id), encrypted)
     if flags != _FLAGS:
         raise UnreadablePayload("token is of an unknown format")
     try:
@@ -187,16 +209,16 @@ def _opened(locator: str) -> Record:
         created=created,
         last_activity=created + active_for,
         expires=created + active_for + lifetime,
-        handle=_Seal(ring.is_newest(sealed), sealed[-_MARK_SIZE:]),
+        handle=_Token(ring.is_newest(encrypted), encrypted[-_MARK_SIZE:]),
     )
 
 
 def _text(token: bytes) -> str:
-    return base64.urlsafe_b64encode(token).rstrip(b"=").decode("ascii")
+    return _SIGN + base64.urlsafe_b64encode(token).rstrip(b"=").decode("ascii")
 
 
 def _context(record_id: str) -> str:
-    """What a token is bound to. No payload of another engine is: those are bound to an id."""
+    """Return the text to which a token is bound; payloads of other engines are bound to an id."""
     return f"session cookie {django_settings.SESSION_COOKIE_NAME} {record_id}"
 
 
@@ -205,14 +227,14 @@ def _check_size(size: int) -> None:
     if size <= limit:
         return
     name, parts = django_settings.SESSION_COOKIE_NAME, conf.cookie_parts()
-    means = f"{parts} cookies" if parts > 1 else "one cookie"
+    cookies = f"{parts} cookies" if parts > 1 else "one cookie"
     hint = "raise COOKIE_MAX_PARTS and COOKIE_MAX_BYTES as far as your proxies allow"
     if limit < conf.settings.COOKIE_MAX_BYTES and not conf.splits_cookies():
         hint = (
-            "put django_sessionstores.middleware.SessionMiddleware, which splits cookies, in the "
-            "place of Django's"
+            "replace Django's SessionMiddleware by "
+            "django_sessionstores.middleware.SessionMiddleware, which splits cookies"
         )
     raise PayloadTooLarge(
-        f"The session takes {size} bytes in {name!r}, and {means} may hold {limit}. The old "
-        f"session stays. Store less in it, {hint}, or choose another SESSION_ENGINE."
+        f"The session takes {size} bytes in {name!r}, and {cookies} may hold {limit}; it was not "
+        f"saved. Store less in the session, {hint}, or choose another SESSION_ENGINE."
     )

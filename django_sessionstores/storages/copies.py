@@ -1,4 +1,4 @@
-"""Copies of records, as a cache in front of an authority keeps them."""
+"""The copies of records that a cache keeps in front of another storage, the authority."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ from typing import Final
 
 import msgspec
 
-from ..records import Record, State
+from ..core.records import Record, State
 
-# In front of the payload: a mark that no sealed payload begins with, and when the lease ends.
+# Precedes the payload: a mark with which no encrypted payload begins, and the end of the lease.
 _LEASE: Final = struct.Struct(">BQ")
 _MARK: Final = 0
 
 
-def leased(record: Record, until: int) -> Record:
-    """The copy of a record that counts before this moment only.
+def make_copy(record: Record, until: int) -> Record:
+    """Return a copy of a record that counts until a moment, in milliseconds since the epoch.
 
-    The cache, too, drops it. But how long it keeps a copy counts from when it hears of it, which
-    may be long after the sender has given up: what is sent to a server that stands still is done
-    when that goes on.
+    The lifetime of the cache's entry is not enough. It begins when the server executes the command.
+    A server that stands still may do so long after the sender has given up.
     """
     return msgspec.structs.replace(record, payload=_LEASE.pack(_MARK, until) + record.payload)
 
 
 def read_copy(stored: Record, now: int) -> Record | None:
-    """The record that a copy was made of; ``None`` if its lease is over, or if it is no copy."""
+    """Return the record in a copy; ``None`` if its lease has ended, or if it is not a copy."""
     payload = stored.payload
     if len(payload) < _LEASE.size or payload[0] != _MARK:
         return None
@@ -36,10 +35,10 @@ def read_copy(stored: Record, now: int) -> Record | None:
 
 
 def is_refused(copy: Record, stored: Record, now: int) -> bool:
-    """Whether a cache that has ``stored`` must not take ``copy`` in its place.
+    """Return whether a cache that has ``stored`` must not replace it by ``copy``.
 
-    It was read before the session ended, or before it was saved again, and comes too late.
-    For caches without a script of their own, which decide it here.
+    Such a copy was read before the session ended or was saved again, and comes too late. This is
+    for caches that cannot run a script on the server to decide it.
     """
     if stored.state is State.LIVE:
         return stored.version > copy.version

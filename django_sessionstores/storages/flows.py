@@ -1,9 +1,9 @@
-"""Storages whose operations are written once, as flows, for both drivers."""
+"""The base class of storages whose operations are flows, written once for sync and async."""
 
 from __future__ import annotations
 
-from ..flow import Flow, arun, run
-from ..records import Record
+from ..core.flow import Flow, arun, run
+from ..core.records import Record
 from .base import Outcome, Storage, Taken, Updated
 
 
@@ -20,7 +20,7 @@ class FlowStorage(Storage):
         raise NotImplementedError
 
     def _rotate(
-        self, record: Record, base: Record, grave: Record, now: int
+        self, record: Record, base: Record, tombstone: Record, now: int
     ) -> Flow[Outcome | Taken]:
         raise NotImplementedError
 
@@ -51,13 +51,13 @@ class FlowStorage(Storage):
     async def aupdate(self, record: Record, base: Record, now: int) -> Outcome:
         return await arun(self._update(record, base, now))
 
-    def rotate(self, record: Record, base: Record, grave: Record, now: int) -> Outcome | Taken:
-        return run(self._rotate(record, base, grave, now))
+    def rotate(self, record: Record, base: Record, tombstone: Record, now: int) -> Outcome | Taken:
+        return run(self._rotate(record, base, tombstone, now))
 
     async def arotate(
-        self, record: Record, base: Record, grave: Record, now: int
+        self, record: Record, base: Record, tombstone: Record, now: int
     ) -> Outcome | Taken:
-        return await arun(self._rotate(record, base, grave, now))
+        return await arun(self._rotate(record, base, tombstone, now))
 
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
         return run(self._touch(base, expires, last_activity, now))

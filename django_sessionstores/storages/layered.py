@@ -1,47 +1,53 @@
-"""A cache in front of an authority: fast as the one, true as the other."""
+"""The storage of ``cached_db``: a cache in front of another storage, the authority."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any, Final
 
 import msgspec
 from django.utils.translation import gettext_noop
 
+from ..core import clock
+from ..core.flow import Call, Flow, run
+from ..core.phrases import Phrase
+from ..core.records import (
+    Record,
+    State,
+    make_tombstone,
+    with_times,
+)
 from ..exceptions import (
     PayloadTooLarge,
     StorageFull,
     StorageUnavailable,
     UnreadablePayload,
 )
-from ..flow import Call, Flow, run
-from ..records import Record, State, moved, tombstone
-from ..words import Phrase
 from .base import CacheStorage, Conflict, Gone, Outcome, Storage, Taken, Updated
 from .composed import ComposedStorage
-from .copies import leased, read_copy
+from .copies import make_copy, read_copy
+from .uncommitted import UncommittedWrites
 
 logger: Final = logging.getLogger("django_sessionstores")
 
 _MOST_SUSPECTS: Final = 10_000
-"""How many sessions are remembered one by one whose news the cache has missed; with more, all of
-them are suspect. About two megabytes."""
+"""The maximum number of sessions that are remembered because the cache may have an outdated copy,
+about two megabytes. If there are more, all sessions are suspect."""
 
 
-class Layered(ComposedStorage):
-    """Reads come from ``cache`` where it has a copy, writes go to ``authority`` first.
+class LayeredStorage(ComposedStorage):
+    """Reads from ``cache`` if it has a copy, and writes to ``authority`` first.
 
-    The authority alone decides: versions are compared there, and a copy that is behind
-    costs a merge, never a change. A copy counts for ``lease`` seconds from when the authority was
-    asked, however late the cache hears of it, which bounds how long a logout can go unnoticed that
-    the cache did not hear of.
+    Only the authority decides, because versions are compared there: an outdated copy costs a merge,
+    and never a change. A copy counts for ``lease`` seconds from the moment at which the authority
+    was asked, however late it reaches the cache. That limits how long a session can be used after a
+    logout that did not reach the cache.
 
-    Trouble with the cache fails no request. After an error it is left alone for ``retry``
-    seconds, so that a dead cache does not cost each request a timeout.
+    An error of the cache does not fail a request. After an error, the cache is not asked for
+    ``retry`` seconds, so that an unreachable cache does not cost each request a timeout.
     """
 
     def __init__(
@@ -55,9 +61,10 @@ class Layered(ComposedStorage):
         # Moments of the monotonic clock.
         self._left_alone_until = 0.0
         self._distrusted_until = 0.0
-        # Sessions whose copies may be out of date, until when; the oldest first.
+        # The sessions whose copies may be outdated, and until when; the oldest first.
         self._suspects: dict[str, float] = {}
         self._suspects_lock = Lock()
+        self._uncommitted = UncommittedWrites()
         self.max_payload = authority.max_payload
         self.shared = authority.shared
 
@@ -70,151 +77,192 @@ class Layered(ComposedStorage):
 
     def _read(self, locator: str) -> Flow[Record | None]:
         distrusted = self._is_suspect(locator)
-        if not distrusted:
+        # A write reaches the cache when it is committed; others may fill the cache until then.
+        if not distrusted and locator not in self._uncommitted:
             stored: Record | None = yield from self._ask_cache("read", locator)
             # Its expiry may lag behind the authority's.
-            if stored is not None and stored.expires > (now := _now()):
+            if stored is not None and stored.expires > (now := clock.now()):
                 if stored.state is State.ENDED:
                     return None
                 copy = read_copy(stored, now) if stored.state is State.LIVE else stored
                 if copy is not None:
                     return copy
-        asked = _now()
+        asked = clock.now()
         record: Record | None = yield Call(self.authority, "read", (locator,))
         if record is not None and record.state is State.LIVE:
-            yield from self._once_committed(lambda: self._fill(record, asked, is_news=False))
+            yield from self._keep_copy(record, asked)
         elif record is None and distrusted:
-            # No tombstone: the session may yet come, from an engine that was in use before.
+            # Not a tombstone, because the session may still be migrated from a previous backend.
             yield from self._tell_cache(locator, "delete", locator, is_news=False)
         return record
 
     def _create(self, record: Record, now: int) -> Flow[Updated | Taken]:
-        asked = _now()
-        with self._or_distrust(record.id):
+        asked = clock.now()
+        with self._distrust_on_error(record.id):
             outcome: Updated | Taken = yield Call(self.authority, "create", (record, now))
             if isinstance(outcome, Updated):
                 yield from self._publish(record.id, record, asked)
         return outcome
 
     def _update(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
-        asked = _now()
-        with self._or_distrust(base.id):
+        asked = clock.now()
+        with self._distrust_on_error(base.id):
             outcome: Outcome = yield Call(self.authority, "update", (record, base, now))
-            yield from self._publish(base.id, _found(outcome), asked)
+            yield from self._publish(base.id, _record_after(outcome), asked)
         return outcome
 
     def _rotate(
-        self, record: Record, base: Record, grave: Record, now: int
+        self, record: Record, base: Record, tombstone: Record, now: int
     ) -> Flow[Outcome | Taken]:
-        asked = _now()
-        with self._or_distrust(base.id):
+        asked = clock.now()
+        with self._distrust_on_error(base.id):
             outcome: Outcome | Taken = yield Call(
-                self.authority, "rotate", (record, base, grave, now)
+                self.authority, "rotate", (record, base, tombstone, now)
             )
             if isinstance(outcome, Updated):
-                yield from self._publish(base.id, grave, asked)
+                yield from self._publish(base.id, tombstone, asked)
                 yield from self._publish(record.id, record, asked)
             elif not isinstance(outcome, Taken):
-                yield from self._publish(base.id, _found(outcome), asked)
+                yield from self._publish(base.id, _record_after(outcome), asked)
         return outcome
 
     def _touch(self, base: Record, expires: int, last_activity: int, now: int) -> Flow[bool]:
-        asked = _now()
-        with self._or_distrust(base.id):
+        asked = clock.now()
+        with self._distrust_on_error(base.id):
             times = (expires, last_activity)
             touched: bool = yield Call(self.authority, "touch", (base, *times, now))
             if touched:
-                yield from self._publish(base.id, moved(base, *times), asked)
+                yield from self._publish(base.id, with_times(base, *times), asked)
         return touched
 
     def _delete(self, session_id: str) -> Flow[bool]:
-        with self._or_distrust(session_id):
+        with self._distrust_on_error(session_id):
             deleted: bool = yield Call(self.authority, "delete", (session_id,))
-            yield from self._publish(session_id, None, _now())
+            if deleted:
+                yield from self._publish(session_id, None, clock.now())
+            else:
+                # There may be a tombstone, which must not be hidden by another one in the cache.
+                yield from self._tell_cache(session_id, "delete", session_id)
         return deleted
 
     def _purge(self, now: int, batch: int) -> Flow[int]:
         removed: int = yield Call(self.authority, "purge", (now, batch))
-        # Copies count for nobody; they only must not pile up.
+        # Copies are not counted, but they must not accumulate.
         while not (removed or self.cache.self_expiring):
             if not (yield from self._ask_cache("purge", now, batch)):
                 break
         return removed
 
-    def close(self) -> None:
-        self.cache.close()
-        self.authority.close()
+    def parts(self) -> tuple[Storage, ...]:
+        return self.cache, self.authority
 
-    # --- What the cache is told ---------------------------------------------------------------
+    def read_latest(self, session_id: str) -> Record | None:
+        return self.authority.read_latest(session_id)
+
+    async def aread_latest(self, session_id: str) -> Record | None:
+        return await self.authority.aread_latest(session_id)
+
+    def follow(self, base: Record, successor: str) -> Record | None:
+        return self.authority.follow(base, successor)
+
+    async def afollow(self, base: Record, successor: str) -> Record | None:
+        return await self.authority.afollow(base, successor)
+
+    # --- Writing to the cache -----------------------------------------------------------------
 
     def _publish(self, session_id: str, record: Record | None, asked: int) -> Flow[None]:
-        """Tell the cache what the authority holds under an id after a write, which it was asked
-        for at that moment."""
-        if (yield Call(self.authority, "in_transaction", ())):
-            # So that the transaction reads its own write.
-            yield from self._tell_cache(session_id, "delete", session_id)
-        yield from self._once_committed(lambda: self._put(session_id, record, asked))
+        """Store in the cache what the authority has under an id after a write.
 
-    def _once_committed(self, step: Callable[[], Flow[None]]) -> Flow[None]:
-        """Take a step now, or when the transaction commits that is open.
-
-        A cache that hears of a write before that keeps it when the write is rolled back.
+        ``record`` is ``None`` if there is nothing. ``asked`` is when the authority was asked for
+        the write, in milliseconds since the epoch.
         """
-        if (yield Call(self.authority, "in_transaction", ())):
-            yield Call(self.authority, "after_commit", (lambda: run(step()),))
-        else:
-            yield from step()
+        if not (yield Call(self.authority, "in_transaction", ())):
+            yield from self._put(session_id, record, asked)
+            return
+        # First, because the process may die between the commit and the actions that follow it.
+        yield from self._tell_cache(session_id, "delete", session_id)
+        # A write that reached the cache before the commit would stay there after a rollback.
+        has_committed = yield from self._after_commit(lambda: self._put(session_id, record, asked))
+        self._uncommitted.add(session_id, has_committed)
+
+    def _after_commit(self, step: Callable[[], Flow[None]]) -> Flow[Callable[[], bool | None]]:
+        has_committed: Callable[[], bool | None]
+        has_committed = yield Call(self.authority, "after_commit", (lambda: run(step()),))
+        return has_committed
+
+    def _keep_copy(self, record: Record, asked: int) -> Flow[None]:
+        """Store a copy of a record that was read from the authority.
+
+        A record that was read in a transaction may be as old as the beginning of the transaction,
+        and the session may have ended since. So the record is read again when the transaction has
+        committed, which costs one more round trip for a session that was not in the cache.
+        """
+        if not (yield Call(self.authority, "in_transaction", ())):
+            yield from self._fill(record, asked, is_news=False)
+        elif record.id not in self._uncommitted:
+            yield from self._after_commit(lambda: self._copy_again(record.id))
+
+    def _copy_again(self, session_id: str) -> Flow[None]:
+        # The request has been answered, so an error concerns nobody.
+        with suppress(StorageUnavailable, UnreadablePayload):
+            if (yield Call(self.authority, "in_transaction", ())):
+                return
+            asked = clock.now()
+            record: Record | None = yield Call(self.authority, "read", (session_id,))
+            if record is not None and record.state is State.LIVE:
+                yield from self._fill(record, asked, is_news=False)
 
     def _put(self, session_id: str, record: Record | None, asked: int) -> Flow[None]:
         if record is None:
-            yield from self._bury(session_id)
+            yield from self._leave_tombstone(session_id)
         elif record.state is State.LIVE:
             yield from self._fill(record, asked)
         else:
-            yield from self._put_grave(record)
+            yield from self._put_tombstone(record)
 
     def _fill(self, record: Record, asked: int, is_news: bool = True) -> Flow[None]:
-        """Copy what the authority held when it was asked.
+        """Store a copy of what the authority had when it was asked.
 
-        A logout after that puts a tombstone into the cache, which refuses the copy and stays for a
-        lease. So no copy counts that comes when the tombstone has gone: its lease is over, too.
+        A later logout puts a tombstone into the cache, which refuses the copy and stays for the
+        time of a lease. A copy that comes after the tombstone has expired does not count, because
+        its own lease has ended by then.
         """
-        now = _now()
+        now = clock.now()
         until = min(record.expires, asked + int(self._lease * 1000))
         if record.expires <= now:
-            # A copy from before a shorter lifetime was set would go on being served.
-            yield from self._bury(record.id)
+            # Otherwise a copy from before a shorter lifetime was set would still be used.
+            yield from self._leave_tombstone(record.id)
             return
         try:
             if until > now:
-                copy = leased(record, until)
+                copy = make_copy(record, until)
                 yield from self._tell_cache(record.id, "fill", copy, until, now, is_news=is_news)
             elif is_news:
                 yield from self._tell_cache(record.id, "delete", record.id)
         except (PayloadTooLarge, StorageFull):
-            # An older copy must not stay in place of the one that does not fit.
+            # An older copy must not stay in place of a new one that does not fit.
             yield from self._tell_cache(record.id, "delete", record.id)
 
-    def _bury(self, session_id: str) -> Flow[None]:
-        yield from self._put_grave(
-            tombstone(session_id, State.ENDED, now=_now(), seconds=self._lease)
+    def _leave_tombstone(self, session_id: str) -> Flow[None]:
+        yield from self._put_tombstone(
+            make_tombstone(session_id, State.ENDED, now=clock.now(), seconds=self._lease)
         )
 
-    def _put_grave(self, grave: Record) -> Flow[None]:
-        # Not shorter than a lease: it has to outlive every copy of the session.
-        now = _now()
-        grave = msgspec.structs.replace(
-            grave, expires=max(grave.expires, now + int(self._lease * 1000))
+    def _put_tombstone(self, tombstone: Record) -> Flow[None]:
+        # Not shorter than a lease, because it must outlive every copy of the session.
+        now = clock.now()
+        tombstone = msgspec.structs.replace(
+            tombstone, expires=max(tombstone.expires, now + int(self._lease * 1000))
         )
         try:
-            yield from self._tell_cache(grave.id, "bury", grave, now)
+            yield from self._tell_cache(tombstone.id, "leave_tombstone", tombstone, now)
         except StorageFull:
-            yield from self._tell_cache(grave.id, "delete", grave.id)
+            yield from self._tell_cache(tombstone.id, "delete", tombstone.id)
 
-    # --- Trouble with the cache ---------------------------------------------------------------
+    # --- Errors of the cache ------------------------------------------------------------------
 
     def _ask_cache(self, name: str, *args: Any) -> Flow[Any]:
-        """What the cache answers; ``None`` if it does not, or should be left alone."""
+        """Return the answer of the cache; ``None`` if it does not answer, or must not be asked."""
         if self._is_left_alone():
             return None
         try:
@@ -230,9 +278,10 @@ class Layered(ComposedStorage):
     def _tell_cache(
         self, session_id: str, name: str, *args: Any, is_news: bool = True
     ) -> Flow[None]:
-        """Change what the cache has of a session. News that it did not hear of make that suspect.
+        """Change what the cache has of a session.
 
-        Raises `PayloadTooLarge` and `StorageFull`, where deleting a copy may still work.
+        If ``is_news`` and the change does not reach the cache, the session becomes suspect. Raises
+        `PayloadTooLarge` and `StorageFull`, because deleting the copy may still work then.
         """
         heard = False
         try:
@@ -251,26 +300,29 @@ class Layered(ComposedStorage):
                 self._distrust(session_id)
 
     def _is_left_alone(self) -> bool:
-        now = time.monotonic()
+        now = clock.monotonic()
         if now < self._left_alone_until:
             return True
         if self._left_alone_until:
-            # One request tries whether the cache is back; the others go on without it.
+            # One request tries whether the cache answers again; the others continue without it.
             self._left_alone_until = now + self._retry
         return False
 
     def _leave_alone(self, error: StorageUnavailable) -> None:
         if not self._left_alone_until:
             logger.error(
-                "The session cache is out of reach; sessions come from behind it: %s",
+                "The session cache is unreachable. Sessions are read from the store behind it: %s",
                 error,
             )
-        self._left_alone_until = time.monotonic() + self._retry
+        self._left_alone_until = clock.monotonic() + self._retry
 
     @contextmanager
-    def _or_distrust(self, session_id: str) -> Generator[None]:
-        """For a write that may not get to its end: the authority did not answer, though it may
-        have written, or the task was cancelled before the cache was told."""
+    def _distrust_on_error(self, session_id: str) -> Generator[None]:
+        """Make the session suspect if the write in this context is interrupted.
+
+        The authority may have written without answering, or the task may have been cancelled before
+        the change reached the cache.
+        """
         try:
             yield
         except BaseException:
@@ -278,8 +330,8 @@ class Layered(ComposedStorage):
             raise
 
     def _distrust(self, session_id: str) -> None:
-        """Ask the authority for this session until every copy from before now has ended."""
-        now = time.monotonic()
+        """Ask only the authority for this session until the lease of every older copy has ended."""
+        now = clock.monotonic()
         with self._suspects_lock:
             self._suspects.pop(session_id, None)
             self._suspects[session_id] = now + self._lease
@@ -291,16 +343,11 @@ class Layered(ComposedStorage):
 
     def _is_suspect(self, session_id: str) -> bool:
         until = max(self._distrusted_until, self._suspects.get(session_id, 0.0))
-        return time.monotonic() < until
+        return clock.monotonic() < until
 
 
-def _found(outcome: Outcome) -> Record | None:
-    """What the authority holds after a write."""
+def _record_after(outcome: Outcome) -> Record | None:
+    """Return the record that the authority has after a write, as far as the outcome shows it."""
     if isinstance(outcome, Gone):
         return None
     return outcome.current if isinstance(outcome, Conflict) else outcome.record
-
-
-def _now() -> int:
-    # Only for how long the cache keeps a copy; what is expired is decided elsewhere.
-    return time.time_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""Records in this process: bounded, fast, gone with the process."""
+"""The storage of records in the memory of this process. They are lost when the process ends."""
 
 from __future__ import annotations
 
@@ -9,9 +9,20 @@ from typing import Any, Final
 
 from django.utils.translation import gettext_noop
 
-from ..records import Record, State, moved
-from ..words import Phrase
-from .base import Conflict, Gone, Outcome, P, Page, Storage, T, Taken, Updated, after, page_of
+from ..core.phrases import Phrase
+from ..core.records import Record, State, with_times
+from .base import (
+    Outcome,
+    P,
+    Page,
+    Storage,
+    T,
+    Taken,
+    Updated,
+    id_of_cursor,
+    page_of,
+    refusal,
+)
 
 _NEVER: Final = 2**63
 
@@ -19,8 +30,8 @@ _NEVER: Final = 2**63
 class MemoryStorage(Storage):
     """Records in a dict, at most ``max_sessions`` of them.
 
-    When full, expired records go first, then those longest without a write. The lock is held
-    for dict operations only.
+    When the dict is full, expired records are removed first, then those with the oldest writes. The
+    lock is only held for operations of the dict.
     """
 
     shared = False
@@ -54,26 +65,39 @@ class MemoryStorage(Storage):
 
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         with self._lock:
-            current = self._records.get(base.id)
-            if current is None or current.expires <= now:
-                return Gone()
-            if current.version != base.version:
-                return Conflict(current)
+            refused = refusal(self._records.get(base.id), base, now)
+            if refused is not None:
+                return refused
             self._put(record)
         return Updated(record)
 
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
         with self._lock:
             current = self._records.get(base.id)
-            if current is None or current.version != base.version or current.expires <= now:
+            if current is None or refusal(current, base, now) is not None:
                 return False
-            self._put(moved(current, expires, last_activity))
+            self._put(with_times(current, expires, last_activity))
         return True
 
     def delete(self, session_id: str) -> bool:
         with self._lock:
-            record = self._records.pop(session_id, None)
-        return record is not None and record.state is State.LIVE
+            record = self._records.get(session_id)
+            if record is None or record.state is not State.LIVE:
+                return False
+            del self._records[session_id]
+        return True
+
+    def rotate(self, record: Record, base: Record, tombstone: Record, now: int) -> Outcome | Taken:
+        with self._lock:
+            if record.id in self._records:
+                return Taken()
+            refused = refusal(self._records.get(base.id), base, now)
+            if refused is not None:
+                return refused
+            self._put(tombstone)
+            evicted = tuple(self._make_room(now))
+            self._put(record)
+        return Updated(record, evicted=evicted)
 
     def purge(self, now: int, batch: int) -> int:
         with self._lock:
@@ -83,7 +107,7 @@ class MemoryStorage(Storage):
         return len(expired[:batch])
 
     def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
-        last = after(cursor)
+        last = id_of_cursor(cursor)
         with self._lock:
             found = sorted(each for each in self._records if each > last)
             records = [self._records[id_] for id_ in found]
@@ -102,10 +126,10 @@ class MemoryStorage(Storage):
         self._earliest = min(self._earliest, record.expires)
 
     def _make_room(self, now: int) -> Iterator[Record]:
-        """The live sessions that went."""
+        """Remove records until there is room for one more, and yield the live sessions of them."""
         if len(self._records) < self._max_sessions:
             return
-        # The bound spares a full store the search at every new session.
+        # Without this condition, a full store would be searched for each new session.
         if self._earliest <= now:
             for record in list(self._records.values()):
                 if record.expires <= now:
@@ -117,7 +141,7 @@ class MemoryStorage(Storage):
                 yield record
 
     def _in_thread(self, method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
-        # Dict operations do not block, so there is no thread to hop to.
+        # Operations of a dict do not block, so they do not need a thread.
         async def call(*args: P.args, **kwargs: P.kwargs) -> T:
             return method(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""The sessions of who reads a page, and times in words."""
+"""Template tags: the sessions of the user who reads a page, and times in words."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from ..core.phrases import format_distance
+from ..devices.sessions import YourSessionList, YourSessions
 from ..exceptions import CannotList, StorageUnavailable
-from ..words import distance
-from ..your_sessions import YourSessionList, YourSessions
 
 register = template.Library()
 
@@ -24,34 +24,38 @@ T = TypeVar("T")
 
 @register.simple_tag(takes_context=True)
 def your_sessions(context: Context) -> YourSessionList | None:
-    """The sessions of the user of the request.
+    """Return the sessions of the user of the request.
 
-    None where nobody is signed in, the engine has no list, or the store does not answer now.
+    Returns ``None`` if the user is anonymous, if the engine cannot list sessions, or if the store
+    does not answer.
     """
-    return _of_reader(context, YourSessions.list)
+    return _ask_for_reader(context, YourSessions.list)
 
 
 @register.simple_tag(takes_context=True)
 def count_other_sessions(context: Context) -> int | None:
-    """How many sessions the user of the request has besides this one; None as above."""
-    return _of_reader(context, YourSessions.count_others)
+    """Return how many other sessions the user of the request has.
+
+    Returns ``None`` in the same cases as `your_sessions`.
+    """
+    return _ask_for_reader(context, YourSessions.count_others)
 
 
-def _of_reader(context: Context, ask: Callable[[YourSessions], T]) -> T | None:
+def _ask_for_reader(context: Context, ask: Callable[[YourSessions], T]) -> T | None:
     request = context.get("request")
     if request is None or not request.user.is_authenticated:
         return None
     try:
         return ask(YourSessions(request))
     except (CannotList, StorageUnavailable):
-        # The page is not about sessions, and can do without.
+        # The page is not about sessions, so it must not fail because of them.
         return None
 
 
 @register.simple_tag
 def moment(when: datetime, now: datetime) -> SafeString:
-    """How far a moment is from now, in words; exactly, to who points at it."""
-    words = distance(when, now)
+    """Return how far a moment is from now, in words, with the exact time as a tooltip."""
+    words = format_distance(when, now)
     return format_html(
         '<time datetime="{}" title="{}">{}</time>', when.isoformat(), exact(when), words
     )
@@ -59,6 +63,6 @@ def moment(when: datetime, now: datetime) -> SafeString:
 
 @register.filter
 def exact(when: datetime) -> str:
-    """A moment to the second, in the zone of the reader."""
+    """Return a moment to the second, in the current time zone."""
     local = timezone.localtime(when)
     return f"{date(local, 'DATE_FORMAT')} {local:%H:%M:%S %Z}"

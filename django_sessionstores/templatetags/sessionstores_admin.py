@@ -1,4 +1,4 @@
-"""Times in words, and the link from a user's page in the admin to that user's sessions."""
+"""Template tags for the admin: times in words, and the link from a user's page to the sessions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.urls import NoReverseMatch, reverse
 
 from ..exceptions import CannotList, StorageUnavailable
 from ..inventory import Inventory
-from ..overview import count_of_user
+from ..operations.overview import count_of_user
 from .sessionstores import exact, moment
 
 register = template.Library()
@@ -25,9 +25,10 @@ register.filter(exact)
 
 @register.simple_tag(takes_context=True)
 def user_sessions(context: Context, user: Any) -> dict[str, Any] | None:
-    """The address of a user's sessions and how many they are; None for who may not see them.
+    """Return the URL of a user's sessions, and how many there are.
 
-    The number is None where the store cannot tell it now.
+    The number is ``None`` if the store does not answer. Returns ``None`` if the reader of the page
+    may not see sessions, or if there is no list of them.
     """
     request = context.get("request")
     may_view = request and request.user.has_perm("django_sessionstores.view_session")

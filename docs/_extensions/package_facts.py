@@ -13,17 +13,17 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from django_sessionstores import conf, signals
 from django_sessionstores.storages.base import CacheStorage, Storage
+from django_sessionstores.storages.caches.database_cache import DatabaseCacheStorage
+from django_sessionstores.storages.caches.file_cache import FileCacheStorage
+from django_sessionstores.storages.caches.portable import LocMemStorage, PortableStorage
 from django_sessionstores.storages.cookie import CookieStorage
-from django_sessionstores.storages.database import DatabaseStorage
-from django_sessionstores.storages.database_cache import DatabaseCacheStorage
-from django_sessionstores.storages.file import FileStorage
-from django_sessionstores.storages.file_cache import FileCacheStorage
-from django_sessionstores.storages.layered import Layered
-from django_sessionstores.storages.memcached import MemcachedStorage
+from django_sessionstores.storages.files.storage import FileStorage
+from django_sessionstores.storages.layered import LayeredStorage
+from django_sessionstores.storages.memcached.storage import MemcachedStorage
 from django_sessionstores.storages.memory import MemoryStorage
-from django_sessionstores.storages.portable import LocMemStorage, PortableStorage
-from django_sessionstores.storages.redis import RedisStorage
-from django_sessionstores.storages.registered import Registered
+from django_sessionstores.storages.redis.storage import RedisStorage
+from django_sessionstores.storages.registered import RegisteredStorage
+from django_sessionstores.storages.sql.storage import DatabaseStorage
 
 
 def _unconnected(kind: type[Storage]) -> Any:
@@ -41,36 +41,43 @@ STORAGES: Final[dict[str, type[Storage] | Storage]] = {
     "``cache`` on FileBasedCache": FileCacheStorage,
     "``cache`` on LocMemCache": LocMemStorage,
     "``cache`` on another cache": PortableStorage,
-    "``cached_db``": Layered(CacheStorage(), _unconnected(DatabaseStorage), lease=1, retry=1),
+    "``cached_db``": LayeredStorage(
+        CacheStorage(), _unconnected(DatabaseStorage), lease=1, retry=1
+    ),
     "``cookie``": CookieStorage,
-    "``cookie``, registered in ``db`` or ``cached_db``": Registered(
+    "``cookie``, registered in ``db`` or ``cached_db``": RegisteredStorage(
         CookieStorage(), _unconnected(DatabaseStorage), window=1
     ),
-    "``cookie``, registered in ``cache`` on Redis": Registered(
+    "``cookie``, registered in ``cache`` on Redis": RegisteredStorage(
         CookieStorage(), _unconnected(RedisStorage), window=1
     ),
-    "``cache`` on memcached or another cache, registered in ``db``": Registered(
+    "``cache`` on memcached or another cache, registered in ``db``": RegisteredStorage(
         _unconnected(MemcachedStorage), _unconnected(DatabaseStorage), window=1
     ),
 }
 
-FLAGS: Final = {
-    "authoritative": "Sessions can be ended, no change is lost",
-    "shared": "Seen by all processes",
-    "durable": "Never evicted, survives a restart",
-    "self_expiring": "Drops expired sessions itself",
-    "lists": "Tells which sessions there are",
-    "indexes_users": "Users and counts from an index",
-}
+FACTS: Final = (
+    ("Ends", "authoritative", "A session can be ended."),
+    ("Merges", "authoritative", "The changes of parallel requests are all kept."),
+    ("Shared", "shared", "All processes of the site see the same sessions."),
+    ("Durable", "durable", "The store keeps sessions until they expire."),
+    ("Expires", "self_expiring", "The store drops expired sessions itself."),
+    ("Lists", "lists", "The store tells which sessions there are."),
+    ("User index", "indexes_users", "The sessions of a user come from an index."),
+    ("Count index", "indexes_counts", "The number of all sessions comes from an index."),
+)
+"""The columns: heading, attribute of storages, meaning."""
 
 
 def storage_matrix() -> list[str]:
-    """What each storage declares of itself, as the lines of a table."""
-    lines = [".. list-table::", "   :header-rows: 1", ""]
-    lines += _row("Engine and store", *FLAGS.values())
+    """What each storage declares of itself, as the lines of a list and a table."""
+    lines = [f"* *{heading}*: {meaning}" for heading, _flag, meaning in FACTS]
+    lines += ["", ".. list-table::", "   :header-rows: 1", "   :widths: 30 8 10 10 10 10 8 8 8", ""]
+    lines += _row("Engine and store", *(heading for heading, _flag, _meaning in FACTS))
     for name, storage in STORAGES.items():
         # Of a class, what depends on a setting is a property, and so a yes.
-        lines += _row(name, *("yes" if getattr(storage, flag) else "no" for flag in FLAGS))
+        cells = ("yes" if getattr(storage, flag) else "no" for _heading, flag, _meaning in FACTS)
+        lines += _row(name, *cells)
     return lines
 
 
@@ -78,12 +85,11 @@ def _row(first: str, *others: str) -> list[str]:
     return [f"   * - {first}", *(f"     - {cell}" for cell in others)]
 
 
-def options() -> list[str]:
-    """Every option with its type, default and meaning, as the lines of a definition list."""
+def options(names: list[str]) -> list[str]:
+    """Options with their type, default and meaning, as the lines of a definition list."""
     lines: list[str] = []
-    for name, option in vars(conf.Settings).items():
-        if not name.isupper():
-            continue
+    for name in names:
+        option = vars(conf.Settings)[name]
         lines += [
             f".. _option-{name}:",
             "",
@@ -118,7 +124,9 @@ def _type(function: Any) -> str:
         return names[kind]
     if kind == float | None:
         return "number or ``None``"
-    return {"Sequence": "list or tuple of strings", "Mapping": "dict"}[kind.__origin__.__name__]
+    if kind.__origin__.__name__ == "Mapping":
+        return "dict"
+    return "list of strings" if kind.__args__ == (str,) else "list of strings and pairs"
 
 
 class _Generated(SphinxDirective):
@@ -141,9 +149,13 @@ class StorageMatrix(_Generated):
 
 
 class Options(_Generated):
-    """``.. options::``"""
+    """``.. options:: IDLE_TIMEOUT ABSOLUTE_TIMEOUT``"""
 
-    lines = staticmethod(options)
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def lines(self) -> list[str]:
+        return options(self.arguments[0].split())
 
 
 class Reasons(_Generated):

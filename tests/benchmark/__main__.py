@@ -26,8 +26,8 @@ if "SESSIONSTORES_TEST_FOLDER" not in os.environ:
 django.setup()
 
 from tests.benchmark import at_scale, measure, targets  # noqa: E402 - models need Django set up
+from tests.benchmark.encryption import microseconds  # noqa: E402
 from tests.benchmark.operations import OPERATIONS  # noqa: E402
-from tests.benchmark.sealing import microseconds  # noqa: E402
 from tests.benchmark.shares import shares  # noqa: E402
 from tests.cases import Case, select  # noqa: E402
 
@@ -43,7 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print figures for programs to read")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
     parser.add_argument("--profile", metavar="CASE", help="show where the time of a case goes")
-    parser.add_argument("--sealing", action="store_true", help="time the tokens of cookies")
+    parser.add_argument("--encryption", action="store_true", help="time the tokens of cookies")
     parser.add_argument(
         "--sessions", type=int, metavar="N", help="time lists and purges among N sessions"
     )
@@ -132,7 +132,7 @@ def main() -> int:
     # Ended by SIGTERM as by Ctrl-C, so that the servers are stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = arguments()
-    if options.sealing:
+    if options.encryption:
         print(f"{'':<18}{'here':>8}{'Django':>8}")
         for name, ours, djangos in microseconds(options.rounds):
             print(f"{name:<18}{ours:>8.1f}{djangos:>8.1f}")

@@ -14,12 +14,17 @@ from django.contrib.auth import get_user_model
 from django.db import connections, transaction
 from django.test import Client, override_settings
 
-from django_sessionstores.flow import run
+from django_sessionstores.core.clock import now
+from django_sessionstores.core.flow import run
+from django_sessionstores.core.records import (
+    Record,
+    draw_key,
+    pack,
+    session_id,
+)
 from django_sessionstores.inventory import Inventory
-from django_sessionstores.records import Record, draw_key, pack, session_id
-from django_sessionstores.session import now
-from django_sessionstores.storages import redis_scripts
-from django_sessionstores.storages.database_cache import DatabaseCacheStorage
+from django_sessionstores.storages.caches.database_cache import DatabaseCacheStorage
+from django_sessionstores.storages.redis import scripts as redis_scripts
 from django_sessionstores.testing import DAY, HOUR, at
 
 SESSIONS_OF_A_USER = 5
@@ -166,10 +171,10 @@ def _store(engine: Any, records: list[Record]) -> None:
         pipeline = storage._server.connect().pipeline(transaction=False)
         listed: list[Any] = []
         for each in records:
-            pipeline.set(storage._key(each.id), pack(each), px=each.expires - moment)
+            pipeline.set(storage._server.key(each.id), pack(each), px=each.expires - moment)
             listed += [bytes.fromhex(each.id) + b":" + str(each.user_id).encode(), each.expires]
         pipeline.execute()
-        run(storage._evaluate(redis_scripts.LIST, storage._index, *listed))
+        run(storage._server.evaluate(redis_scripts.LIST, storage._index.keys, *listed))
     else:
         for each in records:
             storage.create(each, moment)

@@ -12,9 +12,9 @@ from typing import Any
 from django.contrib.sessions import middleware
 from django.http.response import HttpResponseBase
 
-from django_sessionstores import session
 from django_sessionstores.backends import memory
 from django_sessionstores.conf import codec
+from django_sessionstores.sessions import saving
 from tests.benchmark import measure
 from tests.benchmark.measure import BARE, CLIENT, OURS, Contender
 from tests.benchmark.operations import OPERATIONS, Operation
@@ -32,7 +32,7 @@ def shares(engine: Engine, rounds: int) -> Iterator[tuple[Operation, dict[str, f
                 name: without(engine, operation, part(operation)) for name, part in PARTS.items()
             }
             # To take something out takes time as well, which is no part's.
-            parts[_NOTHING] = without(engine, operation, (codec(), "open", codec().open))
+            parts[_NOTHING] = without(engine, operation, (codec(), "decrypt", codec().decrypt))
             parts[_IN_PROCESS] = measure.through_middleware(memory.SessionStore, operation)
             if CLIENT in taking_part:
                 parts[_IN_BETWEEN] = _followed_by(taking_part[CLIENT], parts[_IN_PROCESS])
@@ -57,7 +57,7 @@ _numbers = itertools.count()
 
 
 def _followed_by(client: Contender, request: Contender) -> Contender:
-    """The client's calls not in a loop of their own, but each after a request without a trip."""
+    """Make each of the client's calls after a request without a round trip, not in a loop."""
 
     def do(subjects: tuple[Any, Any]) -> None:
         request.do(subjects[0])
@@ -85,9 +85,9 @@ def without(engine: Engine, operation: Operation, replacement: Replacement) -> C
     return Contender(whole.prepare, do)
 
 
-def _opening(operation: Operation) -> Replacement:
-    opened = codec().freeze(operation.before or {})
-    return codec(), "open", lambda session_id, payload: opened
+def _decryption(operation: Operation) -> Replacement:
+    decrypted = codec().serialize(operation.before or {})
+    return codec(), "decrypt", lambda session_id, payload: decrypted
 
 
 def _comparing(operation: Operation) -> Replacement:
@@ -97,31 +97,31 @@ def _comparing(operation: Operation) -> Replacement:
 def _serialising(operation: Operation) -> Replacement:
     # Never the same twice in a row, or there would be nothing to store.
     frozen = itertools.cycle(
-        [codec().freeze((operation.before or {}) | {"count": -count}) for count in (1, 2)]
+        [codec().serialize((operation.before or {}) | {"count": -count}) for count in (1, 2)]
     )
-    return codec(), "freeze", lambda data: next(frozen)
+    return codec(), "serialize", lambda data: next(frozen)
 
 
-def _sealing(operation: Operation) -> Replacement:
-    seal, sealed = codec().seal, {}
+def _encryption(operation: Operation) -> Replacement:
+    encrypt, encrypted = codec().encrypt, {}
 
     def stored_before(session_id: str, snapshot: Any) -> bytes:
         # What is read again must open.
-        if session_id not in sealed:
-            sealed[session_id] = seal(session_id, snapshot)
-        return sealed[session_id]
+        if session_id not in encrypted:
+            encrypted[session_id] = encrypt(session_id, snapshot)
+        return encrypted[session_id]
 
     is_read_again = operation.before is not None and not operation.ends_session
-    payload = seal("", codec().freeze(operation.before or {}))
+    payload = encrypt("", codec().serialize(operation.before or {}))
     return (
         codec(),
-        "seal",
+        "encrypt",
         stored_before if is_read_again else lambda session_id, snapshot: payload,
     )
 
 
 def _drawing_a_key(operation: Operation) -> Replacement:
-    return session, "draw_key", lambda: format(next(_numbers), "032d")
+    return saving, "draw_key", lambda: format(next(_numbers), "032d")
 
 
 def _vary_header(operation: Operation) -> Replacement:
@@ -133,10 +133,10 @@ def _cookie(operation: Operation) -> Replacement:
 
 
 PARTS: dict[str, Callable[[Operation], Replacement]] = {
-    "opening": _opening,
+    "decryption": _decryption,
     "comparing": _comparing,
     "serialising": _serialising,
-    "sealing": _sealing,
+    "encryption": _encryption,
     "drawing a key": _drawing_a_key,
     "Vary header": _vary_header,
     "cookie": _cookie,

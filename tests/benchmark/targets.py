@@ -32,7 +32,7 @@ def of_django(case: Case, operation: str) -> float | None:
     if case.registry:
         return None  # Django has none, so it does less.
     if case.engine == "cookie":
-        return 1.0  # There is no store to save a trip to.
+        return 1.0  # There is no store to save a round trip to.
     return OF_DJANGO.get(operation, 1.0)
 
 

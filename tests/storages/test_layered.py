@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -12,14 +13,17 @@ from django.core.cache import caches
 from django.db import transaction
 from django.test import override_settings
 
+from django_sessionstores.core import clock as core_clock
+from django_sessionstores.core.records import Record, State, make_tombstone
 from django_sessionstores.exceptions import PayloadTooLarge, StorageFull, StorageUnavailable
-from django_sessionstores.records import Record, State, tombstone
-from django_sessionstores.storages import layered, portable
+from django_sessionstores.storages import layered
 from django_sessionstores.storages.base import Conflict, Gone, Updated
-from django_sessionstores.storages.layered import Layered
+from django_sessionstores.storages.caches import portable
+from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.memory import MemoryStorage
+from django_sessionstores.storages.uncommitted import UncommittedWrites
 
-NOW = layered._now()
+NOW = core_clock.now()
 HOUR = 3_600_000
 LEASE, RETRY = 60.0, 5.0
 ID = "0" * 39 + "1"
@@ -57,9 +61,9 @@ class Cache(portable.LocMemStorage):
         self._called("fill")
         super().fill(record, until, now)
 
-    def bury(self, grave: Record, now: int) -> None:
-        self._called("bury")
-        super().bury(grave, now)
+    def leave_tombstone(self, tombstone: Record, now: int) -> None:
+        self._called("leave_tombstone")
+        super().leave_tombstone(tombstone, now)
 
     def delete(self, session_id: str) -> None:
         self._called("delete")
@@ -67,10 +71,10 @@ class Cache(portable.LocMemStorage):
 
 
 @pytest.fixture
-def clock(monkeypatch):
+def clock():
     clock = Clock()
-    monkeypatch.setattr(layered.time, "monotonic", clock)
-    return clock
+    with core_clock.use(monotonic=clock):
+        yield clock
 
 
 @pytest.fixture
@@ -88,19 +92,19 @@ def authority():
 
 @pytest.fixture
 def storage(cache, authority, clock):
-    return Layered(cache, authority, lease=LEASE, retry=RETRY)
+    return LayeredStorage(cache, authority, lease=LEASE, retry=RETRY)
 
 
 @pytest.fixture
 def other(cache, authority, clock):
     """The same in another process."""
-    return Layered(cache, authority, lease=LEASE, retry=RETRY)
+    return LayeredStorage(cache, authority, lease=LEASE, retry=RETRY)
 
 
 def record(version: int = 1, **fields: Any) -> Record:
     times = {"created": NOW, "last_activity": NOW, "expires": NOW + HOUR}
     return Record(
-        **{"id": ID, "payload": b"sealed %d" % version, "version": version} | times | fields
+        **{"id": ID, "payload": b"encrypted %d" % version, "version": version} | times | fields
     )
 
 
@@ -180,7 +184,7 @@ def test_a_logout_that_the_cache_missed_holds_here_at_once(storage, cache, clock
 
 
 def test_a_session_that_was_looked_for_in_an_outage_can_still_come(storage, authority, other):
-    """It is moved here from a former engine. When the first try fails, the second must not be
+    """It is moved here from a previous backend. When the first try fails, the second must not be
     hidden by what the cache was told between the two."""
     create = authority.create
     authority.create = unanswered
@@ -215,7 +219,7 @@ def test_a_save_that_does_not_fit_the_cache_removes_the_older_copy(storage, cach
 def test_a_logout_in_a_full_cache_removes_the_copy(storage, cache):
     """A full Redis refuses the tombstone, and still deletes."""
     storage.create(record(), NOW)
-    cache.fails_with, cache.failing = StorageFull("full"), {"bury"}
+    cache.fails_with, cache.failing = StorageFull("full"), {"leave_tombstone"}
     storage.delete(ID)
     assert storage.read(ID) is None
 
@@ -243,27 +247,27 @@ def test_a_copy_that_comes_when_the_tombstone_has_gone_does_not_count(
         else:
             storage.update(record(2), record(), NOW)
     authority.delete(ID)
-    after = layered._now() + int(LEASE * 1000) + 1000
-    monkeypatch.setattr(layered, "_now", lambda: after)
-    cache.fill(*late.pop())
-    assert portable.LocMemStorage.read(cache, ID) is not None
-    assert storage.read(ID) is None
+    after = core_clock.now() + int(LEASE * 1000) + 1000
+    with core_clock.freeze(after):
+        cache.fill(*late.pop())
+        assert portable.LocMemStorage.read(cache, ID) is not None
+        assert storage.read(ID) is None
 
 
-def test_a_reader_that_was_stalled_for_a_lease_leaves_no_copy(
-    storage, cache, authority, monkeypatch
-):
+def test_a_reader_that_was_stalled_for_a_lease_leaves_no_copy(storage, cache, authority):
     """After a lease the tombstone is gone, and nothing but its own clock can stop the reader."""
     authority.create(record(), NOW)
     read = authority.read
 
-    def stalled(session_id: str) -> Record | None:
-        after = layered._now() + int(LEASE * 1000) + 1000
-        monkeypatch.setattr(layered, "_now", lambda: after)
-        return read(session_id)
+    with ExitStack() as stack:
 
-    authority.read = stalled
-    assert storage.read(ID).version == 1
+        def stalled(session_id: str) -> Record | None:
+            after = core_clock.now() + int(LEASE * 1000) + 1000
+            stack.enter_context(core_clock.freeze(after))
+            return read(session_id)
+
+        authority.read = stalled
+        assert storage.read(ID).version == 1
     assert portable.LocMemStorage.read(cache, ID) is None
 
 
@@ -291,13 +295,13 @@ def test_a_save_of_a_session_that_ended_elsewhere_ends_the_copy(storage, cache, 
     assert storage.read(ID) is None
 
 
-def test_a_rotation_buries_the_old_id_and_keeps_the_new(storage, cache):
+def test_a_rotation_leaves_a_tombstone_and_keeps_the_new(storage, cache):
     """The old cookie must not find the copy of the session that a login has replaced."""
     storage.create(record(), NOW)
     other = "0" * 39 + "2"
-    grave = tombstone(ID, State.SUPERSEDED, now=NOW, seconds=30)
+    tombstone = make_tombstone(ID, State.SUPERSEDED, now=NOW, seconds=30)
     new = Record(id=other, payload=b"new", expires=NOW + HOUR)
-    assert isinstance(storage.rotate(new, record(), grave, NOW), Updated)
+    assert isinstance(storage.rotate(new, record(), tombstone, NOW), Updated)
     assert storage.read(ID).state is State.SUPERSEDED
     assert portable.LocMemStorage.read(cache, other).payload.endswith(b"new")
 
@@ -362,7 +366,7 @@ def test_a_cancelled_logout_leaves_nothing_to_believe(storage, cache, authority,
     if where == "authority":
         authority.adelete = cancelled
     else:
-        cache.abury = cancelled
+        cache.aleave_tombstone = cancelled
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(storage.adelete(ID))
     cache.calls.clear()
@@ -372,7 +376,7 @@ def test_a_cancelled_logout_leaves_nothing_to_believe(storage, cache, authority,
 
 def test_an_expired_copy_asks_the_authority(storage, authority):
     """The authority's record may have been touched since the copy was made."""
-    soon = record(expires=layered._now() + 30)
+    soon = record(expires=core_clock.now() + 30)
     storage.create(soon, NOW)
     authority.touch(soon, NOW + HOUR, NOW, NOW)
     time.sleep(0.05)
@@ -414,7 +418,7 @@ def test_a_purge_goes_on_to_the_copies_and_counts_sessions(storage, cache, await
 
 
 def test_a_cache_that_expires_by_itself_is_not_purged(storage, cache):
-    """It would be a trip for nothing."""
+    """It would be a round trip for nothing."""
     cache.purge = None
     assert storage.purge(NOW, 3) == 0
 
@@ -427,68 +431,112 @@ def test_a_purge_fails_for_no_cache(storage, cache):
     assert len(cache.calls) == 1
 
 
-@pytest.mark.django_db(transaction=True)
-def test_a_read_inside_a_transaction_fills_the_cache_after_it(cache, clock):
-    """With ATOMIC_REQUESTS all reads are inside one, and the cache would stay cold."""
-    from django_sessionstores.storages.database import DatabaseStorage
+@pytest.fixture
+def over_database(cache, clock, transactional_db):
+    """A storage with a session, whose authority is the database."""
+    from django_sessionstores.storages.sql.storage import DatabaseStorage
 
-    storage = Layered(cache, DatabaseStorage(), lease=LEASE, retry=RETRY)
+    storage = LayeredStorage(cache, DatabaseStorage(), lease=LEASE, retry=RETRY)
     storage.create(record(), NOW)
+    return storage
+
+
+def test_a_read_inside_a_transaction_fills_the_cache_after_it(over_database, cache):
+    """With ATOMIC_REQUESTS all reads are inside one, and the cache would stay cold."""
     cache.delete(ID)
     with transaction.atomic():
-        storage.read(ID)
+        over_database.read(ID)
         assert portable.LocMemStorage.read(cache, ID) is None
     assert portable.LocMemStorage.read(cache, ID).version == 1
 
 
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("change", ["save", "delete"])
-def test_what_is_rolled_back_never_reached_the_cache(cache, clock, change):
-    """Django's cached_db serves the save that never was; and a logout must not stick either."""
-    from django_sessionstores.storages.database import DatabaseStorage
+def test_a_copy_is_not_of_what_was_there_when_the_transaction_began(over_database, cache):
+    """At REPEATABLE READ a session that ended long ago would come back with the commit."""
+    cache.delete(ID)
+    with transaction.atomic():
+        over_database.read(ID)
+        over_database.authority.delete(ID)  # As seen after the commit: another request did that.
+    assert portable.LocMemStorage.read(cache, ID) is None
 
-    storage = Layered(cache, DatabaseStorage(), lease=LEASE, retry=RETRY)
-    storage.create(record(), NOW)
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_a_transaction_reads_its_own_write_whatever_others_put_into_the_cache(
+    over_database, cache, ends_well
+):
+    copy = portable.LocMemStorage.read(cache, ID)
+
+    def fill() -> None:
+        cache.fill(copy, copy.expires, NOW)
+        assert portable.LocMemStorage.read(cache, ID).version == 1
+
+    def in_transaction() -> None:
+        with transaction.atomic():
+            over_database.update(record(2), record(1), NOW)
+            fill()
+            assert over_database.read(ID).version == 2
+            over_database.delete(ID)
+            fill()
+            assert over_database.read(ID) is None
+            if not ends_well:
+                raise RuntimeError
+
+    if ends_well:
+        in_transaction()
+        assert over_database.read(ID) is None
+    else:
+        with pytest.raises(RuntimeError):
+            in_transaction()
+        over_database.authority.delete(ID)  # The copy is what counts again.
+        assert over_database.read(ID).version == 1
+
+
+def test_writes_of_transactions_that_are_over_are_forgotten():
+    """A process may see many of them that were rolled back, of which nobody tells."""
+    over: set[int] = set()
+    written = UncommittedWrites()
+    for number in range(100):
+        written.add(f"{number}", lambda number=number: False if number in over else None)
+    assert "5" in written
+    over |= set(range(100))
+    assert "5" not in written
+    for number in range(100, 300):
+        written.add(f"{number}", lambda: True)
+    assert len(written._writes) < 20
+
+
+@pytest.mark.parametrize("change", ["save", "delete"])
+def test_what_is_rolled_back_never_reached_the_cache(over_database, change):
+    """Django's cached_db serves the save that never was; and a logout must not stick either."""
 
     def in_transaction() -> None:
         with transaction.atomic():
             if change == "save":
-                storage.update(record(2), record(1), NOW)
+                over_database.update(record(2), record(1), NOW)
             else:
-                storage.delete(ID)
+                over_database.delete(ID)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         in_transaction()
-    assert storage.read(ID).version == 1
+    assert over_database.read(ID).version == 1
 
 
-@pytest.mark.django_db(transaction=True)
-def test_what_is_committed_reaches_the_cache(cache, clock):
+def test_what_is_committed_reaches_the_cache(over_database, cache):
     """The other half: nothing is forgotten when the transaction ends well."""
-    from django_sessionstores.storages.database import DatabaseStorage
-
-    storage = Layered(cache, DatabaseStorage(), lease=LEASE, retry=RETRY)
-    storage.create(record(), NOW)
     with transaction.atomic():
-        storage.update(record(2), record(1), NOW)
+        over_database.update(record(2), record(1), NOW)
     assert portable.LocMemStorage.read(cache, ID).version == 2
     with transaction.atomic():
-        storage.delete(ID)
+        over_database.delete(ID)
     assert portable.LocMemStorage.read(cache, ID).state is State.ENDED
 
 
-@pytest.mark.django_db(transaction=True)
-def test_a_transaction_reads_its_own_writes(cache, clock):
+def test_a_transaction_reads_its_own_writes(over_database):
     """Or every test of a project that runs in a TestCase would see the session from before."""
-    from django_sessionstores.storages.database import DatabaseStorage
-
-    storage = Layered(cache, DatabaseStorage(), lease=LEASE, retry=RETRY)
-    storage.create(record(), NOW)
     with transaction.atomic():
-        storage.update(record(2), record(1), NOW)
-        assert storage.read(ID).version == 2
-        storage.delete(ID)
-        assert storage.read(ID) is None
+        over_database.update(record(2), record(1), NOW)
+        assert over_database.read(ID).version == 2
+        over_database.delete(ID)
+        assert over_database.read(ID) is None
         transaction.set_rollback(True)
-    assert storage.read(ID).version == 1
+    assert over_database.read(ID).version == 1

@@ -1,18 +1,19 @@
-"""Django's ``clearsessions``, for sites without ``django.contrib.sessions``."""
+"""``manage.py clearsessions``, for sites without ``django.contrib.sessions``."""
 
 from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from ..engine import purge, purged, until_nobody_reads
+from ..engine import purge
+from ..reports import purge_summary
+from ..terminal import exit_if_pipe_closes
 
 
 class Command(BaseCommand):
-    """Removes expired sessions with whatever engine ``SESSION_ENGINE`` names.
+    """Removes the expired sessions of any engine, and says how many it removed.
 
-    It says how many, and works without ``django.contrib.sessions``. Where that app stands before
-    this one in ``INSTALLED_APPS``, Django's command of the same name runs instead, and does the
-    same.
+    It works without ``django.contrib.sessions``. If that app is before this one in
+    ``INSTALLED_APPS``, Django's command of the same name runs instead, and does the same.
     """
 
     help = "Remove the expired sessions of SESSION_ENGINE. Meant to be run regularly."
@@ -20,5 +21,5 @@ class Command(BaseCommand):
     def handle(self, *, verbosity: int, **options: Any) -> None:
         removed = purge()
         if verbosity > 0:
-            with until_nobody_reads(self.stdout):
-                self.stdout.write(purged(removed))
+            with exit_if_pipe_closes(self.stdout):
+                self.stdout.write(purge_summary(removed))

@@ -1,5 +1,7 @@
-"""``manage.py demo``: from a fresh checkout to a page that shows a session at work."""
+"""``manage.py demo``: set the demo up in a fresh checkout and serve its page."""
 
+import os
+import socket
 from typing import Any
 
 from django.conf import settings
@@ -7,22 +9,22 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from testproject import engines
-from testproject.crowd import gather
+from testproject.crowd import seed_crowd
 from testproject.selfcheck import CheckFailed, checks
 from testproject.setup import USERS, SetUpFailed, seed_sessions, seed_users, session_store, set_up
 
-# Never another one: the passwords are known to everyone.
+# It must be this address, because everyone knows the passwords.
 HOST = "127.0.0.1"
 
 
 class Command(BaseCommand):
-    """Sets the demo up and serves it, or only tries it out."""
+    """Set the demo up and serve it, or only check it."""
 
     help = (
         "Set up the demo site and serve it on this machine. The variable "
         f"{engines.VARIABLE} moves it to another engine and store."
     )
-    # They need the folders that are made here. runserver runs them afterwards.
+    # The checks need the folders that this command makes. runserver runs them afterwards.
     requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -34,6 +36,8 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, port: int, check: bool, **options: Any) -> None:
+        if not check:
+            self._refuse_taken(port)
         try:
             set_up()
             seed_users()
@@ -44,12 +48,25 @@ class Command(BaseCommand):
         if check:
             self._check()
             return
-        gather(session_store())
+        seed_crowd(session_store())
         site = f"http://{HOST}:{port}/"
         self.stdout.write(f"  Admin      {site}admin/ as staff, to find and end sessions\n")
         self.stdout.write(f"\n  Open       {site}\n  Stop       Ctrl-C\n\n")
         self.stdout.flush()
         call_command("runserver", f"{HOST}:{port}", use_reloader=False)
+
+    def _refuse_taken(self, port: int) -> None:
+        # runserver would find out as well, but only after everything was set up and printed.
+        with socket.socket() as listener:
+            if os.name == "posix":  # On Windows, the option would share a port that is in use.
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((HOST, port))
+            except (OSError, OverflowError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise CommandError(
+                    f"Port {port} cannot be used ({reason}). Choose another one with --port."
+                ) from error
 
     def _introduce(self, seeded: int) -> None:
         storage = session_store().storage()

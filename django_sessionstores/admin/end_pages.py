@@ -1,0 +1,173 @@
+"""The pages that ask whether to end or purge sessions, and do so on a POST."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from django.contrib import messages
+from django.contrib.admin.models import CHANGE, DELETION
+from django.contrib.admin.utils import unquote
+from django.http import HttpResponse, HttpResponseRedirect
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from ..accounts.users import find_user, usernames
+from ..core.records import is_session_id, is_storable
+from ..inventory import SessionInfo
+from ..models import Session
+from ..operations.overview import count_of_user
+from .ending import end_each, end_many, redirect_after
+from .list_page import PER_PAGE, WITHIN
+from .log_entries import Subject, log_number_ended
+from .page import Page
+
+_MOST_ENDED: Final = 5000
+"""How many sessions one request ends: it must answer before the server's timeout."""
+_MOST_PURGED: Final = 50_000
+_SHOWN: Final = 20
+"""How many sessions a question shows at most."""
+
+
+def end_one(page: Page, session_id: str) -> HttpResponse:
+    """Ask whether to end a session; end it on a POST."""
+    found = page.find(session_id)
+    if found is None:
+        return page.redirect_not_found()
+    if page.request.method != "POST":
+        return _question(
+            page,
+            title=_("End this session?"),
+            sessions=[found],
+            action=_("End this session"),
+            back=page.url("change", found.id),
+        )
+    end_each(page, [found.id])
+    return HttpResponseRedirect(page.url("changelist"))
+
+
+def end_selected(page: Page) -> HttpResponse:
+    """Ask whether to end the sessions selected in the list; end them if that was confirmed."""
+    ids = list(dict.fromkeys(filter(is_session_id, page.request.POST.getlist("id"))))[:PER_PAGE]
+    back = page.url("changelist")
+    if not ids:
+        page.message(_("No session was chosen."), messages.WARNING)
+        return HttpResponseRedirect(back)
+    if "confirmed" not in page.request.POST:
+        found = [info for id_ in ids if (info := page.inventory.get(id_))]
+        if not found:
+            return page.redirect_not_found()
+        return _question(
+            page,
+            title=ngettext("End %(number)s session?", "End %(number)s sessions?", len(found))
+            % {"number": len(found)},
+            sessions=found,
+            action=_("End these sessions"),
+            back=back,
+            fields=[("id", each.id) for each in found],
+        )
+    end_each(page, ids)
+    return HttpResponseRedirect(back)
+
+
+def end_of_user(page: Page, user_id: str) -> HttpResponse:
+    """Ask whether to end all sessions of a user but the reader's own; end them on a POST."""
+    user_id = unquote(user_id)
+    if not is_storable(user_id):
+        return page.redirect_not_found()
+    inventory, name = page.inventory, usernames([user_id]).get(user_id, user_id)
+    back = page.url("changelist", user=user_id)
+    if page.request.method != "POST":
+        sessions, more = inventory.list(user=user_id, limit=_SHOWN, within=WITHIN)
+        return _question(
+            page,
+            title=_("End all sessions of %(user)s?") % {"user": name},
+            sessions=sessions,
+            number=count_of_user(inventory, user_id) if more else len(sessions),
+            action=_("End all sessions of %(user)s") % {"user": name},
+            back=back,
+        )
+    own = page.own_ids
+    ended = end_many(page, lambda: inventory.end_all(user_id, but=own, most=_MOST_ENDED))
+    if ended:
+        user = find_user(user_id)
+        subject = Subject(Session, None, name)
+        if user is not None:
+            subject = Subject(type(user), user.pk, str(user))
+        log_number_ended(page, subject, CHANGE, ended)
+    return redirect_after(page, ended, _MOST_ENDED, back)
+
+
+def end_others(page: Page) -> HttpResponse:
+    """Ask whether to end all sessions but the reader's own; end them on a POST."""
+    inventory, back = page.inventory, page.url("changelist")
+    if page.request.method != "POST":
+        number = None
+        if inventory.storage.indexes_counts:
+            number = inventory.count()
+        return _question(
+            page,
+            title=_("End all sessions but yours?"),
+            number=number,
+            action=_("End all but mine"),
+            back=back,
+            warning=_(
+                "Everybody else is logged out, and what visitors have in their sessions "
+                "is lost, as baskets of a shop."
+            ),
+        )
+    own = page.own_ids
+    ended = end_many(page, lambda: inventory.end_everything(but=own, most=_MOST_ENDED))
+    if ended:
+        log_number_ended(page, Subject(Session, None, _("all other sessions")), DELETION, ended)
+    return redirect_after(page, ended, _MOST_ENDED, back)
+
+
+def purge(page: Page) -> HttpResponse:
+    """Ask whether to remove the expired sessions; remove them on a POST."""
+    inventory, back = page.inventory, page.url("overview")
+    if page.request.method != "POST":
+        return _question(
+            page,
+            title=_("Purge expired sessions?"),
+            action=_("Purge expired sessions"),
+            back=back,
+            warning=_("They are over already: nobody is logged out."),
+        )
+    removed = end_many(page, lambda: inventory.purge(most=_MOST_PURGED), is_purge=True)
+    if removed:
+        log_number_ended(page, Subject(Session, None, _("expired sessions")), DELETION, removed)
+    return redirect_after(page, removed, _MOST_PURGED, back)
+
+
+def _question(
+    page: Page,
+    *,
+    title: str,
+    action: str,
+    back: str,
+    sessions: Sequence[SessionInfo] | None = None,
+    number: int | None = None,
+    fields: Sequence[tuple[str, str]] = (),
+    warning: str = "",
+) -> HttpResponse:
+    """Return a page with one question.
+
+    ``action`` is the text of the button that answers yes, and ``back`` the address for no.
+    ``sessions`` are those that would end, and ``number`` how many if these are not all. ``fields``
+    are names and values that the form sends along.
+    """
+    rows = page.rows(sessions or ())
+    return page.render(
+        "confirm",
+        title=title,
+        action=action,
+        back=back,
+        sessions=rows[:_SHOWN],
+        others=max(0, (len(rows) if number is None else number) - _SHOWN),
+        number=number,
+        keeps_own=any(each.is_own for each in rows),
+        is_nothing=sessions is not None and all(each.is_own for each in rows),
+        fields=fields,
+        warning=warning,
+    )

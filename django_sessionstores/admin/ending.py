@@ -1,0 +1,96 @@
+"""End sessions for the session pages, and report the result to the reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from django.contrib import messages
+from django.http import HttpResponse, HttpResponseRedirect
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from ..core.phrases import isolate_direction, translated_message
+from ..exceptions import PartlyEnded, StorageUnavailable
+from ..inventory import SessionInfo
+from .log_entries import log_ended
+from .page import Page
+
+
+def end_each(page: Page, ids: Sequence[str]) -> None:
+    """End the sessions with these ids but the reader's own, and log each of them.
+
+    Messages say how many ended, how many had ended already, and how many may still be live.
+    """
+    own, ended, gone, failed, reason = page.own_ids, list[SessionInfo](), 0, 0, ""
+    if any(id_ in own for id_ in ids):
+        text = _("Your own session was left: log out to end it.")
+        page.message(text, messages.WARNING)
+    for number, id_ in enumerate(others := [id_ for id_ in ids if id_ not in own]):
+        try:
+            found = page.inventory.get(id_)
+            if page.inventory.end(id_) and found:
+                ended.append(found)
+            else:
+                gone += 1
+        except StorageUnavailable as error:
+            failed, reason = len(others) - number, translated_message(error)
+            break
+    if ended:
+        log_ended(page, page.rows(ended))
+        _say_ended(page, len(ended))
+    if gone:
+        text = ngettext(
+            "%(number)s session had ended already.",
+            "%(number)s sessions had ended already.",
+            gone,
+        )
+        page.message(text % {"number": gone}, messages.WARNING)
+    if failed:
+        text = ngettext(
+            "%(number)s session may still be live: %(reason)s",
+            "%(number)s sessions may still be live: %(reason)s",
+            failed,
+        )
+        text %= {"number": failed, "reason": isolate_direction(reason)}
+        page.message(text, messages.ERROR)
+
+
+def end_many(page: Page, end: Callable[[], int], *, is_purge: bool = False) -> int:
+    """Call ``end``, and return how many sessions it has ended.
+
+    Messages show this number, and the reason if not all sessions have ended.
+    """
+    try:
+        number, problem = end(), ""
+    except PartlyEnded as error:
+        number, problem = error.ended, translated_message(error.reason)
+    if number or not problem:
+        _say_ended(page, number, is_purge=is_purge)
+    if problem:
+        text = _("Not all is done: %(reason)s") % {"reason": isolate_direction(problem)}
+        page.message(text, messages.ERROR)
+    return number
+
+
+def redirect_after(page: Page, number: int, most: int, back: str) -> HttpResponse:
+    """Return a redirect to ``back``, or to the same question if there may be more to end.
+
+    ``number`` sessions have ended of the ``most`` that one request may end.
+    """
+    if number < most:
+        return HttpResponseRedirect(back)
+    text = _("There may be more: one request does so many at most. Go on here.")
+    page.message(text, messages.WARNING)
+    return HttpResponseRedirect(page.request.path)
+
+
+def _say_ended(page: Page, number: int, *, is_purge: bool = False) -> None:
+    if is_purge:
+        text = ngettext(
+            "%(number)s expired session was purged.",
+            "%(number)s expired sessions were purged.",
+            number,
+        )
+    else:
+        text = ngettext("%(number)s session was ended.", "%(number)s sessions were ended.", number)
+    page.message(text % {"number": number}, messages.SUCCESS if number else messages.WARNING)

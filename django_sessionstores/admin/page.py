@@ -1,0 +1,143 @@
+"""The base of all session pages: their sessions, addresses, messages and templates."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from django.contrib import messages
+from django.contrib.admin.utils import quote
+from django.contrib.auth import get_user_model
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import NoReverseMatch, reverse
+from django.utils.translation import gettext as _
+
+from ..accounts.users import usernames
+from ..core import clock
+from ..core.lifetime import utc_datetime
+from ..core.phrases import translated_message
+from ..core.records import is_session_id
+from ..devices.names import describe_device, describe_place
+from ..inventory import Inventory, SessionInfo
+from .session_row import SessionRow
+
+if TYPE_CHECKING:
+    from .model_admin import SessionAdmin
+
+
+class Page:
+    """A session page for one request, in the admin of ``model_admin``."""
+
+    def __init__(self, model_admin: SessionAdmin, request: HttpRequest) -> None:
+        self.model_admin = model_admin
+        self.request = request
+
+    @cached_property
+    def inventory(self) -> Inventory:
+        """Return the inventory of the engine in use."""
+        return Inventory()
+
+    @cached_property
+    def now(self) -> datetime:
+        """Return the moment that the page's times are relative to."""
+        return utc_datetime(clock.now())
+
+    # --- Sessions --------------------------------------------------------------------------
+
+    @property
+    def own_ids(self) -> Collection[str]:
+        """Return the ids of the session of the request.
+
+        There are none if the session's engine is from another package.
+        """
+        return getattr(self.request.session, "stored_ids", ())
+
+    def find(self, session_id: str) -> SessionInfo | None:
+        """Return the live session with this id; ``None`` also for a text that is not an id."""
+        return self.inventory.get(session_id) if is_session_id(session_id) else None
+
+    def rows(self, sessions: Sequence[SessionInfo]) -> list[SessionRow]:
+        """Return sessions as pages show them."""
+        names, own_ids = usernames(each.user_id for each in sessions), self.own_ids
+        return [
+            SessionRow(
+                info=each,
+                user=names.get(each.user_id, each.user_id) if each.user_id is not None else "",
+                device=describe_device(each.user_agent),
+                place=describe_place(each.ip),
+                url=self.url("change", each.id),
+                is_own=each.id in own_ids,
+            )
+            for each in sessions
+        ]
+
+    # --- Addresses -------------------------------------------------------------------------
+
+    def url(self, name: str, *args: str, **parameters: str) -> str:
+        """Return the address of a session page."""
+        admin = self.model_admin
+        url = reverse(f"{admin.admin_site.name}:{admin.url_name(name)}", args=args)
+        return f"{url}?{urlencode(parameters)}" if parameters else url
+
+    def end_user_url(self, user_id: str | None) -> str:
+        """Return the address that ends all sessions of a user; empty without a user."""
+        return self.url("end_user", quote(user_id)) if user_id else ""
+
+    def user_url(self, user_id: str | None) -> str:
+        """Return the address of a user's page in this admin.
+
+        Empty if there is no such page, or if the reader may not see it.
+        """
+        users, site = get_user_model(), self.model_admin.admin_site
+        registered = site._registry.get(users)
+        if not user_id or registered is None or not registered.has_view_permission(self.request):
+            return ""
+        opts = users._meta
+        try:
+            name = f"{site.name}:{opts.app_label}_{opts.model_name}_change"
+            return reverse(name, args=[quote(user_id)])
+        except NoReverseMatch:
+            return ""
+
+    # --- Answers ---------------------------------------------------------------------------
+
+    def message(self, text: str, level: int) -> None:
+        """Have the next page show a message."""
+        self.model_admin.message_user(self.request, text, level)
+
+    def redirect_not_found(self) -> HttpResponse:
+        """Return a redirect to the list, with the message that there is no such session."""
+        text = _("There is no live session with this id. It may have ended.")
+        self.message(text, messages.WARNING)
+        return HttpResponseRedirect(self.url("changelist"))
+
+    def failure(self, title: str, reason: Exception, status: int) -> HttpResponse:
+        """Return a page that says why there is nothing else to show."""
+        return self.render("failure", status, title=title, reason=translated_message(reason))
+
+    def render(self, template: str, status: int = 200, **context: Any) -> HttpResponse:
+        """Return a response with a template of the session pages."""
+        model_admin = self.model_admin
+        self.request.current_app = model_admin.admin_site.name
+        return TemplateResponse(
+            self.request,
+            f"admin/django_sessionstores/{template}.html",
+            {
+                **model_admin.admin_site.each_context(self.request),
+                "opts": model_admin.opts,
+                "page": template,
+                "now": self.now,
+                "can_end": model_admin.has_end_permission(self.request),
+                "list_url": self.url("changelist"),
+                "overview_url": self.url("overview"),
+                "end_selected_url": self.url("end_selected"),
+                "end_others_url": self.url("end_others"),
+                "purge_url": self.url("purge"),
+                **context,
+            },
+            status=status,
+        )

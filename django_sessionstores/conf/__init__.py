@@ -1,0 +1,48 @@
+"""The settings of the package, and the objects that are made from them.
+
+===================== ===========================================================
+`options`             the options in ``SESSIONSTORES``, with defaults and meaning
+`validation`          reads an option and checks its type and range
+`previous_backends`   the entries of ``MIGRATE_FROM``
+`engines`             engines by path, and the settings that choose their storage
+`codecs`              key ring, serializers and codecs
+`cookies`             the size of the session cookie
+`merge`, `proxies`    merge functions and trusted proxies
+`resets`              functions to call when a setting changes
+===================== ===========================================================
+"""
+
+from .codecs import codec, key_ring, serializer_path, unencrypted_codec
+from .cookies import cookie_bytes, cookie_parts, splits_cookies
+from .engines import engine_setting, session_store, settings_of
+from .merge import merge_functions
+from .options import OPTIONS, Settings, settings, stated_options
+from .previous_backends import PreviousBackend, previous_backend
+from .proxies import trusted_proxies
+from .resets import reset_on_change
+from .validation import NAME, full_name, wrong_type_message
+
+__all__ = [
+    "NAME",
+    "OPTIONS",
+    "PreviousBackend",
+    "Settings",
+    "codec",
+    "cookie_bytes",
+    "cookie_parts",
+    "engine_setting",
+    "full_name",
+    "key_ring",
+    "merge_functions",
+    "previous_backend",
+    "reset_on_change",
+    "serializer_path",
+    "session_store",
+    "settings",
+    "settings_of",
+    "splits_cookies",
+    "stated_options",
+    "trusted_proxies",
+    "unencrypted_codec",
+    "wrong_type_message",
+]

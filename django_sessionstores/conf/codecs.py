@@ -1,0 +1,78 @@
+"""The key ring, serializers and codecs that the settings ask for.
+
+They are made once, and again after a setting has changed: deriving a key takes much longer than
+using it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Final
+
+from django.conf import settings as django_settings
+from django.utils.module_loading import import_string
+
+from ..payloads.codec import Codec, KeyRing, Serializer, UnencryptedCodec
+from ..payloads.serializers import TypedSerializer
+from .options import settings
+from .resets import reset_on_change
+
+# Numbers of the serializers, part of the stored format: never reuse one.
+TYPED_SERIALIZER: Final = 1
+DJANGO_JSON_SERIALIZER: Final = 2
+CUSTOM_SERIALIZER: Final = 3
+_DJANGO_JSON: Final = "django.contrib.sessions.serializers.JSONSerializer"
+
+
+def serializer_path() -> str:
+    """Return the dotted path of the serializer in use.
+
+    This is the package's own unless the project sets ``SESSION_SERIALIZER``. Django's default
+    would lose types, and the package's own serializer keeps everything that Django's keeps.
+    """
+    if django_settings.is_overridden("SESSION_SERIALIZER"):  # type: ignore[misc]
+        return str(django_settings.SESSION_SERIALIZER)
+    return f"{TypedSerializer.__module__}.{TypedSerializer.__qualname__}"
+
+
+@cache
+def key_ring() -> KeyRing:
+    """Return the encryption keys."""
+    secrets: Sequence[str | bytes] = settings.ENCRYPTION_KEYS or [
+        django_settings.SECRET_KEY,
+        *django_settings.SECRET_KEY_FALLBACKS,
+    ]
+    return KeyRing(secrets)
+
+
+@cache
+def codec() -> Codec:
+    """Return the codec that serializes, compresses and encrypts session data."""
+    return _make_codec(Codec)
+
+
+@cache
+def unencrypted_codec() -> Codec:
+    """Return the codec for a storage that encrypts whole records itself."""
+    return _make_codec(UnencryptedCodec)
+
+
+def _make_codec(kind: type[Codec]) -> Codec:
+    serializers: dict[int, Serializer] = {
+        TYPED_SERIALIZER: TypedSerializer(),
+        DJANGO_JSON_SERIALIZER: import_string(_DJANGO_JSON)(),
+    }
+    chosen = import_string(serializer_path())
+    for number, known in serializers.items():
+        if chosen is type(known):
+            writes = number
+            break
+    else:
+        serializers[CUSTOM_SERIALIZER] = chosen()
+        writes = CUSTOM_SERIALIZER
+    return kind(key_ring(), serializers, writes)
+
+
+for _cached in (key_ring, codec, unencrypted_codec):
+    reset_on_change("SECRET_KEY", "SECRET_KEY_FALLBACKS", "SESSION_SERIALIZER")(_cached.cache_clear)

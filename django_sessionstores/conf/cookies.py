@@ -1,0 +1,34 @@
+"""How large the session cookie may be."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from django.conf import settings as django_settings
+from django.utils.module_loading import import_string
+
+from ..payloads.cookie_chunks import capacity
+from .options import settings
+from .resets import reset_on_change
+
+
+@cache
+def splits_cookies() -> bool:
+    """Return whether a middleware of the project can split a session over several cookies."""
+    return any(
+        getattr(import_string(path), "splits_cookies", False) for path in django_settings.MIDDLEWARE
+    )
+
+
+reset_on_change("MIDDLEWARE")(splits_cookies.cache_clear)
+
+
+def cookie_parts() -> int:
+    """Return over how many cookies a session may be split."""
+    return settings.COOKIE_MAX_PARTS if splits_cookies() else 1
+
+
+def cookie_bytes() -> int:
+    """Return how many bytes the values of a session's cookies may have together."""
+    fits = capacity(django_settings.SESSION_COOKIE_NAME, cookie_parts())
+    return min(fits, settings.COOKIE_MAX_BYTES)

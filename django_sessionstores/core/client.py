@@ -1,0 +1,120 @@
+"""The IP address and the user agent of the client that sent a request.
+
+Only the address of the connection is certain. Everything else is a claim of the client or a proxy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from itertools import islice
+from typing import Final
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+UNIX: Final = "unix"
+"""Stands for a proxy that connects through a Unix socket and therefore has no address."""
+
+MAX_HOPS: Final = 32
+"""How many entries of a header are read. A client can send thousands that name trusted proxies."""
+
+MAX_USER_AGENT: Final = 300
+"""The maximum length of a user agent that is stored, in characters."""
+_MAX_ENTRY: Final = 100
+"""The length of the longest address, with brackets, zone, port and spaces."""
+_MAPPED_PREFIX: Final = 96
+"""The bits before the IPv4 address in an IPv4-mapped IPv6 address."""
+
+
+@dataclass(frozen=True)
+class Proxies:
+    """The proxies that are trusted to name the client of a request."""
+
+    networks: tuple[Network, ...] = ()
+    unix: bool = False
+
+    @classmethod
+    def parse(cls, entries: Iterable[str]) -> Proxies:
+        """Return the proxies for a list of addresses, networks and ``"unix"``.
+
+        Raises ``ValueError`` for any other entry.
+        """
+        texts = [str(entry) for entry in entries]
+        networks = tuple(_network(text) for text in texts if text != UNIX)
+        return cls(networks, UNIX in texts)
+
+    def __bool__(self) -> bool:
+        return bool(self.networks) or self.unix
+
+    def __contains__(self, address: Address) -> bool:
+        return any(address in network for network in self.networks)
+
+
+def client_ip(remote_addr: str, forwarded_for: str, trusted: Proxies) -> str:
+    """Return the IP address of the client; an empty string if it is not known.
+
+    ``remote_addr`` is the address of the connection, and ``forwarded_for`` the header
+    ``X-Forwarded-For``. The header is read from the right, because the nearest proxy writes there,
+    and each entry is as trustworthy as the proxy that added it. The first address that is not
+    trusted is the client. Reading also stops at an entry that is not an address, and after
+    `MAX_HOPS` entries; the last address that was read is the client then. If the connection does
+    not come from a trusted proxy, the header is ignored.
+    """
+    client = _address(remote_addr)
+    if client is None and (remote_addr or not trusted.unix):
+        return ""
+    # The entries before the last hops are not used, so they are not split.
+    hops = forwarded_for.rsplit(",", MAX_HOPS)[-MAX_HOPS:]
+    while hops and (client is None or client in trusted):
+        address = _address(hops.pop())
+        if address is None:
+            break
+        client = address
+    return "" if client is None else str(client)
+
+
+def clean_user_agent(text: str) -> str:
+    """Return the header without characters that could disturb a log or a page.
+
+    It is cut to `MAX_USER_AGENT` characters.
+    """
+    return "".join(islice(filter(str.isprintable, text), MAX_USER_AGENT))
+
+
+def normal_ip(text: str) -> str:
+    """Return an address as `client_ip` writes it; an empty string for any other text."""
+    return str(_address(text) or "")
+
+
+def _address(text: str) -> Address | None:
+    """Return the address in an entry, without port and zone; ``None`` if there is none."""
+    if len(text) > _MAX_ENTRY:
+        return None
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _network(text: str) -> Network:
+    network = ip_network(text)
+    if isinstance(network, IPv6Network) and network.prefixlen >= _MAPPED_PREFIX:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return IPv4Network((mapped, network.prefixlen - _MAPPED_PREFIX))
+    return network

@@ -1,0 +1,53 @@
+"""The one clock of the package, which tests and the simulation may replace.
+
+Call `now` and `monotonic` through the module, and never import them by name: a replaced clock must
+reach every caller.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+def _system_now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+_now: Callable[[], int] = _system_now
+_monotonic: Callable[[], float] = time.monotonic
+
+
+def now() -> int:
+    """Return the milliseconds since the epoch. This clock decides which sessions have expired."""
+    return _now()
+
+
+def monotonic() -> float:
+    """Return the seconds of a clock that cannot be set, for leases, retries and deadlines."""
+    return _monotonic()
+
+
+@contextmanager
+def use(
+    now: Callable[[], int] | None = None, monotonic: Callable[[], float] | None = None
+) -> Iterator[None]:
+    """Replace the clocks of the whole process for as long as the context lasts.
+
+    ``now`` returns milliseconds since the epoch, ``monotonic`` returns seconds.
+    """
+    global _now, _monotonic
+    before = _now, _monotonic
+    _now, _monotonic = now or _now, monotonic or _monotonic
+    try:
+        yield
+    finally:
+        _now, _monotonic = before
+
+
+@contextmanager
+def freeze(moment: int) -> Iterator[None]:
+    """Make `now` return ``moment`` for as long as the context lasts."""
+    with use(now=lambda: moment):
+        yield

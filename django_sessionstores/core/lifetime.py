@@ -1,0 +1,116 @@
+"""When a session expires, computed from the value that ``set_expiry`` has stored."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from django.utils import timezone
+
+Expiry = Any
+"""A value of ``session["_session_expiry"]``: seconds without activity, a moment (ISO text or
+``datetime``), or 0 or ``None`` for the default lifetime."""
+
+_LATEST: Final = 253_402_300_799_000
+"""The end of the year 9999, in milliseconds since the epoch."""
+
+CLOCK_SKEW: Final = 300_000
+"""How many milliseconds the clocks of servers that issue and read the same cookies may differ."""
+
+
+def _moment(expiry: Expiry) -> datetime | None:
+    if isinstance(expiry, str):
+        return datetime.fromisoformat(expiry)
+    return expiry if isinstance(expiry, datetime) else None
+
+
+def expiry_date(expiry: Expiry, modification: datetime, default_age: float) -> datetime:
+    """Return when a session that last changed at ``modification`` expires.
+
+    ``default_age`` is in seconds. A moment that was stored under another ``USE_TZ`` is converted,
+    whereas Django raises ``TypeError``.
+    """
+    moment = _moment(expiry)
+    if moment is None:
+        return modification + timedelta(seconds=expiry or default_age)
+    if timezone.is_naive(moment) and timezone.is_aware(modification):
+        return timezone.make_aware(moment, timezone.get_default_timezone())
+    if timezone.is_aware(moment) and timezone.is_naive(modification):
+        return timezone.make_naive(moment, timezone.get_default_timezone())
+    return moment
+
+
+def expiry_age(expiry: Expiry, modification: datetime, default_age: int) -> int:
+    """Return the seconds from ``modification`` until a session expires; negative if it has.
+
+    ``default_age`` is in seconds.
+    """
+    if not expiry:
+        return default_age
+    if not isinstance(expiry, str | datetime):
+        return int(expiry)
+    delta = expiry_date(expiry, modification, default_age) - modification
+    return delta.days * 86400 + delta.seconds
+
+
+def expires_at(expiry: Expiry, now: int, default_age: float) -> int:
+    """Return when a session that is saved at ``now`` expires.
+
+    Both are in milliseconds since the epoch, and ``default_age`` is in seconds. The result is never
+    before the epoch or after the year 9999, because no storage could keep that.
+    """
+    moment = _moment(expiry)
+    if moment is None:
+        expires = now + int((expiry or default_age) * 1000)
+    else:
+        if timezone.is_naive(moment):
+            moment = timezone.make_aware(moment, timezone.get_default_timezone())
+        expires = int(moment.timestamp() * 1000)
+    return min(max(expires, 0), _LATEST)
+
+
+class Timeouts(NamedTuple):
+    """The timeouts that a project can set besides Django's expiry.
+
+    Both are in milliseconds; 0 means disabled.
+    """
+
+    idle: int = 0
+    """The time after the last activity."""
+    absolute: int = 0
+    """The time after the login, or after the start of an anonymous session."""
+
+    def end(self, created: int, last_activity: int) -> int:
+        """Return when the first of the timeouts ends a session.
+
+        All moments are in milliseconds since the epoch. If both timeouts are disabled, the result
+        is the end of the year 9999.
+        """
+        idle = last_activity + self.idle if self.idle else _LATEST
+        return min(idle, created + self.absolute) if self.absolute else idle
+
+
+class Deadlines(NamedTuple):
+    """When a session ends, by each of the possible causes. All moments are aware and in UTC."""
+
+    idle: datetime
+    """When it ends if it is not used until then."""
+    absolute: datetime | None
+    """When it ends even if it is used; ``None`` without ``ABSOLUTE_TIMEOUT``."""
+    cookie: datetime | None
+    """When the browser removes the cookie; ``None`` if it does so when it is closed."""
+
+
+def utc_datetime(milliseconds: int) -> datetime:
+    """Return milliseconds since the epoch as an aware ``datetime`` in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def touch_step(lifetime: int, interval: float) -> int:
+    """Return by how many milliseconds a stored expiry may lag behind, see ``TOUCH_INTERVAL``.
+
+    ``lifetime`` is in milliseconds, and ``interval`` in seconds. A stored expiry is never ahead,
+    because a session must not outlive its lifetime.
+    """
+    # At least one, so that a moment that is stored is not stored again.
+    return max(1, min(int(interval * 1000), lifetime // 20))

@@ -1,0 +1,143 @@
+"""The texts of commands and pages: durations, moments, and English phrases that pages translate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final, Self
+
+from django.utils.formats import number_format
+from django.utils.html import avoid_wrapping
+from django.utils.translation import (
+    get_language,
+    get_language_bidi,
+    gettext,
+    ngettext,
+    ngettext_lazy,
+)
+
+
+class Phrase(str):
+    """An English text that pages show in the reader's language, see `translate`.
+
+    It is for texts that commands, logs and exceptions show to developers, in English like all such
+    texts of Django, and that pages show as well. Mark the template for translators with
+    ``gettext_noop``. A value that is a phrase, or a tuple of phrases, is translated as well.
+    """
+
+    template: str
+    values: dict[str, Any]
+
+    def __new__(cls, template: str, **values: Any) -> Self:
+        phrase = super().__new__(cls, _fill(template, values, str))
+        phrase.template, phrase.values = template, values
+        return phrase
+
+
+def translate(text: str) -> str:
+    """Return a phrase in the language of the page, and any other text unchanged."""
+    if not isinstance(text, Phrase):
+        return text
+    template = gettext(text.template)
+    return _fill(template, text.values, lambda value: isolate_direction(translate(value)))
+
+
+def isolate_direction(text: str) -> str:
+    """Return a text for use inside another text, isolated if the page is read from right to left.
+
+    Otherwise names and punctuation of both directions would change places.
+    """
+    return (
+        f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}"
+        if get_language_bidi()
+        else text
+    )
+
+
+def _fill(template: str, values: dict[str, Any], say: Callable[[str], str]) -> str:
+    """Return a template filled with values. ``say`` converts each text.
+
+    A tuple is a series of texts.
+    """
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return ", ".join(map(say, value))
+        return say(value) if isinstance(value, str) else value
+
+    # A template without values may contain a percent sign.
+    return (
+        template % {name: convert(value) for name, value in values.items()} if values else template
+    )
+
+
+def message_of(error: Exception) -> str:
+    """Return the message of an exception, as a `Phrase` if it is one."""
+    first = error.args[0] if error.args else ""
+    return first if isinstance(first, Phrase) else str(error)
+
+
+def translated_message(error: Exception) -> str:
+    """Return the message of an exception, in the language of the page if it is a `Phrase`."""
+    return translate(message_of(error))
+
+
+def format_number(number: int) -> str:
+    """Return a number with the thousands separator of the page's language: ``1,209,600``."""
+    if get_language() is None:  # Without a language, Django does not separate thousands.
+        return f"{number:,}"
+    return str(number_format(number, use_l10n=True, force_grouping=True))
+
+
+_MINUTE: Final = 60
+_HOUR: Final = 3600
+_DAY: Final = 86_400
+
+
+def _in_largest_unit(seconds: float) -> tuple[str, int]:
+    """Return the unit in which a duration in seconds is shown, and how many whole units it has.
+
+    The unit is days from two days on. It is never weeks: "1 week" for 13 days would mislead.
+    """
+    if seconds < _MINUTE:
+        return "second", max(0, int(seconds))
+    if seconds < _HOUR:
+        return "minute", int(seconds // _MINUTE)
+    if seconds < 2 * _DAY:
+        return "hour", int(seconds // _HOUR)
+    return "day", int(seconds // _DAY)
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in its largest unit: ``42 s``, ``3 min``, ``5 h``, ``12 days``."""
+    unit, number = _in_largest_unit(seconds)
+    match unit:
+        case "second":
+            return gettext("%(number)s s") % {"number": number}
+        case "minute":
+            return gettext("%(number)s min") % {"number": number}
+        case "hour":
+            return gettext("%(number)s h") % {"number": number}
+    return ngettext("%(number)s day", "%(number)s days", number) % {"number": format_number(number)}
+
+
+# Whole sentences, because many languages inflect the unit after "in" or before "ago".
+_AGO: Final[dict[str, Any]] = {
+    "day": ngettext_lazy("%(num)d day ago", "%(num)d days ago", "num"),
+    "hour": ngettext_lazy("%(num)d hour ago", "%(num)d hours ago", "num"),
+    "minute": ngettext_lazy("%(num)d minute ago", "%(num)d minutes ago", "num"),
+}
+_AHEAD: Final[dict[str, Any]] = {
+    "day": ngettext_lazy("in %(num)d day", "in %(num)d days", "num"),
+    "hour": ngettext_lazy("in %(num)d hour", "in %(num)d hours", "num"),
+    "minute": ngettext_lazy("in %(num)d minute", "in %(num)d minutes", "num"),
+}
+
+
+def format_distance(moment: datetime, now: datetime) -> str:
+    """Return how far a moment is from now, in its largest unit: ``just now``, ``in 12 days``."""
+    unit, number = _in_largest_unit(abs((moment - now).total_seconds()))
+    if unit == "second":
+        return gettext("in a moment") if moment > now else gettext("just now")
+    words = (_AHEAD if moment > now else _AGO)[unit]
+    return avoid_wrapping(words % {"num": number})

@@ -1,0 +1,435 @@
+"""The record that a storage keeps for one session, its packed form, and session keys and ids."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import secrets
+import struct
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from ..exceptions import UnreadablePayload
+
+ID_SIZE: Final = 20
+"""The bytes of a session id, which is written as twice as many hexadecimal characters."""
+
+
+class State(IntEnum):
+    """The state of a session id, as its record says."""
+
+    LIVE = 0
+    SUPERSEDED = 1
+    """The session got another key. A request with the old key is anonymous, but its cookie stays,
+    because the browser may already have the new key."""
+    ENDED = 2
+    """The session has ended. Stored only if a copy could come back, from a cache or from a previous
+    backend; the tombstone outlives every copy."""
+    ROTATED = 3
+    """The session got another key because the old one had grown old. During the rotation grace
+    period, which begins at the last activity of the tombstone, a request with the old key is served
+    and gets the new key."""
+
+
+TOMBSTONES: Final = tuple(state for state in State if state is not State.LIVE)
+"""The states of tombstones."""
+
+
+class SecretText(str):
+    """Text that error reports do not show, although they show the variables of every frame."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} secret characters>"
+
+
+class SecretBytes(bytes):
+    """Bytes that error reports do not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} secret bytes>"
+
+
+class SecretDict(dict[Any, Any]):
+    """Session data that error reports do not show. It is a copy of the dict that it is made of."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} secret values>"
+
+
+def as_secret(key: str | None) -> str | None:
+    """Return a session key as `SecretText`, and any other value unchanged."""
+    return SecretText(key) if isinstance(key, str) else key
+
+
+class Client(NamedTuple):
+    """The client of a request, as far as it is known."""
+
+    ip: str
+    user_agent: str
+
+
+Changes = tuple[tuple[bytes, bytes], ...]
+"""The changes of a save: for each changed key of the session, a digest and the encrypted change."""
+
+
+class Change(NamedTuple):
+    """An encrypted change of one key of a session, and the version that the save has made."""
+
+    version: int
+    encrypted: bytes
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One session as a storage keeps it. All times are milliseconds since the epoch, UTC.
+
+    Times are integers, not ``datetime``, because integers need no conversion, mean the same in
+    every store and survive a change of ``USE_TZ``. The class is a msgspec struct, because to make a
+    frozen dataclass takes ten times as long.
+    """
+
+    id: str
+    """The session id: a digest of the key, see `session_id`."""
+    payload: bytes = b""
+    """The encrypted bytes of the session's dict; empty in a tombstone."""
+    version: int = 1
+    """The save that made the record, see `next_version`. A storage updates only the version that
+    the caller has seen."""
+    state: State = State.LIVE
+    user_id: str | None = None
+    created: int = 0
+    last_activity: int = 0
+    expires: int = 0
+    """From this moment on, the record counts as absent."""
+    ip: str = ""
+    user_agent: str = ""
+    handle: Any = None
+    """Private to the storage that made the record, for example memcached's cas token."""
+    changes: Changes = ()
+    """The changes of this save, if the storage ``keeps_changes``."""
+    pending: tuple[Change, ...] = ()
+    """The changes that are still to be applied to the payload, the oldest first."""
+    size: int | None = None
+    """The bytes of the payload, if a list shows the record without it; ``None`` if unknown."""
+    origin: str = ""
+    """The id under which the session began, if its key was rotated since; see `lineage`."""
+
+    def __repr__(self) -> str:
+        return f"<Record {self.id[:8]} {self.state.name} version={self.version}>"
+
+    def is_live(self, now: int) -> bool:
+        """Return whether the record is of a session that still runs at ``now``."""
+        return self.state is State.LIVE and self.expires > now
+
+    @property
+    def lineage(self) -> str:
+        """The id under which the session began.
+
+        It stays the same when the session rotates, and changes at a login. So two records with the
+        same lineage are the same session.
+        """
+        return self.origin or self.id
+
+    @property
+    def successor(self) -> str:
+        """The id under which the session continues, if this is a tombstone that knows it.
+
+        Otherwise it is empty. A tombstone stores it in place of the payload.
+        """
+        if self.state is State.LIVE or len(self.payload) < ID_SIZE:
+            return ""
+        link = self.payload[:ID_SIZE]
+        return link.hex() if any(link) else ""
+
+
+def make_tombstone(
+    record_id: str,
+    state: State,
+    *,
+    now: int,
+    seconds: float,
+    of: Record | None = None,
+    successor: str = "",
+    nonce: int = 0,
+) -> Record:
+    """Return a record without data that says for ``seconds`` what became of a session id.
+
+    ``now`` is in milliseconds since the epoch. ``of`` is the session that had the id; the tombstone
+    keeps its user. ``successor`` is the id under which the session continues, and ``nonce`` the
+    number with which its key was derived, which is stored in place of a version.
+    """
+    return Record(
+        id=record_id,
+        payload=bytes.fromhex(successor),
+        version=nonce,
+        state=state,
+        user_id=of.user_id if of else None,
+        created=of.created if of else now,
+        last_activity=now,
+        expires=now + int(seconds * 1000),
+    )
+
+
+def next_version(version: int = 0) -> int:
+    """Return the version of the next save: a counter, followed by 32 random bits.
+
+    Because of the random bits, a save that was rolled back has another version than the save that
+    took its place. Versions of one session compare by the counter. A version has 63 bits, which
+    every store can keep.
+    """
+    # They need not be secret. Python seeds its generator anew in each process that is forked.
+    return (((version >> 32) + 1) << 32) | random.getrandbits(32)
+
+
+def without_payload(record: Record) -> Record:
+    """Return the record without its payload, and without the fields that belong to the payload.
+
+    A tombstone keeps the id of its successor.
+    """
+    payload = b"" if record.state is State.LIVE else record.payload
+    return msgspec.structs.replace(
+        record, payload=payload, handle=None, changes=(), pending=(), size=None
+    )
+
+
+def list_entry(record: Record) -> Record:
+    """Return the record as lists show it: with the size of its payload instead of the payload."""
+    size = record.size or len(record.payload) or None
+    return msgspec.structs.replace(without_payload(record), size=size)
+
+
+_KEY_ALPHABET: Final = b"abcdefghijklmnopqrstuvwxyz234567" * 8
+"""The character of Django's alphabet for each byte. Each of the 32 stands for as many bytes."""
+
+
+def with_times(record: Record, expires: int, last_activity: int) -> Record:
+    """Return the record after a touch, with these times. Times only move forward."""
+    return msgspec.structs.replace(
+        record,
+        expires=max(expires, record.expires),
+        last_activity=max(last_activity, record.last_activity),
+    )
+
+
+def draw_key() -> str:
+    """Return a new session key: 160 random bits as 32 characters of Django's alphabet.
+
+    This makes one call to the operating system; Django's ``get_random_string(32)`` makes 32.
+    """
+    return key_of(secrets.token_bytes(32))
+
+
+def derived_key(secret: str) -> str:
+    """Return a session key for ``secret``, the key of another backend that is too long here.
+
+    The result is the same for each request with that key. It is a digest, and as hard to guess as
+    the secret.
+    """
+    return key_of(hashlib.blake2b(secret.encode(), digest_size=32, person=b"derived key").digest())
+
+
+def key_of(material: bytes) -> str:
+    """Return the session key made of five bits of each of 32 bytes."""
+    return material.translate(_KEY_ALPHABET).decode("ascii")
+
+
+# Django's keys are 32 characters of a-z and 0-9. A much longer key, or one with other characters,
+# was never issued, so it is refused without asking the store. The minimum of 8 is Django's.
+_WELL_FORMED: Final = re.compile(r"[A-Za-z0-9]{8,128}", re.ASCII)
+
+
+def is_well_formed(key: object) -> bool:
+    """Return whether ``key`` can be a session key."""
+    return isinstance(key, str) and _WELL_FORMED.fullmatch(key) is not None
+
+
+def session_id(key: str) -> str:
+    """Return the id of the session with this key: 40 hexadecimal characters.
+
+    The digest does not depend on a secret, because an id must outlive a change of ``SECRET_KEY``.
+    It cannot be reversed by guessing, because keys have 160 random bits.
+    """
+    return hashlib.blake2b(key.encode(), digest_size=ID_SIZE, person=b"session id").hexdigest()
+
+
+_SESSION_ID: Final = re.compile(r"[0-9a-f]{40}")
+
+
+def is_session_id(text: str) -> bool:
+    """Return whether ``text`` can be a session id."""
+    return _SESSION_ID.fullmatch(text) is not None
+
+
+def is_beginning_of_id(text: str) -> bool:
+    """Return whether a session id can begin with ``text``, which may be empty."""
+    return _SESSION_ID.fullmatch(text.ljust(40, "0")) is not None
+
+
+def is_storable(text: str) -> bool:
+    """Return whether every store can contain ``text``.
+
+    It must not have a NUL, or a surrogate, which stands for an undecodable byte of a command line.
+    """
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+# The packed form, for stores that keep bytes. The head has fixed places for the fields that scripts
+# and the file storage compare or overwrite without reading the rest.
+_HEAD: Final = struct.Struct(">BBQQQQ")
+FORMAT: Final = 1
+"""The first byte of the packed form."""
+HEAD_SIZE: Final = _HEAD.size
+VERSION_OFFSET: Final = 2
+"""The offset of the version in the packed form: 8 bytes, big-endian."""
+TIMES_OFFSET: Final = 18
+"""The offset of last activity and expires in the packed form: 8 bytes each, big-endian."""
+_TIMES: Final = struct.Struct(">QQ")
+
+OWNER_OFFSET: Final = HEAD_SIZE + 1
+"""The offset of `pack_owner` in the packed form, after the mark of an array of five."""
+
+START_SIZE: Final = 4096
+"""The bytes of the packed form that have all fields but the payload, in almost any record."""
+
+_encode_tail = msgspec.msgpack.Encoder().encode
+_encode_text = msgspec.msgpack.Encoder().encode
+_decode_tail = msgspec.msgpack.Decoder(tuple[str | None, str, str, bytes, bytes]).decode
+_decode_text = msgspec.msgpack.Decoder(str | None).decode
+
+
+def pack(record: Record) -> bytes:
+    """Return the packed form of the record, which does not have its id and handle."""
+    head = _HEAD.pack(
+        FORMAT,
+        record.state,
+        record.version,
+        record.created,
+        record.last_activity,
+        record.expires,
+    )
+    origin = bytes.fromhex(record.origin)
+    return head + _encode_tail(
+        (record.user_id, record.ip, record.user_agent, origin, record.payload)
+    )
+
+
+def pack_times(last_activity: int, expires: int) -> bytes:
+    """Return the 16 bytes at `TIMES_OFFSET`, for a touch in place."""
+    return _TIMES.pack(last_activity, expires)
+
+
+def pack_owner(user_id: str) -> bytes:
+    """Return the bytes at `OWNER_OFFSET` in the records of this user, and of no other user."""
+    return _encode_text(user_id)
+
+
+def _open_head(data: bytes) -> tuple[State, int, int, int, int]:
+    try:
+        form, state, version, created, last_activity, expires = _HEAD.unpack_from(data)
+    except struct.error:
+        raise UnreadablePayload("record is cut short") from None
+    if form != FORMAT or state >= len(State):
+        raise UnreadablePayload("record is of an unknown format")
+    return State(state), version, created, last_activity, expires
+
+
+def unpack_head(record_id: str, data: bytes) -> Record:
+    """Return the record without user, client and payload, from its first `HEAD_SIZE` bytes.
+
+    Raises `UnreadablePayload` if the bytes do not have this format.
+    """
+    state, version, created, last_activity, expires = _open_head(data)
+    return Record(
+        id=record_id,
+        version=version,
+        state=state,
+        created=created,
+        last_activity=last_activity,
+        expires=expires,
+    )
+
+
+def unpack_start(record_id: str, data: bytes, length: int | None = None) -> Record | None:
+    """Return the record without payload, from the first bytes of its packed form.
+
+    ``length`` is the length of the whole packed form; the record has the size of the payload if it
+    is given. Return ``None`` if the bytes end before the payload begins, which hardly ever happens
+    with `START_SIZE` bytes. Raises `UnreadablePayload` if the bytes do not have this format.
+    """
+    head = unpack_head(record_id, data)
+    texts: list[str | None] = []
+    # User, address and agent; then come the origin and the payload.
+    at = OWNER_OFFSET
+    for _ in range(3):
+        end = _text_end(data, at)
+        if end > len(data):
+            return None
+        try:
+            texts.append(_decode_text(data[at:end]))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise UnreadablePayload("record is damaged") from None
+        at = end
+    user_id, ip, user_agent = texts
+    # The mark and the length of the origin are two bytes.
+    begin, at = at + 2, at + 2 + int.from_bytes(data[at + 1 : at + 2], "big")
+    if at > len(data):
+        return None
+    return msgspec.structs.replace(
+        head,
+        user_id=user_id,
+        ip=ip or "",
+        user_agent=user_agent or "",
+        origin=data[begin:at].hex(),
+        size=None if length is None else _bytes_in(length - at),
+    )
+
+
+def _text_end(data: bytes, at: int) -> int:
+    """Return the end of the MessagePack string, or nil, at an offset; beyond the data if cut."""
+    kind = data[at] if at < len(data) else 0
+    if kind & 0xE0 == 0xA0:
+        return at + 1 + (kind & 0x1F)
+    first = at + 1 + {0xD9: 1, 0xDA: 2, 0xDB: 4}.get(kind, 0)
+    return first + int.from_bytes(data[at + 1 : first], "big")
+
+
+def _bytes_in(length: int) -> int:
+    """Return the number of bytes in a MessagePack byte string whose length includes its mark."""
+    for mark, most in ((2, 0xFF), (3, 0xFFFF)):
+        if length - mark <= most:
+            return length - mark
+    return length - 5
+
+
+def unpack(record_id: str, data: bytes, handle: Any = None) -> Record:
+    """Return the record whose packed form this is. Raises `UnreadablePayload` for other bytes."""
+    state, version, created, last_activity, expires = _open_head(data)
+    try:
+        user_id, ip, user_agent, origin, payload = _decode_tail(memoryview(data)[HEAD_SIZE:])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise UnreadablePayload("record is damaged") from None
+    return Record(
+        id=record_id,
+        payload=payload,
+        version=version,
+        state=state,
+        user_id=user_id,
+        created=created,
+        last_activity=last_activity,
+        expires=expires,
+        ip=ip,
+        user_agent=user_agent,
+        origin=origin.hex(),
+        handle=handle,
+    )

@@ -1,0 +1,123 @@
+"""Names by which a user recognises a session: its device, and the place of its IP address.
+
+They are for pages only. Both come from what the client sent, so they do not prove anything.
+"""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from ipaddress import ip_address
+from typing import Any, Final, NamedTuple
+
+from django.conf import settings as django_settings
+from django.utils.translation import gettext, pgettext
+
+from ..conf import reset_on_change
+from ..core.phrases import isolate_direction
+
+_KNOWN: Final = 4096
+"""How many results are cached, for user agents and for addresses."""
+_MAC: Final = {"Mac OS X": "macOS"}
+
+
+class _Device(NamedTuple):
+    browser: str
+    """Empty if it is not known."""
+    system: str
+    """The operating system, or the name of a device that is better known, such as "iPhone"."""
+
+
+def describe_device(user_agent: str) -> str:
+    """Return a user agent in translated words, such as "Firefox on Linux".
+
+    Returns the user agent itself if it is not known, or if the extra ``devices`` is not installed.
+    The result is never empty.
+    """
+    browser, system = _parse_device(user_agent)
+    if browser and system:
+        # Translators: Where your language is read from right to left, begin with the character
+        # U+200F, so that the two names do not change places.
+        words = gettext("%(browser)s on %(system)s")
+        return words % {"browser": isolate_direction(browser), "system": isolate_direction(system)}
+    return browser or system or user_agent or gettext("Unknown device")
+
+
+@lru_cache(_KNOWN)
+def _parse_device(user_agent: str) -> _Device:
+    try:
+        from ua_parser import parse
+    except ImportError:
+        return _Device("", "")
+    found = parse(user_agent)
+    browser = found.user_agent.family if found.user_agent else ""
+    system = found.os.family if found.os else ""
+    # "iPhone" tells more than "iOS". The model numbers of other devices tell users nothing.
+    if found.device and found.device.brand == "Apple" and system == "iOS":
+        system = found.device.family
+    return _Device(browser.replace("Mobile Safari", "Safari"), _MAC.get(system, system))
+
+
+def describe_place(ip: str) -> str:
+    """Return the place of an IP address, such as "Boston, United States".
+
+    The result is empty without Django's GeoIP2 (``GEOIP_PATH`` and the package ``geoip2``), and for
+    an address that its database does not have, such as a private one.
+    """
+    city, country = _locate(ip)
+    if city and country:
+        words = pgettext("place", "%(city)s, %(country)s")
+        return words % {"city": city, "country": country}
+    return city or country
+
+
+class _Place(NamedTuple):
+    city: str
+    country: str
+
+
+_NOWHERE: Final = _Place("", "")
+
+
+@lru_cache(_KNOWN)
+def _locate(ip: str) -> _Place:
+    reader = _reader()
+    # GeoIP2 would ask a name server about a text that is not an address.
+    if reader is None or not _is_address(ip):
+        return _NOWHERE
+    from geoip2.errors import AddressNotFoundError
+
+    try:
+        found = reader.city(ip) if reader.is_city else reader.country(ip)
+    except AddressNotFoundError:
+        return _NOWHERE
+    return _Place(found.get("city") or "", found.get("country_name") or "")
+
+
+@cache
+def _reader() -> Any:
+    """Return the database of places; ``None`` if there is none."""
+    if not getattr(django_settings, "GEOIP_PATH", None):
+        return None
+    from django.contrib.gis import geoip2
+
+    if not geoip2.HAS_GEOIP2:
+        return None
+    from maxminddb import InvalidDatabaseError
+
+    try:
+        return geoip2.GeoIP2()
+    except (geoip2.GeoIP2Exception, InvalidDatabaseError):
+        # A page of sessions must not fail because this file was not downloaded.
+        return None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+for _function in (_reader, _locate):
+    reset_on_change("GEOIP_PATH", "GEOIP_CITY", "GEOIP_COUNTRY")(_function.cache_clear)

@@ -1,0 +1,238 @@
+"""The sessions of the user of a request, with names by which the user recognises them.
+
+The pages of `views` use this module, and so can a project's own views and templates. It never
+exposes a session key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from asgiref.sync import sync_to_async
+from django.http import HttpRequest
+
+from ..accounts.users import RequestUser
+from ..core import clock
+from ..core.flow import (
+    Call,
+    Flow,
+    arun,
+    run,
+)
+from ..core.lifetime import utc_datetime
+from ..core.records import is_session_id
+from ..inventory import Inventory, SessionInfo, SessionPage
+from .names import describe_device, describe_place
+
+MOST_LISTED: Final = 200
+"""The most sessions in a list. Users do not recognise more, and a program may have many."""
+MOST_ENDED: Final = 5000
+"""The most sessions that one call ends, so that a request ends before its server times out."""
+
+
+class YourSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session as its user sees it. Times are aware datetimes in UTC.
+
+    The device, the place and the address come from what the client sent. They help the user to
+    recognise the session, but do not prove anything.
+    """
+
+    id: str
+    """The session id, which is not a secret."""
+    device: str
+    """The device, such as "Firefox on Linux", in the language of the request. Never empty."""
+    place: str
+    """The place, such as "Uppsala, Sweden". Empty if it is not known."""
+    ip: str
+    """The IP address. Empty without the package's middleware."""
+    created: datetime
+    """When the user logged in."""
+    last_activity: datetime
+    """When the session was last used, see `SessionInfo`. For the current session: now."""
+    is_current: bool
+    """Whether it is the session of the request."""
+
+
+class YourSessionList(msgspec.Struct, frozen=True, kw_only=True):
+    """A list of sessions: the current session first, then the others by last use."""
+
+    sessions: Sequence[YourSession]
+    is_complete: bool
+    """Whether the list has all sessions of the user."""
+
+    @property
+    def current(self) -> YourSession | None:
+        """The session of the request; ``None`` if it has none, for example with a token."""
+        return next((each for each in self.sessions if each.is_current), None)
+
+    @property
+    def others(self) -> list[YourSession]:
+        return [each for each in self.sessions if not each.is_current]
+
+
+class YourSessions:
+    """The sessions of the user of a request, who must be authenticated.
+
+    Each method has an async twin with an ``a`` before its name. The methods raise
+    `StorageUnavailable` if the store does not answer, `CannotList` if the session engine cannot
+    list sessions, and ``ValueError`` if the user is anonymous.
+    """
+
+    def __init__(self, request: HttpRequest) -> None:
+        self._request = request
+
+    def is_current(self, session_id: str) -> bool:
+        """Return whether this is the id of the request's session, without asking the store."""
+        return session_id in self._current_ids
+
+    @property
+    def _current_ids(self) -> Collection[str]:
+        """The ids of the session of the request."""
+        # A session of an engine that does not belong to the package has none.
+        return getattr(self._request.session, "stored_ids", ())
+
+    def list(self) -> YourSessionList:
+        """Return the sessions of the user, at most `MOST_LISTED`."""
+        return run(self._list())
+
+    async def alist(self) -> YourSessionList:
+        """See `list`."""
+        return await arun(self._list())
+
+    def count_others(self) -> int:
+        """Return the number of sessions besides the current one.
+
+        If the store has an index of users, this costs less than a list.
+        """
+        return run(self._count_others())
+
+    async def acount_others(self) -> int:
+        """See `count_others`."""
+        return await arun(self._count_others())
+
+    def get(self, session_id: str) -> YourSession | None:
+        """Return the session of the user with this id; ``None`` if there is none."""
+        return run(self._get(session_id))
+
+    async def aget(self, session_id: str) -> YourSession | None:
+        """See `get`."""
+        return await arun(self._get(session_id))
+
+    def end(self, session_id: str) -> bool:
+        """End another session of the user; return False if there is no live session with this id.
+
+        Raises ``ValueError`` for the current session. Call ``logout()`` to end that one.
+        """
+        return run(self._end(session_id))
+
+    async def aend(self, session_id: str) -> bool:
+        """See `end`."""
+        return await arun(self._end(session_id))
+
+    def end_others(self) -> int:
+        """End all sessions except the current one, at most `MOST_ENDED`; return how many were live.
+
+        Raises `PartlyEnded` if the store stops answering after some of them.
+        """
+        return run(self._end_others())
+
+    async def aend_others(self) -> int:
+        """See `end_others`."""
+        return await arun(self._end_others())
+
+    # --- Flows -----------------------------------------------------------------------------
+
+    def _list(self) -> Flow[YourSessionList]:
+        user_id, current = yield from self._user_and_ids()
+        inventory = Inventory()
+        page: SessionPage = yield Call(
+            inventory, "list", (), {"user": user_id, "limit": MOST_LISTED}
+        )
+        found = [*page.sessions]
+        if page.next and not any(each.id in current for each in found):
+            found += yield from self._look_up(inventory, user_id, current)
+        found.sort(key=lambda each: each.last_activity, reverse=True)
+        found.sort(key=lambda each: each.id not in current)
+        sessions = yield Call(_Descriptions, "describe", (found, current))
+        return YourSessionList(sessions=sessions, is_complete=not page.next)
+
+    def _count_others(self) -> Flow[int]:
+        user_id, current = yield from self._user_and_ids()
+        inventory = Inventory()
+        number: int = yield Call(inventory, "count", (), {"user": user_id})
+        own = yield from self._look_up(inventory, user_id, current)
+        return number - len(own)
+
+    def _get(self, session_id: str) -> Flow[YourSession | None]:
+        user_id, current = yield from self._user_and_ids()
+        if not is_session_id(session_id):
+            return None
+        found = yield from self._look_up(Inventory(), user_id, [session_id])
+        sessions: list[YourSession] = yield Call(_Descriptions, "describe", (found, current))
+        return sessions[0] if sessions else None
+
+    def _end(self, session_id: str) -> Flow[bool]:
+        user_id, _ = yield from self._user_and_ids()
+        if self.is_current(session_id):
+            raise ValueError("This is the session of the request itself, which logout() ends.")
+        if not is_session_id(session_id):
+            return False
+        ended: bool = yield Call(Inventory(), "end", (session_id,), {"user": user_id})
+        return ended
+
+    def _end_others(self) -> Flow[int]:
+        user_id, current = yield from self._user_and_ids()
+        ended: int = yield Call(
+            Inventory(), "end_all", (user_id,), {"but": current, "most": MOST_ENDED}
+        )
+        return ended
+
+    def _user_and_ids(self) -> Flow[tuple[str, Collection[str]]]:
+        """Return the primary key of the user, and the ids of the current session."""
+        user = yield Call(RequestUser(self._request), "get", ())
+        if not user.is_authenticated:
+            raise ValueError("The user of the request is anonymous; log the user in first.")
+        return str(user.pk), self._current_ids
+
+    def _look_up(
+        self, inventory: Inventory, user_id: str, ids: Collection[str]
+    ) -> Flow[Sequence[SessionInfo]]:
+        """Return the live sessions with these ids that belong to the user."""
+        found: list[SessionInfo] = []
+        for session_id in ids:
+            info: SessionInfo | None = yield Call(inventory, "get", (session_id,))
+            if info and info.user_id == user_id:
+                found.append(info)
+        return found
+
+
+class _Descriptions:
+    """Sessions with their names, with a sync and an async method for a flow to call."""
+
+    @staticmethod
+    def describe(sessions: Sequence[SessionInfo], current: Collection[str]) -> list[YourSession]:
+        now = utc_datetime(clock.now())
+        return [
+            YourSession(
+                id=each.id,
+                device=describe_device(each.user_agent),
+                place=describe_place(each.ip),
+                ip=each.ip,
+                created=each.created,
+                # The stored time of the current session is from before this request.
+                last_activity=now if each.id in current else each.last_activity,
+                is_current=each.id in current,
+            )
+            for each in sessions
+        ]
+
+    @staticmethod
+    async def adescribe(
+        sessions: Sequence[SessionInfo], current: Collection[str]
+    ) -> list[YourSession]:
+        # Parsing a user agent takes milliseconds, and the database of places is a file.
+        describe = sync_to_async(_Descriptions.describe, thread_sensitive=False)
+        return await describe(sessions, current)

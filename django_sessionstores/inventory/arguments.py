@@ -1,0 +1,79 @@
+"""Checks of the inventory's arguments, which raise an error before a store is called."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, TypeAlias
+
+from ..core.records import is_session_id, is_storable
+
+KeptIds: TypeAlias = str | Collection[str] | None
+"""The id or ids of sessions that must not end; ``None`` for none."""
+
+
+def checked_id(session_id: str) -> str:
+    """Return a session id unchanged.
+
+    Raises ``ValueError`` if it cannot be one. The message does not repeat the text, because it may
+    be a session key.
+    """
+    if not (isinstance(session_id, str) and is_session_id(session_id)):
+        raise ValueError(
+            "This is not a session id, which has 40 characters of 0-9 and a-f. "
+            "A session key is not accepted."
+        )
+    return session_id
+
+
+def checked_ids(kept: KeptIds) -> Collection[str]:
+    """Return the ids of the sessions that must not end. Raises ``ValueError``."""
+    if kept is None:
+        return ()
+    return [checked_id(each) for each in ([kept] if isinstance(kept, str) else kept)]
+
+
+def user_id_or_any(user: Any) -> str | None:
+    """Return the primary key of a user as text; ``None`` if any user will do.
+
+    ``user`` is an object or a primary key. Raises ``ValueError`` if it has no primary key.
+    """
+    if user is None:
+        return None
+    pk = getattr(user, "pk", user)
+    text = str(pk)
+    if pk is None or not text or not is_storable(text):
+        raise ValueError(f"{user!r} is not a user: it has no primary key.")
+    return text
+
+
+def required_user_id(user: Any) -> str:
+    """Return the primary key of a user as text.
+
+    Raises ``ValueError`` for ``None``, because that would mean everybody.
+    """
+    user_id = user_id_or_any(user)
+    if user_id is None:
+        raise ValueError(
+            "None is not a user. To end the sessions of all users, call end_everything()."
+        )
+    return user_id
+
+
+def checked_most(most: int | None) -> int | None:
+    """Return the number of sessions to end at most. Raises ``TypeError`` or ``ValueError``."""
+    if most is not None:
+        check_number("most", most, least=0)
+    return most
+
+
+def check_type(name: str, value: object, kind: type) -> None:
+    """Raise ``TypeError`` if an argument is not of this type."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is {value!r}; it must be of type {kind.__name__}.")
+
+
+def check_number(name: str, number: int, *, least: int) -> None:
+    """Raise ``TypeError`` or ``ValueError`` if an argument is not a number of ``least`` or more."""
+    check_type(name, number, int)
+    if number < least:
+        raise ValueError(f"{name} is {number}; it must be {least} or more.")

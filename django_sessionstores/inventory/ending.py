@@ -1,0 +1,160 @@
+"""End sessions, one by its id or many in batches, and send ``session_ended`` for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgspec
+
+from .. import signals
+from ..core import clock
+from ..core.flow import Call, Flow, run
+from ..core.records import Record, State
+from ..exceptions import PartlyEnded, StorageUnavailable, UnreadablePayload
+from ..sessions import SessionStore
+from ..storages import revocation
+from ..storages.base import Storage
+from ..storages.revocation import EndedSession
+from .listing import PAGE_SIZE, Listing
+
+_ROUNDS: Final = 20
+"""How often the sessions are searched again while new ones keep appearing."""
+
+IsOutdated: TypeAlias = Callable[[Record, Mapping[str, Any]], bool]
+"""Return whether a session must end, by its record and its data, which may be empty."""
+
+
+class Selection(NamedTuple):
+    """Which sessions of a user are to end: those of the lineages, and all that are outdated."""
+
+    lineages: Collection[str]
+    is_outdated: IsOutdated
+
+
+class _Progress:
+    """How many sessions have ended, of the number that may end at most."""
+
+    def __init__(self, most: int | None) -> None:
+        self.ended = 0
+        self._most = most
+
+    @property
+    def is_enough(self) -> bool:
+        return self._most is not None and self.ended >= self._most
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """Ends the sessions of an engine."""
+
+    store: type[SessionStore]
+    storage: Storage
+    listing: Listing
+
+    def end(self, session_id: str, user_id: str | None) -> Flow[bool]:
+        """End a session, and return whether it was live, see `Inventory.end`."""
+        found: Record | None = None
+        with suppress(UnreadablePayload):  # The session must end nevertheless.
+            found = yield Call(self.storage, "lookup", (session_id,))
+        if user_id is not None and (found is None or found.user_id != user_id):
+            return False
+        # Also without a record: a session that is not live must not become live.
+        ended = yield from revocation.end(self.storage, session_id, known=found)
+        if ended is None or (ended.record is not None and ended.record.expires <= clock.now()):
+            return False
+        yield from self._send(ended, "revoked")
+        return True
+
+    def end_all(
+        self,
+        user_id: str | None,
+        kept_ids: Collection[str],
+        most: int | None,
+        reason: str = "revoked",
+        selection: Selection | None = None,
+    ) -> Flow[int]:
+        """End the sessions of a user, or of everybody; return how many were live.
+
+        ``None`` for ``user_id`` is everybody, for ``most`` no limit, and for ``selection`` all
+        sessions. See `Inventory.end_all`.
+        """
+        progress, kept = _Progress(most), set[str]()
+        try:
+            # The lineages are kept as well, because a parallel request may rotate a session to
+            # another id meanwhile; no rotation changes the lineage.
+            for each in kept_ids:
+                kept |= yield from revocation.follow_ids(self.storage, each)
+            # Such a request can also move a session to a place that was already read. So all are
+            # searched again until nothing is found.
+            for _ in range(_ROUNDS):
+                found = yield from self._end_round(user_id, kept, reason, progress, selection)
+                if not found or progress.is_enough:
+                    break
+        except StorageUnavailable as error:
+            if progress.ended:
+                raise PartlyEnded(progress.ended, error) from error
+            raise
+        return progress.ended
+
+    def _end_round(
+        self,
+        user_id: str | None,
+        kept: set[str],
+        reason: str,
+        progress: _Progress,
+        selection: Selection | None,
+    ) -> Flow[int]:
+        """End the sessions that are listed now; return how many were found.
+
+        ``kept`` are ids and lineages; those of sessions that are not outdated are added.
+        """
+        found, cursor = 0, ""
+        while True:
+            page = yield from self.listing.scan(cursor, PAGE_SIZE, user_id)
+            for record in page.records:
+                if record.id in kept or record.lineage in kept:
+                    continue
+                if selection is not None and record.lineage not in selection.lineages:
+                    is_outdated = yield from self._is_outdated(record, selection)
+                    if is_outdated is None:
+                        found += 1  # If the session lives, the next round finds its newer id.
+                        continue
+                    if not is_outdated:
+                        kept.add(record.lineage)
+                        continue
+                if progress.is_enough:
+                    return found
+                found += 1
+                ended = yield from revocation.end(self.storage, record.id, known=record)
+                if ended is not None and record.is_live(clock.now()):
+                    progress.ended += 1
+                    yield from self._send(ended, reason)
+            cursor = page.next
+            if not cursor:
+                return found
+
+    def _is_outdated(self, record: Record, selection: Selection) -> Flow[bool | None]:
+        """Return whether a session is outdated; ``None`` if it has another id by now, or none."""
+        if self.storage.holds_in_key:
+            return selection.is_outdated(record, {})
+        data: dict[str, Any] = {}
+        with suppress(UnreadablePayload):
+            current: Record | None = yield Call(self.storage, "read", (record.id,))
+            if current is None or current.state is not State.LIVE:
+                return None
+            data = self.store.data_of(current)
+        return selection.is_outdated(record, data)
+
+    def _send(self, ended: EndedSession, reason: str) -> Flow[None]:
+        """Send ``session_ended``, after the commit if the caller is in a transaction."""
+        user_id = ended.record.user_id if ended.record else None
+        facts = {"session_id": ended.id, "user_id": user_id, "reason": reason}
+
+        def send() -> Flow[None]:
+            return signals.send(signals.session_ended, self.store, **facts)
+
+        if (yield Call(self.storage, "in_transaction", ())):
+            yield Call(self.storage, "after_commit", (lambda: run(send()),))
+        else:
+            yield from send()

@@ -1,0 +1,69 @@
+"""Information about a session, without its key and its data."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import msgspec
+
+from ..core.lifetime import utc_datetime
+from ..core.records import Record
+
+SHORT_ID: Final = 12
+"""How many characters of an id a list shows.
+
+Among a million sessions, the chance that two share them is 1 in 500.
+"""
+
+
+class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Information about a session, without its key. Times are aware, in UTC."""
+
+    id: str
+    """The session id, see ``request.session.session_id``."""
+    user_id: str | None
+    """The primary key of the user as text; ``None`` for an anonymous session."""
+    created: datetime
+    """When the session began, or when its user logged in."""
+    last_activity: datetime
+    """When the session was last written.
+
+    It may lag behind by ``TOUCH_INTERVAL``, or by more if the session is only written by views
+    that change it.
+    """
+    expires: datetime
+    """When the session expires unless it is used before."""
+    ip: str
+    """The client's address at the last write; empty without the package's middleware."""
+    user_agent: str
+    """The client's ``User-Agent`` at the last write; empty without the package's middleware."""
+    is_expired: bool
+    """Whether the session has expired, and is only waiting to be purged."""
+    size: int | None = None
+    """The bytes of the encrypted session data; ``None`` if the list does not know them."""
+
+
+class SessionPage(NamedTuple):
+    """Some sessions, and the ``cursor`` of the next page, which is empty after the last page."""
+
+    sessions: list[SessionInfo]
+    next: str
+
+
+def session_info(record: Record, moment: int) -> SessionInfo:
+    """Return the information about a record's session at a moment.
+
+    ``moment`` is in milliseconds since the epoch.
+    """
+    return SessionInfo(
+        id=record.id,
+        user_id=record.user_id,
+        created=utc_datetime(record.created),
+        last_activity=utc_datetime(record.last_activity),
+        expires=utc_datetime(record.expires),
+        ip=record.ip,
+        user_agent=record.user_agent,
+        is_expired=record.expires <= moment,
+        size=record.size or len(record.payload) or None,
+    )

@@ -1,0 +1,8 @@
+"""The previous backends that sessions are migrated from: Django's own and the package's."""
+
+from .base import Claim, Entry, PreviousSession, Source
+from .cache import CacheSource
+from .own_storage import OwnSource
+from .selection import open_source
+
+__all__ = ["CacheSource", "Claim", "Entry", "OwnSource", "PreviousSession", "Source", "open_source"]

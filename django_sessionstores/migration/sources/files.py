@@ -1,0 +1,93 @@
+"""Django's backend ``file``."""
+
+from __future__ import annotations
+
+import tempfile
+from bisect import bisect_right
+from pathlib import Path
+
+from django.conf import settings as django_settings
+from django.contrib.sessions.backends.base import SessionBase
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_noop
+
+from ...conf import engine_setting
+from ...core import lifetime
+from ...core.phrases import Phrase
+from ...core.records import SecretText, is_well_formed, session_id
+from .base import Claim, Entry, PreviousSession
+from .django_backend import DjangoSource, session_or_error, translate_errors
+
+
+class FileSource(DjangoSource):
+    """Django's ``file``."""
+
+    def __init__(self, engine: type[SessionBase]) -> None:
+        super().__init__(engine)
+        self._folder = Path(engine_setting("SESSION_FILE_PATH") or tempfile.gettempdir())
+        if not self._folder.is_dir():
+            raise ImproperlyConfigured(
+                f"The source session engine's SESSION_FILE_PATH is {str(self._folder)!r}, which is "
+                "not a folder."
+            )
+        self._listed: list[SecretText] = []
+
+    def describe(self) -> str:
+        return Phrase(
+            gettext_noop("the files of Django's engine in %(folder)s"), folder=str(self._folder)
+        )
+
+    def find(self, key: str) -> PreviousSession | None:
+        # There is no variable for the path, and none for the text until all is done, because error
+        # reports show variables.
+        with translate_errors(self):
+            try:
+                saved = int(self._path(key).stat().st_mtime * 1000)
+                text = self._path(key).read_text("ascii", "replace")
+            except FileNotFoundError:
+                return None
+        if not text:
+            return None  # The placeholder of a session that is being created.
+        data = self._decode(text)
+        expires = lifetime.expires_at(data.get("_session_expiry"), saved, self._age)
+        return self._session(data, saved, expires, text)
+
+    def remove(self, key: str) -> None:
+        with translate_errors(self):
+            self._path(key).unlink(missing_ok=True)
+
+    def scan(self, cursor: str, limit: int) -> tuple[list[Entry], str]:
+        if not cursor:
+            # All names at once, because a folder has no order to continue in. 100,000 take 10 MB.
+            self._listed = self._keys()
+        start = bisect_right(self._listed, cursor)
+        keys = self._listed[start : start + limit + 1]
+        entries = [
+            Entry(SecretText(key), session_id(key), session_or_error(self.find, key))
+            for key in keys[:limit]
+        ]
+        return entries, SecretText(keys[limit - 1]) if len(keys) > limit else ""
+
+    def count(self) -> int:
+        return len(self._keys())
+
+    def claim(self, locator: str, found: PreviousSession) -> Claim:
+        with translate_errors(self):
+            try:
+                if self._path(locator).read_text("ascii", "replace") != found.seen:
+                    return Claim.CHANGED
+                self._path(locator).unlink()
+            except FileNotFoundError:
+                return Claim.GONE
+        return Claim.REMOVED
+
+    def _keys(self) -> list[SecretText]:
+        prefix = django_settings.SESSION_COOKIE_NAME
+        with translate_errors(self):
+            names = [path.name for path in self._folder.iterdir()]
+        keys = (SecretText(name[len(prefix) :]) for name in names if name.startswith(prefix))
+        # The folder also has files that are being written.
+        return sorted(key for key in keys if is_well_formed(key))
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{django_settings.SESSION_COOKIE_NAME}{key}"

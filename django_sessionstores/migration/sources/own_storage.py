@@ -1,0 +1,106 @@
+"""A previous backend of this package."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from ...conf import codec, settings, unencrypted_codec
+from ...core import clock
+from ...core.records import Record, State, make_tombstone
+from ...exceptions import UnreadablePayload
+from ...payloads.codec import newest_data
+from ...storages.base import Conflict, Storage, Updated
+from .base import Claim, Entry, PreviousSession, Source
+
+_TOMBSTONE_SECONDS: Final = 60
+
+
+class OwnSource(Source):
+    """A backend of this package, with another storage than the one in use.
+
+    ``is_shared`` says whether the storage is also used elsewhere, and must not be closed.
+    """
+
+    def __init__(self, storage: Storage, *, is_shared: bool) -> None:
+        self.storage = storage
+        self._is_shared = is_shared
+        self.in_key = storage.holds_in_key
+        self.lists = storage.lists and not storage.holds_in_key
+
+    def describe(self) -> str:
+        return self.storage.describe()
+
+    def find(self, key: str) -> PreviousSession | None:
+        return self._session(self.storage.read(self.storage.locate(key)))
+
+    async def afind(self, key: str) -> PreviousSession | None:
+        return self._session(await self.storage.aread(self.storage.locate(key)))
+
+    def find_at(self, locator: str) -> PreviousSession | None:
+        return self._session(self.storage.read(locator))
+
+    def remove(self, key: str) -> None:
+        if record_id := self.storage.identify(key):
+            self.storage.delete(record_id)
+
+    async def aremove(self, key: str) -> None:
+        if record_id := self.storage.identify(key):
+            await self.storage.adelete(record_id)
+
+    def remove_id(self, record_id: str) -> bool:
+        return self.storage.delete(record_id)
+
+    def remove_at(self, locator: str) -> None:
+        self.storage.delete(locator)
+
+    async def aremove_id(self, record_id: str) -> bool:
+        return await self.storage.adelete(record_id)
+
+    def scan(self, cursor: str, limit: int) -> tuple[list[Entry], str]:
+        page = self.storage.scan(cursor, limit, None)
+        entries = []
+        for record in page.records:
+            found: PreviousSession | UnreadablePayload | None
+            try:
+                found = self.find_at(record.id)
+            except UnreadablePayload as error:
+                found = error
+            entries.append(Entry(record.id, record.id, found))
+        return entries, page.next
+
+    def count(self) -> int:
+        return self.storage.count(0, None)
+
+    def claim(self, locator: str, found: PreviousSession) -> Claim:
+        # The contract has no removal that compares versions, but an update by a tombstone does.
+        now = clock.now()
+        tombstone = make_tombstone(locator, State.ENDED, now=now, seconds=_TOMBSTONE_SECONDS)
+        outcome = self.storage.update(tombstone, found.record, 0)
+        if isinstance(outcome, Updated):
+            # A tombstone stays, and would prevent a move back. So it becomes a record that has
+            # expired, which does not stay.
+            litter = msgspec.structs.replace(
+                tombstone, state=State.LIVE, version=1, expires=now + 1
+            )
+            self.storage.update(litter, outcome.record, 0)
+            self.storage.delete(locator)
+            return Claim.REMOVED
+        if isinstance(outcome, Conflict) and outcome.current.state is State.LIVE:
+            return Claim.CHANGED
+        return Claim.GONE
+
+    def _session(self, record: Record | None) -> PreviousSession | None:
+        if record is None:
+            return None
+        expires = min(record.expires, settings.timeouts.end(record.created, record.last_activity))
+        if record.state is State.LIVE and expires < record.expires:
+            record = msgspec.structs.replace(record, expires=expires)
+        if self.in_key and record.state is State.LIVE:
+            return PreviousSession(record, newest_data(record, unencrypted_codec(), codec()))
+        return PreviousSession(record, None)
+
+    def close(self) -> None:
+        if not self._is_shared:
+            self.storage.close()

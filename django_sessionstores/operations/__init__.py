@@ -1,0 +1,1 @@
+"""What operators use: checks, doctor, statistics, telemetry, bulk migration."""

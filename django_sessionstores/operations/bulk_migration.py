@@ -1,0 +1,260 @@
+"""All sessions of one engine into another one, while the site is in use.
+
+A session is created in the target, which takes only the first of its id, and then removed from the
+source if it is still as it was read. If someone saved it meanwhile, it is read again. If it is
+gone, someone has logged out, and the target forgets it as well. A run that is killed leaves a copy
+of one session in the source, which the next run removes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import CommandError
+
+from ..conf import NAME, PreviousBackend, previous_backend, session_store, settings
+from ..core import clock
+from ..core.flow import run
+from ..core.records import (
+    Record,
+    State,
+    make_tombstone,
+    next_version,
+)
+from ..exceptions import PayloadTooLarge, UnreadablePayload
+from ..migration import lazy
+from ..migration.sources import Claim, Entry, PreviousSession, Source, open_source
+from ..sessions import SessionStore
+from ..storages.base import Storage, Taken, Updated
+from ..storages.tombstones import leave_tombstone
+from .checks.previous_backends import shared_parts
+
+PATIENCE: Final = 1.0
+"""Seconds after which a copy in the source is one that a killed run has left. Until then whoever
+has stored the session in the target may be about to remove it."""
+_MOST_REASONS: Final = 20
+
+
+class Outcome(StrEnum):
+    """What became of a session."""
+
+    MOVED = "moved"
+    ALREADY_THERE = "already_there"
+    EXPIRED = "expired"
+    ENDED = "ended"
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """How many sessions of the source there were, by what became of them."""
+
+    moved: int = 0
+    already_there: int = 0
+    """Moved before, by a request or by a run that was killed; or ended since."""
+    expired: int = 0
+    """Left where they are."""
+    ended: int = 0
+    """By their users, while they were being moved."""
+    unreadable: dict[str, int] = {}
+    """Left where they are, by the reason."""
+
+    @property
+    def failures(self) -> int:
+        return sum(self.unreadable.values())
+
+    def add(self, outcome: Outcome | str) -> None:
+        if isinstance(outcome, Outcome):
+            setattr(self, outcome.value, getattr(self, outcome.value) + 1)
+            return
+        if outcome not in self.unreadable and len(self.unreadable) >= _MOST_REASONS:
+            outcome = "for other reasons"
+        self.unreadable[outcome] = self.unreadable.get(outcome, 0) + 1
+
+
+# --- Which engines -------------------------------------------------------------------------
+
+
+def source(path: str, cache_alias: str | None) -> Source:
+    """The engine to move from. Raises ``CommandError``."""
+    options = {} if cache_alias is None else {"SESSION_CACHE_ALIAS": cache_alias}
+    entry = PreviousBackend(path, options)
+    if not entry.options:
+        if path == django_settings.SESSION_ENGINE and not is_named(path):
+            raise CommandError(
+                f"{path} is SESSION_ENGINE, and in use: whose session is moved out of it is logged "
+                f"out. Change SESSION_ENGINE first, and name {path} in {NAME}['MIGRATE_FROM']."
+            )
+        entry = _named_source(path) or entry
+    try:
+        source = open_source(entry)
+    except ImproperlyConfigured as error:
+        raise CommandError(f"--from {path} cannot be used: {error}") from error
+    if not source.lists:
+        raise CommandError(
+            f"{path} cannot tell which sessions it has: {source.describe()}. Name it in "
+            f"{NAME}['MIGRATE_FROM']: each session is then moved when its browser comes back."
+        )
+    return source
+
+
+def is_named(path: str) -> bool:
+    """Whether ``MIGRATE_FROM`` has this engine."""
+    return _named_source(path) is not None
+
+
+def _named_source(path: str) -> PreviousBackend | None:
+    """The entry of ``MIGRATE_FROM`` with this engine, which says what cache or folder it used."""
+    entries = map(previous_backend, settings.MIGRATE_FROM)
+    return next((entry for entry in entries if entry.path == path), None)
+
+
+def target(path: str) -> Storage:
+    """The storage to move into. Raises ``CommandError``."""
+    try:
+        store = session_store(path)
+        if not (isinstance(store, type) and issubclass(store, SessionStore)):
+            raise CommandError(
+                f"--to {path} is no engine of django_sessionstores. Sessions cannot be moved out "
+                "of the package: it keeps digests of the session keys, and other engines need the "
+                "keys. Whoever changes back logs everyone out."
+            )
+        storage = store.own_storage()
+    except (ImportError, ImproperlyConfigured) as error:
+        raise CommandError(f"--to {path} cannot be used: {error}") from error
+    if storage.holds_in_key:
+        raise CommandError(
+            f"--to {path} keeps sessions in the browsers, which only a request reaches. Name the "
+            f"old engine in {NAME}['MIGRATE_FROM']: each session is moved when its browser comes "
+            "back."
+        )
+    return storage
+
+
+def check_pair(source: Source, storage: Storage) -> None:
+    """Raise ``CommandError`` for engines between which nothing can be moved from here."""
+    for each in (storage, getattr(source, "storage", storage)):
+        if not each.shared:
+            raise CommandError(
+                f"Sessions in {each.describe()} belong to each process of the site, and cannot be "
+                "moved by another one."
+            )
+    if shared := shared_parts(storage, source):
+        raise CommandError(
+            f"Both engines have their sessions in {shared[0].describe()}: there is nothing to move."
+        )
+
+
+# --- Moving --------------------------------------------------------------------------------
+
+
+def move(source: Source, storage: Storage, batch: int) -> Iterator[Outcome | str]:
+    """Move all sessions; what became of each, as an outcome or the reason why it stays."""
+    copies: deque[tuple[float, str]] = deque()
+    for entry in _entries(source, batch):
+        outcome = _move_entry(source, storage, entry)
+        if outcome is Outcome.ALREADY_THERE:
+            copies.append((time.monotonic(), entry.locator))
+        while copies and time.monotonic() - copies[0][0] >= PATIENCE:
+            source.remove_at(copies.popleft()[1])
+        yield outcome
+    for since, locator in copies:
+        time.sleep(max(0.0, since + PATIENCE - time.monotonic()))
+        source.remove_at(locator)
+
+
+def survey(source: Source, storage: Storage, batch: int) -> Iterator[Outcome | str]:
+    """What `move` would do, as far as reading tells."""
+    for entry in _entries(source, batch):
+        try:
+            record = _record(storage, entry, entry.found)
+        except (UnreadablePayload, PayloadTooLarge) as error:
+            yield _reason(error)
+            continue
+        if record is None:
+            yield Outcome.EXPIRED
+        else:
+            there = storage.lookup(entry.id)
+            yield Outcome.MOVED if there is None else Outcome.ALREADY_THERE
+
+
+def _entries(source: Source, batch: int) -> Iterator[Entry]:
+    cursor = ""
+    while True:
+        entries, cursor = source.scan(cursor, batch)
+        yield from entries
+        if not cursor:
+            return
+
+
+def _move_entry(source: Source, storage: Storage, entry: Entry) -> Outcome | str:
+    try:
+        record = _record(storage, entry, entry.found)
+        if record is None:
+            return Outcome.EXPIRED
+        created: Updated | Taken = storage.create(record, clock.now())
+    except (UnreadablePayload, PayloadTooLarge) as error:
+        return _reason(error)
+    if isinstance(created, Taken):
+        return Outcome.ALREADY_THERE
+    return _remove_from_source(source, storage, entry, created.record)
+
+
+def _remove_from_source(
+    source: Source, storage: Storage, entry: Entry, stored: Record
+) -> Outcome | str:
+    """Remove a session that is stored in the target from the source, as it is there by now."""
+    found = entry.found
+    while isinstance(found, PreviousSession):
+        claim = source.claim(entry.locator, found)
+        if claim is Claim.REMOVED:
+            return Outcome.MOVED
+        if claim is Claim.GONE:
+            break
+        # A worker that still runs on the source has saved it.
+        try:
+            found = source.find_at(entry.locator)
+            newer = _record(storage, entry, found)
+        except (UnreadablePayload, PayloadTooLarge) as error:
+            storage.delete(entry.id)
+            return _reason(error)
+        if newer is None:
+            continue
+        newer = msgspec.structs.replace(newer, version=next_version(stored.version))
+        outcome = storage.update(newer, stored, clock.now())
+        if not isinstance(outcome, Updated):
+            # The site goes on with it in the target, or has ended it there.
+            source.remove_at(entry.locator)
+            return Outcome.MOVED
+        stored = outcome.record
+    storage.delete(entry.id)
+    seconds = lazy.longest_seconds()
+    tombstone = make_tombstone(entry.id, State.ENDED, now=clock.now(), seconds=seconds)
+    run(leave_tombstone(storage, tombstone))
+    return Outcome.ENDED
+
+
+def _record(
+    storage: Storage, entry: Entry, found: PreviousSession | UnreadablePayload | None
+) -> Record | None:
+    """The record to store; ``None`` for a session that has expired.
+
+    Raises `UnreadablePayload` and `PayloadTooLarge`.
+    """
+    if isinstance(found, UnreadablePayload):
+        raise found
+    moment = clock.now()
+    if found is None or not found.record.is_live(moment):
+        return None
+    record = lazy.record_of(storage, entry.id, found)
+    return record if record.is_live(moment) else None
+
+
+def _reason(error: Exception) -> str:
+    # Its text has the size of each.
+    return "it is too large" if isinstance(error, PayloadTooLarge) else str(error)

@@ -1,0 +1,158 @@
+"""Checks of the session cookie: its name, attributes and size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from django.conf import settings as django_settings
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_noop as _
+
+from ...conf import cookie_bytes, full_name, settings
+from ...core.phrases import Phrase
+from ...payloads.cookie_chunks import split
+from .configuration import has_package_middleware, production_storage
+
+
+@checks.register(checks.Tags.security)
+def check_cookie(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that browsers accept the session cookie with its name and attributes."""
+    messages: list[checks.CheckMessage] = []
+    name = django_settings.SESSION_COOKIE_NAME
+    prefix = next((p for p in ("__Host-", "__Secure-") if name.lower().startswith(p.lower())), None)
+    required: dict[str, object] = {"SESSION_COOKIE_SECURE": True} if prefix else {}
+    if prefix == "__Host-":
+        required |= {"SESSION_COOKIE_PATH": "/", "SESSION_COOKIE_DOMAIN": None}
+    wrong = [
+        f"{setting} = {value!r}"
+        for setting, value in required.items()
+        if getattr(django_settings, setting) != value
+    ]
+    if wrong:
+        messages.append(
+            checks.Error(
+                Phrase(
+                    _(
+                        "Browsers refuse the cookie %(cookie)s with these settings: nobody keeps a "
+                        "session."
+                    ),
+                    cookie=repr(name),
+                ),
+                hint=Phrase(
+                    _("The prefix %(prefix)s asks for: %(settings)s."),
+                    prefix=prefix,
+                    settings=", ".join(wrong),
+                ),
+                id="sessionstores.E007",
+            )
+        )
+    try:
+        is_partitioned = settings.COOKIE_PARTITIONED
+    except ImproperlyConfigured:
+        return messages  # check_settings reports it.
+    if is_partitioned and not django_settings.SESSION_COOKIE_SECURE:
+        messages.append(
+            checks.Error(
+                Phrase(_("Browsers refuse a cookie that is Partitioned and not Secure.")),
+                hint=Phrase(
+                    _("Set SESSION_COOKIE_SECURE = True, or remove %(setting)s."),
+                    setting=full_name("COOKIE_PARTITIONED"),
+                ),
+                id="sessionstores.E008",
+            )
+        )
+    return messages
+
+
+@checks.register(checks.Tags.security, deploy=True)
+def check_cookie_protection(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that the cookie is Secure and HttpOnly if Django does not check it.
+
+    Django's own checks look for its app and its middleware by name.
+    """
+    if "django.contrib.sessions" in django_settings.INSTALLED_APPS or not has_package_middleware():
+        return []  # Django's security.W010 to W015 report it.
+    messages: list[checks.CheckMessage] = []
+    if not django_settings.SESSION_COOKIE_SECURE:
+        messages.append(
+            checks.Warning(
+                Phrase(
+                    _("The session cookie is also sent over plain HTTP, where anybody can read it.")
+                ),
+                hint=Phrase(_("Set %(setting)s."), setting="SESSION_COOKIE_SECURE = True"),
+                id="sessionstores.W011",
+            )
+        )
+    if not django_settings.SESSION_COOKIE_HTTPONLY:
+        messages.append(
+            checks.Warning(
+                Phrase(
+                    _(
+                        "Scripts in a page can read the session cookie, those of an attacker "
+                        "included."
+                    )
+                ),
+                hint=Phrase(_("Set %(setting)s."), setting="SESSION_COOKIE_HTTPONLY = True"),
+                id="sessionstores.W012",
+            )
+        )
+    return messages
+
+
+PROXY_SAFE_BYTES: Final = 2500
+"""The length of a session cookie that leaves room for the other headers of a login, within the
+limit of nginx for a response with its default configuration."""
+_RESPONSE_HEADER_BYTES: Final = 4096
+_REQUEST_LINE_BYTES: Final = 8192
+_OTHER_HEADERS_BYTES: Final = _RESPONSE_HEADER_BYTES - PROXY_SAFE_BYTES
+
+
+@checks.register
+def check_cookie_size(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that a session in cookies is refused by the package before a proxy refuses it."""
+    storage = production_storage()
+    if storage is None or not storage.holds_in_key:
+        return []
+    try:
+        most = cookie_bytes()
+    except (ImportError, ImproperlyConfigured):
+        return []  # Django and check_settings report it.
+    if most <= PROXY_SAFE_BYTES:
+        return []
+    count = len(split(django_settings.SESSION_COOKIE_NAME, "x" * most))
+    directives = "proxy_buffer_size"
+    refused = _(
+        "A session may take %(most)s bytes (cookies: %(count)s). nginx, as it is installed, "
+        "refuses a response with more than %(response)s bytes of headers."
+    )
+    if most + _OTHER_HEADERS_BYTES > _REQUEST_LINE_BYTES:
+        directives += ", large_client_header_buffers"
+        refused = _(
+            "A session may take %(most)s bytes (cookies: %(count)s). nginx, as it is installed, "
+            "refuses a response with more than %(response)s bytes of headers, and a request with "
+            "more than %(request)s bytes of cookies."
+        )
+    return [
+        checks.Warning(
+            Phrase(
+                refused,
+                most=most,
+                count=count,
+                response=_RESPONSE_HEADER_BYTES,
+                request=_REQUEST_LINE_BYTES,
+            ),
+            hint=Phrase(
+                _(
+                    "Set %(setting)s to %(safe)s or less, which leaves room for other headers. Or "
+                    "raise the limits of your proxies, for nginx %(directives)s, and silence this "
+                    "check."
+                ),
+                setting=full_name("COOKIE_MAX_BYTES"),
+                safe=PROXY_SAFE_BYTES,
+                directives=directives,
+            ),
+            id="sessionstores.W015",
+        )
+    ]

@@ -1,0 +1,137 @@
+"""Checks of the previous backends in ``MIGRATE_FROM``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from django.conf import settings as django_settings
+from django.core import checks
+from django.core.cache import caches
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_noop as _
+
+from ...conf import full_name, previous_backend, settings
+from ...core.phrases import Phrase, message_of
+from ...migration.sources import OwnSource, Source, open_source
+from ...storages.base import Storage
+from .configuration import configured_storage, parts
+from .engine import engine_hint
+
+_MIGRATE_FROM: Final = full_name("MIGRATE_FROM")
+_DAY: Final = 86_400  # Seconds.
+
+
+@checks.register
+def check_previous_backends(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that each previous backend can be read and has a storage of its own."""
+    try:
+        entries, storage = settings.MIGRATE_FROM, configured_storage()
+    except (ImportError, ImproperlyConfigured):
+        return []  # check_settings and check_engine report it.
+    messages: list[checks.CheckMessage] = []
+    with_cookies: list[str] = []
+    for backend in map(previous_backend, entries):
+        try:
+            source = open_source(backend)
+            name = source.describe()
+        except ImproperlyConfigured as error:
+            messages.append(_unusable_error(backend.path, error))
+            continue
+        if storage is not None and (shared := shared_parts(storage, source)):
+            messages.append(
+                _shared_store_error(backend.path, shared[0], _how_to_separate(source, storage))
+            )
+        if source.in_key or (storage is not None and storage.holds_in_key):
+            with_cookies.append(name)
+        source.close()
+    if with_cookies:
+        messages.append(_copied_cookies(with_cookies))
+    return messages
+
+
+def _unusable_error(path: str, error: ImproperlyConfigured) -> checks.Error:
+    return checks.Error(
+        Phrase(
+            _("The previous backend %(engine)s cannot be used: %(error)s"),
+            engine=path,
+            error=message_of(error),
+        ),
+        hint=engine_hint(path),
+        id="sessionstores.E017",
+    )
+
+
+def _shared_store_error(path: str, shared: Storage, hint: Phrase) -> checks.Error:
+    return checks.Error(
+        Phrase(
+            _(
+                "%(setting)s names %(engine)s, which has its sessions where "
+                "SESSION_ENGINE has them: %(store)s."
+            ),
+            setting=_MIGRATE_FROM,
+            engine=path,
+            store=shared.describe(),
+        ),
+        hint=hint,
+        id="sessionstores.E016",
+    )
+
+
+def _copied_cookies(stores: list[str]) -> checks.Warning:
+    days = -(-django_settings.SESSION_COOKIE_AGE // _DAY)
+    return checks.Warning(
+        Phrase(
+            _(
+                "A cookie from before the move that somebody has copied can be exchanged "
+                "for a session until it expires, in up to %(days)s days: %(stores)s."
+            ),
+            days=days,
+            stores=tuple(stores),
+        ),
+        hint=Phrase(
+            _(
+                "Remove the engine from %(setting)s when the last of its cookies has "
+                "expired, or earlier, which logs those out who have not been back."
+            ),
+            setting=_MIGRATE_FROM,
+        ),
+        id="sessionstores.W016",
+    )
+
+
+def shared_parts(storage: Storage, source: Source) -> list[Storage]:
+    """Return the parts of a previous backend that keep records where the storage keeps its own.
+
+    The two would mistake each other's sessions for theirs.
+    """
+    if not isinstance(source, OwnSource) or (source.in_key and not storage.holds_in_key):
+        # Sessions that are migrated from cookies get new ids, so the same table can hold both.
+        return []
+    places = {_place(part) for part in parts(storage)}
+    return [part for part in parts(source.storage) if _place(part) in places]
+
+
+def _place(part: Storage) -> str:
+    """Return where a storage keeps its records. Two aliases may stand for the same cache."""
+    alias = getattr(part, "_alias", None)
+    return part.describe() if alias is None else repr(sorted(caches.settings[alias].items()))
+
+
+def _how_to_separate(source: Source, storage: Storage) -> Phrase:
+    if storage.holds_in_key and not source.in_key:
+        return Phrase(
+            _(
+                "Move to the cookie engine with a registry in another store: change %(registry)s. "
+                "Or remove the engine from %(setting)s, which signs everyone out once."
+            ),
+            registry=full_name("REGISTRY"),
+            setting=_MIGRATE_FROM,
+        )
+    return Phrase(
+        _(
+            "Remove it if there is nothing to move. If one cache must hold both, set "
+            "SESSION_CACHE_ALIAS to another alias with a KEY_PREFIX of its own, and name the old "
+            "one in MIGRATE_FROM."
+        )
+    )

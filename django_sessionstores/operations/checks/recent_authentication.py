@@ -1,0 +1,62 @@
+"""Checks of recent authentication."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import NoReverseMatch, Resolver404, resolve
+
+from ...accounts import recent_authentication
+from ...conf import full_name, settings
+from .configuration import configured_storage
+
+
+@checks.register(checks.Tags.security)
+def check_recent_authentication(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that users who are asked to log in again find a page where they can."""
+    try:
+        if settings.RECENT_AUTHENTICATION_AGE is None or configured_storage() is None:
+            return []
+        url = recent_authentication.sign_in_url()
+    except (ImportError, ImproperlyConfigured):
+        return []  # check_engine and check_settings report it.
+    except NoReverseMatch as error:
+        return [
+            checks.Warning(
+                f"The page where users log in again does not exist: {error}",
+                hint=f"Correct {full_name('RECENT_AUTHENTICATION_URL')} or LOGIN_URL.",
+                id="sessionstores.W019",
+            )
+        ]
+    if not _redirects_authenticated_users(url):
+        return []
+    return [
+        checks.Warning(
+            f"The page {url} redirects users who are logged in, so they cannot log in again there: "
+            "the browser is redirected back and forth.",
+            hint=f"Set {full_name('RECENT_AUTHENTICATION_URL')} to a LoginView of its own, with "
+            "redirect_authenticated_user=False.",
+            id="sessionstores.W018",
+        )
+    ]
+
+
+def _redirects_authenticated_users(url: str) -> bool:
+    """Return whether the URL is one of Django's login pages that only show a form to strangers."""
+    parts = urlsplit(url)
+    if parts.netloc:
+        return False  # The page is on another site.
+    try:
+        view = resolve(parts.path).func
+    except Resolver404:
+        return False  # The page is not in the URLconf.
+    # The admin's login page. Its module cannot be imported on a site without the admin.
+    if hasattr(getattr(view, "__self__", None), "admin_view"):
+        return True
+    option = "redirect_authenticated_user"
+    by_class = getattr(getattr(view, "view_class", None), option, False)
+    return bool(getattr(view, "view_initkwargs", {}).get(option, by_class))

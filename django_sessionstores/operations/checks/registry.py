@@ -1,0 +1,126 @@
+"""Checks of the registry of sessions, and of the options that need to list sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_noop as _
+
+from ...conf import full_name, settings
+from ...core.phrases import Phrase
+from ...storages.base import Storage
+from ...storages.caches.database_cache import DatabaseCacheStorage
+from ...storages.caches.portable import LocMemStorage, PortableStorage
+from ...storages.registered import RegisteredStorage
+from .configuration import configured_storage, production_storage
+
+
+@checks.register
+def check_registry(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that sessions in cookies have a registry, and that no registry loses records."""
+    storage = production_storage()
+    if storage is None:
+        return []
+    if not storage.authoritative:
+        return [_no_registry()]
+    if isinstance(storage, RegisteredStorage) and _may_lose_records(storage.registry):
+        return [_unreliable_registry(storage.registry)]
+    return []
+
+
+def _may_lose_records(registry: Storage) -> bool:
+    # check_cache reports LocMemCache; only Redis itself knows how it is configured.
+    return isinstance(registry, PortableStorage | DatabaseCacheStorage) and not isinstance(
+        registry, LocMemStorage
+    )
+
+
+def _no_registry() -> checks.Warning:
+    return checks.Warning(
+        Phrase(
+            _(
+                "Without a registry, no session can be ended. A cookie that was copied "
+                "before a logout works until it expires. A new password and a deactivation "
+                "are noticed only where Django asks for the user. Of two requests that "
+                "save at once, one loses its changes."
+            )
+        ),
+        hint=Phrase(
+            _(
+                "Set %(setting)s to 'db', 'cached_db' or 'cache'. Where you can do "
+                "without, silence this check and make SESSION_COOKIE_AGE short."
+            ),
+            setting=full_name("REGISTRY"),
+        ),
+        id="sessionstores.W020",
+    )
+
+
+def _unreliable_registry(registry: Storage) -> checks.Warning:
+    return checks.Warning(
+        Phrase(
+            _(
+                "The registry is in a store that may drop records that are in use, and ends "
+                "sessions by that: %(store)s."
+            ),
+            store=registry.describe(),
+        ),
+        hint=Phrase(
+            _(
+                "Set %(setting)s to 'db' or 'cached_db', or point SESSION_CACHE_ALIAS to a "
+                "cache on Redis."
+            ),
+            setting=full_name("REGISTRY"),
+        ),
+        id="sessionstores.W021",
+    )
+
+
+@checks.register
+def check_limit_and_rotation(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that the engine can list sessions, as ``MAX_SESSIONS`` and ``ROTATE_AFTER`` need."""
+    try:
+        storage = configured_storage()
+        has_limit, rotates = bool(settings.MAX_SESSIONS), bool(settings.ROTATE_AFTER)
+    except (ImportError, ImproperlyConfigured):
+        return []  # check_engine and check_settings report it.
+    if storage is None:
+        return []
+    messages: list[checks.CheckMessage] = []
+    hint = Phrase(
+        _("Set %(setting)s if the engine takes one, or choose another SESSION_ENGINE."),
+        setting=full_name("REGISTRY"),
+    )
+    if has_limit and not storage.lists:
+        messages.append(
+            checks.Error(
+                Phrase(
+                    _(
+                        "%(setting)s is set, and this store cannot tell how many sessions a user "
+                        "has, so that every login fails: %(store)s."
+                    ),
+                    setting=full_name("MAX_SESSIONS"),
+                    store=storage.describe(),
+                ),
+                hint=hint,
+                id="sessionstores.E019",
+            )
+        )
+    if rotates and (storage.holds_in_key or not storage.lists):
+        messages.append(
+            checks.Warning(
+                Phrase(
+                    _("%(setting)s has no effect with this store: %(store)s."),
+                    setting=full_name("ROTATE_AFTER"),
+                    store=storage.describe(),
+                ),
+                hint=Phrase(_("Each save of the cookie engine makes another cookie as it is."))
+                if storage.holds_in_key
+                else hint,
+                id="sessionstores.W022",
+            )
+        )
+    return messages

@@ -1,0 +1,185 @@
+"""Checks of the stores that hold sessions on a live site: memory, caches, databases and files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from django.conf import settings as django_settings
+from django.core import checks
+from django.core.cache import caches
+from django.core.cache.backends.locmem import LocMemCache
+from django.utils.translation import gettext_noop as _
+
+from ...conf import full_name
+from ...core.phrases import Phrase
+from ...storages.base import CacheStorage
+from ...storages.caches.database_cache import DatabaseCacheStorage
+from ...storages.files.storage import FileStorage
+from ...storages.layered import LayeredStorage
+from ...storages.memory import MemoryStorage
+from ...storages.registered import RegisteredStorage
+from ...storages.sql.storage import DatabaseStorage
+from .configuration import parts, production_storage
+
+
+@checks.register
+def check_memory(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that the memory engine is used only for development and tests."""
+    if not isinstance(production_storage(), MemoryStorage):
+        return []
+    return [
+        checks.Error(
+            Phrase(
+                _(
+                    "The memory engine keeps sessions in one process: a second worker does not see "
+                    "them, and a restart ends them all."
+                )
+            ),
+            hint=Phrase(_("Set SESSION_ENGINE to the db, cached_db, cache or file engine.")),
+            id="sessionstores.E006",
+        )
+    ]
+
+
+# A cache that drops its entries when it has more than this would drop sessions of a live site.
+_FEW_ENTRIES: Final = 10_000
+
+
+@checks.register
+def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that the cache that holds sessions does not lose them on its own."""
+    storage = production_storage()
+    both = (
+        (storage.data, storage.registry) if isinstance(storage, RegisteredStorage) else (storage,)
+    )
+    in_cache = [each for each in both if isinstance(each, CacheStorage | LayeredStorage)]
+    if not in_cache:
+        return []
+    alias = django_settings.SESSION_CACHE_ALIAS
+    cache = caches.create_connection(alias)
+    messages: list[checks.CheckMessage] = []
+    if isinstance(cache, LocMemCache):
+        messages.append(_cache_in_one_process(alias))
+    if all(each.durable for each in in_cache):
+        return messages  # The cache keeps its entries, or the database has what the cache loses.
+    if isinstance(cache, LocMemCache) and cache._max_entries < _FEW_ENTRIES:
+        messages.append(_cache_too_small(alias, cache._max_entries))
+    if alias == "default":
+        messages.append(_cache_not_separate())
+    return messages
+
+
+def _cache_in_one_process(alias: str) -> checks.Warning:
+    return checks.Warning(
+        Phrase(_("The cache %(cache)s is in the memory of one process."), cache=repr(alias)),
+        hint=Phrase(
+            _("Point SESSION_CACHE_ALIAS to a cache that all workers share, such as Redis.")
+        ),
+        id="sessionstores.W001",
+    )
+
+
+def _cache_too_small(alias: str, limit: int) -> checks.Warning:
+    return checks.Warning(
+        Phrase(
+            _(
+                "The cache %(cache)s holds %(limit)s entries; from then on it drops "
+                "sessions that are still in use."
+            ),
+            cache=repr(alias),
+            limit=limit,
+        ),
+        hint=Phrase(
+            _(
+                "Raise OPTIONS['MAX_ENTRIES'] of the cache above the number of sessions, "
+                "or use the db or cached_db engine."
+            )
+        ),
+        id="sessionstores.W002",
+    )
+
+
+def _cache_not_separate() -> checks.Warning:
+    return checks.Warning(
+        Phrase(_("Sessions share the cache 'default': cache.clear() logs everyone out.")),
+        hint=Phrase(
+            _(
+                "Give sessions a cache of their own in CACHES, with its own server or "
+                "database number, and name it in SESSION_CACHE_ALIAS."
+            )
+        ),
+        id="sessionstores.W003",
+    )
+
+
+# For each database client, by its module, the option that limits how long it waits for the
+# server's greeting.
+_CONNECT_TIMEOUTS: Final = {
+    "psycopg": "connect_timeout",
+    "psycopg2": "connect_timeout",
+    "MySQLdb": "connect_timeout",
+    "pymysql": "read_timeout",
+}
+# Options that have a timeout of their own, or name a file that may set one.
+_OTHER_TIMEOUTS: Final = {"pool", "service", "read_default_file"}
+
+
+@checks.register
+def check_database(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that opening a connection to a database that hangs has a timeout."""
+    storage = production_storage()
+    connections = {
+        part.connection().alias: part.connection()
+        for part in (parts(storage) if storage else ())
+        if isinstance(part, DatabaseStorage | DatabaseCacheStorage)
+    }
+    messages: list[checks.CheckMessage] = []
+    for alias, connection in connections.items():
+        client = getattr(connection, "Database", None)
+        option = _CONNECT_TIMEOUTS.get(getattr(client, "__name__", ""))
+        options = connection.settings_dict["OPTIONS"]
+        if option and not {option, *_OTHER_TIMEOUTS} & options.keys():
+            messages.append(_no_connect_timeout(alias, option))
+    return messages
+
+
+def _no_connect_timeout(alias: str, option: str) -> checks.Warning:
+    return checks.Warning(
+        Phrase(
+            _(
+                "Should the database %(database)s hang, each request that opens a "
+                "connection to it hangs as well, for minutes or without end."
+            ),
+            database=repr(alias),
+        ),
+        hint=Phrase(
+            _("Set %(setting)s to a few seconds. %(option)s counts once there is a connection."),
+            setting=f"DATABASES[{alias!r}]['OPTIONS'][{option!r}]",
+            option=full_name("DATABASE_TIMEOUT"),
+        ),
+        id="sessionstores.W006",
+    )
+
+
+@checks.register
+def check_file_path(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that the project sets the folder of session files."""
+    storage = production_storage()
+    # A file-based cache has a folder of its own.
+    if not isinstance(storage, FileStorage) or isinstance(storage, CacheStorage):
+        return []
+    if django_settings.SESSION_FILE_PATH:
+        return []
+    return [
+        checks.Warning(
+            Phrase(
+                _(
+                    "Sessions are in the system's folder for temporary files, which a restart or a "
+                    "cleaning job may empty."
+                )
+            ),
+            hint=Phrase(_("Set SESSION_FILE_PATH to a folder that only the site's user can read.")),
+            id="sessionstores.W004",
+        )
+    ]

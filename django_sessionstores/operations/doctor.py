@@ -1,0 +1,276 @@
+"""The diagnosis of a site's sessions: how they are stored, and what is wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
+
+import msgspec
+from django.conf import settings as django_settings
+from django.core import checks as django_checks
+from django.core.checks.registry import registry
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.formats import number_format
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+
+from .. import conf
+from ..core.phrases import (
+    format_duration,
+    format_number,
+    isolate_direction,
+    translate,
+    translated_message,
+)
+from ..core.records import draw_key, session_id
+from ..exceptions import StorageUnavailable
+from ..storages.base import Storage
+from . import checks
+from .checks.configuration import parts, session_middlewares
+
+T = TypeVar("T")
+
+# Translators: these eight are lines below the heading "Sessions can" or "Sessions cannot".
+CAPABILITIES: Final = {
+    "authoritative": (
+        gettext_lazy("be ended"),
+        gettext_lazy("keep the changes of parallel requests"),
+    ),
+    "lists": (gettext_lazy("be listed and counted"),),
+    "shared": (gettext_lazy("be seen by all processes"),),
+    "durable": (gettext_lazy("survive a restart or a lack of room"),),
+    "self_expiring": (gettext_lazy("expire without a purge"),),
+    "keeps_client": (gettext_lazy("keep the client's address"),),
+    "native_async": (gettext_lazy("be used without threads under ASGI"),),
+}
+"""The attributes in which storages declare what they can do, in words."""
+_COOKIE: Final = (
+    "SESSION_COOKIE_AGE",
+    "SESSION_EXPIRE_AT_BROWSER_CLOSE",
+    "SESSION_SAVE_EVERY_REQUEST",
+    "SESSION_COOKIE_SECURE",
+    "SESSION_COOKIE_HTTPONLY",
+    "SESSION_COOKIE_SAMESITE",
+    "SESSION_COOKIE_DOMAIN",
+    "SESSION_COOKIE_PATH",
+)
+_OPTIONS: Final = ("IDLE_TIMEOUT", "ABSOLUTE_TIMEOUT", "TOUCH_INTERVAL", "REGISTRY")
+_CHECKS: Final = (f"{checks.__name__}.", "django.core.checks.security.sessions")
+"""How the names of modules begin whose checks are about sessions."""
+_WRONG: Final = django_checks.WARNING
+LEVELS: Final = {
+    "critical": gettext_lazy("Critical"),
+    "error": gettext_lazy("Error"),
+    "warning": gettext_lazy("Warning"),
+    "info": gettext_lazy("Info"),
+    "debug": gettext_lazy("Debug"),
+}
+"""The translated names of `Finding.level`."""
+
+
+class Store(msgspec.Struct, frozen=True, kw_only=True):
+    """A store of sessions, and whether it answers."""
+
+    description: str
+    milliseconds: float | None
+    """The time to answer over an open connection; ``None`` if the store does not answer."""
+    error: str = ""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """A message of a system check."""
+
+    level: str
+    id: str
+    message: str
+    hint: str
+    is_wrong: bool
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """How the sessions of a site are stored, and what is wrong."""
+
+    engine: str
+    description: str
+    stores: list[Store]
+    """The stores that can be asked, which excludes the browser."""
+    capabilities: dict[str, bool]
+    max_payload: int | None
+    middleware: list[str]
+    policy: dict[str, Any]
+    encryption_keys: int | None
+    """The number of encryption keys; ``None`` if their settings are wrong."""
+    index_is_complete: bool | None
+    """Whether the index of the store has all sessions.
+
+    ``None`` if the store has no index, or does not answer.
+    """
+    eviction_policy: str
+    """The policy by which a full store drops live sessions; empty if it does not drop them."""
+    findings: list[Finding]
+    problems: int
+    """The number of problems: stores that do not answer, findings, missing middleware."""
+
+
+def diagnose(storage: Storage) -> Diagnosis:
+    """Return the diagnosis of a storage and of the settings. Nothing is changed."""
+    stores = [_ask(part) for part in parts(storage) if not part.holds_in_key]
+    findings = sorted(_findings(), key=lambda finding: (not finding.is_wrong, finding.id))
+    middleware = [f"{each.__module__}.{each.__qualname__}" for each in session_middlewares()]
+    eviction_policy = _store_answer(storage.eviction_policy) or ""
+    problems = [
+        *(store.error for store in stores),
+        *(finding.is_wrong for finding in findings),
+        eviction_policy,
+    ]
+    return Diagnosis(
+        engine=django_settings.SESSION_ENGINE,
+        description=translate(storage.describe()),
+        stores=stores,
+        capabilities={name: bool(getattr(storage, name)) for name in CAPABILITIES},
+        max_payload=storage.max_payload,
+        middleware=middleware,
+        policy=_policy(),
+        encryption_keys=_setting_value(lambda: len(conf.key_ring())),
+        index_is_complete=_store_answer(storage.index_is_complete),
+        eviction_policy=eviction_policy,
+        findings=findings,
+        problems=sum(map(bool, [*problems, not middleware])),
+    )
+
+
+def _ask(storage: Storage) -> Store:
+    unknown, description = session_id(draw_key()), translate(storage.describe())
+    try:
+        storage.lookup(unknown)  # Opens the connection, which must not be measured.
+        started = time.perf_counter()
+        storage.lookup(unknown)
+    except StorageUnavailable as error:
+        return Store(description=description, milliseconds=None, error=translated_message(error))
+    milliseconds = round((time.perf_counter() - started) * 1000, 3)
+    return Store(description=description, milliseconds=milliseconds)
+
+
+def _store_answer(ask: Callable[[], T]) -> T | None:
+    """Return what a store says about itself; ``None`` if it does not answer or refuses to."""
+    try:
+        return ask()
+    except StorageUnavailable:
+        return None
+
+
+def _policy() -> dict[str, Any]:
+    policy = {name: getattr(django_settings, name) for name in _COOKIE}
+    for name in _OPTIONS:
+        policy[name] = _setting_value(lambda name=name: getattr(conf.settings, name))  # type: ignore[misc]
+    return policy
+
+
+def _setting_value(ask: Callable[[], T]) -> T | None:
+    """Return the value of a setting; ``None`` if it is wrong, which is also a finding."""
+    try:
+        return ask()
+    except ImproperlyConfigured:
+        return None
+
+
+def _findings() -> Iterable[Finding]:
+    for check in registry.get_checks(include_deployment_checks=True):
+        if not check.__module__.startswith(_CHECKS):
+            continue
+        for message in check(app_configs=None, databases=None):
+            if not message.is_silenced():
+                yield Finding(
+                    level=_level_name(message.level),
+                    id=message.id or "",
+                    message=translate(message.msg),
+                    hint=translate(message.hint or ""),
+                    is_wrong=message.level >= _WRONG,
+                )
+
+
+def _level_name(level: int) -> str:
+    for name in ("CRITICAL", "ERROR", "WARNING", "INFO"):
+        if level >= getattr(django_checks, name):
+            return name.lower()
+    return "debug"
+
+
+# --- Texts ---------------------------------------------------------------------------------
+
+
+def summary(diagnosis: Diagnosis) -> dict[str, str]:
+    """Return the names and values of the diagnosis, without its findings."""
+    able: list[str] = []
+    unable: list[str] = []
+    for name, phrases in CAPABILITIES.items():
+        (able if diagnosis.capabilities[name] else unable).extend(map(str, phrases))
+    keys, size = diagnosis.encryption_keys, diagnosis.max_payload
+    return {
+        _("Engine"): diagnosis.engine,
+        _("Stores"): "\n".join(map(_store_in_words, diagnosis.stores))
+        or _("none, but the browser"),
+        **_index_in_words(diagnosis),
+        _("Sessions can"): "\n".join(able) or "-",
+        _("Sessions cannot"): "\n".join(unable) or "-",
+        _("Size limit"): _bytes_in_words(size) if size else _("none"),
+        _("Middleware"): "\n".join(diagnosis.middleware) or _("none, so no view has a session"),
+        _("Encryption keys"): _("wrong, see the findings") if keys is None else str(keys),
+        _("Policy"): "\n".join(
+            f"{name} = {_value_in_words(name, value)}" for name, value in diagnosis.policy.items()
+        ),
+    }
+
+
+def _index_in_words(diagnosis: Diagnosis) -> dict[str, str]:
+    words = {}
+    if diagnosis.index_is_complete is not None:
+        words[_("Index")] = (
+            _("complete")
+            if diagnosis.index_is_complete
+            else _("not complete: the next list makes it, or manage.py sessions reindex")
+        )
+    if diagnosis.eviction_policy:
+        text = _(
+            "SESSIONS IN USE when the store is full, by its policy %(policy)s: their users are "
+            "logged out. Set it to noeviction, or give sessions a store of their own."
+        )
+        words[_("Drops")] = text % {"policy": isolate_direction(diagnosis.eviction_policy)}
+    return words
+
+
+def _store_in_words(store: Store) -> str:
+    if store.error:
+        words = _("%(store)s: DOES NOT ANSWER. %(error)s")
+        return words % {
+            "store": isolate_direction(store.description),
+            "error": isolate_direction(store.error),
+        }
+    words = _("%(store)s: answers in %(number)s ms")
+    return words % {
+        "store": isolate_direction(store.description),
+        "number": _format_milliseconds(store.milliseconds),
+    }
+
+
+def _format_milliseconds(milliseconds: float | None) -> str:
+    return number_format(milliseconds or 0, decimal_pos=1)
+
+
+def _bytes_in_words(size: int) -> str:
+    return ngettext("%(number)s byte", "%(number)s bytes", size) % {"number": format_number(size)}
+
+
+def _value_in_words(name: str, value: Any) -> str:
+    if value is None and name in _OPTIONS:
+        return _("wrong, see the findings")
+    if name.endswith(("_AGE", "_TIMEOUT")):
+        words = format_duration(value) if value else _("disabled")
+        return f"{value} ({isolate_direction(words)})"
+    return repr(value)
+
+
+def finding_in_words(finding: Finding) -> str:
+    """Return the message of a finding, and its hint on the next line."""
+    return f"{finding.message}\n{finding.hint}".strip()

@@ -1,0 +1,112 @@
+"""Metrics of sessions and of their storage, through OpenTelemetry.
+
+Counters of what the signals tell, and how long the calls of storages take. Attributes are names of
+classes, operations and reasons: never an id, a key or a user.
+
+There is no gauge of live sessions. To count them asks the store, each worker would do it at each
+export, and a sum over workers would count every session once for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from django.dispatch import Signal
+
+from .. import signals
+from ..core import flow
+from ..core.flow import Call
+from ..exceptions import missing_extra
+from ..storages.base import (
+    Conflict,
+    Gone,
+    Storage,
+    Taken,
+    Updated,
+)
+from ..storages.composed import ComposedStorage
+
+try:
+    from opentelemetry.metrics import MeterProvider, get_meter
+except ImportError as error:
+    raise missing_extra("opentelemetry-api", "opentelemetry") from error
+
+_NAME: Final = "django_sessionstores"
+_COUNTED: Final = {
+    signals.session_created: ("sessions.created", "{session}", "Sessions stored for a first time."),
+    signals.session_rotated: ("sessions.rotated", "{session}", "Sessions that got another id."),
+    signals.session_ended: ("sessions.ended", "{session}", "Sessions that are over."),
+    signals.session_rejected: ("sessions.rejected", "{request}", "Keys that were not accepted."),
+    signals.client_changed: ("sessions.client_changed", "{session}", "Clients that are others."),
+}
+OPERATIONS: Final = frozenset(
+    {
+        *("read", "create", "update", "touch", "delete", "rotate", "fill", "leave_tombstone"),
+        *("lookup", "scan", "count", "purge", "reindex"),
+    }
+)
+"""Calls of storages that ask a store."""
+_SAME_AS: Final = {
+    **dict.fromkeys(("find", "peek", "read_latest", "follow"), "read"),
+    "end": "delete",
+}
+"""Calls that a storage which is not made of others answers as another one of its calls."""
+_OUTCOMES: Final = {Updated: "updated", Conflict: "conflict", Gone: "gone", Taken: "taken"}
+_observing: Final[list[signals.Observer]] = []
+_BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
+"""In seconds: those of OpenTelemetry for clients of databases, and below, where caches are."""
+
+
+def instrument(meter_provider: MeterProvider | None = None) -> None:
+    """Begin to count and to measure, with the global meter provider or this one.
+
+    The setting ``OPENTELEMETRY`` does so at the start. A second call replaces the first.
+    """
+    meter = get_meter(_NAME, meter_provider=meter_provider)
+    counters = {
+        signal: meter.create_counter(f"{_NAME}.{name}", unit=unit, description=description)
+        for signal, (name, unit, description) in _COUNTED.items()
+    }
+    durations = meter.create_histogram(
+        f"{_NAME}.storage.operation.duration",
+        unit="s",
+        description="Duration of the calls of storages.",
+        explicit_bucket_boundaries_advisory=_BUCKETS,
+    )
+
+    def count(signal: Signal, sender: type[Any], facts: Mapping[str, Any]) -> None:
+        attributes = {f"{_NAME}.engine": sender.__module__}
+        if "reason" in facts:
+            attributes[f"{_NAME}.reason"] = facts["reason"]
+        counters[signal].add(1, attributes)
+
+    def measure(call: Call, seconds: float, outcome: object) -> None:
+        storage = call.target
+        operation = _SAME_AS.get(call.name, call.name)
+        if not isinstance(storage, Storage) or operation not in OPERATIONS:
+            return
+        # What a storage of storages does is the calls of those, and a cookie asks no store.
+        if isinstance(storage, ComposedStorage) or storage.holds_in_key:
+            return
+        attributes = {
+            f"{_NAME}.storage": type(storage).__name__,
+            f"{_NAME}.operation": operation,
+        }
+        if isinstance(outcome, BaseException):
+            attributes["error.type"] = type(outcome).__qualname__
+        elif type(outcome) in _OUTCOMES:
+            attributes[f"{_NAME}.outcome"] = _OUTCOMES[type(outcome)]
+        durations.record(seconds, attributes)
+
+    uninstrument()
+    _observing.append(count)
+    signals.observers.append(count)
+    flow.watch(measure)
+
+
+def uninstrument() -> None:
+    """Undo `instrument`."""
+    while _observing:
+        signals.observers.remove(_observing.pop())
+    flow.watch(None)

@@ -1,0 +1,1 @@
+"""Payloads: the encrypted bytes that storages keep, made from session data."""

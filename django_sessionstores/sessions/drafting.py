@@ -1,0 +1,218 @@
+"""Drafting: the record that the next save stores, and whether a save is due without a change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from ..conf import codec, key_ring, settings
+from ..core import clock, lifetime
+from ..core.records import (
+    Changes,
+    Record,
+    SecretDict,
+    State,
+    next_version,
+    session_id,
+)
+from ..exceptions import PayloadTooLarge
+from ..payloads.codec import Snapshot, change_context, newest_data
+from ..payloads.merge import AUTHENTICATED_AT, changes
+from .state import Environment, Stored
+
+ROTATED: Final = "_session_rotated"
+"""The key in session data for the time of the last rotation, in milliseconds since the epoch."""
+USER: Final = "_auth_user_id"
+EXPIRY: Final = "_session_expiry"
+
+
+def user_of(data: dict[str, Any]) -> str | None:
+    """Return the primary key of the user in session data, as text; ``None`` if anonymous."""
+    user_id = data.get(USER)
+    return None if user_id is None else str(user_id)
+
+
+def data_of(snapshot: Snapshot) -> SecretDict:
+    """Return the data of a snapshot, as a dict whose values error reports do not show."""
+    return SecretDict(codec().deserialize(snapshot))
+
+
+def draft(
+    env: Environment,
+    key: str,
+    data: dict[str, Any],
+    snapshot: Snapshot,
+    previous: Stored | None,
+    *,
+    is_rotation: bool = False,
+) -> Record:
+    """Return the record to store in place of the previous one.
+
+    Without ``previous`` and with ``is_rotation``, it is a record under the new ``key``. Raises
+    `PayloadTooLarge`.
+    """
+    moment, storage = clock.now(), env.storage
+    base = previous.record if previous else None
+    record_id = base.id if base and not is_rotation else session_id(key)
+    payload = storage.codec.encrypt(record_id, snapshot)
+    limit = storage.max_payload
+    if limit is not None and len(payload) > limit:
+        raise PayloadTooLarge(
+            f"The session takes {len(payload)} bytes and {storage.describe()} keeps {limit}. "
+            "Store less in the session, or choose another SESSION_ENGINE."
+        )
+    version = next_version(base.version if base else 0)
+    user_id = user_of(data)
+    goes_on = base is not None and base.user_id == user_id
+    # Only a login starts the absolute timeout again.
+    created = _start_time(base, data) if base and goes_on else moment
+    expires = expires_at(env, data, moment, created)
+    if base and _keeps_expiry(base, expires, moment):
+        expires = base.expires
+    client = env.client(base)
+    changed: Changes = ()
+    if previous and storage.keeps_changes:
+        changed = tuple(_changes(previous.base, snapshot, change_context(record_id, version)))
+    return Record(
+        id=record_id,
+        payload=payload,
+        version=version,
+        user_id=user_id,
+        created=created,
+        last_activity=moment,
+        expires=expires,
+        ip=client.ip,
+        user_agent=client.user_agent,
+        origin=_origin(base, is_rotation=is_rotation, goes_on=goes_on),
+        changes=changed,
+    )
+
+
+def _origin(base: Record | None, *, is_rotation: bool, goes_on: bool) -> str:
+    if base is None:
+        return ""
+    if not is_rotation:
+        return base.origin
+    # A login begins another session, to which the id of the previous one must not lead.
+    return base.lineage if goes_on else ""
+
+
+def _start_time(base: Record, data: dict[str, Any]) -> int:
+    """Return when the session began or its user last logged in, whichever is later."""
+    authenticated_at = data.get(AUTHENTICATED_AT)
+    if base.user_id is None or not isinstance(authenticated_at, int):
+        return base.created
+    return max(base.created, authenticated_at)
+
+
+def _changes(before: Snapshot, after: Snapshot, context: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the changes of a save, as in `Record.changes`."""
+    # Compared as they will be read: some serializers return other values than they were given.
+    for key, change in changes(
+        codec().deserialize(before), codec().deserialize(after), codec().is_same
+    ):
+        digest = key_ring().digest(f"{type(key).__name__} {key}")
+        yield digest, codec().encrypt(context, codec().serialize(change))
+
+
+def open_record(env: Environment, record: Record) -> Snapshot:
+    """Return the newest data in a record. Raises `UnreadablePayload`."""
+    return newest_data(record, env.storage.codec, codec())
+
+
+def largest_keys(data: dict[str, Any]) -> str:
+    """Return a sentence that names the three keys of a session with the largest values."""
+    sizes = {key: len(codec().serialize({key: value}).data) for key, value in data.items()}
+    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:3]
+    return f"Largest: {', '.join(f'{key!r} with {sizes[key]} bytes' for key in largest)}."
+
+
+# --- Expiry --------------------------------------------------------------------------------
+
+
+def expires_at(env: Environment, data: dict[str, Any], moment: int, created: int) -> int:
+    """Return when a session that is written at ``moment`` expires.
+
+    All times are in milliseconds since the epoch.
+    """
+    expires = lifetime.expires_at(data.get(EXPIRY), moment, env.cookie_age())
+    return min(expires, settings.timeouts.end(created, moment))
+
+
+def ends_at(record: Record) -> int:
+    """Return when a record ends, in milliseconds since the epoch.
+
+    That may be earlier than its stored expiry, if the timeouts were shortened since.
+    """
+    if record.state is not State.LIVE:
+        return record.expires
+    return min(record.expires, settings.timeouts.end(record.created, record.last_activity))
+
+
+def _keeps_expiry(base: Record, expires: int, moment: int) -> bool:
+    """Return whether the stored expiry is near enough, so that this save changes no index."""
+    return 0 <= expires - base.expires < _touch_step(expires - moment)
+
+
+def _touch_step(age: int) -> int:
+    return lifetime.touch_step(age, settings.TOUCH_INTERVAL)
+
+
+# --- What is due ---------------------------------------------------------------------------
+
+
+def is_behind(env: Environment, record: Record, data: dict[str, Any]) -> bool:
+    """Return whether the stored expiry is so far behind that it has to move."""
+    moment = clock.now()
+    expires = expires_at(env, data, moment, record.created)
+    return expires - record.expires >= _touch_step(expires - moment)
+
+
+def has_moved(env: Environment, record: Record) -> bool:
+    """Return whether the client has changed since the last write.
+
+    Always False until ``TOUCH_INTERVAL`` seconds have passed since that write.
+    """
+    if env.policy is None or env.policy.client is None or not env.storage.keeps_client:
+        return False
+    if clock.now() - record.last_activity < settings.TOUCH_INTERVAL * 1000:
+        return False
+    return env.client(record) != (record.ip, record.user_agent)
+
+
+def with_rotation_time(env: Environment, record: Record, data: dict[str, Any]) -> dict[str, Any]:
+    """Return the data of a session whose key is rotated now, with the time of the rotation.
+
+    The data is unchanged if the time is not needed: without rotation for age, and at a login.
+    """
+    if not _can_rotate_for_age(env, record) or user_of(data) != record.user_id:
+        return data  # After a login, the age of the key is the age of the session.
+    return SecretDict({**data, ROTATED: clock.now()})
+
+
+def is_old(env: Environment, record: Record, data: dict[str, Any]) -> bool:
+    """Return whether the key is older than ``ROTATE_AFTER`` and can be rotated."""
+    if not _can_rotate_for_age(env, record):
+        return False
+    rotated = data.get(ROTATED)
+    since = max(record.created, rotated if isinstance(rotated, int) else 0)
+    return clock.now() - since >= settings.ROTATE_AFTER * 1000
+
+
+def _can_rotate_for_age(env: Environment, record: Record) -> bool:
+    # Only a store that lists sessions can find a session with a rotated key in order to end it.
+    if not settings.ROTATE_AFTER or record.user_id is None:
+        return False
+    return env.storage.lists and not env.storage.holds_in_key
+
+
+def is_due(env: Environment, state: Stored, data: dict[str, Any]) -> bool:
+    """Return whether a request that changes nothing should save the session nevertheless."""
+    record = state.record
+    return (
+        not state.is_announced
+        or env.storage.is_outdated(record)
+        or is_old(env, record, data)
+        or has_moved(env, record)
+        or bool(settings.IDLE_TIMEOUT and is_behind(env, record, data))
+    )

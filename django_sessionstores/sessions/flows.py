@@ -1,0 +1,351 @@
+"""The operations of a session, each written once as a flow for the sync and the async driver."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from msgspec.structs import replace
+
+from ..conf import codec
+from ..core import clock
+from ..core.flow import Flow
+from ..core.records import (
+    SecretDict,
+    SecretText,
+    draw_key,
+)
+from ..exceptions import (
+    PayloadTooLarge,
+    SessionEnded,
+    StorageUnavailable,
+)
+from ..payloads.merge import merge
+from ..storages.calls import Calls
+from ..storages.revocation import EndedSession, is_in_grace
+from . import conflicts, drafting, ending, loading, request_sessions, rotation, saving
+from .knowledge import KnownSession
+from .state import (
+    Dead,
+    Event,
+    New,
+    ReplacedSession,
+    Rotating,
+    RotationCause,
+    State,
+    Stored,
+    Unreachable,
+    Unread,
+    with_base,
+)
+
+
+class SessionFlows(KnownSession):
+    """A session object with its operations: load, save, rotate, end.
+
+    `store.SessionStore` has a sync and an async method for each of them.
+    """
+
+    def _load(self) -> Flow[dict[str, Any]]:
+        is_loaded = "_session_cache" in self.__dict__
+        match self._current_state:
+            case New():
+                return {}
+            case Rotating(previous=previous):
+                return codec().deserialize(previous.base)
+            case Unread() as unread:
+                pass
+            case Unreachable(key=key, cookie=cookie):
+                unread = Unread(key, cookie)
+            case state:
+                unread = Unread(state.key, state.key)
+        loaded = yield from self._note_outage(loading.load(self._environment(), unread))
+        if is_loaded:
+            return loaded.data
+        if "_session_cache" in self.__dict__:
+            return self._session_cache  # Another task of the request was faster.
+        self._session_cache = loaded.data
+        yield from self._set_loaded(unread, loaded)
+        return loaded.data
+
+    def _set_loaded(self, unread: Unread, loaded: loading.LoadResult) -> Flow[None]:
+        """Set the state that was read from the store."""
+        before = unread
+        if loaded.is_provisional and isinstance(loaded.state, Stored):
+            before = replace(unread, base=loaded.state.base)
+        yield from self._advance(before, loaded.state, loaded.events, loaded.is_provisional)
+
+    def _load_behind_data(self, unread: Unread) -> Flow[None]:
+        """Load the record of a session whose data is at hand already.
+
+        The data was replaced without loading it, or the write of its record was rolled back.
+        """
+        loaded = yield from self._note_outage(loading.load(self._environment(), unread))
+        if unread.base is not None and isinstance(loaded.state, Stored):
+            base, mine = drafting.data_of(unread.base), SecretDict(self._session_cache)
+            merged = yield from conflicts.merge_with_stored(base, mine, loaded.state.base)
+            _replace_data(self._session_cache, merged)
+        yield from self._set_loaded(unread, loaded)
+        if unread.base is not None and not isinstance(self._current_state, Stored):
+            # The user in the data comes from a session that no longer exists. That is not a login.
+            raise SessionEnded("The session got a new key, was deleted, or expired meanwhile.")
+        if unread.is_cycled and isinstance(self._current_state, Stored):
+            self._set_state(rotation.begin_rotation(self._current_state, RotationCause.CYCLED))
+
+    def _save(self, must_create: bool = False) -> Flow[None]:
+        self.is_proved = False
+        if "_session_cache" not in self.__dict__:
+            if must_create:
+                self._session_cache = {}
+            else:
+                self._session_cache = yield from self._load()
+        if not must_create and isinstance(unread := self._current_state, Unread):
+            yield from self._load_behind_data(unread)
+            if isinstance(self._current_state, New):
+                raise SessionEnded("The session was deleted, or expired, before this save.")
+        known, given = self._current_state, SecretDict(self._session_cache)
+        if isinstance(known, Rotating):
+            # Even if this save fails, the store may have the key from now on.
+            self._state = known = replace(known, is_tried=True)
+        began = known
+        if must_create and not isinstance(known, New | Rotating):
+            began = New(known.key, is_given=True)
+        intent = saving.Intent(
+            is_asked_for=self._modified,
+            is_wanted=self._modified or self._has_changed(began),
+            must_create=must_create,
+        )
+        try:
+            saved = yield from saving.save(self._environment(), began, given, intent)
+        except StorageUnavailable as outage:
+            self.outage = outage
+            raise
+        except PayloadTooLarge as error:
+            raise PayloadTooLarge(f"{error} {drafting.largest_keys(given)}") from error
+        except SessionEnded:
+            if self._state is known:
+                raise
+            # Another task of the request has given the session a new key. Save under that one.
+            yield from self._save(must_create)
+            return
+        yield from self._set_saved(known, given, saved)
+
+    def _set_saved(
+        self, began: State, given: dict[str, Any], saved: saving.SaveResult
+    ) -> Flow[None]:
+        """Set the state and the data that a save has led to."""
+        if saved.data is not None:
+            # Another task of the request may have changed the session while this one saved it.
+            merged = merge(given, self._session_cache, saved.data, is_same=codec().is_same)
+            _replace_data(self._session_cache, merged)
+        self.is_proved = saved.is_proved
+        if saved.is_written:
+            # ``modified`` stays true: Django's middleware sends the cookie because of it.
+            self._modified = True
+        self.cookie_is_due |= saved.is_news
+        if self._state is began or _is_newer(saved.state, self._state):
+            # After a rollback of the save, the data at hand still has what others had saved.
+            if not (saved.is_provisional or saved.events):
+                self._set_state(saved.state)
+                return
+            before = began if saved.base is None else with_base(began, saved.base)
+            yield from self._advance(before, saved.state, saved.events, saved.is_provisional)
+        else:
+            yield from self._send(saved.events)
+
+    def _create(self) -> Flow[None]:
+        match self._current_state:
+            case New(is_promised=True) | Rotating():
+                pass
+            case New(replaces=replaces):
+                self._set_state(New(SecretText(draw_key()), replaces=replaces))
+            case _:
+                self._set_state(New(SecretText(draw_key())))
+        yield from self._save(must_create=True)
+        self.modified = True
+
+    def _cycle(self, *, at_once: bool = True) -> Flow[None]:
+        if "_session_cache" not in self.__dict__:
+            self._session_cache = yield from self._load()
+        self.accessed = True
+        if isinstance(unread := self._current_state, Unread):
+            yield from self._load_behind_data(unread)
+        match self._current_state:
+            case Unreachable(outage=outage):
+                raise outage  # Without the store, the old key would stay valid.
+            case Stored() as previous:
+                self._set_state(rotation.begin_rotation(previous, RotationCause.CYCLED))
+                yield from self._store_key(at_once)
+            case Rotating() as rotating:
+                again = rotating if rotating.is_tried else rotation.redraw_key(rotating)
+                self._set_state(replace(again, cycles=rotating.cycles + 1))
+                yield from self._store_key(at_once)
+            case New() as new:
+                self._set_state(replace(new, key=SecretText(draw_key()), is_promised=True))
+            case state:
+                self._set_state(_with_fresh_key(state))
+        self._modified = True
+
+    def _store_key(self, at_once: bool) -> Flow[None]:
+        """Store an authenticated session under its new key at once.
+
+        If that waited for the next save, another request could undo the rotation.
+        """
+        rotating = self._current_state
+        if not isinstance(rotating, Rotating) or not at_once:
+            return
+        previous = rotating.previous
+        if previous.record.user_id is None:
+            return
+        data = SecretDict(self._session_cache)
+        if rotating.cycles == 1 and (
+            yield from rotation.is_secret_rotation(previous, data, is_begun=True)
+        ):
+            return
+        # A login may have ended the session, or a parallel request that found the login outdated,
+        # because this request has set a new password. The next save finds out, and may succeed.
+        with suppress(SessionEnded):
+            yield from self._save()
+
+    def _exists(self, key: str | None) -> Flow[bool]:
+        state = self._current_state
+        match state:
+            case New(is_promised=True) | Rotating() if key == state.key:
+                return True
+            case Rotating(previous=previous) if key == previous.key:
+                return False
+        valid = self.storage().key_of(key) if isinstance(key, str) else None
+        if valid is None:
+            return False
+        env, secret = self._environment(), SecretText(valid)
+        try:
+            record = yield from env.calls.peek(secret)
+            if record is not None and is_in_grace(record):
+                _, record = yield from rotation.follow(env, record, secret)
+        except ValueError:  # UnreadablePayload, which is one.
+            return False
+        moment = clock.now()
+        return record is not None and record.is_live(moment) and drafting.ends_at(record) > moment
+
+    def _delete(self, key: str | None) -> Flow[None]:
+        state, env = self._current_state, self._environment()
+        if key is None or key == state.key:
+            ended = yield from self._note_outage(ending.end_state(env, state))
+            if state.key is not None:
+                yield from self._report_replaced()
+                dead = Dead(state.key, is_superseded=False)
+                yield from self._set_ended(state, dead, ended, "logout")
+            return
+        if isinstance(state, Rotating) and key == state.previous.key:
+            return  # The next save supersedes it, and finds out whether it is still live.
+        known = self.storage().key_of(key)
+        if known is not None:
+            ended = yield from ending.end_key(env, SecretText(known), SecretText(key))
+            if ended is not None:
+                yield from self._send((_end_event(ended, "logout"),))
+
+    def _flush(self) -> Flow[None]:
+        state, env = self._current_state, self._environment()
+        is_logout, self.is_logging_out = self.is_logging_out, False
+        flushing = ending.flush(env, state, is_logout=is_logout)
+        flushed = yield from self._note_outage(flushing)
+        yield from self._report_replaced()
+        self.clear()
+        if flushed.is_outdated and state.key is not None:
+            # The request is anonymous, and its cookie stays, as with every superseded key.
+            self._modified = False
+            outdated = state.record if isinstance(state, Stored) else None
+            dead = Dead(state.key, is_superseded=True, outdated=outdated)
+            yield from self._set_ended(_state_before_flush(state), dead, flushed.ended, "password")
+            return
+        ended = flushed.ended
+        replaces = None
+        if ended is not None:
+            user_id = ended.record.user_id if ended.record else None
+            # A login may follow, so the reason of the end is known only later, and is sent then.
+            is_told = is_logout or not (self.policy is not None or request_sessions.is_in_request())
+            replaces = ReplacedSession(ended.id, user_id, is_told)
+        told = ended if replaces is not None and replaces.is_told else None
+        yield from self._set_ended(
+            _state_before_flush(state), New(replaces=replaces), told, "logout"
+        )
+
+    def _set_ended(
+        self, before: State, after: State, ended: EndedSession | None, reason: str
+    ) -> Flow[None]:
+        is_provisional = False
+        if not isinstance(before, New):
+            is_provisional = yield from Calls(self.storage()).in_transaction()
+        events = () if ended is None else (_end_event(ended, reason),)
+        yield from self._advance(before, after, events, is_provisional)
+
+    @property
+    def _flush_to_report(self) -> ReplacedSession | None:
+        """The session that was flushed, if it has ended and `session_ended` was not sent."""
+        state = self._current_state
+        replaced = state.replaces if isinstance(state, New) else None
+        return replaced if replaced and replaced.is_over and not replaced.is_told else None
+
+    def _report_replaced(self) -> Flow[None]:
+        replaced = self._flush_to_report
+        if replaced is None:
+            return
+        self._set_state(replace(self._state, replaces=replaced._replace(is_told=True)))
+        # If there is a user, a login has ended the session, even if that login was refused.
+        is_login = drafting.user_of(self.__dict__.get("_session_cache", {})) is not None
+        reason = "replaced" if is_login else "logout"
+        yield from self._send((loading.end_event(replaced.id, reason, replaced.user_id),))
+
+    def _prove(self) -> Flow[bool]:
+        state = self._current_state
+        if not isinstance(state, Stored):
+            return False
+        storage = self.storage()
+        record = yield from Calls(storage).read(storage.locate(state.key))
+        return record is not None and record.is_live(clock.now())
+
+
+def _end_event(ended: EndedSession, reason: str) -> Event:
+    return loading.end_event(ended.id, reason, ended.record.user_id if ended.record else None)
+
+
+def _with_fresh_key(state: State) -> New:
+    """Return the state of a session that gets a new key because its key is not accepted."""
+    key = SecretText(draw_key())
+    if isinstance(state, Dead) and state.is_superseded:
+        return New(key, is_promised=True, is_superseded=True, outdated=state.outdated)
+    return New(key, is_promised=True)
+
+
+def _state_before_flush(state: State) -> State:
+    """Return the state to restore if the flush of a session is rolled back."""
+    if state.key is None or isinstance(state, New):
+        return state
+    known = state.previous if isinstance(state, Rotating) else state
+    record = known.record if isinstance(known, Stored) else None
+    replaced = ReplacedSession(record.id, record.user_id, is_told=False) if record else None
+    return Unread(known.key, known.key, flushed=replaced or ReplacedSession("", None, is_told=True))
+
+
+def _is_newer(saved: State, known: State) -> bool:
+    """Return whether the saved record is newer than the one that another task's save has set."""
+    return (
+        isinstance(saved, Stored)
+        and isinstance(known, Stored)
+        and saved.record.id == known.record.id
+        and saved.record.version > known.record.version
+    )
+
+
+def _replace_data(data: dict[str, Any], other: dict[str, Any]) -> None:
+    """Replace the contents of a dict.
+
+    Equal values stay the same objects: a view may hold one of them and change it later.
+    """
+    is_same = codec().is_same
+    kept = SecretDict(
+        (key, data[key] if key in data and is_same(data[key], value) else value)
+        for key, value in other.items()
+    )
+    data.clear()
+    data.update(kept)

@@ -1,0 +1,267 @@
+"""Knowledge: the state of one session object, its data, and whether the data has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from copy import copy, deepcopy
+from typing import Any, Self, TypeVar
+
+from msgspec.structs import replace
+
+from .. import signals
+from ..conf import codec
+from ..core import clock
+from ..core.flow import Flow, run
+from ..core.records import (
+    SecretDict,
+    SecretText,
+    draw_key,
+    session_id,
+)
+from ..exceptions import (
+    StorageUnavailable,
+    UnserializableValue,
+)
+from ..payloads.codec import Snapshot
+from ..storages.calls import Calls
+from . import drafting, request_sessions
+from .engine import Engine
+from .rollback import ProvisionalStates
+from .state import (
+    Environment,
+    Event,
+    New,
+    RequestPolicy,
+    Rotating,
+    RotationCause,
+    State,
+    Stored,
+    Unreachable,
+    Unread,
+    base_of,
+)
+
+T = TypeVar("T")
+
+
+class KnownSession(Engine):
+    """A session object: its state, its data, and the writes that may be rolled back.
+
+    Only `_set_state` assigns the state, and `_advance` calls it and sends the events.
+    """
+
+    _session_cache: dict[str, Any]
+    """The data at hand. Missing until it is loaded. Django's tests and other code read it."""
+
+    policy: RequestPolicy | None = None
+    """The policy that the package's middleware has set; ``None`` without that middleware."""
+    cookie_is_due: bool = False
+    """Whether the browser needs a new cookie after a save: with another key, or a later expiry."""
+    is_proved: bool = False
+    """Whether the store confirmed, during the last save, that the session is live."""
+    outage: StorageUnavailable | None = None
+    """The outage in which the last call of the store failed, or because of which the data at hand
+    is empty. ``None`` as soon as a call has succeeded."""
+    is_logging_out: bool = False
+    """Whether the flush that follows is a logout."""
+
+    def __init__(self, session_key: str | None = None) -> None:
+        # SessionBase.__init__() is not called: it would import the serializer for each request.
+        self.accessed = False
+        self._modified = False
+        self._opened = clock.now()
+        self._baseline: Snapshot | None = None
+        self._provisional = ProvisionalStates()
+        self._state: State = self._state_of(session_key)
+        request_sessions.add(self)
+
+    def __copy__(self) -> Self:
+        """Return another object for the same session, with the same unsaved changes.
+
+        Each of the two merges with what the other one saves, as the objects of two requests do.
+        """
+        return self._copy_with(copy)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # The state is immutable and need not be copied.
+        return self._copy_with(lambda data: deepcopy(data, memo))
+
+    def _copy_with(self, copy_data: Callable[[dict[str, Any]], dict[str, Any]]) -> Self:
+        _ = self._current_state  # From here on, each object looks for rollbacks by itself.
+        copied = type(self).__new__(type(self))
+        vars(copied).update(vars(self))
+        copied._provisional = ProvisionalStates(self._provisional)
+        if "_session_cache" in vars(self):
+            copied._session_cache = copy_data(self._session_cache)
+        request_sessions.add(copied)
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        _ = self._current_state
+        if self._provisional:
+            raise TypeError(
+                "A session cannot be pickled while the transaction is open in which it was saved: "
+                "a rollback would not be noticed. Pickle it after the commit, or pass its "
+                "session_key."
+            )
+        return {**vars(self), "_provisional": ProvisionalStates()}
+
+    def _environment(self) -> Environment:
+        return Environment(
+            self.storage(), type(self), self.get_session_cookie_age, self._opened, self.policy
+        )
+
+    @property
+    def _current_state(self) -> State:
+        """The state, after any rollback of the caller's transaction was taken into account."""
+        if self._provisional:
+            self._settle()
+        return self._state
+
+    def _settle(self) -> None:
+        """Restore what was known before any writes that were rolled back since the last call."""
+        if undone := self._provisional.settle():
+            self._restore(undone)
+
+    def _restore(self, undone: Sequence[State]) -> None:
+        """Restore the state from before the writes that were rolled back."""
+        before = undone[0]
+        flushes = [each.flushed for each in undone if isinstance(each, Unread) and each.flushed]
+        flushed = flushes[0] if flushes else None
+        if flushed is None:
+            if isinstance(before, Unread) and any(map(_is_cycled, (*undone, self._state))):
+                # The transaction also covers the first read, in which the session was migrated.
+                before = replace(before, is_cycled=True)
+            self._set_state(before)
+        elif self.__dict__.get("_session_cache"):
+            # Another session has begun since. It must not be stored under the old key.
+            key = self._state.key or SecretText(draw_key())
+            self._set_state(New(key, is_promised=True, replaces=flushed._replace(is_over=False)))
+        else:
+            self._set_state(New() if before.key is None else Unread(before.key, before.key))
+            self.__dict__.pop("_session_cache", None)
+            self._modified = False
+
+    def _set_state(self, state: State) -> None:
+        self._state = state
+        self._baseline = None
+        self.outage = state.outage if isinstance(state, Unreachable) else None
+
+    def _state_of(self, value: object) -> State:
+        """Return the initial state for the value of a cookie, or for a key."""
+        if not isinstance(value, str):
+            return New()
+        cookie = SecretText(value)
+        key = self.storage().key_of(cookie)
+        if key is None:
+            return New()
+        return Unread(cookie if key == cookie else SecretText(key), cookie)
+
+    @property
+    def session_id(self) -> str | None:
+        """The id under which the session is stored and listed, for logs and other tables.
+
+        Unlike the key, it is not a secret. It changes only if the key is rotated, as by a login.
+        """
+        match self._current_state:
+            case New(key=None):
+                return None
+            case New(key=key) | Rotating(key=key):
+                return session_id(str(key))
+            case Stored(record=record):
+                return record.id
+            case state:
+                return self.storage().identify(state.key)
+
+    @property
+    def has_new_key(self) -> bool:
+        """Whether the key was drawn here, and nothing is stored under it yet."""
+        state = self._current_state
+        return isinstance(state, Rotating) or (isinstance(state, New) and state.key is not None)
+
+    @property
+    def stored_ids(self) -> set[str]:
+        """The ids under which the session is or will be stored. There are two while a new key waits
+        for the next save."""
+        state = self._current_state
+        known = {self.session_id} - {None}
+        if isinstance(state, Rotating):
+            known.add(state.previous.record.id)
+        return {str(each) for each in known}
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether this object has loaded or stored the session under its key."""
+        return isinstance(self._current_state, Stored)
+
+    # --- What changed ----------------------------------------------------------------------
+
+    @property
+    def modified(self) -> bool:
+        """True when set, or when the data is no longer what was loaded, at any depth.
+
+        Also when the stored session is not up to date with its keys or its client. Setting it to
+        False dismisses the changes made so far, until the next one.
+        """
+        state = self._current_state  # First, because a rollback changes the other attributes.
+        if self._modified or "_session_cache" not in self.__dict__:
+            return self._modified
+        if self._has_changed(state):
+            return True
+        if not isinstance(state, Stored):
+            return False
+        return drafting.is_due(self._environment(), state, SecretDict(self._session_cache))
+
+    @modified.setter
+    def modified(self, value: bool) -> None:
+        if not value and self.modified and "_session_cache" in self.__dict__:
+            # A value that cannot be serialized cannot be compared. Saving it raises the error.
+            with suppress(UnserializableValue):
+                self._baseline = codec().serialize(self._session_cache)
+        self._modified = bool(value)
+
+    def _has_changed(self, state: State) -> bool:
+        data = self.__dict__.get("_session_cache")
+        if data is None:
+            return False
+        baseline = self._baseline or base_of(state)
+        return bool(data) if baseline is None else not codec().matches(baseline, data)
+
+    def _note_outage(self, flow: Flow[T]) -> Flow[T]:
+        try:
+            return (yield from flow)
+        except StorageUnavailable as outage:
+            self.outage = outage
+            raise
+
+    def _advance(
+        self, before: State, after: State, events: Sequence[Event], is_provisional: bool
+    ) -> Flow[None]:
+        """Set the state and send the events.
+
+        With ``is_provisional``, the events are sent after the caller's transaction has committed,
+        and a rollback restores the state ``before``.
+        """
+        self._set_state(after)
+        if is_provisional:
+            kind, calls = type(self), Calls(self.storage())
+            with self._provisional.note_write(before) as note:
+                note.has_committed = yield from calls.after_commit(
+                    lambda: run(send_events(kind, events))
+                )
+        elif events:
+            yield from self._send(events)
+
+    def _send(self, events: Sequence[Event]) -> Flow[None]:
+        return send_events(type(self), events)
+
+
+def send_events(kind: type[Any], events: Sequence[Event]) -> Flow[None]:
+    """Send the signal of each event, from the class ``kind``."""
+    for event in events:
+        yield from signals.send(event.signal, kind, **event.facts)
+
+
+def _is_cycled(state: State) -> bool:
+    return isinstance(state, Rotating) and state.cause is RotationCause.CYCLED

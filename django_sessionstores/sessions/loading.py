@@ -1,0 +1,134 @@
+"""Reading a session: from a key to what is stored under it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+import msgspec
+
+from .. import signals
+from ..conf import codec
+from ..core import clock
+from ..core.flow import Flow
+from ..core.lifetime import CLOCK_SKEW
+from ..core.records import Record, SecretText
+from ..core.records import State as RecordState
+from ..exceptions import StorageUnavailable, UnreadablePayload
+from ..storages.revocation import is_in_grace
+from . import drafting, rotation
+from .state import (
+    Dead,
+    Environment,
+    Event,
+    New,
+    State,
+    Stored,
+    Unreachable,
+    Unread,
+    Unreadable,
+)
+
+security_logger = logging.getLogger("django.security.SuspiciousSession")
+
+_NO_EVENTS: Final[tuple[Event, ...]] = ()
+
+
+class LoadResult(msgspec.Struct, frozen=True):
+    """The result of reading a session."""
+
+    state: State
+    data: dict[str, Any]
+    events: tuple[Event, ...] = _NO_EVENTS
+    is_provisional: bool = False
+    """Whether reading has stored something (a migrated session) that a rollback of the caller's
+    transaction would undo."""
+
+    def __repr__(self) -> str:
+        # Error reports show local variables.
+        return f"<LoadResult {type(self.state).__name__}>"
+
+
+def load(env: Environment, state: Unread) -> Flow[LoadResult]:
+    """Read the session that is stored under a key.
+
+    Raises `StorageUnavailable`, unless the policy of the request says that the session is empty
+    during an outage.
+    """
+    try:
+        return (yield from _load(env, state))
+    except UnreadablePayload as reason:
+        # The key stays until something is saved: a worker with a wrong SECRET_KEY must not log out
+        # a user who only reads.
+        record_id = env.storage.identify(state.key)
+        security_logger.warning(
+            "Session %s reads as empty: %s.", record_id or "without an id", reason
+        )
+        return LoadResult(
+            Unreadable(state.key), {}, (rejection_event(record_id, "tampered", str(reason)),)
+        )
+    except StorageUnavailable as outage:
+        if env.policy is None or not env.policy.anonymous_on_outage:
+            raise
+        return LoadResult(Unreachable(state.key, state.cookie, outage), {})
+
+
+def _load(env: Environment, state: Unread) -> Flow[LoadResult]:
+    # Each local variable that holds a key is a `SecretText`: error reports show local variables.
+    found = yield from env.calls.find(state.key, state.cookie)
+    key = state.key if found.key is None else SecretText(found.key)
+    record, was_rotated = found.record, False
+    if record is not None and is_in_grace(record):
+        was_rotated = True
+        key, record = yield from rotation.follow(env, record, key)
+    moment = clock.now()
+    if env.storage.holds_in_key and record is not None:
+        _check_issued(record, moment)
+    if record is None:
+        return LoadResult(New(), {}, (rejection_event(env.storage.identify(key), "unknown"),))
+    dead = _load_dead(key, record, moment)
+    if dead is not None:
+        return dead
+    base = drafting.open_record(env, record)
+    is_announced = not was_rotated and key == state.cookie
+    return LoadResult(
+        Stored(key, record, base, is_announced),
+        codec().deserialize(base),
+        is_provisional=found.is_provisional,
+    )
+
+
+def _load_dead(key: SecretText, record: Record, moment: int) -> LoadResult | None:
+    """Return the result for a record whose session is not live; ``None`` if it is live."""
+    is_live = record.state is RecordState.LIVE
+    if is_live and drafting.ends_at(record) <= moment:
+        return LoadResult(New(), {}, (end_event(record.id, "expired", record.user_id),))
+    if is_live:
+        return None
+    if record.state is RecordState.ENDED or record.expires <= moment:
+        return LoadResult(New(), {}, (rejection_event(record.id, "unknown"),))
+    reason = "too old" if record.state is RecordState.ROTATED else "superseded"
+    return LoadResult(Dead(key, is_superseded=True), {}, (rejection_event(record.id, reason),))
+
+
+def _check_issued(record: Record, moment: int) -> None:
+    """Check the times of a record that only the browser has kept.
+
+    Raises `UnreadablePayload` if it was issued in the future.
+    """
+    if record.last_activity > moment + CLOCK_SKEW:
+        raise UnreadablePayload("issued in the future, by a server whose clock is ahead")
+    if record.expires <= moment:
+        security_logger.info("Session %s reads as empty: it has expired.", record.id)
+
+
+def rejection_event(record_id: str | None, reason: str, detail: str = "") -> Event:
+    """Return the event for a key that is not accepted."""
+    facts = {"session_id": record_id, "reason": reason, "detail": detail}
+    return Event(signals.session_rejected, facts)
+
+
+def end_event(record_id: str, reason: str, user_id: str | None) -> Event:
+    """Return the event for the end of a session."""
+    facts = {"session_id": record_id, "user_id": user_id, "reason": reason}
+    return Event(signals.session_ended, facts)

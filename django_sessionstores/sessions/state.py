@@ -1,0 +1,182 @@
+"""The state of a session: all that one object knows of its stored session, as an immutable value.
+
+A state is one of these classes:
+
+==============  ==================================================================================
+`Unread`        There is a key, and the store was not asked for its session yet.
+`New`           Nothing is stored under the key. The key is ``None`` until it is needed.
+`Stored`        The record is known as it was loaded or last saved, with the data in it.
+`Rotating`      The next save gives the stored session a new key in place of the old one.
+`Dead`          The key was superseded, or its session has ended.
+`Unreadable`    There is a record, but its data cannot be read. It is left alone.
+`Unreachable`   The store did not answer, and the request is served without a session.
+==============  ==================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+from django.dispatch import Signal
+from msgspec.structs import replace
+
+from ..core.records import Client, Record, SecretText
+from ..exceptions import StorageUnavailable
+from ..payloads.codec import Snapshot
+from ..storages.base import Storage
+from ..storages.calls import Calls
+
+
+class ReplacedSession(NamedTuple):
+    """A session that was flushed. A login may replace it."""
+
+    id: str
+    user_id: str | None
+    is_told: bool
+    """Whether `session_ended` was sent for it."""
+    is_over: bool = True
+    """Whether it has ended. False if its end was rolled back."""
+
+
+class RotationCause(Enum):
+    """The reason why a session gets another key."""
+
+    CYCLED = "cycled"
+    """``cycle_key()`` was called. From then on the old key is not accepted."""
+    AGE = "age"
+    """The key was older than ``ROTATE_AFTER``. The old key is accepted for a grace period."""
+
+
+class Unread(msgspec.Struct, frozen=True):
+    key: SecretText
+    cookie: SecretText
+    """The value that the browser sent. ``key`` is the same, or is derived from it if it is a key of
+    a previous backend."""
+    base: Snapshot | None = None
+    """What the data at hand was loaded from, if the write that stored it was rolled back since."""
+    flushed: ReplacedSession | None = None
+    """The session itself, if it was flushed and the flush was rolled back since."""
+    is_cycled: bool = False
+    """Whether the next save gives the session another key, because a rotation was rolled back."""
+
+
+class New(msgspec.Struct, frozen=True):
+    key: SecretText | None = None
+    is_given: bool = False
+    """Whether the caller chose the key, so that it must not be replaced by another one."""
+    is_promised: bool = False
+    """Whether other code expects the session to be stored under this key."""
+    is_superseded: bool = False
+    """Whether the previous key was superseded, so that only a login may store a session."""
+    outdated: Record | None = None
+    """See `Dead.outdated`."""
+    replaces: ReplacedSession | None = None
+
+
+class Stored(msgspec.Struct, frozen=True):
+    key: SecretText
+    record: Record
+    base: Snapshot
+    is_announced: bool = True
+    """Whether the browser is known to have the key."""
+
+
+class Rotating(msgspec.Struct, frozen=True):
+    key: SecretText
+    previous: Stored
+    cause: RotationCause
+    nonce: int
+    """The nonce from which the key is derived."""
+    moment: int
+    """When the key was drawn, in milliseconds since the epoch."""
+    cycles: int
+    """How often a new key was asked for since the last save."""
+    is_tried: bool = False
+    """Whether a save was begun. Then the store may have the key, and it must not be replaced."""
+
+
+class Dead(msgspec.Struct, frozen=True):
+    key: SecretText
+    is_superseded: bool
+    outdated: Record | None = None
+    """The session that was flushed because its user has a new password. If a login follows, it
+    replaces this session."""
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    key: SecretText
+
+
+class Unreachable(msgspec.Struct, frozen=True):
+    key: SecretText
+    cookie: SecretText
+    outage: StorageUnavailable
+
+
+State: TypeAlias = Unread | New | Stored | Rotating | Dead | Unreadable | Unreachable
+
+
+def base_of(state: State) -> Snapshot | None:
+    """Return the snapshot that the data at hand was loaded from; ``None`` if there is none."""
+    match state:
+        case Stored(base=base) | Unread(base=base):
+            return base
+        case Rotating(previous=previous):
+            return previous.base
+        case _:
+            return None
+
+
+def with_base(state: State, base: Snapshot) -> State:
+    """Return the same state for data that was loaded from ``base``, or was merged with it."""
+    match state:
+        case Stored():
+            return replace(state, base=base)
+        case Rotating(previous=previous):
+            return replace(state, previous=replace(previous, base=base))
+        case _:
+            return state
+
+
+class RequestPolicy(msgspec.Struct, frozen=True):
+    """What the package's middleware tells a session about its request."""
+
+    client: Callable[[], Client] | None = None
+    """Returns the client of the request. Called when a record is written or compared."""
+    anonymous_on_outage: bool = False
+    """Whether a session that cannot be read because of an outage is empty, and cannot be saved."""
+
+
+class Event(NamedTuple):
+    """A signal to send after the state is assigned and the transaction, if any, has committed."""
+
+    signal: Signal
+    facts: dict[str, Any]
+
+
+class Environment(msgspec.Struct, frozen=True):
+    """What a transition from one state to the next needs besides the state."""
+
+    storage: Storage
+    kind: type[Any]
+    """The class of the session, which is the sender of its signals."""
+    cookie_age: Callable[[], int]
+    """Returns the default lifetime in seconds."""
+    opened: int
+    """When the session object was made, in milliseconds since the epoch."""
+    policy: RequestPolicy | None
+    """``None`` under Django's own middleware and outside of requests."""
+
+    @property
+    def calls(self) -> Calls:
+        """The calls of the storage, as flows."""
+        return Calls(self.storage)
+
+    def client(self, base: Record | None) -> Client:
+        """Return the client of the request. If it is not known, return the client of ``base``."""
+        if self.policy is not None and self.policy.client is not None:
+            return self.policy.client()
+        return Client(base.ip, base.user_agent) if base else Client("", "")

@@ -1,0 +1,1 @@
+"""Sessions in the caches of ``CACHES``; `selection` chooses the storage."""

@@ -1,0 +1,379 @@
+"""The storage of records in the table of Django's database cache.
+
+It uses SQL statements of its own, see `cache_table`, and not the methods of the cache. Those do not
+have a compare-and-set, and each write counts all rows. ``set`` does not report that the database
+has refused the write, ``add`` lets two callers replace the same expired row, and ``get`` deletes by
+key a row that was expired when it looked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import msgspec
+from django.core.cache.backends.db import BaseDatabaseCache
+from django.db import (
+    DatabaseError,
+    IntegrityError,
+    InterfaceError,
+    connections,
+    router,
+)
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.transaction import TransactionManagementError
+from django.utils.translation import gettext_noop
+
+from ...core import clock
+from ...core.phrases import Phrase
+from ...core.records import Record, is_session_id, with_times
+from ...exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
+from ..base import (
+    NAMESPACE,
+    CacheStorage,
+    Conflict,
+    Gone,
+    Outcome,
+    Page,
+    Taken,
+    Updated,
+    id_of_cursor,
+    page_of,
+    prefix_of,
+)
+from ..copies import is_refused
+from ..sql import transactions
+from ..sql.deadline import LimitedCursor
+from ..sql.lost_races import (
+    conflict_before_cleanup,
+    conflict_in_transaction,
+    retry,
+    summary_of,
+)
+from .cache_table import (
+    LIVE_VALUES,
+    NAMESPACE_END,
+    TOMBSTONE_VALUES,
+    Statements,
+    compile_statements,
+    expiry_of,
+    owner_letters,
+    record_of,
+    record_of_start,
+    second_of,
+    value_of,
+)
+
+# A round is lost only to a request that touches or fills the same session at that very moment.
+_ROUNDS: Final = 50
+
+# Below the 999 parameters that every SQLite accepts.
+_MOST_PURGED: Final = 500
+
+_MOST_LISTED: Final = 1000
+"""The maximum number of rows that one statement of a list reads."""
+
+_MYSQL_PACKET_TOO_LARGE: Final = 1153
+
+
+class DatabaseCacheStorage(CacheStorage):
+    """Records as rows of a cache table, in the database to which the routers write it.
+
+    The value of a row is the packed record in Base64; nothing is pickled. The value is also the
+    handle: an update is one statement that replaces the value that was read. Sessions do not count
+    for the cache's ``MAX_ENTRIES``, but the cache removes them when other entries fill the table.
+
+    A request does not wait for a statement longer than a `LimitedCursor` allows. `purge`, for which
+    no request waits, has no limit, and neither has the `count` of all sessions.
+
+    A list follows the primary key, in the order in which the database sorts it, through the rows
+    whose keys begin with `NAMESPACE`. Other rows between them are skipped.
+
+    Oracle is not supported, because it cannot compare long texts.
+    """
+
+    thread_sensitive = True  # Django's connections belong to a thread.
+
+    def __init__(self, cache: BaseDatabaseCache) -> None:
+        self._cache = cache
+        self._model: Any = cache.cache_model_class
+        self._table: str = self._model._meta.db_table
+        self._compiled: dict[str, Statements] = {}
+
+    @property
+    def lists(self) -> bool:  # type: ignore[override]
+        """Whether the keys of the rows show the ids, which depends on the cache's KEY_FUNCTION.
+
+        It is not computed once for all, because the result of that may depend on the request.
+        """
+        return prefix_of(self._cache.make_key) is not None
+
+    def describe(self) -> str:
+        connection = self.connection()
+        return Phrase(
+            gettext_noop("cache table %(table)s in database %(database)s (%(vendor)s)"),
+            table=self._table,
+            database=repr(connection.alias),
+            vendor=connection.vendor,
+        )
+
+    def read(self, session_id: str) -> Record | None:
+        # The cache removes expired rows only from time to time, so the row may have expired.
+        text = self._find(session_id, clock.now())
+        return None if text is None else record_of(session_id, text)
+
+    def create(self, record: Record, now: int) -> Updated | Taken:
+        text = value_of(record)
+        # The cache removes expired rows only from time to time. An expired row counts as absent.
+        if self._insert(record.id, text, record.expires) or self._take_over(record, text, now):
+            return self._outcome(record, text)
+        return Taken()
+
+    def update(self, record: Record, base: Record, now: int) -> Outcome:
+        text = value_of(record)
+        current = self._record_to_compare(base, now)
+        for _ in range(_ROUNDS):
+            if current is None:
+                return Gone()
+            if current.version != base.version:
+                return Conflict(current)
+            if self._replace(record.id, text, record.expires, current.handle):
+                return self._outcome(record, text)
+            # If the version is still the same, another request has only moved the expiry.
+            current = self._current_record(base.id, now)
+        raise self._contention()
+
+    def rotate(self, record: Record, base: Record, tombstone: Record, now: int) -> Outcome | Taken:
+        with conflict_before_cleanup():
+            return super().rotate(record, base, tombstone, now)
+
+    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
+        current = self._record_to_compare(base, now)
+        if current is None or current.version != base.version:
+            return False
+        touched = with_times(current, expires, last_activity)
+        return self._replace(base.id, value_of(touched), touched.expires, current.handle)
+
+    def delete(self, session_id: str) -> bool:
+        return bool(self._execute("delete", self._key(session_id), *TOMBSTONE_VALUES))
+
+    def purge(self, now: int, batch: int) -> int:
+        # All expired rows, not only sessions: the cache itself does the same when it is full.
+        connection, statements = self._database()
+        moment = second_of(now, connection)
+        with self._errors(), connection.cursor() as cursor:
+            cursor.execute(statements.find_expired, (moment, min(batch, _MOST_PURGED)))
+            keys = [row[0] for row in cursor.fetchall()]
+            if not keys:
+                return 0
+            quote = connection.ops.quote_name
+            marks = ", ".join(["%s"] * len(keys))
+            # The expiry is compared again, because a row may have been touched meanwhile.
+            cursor.execute(
+                f"DELETE FROM {quote(self._table)} WHERE {quote('cache_key')} IN ({marks}) "  # noqa: S608
+                f"AND {quote('expires')} <= %s",
+                (*keys, moment),
+            )
+            return int(cursor.rowcount)
+
+    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+        """See `Storage.scan`. Reads the start of each row of the page, or of the user."""
+        return page_of(self._records(id_of_cursor(cursor), limit, user_id), limit)
+
+    def count(self, now: int, user_id: str | None) -> int:
+        """See `Storage.count`. Reads all rows of sessions.
+
+        The count of all sessions leaves out those that expire within this second.
+        """
+        if user_id is not None:
+            records = self._records("", _MOST_LISTED, user_id)
+            return sum(record.is_live(now) for record in records)
+        connection, statements = self._database()
+        prefix = self._prefix()
+        condition = (prefix + NAMESPACE, prefix + NAMESPACE_END, len(prefix), prefix)
+        with self._errors(), connection.cursor() as cursor:
+            parameters = (*condition, expiry_of(now, connection), LIVE_VALUES)
+            cursor.execute(statements.count_live, parameters)
+            return int(cursor.fetchone()[0])
+
+    def fill(self, record: Record, until: int, now: int) -> None:
+        text = value_of(record)
+        for _ in range(_ROUNDS):
+            found = self._find(record.id, 0, latest=True)
+            if found is None:
+                if self._insert(record.id, text, until):
+                    return
+                continue
+            try:
+                if is_refused(record, record_of(record.id, found), now):
+                    return
+            except UnreadablePayload:
+                pass
+            if self._replace(record.id, text, until, found):
+                return
+        raise self._contention()
+
+    def leave_tombstone(self, tombstone: Record, now: int) -> None:
+        text = value_of(tombstone)
+        for _ in range(_ROUNDS):
+            if self._execute(
+                "overwrite", text, tombstone.expires, self._key(tombstone.id)
+            ) or self._insert(tombstone.id, text, tombstone.expires):
+                return
+        raise self._contention()
+
+    def _outcome(self, record: Record, text: str) -> Updated:
+        return Updated(_with_handle(record, text), is_provisional=self.in_transaction())
+
+    def in_transaction(self) -> bool:
+        return transactions.is_open(self.connection())
+
+    async def ain_transaction(self) -> bool:
+        return await self._in_thread(self.in_transaction)()
+
+    def after_commit(self, action: Callable[[], object]) -> Callable[[], bool | None]:
+        return transactions.after_commit(self.connection(), action)
+
+    def after_rollback(self, action: Callable[[], object]) -> None:
+        transactions.after_rollback(self.connection(), action)
+
+    def connection(self) -> BaseDatabaseWrapper:
+        """Return Django's connection to the database of the table, which need not be open."""
+        return self._database()[0]
+
+    # --- Rows ---------------------------------------------------------------------------------
+
+    def _record_to_compare(self, base: Record, now: int) -> Record | None:
+        """Return the record to compare with ``base``: itself, if its value is known."""
+        if base.handle is not None and base.expires > now:
+            return base
+        return self._current_record(base.id, now)
+
+    def _current_record(self, session_id: str, now: int) -> Record | None:
+        """Return the record in the store, unless it has expired."""
+        text = self._find(session_id, now, latest=True)
+        record = None if text is None else record_of(session_id, text)
+        return record if record is not None and record.expires > now else None
+
+    def _find(self, session_id: str, moment: int, *, latest: bool = False) -> str | None:
+        """Return the value of a row that expires after ``moment``, or in the same second.
+
+        With ``latest``, the row is read as it is now, also in a transaction.
+        """
+        connection, statements = self._database()
+        lock = latest and connection.in_atomic_block
+        parameters = (self._key(session_id), second_of(moment, connection))
+
+        def fetch() -> Any:
+            with LimitedCursor(connection) as cursor:
+                cursor.execute(statements.read_latest if lock else statements.read, parameters)
+                return cursor.fetchone()
+
+        with self._errors():
+            row = retry(connection, fetch)
+        return None if row is None else row[0]
+
+    def _insert(self, session_id: str, text: str, expires: int) -> bool:
+        try:
+            return self._execute("insert", self._key(session_id), text, expires) == 1
+        except IntegrityError:
+            return False
+
+    def _take_over(self, record: Record, text: str, now: int) -> bool:
+        """Store a record in a row that has expired."""
+        begun = now - now % 1000
+        return self._execute("take_over", text, record.expires, self._key(record.id), begun) == 1
+
+    def _replace(self, session_id: str, text: str, expires: int, seen: str) -> bool:
+        return self._execute("replace", text, expires, self._key(session_id), seen) == 1
+
+    def _execute(self, statement: str, *parameters: Any) -> int:
+        """Return how many rows a statement changed. An integer in its parameters is a moment."""
+        connection, statements = self._database()
+        adapted = [expiry_of(p, connection) if isinstance(p, int) else p for p in parameters]
+
+        def count() -> int:
+            with LimitedCursor(connection) as cursor:
+                cursor.execute(getattr(statements, statement), adapted)
+                return int(cursor.rowcount)
+
+        with self._errors():
+            return retry(connection, count)
+
+    def _records(self, last: str, limit: int, user_id: str | None) -> Iterator[Record]:
+        """Yield the readable live records after an id, in order of ids, without payloads."""
+        prefix = self._prefix()
+        start = prefix + NAMESPACE
+        key, end, letters = start + last, prefix + NAMESPACE_END, owner_letters(user_id)
+        at_once = min(limit + 1, _MOST_LISTED) if user_id is None else _MOST_LISTED
+        wanted = (LIVE_VALUES, len(letters), letters, LIVE_VALUES)
+        while True:
+            connection, statements = self._database()
+            with self._errors(), LimitedCursor(connection) as cursor:
+                cursor.execute(statements.list_page, (*wanted, key, end, at_once))
+                rows = cursor.fetchall()
+            for key, text, length in rows:
+                if text is not None and key.startswith(start):
+                    record = self._list_entry(key[len(start) :], text, length)
+                    if record is not None and user_id in {None, record.user_id}:
+                        yield record
+            if len(rows) < at_once:
+                return
+
+    def _list_entry(self, session_id: str, text: str, length: int) -> Record | None:
+        """Return the record whose value begins with a text; ``None`` if it is not a record."""
+        if not is_session_id(session_id):
+            return None
+        try:
+            return record_of_start(session_id, text, length) or self.read(session_id)
+        except (ValueError, UnreadablePayload):
+            return None
+
+    # --- The database -------------------------------------------------------------------------
+
+    def _prefix(self) -> str:
+        """Return what precedes `NAMESPACE` in the keys. Only if the storage `lists`."""
+        return self._cache.make_key("")
+
+    def _key(self, session_id: str) -> str:
+        return self._cache.make_key(NAMESPACE + session_id)
+
+    def _database(self) -> tuple[BaseDatabaseWrapper, Statements]:
+        # Routers are asked each time, because some decide by the request. They are asked for the
+        # database to write to, because a replica may lag.
+        alias = router.db_for_write(self._model)
+        connection = connections[alias]
+        statements = self._compiled.get(alias)
+        if statements is None:
+            statements = self._compiled[alias] = compile_statements(self._table, connection)
+        return connection, statements
+
+    @contextmanager
+    def _errors(self) -> Generator[None]:
+        """Translate errors of the store; errors of the caller's transaction pass."""
+        try:
+            yield
+        except (IntegrityError, TransactionManagementError):
+            raise
+        except (DatabaseError, InterfaceError) as error:
+            if conflict := conflict_in_transaction(self.connection(), error):
+                raise conflict from error
+            if error.args[:1] == (_MYSQL_PACKET_TOO_LARGE,) or "too big" in str(error):
+                raise PayloadTooLarge(
+                    f"{self.describe()} cannot store a session of this size."
+                ) from error
+            raise StorageUnavailable(
+                f"{self.describe()} did not answer as it should ({summary_of(error)}). If the "
+                "table is missing, run: python manage.py createcachetable"
+            ) from error
+
+    def _contention(self) -> StorageUnavailable:
+        return StorageUnavailable(
+            f"{self.describe()}: other requests changed the row of a session {_ROUNDS} times in a "
+            "row. Try again later."
+        )
+
+
+def _with_handle(record: Record, value: str) -> Record:
+    return msgspec.structs.replace(record, handle=value)

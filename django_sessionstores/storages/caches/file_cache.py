@@ -1,0 +1,149 @@
+"""Records in files below the folder of Django's file-based cache, without the cache's methods.
+
+Those methods unpickle what they find: anyone who can write a file there can run code in the site.
+And ``add`` looks first and writes later, entries are dropped at random when there are many, and
+each write lists all of them.
+"""
+
+from __future__ import annotations
+
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+from django.core.cache import caches
+from django.core.cache.backends.filebased import FileBasedCache
+from django.utils.translation import gettext_noop
+
+from ...core import clock
+from ...core.phrases import Phrase
+from ...core.records import Record, State
+from ...exceptions import UnreadablePayload
+from ..base import CacheStorage
+from ..copies import is_refused
+from ..files.folder import Folder
+from ..files.record_file import read_head
+from ..files.storage import FileStorage
+
+# Precedes each payload. For a copy, whose file ends with the lease, it is when the session expires;
+# for a session that is stored here, 0.
+_EXPIRES: Final = struct.Struct(">Q")
+_OWN: Final = _EXPIRES.pack(0)
+
+
+def from_cache(alias: str) -> FileCacheStorage:
+    """Return the storage for sessions in the file-based cache with this alias."""
+    cache: Any = caches.create_connection(alias)
+    return FileCacheStorage(alias, cache)
+
+
+class CacheFolder(Folder):
+    """The folder of a `FileCacheStorage`.
+
+    It may be removed while it holds only copies, like the folder of any cache. Once a session has
+    been stored in it, a missing folder is an outage, as in `Folder`.
+    """
+
+    holds_sessions = False
+    """Whether this process has seen a session that is not a copy."""
+
+    def _is_expected(self, was_there: bool) -> bool:
+        # The cache makes the folder around it when it writes: at first that may be missing.
+        return was_there and self.holds_sessions
+
+    def make(self) -> None:
+        self.require()
+        # The cache makes its own folder as well when it writes.
+        Path(self.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        super().make()
+
+
+class FileCacheStorage(FileStorage, CacheStorage):
+    """Files in a folder of their own, which the cache neither counts, nor culls, nor clears.
+
+    The cache's prefix and version are in the folder's name, so that sites that they keep apart stay
+    apart. Its ``KEY_FUNCTION`` is not used: what that returns may depend on the request.
+
+    A copy is a file that expires with its lease, for `purge` and for other copies, too.
+    """
+
+    durable = True
+
+    # Copies are not listed, and come and go by the lease.
+    indexes_users = False
+
+    _folder_class = CacheFolder
+    _folder: CacheFolder
+
+    def __init__(self, alias: str, cache: FileBasedCache) -> None:
+        location: str = cache._dir  # type: ignore[attr-defined]
+        super().__init__(
+            Path(location, _folder_name(cache)), setting=f"CACHES[{alias!r}]['LOCATION']"
+        )
+        self._alias = alias
+
+    def describe(self) -> str:
+        return Phrase(
+            gettext_noop("%(store)s (cache %(alias)s)"),
+            store=super().describe(),
+            alias=repr(self._alias),
+        )
+
+    def read(self, session_id: str) -> Record | None:
+        record = super().read(session_id)
+        if record is not None and record.state is State.LIVE and record.handle is None:
+            self._folder.holds_sessions = True
+        # The handle of a copy is the end of its lease.
+        if record is None or record.handle is None or record.handle > clock.now():
+            return record
+        return None
+
+    def _look(self, session_id: str) -> Record | None:
+        # Only the bytes in front of the payload tell whether it is a copy.
+        return self.read(session_id)
+
+    _look_at_head = _look
+
+    def fill(self, record: Record, until: int, now: int) -> None:
+        with self._locks.hold(record.id, make_folders=True):
+            with suppress(FileNotFoundError, UnreadablePayload):
+                stored = read_head(self._folder.path_of(record.id), record.id)
+                if is_refused(record, stored, now):
+                    return
+            self._write(_with_prefix(record, _EXPIRES.pack(record.expires), expires=until))
+
+    def leave_tombstone(self, tombstone: Record, now: int) -> None:
+        with self._locks.hold(tombstone.id, make_folders=True):
+            self._write(tombstone)
+
+    def _entry(self, record: Record) -> Record:
+        self._folder.holds_sessions = True
+        return _with_prefix(record, _OWN, expires=record.expires)
+
+    def _unpack(self, session_id: str, data: bytes) -> Record:
+        entry = super()._unpack(session_id, data)
+        if entry.state is not State.LIVE:
+            return entry
+        if len(entry.payload) < _EXPIRES.size:
+            raise UnreadablePayload("record is cut short")
+        (expires,) = _EXPIRES.unpack_from(entry.payload)
+        is_copy = expires != 0
+        return msgspec.structs.replace(
+            entry,
+            payload=entry.payload[_EXPIRES.size :],
+            expires=expires if is_copy else entry.expires,
+            handle=entry.expires if is_copy else None,
+        )
+
+
+def _folder_name(cache: FileBasedCache) -> str:
+    # Must not end like the entries of the cache, which it removes.
+    prefix, version = (quote(str(part), safe="") for part in (cache.key_prefix, cache.version))
+    return f"django_sessionstores+{prefix}+{version}"
+
+
+def _with_prefix(record: Record, prefix: bytes, *, expires: int) -> Record:
+    return msgspec.structs.replace(record, payload=prefix + record.payload, expires=expires)

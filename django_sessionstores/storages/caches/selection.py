@@ -1,0 +1,107 @@
+"""The storage for sessions in a cache, selected by the cache's class in ``CACHES``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Final
+
+from django.core.cache import InvalidCacheBackendError, caches
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from ...exceptions import missing_extra
+from ..base import CacheStorage
+
+
+class Kind(StrEnum):
+    """How sessions are stored in a cache. The value names the module or package of the storage."""
+
+    REDIS = "redis"
+    MEMCACHED = "memcached"
+    FILES = "file_cache"
+    PORTABLE = "portable"
+    """Through Django's cache API alone, which has no compare-and-set."""
+
+
+# By name, so that a client library that is not used is not imported.
+_KINDS: Final = {
+    "django_redis.cache.RedisCache": Kind.REDIS,
+    "django.core.cache.backends.redis.RedisCache": Kind.REDIS,
+    "django.core.cache.backends.memcached.PyMemcacheCache": Kind.MEMCACHED,
+    "django.core.cache.backends.filebased.FileBasedCache": Kind.FILES,
+}
+_DUMMY: Final = "django.core.cache.backends.dummy.DummyCache"
+
+# The distribution and the extra of a top-level module.
+_CLIENTS: Final = {
+    "django_redis": ("django-redis", "redis"),
+    "redis": ("redis", "redis"),
+    "pymemcache": ("pymemcache", "memcached"),
+}
+
+
+def kind_of(alias: str) -> Kind:
+    """Return how sessions are stored in the cache with this alias. Opens no connection.
+
+    Raises `InvalidCacheBackendError` if there is no such alias, `MissingExtra` if a client library
+    is not installed, and `ImproperlyConfigured` if the cache does not store anything.
+    """
+    names = {f"{base.__module__}.{base.__qualname__}" for base in _cache_class(alias).__mro__}
+    if _DUMMY in names:
+        raise ImproperlyConfigured(
+            f"SESSION_CACHE_ALIAS is {alias!r}, and CACHES[{alias!r}] is a DummyCache, which "
+            "keeps nothing: nobody could stay logged in. Name a cache that stores."
+        )
+    return next((kind for name, kind in _KINDS.items() if name in names), Kind.PORTABLE)
+
+
+def storage_for(alias: str) -> CacheStorage:
+    """Return the storage for sessions in the cache with this alias. Raises as `kind_of` does."""
+    kind = kind_of(alias)
+    try:
+        # Each client library is imported only if it is used.
+        if kind is Kind.REDIS:
+            from ..redis import storage as redis
+
+            return redis.from_cache(alias)
+        if kind is Kind.MEMCACHED:
+            from ..memcached import storage as memcached
+
+            return memcached.from_cache(alias)
+        if kind is Kind.FILES:
+            from . import file_cache
+
+            return file_cache.from_cache(alias)
+    except ImportError as error:
+        _explain(error)
+        raise
+    from . import portable
+
+    return portable.from_cache(alias)
+
+
+def _cache_class(alias: str) -> type[Any]:
+    if alias not in caches.settings:
+        raise InvalidCacheBackendError(
+            f"SESSION_CACHE_ALIAS is {alias!r}, which CACHES does not have. "
+            f"It has: {', '.join(map(repr, caches.settings))}."
+        )
+    path = caches.settings[alias]["BACKEND"]
+    try:
+        backend = import_string(path)
+    except ImportError as error:
+        _explain(error)
+        raise InvalidCacheBackendError(
+            f"CACHES[{alias!r}]['BACKEND'], which SESSION_CACHE_ALIAS names, "
+            f"cannot be imported: {error}"
+        ) from error
+    if not isinstance(backend, type):
+        raise InvalidCacheBackendError(f"CACHES[{alias!r}]['BACKEND'] is {path!r}, not a class.")
+    return backend
+
+
+def _explain(error: ImportError) -> None:
+    """Raise `MissingExtra` if a client library of one of the package's extras is missing."""
+    client = _CLIENTS.get((error.name or "").partition(".")[0])
+    if client:
+        raise missing_extra(*client) from error

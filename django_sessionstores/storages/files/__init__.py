@@ -1,0 +1,1 @@
+"""Sessions in files, with an index of users."""

@@ -1,0 +1,108 @@
+"""Operations on files and folders that take more than a single system call."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+POLL_SECONDS: Final = 0.0005
+"""The pause between two checks whether another process is done."""
+
+_NAMES: Final = 10_000
+"""How many names of a folder are kept in memory."""
+
+# One call reads nearly every session. A buffer of this size costs no more than a small one.
+_READ_SIZE: Final = 65_536
+
+_BINARY: Final = getattr(os, "O_BINARY", 0)  # Windows would translate line ends.
+READ: Final = os.O_RDONLY | _BINARY
+CHANGE: Final = os.O_RDWR | _BINARY
+WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY
+
+if sys.platform == "win32":
+    _SHARING_TRIES: Final = 50
+
+    def insist(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return the result of a call that other processes may refuse for a moment.
+
+        Windows refuses to replace a file that is being read, and to open one that is being
+        replaced. Both last for microseconds, but look like a lasting refusal.
+        """
+        for _ in range(_SHARING_TRIES):
+            try:
+                return call(*args, **kwargs)
+            except PermissionError:
+                time.sleep(POLL_SECONDS)
+        return call(*args, **kwargs)
+
+else:
+
+    def insist(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return the result of a call that, on Windows, other processes may refuse for a moment."""
+        return call(*args, **kwargs)
+
+
+def names_in(folder: str, *, after: str = "", prefix: str = "") -> Iterator[str]:
+    """Yield the names in a folder that begin with ``prefix`` and sort after ``after``, in order.
+
+    In bounded memory: a larger folder is read several times. A missing folder has no names.
+    """
+    while True:
+        try:
+            with os.scandir(folder) as entries:
+                wanted = (
+                    entry.name
+                    for entry in entries
+                    if entry.name > after and entry.name.startswith(prefix)
+                )
+                names = heapq.nsmallest(_NAMES, wanted)
+        except FileNotFoundError:
+            return
+        yield from names
+        if len(names) < _NAMES:
+            return
+        after = names[-1]
+
+
+@contextlib.contextmanager
+def open_file(path: str, flags: int = CHANGE) -> Iterator[int]:
+    """Open a file for as long as the context lasts, and provide its descriptor."""
+    fd = insist(os.open, path, flags)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def read_rest(fd: int) -> bytes:
+    """Return what follows the current position of an open file."""
+    data = os.read(fd, _READ_SIZE)
+    # Only the end of a file makes a read short.
+    if len(data) < _READ_SIZE:
+        return data
+    chunks = [data]
+    while chunk := os.read(fd, _READ_SIZE):
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all bytes to an open file."""
+    # A disk that is nearly full accepts a part first, and refuses the rest.
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])
+
+
+def overwrite(fd: int, offset: int, data: bytes) -> None:
+    """Write bytes over those of an open file that begin at ``offset``."""
+    os.lseek(fd, offset, os.SEEK_SET)
+    write_all(fd, data)

@@ -1,0 +1,140 @@
+"""The folder of all records: where each file is, and whether the folder can be used.
+
+Layout::
+
+    <folder>/3f/            one of 256 shards, by the first two characters of the id
+    <folder>/3f/3f9c...     a record, named by the session id, never by the key, see `record_file`
+    <folder>/3f/.lock       empty: whoever changes the shard holds its lock, see `locks`
+    <folder>/3f/.new        the record that is being written, until it is renamed
+    <folder>/users/         the sessions of each user, see `index`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from typing import Final
+
+from ...exceptions import StorageFull, StorageUnavailable
+from .disk import names_in
+from .index import UserIndex
+
+SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
+LOCK: Final = ".lock"
+NEW: Final = ".new"
+
+_ID_LENGTH: Final = 40
+_NO_SPACE: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+class Folder:
+    """The folder at ``path``. The first write makes it; its parent must exist.
+
+    If a folder was there and is missing, that is an outage, because a disk that is not mounted
+    looks the same: sessions that cannot be found then have not ended, and a save must not begin a
+    new folder below the mount point. Only ``is_temporary`` says that the folder may be removed
+    with its sessions, as the system does with temporary files. The folder is looked for only when
+    a file is missing, so a session that is found costs nothing more.
+
+    ``setting`` is the setting that error messages name. ``index`` is marked as complete if the
+    folder is new.
+    """
+
+    def __init__(
+        self, path: str, *, setting: str, is_temporary: bool, index: UserIndex | None
+    ) -> None:
+        self.path = path
+        self.was_there = False
+        """Whether this process has seen the folder."""
+        self.is_trusted = False
+        """Whether the folder is known to belong to this process's user."""
+        self._setting = setting
+        self._is_temporary = is_temporary
+        self._index = index
+
+    def shard_of(self, session_id: str) -> str:
+        """Return the path of the shard with the record of this id."""
+        return f"{self.path}/{session_id[:2]}"
+
+    def path_of(self, session_id: str) -> str:
+        """Return the path of the record with this id."""
+        # Ids are digests. Anything else must not name a file outside the folder.
+        if not session_id.isalnum():
+            raise ValueError("not a session id")
+        return f"{self.path}/{session_id[:2]}/{session_id}"
+
+    def ids(self, last: str) -> Iterator[str]:
+        """Yield the ids of the files that sort after an id, in order."""
+        for shard in SHARDS:
+            if shard >= last[:2]:
+                yield from filter(is_id, names_in(f"{self.path}/{shard}", after=last))
+
+    def make(self) -> None:
+        """Make the folder if it is missing and may be. Raises `StorageUnavailable`."""
+        self.require()
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.path, 0o700)
+            if self._index is not None:
+                self._index.set_complete()  # There are no sessions yet.
+        self.refuse_other_owner()
+
+    def require(self) -> None:
+        """Raise `StorageUnavailable` if the folder is missing and was there, or its parent is.
+
+        Before the first session there is no folder yet, which is not an outage.
+        """
+        # Before the look: another thread may be about to make the first folder.
+        was_there = self.was_there
+        with self.translate_errors():
+            try:
+                os.stat(self.path)
+                self.was_there = True
+            except FileNotFoundError:
+                if self._is_expected(was_there):
+                    raise StorageUnavailable(
+                        f"The folder {self.path} (see {self._setting}) is missing. Mount its "
+                        "disk or restore the folder; if you removed the sessions on purpose, "
+                        "create it again, empty."
+                    ) from None
+
+    def _is_expected(self, was_there: bool) -> bool:
+        """Return whether the folder, which is missing, should exist."""
+        if was_there and not self._is_temporary:
+            return True
+        return not os.path.isdir(os.path.dirname(self.path))
+
+    def refuse_other_owner(self) -> None:
+        """Raise `StorageUnavailable` if the folder is another user's.
+
+        Raises ``FileNotFoundError`` if there is no folder.
+        """
+        # In a temp folder that all users share, another user may have been there first.
+        if os.stat(os.path.dirname(self.path)).st_mode & stat.S_ISVTX:
+            found = os.lstat(self.path)
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+                raise StorageUnavailable(
+                    f"{self.path} is not a folder of this process's user. Name another place "
+                    f"in {self._setting}, or remove it."
+                )
+        self.is_trusted = True
+
+    @contextlib.contextmanager
+    def translate_errors(self) -> Iterator[None]:
+        """Turn every ``OSError`` of the context into `StorageUnavailable`."""
+        try:
+            yield
+        except OSError as error:
+            raise self.outage_of(error) from error
+
+    def outage_of(self, error: OSError) -> StorageUnavailable:
+        """Return the exception to raise for an error of the disk."""
+        kind = StorageFull if error.errno in _NO_SPACE else StorageUnavailable
+        return kind(f"The sessions in {self.path} (see {self._setting}) are unreachable: {error}")
+
+
+def is_id(name: str) -> bool:
+    """Return whether a file name is a session id."""
+    return len(name) == _ID_LENGTH and name.isalnum()

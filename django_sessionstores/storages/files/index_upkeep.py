@@ -1,0 +1,123 @@
+"""The upkeep of the index of users: it is made complete, and stale entries are removed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from ...core.records import Record, State
+from ...exceptions import StorageUnavailable, UnreadablePayload
+from .folder import Folder
+from .index import Entry, UserIndex, owner_of
+from .locks import LOCK_SECONDS, ShardLocks, try_lock, unlock
+from .record_file import read_start
+
+_POLL_SECONDS: Final = 0.02
+
+
+class IndexUpkeep:
+    """What keeps an index right besides the writes of records.
+
+    ``records`` returns all readable records, without payloads.
+    """
+
+    def __init__(
+        self,
+        index: UserIndex,
+        folder: Folder,
+        locks: ShardLocks,
+        records: Callable[[], Iterator[Record]],
+    ) -> None:
+        self._index = index
+        self._folder = folder
+        self._locks = locks
+        self._records = records
+
+    def rebuild(self) -> int:
+        """Make the index complete, remove stale entries, and return the number of sessions."""
+        with self._folder.translate_errors():
+            indexed = self._complete()
+            for entry in self._index.entries():
+                self.remove_if_stale(entry)
+            return indexed
+
+    def ensure_complete(self) -> bool:
+        """Return whether the index is complete, and make it complete first if that is possible.
+
+        The index is not complete in a folder of a version without an index, or of a backup without
+        the index.
+        """
+        if not self._index.is_complete():
+            with contextlib.suppress(OSError):
+                self._complete_once()
+        return self._index.is_complete()
+
+    def remove_if_stale(self, entry: Entry) -> None:
+        """Remove an entry, unless there is a record of its user, or one that cannot be read."""
+        # Also if there is no shard yet: a writer that makes it may have made the entry.
+        with self._locks.hold(entry.session_id, make_folders=True):
+            path = self._folder.path_of(entry.session_id)
+            try:
+                user_id = owner_of(read_start(path, entry.session_id))
+            except FileNotFoundError:
+                user_id = None
+            except UnreadablePayload:
+                return
+            if not entry.is_of(user_id):
+                self._index.remove(entry)
+
+    def _complete(self) -> int:
+        """Add an entry for each session of a user, and return the number of all sessions."""
+        self._folder.require()
+        try:
+            self._folder.refuse_other_owner()
+        except FileNotFoundError:
+            return 0
+        found = 0
+        for record in self._records():
+            if record.state is State.LIVE:
+                found += 1
+                # Not under the lock. If the session ends meanwhile, this is an entry too many.
+                if record.user_id is not None:
+                    self._index.add(record.user_id, record.id)
+        self._index.set_complete()
+        return found
+
+    def _complete_once(self) -> None:
+        """Make the index complete, or wait until another request has done so.
+
+        Raises `StorageUnavailable` if that takes longer than `LOCK_SECONDS`: to read all files
+        meanwhile would be the same work again. The lock of a killed process ends with it.
+        """
+        try:
+            self._folder.refuse_other_owner()
+            fd = self._index.open_builder_lock()
+        except StorageUnavailable:
+            return
+        deadline = time.monotonic() + LOCK_SECONDS
+        try:
+            while True:
+                try:
+                    try_lock(fd)
+                    break
+                except BlockingIOError:
+                    if self._index.is_complete():
+                        return
+                if time.monotonic() >= deadline:
+                    raise StorageUnavailable(
+                        f"files in {self._folder.path}: another request or command makes the "
+                        f"index of users, which takes longer than {LOCK_SECONDS:g} seconds. Try "
+                        "again later."
+                    )
+                time.sleep(_POLL_SECONDS)
+            try:
+                if not self._index.is_complete():
+                    with contextlib.suppress(StorageUnavailable):
+                        self._complete()
+            finally:
+                unlock(fd)
+        finally:
+            os.close(fd)

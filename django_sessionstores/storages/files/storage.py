@@ -1,0 +1,269 @@
+"""The storage of records in files: one per session, in folders that only their owner can enter."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
+
+from django.utils.translation import gettext_noop
+
+from ...core.phrases import Phrase
+from ...core.records import HEAD_SIZE, TIMES_OFFSET, Record, State, pack, pack_times, unpack_head
+from ...exceptions import StorageUnavailable, UnreadablePayload
+from ..base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated, id_of_cursor, page_of
+from .disk import READ, insist, open_file, overwrite, read_rest
+from .folder import NEW, Folder
+from .index import UserIndex, owner_of
+from .index_upkeep import IndexUpkeep
+from .locks import ShardLocks
+from .purge import Purge
+from .record_file import (
+    FRONT_SIZE,
+    front,
+    hint_expiry,
+    read_head,
+    read_list_entry,
+    read_start,
+    replace,
+    unpack_file,
+)
+
+
+class FileStorage(Storage):
+    """Records in files under ``folder``, see `Folder`, also for ``setting`` and ``is_temporary``.
+
+    A record is replaced by a rename. So readers need no lock and see either the old record or the
+    new one, and a process that is killed leaves no torn record. Writers hold the lock of the shard
+    from the comparison of versions to the rename. So only one new record exists in a shard at any
+    time, its name can be fixed, and the next writer overwrites what a killed process leaves.
+
+    The index of users has an entry of each live record that has a user: made under the lock of the
+    record's shard before the record is stored, removed after the record has gone. So a process that
+    is killed leaves an entry too many, never one too few. Lists skip such an entry and `purge`
+    removes it. A save by the same user does not access the index.
+
+    There is no ``fsync``. What a killed process has written is in the hands of the kernel, and
+    safe. When power fails, the saves of the last seconds may be lost, as with Django's file
+    backend; to prevent that would add milliseconds to every save.
+    """
+
+    lists = True
+    indexes_users = True
+
+    _folder_class: ClassVar[type[Folder]] = Folder
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        setting: str = "SESSION_FILE_PATH",
+        is_temporary: bool = False,
+    ) -> None:
+        path = os.path.abspath(folder)
+        self._index = UserIndex(path)
+        self._folder = self._folder_class(
+            path,
+            setting=setting,
+            is_temporary=is_temporary,
+            index=self._index if self.indexes_users else None,
+        )
+        self._locks = ShardLocks(self._folder)
+        self._upkeep = IndexUpkeep(self._index, self._folder, self._locks, self._all_records)
+        self._purge = Purge(self._folder, self._locks, self._index, self._upkeep)
+
+    def describe(self) -> str:
+        return Phrase(gettext_noop("files in %(folder)s"), folder=self._folder.path)
+
+    def read(self, session_id: str) -> Record | None:
+        try:
+            fd = insist(os.open, self._folder.path_of(session_id), READ)
+        except FileNotFoundError:
+            self._folder.require()
+            return None
+        except OSError as error:
+            raise self._folder.outage_of(error) from error
+        self._folder.was_there = True
+        try:
+            data = read_rest(fd)
+        except OSError as error:
+            raise self._folder.outage_of(error) from error
+        finally:
+            os.close(fd)
+        return self._unpack(session_id, data)
+
+    def create(self, record: Record, now: int) -> Updated | Taken:
+        with self._locks.hold(record.id, make_folders=True):
+            try:
+                os.lstat(self._folder.path_of(record.id))
+            except FileNotFoundError:
+                with self._follow_in_index(record):
+                    self._write(self._entry(record))
+                self._folder.was_there = True
+                return Updated(record)
+        return Taken()
+
+    def update(self, record: Record, base: Record, now: int) -> Outcome:
+        with contextlib.suppress(FileNotFoundError), self._locks.hold(base.id):
+            path = self._folder.path_of(base.id)
+            with open_file(path) as fd:
+                start = os.read(fd, FRONT_SIZE)
+                head = unpack_head(base.id, start)
+                if head.expires <= now:
+                    return Gone()
+                # The state as well: a reader that reads a head while it is being overwritten by
+                # that of a tombstone may see some of both.
+                if head.version != base.version or head.state is not base.state:
+                    return Conflict(self._unpack(base.id, start + read_rest(fd)))
+                if record.state is not State.LIVE:
+                    overwrite(fd, 0, front(record, pack(record)))
+            with self._follow_in_index(record, base):
+                if record.state is State.LIVE:
+                    self._write(self._entry(record))
+                else:
+                    hint_expiry(path, record.expires)
+            return Updated(record)
+        return Gone()
+
+    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
+        with (
+            contextlib.suppress(FileNotFoundError, UnreadablePayload),
+            self._locks.hold(base.id),
+        ):
+            path = self._folder.path_of(base.id)
+            with open_file(path) as fd:
+                head = unpack_head(base.id, os.read(fd, HEAD_SIZE))
+                if head.version != base.version or head.expires <= now:
+                    return False
+                expires = max(expires, head.expires)
+                last_activity = max(last_activity, head.last_activity)
+                overwrite(fd, TIMES_OFFSET, pack_times(last_activity, expires))
+            hint_expiry(path, expires)
+            return True
+        return False
+
+    def delete(self, session_id: str) -> bool:
+        # Locked, or a writer that has just compared versions would put the record back.
+        with contextlib.suppress(FileNotFoundError), self._locks.hold(session_id):
+            path = self._folder.path_of(session_id)
+            try:
+                record = read_start(path, session_id)
+            except UnreadablePayload:
+                record = None  # A purge finds the entry of its user.
+            is_live = record is not None and record.state is State.LIVE
+            if record is None or is_live:
+                insist(os.unlink, path)
+            # Also of a tombstone, in case its writer was killed before doing so.
+            if self.indexes_users and record and record.user_id is not None:
+                self._index.discard(record.user_id, session_id)
+            return is_live
+        return False
+
+    def purge(self, now: int, batch: int) -> int:
+        return self._purge.remove(now, batch)
+
+    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+        """See `Storage.scan`. Reads the start of each file of the page, or of the user."""
+        return page_of(self._records(id_of_cursor(cursor), user_id), limit)
+
+    def count(self, now: int, user_id: str | None) -> int:
+        """See `Storage.count`. Reads the head of each file, or of each of the user."""
+        records = self._heads() if user_id is None else self._records("", user_id)
+        return sum(record.is_live(now) for record in records)
+
+    def reindex(self) -> int | None:
+        """See `Storage.reindex`. Reads the start of each file, and those of users once more."""
+        return self._upkeep.rebuild() if self.indexes_users else None
+
+    def index_is_complete(self) -> bool | None:
+        if not self.indexes_users:
+            return None
+        self._folder.require()
+        with self._folder.translate_errors():
+            return self._index.is_complete()
+
+    # --- Listing ---------------------------------------------------------------------------
+
+    def _all_records(self) -> Iterator[Record]:
+        return self._records("", None)
+
+    def _records(self, last: str, user_id: str | None) -> Iterator[Record]:
+        """Yield the readable records after an id, in order of their ids, without payloads."""
+        self._folder.require()
+        with self._folder.translate_errors():
+            if user_id is None:
+                yield from self._look_at_all(self._folder.ids(last))
+            elif self.indexes_users and self._upkeep.ensure_complete():
+                yield from self._records_of(user_id, last)
+            else:
+                for record in self._records(last, None):
+                    if record.user_id == user_id:
+                        yield record
+
+    def _records_of(self, user_id: str, last: str) -> Iterator[Record]:
+        for entry in self._index.entries_of_user(user_id, last):
+            for record in self._look_at_all([entry.session_id]):
+                if record.user_id == user_id:
+                    yield record
+                else:
+                    # A list must work without this: the disk may be read-only.
+                    with contextlib.suppress(StorageUnavailable):
+                        self._upkeep.remove_if_stale(entry)
+
+    def _heads(self) -> Iterator[Record]:
+        """Yield the readable records by id, as far as `Record.is_live` needs them."""
+        self._folder.require()
+        with self._folder.translate_errors():
+            yield from self._look_at_all(self._folder.ids(""), heads_only=True)
+
+    def _look_at_all(self, ids: Iterable[str], *, heads_only: bool = False) -> Iterator[Record]:
+        look = self._look_at_head if heads_only else self._look
+        for session_id in ids:
+            try:
+                record = look(session_id)
+            except (FileNotFoundError, UnreadablePayload):
+                continue
+            if record is not None:
+                yield record
+
+    def _look(self, session_id: str) -> Record | None:
+        """Return the record as lists show it. Raises ``FileNotFoundError`` if there is none."""
+        return read_list_entry(self._folder.path_of(session_id), session_id)
+
+    def _look_at_head(self, session_id: str) -> Record | None:
+        """Return the record as far as it has to be known to count it."""
+        return read_head(self._folder.path_of(session_id), session_id)
+
+    # --- Files -----------------------------------------------------------------------------
+
+    def _entry(self, record: Record) -> Record:
+        """Return what is stored of a live record; `_unpack` makes it the record again."""
+        return record
+
+    def _unpack(self, session_id: str, data: bytes) -> Record:
+        """Return the record in the bytes of a file."""
+        return unpack_file(session_id, data)
+
+    def _write(self, record: Record) -> None:
+        """Store a record in place of the one that is there. Only under the lock."""
+        path, new = self._folder.path_of(record.id), f"{self._folder.shard_of(record.id)}/{NEW}"
+        with self._folder.translate_errors():
+            replace(path, new, record)
+
+    def _owner(self, record: Record | None) -> str | None:
+        return owner_of(record) if self.indexes_users else None
+
+    @contextlib.contextmanager
+    def _follow_in_index(self, record: Record, base: Record | None = None) -> Iterator[None]:
+        """Keep the index right while ``record`` replaces ``base``, even if that fails.
+
+        Only under the lock.
+        """
+        previous, owner = self._owner(base), self._owner(record)
+        if owner is not None and owner != previous:
+            self._index.add(owner, record.id)
+        # If the write fails, the entry stays for a purge: on a network, a failure may be a success.
+        yield
+        if previous is not None and previous != owner:
+            self._index.discard(previous, record.id)

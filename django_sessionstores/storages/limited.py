@@ -1,0 +1,222 @@
+"""The session limit of a user, enforced by a storage around another storage."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, TypeAlias, TypeVar, cast
+
+import msgspec
+from django.core.exceptions import ImproperlyConfigured
+
+from .. import conf
+from ..core import clock
+from ..core.flow import Call, Flow, Pause
+from ..core.records import Record, State, next_version
+from ..exceptions import SessionLimitReached, StorageUnavailable
+from . import revocation
+from .base import Outcome, Storage, Taken, Updated
+from .calls import Calls
+from .composed import Wrapper
+
+T = TypeVar("T")
+_Records: TypeAlias = list[Record]
+"""The records of one session."""
+
+_PAGE: Final = 500
+_LOCK_SECONDS: Final = 10
+"""How long the lock of a user stays if its process was killed."""
+_PAUSES: Final = (0.002, 0.02)
+"""The shortest and the longest time between reads of a lock of another login, in seconds."""
+
+
+class LimitedStorage(Wrapper):
+    """A storage that lets a user have at most ``most`` sessions.
+
+    With ``refuses``, a login over the limit fails; otherwise it ends the oldest sessions. Logins of
+    one user are made one after another. Each takes the lock of the user, which is a record in the
+    storage ``locks``, counts the sessions, stores its own, and ends the surplus ones. In a
+    transaction of the caller, the lock belongs to the transaction, so that the next login waits for
+    its commit or rollback.
+    """
+
+    def __init__(self, inner: Storage, locks: Storage, *, most: int, refuses: bool) -> None:
+        super().__init__(inner)
+        self._locks = Calls(locks)
+        self._most = most
+        self._refuses = refuses
+
+    def _create(self, record: Record, now: int) -> Flow[Updated | Taken]:
+        if record.state is not State.LIVE or record.user_id is None:
+            return (yield from self._calls.create(record, now))
+        return (yield from self._store_under_lock(record, self._calls.create(record, now)))
+
+    def _rotate(
+        self, record: Record, base: Record, tombstone: Record, now: int
+    ) -> Flow[Outcome | Taken]:
+        storing = self._calls.rotate(record, base, tombstone, now)
+        if record.user_id is None or revocation.is_same_session(tombstone, record):
+            return (yield from storing)
+        return (yield from self._store_under_lock(record, storing, base))
+
+    def _store_under_lock(
+        self, record: Record, storing: Flow[T], base: Record | None = None
+    ) -> Flow[T]:
+        """Store the session of a login under the lock of its user, and return the outcome.
+
+        ``base`` is the session that it replaces, which may be of the same user.
+        """
+        lock = yield from self._lock(str(record.user_id))
+        try:
+            surplus = yield from self._surplus(record, base)
+            outcome = yield from storing
+            # If the lock has expired, another login may have ended the same sessions.
+            if isinstance(outcome, Updated) and clock.now() < lock.expires:
+                outcome = cast("T", (yield from self._evict(outcome, surplus)))
+        except Exception:
+            # Not in a ``finally``: a flow that is closed must not ask for another call.
+            yield from self._unlock(lock)
+            raise
+        is_held = yield from self._unlock(lock)
+        if isinstance(outcome, Updated) and not is_held:
+            # The lock has expired meanwhile, so another login may have stored a session as well.
+            outcome = cast("T", (yield from self._count_again(outcome)))
+        return outcome
+
+    def _count_again(self, outcome: Updated) -> Flow[Updated]:
+        record, is_held = outcome.record, False
+        while not is_held:
+            lock = yield from self._lock(str(record.user_id))
+            current = yield from self._calls.lookup(record.id)
+            if current is None or not current.is_live(clock.now()):
+                # Another login has ended this session as a surplus one.
+                yield from self._unlock(lock)
+                break
+            try:
+                surplus = yield from self._surplus(record)
+            except SessionLimitReached:
+                yield from self._calls.delete(record.id)
+                yield from self._unlock(lock)
+                raise
+            outcome = yield from self._evict(outcome, surplus)
+            is_held = yield from self._unlock(lock)
+        return outcome
+
+    # --- Counting --------------------------------------------------------------------------
+
+    def _surplus(self, record: Record, base: Record | None = None) -> Flow[Sequence[_Records]]:
+        """Return the sessions that have to end when ``record`` is stored: the oldest ones.
+
+        Raises `SessionLimitReached` if the limit refuses logins, and ``ImproperlyConfigured`` if
+        the storage cannot list sessions.
+        """
+        others = yield from self._other_sessions(record, base)
+        if self._refuses and len(others) >= self._most:
+            raise SessionLimitReached(
+                f"The user has {self._most} sessions, as many as SESSIONSTORES['MAX_SESSIONS'] "
+                "allows."
+            )
+        return sorted(others, key=_age, reverse=True)[self._most - 1 :]
+
+    def _other_sessions(self, record: Record, base: Record | None) -> Flow[list[_Records]]:
+        """Return the other live sessions of the same user, each with all its records.
+
+        While a session rotates, it may have two records, and it is not known which one will stay.
+        """
+        if not self.lists:
+            raise ImproperlyConfigured(
+                f"SESSIONSTORES['MAX_SESSIONS'] is set, but {self.describe()} cannot tell how many "
+                "sessions a user has. Set SESSIONSTORES['REGISTRY'], or choose another "
+                "SESSION_ENGINE."
+            )
+        own = {record.lineage} if base is None else {record.lineage, base.lineage}
+        found: dict[str, _Records] = {}
+        cursor = ""
+        while True:
+            page = yield from self._calls.scan(cursor, _PAGE, record.user_id)
+            now = clock.now()
+            for each in page.records:
+                if each.lineage not in own and each.is_live(now) and _deadline_of(each) > now:
+                    found.setdefault(each.lineage, []).append(each)
+            cursor = page.next
+            if not cursor:
+                return list(found.values())
+
+    def _evict(self, outcome: Updated, surplus: Sequence[_Records]) -> Flow[Updated]:
+        evicted = []
+        for records in surplus:
+            was_live = False
+            for each in records:
+                ended = yield from revocation.end(self.inner, each.id, known=each)
+                was_live |= ended is not None
+            if was_live:
+                evicted.append(_latest_record(records))
+        return outcome._replace(evicted=(*outcome.evicted, *evicted))
+
+    # --- The lock --------------------------------------------------------------------------
+
+    def _lock(self, user_id: str) -> Flow[Record]:
+        """Wait for the lock of a user; return it."""
+        deadline = clock.monotonic() + 2 * _LOCK_SECONDS
+        current: Record | None = None
+        while True:
+            now = clock.now()
+            lock = _lock_of(user_id, now)
+            outcome: Outcome | Taken | None = None
+            if current is None:
+                outcome = yield from self._locks.create(lock, now)
+            elif current.expires <= now:
+                # A store does not update a record that has expired at the given time.
+                outcome = yield from self._locks.update(lock, current, current.expires - 1)
+            if isinstance(outcome, Updated):
+                return lock
+            if clock.monotonic() > deadline:
+                raise StorageUnavailable(
+                    f"{self.describe()}: another login of the same user has kept its lock for "
+                    f"{2 * _LOCK_SECONDS} seconds."
+                )
+            if outcome is None or current is not None:
+                yield Call(Pause, "sleep", (random.uniform(*_PAUSES),))  # noqa: S311
+            # While another login holds the lock, it is only read. SQLite has one writer at a time,
+            # and waiting logins that write would delay the login that holds the lock.
+            current = yield from self._locks.lookup(lock.id)
+
+    def _unlock(self, lock: Record) -> Flow[bool]:
+        """Release a lock, and return whether it was held until now."""
+        # Expired for the clock of any server.
+        over = msgspec.structs.replace(lock, version=next_version(lock.version), expires=1)
+        # Without this, the lock ends when it expires.
+        with suppress(StorageUnavailable):
+            now = min(clock.now(), lock.expires - 1)
+            outcome = yield from self._locks.update(over, lock, now)
+            return isinstance(outcome, Updated)
+        return True
+
+
+def _lock_of(user_id: str, now: int) -> Record:
+    digest = hashlib.blake2b(user_id.encode(), digest_size=20, person=b"session limit")
+    return Record(
+        id=digest.hexdigest(),
+        # Not the state of a session, so that lists do not show it.
+        state=State.ENDED,
+        version=next_version(),
+        created=now,
+        last_activity=now,
+        expires=now + _LOCK_SECONDS * 1000,
+    )
+
+
+def _deadline_of(record: Record) -> int:
+    return conf.settings.timeouts.end(record.created, record.last_activity)
+
+
+def _latest_record(records: _Records) -> Record:
+    """Return the newest record of a session, by its last activity and version."""
+    return max(records, key=lambda each: (each.last_activity, each.version))
+
+
+def _age(records: _Records) -> tuple[int, str]:
+    record = _latest_record(records)
+    return record.created, record.id

@@ -1,0 +1,1 @@
+"""Sessions in memcached, without the methods of Django's cache."""

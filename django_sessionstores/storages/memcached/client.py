@@ -1,0 +1,57 @@
+"""The client library of memcached, and what its errors mean."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ...exceptions import PayloadTooLarge, StorageFull, StorageUnavailable, missing_extra
+
+try:
+    from pymemcache.client.base import PooledClient
+    from pymemcache.exceptions import (
+        MemcacheError,
+        MemcacheServerError,
+        MemcacheUnexpectedCloseError,
+    )
+except ImportError as error:
+    raise missing_extra("pymemcache", "memcached") from error
+
+__all__ = [
+    "BROKEN",
+    "FAILURES",
+    "TIMEOUT_SECONDS",
+    "MemcacheError",
+    "MemcacheUnexpectedCloseError",
+    "PooledClient",
+    "translate_error",
+]
+
+# pymemcache has no timeout by default: a node that hangs would hang its clients for ever.
+TIMEOUT_SECONDS: Final = 2.0
+
+# What the client raises if the node does not answer, or not as it should: its own errors, those
+# of the socket, RuntimeError if the pool is used up, and the last two when it parses garbage.
+FAILURES: Final = (MemcacheError, OSError, RuntimeError, ValueError, LookupError)
+# What the client raises for an idle connection that the node has closed meanwhile.
+BROKEN: Final = (ConnectionError, MemcacheUnexpectedCloseError)
+
+
+def translate_error(
+    error: Exception, node: str, arguments: tuple[Any, ...]
+) -> StorageUnavailable | PayloadTooLarge:
+    """Return the exception of this package for an error of the client.
+
+    ``arguments`` are those of the command, of which the first one is the data.
+    """
+    said = b" ".join(arg for arg in error.args if isinstance(arg, bytes))
+    if isinstance(error, MemcacheServerError):
+        if b"too large" in said:
+            return PayloadTooLarge(
+                f"The session takes {len(arguments[0])} bytes, more than memcached at {node} "
+                "keeps in one item. Store less in the session, or start memcached with a larger "
+                "-I (1 MB by default)."
+            )
+        if b"out of memory" in said:
+            return StorageFull(f"memcached at {node} has no memory left: give it more with -m")
+    reason = said.decode("ascii", "replace") or str(error)
+    return StorageUnavailable(f"memcached at {node}: {type(error).__name__}: {reason}")

@@ -1,0 +1,56 @@
+"""The items of Django's cache on memcached, for sessions of Django's own backend."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from django.core.cache import caches
+
+from .client import BROKEN, TIMEOUT_SECONDS
+
+
+class DjangoItems:
+    """The items of a PyMemcacheCache, as Django finds and unpickles them.
+
+    Django uses pymemcache's HashClient. That answers "no such key" while a node is down, and then
+    moves the node's keys to others. Here a node that is down raises what its client raises.
+    """
+
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
+        self._open()
+
+    def get(self, key: str) -> Any:
+        """Return the value of a key, or ``None``."""
+        return self._ask("get", key)
+
+    def delete(self, key: str) -> None:
+        """Remove a key."""
+        self._ask("delete", key)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._nodes.close()
+
+    def _ask(self, command: str, key: str) -> Any:
+        if self._process != os.getpid():
+            self._open()
+        full_key = self._cache.make_and_validate_key(key)
+        # Chosen from all nodes: this object never removes one.
+        client = self._nodes.clients[self._nodes.hasher.get_node(full_key)]
+        try:
+            return getattr(client, command)(full_key)
+        except BROKEN:  # Closed while it was idle, most likely.
+            return getattr(client, command)(full_key)
+
+    def _open(self) -> None:
+        cache: Any = caches.create_connection(self._alias)
+        cache._options = {
+            "connect_timeout": TIMEOUT_SECONDS,
+            "timeout": TIMEOUT_SECONDS,
+            **cache._options,
+            "use_pooling": True,
+        }
+        self._cache, self._nodes = cache, cache._cache
+        self._process = os.getpid()

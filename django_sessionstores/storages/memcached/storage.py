@@ -1,0 +1,334 @@
+"""The storage of records in memcached, on the nodes of a Django cache but with its own clients."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from django.core.cache import caches
+from django.core.cache.backends.base import BaseCache
+from django.utils.translation import gettext_noop
+
+from ...core.phrases import Phrase
+from ...core.records import (
+    Record,
+    State,
+    pack,
+    unpack,
+    with_times,
+)
+from ...exceptions import StorageUnavailable, UnreadablePayload
+from ..base import (
+    CacheStorage,
+    Conflict,
+    Gone,
+    Outcome,
+    Taken,
+    Updated,
+)
+from ..copies import is_refused
+from .client import BROKEN, translate_error
+from .exchange import STORED, Answer
+from .nodes import Nodes
+
+# memcached interprets larger numbers as a time since the epoch.
+_LONGEST_RELATIVE: Final = 30 * 24 * 60 * 60
+
+# A round is lost only to a request that touches or fills the same session at that very moment.
+_ROUNDS: Final = 50
+
+
+class _Result(NamedTuple):
+    """The answer of a node to a command that stores."""
+
+    stored: bool | None
+    """``False`` if the item exists, or has changed; ``None`` if there is none."""
+    sent_twice: bool
+    """Whether the node may have carried out the command already when it answered this."""
+
+
+class _Item(NamedTuple):
+    """An item as a node returns it."""
+
+    data: bytes
+    cas: bytes
+
+
+def from_cache(alias: str) -> MemcachedStorage:
+    """Return the storage for sessions in the PyMemcacheCache with this alias.
+
+    Opens no connection.
+    """
+    # An instance of its own, for its keys and its list of servers only. Its HashClient unpickles
+    # what it reads, answers "no such key" for a node that is down, and then moves the node's keys
+    # to others: a user who logged out meanwhile is logged in again when the node is back.
+    return MemcachedStorage(
+        caches.create_connection(alias), caches.settings[alias].get("OPTIONS") or {}
+    )
+
+
+class MemcachedStorage(CacheStorage):
+    """Records as items in their packed form. Every change of one is a compare-and-set.
+
+    A session belongs to one node, see `Nodes`. While its node is down, the session is unavailable;
+    others are not affected.
+    """
+
+    self_expiring = True
+
+    def __init__(self, cache: BaseCache, options: dict[str, Any]) -> None:
+        self._nodes = Nodes(cache, options)
+
+    def describe(self) -> str:
+        return Phrase(
+            gettext_noop("memcached at %(nodes)s through pymemcache"),
+            nodes=", ".join(sorted(self._nodes.clients)),
+        )
+
+    def read(self, session_id: str) -> Record | None:
+        return _record(session_id, self._find(session_id))
+
+    def create(self, record: Record, now: int) -> Updated | Taken:
+        data = pack(record)
+        answer = self._store("add", record, data, record.expires, now)
+        if not answer.stored and not (answer.sent_twice and self._holds(record.id, data)):
+            return Taken()
+        return Updated(_without_handle(record))
+
+    def update(self, record: Record, base: Record, now: int) -> Outcome:
+        data = pack(record)
+        current = self._record_to_compare(base, now)
+        for _ in range(_ROUNDS):
+            if current is None or current.expires <= now:
+                return Gone()
+            if current.version != base.version:
+                return Conflict(current)
+            answer = self._store("cas", record, data, record.expires, now, current.handle)
+            if answer.stored:
+                return Updated(_without_handle(record))
+            if answer.stored is None:
+                return Gone()
+            found = self._find(base.id)
+            if answer.sent_twice and found is not None and found.data == data:
+                return Updated(_without_handle(record))
+            # If the version is still the same, another request has only moved the expiry.
+            current = _record(base.id, found)
+        raise self._contention(base.id)
+
+    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
+        # Not memcached's own ``touch``, which looks at no version and leaves the times in the
+        # record as they are.
+        current = self._record_to_compare(base, now)
+        if current is None or current.expires <= now or current.version != base.version:
+            return False
+        touched = with_times(current, expires, last_activity)
+        answer = self._store("cas", touched, pack(touched), touched.expires, now, current.handle)
+        return answer.stored is True
+
+    def delete(self, session_id: str) -> bool:
+        # Not memcached's own ``delete``, which would remove a tombstone like a session.
+        for _ in range(_ROUNDS):
+            found = self._find(session_id)
+            if found is None:
+                return False
+            try:
+                record = unpack(session_id, found.data)
+            except UnreadablePayload:
+                self._nodes.call(session_id, "delete")
+                return False
+            if record.state is not State.LIVE:
+                return False
+            # An item that is stored with a lifetime in the past is gone at once.
+            answer = self._store("cas", record, b"", 0, 0, found.cas)
+            if answer.stored is not False:
+                return answer.stored is True or answer.sent_twice
+        raise self._contention(session_id)
+
+    def rotate(self, record: Record, base: Record, tombstone: Record, now: int) -> Outcome | Taken:
+        # One round trip: the second write does not wait for the first. If only one was done, it is
+        # undone, and the rotation in two steps finds out why the other was refused.
+        if base.handle is not None and base.expires > now:
+            data = pack(record)
+            end = _pad(tombstone, len(data))
+            created, superseded = self._add_and_cas(record, data, base, end, tombstone.expires, now)
+            if created and superseded:
+                return Updated(_without_handle(record))
+            if superseded:
+                self._put_back(base, end, now)
+            elif created:
+                self.delete(record.id)
+        return super().rotate(record, base, tombstone, now)
+
+    def purge(self, now: int, batch: int) -> int:
+        return 0
+
+    def fill(self, record: Record, until: int, now: int) -> None:
+        data = pack(record)
+        for _ in range(_ROUNDS):
+            found = self._find(record.id)
+            if found is None:
+                answer = self._store("add", record, data, until, now)
+            elif self._is_refused(record, found, now):
+                return
+            else:
+                answer = self._store("cas", record, data, until, now, found.cas)
+            if answer.stored:
+                return
+        raise self._contention(record.id)
+
+    def leave_tombstone(self, tombstone: Record, now: int) -> None:
+        self._store("set", tombstone, pack(tombstone), tombstone.expires, now)
+
+    def close(self) -> None:
+        self._nodes.close()
+
+    # --- Records and items ------------------------------------------------------------------
+
+    def _record_to_compare(self, base: Record, now: int) -> Record | None:
+        """Return the record to compare with ``base``: itself, if it came with its cas token."""
+        if base.handle is not None and base.expires > now:
+            return base
+        return self.read(base.id)
+
+    def _find(self, session_id: str) -> _Item | None:
+        (data, cas), _ = self._nodes.call(session_id, "gets")
+        if data is None:
+            return None
+        if cas == b"0":
+            raise StorageUnavailable(
+                f"memcached at {self._nodes.node_of(session_id)} was started with -C, which "
+                "disables compare-and-set. Start it without -C."
+            )
+        return _Item(data, cas)
+
+    def _holds(self, session_id: str, data: bytes) -> bool:
+        found = self._find(session_id)
+        return found is not None and found.data == data
+
+    def _is_refused(self, copy: Record, found: _Item, now: int) -> bool:
+        try:
+            return is_refused(copy, unpack(copy.id, found.data), now)
+        except UnreadablePayload:
+            return False
+
+    def _store(
+        self,
+        command: str,
+        record: Record,
+        data: bytes,
+        until: int,
+        now: int,
+        cas: bytes | None = None,
+    ) -> _Result:
+        arguments = (data,) if cas is None else (data, cas)
+        return _Result(
+            *self._nodes.call(record.id, command, *arguments, expire=_lifetime(until, now))
+        )
+
+    def _add_and_cas(
+        self, record: Record, data: bytes, base: Record, end: bytes, end_expires: int, now: int
+    ) -> tuple[bool, bool]:
+        """Add ``data`` and replace ``base`` by ``end``, in one round trip.
+
+        Return which of the two was done. Raises the exception for the failure of a node. These are
+        the effects of such a failure, or of a crash:
+
+        * A connection is not open, as after a known outage: nothing is sent. The rotation in two
+          steps begins with the new record.
+        * The new session's node fails: the old session is put back, and was superseded until then.
+          The new record may still appear later, under a key that nobody knows.
+        * The old session's node fails: the new record is removed. Whether the old session is
+          superseded is not known, as with a rotation in two steps.
+        * This process dies between the sends: the old session is unchanged. That is why the new
+          record is sent first.
+        * This process dies later: as if it had died before it could answer the login. Only if a
+          node fails in that very moment, nothing puts the old session back.
+        """
+        new, old = self._nodes.node_of(record.id), self._nodes.node_of(base.id)
+        add = b"add %b 0 %d %d\r\n%b\r\n" % (
+            self._nodes.checked_key(new, record.id),
+            *(_lifetime(record.expires, now), len(data), data),
+        )
+        cas = b"cas %b 0 %d %d %b\r\n%b\r\n" % (
+            self._nodes.checked_key(old, base.id),
+            *(_lifetime(end_expires, now), len(end), base.handle, end),
+        )
+        commands = {new: [add, cas]} if new == old else {new: [add], old: [cas]}
+        added, swapped = self._nodes.call_at_once(commands)
+        try:
+            created = self._was_done(added, record.id, data)
+        except StorageUnavailable:
+            if new != old:
+                with suppress(StorageUnavailable):
+                    if self._was_done(swapped, base.id, end):
+                        self._put_back(base, end, now)
+            raise
+        try:
+            superseded = self._was_done(swapped, base.id, end)
+        except StorageUnavailable:
+            if created and new != old:
+                with suppress(StorageUnavailable):
+                    self.delete(record.id)
+            raise
+        return created, superseded
+
+    def _was_done(self, answer: Answer, session_id: str, data: bytes) -> bool:
+        """Return whether a command that stores ``data`` was carried out, given the answer to it.
+
+        Raises the exception for the failure of a node.
+        """
+        if isinstance(answer, BROKEN):
+            # Closed while it was idle, most likely; but the answer may have been lost.
+            return self._holds(session_id, data)
+        if isinstance(answer, Exception):
+            raise translate_error(answer, self._nodes.node_of(session_id), (data,)) from answer
+        return answer == STORED
+
+    def _put_back(self, base: Record, end: bytes, now: int) -> None:
+        """Undo the tombstone of a session that did not get a successor, if it is still there."""
+        found = self._find(base.id)
+        if found is not None and found.data == end:
+            self._store("cas", base, pack(base), base.expires, now, found.cas)
+
+    def _contention(self, session_id: str) -> StorageUnavailable:
+        return StorageUnavailable(
+            f"memcached at {self._nodes.node_of(session_id)}: other requests changed the item of a "
+            f"session {_ROUNDS} times in a row"
+        )
+
+
+def _record(session_id: str, found: _Item | None) -> Record | None:
+    return None if found is None else unpack(session_id, found.data, found.cas)
+
+
+def _without_handle(record: Record) -> Record:
+    # memcached does not return the token of an item that it has just stored.
+    return record if record.handle is None else msgspec.structs.replace(record, handle=None)
+
+
+def _pad(tombstone: Record, size: int) -> bytes:
+    """Return a packed tombstone of ``size`` bytes, the size of the session that succeeds it.
+
+    A node that refuses the session, because it is too large or memory is short, then refuses the
+    tombstone as well. It might accept a small one, which would end a session without a successor.
+    """
+    link = tombstone.payload
+    padding, packed = len(link), pack(tombstone)
+    for _ in range(2):  # The length of the padding takes some bytes, too.
+        padding = max(len(link), padding + size - len(packed))
+        packed = pack(msgspec.structs.replace(tombstone, payload=link.ljust(padding, b"\0")))
+    return packed
+
+
+def _lifetime(until: int, now: int) -> int:
+    """Return the lifetime as memcached expects it; never too short, because the record decides.
+
+    In seconds from now if that is possible, because the clock of a node may differ.
+    """
+    seconds = -((now - until) // 1000)
+    if seconds <= 0:
+        return -1
+    # memcached counts from its last tick, up to a second ago.
+    seconds += 1
+    return seconds if seconds <= _LONGEST_RELATIVE else -(-until // 1000)

@@ -1,0 +1,1 @@
+"""Sessions in Redis, its index and its connections."""

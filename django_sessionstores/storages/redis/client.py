@@ -1,0 +1,297 @@
+"""The Redis server of a Django cache, and the clients that send it commands."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar
+
+from asgiref.sync import sync_to_async
+from django.core.cache.backends.base import BaseCache
+from django.core.cache.backends.redis import RedisCache as DjangoRedisCache
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_noop
+from redis import Redis
+from redis import asyncio as awaited
+from redis import connection as blocking
+from redis.asyncio import connection as awaiting
+from redis.asyncio.retry import Retry
+from redis.cluster import RedisCluster
+from redis.exceptions import (
+    NoScriptError,
+    OutOfMemoryError,
+    RedisClusterException,
+    RedisError,
+)
+from redis.retry import Retry as BlockingRetry
+
+from ...core.flow import Call, Flow
+from ...core.phrases import Phrase
+from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
+from ..base import NAMESPACE
+from .loops import LoopClients
+from .scripts import Script
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_ERRORS: Final = (RedisError, RedisClusterException, OSError)
+_BATCH: Final = 1000
+
+_MOST_CONNECTIONS: Final = 50
+"""The connections of a loop. Each is in use for as long as a command takes; more commands wait."""
+_LONGEST_WAIT: Final = 20.0
+"""Seconds that a command waits for a connection, if the settings have no timeout."""
+
+_AWAITING: Final[dict[type[Any], type[Any]]] = {
+    blocking.Connection: awaiting.Connection,
+    blocking.SSLConnection: awaiting.SSLConnection,
+    blocking.UnixDomainSocketConnection: awaiting.UnixDomainSocketConnection,
+}
+_POOLS: Final = (blocking.ConnectionPool, blocking.BlockingConnectionPool)
+_OWN_OF_POOLS: Final = re.compile("parser_class|himport_registry|event_dispatcher|maint_.*|orig_.*")
+"""The arguments that a pool of blocking connections adds to those of the settings."""
+
+
+class Server:
+    """The server that a cache of django-redis or Django talks to, through clients of its kind.
+
+    All commands go to the primary.
+    """
+
+    def __init__(self, alias: str, cache: BaseCache) -> None:
+        self._alias = alias
+        self._cache = cache
+        self._client: Any = None
+        self.spans_slots = False
+        """Whether keys may be on different nodes; known after the first command."""
+        self._loops = LoopClients(self._connect_loop)
+
+    def describe(self) -> str:
+        """Return which server this is, through which adapter."""
+        return Phrase(
+            gettext_noop("Redis through %(client)s (cache alias %(alias)s)"),
+            client="Django's RedisCache" if self._is_djangos else "django-redis",
+            alias=repr(self._alias),
+        )
+
+    @property
+    def is_native(self) -> bool:
+        """Whether commands can be awaited without a thread.
+
+        They cannot with a cluster or sentinels, nor with clients, pools or connections of a
+        project's own.
+        """
+        try:
+            client = self._client or self.connect()
+        except (*_ERRORS, ImproperlyConfigured):
+            return False
+        return _awaiting_pool(client) is not None
+
+    def ask(self, *command: Any) -> Any:
+        """Return the answer to one command.
+
+        Raises `StorageUnavailable`, `StorageFull` if there is no memory for a write, and
+        `UnreadablePayload` if the key does not hold a string.
+        """
+        try:
+            client = self._client or self.connect()
+            # Not the methods named like the commands, which take longer to get here. Nor the
+            # connections of the pool, which are faster still: tracing of Redis hooks in here.
+            return client.execute_command(*command)
+        except _ERRORS as error:
+            self._fail(error)
+
+    async def aask(self, *command: Any) -> Any:
+        """See `ask`."""
+        client = self._loops.client_of_running_loop()
+        if client is None:
+            return await _in_thread(self.ask)(*command)
+        try:
+            return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+        except _ERRORS as error:
+            self._fail(error)
+
+    def ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Return the answers to several commands that read, in one round trip.
+
+        An answer may be an error.
+        """
+        if not commands:
+            return []
+        try:
+            client = self._client or self.connect()
+            pipeline = _fill(client.pipeline(transaction=False), commands)
+            return self._answers(pipeline.execute(raise_on_error=False))
+        except _ERRORS as error:
+            self._fail(error)
+
+    async def aask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """See `ask_all`."""
+        if not commands:
+            return []
+        client = self._loops.client_of_running_loop()
+        if client is None:
+            return await _in_thread(self.ask_all)(commands)
+        try:
+            pipeline = _fill(client.pipeline(transaction=False), commands)
+            return self._answers(await pipeline.execute(raise_on_error=False))
+        except _ERRORS as error:
+            self._fail(error)
+
+    def key(self, name: str) -> str:
+        """Return the key in Redis of what the package calls ``name``."""
+        return self._cache.make_key(NAMESPACE + name)
+
+    def evaluate(self, script: Script, keys: tuple[str, ...], *arguments: Any) -> Flow[Any]:
+        """Return what a script returns, in one round trip if the server knows the script."""
+        rest = (len(keys), *keys, *arguments)
+        try:
+            return (yield Call(self, "ask", ("EVALSHA", script.sha, *rest)))
+        except StorageUnavailable as error:
+            if not isinstance(error.__cause__, NoScriptError):
+                raise
+        # The server is new, or was told to forget its scripts. This makes it know the script.
+        return (yield Call(self, "ask", ("EVAL", script.text, *rest)))
+
+    def scan_keys(self, pattern: str) -> Iterator[bytes]:
+        """Yield the keys that match, some of them more than once.
+
+        As many round trips as the server needs.
+        """
+        for keys in self.scan_pages(pattern):
+            yield from keys
+
+    def scan_pages(self, pattern: str) -> Iterator[list[bytes]]:
+        """Yield what `scan_keys` yields, a list for each round trip, which may be empty.
+
+        So the caller can do something else from time to time, however few keys match.
+        """
+        try:
+            client = self._client or self.connect()
+            nodes: list[Any] = [None]
+            if isinstance(client, RedisCluster):
+                nodes = client.get_primaries()  # type: ignore[no-untyped-call]
+            for node in nodes:
+                options = {} if node is None else {"target_nodes": node}
+                cursor = 0
+                while True:
+                    answer, keys = client.scan(cursor, match=pattern, count=_BATCH, **options)
+                    yield keys
+                    cursor = answer if node is None else answer[node.name]
+                    if not cursor:
+                        break
+        except _ERRORS as error:
+            self._fail(error)
+
+    def close(self) -> None:
+        """Close all connections."""
+        client, self._client = self._client, None
+        if isinstance(client, RedisCluster):
+            client.close()
+        elif client is not None:
+            client.connection_pool.disconnect()
+        self._loops.close()
+
+    def connect(self) -> Any:
+        """Return the blocking client, which connects when it is used; a cluster's connects here.
+
+        There is no lock, because requests would queue for a cluster that does not answer. If
+        several clients are made at the same time, the last one stays.
+        """
+        cache: Any = self._cache
+        try:
+            if self._is_djangos:
+                client = cache._cache.get_client(None, write=True)
+            else:
+                client = cache.client.get_client(write=True)
+        except NotImplementedError:
+            raise ImproperlyConfigured(
+                f"CACHES[{self._alias!r}]['OPTIONS']['CLIENT_CLASS'] spreads its keys over "
+                "servers that know nothing of each other. Sessions need a client with one "
+                "primary, or a cluster."
+            ) from None
+        if client.get_encoder().decode_responses:
+            raise ImproperlyConfigured(
+                f"CACHES[{self._alias!r}] sets decode_responses, which makes text of all values. "
+                "Sessions are bytes: remove it, or name another cache in SESSION_CACHE_ALIAS."
+            )
+        self.spans_slots = isinstance(client, RedisCluster)
+        self._client = client
+        return client
+
+    @property
+    def _is_djangos(self) -> bool:
+        return isinstance(self._cache, DjangoRedisCache)
+
+    def _connect_loop(self) -> awaited.Redis | None:
+        """Return a client for an event loop; ``None`` if a thread must do the work."""
+        # The blocking client is made in a thread as well, because that of a cluster blocks.
+        pool = _awaiting_pool(self._client) if self._client is not None else None
+        return None if pool is None else awaited.Redis(connection_pool=pool)
+
+    def _answers(self, answers: list[Any]) -> list[Any]:
+        for answer in answers:
+            if isinstance(answer, _ERRORS) and "WRONGTYPE" not in str(answer):
+                self._fail(answer)
+        return answers
+
+    def _fail(self, error: Exception) -> NoReturn:
+        """Raise the exception that an error of the client means, see `ask`."""
+        # A server quotes what it does not know, including a password or a payload.
+        said, quotes, _ = str(error).partition(", with args")
+        if "WRONGTYPE" in said:
+            raise UnreadablePayload("its key in Redis holds something else") from None
+        if "HELLO" in said or "NOPROTO" in said:
+            said += (
+                ". The server is older than Redis 6: add protocol=2 to the options of its "
+                "connection pool"
+            )
+        # Before Redis 7, an error in a script hides its code in the text.
+        is_full = isinstance(error, OutOfMemoryError) or "OOM command" in said
+        failure = StorageFull if is_full else StorageUnavailable
+        message = f"{self.describe()}: {type(error).__name__}: {said}"
+        raise failure(message) from (None if quotes else error)
+
+
+def _awaiting_pool(client: Any) -> awaited.ConnectionPool | None:
+    """Return a pool for a loop that connects like the pool of a blocking client.
+
+    Return ``None`` if that has anything which cannot be awaited.
+    """
+    pool: Any = getattr(client, "connection_pool", None)
+    if type(client) is not Redis or type(pool) not in _POOLS:
+        return None
+    connection_class = _AWAITING.get(pool.connection_class)
+    if connection_class is None:
+        return None
+    initializers = [vars(base).get("__init__") for base in connection_class.__mro__[:-1]]
+    known = {name for each in initializers if each for name in inspect.signature(each).parameters}
+    arguments: dict[str, Any] = {}
+    for name, value in pool.connection_kwargs.items():
+        if _OWN_OF_POOLS.fullmatch(name):
+            continue
+        if name not in known or name == "redis_connect_func":
+            if value is not None:
+                return None
+        elif isinstance(value, BlockingRetry):
+            arguments[name] = Retry(value._backoff, value._retries)
+        else:
+            arguments[name] = value
+    return awaited.BlockingConnectionPool(
+        connection_class=connection_class,
+        max_connections=min(pool.max_connections, _MOST_CONNECTIONS),
+        timeout=arguments.get("socket_timeout") or _LONGEST_WAIT,
+        **arguments,
+    )
+
+
+def _fill(pipeline: Any, commands: Sequence[tuple[Any, ...]]) -> Any:
+    for command in commands:
+        pipeline.execute_command(*command)
+    return pipeline
+
+
+def _in_thread(method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    return sync_to_async(method, thread_sensitive=False)

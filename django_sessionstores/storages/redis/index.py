@@ -1,0 +1,320 @@
+"""The index of the sessions in Redis: two sorted sets, see `scripts`."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
+from typing import Any, Final, NamedTuple
+
+from ...core.flow import Call, Flow, Pause, run
+from ...core.records import (
+    START_SIZE,
+    Record,
+    State,
+    is_session_id,
+    list_entry,
+    unpack,
+    unpack_start,
+)
+from ...exceptions import StorageUnavailable, UnreadablePayload
+from ..base import Page, Storage, cursor_error
+from . import scripts as scripts
+from .client import Server
+from .scripts import Script
+
+logger: Final = logging.getLogger("django_sessionstores")
+
+_BATCH: Final = 1000
+_CURSOR: Final = re.compile(r"(\d{0,18}\.([0-9a-f]{2})+)?", re.ASCII)
+_GLOB: Final = re.compile(r"[][*?\\^-]")
+BUILDER_SECONDS: Final = 10.0
+"""How long the lock stays after a request that was killed while it rebuilt the index."""
+WAIT_SECONDS: Final = 5.0
+"""How long a request waits for an index that another request rebuilds."""
+_BUILDER_TTL: Final = int(BUILDER_SECONDS * 1000)
+_FIRST_PAUSE: Final = 0.02
+_LONGEST_PAUSE: Final = 0.25
+_LITTER_AGE: Final = 3_600_000
+"""How many milliseconds after its expiry a member of the index is litter, by any clock."""
+
+
+class Moves(NamedTuple):
+    """What a write does to the index, in the order of the scripts' arguments."""
+
+    removed: bytes = b""
+    added: bytes = b""
+    expires: int = 0
+    litter: int = 0
+    """Members that expired before this moment are removed, a few at a time."""
+
+    @property
+    def lists_anew(self) -> bool:
+        """Whether a session comes into the index that was not there."""
+        return bool(self.added) and self.added != self.removed
+
+
+class Member(NamedTuple):
+    """A session in the index."""
+
+    id: str
+    user_id: str | None
+    score: bytes = b""
+    """When it expires, in milliseconds as the server writes them; empty if that is not known."""
+
+    @classmethod
+    def parse(cls, name: bytes, score: bytes) -> Member:
+        """Return the member with this name in the set of all sessions."""
+        user = name[scripts.ID_SIZE + 1 :].decode() if len(name) > scripts.ID_SIZE else None
+        return cls(name[: scripts.ID_SIZE].hex(), user, score)
+
+    @property
+    def name(self) -> bytes:
+        user = b"" if self.user_id is None else b":" + self.user_id.encode()
+        return bytes.fromhex(self.id) + user
+
+
+def moves_of(base: Record | None, record: Record, now: int) -> Moves:
+    """Return what the index has to do when ``record`` replaces ``base``."""
+    removed = Member(base.id, base.user_id).name if base else b""
+    added = Member(record.id, record.user_id).name if record.state is State.LIVE else b""
+    return Moves(removed, added, record.expires, max(0, now - _LITTER_AGE))
+
+
+class SessionIndex:
+    """The index of a server, and the lock of the request that rebuilds it.
+
+    ``storage`` is the storage of the records, whose ``reindex`` calls `rebuild`.
+    """
+
+    def __init__(self, server: Server, storage: Storage) -> None:
+        self._server = server
+        self._storage = storage
+        # In braces, so that a cluster keeps both on one node.
+        self.keys = (server.key("{index}:all"), server.key("{index}:users"))
+        self.lock = server.key("{index}:builder")
+
+    def scan(self, cursor: str, limit: int, user_id: str | None) -> Flow[Page]:
+        """See `Storage.scan`."""
+        members, following = yield from self._page(cursor, limit, user_id)
+        found = yield from self._find(members)
+        yield from self._heal(members, found)
+        return Page([each for each in found if each and user_id in {None, each.user_id}], following)
+
+    def count(self, now: int, user_id: str | None) -> Flow[int]:
+        """See `Storage.count`."""
+        if user_id is None:
+            return int((yield from self._ask(scripts.COUNT, now)))
+        total, cursor = 0, ""
+        while True:
+            members, cursor = yield from self._page(cursor, _BATCH, user_id)
+            total += sum(bool(each.score) and int(each.score) > now for each in members)
+            if not cursor:
+                return total
+
+    def purge(self, now: int, batch: int) -> Flow[int]:
+        """Remove members whose records have expired, and return how many."""
+        while expired := (yield from self._server.evaluate(scripts.EXPIRED, self.keys, now, batch)):
+            members = [Member.parse(*pair) for pair in _pairs(expired)]
+            records = yield from self._find(members)
+            found = [each if each and each.is_live(now) else None for each in records]
+            if gone := (yield from self._heal(members, found)):
+                return gone
+        return 0
+
+    def move(self, moves: Moves) -> Flow[None]:
+        """Let the index follow a write that did not move it in the same step."""
+        try:
+            yield from self._server.evaluate(scripts.MOVE, self.keys, *moves)
+        except StorageUnavailable as error:
+            # A new session that nobody can find must not begin. The index of others heals.
+            if moves.lists_anew:
+                raise
+            logger.warning("The index of sessions is behind until it heals: %s", error)
+
+    def is_complete(self) -> bool:
+        """Return whether the index has all sessions: the empty member of each set says so."""
+        return all(self._server.ask("ZSCORE", name, "") is not None for name in self.keys)
+
+    # --- Building --------------------------------------------------------------------------
+
+    def rebuild(self, builder: str = "") -> int:
+        """Build the index from the records, and return the number of sessions.
+
+        Looks at each key of the server once, including the keys of others. Requests that need the
+        index wait for this, and do not do the same. ``builder`` is the token that the lock holds,
+        if the caller holds the lock.
+
+        If a KEY_FUNCTION of the cache does not end in the key, sessions cannot be told from other
+        keys. They come into the index when they are next used.
+        """
+        if not builder:
+            builder = secrets.token_hex(8)
+            self._server.ask("SET", self.lock, builder, "PX", _BUILDER_TTL)
+        held_at, total = time.monotonic(), 0
+        try:
+            for ids in self._batches_of_ids():
+                if time.monotonic() - held_at > BUILDER_SECONDS / 4:
+                    run(self._server.evaluate(scripts.HOLD, (self.lock,), builder, _BUILDER_TTL))
+                    held_at = time.monotonic()
+                if ids:
+                    total += self._list(ids)
+            run(self._server.evaluate(scripts.COMPLETE, self.keys))
+        finally:
+            with suppress(StorageUnavailable):  # The lock ends by itself.
+                run(self._server.evaluate(scripts.RELEASE, (self.lock,), builder))
+        return total
+
+    def _ask(self, script: Script, *arguments: Any) -> Flow[Any]:
+        """Return what a script reads from the index, which is rebuilt first if it is incomplete.
+
+        One request of all processes does that. The others wait for it, and raise
+        `StorageUnavailable` if it takes longer than `WAIT_SECONDS`: what they could return
+        meanwhile would leave sessions out. If the builder is killed, its lock ends, and another
+        request builds.
+        """
+        answer = yield from self._server.evaluate(script, self.keys, *arguments)
+        if answer is not None:
+            return answer
+        deadline, pause = time.monotonic() + WAIT_SECONDS, _FIRST_PAUSE
+        while True:
+            builder = secrets.token_hex(8)
+            lock = ("SET", self.lock, builder, "NX", "PX", _BUILDER_TTL)
+            is_builder = yield Call(self._server, "ask", lock)
+            # Another request may have finished just before.
+            answer = yield from self._server.evaluate(script, self.keys, *arguments)
+            if is_builder and answer is None:
+                logger.info("The index of sessions is not complete and is made anew.")
+                yield Call(self._storage, "reindex", (builder,))
+                answer = yield from self._server.evaluate(script, self.keys, *arguments)
+                if answer is None:
+                    raise StorageUnavailable(
+                        f"{self._server.describe()} dropped the index of sessions while it was "
+                        "made. Give the server more memory, or an eviction policy that keeps what "
+                        "is used."
+                    )
+            elif is_builder:
+                yield from self._server.evaluate(scripts.RELEASE, (self.lock,), builder)
+            if answer is not None:
+                return answer
+            if time.monotonic() > deadline:
+                raise StorageUnavailable(
+                    f"{self._server.describe()}: another request or command makes the index of "
+                    f"sessions anew, which takes longer than {WAIT_SECONDS:g} seconds. Try again "
+                    "later."
+                )
+            yield Call(Pause, "sleep", (pause * random.uniform(0.5, 1),))  # noqa: S311
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _list(self, ids: Sequence[str]) -> int:
+        """Add the live sessions among some ids to the index, and return how many there are."""
+        records = [each for each in run(self._records(ids)) if each]
+        names = [(Member(each.id, each.user_id).name, each.expires) for each in records]
+        run(self._server.evaluate(scripts.LIST, self.keys, *chain.from_iterable(names)))
+        return len(records)
+
+    def _batches_of_ids(self) -> Iterator[list[str]]:
+        """Yield the ids of all records, and perhaps of some that have gone.
+
+        A batch may be empty: one comes after each round trip.
+        """
+        prefix = self._server.key("")
+        if self._server.key("a") != f"{prefix}a":
+            return
+        pattern = _GLOB.sub(r"\\\g<0>", prefix) + "*"
+        ids: list[str] = []
+        for keys in self._server.scan_pages(pattern):
+            for key in keys:
+                session_id = key[len(prefix.encode()) :].decode(errors="replace")
+                if is_session_id(session_id):
+                    ids.append(session_id)
+            full = len(ids) >= _BATCH
+            yield ids if full else []
+            if full:
+                ids = []
+        yield ids
+
+    # --- Members and their records ---------------------------------------------------------
+
+    def _page(self, cursor: str, limit: int, user_id: str | None) -> Flow[tuple[list[Member], str]]:
+        """Return up to ``limit`` members after a cursor, and the next cursor.
+
+        Raises ``ValueError`` if the cursor is not one.
+        """
+        if not _CURSOR.fullmatch(cursor) or (
+            cursor and cursor.startswith(".") is (user_id is None)
+        ):
+            raise cursor_error(cursor)
+        moment, _, last = cursor.partition(".")
+        after = bytes.fromhex(last)
+        # One more tells whether there is another page.
+        if user_id is None:
+            asked = (scripts.PAGE, moment or "+inf", after, limit + 1)
+        else:
+            asked = (scripts.PAGE_OF_USER, user_id, after, limit + 1)
+        answer = yield from self._ask(*asked)
+        pairs, following = _pairs(answer), ""
+        if len(pairs) > limit:
+            pairs = pairs[:limit]
+            name, score = pairs[-1]
+            following = f".{name.hex()}"
+            if user_id is None:
+                following = f"{int(score)}.{name[: scripts.ID_SIZE].hex()}"
+        if user_id is None:
+            return [Member.parse(*pair) for pair in pairs], following
+        return [
+            Member(name.hex(), user_id, score)
+            for name, score in pairs
+            if len(name) == scripts.ID_SIZE
+        ], following
+
+    def _find(self, members: Sequence[Member]) -> Flow[list[Record | None]]:
+        return (yield from self._records([each.id for each in members]))
+
+    def _records(self, ids: Sequence[str]) -> Flow[list[Record | None]]:
+        """Return the live records with these ids, without payloads."""
+        keys = [self._server.key(each) for each in ids]
+        starts = [("GETRANGE", key, 0, START_SIZE - 1) for key in keys]
+        lengths = [("STRLEN", key) for key in keys]
+        answers = yield Call(self._server, "ask_all", ([*starts, *lengths],))
+        records: list[Record | None] = []
+        for each in zip(ids, answers[: len(ids)], answers[len(ids) :], strict=True):
+            record = yield from self._record(*each)
+            records.append(record)
+        return records
+
+    def _record(self, session_id: str, start: Any, length: Any) -> Flow[Record | None]:
+        try:
+            record = unpack_start(session_id, start, length)
+            if record is None:
+                packed = yield Call(self._server, "ask", ("GET", self._server.key(session_id)))
+                record = None if packed is None else unpack(session_id, packed)
+        except (UnreadablePayload, TypeError):  # Not bytes: another kind of value.
+            return None
+        return list_entry(record) if record and record.state is State.LIVE else None
+
+    def _heal(self, members: Sequence[Member], found: Sequence[Record | None]) -> Flow[int]:
+        """Bring members up to date with their records, and return how many members are gone."""
+        arguments: list[Any] = []
+        for member, record in zip(members, found, strict=True):
+            if record is None or record.user_id != member.user_id:
+                arguments += (member.name, member.score, b"")
+            if record is not None:
+                true = Member(record.id, record.user_id, b"%d" % record.expires)
+                if true != member:
+                    seen = member.score if record.user_id == member.user_id else b""
+                    arguments += (true.name, seen, record.expires)
+        if not arguments:
+            return 0
+        gone: int = yield from self._server.evaluate(scripts.HEAL, self.keys, *arguments)
+        return gone
+
+
+def _pairs(answer: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    """Return names and scores, from a list in which they alternate."""
+    return list(zip(answer[::2], answer[1::2], strict=True))

@@ -1,0 +1,280 @@
+"""Records in Redis, through the connections of a Django cache but not through its API."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+import msgspec
+from django.core.cache import caches
+from django.core.cache.backends.base import BaseCache
+from redis.exceptions import ClusterCrossSlotError
+
+from ...core.flow import (
+    Call,
+    Flow,
+    arun,
+    run,
+)
+from ...core.records import (
+    Record,
+    State,
+    is_session_id,
+    pack,
+    pack_times,
+    unpack,
+)
+from ...exceptions import StorageUnavailable
+from ..base import (
+    CacheStorage,
+    Conflict,
+    Gone,
+    Outcome,
+    Page,
+    Taken,
+    Updated,
+    rotate_in_two_steps,
+)
+from ..flows import FlowStorage
+from . import scripts as scripts
+from .client import Server
+from .index import Moves, SessionIndex, moves_of
+from .scripts import Script
+
+logger: Final = logging.getLogger("django_sessionstores")
+
+
+def from_cache(alias: str) -> RedisStorage:
+    """Return the storage for sessions in a Redis cache of django-redis or Django."""
+    # An instance of its own. Those that Django hands out belong to a thread or task and end with
+    # it or with the request, Django's RedisCache with its connections.
+    return RedisStorage(alias, caches.create_connection(alias))
+
+
+class RedisStorage(FlowStorage, CacheStorage):
+    """Records as strings in their packed form, with a lifetime that Redis ends.
+
+    Lifetimes are sent as time left, not as a moment: the clock of a server may differ.
+
+    Each write is one script that decides on the server and moves the index, see `scripts`. On a
+    cluster, where the keys of records and index are on different nodes, each command has one key,
+    and the index follows in a second command; if that fails, the index is behind until the session
+    is next used or listed.
+    """
+
+    self_expiring = True
+    lists = True
+    indexes_users = True
+    indexes_counts = True
+
+    def __init__(self, alias: str, cache: BaseCache) -> None:
+        self._server = Server(alias, cache)
+        self._index = SessionIndex(self._server, self)
+
+    def describe(self) -> str:
+        return self._server.describe()
+
+    @property
+    def native_async(self) -> bool:
+        return self._server.is_native
+
+    # --- Records ---------------------------------------------------------------------------
+
+    def _read(self, session_id: str) -> Flow[Record | None]:
+        packed = yield Call(self._server, "ask", ("GET", self._server.key(session_id)))
+        return None if packed is None else unpack(session_id, packed)
+
+    def _create(self, record: Record, now: int) -> Flow[Updated | Taken]:
+        written = yield from self._write(
+            scripts.CREATE,
+            (self._server.key(record.id),),
+            (pack(record), _ttl(record.expires, now)),
+            moves_of(None, record, now),
+        )
+        return Updated(record) if written else Taken()
+
+    def _update(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
+        packed = pack(record)
+        answer = yield from self._write(
+            scripts.UPDATE,
+            (self._server.key(base.id),),
+            (_version(base), now, packed, _ttl(record.expires, now)),
+            moves_of(base, record, now),
+            index_stays=(base.expires, base.user_id, base.state)
+            == (record.expires, record.user_id, record.state),
+        )
+        if answer == packed and record.state is State.LIVE:
+            # A client that retries may send the command twice. No other payload is encrypted to the
+            # same bytes, but two tombstones may be equal.
+            return Updated(record)
+        return _outcome(answer, record, base)
+
+    def _touch(self, base: Record, expires: int, last_activity: int, now: int) -> Flow[bool]:
+        answer = yield from self._write(
+            scripts.TOUCH,
+            (self._server.key(base.id),),
+            (_version(base), now, pack_times(last_activity, expires), _ttl(expires, now)),
+            moves_of(base, msgspec.structs.replace(base, expires=expires), now),
+            index_stays=expires <= base.expires,
+        )
+        return bool(answer)
+
+    def _delete(self, session_id: str) -> Flow[bool]:
+        if not is_session_id(session_id):
+            return False  # A value with such a key is not a session.
+        member = yield from self._write(
+            scripts.DELETE, (self._server.key(session_id),), (bytes.fromhex(session_id),)
+        )
+        if member is None:
+            return False
+        if self._server.spans_slots:
+            yield from self._index.move(Moves(removed=member))
+        return True
+
+    def _purge(self, now: int, batch: int) -> Flow[int]:
+        # Redis drops the records; what is left are their members of the index.
+        return self._index.purge(now, batch)
+
+    def _rotate(
+        self, record: Record, base: Record, tombstone: Record, now: int
+    ) -> Flow[Outcome | Taken]:
+        # The two keys are hardly ever in the same slot of a cluster.
+        if not self._server.spans_slots:
+            try:
+                answer = yield from self._server.evaluate(
+                    scripts.ROTATE,
+                    (self._server.key(base.id), self._server.key(record.id), *self._index.keys),
+                    _version(base),
+                    now,
+                    pack(tombstone),
+                    _ttl(tombstone.expires, now),
+                    pack(record),
+                    _ttl(record.expires, now),
+                    *moves_of(base, record, now),
+                )
+                return Taken() if answer == 0 else _outcome(answer, record, base)
+            except StorageUnavailable as error:
+                self._expect_cluster(error)
+        return (yield from rotate_in_two_steps(self, record, base, tombstone, now))
+
+    def fill(self, record: Record, until: int, now: int) -> None:
+        run(self._fill(record, until, now))
+
+    async def afill(self, record: Record, until: int, now: int) -> None:
+        await arun(self._fill(record, until, now))
+
+    def leave_tombstone(self, tombstone: Record, now: int) -> None:
+        run(self._leave_tombstone(tombstone, now))
+
+    async def aleave_tombstone(self, tombstone: Record, now: int) -> None:
+        await arun(self._leave_tombstone(tombstone, now))
+
+    def _fill(self, record: Record, until: int, now: int) -> Flow[None]:
+        key = self._server.key(record.id)
+        yield from self._server.evaluate(scripts.FILL, (key,), pack(record), _ttl(until, now))
+
+    def _leave_tombstone(self, tombstone: Record, now: int) -> Flow[None]:
+        lifetime = ("PX", _ttl(tombstone.expires, now))
+        yield Call(
+            self._server, "ask", ("SET", self._server.key(tombstone.id), pack(tombstone), *lifetime)
+        )
+
+    # --- The index -------------------------------------------------------------------------
+
+    def lookup(self, session_id: str) -> Record | None:
+        return self.read(session_id)
+
+    async def alookup(self, session_id: str) -> Record | None:
+        return await self.aread(session_id)
+
+    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+        """See `Storage.scan`. The last to expire comes first, unless ``user_id`` is given."""
+        return run(self._index.scan(cursor, limit, user_id))
+
+    async def ascan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+        return await arun(self._index.scan(cursor, limit, user_id))
+
+    def count(self, now: int, user_id: str | None) -> int:
+        return run(self._index.count(now, user_id))
+
+    async def acount(self, now: int, user_id: str | None) -> int:
+        return await arun(self._index.count(now, user_id))
+
+    def index_is_complete(self) -> bool:
+        return self._index.is_complete()
+
+    def eviction_policy(self) -> str:
+        """See `Storage.eviction_policy`. The nodes of a cluster are not asked.
+
+        Sessions have a lifetime, so that each policy but one may drop them.
+        """
+        if self._server.spans_slots:
+            return ""
+        memory: dict[str, Any] = self._server.ask("INFO", "memory")
+        policy = str(memory.get("maxmemory_policy", ""))
+        return policy if memory.get("maxmemory") and policy != "noeviction" else ""
+
+    def reindex(self, builder: str = "") -> int:
+        """See `Storage.reindex`, and `SessionIndex.rebuild` for ``builder``."""
+        return self._index.rebuild(builder)
+
+    async def areindex(self, builder: str = "") -> int:
+        return await self._in_thread(self.reindex)(builder)
+
+    # --- The server ------------------------------------------------------------------------
+
+    def _write(
+        self,
+        script: Script,
+        keys: tuple[str],
+        arguments: tuple[Any, ...],
+        moves: Moves | tuple[()] = (),
+        index_stays: bool = False,
+    ) -> Flow[Any]:
+        """Run a script on a record and the index.
+
+        With ``index_stays``, the index is left out on a cluster.
+        """
+        if not self._server.spans_slots:
+            try:
+                return (
+                    yield from self._server.evaluate(
+                        script, (*keys, *self._index.keys), *arguments, *moves
+                    )
+                )
+            except StorageUnavailable as error:
+                self._expect_cluster(error)
+        answer = yield from self._server.evaluate(script, keys, *arguments, *moves)
+        if answer == 1 and moves and not index_stays:
+            yield from self._index.move(moves)
+        return answer
+
+    def _expect_cluster(self, error: StorageUnavailable) -> None:
+        """Remember that keys are on different nodes if an error says so; raise any other error.
+
+        Nothing was written: this was the first call, or the project uses a client of one server
+        for a cluster.
+        """
+        self._server.spans_slots |= isinstance(error.__cause__, ClusterCrossSlotError)
+        if not self._server.spans_slots:
+            raise error
+
+    def close(self) -> None:
+        self._server.close()
+
+
+def _version(record: Record) -> bytes:
+    return record.version.to_bytes(scripts.VERSION_SIZE, "big")
+
+
+def _ttl(expires: int, now: int) -> int:
+    # Redis refuses a lifetime of 0.
+    return max(1, expires - now)
+
+
+def _outcome(answer: Any, record: Record, base: Record) -> Outcome:
+    if answer is None:
+        return Gone()
+    if answer == 1:
+        return Updated(record)
+    return Conflict(unpack(base.id, answer))

@@ -1,0 +1,321 @@
+"""Records that a store keeps and compares by version, with their entries in the registry."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+
+from ...core.flow import Call, Flow, run
+from ...core.records import Record, State, next_version, without_payload
+from ...exceptions import StorageUnavailable, UnreadablePayload
+from ..base import Conflict, Gone, Outcome, Storage, Taken, Updated, was_rotated
+from ..revocation import is_same_session
+from .entries import (
+    combine_outcomes,
+    entry_of,
+    has_drifted,
+    replace_tombstone,
+    with_entry,
+    without_entry,
+)
+from .late_saves import carry_over
+
+logger: Final = logging.getLogger("django_sessionstores")
+
+
+class StoredRecords:
+    """The operations of `RegisteredStorage` if the storage of the data compares versions itself.
+
+    The entry follows the record: it knows the user, the client and the expiry.
+
+    The registry may be in a transaction of which the data is not a part. A write of data that a
+    rollback could not undo then waits for the commit.
+    """
+
+    def __init__(self, data: Storage, registry: Storage) -> None:
+        self._data = data
+        self._registry = registry
+
+    def read(self, locator: str, method: str = "read") -> Flow[Record | None]:
+        """See `Storage.read`. ``method`` is the method of both storages to read with."""
+        record: Record | None = yield Call(self._data, method, (locator,))
+        if record is None or record.state is not State.LIVE:
+            return record
+        entry: Record | None = yield Call(self._registry, method, (record.id,))
+        if entry is None or entry.state is not State.LIVE:
+            return entry
+        return with_entry(record, entry)
+
+    def lookup(self, session_id: str) -> Flow[Record | None]:
+        """See `Storage.lookup`."""
+        entry: Record | None = yield Call(self._registry, "lookup", (session_id,))
+        if entry is None:
+            # During a rotation, the tombstone that leads on may be in the data only.
+            data: Record | None = yield Call(self._data, "read", (session_id,))
+            entry = data if data is not None and data.state is not State.LIVE else None
+        return entry
+
+    def follow(self, base: Record, successor: str) -> Flow[Record | None]:
+        """See `Storage.follow`."""
+        return self.read(successor)
+
+    # --- Creating --------------------------------------------------------------------------
+
+    def create(self, record: Record, now: int) -> Flow[Updated | Taken]:
+        """See `Storage.create`."""
+        # The entry decides which of several requests creates the session.
+        registered: Updated | Taken = yield Call(
+            self._registry, "create", (without_payload(record), now)
+        )
+        if isinstance(registered, Taken):
+            return (yield from self._take_over(record, now))
+        if record.state is not State.LIVE and (yield from self._is_ahead()):
+            yield from self._call_after_commit("delete", record.id)
+            yield from self._call_after_commit("create", record, now)
+            return registered
+        try:
+            created = yield from self._create_data(registered.record, record, now)
+        except Exception:
+            with suppress(StorageUnavailable):
+                yield Call(self._registry, "delete", (record.id,))
+            raise
+        return created if isinstance(created, Taken) else combine_outcomes(created, registered)
+
+    def _create_data(self, entry: Record, record: Record, now: int) -> Flow[Updated | Taken]:
+        created: Updated | Taken = yield Call(self._data, "create", (record, now))
+        if isinstance(created, Updated):
+            return created
+        current: Record | None = yield Call(self._registry, "read", (record.id,))
+        if current is None or current.version != entry.version:
+            return created  # Another request has taken over.
+        # Left over from an entry that was rolled back, or could not be removed with it.
+        yield Call(self._data, "delete", (record.id,))
+        created = yield Call(self._data, "create", (record, now))
+        return created
+
+    def _take_over(self, record: Record, now: int) -> Flow[Updated | Taken]:
+        """Create the data for an entry if the request that created the entry has stopped there."""
+        entry: Record | None = yield Call(self._registry, "read", (record.id,))
+        if entry is None or not entry.is_live(now) or record.state is not State.LIVE:
+            return Taken()
+        if (yield from self._is_ahead()):
+            return Taken()  # The other request would not see before the commit that it lost.
+        if (yield Call(self._data, "read", (record.id,))) is not None:
+            return Taken()
+        claim = msgspec.structs.replace(
+            without_payload(record), version=next_version(entry.version)
+        )
+        claimed: Outcome = yield Call(self._registry, "update", (claim, entry, now))
+        if not isinstance(claimed, Updated):
+            return Taken()
+        created: Updated | Taken = yield Call(self._data, "create", (record, now))
+        return created if isinstance(created, Taken) else combine_outcomes(created, claimed)
+
+    # --- Updating --------------------------------------------------------------------------
+
+    def update(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
+        """See `Storage.update`."""
+        if base.state is not State.LIVE:
+            return (yield from self._replace_tombstone(record, base, now))
+        entry = entry_of(base)
+        if record.state is not State.LIVE and (yield from self._is_ahead()):
+            if not (yield from self._supersede(entry, record, now)):
+                return Gone()
+            yield from self._call_after_commit("update", record, without_entry(base), now)
+            return Updated(record, is_provisional=True)
+        if (yield from self._is_ahead()):
+            # If the session was ended in this transaction, its data is there until the commit.
+            current: Record | None = yield Call(self._registry, "read", (base.id,))
+            if current is None or current.expires <= now:
+                return Gone()
+            if current.state is not State.LIVE:
+                return Conflict(current)
+        outcome: Outcome = yield Call(self._data, "update", (record, without_entry(base), now))
+        if isinstance(outcome, Conflict):
+            return Conflict(with_entry(outcome.current, entry))
+        if isinstance(outcome, Gone):
+            return outcome
+        if record.state is not State.LIVE:
+            return outcome if (yield from self._supersede(entry, record, now)) else Gone()
+        followed = yield from self._update_entry(record, entry, now)
+        return Gone() if followed is None else combine_outcomes(outcome, followed)
+
+    def _update_entry(self, record: Record, entry: Record, now: int) -> Flow[Updated | None]:
+        """Bring an entry up to date with a record that was saved.
+
+        Return ``None`` if there is no entry.
+        """
+        while has_drifted(record, entry):
+            successor = msgspec.structs.replace(
+                without_payload(record), version=next_version(entry.version)
+            )
+            outcome: Outcome = yield Call(self._registry, "update", (successor, entry, now))
+            if isinstance(outcome, Updated):
+                return outcome
+            if isinstance(outcome, Gone):
+                return None
+            if not outcome.current.is_live(now):
+                # A rotation came after the data was saved, and has taken it along.
+                is_rotated = bool(outcome.current.successor)
+                return Updated(entry, is_rotated=True) if is_rotated else None
+            entry = outcome.current
+            if entry.last_activity > record.last_activity:
+                break  # By a request that was saved later.
+        return Updated(entry)
+
+    def _replace_tombstone(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
+        """Replace a tombstone by another one."""
+        left: Outcome = yield Call(self._data, "update", (record, base, now))
+        if isinstance(left, Conflict) and left.current.state is not State.LIVE:
+            # The registry's copy of the tombstone has a version of its own.
+            yield Call(self._data, "update", (record, left.current, now))
+        return (yield from replace_tombstone(self._registry, record, base, now))
+
+    # --- Rotating --------------------------------------------------------------------------
+
+    def rotate(
+        self, record: Record, base: Record, tombstone: Record, now: int
+    ) -> Flow[Outcome | Taken]:
+        """See `Storage.rotate`."""
+        entry = entry_of(base)
+        registered: Updated | Taken = yield Call(
+            self._registry, "create", (without_payload(record), now)
+        )
+        if isinstance(registered, Taken):
+            return registered
+        if (yield from self._is_ahead()):
+            return (yield from self._rotate_ahead(record, base, tombstone, registered, now))
+        try:
+            outcome: Outcome | Taken = yield Call(
+                self._data, "rotate", (record, without_entry(base), tombstone, now)
+            )
+        except Exception:
+            if not (yield from was_rotated(self._data, record, base)):
+                yield Call(self._registry, "delete", (record.id,))
+                raise
+            outcome = Updated(record)
+        if isinstance(outcome, Updated):
+            if (yield from self._supersede(entry, tombstone, now)):
+                return combine_outcomes(outcome, registered)
+            # The session was ended between the two steps, perhaps by a request that did not see
+            # its new id.
+            yield from self.delete(record.id)
+            return Gone()
+        yield Call(self._registry, "delete", (record.id,))
+        if isinstance(outcome, Conflict):
+            return Conflict(with_entry(outcome.current, entry))
+        return outcome
+
+    def _rotate_ahead(
+        self, record: Record, base: Record, tombstone: Record, registered: Updated, now: int
+    ) -> Flow[Outcome | Taken]:
+        """Rotate in a transaction of the registry; the old data is superseded at its commit."""
+        entry = entry_of(base)
+        current: Record | None = yield Call(self._data, "read", (base.id,))
+        outcome: Outcome | Taken = Gone()
+        if current is not None and current.version != base.version:
+            outcome = Conflict(with_entry(current, entry))
+        elif current is not None and (yield from self._supersede(entry, tombstone, now)):
+            outcome = yield Call(self._data, "create", (record, now))
+        if current is not None and isinstance(outcome, Updated):
+            step = partial(carry_over, self._data, current, tombstone, record.id)
+            yield from self._run_after_commit(record.id, step)
+            return combine_outcomes(outcome, registered)
+        yield Call(self._registry, "delete", (record.id,))
+        return outcome
+
+    def _supersede(self, entry: Record, tombstone: Record, now: int) -> Flow[bool]:
+        """Replace the entry by a tombstone, whichever version of the entry is stored by now.
+
+        Return whether the session goes on: its entry has gone if it was ended.
+        """
+        try:
+            while True:
+                outcome: Outcome = yield Call(self._registry, "update", (tombstone, entry, now))
+                if isinstance(outcome, Updated):
+                    return True
+                if isinstance(outcome, Gone) or not outcome.current.is_live(now):
+                    return False
+                entry = outcome.current
+        except StorageUnavailable as error:
+            # The session goes on under its new id, and the response must say so.
+            logger.warning("Session %s stays listed until it expires: %s", entry.id, error)
+            return True
+
+    # --- Deleting --------------------------------------------------------------------------
+
+    def delete(self, session_id: str) -> Flow[bool]:
+        """See `Storage.delete`."""
+        # A session without an entry has ended, even if its data cannot be reached.
+        had_entry: bool = yield Call(self._registry, "delete", (session_id,))
+        if (yield from self._is_ahead()):
+            # The data must outlive a rollback.
+            data = yield from self._read_or_none(session_id)
+            yield from self._call_after_commit("delete", session_id)
+            if had_entry:
+                yield from self._delete_successor(data)
+            return had_entry
+        had_data: bool = yield Call(self._data, "delete", (session_id,))
+        if had_data or not had_entry:
+            return had_entry
+        # Either the data was lost, or a rotation is under way that has not come to the entry.
+        yield from self._delete_successor((yield from self._read_or_none(session_id)))
+        return True
+
+    def _read_or_none(self, session_id: str) -> Flow[Record | None]:
+        """Return the data with an id; ``None`` as well if it cannot be read, but has to end."""
+        with suppress(UnreadablePayload):
+            data: Record | None = yield Call(self._data, "read", (session_id,))
+            return data
+        return None
+
+    def _delete_successor(self, tombstone: Record | None) -> Flow[None]:
+        """Delete the session that a tombstone leads to, unless a login has begun another one."""
+        if tombstone is None or not tombstone.successor:
+            return
+        entry: Record | None = yield Call(self._registry, "read", (tombstone.successor,))
+        if entry is not None and is_same_session(tombstone, entry):
+            yield from self.delete(entry.id)
+
+    # --- Transactions of the registry ------------------------------------------------------
+
+    def _is_ahead(self) -> Flow[bool]:
+        """Return whether data is written at once, but an entry may still be rolled back."""
+        if not (yield Call(self._registry, "in_transaction", ())):
+            return False
+        is_behind: bool = yield Call(self._data, "in_transaction", ())
+        return not is_behind
+
+    def _call_after_commit(self, name: str, subject: Record | str, *args: Any) -> Flow[None]:
+        """Call a method of the data's storage when the transaction of the registry commits."""
+        session_id = subject if isinstance(subject, str) else subject.id
+        yield from self._run_after_commit(
+            session_id, lambda: _call_of(self._data, name, subject, *args)
+        )
+
+    def _run_after_commit(self, session_id: str, step: Callable[[], Flow[object]]) -> Flow[None]:
+        """Run a flow when the transaction of the registry commits."""
+
+        def take() -> None:
+            # Nothing can be undone any more, and an error would skip the hooks that the project has
+            # for the same commit. Without its entry, the data counts for nothing.
+            try:
+                with suppress(StorageUnavailable):
+                    run(step())
+            except Exception as error:  # noqa: BLE001 - whatever it is
+                logger.warning(
+                    "Session %s: its data was not brought up to date after a commit (%s).",
+                    session_id,
+                    type(error).__name__,
+                )
+
+        yield Call(self._registry, "after_commit", (take,))
+
+
+def _call_of(storage: Storage, name: str, *args: Any) -> Flow[object]:
+    return (yield Call(storage, name, args))

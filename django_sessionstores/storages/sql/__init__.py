@@ -1,0 +1,1 @@
+"""Sessions in a database table, and the statements and transactions of databases."""

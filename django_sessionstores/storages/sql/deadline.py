@@ -1,0 +1,260 @@
+"""A limit for how long a storage waits for the answer of a database, with any client library.
+
+libpq does not limit that time, and the clients of MySQL only do if the project says so. A limit of
+the server, such as ``statement_timeout``, does not help while the server hangs, and the operating
+system of the server continues to acknowledge packets. So one thread of the process watches the
+running statements. It shuts down the socket of a connection whose server is late, and the client
+reports a lost connection, as it would if the server had stopped.
+
+Rejected alternatives: options of the socket, because libpq polls, and no option limits that;
+psycopg's own ``wait`` with a timeout, because it is not public, is one client of several, and
+belongs to a connection of the project; a cancel request, because only a running server can process
+it; and a signal, because only the main thread gets it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from math import inf
+from threading import Event, Lock, Thread
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from django.db import Error
+
+from ...conf import NAME, settings
+from ...exceptions import StorageUnavailable
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.backends.utils import CursorWrapper
+
+
+class LimitedCursor:
+    """A cursor with a limit of time: ``with LimitedCursor(connection) as cursor: ...``.
+
+    If the database does not answer the statements of the block within ``DATABASE_TIMEOUT`` seconds,
+    the block ends with `StorageUnavailable`. If Django opens a connection for the cursor, the time
+    begins when the connection is open; the client's ``connect_timeout`` limits how long that takes.
+
+    There is no limit for SQLite, which has its busy timeout, and for clients that do not show their
+    socket.
+    """
+
+    __slots__ = ("_connection", "_cursor", "_lost", "_socket", "deadline", "seconds")
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        self._connection = connection
+        self.seconds = 0.0 if connection.vendor == "sqlite" else settings.DATABASE_TIMEOUT
+        self._lost: object = None
+        """The client's connection whose socket was shut down."""
+
+    # The next methods run for each statement. They make as few calls as possible, which halves
+    # their cost.
+
+    def __enter__(self) -> CursorWrapper:
+        connection = self._connection
+        if not self.seconds:
+            self._cursor = connection.cursor()
+            return self._cursor
+        # The watcher cannot find the socket, because mysqlclient does not show it while a statement
+        # runs. It is found before the cursor is made, because Django may check the health of the
+        # connection then.
+        noted = self._socket = _socket_of(connection)
+        self.deadline = monotonic() + self.seconds
+        _watcher.pending.add(self)
+        if self.deadline < _watcher.wakes_at:
+            _watcher.wake(self.seconds)
+        try:
+            self._cursor = connection.cursor()
+        except BaseException as error:
+            self._leave(error)
+            raise
+        if _owner_of(connection) is not noted.owner:
+            # Under the lock, so that the watcher does not see the new socket and the old deadline.
+            with _watcher.lock:
+                self._start()
+        return self._cursor
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._cursor.__exit__(kind, error, traceback)
+        finally:
+            if self.seconds:
+                self._leave(error)
+
+    def cut_off(self) -> None:
+        """End the wait if the deadline has passed. The watcher calls this under its lock."""
+        if self.deadline > monotonic():
+            return
+        noted = self._socket
+        self._start()
+        # The connection was opened for the cursor, and Django uses it for its first statements. Its
+        # time has only begun.
+        if self._socket.owner is not noted.owner:
+            return
+        with suppress(OSError):
+            # A copy, because the client may close its own meanwhile. If it has already done so, the
+            # number may be that of another socket or file.
+            copy = socket.dup(noted.number)
+            if _identity(copy) != noted.identity:
+                socket.close(copy)
+                return
+            with socket.socket(fileno=copy) as opened:
+                self._lost = self._connection.connection
+                opened.shutdown(socket.SHUT_RDWR)
+
+    def _start(self) -> None:
+        """Start the time now, for the socket that the connection has now."""
+        self._socket = _socket_of(self._connection)
+        self.deadline = monotonic() + self.seconds
+
+    def _leave(self, error: BaseException | None) -> None:
+        try:
+            _watcher.pending.remove(self)
+        except KeyError:
+            _watcher.take_back(self)
+        # If the connection is another one by now, its errors have another cause.
+        if self._lost is None or self._lost is not self._connection.connection:
+            return
+        # In a transaction, Django closes the connection at the end. It must not be closed earlier:
+        # on a new connection, the next statements of the caller would succeed without those before.
+        if self._connection.autocommit:
+            with suppress(Error):
+                self._connection.close()
+        if isinstance(error, Error):
+            raise StorageUnavailable(
+                f"The database {self._connection.alias!r} ({self._connection.vendor}) did not "
+                f"answer within {self.seconds:g} s, the limit that {NAME}['DATABASE_TIMEOUT'] sets."
+            ) from error
+
+
+class _Socket(NamedTuple):
+    """The socket of a client's connection, as it was when the connection was new."""
+
+    owner: Any
+    """The object that has the socket. Another owner means another socket."""
+    number: int
+    """The file descriptor; -1 if the client does not show it."""
+    identity: tuple[int, int] | None
+
+
+_NOTED: Final = "_django_sessionstores_socket"
+"""The attribute of Django's connection that keeps its `_Socket`. To find the socket again for each
+statement would cost as much as everything else here."""
+
+
+def _socket_of(connection: BaseDatabaseWrapper) -> _Socket:
+    owner = _owner_of(connection)
+    noted: _Socket | None = getattr(connection, _NOTED, None)
+    if noted is None or noted.owner is not owner:
+        try:
+            number = int(owner.fileno())
+        except Exception:  # noqa: BLE001 - clients raise what they like
+            number = -1
+        noted = _Socket(owner, number, _identity(number))
+        setattr(connection, _NOTED, noted)
+    return noted
+
+
+def _owner_of(connection: BaseDatabaseWrapper) -> Any:
+    driver = connection.connection  # psycopg, psycopg2, mysqlclient
+    return getattr(driver, "_sock", driver)  # PyMySQL, whose connection may open another socket
+
+
+def _identity(number: int) -> tuple[int, int] | None:
+    """Return what differs between any two sockets.
+
+    Return ``None`` on Windows, where a socket is not a file.
+    """
+    try:
+        status = os.fstat(number)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+class _Watcher:
+    """The cursors of the process that wait for an answer, and the thread that watches their time.
+
+    A cursor adds itself to ``pending`` and removes itself without a lock. It need not wake the
+    thread, which sleeps until the earliest possible deadline, ``wakes_at``. Only after some time
+    without a cursor, the thread sleeps until it is woken.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Start without cursors and without a thread, as a forked process must.
+
+        It does not have the thread of its parent, nor the statements of its parent's threads.
+        """
+        self.pending: set[LimitedCursor] = set()
+        self.wakes_at = inf
+        self.lock = Lock()
+        self._woken = Event()
+        self._rest = 0.0
+        self._thread: Thread | None = None
+
+    def take_back(self, cursor: LimitedCursor) -> None:
+        """Remove a cursor that the thread has taken out of ``pending``.
+
+        The thread adds it again before it releases the lock.
+        """
+        with self.lock:
+            self.pending.discard(cursor)
+
+    def wake(self, rest: float) -> None:
+        """Wake the thread for a deadline in ``rest`` seconds, which is before it would wake."""
+        with self.lock:
+            self._rest = rest
+            if self._thread is None:
+                thread = Thread(target=self._watch, name=__name__, daemon=True)
+                # While the interpreter shuts down, no thread can start. Sessions are still saved.
+                with suppress(RuntimeError):
+                    thread.start()
+                    self._thread = thread
+        self._woken.set()
+
+    def _watch(self) -> None:
+        woken = False
+        while True:
+            self._woken.clear()
+            # A cursor that is added while the earliest deadline is computed wakes the thread again.
+            self.wakes_at = inf
+            now = monotonic()
+            for cursor in list(self.pending):
+                if cursor.deadline <= now:
+                    self._cut_off(cursor)
+            deadlines = [cursor.deadline for cursor in list(self.pending)]
+            if woken:
+                # The statement that woke the thread may have ended already. If the thread slept
+                # until it is woken again, each statement would pay for waking it.
+                deadlines.append(monotonic() + self._rest)
+            self.wakes_at = min(deadlines, default=inf)
+            sleep = None if self.wakes_at == inf else max(0.0, self.wakes_at - monotonic())
+            woken = self._woken.wait(sleep)
+
+    def _cut_off(self, cursor: LimitedCursor) -> None:
+        with self.lock:
+            try:
+                self.pending.remove(cursor)
+            except KeyError:
+                return  # The answer came just in time.
+            cursor.cut_off()
+            self.pending.add(cursor)
+
+
+_watcher: Final = _Watcher()
+
+if hasattr(os, "register_at_fork"):  # Not on Windows, where nothing forks.
+    os.register_at_fork(after_in_child=_watcher.forget)

@@ -1,0 +1,121 @@
+"""The SQL statements of the session table, by database."""
+
+# ruff: noqa: S608 - the statements are made of names from the model; values are parameters.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from ...core.records import TOMBSTONES
+from .rows import FIELDS, SAVED_FIELDS
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from ...models import StoredSession
+
+
+class Statements(NamedTuple):
+    """The SQL of one database. ``None`` if the database has no single statement for it."""
+
+    read: str
+    read_latest: str
+    create: str
+    update: str
+    save: str
+    rotate: str | None
+    touch: str
+    delete: str
+    purge: str | None
+
+
+def compile_statements(model: type[StoredSession], connection: BaseDatabaseWrapper) -> Statements:
+    """Return the statements for the table of the model in a database."""
+    quote = connection.ops.quote_name
+    table = _Table(quote(model._meta.db_table), {field: quote(field) for field in FIELDS})
+    id_, state = table.column["id"], table.column["state"]
+    read = f"SELECT {table.columns} FROM {table.name} WHERE {id_} = %s"
+    tombstones = _placeholders(TOMBSTONES)
+    return Statements(
+        read=read,
+        # In a transaction at REPEATABLE READ, MySQL would continue to return the version that has
+        # just been found outdated.
+        read_latest=read + (" FOR UPDATE" if connection.features.has_select_for_update else ""),
+        create=_create(table, connection.vendor),
+        update=_update(table, FIELDS[1:]),
+        save=_update(table, SAVED_FIELDS),
+        rotate=_rotate(table) if connection.vendor == "postgresql" else None,
+        touch=_touch(table, connection.vendor),
+        # Also rows of an unknown state.
+        delete=f"DELETE FROM {table.name} WHERE {id_} = %s AND {state} NOT IN ({tombstones})",
+        purge=_purge(table, connection.vendor),
+    )
+
+
+class _Table(NamedTuple):
+    """The quoted names of a table and of its columns."""
+
+    name: str
+    column: dict[str, str]
+
+    @property
+    def columns(self) -> str:
+        return ", ".join(self.column.values())
+
+
+def _placeholders(values: Sequence[object]) -> str:
+    return ", ".join(["%s"] * len(values))
+
+
+def _condition(table: _Table) -> str:
+    """Return the condition that a row still is the version that was read."""
+    id_, version, expires = (table.column[field] for field in ("id", "version", "expires"))
+    return f"WHERE {id_} = %s AND {version} = %s AND {expires} > %s"
+
+
+def _create(table: _Table, vendor: str) -> str:
+    create = f"INSERT INTO {table.name} ({table.columns}) VALUES ({_placeholders(FIELDS)})"
+    # Not INSERT IGNORE on MySQL: it would also cut values that are too long for their column. Nor
+    # its ON DUPLICATE KEY: the count of rows is the same 1 whether there was a row or not.
+    return f"{create} ON CONFLICT DO NOTHING" if vendor in {"postgresql", "sqlite"} else create
+
+
+def _update(table: _Table, fields: Sequence[str]) -> str:
+    assignments = ", ".join(f"{table.column[field]} = %s" for field in fields)
+    return f"UPDATE {table.name} SET {assignments} {_condition(table)}"
+
+
+def _rotate(table: _Table) -> str:
+    id_ = table.column["id"]
+    return (
+        f"WITH superseded AS ({_update(table, FIELDS[1:])} "
+        f"AND NOT EXISTS (SELECT 1 FROM {table.name} WHERE {id_} = %s) RETURNING {id_}) "
+        f"INSERT INTO {table.name} ({table.columns}) "
+        f"SELECT {_placeholders(FIELDS)} FROM superseded"
+    )
+
+
+def _touch(table: _Table, vendor: str) -> str:
+    expires, active = table.column["expires"], table.column["last_activity"]
+    greatest = "MAX" if vendor == "sqlite" else "GREATEST"
+    return (
+        f"UPDATE {table.name} SET {expires} = {greatest}({expires}, %s), "
+        f"{active} = {greatest}({active}, %s) {_condition(table)}"
+    )
+
+
+def _purge(table: _Table, vendor: str) -> str | None:
+    id_, expires = table.column["id"], table.column["expires"]
+    expired = f"FROM {table.name} WHERE {expires} <= %s ORDER BY {expires} LIMIT %s"
+    if vendor == "postgresql":
+        # ARRAY, because the planner may run a subquery of IN again for each row, and each time
+        # it would find and lock another batch. A row that is touched after it was found is
+        # checked again when it is locked.
+        return (
+            f"DELETE FROM {table.name} WHERE {id_} = "
+            f"ANY(ARRAY(SELECT {id_} {expired} FOR UPDATE SKIP LOCKED))"
+        )
+    if vendor == "sqlite":
+        return f"DELETE FROM {table.name} WHERE {id_} IN (SELECT {id_} {expired})"
+    return f"DELETE {expired}" if vendor == "mysql" else None

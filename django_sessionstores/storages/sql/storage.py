@@ -1,0 +1,365 @@
+"""The storage of records in a database table, through Django's connections.
+
+Django's ORM owns the table, its migrations and its routing. The statements of each request are
+compiled once per database and run through Django's cursor, because building the same query with the
+ORM takes longer than the database takes to answer it. Each is a single statement in autocommit,
+without a transaction around it, and atomic by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
+from django.db import (
+    DataError,
+    Error,
+    IntegrityError,
+    ProgrammingError,
+    connections,
+    router,
+    transaction,
+)
+from django.db.models.functions import Length
+from django.db.transaction import TransactionManagementError
+from django.utils.translation import gettext_noop
+from msgspec.structs import replace
+
+from ...core.phrases import Phrase
+from ...core.records import TOMBSTONES, Record, State
+from ...exceptions import PayloadTooLarge, StorageUnavailable
+from ..base import (
+    Conflict,
+    Gone,
+    Outcome,
+    Page,
+    Storage,
+    Taken,
+    Updated,
+    cursor_error,
+)
+from . import transactions
+from .deadline import LimitedCursor
+from .lost_races import code_of, conflict_before_cleanup, conflict_in_transaction, retry, summary_of
+from .rows import LIST_FIELDS, Row, differs_only_as_saved, record_of, row_of
+from .statements import Statements, compile_statements
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.models import QuerySet
+
+    from ...models import StoredSession
+
+_APP: Final = "django_sessionstores"
+# Errors of drivers for which Django has no class. The numbers are MySQL's, the codes of five
+# characters are PostgreSQL's.
+_PACKET_TOO_LARGE: Final = 1153
+_TRANSACTION_IS_ABORTED: Final = "25P02"
+_SCHEMA_DIFFERS: Final = ("no such table", "no such column", "has no column named")
+
+_CURRENT_READS: Final = frozenset({"read committed", "read uncommitted"})
+"""The isolation levels, as Django names them, at which each statement sees the current rows."""
+
+_CURSOR: Final = re.compile(r"\d{1,18}\.([0-9a-f]{40}|~)", re.ASCII)
+"""The expiry of the last session of a page, as large as the column allows, and its id, or a string
+that sorts after all ids."""
+
+
+class DatabaseStorage(Storage):
+    """Records as rows of `StoredSession`, in the database to which the routers write them.
+
+    They are read from there as well: a replica may lag, and a session that was just logged in must
+    be found.
+
+    A request does not wait for a statement longer than a `LimitedCursor` allows. `purge` has no
+    limit: no request waits for it, and a statement that is cut short would have to be done again.
+    """
+
+    lists = True
+    indexes_users = True
+    indexes_counts = True
+    thread_sensitive = True  # Django's connections belong to a thread.
+
+    def __init__(self) -> None:
+        if not apps.is_installed(_APP):
+            raise ImproperlyConfigured(
+                f"Sessions, or their registry, are in a table of {_APP!r}. Add {_APP!r} to "
+                "INSTALLED_APPS and run: python manage.py migrate"
+            )
+        # Not at the top: models need an installed app, but this module must be importable without.
+        from ...models import StoredSession
+
+        self._model = StoredSession
+        self._compiled: dict[str, Statements] = {}
+
+    def describe(self) -> str:
+        connection = self.connection()
+        return Phrase(
+            gettext_noop("table %(table)s in database %(database)s (%(vendor)s)"),
+            table=self._model._meta.db_table,
+            database=repr(connection.alias),
+            vendor=connection.vendor,
+        )
+
+    def read(self, session_id: str) -> Record | None:
+        connection, statements = self._database()
+        row = _fetch(connection, statements.read, (session_id,))
+        return None if row is None else record_of(row)
+
+    def read_latest(self, session_id: str) -> Record | None:
+        connection, statements = self._database()
+        read = statements.read_latest if _reads_the_past(connection) else statements.read
+        row = _fetch(connection, read, (session_id,))
+        return None if row is None else record_of(row)
+
+    # Callers decide by these reads, as they do by the record that an update of no row returns.
+
+    def lookup(self, session_id: str) -> Record | None:
+        return self.read_latest(session_id)
+
+    async def alookup(self, session_id: str) -> Record | None:
+        return await self._in_thread(self.read_latest)(session_id)
+
+    async def aread_latest(self, session_id: str) -> Record | None:
+        return await self._in_thread(self.read_latest)(session_id)
+
+    def follow(self, base: Record, successor: str) -> Record | None:
+        return self.read_latest(successor)
+
+    async def afollow(self, base: Record, successor: str) -> Record | None:
+        return await self._in_thread(self.read_latest)(successor)
+
+    def create(self, record: Record, now: int) -> Updated | Taken:
+        connection, statements = self._database()
+        try:
+            created = _execute(connection, statements.create, row_of(record))
+        except IntegrityError:
+            # A database without ON CONFLICT does not abort a transaction after this error.
+            if self.read_latest(record.id) is None:
+                raise
+            return Taken()
+        return _outcome(connection, record) if created else Taken()
+
+    def update(self, record: Record, base: Record, now: int) -> Outcome:
+        connection, statements = self._database()
+        condition = (base.id, base.version, now)
+        sql, values = statements.update, row_of(record)[1:]
+        if differs_only_as_saved(record, base):
+            sql, values = statements.save, (record.payload, record.version, record.last_activity)
+        if _execute(connection, sql, (*values, *condition)):
+            return _outcome(connection, record)
+        return self._refusal(base.id, now)
+
+    def rotate(self, record: Record, base: Record, tombstone: Record, now: int) -> Outcome | Taken:
+        """See `Storage.rotate`. One statement on PostgreSQL.
+
+        On other databases, the new record is created first and the tombstone second. Renaming the
+        row and then creating a tombstone takes as many statements, but between them the old id
+        would be unknown: a parallel request would have its cookie deleted.
+        """
+        connection, statements = self._database()
+        if statements.rotate is None:
+            if connection.vendor != "sqlite" or transactions.is_open(connection):
+                with conflict_before_cleanup():
+                    return super().rotate(record, base, tombstone, now)
+            # The cost of a write is its commit, and BEGIN is not a round trip: one commit for both.
+            with _errors_of(connection), transaction.atomic(connection.alias):
+                outcome = super().rotate(record, base, tombstone, now)
+            # The transaction was not the caller's.
+            return Updated(record) if isinstance(outcome, Updated) else outcome
+        condition = (base.id, base.version, now, record.id)
+        parameters = (*row_of(tombstone)[1:], *condition, *row_of(record))
+        if _execute(connection, statements.rotate, parameters):
+            return _outcome(connection, record)
+        latest = self._refusal(base.id, now)
+        if isinstance(latest, Conflict) and latest.current.version == base.version:
+            return Taken()
+        return latest
+
+    def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
+        connection, statements = self._database()
+        parameters = (expires, last_activity, base.id, base.version, now)
+        return _execute(connection, statements.touch, parameters) > 0
+
+    def delete(self, session_id: str) -> bool:
+        connection, statements = self._database()
+        return bool(_execute(connection, statements.delete, (session_id, *TOMBSTONES)))
+
+    def purge(self, now: int, batch: int) -> int:
+        connection, statements = self._database()
+        if statements.purge is not None:
+            return _execute(connection, statements.purge, (now, batch), patient=True)
+        # Other databases have no LIMIT for DELETE, and no common syntax for it in a subquery.
+        with _errors_of(connection):
+            rows = self._model._base_manager.using(connection.alias).filter(expires__lte=now)
+            ids = list(rows.order_by("expires").values_list("pk", flat=True)[:batch])
+            return rows.filter(pk__in=ids).delete()[0] if ids else 0
+
+    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+        """See `Storage.scan`. The last to expire comes first, which is the last one used."""
+        rows = self._rows(user_id)
+        if user_id is not None and _reads_the_past(self.connection()):
+            # A limit and `end_all` must not miss sessions that have begun meanwhile.
+            rows = rows.select_for_update()
+        if cursor:
+            if not _CURSOR.fullmatch(cursor):
+                raise cursor_error(cursor)
+            expires, _, last_id = cursor.partition(".")
+            # The first condition is implied by the second, but the index is used for the first.
+            rows = rows.filter(expires__lte=int(expires)).exclude(
+                expires=int(expires), pk__gte=last_id
+            )
+        with _errors_of(self.connection()):
+            listed = rows.values_list(*LIST_FIELDS, Length("payload"))
+            found = list(listed.order_by("-expires", "-pk")[: limit + 1])
+        records = [
+            replace(record_of((row[0], b"", *row[1:])), size=row[-1]) for row in found[:limit]
+        ]
+        is_last = len(found) <= limit
+        return Page(records, "" if is_last else f"{records[-1].expires}.{records[-1].id}")
+
+    def first_expired(self, now: int) -> str:
+        # No id sorts after this.
+        return f"{now}.~"
+
+    def count(self, now: int, user_id: str | None) -> int:
+        with _errors_of(self.connection()):
+            return self._rows(user_id).filter(expires__gt=now).count()
+
+    def _rows(self, user_id: str | None) -> QuerySet[StoredSession]:
+        rows = self._model._base_manager.using(self.connection().alias).filter(state=State.LIVE)
+        if user_id is None:
+            return rows
+        rows = rows.filter(user_id=user_id)
+        if self.connection().vendor == "mysql":
+            # Which compares without regard to case, and ignores spaces at the end.
+            rows = rows.filter(user_id__startswith=user_id, user_id__endswith=user_id)
+        return rows
+
+    def in_transaction(self) -> bool:
+        return transactions.is_open(self.connection())
+
+    async def ain_transaction(self) -> bool:
+        return await self._in_thread(self.in_transaction)()
+
+    def after_commit(self, action: Callable[[], object]) -> Callable[[], bool | None]:
+        return transactions.after_commit(self.connection(), action)
+
+    def after_rollback(self, action: Callable[[], object]) -> None:
+        transactions.after_rollback(self.connection(), action)
+
+    def connection(self) -> BaseDatabaseWrapper:
+        """Return Django's connection to the database of the table, which need not be open."""
+        return self._database()[0]
+
+    def _database(self) -> tuple[BaseDatabaseWrapper, Statements]:
+        # Routers are asked each time: some decide by the request.
+        alias = router.db_for_write(self._model)
+        connection = connections[alias]
+        statements = self._compiled.get(alias)
+        if statements is None:
+            statements = self._compiled[alias] = compile_statements(self._model, connection)
+        return connection, statements
+
+    def _refusal(self, session_id: str, now: int) -> Conflict | Gone:
+        """Return why a write found no row to change."""
+        connection, statements = self._database()
+        in_transaction = transactions.is_open(connection)
+        read = statements.read_latest if in_transaction else statements.read
+        row = _fetch(connection, read, (session_id,))
+        if row is None:
+            return Gone()
+        current = record_of(row)
+        return Conflict(current) if current.expires > now else Gone()
+
+
+def _outcome(connection: BaseDatabaseWrapper, record: Record) -> Updated:
+    return Updated(record, is_provisional=transactions.is_open(connection))
+
+
+def _reads_the_past(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether a plain SELECT returns rows as they were when the transaction began.
+
+    UPDATE and DELETE find the current rows nevertheless. This is so on MySQL only: at the same
+    isolation level, PostgreSQL refuses to write a row that has changed since.
+    """
+    if connection.vendor != "mysql" or not transactions.is_open(connection):
+        return False
+    # Django's default is READ COMMITTED, and None stands for the default of the server.
+    return getattr(connection, "isolation_level", None) not in _CURRENT_READS
+
+
+def _fetch(connection: BaseDatabaseWrapper, sql: str, parameters: Row) -> Row | None:
+    def fetch() -> Row | None:
+        with LimitedCursor(connection) as cursor:
+            cursor.execute(sql, parameters)
+            row: Row | None = cursor.fetchone()
+        return row
+
+    try:
+        return retry(connection, fetch)
+    except Error as error:
+        _raise_translated(error, connection)
+
+
+def _execute(
+    connection: BaseDatabaseWrapper, sql: str, parameters: Row, *, patient: bool = False
+) -> int:
+    """Return how many rows the statement wrote. ``patient`` means without a limit of time."""
+
+    def count() -> int:
+        with connection.cursor() if patient else LimitedCursor(connection) as cursor:
+            cursor.execute(sql, parameters)
+            rows: int = cursor.rowcount
+        return rows
+
+    try:
+        return retry(connection, count)
+    except Error as error:
+        _raise_translated(error, connection)
+
+
+@contextmanager
+def _errors_of(connection: BaseDatabaseWrapper) -> Generator[None]:
+    """Translate errors of the store; errors of the caller and of the data pass."""
+    try:
+        yield
+    except Error as error:
+        _raise_translated(error, connection)
+
+
+def _raise_translated(error: Error, connection: BaseDatabaseWrapper) -> NoReturn:
+    translated = _translate(error, connection)
+    if translated is None:
+        raise error
+    raise translated from error
+
+
+def _translate(error: Exception, connection: BaseDatabaseWrapper) -> Exception | None:
+    """Return the exception for an error, or ``None`` if the error is not the store's.
+
+    The driver's message may quote data, so the text has only the parts that do not, see
+    `summary_of`. The cause has the whole message.
+    """
+    database = f"The database {connection.alias!r} ({connection.vendor})"
+    if conflict := conflict_in_transaction(connection, error):
+        return conflict
+    code = code_of(error)
+    if code == _PACKET_TOO_LARGE or (isinstance(error, DataError) and "too big" in str(error)):
+        return PayloadTooLarge(f"{database} cannot store a session of this size.")
+    if isinstance(error, IntegrityError | DataError | TransactionManagementError):
+        return None
+    if code == _TRANSACTION_IS_ABORTED:
+        return None
+    # The statements are fixed: if they are wrong, the table is not the one that they are for.
+    if isinstance(error, ProgrammingError) or any(text in str(error) for text in _SCHEMA_DIFFERS):
+        return StorageUnavailable(
+            f"{database} has no table for sessions that could be used ({summary_of(error)}). "
+            f"Run: python manage.py migrate --database={connection.alias} (or give its user the "
+            "right to the table)."
+        )
+    return StorageUnavailable(f"{database} did not answer as it should ({summary_of(error)}).")

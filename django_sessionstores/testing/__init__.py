@@ -1,0 +1,45 @@
+"""Tests for storages and engines, for the package and for your own.
+
+``conformance`` tests what a storage or an engine must do, call by call. ``simulation`` runs whole
+requests against each other, in every order; it needs the extra ``simulation`` and is imported by
+its own name.
+"""
+
+from ..core.clock import now
+from .conformance.engine import EngineContract
+from .conformance.execution import Twin, in_threads
+from .conformance.failures import RaisedError, raises
+from .conformance.observation import (
+    STORAGE_METHODS,
+    Hook,
+    inner_storages,
+    observed,
+    stores_of,
+    suspicions,
+)
+from .conformance.request import RequestContract
+from .conformance.storage import StorageContract
+from .conformance.values import DAY, HOUR, MALFORMED_KEYS, at, successor, without_handle
+
+__all__ = [
+    "DAY",
+    "HOUR",
+    "MALFORMED_KEYS",
+    "STORAGE_METHODS",
+    "EngineContract",
+    "Hook",
+    "RaisedError",
+    "RequestContract",
+    "StorageContract",
+    "Twin",
+    "at",
+    "in_threads",
+    "inner_storages",
+    "now",
+    "observed",
+    "raises",
+    "stores_of",
+    "successor",
+    "suspicions",
+    "without_handle",
+]

@@ -1,0 +1,26 @@
+"""The contract of a storage: tests of each method of `storages.base.Storage`."""
+
+from .copies import CopyTests
+from .creation import CreationTests
+from .ending import DeletionTests, TombstoneTests
+from .expiry import PurgeTests
+from .listing import ListingTests
+from .rotation import RotationTests
+from .updates import TouchTests, UpdateTests
+
+
+class StorageContract(
+    CreationTests,
+    UpdateTests,
+    TombstoneTests,
+    TouchTests,
+    DeletionTests,
+    RotationTests,
+    PurgeTests,
+    ListingTests,
+    CopyTests,
+):
+    """All tests of a storage, blocking or, with ``awaited = True``, by its async twins.
+
+    A subclass sets ``storage`` before each test.
+    """

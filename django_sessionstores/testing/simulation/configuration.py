@@ -1,0 +1,167 @@
+"""The configuration of a simulated site: its backend, its middleware and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+from django.utils.module_loading import import_string
+
+from . import users
+
+ENGINES: Final = ("memory", "db", "cache", "cached_db", "cache_registry", "cookie_registry")
+MIDDLEWARES: Final = ("own", "django")
+DRIVERS: Final = ("sync", "async")
+START: Final = 1_800_000_000_000
+"""The time at which a world begins, in milliseconds since the epoch."""
+ROTATE_AFTER: Final = 1000
+GRACE: Final = 60
+WEEKS: Final = 4 * 7 * 86_400
+"""Seconds after which every session has expired."""
+
+BACKENDS: Final = f"{__package__}.engines"
+"""The package of the backends that the settings name."""
+
+
+class Config(NamedTuple):
+    """The configuration of a site: its backend, its middleware, its kind of views, and options.
+
+    The backend is one of `ENGINES`, or the dotted path of a function that returns an empty storage.
+
+    ===================  ===============================================================
+    ``2step``            stores rotate in two steps
+    ``limit``            ``MAX_SESSIONS`` is 2, and the oldest session ends
+    ``refuse``           ``MAX_SESSIONS`` is 2, and the login is refused
+    ``idle``             ``IDLE_TIMEOUT`` is set
+    ``merge``            the site has a merge function that can fail
+    ``memory``           the site has a previous backend with sessions in memory
+    ``cookie``           the site has a previous backend with sessions in the cookie
+    ``strict``           responses that arrive late are not excused
+    ``workers``          two processes of ``cached_db`` share the cache and the database
+    ===================  ===============================================================
+    """
+
+    engine: str = "memory"
+    middleware: str = "own"
+    driver: str = "sync"
+    options: frozenset[str] = frozenset()
+
+    def check(self) -> None:
+        """Raise ``ValueError`` if there is no such site; the text names the valid choices."""
+        if self.engine not in ENGINES and not _is_function(self.engine):
+            raise ValueError(
+                f"{self.engine!r} is not an engine. The engines are: {', '.join(ENGINES)}. For a "
+                "storage of your own, give the dotted path of a function that returns it."
+            )
+        for value, choices in ((self.middleware, MIDDLEWARES), (self.driver, DRIVERS)):
+            if value not in choices:
+                raise ValueError(f"{value!r} must be one of: {', '.join(choices)}.")
+
+    def __str__(self) -> str:
+        options = "".join(f" +{each}" for each in sorted(self.options))
+        return f"{self.engine} {self.middleware} {self.driver}{options}"
+
+    @classmethod
+    def parse(cls, text: str) -> Config:
+        """Return the config that ``str()`` turned into this text; raise ``ValueError``."""
+        try:
+            engine, kind, driver, *options = text.split()
+        except ValueError:
+            raise ValueError(
+                f"{text!r} must begin with an engine, a middleware and a kind of views, such as "
+                "'db own sync'."
+            ) from None
+        return cls(engine, kind, driver, frozenset(each.removeprefix("+") for each in options))
+
+    @property
+    def is_registered(self) -> bool:
+        """Return whether the storage of the data has a registry in the database."""
+        if "." in self.engine:
+            return not _lists(self.engine)
+        return self.engine == "cache_registry"
+
+    @property
+    def is_transactional(self) -> bool:
+        """Return whether a rollback undoes saves."""
+        return self.is_registered or self.engine in {"db", "cached_db", "cookie_registry"}
+
+    @property
+    def hides_writes(self) -> bool:
+        """Return whether saves are hidden from others until the transaction commits."""
+        return self.engine in {"db", "cached_db", "cookie_registry"}
+
+    @property
+    def rotates(self) -> bool:
+        """Return whether keys are rotated because of their age."""
+        return self.engine != "cookie_registry" and "idle" not in self.options
+
+    @property
+    def rotates_in_two_steps(self) -> bool:
+        """Return whether others may see a rotation before the old key is superseded."""
+        return "2step" in self.options or self.is_registered
+
+    @property
+    def idle_seconds(self) -> int:
+        """Return ``IDLE_TIMEOUT``, in seconds, for sites with the option ``idle``."""
+        return 100_000
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the site."""
+        options: dict[str, Any] = {
+            "ROTATE_AFTER": ROTATE_AFTER,
+            "ROTATION_GRACE": GRACE,
+            # Longer than a program takes: entries older than the window would be read unmerged.
+            "MERGE_WINDOW": 10 * WEEKS,
+        }
+        if self.options & {"limit", "refuse"}:
+            options["MAX_SESSIONS"] = 2
+            options["ON_LIMIT"] = "refuse" if "refuse" in self.options else "end_oldest"
+        if "idle" in self.options:
+            # A rotation would save the session anyway.
+            options |= {"IDLE_TIMEOUT": self.idle_seconds, "ROTATE_AFTER": 0}
+        if "merge" in self.options:
+            options["MERGE"] = {"m": _merge}
+        if "memory" in self.options:
+            options["MIGRATE_FROM"] = [f"{BACKENDS}.previous"]
+        if "cookie" in self.options:
+            options["MIGRATE_FROM"] = [f"{BACKENDS}.previous_in_cookie"]
+        own = "django_sessionstores.middleware.SessionMiddleware"
+        django = "django.contrib.sessions.middleware.SessionMiddleware"
+        in_key = self.engine == "cookie_registry"
+        return {
+            "SESSION_ENGINE": f"{BACKENDS}.{'in_cookie' if in_key else 'plain'}",
+            "MIDDLEWARE": [own if self.middleware == "own" else django],
+            "AUTHENTICATION_BACKENDS": [users.BACKEND],
+            "SECRET_KEY": "the first key of the simulated site",
+            "SECRET_KEY_FALLBACKS": [],
+            "SESSION_COOKIE_NAME": "sessionid",
+            "SESSIONSTORES": options,
+        }
+
+
+@cache
+def _lists(path: str) -> bool:
+    """Return whether the storage that this function returns lists its sessions."""
+    return bool(import_string(path)().lists)
+
+
+def _is_function(path: str) -> bool:
+    try:
+        return callable(import_string(path))
+    except ImportError:
+        return False
+
+
+class MergeFailed(Exception):
+    """The error of the site's merge function."""
+
+
+failing_merges: list[Callable[[], bool]] = []
+"""The merge function fails if one of these functions returns true."""
+
+
+def _merge(base: object, mine: object, theirs: object) -> object:
+    if any(fails() for fails in failing_merges):
+        raise MergeFailed
+    return mine

@@ -1,0 +1,1 @@
+"""The session backends of the simulated site, one per module, which settings name."""

@@ -1,0 +1,266 @@
+"""Trying every ordered pair of operations, with the second begun at each call of the first.
+
+With one preemption, the second operation runs to its end, and then the first one goes on. With two
+preemptions, the second is also interrupted at each of its calls, and goes on after the first one
+has ended. The responses arrive in both orders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product
+from typing import Final, NamedTuple
+
+from .configuration import ENGINES, Config
+from .history import Violation
+from .programs import Program, Result, run_in
+from .progress import Progress, silent
+from .site import site
+from .world import World
+
+_VISITOR: Final = ("s1:x.put.base", "s1*", ">s1")
+_USER: Final = (*_VISITOR, "s2:x.login.1", "s2*", ">s2")
+_OTHER: Final = ("t1:y.put.base", "t1*", ">t1", "t2:y.login.1", "t2*", ">t2")
+_WAIT: Final = "+1001"
+_COME_BACK: Final = ("c1:x.poll", "c1*", ">c1", "c2:x.put.b", "c2*", ">c2")
+
+
+class Setup(NamedTuple):
+    """The steps before the two operations, the options of the site, and the operations to try."""
+
+    steps: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
+    second: tuple[str, ...] = ()
+
+
+_WRITES: Final = ("x.put.a", "x.nested", "x.drop.base", "x.put.a+save", "x.save", "x.replace")
+_ENDS: Final = ("x.logout", "x.flush", "x.delete")
+_OWN: Final = (
+    *("x.read", "x.poll", *_WRITES, "x.put.a+save+error", "x.load", "x.clear"),
+    *("x.login.1", "x.login.2", "x.login.1+save", "x.cycle", *_ENDS),
+)
+_SIGNED_IN: Final = ("x.password", "x.others", "y.password", "y.others", "y.put.a")
+_OPERATOR: Final = ("o.end.x", "o.delete_key.x", "o.end_all.1", "o.deactivate.1", "o.purge")
+_ATOMIC: Final = (
+    *("x.put.a+save@rollback", "x.put.a+save+404@atomic", "x.put.a+save@savepoint"),
+    *("x.login.1+save+404@atomic", "x.login.1+save@rollback", "x.cycle+save+404@atomic"),
+    *("x.put.a@atomic", "x.login.1@atomic", "x.logout@rollback", "x.password+404@atomic"),
+    *("x.read@rollback", "x.password@atomic", "x.put.a+save@manual", "x.put.a+save@undone"),
+    *("x.put.a+save@again", "x.login.1+save@again"),
+)
+
+SETUPS: Final = {
+    "visitor": Setup(_VISITOR, first=_OWN, second=("x.put.b", *_OWN, "o.purge")),
+    "user": Setup(
+        (*_OTHER, *_USER),
+        first=(*_OWN, *_SIGNED_IN),
+        second=("x.put.b", *_OWN, *_SIGNED_IN, *_OPERATOR),
+    ),
+    "due": Setup(
+        (*_OTHER, *_USER, _WAIT),
+        first=(*_OWN, *_SIGNED_IN),
+        second=("x.put.b", *_OWN, *_SIGNED_IN, *_OPERATOR),
+    ),
+    "atomic": Setup(
+        _USER,
+        first=_ATOMIC,
+        second=("o.purge", "x.put.b", "x.poll", "x.login.1", *_ENDS, *_ATOMIC),
+    ),
+    "atomic visitor": Setup(
+        _VISITOR, first=_ATOMIC, second=("o.purge", "x.put.b", "x.poll", "x.login.1", "x.flush")
+    ),
+    "merge": Setup(_USER, ("merge",), ("x.retry.a",), ("x.put.b.m", "x.put.m", "x.logout")),
+    "idle": Setup(_USER, ("idle",), ("x.load", "x.read", "x.put.a"), ("x.put.b", "x.logout")),
+    "idle for long": Setup(
+        (*_USER, "+60000"), ("idle",), ("x.load", "x.read", "x.poll", "x.put.a"), ("o.wait.60000",)
+    ),
+    "moved": Setup(
+        ("previous.x.1",), ("memory",), ("x.read", "x.put.a", *_ENDS, "x.poll@rollback"),
+        ("x.read", "x.put.b", "x.login.1", *_ENDS, "o.end_all.1", "o.purge"),
+    ),
+    "moved from cookie": Setup(
+        ("previous.x.1",), ("cookie",), ("x.read", "x.put.a", *_ENDS, "x.read@rollback"),
+        ("x.read", "x.put.b", "x.login.1", *_ENDS, "o.end_all.1", "o.purge"),
+    ),
+    "limit": Setup(
+        (*_OTHER, *_USER, _WAIT), ("limit",), ("x.poll", "z.login.1", "x.put.a", "x.cycle"),
+        ("z.login.1", "w.login.1", "y.logout", "x.put.b"),
+    ),
+    "refuse": Setup(
+        (*_USER, _WAIT), ("refuse",), ("x.poll", "z.login.1", "x.put.a", "x.cycle"),
+        ("z.login.1", "w.login.1", "x.put.b"),
+    ),
+}  # fmt: skip
+
+
+def check_setups(names: Iterable[str]) -> None:
+    """Raise ``ValueError`` if a name is not in `SETUPS`; the text names the setups."""
+    for name in names:
+        if name not in SETUPS:
+            raise ValueError(f"{name!r} is not a setup. The setups are: {', '.join(SETUPS)}.")
+
+
+Found = Callable[[Program, Result], None]
+
+
+def configs(
+    setup: Setup, engines: Iterable[str], middlewares: Iterable[str], drivers: Iterable[str]
+) -> Iterator[Config]:
+    """Yield the configs of the sites in which a setup makes sense."""
+    for engine, kind, driver in product(engines, middlewares, drivers):
+        if "memory" in setup.options and engine == "cookie_registry":
+            continue
+        if "cookie" in setup.options and engine == "cookie_registry":
+            continue
+        yield Config(engine, kind, driver, frozenset(setup.options))
+        if engine in {"cache", "db", "cached_db"} and _WAIT in setup.steps:
+            yield Config(engine, kind, driver, frozenset((*setup.options, "2step")))
+
+
+def explore(
+    found: Found,
+    *,
+    setups: Iterable[str] = tuple(SETUPS),
+    engines: Iterable[str] = ENGINES,
+    middlewares: Iterable[str] = ("own", "django"),
+    drivers: Iterable[str] = ("sync", "async"),
+    preemptions: int = 1,
+    progress: Progress = silent,
+) -> int:
+    """Try every pair of operations; return the number of points.
+
+    ``found`` is called with each program that fails, and its result.
+    """
+    points = done = 0
+    tried = [
+        (setup, config, pairs)
+        for setup in (SETUPS[name] for name in setups)
+        for config in configs(setup, engines, middlewares, drivers)
+        if (pairs := list(_pairs(setup, config)))
+    ]
+    total = sum(len(pairs) for _setup, _config, pairs in tried)
+    for setup, config, pairs in tried:
+        with site(config) as new_world:
+            for a, b in pairs:
+                progress("Pairs of operations", done, total)
+                points += _pair(found, new_world, config, setup.steps, a, b, preemptions)
+                done += 1
+    return points
+
+
+def _pairs(setup: Setup, config: Config) -> Iterator[tuple[str, str]]:
+    for a, b in product(setup.first, setup.second):
+        if config.driver != "async" or not ("@" in a or "@" in b):
+            yield a, b
+
+
+def explore_faults(
+    found: Found,
+    *,
+    engines: Iterable[str] = ENGINES,
+    middlewares: Iterable[str] = ("own", "django"),
+    drivers: Iterable[str] = ("sync", "async"),
+    progress: Progress = silent,
+) -> int:
+    """Let each call of each operation fail, or its process die there; return the number of points.
+
+    Then the browser comes back, reads its session, and sets a key.
+    """
+    points = done = 0
+    tried = [
+        (setup, config, (*setup.first, "x.recover", "o.end.x", "o.end_all.1", "o.purge"))
+        for setup in (SETUPS["visitor"], SETUPS["due"])
+        for config in configs(setup, engines, middlewares, drivers)
+    ]
+    total = sum(len(operations) for _setup, _config, operations in tried)
+    for setup, config, operations in tried:
+        with site(config) as new_world:
+            for operation in operations:
+                progress("Operations with a fault", done, total)
+                done += 1
+                start = (*setup.steps, f"a:{operation}")
+                world = new_world()
+                points += run_in(world, (*start, "a*")).points
+                faults = "-~!%" if config.driver == "async" else "-~!"
+                for k, fault in product(range(world.scheduler.actors["a"].points), faults):
+                    steps = (*start, *["a"] * k, f"a{fault}", "a*", ">a", *_COME_BACK)
+                    result = run_in(new_world(), steps)
+                    points += result.points
+                    if result.violations:
+                        found(Program(config, steps), result)
+    return points
+
+
+def explore_twins(
+    found: Found,
+    *,
+    engines: Iterable[str] = ENGINES,
+    middlewares: Iterable[str] = ("own", "django"),
+    progress: Progress = silent,
+) -> int:
+    """Compare the calls of each operation in sync and async views; return the number of points."""
+    points = 0
+    sites = list(product(("visitor", "due"), engines, middlewares))
+    for done, (name, engine, kind) in enumerate(sites):
+        progress("Sites with sync and async views", done, len(sites))
+        setup, traces = SETUPS[name], []
+        operations = (*setup.first, "x.recover", *_OPERATOR)
+        programs = [(*setup.steps, f"a:{each}", "a*") for each in operations]
+        for driver in ("sync", "async"):
+            config = Config(engine, kind, driver, frozenset(setup.options))
+            with site(config) as new_world:
+                results = [run_in(new_world(), steps) for steps in programs]
+            points += sum(each.points for each in results)
+            traces.append(results)
+        for steps, blocking, awaited in zip(programs, *traces, strict=True):
+            if _calls(blocking) != _calls(awaited):
+                text = f"sync calls {_calls(blocking)}, async {_calls(awaited)}"
+                differing = awaited._replace(violations=[Violation(30, text)])
+                found(Program(config, steps), differing)
+    return points
+
+
+def _calls(result: Result) -> list[str]:
+    """Return the calls of request ``a`` to the stores of sessions, without those for users."""
+    return [
+        each[3:]
+        for each in result.trace
+        if each.startswith("a:") and not each.startswith("a: users.")
+    ]
+
+
+def _pair(
+    found: Found,
+    new_world: Callable[[], World],
+    config: Config,
+    before: tuple[str, ...],
+    a: str,
+    b: str,
+    preemptions: int,
+) -> int:
+    points = 0
+
+    def attempt(*steps: str) -> World:
+        nonlocal points
+        world = new_world()
+        result = run_in(world, steps)
+        points += result.points
+        if result.violations:
+            found(Program(config, steps), result)
+        return world
+
+    def calls(world: World, label: str) -> int:
+        return world.scheduler.actors[label].points
+
+    start = (*before, f"a:{a}")
+    # In the last round, A has ended, and its response is under way.
+    for k in range(calls(attempt(*start, "a*"), "a") + 1):
+        head = (*start, *["a"] * k, f"b:{b}")
+        b_calls = calls(attempt(*head, "b*", "a*", ">a", ">b"), "b")
+        attempt(*head, "b*", "a*", ">b", ">a")
+        if preemptions > 1:
+            for j in range(1, b_calls):
+                attempt(*head, *["b"] * j, "a*", "b*", ">a", ">b")
+                attempt(*head, *["b"] * j, "a*", "b*", ">b", ">a")
+    return points

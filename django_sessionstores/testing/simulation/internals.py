@@ -1,0 +1,234 @@
+"""The names of the package that the simulation uses, and its access to private parts.
+
+Every other module of the simulation imports the names of the package from here, so that a change of
+the package needs a change in one place.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, Final
+from unittest import mock
+
+from asgiref.sync import SyncToAsync
+from django.dispatch import Signal
+from django.urls import set_urlconf
+
+from ... import signals
+from ...accounts import changes as accounts
+from ...backends.cookie import SessionStore as CookieSessionStore
+from ...core import clock as core_clock
+from ...core import flow, records
+from ...core.flow import arun, run
+from ...core.records import Record, State, with_times
+from ...exceptions import (
+    SessionConflict,
+    SessionEnded,
+    SessionLimitReached,
+    SessionStoresError,
+    StorageUnavailable,
+)
+from ...inventory import Inventory
+from ...middleware import SessionMiddleware
+from ...migration import lazy
+from ...payloads import codec
+from ...payloads.codec import Codec
+from ...sessions import SessionStore, engine, request_sessions, rotation
+from ...storages.base import (
+    CacheStorage,
+    Conflict,
+    Gone,
+    Outcome,
+    Page,
+    Storage,
+    Taken,
+    Updated,
+    id_of_cursor,
+    page_of,
+    rotate_in_two_steps,
+)
+from ...storages.cookie import CookieStorage
+from ...storages.copies import is_refused
+from ...storages.layered import LayeredStorage
+from ...storages.memory import MemoryStorage
+from ...storages.registered import RegisteredStorage
+from . import users
+
+__all__ = [
+    "CALLS",
+    "COMPOSED_CALLS",
+    "LOCAL_CALLS",
+    "CacheStorage",
+    "Codec",
+    "Conflict",
+    "CookieSessionStore",
+    "CookieStorage",
+    "Gone",
+    "Inventory",
+    "LayeredStorage",
+    "MemoryStorage",
+    "Outcome",
+    "Page",
+    "Record",
+    "RegisteredStorage",
+    "SessionConflict",
+    "SessionEnded",
+    "SessionLimitReached",
+    "SessionMiddleware",
+    "SessionStore",
+    "SessionStoresError",
+    "State",
+    "Storage",
+    "StorageUnavailable",
+    "Taken",
+    "Updated",
+    "arun",
+    "attributes",
+    "clock",
+    "derived_key",
+    "end_account_sessions",
+    "forget_storages",
+    "handled_request",
+    "id_of_cursor",
+    "is_refused",
+    "keys_from",
+    "methods",
+    "no_event_loop",
+    "page_of",
+    "pauses",
+    "rotate_in_two_steps",
+    "run",
+    "sessions_before",
+    "signals",
+    "with_times",
+]
+
+CALLS: Final = frozenset(
+    {
+        *("read", "create", "update", "rotate", "touch", "delete", "purge"),
+        *("lookup", "scan", "count", "reindex", "fill", "leave_tombstone"),
+    }
+)
+"""The methods of a storage that call its store; each has an async twin."""
+LOCAL_CALLS: Final = frozenset({"in_transaction", "after_commit", "issue"})
+"""The methods with an async twin that do not call the store."""
+COMPOSED_CALLS: Final = frozenset({"find", "peek", "read_latest", "follow", "end"})
+"""The methods that the contract composes from the others."""
+
+
+def attributes(storage: Storage) -> dict[str, Any]:
+    """Return the values of the class attributes and properties by which a storage is described."""
+    names = {
+        name
+        for kind in (Storage, CacheStorage)
+        for name, value in vars(kind).items()
+        if not name.startswith("_") and not callable(value) and not hasattr(value, "__func__")
+    }
+    return {name: getattr(storage, name) for name in names if hasattr(storage, name)}
+
+
+def methods() -> Iterator[str]:
+    """Yield the names of the public methods of a storage, without the async twins."""
+    names = {**vars(Storage), **vars(CacheStorage)}
+    for name, value in names.items():
+        is_twin = name.startswith("a") and name[1:] in names
+        if callable(value) and not name.startswith("_") and not is_twin:
+            yield name
+
+
+@contextmanager
+def clock(now: Callable[[], int]) -> Iterator[None]:
+    """Let the package read the time, in milliseconds, from ``now``."""
+    with core_clock.use(now=now, monotonic=lambda: now() / 1000):
+        yield
+
+
+@contextmanager
+def pauses(wait: Callable[[], None]) -> Iterator[None]:
+    """Let the flows of the package call ``wait`` instead of sleeping."""
+
+    def sleep(seconds: float) -> None:
+        wait()
+
+    async def asleep(seconds: float) -> None:
+        wait()
+
+    with (
+        mock.patch.object(flow.Pause, "sleep", staticmethod(sleep)),
+        mock.patch.object(flow.Pause, "asleep", staticmethod(asleep)),
+    ):
+        yield
+
+
+@contextmanager
+def keys_from(source: random.Random) -> Iterator[None]:
+    """Draw session keys, and everything else that is random, from ``source``.
+
+    A run can then be repeated. New keys are derived from old ones, and the keys of sessions in
+    cookies hold the data that the codec has encrypted.
+    """
+    drawing = SimpleNamespace(token_bytes=source.randbytes, randbits=source.getrandbits)
+    with (
+        mock.patch.object(records, "secrets", drawing),
+        mock.patch.object(records, "random", source),
+        mock.patch.object(rotation, "secrets", drawing),
+        mock.patch.object(codec, "os", SimpleNamespace(urandom=source.randbytes)),
+    ):
+        yield
+
+
+@contextmanager
+def no_event_loop() -> Iterator[None]:
+    """Let the async code of Django and the package run without a loop and without threads."""
+
+    async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.func(*args, **kwargs)
+
+    async def asend(self: Signal, sender: Any, **named: Any) -> Any:
+        return self.send(sender, **named)
+
+    async def asend_robust(self: Signal, sender: Any, **named: Any) -> Any:
+        return self.send_robust(sender, **named)
+
+    with (
+        mock.patch.object(SyncToAsync, "__call__", call),
+        mock.patch.object(Signal, "asend", asend),
+        mock.patch.object(Signal, "asend_robust", asend_robust),
+    ):
+        yield
+
+
+def sessions_before(user_id: str) -> set[str] | None:
+    """Return the sessions of a user, as the package does before it stores a new password."""
+    return accounts._sessions_of(user_id)
+
+
+def end_account_sessions(user_id: str, cause: str, only: set[str] | None) -> None:
+    """End sessions as the package does when a change of an account is committed."""
+    accounts._end(user_id, cause, only, lambda: users.find[0](int(user_id)))
+
+
+@contextmanager
+def handled_request() -> Iterator[None]:
+    """Do before and after a request what the package needs from Django's handler."""
+    set_urlconf("simulated")
+    request_sessions._start()
+    try:
+        yield
+    finally:
+        request_sessions._finish()
+        set_urlconf(None)
+
+
+def forget_storages() -> None:
+    """Make all backends, including previous ones, create their storages again."""
+    engine._forget_storages(setting="CACHES")
+    lazy._forget_sources()
+
+
+def derived_key(cookie: str) -> str:
+    """Return the session key that is derived from the cookie of a previous backend."""
+    return records.derived_key(cookie)

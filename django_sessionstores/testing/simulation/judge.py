@@ -1,0 +1,368 @@
+"""Judging what requests see, how they are answered, and which cookies they get."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from .history import DELETED, FOREVER, Ending, Key, Life, Request, Superseding, Violation
+from .internals import SessionConflict, SessionEnded, SessionLimitReached, StorageUnavailable
+
+if TYPE_CHECKING:
+    from .world import World
+
+_READS: Final = frozenset({"read", "poll"})
+ENDS_OWN: Final = frozenset({"logout", "flush", "delete"})
+_LEASE_AT: Final = 60_000
+MOST: Final = 2
+"""``MAX_SESSIONS`` of the sites that set it."""
+
+
+class Judge:
+    """The known sessions of a world, and the promises that were broken."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.violations: list[Violation] = []
+        self.lives: list[Life] = []
+        self.by_key: dict[str, Life] = {}
+        self.is_watching = True
+        self._user_endings: list[Ending] = []
+
+    @property
+    def _is_skewed(self) -> bool:
+        """Return whether the clocks of the servers differ."""
+        return any(each.skew for each in self._world.scheduler.actors.values())
+
+    @property
+    def _now(self) -> int:
+        return self._world.scheduler.tick()
+
+    def _broken(self, promise: int, text: str) -> None:
+        if self.is_watching:
+            self.violations.append(Violation(promise, text))
+
+    def judge(
+        self,
+        request: Request | None,
+        key: str | None,
+        data: dict[str, Any] | None,
+        ticks: tuple[int, int],
+        began_at: int,
+    ) -> None:
+        """Judge the data that was read under a key; None if there was no session.
+
+        ``ticks`` are when the request began and when it read, and ``began_at`` is the time of the
+        beginning. Without a request, the data was read after all of them.
+        """
+        life = self.by_key.get(key or "")
+        who = "afterwards" if request is None else str(request)
+        if life is None:
+            if data is not None:
+                self._broken(14, f"{who}: a key that was never handed out leads to {data}")
+            return
+        known, (since, until), at = life.keys[str(key)], ticks, self._world.now()
+        if data is None:
+            must = life.must_be_live(known, since, until, at)
+            if must and not self.may_be_evicted(life) and not self.is_idle(life, key, at):
+                why = self._why_missing(life, known, request)
+                self._broken(why, f"{who}: session {life.number} is not there")
+            return
+        if not life.may_be_live(known, since, began_at) and not self._is_leased(life, began_at):
+            if any(each.acked is not None for each in life.endings):
+                self._broken(7, f"{who}: session {life.number} is back from its end")
+            else:
+                promise = 18 if self._world.is_rolled_back else 11
+                text = f"{who}: the key from before leads to session {life.number}"
+                self._broken(promise, text)
+        user = data.get("_auth_user_id")
+        if user != (None if life.user is None else str(life.user)):
+            self._broken(11, f"{who}: session {life.number} of {life.user} is of {user}")
+            return
+        names = {write.key for write, _ in life.writes} | {
+            name for name in data if not name.startswith("_")
+        }
+        for name in sorted(names):
+            self._judge_value(life, name, data.get(name, DELETED), ticks, who)
+
+    def _judge_value(
+        self, life: Life, name: str, value: Any, ticks: tuple[int, int], who: str
+    ) -> None:
+        values, may_be_absent = life.allowed(name, *ticks)
+        if value in values or (value is DELETED and may_be_absent):
+            return
+        if self._world.config.engine == "cached_db" and self._world.was_away:
+            return  # An outdated copy within its lease: the cache could not be updated.
+        voids = [write.value for write, _ in life.writes if write.key == name and write.is_void]
+        text = f"{who}: session {life.number} has {name}={value!r}, not one of {values}"
+        writes = [write for write, _ in life.writes if write.key == name]
+        if any(write.value == value and write.request.is_in_transaction for write in writes):
+            self._broken(19, text)
+            return
+        if value in voids:
+            self._broken(18 if self._world.is_rolled_back else 3, text)
+            return
+        missed = [write for write, _ in life.writes if write.key == name and write.acked]
+        beside = any(
+            other.overlaps(write.request) and other is not write.request
+            for write in missed
+            for other in self._world.requests.values()
+        )
+        self._broken(18 if self._world.is_rolled_back else 2 if beside else 1, text)
+
+    def _why_missing(self, life: Life, key: Key, request: Request | None) -> int:
+        requests = list(self._world.requests.values())
+        if any(each.spared is life for each in self._user_endings):
+            return 9
+        if self._world.is_rolled_back:
+            return 18
+        if any(each.was_killed for each in requests):
+            return 23
+        if any(each.faults for each in requests):
+            return 22
+        if key.superseded:
+            return 12
+        beside = request is not None and any(
+            each.who == request.who and each is not request and each.overlaps(request)
+            for each in requests
+        )
+        return 15 if beside else 1
+
+    def _judge_status(self, request: Request) -> None:
+        status, error = request.status, request.error
+        if request.recovered and status != 500:
+            self._broken(21, f"{request}: answered {status} for an outage that was over")
+        asked = {"+error": 500, "+404": 404}
+        expected = next((n for text, n in asked.items() if text in request.operation), 200)
+        if status == expected or request.recovered:
+            lost = [each for each in request.writes if each.acked is None and status < 400]
+            if lost and not request.faults and any(each.value is not DELETED for each in lost):
+                self._broken(1, f"{request}: answered {status} and did not save {lost[0].key}")
+            return
+        if request.faults or isinstance(error, StorageUnavailable):
+            if (
+                not request.faults
+                and not self._is_disturbed
+                and not self._is_migrated_beside(request)
+            ):
+                self._broken(21, f"{request}: an outage that nobody has had: {error!r}")
+            return
+        if status == 503 and request.signs_in is not None and self._may_keep_a_lock():
+            return
+        text = f"{request}: answered {status}, {type(error).__name__}: {error}"
+        expired = request.presented is not None and self.is_idle(
+            request.presented, request.key, self._world.time
+        )
+        if expired:
+            return
+        if request.name in _READS:
+            # Django's middleware may replace a newer cookie by the old one.
+            if self._world.config.middleware == "own":
+                self._broken(17, text)
+        elif isinstance(error, SessionLimitReached):
+            self._judge_refusal(request)
+        elif not self._is_explained(request, error):
+            self._broken(20 if "@" in request.operation else 15, text)
+
+    @property
+    def _is_disturbed(self) -> bool:
+        """Return whether stores were unreachable, or transactions may have met a deadlock."""
+        return (
+            any("@" in each.operation or each.faults for each in self._world.requests.values())
+            or self._world.was_away
+        )
+
+    def _may_keep_a_lock(self) -> bool:
+        """Return whether several logins may have died while they held the lock of their user.
+
+        Each lock is then kept until it expires.
+        """
+        has_limit = bool(self._world.config.options & {"limit", "refuse"})
+        dead = [each for each in self._world.requests.values() if each.is_uncertain]
+        return has_limit and len(dead) > 1
+
+    def _is_migrated_beside(self, request: Request) -> bool:
+        """Return whether another request may be ending the session of a previous backend.
+
+        That request has deleted the session that a third one has migrated, and has not stored its
+        tombstone yet. A request that reads then finds that the session existed, but not what became
+        of it. It waits for about 300 milliseconds of the clock, which may pass here without a step
+        of the other request (21).
+        """
+        life = request.presented
+        return (
+            life is not None
+            and life.was_there_before
+            and any(
+                each.request is not None and each.request.overlaps(request) for each in life.endings
+            )
+        )
+
+    def _is_explained(self, request: Request, error: Exception | None) -> bool:
+        """Return whether another request has ended or superseded the session to be saved."""
+        if isinstance(error, SessionConflict) and "@" in request.operation:
+            return True
+        if request.status >= 500 and not isinstance(error, SessionEnded):
+            return False
+        if request.signs_in is not None and any(
+            each.user == request.signs_in
+            and each.request is not None
+            and each.request.overlaps(request)
+            for each in self._user_endings
+        ):
+            return True  # The session that it has just stored is one of those that end.
+        if request.life is not None and self.may_be_evicted(request.life):
+            return True
+        life = self.by_key.get(request.key or "")
+        if life is None:
+            # The request had no key, and the session that it has stored has ended since.
+            own = request.life
+            return own is not None and (bool(own.endings) or self.may_be_evicted(own))
+        if self.may_be_evicted(life):
+            return True
+        if self._is_lost_by_an_error(request, life):
+            return True
+        until = request.ended or FOREVER
+        ends = any(each.start < until and each.request is not request for each in life.endings)
+        key = life.keys[request.key or ""]
+        return ends or any(
+            each.start < until
+            and each.request is not request
+            and (each.grace is None or self._world.time >= each.start_at + each.grace)
+            for each in key.superseded
+        )
+
+    def _is_lost_by_an_error(self, request: Request, life: Life) -> bool:
+        """Return whether a response with status 500 should have sent the new key of the session.
+
+        Django's middleware does not send a cookie with it, so the rotation grace period of the old
+        key may pass (12).
+        """
+        return self._world.config.middleware == "django" and any(
+            "+error" in each.request.operation
+            and each.grace is not None
+            and request.began_at >= each.start_at + each.grace
+            for each in life.keys[str(request.key)].superseded
+        )
+
+    def _judge_cookie(self, request: Request) -> None:
+        life = request.life
+        if request.cookie is None and request.status == 200 and life is not None:
+            is_new = life.request is request and not (life.endings or request.faults)
+            is_new = is_new and not self.may_be_evicted(life)
+            if is_new and not any(key.superseded for key in life.keys.values()):
+                self._broken(
+                    28, f"{request}: sends no key of session {life.number}, which it began"
+                )
+        if request.cookie is None or request.faults:
+            is_over = request.presented is None or request.presented.endings
+            is_harmless = request.name in ENDS_OWN or is_over
+            if request.cookie == "" and request.faults and not is_harmless:
+                self._broken(21, f"{request}: an outage deletes the cookie")
+            return
+        if not request.cookie:
+            return
+        life = self.by_key.get(request.cookie)
+        if life is None:
+            self._broken(16, f"{request}: sets a cookie for a key that was never stored")
+            return
+        key = life.keys[request.cookie]
+        config = self._world.config
+        if config.middleware == "django" and config.is_registered:
+            # It sends the cookie without a check (16). A cache with a registry holds the data
+            # before the registry knows that another request has rotated the session.
+            return
+        if any(self._was_known(request, each) for each in life.endings):
+            self._broken(16, f"{request}: sets a cookie for session {life.number}, which ended")
+        if any(each.grace is None and self._was_known(request, each) for each in key.superseded):
+            self._broken(16, f"{request}: sets a cookie for a key that was superseded")
+
+    def _was_known(self, request: Request, what: Ending | Superseding) -> bool:
+        """Return whether an event happened before the outcome of a request was decided.
+
+        If both are of one browser, either response may come last, however late the other request
+        was decided.
+        """
+        is_own = what.request is not None and what.request.who == request.who
+        decided = self._world.decided(request, but_unlisting=is_own)
+        return bool(what.acked and what.acked < decided and what.request is not request)
+
+    def _may_be_joined(self, life: Life, request: Request) -> bool:
+        """Return whether a login beside a request may have begun another session under a key that
+        a third request gave this one."""
+        return any(
+            each.signs_in is not None
+            and each is not request
+            and each.life is life
+            and each.overlaps(request)
+            for each in self._world.requests.values()
+        )
+
+    def _is_leased(self, life: Life, at: int) -> bool:
+        """Return whether a cache that was unreachable may still show an ended session (7)."""
+        if self._world.config.engine != "cached_db":
+            return False
+        if any(each.request is not None and each.request.ended is None for each in life.endings):
+            # The request that has deleted the session has not deleted the copy yet. Another one
+            # that ends all sessions of the user finds nothing any more, and is answered.
+            return True
+        if any(each.reason == "password" for each in life.endings) and any(
+            each.life is life and each.ended is None for each in self._world.requests.values()
+        ):
+            return True  # The same, by a request that has found the password changed.
+        if not (self._is_disturbed or self._world.was_evicted_early):
+            return False
+        return all(at < each.acked_at + _LEASE_AT for each in life.endings if each.acked)
+
+    def is_idle(self, life: Life, key: str | None, at: int) -> bool:
+        """Return whether a session may have reached its idle timeout under a key."""
+        if "idle" not in self._world.config.options:
+            return False
+        used_at = life.used_at
+        if self._world.config.engine == "cookie_registry" and key in life.keys:
+            used_at = life.keys[key].issued_at  # The key holds the time of expiry.
+        # The stored time may lag by the touch interval.
+        return at >= used_at + (self._world.config.idle_seconds - 60) * 1000
+
+    def may_be_evicted(self, life: Life) -> bool:
+        """Return whether the session limit may have ended a session."""
+        if "limit" not in self._world.config.options or life.user is None:
+            return False
+        # The clocks of the servers decide which session is the oldest (25).
+        newer = [
+            each
+            for each in self.lives
+            if each is not life
+            and each.user == life.user
+            and (self._is_skewed or max(each.acked, each.signed_in) > life.start)
+        ]
+        uncertain = [
+            each
+            for each in self._world.requests.values()
+            if (each.is_uncertain or each.ended is None) and each.signs_in == life.user
+        ]
+        return len(newer) + len(uncertain) >= MOST
+
+    def _may_have_stored(self, request: Request, pk: int | None) -> bool:
+        """Return whether a request may have stored a session of a user that nobody knows of.
+
+        A rotation whose answer was lost leaves the new record, also if the session ended beside it.
+        """
+        life = request.life if request.is_uncertain else None
+        return request.signs_in == pk or (life is not None and life.user == pk)
+
+    def _judge_refusal(self, request: Request) -> None:
+        others = [
+            each
+            for each in self.lives
+            if each.user == request.signs_in
+            and not any(end.acked and end.acked < request.began for end in each.endings)
+        ]
+        beside = [
+            each
+            for each in self._world.requests.values()
+            if each is not request
+            and self._may_have_stored(each, request.signs_in)
+            and (each.overlaps(request) or each.is_uncertain)
+        ]
+        if len(others) + len(beside) < MOST:
+            self._broken(25, f"{request}: refused, with {len(others)} sessions")

@@ -1,0 +1,174 @@
+"""Programs: one line of text with the actions on a site and their order.
+
+A program begins with the config of its site, up to the colon, followed by its steps::
+
+    db own sync +limit: 1:x.login.1 1* >1 2:x.put.a 2 3:x.logout 3* 2* >3 >2
+
+====================  =============================================================
+``2:x.put.a``         request 2 of browser x begins, and stops before its first call
+``3:o.purge``         an operator makes a call, which is request 3
+``2``, ``2*``         request 2 makes one call; makes all of its calls
+``2!``                the process of request 2 dies
+``2%``                request 2 is cancelled, and may still clean up
+``2-``                the next call of request 2 fails and has no effect
+``2~``                the next call of request 2 takes effect, but its answer is lost
+``>2``                the response to request 2 arrives at its browser
+``+1001``             1001 seconds pass
+``evict``             the cache in front of the database loses all entries
+``away.X``            the store X becomes unreachable
+``back.X``            the store X is reachable again
+``secret``            the site gets another ``SECRET_KEY``
+``skew.2.50``         the clock of the server of request 2 is 50 milliseconds ahead
+``previous.x.1``      browser x has a session of user 1 (0: nobody) in the previous backend
+====================  =============================================================
+
+At the end, all requests run to their ends, all responses arrive in the order in which the requests
+began, and the model judges what is left. A step that makes no sense, for example one of a request
+that has ended, does nothing. Therefore parts of a program can be left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from .audit import audit
+from .configuration import Config
+from .history import Request, Violation
+from .scheduler import Fault, Stuck
+from .site import rotate_secret_key, site
+from .world import World
+
+_FAULTS: Final = {"-": Fault.BEFORE, "~": Fault.AFTER}
+
+
+class Program(NamedTuple):
+    """The config of a site, and the steps to take there."""
+
+    config: Config
+    steps: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.config}: {' '.join(self.steps)}"
+
+    @classmethod
+    def parse(cls, line: str) -> Program:
+        """Return the program that ``str()`` turned into this line; raise ``ValueError``."""
+        head, _, steps = line.partition(":")
+        return cls(Config.parse(head), tuple(steps.split()))
+
+
+class Result(NamedTuple):
+    """The result of a program."""
+
+    violations: list[Violation]
+    points: int
+    """The number of points: calls of stores, and other places where it can be interrupted."""
+    trace: list[str]
+    """The points in their order."""
+    requests: list[Request]
+
+
+def run(program: Program) -> Result:
+    """Run a program in a site of its own, and return its result."""
+    with site(program.config) as new_world:
+        return run_in(new_world(), program.steps)
+
+
+def run_in(world: World, steps: Sequence[str]) -> Result:
+    """Run the steps of a program, and return its result."""
+    try:
+        for step in steps:
+            take(world, step)
+    except Stuck as stuck:
+        world.model.violations.append(Violation(0, str(stuck)))
+    return judge(world)
+
+
+def judge(world: World) -> Result:
+    """Bring a world to rest, judge what is left, and return the result."""
+    violations = world.model.violations
+    try:
+        settle(world)
+        audit(world)
+    except Stuck as stuck:
+        violations.append(Violation(0, str(stuck)))
+    return Result(
+        list(violations),
+        len(world.scheduler.trace),
+        [f"{step.actor}: {step.text}" for step in world.scheduler.trace],
+        list(world.requests.values()),
+    )
+
+
+def settle(world: World) -> None:
+    """Run all requests to their ends, and let their responses arrive."""
+    world.scheduler.finish_all()
+    for label in list(world.requests):
+        world.deliver(label)
+
+
+def take(world: World, step: str) -> None:
+    """Take one step of a program."""
+    label, colon, action = step.partition(":")
+    if colon:
+        who, _, operation = action.partition(".")
+        world.start(label, who, operation)
+    elif step.startswith(">"):
+        world.deliver(step[1:])
+    elif step.startswith("+"):
+        world.advance(int(step[1:]))
+    elif step.endswith("*"):
+        world.scheduler.finish(step[:-1])
+    elif step[-1] in "!%":
+        actor = world.scheduler.actors.get(step[:-1])
+        if actor is not None:
+            (actor.kill if step[-1] == "!" else actor.cancel)()
+    elif step[-1] in _FAULTS:
+        world.scheduler.step(step[:-1], _FAULTS[step[-1]])
+    elif (name := step.partition(".")[0]) in _COMMANDS:
+        _COMMANDS[name](world, *step.split(".")[1:])
+    else:
+        world.scheduler.step(step)
+
+
+def _evict(world: World) -> None:
+    if world.config.engine == "cached_db":
+        under_way = any(each.ended is None for each in world.requests.values())
+        world.was_evicted_early |= under_way
+        world.storages.leaves["cache"].inner.records.clear()
+
+
+def _away(world: World, name: str) -> None:
+    if name in world.storages.leaves:
+        world.storages.leaves[name].is_away = True
+
+
+def _back(world: World, name: str) -> None:
+    if name in world.storages.leaves:
+        world.storages.leaves[name].is_away = False
+
+
+def _secret(world: World) -> None:
+    rotate_secret_key()
+    world.secrets += 1
+
+
+def _skew(world: World, label: str, milliseconds: str) -> None:
+    actor = world.scheduler.actors.get(label)
+    if actor is not None:
+        actor.skew = int(milliseconds)
+
+
+def _previous(world: World, browser: str, pk: str) -> None:
+    world.start_in_previous(browser, int(pk) or None)
+
+
+_COMMANDS: Final[dict[str, Callable[..., None]]] = {
+    "evict": _evict,
+    "away": _away,
+    "back": _back,
+    "secret": _secret,
+    "skew": _skew,
+    "previous": _previous,
+}

@@ -1,0 +1,286 @@
+"""The simulated site: its stores, clock, users and browsers, and the requests they make."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy
+from functools import partial
+from importlib import import_module
+from typing import Any, Final
+
+from django.conf import settings as django_settings
+
+from . import handler, internals, users
+from .configuration import BACKENDS, START, WEEKS, Config, failing_merges
+from .database import Connection
+from .internals import (
+    signals,
+)
+from .model import Model, Request
+from .scheduler import Actor, Scheduler
+from .site_storages import SiteStorages
+from .users import User
+
+SIGNALS: Final = ("session_created", "session_rotated", "session_ended")
+
+
+class World:
+    """One site from its first request to its last."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.scheduler = Scheduler()
+        self.scheduler.on_tick = self._pass_time
+        self.scheduler.on_fault = self._note_fault
+        self.time = START
+        self.random = random.Random(0)  # noqa: S311 - must be repeatable, not secret
+        self.model = Model(self)
+        self.users = {pk: User(pk) for pk in (1, 2)}
+        self.browsers: dict[str, str | None] = {}
+        """The session cookie of each browser, or None."""
+        self.given: dict[str, str] = {}
+        """The cookies that browsers had before the first request."""
+        self.was_away = False
+        """Whether the cache of ``cached_db`` has failed to answer at any time."""
+        self.was_evicted_early = False
+        """Whether the cache lost its entries while a request was under way, which may then store
+        an older copy: nothing in the cache says that it is older."""
+        self.secrets = 0
+        """How many times the ``SECRET_KEY`` has changed."""
+        self.requests: dict[str, Request] = {}
+        self.storages = SiteStorages(config, self.scheduler)
+        self.merge_failures = failing_merges
+        self._values = 0
+
+    @property
+    def is_rolled_back(self) -> bool:
+        """Return whether a transaction has been rolled back at any time."""
+        return any(each.was_rolled_back for each in self.requests.values())
+
+    @property
+    def connection(self) -> Connection:
+        """Return the database connection of the running request."""
+        return self.storages.database.connection
+
+    # --- Time ------------------------------------------------------------------------------
+
+    def now(self) -> int:
+        """Return the time on the clock of the running request's server, in milliseconds."""
+        actor = self.scheduler.current
+        return self.time + (actor.skew if actor else 0)
+
+    def _pass_time(self) -> None:
+        self.time += 1
+
+    def _note_fault(self, label: str, store: str) -> None:
+        if self.config.engine == "cached_db" and store == "cache":
+            self.was_away = True  # A request does not fail if only the copies do.
+        elif label in self.requests:
+            self.requests[label].faults += 1
+            self.requests[label].recovered = False
+
+    def advance(self, seconds: int) -> None:
+        """Let this many seconds pass."""
+        self.time += seconds * 1000
+        if seconds >= WEEKS:
+            self.model.all_expired()
+        self.scheduler.tick()
+
+    # --- Users -----------------------------------------------------------------------------
+
+    def find_user(self, pk: int) -> User | None:
+        """Return a copy of an active user as stored, or None."""
+        self.scheduler.point(f"users.get({pk})")
+        user = self.users.get(pk)
+        return copy(user) if user is not None and user.is_active else None
+
+    def change_user(self, pk: int, cause: str) -> None:
+        """Store a new password or make the user inactive, and end sessions at the commit.
+
+        ``cause`` is "password" or "deactivated".
+        """
+        only = internals.sessions_before(str(pk)) if cause == "password" else None
+        self.scheduler.point(f"users.update({pk})")
+        user = self.users[pk]
+        before = copy(user)
+        if cause == "password":
+            user.password += 1
+        else:
+            user.is_active = False
+        connection = self.connection
+        end = partial(internals.end_account_sessions, str(pk), cause, only)
+        if connection.in_transaction:
+            connection.undo.append(lambda: self.users.__setitem__(pk, before))
+            connection.callbacks.append(end)
+        else:
+            end()
+
+    def when_certain(self, action: Callable[[], object]) -> None:
+        """Call ``action`` as soon as the changes of sessions cannot be rolled back any more."""
+        if self.config.is_transactional:
+            self.when_committed(action)
+        else:
+            action()
+
+    def when_committed(self, action: Callable[[], object]) -> None:
+        """Call ``action`` when the transaction commits, or now if there is none.
+
+        Unlike `when_certain`, this does not depend on whether sessions take part in transactions.
+        """
+        if self.connection.in_transaction:
+            self.connection.callbacks.append(action)
+        else:
+            action()
+
+    def new_value(self) -> int:
+        """Return a value that no request has stored yet."""
+        self._values += 1
+        return self._values
+
+    # --- Reports of backends and signals ---------------------------------------------------
+
+    def saved(self, session: Any) -> None:
+        """See `recording.Recorder`."""
+        request = self.running()
+        if request is None:
+            return
+        key = session.session_key
+        written, data = dict(request.changes), dict(session.items())
+        request.saves += 1
+        self.scheduler.tick()
+        self.when_certain(lambda: self.model.saved(request, key, written, data))
+
+    def save_failed(self, session: Any, error: BaseException) -> None:
+        """See `recording.Recorder`."""
+        request = self.running()
+        if request is not None:
+            request.failures.append(error)
+
+    def running(self) -> Request | None:
+        """Return the request that runs, or None."""
+        actor = self.scheduler.current
+        return None if actor is None else self.requests.get(actor.label)
+
+    def note_signal(self, signal: Any, **facts: Any) -> None:
+        """Note a signal of the package."""
+        name = next(each for each in SIGNALS if getattr(signals, each) is signal)
+        facts.pop("sender", None)
+        if self.model.is_watching:
+            self.model.signals.add(name, facts)
+
+    # --- Requests --------------------------------------------------------------------------
+
+    def start(self, label: str, who: str, text: str) -> Actor:
+        """Begin a request of a browser, or a call of an operator if ``who`` is "o".
+
+        ``text`` is the operation; see `operations`.
+        """
+        if who != "o":
+            self.browsers.setdefault(who, None)
+        request = Request(
+            label=label,
+            who=who,
+            operation=text,
+            key=self.browsers.get(who),
+            began=self.scheduler.tick(),
+            began_at=self.time,
+            secrets=self.secrets,
+        )
+        self.requests[label] = request
+        self.model.began(request)
+        handle = handler.operate if who == "o" else handler.serve
+
+        def work() -> None:
+            handle(self, request)
+            self._end(request)
+
+        return self.scheduler.start(label, work, worker=len(self.requests) % 2)
+
+    def _end(self, request: Request) -> None:
+        connection = self.storages.database.connections.get(request.label)
+        if connection is not None:
+            connection.close()
+        request.ended = self.scheduler.tick()
+        self.model.ended(request)
+
+    def deliver(self, label: str) -> bool:
+        """Let the response to a request arrive at its browser; return whether there was one."""
+        request = self.requests.get(label)
+        if request is None or request.ended is None or request.who == "o":
+            return False
+        if request.was_killed or request.arrived is not None:
+            return False
+        request.arrived, request.arrived_at = self.scheduler.tick(), self.time
+        if request.cookie is not None:
+            self.browsers[request.who] = request.cookie or None
+        return True
+
+    def start_in_previous(self, browser: str, pk: int | None) -> None:
+        """Give a browser a session in the previous backend, of a user or anonymous."""
+        name = "previous_in_cookie" if "cookie" in self.config.options else "previous"
+        session = import_module(f"{BACKENDS}.{name}").SessionStore()
+        value = self.new_value()
+        session["base"] = value
+        if pk is not None:
+            user = self.users[pk]
+            session["_auth_user_id"] = str(pk)
+            session["_auth_user_backend"] = users.BACKEND
+            session["_auth_user_hash"] = user.get_session_auth_hash()
+        session.save()
+        key = str(session.session_key)
+        self.browsers[browser] = self.given[browser] = key
+        self.model.existed(pk, key, {"base": value})
+
+    def session_of(self, key: str | None) -> Any:
+        """Return a session object with this key, as a request would get it."""
+        engine: Any = import_module(django_settings.SESSION_ENGINE)
+        return engine.SessionStore(key)
+
+    def id_of(self, key: str) -> str | None:
+        """Return the session id of a key, or None if the key is malformed."""
+        session_id: str | None = self.session_of(key).session_id
+        return session_id
+
+    def decided(self, request: Request, *, but_unlisting: bool = False) -> int:
+        """Return the tick of a request's last call of a store that decides its outcome.
+
+        A store that only keeps copies does not decide. With ``but_unlisting``, neither does the
+        call that takes a session off the list after its rotation.
+        """
+        copies = "cache." if self.config.engine == "cached_db" else " "
+        steps = [each for each in self.scheduler.trace if each.actor == request.label]
+        for step, before in zip(reversed(steps), [*reversed(steps[:-1]), None], strict=True):
+            call = before.text.partition("(")[0] if before else ""
+            last_step = "update" if "2step" in self.config.options else "rotate"
+            is_rotated = call in {f"cache.{last_step}", f"storage.{last_step}"}
+            is_unlisting = but_unlisting and is_rotated and "registry." in step.text
+            if not (step.text.startswith(copies) or is_unlisting):
+                return step.tick
+        return 0
+
+    # --- Reading without changes -----------------------------------------------------------
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Undo at the end what the block does to the stores, for example by reading a session."""
+        kept = [
+            (vars(each), _copied(vars(each)))
+            for each in (*self.storages.stateful(), *self.users.values())
+        ]
+        time, self.model.is_watching = self.time, False
+        try:
+            yield
+        finally:
+            for variables, before in kept:
+                variables.clear()
+                variables.update(before)
+            self.time, self.model.is_watching = time, True
+
+
+def _copied(variables: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: copy(value) if isinstance(value, dict | list | set) else value
+        for name, value in variables.items()
+    }

@@ -1,0 +1,953 @@
+"""The pages in the admin, the same on every engine that lists: what they show, end and keep."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from django.contrib.admin import AdminSite
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
+from django.db import OperationalError, connection
+from django.db.models.query import ModelIterable
+from django.test import Client, override_settings
+from django.test.utils import CaptureQueriesContext
+from django.urls import path
+from msgspec import structs
+
+from django_sessionstores.admin import SessionAdmin, end_pages, list_page
+from django_sessionstores.core.clock import now
+from django_sessionstores.core.records import Client as Who
+from django_sessionstores.core.records import draw_key, session_id
+from django_sessionstores.exceptions import StorageUnavailable
+from django_sessionstores.inventory import Inventory
+from django_sessionstores.models import Session, SessionStatistics
+from django_sessionstores.operations import overview
+from django_sessionstores.sessions.state import RequestPolicy
+from django_sessionstores.testing import DAY, HOUR, at, observed
+from tests.browser import Chromium, Site, serve
+from tests.pages import FIREFOX, MIDDLEWARE, WIDTHS, problems_of, window
+from tests.sessions.test_lifetimes import limits
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+PAGES = "/admin/django_sessionstores/session/"
+UNKNOWN = session_id("nobody's")
+SECRET = "hush-hush"
+
+EVERY_ENGINE = pytest.mark.engines(
+    "memory", "file", "db:sqlite", "cached_db:locmem+sqlite", "cookie:sqlite", "cache:redis-cache"
+)
+ONE_ENGINE = pytest.mark.engines("db:sqlite")
+
+
+@pytest.fixture
+def site(engine: Any) -> Iterator[Any]:
+    """A site with an admin, on an engine that lists. What a test makes there is removed."""
+    if not engine.storage.lists:
+        pytest.skip(f"{engine.id} declares that it cannot list")
+    with override_settings(MIDDLEWARE=MIDDLEWARE):
+        yield engine
+    LogEntry.objects.all().delete()
+    get_user_model()._default_manager.all().delete()
+
+
+def person(name: str, *permissions: str, **values: Any) -> Any:
+    """A member of the staff with these permissions of the package, all as a superuser."""
+    user = get_user_model()._default_manager.create(username=name, is_staff=True, **values)
+    user.user_permissions.set(
+        Permission.objects.filter(
+            content_type__app_label="django_sessionstores", codename__in=permissions
+        )
+    )
+    return user
+
+
+@pytest.fixture
+def root(site: Any) -> Any:
+    return person("root", is_superuser=True)
+
+
+def signed_in(user: Any) -> Client:
+    client = Client(headers={"user-agent": FIREFOX})
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def client(root: Any) -> Client:
+    """The browser of an administrator."""
+    return signed_in(root)
+
+
+def stored(engine: Any, user: Any = None, ip: str = "192.0.2.1", **data: Any) -> Any:
+    """A saved session."""
+    session = engine.SessionStore()
+    session.policy = RequestPolicy(client=lambda: Who(ip, FIREFOX))
+    session.update({"x": 1, **data})
+    if user is not None:
+        session["_auth_user_id"] = str(user.pk)
+    session.save()
+    return session
+
+
+def expired(engine: Any) -> Any:
+    with at(now() - 30 * DAY):
+        return stored(engine)
+
+
+def is_alive(engine: Any, session: Any) -> bool:
+    return dict(engine.SessionStore(session.session_key).items()) != {}
+
+
+def text(response: Any) -> str:
+    content: str = response.content.decode()
+    return content
+
+
+def listed(client: Client, **parameters: str) -> set[str]:
+    """The beginnings of the ids on a page of the list."""
+    page = text(client.get(PAGES, parameters, follow=True))
+    return set(re.findall(r"<code>([0-9a-f]{12})</code>", page))
+
+
+def short(*sessions: Any) -> set[str]:
+    return {each.session_id[:12] for each in sessions}
+
+
+def own(client: Client) -> Any:
+    return client.session
+
+
+def said(response: Any) -> str:
+    """What the page told at its top, of what was done before it."""
+    told = r'<li class="(?:success|warning|error)">(.*?)</li>'
+    return " ".join(re.findall(told, text(response), re.DOTALL))
+
+
+def confirmed(client: Client, url: str, **data: Any) -> Any:
+    return client.post(url, {"confirmed": "yes", **data}, follow=True)
+
+
+def detail(session: Any) -> str:
+    return f"{PAGES}{session.session_id}/change/"
+
+
+# The list -----------------------------------------------------------------------------------------
+
+
+@EVERY_ENGINE
+def test_the_list_shows_what_there_is(site: Any, root: Any, client: Client) -> None:
+    """Who, on what, from where, and which is one's own."""
+    ada = person("ada")
+    session, visitor = stored(site, ada), stored(site, ip="192.0.2.2")
+    page = text(client.get(PAGES))
+    assert listed(client) == short(session, visitor, own(client))
+    for shown in ("ada", "Firefox on Linux", "192.0.2.1", "192.0.2.2", "visitor", "just now"):
+        assert shown in page
+    assert page.count("this is you") == 1
+    assert f'value="{session.session_id}"' in page
+    assert f'value="{own(client).session_id}"' not in page
+
+
+@EVERY_ENGINE
+def test_no_page_shows_a_key_or_a_secret(site: Any, root: Any, client: Client) -> None:
+    """Whoever sees a key has the session."""
+    session = stored(site, root, password=SECRET, url=f"/?token={SECRET}")
+    ended = stored(site)
+    pages = [
+        *(PAGES, f"{PAGES}overview/", detail(session), f"{PAGES}{session.session_id}/end/"),
+        *(
+            f"{PAGES}user/{root.pk}/end/",
+            f"{PAGES}end-others/",
+            f"/admin/auth/user/{root.pk}/change/",
+        ),
+    ]
+    answers = [client.get(page) for page in pages]
+    answers.append(confirmed(client, f"{PAGES}{ended.session_id}/end/"))
+    entries = [f"{each.object_repr} {each.change_message}" for each in LogEntry.objects.all()]
+    keys = [session.session_key, ended.session_key, own(client).session_key]
+    assert len(entries) == 1
+    for shown in (*map(text, answers), *entries):
+        for secret in (SECRET, *keys, *(key[:20] for key in keys)):
+            assert secret not in shown
+    assert [answer.status_code for answer in answers] == [200] * len(answers)
+
+
+@EVERY_ENGINE
+def test_search(site: Any, client: Client) -> None:
+    """By what an administrator has at hand."""
+    ada = person("ada")
+    session, other = stored(site, ada, ip="192.0.2.9"), stored(site, ip="2001:db8::1")
+    assert listed(client, q="ada") == short(session)
+    assert listed(client, q=f"user:{ada.pk}") == short(session)
+    assert listed(client, user=str(ada.pk)) == short(session)
+    assert listed(client, q="192.0.2.9") == short(session)
+    assert listed(client, q="ip:2001:0db8:0::1") == short(other)
+    assert listed(client, q=f"id:{other.session_id[:8]}") == short(other)
+    answer = client.get(PAGES, {"q": other.session_id.upper()})
+    assert answer["Location"] == detail(other)
+
+
+@ONE_ENGINE
+def test_a_search_for_nothing_that_is_there(site: Any, client: Client) -> None:
+    """Says what could have been searched for."""
+    stored(site)
+    for query in ("nobody", "ip:nonsense", "id:xyz", "abc12"):
+        page = text(client.get(PAGES, {"q": query}))
+        assert "This is no username" in page
+        assert listed(client, q=query) == set()
+
+
+@ONE_ENGINE
+def test_a_search_that_means_two_users(site: Any, client: Client) -> None:
+    """Both are offered: to end the sessions of the wrong one would be worse than to ask."""
+    ada = person("ada")
+    person(str(ada.pk))
+    page = text(client.get(PAGES, {"q": str(ada.pk)}))
+    assert "This means two users" in page
+    assert f"?user={ada.pk}" in page
+
+
+@ONE_ENGINE
+@pytest.mark.parametrize(
+    ("before", "key"),
+    [("", ""), ("sessionid=", ""), ("", "z" * 200)],
+    ids=["key", "pair", "cookie"],
+)
+def test_a_key_that_was_pasted_is_not_shown_again(
+    site: Any, client: Client, before: str, key: str
+) -> None:
+    """It is what people have when they look at their cookies."""
+    key = key or draw_key()
+    answer = client.get(PAGES, {"q": before + key}, follow=True)
+    assert "may be a session key" in text(answer)
+    assert key not in text(answer)
+    assert answer.request["QUERY_STRING"] == ""
+
+
+@EVERY_ENGINE
+def test_filters(site: Any, client: Client) -> None:
+    """Together, too."""
+    ada = person("ada")
+    with at(now() - 2 * HOUR):
+        idle = stored(site, ada)
+    visitor, over = stored(site), expired(site)
+    me = own(client)
+    assert listed(client, who="users") == short(idle, me)
+    assert listed(client, who="visitors") == short(visitor)
+    assert listed(client, idle="1") == short(idle)
+    assert listed(client, idle="1", who="visitors") == set()
+    assert listed(client, idle="nonsense") == short(idle, visitor, me)
+    if not site.storage.self_expiring:
+        assert listed(client, state="expired") == short(over)
+        assert listed(client, state="all") == short(idle, visitor, me, over)
+
+
+@EVERY_ENGINE
+def test_pages_hold_each_session_once(
+    site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One leads to the next, and keeps what was looked for."""
+    monkeypatch.setattr(list_page, "PER_PAGE", 4)
+    visitors = [stored(site) for _ in range(10)]
+    found: list[str] = []
+    url = f"{PAGES}?who=visitors"
+    for _ in range(10):
+        page = text(client.get(url))
+        found += re.findall(r"<code>([0-9a-f]{12})</code>", page)
+        more = re.search(r'<a href="([^"]+)" rel="next"', page)
+        if more is None:
+            break
+        url = more[1].replace("&amp;", "&")
+        assert parse_qs(urlsplit(url).query)["who"] == ["visitors"]
+        assert "First page" in text(client.get(url))
+    assert sorted(found) == sorted(short(*visitors))
+
+
+@ONE_ENGINE
+def test_a_page_that_is_not_there(site: Any, client: Client) -> None:
+    """Cursors come from address bars."""
+    assert "Begin with the first" in text(client.get(PAGES, {"cursor": "nonsense"}))
+
+
+@EVERY_ENGINE
+def test_a_rare_session_is_not_looked_for_forever(
+    site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million sessions from other addresses would be read for one page; and of a user, where
+    there is no index."""
+    monkeypatch.setattr(list_page, "WITHIN", 3)
+    monkeypatch.setattr(list_page, "PER_PAGE", 2)
+    for _ in range(9):
+        stored(site)
+    for parameters in ({"q": "192.0.2.77"}, {"user": "77"}):
+        with observed(site.storage) as calls:
+            page = text(client.get(PAGES, parameters))
+        assert calls.count("scan") <= 2
+        if calls.count("scan") == 2:
+            assert "Look further" in page
+
+
+@EVERY_ENGINE
+def test_as_many_calls_with_many_sessions(
+    site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the store, and of the database of users."""
+    monkeypatch.setattr(list_page, "PER_PAGE", 5)
+    monkeypatch.setattr(overview, "SAMPLE", 5)
+    ada = person("ada")
+
+    pages = [PAGES, f"{PAGES}overview/"]
+    if site.storage.indexes_users:
+        pages.append(f"{PAGES}?user={ada.pk}")
+
+    def calls() -> list[tuple[list[str], int]]:
+        counted = []
+        for page in pages:
+            with observed(site.storage) as names, CaptureQueriesContext(connection) as queries:
+                assert client.get(page).status_code == 200
+            counted.append((names, len(queries)))
+        return counted
+
+    for _ in range(6):
+        stored(site, ada)
+    few = calls()
+    for _ in range(30):
+        stored(site, ada)
+    assert calls() == few
+
+
+# One session --------------------------------------------------------------------------------------
+
+
+@EVERY_ENGINE
+def test_one_session(site: Any, root: Any, client: Client) -> None:
+    """Its clocks and its data, as far as the store has them."""
+    session = stored(site, root, cart={"apples": 3})
+    page = text(client.get(detail(session)))
+    for shown in ("Began, or logged in", "Ends if unused", FIREFOX, session.session_id):
+        assert shown in page
+    if site.storage.holds_in_key:
+        assert "only the browser has what is in the session" in page
+    else:
+        assert "apples" in page
+        assert "hidden: its name is that of a secret" not in page
+
+
+@ONE_ENGINE
+def test_secrets_are_shown_to_who_may_and_asks(site: Any) -> None:
+    """By a permission of its own, never by a link, and not without a trace."""
+    session = stored(site, access_token=SECRET, url=f"/?token={SECRET}")
+    url = f"{PAGES}{session.session_id}/secrets/"
+    for number, permissions in enumerate([(VIEW,), (VIEW, DATA), (VIEW, SECRETS)]):
+        client = signed_in(person(f"ada{number}", *permissions))
+        assert url not in text(client.get(detail(session)))
+        assert client.post(url).status_code == 403
+    assert not LogEntry.objects.exists()
+    bob = person("bob", VIEW, DATA, SECRETS)
+    client = signed_in(bob)
+    page = text(client.get(detail(session)))
+    assert SECRET not in page
+    assert url in page
+    assert client.get(url).status_code == 405
+    revealed = client.post(url)
+    assert text(revealed).count(SECRET) == 2
+    assert "no-store" in revealed["Cache-Control"]
+    (entry,) = LogEntry.objects.all()
+    assert (entry.user, entry.object_id) == (bob, session.session_id)
+    assert SECRET not in text(client.get(detail(session)))
+
+
+@ONE_ENGINE
+def test_a_session_with_an_absolute_end(site: Any, client: Client) -> None:
+    """Which nobody moves."""
+    session = stored(site)
+    assert "Ends whatever is done" not in text(client.get(detail(session)))
+    with override_settings(SESSIONSTORES={"ABSOLUTE_TIMEOUT": 3600}):
+        assert "Ends whatever is done" in text(client.get(detail(session)))
+
+
+@EVERY_ENGINE
+@pytest.mark.parametrize("page", ["change", "end"])
+def test_an_id_that_is_not_there(site: Any, client: Client, page: str) -> None:
+    """It may have ended a moment ago; and what is no id is not asked of a store."""
+    for id_ in (UNKNOWN, "nonsense", "x" * 40):
+        with observed(site.storage) as calls:
+            answer = client.get(f"{PAGES}{id_}/{page}/")
+        assert calls.count("lookup") == (id_ == UNKNOWN)
+        assert "There is no live session with this id" in said(client.get(answer["Location"]))
+    answer = confirmed(client, f"{PAGES}{UNKNOWN}/end/")
+    assert "There is no live session with this id" in said(answer)
+
+
+@EVERY_ENGINE
+def test_a_user_that_cannot_be(site: Any, client: Client) -> None:
+    """An address that somebody has typed is no error of the server's."""
+    for answer in (client.get(f"{PAGES}user/%00/end/"), confirmed(client, f"{PAGES}user/%00/end/")):
+        assert answer.status_code in {200, 302}
+    assert client.get(PAGES, {"user": "\0"}).status_code == 200
+    assert client.get(PAGES, {"q": "user:\0"}).status_code == 200
+
+
+@ONE_ENGINE
+def test_data_that_cannot_be_read(site: Any, client: Client) -> None:
+    """After a change of keys; the rest of the page is there."""
+    session = stored(site)
+    record = site.storage.read(session.session_id)
+    damaged = structs.replace(record, payload=record.payload[:-1], version=2)
+    site.storage.update(damaged, record, now())
+    page = text(client.get(detail(session)))
+    assert "It cannot be shown: " in page
+    assert session.session_id in page
+
+
+# Ending -------------------------------------------------------------------------------------------
+
+
+@EVERY_ENGINE
+def test_end_one(site: Any, root: Any, client: Client) -> None:
+    """Only after a question, only by POST, and with a note of who did it."""
+    ada = person("ada")
+    session, other = stored(site, ada), stored(site, ada)
+    url = f"{PAGES}{session.session_id}/end/"
+    question = text(client.get(url))
+    assert "End this session?" in question
+    assert is_alive(site, session)
+    answer = confirmed(client, url)
+    assert "1 session was ended." in said(answer)
+    assert not is_alive(site, session)
+    assert is_alive(site, other)
+    (entry,) = LogEntry.objects.all()
+    assert (entry.user, entry.object_id) == (root, session.session_id)
+    assert "ada" in entry.object_repr
+    assert "no live session" in said(confirmed(client, url))
+
+
+@EVERY_ENGINE
+def test_end_selected_ones(site: Any, client: Client) -> None:
+    """Those that are gone already are not counted, and one's own stays."""
+    sessions = [stored(site) for _ in range(3)]
+    gone, kept = stored(site), stored(site)
+    Inventory().end(gone.session_id)
+    ids = [each.session_id for each in (*sessions, gone, own(client))]
+    question = client.post(f"{PAGES}end/", {"id": ids})
+    assert "End 4 sessions?" in text(question)
+    assert "This one stays." in text(question)
+    assert all(is_alive(site, each) for each in sessions)
+    answer = confirmed(client, f"{PAGES}end/", id=ids)
+    assert "3 sessions were ended." in said(answer)
+    assert "1 session had ended already." in said(answer)
+    assert "Your own session was left" in said(answer)
+    assert not any(is_alive(site, each) for each in sessions)
+    assert is_alive(site, kept)
+    assert LogEntry.objects.count() == 3
+
+
+@ONE_ENGINE
+def test_end_none(site: Any, client: Client) -> None:
+    """Nothing chosen, and ids that are none."""
+    for ids in ([], ["nonsense"], [draw_key()]):
+        answer = client.post(f"{PAGES}end/", {"id": ids}, follow=True)
+        assert "No session was chosen." in said(answer)
+    assert client.post(f"{PAGES}end/", {"id": [UNKNOWN]}, follow=True).status_code == 200
+    only_own = client.post(f"{PAGES}end/", {"id": [own(client).session_id]})
+    assert "only your own session" in text(only_own)
+
+
+@EVERY_ENGINE
+def test_end_all_of_a_user(site: Any, client: Client) -> None:
+    """With a note in that user's history."""
+    ada, bob = person("ada"), person("bob")
+    sessions, other = [stored(site, ada) for _ in range(3)], stored(site, bob)
+    url = f"{PAGES}user/{ada.pk}/end/"
+    assert "End all sessions of ada?" in text(client.get(url))
+    assert all(is_alive(site, each) for each in sessions)
+    assert "3 sessions were ended." in said(confirmed(client, url))
+    assert not any(is_alive(site, each) for each in sessions)
+    assert is_alive(site, other)
+    (entry,) = LogEntry.objects.all()
+    assert (entry.object_id, entry.object_repr) == (str(ada.pk), "ada")
+    assert "0 sessions were ended." in said(confirmed(client, url))
+    assert LogEntry.objects.count() == 1
+
+
+@EVERY_ENGINE
+def test_end_all_of_oneself_leaves_this_one(site: Any, root: Any, client: Client) -> None:
+    """Nobody wants to be logged out by that."""
+    session = stored(site, root)
+    url = f"{PAGES}user/{root.pk}/end/"
+    assert "This one stays." in text(client.get(url))
+    assert "1 session was ended." in said(confirmed(client, url))
+    assert not is_alive(site, session)
+    assert client.get(PAGES).status_code == 200
+
+
+@ONE_ENGINE
+def test_end_all_of_a_user_who_is_gone(site: Any, client: Client) -> None:
+    """Sessions of a deleted user stay in the store."""
+    session = site.SessionStore()
+    session["_auth_user_id"] = "a/b c"
+    session.save()
+    page = text(client.get(PAGES, {"user": "a/b c"}))
+    link = re.search(rf'href="({PAGES}user/[^"]+)"', page)
+    assert link is not None
+    assert "1 session was ended." in said(confirmed(client, link[1]))
+    assert not is_alive(site, session)
+
+
+@EVERY_ENGINE
+def test_end_all_but_mine(site: Any, client: Client) -> None:
+    """After a breach, for one."""
+    sessions = [stored(site, person("ada")), stored(site)]
+    url = f"{PAGES}end-others/"
+    assert "End all sessions but yours?" in text(client.get(url))
+    assert "2 sessions were ended." in said(confirmed(client, url))
+    assert not any(is_alive(site, each) for each in sessions)
+    assert listed(client) == short(own(client))
+
+
+@EVERY_ENGINE
+def test_end_all_but_mine_under_a_new_secret_key(site: Any, client: Client) -> None:
+    """Django cycles the key of the first request that it knows by the previous one."""
+    session = stored(site)
+    with override_settings(SECRET_KEY="a newer one", SECRET_KEY_FALLBACKS=["tests only"]):
+        assert "1 session was ended." in said(confirmed(client, f"{PAGES}end-others/"))
+        assert not is_alive(site, session)
+        assert client.get(PAGES).status_code == 200
+
+
+@EVERY_ENGINE
+def test_purge(site: Any, client: Client) -> None:
+    """What is over already."""
+    session = stored(site)
+    # A store that drops them by itself does so by its own clock.
+    over = [] if site.storage.self_expiring else [expired(site) for _ in range(2)]
+    assert "Purge expired sessions?" in text(client.get(f"{PAGES}purge/"))
+    answer = said(confirmed(client, f"{PAGES}purge/"))
+    if over:
+        assert f"{len(over)} expired sessions were purged." in answer
+        (entry,) = LogEntry.objects.all()
+        assert entry.get_change_message() == "Deleted sessions “2”."
+    assert is_alive(site, session)
+    assert listed(client, state="all") == short(session, own(client))
+
+
+@EVERY_ENGINE
+def test_more_than_one_request_can_end(
+    site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader is told to go on, and stays at the question."""
+    monkeypatch.setattr(end_pages, "_MOST_ENDED", 2)
+    sessions = [stored(site) for _ in range(3)]
+    answer = confirmed(client, f"{PAGES}end-others/")
+    assert "2 sessions were ended. There may be more" in said(answer)
+    assert answer.request["PATH_INFO"] == f"{PAGES}end-others/"
+    assert sum(is_alive(site, each) for each in sessions) == 1
+    assert "1 session was ended." in said(confirmed(client, f"{PAGES}end-others/"))
+
+
+@EVERY_ENGINE
+def test_an_outage_in_the_middle(site: Any, client: Client) -> None:
+    """What was ended was ended, and of the rest it is not said that it was."""
+    sessions = [stored(site, person("ada")) for _ in range(1)] + [stored(site) for _ in range(2)]
+    done: list[str] = []
+
+    def broken(name: str) -> None:
+        if name == "delete":
+            done.append(name)
+            if len(done) > 1:
+                raise StorageUnavailable("no route")
+
+    ids = [each.session_id for each in sessions]
+    with observed(site.storage, before=broken):
+        answer = confirmed(client, f"{PAGES}end/", id=ids)
+    assert "1 session was ended." in said(answer)
+    assert "2 sessions may still be live: no route" in said(answer)
+    done.clear()
+    with observed(site.storage, before=broken):
+        answer = confirmed(client, f"{PAGES}end-others/")
+    assert "1 session was ended. Not all is done: no route" in said(answer)
+    assert sum(is_alive(site, each) for each in sessions) == 1
+    assert LogEntry.objects.count() == 2
+    done.append("one")
+    with observed(site.storage, before=broken):
+        answer = client.post(f"{PAGES}end-others/", {"confirmed": "yes"})
+    assert answer.status_code == 503
+    assert "no route" in text(answer)
+    assert LogEntry.objects.count() == 2
+
+
+# Who may ------------------------------------------------------------------------------------------
+
+VIEW, END, DATA = "view_session", "end_session", "view_session_data"
+SECRETS = "view_session_secrets"
+
+
+@ONE_ENGINE
+@pytest.mark.parametrize(
+    ("permissions", "sees", "ends", "reads"),
+    [
+        ([], False, False, False),
+        ([VIEW], True, False, False),
+        ([VIEW, END], True, True, False),
+        ([VIEW, DATA], True, False, True),
+        ([END, DATA], False, False, False),
+    ],
+    ids=["none", "view", "end", "data", "not view"],
+)
+def test_permissions(
+    site: Any, permissions: list[str], sees: bool, ends: bool, reads: bool
+) -> None:
+    """To view, to end and to see data are three."""
+    session, other = stored(site, cart={"apples": 3}), expired(site)
+    client = signed_in(person("ada", *permissions))
+    assert (PAGES in text(client.get("/admin/"))) is sees
+    for url in (PAGES, f"{PAGES}overview/", detail(session)):
+        page = client.get(url)
+        assert page.status_code == (200 if sees else 403)
+        assert ("/end/" in text(page)) is (ends and url != f"{PAGES}overview/")
+        assert ("apples" in text(page)) is (reads and url == detail(session))
+    pk = get_user_model()._default_manager.get(username="ada").pk
+    actions = (f"{session.session_id}/end/", f"user/{pk}/end/", "end-others/", "purge/")
+    for action in actions:
+        assert client.get(f"{PAGES}{action}").status_code == (200 if ends else 403)
+    assert is_alive(site, session)
+    for action in ("purge/", "end/", *actions):
+        answer = client.post(f"{PAGES}{action}", {"confirmed": "1", "id": session.session_id})
+        assert answer.status_code == (302 if ends else 403)
+    assert is_alive(site, session) is not ends
+    assert bool(Inventory().list(expired=True).sessions) is not ends
+    assert other.session_key
+
+
+@ONE_ENGINE
+def test_nobody_gets_in_without_signing_in(site: Any) -> None:
+    """Nor a user who is not of the staff."""
+    session = stored(site)
+    plain = get_user_model()._default_manager.create(username="plain")
+    for client in (Client(), signed_in(plain)):
+        for url in (PAGES, detail(session), f"{PAGES}overview/"):
+            assert client.get(url).status_code == 302
+        assert client.post(f"{PAGES}{session.session_id}/end/").status_code == 302
+    assert is_alive(site, session)
+
+
+@ONE_ENGINE
+def test_a_get_and_a_forged_post_end_nothing(site: Any, root: Any) -> None:
+    """Links are followed by machines, and forms sent from other sites."""
+    session, over = stored(site), expired(site)
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(root)
+    for action in (f"{session.session_id}/end/", f"user/{root.pk}/end/", "end-others/", "purge/"):
+        client.get(f"{PAGES}{action}", {"confirmed": "yes"})
+        assert client.post(f"{PAGES}{action}", {"confirmed": "yes"}).status_code == 403
+    parameters = {"confirmed": "yes", "id": session.session_id}
+    assert client.get(f"{PAGES}end/", parameters).status_code == 405
+    assert client.post(f"{PAGES}end/", parameters).status_code == 403
+    assert is_alive(site, session)
+    assert len(Inventory().list(expired=True).sessions) == 1
+    assert over.session_key
+
+
+@ONE_ENGINE
+def test_the_model_has_no_other_pages(site: Any, client: Client) -> None:
+    """None that would add, change or delete a row; and permissions for none."""
+    for page in ("add/", f"{UNKNOWN}/delete/", f"{UNKNOWN}/history/"):
+        assert client.get(f"{PAGES}{page}").status_code == 404
+    ours = Permission.objects.filter(content_type__app_label="django_sessionstores")
+    assert {each.codename for each in ours} == {VIEW, END, DATA, SECRETS}
+
+
+@ONE_ENGINE
+def test_the_pages_of_another_admin_site(site: Any, client: Client) -> None:
+    """They are where that site is, and lead to one another there."""
+    staff = AdminSite(name="staff")
+    staff.register(Session, SessionAdmin)
+    session = stored(site)
+
+    class Urls:
+        urlpatterns = [path("staff/", staff.urls)]
+
+    pages = "/staff/django_sessionstores/session/"
+    with override_settings(ROOT_URLCONF=Urls):
+        listed = client.get(pages).content.decode()
+        assert f'href="{pages}{session.session_id}/change/"' in listed
+        assert PAGES not in listed
+        shown = client.get(f"{pages}{session.session_id}/change/").content.decode()
+        assert f'href="{pages}{session.session_id}/end/"' in shown
+        assert PAGES not in shown
+
+
+# The overview -------------------------------------------------------------------------------------
+
+
+@EVERY_ENGINE
+def test_the_overview(site: Any, client: Client) -> None:
+    """Numbers, and how the store is."""
+    stored(site, person("ada"))
+    stored(site)
+    stored(site)
+    expired(site)
+    page = text(client.get(f"{PAGES}overview/"))
+    figures = dict(re.findall(r"<dt>([^<]+)</dt><dd>(\d+)</dd>", page))
+    assert (figures["Live"], figures["Logged in"], figures["Anonymous"]) == ("4", "2", "2")
+    if not site.storage.self_expiring:
+        assert figures["Expired, waiting"] == "1"
+    assert "of a sample" not in page
+    assert f"django_sessionstores.backends.{site.name}" in page
+    assert "SESSION_COOKIE_AGE = 1209600 (14 days)" in page
+
+
+@EVERY_ENGINE
+def test_the_overview_of_more_than_it_looks_at(
+    site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Says so, and counts only where that costs no reading of all."""
+    monkeypatch.setattr(overview, "SAMPLE", 3)
+    for _ in range(5):
+        stored(site)
+    expired(site)
+    with observed(site.storage) as calls:
+        page = text(client.get(f"{PAGES}overview/"))
+    assert "the first 3 sessions in the order of the store" in page
+    if not site.storage.self_expiring:
+        expected = "1" if site.storage.indexes_counts else "at least "
+        assert f"<dt>Expired, waiting</dt><dd>{expected}" in page
+    # The expired one may be among the three.
+    assert re.search(">of [23]</span>", page)
+    assert calls.count("scan") == 1 + site.storage.indexes_counts - site.storage.self_expiring
+    assert ("count" in calls) is site.storage.indexes_counts
+    live = "<dd>6</dd>" if site.storage.indexes_counts else "<dd>at least [23]</dd>"
+    assert re.search(live, page)
+
+
+# The user's page ----------------------------------------------------------------------------------
+
+
+@EVERY_ENGINE
+def test_the_page_of_a_user_links_to_the_sessions(site: Any, client: Client) -> None:
+    """With how many there are."""
+    ada = person("ada")
+    stored(site, ada)
+    stored(site, ada)
+    page = text(client.get(f"/admin/auth/user/{ada.pk}/change/"))
+    assert f'href="{PAGES}?user={ada.pk}"' in page
+    assert "Sessions (2)" in page
+
+
+@ONE_ENGINE
+def test_the_page_of_a_user_without_the_sessions(site: Any, client: Client) -> None:
+    """It is not of this package: it works for who may not see sessions, and while the store does
+    not answer."""
+    ada, bob = person("ada"), person("bob")
+    bob.user_permissions.add(Permission.objects.get(codename="view_user"))
+    url = f"/admin/auth/user/{ada.pk}/change/"
+    assert "Sessions" not in text(signed_in(bob).get(url))
+    with mock.patch.object(type(site.storage), "count", side_effect=StorageUnavailable("away")):
+        page = client.get(url)
+    assert page.status_code == 200
+    assert re.search(r">Sessions\s*</a>", text(page))
+    assert client.get("/admin/auth/user/add/").status_code == 200
+    assert client.get("/admin/auth/group/add/").status_code == 200
+
+
+# Other engines, outages ---------------------------------------------------------------------------
+
+
+@pytest.mark.engines("cookie:unregistered", "cache:memcached")
+def test_an_engine_that_cannot_list(engine: Any) -> None:
+    """The pages say what would change that; none claims that nobody is there."""
+    middleware = [
+        "django_sessionstores.middleware.SessionMiddleware",
+        "django.contrib.auth.middleware.AuthenticationMiddleware",
+        "django.contrib.messages.middleware.MessageMiddleware",
+    ]
+    with override_settings(MIDDLEWARE=middleware):
+        root = person("root", is_superuser=True)
+        client = signed_in(root)
+        try:
+            for url in (PAGES, f"{PAGES}overview/", f"{PAGES}end-others/", f"{PAGES}user/1/end/"):
+                page = client.get(url)
+                if not url.endswith("end-others/"):
+                    assert "keeps no list of them" in text(page)
+                assert "There is no such session" not in text(page)
+            answer = client.post(f"{PAGES}end-others/", {"confirmed": "yes"})
+            assert "keeps no list of them" in text(answer)
+            assert client.get(f"/admin/auth/user/{root.pk}/change/").status_code == 200
+        finally:
+            root.delete()
+
+
+@ONE_ENGINE
+def test_an_engine_of_django(site: Any, root: Any) -> None:
+    """The admin works; its page of sessions says why it does not."""
+    with override_settings(SESSION_ENGINE="django.contrib.sessions.backends.db"):
+        client = signed_in(root)
+        assert "not an engine of django_sessionstores" in text(client.get(PAGES))
+        assert client.get("/admin/").status_code == 200
+        assert client.get(f"/admin/auth/user/{root.pk}/change/").status_code == 200
+
+
+@ONE_ENGINE
+def test_the_list_while_the_store_is_unreachable(site: Any, client: Client) -> None:
+    """No empty list: that would mean that nobody is logged in."""
+
+    def broken(name: str) -> None:
+        if name == "scan":
+            raise StorageUnavailable("no route")
+
+    with observed(site.storage, before=broken):
+        answer = client.get(PAGES)
+        assert answer.status_code == 503
+        assert "no route" in text(answer)
+        assert "no route" in text(client.get(f"{PAGES}overview/"))
+
+
+@ONE_ENGINE
+def test_names_that_cannot_be_read(site: Any, root: Any, client: Client) -> None:
+    """The database of users is away from where the sessions are."""
+
+    def broken(*_: Any) -> None:
+        raise OperationalError("no route")
+
+    with mock.patch.object(ModelIterable, "__iter__", broken), suppress(OperationalError):
+        page = text(client.get(PAGES, {"q": "ada"}))
+        assert "The database of users does not answer" in page
+
+
+# In a browser -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(site: Any, root: Any) -> Iterator[Site]:
+    with serve() as running:
+        yield running
+    assert running.errors == []
+
+
+@ONE_ENGINE
+def test_an_administrator_signs_somebody_out(
+    site: Any, client: Client, served: Site, chromium: Chromium
+) -> None:
+    """From the user's page to the session, with the keyboard alone; the other browser is signed
+    out at its next click."""
+    ada = person("ada")
+    theirs = signed_in(ada)
+    stored(site, person("bob"))
+
+    def press(page: Page, name: str, role: Any = "link") -> None:
+        page.get_by_role(role, name=name).focus()
+        page.keyboard.press("Enter")
+
+    def scene(browser: Browser) -> tuple[str, str, str]:
+        adas = window(browser, served, theirs).new_page()
+        adas.goto("/who/")
+        before = adas.inner_text("body")
+        page = window(browser, served, client).new_page()
+        page.goto(f"/admin/auth/user/{ada.pk}/change/")
+        press(page, "Sessions (1)")
+        page.get_by_role("checkbox", name="Choose session").focus()
+        page.keyboard.press("Space")
+        press(page, "End chosen sessions…", "button")
+        press(page, "End these sessions", "button")
+        told = page.locator(".messagelist").inner_text()
+        adas.reload()
+        after = adas.inner_text("body")
+        adas.context.close()
+        page.context.close()
+        return before, told, after
+
+    assert chromium.do(scene) == ("ada", "1 session was ended.", "")
+
+
+@ONE_ENGINE
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", WIDTHS)
+def test_pages_can_be_used_by_everybody(
+    site: Any, client: Client, served: Site, chromium: Chromium, scheme: str, size: str
+) -> None:
+    """axe-core finds nothing, nothing sticks out of a phone, and the strictest policy for content
+    has nothing to refuse."""
+    ada = person("ada")
+    session = stored(site, ada, cart={"apples": 3, "token": 1}, long="x" * 900)
+    for _ in range(3):
+        stored(site)
+    expired(site)
+    pages = [
+        *(PAGES, f"{PAGES}?q=nobody-at-all", f"{PAGES}?user={ada.pk}", f"{PAGES}?state=expired"),
+        *(f"{PAGES}overview/", detail(session), f"{PAGES}end-others/"),
+        *(f"{PAGES}{session.session_id}/end/", f"{PAGES}user/{ada.pk}/end/"),
+    ]
+
+    def scene(browser: Browser) -> list[Any]:
+        options = {"viewport": {"width": WIDTHS[size], "height": 900}, "color_scheme": scheme}
+        with window(browser, served, client, **options) as context:
+            return problems_of(context.new_page(), pages, WIDTHS[size])
+
+    SessionStatistics.objects.create(hour=now() // HOUR, reason="logout", number=3)
+    with limits(STATISTICS=True):
+        assert "Ended in the last 24 hours" in text(client.get(f"{PAGES}overview/"))
+        assert chromium.do(scene) == []
+    SessionStatistics.objects.all().delete()
+
+
+@ONE_ENGINE
+def test_all_on_a_page_can_be_selected_at_once(
+    site: Any, client: Client, served: Site, chromium: Chromium
+) -> None:
+    """Fifty boxes are many clicks."""
+    for _ in range(3):
+        stored(site)
+
+    def scene(browser: Browser) -> list[Any]:
+        page = window(browser, served, client).new_page()
+        page.goto(PAGES)
+        boxes, everything = page.locator("input[name=id]"), page.get_by_label("Choose all")
+        states = []
+        for change in (
+            everything.check,
+            boxes.first.uncheck,
+            boxes.first.check,
+            everything.uncheck,
+        ):
+            change()
+            checked = page.locator("input[name=id]:checked").count()
+            states.append((checked, everything.is_checked()))
+        page.context.close()
+        return states
+
+    assert chromium.do(scene) == [(3, True), (2, False), (3, True), (0, False)]
+
+
+@ONE_ENGINE
+def test_right_to_left(
+    site: Any, client: Client, served: Site, chromium: Chromium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lists, charts and clocks begin at the right."""
+    session = stored(site)
+
+    def scene(browser: Browser) -> list[Any]:
+        page = window(browser, served, client, viewport={"width": 390, "height": 900}).new_page()
+        found = []
+        for url in (PAGES, f"{PAGES}overview/", detail(session)):
+            page.goto(url)
+            found.append(page.evaluate("document.documentElement.dir"))
+            box = page.locator(".ss").bounding_box()
+            assert box is not None
+            first = page.locator(".ss-tabs li, .ss-facts dt").first.bounding_box()
+            assert first is not None
+            found.append(abs(box["x"] + box["width"] - first["x"] - first["width"]) < 2)
+            found.append(page.evaluate("document.documentElement.scrollWidth") <= 390)
+        page.context.close()
+        return found
+
+    with override_settings(LANGUAGE_CODE="ar", USE_I18N=True):
+        assert chromium.do(scene) == ["rtl", True, True] * 3

@@ -1,0 +1,127 @@
+"""Devices in words, with and without the parser, and places, with and without a database."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import override_settings
+from django.utils import translation
+from mmdb_writer import MMDBWriter
+from netaddr import IPSet
+
+from django_sessionstores.devices import names as devices
+from django_sessionstores.devices.names import describe_device, describe_place
+
+LIKE_GECKO = "AppleWebKit/537.36 (KHTML, like Gecko)"
+FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "words"),
+    [
+        (FIREFOX, "Firefox on Linux"),
+        (
+            f"Mozilla/5.0 (Windows NT 10.0) {LIKE_GECKO} Chrome/126.0 Safari/537.36",
+            "Chrome on Windows",
+        ),
+        (
+            f"Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) {LIKE_GECKO} Version/17 Safari/605",
+            "Safari on macOS",
+        ),
+        (
+            (
+                f"Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) {LIKE_GECKO} Version/17.5 "
+                "Mobile/15E148 Safari/604.1"
+            ),
+            "Safari on iPhone",
+        ),
+        ("curl/8.5.0", "curl"),
+        ("a browser of my own", "a browser of my own"),
+        ("", "Unknown device"),
+    ],
+    ids=["firefox", "chrome", "safari", "iphone", "program", "own", "none"],
+)
+def test_devices_in_words(user_agent: str, words: str) -> None:
+    """As a person would name them."""
+    assert describe_device(user_agent) == words
+
+
+def test_devices_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text that the client sent is better than nothing."""
+    monkeypatch.setitem(sys.modules, "ua_parser", None)
+    devices._parse_device.cache_clear()
+    try:
+        assert describe_device(FIREFOX) == FIREFOX
+        assert describe_device("") == "Unknown device"
+    finally:
+        devices._parse_device.cache_clear()
+
+
+def test_words_are_those_of_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered of a user agent is not the text that the first reader saw."""
+
+    def gettext(text: str) -> str:
+        return "%(browser)s auf %(system)s" if translation.get_language() == "de" else text
+
+    monkeypatch.setattr(devices, "gettext", gettext)
+    with translation.override("en"):
+        assert describe_device(FIREFOX) == "Firefox on Linux"
+    with translation.override("de"):
+        assert describe_device(FIREFOX) == "Firefox auf Linux"
+
+
+# Places -------------------------------------------------------------------------------------------
+
+
+def database(folder: Path, kind: str, place: dict[str, Any]) -> str:
+    """A file of places, which knows one network."""
+    writer = MMDBWriter(ip_version=6, ipv4_compatible=True, database_type=kind)
+    writer.insert_network(IPSet(["192.0.2.0/24"]), place)
+    path = folder / f"{kind}.mmdb"
+    writer.to_db_file(str(path))
+    return str(path)
+
+
+COUNTRY = {"country": {"iso_code": "SE", "names": {"en": "Sweden"}}}
+CITY = {**COUNTRY, "city": {"names": {"en": "Uppsala"}}}
+
+
+@pytest.fixture(params=["GeoLite2-City", "GeoLite2-Country"])
+def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Whether the database in force knows cities."""
+    place = CITY if request.param.endswith("City") else COUNTRY
+    with override_settings(GEOIP_PATH=database(tmp_path, request.param, place)):
+        yield request.param
+
+
+def test_places(places: str) -> None:
+    """As good as the database knows them."""
+    expected = "Uppsala, Sweden" if places.endswith("City") else "Sweden"
+    assert describe_place("192.0.2.7") == expected
+    assert describe_place("10.0.0.1") == ""
+
+
+def test_no_name_server_is_asked(places: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text that is no address came from somewhere else."""
+    monkeypatch.setattr("socket.gethostbyname", lambda name: pytest.fail(f"asked for {name}"))
+    for text in ("", "example.com", "-"):
+        assert describe_place(text) == ""
+
+
+@pytest.mark.parametrize("content", [None, b"", b"nonsense"], ids=["absent", "empty", "damaged"])
+def test_no_usable_database_is_no_place(content: bytes | None, tmp_path: Path) -> None:
+    """A page that says less is better than none."""
+    path = tmp_path / "GeoLite2-City.mmdb"
+    if content is not None:
+        path.write_bytes(content)
+    with override_settings(GEOIP_PATH=str(tmp_path)):
+        assert describe_place("192.0.2.7") == ""
+
+
+def test_no_database_is_no_place() -> None:
+    """The default."""
+    assert describe_place("192.0.2.7") == ""

@@ -1,0 +1,1197 @@
+"""``manage.py sessions``, as operators type it: on a terminal, through a pipe, from a script."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.core.management import CommandError, call_command
+from django.db import OperationalError
+from django.db.models.query import ModelIterable
+from django.test import override_settings
+
+from django_sessionstores.core.clock import now
+from django_sessionstores.core.phrases import format_duration
+from django_sessionstores.core.records import Client as Who
+from django_sessionstores.core.records import Record, draw_key, session_id
+from django_sessionstores.exceptions import StorageUnavailable
+from django_sessionstores.inventory import Inventory, SessionInfo
+from django_sessionstores.management import reports, selection
+from django_sessionstores.management.commands.sessions import Command
+from django_sessionstores.sessions.state import RequestPolicy
+from django_sessionstores.storages.layered import LayeredStorage
+from django_sessionstores.storages.registered import RegisteredStorage
+from django_sessionstores.testing import DAY, HOUR, at, observed
+from tests import ROOT
+from tests.cases import Engine
+from tests.migration.previous_backends import DJANGO, at_django, empty_django
+
+PAGE = ROOT / "docs/howto/sessions_command.rst"
+UNKNOWN = session_id("nobody's")
+ACTIONS = (
+    ["list"],
+    ["show", UNKNOWN],
+    ["stats"],
+    ["end", UNKNOWN],
+    ["purge"],
+    ["reindex"],
+    ["doctor"],
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def sessions(*arguments: str, **options: Any) -> str:
+    """What the command prints."""
+    output = io.StringIO()
+    call_command("sessions", *arguments, stdout=output, stderr=io.StringIO(), **options)
+    return output.getvalue()
+
+
+def document(*arguments: str) -> Any:
+    return json.loads(sessions(*arguments, "--json"))
+
+
+def typed(*arguments: str, screen: io.StringIO | None = None) -> tuple[int, str]:
+    """Exit code and all output, as from a command line without colours."""
+    screen = screen or io.StringIO()
+    try:
+        Command(stdout=screen, stderr=screen, no_color=True).run_from_argv(
+            ["manage.py", "sessions", *arguments]
+        )
+    except SystemExit as end:
+        return int(end.code or 0), screen.getvalue()
+    return 0, screen.getvalue()
+
+
+def stored(engine: Engine, user: Any = None, ip: str = "", agent: str = "") -> Any:
+    """A saved session."""
+    session = engine.SessionStore()
+    session["secret"] = "a value"
+    if ip:
+        session.policy = RequestPolicy(client=lambda: Who(ip, agent))
+    if user is not None:
+        session["_auth_user_id"] = str(user)
+    session.save()
+    return session
+
+
+def put(engine: Engine, record_id: str, **values: Any) -> None:
+    """A record with an id of the test's choice, past the session."""
+    moment = now()
+    times = {"created": moment, "last_activity": moment, "expires": moment + DAY}
+    engine.storage.create(Record(id=record_id, **(times | values)), moment)
+
+
+def is_alive(engine: Engine, session: Any) -> bool:
+    return dict(engine.SessionStore(session.session_key).items()) != {}
+
+
+def alive(engine: Engine, *sessions: Any) -> list[bool]:
+    return [is_alive(engine, session) for session in sessions]
+
+
+@pytest.fixture
+def listing(engine: Engine) -> Engine:
+    """An engine that can list."""
+    if not engine.storage.lists:
+        pytest.skip(f"{engine.id} declares that it cannot list")
+    return engine
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
+    """What an operator will type, and the questions that were asked."""
+    given: list[str] = []
+    asked: list[str] = []
+
+    def answer(question: str) -> str:
+        asked.append(question)
+        if not given:
+            raise EOFError
+        if given == ["^C"]:
+            raise KeyboardInterrupt
+        return given.pop(0)
+
+    monkeypatch.setattr(builtins, "input", answer)
+    return given, asked
+
+
+# list ---------------------------------------------------------------------------------------------
+
+
+def test_list_has_a_line_for_each_session(listing: Engine, user: Any) -> None:
+    """Who is here, and since when; with nothing that would let the reader be them."""
+    known, visitor = stored(listing, user.pk), stored(listing)
+    head, *lines = sessions("list").splitlines()
+    assert head.split() == ["ID", "USER", "LAST", "ACTIVITY", "EXPIRES", "IP"]
+    found = {line.split()[0]: line.split()[1] for line in lines}
+    assert found == {known.session_id[:12]: "ada", visitor.session_id[:12]: "-"}
+    for line in lines:
+        assert re.search(r"  \d+ s ago +in 13 days +-$", line), line
+
+
+def test_pages_of_list_hold_each_session_once(listing: Engine) -> None:
+    """The cursor that one page prints is what the next one takes."""
+    ids = {stored(listing).session_id for _ in range(5)}
+    found: list[str] = []
+    more: list[str] = []
+    for _ in range(10):
+        page = sessions("list", "--limit", "2", *more)
+        found += re.findall(r"^([0-9a-f]{12}) ", page, re.MULTILINE)
+        more = re.findall(r"^More: (--cursor) (\S+)$", page, re.MULTILINE)
+        more = list(more[0]) if more else []
+        if not more:
+            break
+    assert sorted(found) == sorted(id_[:12] for id_ in ids)
+
+
+def test_list_for_machines(listing: Engine) -> None:
+    """Whole ids, moments that every language parses, and where to go on."""
+    session = stored(listing, 7)
+    stored(listing)
+    page = document("list", "--logged-in")
+    (found,) = page["sessions"]
+    assert (found["id"], found["user_id"], page["next"]) == (session.session_id, "7", "")
+    expires = datetime.fromisoformat(found["expires"])
+    assert abs(expires - datetime.now(UTC) - timedelta(days=14)) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], {"ada", "bob", "visitor"}),
+        (["--user", "ada"], {"ada"}),
+        (["--logged-in"], {"ada", "bob"}),
+        (["--anonymous"], {"visitor"}),
+        (["--ip", "2001:DB8:0::1"], {"visitor"}),
+        (["--idle-since", "2h"], {"bob"}),
+        (["--idle-since", "2000-01-01"], set()),
+        (["--expired"], {"gone"}),
+        (["--idle-since", "2h", "--anonymous"], set()),
+    ],
+    ids=lambda words: " ".join(sorted(words)),
+)
+@pytest.mark.engines("db:sqlite")
+def test_filters_of_list(
+    engine: Engine, user: Any, arguments: list[str], expected: set[str]
+) -> None:
+    """What is not shown is not ended: a filter that lets too little through hides somebody."""
+    moment = now()
+    made = {
+        "ada": {"user_id": str(user.pk)},
+        "bob": {"user_id": "0", "last_activity": moment - 3 * HOUR},
+        "visitor": {"ip": "2001:db8::1"},
+        "gone": {"expires": moment - HOUR},
+    }
+    for name, values in made.items():
+        put(engine, session_id(name), **values)
+    found = {each["id"] for each in document("list", *arguments)["sessions"]}
+    assert found == {session_id(name) for name in expected}
+
+
+@pytest.mark.engines("db:sqlite")
+def test_users_go_by_primary_key_as_well(engine: Engine, user: Any) -> None:
+    """Logs have one, people the other."""
+    session = stored(engine, user.pk)
+    for name in ("ada", str(user.pk)):
+        (found,) = document("list", "--user", name)["sessions"]
+        assert found["id"] == session.session_id
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_name_that_means_two_users_is_refused(engine: Engine, user: Any) -> None:
+    """The wrong one of them would be logged out."""
+    other = type(user).objects.create(username=str(user.pk))
+    try:
+        session = stored(engine, user.pk)
+        with pytest.raises(CommandError, match=f"'ada' .primary key {user.pk}. or '{user.pk}'"):
+            sessions("end", "--user", str(user.pk), interactive=False)
+        assert is_alive(engine, session)
+        assert "1 session" in sessions("end", "--user", "ada", interactive=False)
+    finally:
+        other.delete()
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize("name", ["nobody", "123456789", "9" * 40, ""])
+def test_unknown_users(engine: Engine, name: str) -> None:
+    """ "No sessions" would say that the user is logged out."""
+    for arguments in (["list"], ["end", "--no-input"]):
+        with pytest.raises(CommandError, match="There is no user with the primary key or username"):
+            sessions(*arguments, "--user", name)
+
+
+@pytest.mark.engines("db:sqlite")
+def test_an_empty_list_says_so(engine: Engine) -> None:
+    """Nothing at all could be a command that failed."""
+    assert sessions("list") == "No sessions.\n"
+    assert sessions("list", "-v0") == ""
+
+
+# show ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.authoritative
+def test_show_by_id_works_on_every_engine(engine: Engine) -> None:
+    """Whether it lists or not: the id of a log line leads to a user and an address."""
+    session = stored(engine, 7, "192.0.2.1", "Browser/1.0")
+    shown = sessions("show", session.session_id)
+    assert f"Session        {session.session_id}\n" in shown
+    assert "User           primary key 7\n" in shown
+    if engine.storage.keeps_client:
+        assert "IP address     192.0.2.1\n" in shown
+        assert "User agent     Browser/1.0\n" in shown
+    assert document("show", session.session_id)["user_id"] == "7"
+
+
+@pytest.mark.authoritative
+def test_no_key_and_no_value_is_shown(engine: Engine) -> None:
+    """Terminals are recorded, and output is pasted into tickets."""
+    session = stored(engine)
+    for arguments in (["list"], ["show", session.session_id], ["doctor"]):
+        for form in ([], ["--json"]):
+            if arguments == ["list"] and not engine.storage.lists:
+                continue
+            _, output = typed(*arguments, *form)
+            assert session.session_key not in output
+            assert "a value" not in output
+    assert "Values         not shown" in sessions("show", session.session_id)
+
+
+def test_show_by_the_beginning_of_an_id(listing: Engine) -> None:
+    """As long as lists show them, or shorter; capitals are a matter of taste."""
+    session = stored(listing)
+    stored(listing)
+    for prefix in (session.session_id[:12], session.session_id[:6].upper()):
+        assert session.session_id in sessions("show", prefix)
+
+
+@pytest.mark.engines("memory")
+def test_a_beginning_of_two_ids_is_refused(engine: Engine) -> None:
+    """It names both, so that the right one can be taken from the message."""
+    both = ["abcdef" + "0" * 34, "abcdef" + "1" * 34]
+    for record_id in both:
+        put(engine, record_id)
+    for arguments in (["show"], ["end", "--no-input"]):
+        with pytest.raises(CommandError, match=f"2 ids begin with abcdef: {both[0]}, {both[1]}"):
+            sessions(*arguments, "abcdef")
+    assert len(document("list")["sessions"]) == 2
+
+
+@pytest.mark.engines("db:sqlite")
+def test_what_users_chose_does_not_reach_the_terminal_raw(engine: Engine, user: Any) -> None:
+    """A name with control characters could rewrite what the operator reads."""
+    user.username = "a\x1b[2Jda\n"
+    user.save()
+    session = stored(engine, user.pk)
+    for output in (
+        sessions("list"),
+        sessions("show", session.session_id),
+        sessions("stats"),
+        sessions("list", "--json"),
+    ):
+        assert "\x1b" not in output
+    assert " a[2Jda " in sessions("list")
+
+
+# stats --------------------------------------------------------------------------------------------
+
+
+def test_stats(listing: Engine) -> None:
+    """Each session counts once, and an expired one is nobody who is logged in."""
+    for user in (7, 7, 8, None):
+        stored(listing, user)
+    found = document("stats")
+    assert {name: found[name] for name in ("live", "logged_in", "anonymous")} == {
+        "live": 4,
+        "logged_in": 3,
+        "anonymous": 1,
+    }
+    assert found["top_users"] == [
+        {"user_id": "7", "sessions": 2},
+        {"user_id": "8", "sessions": 1},
+    ]
+    with at(now() + 15 * DAY):
+        found = document("stats")
+        assert (found["live"], found["top_users"]) == (0, [])
+        assert found["expired"] == 4 or listing.storage.self_expiring
+
+
+@pytest.mark.engines("db:sqlite")
+def test_stats_for_people(engine: Engine, user: Any) -> None:
+    """Users by name: nobody knows primary keys."""
+    for pk in (user.pk, user.pk, None):
+        stored(engine, pk)
+    assert sessions("stats") == (
+        "Live                 3\n"
+        "  logged in          2\n"
+        "  anonymous          1\n"
+        "Expired, not purged  0\n"
+        "Most sessions        2  ada\n"
+    )
+
+
+def info(user: int) -> SessionInfo:
+    return SessionInfo(
+        id="0" * 40,
+        user_id=str(user),
+        created=datetime.now(UTC),
+        last_activity=datetime.now(UTC),
+        expires=datetime.now(UTC),
+        ip="",
+        user_agent="",
+        is_expired=False,
+    )
+
+
+def test_counting_users_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million users must not fill the memory; who has most of the sessions is still found, and
+    the number says that it is a lower bound."""
+    monkeypatch.setattr(reports, "_MOST_COUNTERS", 10)
+    crowd = [info(user) for user in range(100, 200)]
+    stats = reports.count([*crowd[:50], *[info(7)] * 30, *crowd[50:]], top=1)
+    (most,) = stats.top_users
+    assert most.user_id == "7"
+    assert 20 <= most.sessions <= 30
+    assert stats.live == 130
+    assert reports.stats_fields(stats, {})["Most sessions"] == f"at least {most.sessions}  7"
+
+
+def test_the_bar_comes_when_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And goes: what is printed next has the line for itself. The store is not asked for a total
+    that nobody sees."""
+    drawn: list[str] = []
+    totals: list[int] = []
+
+    def total() -> int:
+        totals.append(4)
+        return 4
+
+    assert list(reports.with_progress(range(4), total, drawn.append)) == [0, 1, 2, 3]
+    assert (drawn, totals) == ([], [])
+    monkeypatch.setattr(reports, "_PATIENCE", 0.0)
+    assert list(reports.with_progress(range(4), total, drawn.append)) == [0, 1, 2, 3]
+    assert totals == [4]
+    assert drawn[1] == f"\r[{'#' * 15}{' ' * 15}] 2 of 4"
+    assert max(map(len, drawn)) < 80
+    assert drawn[-1].strip() == ""
+    assert drawn[-1].endswith("\r")
+
+
+@pytest.mark.engines("db:sqlite")
+def test_only_a_terminal_gets_the_bar(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a log it would be a line of a thousand bars."""
+    monkeypatch.setattr(reports, "_PATIENCE", 0.0)
+    stored(engine)
+    assert "\r" not in typed("stats")[1]
+    _, seen = typed("stats", screen=Terminal())
+    assert f"\r[{'#' * 30}] 1 of 1\r" in seen
+    assert seen.rpartition("\r")[2].startswith("Live ")
+
+
+def test_more_sessions_than_expected_do_not_break_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expired ones are in the pass and not in the total."""
+    monkeypatch.setattr(reports, "_PATIENCE", 0.0)
+    drawn: list[str] = []
+    list(reports.with_progress(range(3), lambda: 0, drawn.append))
+    assert drawn[2] == f"\r[{'#' * 30}] 3 of 3"
+
+
+# end ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.authoritative
+def test_end_by_id_works_on_every_engine(engine: Engine) -> None:
+    """The one that was named, and no other."""
+    one, two, three = (stored(engine) for _ in range(3))
+    ids = [one.session_id, two.session_id, one.session_id]
+    assert sessions("end", *ids, interactive=False) == "2 sessions ended.\n"
+    assert alive(engine, one, two, three) == [False, False, True]
+
+
+def test_end_by_the_beginning_of_an_id(listing: Engine) -> None:
+    """As a list shows it."""
+    one, two = stored(listing), stored(listing)
+    assert sessions("end", one.session_id[:12], interactive=False) == "1 session ended.\n"
+    assert alive(listing, one, two) == [False, True]
+
+
+@pytest.mark.authoritative
+def test_nothing_is_ended_if_one_id_is_wrong(engine: Engine) -> None:
+    """The operator meant something else, and has to look again."""
+    session = stored(engine)
+    with pytest.raises(CommandError, match=f"no live session whose id begins with {UNKNOWN}"):
+        sessions("end", session.session_id, UNKNOWN, interactive=False)
+    assert is_alive(engine, session)
+
+
+def test_end_of_a_user(listing: Engine, user: Any) -> None:
+    """All of them, or all but the one that is named."""
+    mine = [stored(listing, user.pk) for _ in range(3)]
+    other = stored(listing)
+    kept = mine[0].session_id[:12]
+    said = sessions("end", "--user", "ada", "--but", kept, interactive=False)
+    assert said == "2 sessions ended.\n"
+    assert alive(listing, *mine, other) == [True, False, False, True]
+    assert sessions("end", "--user", "ada", interactive=False) == "1 session ended.\n"
+    assert alive(listing, mine[0], other) == [False, True]
+    with pytest.raises(CommandError, match="There is no live session of user ada to end"):
+        sessions("end", "--user", "ada", interactive=False)
+
+
+@pytest.mark.engines("memory", "db:sqlite")
+def test_the_session_to_keep_has_to_be_one_of_the_user(engine: Engine, user: Any) -> None:
+    """A wrong id would end the one that was to be kept."""
+    mine, other = stored(engine, user.pk), stored(engine)
+    for kept in (other.session_id, UNKNOWN):
+        with pytest.raises(CommandError, match=kept):
+            sessions("end", "--user", "ada", "--but", kept, interactive=False)
+    assert is_alive(engine, mine)
+
+
+def test_end_of_all(listing: Engine) -> None:
+    """After a breach."""
+    everyone = [stored(listing, user) for user in (1, 2, None)]
+    assert sessions("end", "--all", interactive=False) == "3 sessions ended.\n"
+    assert alive(listing, *everyone) == [False] * 3
+    with pytest.raises(CommandError, match="There is no live session to end"):
+        sessions("end", "--all", interactive=False)
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize("answer", ["", "n", "yess", "^C", None])
+def test_without_a_yes_nothing_is_ended(
+    engine: Engine, user: Any, answers: Any, answer: str | None
+) -> None:
+    """Not even by the Enter key, or by a script that has nobody to ask."""
+    session = stored(engine, user.pk)
+    for arguments, asked in (
+        ([session.session_id], "End 1 session? [y/N] "),
+        (["--user", "ada"], "End 1 session of user ada? [y/N] "),
+        (["--all"], "End 1 session? [y/N] "),
+    ):
+        answers[0][:] = [] if answer is None else [answer]
+        reason = "Not running in a terminal" if answer is None else "Nothing was ended"
+        with pytest.raises(CommandError, match=reason):
+            sessions("end", *arguments)
+        assert answers[1].pop() == asked
+    assert is_alive(engine, session)
+
+
+@pytest.mark.engines("db:sqlite")
+def test_with_a_yes_they_are(engine: Engine, answers: Any) -> None:
+    """A question that could not be agreed to would be no question."""
+    stored(engine)
+    answers[0][:] = ["y"]
+    assert sessions("end", "--all") == "1 session ended.\n"
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_dry_run_ends_nothing(engine: Engine, user: Any, answers: Any) -> None:
+    """And asks nothing."""
+    session = stored(engine, user.pk)
+    for arguments in ([session.session_id[:12]], ["--user", "ada"], ["--all"]):
+        assert sessions("end", *arguments, "--dry-run").startswith("Would end 1 session")
+    assert is_alive(engine, session)
+    assert answers[1] == []
+
+
+# purge --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.engines("memory", "file", "db:sqlite", "cached_db:locmem+sqlite", "cookie:sqlite")
+def test_purge(engine: Engine) -> None:
+    """What clearsessions does; and only counting changes nothing."""
+    for _ in range(3):
+        stored(engine)
+    with at(now() + 15 * DAY):
+        live = stored(engine)
+        for _ in range(2):
+            assert sessions("purge", dry_run=True) == "Would remove 3 expired sessions.\n"
+        assert sessions("purge") == "3 expired sessions removed.\n"
+        assert document("stats")["expired"] == 0
+        assert is_alive(engine, live)
+
+
+# doctor -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sound(engine: Engine) -> Iterator[Engine]:
+    """A site with nothing to complain of."""
+    with override_settings(SESSION_COOKIE_SECURE=True, SESSION_COOKIE_AGE=3600):
+        yield engine
+
+
+@pytest.mark.authoritative
+def test_doctor_asks_every_store(sound: Engine) -> None:
+    """Each of them by itself: sessions go on while a cache is down, so nothing else tells."""
+    found = document("doctor")
+    assert found["engine"] == f"django_sessionstores.backends.{sound.name}"
+    assert found["problems"] == 0
+    assert found["encryption_keys"] == 1
+    assert None not in [store["milliseconds"] for store in found["stores"]]
+    parts = [store["description"] for store in found["stores"]]
+    assert all(part in found["description"] for part in parts)
+    assert len(parts) == max(1, len(sound.case.stores))
+    for name, value in found["capabilities"].items():
+        assert value is getattr(sound.storage, name)
+
+
+@pytest.mark.engines("cached_db:locmem+sqlite", "cookie:sqlite", "db:sqlite", "file")
+def test_doctor_finds_a_store_that_is_unreachable(sound: Engine) -> None:
+    """With exit code 1, so that a monitor can run it."""
+
+    def broken(name: str) -> None:
+        raise StorageUnavailable("no route")
+
+    storage = sound.storage
+    if isinstance(storage, LayeredStorage):
+        storage = storage.cache
+    elif isinstance(storage, RegisteredStorage):
+        storage = storage.registry
+    with observed(storage, before=broken):
+        code, said = typed("doctor")
+    assert code == 1
+    assert f"{storage.describe()}: DOES NOT ANSWER. no route\n" in said
+    assert said.endswith("CommandError: 1 problem found.\n")
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize(
+    ("policy", "limit", "told"),
+    [
+        *(("allkeys-lru", "100mb", True), ("volatile-ttl", "100mb", True)),
+        *(("noeviction", "100mb", False), ("allkeys-lru", "0", False)),
+    ],
+)
+@pytest.mark.engines("cache:redis-cache")
+@pytest.mark.private_servers
+def test_doctor_finds_that_a_full_redis_logs_users_out(
+    sound: Engine, policy: str, limit: str, told: bool
+) -> None:
+    (server,) = sound.servers.values()
+    server.cli("config", "set", "maxmemory-policy", policy)
+    server.cli("config", "set", "maxmemory", limit)
+    code, said = typed("doctor")
+    assert (f"by its policy {policy}" in " ".join(said.split())) is told
+    assert code == told
+
+
+@pytest.mark.engines("cache:redis-cache", "file", "cached_db:redis-cache+postgresql", "memory")
+def test_doctor_tells_of_the_index(sound: Engine) -> None:
+    """Which is made by the first list, and can be lost in Redis."""
+    has_index = sound.name in {"cache", "file"}
+    assert (document("doctor")["index_is_complete"] is not None) is has_index
+    assert ("Index  " in sessions("doctor")) is has_index
+    if has_index:
+        session = sound.SessionStore()
+        session["_auth_user_id"] = "7"
+        session.save()
+        Inventory().list(user=7)
+        assert document("doctor")["index_is_complete"] is True
+    if sound.name == "cache":
+        sound.storage._server.ask("DEL", *sound.storage._index.keys)
+        assert "not complete: the next list makes it" in " ".join(sessions("doctor").split())
+
+
+def test_doctor_tells_the_policy(sound: Engine) -> None:
+    """As it is in force, not as it was meant."""
+    with override_settings(SESSIONSTORES={"IDLE_TIMEOUT": 1800}, SECRET_KEY_FALLBACKS=["a", "b"]):
+        said = sessions("doctor")
+        policy = document("doctor")["policy"]
+    assert (policy["SESSION_COOKIE_AGE"], policy["IDLE_TIMEOUT"]) == (3600, 1800)
+    assert "SESSION_COOKIE_AGE = 3600 (1 h)\n" in said.replace(" " * 17, "")
+    assert "IDLE_TIMEOUT = 1800 (30 min)\n" in said
+    assert "ABSOLUTE_TIMEOUT = 0 (disabled)\n" in said
+    assert "Encryption keys  3\n" in said
+    assert "Middleware       django.contrib.sessions.middleware.SessionMiddleware\n" in said
+
+
+@pytest.mark.engines("db:sqlite")
+def test_doctor_never_tells_the_encryption_keys(sound: Engine) -> None:
+    """Its output goes into tickets."""
+    with override_settings(SESSIONSTORES={"ENCRYPTION_KEYS": ["hush-hush"]}):
+        for form in ([], ["--json"]):
+            code, said = typed("doctor", *form)
+            assert "sessionstores.W005" in said
+            assert "hush-hush" not in said
+            assert "tests only" not in said
+            assert code == 1
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize(
+    ("settings", "finding"),
+    [
+        ({"SESSION_COOKIE_SECURE": False}, "WARNING security.W01"),
+        ({"SESSIONSTORES": {"IDEL_TIMEOUT": 5}}, "ERROR sessionstores.E002"),
+        ({"SESSIONSTORES": {"IDLE_TIMEOUT": "5"}}, "IDLE_TIMEOUT = wrong, see the findings"),
+        ({"SESSIONSTORES": {"ENCRYPTION_KEYS": [""]}}, "Encryption keys  wrong, see the findings"),
+        ({"MIDDLEWARE": []}, "Middleware       none, so no view has a session"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_doctor_finds_what_is_wrong(sound: Engine, settings: dict[str, Any], finding: str) -> None:
+    """Where a check would keep other commands from running, too."""
+    with override_settings(**settings):
+        code, said = typed("doctor")
+    assert finding in said
+    assert code == 1
+
+
+@pytest.mark.engines("db:sqlite")
+def test_doctor_heeds_silenced_checks(sound: Engine) -> None:
+    """What the project knows of is no news."""
+    silenced = [f"security.W01{number}" for number in range(10)]
+    with override_settings(SESSION_COOKIE_SECURE=False, SILENCED_SYSTEM_CHECKS=silenced):
+        assert typed("doctor")[0] == 0
+
+
+@pytest.mark.engines("db:sqlite")
+def test_doctor_in_silence(sound: Engine) -> None:
+    """From cron, it speaks up when something is wrong."""
+    assert typed("doctor", "-v0") == (0, "")
+    with override_settings(SESSIONSTORES={"IDEL_TIMEOUT": 5}):
+        code, said = typed("doctor", "-v0")
+    assert code == 1
+    assert "Did you mean 'IDLE_TIMEOUT'?" in said
+
+
+# Bad input, other engines, outages ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "dance",
+        "list --limit 0",
+        "list --limit -1",
+        "list --limit many",
+        "list --ip here",
+        "list --idle-since yesterday",
+        "list --idle-since 2026-02-30",
+        "list --idle-since 999999w",
+        "list --anonymous --logged-in",
+        "list --anonymous --user ada",
+        "list extra",
+        "show",
+        "show abcde",
+        "show nothexadecimal",
+        f"show {UNKNOWN}0",
+        f"show {UNKNOWN} {UNKNOWN}",
+        "stats extra",
+        "end",
+        "end --but abcdef",
+        "end --all --but abcdef",
+        "end --all --user ada",
+        f"end --all {UNKNOWN}",
+        f"end --user ada {UNKNOWN}",
+        "end abcde",
+        "purge extra",
+        "purge --json",
+        "doctor extra",
+    ],
+)
+@pytest.mark.engines("db:sqlite")
+def test_usage_errors(
+    engine: Engine, user: Any, capsys: pytest.CaptureFixture[str], arguments: str
+) -> None:
+    """Exit code 2 and how it goes, before anything is done."""
+    session = stored(engine, user.pk)
+    assert (
+        typed(*arguments.split(), *(["--no-input"] if "end" in arguments.split()[:1] else []))[0]
+        == 2
+    )
+    assert "usage: manage.py sessions" in capsys.readouterr().err
+    assert is_alive(engine, session)
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_session_key_is_not_repeated(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    """Somebody takes it for the id. The message would put it into a log."""
+    key = "z" + draw_key()[1:]
+    for action in ("show", "end"):
+        code, said = typed(action, key)
+        assert code == 2
+        assert key not in said + capsys.readouterr().err
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_cursor_that_no_page_gave(engine: Engine) -> None:
+    """It was cut off when it was copied."""
+    code, said = typed("list", "--cursor", "nonsense")
+    assert (code, "cursor" in said) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [*ACTIONS, ["end", "--all"], ["purge", "--dry-run"]], ids=" ".join
+)
+def test_engines_of_others(arguments: list[str]) -> None:
+    """They have no ids. To purge them is all that can be done."""
+    with override_settings(SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies"):
+        if arguments == ["purge"]:
+            assert sessions("purge") == "The expired sessions were removed.\n"
+            return
+        with pytest.raises(CommandError, match=r"signed_cookies is not an engine of"):
+            sessions(*arguments)
+
+
+@pytest.mark.parametrize("arguments", ACTIONS, ids=" ".join)
+def test_an_engine_that_is_not_there(arguments: list[str]) -> None:
+    """No traceback: the setting is wrong, not the package."""
+    with (
+        override_settings(SESSION_ENGINE="django_sessionstores.backends.nosuch"),
+        pytest.raises(CommandError, match=r"SESSION_ENGINE '.*nosuch' cannot be used"),
+    ):
+        sessions(*arguments)
+
+
+def test_an_engine_that_cannot_list_says_so(engine: Engine, user: Any) -> None:
+    """Not an empty list: that would mean that nobody is logged in."""
+    if engine.storage.lists:
+        pytest.skip(f"{engine.id} lists")
+    session = stored(engine, user.pk)
+    for arguments in (
+        ["list"],
+        ["stats"],
+        ["show", "abcdef"],
+        ["end", "--all"],
+        ["end", "--user", "ada"],
+        ["end", "abcdef"],
+        ["purge", "--dry-run"],
+    ):
+        with pytest.raises(CommandError, match="REGISTRY"):
+            sessions(*arguments)
+    assert is_alive(engine, session)
+
+
+@pytest.mark.engines("cookie:unregistered")
+def test_sessions_that_only_browsers_have(engine: Engine) -> None:
+    """ "Ended" would not be true."""
+    session = stored(engine)
+    for action in ("show", "end"):
+        with pytest.raises(CommandError, match="only the browsers have them"):
+            sessions(action, session.session_id)
+
+
+@pytest.mark.engines("memory", "file", "db:sqlite", "cookie:sqlite", "cache:locmem")
+def test_an_outage_is_told_as_one(engine: Engine) -> None:
+    """Which store, without a traceback, and with exit code 1: not "there are none"."""
+
+    def broken(name: str) -> None:
+        raise StorageUnavailable("no route")
+
+    stored(engine)
+    storage = engine.storage
+    watched = storage.registry if isinstance(storage, RegisteredStorage) else storage
+    for arguments in [*ACTIONS[:-1], ["end", "--all"]]:
+        if arguments == ["reindex"]:
+            continue  # These have no index to ask for.
+        if arguments[-1] in {"list", "stats", "--all"} and not storage.lists:
+            continue
+        with observed(watched, before=broken):
+            code, said = typed(*arguments)
+        assert code == 1
+        assert f"The store of sessions, {storage.describe()}, does not answer: no route" in said
+
+
+@pytest.mark.engines(
+    "db:postgresql",
+    "db:mariadb",
+    "cache:redis-cache",
+    "cache:django-redis",
+    "cache:memcached",
+    "cached_db:redis-cache+postgresql",
+)
+@pytest.mark.private_servers
+def test_a_server_that_is_gone(engine: Engine) -> None:
+    """Whatever its client raises."""
+    session = stored(engine)
+    for server in engine.servers.values():
+        server.kill()
+    code, said = typed("end", session.session_id, "--no-input")
+    assert code == 1
+    assert f"The store of sessions, {engine.storage.describe()}, does not answer: " in said
+    code, said = typed("doctor")
+    assert code == 1
+    assert said.count("DOES NOT ANSWER") == len(engine.servers)
+
+
+@pytest.mark.engines("cache:locmem", "db:sqlite")
+def test_users_that_cannot_be_read(engine: Engine) -> None:
+    """Their database is away. That they are unknown would not be true; but what does not need
+    their names goes on, with primary keys."""
+
+    def broken(*_: Any) -> None:
+        raise OperationalError("no route")
+
+    session = stored(engine, 7)
+    with mock.patch.object(ModelIterable, "__iter__", broken):
+        with pytest.raises(CommandError, match="The database of users does not answer: no route"):
+            sessions("end", "--user", "7", interactive=False)
+        assert "User           primary key 7\n" in sessions("show", session.session_id)
+
+
+@pytest.mark.engines("db:sqlite")
+def test_an_outage_in_the_middle_of_ending(engine: Engine) -> None:
+    """The operator has to know that some may live."""
+
+    def broken(name: str) -> None:
+        if name == "delete":
+            raise StorageUnavailable("no route")
+
+    stored(engine)
+    with observed(engine.storage, before=broken):
+        code, said = typed("end", "--all", "--no-input")
+    assert code == 1
+    assert "may not have ended: run the command again" in said
+
+
+@pytest.mark.engines("memory", "cache:locmem")
+def test_sessions_of_another_process_are_not_seen(engine: Engine) -> None:
+    """ "No sessions" would be said of a site full of people."""
+    for action in ("doctor", "list"):
+        code, said = typed(action)
+        assert "This process cannot see the sessions of the site" in said
+    assert code == 0
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize("before", [True, False], ids=["before", "behind"])
+def test_djangos_own_options_may_stand_anywhere(engine: Engine, before: bool) -> None:
+    """Nobody remembers which options are of the command and which of the action."""
+    stored(engine)
+    options = ["--verbosity", "0", "--traceback", "--no-color", "--settings", "tests.settings"]
+    action = ["end", "--all", "--no-input"]
+    arguments = [*options, *action] if before else [*action, *options]
+    assert typed(*arguments) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-5, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (3599, "59 min"),
+        (3600, "1 h"),
+        (47 * 3600, "47 h"),
+        (48 * 3600, "2 days"),
+        (2000 * 86_400, "2,000 days"),
+    ],
+)
+def test_spans(seconds: float, text: str) -> None:
+    """In the unit in which people think of it."""
+    assert format_duration(seconds) == text
+
+
+def test_moments() -> None:
+    """A date is midnight in the project's time zone; one with an offset is itself."""
+    with override_settings(TIME_ZONE="Asia/Tokyo"):
+        assert selection.moment("2026-11-20").isoformat() == "2026-11-20T00:00:00+09:00"
+        assert selection.moment("2026-11-20T10:00").isoformat() == "2026-11-20T10:00:00+09:00"
+    given = selection.moment("2026-11-20T10:00:00+01:00")
+    assert given.isoformat() == "2026-11-20T10:00:00+01:00"
+
+
+# Terminals ----------------------------------------------------------------------------------------
+
+LONG_IP = "2001:db8:1234:5678:9abc:def0:1234:5678"
+MANAGE = """
+import sys
+from tests.cases import attach
+from django.core.management import execute_from_command_line
+with attach(sys.argv[1]):
+    from django_sessionstores.management import reports
+    from django_sessionstores.management.commands.clearsessions import Command
+    reports._PATIENCE = 0.0  # The bar is there at once, where there is one.
+    code = 0
+    for line in sys.argv[2:]:
+        if len(sys.argv) > 3:
+            print("$", line, flush=True)
+        words = ["manage.py", *line.split()]
+        try:
+            if words[1] == "clearsessions":
+                Command().run_from_argv(words)  # By name, it would be Django's.
+            else:
+                execute_from_command_line(words)
+        except SystemExit as end:
+            code = end.code
+        sys.stdout.flush()
+    sys.exit(code)
+"""
+
+
+def manage(engine: Engine, *lines: str, **options: Any) -> subprocess.Popen[str]:
+    """Command lines in a process of their own, with the exit code of the last that failed."""
+    environment = {k: v for k, v in os.environ.items() if k not in {"COLUMNS", "NO_COLOR"}}
+    environment |= {"TERM": "xterm", "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    return subprocess.Popen(
+        [sys.executable, "-c", MANAGE, engine.id, *lines],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        **options,
+    )
+
+
+def through_pipes(engine: Engine, *lines: str, typed: str = "") -> tuple[int, str]:
+    """Exit code and all output, where a program reads it."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = manage(engine, *lines, **pipes)
+    output, _ = process.communicate(typed, timeout=120)
+    return process.returncode, output
+
+
+def on_terminal(engine: Engine, *lines: str, typed: str = "", columns: int = 80) -> tuple[int, str]:
+    """Exit code and what a person sees on a pseudo-terminal."""
+    pty = pytest.importorskip("pty")
+    import fcntl
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = manage(engine, *lines, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    os.write(ours, typed.encode())
+    seen = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            seen += chunk
+    except OSError:
+        pass  # How Linux says that the other side is closed.
+    finally:
+        os.close(ours)
+    return process.wait(120), seen.decode().replace("\r\n", "\n")
+
+
+def plain(text: str) -> list[str]:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
+
+
+def widest(lines: list[str]) -> int:
+    """In columns: the one character here that is wide takes two."""
+    return max(len(line) + line.count("山") for line in lines)
+
+
+@pytest.fixture
+def crowded(engine: Engine, user: Any) -> Any:
+    """A session with everything as long as it may be."""
+    user.username = "ada." + "山" * 60 + "@example.com"
+    user.save()
+    session = stored(engine, user.pk, LONG_IP, "Browser/1.0 " * 30)
+    for _ in range(3):
+        stored(engine)
+    return session
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_list_fits_a_terminal(engine: Engine, crowded: Any) -> None:
+    """A line that wraps makes a table unreadable. The head stands out."""
+    code, seen = on_terminal(engine, "sessions list --limit 2")
+    code, everything = on_terminal(engine, "sessions list")
+    assert code == 0
+    assert seen.startswith("\x1b[")
+    lines = plain(seen) + plain(everything)
+    assert widest(lines) <= 80
+    assert crowded.session_id[:12] in everything
+    assert sum("…" in line for line in plain(everything)) == 1
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize("action", ["show", "stats", "doctor"])
+def test_reports_fit_a_terminal(engine: Engine, crowded: Any, action: str) -> None:
+    """Long values go on in the next line, and nothing of them is lost."""
+    argument = crowded.session_id if action == "show" else ""
+    _, seen = on_terminal(engine, f"sessions {action} {argument}")
+    lines = plain(seen)
+    assert len(lines) >= 5
+    assert widest(lines) <= 80
+    if action == "show":
+        assert seen.count("Browser/1.0") == 30
+
+
+@pytest.mark.engines("db:sqlite")
+def test_nothing_is_cut_or_coloured_in_a_pipe(engine: Engine, crowded: Any) -> None:
+    """A program that reads it gets all of it."""
+    code, piped = through_pipes(engine, "sessions list")
+    assert code == 0
+    assert "\x1b" not in piped
+    assert "…" not in piped
+    assert LONG_IP in piped
+    assert "@example.com" in piped
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_question_is_asked_on_a_terminal(engine: Engine, crowded: Any) -> None:
+    """Exit code 0 of a run that ended nothing would be a lie; nobody types here, so it is 1."""
+    code, output = through_pipes(engine, "sessions end --all", typed="n\n")
+    assert (code, output) == (1, "End 4 sessions? [y/N] CommandError: Nothing was ended.\n")
+    assert is_alive(engine, crowded)
+
+
+PREVIOUS = f"{DJANGO}.db"
+LINES = (
+    *("list", "list --limit 1", "show ID", "stats", "purge --dry-run", "purge", "reindex"),
+    *("doctor", "end ID --dry-run", "end ID", "end --user USER --but ID", "end --all"),
+    *("end abcdef", "end abc", "clear", "clear --dry-run", f"move --from {PREVIOUS} --to os"),
+    *("clear-cache default --no-input", "clear-cache nosuch --no-input"),
+    *(f"move --from {PREVIOUS} --dry-run", f"move --from {PREVIOUS}"),
+)
+BARS = ("stats", f"move --from {PREVIOUS} --dry-run", f"move --from {PREVIOUS}")
+ASKS = ("end ID", "end --user USER --but ID", "end --all", "clear")
+USAGE = "end abc"
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize("screen", ["terminal", "pipe"])
+def test_commands_on_a_terminal_and_in_a_pipe(engine: Engine, user: Any, screen: str) -> None:
+    """No line is wrapped by the terminal, and a program gets no colours, bars or cut values."""
+    empty_django()
+    at_django("db")
+    kept = stored(engine, user.pk, LONG_IP, "Browser/1.0 " * 30)
+    put(engine, session_id("gone"), expires=now() - HOUR)
+    stored(engine, user.pk)
+    # Checks of the test project are not what is tried here.
+    lines = ["clearsessions --skip-checks", *(f"sessions {line}" for line in LINES)]
+    lines = [each.replace("ID", kept.session_id).replace("USER", "ada") for each in lines]
+    run = on_terminal if screen == "terminal" else through_pipes
+    _, output = run(engine, *lines, typed="n\n" * len(ASKS))
+    empty_django()
+    assert "Traceback" not in output
+    parts = re.split(r"^\$ (.*)\n", re.sub(r"\x1b\[[0-9;]*m", "", output), flags=re.MULTILINE)
+    said = dict(zip(("clearsessions", *LINES), parts[2::2], strict=True))
+    assert parts[1::2] == lines
+    assert output.count("Nothing was ended.") == len(ASKS)
+    for line, text in said.items():
+        assert text.strip(), line
+        assert ("\r[####" in text) is (screen == "terminal" and line in BARS), line
+        # How arguments are to be written is told by argparse, in its own way.
+        if screen == "terminal" and line != USAGE:
+            assert widest(text.splitlines()) <= 80, line
+    if screen == "pipe":
+        assert ("\x1b" in output, "\r" in output, "…" in output) == (False, False, False)
+    else:
+        assert "\x1b" in output
+    assert is_alive(engine, kept)
+
+
+@pytest.mark.engines("cache:redis-cache")
+def test_a_cache_on_a_terminal_and_in_a_pipe(engine: Engine) -> None:
+    """The same of what is asked there, in more words."""
+    session = stored(engine)
+    lines = [f"sessions {each}" for each in ("clear-cache sessions", "clear", "reindex")]
+    lines.append("sessions clear-cache sessions --dry-run")
+    _, seen = on_terminal(engine, *lines, typed="n\n" * 2)
+    assert seen.count("Nothing was ") == 2
+    assert widest(plain(seen)) <= 80
+    _, piped = through_pipes(engine, *lines, typed="n\n" * 2)
+    assert ("\x1b" in piped, "\r" in piped, "Traceback" in piped) == (False,) * 3
+    assert is_alive(engine, session)
+
+
+# The documentation --------------------------------------------------------------------------------
+
+NOON = int(datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp() * 1000)
+MINUTE = HOUR // 60
+TRANSCRIPT = re.compile(r"^\.\. code-block:: console\n\n((?: {4}.*\n|\n)+)", re.MULTILINE)
+PROMPT = "$ python manage.py "
+
+
+def transcripts(page: Path = PAGE, name: str = "sessions") -> list[tuple[str, str]]:
+    """What is given to a command on the page, and what it says that it prints."""
+    text = "\n".join(TRANSCRIPT.findall(page.read_text(encoding="utf-8")))
+    text = re.sub(r"^ {4}", "", text, flags=re.MULTILINE)
+    parts = [part.partition("\n") for part in text.split(PROMPT)[1:]]
+    return [
+        (command.removeprefix(name).strip(), output.strip("\n"))
+        for command, _, output in parts
+        if command.split()[0] == name
+    ]
+
+
+@pytest.fixture
+def site(engine: Engine) -> Iterator[None]:
+    """The site of the page: two people and two visitors, at noon."""
+    users = get_user_model()._default_manager
+    ada, bob = users.create(pk=7, username="ada"), users.create(pk=12, username="bob")
+    agent = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)"
+    rows: list[tuple[Any, int, str]] = [
+        (ada.pk, 0, "192.0.2.17"),
+        (ada.pk, 3, "2001:db8::42"),
+        (bob.pk, 50, "198.51.100.4"),
+        (None, 7 * 60, "203.0.113.80"),
+        (None, 15 * 24 * 60, "203.0.113.9"),
+    ]
+    settings = {
+        "TIME_ZONE": "UTC",
+        "SESSION_COOKIE_SECURE": True,
+        "MIDDLEWARE": ["django_sessionstores.middleware.SessionMiddleware"],
+        "SESSIONSTORES": {
+            "IDLE_TIMEOUT": 3600,
+            "ENCRYPTION_KEYS": ["too short"],
+            "MIGRATE_FROM": [f"{DJANGO}.db"],
+        },
+    }
+    empty_django()
+    for _ in range(3):
+        at_django("db")
+    with override_settings(**settings), at(NOON):
+        for number, (pk, minutes, ip) in enumerate(rows):
+            last = NOON - minutes * MINUTE
+            put(
+                engine,
+                session_id(f"session {number}"),
+                user_id=None if pk is None else str(pk),
+                created=last - 2 * HOUR,
+                last_activity=last,
+                expires=last + 14 * DAY,
+                ip=ip,
+                user_agent=agent,
+                payload=bytes(212),
+            )
+        yield
+    users.filter(pk__in=[ada.pk, bob.pk]).delete()
+
+
+def run_transcript(command: str, monkeypatch: pytest.MonkeyPatch, answer: Callable[[], str]) -> str:
+    screen = Terminal()
+
+    def ask(question: str) -> str:
+        screen.write(f"{question}{answer()}\n")
+        return answer()
+
+    monkeypatch.setattr(builtins, "input", ask)
+    monkeypatch.setenv("COLUMNS", "80")
+    _, output = typed(*command.split(), screen=screen)
+    return re.sub(r"in\s+[\d.]+ ms", "in 0.4 ms", output).strip("\n")
+
+
+@pytest.mark.engines("db:sqlite")
+def test_transcripts_are_true(engine: Engine, site: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a reader compares with the own screen. In order: ending changes what is listed."""
+    shown = transcripts()
+    actions = {action[0] for action in ACTIONS} | {"move", "clear"}
+    assert {command.split()[0] for command, _ in shown} == actions
+    for command, expected in shown:
+        output = run_transcript(command, monkeypatch, lambda: "y")
+        assert output == expected, command

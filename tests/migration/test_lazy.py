@@ -1,0 +1,910 @@
+"""Sessions of previous backends are migrated: nobody is logged out, and every logout holds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from importlib import import_module
+from itertools import count
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from django.conf import settings
+from django.contrib.auth import (
+    BACKEND_SESSION_KEY,
+    HASH_SESSION_KEY,
+    SESSION_KEY,
+    get_user_model,
+)
+from django.core.cache import caches
+from django.db import transaction
+from django.test import Client, override_settings
+from django.utils import timezone
+from django.views.debug import ExceptionReporter
+
+from django_sessionstores.core.clock import now
+from django_sessionstores.core.records import session_id
+from django_sessionstores.exceptions import SessionEnded, StorageUnavailable
+from django_sessionstores.inventory import Inventory
+from django_sessionstores.migration import lazy
+from django_sessionstores.testing import DAY, HOUR, Twin, at, in_threads, observed, suspicions
+from tests.cases import Engine
+from tests.migration.previous_backends import (
+    DJANGO,
+    OURS,
+    after,
+    at_django,
+    before,
+    django_store,
+    empty_django,
+    empty_folder,
+    migrating,
+)
+from tests.services import MemcachedNodes
+
+PLAIN = ["db", "cached_db", "cache", "file"]
+COOKIE = "sessionid"
+SELECTION = (
+    "memory",
+    "file",
+    "db:sqlite",
+    "cache:redis-cache",
+    "cache:memcached",
+    "cache:memcached+sqlite",
+    "cache:locmem",
+    "cached_db:redis-cache+postgresql",
+    "cookie:unregistered",
+    "cookie:sqlite",
+)
+STORED = SELECTION[:-2]
+"""Those that keep sessions by their keys."""
+
+
+def is_at_django(name: str, key: str) -> bool:
+    source = lazy.sources()[0]
+    return source.find(key) is not None
+
+
+@pytest.fixture(params=PLAIN)
+def source(request: pytest.FixtureRequest, engine: Engine) -> Iterator[str]:
+    """One of Django's engines that store sessions, named in MIGRATE_FROM."""
+    empty_django()
+    django_store(request.param)
+    with migrating(f"{DJANGO}.{request.param}"):
+        yield request.param
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def in_async(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+# Migrating ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.engines(*SELECTION)
+def test_a_session_of_djangos_goes_on(engine: Engine, source: str, in_async: bool) -> None:
+    """Same data, same user, same end; under the same key where the engine has keys."""
+    key = at_django(source, _auth_user_id="7")
+    session = Twin(engine.SessionStore(key), in_async)
+    assert session.load() == {"cart": {"apples": 1}, "_auth_user_id": "7"}
+    if engine.name == "cookie":
+        assert session.session_key != key
+        assert session.modified  # So that the browser gets the new one.
+    else:
+        assert session.session_key == key
+        assert not session.modified
+        assert not is_at_django(source, key)
+    again = Twin(engine.SessionStore(session.session_key), in_async)
+    assert again.load()["cart"] == {"apples": 1}
+    assert again.session_id == session_id(key)
+    again.set("more", 1)
+    again.save()
+    assert engine.SessionStore(again.session_key).load()["more"] == 1
+    if engine.storage.lists:
+        (info,) = Inventory().list().sessions
+        assert (info.id, info.user_id) == (session_id(key), "7")
+
+
+@pytest.mark.engines("db:sqlite", "cookie:sqlite")
+def test_a_session_ends_when_it_would_have(engine: Engine, source: str) -> None:
+    """The move neither logs out early nor lets live for longer."""
+    session = django_store(source)()
+    session.set_expiry(3600)
+    session.save()
+    taken = engine.SessionStore(session.session_key)
+    assert taken.get_expiry_age() == 3600
+    info = Inventory().get(session_id(session.session_key))
+    assert info is not None
+    assert abs(info.expires - timezone.now() - timedelta(hours=1)) < timedelta(minutes=1)
+    with at(now() + 2 * HOUR):
+        assert engine.SessionStore(taken.session_key).load() == {}
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_session_that_ended_after_its_migration_was_rolled_back(
+    engine: Engine, source: str, in_async: bool
+) -> None:
+    """Its data is still at hand, and must not begin another session of the same user."""
+    key = at_django(source, _auth_user_id="7")
+    session = engine.SessionStore(key)
+    with suppress(ZeroDivisionError), transaction.atomic(using=engine.database):
+        assert session["_auth_user_id"] == "7"
+        raise ZeroDivisionError
+    django_store(source)().delete(key)
+    with pytest.raises(SessionEnded):
+        Twin(session, in_async).cycle_key()
+
+
+@pytest.mark.engines("memory", "db:sqlite")
+def test_what_was_deleted_by_its_id_is_not_migrated(
+    engine: Engine, source: str, in_async: bool
+) -> None:
+    """By the id alone, Django's backends cannot be told. A tombstone keeps the session away."""
+    key = at_django(source, _auth_user_id="7")
+    storage = Twin(engine.SessionStore.storage(), in_async)
+    storage.delete(session_id(key))
+    assert engine.SessionStore(key).load() == {}
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize("name", ["db", "cached_db", "file"])
+def test_what_has_expired_stays_expired(engine: Engine, name: str) -> None:
+    """Django would not have served it either."""
+    empty_django()
+    with migrating(f"{DJANGO}.{name}"):
+        key = at_django(name)
+        with at(now() + 15 * DAY):
+            session = engine.SessionStore(key)
+            assert session.load() == {}
+            assert session.session_key is None
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize("name", ["db", "cached_db", "file"])
+def test_age_counts_from_the_last_save(engine: Engine, name: str) -> None:
+    """ABSOLUTE_TIMEOUT does not begin anew more than it must, and nobody was idle at the move."""
+    from django.contrib.sessions.models import Session
+
+    key, two_days_ago = at_django(name), timezone.now() - timedelta(days=2)
+    if name == "file":
+        path = Path(settings.SESSION_FILE_PATH, COOKIE + key)
+        os.utime(path, (two_days_ago.timestamp(),) * 2)
+    else:
+        expire_date = two_days_ago + timedelta(seconds=settings.SESSION_COOKIE_AGE)
+        Session.objects.filter(pk=key).update(expire_date=expire_date)
+    with migrating(f"{DJANGO}.{name}", ABSOLUTE_TIMEOUT=3 * 86_400, IDLE_TIMEOUT=3600):
+        assert engine.SessionStore(key).load() != {}
+        info = Inventory().get(session_id(key))
+        assert info is not None
+        assert abs(info.created - two_days_ago) < timedelta(minutes=1)
+    with migrating(f"{DJANGO}.{name}", ABSOLUTE_TIMEOUT=86_400):
+        assert engine.SessionStore(key).load() == {}
+
+
+@pytest.mark.engines(*SELECTION)
+def test_signed_cookies_are_taken_over(engine: Engine, in_async: bool) -> None:
+    """They are longer than keys, and hold other characters. Parallel requests agree."""
+    key = at_django("signed_cookies", _auth_user_id="7")
+    with migrating(f"{DJANGO}.signed_cookies"):
+        sessions = [Twin(engine.SessionStore(key), in_async) for _ in range(2)]
+        for session in sessions:
+            assert session.load()["_auth_user_id"] == "7"
+            assert session.session_key != key
+            assert session.modified
+            session.save()
+        first, second = sessions
+        assert first.session_id == second.session_id
+        if engine.name != "cookie":
+            assert first.session_key == second.session_key
+        assert engine.SessionStore(first.session_key).load()["cart"] == {"apples": 1}
+
+
+@pytest.mark.engines("db:sqlite", "cookie:unregistered", "cookie:sqlite")
+@pytest.mark.parametrize("middleware", ["django.contrib.sessions", "django_sessionstores"])
+@pytest.mark.parametrize("name", [*PLAIN, "signed_cookies"])
+def test_a_browser_notices_nothing(engine: Engine, user: Any, name: str, middleware: str) -> None:
+    """It logs in with the one engine and stays logged in with the other."""
+    empty_django()
+    _, *others = settings.MIDDLEWARE
+    django_store(name)
+    browser = Client()
+    with override_settings(SESSION_ENGINE=f"{DJANGO}.{name}"):
+        browser.get("/login/ada/")
+        browser.get("/write/x/1/")
+        assert browser.get("/who/").content == b"ada"
+    before = browser.cookies[COOKIE].value
+    # A client keeps the middleware that it was made with, and that its engine.
+    cookies, browser = browser.cookies, Client()
+    browser.cookies = cookies
+    with (
+        override_settings(MIDDLEWARE=[f"{middleware}.middleware.SessionMiddleware", *others]),
+        migrating(f"{DJANGO}.{name}"),
+    ):
+        for _ in range(2):
+            assert browser.get("/who/").content == b"ada"
+        assert browser.get("/read/").json()["x"] == "1"
+        is_same = browser.cookies[COOKIE].value == before
+        assert is_same is (name in PLAIN and engine.name != "cookie")
+        browser.get("/logout/")
+        assert browser.get("/who/").content == b""
+    with migrating():
+        assert browser.get("/who/").content == b""
+
+
+@pytest.mark.engines("db:sqlite")
+def test_altered_and_expired_cookies_are_not_taken_over(engine: Engine) -> None:
+    """Who can write a cookie must not write a session."""
+    key = at_django("signed_cookies", _auth_user_id="7")
+    data, stamp, signature = key.rsplit(":", 2)
+    with migrating(f"{DJANGO}.signed_cookies"):
+        forged = at_django("signed_cookies", _auth_user_id="1").rsplit(":", 2)[0]
+        for bad in (
+            f"{forged}:{stamp}:{signature}",
+            f"{data}:{stamp}:{signature[:-1]}",
+            f"{data}:zzzzzz:{signature}",
+            "a:b:c",
+            "x" * 500,
+            "ä:ö:ü",
+        ):
+            with suspicions():
+                assert engine.SessionStore(bad).load() == {}
+        with override_settings(SECRET_KEY="another"), suspicions():
+            assert engine.SessionStore(key).load() == {}
+        with override_settings(SECRET_KEY="another", SECRET_KEY_FALLBACKS=[settings.SECRET_KEY]):
+            assert engine.SessionStore(key).load() != {}
+        other = at_django("signed_cookies")
+        with override_settings(SESSION_COOKIE_AGE=-1), suspicions():
+            assert engine.SessionStore(other).load() == {}
+
+
+@pytest.mark.engines("db:sqlite")
+def test_unknown_keys_are_unknown(engine: Engine, source: str) -> None:
+    """And cost the round trips that they have to, once in each engine and once again."""
+    with observed(engine.storage) as calls, observed_sources() as asked:
+        session = engine.SessionStore("a" * 32)
+        assert session.load() == {}
+        assert session.session_key is None
+    assert (calls, asked) == (["read", "read"], ["find"])
+    with observed(engine.storage) as calls, observed_sources() as asked:
+        assert engine.SessionStore("../../etc/passwd").load() == {}
+        assert engine.SessionStore("A" * 32 + "é").load() == {}
+    assert (calls, asked) == ([], [])
+
+
+@pytest.mark.engines("db:sqlite")
+def test_only_misses_ask_previous_backends(engine: Engine, source: str) -> None:
+    """The sites' other requests cost what they did."""
+    key = at_django(source)
+    engine.SessionStore(key).load()
+    with observed(engine.storage) as calls, observed_sources() as asked:
+        session = engine.SessionStore(key)
+        session["x"] = 1
+        session.save()
+        session.cycle_key()
+        session.save()
+    assert (calls, asked) == (["read", "update", "rotate"], [])
+
+
+@contextmanager
+def observed_sources() -> Iterator[list[str]]:
+    """The calls of the first previous backend meanwhile."""
+    asked: list[str] = []
+    source = lazy.sources()[0]
+    originals = {name: getattr(source, name) for name in ("find", "remove", "remove_id")}
+    for name, original in originals.items():
+        setattr(source, name, lambda *a, n=name, o=original: (asked.append(n), o(*a))[1])
+    try:
+        yield asked
+    finally:
+        for name in originals:
+            delattr(source, name)
+
+
+# At the same time ---------------------------------------------------------------------------------
+
+
+@pytest.mark.engines(
+    *("file", "db:sqlite", "db:postgresql", "cache:redis-cache", "cache:memcached+sqlite"),
+    "cookie:sqlite",
+)
+def test_parallel_requests_agree(engine: Engine, source: str) -> None:
+    """A page and its ten scripts find one session, and none finds it gone."""
+    for _ in range(3):
+        key = at_django(source, _auth_user_id="7")
+
+        def request(key: str = key) -> Any:
+            session = engine.SessionStore(key)
+            return dict(session.load()), session.session_id
+
+        found = in_threads([request] * 6)
+        assert found == [({"cart": {"apples": 1}, "_auth_user_id": "7"}, session_id(key))] * 6
+
+
+@pytest.mark.engines("db:sqlite", "cache:redis-cache", "cached_db:locmem+sqlite")
+def test_moved_between_two_looks(engine: Engine, source: str) -> None:
+    """Another request took it over after this one had not found it: it is not unknown."""
+    key = at_django(source)
+    with before(lazy.sources()[0], "find", lambda: engine.SessionStore(key).load()):
+        assert engine.SessionStore(key).load() != {}
+
+
+@pytest.mark.engines("cache:memcached+sqlite", "db:sqlite")
+def test_stored_by_another_and_not_to_be_seen_yet(engine: Engine, source: str) -> None:
+    """Data and registry are written one after the other; a transaction is seen when it commits."""
+    key = at_django(source)
+    with after(lazy.sources()[0], "find", lambda: engine.SessionStore(key).load()):
+        read, number = engine.storage.read, count()
+
+        def late(locator: str) -> Any:
+            # The first look is this request's, the second is of the one that migrates.
+            return None if next(number) in {2, 3} else read(locator)
+
+        with mock.patch.object(engine.storage, "read", late):
+            assert engine.SessionStore(key).load() != {}
+
+
+@pytest.mark.engines("cache:memcached+sqlite")
+def test_memcached_forgets_that_a_session_has_ended(engine: Engine, source: str) -> None:
+    """Its registry does not."""
+    key = at_django(source)
+    with before(lazy.sources()[0], "remove", crash), pytest.raises(KeyboardInterrupt):
+        engine.SessionStore(key).load()
+    Inventory().end(session_id(key))
+    engine.empty_cache()
+    assert is_at_django(source, key) or source in {"cache", "cached_db"}
+    assert engine.SessionStore(key).load() == {}
+
+
+@pytest.mark.engines("db:sqlite")
+def test_stored_by_another_and_never_to_be_seen(engine: Engine, source: str) -> None:
+    """MySQL in a transaction shows what there was at its beginning. That is no logout."""
+    key = at_django(source)
+    with (
+        after(lazy.sources()[0], "find", lambda: engine.SessionStore(key).load()),
+        mock.patch.object(engine.storage, "read", return_value=None),
+        mock.patch.object(engine.storage, "read_latest", return_value=None),
+        pytest.raises(StorageUnavailable, match="another request is migrating"),
+    ):
+        engine.SessionStore(key).load()
+
+
+@pytest.mark.engines(*STORED, "cookie:sqlite")
+def test_logout_during_migration(engine: Engine, source: str) -> None:
+    """One request has read the previous backend; another migrates and logs out; the first comes
+    too late."""
+    key = at_django(source)
+
+    def log_out() -> None:
+        session = engine.SessionStore(key)
+        session.load()
+        session.flush()
+
+    with after(lazy.sources()[0], "find", log_out):
+        session = engine.SessionStore(key)
+        assert session.load() == {}
+    assert engine.SessionStore(key).load() == {}
+
+
+@pytest.mark.engines("db:sqlite", "cache:redis-cache", "cookie:sqlite")
+def test_ended_by_id_during_migration(engine: Engine, source: str) -> None:
+    """An operator knows no key, and ends it all the same."""
+    key = at_django(source)
+
+    def end() -> None:
+        engine.SessionStore(key).load()
+        assert Inventory().end(session_id(key))
+
+    with after(lazy.sources()[0], "find", end):
+        assert engine.SessionStore(key).load() == {}
+    assert engine.SessionStore(key).load() == {}
+
+
+def crash() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.engines("db:sqlite", "cache:redis-cache", "cached_db:locmem+sqlite")
+@pytest.mark.parametrize("way", ["logout", "inventory", "rotate"])
+def test_a_copy_that_a_crash_left_behind_stays_dead(engine: Engine, source: str, way: str) -> None:
+    """Stored, not removed, killed. Then the session ends or gets another key."""
+    key = at_django(source, _auth_user_id="7")
+    with before(lazy.sources()[0], "remove", crash), pytest.raises(KeyboardInterrupt):
+        engine.SessionStore(key).load()
+    assert is_at_django(source, key)
+    session = engine.SessionStore(key)
+    assert session.load() != {}
+    if way == "logout":
+        session.flush()
+        assert not is_at_django(source, key)
+    elif way == "inventory":
+        assert Inventory().end(session.session_id)
+    else:
+        session.cycle_key()
+        session.save()
+        assert engine.SessionStore(session.session_key).load() != {}
+    for moment in (now(), now() + HOUR, now() + 13 * DAY):
+        with at(moment):
+            engine.SessionStore.clear_expired()
+            assert engine.SessionStore(key).load() == {}
+
+
+def put_back(source: str, key: str, **data: Any) -> None:
+    """As if whoever should have removed it had died before."""
+    if not is_at_django(source, key):
+        session = django_store(source)(key)
+        session._session_cache = data
+        session.save(must_create=True)
+    assert is_at_django(source, key)
+
+
+@pytest.mark.engines("memory", "db:sqlite", "cached_db:locmem+sqlite", "cookie:sqlite")
+@pytest.mark.parametrize("way", ["logout", "unread", "inventory", "rotate"])
+def test_a_copy_that_outlives_the_cookie_age_stays_dead(
+    engine: Engine, source: str, way: str
+) -> None:
+    """``set_expiry()`` makes such sessions. Their tombstones must last as long."""
+    data = {"_auth_user_id": "7", "_session_expiry": 365 * 86_400}
+    key = at_django(source, **data)
+    session = engine.SessionStore(key)
+    if way != "unread":
+        assert session.load() != {}
+    if way == "inventory":
+        assert Inventory().end(session.session_id)
+    elif way == "rotate":
+        session.cycle_key()
+        session.save()
+    else:
+        session.flush()
+    put_back(source, key, **data)
+    for moment in (now(), now() + 15 * DAY, now() + 360 * DAY):
+        with at(moment):
+            engine.SessionStore.clear_expired()
+            assert engine.SessionStore(key).load() == {}
+
+
+@pytest.mark.engines("db:sqlite")
+def test_an_old_key_is_kept_from_the_browser_for_a_while_only(engine: Engine, source: str) -> None:
+    """The tombstone lasts as long as a copy can, but a dead cookie is deleted as it always was."""
+    key = at_django(source)
+    session = engine.SessionStore(key)
+    session["_auth_user_id"] = "7"
+    session.cycle_key()
+    session.save()
+    old = engine.SessionStore(key)
+    assert (old.load(), old.session_key) == ({}, key)
+    with at(now() + HOUR):
+        old = engine.SessionStore(key)
+        assert (old.load(), old.session_key) == ({}, None)
+
+
+@pytest.mark.engines("db:sqlite", "cookie:sqlite", "cache:redis-cache")
+@pytest.mark.parametrize("way", ["logout", "rotate"])
+def test_a_signed_cookie_is_exchanged_once(engine: Engine, way: str) -> None:
+    """It cannot be taken back, but what was made of it has ended."""
+    key = at_django("signed_cookies", _auth_user_id="7")
+    with migrating(f"{DJANGO}.signed_cookies"):
+        session = engine.SessionStore(key)
+        session.load()
+        if way == "logout":
+            session.flush()
+        else:
+            session.cycle_key()
+            session.save()
+        for moment in (now(), now() + HOUR, now() + 13 * DAY):
+            with at(moment):
+                assert engine.SessionStore(key).load() == {}
+
+
+@pytest.mark.engines("db:sqlite", "cookie:sqlite")
+def test_logging_out_without_reading(engine: Engine, source: str) -> None:
+    """The session is still where it was."""
+    key = at_django(source)
+    engine.SessionStore(key).flush()
+    assert not is_at_django(source, key)
+    assert engine.SessionStore(key).load() == {}
+
+
+@pytest.mark.engines("db:sqlite")
+def test_logging_in_as_another_user_leaves_parallel_requests_their_cookie(
+    engine: Engine, source: str
+) -> None:
+    """As it does where nothing is migrated, see test_sessions."""
+    key = at_django(source, _auth_user_id="7")
+    session = engine.SessionStore(key)
+    session.load()
+    session.flush()
+    session["_auth_user_id"] = "8"
+    session.save()
+    old = engine.SessionStore(key)
+    assert (old.load(), old.session_key) == ({}, key)
+
+
+@pytest.mark.engines("cookie:unregistered", "cookie:sqlite", "db:sqlite")
+def test_logging_in_as_another_user_right_after(engine: Engine, source: str, user: Any) -> None:
+    """The first request that the new engine sees is the login, and the login is flushed again."""
+    get_user_model().objects.update_or_create(username="bob", defaults={"password": "x"})
+    key = at_django(
+        source,
+        x=1,
+        **{
+            SESSION_KEY: str(user.pk),
+            BACKEND_SESSION_KEY: settings.AUTHENTICATION_BACKENDS[0],
+            HASH_SESSION_KEY: user.get_session_auth_hash(),
+        },
+    )
+    browser = Client()
+    browser.cookies[COOKIE] = key
+    for name in ["bob", "ada"]:
+        assert browser.get(f"/login/{name}/").status_code == 200
+        assert browser.get("/who/").content.decode() == name
+        assert "x" not in browser.get("/read/").json()
+    # Without a registry, nothing tells that a key in a cookie has ended.
+    if engine.id != "cookie:unregistered":
+        assert engine.SessionStore(key).load() == {}
+
+
+@pytest.mark.engines("db:sqlite", "memory")
+def test_exists(engine: Engine, source: str, in_async: bool) -> None:
+    """Whoever asks before using a key is told the truth."""
+    key = at_django(source)
+    store = Twin(engine.SessionStore(), in_async)
+    assert store.exists(key)
+    assert not store.exists("b" * 32)
+    engine.SessionStore(key).flush()
+    assert not store.exists(key)
+
+
+@pytest.mark.engines(
+    *("db:sqlite", "db:postgresql", "cached_db:locmem+sqlite", "cache:database-cache"),
+    "cache:memcached+sqlite",
+)
+@pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
+def test_a_transaction_around_the_request(engine: Engine, source: str, commits: bool) -> None:
+    """With ATOMIC_REQUESTS, a view that fails takes back what was stored in the database. What was
+    removed elsewhere would be in neither then."""
+    key = at_django(source)
+    with suppress(RuntimeError), transaction.atomic(using=engine.database):
+        assert engine.SessionStore(key).load() != {}
+        if not commits:
+            raise RuntimeError
+    assert is_at_django(source, key) is not commits
+    assert engine.SessionStore(key).load() != {}
+
+
+@pytest.mark.engines("db:sqlite", "cached_db:locmem+sqlite")
+def test_others_save_after_a_transaction_around_the_request_was_rolled_back(
+    engine: Engine, source: str
+) -> None:
+    """What they have saved is merged as always, and what the view holds stays the session's."""
+    key = at_django(source, visits=0)
+    functions = {"visits": lambda base, mine, theirs: mine + theirs - base}
+    with override_settings(SESSIONSTORES=settings.SESSIONSTORES | {"MERGE": functions}):
+        session = engine.SessionStore(key)
+        with suppress(RuntimeError), transaction.atomic(using=engine.database):
+            cart = session["cart"]
+            session["visits"] += 1
+            raise RuntimeError
+        other = engine.SessionStore(key)
+        other["visits"] += 1
+        other.save()
+        session.save()
+        cart["pears"] = 1
+        session.save()
+        data = engine.SessionStore(key).load()
+    assert data == {"cart": {"apples": 1, "pears": 1}, "visits": 2}
+
+
+# Trouble ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.engines("memory", "cookie:unregistered")
+def test_an_outage_of_the_source_is_no_logout(
+    engine: Engine, source: str, in_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the session is there is not known, and the cookie stays."""
+    key = at_django(source)
+    broken = lazy.sources()[0]
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise OSError("connection refused to " + key)
+
+    if source == "cache":
+        monkeypatch.setattr(type(caches[settings.SESSION_CACHE_ALIAS]), "get", fail)
+    elif source == "file":
+        monkeypatch.setattr(Path, "read_text", fail)
+    else:
+        monkeypatch.setattr("django.db.models.query.QuerySet.first", fail)
+    session = Twin(engine.SessionStore(key), in_async)
+    with pytest.raises(StorageUnavailable, match="source session engine") as raised:
+        session.load()
+    assert key not in str(raised.value)
+    assert raised.value.__suppress_context__
+    assert broken.describe() in str(raised.value)
+    browser = Client(raise_request_exception=False)
+    browser.cookies[COOKIE] = key
+    with override_settings(
+        MIDDLEWARE=["django_sessionstores.middleware.SessionMiddleware", *settings.MIDDLEWARE[1:]]
+    ):
+        answer = browser.get("/read/")
+    assert answer.status_code == 503
+    assert COOKIE not in answer.cookies
+    monkeypatch.undo()
+    assert engine.SessionStore(key).load() != {}
+
+
+@pytest.mark.engines("cached_db:django-redis+sqlite")
+@pytest.mark.private_servers
+def test_redis_goes_away_with_the_previous_sessions(engine: Engine) -> None:
+    """Who has been moved goes on from the database; of the others nobody knows."""
+    moved, left = at_django("cache"), at_django("cache")
+    middleware = ["django_sessionstores.middleware.SessionMiddleware", *settings.MIDDLEWARE[1:]]
+    with migrating(f"{DJANGO}.cache"), override_settings(MIDDLEWARE=middleware):
+        assert engine.SessionStore(moved).load() != {}
+        engine.server().stop()
+        browser = Client(raise_request_exception=False)
+        for key, status in ((moved, 200), (left, 503), ("c" * 32, 503)):
+            browser.cookies[COOKIE] = key
+            answer = browser.get("/read/")
+            assert (answer.status_code, COOKIE in answer.cookies) == (status, False)
+
+
+@pytest.mark.engines("memory", "db:sqlite")
+@pytest.mark.parametrize("how", ["kill", "pause"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"ignore_exc": True, "retry_attempts": 0, "use_pooling": True}],
+    ids=["plain", "hiding"],
+)
+def test_a_node_of_memcached_goes_away_with_previous_sessions(
+    engine: Engine, how: str, options: dict[str, Any]
+) -> None:
+    """However long that is. pymemcache soon calls it empty, and asks others for its keys."""
+    middleware = ["django_sessionstores.middleware.SessionMiddleware", *settings.MIDDLEWARE[1:]]
+    options = {**options, "timeout": 0.1, "connect_timeout": 0.1}
+    entry = {"SESSION_CACHE_ALIAS": "source"}
+    with MemcachedNodes(2) as nodes:
+        source = {
+            "BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache",
+            "LOCATION": nodes.addresses,
+            "OPTIONS": options,
+        }
+        with (
+            override_settings(CACHES={**settings.CACHES, "source": source}, MIDDLEWARE=middleware),
+            migrating((f"{DJANGO}.cache", entry)),
+        ):
+            with override_settings(SESSION_CACHE_ALIAS="source"):
+                keys = [at_django("cache") for _ in range(30)]
+            assert engine.SessionStore(keys.pop()).load() != {}
+            gone, stays = [], []
+            getattr(nodes.members[0], how)()
+            for _ in range(3):
+                for key in keys:
+                    browser = Client(raise_request_exception=False)
+                    browser.cookies[COOKIE] = key
+                    answer = browser.get("/read/")
+                    assert COOKIE not in answer.cookies
+                    (gone if answer.status_code == 503 else stays).append(key)
+                    assert answer.status_code == 503 or answer.json() != {}
+            assert len(gone) > len(set(gone)) > 0
+            assert not set(gone) & set(stays)
+            with pytest.raises(StorageUnavailable):
+                engine.SessionStore(gone[0]).flush()
+            if how == "pause":
+                nodes.members[0].resume()
+                assert all(engine.SessionStore(key).load() for key in set(gone))
+
+
+@pytest.mark.engines("memory")
+def test_an_outage_at_the_removal_is_made_up_for(engine: Engine, source: str) -> None:
+    """The session is migrated; the request fails, the next one does not."""
+    key = at_django(source)
+
+    def fail() -> None:
+        raise StorageUnavailable("away")
+
+    with before(lazy.sources()[0], "remove", fail), pytest.raises(StorageUnavailable):
+        engine.SessionStore(key).load()
+    assert engine.SessionStore(key).load() != {}
+
+
+@pytest.mark.engines("memory")
+def test_what_cannot_be_read_is_left_alone(engine: Engine, source: str) -> None:
+    """A wrong SECRET_KEY, or objects that only pickle keeps: the reason is logged."""
+    key = at_django(source)
+    if source == "cache":
+        caches[settings.SESSION_CACHE_ALIAS].set(
+            f"django.contrib.sessions.cache{key}", {"when": time.struct_time([0] * 9), "x": Engine}
+        )
+        with suspicions() as messages:
+            assert engine.SessionStore(key).load() == {}
+        assert "session['x'] cannot be saved" in messages[0]
+    else:
+        with override_settings(SECRET_KEY="another"), suspicions() as messages:
+            session = engine.SessionStore(key)
+            assert session.load() == {}
+        assert session.session_key == key
+        assert "signature" in messages[0]
+    assert key not in messages[0]
+
+
+@pytest.mark.engines("memory")
+def test_capitals_are_other_keys(engine: Engine, source: str) -> None:
+    """Some databases and file systems do not tell them apart."""
+    key = at_django(source)
+    assert engine.SessionStore(key.upper()).load() == {}
+
+
+class Visitor:
+    """Has a key, and no frame of a test has it."""
+
+    def __init__(self, name: str) -> None:
+        self.key = at_django(name, card=CARD)
+
+    def report(self, engine: Engine) -> str:
+        """What is mailed to the site's admins of an outage that the visitor meets."""
+        try:
+            engine.SessionStore(self.key).load()
+        except StorageUnavailable:
+            return ExceptionReporter(None, *sys.exc_info()).get_traceback_html()
+        raise AssertionError("no outage")
+
+
+CARD = str(7**20)
+
+
+@pytest.mark.engines("memory", "db:sqlite")
+@pytest.mark.parametrize("name", [*PLAIN, "signed_cookies"])
+@pytest.mark.parametrize("call", ["find", "create", "remove"])
+def test_error_reports_show_neither_keys_nor_data(
+    engine: Engine, name: str, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They show the variables of each frame, those of migration included."""
+    if (name, call) in {("signed_cookies", "find"), ("signed_cookies", "remove")}:
+        pytest.skip("Cookies are always there, and never removed")
+    empty_django()
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise StorageUnavailable("away") if call == "create" else OSError("away")
+
+    with migrating(f"{DJANGO}.{name}"):
+        visitor = Visitor(name)
+        lazy.sources()
+        if call == "create":
+            monkeypatch.setattr(engine.storage, "create", fail)
+        elif name == "file":
+            monkeypatch.setattr(Path, {"find": "stat", "remove": "unlink"}[call], fail)
+        elif name == "cache":
+            cache = type(caches[settings.SESSION_CACHE_ALIAS])
+            monkeypatch.setattr(cache, {"find": "get", "remove": "delete"}[call], fail)
+        else:
+            method = {"find": "first", "remove": "delete"}[call]
+            monkeypatch.setattr(f"django.db.models.query.QuerySet.{method}", fail)
+        report = visitor.report(engine)
+    assert "away" in report or "does not answer" in report
+    assert "lazy.py" in report
+    assert visitor.key not in report
+    assert CARD not in report
+
+
+# Between engines of the package -------------------------------------------------------------------
+
+ROUNDS = [
+    ("db", "file"),
+    ("file", "db"),
+    ("db", "cookie"),
+    ("cookie", "db"),
+    ("cookie", "memory"),
+]
+
+
+@pytest.mark.engines("memory")
+@pytest.mark.parametrize(("old", "new"), ROUNDS, ids=lambda name: name)
+def test_between_engines_of_the_package(engine: Engine, old: str, new: str, in_async: bool) -> None:
+    """All that is known of a session comes along."""
+    Old, New = (import_module(f"{OURS}.{name}").SessionStore for name in (old, new))  # noqa: N806
+    empty_folder()
+    source = Old()
+    source["cart"] = {"apples": 1}
+    source["_auth_user_id"] = "7"
+    with at(now() - DAY):
+        source.save()
+    with migrating(f"{OURS}.{old}"), override_settings(SESSION_ENGINE=f"{OURS}.{new}"):
+        session = Twin(New(source.session_key), in_async)
+        assert session.load() == {"cart": {"apples": 1}, "_auth_user_id": "7"}
+        record = session._current_state.record
+        assert (record.user_id, record.created, record.expires) == (
+            "7",
+            source._current_state.record.created,
+            source._current_state.record.expires,
+        )
+        assert (session.session_key == source.session_key) is ("cookie" not in {old, new})
+        if "cookie" not in {old, new}:
+            assert Old(source.session_key).load() == {}
+            session.flush()
+            assert New(source.session_key).load() == {}
+
+
+@pytest.mark.engines("memory")
+def test_there_and_back(engine: Engine) -> None:
+    """Two deployments whose workers run side by side, each with the other's engine as source."""
+    empty_folder()
+    key = None
+    for name, source in [("db", "file"), ("file", "db")] * 3:
+        with (
+            override_settings(SESSION_ENGINE=f"{OURS}.{name}"),
+            migrating(f"{OURS}.{source}"),
+        ):
+            session = import_module(f"{OURS}.{name}").SessionStore(key)
+            session["visits"] = session.get("visits", 0) + 1
+            session.save()
+            key = session.session_key
+    assert session["visits"] == 6
+
+
+@pytest.mark.engines("cache:redis-cache")
+def test_another_alias_of_the_same_engine(engine: Engine) -> None:
+    """What the engine used is named beside it."""
+    entry = settings.CACHES[settings.SESSION_CACHE_ALIAS]
+    aliases = {**settings.CACHES, "new": {**entry, "KEY_PREFIX": "new"}}
+    django_key, session = at_django("cache"), engine.SessionStore()
+    session["x"] = 1
+    session.save()
+    old = {"SESSION_CACHE_ALIAS": settings.SESSION_CACHE_ALIAS}
+    with (
+        override_settings(CACHES=aliases, SESSION_CACHE_ALIAS="new"),
+        migrating((f"{OURS}.cache", old), (f"{DJANGO}.cache", old)),
+    ):
+        assert engine.SessionStore(django_key).load() != {}
+        assert engine.SessionStore(session.session_key).load() == {"x": 1}
+    assert engine.SessionStore(session.session_key).load() == {}
+
+
+@pytest.mark.engines("cookie:sqlite")
+def test_a_registered_cookie_moves_with_its_registry(engine: Engine) -> None:
+    """Of any of its cookies, and not after it was ended."""
+    sessions = []
+    for _ in range(2):
+        session = engine.SessionStore()
+        session["x"] = 1
+        session.save()
+        sessions.append(session)
+    ended, kept = sessions
+    Inventory().end(ended.session_id)
+    source = (f"{OURS}.cookie", {"REGISTRY": "db"})
+    with override_settings(SESSION_ENGINE=f"{OURS}.db"), migrating(source, REGISTRY=""):
+        New = import_module(f"{OURS}.db").SessionStore  # noqa: N806
+        with suspicions():
+            assert New(ended.session_key).load() == {}
+        taken = New(kept.session_key)
+        assert taken.load() == {"x": 1}
+        assert New(kept.session_key).session_key == taken.session_key
+        (info,) = Inventory().list().sessions
+        assert info.id == taken.session_id
+
+
+def test_async_requests_in_parallel(django_db_setup: None, django_db_blocker: Any) -> None:
+    """On one event loop, where each await lets the others in."""
+    store = import_module(f"{OURS}.memory").SessionStore
+    with (
+        django_db_blocker.unblock(),
+        override_settings(SESSION_ENGINE=f"{OURS}.memory"),
+        migrating(f"{DJANGO}.db"),
+    ):
+        empty_django()
+        key = at_django("db")
+
+        async def load() -> Any:
+            return await store(key).aload()
+
+        async def all_at_once() -> list[Any]:
+            return await asyncio.gather(*(load() for _ in range(8)))
+
+        assert asyncio.run(all_at_once()) == [{"cart": {"apples": 1}}] * 8

@@ -1,0 +1,111 @@
+"""Checks of ``SESSION_ENGINE``, one test per id."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.core import checks as django_checks
+from django.test import override_settings
+
+from django_sessionstores.operations.checks import engine
+from django_sessionstores.operations.checks.engine import check_engine, report_storage
+from tests import ROOT
+from tests.operations.checks.configurations import (
+    DJANGO,
+    DUMMY,
+    ENGINES,
+    HERE,
+    LOCMEM,
+    MEMCACHED,
+    OTHER_CACHE,
+    ids,
+    with_registry,
+)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"SESSION_ENGINE": ENGINES + "mysterious"},
+        {"SESSION_ENGINE": ENGINES + "cache", "SESSION_CACHE_ALIAS": "missing"},
+        {"SESSION_ENGINE": ENGINES + "cache", "CACHES": {"default": {"BACKEND": DUMMY}}},
+    ],
+    ids=["unknown engine", "unknown cache", "cache that keeps nothing"],
+)
+def test_engine_must_be_usable(overrides):
+    """E005: Django's own checks pass with an engine that does not exist."""
+    with override_settings(**overrides):
+        assert ids(check_engine) == ["sessionstores.E005"]
+
+
+ALL_ENGINES = (
+    "The engines are: 'django_sessionstores.backends.cache', "
+    "'django_sessionstores.backends.cached_db', 'django_sessionstores.backends.cookie', "
+    "'django_sessionstores.backends.db', 'django_sessionstores.backends.file', "
+    "'django_sessionstores.backends.memory'."
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        (ENGINES + "redis", ALL_ENGINES),
+        ("django_sessionstores.db", ALL_ENGINES),
+        ("django_sessionstores.backends", ALL_ENGINES),
+        ("django_sessionstores", ALL_ENGINES),
+        (ENGINES + "signed_cookies", "Use 'django_sessionstores.backends.cookie' instead."),
+        (DJANGO + "redis", None),
+        ("tests.cases", None),
+        ("Not a path", None),
+    ],
+)
+def test_a_wrong_path_is_told_the_engines(name, hint):
+    """E005: the names of Django's engines and of stores are what people try."""
+    with override_settings(SESSION_ENGINE=name):
+        (message,) = check_engine(None)
+    assert (message.id, message.hint) == ("sessionstores.E005", hint)
+    assert repr(name) in message.msg
+
+
+def test_the_engines_that_a_hint_names_are_all():
+    """One that is missing does not exist for readers."""
+    folder = ROOT / "django_sessionstores/backends"
+    assert sorted(path.stem for path in folder.glob("[!_]*.py")) == list(engine.ENGINES)
+
+
+@override_settings(SESSION_ENGINE=ENGINES + "memory")
+def test_the_deploy_check_says_which_store_is_used():
+    """I001: an operator sees the adapter that was chosen, without being asked to trust a guess."""
+    (message,) = report_storage(None)
+    assert (message.level, message.id) == (django_checks.INFO, "sessionstores.I001")
+    assert "memory of this process" in message.msg
+
+
+def test_the_deploy_check_names_the_registry():
+    """I001: where a session ends is in the registry, not where its data is."""
+    with with_registry("db"):
+        (message,) = report_storage(None)
+    assert re.search("cookie 'sessionid' .* registered in table", message.msg)
+
+
+@pytest.mark.parametrize("cache", [MEMCACHED, OTHER_CACHE])
+def test_the_deploy_check_says_which_caches_list_nothing(cache):
+    """I002: better read before the day on which the sessions of a user have to be found."""
+    with with_registry("", cache, "cache"):
+        assert [each.id[-4:] for each in report_storage(None)] == ["I001", "I002"]
+    with with_registry("db", cache, "cache"):
+        assert [each.id[-4:] for each in report_storage(None)] == ["I001"]
+    with with_registry("", LOCMEM, "cache"):
+        assert [each.id[-4:] for each in report_storage(None)] == ["I001"]
+
+
+@pytest.mark.parametrize("cache", [LOCMEM, "django.core.cache.backends.db.DatabaseCache"])
+def test_a_key_function_that_hides_ids_takes_a_registry(cache):
+    """I002: the cache could list, but for what the project has set."""
+    settings = with_registry("", cache, "cache")
+    settings.options["CACHES"]["sessions"]["KEY_FUNCTION"] = f"{HERE}.digest"
+    with settings:
+        assert [each.id[-4:] for each in report_storage(None)] == ["I001", "I002"]
+        with override_settings(SESSIONSTORES={"REGISTRY": "db"}):
+            assert [each.id[-4:] for each in report_storage(None)] == ["I001"]

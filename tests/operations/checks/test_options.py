@@ -1,0 +1,186 @@
+"""Checks of the options in ``SESSIONSTORES``, one test per id."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.test import override_settings
+
+from django_sessionstores.operations.checks.encryption import check_encryption_keys
+from django_sessionstores.operations.checks.options import (
+    check_merge_functions,
+    check_settings,
+    check_unused_options,
+)
+from tests.operations.checks.configurations import DJANGO, DJANGOS, ENGINES, HERE, OURS, ids
+
+
+def test_settings_must_be_a_dict():
+    """E001: a list would otherwise fail at the first request."""
+    with override_settings(SESSIONSTORES=["TOUCH_INTERVAL"]):
+        assert ids(check_settings) == ["sessionstores.E001"]
+        assert ids(check_encryption_keys) == []
+        assert ids(check_merge_functions) == []
+
+
+def test_unknown_option_is_named_with_the_nearest_one():
+    """E002: a misspelt option would silently keep its default."""
+    with override_settings(SESSIONSTORES={"TOUCH_INTERVALL": 5}):
+        (message,) = check_settings(None)
+    assert message.id == "sessionstores.E002"
+    assert message.hint == "Did you mean 'TOUCH_INTERVAL'?"
+    with override_settings(SESSIONSTORES={"idle_age": 5}):
+        (message,) = check_settings(None)
+    assert message.hint == "Did you mean 'IDLE_TIMEOUT'?"
+
+
+@pytest.mark.parametrize("value", ["60", True, -1, None])
+def test_option_of_a_wrong_type_is_named(value):
+    """E003: a string of digits or a negative time is a mistake, told before the first request."""
+    with override_settings(SESSIONSTORES={"TOUCH_INTERVAL": value}):
+        (message,) = check_settings(None)
+    assert message.id == "sessionstores.E003"
+    assert "TOUCH_INTERVAL" in message.msg
+
+
+@pytest.mark.parametrize(
+    ("options", "says", "hint"),
+    [
+        ({"MAX_SESSIONS": "3"}, "['MAX_SESSIONS'] must be a whole number, not str.", None),
+        ({"REGISTRY": None}, "['REGISTRY'] must be a string, not NoneType.", None),
+        ({"STATISTICS": 1}, "['STATISTICS'] must be True or False, not int.", None),
+        ({"MERGE": []}, "['MERGE'] must be a dict, not list.", None),
+        (
+            {"ENCRYPTION_KEYS": "secret"},
+            "['ENCRYPTION_KEYS'] must be a list, not str.",
+            'Write a list, also for a single entry: ["..."].',
+        ),
+        ({"TRUSTED_PROXIES": {"::1"}}, "['TRUSTED_PROXIES'] must be a list, not set.", None),
+        (
+            {"IDLE_TIMEOUT": timedelta(weeks=2)},
+            "['IDLE_TIMEOUT'] must be a number, not timedelta.",
+            "Write a number of seconds: 1209600.",
+        ),
+        (
+            {"RECENT_AUTHENTICATION_AGE": timedelta(seconds=1.5)},
+            "['RECENT_AUTHENTICATION_AGE'] must be a number or None, not timedelta.",
+            "Write a number of seconds: 1.5.",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_option_of_a_wrong_type_is_told_what_to_write(options, says, hint):
+    """E003: in words, without the value, and with a hint only if that says something more."""
+    with override_settings(SESSIONSTORES=options):
+        (message,) = check_settings(None)
+    assert (message.id, message.msg, message.hint) == (
+        "sessionstores.E003",
+        "SESSIONSTORES" + says,
+        hint,
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ENCRYPTION_KEYS": [""]},
+        {"ENCRYPTION_KEYS": [None]},
+        {"CONFLICT_RETRIES": -1},
+        {"MEMORY_MAX_SESSIONS": 0},
+        {"COOKIE_MAX_PARTS": 17},
+        {"TOUCH_INTERVAL": float("inf")},
+        {"CACHE_LEASE": float("nan")},
+    ],
+    ids=str,
+)
+def test_option_of_a_useless_value_is_named(options):
+    """E003: an empty secret, from a variable that is not set, would encrypt with nothing."""
+    with override_settings(SESSIONSTORES=options):
+        (message,) = check_settings(None)
+        assert ids(check_encryption_keys) == []
+    assert message.id == "sessionstores.E003"
+    assert next(iter(options)) in message.msg
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"TRUSTED_PROXIES": ["10.0.0.1/8"]},
+        {"TRUSTED_PROXIES": "10.0.0.1"},
+        {"TRUSTED_PROXIES": ["nginx"]},
+        {"SECRET_NAMES": "diagnosis"},
+        {"SECRET_NAMES": ["_"]},
+        {"ON_OUTAGE": "ignore"},
+        {"OUTAGE_RETRY_AFTER": 1.5},
+        {"COOKIE_PARTITIONED": 1},
+    ],
+    ids=str,
+)
+def test_options_of_the_middleware_are_checked(options):
+    """E003: a proxy that is not recognised would make everybody the proxy."""
+    with override_settings(SESSIONSTORES=options):
+        (message,) = check_settings(None)
+    assert message.id == "sessionstores.E003"
+    assert next(iter(options)) in message.msg
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"RECENT_AUTHENTICATION_AGE": 0},
+        {"RECENT_AUTHENTICATION_AGE": -1},
+        {"RECENT_AUTHENTICATION_AGE": True},
+        {"RECENT_AUTHENTICATION_AGE": float("nan")},
+        {"RECENT_AUTHENTICATION_AGE": "600"},
+        {"RECENT_AUTHENTICATION_URL": None},
+    ],
+    ids=str,
+)
+def test_options_of_recent_authentications_are_checked(options):
+    """E003."""
+    with override_settings(SESSIONSTORES=options):
+        assert ids(check_settings) == ["sessionstores.E003"]
+
+
+@pytest.mark.parametrize("function", ["no.such.module.function", f"{HERE}.ENGINES"])
+def test_merge_function_must_exist(function):
+    """E004: the first conflict is the worst moment to find out."""
+    with override_settings(SESSIONSTORES={"MERGE": {"cart": function}}):
+        assert ids(check_merge_functions) == ["sessionstores.E004"]
+
+
+def test_merge_function_that_exists_passes():
+    """A dotted path is imported."""
+    with override_settings(SESSIONSTORES={"MERGE": {"cart": f"{HERE}.not_a_function"}}):
+        assert ids(check_merge_functions) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "middleware", "options", "named"),
+    [
+        (
+            DJANGO + "db",
+            DJANGOS,
+            {"IDLE_TIMEOUT": 60, "MIGRATE_FROM": []},
+            "IDLE_TIMEOUT, MIGRATE_FROM",
+        ),
+        (DJANGO + "db", DJANGOS, {"RECENT_AUTHENTICATION_AGE": 60}, "RECENT_AUTHENTICATION_AGE"),
+        (DJANGO + "db", DJANGOS, {"COOKIE_PARTITIONED": True}, "COOKIE_PARTITIONED"),
+        (DJANGO + "db", OURS, {"COOKIE_PARTITIONED": True}, None),
+        (DJANGO + "db", DJANGOS, {}, None),
+        (DJANGO + "db", DJANGOS, {"unknown": 1}, None),
+        (DJANGO + "db", DJANGOS, ["no dict"], None),
+        (ENGINES + "db", DJANGOS, {"IDLE_TIMEOUT": 60}, None),
+        (HERE, DJANGOS, {"IDLE_TIMEOUT": 60}, None),
+        ("no.such.module", DJANGOS, {"IDLE_TIMEOUT": 60}, None),
+        ("tests.cases", DJANGOS, {"IDLE_TIMEOUT": 60}, None),
+    ],
+)
+def test_options_for_an_engine_of_djangos(name, middleware, options, named):
+    """W023: a timeout that nothing enforces is worse than none. Other checks say the rest."""
+    with override_settings(SESSION_ENGINE=name, MIDDLEWARE=[middleware], SESSIONSTORES=options):
+        messages = check_unused_options(None)
+    assert [each.id for each in messages] == (["sessionstores.W023"] if named else [])
+    assert not messages or messages[0].msg.endswith(f": {named}.")
+    assert not messages or repr(name) in messages[0].msg

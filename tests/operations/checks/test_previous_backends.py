@@ -1,0 +1,105 @@
+"""Checks of the previous backends in ``MIGRATE_FROM``."""
+
+from __future__ import annotations
+
+import pytest
+from django.test import override_settings
+
+from django_sessionstores.operations.checks.options import check_settings
+from django_sessionstores.operations.checks.previous_backends import check_previous_backends
+from tests.operations.checks.configurations import DJANGO, ENGINES, LOCMEM, ids
+
+
+def source(engine: str, *entries: object, **settings: object):
+    return override_settings(
+        SESSION_ENGINE=ENGINES + engine,
+        SESSIONSTORES={"MIGRATE_FROM": list(entries), **settings.pop("options", {})},
+        **settings,
+    )
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [7, "", ("path",), ("path", "alias"), ("path", {"ALIAS": "old"}), (7, {}), ["a", "b", "c"]],
+    ids=str,
+)
+def test_entries_that_are_none(entry):
+    """The engine would silently not be asked."""
+    with source("memory", entry):
+        (message,) = check_settings(None)
+        assert message.id == "sessionstores.E003"
+        assert "MIGRATE_FROM" in message.msg
+        assert ids(check_previous_backends) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "settings"),
+    [
+        ("memory", ENGINES + "memory", {}),
+        ("db", ENGINES + "cached_db", {}),
+        ("cached_db", ENGINES + "cache", {}),
+        ("cache", (ENGINES + "cache", {"SESSION_CACHE_ALIAS": "twin"}), {}),
+        ("file", ENGINES + "file", {}),
+        ("cookie", ENGINES + "cookie", {}),
+        ("cookie", ENGINES + "db", {"options": {"REGISTRY": "db"}}),
+    ],
+    ids=lambda value: str(value).removeprefix(ENGINES),
+)
+def test_previous_backend_on_the_same_storage(name, entry, settings):
+    """Two engines would take each other's sessions for their own."""
+    same = {"BACKEND": LOCMEM, "LOCATION": "same"}
+    with source(name, entry, CACHES={"default": same, "twin": same}, **settings):
+        found = {message.id: message for message in check_previous_backends(None)}
+    # Only there can both engines stay, with the registry elsewhere.
+    names_registry = "['REGISTRY']" in found["sessionstores.E016"].hint
+    assert names_registry == (name == "cookie" and entry != ENGINES + "cookie")
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "settings"),
+    [
+        ("db", DJANGO + "db", {}),
+        ("cache", (ENGINES + "cache", {"SESSION_CACHE_ALIAS": "other"}), {}),
+        ("cached_db", (ENGINES + "cache", {"SESSION_CACHE_ALIAS": "other"}), {}),
+        ("cache", DJANGO + "cache", {}),
+        ("db", ENGINES + "file", {}),
+    ],
+    ids=lambda value: str(value).removeprefix(ENGINES),
+)
+def test_previous_backends_that_are_fine(name, entry, settings):
+    """What the guide shows is not complained about."""
+    same = {"BACKEND": LOCMEM, "LOCATION": "same"}
+    with source(name, entry, CACHES={"default": same, "other": {**same, "KEY_PREFIX": "x"}}):
+        assert ids(check_previous_backends) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("nothing.there", "nothing"),
+        ("tests.cases", "neither an engine of Django's nor"),
+        ((DJANGO + "cache", {"SESSION_CACHE_ALIAS": "none"}), "'none'"),
+        ((ENGINES + "cache", {"SESSION_CACHE_ALIAS": "none"}), "'none'"),
+        ((DJANGO + "file", {"SESSION_FILE_PATH": "/nowhere"}), "/nowhere"),
+    ],
+    ids=["module", "no engine", "djangos alias", "alias", "folder"],
+)
+def test_previous_backend_that_cannot_be_used(entry, says):
+    """The first request with an unknown cookie would be the one to find out."""
+    with source("memory", entry):
+        (message,) = check_previous_backends(None)
+        assert message.id == "sessionstores.E017"
+        assert says in message.msg
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [("db", DJANGO + "signed_cookies"), ("db", ENGINES + "cookie"), ("cookie", DJANGO + "db")],
+    ids=lambda value: value.removeprefix(ENGINES),
+)
+def test_cookies_from_before_the_move(name, entry):
+    """What cannot be taken back has to be waited for."""
+    with source(name, entry, SESSION_COOKIE_AGE=86_401):
+        (message,) = check_previous_backends(None)
+        assert message.id == "sessionstores.W016"
+        assert "up to 2 days" in message.msg

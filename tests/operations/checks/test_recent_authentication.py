@@ -1,0 +1,45 @@
+"""Checks of the page where users log in again."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib import admin
+from django.contrib.auth.views import LoginView
+from django.test import override_settings
+from django.urls import path
+
+from django_sessionstores.operations.checks.recent_authentication import check_recent_authentication
+from tests.operations.checks.configurations import ids
+
+# The URLconf of this module's tests.
+urlpatterns = [
+    path("open/", LoginView.as_view(), name="open"),
+    path("shut/", LoginView.as_view(redirect_authenticated_user=True), name="shut"),
+    path("admin/", admin.site.urls),
+]
+
+
+@pytest.mark.parametrize(
+    ("login_url", "options", "found"),
+    [
+        ("open", {}, []),
+        ("shut", {}, ["W018"]),
+        ("/shut/?x=1", {}, ["W018"]),
+        ("admin:login", {}, ["W018"]),
+        ("shut", {"RECENT_AUTHENTICATION_URL": "open"}, []),
+        ("open", {"RECENT_AUTHENTICATION_URL": "shut"}, ["W018"]),
+        ("shut", {"RECENT_AUTHENTICATION_AGE": None}, []),
+        ("nowhere", {}, ["W019"]),
+        ("/not/in/the/urlconf/", {}, []),
+        ("https://id.example/shut/", {}, []),
+        ("open", {"RECENT_AUTHENTICATION_AGE": 0}, []),
+    ],
+)
+def test_a_page_to_sign_in_again(login_url, options, found):
+    """A browser that is sent to and fro shows an error of its own, and nothing is in the log."""
+    with override_settings(
+        ROOT_URLCONF=__name__,
+        LOGIN_URL=login_url,
+        SESSIONSTORES={"RECENT_AUTHENTICATION_AGE": 600} | options,
+    ):
+        assert ids(check_recent_authentication) == [f"sessionstores.{id_}" for id_ in found]

@@ -1,0 +1,105 @@
+"""Checks of the registry, and of the options that need a list of sessions."""
+
+from __future__ import annotations
+
+import pytest
+from django.test import override_settings
+
+from django_sessionstores.operations.checks.engine import check_engine
+from django_sessionstores.operations.checks.registry import check_limit_and_rotation, check_registry
+from tests.operations.checks.configurations import (
+    DUMMY,
+    ENGINES,
+    LOCMEM,
+    MEMCACHED,
+    OTHER_CACHE,
+    ids,
+    with_registry,
+)
+
+
+@pytest.mark.usefixtures("production")
+def test_cookies_without_a_registry_are_explained():
+    """W020: that a logout ends nothing there is what nobody expects."""
+    with with_registry(""):
+        (message,) = check_registry(None)
+    assert message.id == "sessionstores.W020"
+    for unprotected in ("logout", "password", "deactivation", "two requests"):
+        assert unprotected in message.msg
+    assert "REGISTRY" in message.hint
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize(
+    ("registry", "cache"),
+    [
+        ("db", LOCMEM),
+        ("cached_db", MEMCACHED),
+        ("cache", "django.core.cache.backends.redis.RedisCache"),
+    ],
+)
+def test_a_registry_that_keeps_what_it_has_passes(registry, cache):
+    """Each of the three engines that may be named, on a store that can be relied on."""
+    with with_registry(registry, cache):
+        assert ids(check_engine) == []
+        assert ids(check_registry) == []
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize(
+    "cache",
+    [
+        "django.core.cache.backends.db.DatabaseCache",
+        OTHER_CACHE,
+    ],
+)
+def test_a_registry_that_forgets_is_named(cache):
+    """W021: a session that is dropped there ends, in the middle of somebody's work."""
+    with with_registry("cache", cache):
+        assert ids(check_registry) == ["sessionstores.W021"]
+
+
+@pytest.mark.parametrize(
+    ("registry", "cache", "of", "reason"),
+    [
+        ("cache", MEMCACHED, "cookie", "forgets"),
+        ("cache", MEMCACHED, "cache", "forgets"),
+        ("cache", DUMMY, "cookie", "keeps nothing"),
+        ("cached_db", MEMCACHED, "cache", "where the sessions are"),
+        (
+            "cached_db",
+            OTHER_CACHE,
+            "cache",
+            "where the sessions are",
+        ),
+        ("cache", OTHER_CACHE, "cache", "can list nothing"),
+    ],
+)
+def test_a_registry_that_cannot_be_one_is_refused(registry, cache, of, reason):
+    """E005: memcached cannot be asked who is signed in, and copies of a registry would stand
+    where the sessions in the same cache are."""
+    with with_registry(registry, cache, of):
+        (message,) = check_engine(None)
+    assert message.id == "sessionstores.E005"
+    assert reason in message.msg
+
+
+@pytest.mark.parametrize("registry", ["db", "cached_db"])
+def test_a_registry_in_the_database_needs_the_app(registry):
+    """E005: without it there is no table, which the first login would find out."""
+    with with_registry(registry), override_settings(INSTALLED_APPS=[]):
+        (message,) = check_engine(None)
+    assert message.id == "sessionstores.E005"
+    assert "INSTALLED_APPS" in message.msg
+
+
+@pytest.mark.parametrize(
+    ("registry", "found"), [("", ["E019", "W022"]), ("db", ["W022"])], ids=["bare", "registered"]
+)
+def test_limits_and_rotations_that_have_no_list_of_sessions(registry, found):
+    """E019, W022: every login would fail, and a leaked key would go on working."""
+    options = {"MAX_SESSIONS": 3, "ROTATE_AFTER": 60, "REGISTRY": registry}
+    with override_settings(SESSION_ENGINE=ENGINES + "cookie", SESSIONSTORES=options):
+        assert [each.id[-4:] for each in check_limit_and_rotation(None)] == found
+    with override_settings(SESSION_ENGINE=ENGINES + "db", SESSIONSTORES=options | {"REGISTRY": ""}):
+        assert check_limit_and_rotation(None) == []

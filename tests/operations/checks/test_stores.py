@@ -1,0 +1,143 @@
+"""Checks of the stores that hold sessions, one test per id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+from unittest import mock
+
+import pytest
+from django.test import override_settings
+
+from django_sessionstores.operations.checks.registry import check_registry
+from django_sessionstores.operations.checks.stores import (
+    check_cache,
+    check_database,
+    check_file_path,
+    check_memory,
+)
+from django_sessionstores.storages.sql.storage import DatabaseStorage
+from tests.operations.checks.configurations import ENGINES, HERE, LOCMEM, ids, with_registry
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize("path", [ENGINES + "memory", HERE])
+def test_memory_engine_is_refused_in_production(path):
+    """E006: a second worker would not know who is logged in. Nor with an engine built on it."""
+    with override_settings(SESSION_ENGINE=path):
+        assert ids(check_memory) == ["sessionstores.E006"]
+
+
+def test_memory_engine_is_fine_in_tests():
+    """The suite of a project that uses it must not fail for it."""
+    with override_settings(SESSION_ENGINE=ENGINES + "memory", DEBUG=False):
+        assert ids(check_memory) == []
+
+
+@pytest.mark.usefixtures("production")
+def test_caches_that_lose_sessions():
+    """W001, W002, W003: one process, too few entries, and cache.clear()."""
+    with override_settings(
+        SESSION_ENGINE=ENGINES + "cache", CACHES={"default": {"BACKEND": LOCMEM}}
+    ):
+        assert ids(check_cache) == [
+            "sessionstores.W001",
+            "sessionstores.W002",
+            "sessionstores.W003",
+        ]
+
+
+@pytest.mark.usefixtures("production")
+def test_a_cache_of_files_loses_no_sessions(tmp_path):
+    """They are beside its entries: none is dropped for their number, none cleared. The folder is
+    the cache's, whatever SESSION_FILE_PATH is."""
+    files = "django.core.cache.backends.filebased.FileBasedCache"
+    with override_settings(
+        SESSION_ENGINE=ENGINES + "cache",
+        SESSION_FILE_PATH=None,
+        CACHES={"default": {"BACKEND": files, "LOCATION": tmp_path}},
+    ):
+        assert ids(check_cache) == []
+        assert ids(check_file_path) == []
+
+
+@pytest.mark.usefixtures("production")
+def test_cached_db_may_lose_its_cache():
+    """Only what the database cannot make good is worth a warning there."""
+    with override_settings(
+        SESSION_ENGINE=ENGINES + "cached_db", CACHES={"default": {"BACKEND": LOCMEM}}
+    ):
+        assert ids(check_cache) == ["sessionstores.W001"]
+
+
+@pytest.mark.usefixtures("production")
+def test_the_cache_of_a_registry_is_looked_at_as_one_of_sessions():
+    """W001, W002: what is in one process, or dropped, ends sessions just the same."""
+    with with_registry("cache"):
+        assert ids(check_cache) == ["sessionstores.W001", "sessionstores.W002"]
+        assert ids(check_registry) == []  # Said once.
+    with with_registry("cached_db"):
+        assert ids(check_cache) == ["sessionstores.W001"]
+    with with_registry("db"):
+        assert ids(check_cache) == []
+
+
+@contextmanager
+def database(client: str, **options) -> Iterator[None]:
+    """Sessions in a database with these OPTIONS, as seen through a client. Nothing is connected."""
+    backend = "mysql" if client in {"MySQLdb", "pymysql"} else "postgresql"
+    entry = {"ENGINE": f"django.db.backends.{backend}", "NAME": "shop", "OPTIONS": options}
+    connection = SimpleNamespace(
+        alias="default", Database=ModuleType(client), settings_dict=entry, vendor=backend
+    )
+    with (
+        override_settings(SESSION_ENGINE=ENGINES + "db"),
+        mock.patch.object(DatabaseStorage, "connection", return_value=connection),
+    ):
+        yield
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize(
+    ("client", "limit"),
+    [
+        ("psycopg", "connect_timeout"),
+        ("psycopg2", "connect_timeout"),
+        ("MySQLdb", "connect_timeout"),
+        ("pymysql", "read_timeout"),
+    ],
+)
+def test_opening_a_connection_should_have_a_limit(client, limit):
+    """W006: a server that hangs would hang every worker. What helps depends on the client."""
+    with database(client):
+        (message,) = check_database(None)
+    assert message.id == "sessionstores.W006"
+    assert f"['OPTIONS']['{limit}']" in message.hint
+    with database(client, **{limit: 2}):
+        assert ids(check_database) == []
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize("option", ["pool", "service"])
+def test_a_limit_of_connecting_may_stand_elsewhere(option):
+    """A pool gives up by itself, and a service file may say it: the check must not cry wolf."""
+    with database("psycopg", **{option: True}):
+        assert ids(check_database) == []
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize("name", ["db", "cached_db"])
+def test_sqlite_has_no_connection_to_wait_for(name):
+    """It is the default of every new project."""
+    with override_settings(SESSION_ENGINE=ENGINES + name):
+        assert ids(check_database) == []
+
+
+@pytest.mark.usefixtures("production")
+def test_file_path_should_be_chosen(tmp_path):
+    """W004: folders for temporary files are emptied by restarts and cleaning jobs."""
+    with override_settings(SESSION_ENGINE=ENGINES + "file", SESSION_FILE_PATH=None):
+        assert ids(check_file_path) == ["sessionstores.W004"]
+    with override_settings(SESSION_ENGINE=ENGINES + "file", SESSION_FILE_PATH=tmp_path):
+        assert ids(check_file_path) == []

@@ -1,0 +1,56 @@
+"""Charts have a place for each thing that they count, and none falls out of them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from django_sessionstores.operations.charts import (
+    HEIGHT,
+    ROW_WIDTH,
+    columns,
+    position,
+    rows,
+)
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+@given(st.lists(st.integers(-(10**9), 10**9), max_size=30))
+def test_all_moments_are_in_a_column(seconds: list[int]) -> None:
+    """Whatever the span of time: those before now before the mark, the others behind it."""
+    moments = [NOW + timedelta(seconds=each) for each in seconds]
+    chart = columns(moments, NOW)
+    assert len(chart.columns) <= 32
+    for column in chart.columns:
+        within = [each for each in moments if column.begin < each <= column.end]
+        if not moments.count(column.begin) and not moments.count(column.end):
+            assert column.number == len(within)
+    assert sum(column.number for column in chart.columns) == len(moments)
+    before = sum(each.number for each in chart.columns if each.end <= NOW)
+    assert before == sum(each <= NOW for each in moments)
+
+
+def test_heights() -> None:
+    """In proportion; a single one among many is seen too."""
+    hour = timedelta(hours=1)
+    chart = columns([NOW - hour / 2] * 1000 + [NOW - 3 * hour / 2], NOW)
+    assert [(each.number, each.height) for each in chart.columns] == [(1, "2"), (1000, f"{HEIGHT}")]
+
+
+def test_rows() -> None:
+    """The longest fills the width; none has no bar."""
+    found = rows([("a", 50), ("b", 25), ("c", 0)])
+    assert [each.width for each in found] == [f"{ROW_WIDTH}", f"{ROW_WIDTH // 2}", "0"]
+    assert rows([]) == []
+
+
+@pytest.mark.parametrize(("hours", "place"), [(0, "0"), (5, "50"), (10, "100"), (99, "100")])
+def test_positions_on_a_line(hours: int, place: str) -> None:
+    """From the first to the last moment."""
+    hour = timedelta(hours=1)
+    assert position(NOW + hours * hour, NOW, NOW + 10 * hour, 100) == place
+    assert position(NOW, NOW, NOW, 100) == "0"

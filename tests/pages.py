@@ -1,0 +1,92 @@
+"""What the tests of pages share: the middleware of a site, and a look at pages in a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.services import skip_or_fail
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest, HttpResponse
+    from django.test import Client
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+    from tests.browser import Site
+
+FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0"
+WIDTHS = {"wide": 1280, "phone": 390}
+"""Of windows, in CSS pixels."""
+
+MIDDLEWARE = [
+    "django_sessionstores.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    f"{__name__}.with_policy",
+]
+
+
+def with_policy(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
+    """A middleware that forbids browsers all that is inline or from elsewhere."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        response["Content-Security-Policy"] = "default-src 'self'; object-src 'none'"
+        return response
+
+    return middleware
+
+
+def window(browser: Browser, served: Site, client: Client | None, **options: Any) -> BrowserContext:
+    """Return a window of its own, signed in as the client is."""
+    context = browser.new_context(base_url=served.url, **options)
+    if client is not None:
+        context.add_cookies(
+            [
+                {"name": name, "value": cookie.value, "url": served.url}
+                for name, cookie in client.cookies.items()
+            ]
+        )
+    context.set_default_timeout(10_000)
+    return context
+
+
+def axe() -> str:
+    """Return the code of axe-core."""
+    found = find_spec("axe_playwright_python")
+    if found is None or found.origin is None:
+        skip_or_fail("axe_playwright_python is not installed. Install it with: uv sync")
+    return Path(found.origin).with_name("axe.min.js").read_text(encoding="utf-8")
+
+
+def problems_of(page: Page, urls: Iterable[str], width: int, *failing: str) -> list[Any]:
+    """Open pages in a window of this width, and return what keeps anybody from using them.
+
+    That is each error in the console, a page that is wider than the window, and what axe-core
+    finds. Addresses that end with one of ``failing`` may answer with an error.
+    """
+    code, problems = axe(), []
+
+    def complain(said: Any) -> None:
+        expected = said.location["url"].endswith(("/favicon.ico", *failing))
+        if said.type == "error" and not expected:
+            problems.append(said.text)
+
+    page.on("console", complain)
+    for url in urls:
+        page.goto(url)
+        for summary in page.query_selector_all("summary"):
+            summary.click()
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        if wide > width:
+            problems.append((url, "is as wide as", wide))
+        page.evaluate(code)
+        found = page.evaluate("axe.run()")["violations"]
+        problems += [
+            (url, each["id"], [node["html"][:120] for node in each["nodes"]]) for each in found
+        ]
+    return problems

@@ -1,0 +1,230 @@
+"""At most so many sessions for a user, whoever logs in at the same time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.test import Client, override_settings
+
+from django_sessionstores import signals
+from django_sessionstores.core.clock import now
+from django_sessionstores.exceptions import SessionLimitReached
+from django_sessionstores.inventory import Inventory
+from django_sessionstores.testing import Twin, at, in_threads
+from tests.sessions.test_lifetimes import limits
+
+COOKIE = "sessionid"
+
+
+@pytest.fixture(autouse=True)
+def _listing(engine: Any) -> None:
+    if not engine.storage.lists:
+        pytest.skip(f"{engine.id} cannot tell how many sessions a user has")
+
+
+@pytest.fixture(params=["sync", "async"])
+def browser_of(request: pytest.FixtureRequest, user: Any, middleware: str) -> Any:
+    """Makes browsers that have logged in, and tells whether they were let in."""
+    prefix = "/async" if request.param == "async" else ""
+
+    class Browser(Client):
+        def log_in(self) -> bool:
+            return self.get(f"{prefix}/login/ada/").status_code == 200
+
+        def who(self) -> str:
+            return self.get(f"{prefix}/who/").content.decode()
+
+    return Browser
+
+
+@contextmanager
+def ended() -> Iterator[list[tuple[str, str]]]:
+    """Id and reason of the sessions that end meanwhile."""
+    told: list[tuple[str, str]] = []
+
+    def receiver(session_id: str, reason: str, **kwargs: Any) -> None:
+        assert reason in signals.END_REASONS
+        told.append((session_id, reason))
+
+    signals.session_ended.connect(receiver)
+    try:
+        yield told
+    finally:
+        signals.session_ended.disconnect(receiver)
+
+
+def test_the_oldest_session_ends(browser_of: Any, user: Any) -> None:
+    """As with a television that may be watched on three devices."""
+    moment = now()
+    browsers = [browser_of() for _ in range(5)]
+    with limits(MAX_SESSIONS=3):
+        for number, browser in enumerate(browsers):
+            with at(moment + number):
+                assert browser.log_in()
+        assert [browser.who() for browser in browsers] == ["", "", "ada", "ada", "ada"]
+        assert Inventory().count(user=user) == 3
+
+
+def test_who_is_ended_is_told(engine: Any, browser_of: Any, user: Any) -> None:
+    moment = now()
+    with limits(MAX_SESSIONS=1):
+        with at(moment):
+            browser_of().log_in()
+        (first,) = Inventory().list(user=user).sessions
+        with at(moment + 1), ended() as told:
+            browser_of().log_in()
+    assert told == [(first.id, "evicted")]
+
+
+def test_a_login_over_the_limit_is_refused(browser_of: Any, user: Any) -> None:
+    """With 403, and nothing of it is left; who was in before stays in."""
+    browsers = [browser_of() for _ in range(3)]
+    with limits(MAX_SESSIONS=2, ON_LIMIT="refuse"):
+        assert [browser.log_in() for browser in browsers] == [True, True, False]
+        assert [browser.who() for browser in browsers] == ["ada", "ada", ""]
+        assert Inventory().count(user=user) == 2
+        browsers[0].get("/logout/")
+        assert browsers[2].log_in()
+        assert browsers[2].who() == "ada"
+
+
+@pytest.mark.engines("db", "file")
+def test_sessions_that_nobody_can_read_count_until_they_are_ended(user: Any) -> None:
+    """After a lost SECRET_KEY, "sessions clear" is what the documentation tells operators."""
+    with limits(MAX_SESSIONS=1, ON_LIMIT="refuse"):
+        with override_settings(SECRET_KEY="lost"):
+            assert Client().get("/login/ada/").status_code == 200
+        assert Client().get("/login/ada/").status_code == 403
+        call_command("sessions", "clear", "--no-input", verbosity=0)
+        assert Client().get("/login/ada/").status_code == 200
+
+
+def test_a_refused_login_leaves_the_visitor_alone(browser_of: Any, user: Any) -> None:
+    """The cart that was filled before must not be lost with it."""
+    with limits(MAX_SESSIONS=1, ON_LIMIT="refuse"):
+        assert browser_of().log_in()
+        visitor = browser_of()
+        visitor.get("/write/cart/full/")
+        assert not visitor.log_in()
+        assert visitor.get("/read/").json() == {"cart": "full"}
+
+
+def test_a_limit_is_for_each_user_and_not_for_visitors(engine: Any) -> None:
+    with limits(MAX_SESSIONS=1, ON_LIMIT="refuse"):
+        for user in ("1", "2", None, None):
+            session = engine.SessionStore()
+            session["x"] = 1
+            if user:
+                session["_auth_user_id"] = user
+            session.save()
+        assert Inventory().count() == 4
+
+
+def test_a_rotation_is_no_login(engine: Any) -> None:
+    """A change of password must not be refused."""
+    with limits(MAX_SESSIONS=1, ON_LIMIT="refuse"):
+        session = engine.SessionStore()
+        session["_auth_user_id"] = "1"
+        session.save()
+        session = engine.SessionStore(session.session_key)
+        assert session["_auth_user_id"] == "1"
+        session.cycle_key()
+        session.save()
+        assert engine.SessionStore(session.session_key)["_auth_user_id"] == "1"
+
+
+@pytest.mark.parametrize("policy", ["end_oldest", "refuse"])
+def test_signing_in_again_takes_the_place_of_the_session(
+    engine: Any, browser_of: Any, user: Any, policy: str
+) -> None:
+    """The browser holds one session before and after."""
+    with limits(MAX_SESSIONS=1, ON_LIMIT=policy), ended() as told:
+        browser = browser_of()
+        for _ in range(3):
+            assert browser.log_in()
+            assert browser.who() == "ada"
+        assert Inventory().count(user=user) == 1
+    assert [reason for _, reason in told if reason == "evicted"] == []
+
+
+def test_expired_sessions_do_not_count(engine: Any) -> None:
+    moment = now()
+    with limits(MAX_SESSIONS=1, ON_LIMIT="refuse"):
+        for _ in range(2):
+            with at(moment):
+                session = engine.SessionStore()
+                session["_auth_user_id"] = "1"
+                session.set_expiry(60)
+                session.save()
+            moment += 61_000
+
+
+def log_in(engine: Any, number: int, key: str | None = None) -> Any:
+    """A session of user 1 if it was let in, over the visitor's if there is a key."""
+    session = Twin(engine.SessionStore(key), bool(number % 2))
+    if key is not None:
+        session.cycle_key()
+    session.set("_auth_user_id", "1")
+    try:
+        session.save()
+    except SessionLimitReached:
+        return None
+    return session.target
+
+
+def is_live(engine: Any, session: Any) -> bool:
+    return "_auth_user_id" in engine.SessionStore(session.session_key).load()
+
+
+@pytest.mark.parametrize("policy", ["end_oldest", "refuse"])
+def test_fifty_logins_at_once(engine: Any, policy: str) -> None:
+    """No more than the limit are live; and of those that were let in and not told otherwise, as
+    many as there may be."""
+    with limits(MAX_SESSIONS=3, ON_LIMIT=policy):
+        found = in_threads([lambda number=number: log_in(engine, number) for number in range(50)])
+        admitted = [session for session in found if session]
+        live = [session for session in admitted if is_live(engine, session)]
+        assert len(live) == 3
+        assert Inventory().count(user="1") == 3
+        if policy == "refuse":
+            assert live == admitted
+
+
+@pytest.mark.parametrize("policy", ["end_oldest", "refuse"])
+def test_two_visitors_log_in_at_once(engine: Any, policy: str) -> None:
+    """Their sessions rotate, and one of them is one too many."""
+    visitors = []
+    for _ in range(2):
+        visitor = engine.SessionStore()
+        visitor["cart"] = "full"
+        visitor.save()
+        visitors.append(visitor.session_key)
+    with limits(MAX_SESSIONS=1, ON_LIMIT=policy):
+        admitted = in_threads(
+            [
+                lambda number=number, key=key: log_in(engine, number, key)
+                for number, key in enumerate(visitors)
+            ]
+        )
+        (live,) = [session for session in admitted if session and is_live(engine, session)]
+        assert Inventory().count(user="1") == 1
+        if policy == "refuse":
+            assert [session for session in admitted if session] == [live]
+            # Who was refused is a visitor still, with the cart.
+            assert Inventory().count() == 2
+
+
+@pytest.mark.parametrize("policy", ["end_oldest", "refuse"])
+def test_servers_whose_clocks_differ(engine: Any, policy: str) -> None:
+    """A login by a clock that is behind looks older than one that was let in before it."""
+    moment = now()
+    with limits(MAX_SESSIONS=1, ON_LIMIT=policy):
+        with at(moment + 60_000):
+            first = log_in(engine, 0)
+        with at(moment):
+            second = log_in(engine, 1)
+        assert first is not None
+        live = [session for session in (first, second) if session and is_live(engine, session)]
+        assert live == ([first] if policy == "refuse" else [second])

@@ -1,0 +1,30 @@
+"""Which sessions the running code holds."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from django_sessionstores.sessions import request_sessions
+
+
+@pytest.mark.engines("memory")
+def test_holding_thousands_costs_the_next_nothing(engine: Any) -> None:
+    """A command that goes through all sessions holds them all."""
+    sessions = [engine.SessionStore() for _ in range(1000)]
+    with mock.patch.object(request_sessions, "sessions", wraps=request_sessions.sessions) as looked:
+        sessions += [engine.SessionStore() for _ in range(4000)]
+    # Each look goes through those that are held; their number doubles in between.
+    assert looked.call_count <= 3
+    assert set(map(id, request_sessions.sessions())) >= set(map(id, sessions))
+
+
+@pytest.mark.engines("memory")
+def test_sessions_that_nobody_holds_take_no_memory(engine: Any) -> None:
+    for _ in range(5000):
+        engine.SessionStore()
+    node = request_sessions._noted.get()
+    assert node is not None
+    assert node.size <= 32

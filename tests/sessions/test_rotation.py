@@ -1,0 +1,424 @@
+"""A key that has grown old is replaced. Only a thief of the old key notices."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.contrib.auth import HASH_SESSION_KEY
+from django.test import Client, override_settings
+
+from django_sessionstores.conf import codec
+from django_sessionstores.core.clock import now
+from django_sessionstores.core.records import State
+from django_sessionstores.inventory import Inventory
+from django_sessionstores.sessions import rotation
+from django_sessionstores.testing import HOUR, Twin, at, in_threads
+from tests.migration.previous_backends import DJANGO, migrating
+from tests.sessions.test_lifetimes import limits
+from tests.sessions.test_races import (
+    ADA,
+    at_each_stop,
+    both_ways,
+    log_out,
+    setting,
+)
+
+COOKIE = "sessionid"
+MINUTE = 60_000
+ROTATION = {"ROTATE_AFTER": 3600, "ROTATION_GRACE": 120, "TOMBSTONE_AGE": 60}
+
+
+@pytest.fixture(autouse=True)
+def _rotating(engine: Any) -> Iterator[None]:
+    if not engine.storage.lists or engine.storage.holds_in_key:
+        pytest.skip(f"{engine.id} rotates no keys")
+    with limits(**ROTATION):
+        yield
+
+
+@pytest.fixture(params=["sync", "async"])
+def visit(request: pytest.FixtureRequest, user: Any, middleware: str) -> Callable[..., Any]:
+    """Make a request of a browser's, with sync or async views, and return the text of the answer.
+
+    Without a path it is the name of the user that the site sees.
+    """
+    prefix = "/async" if request.param == "async" else ""
+
+    def get(browser: Client, path: str = "/who/") -> str:
+        response = browser.get(prefix + path)
+        assert response.status_code == 200
+        return response.content.decode()
+
+    return get
+
+
+def carrying(key: str) -> Client:
+    browser = Client()
+    browser.cookies[COOKIE] = key
+    return browser
+
+
+def key_of(browser: Client) -> str:
+    return browser.cookies[COOKIE].value
+
+
+def log_in(visit: Any, moment: int) -> tuple[Client, str]:
+    """Return a browser in which ada logged in at ``moment`` (ms), and the key that it got."""
+    browser = Client()
+    with at(moment):
+        visit(browser, "/login/ada/")
+    return browser, key_of(browser)
+
+
+def stored(engine: Any, moment: int) -> Any:
+    """Return a session of ada's that was stored at ``moment`` (ms)."""
+    with at(moment):
+        session = engine.SessionStore()
+        session.update(ADA)
+        session.save()
+    return session
+
+
+def save(engine: Any, key: str) -> Any:
+    """Return a session opened by its key, after a save of ``x``."""
+    session = engine.SessionStore(key)
+    session["x"] = 1
+    session.save()
+    return session
+
+
+def test_an_old_key_is_replaced(visit: Any) -> None:
+    """By a request that only reads, with its answer. A young one stays."""
+    moment = now()
+    browser, old = log_in(visit, moment)
+    with at(moment + 59 * MINUTE):
+        assert visit(browser) == "ada"
+        assert key_of(browser) == old
+    with at(moment + 61 * MINUTE):
+        assert visit(browser) == "ada"
+        assert key_of(browser) != old
+        rotated = key_of(browser)
+        assert visit(browser) == "ada"
+        assert key_of(browser) == rotated
+    with at(moment + 122 * MINUTE):
+        assert visit(browser) == "ada"
+        assert key_of(browser) not in {old, rotated}
+
+
+def test_the_old_key_goes_on_for_a_grace_and_no_longer(visit: Any) -> None:
+    """For requests under way, and a browser that the answer did not reach: it gets the new key
+    again. After that the key is of no use."""
+    moment = now()
+    browser, old = log_in(visit, moment)
+    with at(moment):
+        visit(browser, "/write/cart/full/")
+    with at(moment + HOUR):
+        visit(browser)
+    with at(moment + HOUR + 119_000):
+        late = carrying(old)
+        assert visit(late) == "ada"
+        assert key_of(late) == key_of(browser)
+        assert '"cart": "full"' in visit(carrying(old), "/read/")
+    with at(moment + HOUR + 121_000):
+        # Anonymous, but its cookie stays: the browser may hold the new one already.
+        late = carrying(old)
+        assert visit(late) == ""
+        assert key_of(late) == old
+    with at(moment + HOUR + 181_000):
+        assert visit(carrying(old)) == ""
+        assert visit(browser) == "ada"
+
+
+@pytest.mark.parametrize("entries", [[], [f"{DJANGO}.db"]], ids=["alone", "migrating"])
+def test_a_replaced_key_is_known_for_a_while(visit: Any, entries: list[str]) -> None:
+    """After the grace as after ``cycle_key()``: its request is anonymous and keeps the cookie,
+    until nobody knows the key. Its tombstone lasts longer while sessions are migrated."""
+    moment = now()
+    with migrating(*entries):
+        browser, old = log_in(visit, moment)
+        with at(moment + HOUR):
+            visit(browser)
+        for seconds, who, key in [
+            (119, "ada", key_of(browser)),
+            (121, "", old),
+            (179, "", old),
+            (181, "", ""),
+        ]:
+            with at(moment + HOUR + seconds * 1000):
+                late = carrying(old)
+                assert (visit(late), key_of(late)) == (who, key)
+
+
+@pytest.mark.parametrize("entries", [[], [f"{DJANGO}.db"]], ids=["alone", "migrating"])
+def test_a_superseded_key_is_known_for_a_while(engine: Any, visit: Any, entries: list[str]) -> None:
+    """Also where sessions end sooner than tombstones."""
+    moment = now()
+    with migrating(*entries, IDLE_TIMEOUT=30):
+        with at(moment):
+            session = engine.SessionStore()
+            session["x"] = 1
+            session.save()
+            old = session.session_key
+            session.cycle_key()
+            session.save()
+        for seconds, key in [(29, old), (59, old), (61, "")]:
+            with at(moment + seconds * 1000):
+                late = carrying(old)
+                assert (visit(late), key_of(late)) == ("", key)
+
+
+def test_a_write_with_the_old_key_counts(visit: Any) -> None:
+    """And its answer brings the new one."""
+    moment = now()
+    browser, old = log_in(visit, moment)
+    late = carrying(old)
+    with at(moment + HOUR):
+        visit(browser, "/write/a/1/")
+        visit(late, "/write/b/2/")
+        assert key_of(late) == key_of(browser)
+        assert '"a": "1"' in visit(browser, "/read/")
+        assert '"b": "2"' in visit(browser, "/read/")
+
+
+def test_a_login_ends_the_grace(visit: Any) -> None:
+    """Never across a change of privilege: whoever stole the key would be whoever logs in."""
+    moment = now()
+    browser, old = log_in(visit, moment)
+    with at(moment + HOUR):
+        visit(browser)
+        rotated = key_of(browser)
+        visit(browser, "/relogin/")
+        assert visit(browser) == "ada"
+        assert visit(carrying(old)) == ""
+        assert visit(carrying(rotated)) == ""
+
+
+def test_a_key_cycled_by_hand_ends_the_grace(engine: Any) -> None:
+    """As a change of password does."""
+    moment = now()
+    old = stored(engine, moment).session_key
+    with at(moment + HOUR):
+        rotated = save(engine, old)
+        session = engine.SessionStore(rotated.session_key)
+        session.cycle_key()
+        session.save()
+
+        assert dict(engine.SessionStore(old).items()) == {}
+        assert engine.SessionStore(session.session_key)["x"] == 1
+
+
+def test_a_key_cycled_by_hand_is_new(engine: Any) -> None:
+    """It does not grow old before its time."""
+    moment = now()
+    session = stored(engine, moment)
+    with at(moment + HOUR):
+        session.rotate_later()
+        session.save()
+    with at(moment + HOUR + MINUTE):
+        assert save(engine, session.session_key).session_key == session.session_key
+
+
+def test_a_password_is_changed_beside_a_new_key_that_has_been_rotated(
+    engine: Any, visit: Any, user: Any
+) -> None:
+    """The request with the first key follows both, because it has set the password."""
+    browser = Client()
+    visit(browser, "/login/ada/")
+    session = engine.SessionStore(key_of(browser))
+    session.load()
+    moment = now()
+    other = engine.SessionStore(key_of(browser))
+    other.cycle_key()
+    with at(moment + HOUR):
+        other["x"] = 1
+        other.save()
+    session.cycle_key()
+    user.set_password("another")
+    user.save()
+    session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+    session.save()
+    assert visit(carrying(session.session_key)) == "ada"
+    assert engine.SessionStore(session.session_key)["x"] == 1
+
+
+@pytest.mark.parametrize("with_old_key", [False, True])
+def test_a_logout_ends_it_under_both_keys(visit: Any, with_old_key: bool) -> None:
+    moment = now()
+    browser, old = log_in(visit, moment)
+    with at(moment + HOUR):
+        visit(browser)
+        rotated = key_of(browser)
+        visit(carrying(old) if with_old_key else browser, "/logout/")
+
+        assert visit(carrying(old)) == ""
+        assert visit(carrying(rotated)) == ""
+
+
+def test_an_end_ends_it_under_both_keys(engine: Any, visit: Any, user: Any) -> None:
+    """There is one session to be listed, and nothing of it is left."""
+    moment = now()
+    browser, old = log_in(visit, moment)
+    with at(moment + HOUR):
+        visit(browser)
+        (found,) = Inventory().list(user=user).sessions
+        assert Inventory().end(found.id)
+
+        assert visit(carrying(old)) == ""
+        assert visit(browser) == ""
+
+
+@pytest.mark.parametrize("way", ["flush", "delete", "key", "id"])
+def test_an_old_key_ends_what_it_leads_to(engine: Any, way: str) -> None:
+    """Even if a view has put another user into the session, without a new key, since."""
+    moment = now()
+    first = stored(engine, moment)
+    old = first.session_key
+    with at(moment + HOUR):
+        session = engine.SessionStore(save(engine, old).session_key)
+        session["_auth_user_id"] = "2"
+        session.save()
+        assert engine.SessionStore(old)["_auth_user_id"] == "2"
+        if way == "key":
+            engine.SessionStore().delete(old)
+        elif way == "id":
+            assert Inventory().end(first.session_id)
+        else:
+            getattr(engine.SessionStore(old), way)()
+
+        assert dict(engine.SessionStore(session.session_key).items()) == {}
+        assert dict(engine.SessionStore(old).items()) == {}
+
+
+def test_anonymous_sessions_keep_their_key(visit: Any) -> None:
+    """Their login brings another one."""
+    browser, moment = Client(), now()
+    with at(moment):
+        visit(browser, "/write/cart/full/")
+        old = key_of(browser)
+    with at(moment + 2 * HOUR):
+        assert "full" in visit(browser, "/read/")
+        assert key_of(browser) == old
+
+
+def test_what_the_session_was_stays(engine: Any, user: Any) -> None:
+    """A rotation is not a login: the absolute end stays where it was."""
+    moment = now()
+    session = stored(engine, moment)
+    before = Inventory().get(session.session_id)
+    with at(moment + HOUR):
+        rotated = save(engine, session.session_key)
+    after = Inventory().get(rotated.session_id)
+    assert before is not None
+    assert after is not None
+    assert after.id != before.id
+    assert (after.created, after.user_id) == (before.created, before.user_id)
+
+
+def test_a_new_secret_key_in_the_grace(engine: Any) -> None:
+    """The way from the old key to the new one is made with the secret of that time."""
+    moment = now()
+    with override_settings(SECRET_KEY="s" * 50):
+        session = stored(engine, moment)
+    with at(moment + HOUR):
+        with override_settings(SECRET_KEY="s" * 50):
+            rotated = save(engine, session.session_key)
+        with override_settings(SECRET_KEY="t" * 50, SECRET_KEY_FALLBACKS=["s" * 50]):
+            late = engine.SessionStore(session.session_key)
+            assert late["x"] == 1
+            assert late.session_key == rotated.session_key
+
+
+def test_the_store_holds_no_way_to_the_new_key(engine: Any) -> None:
+    """A reader of the store learns neither key, and the old key is of no use without the secret."""
+    moment = now()
+    session = stored(engine, moment)
+    with at(moment + HOUR):
+        rotated = save(engine, session.session_key)
+        tombstone = engine.storage.read(session.session_id)
+        assert tombstone.state is State.ROTATED
+        assert rotated.session_key.encode() not in bytes(tombstone.payload)
+        with override_settings(SECRET_KEY="another" * 8):
+            assert dict(engine.SessionStore(session.session_key).items()) == {}
+
+
+# Races --------------------------------------------------------------------------------------------
+
+
+def _old(session: Any) -> None:
+    """A view that reads, an hour after the login."""
+    session.get("old")
+
+
+@both_ways
+@pytest.mark.parametrize("view_a", [_old, setting(a=1)], ids=["read", "save"])
+@pytest.mark.parametrize("view_b", [_old, setting(b=2)], ids=["read", "save"])
+def test_two_requests_with_an_old_key(engine: Any, awaited: bool, view_a: Any, view_b: Any) -> None:
+    """A page asks for ten things at once: one key comes of it, and no change is lost."""
+    moment = now()
+    for race, a, b, where in at_each_stop(
+        engine, awaited, view_a, view_b, {"old": 0, **ADA}, started=moment - HOUR
+    ):
+        assert a.saved, where
+        assert b.saved, where
+        data = race.data(race.key)
+        data.pop("_session_rotated", None)
+        expected = {"old": 0, **ADA}
+        if view_a is not _old:
+            expected["a"] = 1
+        if view_b is not _old:
+            expected["b"] = 2
+        assert data == expected, where
+        keys = {a.key, b.key} - {race.key}
+        assert len(keys) == 1, where
+        assert Inventory().end_all("1") == 1, where
+
+
+def _read_and_log_out(session: Any) -> None:
+    session.get("old")
+    log_out(session)
+
+
+@both_ways
+@pytest.mark.parametrize("view", [_old, setting(a=1)], ids=["read", "save"])
+@pytest.mark.parametrize(
+    "logout_is_first", [False, True], ids=["logout-during-rotation", "rotation-during-logout"]
+)
+def test_a_logout_and_a_rotation(
+    engine: Any, awaited: bool, view: Any, logout_is_first: bool
+) -> None:
+    """No key is left that leads to the session."""
+    views = [_read_and_log_out, view] if logout_is_first else [view, _read_and_log_out]
+    for race, a, b, where in at_each_stop(
+        engine, awaited, *views, {"old": 0, **ADA}, started=now() - HOUR
+    ):
+        logout = a if logout_is_first else b
+        assert logout.saved, where
+        assert race.data(race.key).keys() <= {"a"}, where
+        assert Inventory().end_all("1") == 0, where
+
+
+def test_many_requests_with_an_old_key(engine: Any) -> None:
+    """By force, not at chosen moments."""
+    first = stored(engine, now() - HOUR)
+
+    def save_one(number: int) -> str:
+        session = Twin(engine.SessionStore(first.session_key), bool(number % 2))
+        session.set(f"x{number}", number)
+        session.save()
+        return str(session.target.session_key)
+
+    keys = in_threads([lambda number=number: save_one(number) for number in range(8)])
+    assert len(set(keys)) == 1
+    data = engine.SessionStore(keys[0]).load()
+    assert {f"x{number}" for number in range(8)} <= data.keys()
+    assert Inventory().count(user="1") == 1
+
+
+def test_only_a_login_or_a_new_password_is_proof() -> None:
+    """A logout is not, nor is a request that changes anything else."""
+    before = {"_auth_user_id": "1", "_auth_user_hash": "of the old password"}
+    base = codec().serialize(before)
+    assert not rotation.has_proof(base, {})
+    assert not rotation.has_proof(base, {**before, "cart": 1})
+    assert rotation.has_proof(base, {"_auth_user_id": "2", "_auth_user_hash": "of another user"})
+    assert rotation.has_proof(base, {**before, "_auth_user_hash": "of the new password"})

@@ -1,0 +1,208 @@
+"""SECRET_KEY rotated and passwords changed, through Django's own auth and middleware."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.test import AsyncClient, Client, override_settings
+
+from django_sessionstores.core.records import session_id
+from django_sessionstores.testing import observed, suspicions
+
+OLD, NEW = "the key that leaked", "the key that follows"
+COOKIE = "sessionid"
+
+
+# The memory engine begins anew when a setting changes.
+pytestmark = [
+    pytest.mark.engines("file", "db", "cache:redis-cache", "cached_db:django-redis+sqlite"),
+    pytest.mark.usefixtures("middleware"),
+]
+
+
+class Browser:
+    """Keeps cookies; makes requests of sync views through WSGI or of async ones through ASGI."""
+
+    def __init__(self, awaited: bool, key: str | None = None) -> None:
+        client = AsyncClient() if awaited else Client()
+        self._get: Callable[[str], Any] = async_to_sync(client.get) if awaited else client.get
+        self._prefix = "/async" if awaited else ""
+        self._cookies = client.cookies
+        if key is not None:
+            client.cookies[COOKIE] = key
+
+    def get(self, route: str) -> Any:
+        return self._get(f"{self._prefix}/{route}/")
+
+    @property
+    def key(self) -> str:
+        return str(self._cookies[COOKIE].value)
+
+    @property
+    def user(self) -> str:
+        return str(self.get("who").content.decode())
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def awaited(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+def before_rotation() -> AbstractContextManager[Any]:
+    return override_settings(SECRET_KEY=OLD)
+
+
+def after_rotation() -> AbstractContextManager[Any]:
+    return override_settings(SECRET_KEY=NEW, SECRET_KEY_FALLBACKS=[OLD])
+
+
+def after_the_fallback_is_gone() -> AbstractContextManager[Any]:
+    return override_settings(SECRET_KEY=NEW, SECRET_KEY_FALLBACKS=[])
+
+
+@pytest.fixture
+def browser(engine: Any, user: Any, awaited: bool) -> Browser:
+    """Logged in before the key was rotated."""
+    with before_rotation():
+        browser = Browser(awaited)
+        browser.get("write/x/1")
+        browser.get(f"login/{user.username}")
+        assert browser.user == "ada"
+        return browser
+
+
+# SECRET_KEY rotated ------------------------------------------------------------------------------
+
+
+def test_everyone_stays_logged_in(browser: Browser) -> None:
+    """And keeps the key: it is as secret as before."""
+    key = browser.key
+    with after_rotation():
+        assert browser.user == "ada"
+        assert browser.key == key
+        assert browser.user == "ada"
+        assert browser.get("read").json()["x"] == "1"
+
+
+def test_the_new_hash_of_a_login_takes_one_write(engine: Any, browser: Browser) -> None:
+    with after_rotation(), observed(engine.storage) as calls:
+        browser.get("who")
+    assert calls == ["read", "update"]
+
+
+def test_a_request_with_the_same_cookie_after_it(browser: Browser, awaited: bool) -> None:
+    """Another tab. Django's engines hand out a new key, and log out whoever has the old one."""
+    other = Browser(awaited, browser.key)
+    with after_rotation():
+        assert browser.user == "ada"
+        assert other.user == "ada"
+
+
+@pytest.mark.parametrize("route", ["who", "write/y/2"])
+def test_a_request_with_the_same_cookie_at_the_same_time(
+    engine: Any, browser: Browser, awaited: bool, route: str
+) -> None:
+    """Both have loaded the session before either saves it."""
+    other = Browser(awaited, browser.key)
+    inside = []
+
+    def meanwhile(name: str) -> None:
+        if name in {"update", "rotate"} and not inside:
+            inside.append(name)
+            inside.append(other.get(route))
+
+    with after_rotation():
+        with observed(engine.storage, before=meanwhile):
+            assert browser.user == "ada"
+        assert inside, "the request did not save"
+        assert inside[1].status_code == 200
+        assert browser.key == other.key
+        assert browser.user == other.user == "ada"
+        assert browser.get("read").json().get("y") == ("2" if route != "who" else None)
+
+
+def test_payloads_are_encrypted_anew_as_they_are_saved(engine: Any, browser: Browser) -> None:
+    """So that the old key can be removed one day."""
+    before = engine.storage.read(session_id(browser.key)).payload
+    with after_rotation():
+        browser.get("who")
+        after = engine.storage.read(session_id(browser.key)).payload
+    assert before[2:6] != after[2:6]  # The key id.
+    with after_the_fallback_is_gone():
+        assert browser.user == "ada"
+
+
+def test_an_anonymous_session_is_read_under_the_previous_key(engine: Any, awaited: bool) -> None:
+    """It is encrypted anew with its next save, not before: reading writes nothing."""
+    with before_rotation():
+        browser = Browser(awaited)
+        browser.get("write/x/1")
+    with after_rotation():
+        with observed(engine.storage) as calls:
+            assert browser.get("read").json() == {"x": "1"}
+        assert calls == ["read"]
+        browser.get("write/x/2")
+    with after_the_fallback_is_gone():
+        assert browser.get("read").json() == {"x": "2"}
+
+
+# SECRET_KEY removed ------------------------------------------------------------------------------
+
+
+def test_a_removed_key_leaves_the_visitor_anonymous(engine: Any, browser: Browser) -> None:
+    """The cookie stays and nothing is overwritten: a worker with a wrong key does no harm."""
+    key = browser.key
+    stored = engine.storage.read(session_id(key)).payload
+    with after_the_fallback_is_gone():
+        with suspicions() as messages:
+            response = browser.get("who")
+        assert response.content == b""
+        assert COOKIE not in response.cookies
+        assert len(messages) == 1
+        assert "unknown key" in messages[0]
+        assert engine.storage.read(session_id(key)).payload == stored
+    with before_rotation():
+        assert browser.user == "ada"
+
+
+# Password changed --------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[before_rotation, after_rotation], ids=["one-key", "rotated"])
+def keys(request: pytest.FixtureRequest) -> Iterator[None]:
+    with request.param():
+        yield
+
+
+def test_a_password_change_hands_out_a_new_key(browser: Browser, keys: None) -> None:
+    """Also while fallbacks are set: it looks like a rotation of SECRET_KEY, and is none."""
+    old_key = browser.key
+    assert browser.get("password").content == b"changed"
+    assert browser.key != old_key
+    assert browser.user == "ada"
+    assert browser.get("read").json()["x"] == "1"
+
+
+def test_the_key_from_before_a_password_change_is_anonymous(
+    browser: Browser, awaited: bool, keys: None
+) -> None:
+    """Its cookie stays untouched: deleting it could overtake the new one in the browser."""
+    other = Browser(awaited, browser.key)
+    browser.get("password")
+    response = other.get("who")
+    assert response.content == b""
+    assert COOKIE not in response.cookies
+    assert browser.user == "ada"
+
+
+def test_a_password_change_ends_the_other_sessions(
+    browser: Browser, awaited: bool, user: Any, keys: None
+) -> None:
+    """What somebody does who fears that another one is logged in."""
+    other = Browser(awaited)
+    other.get(f"login/{user.username}")
+    assert other.user == "ada"
+    browser.get("password")
+    assert other.user == ""

@@ -1,0 +1,652 @@
+"""What is rolled back was never stored: for the object, its cookie, caches and signals."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from copy import copy, deepcopy
+from traceback import walk_tb
+from types import SimpleNamespace
+from typing import Any, TypeVar
+from weakref import ref
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from django.test import override_settings
+
+from django_sessionstores import signals
+from django_sessionstores.core import clock
+from django_sessionstores.core.flow import Call, Flow, run
+from django_sessionstores.inventory import Inventory
+from django_sessionstores.storages.sql import transactions
+
+T = TypeVar("T")
+
+TRANSACTIONAL = ("db", "cached_db", "cookie:sqlite")
+
+pytestmark = pytest.mark.engines(*TRANSACTIONAL)
+
+
+class Undone(Exception):
+    """Rolls back an ``atomic()`` block."""
+
+
+@contextmanager
+def failed_view(alias: str) -> Iterator[None]:
+    with suppress(Undone), transaction.atomic(alias):
+        yield
+        raise Undone
+
+
+@contextmanager
+def set_rollback(alias: str) -> Iterator[None]:
+    with transaction.atomic(alias):
+        yield
+        transaction.set_rollback(True, alias)
+
+
+@contextmanager
+def inner_block(alias: str) -> Iterator[None]:
+    with transaction.atomic(alias), suppress(Undone), transaction.atomic(alias):
+        yield
+        raise Undone
+
+
+@contextmanager
+def savepoint(alias: str) -> Iterator[None]:
+    with transaction.atomic(alias):
+        point = transaction.savepoint(alias)
+        yield
+        transaction.savepoint_rollback(point, alias)
+
+
+@contextmanager
+def old_savepoint(alias: str) -> Iterator[None]:
+    with transaction.atomic(alias):
+        point = transaction.savepoint(alias)
+        for _ in range(300):  # As get_or_create() makes them.
+            with transaction.atomic(alias):
+                pass
+        yield
+        transaction.savepoint_rollback(point, alias)
+
+
+@contextmanager
+def no_autocommit(alias: str) -> Iterator[None]:
+    transaction.set_autocommit(False, alias)
+    try:
+        yield
+    finally:
+        transaction.rollback(alias)
+        transaction.set_autocommit(True, alias)
+
+
+Undo = Callable[[], AbstractContextManager[None]]
+
+
+@pytest.fixture(
+    params=[failed_view, set_rollback, inner_block, savepoint, old_savepoint, no_autocommit]
+)
+def undo(request: pytest.FixtureRequest, alias: str) -> Undo:
+    """A block whose writes are rolled back, in the database that the sessions are in."""
+    return lambda: request.param(alias)
+
+
+@pytest.fixture
+def alias(engine: Any) -> str:
+    """The database that the sessions, or their registry, are in."""
+    return next(
+        (
+            part.connection().alias
+            for part in (engine.storage, *engine.storage.parts())
+            if hasattr(part, "connection")
+        ),
+        DEFAULT_DB_ALIAS,
+    )
+
+
+def stored(engine: Any, **data: Any) -> str:
+    session = engine.SessionStore()
+    session.update(data)
+    session.save()
+    return str(session.session_key)
+
+
+def elsewhere(call: Callable[[], T]) -> T:
+    """Return what a call returns on another connection."""
+    found: list[T] = []
+
+    def ask() -> None:
+        try:
+            found.append(call())
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def aged(engine: Any, **data: Any) -> str:
+    """Store a session that is a minute older than others."""
+    with pytest.MonkeyPatch.context() as patch:
+        real = clock.now
+        patch.setattr(clock, "now", lambda: real() - 61_000)
+        return stored(engine, **data)
+
+
+def save_elsewhere(engine: Any, key: str, **values: Any) -> Any:
+    """Change a stored session as another request does, and return that request's session."""
+    other = engine.SessionStore(key)
+    for name, value in values.items():
+        other[name] = value
+    other.save()
+    return other
+
+
+def data_of(engine: Any, key: str | None) -> dict[str, Any]:
+    data: dict[str, Any] = engine.SessionStore(key).load()
+    return data
+
+
+def test_the_next_save_merges_with_what_others_have_saved(engine: Any, undo: Undo) -> None:
+    """It would overwrite their change, if the version that was rolled back counted."""
+    key = stored(engine, base=1)
+    session = engine.SessionStore(key)
+    session["x"] = 1
+    with undo():
+        session.save()
+        assert session.get("x") == 1
+    assert session.session_key == key
+    other = save_elsewhere(engine, key, b=1)
+    session["y"] = 2
+    session.save()
+    for each in (session.session_key, other.session_key):
+        assert data_of(engine, each) == {"base": 1, "x": 1, "b": 1, "y": 2}
+
+
+def test_a_value_that_a_view_holds_is_the_sessions_after_a_rollback(
+    engine: Any, undo: Undo
+) -> None:
+    """A later change of it would be lost otherwise."""
+    key = stored(engine, cart=["a"])
+    session = engine.SessionStore(key)
+    cart = session["cart"]
+    with undo():
+        session["x"] = 1
+        session.save()
+    other = save_elsewhere(engine, key, b=1)
+    session.save()
+    cart.append("later")
+    session.save()
+    for each in (session.session_key, other.session_key):
+        assert data_of(engine, each) == {"cart": ["a", "later"], "x": 1, "b": 1}
+
+
+def test_a_new_session_is_not_there_and_can_be_saved_again(engine: Any, undo: Undo) -> None:
+    session = engine.SessionStore()
+    session["x"] = 1
+    with undo():
+        session.save()
+        key = session.session_key
+    assert data_of(engine, key) == {}
+    assert session.modified
+    session.save()
+    assert data_of(engine, session.session_key) == {"x": 1}
+
+
+def test_the_old_key_leads_on_after_a_login_that_was_rolled_back(engine: Any, undo: Undo) -> None:
+    key = stored(engine, cart=1)
+    session = engine.SessionStore(key)
+    with undo():
+        session.cycle_key()
+        session["_auth_user_id"] = "7"
+        session.save()
+        new = session.session_key
+    assert data_of(engine, new) == {}
+    assert data_of(engine, key) == {"cart": 1}
+    session.save()
+    assert session.session_key not in {key, None}
+    assert data_of(engine, session.session_key) == {"cart": 1, "_auth_user_id": "7"}
+    assert data_of(engine, key) == {}
+
+
+def test_a_flush_leaves_the_session_and_its_data(engine: Any, undo: Undo) -> None:
+    key = stored(engine, _auth_user_id="7", a=1)
+    session = engine.SessionStore(key)
+    assert session["a"] == 1
+    with undo():
+        session.flush()
+    assert not session.modified
+    assert session["a"] == 1
+    assert data_of(engine, key) == {"_auth_user_id": "7", "a": 1}
+
+
+def test_another_login_after_a_flush_does_not_get_the_old_key(engine: Any, undo: Undo) -> None:
+    """Whoever was signed in before would be the other user then."""
+    key = stored(engine, _auth_user_id="7")
+    session = engine.SessionStore(key)
+    session.load()
+    with undo():
+        session.flush()
+        session["_auth_user_id"] = "8"
+        session.save()
+    session.save()
+    assert session.session_key != key
+    assert data_of(engine, session.session_key) == {"_auth_user_id": "8"}
+    assert data_of(engine, key).get("_auth_user_id") != "8"
+
+
+def test_signals_tell_only_what_was_committed(engine: Any, undo: Undo) -> None:
+    key = stored(engine, _auth_user_id="7")
+    told = []
+
+    def note(signal: Any, **facts: Any) -> None:
+        told.append(signal)
+
+    watched = (signals.session_created, signals.session_rotated, signals.session_ended)
+    for signal in watched:
+        signal.connect(note)
+    try:
+        with undo():
+            stored(engine, x=1)
+            session = engine.SessionStore(key)
+            session.cycle_key()
+            session.save()
+            session.flush()
+        assert told == []
+    finally:
+        for signal in watched:
+            signal.disconnect(note)
+
+
+def test_a_rollback_is_noticed_while_something_keeps_the_callback(
+    engine: Any, alias: str, undo: Undo
+) -> None:
+    """As the traceback of an error does that was caught, until the garbage is collected."""
+    key = stored(engine, base=1)
+    session = engine.SessionStore(key)
+    session["x"] = 1
+    with undo():
+        session.save()
+        kept = list(connections[alias].run_on_commit)
+    assert kept
+    save_elsewhere(engine, key, b=1)
+    session["y"] = 2
+    session.save()
+    assert data_of(engine, session.session_key) == {"base": 1, "x": 1, "b": 1, "y": 2}
+
+
+@pytest.mark.parametrize("copied", [copy, deepcopy])
+def test_a_copy_and_its_original_each_notice_a_rollback(
+    engine: Any, undo: Undo, copied: Callable[[Any], Any]
+) -> None:
+    key = stored(engine, base=1)
+    session = engine.SessionStore(key)
+    session["x"] = 1
+    with undo():
+        session.save()
+        other = copied(session)
+        other["y"] = 1
+    assert other.modified
+    assert session.modified
+    other.save()
+    session["z"] = 1
+    session.save()
+    assert data_of(engine, other.session_key) == {"base": 1, "x": 1, "y": 1, "z": 1}
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_session_is_pickled_when_it_is_certain_what_is_stored(engine: Any, alias: str) -> None:
+    session = engine.SessionStore()
+    session["x"] = 1
+    with transaction.atomic(alias):
+        session.save()
+        with pytest.raises(TypeError, match="transaction"):
+            pickle.dumps(session)
+    other = pickle.loads(pickle.dumps(session))
+    assert other.is_stored
+    assert other["x"] == 1
+
+
+@pytest.mark.engines("db:postgresql", "db:mariadb")
+def test_sessions_end_with_their_user_although_their_own_database_rolls_back(
+    engine: Any, alias: str, undo: Undo, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The users are in another database, which has committed."""
+    assert alias != DEFAULT_DB_ALIAS
+    user = get_user_model()._default_manager.create_user("ada")
+    key = stored(engine, _auth_user_id=str(user.pk))
+    told: list[str] = []
+
+    def note(reason: str, **facts: Any) -> None:
+        told.append(reason)
+
+    signals.session_ended.connect(note)
+    try:
+        with undo():
+            user.is_active = False
+            user.save()
+            assert data_of(engine, key) == {}
+            assert told == []
+    finally:
+        signals.session_ended.disconnect(note)
+    assert data_of(engine, key) == {}
+    assert told == ["deactivated"]
+    assert "ended again" in caplog.text
+    assert not connections[alias].in_atomic_block
+
+
+@pytest.mark.engines("db:postgresql")
+def test_what_follows_a_rollback_does_not_hide_its_cause(
+    engine: Any, alias: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise ValueError("no luck")
+
+    with failed_view(alias):
+        stored(engine, x=1)
+        engine.storage.after_rollback(fail)
+    assert "no luck" in caplog.text
+    with transaction.atomic(alias):
+        key = stored(engine, x=1)
+    assert data_of(engine, key) == {"x": 1}
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_driver_keeps_no_call(engine: Any) -> None:
+    """The tracebacks of errors that a flow has caught refer to the frame of its driver."""
+
+    class Told:
+        """What a call was made with."""
+
+    def fail(*args: object) -> None:
+        raise ValueError
+
+    def flow() -> Flow[Exception | None]:
+        target = SimpleNamespace(fail=fail, tell=lambda told: None)
+        try:
+            yield Call(target, "fail", ())
+        except ValueError as error:
+            caught = error
+        told = Told()
+        tellers.append(ref(told))
+        call = Call(target, "tell", (told,))
+        del told
+        yield call
+        return caught
+
+    tellers: list[ref[Told]] = []
+    error = run(flow())
+    assert error is not None
+    frames = [frame.f_locals for frame, _ in walk_tb(error.__traceback__)]
+    assert any("flow" in each for each in frames)
+    assert all(each.get("call") is None for each in frames if "watcher" in each)
+
+
+def test_callbacks_of_the_commit_find_the_session_stored(engine: Any, alias: str) -> None:
+    """Those of the project may have been registered first, and one of them may fail."""
+    key = stored(engine, base=1)
+    session = engine.SessionStore(key)
+    session["x"] = 1
+    found: list[object] = []
+
+    def fail() -> None:
+        found.append((session.is_stored, session.session_key, session.modified))
+        raise Undone
+
+    with suppress(Undone), transaction.atomic(alias):
+        transaction.on_commit(fail, using=alias)
+        session.save()
+        expected = (True, session.session_key, session.modified)
+    assert found == [expected]
+    save_elsewhere(engine, key, x=2)
+    session["y"] = 1
+    session.save()  # It would store x again, if it took its first save for one that failed.
+    assert data_of(engine, session.session_key) == {"base": 1, "x": 2, "y": 1}
+
+
+@pytest.mark.parametrize("then", ["rollback", "commit", "nothing"])
+def test_with_autocommit_off_a_commit_is_one(engine: Any, alias: str, then: str) -> None:
+    """Django would call nobody until autocommit is on again, and forget them at a rollback."""
+    key = stored(engine, _auth_user_id="7")
+    session = engine.SessionStore(key)
+    session.load()
+    told: list[str] = []
+
+    def note(reason: str, **facts: Any) -> None:
+        told.append(reason)
+
+    signals.session_ended.connect(note)
+    transaction.set_autocommit(False, alias)
+    try:
+        session.flush()
+        assert told == []
+        transaction.commit(alias)
+        assert told == ["logout"]
+        assert not transaction.get_autocommit(alias)
+        if then != "nothing":
+            getattr(transaction, then)(alias)
+    finally:
+        transaction.rollback(alias)
+        transaction.set_autocommit(True, alias)
+        signals.session_ended.disconnect(note)
+    assert told == ["logout"]
+    assert data_of(engine, key) == {}
+    session["x"] = 1
+    session.save()
+    assert session.session_key != key
+    assert data_of(engine, session.session_key) == {"x": 1}
+
+
+@pytest.mark.engines("cached_db")
+def test_a_logout_without_autocommit_is_final_when_it_is_committed(engine: Any, alias: str) -> None:
+    """Another process may have put a copy into the cache before the commit."""
+    key = stored(engine, _auth_user_id="7")
+    session = engine.SessionStore(key)
+    session.load()
+    transaction.set_autocommit(False, alias)
+    try:
+        session.flush()
+        if engine.storage.authority.connection().vendor != "sqlite":
+            assert elsewhere(lambda: data_of(engine, key)) == {"_auth_user_id": "7"}
+        transaction.commit(alias)
+        assert elsewhere(lambda: data_of(engine, key)) == {}
+    finally:
+        transaction.rollback(alias)
+        transaction.set_autocommit(True, alias)
+
+
+@pytest.mark.engines("db:sqlite")
+def test_what_the_package_touches_of_django(engine: Any) -> None:
+    """Should Django change it, this test fails rather than a site."""
+    connection = connections[engine.storage.connection().alias]
+    assert connection.run_on_commit == []
+    touched = {"savepoint_ids", "savepoint_state", "run_on_commit", "commit_on_exit"}
+    assert touched <= set(vars(connection))
+    done: list[str] = []
+    with transaction.atomic(connection.alias):
+        transactions.after_commit(connection, lambda: done.append("committed"))
+        transaction.on_commit(lambda: done.append("Django's"), using=connection.alias)
+        ours, djangos = connection.run_on_commit
+        assert len(ours) == len(djangos)
+        assert done == []
+    assert done == ["committed", "Django's"]
+    transactions.after_commit(connection, lambda: done.append("at once"))
+    assert done[-1] == "at once"
+
+
+@pytest.mark.engines("cache:memcached+sqlite")
+def test_what_others_save_before_the_commit_comes_along_to_the_new_key(engine: Any) -> None:
+    """The data is in a cache, which knows no transaction, and the registry in a database."""
+    key = stored(engine, base=1, old=1)
+
+    def save() -> None:
+        other = engine.SessionStore(key)
+        other["b"] = other.get("b", 0) + 1
+        other.pop("old", None)
+        other.save()
+        connections.close_all()
+
+    with transaction.atomic(engine.storage.registry.connection().alias):
+        session = engine.SessionStore(key)
+        session.cycle_key()
+        session["_auth_user_id"] = "7"
+        session.save()
+        for _ in range(2):
+            thread = threading.Thread(target=save)
+            thread.start()
+            thread.join()
+    assert data_of(engine, key) == {}
+    assert data_of(engine, session.session_key) == {"base": 1, "b": 2, "_auth_user_id": "7"}
+
+
+@pytest.fixture
+def repeatable_read(engine: Any, alias: str) -> Iterator[Any]:
+    """The connection, whose transactions see what was there when they began."""
+    connection = connections[alias]
+    options = connection.settings_dict.setdefault("OPTIONS", {})
+    before = dict(options)
+    options["isolation_level"] = "repeatable read"
+    connection.close()
+    yield connection
+    options.clear()
+    options.update(before)
+    connection.close()
+
+
+@contextmanager
+def snapshot(connection: Any) -> Iterator[None]:
+    """A transaction that has read before others write."""
+    with transaction.atomic(connection.alias):
+        connection.cursor().execute("SELECT COUNT(*) FROM django_sessionstores_storedsession")
+        yield
+
+
+@pytest.fixture
+def rotate(engine: Any) -> Iterator[Callable[[str], str]]:
+    """Have another request save a session, which gives it another key."""
+
+    def rotate(key: str) -> str:
+        def save() -> str:
+            return str(save_elsewhere(engine, key, b=1).session_key)
+
+        new = elsewhere(save)
+        assert new != key
+        return new
+
+    with override_settings(SESSIONSTORES={"ROTATE_AFTER": 60, "ROTATION_GRACE": 600}):
+        yield rotate
+
+
+MYSQL = pytest.mark.engines("db:mariadb")
+"""Where a SELECT shows the past, although UPDATE and DELETE find what is there now."""
+
+
+@pytest.mark.engines("db:sqlite")
+def test_what_waits_for_a_commit_keeps_no_connection(engine: Any, alias: str) -> None:
+    """A session may be kept for longer than the thread that has saved it lives."""
+    connection = connections[alias].copy()
+    connection.set_autocommit(False)
+    committed = transactions.after_commit(connection, lambda: None)
+    assert committed() is None
+    connection.commit()
+    assert committed() is True
+    undone = transactions.after_commit(connection, lambda: None)
+    kept = ref(connection)
+    connection.close()
+    del connection
+    gc.collect()
+    assert kept() is None
+    assert committed() is True
+    assert undone() is False
+
+
+@pytest.mark.engines("db:postgresql", "db:mariadb")
+def test_where_autocommit_is_off_in_the_settings(engine: Any, alias: str) -> None:
+    """Nothing piles up, and a commit is one."""
+    settings_dict = connections[alias].settings_dict
+    before = settings_dict["AUTOCOMMIT"]
+    settings_dict["AUTOCOMMIT"] = False
+    connections[alias].close()
+    told: list[str] = []
+
+    def note(**facts: Any) -> None:
+        told.append(facts["session_id"])
+
+    signals.session_created.connect(note)
+    try:
+        for _ in range(3):
+            key = stored(engine, x=1)
+            connections[alias].commit()
+        assert connections[alias].run_on_commit == []
+        assert len(told) == 3
+        assert elsewhere(lambda: data_of(engine, key)) == {"x": 1}
+    finally:
+        signals.session_created.disconnect(note)
+        settings_dict["AUTOCOMMIT"] = before
+        connections[alias].close()
+
+
+@MYSQL
+@pytest.mark.parametrize("is_read", [True, False])
+def test_a_logout_finds_where_the_session_went_since(
+    engine: Any, repeatable_read: Any, rotate: Callable[[str], str], is_read: bool
+) -> None:
+    key = aged(engine, _auth_user_id="7")
+    with snapshot(repeatable_read):
+        session = engine.SessionStore(key)
+        if is_read:
+            session.load()
+        new = rotate(key)
+        session.flush()
+    assert data_of(engine, new) == data_of(engine, key) == {}
+
+
+@MYSQL
+def test_a_save_finds_where_the_session_went_since(
+    engine: Any, repeatable_read: Any, rotate: Callable[[str], str]
+) -> None:
+    key = aged(engine, _auth_user_id="7", a=1)
+    with snapshot(repeatable_read):
+        session = engine.SessionStore(key)
+        session["x"] = 1
+        new = rotate(key)
+        session.save()
+    assert session.session_key == new
+    found = data_of(engine, new)
+    assert {name: found.get(name) for name in "abx"} == {"a": 1, "b": 1, "x": 1}
+
+
+@MYSQL
+def test_end_all_ends_what_has_rotated_and_what_has_begun_since(
+    engine: Any, repeatable_read: Any, rotate: Callable[[str], str]
+) -> None:
+    mine = stored(engine, _auth_user_id="7")
+    key = aged(engine, _auth_user_id="7")
+    with snapshot(repeatable_read):
+        new = rotate(key)
+        begun = elsewhere(lambda: stored(engine, _auth_user_id="7"))
+        assert Inventory().end_all("7", but=engine.SessionStore(mine).session_id) == 2
+    assert data_of(engine, new) == data_of(engine, begun) == {}
+    assert data_of(engine, mine)["_auth_user_id"] == "7"
+
+
+@MYSQL
+@pytest.mark.parametrize("has_signed_in_before", [True, False])
+def test_a_limit_counts_who_has_signed_in_since(
+    engine: Any, repeatable_read: Any, has_signed_in_before: bool
+) -> None:
+    with override_settings(SESSIONSTORES={"MAX_SESSIONS": 1}):
+        if has_signed_in_before:
+            engine.SessionStore(stored(engine, _auth_user_id="7")).flush()
+        with snapshot(repeatable_read):
+            other = elsewhere(lambda: stored(engine, _auth_user_id="7"))
+            key = stored(engine, _auth_user_id="7")
+        assert data_of(engine, other) == {}
+        assert data_of(engine, key) == {"_auth_user_id": "7"}

@@ -1,0 +1,246 @@
+"""Whose the sessions in files are: found without reading all, and right after a kill."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from django_sessionstores.core.records import (
+    Record,
+    State,
+    draw_key,
+    make_tombstone,
+    session_id,
+)
+from django_sessionstores.exceptions import StorageUnavailable
+from django_sessionstores.storages.base import Updated
+from django_sessionstores.storages.files import index_upkeep
+from django_sessionstores.storages.files.index_upkeep import IndexUpkeep
+from django_sessionstores.storages.files.storage import FileStorage
+from django_sessionstores.testing import successor
+
+NOW = 1_800_000_000_000
+HOUR = 3_600_000
+
+
+def stored(storage: FileStorage, user_id: str | None = "7", **fields: Any) -> Record:
+    values = {"payload": b"encrypted", "created": NOW, "last_activity": NOW, "expires": NOW + HOUR}
+    record = Record(id=session_id(draw_key()), user_id=user_id, **{**values, **fields})
+    assert isinstance(storage.create(record, NOW), Updated)
+    return record
+
+
+def found(storage: FileStorage, user_id: str | None = "7") -> list[str]:
+    return [record.id for record in storage.scan("", 1000, user_id).records]
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("users/*/*"))
+
+
+def test_a_users_sessions_are_found_without_reading_those_of_others(storage: FileStorage) -> None:
+    """4 seconds for 100,000 files is what reading all takes."""
+    mine = sorted(stored(storage).id for _ in range(3))
+    for n in range(50):
+        stored(storage, str(n + 100))
+    opened: list[str] = []
+    real = os.open
+
+    def counting(path: Any, *args: Any, **kwargs: Any) -> int:
+        opened.append(str(path))
+        return real(path, *args, **kwargs)
+
+    with mock.patch.object(os, "open", counting):
+        assert found(storage) == mine
+        assert storage.count(NOW, "7") == 3
+    assert len(opened) == 6
+
+
+def test_a_page_reads_what_is_on_it(storage: FileStorage) -> None:
+    for _ in range(50):
+        stored(storage)
+    with mock.patch.object(os, "read", side_effect=os.read) as read:
+        storage.scan("", 5, None)
+    assert read.call_count == 6  # One more, to know whether there is another page.
+
+
+@pytest.mark.parametrize("user_id", ["", "a/b", "..", "*", "Ünï", "x" * 300, "CON", "a", "A"])
+def test_any_user_id(storage: FileStorage, user_id: str) -> None:
+    """None may leave the folder, nor meet another on a file system that ignores case."""
+    mine = stored(storage, user_id)
+    stored(storage, user_id + "x")
+
+    assert found(storage, user_id) == [mine.id]
+    storage.delete(mine.id)
+    assert found(storage, user_id) == []
+
+
+def test_the_index_follows_logins_and_logouts(storage: FileStorage, folder: Path) -> None:
+    base = stored(storage, None)
+    assert entries(folder) == []
+    record = successor(base, user_id="7")
+    storage.update(record, base, NOW)
+    assert found(storage) == [base.id]
+    tombstone = make_tombstone(base.id, State.SUPERSEDED, now=NOW, seconds=60, of=record)
+    storage.update(tombstone, record, NOW)
+    assert found(storage) == []
+    assert entries(folder) == []
+
+
+def test_a_save_by_the_same_user_does_not_touch_the_index(
+    storage: FileStorage, folder: Path
+) -> None:
+    base = stored(storage)
+    (entry,) = folder.glob("users/*/*")
+    before = entry.stat()
+    storage.update(successor(base), base, NOW)
+    assert (entry.stat().st_ino, entry.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_folder_without_an_index_gets_one(storage: FileStorage, folder: Path) -> None:
+    """One from an earlier version, or from a backup without it: nobody must be out of reach."""
+    mine = sorted(stored(storage).id for _ in range(3))
+    stored(storage, "8")
+    shutil.rmtree(folder / "users")
+
+    assert found(FileStorage(folder)) == mine
+    assert len(entries(folder)) == 4
+    shutil.rmtree(folder / "users")
+    assert FileStorage(folder).reindex() == 4
+    assert found(FileStorage(folder)) == mine
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One for each time that all files are read for the index, which takes a while."""
+    begun: list[None] = []
+    complete = IndexUpkeep._complete
+
+    def slowly(self: IndexUpkeep) -> int:
+        begun.append(None)
+        time.sleep(0.3)
+        return complete(self)
+
+    monkeypatch.setattr(IndexUpkeep, "_complete", slowly)
+    return begun
+
+
+def test_of_many_requests_one_makes_the_index(
+    storage: FileStorage, folder: Path, builds: list[None]
+) -> None:
+    """Each reads the start of every file: together they would keep the disk busy."""
+    mine = sorted(stored(storage).id for _ in range(3))
+    shutil.rmtree(folder / "users")
+    with ThreadPoolExecutor(8) as pool:
+        # Each with a storage of its own, as in as many processes.
+        lists = [pool.submit(found, FileStorage(folder)) for _ in range(8)]
+        assert [each.result() for each in lists] == [mine] * 8
+    assert len(builds) == 1
+
+
+BUILDER = """
+import sys, time
+from django_sessionstores.storages.files.index_upkeep import IndexUpkeep
+from django_sessionstores.storages.files.storage import FileStorage
+def hang(self):
+    print("began", flush=True)
+    time.sleep(60)
+IndexUpkeep._complete = hang
+FileStorage(sys.argv[1])._upkeep.ensure_complete()
+"""
+
+
+def test_a_request_waits_for_a_builder_but_not_for_ever(
+    storage: FileStorage, folder: Path, builds: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the builder is killed, another request takes over at once."""
+    mine = stored(storage)
+    shutil.rmtree(folder / "users")
+    with subprocess.Popen(
+        [sys.executable, "-c", BUILDER, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as builder:
+        assert builder.stdout is not None
+        try:
+            assert builder.stdout.readline() == "began\n"
+            with monkeypatch.context() as patch:
+                patch.setattr(index_upkeep, "LOCK_SECONDS", 0.1)
+                with pytest.raises(StorageUnavailable, match="makes the index of users"):
+                    found(storage)
+            assert builds == []
+            assert storage.read(mine.id) is not None
+        finally:
+            builder.kill()
+    assert found(storage) == [mine.id]
+    assert len(builds) == 1
+
+
+def test_an_entry_too_many_shows_nobody_and_goes(storage: FileStorage, folder: Path) -> None:
+    """Of a process that was killed between entry and record, or between record and entry."""
+    mine, gone, theirs = stored(storage), stored(storage), stored(storage, "8")
+    (folder / gone.id[:2] / gone.id).unlink()
+    storage._index.add("7", theirs.id)
+
+    assert found(storage) == [mine.id]
+    assert len(entries(folder)) == 3  # That of another user has gone.
+    storage._index.add("7", session_id(draw_key()))
+    while storage.purge(NOW, 10):
+        pass
+    assert len(entries(folder)) == 2
+    assert found(storage, "8") == [theirs.id]
+
+
+def test_purging_clears_the_entries_of_what_expired(storage: FileStorage, folder: Path) -> None:
+    for n in range(4):
+        stored(storage, str(n), expires=NOW + 1)
+    kept = stored(storage)
+    assert storage.purge(NOW + 2, 100) == 4
+    assert storage.purge(NOW + 2, 100) == 0
+    assert len(entries(folder)) == 1
+    assert found(storage) == [kept.id]
+
+
+WORKER = """
+import sys
+from tests.storages.files.test_index import FileStorage, stored, NOW
+from django_sessionstores.testing import successor
+storage = FileStorage(sys.argv[1])
+while True:
+    first = stored(storage, None)
+    record = successor(first, user_id="7")
+    storage.update(record, first, NOW)
+    print(first.id, flush=True)
+    storage.delete(stored(storage).id)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_every_session_findable(storage: FileStorage, folder: Path) -> None:
+    """At whatever call it dies: a login that was answered is in the list, one too many is not."""
+    answered: set[str] = set()
+    for turn in range(12):
+        with subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(folder)], stdout=subprocess.PIPE, text=True
+        ) as worker:
+            assert worker.stdout is not None
+            answered.add(worker.stdout.readline().strip())
+            time.sleep(0.003 * turn)
+            worker.kill()
+            answered |= {line.strip() for line in worker.stdout if len(line) == 41}
+    listed = found(storage)
+    live = {
+        path.name
+        for path in folder.glob("[0-9a-f][0-9a-f]/*")
+        if not path.name.startswith(".") and storage.read(path.name).user_id == "7"  # type: ignore[union-attr]
+    }
+    assert set(listed) == live
+    assert answered <= live
+    while storage.purge(NOW, 1000):
+        pass
+    assert {name.split("-")[1] for name in entries(folder)} == live

@@ -1,0 +1,1294 @@
+"""What is particular to Redis; what it shares with other stores is in the conformance suite."""
+
+import asyncio
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import cycle
+from typing import Any
+from unittest import mock
+
+import msgspec
+import pytest
+from django.core.cache import caches
+from django.core.cache.backends.redis import RedisCache, RedisCacheClient
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import request_finished
+from django.test import override_settings
+from django_redis.pool import ConnectionFactory
+from redis import Redis as Client
+from redis import RedisCluster as ClusterClient
+from redis.exceptions import ResponseError
+from redis.sentinel import Sentinel as SentinelManager
+
+from django_sessionstores.core.records import Record, State, make_tombstone
+from django_sessionstores.exceptions import (
+    SessionEnded,
+    StorageFull,
+    StorageUnavailable,
+    UnreadablePayload,
+)
+from django_sessionstores.storages.base import Conflict, Gone, Taken, Updated
+from django_sessionstores.storages.redis import index as redis_index
+from django_sessionstores.storages.redis import scripts as redis_scripts
+from django_sessionstores.storages.redis import storage as redis
+from django_sessionstores.storages.redis.client import Server
+from django_sessionstores.testing import StorageContract, successor, suspicions
+from tests import cases
+from tests.dumps import contents
+from tests.services import (
+    HOST,
+    Redis,
+    RedisCluster,
+    RedisSentinel,
+    answer,
+    free_port,
+    shared_service,
+    wait_until,
+)
+
+NOW = 1_800_000_000_000
+HOUR = 3_600_000
+DJANGO_REDIS = "django_redis.cache.RedisCache"
+REDIS_CACHE = "django.core.cache.backends.redis.RedisCache"
+BOTH = pytest.mark.parametrize("backend", [DJANGO_REDIS, REDIS_CACHE])
+
+
+# A cluster needs a few lines of the project's own, with either adapter ---------------------------
+
+
+class ClusterFactory(ConnectionFactory):
+    """As a project makes django-redis talk to a cluster."""
+
+    def connect(self, url: str) -> ClusterClient:
+        return ClusterClient.from_url(url)
+
+
+class _ClusterCacheClient(RedisCacheClient):
+    _cluster: ClusterClient | None = None
+
+    def get_client(self, key: Any = None, *, write: bool = False) -> ClusterClient:
+        if self._cluster is None:
+            self._cluster = ClusterClient.from_url(self._servers[0])
+        return self._cluster
+
+
+class ClusterCache(RedisCache):
+    """As a project makes Django's RedisCache talk to a cluster."""
+
+    def __init__(self, server: Any, params: dict[str, Any]) -> None:
+        super().__init__(server, params)
+        self._class = _ClusterCacheClient
+
+
+def record(record_id: str = "a" * 40, **fields: Any) -> Record:
+    values = {"payload": b"encrypted", "created": NOW, "last_activity": NOW, "expires": NOW + HOUR}
+    return Record(id=record_id, **{**values, **fields})
+
+
+@contextmanager
+def storage_at(
+    location: str | Sequence[str], backend: str = REDIS_CACHE, **entry: Any
+) -> Iterator[redis.RedisStorage]:
+    """The storage in a cache with this entry in CACHES, under the alias "default"."""
+    entry = {"BACKEND": backend, "LOCATION": location, **entry}
+    with override_settings(CACHES={"default": entry}):
+        storage = redis.from_cache("default")
+        try:
+            yield storage
+        finally:
+            storage.close()
+
+
+def short_timeouts(backend: str) -> dict[str, Any]:
+    """Return the OPTIONS of a backend whose client waits 0.2 seconds for the server."""
+    options = {"socket_timeout": 0.2, "socket_connect_timeout": 0.2}
+    if backend == DJANGO_REDIS:
+        return {name.upper(): value for name, value in options.items()}
+    return options
+
+
+@pytest.fixture(params=[DJANGO_REDIS, REDIS_CACHE], ids=["django-redis", "redis-cache"])
+def storage(request: pytest.FixtureRequest) -> Iterator[redis.RedisStorage]:
+    """An empty storage through either adapter."""
+    shared_service(Redis).cli("flushall")
+    with storage_at(shared_service(Redis).url(), request.param) as storage:
+        yield storage
+
+
+@pytest.fixture
+def server() -> Iterator[Redis]:
+    """A server of the test's own, whose data survives a kill."""
+    with Redis(appendonly="yes", appendfsync="always") as server:
+        yield server
+
+
+def raw_client(server: Any = None) -> Client:
+    return Client(host=HOST, port=(server or shared_service(Redis)).port)
+
+
+def the_record() -> bytes:
+    """The key of the one record that the server holds."""
+    (key,) = [key for key in raw_client().keys("*") if b"{index}" not in key]
+    return key
+
+
+@contextmanager
+def commands(server: Any = None) -> Iterator[list[str]]:
+    """The names of the commands that clients send meanwhile; filled in when the block ends.
+
+    What scripts call is not on the wire and not in the list; what a new connection says is.
+    """
+    seen: list[str] = []
+    herald = raw_client(server)
+    herald.ping()  # Connected before anybody listens.
+    with raw_client(server).monitor() as monitor:
+        yield seen
+        herald.echo("the end")
+        for _ in range(10_000):
+            command = monitor.next_command()
+            if command["command"] == "ECHO the end":
+                break
+            if command["client_type"] != "lua":
+                seen.append(command["command"].split()[0])
+    herald.close()
+
+
+def connections_made(server: Any = None) -> int:
+    """How many connections the server has accepted so far."""
+    line = re.search(r"total_connections_received:(\d+)", _info(server))
+    assert line is not None
+    return int(line[1])
+
+
+def _info(server: Any = None) -> str:
+    # Through one connection that stays, which does not count itself.
+    port = (server or shared_service(Redis)).port
+    if port not in _info_clients:
+        _info_clients[port] = socket.create_connection((HOST, port), timeout=5)
+    connection = _info_clients[port]
+    connection.sendall(b"INFO stats\r\n")
+    said = b""
+    while b"total_error_replies" not in said:
+        said += connection.recv(65_536)
+    return said.decode()
+
+
+_info_clients: dict[int, socket.socket] = {}
+
+
+# Behind a sentinel, in a cluster -----------------------------------------------------------------
+
+
+def _sentinel_django_redis() -> Any:
+    sentinel = shared_service(RedisSentinel)
+    options = {
+        "CLIENT_CLASS": "django_redis.client.SentinelClient",
+        "CONNECTION_FACTORY": "django_redis.pool.SentinelConnectionFactory",
+        "SENTINELS": sentinel.sentinel_addresses,
+    }
+    return storage_at(sentinel.url(), DJANGO_REDIS, OPTIONS=options)
+
+
+def _sentinel_redis_cache() -> Any:
+    sentinel = shared_service(RedisSentinel)
+    options = {
+        "pool_class": "redis.sentinel.SentinelConnectionPool",
+        "service_name": "sessions",
+        "sentinel_manager": SentinelManager(sentinel.sentinel_addresses),
+    }
+    return storage_at(sentinel.url(), OPTIONS=options)
+
+
+def _cluster_django_redis() -> Any:
+    options = {"CONNECTION_FACTORY": f"{__name__}.ClusterFactory"}
+    return storage_at(shared_service(RedisCluster).url(), DJANGO_REDIS, OPTIONS=options)
+
+
+def _cluster_redis_cache() -> Any:
+    return storage_at(shared_service(RedisCluster).url(), f"{__name__}.ClusterCache")
+
+
+class TestDeployments(StorageContract):
+    """The contract holds where writes need to find the primary, or the node of a slot."""
+
+    @pytest.fixture(
+        autouse=True,
+        params=[
+            _sentinel_django_redis,
+            _sentinel_redis_cache,
+            _cluster_django_redis,
+            _cluster_redis_cache,
+        ],
+        ids=lambda deployment: deployment.__name__.strip("_"),
+    )
+    def _deployed(self, request: pytest.FixtureRequest) -> Iterator[None]:
+        with request.param() as self.storage:
+            self.storage._server.connect().flushall()
+            yield
+
+
+@pytest.mark.parametrize("deployment", [_cluster_django_redis, _cluster_redis_cache])
+def test_the_first_call_to_a_cluster_may_be_a_login(
+    deployment: Callable[[], Any],
+) -> None:
+    """Its two keys are on two nodes; that this is a cluster is known only when connected. A
+    worker's first request would fail."""
+    with deployment() as storage:
+        storage._server.connect().flushall()
+        storage.create(base := record("b" * 40), NOW)
+    with deployment() as storage:
+        tombstone = make_tombstone(base.id, State.SUPERSEDED, now=NOW, seconds=60)
+
+        assert isinstance(storage.rotate(record("c" * 40), base, tombstone, NOW), Updated)
+        assert storage.read(base.id).state is State.SUPERSEDED
+
+
+def test_a_cluster_that_is_taken_for_one_server_serves_logins() -> None:
+    """Managed offerings with one shard are often used with a plain client. Every login would be
+    an error, as its script names keys of two slots; and the refusal must cost one round trip,
+    once."""
+    with Redis(cluster_enabled="yes") as server:
+        server.cli("cluster", "addslotsrange", "0", "16383")
+        wait_until(lambda: "cluster_state:ok" in server.cli("cluster", "info"), "one node is it")
+        with storage_at(server.url()) as storage:
+            for old, new in (("b", "c"), ("d", "e")):
+                storage.create(base := record(old * 40), NOW)
+                tombstone = make_tombstone(base.id, State.SUPERSEDED, now=NOW, seconds=60)
+                with commands(server) as sent:
+                    assert isinstance(
+                        storage.rotate(record(new * 40), base, tombstone, NOW), Updated
+                    )
+                assert storage.read(base.id).state is State.SUPERSEDED
+
+    # The new record and the old one, and after each the index.
+    assert sent == ["EVALSHA"] * 4
+
+
+def test_reads_go_to_the_primary() -> None:
+    """Both adapters read from a random one of several LOCATIONs. A replica that lags would show
+    a session as it was before a logout; here, the replica is not even there."""
+    shared_service(Redis).cli("flushall")
+    for backend in (DJANGO_REDIS, REDIS_CACHE):
+        locations = [shared_service(Redis).url(), f"redis://{HOST}:{free_port()}/0"]
+        with storage_at(locations, backend) as storage:
+            for _ in range(10):
+                storage.read("a" * 40)
+
+
+# What is on the wire -----------------------------------------------------------------------------
+
+REDIS_ENGINES = pytest.mark.engines("cache:django-redis", "cache:redis-cache")
+
+
+@REDIS_ENGINES
+def test_each_operation_is_one_command(engine: cases.Engine) -> None:
+    """A probe before the insert, a fetch before the delete, a script looked for before it is run:
+    each would double what the request costs."""
+    store = engine.SessionStore
+    warm = store()
+    warm["x"] = 1
+    warm.save()
+    warm["x"] = 2
+    warm.save()
+    warm.cycle_key()
+    warm.save()
+    warm.flush()
+
+    session = store()
+    session["color"] = "blue"
+    with commands() as first_write:
+        session.save()
+    key = session.session_key
+    with commands() as reading:
+        assert store(key)["color"] == "blue"
+    session = store(key)
+    with commands() as writing:
+        session["color"] = "red"
+        session.save()
+    session = store(key)
+    with commands() as login:
+        session["color"] = "green"
+        session.cycle_key()
+        session.save()
+    with commands() as logout:
+        session.flush()
+
+    assert first_write == ["EVALSHA"]
+    assert reading == ["GET"]
+    assert writing == ["GET", "EVALSHA"]
+    assert login == ["GET", "EVALSHA"]
+    assert logout == ["EVALSHA"]
+
+
+def test_a_touch_is_one_command(storage: redis.RedisStorage) -> None:
+    """It comes with reads, which are most requests; it must not send the payload again either."""
+    storage.create(record(payload=b"p" * 100_000), NOW)
+    storage.touch(record(), NOW + HOUR, NOW, NOW)
+    before = re.search(r"total_net_input_bytes:(\d+)", _info())
+    with commands() as sent:
+        storage.touch(record(), NOW + 2 * HOUR, NOW + 1, NOW)
+    after = re.search(r"total_net_input_bytes:(\d+)", _info())
+
+    assert sent == ["EVALSHA"]
+    assert before is not None
+    assert after is not None
+    assert int(after[1]) - int(before[1]) < 2_000
+
+
+def test_a_conflict_brings_the_current_record_in_the_same_round_trip(
+    storage: redis.RedisStorage,
+) -> None:
+    """Contested saves would cost three round trips for each try instead of one."""
+    storage.create(record(), NOW)
+    storage.update(record(version=2, payload=b"winner"), record(), NOW)
+    with commands() as sent:
+        outcome = storage.update(record(version=2, payload=b"loser"), record(), NOW)
+
+    assert isinstance(outcome, Conflict)
+    assert outcome.current.payload == b"winner"
+    assert sent == ["EVALSHA"]
+
+
+def test_a_server_that_forgets_its_scripts_is_told_again(storage: redis.RedisStorage) -> None:
+    """A restart or a failover forgets them: all saves would fail from then on. Told with the
+    write itself, not before, and not more than once."""
+    storage.create(record(), NOW)
+    raw_client().script_flush()
+    with commands() as sent:
+        first = storage.update(record(version=2), record(), NOW)
+        second = storage.update(record(version=3), record(version=2), NOW)
+
+    assert isinstance(first, Updated)
+    assert isinstance(second, Updated)
+    assert sent == ["EVALSHA", "EVAL", "EVALSHA"]
+
+
+# Connections -------------------------------------------------------------------------------------
+
+
+@REDIS_ENGINES
+def test_requests_make_no_connections(engine: cases.Engine) -> None:
+    """Django drops the caches of a request when it ends; what hangs on them is connected anew by
+    each request."""
+    session = engine.SessionStore()
+    session["x"] = 1
+    session.save()
+    before = connections_made()
+    for _ in range(5):
+        engine.SessionStore(session.session_key).load()
+        request_finished.send(type(engine))
+
+    assert connections_made() == before
+
+
+@REDIS_ENGINES
+def test_event_loops_make_no_connections(engine: cases.Engine) -> None:
+    """Under ASGI each request is a task of its own, and gets caches of its own from Django."""
+    session = engine.SessionStore()
+    session["x"] = 1
+    session.save()
+    before = connections_made()
+    for _ in range(5):
+        asyncio.run(engine.SessionStore(session.session_key).aload())
+
+    assert connections_made() == before
+
+
+@pytest.mark.django_db  # At the end of a request Django looks at its databases, too.
+def test_connections_outlive_requests_that_close_theirs() -> None:
+    """django-redis can be told to disconnect what a request used, at its end. What sessions use
+    belongs to no request."""
+    options = {"CLOSE_CONNECTION": True}
+    with storage_at(shared_service(Redis).url(), DJANGO_REDIS, OPTIONS=options) as storage:
+        storage.read("a" * 40)
+        before = connections_made()
+        for _ in range(3):
+            request_finished.send(type(storage))
+            storage.read("a" * 40)
+
+        assert connections_made() == before
+
+
+def test_threads_share_the_connections(storage: redis.RedisStorage) -> None:
+    """Four threads at a time need four connections, not one for each of 200 reads; and answers
+    must not get mixed up between them."""
+    for number in range(4):
+        storage.create(record(str(number) * 40, user_id=str(number)), NOW)
+    before = connections_made()
+
+    def read(number: int) -> str | None:
+        found = storage.read(str(number % 4) * 40)
+        return found and found.user_id
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(read, range(200)))
+
+    assert answers == [str(number % 4) for number in range(200)]
+    assert connections_made() - before <= 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_fork_gets_a_connection_of_its_own(storage: redis.RedisStorage) -> None:
+    """Servers such as gunicorn may load the site before they fork. Two processes on one socket
+    read each other's answers: one visitor's session for another."""
+    for name in "fc":
+        storage.create(record(name * 40, user_id=name), NOW)
+    before = connections_made()
+    child = os.fork()
+    if child == 0:
+        right = False
+        try:
+            right = all(storage.read("c" * 40).user_id == "c" for _ in range(200))
+        finally:
+            os._exit(0 if right else 1)
+    answers = {storage.read("f" * 40).user_id for _ in range(200)}
+    _, status = os.waitpid(child, 0)
+
+    assert status == 0
+    assert answers == {"f"}
+    assert connections_made() - before == 1
+
+
+# What is stored ----------------------------------------------------------------------------------
+
+
+@REDIS_ENGINES
+def test_a_dump_shows_neither_key_nor_data(engine: cases.Engine) -> None:
+    """Backups and consoles would hand out sessions that work."""
+    session = engine.SessionStore()
+    session["color"] = "aubergine"
+    session.save()
+    client = raw_client()
+    dump = b"".join(each for key in client.keys("*") for each in (key, *contents(client, key)))
+
+    assert session.session_id.encode() in dump
+    assert session.session_key.encode() not in dump
+    assert b"aubergine" not in dump
+    assert b"color" not in dump
+
+
+def test_sessions_and_cached_values_do_not_meet(storage: redis.RedisStorage) -> None:
+    """A site may cache something under any name, an id that a log shows included."""
+    storage.create(record(), NOW)
+    caches["default"].set("a" * 40, "cached")
+
+    assert storage.read("a" * 40) == record()
+    assert caches["default"].get("a" * 40) == "cached"
+
+
+@BOTH
+def test_prefix_and_version_of_the_cache_keep_sessions_apart(backend: str) -> None:
+    """Two sites on one server would read and end each other's sessions. A prefix is a name, not
+    a pattern: its characters must not reach beyond it."""
+    url = shared_service(Redis).url()
+    with storage_at(url, backend, KEY_PREFIX="x*[a]?") as first:
+        first.delete("a" * 40)
+        first.create(record(user_id="first"), NOW)
+    with storage_at(url, backend, KEY_PREFIX="xxa?", VERSION=2) as second:
+        second.delete("a" * 40)
+        second.create(record(user_id="second"), NOW)
+    with storage_at(url, backend, KEY_PREFIX="x*[a]?") as first:
+        first.delete("a" * 40)
+        assert first.read("a" * 40) is None
+    with storage_at(url, backend, KEY_PREFIX="xxa?", VERSION=2) as second:
+        assert second.read("a" * 40).user_id == "second"
+
+
+def test_redis_drops_what_expired(storage: redis.RedisStorage) -> None:
+    """There is no purge: a record without a lifetime would stay for ever. As time left, since
+    the clocks of the worker and of the server may differ by more than a tombstone lives."""
+    past = 1_000_000_000_000
+    tombstone = make_tombstone("d" * 40, State.ENDED, now=past, seconds=60)
+    storage.create(record("b" * 40, expires=past + HOUR), past)
+    storage.create(base := record("c" * 40, expires=past + HOUR), past)
+    storage.update(record("c" * 40, version=2, expires=past + 2 * HOUR), base, past)
+    storage.leave_tombstone(tombstone, past)
+    storage.fill(record("e" * 40, expires=past + HOUR), past + 5000, past)
+    lifetimes = {
+        key[-1:].decode(): raw_client().pttl(key) for key in raw_client().keys("*sessionstores*")
+    }
+
+    assert 0 <= HOUR - lifetimes["b"] < 30_000
+    assert 0 <= 2 * HOUR - lifetimes["c"] < 30_000
+    assert 0 < lifetimes["d"] <= 60_000
+    assert 0 < lifetimes["e"] <= 5000
+
+
+def test_a_touch_moves_the_lifetime_and_never_shortens_it(storage: redis.RedisStorage) -> None:
+    """Redis would drop a session that is in use; of two requests that touch at once, the one that
+    began earlier may come last. 2**47 is where the seventh byte gets beyond 127: compared as
+    text, as Lua compares by the server's locale, more could be less."""
+    storage.create(record(), NOW)
+    key = the_record()
+
+    assert storage.touch(record(), later := 2**47, NOW + 9, NOW)
+    assert storage.touch(record(), NOW + 2 * HOUR, NOW + 5, NOW)
+
+    found = storage.read("a" * 40)
+    assert found == record(expires=later, last_activity=NOW + 9)
+    assert raw_client().pttl(key) > later - NOW - 30_000
+
+
+@pytest.mark.parametrize(("older", "newer"), [(1, 2), (127, 128), (255, 256), (66, 97), (9, 10)])
+def test_a_copy_of_an_older_version_is_refused(
+    storage: redis.RedisStorage, older: int, newer: int
+) -> None:
+    """A reader that stalled would put a session back to what it was; a newer copy must win, in
+    any locale: in most of them "a" sorts before "B"."""
+    storage.fill(record(version=older), NOW + HOUR, NOW)
+    storage.fill(record(version=newer), NOW + HOUR, NOW)
+    storage.fill(record(version=older), NOW + HOUR, NOW)
+
+    assert storage.read("a" * 40) == record(version=newer)
+
+
+# Commands that arrive twice ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def retrying(storage: redis.RedisStorage, monkeypatch: pytest.MonkeyPatch) -> redis.RedisStorage:
+    """A storage with a record of version 2, whose client gets each answer at the second try."""
+    storage.create(record(), NOW)
+    storage.update(record(version=2), record(), NOW)
+    once = storage._server._client.execute_command
+
+    def twice(*command: Any) -> Any:
+        once(*command)
+        return once(*command)
+
+    monkeypatch.setattr(storage._server._client, "execute_command", twice)
+    return storage
+
+
+def test_an_update_sent_twice_is_no_conflict(retrying: redis.RedisStorage) -> None:
+    """The client of a cluster retries by itself. Merging with oneself would count twice where a
+    merge function adds."""
+    outcome = retrying.update(record(version=3, payload=b"mine"), record(version=2), NOW)
+
+    assert isinstance(outcome, Updated)
+
+
+def test_a_login_sent_twice_is_no_collision(retrying: redis.RedisStorage) -> None:
+    """The second would find the new key taken and the old session superseded, and a login that
+    was done would be answered with an error."""
+    tombstone = make_tombstone("a" * 40, State.SUPERSEDED, now=NOW, seconds=60)
+    outcome = retrying.rotate(record("b" * 40), record(version=2), tombstone, NOW)
+
+    assert isinstance(outcome, Updated)
+
+
+def test_of_two_rotations_with_equal_tombstones_one_succeeds(storage: redis.RedisStorage) -> None:
+    """Two requests in the same millisecond are not one that was sent twice: a session would
+    become two."""
+    storage.create(record(), NOW)
+    tombstone = make_tombstone("a" * 40, State.SUPERSEDED, now=NOW, seconds=60)
+
+    assert isinstance(storage.rotate(record("b" * 40), record(), tombstone, NOW), Updated)
+    assert isinstance(storage.rotate(record("c" * 40), record(), tombstone, NOW), Conflict)
+    assert isinstance(storage.update(tombstone, record(), NOW), Conflict)
+    assert storage.read("c" * 40) is None
+
+
+def test_a_rotation_to_a_taken_key_leaves_both_sessions_alone(storage: redis.RedisStorage) -> None:
+    """Superseding the old one all the same would log its user out."""
+    storage.create(record(), NOW)
+    storage.create(record("b" * 40, payload=b"another's"), NOW)
+    tombstone = make_tombstone("a" * 40, State.SUPERSEDED, now=NOW, seconds=60)
+
+    assert isinstance(storage.rotate(record("b" * 40), record(), tombstone, NOW), Taken)
+    assert storage.read("a" * 40) == record()
+    assert storage.read("b" * 40) == record("b" * 40, payload=b"another's")
+
+
+def test_a_rotation_of_a_deleted_session_stores_nothing(storage: redis.RedisStorage) -> None:
+    """A logout between a request's read and its change of key would be undone."""
+    storage.create(record(), NOW)
+    storage.delete("a" * 40)
+    tombstone = make_tombstone("a" * 40, State.SUPERSEDED, now=NOW, seconds=60)
+
+    assert isinstance(storage.rotate(record("b" * 40), record(), tombstone, NOW), Gone)
+    assert storage.read("a" * 40) is None
+    assert storage.read("b" * 40) is None
+
+
+# Foreign values ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def foreign(storage: redis.RedisStorage) -> redis.RedisStorage:
+    """A storage that holds a list in place of the record."""
+    storage.create(record(), NOW)
+    key = the_record()
+    raw_client().delete(key)
+    raw_client().lpush(key, "x")
+    return storage
+
+
+def test_a_value_of_another_type_is_unreadable(foreign: redis.RedisStorage) -> None:
+    """It is no outage: the server works, and one bad key must not be a 503 for ever."""
+    with pytest.raises(UnreadablePayload):
+        foreign.read("a" * 40)
+    with pytest.raises(UnreadablePayload):
+        foreign.update(record(version=2), record(), NOW)
+    with pytest.raises(UnreadablePayload):
+        foreign.touch(record(), NOW + HOUR, NOW, NOW)
+
+
+def test_a_value_of_another_type_can_be_replaced_by_a_copy(foreign: redis.RedisStorage) -> None:
+    """In front of a database the truth is at hand; the bad key must not stay."""
+    foreign.fill(record(), NOW + HOUR, NOW)
+
+    assert foreign.read("a" * 40) == record()
+
+
+@REDIS_ENGINES
+@pytest.mark.parametrize("rubbish", [b"", b"\x01", b"\x01" * 20, b"\x80\x04\x95pickle" * 9])
+def test_rubbish_reads_as_an_empty_session(engine: cases.Engine, rubbish: bytes) -> None:
+    """A value cut short or written by somebody else must be neither an error for as long as the
+    cookie lives nor executed."""
+    session = engine.SessionStore()
+    session["x"] = 1
+    session.save()
+    key = the_record()
+    raw_client().set(key, rubbish)
+
+    with suspicions() as messages:
+        assert engine.SessionStore(session.session_key).load() == {}
+    assert len(messages) == 1
+    session["x"] = 2
+    with pytest.raises(SessionEnded):
+        session.save()
+
+
+# Outages -----------------------------------------------------------------------------------------
+
+
+def assert_says_nothing(error: pytest.ExceptionInfo[StorageUnavailable], *secrets: str) -> None:
+    said = str(error.value)
+    assert "'default'" in said
+    for secret in ("a" * 40, "encrypted", *secrets):
+        assert secret not in said
+
+
+@BOTH
+def test_a_refused_connection_is_an_outage_and_ends(backend: str, server: Redis) -> None:
+    """Reading nothing from a server that is away would log everybody out; and after a restart the
+    broken connections must not fail a request each."""
+    options = {"IGNORE_EXCEPTIONS": True} if backend == DJANGO_REDIS else {}
+    with storage_at(server.url(), backend, OPTIONS=options) as storage:
+        storage.create(record(), NOW)
+        server.kill()
+        for operation in (
+            partial(storage.read, "a" * 40),
+            partial(storage.create, record("b" * 40), NOW),
+            partial(storage.update, record(version=2), record(), NOW),
+            partial(storage.touch, record(), NOW + HOUR, NOW, NOW),
+            partial(storage.delete, "a" * 40),
+        ):
+            with pytest.raises(StorageUnavailable) as caught:
+                operation()
+            assert_says_nothing(caught)
+        server.restart()
+
+        assert storage.read("a" * 40) == record()
+
+
+@BOTH
+def test_a_stalled_server_is_an_outage_and_ends(backend: str, server: Redis) -> None:
+    """It accepts and says nothing: without the timeout of the settings a worker would hang. The
+    answer that comes late must not be taken for that of the next command."""
+    with storage_at(server.url(), backend, OPTIONS=short_timeouts(backend)) as storage:
+        storage.create(record(), NOW)
+        storage.create(record("b" * 40, user_id="b"), NOW)
+        server.pause()
+        with pytest.raises(StorageUnavailable, match="Timeout"):
+            storage.read("b" * 40)
+        server.resume()
+
+        assert storage.read("a" * 40) == record()
+
+
+def test_a_cluster_that_is_unreachable_when_the_site_starts_is_an_outage() -> None:
+    """Its client connects when it is made: the worker must start, answer with an outage, and work
+    when the cluster is back."""
+    with storage_at(f"redis://{HOST}:{free_port()}", f"{__name__}.ClusterCache") as storage:
+        for _ in range(2):
+            with pytest.raises(StorageUnavailable):
+                storage.read("a" * 40)
+
+
+@BOTH
+def test_a_full_server_keeps_the_old_session_and_lets_it_be_deleted(
+    backend: str, server: Redis
+) -> None:
+    """A save that was not done must not look done, half a login would be none, and logging out
+    has to work."""
+    options = {"IGNORE_EXCEPTIONS": True} if backend == DJANGO_REDIS else {}
+    with storage_at(server.url(), backend, OPTIONS=options) as storage:
+        storage.create(record(), NOW)
+        server.cli("config", "set", "maxmemory-policy", "noeviction")
+        server.cli("config", "set", "maxmemory", "1")
+        tombstone = make_tombstone("a" * 40, State.SUPERSEDED, now=NOW, seconds=60)
+        for operation in (
+            partial(storage.create, record("b" * 40), NOW),
+            partial(storage.update, record(version=2), record(), NOW),
+            partial(storage.rotate, record("b" * 40), record(), tombstone, NOW),
+            partial(storage.fill, record(version=2), NOW + HOUR, NOW),
+            partial(storage.leave_tombstone, tombstone, NOW),
+        ):
+            with pytest.raises(StorageFull) as caught:
+                operation()
+            assert_says_nothing(caught)
+        assert storage.read("a" * 40) == record()
+        assert storage.read("b" * 40) is None
+        # Takes no memory, and comes with reads, which must go on.
+        assert storage.touch(record(), NOW + 2 * HOUR, NOW, NOW)
+        assert storage.read("a" * 40) == record(expires=NOW + 2 * HOUR)
+        storage.delete("a" * 40)
+        assert storage.read("a" * 40) is None
+        server.cli("config", "set", "maxmemory", "0")
+
+        assert isinstance(storage.create(record(), NOW), Updated)
+
+
+def test_a_full_server_before_redis_7_is_told_from_an_outage(
+    storage: redis.RedisStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wraps the errors of scripts, so that the client does not know them."""
+    storage.create(record(), NOW)
+    said = "Error running script (call to f_0): @user_script:9: @user_script: 9: -OOM command not"
+    monkeypatch.setattr(
+        storage._server._client, "execute_command", mock.Mock(side_effect=ResponseError(said))
+    )
+
+    with pytest.raises(StorageFull):
+        storage.update(record(version=2), record(), NOW)
+
+
+def test_a_replica_refuses_writes_as_an_outage() -> None:
+    """After a failover the address may be that of a replica. "Not done" must not be "gone"."""
+    sentinel = shared_service(RedisSentinel)
+    with storage_at(sentinel.master.url()) as primary:
+        primary.leave_tombstone(record(), NOW)
+    with storage_at(sentinel.replica.url()) as storage:
+        wait_until(lambda: storage.read("a" * 40) == record(), "the replica has followed")
+        for write in (
+            partial(storage.create, record("f" * 40), NOW),
+            partial(storage.update, record(version=2), record(), NOW),
+            partial(storage.touch, record(), NOW + 2 * HOUR, NOW, NOW),
+            partial(storage.delete, "f" * 40),
+        ):
+            with pytest.raises(StorageUnavailable):
+                write()
+
+
+def test_a_wrong_password_is_an_outage_that_does_not_tell_it(server: Redis) -> None:
+    """It is a mistake in the settings of a worker, not a reason to log people out; and errors are
+    logged."""
+    server.cli("config", "set", "requirepass", "right")
+    with storage_at(f"redis://:guessed@{HOST}:{server.port}/0") as storage:
+        with pytest.raises(StorageUnavailable) as caught:
+            storage.read("a" * 40)
+        assert_says_nothing(caught, "guessed")
+        assert "guessed" not in storage.describe()
+
+
+class _OldRedis(Redis):
+    """Does not know the command HELLO."""
+
+    def prepare(self) -> None:
+        (self.folder / "old.conf").write_text('rename-command HELLO ""\nrequirepass right\n')
+
+    def command(self) -> list[str]:
+        program, *flags = super().command()
+        return [program, "old.conf", *flags]
+
+    def answers(self) -> bool:
+        return answer(self.port, b"PING\r\n").startswith(b"-NOAUTH")
+
+
+def test_a_server_from_before_redis_6_is_told_from_an_outage() -> None:
+    """It does not know the protocol that new clients begin with, and quotes the password it was
+    sent: the message must have the cure and not the password, and nor may its cause."""
+    with ExitStack() as stack:
+        server = stack.enter_context(_OldRedis())
+        url = f"redis://:guessed@{HOST}:{server.port}/0"
+        storage = stack.enter_context(storage_at(url, OPTIONS={"protocol": 3}))
+        with pytest.raises(StorageUnavailable, match="protocol=2") as caught:
+            storage.read("a" * 40)
+        assert_says_nothing(caught, "guessed")
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__
+
+
+# Settings that cannot work -----------------------------------------------------------------------
+
+
+@BOTH
+def test_decoded_answers_are_refused(backend: str) -> None:
+    """Encrypted bytes are no text: each read would fail with an error about UTF-8."""
+    decoding = {"decode_responses": True}
+    options = {"CONNECTION_POOL_KWARGS": decoding} if backend == DJANGO_REDIS else decoding
+    # A database of its own: django-redis keeps one pool for each address, whatever its options.
+    url = shared_service(Redis).url(database=9)
+    with (
+        storage_at(url, backend, OPTIONS=options) as storage,
+        pytest.raises(ImproperlyConfigured, match="decode_responses"),
+    ):
+        storage.read("a" * 40)
+
+
+def test_keys_spread_by_the_client_are_refused() -> None:
+    """With a server down, django-redis' ShardClient finds its keys elsewhere: logins would come
+    and go."""
+    options = {"CLIENT_CLASS": "django_redis.client.ShardClient"}
+    with (
+        storage_at([shared_service(Redis).url()], DJANGO_REDIS, OPTIONS=options) as storage,
+        pytest.raises(ImproperlyConfigured, match="CLIENT_CLASS"),
+    ):
+        storage.read("a" * 40)
+
+
+def test_the_storage_says_which_adapter_it_uses(storage: redis.RedisStorage) -> None:
+    """The two behave differently with the same server; who reads a report needs to know."""
+    adapter = {
+        DJANGO_REDIS: "Redis through django-redis (cache alias 'default')",
+        REDIS_CACHE: "Redis through Django's RedisCache (cache alias 'default')",
+    }
+
+    assert storage.describe() == adapter[caches.settings["default"]["BACKEND"]]
+
+
+def test_a_save_after_a_logout_does_nothing(storage: redis.RedisStorage) -> None:
+    """Every request that was under way during a logout would undo it."""
+    storage.create(record(), NOW)
+    storage.delete("a" * 40)
+
+    assert isinstance(storage.update(record(version=2), record(), NOW), Gone)
+    assert not storage.touch(record(), NOW + HOUR, NOW, NOW)
+    assert storage.read("a" * 40) is None
+    assert isinstance(storage.create(successor(record()), NOW), Updated)
+    assert msgspec.structs.replace(record(), version=2) == storage.read("a" * 40)
+
+
+# The index ---------------------------------------------------------------------------------------
+
+
+def listed(storage: redis.RedisStorage, user_id: str | None = None, limit: int = 2) -> list[str]:
+    """The ids of all sessions, from pages of this size."""
+    ids: list[str] = []
+    cursor = ""
+    while True:
+        page = storage.scan(cursor, limit, user_id)
+        ids += [each.id for each in page.records]
+        cursor = page.next
+        if not cursor:
+            return ids
+
+
+def index_keys() -> list[bytes]:
+    return sorted(key for key in raw_client().keys("*") if b"{index}" in key)
+
+
+def members() -> list[int]:
+    """How many members the two sets of the index have, besides the empty ones."""
+    return [raw_client().zcard(key) - 1 for key in index_keys()]
+
+
+def test_sessions_are_listed_by_when_they_expire(storage: redis.RedisStorage) -> None:
+    """The last used first, as an operator looks for them."""
+    for number in (3, 1, 2):
+        storage.create(record(f"{number}" * 40, expires=NOW + HOUR * number), NOW)
+
+    assert listed(storage) == [f"{number}" * 40 for number in (3, 2, 1)]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+def test_sessions_of_the_same_moment_are_each_listed_once(
+    storage: redis.RedisStorage, limit: int
+) -> None:
+    """set_expiry() with a date gives many the same. Ids hold every byte: a comparison by the
+    server's locale would skip some."""
+    ids = [f"{number:02x}" * 20 for number in range(0, 256, 15)]
+    for each in ids:
+        storage.create(record(each), NOW)
+    storage.create(record("a1" * 20, expires=NOW + 2 * HOUR), NOW)
+
+    assert sorted(listed(storage, limit=limit)) == sorted([*ids, "a1" * 20])
+
+
+def test_a_page_may_begin_after_a_session_that_is_gone(storage: redis.RedisStorage) -> None:
+    """It was ended while somebody looked at the page before."""
+    for number in range(1, 6):
+        storage.create(record(f"{number}" * 40), NOW)
+    first = storage.scan("", 2, None)
+    storage.delete(first.records[-1].id)
+
+    rest = storage.scan(first.next, 10, None)
+
+    assert [each.id for each in rest.records] == ["3" * 40, "2" * 40, "1" * 40]
+
+
+@pytest.mark.parametrize("user_id", ["", "7", "7\0", "a:b", "*[?]", "ünï", "x" * 300])
+def test_any_user_id_finds_that_users_sessions_only(
+    storage: redis.RedisStorage, user_id: str
+) -> None:
+    """A primary key may be any text, and one may be the beginning of another."""
+    others = ["8", "7", "7\0", "7\0\1", "77", "", "*", "ünïx", "x" * 299]
+    for number, each in enumerate(sorted({user_id, *others})):
+        storage.create(record(f"{number:040x}", user_id=each), NOW)
+    storage.create(record("f" * 40), NOW)
+    (wanted,) = (
+        f"{number:040x}"
+        for number, each in enumerate(sorted({user_id, *others}))
+        if each == user_id
+    )
+
+    assert listed(storage, user_id, limit=1) == [wanted]
+    assert storage.count(NOW, user_id) == 1
+    storage.delete(wanted)
+    assert listed(storage, user_id) == []
+    assert storage.count(NOW, user_id) == 0
+
+
+def test_a_session_that_redis_dropped_leaves_the_index_when_looked_for(
+    storage: redis.RedisStorage,
+) -> None:
+    """It expired there, or was evicted."""
+    for each in "abc":
+        storage.create(record(each * 40, user_id="7"), NOW)
+    raw_client().delete(storage._server.key("b" * 40))
+
+    assert listed(storage) == ["c" * 40, "a" * 40]
+    assert members() == [2, 2]
+    raw_client().delete(storage._server.key("a" * 40))
+    assert listed(storage, "7") == ["c" * 40]
+    assert members() == [1, 1]
+
+
+def test_an_index_that_is_not_there_is_made_anew(storage: redis.RedisStorage) -> None:
+    """Evicted, deleted by hand, or never made by an earlier version. Nobody must be out of reach
+    of who ends all sessions of a user."""
+    for each in "abc":
+        storage.create(record(each * 40, user_id="7"), NOW)
+    storage.create(make_tombstone("d" * 40, State.SUPERSEDED, now=NOW, seconds=60), NOW)
+    raw_client().set(storage._server.key("e" * 40), b"rubbish")
+    raw_client().set("something else", "x")
+    (everyone, users) = index_keys()
+    for lost in ([everyone], [users], [everyone, users]):
+        raw_client().delete(*lost)
+        storage.create(record("f" * 40), NOW)  # Its write makes a set, which is not complete.
+
+        assert listed(storage, "7") == ["a" * 40, "b" * 40, "c" * 40]
+        assert sorted(listed(storage)) == [each * 40 for each in "abcf"]
+        assert storage.count(NOW, None) == 4
+        raw_client().delete(*lost)
+        assert storage.count(NOW, None) == 4
+        raw_client().delete(*lost)
+        assert storage.count(NOW, "7") == 3
+        storage.delete("f" * 40)
+
+
+def test_a_complete_index_is_not_made_again(storage: redis.RedisStorage) -> None:
+    """That looks at each key of the server."""
+    storage.create(record(), NOW)
+    listed(storage)
+    with commands() as sent:
+        listed(storage)
+        listed(storage, "7")
+
+    assert "SCAN" not in sent
+
+
+# One builder of the index -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When each pass over all keys began. A pass takes half a second."""
+    begun: list[float] = []
+    scan_pages = Server.scan_pages
+
+    def slowly(self: Server, pattern: str) -> Iterator[list[bytes]]:
+        begun.append(time.monotonic())
+        for _ in range(5):
+            time.sleep(0.1)
+            yield []
+        yield from scan_pages(self, pattern)
+
+    monkeypatch.setattr(Server, "scan_pages", slowly)
+    return begun
+
+
+def _lose_index(storage: redis.RedisStorage) -> None:
+    client = storage._server.connect()
+    for name in (*storage._index.keys, storage._index.lock):
+        client.delete(name)
+
+
+def _store_without_index(storage: redis.RedisStorage) -> None:
+    """Store a session of a user, and lose the index that leads to it."""
+    storage.create(record(user_id="7"), NOW)
+    _lose_index(storage)
+
+
+def _at_once(count: int, call: Callable[[], Any]) -> list[Any]:
+    """What some threads get that make the same call; an exception is what they get, too."""
+    with ThreadPoolExecutor(count) as pool:
+        futures = [pool.submit(call) for _ in range(count)]
+        return [future.exception() or future.result() for future in futures]
+
+
+BUILDS_IN = pytest.mark.parametrize(
+    "deployment",
+    [
+        lambda: storage_at(shared_service(Redis).url(), DJANGO_REDIS),
+        lambda: storage_at(shared_service(Redis).url()),
+        _cluster_django_redis,
+        _cluster_redis_cache,
+    ],
+    ids=["django-redis", "redis-cache", "cluster-django-redis", "cluster-redis-cache"],
+)
+
+
+@BUILDS_IN
+def test_of_many_requests_one_makes_the_index(
+    deployment: Callable[[], Any], builds: list[float]
+) -> None:
+    """Each looks at all keys of the server: together they would keep it from everything else."""
+    with deployment() as storage, deployment() as of_another_process:
+        storage._server.connect().flushall()
+        for each in "ab":
+            storage.create(record(each * 40, user_id="7"), NOW)
+        _lose_index(storage)
+        stores = cycle([storage, of_another_process])
+
+        found = _at_once(8, lambda: listed(next(stores), "7"))
+        assert found == [["a" * 40, "b" * 40]] * 8
+        assert len(builds) == 1
+        assert storage._server.connect().exists(storage._index.lock) == 0
+
+
+@BOTH
+def test_of_many_tasks_one_makes_the_index(backend: str, builds: list[float]) -> None:
+    shared_service(Redis).cli("flushall")
+    with storage_at(shared_service(Redis).url(), backend) as storage:
+        _store_without_index(storage)
+
+        async def count_at_once() -> list[int]:
+            return await asyncio.gather(*(storage.acount(NOW, None) for _ in range(8)))
+
+        assert asyncio.run(count_at_once()) == [1] * 8
+    assert len(builds) == 1
+
+
+@BUILDS_IN
+def test_a_request_does_not_wait_for_ever_for_an_index(
+    deployment: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, builds: list[float]
+) -> None:
+    """Nor does it tell of a part: who ends all sessions of a user would leave some."""
+    monkeypatch.setattr(redis_index, "WAIT_SECONDS", 0.3)
+    with deployment() as storage:
+        storage._server.connect().flushall()
+        _store_without_index(storage)
+        storage._server.connect().set(storage._index.lock, "another", px=60_000)
+
+        for ask in (lambda: listed(storage, "7"), lambda: storage.count(NOW, None)):
+            with pytest.raises(StorageUnavailable, match="makes the index of sessions anew"):
+                ask()
+        assert builds == []
+        assert storage._server.connect().get(storage._index.lock) == b"another"
+        assert storage.read("a" * 40) is not None
+
+
+@BUILDS_IN
+def test_the_work_of_a_killed_builder_is_taken_over(
+    deployment: Callable[[], Any], builds: list[float]
+) -> None:
+    with deployment() as storage:
+        storage._server.connect().flushall()
+        _store_without_index(storage)
+        storage._server.connect().set(storage._index.lock, "killed", px=400)
+        began = time.monotonic()
+
+        assert _at_once(4, lambda: listed(storage, "7")) == [["a" * 40]] * 4
+    (built,) = builds
+    assert built - began >= 0.35
+
+
+def test_a_builder_that_takes_long_keeps_its_lock(
+    storage: redis.RedisStorage, monkeypatch: pytest.MonkeyPatch, builds: list[float]
+) -> None:
+    monkeypatch.setattr(redis_index, "BUILDER_SECONDS", 0.3)
+    monkeypatch.setattr(redis_index, "_BUILDER_TTL", 300)
+    _store_without_index(storage)
+
+    assert _at_once(4, lambda: listed(storage, "7")) == [["a" * 40]] * 4
+    assert len(builds) == 1
+
+
+def test_a_builder_that_fails_gives_the_lock_back(
+    storage: redis.RedisStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next request need not wait until it ends."""
+    _store_without_index(storage)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage._index, "_list", mock.Mock(side_effect=StorageUnavailable("away")))
+        with pytest.raises(StorageUnavailable, match="away"):
+            listed(storage, "7")
+    assert raw_client().exists(storage._index.lock) == 0
+    assert listed(storage, "7") == ["a" * 40]
+
+
+def test_a_command_makes_the_index_whoever_else_does(
+    storage: redis.RedisStorage, builds: list[float]
+) -> None:
+    """An operator has asked for it. Requests wait for the command, then."""
+    _store_without_index(storage)
+    raw_client().set(storage._index.lock, "another", px=60_000)
+
+    assert storage.reindex() == 1
+    assert raw_client().exists(storage._index.lock) == 0
+    assert listed(storage, "7") == ["a" * 40]
+    assert len(builds) == 1
+
+
+def test_an_index_that_is_dropped_while_it_is_made(
+    storage: redis.RedisStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a server without memory. A list that leaves sessions out must not be taken for all."""
+    _store_without_index(storage)
+    monkeypatch.setattr(redis_scripts, "COMPLETE", redis_scripts.Script("return 1"))
+    with pytest.raises(StorageUnavailable, match="dropped the index"):
+        listed(storage, "7")
+
+
+def test_pages_take_two_round_trips(storage: redis.RedisStorage) -> None:
+    """However many sessions there are: the members, and the beginnings of their records."""
+    for number in range(1, 50):
+        storage.create(record(f"{number:040x}", user_id="7"), NOW)
+    listed(storage)
+    listed(storage, "7")
+    with commands() as sent:
+        storage.scan("", 20, None)
+        storage.scan("", 20, "7")
+
+    assert [name for name in sent if name not in {"GETRANGE", "STRLEN"}] == ["EVALSHA", "EVALSHA"]
+    assert sent.count("GETRANGE") == 40
+
+
+@pytest.mark.parametrize("prefix", ["*", "[ab]?", "a\\b", "^-"])
+@BOTH
+def test_glob_characters_in_the_prefix_are_no_globs(backend: str, prefix: str) -> None:
+    """Sessions of the neighbours in the same database would be listed here."""
+    shared_service(Redis).cli("flushall")
+    url = shared_service(Redis).url()
+    with storage_at(url, backend, KEY_PREFIX="ab") as neighbour:
+        neighbour.create(record("b" * 40), NOW)
+        with storage_at(url, backend, KEY_PREFIX=prefix) as storage:
+            storage.create(record("a" * 40), NOW)
+            raw_client().delete(*storage._index.keys)
+
+            assert storage.reindex() == 1
+            assert listed(storage) == ["a" * 40]
+            assert listed(neighbour) == ["b" * 40]
+
+
+def key_function(key: str, prefix: str, version: int) -> str:
+    """As of a project that wants keys of one length."""
+    return f"{key[:-1]}-{prefix}-{key[-1:]}"
+
+
+@BOTH
+def test_an_index_works_with_a_key_function_that_cannot_be_reversed(backend: str) -> None:
+    shared_service(Redis).cli("flushall")
+    with storage_at(
+        shared_service(Redis).url(), backend, KEY_FUNCTION=f"{__name__}.key_function"
+    ) as storage:
+        storage.create(record(user_id="7"), NOW)
+
+        assert listed(storage) == listed(storage, "7") == ["a" * 40]
+        storage.delete("a" * 40)
+        assert listed(storage) == []
+
+
+def test_a_purge_clears_the_index_of_what_expired(storage: redis.RedisStorage) -> None:
+    for number in range(1, 8):
+        storage.create(record(f"{number}" * 40, user_id="7", expires=NOW + number * HOUR), NOW)
+    assert storage.count(NOW, None) == 7
+    # One was used since, on a cluster whose index was out of reach.
+    raw_client().zadd(storage._index.keys[0], {bytes.fromhex("7" * 40) + b":7": NOW + 1})
+
+    assert [storage.purge(NOW + 5 * HOUR, 2) for _ in range(4)] == [1, 2, 2, 0]
+    assert storage.count(NOW, None) == 2
+    assert listed(storage, "7") == ["6" * 40, "7" * 40]
+
+
+def test_nobody_need_ever_purge(storage: redis.RedisStorage) -> None:
+    """An index that only grows fills a server in which everything else expires."""
+    listed(storage)
+    for number in range(300):
+        later = NOW + 2 * HOUR * number
+        storage.create(record(f"{number:040x}", user_id="7", expires=later + 10), later)
+
+    assert members() == [1, 1]
+
+
+def test_the_index_is_no_session(storage: redis.RedisStorage) -> None:
+    """Whoever ends sessions by what a form says must not end the index."""
+    storage.create(record(user_id="7"), NOW)
+    for each in ("{index}:all", "{index}:users", "", "*", "a" * 39, "A" * 40):
+        storage.delete(each)
+
+    assert listed(storage, "7") == ["a" * 40]
+    assert raw_client().exists(*storage._index.keys) == 2
+
+
+@pytest.mark.parametrize("cursor", ["x", ".", "1", "1.", "1." + "z" * 40, "." + "a" * 39])
+@pytest.mark.parametrize("user_id", [None, "7"])
+def test_a_cursor_that_no_page_gave_is_an_error(
+    storage: redis.RedisStorage, cursor: str, user_id: str | None
+) -> None:
+    with pytest.raises(ValueError, match="is not the cursor of a page of sessions"):
+        storage.scan(cursor, 10, user_id)
+
+
+def test_a_payload_is_not_read_for_a_list(storage: redis.RedisStorage) -> None:
+    """A page of sessions of a megabyte would be a hundred megabytes."""
+    for each in "abc":
+        storage.create(record(each * 40, payload=b"p" * 1_000_000, user_agent="u" * 2000), NOW)
+    listed(storage)
+    before = re.search(r"total_net_output_bytes:(\d+)", _info())
+    found = storage.scan("", 10, None).records
+    after = re.search(r"total_net_output_bytes:(\d+)", _info())
+
+    assert [len(each.user_agent) for each in found] == [2000] * 3
+    assert before is not None
+    assert after is not None
+    assert int(after[1]) - int(before[1]) < 100_000
+
+
+def test_a_cluster_whose_index_is_unreachable_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    """Sessions on other nodes must not fail with it. But none begins that nobody could find."""
+    with storage_at(shared_service(RedisCluster).url(), f"{__name__}.ClusterCache") as storage:
+        storage._server.connect().flushall()
+        storage.create(base := record(user_id="7"), NOW)
+        failing = redis_scripts.Script("return redis.call('NOSUCH')")
+        with mock.patch.object(redis_scripts, "MOVE", failing):
+            assert storage.touch(base, NOW + 2 * HOUR, NOW, NOW)
+            saved = storage.update(successor(base, expires=NOW + 3 * HOUR), base, NOW)
+            assert isinstance(saved, Updated)
+            storage.delete(base.id)
+            assert storage.read(base.id) is None
+            with pytest.raises(StorageUnavailable):
+                storage.create(record("c" * 40, user_id="7"), NOW)
+
+        assert listed(storage, "7") == ["c" * 40]
+    assert "The index of sessions is behind" in caplog.text

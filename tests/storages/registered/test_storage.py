@@ -1,0 +1,642 @@
+"""A registry beside memcached: what has no entry has ended, and nothing is lost on the way."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import msgspec
+import pytest
+from django.test import override_settings
+
+from django_sessionstores.backends import cookie
+from django_sessionstores.conf import codec
+from django_sessionstores.core.clock import now
+from django_sessionstores.core.records import (
+    Record,
+    State,
+    draw_key,
+    make_tombstone,
+    session_id,
+)
+from django_sessionstores.exceptions import (
+    PayloadTooLarge,
+    SessionEnded,
+    StorageUnavailable,
+    UnreadablePayload,
+)
+from django_sessionstores.models import StoredSession
+from django_sessionstores.payloads.merge import MISSING
+from django_sessionstores.storages.base import Conflict, Gone, Taken, Updated
+from django_sessionstores.storages.cookie import CookieStorage
+from django_sessionstores.storages.memory import MemoryStorage
+from django_sessionstores.storages.registered import RegisteredStorage, late_saves
+from django_sessionstores.testing import DAY, HOUR, Twin, at, observed
+
+Make = Callable[..., Record]
+
+
+@pytest.fixture
+def pair() -> RegisteredStorage:
+    """Memory for both: which store it is makes no difference to what is done in which order."""
+    return RegisteredStorage(MemoryStorage(100), MemoryStorage(100), window=60)
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def store(request: pytest.FixtureRequest, pair: RegisteredStorage) -> Any:
+    return Twin(pair, request.param)
+
+
+def new(**fields: Any) -> Record:
+    moment = now()
+    values: dict[str, Any] = {
+        "id": session_id(draw_key()),
+        "payload": b"encrypted",
+        "user_id": "7",
+        "created": moment,
+        "last_activity": moment,
+        "expires": moment + HOUR,
+    }
+    return Record(**values | fields)
+
+
+def stored(store: Any, **fields: Any) -> Record:
+    record = new(**fields)
+    assert isinstance(store.create(record, now()), Updated)
+    held = store.read(record.id)
+    assert isinstance(held, Record)
+    return held
+
+
+def after(base: Record, **changes: Any) -> Record:
+    return msgspec.structs.replace(base, version=base.version + 1, handle=None, **changes)
+
+
+def break_at(*names: str) -> Callable[[str], None]:
+    def hook(name: str) -> None:
+        if name in names:
+            raise StorageUnavailable(f"{name} is broken")
+
+    return hook
+
+
+# Entries ------------------------------------------------------------------------------------------
+
+
+def test_an_entry_has_no_payload(pair: RegisteredStorage, store: Any) -> None:
+    """It is small, and tells whoever reads the registry no more than who is logged in."""
+    record = stored(store)
+    entry = pair.registry.read(record.id)
+    assert entry is not None
+    assert entry.payload == b""
+    assert (entry.user_id, entry.expires) == (record.user_id, record.expires)
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["deleted", "rotated"])
+def test_a_save_after_an_end_in_the_same_transaction_of_the_registry(
+    pair: RegisteredStorage, store: Any, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    """The data stays until the transaction commits, because it may be rolled back."""
+    base = stored(store)
+    monkeypatch.setattr(pair.registry, "in_transaction", lambda: True)
+    committed: list[Callable[[], object]] = []
+    monkeypatch.setattr(pair.registry, "after_commit", committed.append)
+    if ended:
+        assert store.delete(base.id)
+    else:
+        record = new()
+        tombstone = make_tombstone(
+            base.id, State.SUPERSEDED, now=now(), seconds=60, successor=record.id
+        )
+        assert isinstance(store.rotate(record, base, tombstone, now()), Updated)
+    outcome = store.update(after(base, payload=b"too late"), base, now())
+    assert isinstance(outcome, Gone if ended else Conflict)
+    for action in committed:
+        action()
+    assert pair.data.read(base.id) is None or not ended
+
+
+def test_what_is_refused_in_a_transaction_of_the_registry_is_told(
+    pair: RegisteredStorage, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is stored is told as stored, although the data follows with the commit."""
+    base, taken = stored(store), stored(store)
+    monkeypatch.setattr(pair.registry, "in_transaction", lambda: True)
+    monkeypatch.setattr(pair.registry, "after_commit", lambda action: None)
+    tombstone = make_tombstone(base.id, State.SUPERSEDED, now=now(), seconds=60, successor=taken.id)
+    assert isinstance(store.rotate(new(id=taken.id), base, tombstone, now()), Taken)
+    assert store.read(base.id).state is State.LIVE
+    assert store.read(taken.id).user_id == taken.user_id
+    left = make_tombstone(session_id(draw_key()), State.ENDED, now=now(), seconds=60)
+    assert isinstance(store.create(left, now()), Updated)
+
+
+def test_a_record_without_an_entry_has_ended(pair: RegisteredStorage, store: Any) -> None:
+    """Ending a session is deleting its entry, whatever the store of the data still has."""
+    record = stored(store)
+    pair.registry.delete(record.id)
+    assert pair.data.read(record.id) is not None
+    assert store.read(record.id) is None
+
+
+def test_deleting_ends_a_session_even_if_its_data_is_unreachable(
+    pair: RegisteredStorage, store: Any
+) -> None:
+    """A logout while a node of memcached is away must hold when it is back."""
+    record = stored(store)
+    with observed(pair.data, before=break_at("delete")), pytest.raises(StorageUnavailable):
+        store.delete(record.id)
+    assert store.read(record.id) is None
+
+
+def test_a_registry_that_does_not_answer_is_an_outage(pair: RegisteredStorage, store: Any) -> None:
+    """Neither a logout nor the acceptance of what it might have ended."""
+    record = stored(store)
+    with observed(pair.registry, before=break_at("read")), pytest.raises(StorageUnavailable):
+        store.read(record.id)
+    assert store.read(record.id) is not None
+
+
+def test_an_unknown_id_does_not_ask_the_registry(pair: RegisteredStorage, store: Any) -> None:
+    """Scanners cost one round trip, not two."""
+    with observed(pair.registry) as calls:
+        assert store.read(session_id(draw_key())) is None
+    assert calls == []
+
+
+# Saves --------------------------------------------------------------------------------------------
+
+
+def test_a_save_does_not_write_the_registry(pair: RegisteredStorage, store: Any) -> None:
+    """Only what the entry says has to be kept up."""
+    record = stored(store)
+    with observed(pair.registry) as calls:
+        outcome = store.update(after(record, payload=b"new"), record, now())
+    assert isinstance(outcome, Updated)
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"user_id": "8"}, {"expires": 4_000_000_000_000}, {"ip": "::1"}, {"user_agent": "another"}],
+    ids=str,
+)
+def test_the_entry_follows(pair: RegisteredStorage, store: Any, change: dict[str, Any]) -> None:
+    """Or lists would show who was logged in at first."""
+    record = stored(store)
+    (name,) = change
+    for number in range(2):
+        outcome = store.update(after(record, **change), record, now())
+        assert isinstance(outcome, Updated), number
+        record = outcome.record
+    entry = pair.registry.read(record.id)
+    assert entry is not None
+    assert getattr(entry, name) == change[name]
+
+
+def test_a_tombstone_can_be_replaced_whose_entry_was_purged(
+    pair: RegisteredStorage, store: Any
+) -> None:
+    """A lock is one: who cannot replace it would wait for it in vain."""
+    moment = now()
+    previous = make_tombstone("a" * 40, State.ENDED, now=moment, seconds=60)
+    assert isinstance(store.create(previous, moment), Updated)
+    assert pair.registry.delete(previous.id) or pair.registry.purge(moment + DAY, 10)
+    held = store.lookup(previous.id)
+    later = msgspec.structs.replace(previous, version=previous.version + 1)
+    assert isinstance(store.update(later, held, moment), Updated)
+    assert pair.registry.lookup(previous.id) is not None
+    assert not isinstance(store.update(later, previous, moment), Updated)
+
+
+def test_two_saves_that_move_the_entry(pair: RegisteredStorage, store: Any) -> None:
+    """The later one follows the entry of the earlier one; neither loses."""
+    record = stored(store)
+    first = store.update(after(record, ip="::1"), record, now())
+    conflict = store.update(after(record, ip="::2"), record, now())
+    assert isinstance(first, Updated)
+    assert isinstance(conflict, Conflict)
+    current = conflict.current
+    assert isinstance(store.update(after(current, ip="::2"), current, now()), Updated)
+    entry = pair.registry.read(record.id)
+    assert entry is not None
+    assert entry.ip == "::2"
+
+
+def test_a_save_of_an_ended_session_that_moves_its_entry(
+    pair: RegisteredStorage, store: Any
+) -> None:
+    """It must not be answered as saved."""
+    record = stored(store)
+    pair.registry.delete(record.id)
+    assert isinstance(store.update(after(record, ip="::1"), record, now()), Gone)
+
+
+def test_a_touch_moves_both(pair: RegisteredStorage, store: Any) -> None:
+    """Or the entry would expire while the session is in use."""
+    record = stored(store)
+    assert store.touch(record, record.expires + DAY, now(), now())
+    for storage in (pair.data, pair.registry):
+        held = storage.read(record.id)
+        assert held is not None
+        assert held.expires == record.expires + DAY
+
+
+def test_a_touch_of_an_ended_session(pair: RegisteredStorage, store: Any) -> None:
+    """Says that it did nothing."""
+    record = stored(store)
+    pair.registry.delete(record.id)
+    assert not store.touch(record, record.expires + DAY, now(), now())
+
+
+def superseded(pair: RegisteredStorage, base: Record) -> bool:
+    """Whether the registry says of a session that it got another id."""
+    entry = pair.registry.read(base.id)
+    return entry is not None and entry.state is State.SUPERSEDED
+
+
+# After a commit -----------------------------------------------------------------------------------
+
+SECRET = "card number"
+
+
+@pytest.fixture
+def hooks(pair: RegisteredStorage, monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """What is to be done when the transaction of the registry commits. Only the registry has
+    one."""
+    hooks: list[Callable[[], object]] = []
+    monkeypatch.setattr(pair.registry, "in_transaction", lambda: True)
+    monkeypatch.setattr(pair.registry, "after_commit", hooks.append)
+    return hooks
+
+
+@pytest.fixture
+def rotated(pair: RegisteredStorage, store: Any, hooks: Any) -> Callable[..., Callable[[], Any]]:
+    """Rotates a session in a transaction, and saves it under its old id meanwhile.
+
+    Returns a function that commits, and returns what is stored under the new id.
+    """
+
+    def rotate(before: Any, mine: Any, theirs: Any) -> Callable[[], Any]:
+        old, record = session_id(draw_key()), new()
+        base = stored(store, id=old, payload=encrypted(old, before))
+        record = msgspec.structs.replace(record, payload=encrypted(record.id, mine))
+        tombstone = make_tombstone(
+            old, State.SUPERSEDED, now=now(), seconds=60, successor=record.id
+        )
+        assert isinstance(store.rotate(record, base, tombstone, now()), Updated)
+        held = pair.data.read(old)
+        assert held is not None
+        pair.data.update(after(held, payload=encrypted(old, theirs)), held, now())
+
+        def commit() -> Any:
+            for hook in hooks:
+                hook()
+            current = pair.data.read(record.id)
+            assert current is not None
+            return codec().deserialize(codec().decrypt(record.id, current.payload))
+
+        return commit
+
+    return rotate
+
+
+def encrypted(record_id: str, data: Any) -> bytes:
+    return codec().encrypt(record_id, codec().serialize(data))
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged, which shows nothing of the sessions but ids."""
+    messages = [each.getMessage() for each in caplog.records]
+    assert SECRET not in caplog.text
+    assert all("Session " in each for each in messages)
+    return messages
+
+
+def refuse(*values: Any) -> Any:
+    raise ZeroDivisionError(SECRET)
+
+
+@pytest.mark.parametrize("function", [refuse, lambda *values: object()], ids=["raises", "value"])
+def test_a_merge_function_that_fails_after_a_commit(
+    settings: Any, rotated: Any, caplog: pytest.LogCaptureFixture, function: Any
+) -> None:
+    """The request has been answered. An error would skip what the project does at the commit."""
+    settings.SESSIONSTORES = {
+        "MERGE": {
+            "n": function,
+            "sum": lambda base, mine, theirs: mine + theirs - base,
+            "gone": lambda *values: MISSING,
+        }
+    }
+    commit = rotated(
+        {"n": 0, "sum": 0, "gone": 0},
+        {"n": 1, "sum": 1, "gone": 1, "mine": SECRET},
+        {"n": 2, "sum": 1, "gone": 2, "theirs": SECRET},
+    )
+    assert commit() == {"n": 2, "sum": 2, "mine": SECRET, "theirs": SECRET}
+    (warning,) = warnings_of(caplog)
+    assert "merge function" in warning
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["told", "found out"])
+def test_changes_that_do_not_fit_together_after_a_commit(
+    pair: RegisteredStorage,
+    rotated: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    knows: bool,
+) -> None:
+    """Those that fit are kept, and who is signed in stays one fact."""
+    update = pair.data.update
+
+    def limited(record: Record, *args: Any) -> Any:
+        if len(record.payload) > 500:
+            raise PayloadTooLarge(SECRET)
+        return update(record, *args)
+
+    commit = rotated(
+        {"gone": 1},
+        {"gone": 1, "mine": b"m" * 300},
+        {"large": b"t" * 300, "_auth_user_id": "1", "_auth_user_hash": "h", "small": SECRET},
+    )
+    if knows:
+        pair.data.max_payload = 500
+    else:
+        monkeypatch.setattr(pair.data, "update", limited)
+    assert commit() == {
+        "mine": b"m" * 300,
+        "_auth_user_id": "1",
+        "_auth_user_hash": "h",
+        "small": SECRET,
+    }
+    (warning,) = warnings_of(caplog)
+    assert "too large" in warning
+
+
+def test_changes_that_fit_one_by_one_after_a_commit(
+    pair: RegisteredStorage, rotated: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another request has made room meanwhile. Nothing is lost, so nothing is said."""
+    commit = rotated({"n": 0}, {"n": 1}, {"n": 0, "x": 1, "y": 2})
+    update, failures = pair.data.update, iter([None, PayloadTooLarge(SECRET)])
+
+    def limited(*args: Any) -> Any:
+        if error := next(failures, None):
+            raise error
+        return update(*args)
+
+    with mock.patch.object(pair.data, "update", limited):
+        assert commit() == {"n": 1, "x": 1, "y": 2}
+    assert warnings_of(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(StorageUnavailable("an outage"), "an outage"), (ValueError(SECRET), "ValueError")],
+    ids=["outage", "unknown"],
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_error_of_the_store_after_a_commit(
+    pair: RegisteredStorage,
+    rotated: Any,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    said: str,
+    place: int,
+) -> None:
+    """It is logged and not raised: at the tombstone, and at what others have saved."""
+    commit = rotated({"n": 0}, {"n": 1}, {"n": 0, "theirs": SECRET})
+    calls = iter(range(100))
+
+    def fail(name: str) -> None:
+        if next(calls) == place:
+            raise error
+
+    with observed(pair.data, before=fail):
+        assert commit() == {"n": 1}
+    (warning,) = warnings_of(caplog)
+    assert said in warning
+
+
+def test_what_cannot_be_read_after_a_commit(
+    rotated: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saved by a worker with a newer key, perhaps."""
+    commit = rotated({"n": 0}, {"n": 1}, {"n": 0, "theirs": SECRET})
+    unreadable = mock.Mock(side_effect=UnreadablePayload("the reason"))
+    monkeypatch.setattr(late_saves, "newest_data", unreadable)
+    assert commit() == {"n": 1}
+    (warning,) = warnings_of(caplog)
+    assert "the reason" in warning
+
+
+def test_an_unknown_error_of_the_store_after_a_commit(
+    pair: RegisteredStorage, store: Any, hooks: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a third party's storage, perhaps. The session has ended, whatever becomes of its data."""
+    record = stored(store)
+    store.delete(record.id)
+    with mock.patch.object(pair.data, "delete", side_effect=ValueError(SECRET)):
+        for hook in hooks:
+            hook()
+    (warning,) = warnings_of(caplog)
+    assert record.id in warning
+    assert store.read(record.id) is None
+
+
+# Rotation -----------------------------------------------------------------------------------------
+
+
+def rotation(base: Record) -> tuple[Record, Record, Record, int]:
+    tombstone = make_tombstone(base.id, State.SUPERSEDED, now=now(), seconds=60)
+    return new(user_id="8"), base, tombstone, now()
+
+
+def test_rotation_moves_the_entry(pair: RegisteredStorage, store: Any) -> None:
+    """A list shows the session once, under its new id."""
+    base = stored(store)
+    record, *rest = rotation(base)
+    assert isinstance(store.rotate(record, *rest), Updated)
+    assert store.read(record.id).user_id == "8"
+    assert store.read(base.id).state is State.SUPERSEDED
+    assert superseded(pair, base)
+
+
+def test_a_rotated_record_can_be_updated(pair: RegisteredStorage, store: Any) -> None:
+    """The same request may save again."""
+    record, *rest = rotation(stored(store))
+    rotated = store.rotate(record, *rest).record
+    assert isinstance(store.update(after(rotated, ip="::1"), rotated, now()), Updated)
+
+
+@pytest.mark.parametrize("broken", ["data.rotate", "registry.create"])
+def test_a_rotation_that_fails_leaves_the_session(
+    pair: RegisteredStorage, store: Any, broken: str
+) -> None:
+    """The browser still has the old key, and nobody has the new one."""
+    base = stored(store)
+    record, *rest = rotation(base)
+    part, name = broken.split(".")
+    with (
+        observed(getattr(pair, part), before=break_at(name)),
+        pytest.raises(StorageUnavailable),
+    ):
+        store.rotate(record, *rest)
+    assert store.read(base.id).state is State.LIVE
+    assert store.read(record.id) is None
+    assert pair.registry.read(record.id) is None
+
+
+def test_an_end_by_the_old_id_in_the_middle_of_a_rotation(
+    pair: RegisteredStorage, store: Any
+) -> None:
+    """The data leads to the new id, and the entry does not yet. The end holds for both at once."""
+    base = stored(store)
+    record = new(created=base.created, origin=base.lineage)
+    tombstone = make_tombstone(
+        base.id, State.SUPERSEDED, now=now(), seconds=60, of=base, successor=record.id
+    )
+    ended: list[bool] = []
+
+    def end(name: str) -> None:
+        if name == "update" and not ended:
+            assert pair.data.read(record.id) is not None
+            ended.append(pair.delete(base.id))
+            assert pair.read(record.id) is None
+
+    with observed(pair.registry, before=end):
+        outcome = store.rotate(record, base, tombstone, now())
+    assert ended == [True]
+    assert isinstance(outcome, Gone)
+    assert store.read(record.id) is None
+
+
+def test_a_rotation_after_the_entry_has_moved(pair: RegisteredStorage, store: Any) -> None:
+    """By another request's address, for one: no entry of the old id may stay live."""
+    base = stored(store)
+    store.update(after(base, ip="::1"), base, now())
+    record, *rest = rotation(base)
+    conflict = store.rotate(record, *rest)
+    assert isinstance(store.rotate(record, conflict.current, *rest[1:]), Updated)
+    assert superseded(pair, base)
+    # A node of memcached that comes back with what it had.
+    pair.data.delete(base.id)
+    pair.data.create(new(id=base.id), now())
+    assert store.read(base.id).state is State.SUPERSEDED
+
+
+def test_a_rotation_whose_last_step_meets_an_outage(pair: RegisteredStorage, store: Any) -> None:
+    """It is done: answered as an outage, the browser would keep a key that is over."""
+    base = stored(store)
+    record, *rest = rotation(base)
+    with observed(pair.registry, before=break_at("update")):
+        assert isinstance(store.rotate(record, *rest), Updated)
+    assert store.read(record.id).user_id == "8"
+
+
+def test_a_rotation_that_meets_a_newer_version(pair: RegisteredStorage, store: Any) -> None:
+    """Brings the newer one, to merge with, and leaves no entry of what was not stored."""
+    base = stored(store)
+    store.update(after(base, payload=b"newer"), base, now())
+    record, *rest = rotation(base)
+    conflict = store.rotate(record, *rest)
+    assert isinstance(conflict, Conflict)
+    assert pair.registry.read(record.id) is None
+    again = store.rotate(record, conflict.current, rest[1], now())
+    assert isinstance(again, Updated)
+
+
+def test_a_rotation_to_a_taken_id(pair: RegisteredStorage, store: Any) -> None:
+    """Neither session is touched."""
+    base, other = stored(store), stored(store, user_id="9")
+    _, *rest = rotation(base)
+    assert isinstance(store.rotate(new(id=other.id), *rest), Taken)
+    assert store.read(base.id).state is State.LIVE
+    assert store.read(other.id).user_id == "9"
+
+
+def test_a_create_that_the_registry_refuses(pair: RegisteredStorage, store: Any) -> None:
+    """The session with this id has ended, and must not come back by its data."""
+    record = new()
+    pair.registry.create(make_tombstone(record.id, State.ENDED, now=now(), seconds=60), now())
+    assert isinstance(store.create(record, now()), Taken)
+    assert pair.data.read(record.id) is None
+
+
+def test_a_create_goes_on_where_another_one_has_stopped(
+    pair: RegisteredStorage, store: Any
+) -> None:
+    """A process that dies between the entry and the data leaves an id that reads as absent. A
+    session of a previous backend could never be migrated to it."""
+    record = new(user_id="8")
+    pair.registry.create(new(id=record.id), now())
+    assert store.read(record.id) is None
+    assert isinstance(store.create(record, now()), Updated)
+    assert store.read(record.id).payload == record.payload
+    assert pair.registry.read(record.id).user_id == "8"
+    assert isinstance(store.create(record, now()), Taken)
+
+
+# The engine ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def key(engine: Any) -> Iterator[str]:
+    session = engine.SessionStore()
+    session.update({"_auth_user_id": "7", "color": "blue"})
+    session.save()
+    return session.session_key  # type: ignore[no-any-return]
+
+
+@pytest.mark.engines("cache:memcached+sqlite")
+def test_sessions_in_memcached_can_be_found_by_user(engine: Any, key: str) -> None:
+    """What memcached itself cannot do at all."""
+    (entry,) = StoredSession.objects.using(engine.database).filter(user_id="7")
+    assert entry.id == session_id(key)
+
+
+@pytest.mark.engines("cache:memcached+sqlite")
+def test_a_save_after_its_end_elsewhere_is_refused_or_unseen(engine: Any, key: str) -> None:
+    """Whoever ends a session deletes both; who deletes only the row ends it too."""
+    late = engine.SessionStore(key)
+    late["x"] = 1
+    StoredSession.objects.using(engine.database).all().delete()
+    with at(now() + HOUR), pytest.raises(SessionEnded):
+        late.save()
+    assert dict(engine.SessionStore(key).items()) == {}
+
+
+# What a pair is, by what its two storages are -----------------------------------------------------
+
+LOCMEM = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "registry"}
+
+
+@pytest.mark.engines("cookie:sqlite", "cookie:django-redis", "cookie:redis-cache+postgresql")
+def test_cookies_in_a_registry_that_all_processes_share_are_shared(engine: Any) -> None:
+    assert engine.storage.shared
+
+
+def test_cookies_in_the_registry_of_one_process_are_not_shared() -> None:
+    """Another worker finds no entry there, and takes the session for ended. The checks warn of it,
+    and so they must be told."""
+    with override_settings(
+        CACHES={"default": LOCMEM},
+        SESSION_CACHE_ALIAS="default",
+        SESSIONSTORES={"REGISTRY": "cache"},
+    ):
+        storage = cookie.SessionStore.make_storage()
+    assert isinstance(storage, RegisteredStorage)
+    assert CookieStorage().shared
+    assert not storage.registry.shared
+    assert not storage.shared
+    assert not storage.durable
+
+
+@pytest.mark.parametrize("name", ["shared", "durable", "self_expiring"])
+@pytest.mark.parametrize("data", [True, False])
+@pytest.mark.parametrize("registry", [True, False])
+def test_a_pair_is_what_both_of_its_storages_are(name: str, data: bool, registry: bool) -> None:
+    storages = MemoryStorage(10), MemoryStorage(10)
+    for storage, value in zip(storages, (data, registry), strict=True):
+        setattr(storage, name, value)
+    assert getattr(RegisteredStorage(*storages, window=60), name) is (data and registry)

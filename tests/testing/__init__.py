@@ -1,0 +1,1 @@
+"""Tests of what the package offers for tests: the conformance suite and the simulation."""

@@ -1,0 +1,269 @@
+"""Programs that have failed: each is a case that was found once, and must not come back.
+
+The names say what went wrong. A program is added as the simulation prints it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+VISITOR: Final = "s1:x.put.base s1* >s1"
+USER: Final = f"{VISITOR} s2:x.login.1 s2* >s2"
+OTHER: Final = "t1:y.put.base t1* >t1 t2:y.login.1 t2* >t2"
+
+PROGRAMS: Final = {
+    "a flush with the old key ends nothing": (
+        f"db own sync: {USER} +1001 1:x.read 1* 2:x.flush 2* >1 >2"
+    ),
+    "a deletion with the old key ends nothing": (
+        f"memory own sync: {USER} +1001 1:x.read 1* 2:x.delete 2* >1 >2"
+    ),
+    "a migration that is rolled back signs out": (
+        "db own sync +cookie: previous.x.1 1:x.read+404@atomic 1*"
+    ),
+    "a save after a rollback overwrites what another request saved": (
+        f"db own sync: {USER} 1:x.put.a+save@again 1 1 1 2:x.put.b 2* 1*"
+    ),
+    "a change that was rolled back counts as saved": (
+        f"cached_db own sync: {USER} 1:x.put.a+save@rollback 1*"
+    ),
+    "a login that is rolled back sets a cookie that leads nowhere": (
+        f"db own sync: {VISITOR} 1:x.login.1+save+404@atomic 1*"
+    ),
+    "a new key that is rolled back sets a cookie that leads nowhere": (
+        f"db own sync: {VISITOR} 1:x.cycle+save+404@atomic 1*"
+    ),
+    "a rotation undoes a logout in the registry": (
+        f"cache_registry own sync: {USER} +1001 2:x.logout 2 2 2 1:x.read 1 1 1 1 1 2* 1* >2 >1"
+    ),
+    "a rotation undoes an end in the registry": (
+        f"cache_registry own sync: {USER} +1001 1:x.read 1 1 1 1 1 2:o.end.x 2* 1*"
+    ),
+    "ending the others ends this one, which was rotated": (
+        f"db own sync: {OTHER} {USER} +1001 1:x.others 1 2:x.read 2* 1* >1 >2"
+    ),
+    "a password change ends this session, which was rotated": (
+        f"db own sync: {OTHER} {USER} +1001 1:x.password 1 2:x.read 2* 1* >1 >2"
+    ),
+    "a limit counts a session twice that is being rotated, and ends another": (
+        f"db own sync +2step +limit: {OTHER} {USER} +1001 1:x.read 1 1 1 2:z.login.1 2* 1*"
+    ),
+    "a limit counts a session twice that is being rotated, and refuses a login": (
+        f"db own sync +2step +refuse: {USER} +1001 1:x.read 1 1 1 2:z.login.1 2* 1*"
+    ),
+    "a login that was refused sets a cookie": (
+        "memory django sync +refuse: 6:y.login.1 7:x.login.1+save 8:x.login.1+save 8 8"
+    ),
+    "a limit admits a session too many beside a second login": (
+        "memory django async +refuse: 1:y.login.1 2:y.login.1 1* 4:x.login.1 4 4 4 >1 "
+        "6:y.login.1+save 6*"
+    ),
+    "a poll beside a password change signs out": (
+        f"db django sync: {USER} 1:x.password 1 1 1 1 2:x.poll 2* 1* >2 >1"
+    ),
+    "an old cookie is sent after a save in the view and a login in another tab": (
+        f"db django sync: {VISITOR} 1:x.put.a+save 1 1 2:x.login.1 2* 1* >2 >1"
+    ),
+    "an old cookie is sent after a save of nothing and a login in another tab": (
+        f"db django sync: {VISITOR} 1:x.save 1 1 2:x.login.1 2* 1* >2 >1"
+    ),
+    "an old cookie is sent again though the browser has it": (
+        f"db own sync: {VISITOR} 1:x.put.b 1* 2:x.login.1 2* >2 >1"
+    ),
+    "a second try of a save overwrites what another request saved": (
+        f"db own sync +merge: {USER} 1:x.retry.a 1 2:x.put.b.m 2* 1*"
+    ),
+    "an error of the view's own is answered as an outage that is over": (
+        f"db own sync: {VISITOR} 1:x.recover 1 1- 1*"
+    ),
+    "a session that was loaded by hand times out": (
+        f"db own sync +idle: {USER} +60000 1:x.load 1* +60000"
+    ),
+    "a new key for a session that was superseded makes another session": (
+        f"db own sync: {USER} a:x.cycle b:x.cycle b* a* >b >a"
+    ),
+    "another user's login fails beside a login": (
+        "cookie_registry django sync: 2:y.login.2 2* >2 6:y.login.1 8:y.login.1 8"
+    ),
+    "an end is told twice": f"memory own sync: {USER} 1:x.flush 2:o.end.x 2* 1*",
+    "an end is told that did not happen": (
+        f"memory own sync: {VISITOR} 1:x.login.1 1* 2:x.flush 2*"
+    ),
+    "an end is told that was rolled back": f"db own sync: {USER} 1:x.logout@rollback 1*",
+    "a read is answered with an error beside a new key": (
+        f"db django sync: {USER} +1001 1:x.read 1 2:x.cycle 2* 1*"
+    ),
+    "a save that raised is found in the session of a login": (
+        f"cache_registry django sync: {VISITOR} +1001 1:x.login.1 2:x.put.b+save+error 2 2 2 1* 2*"
+    ),
+    "a write beside a login is not in the session": (
+        f"memory django sync: {VISITOR} 1:x.login.1 1 2:x.cycle 2* >2 3:x.put.b 3* 1*"
+    ),
+    "three logins at once leave one session of two": (
+        "cached_db own sync +limit +workers: 1:z.login.1 3:w.login.1 5:x.login.1 5 5 5"
+    ),
+    "a rotation whose answer was lost is undone, and the session is gone": (
+        f"db own sync +2step: {USER} +1001 1:x.save 1 1 1~ 1* >1"
+    ),
+    "a rotation in the registry whose answer was lost is undone": (
+        f"cache_registry own sync: {USER} +1001 1:x.save 1 1 1 1~ 1* >1"
+    ),
+    "a session is listed twice after an outage": (
+        f"cache_registry own sync: {VISITOR} 1:x.cycle 1 1 1 1 1 1- 1* >1"
+    ),
+    "a logout that is rolled back loses what the cache had": (
+        f"cache_registry own sync: {USER} 1:x.logout@rollback 1*"
+    ),
+    "a copy is served after a deactivation beside a logout": (
+        "cached_db own async: 1:x.login.2 1* >1 2:o.deactivate.2 3:x.delete 3 2* 5:x.login.1 5*"
+    ),
+    "ending the others ends this one, which was read from a copy": (
+        f"cached_db own sync: {OTHER} {USER} 1:x.cycle 1 1 1 2:x.others 2* 1*"
+    ),
+    "an end is told by the poll and by the password change": (
+        f"cached_db own sync: {OTHER} {USER} 1:y.password 1 1 1 1 1 2:x.poll 2* 1*"
+    ),
+    "two password changes sign each other out": (
+        "db own async: 2:y.login.1 2* >2 7:y.password 7 8:y.password 8*"
+    ),
+    "a change counts as saved that was rolled back without autocommit": (
+        f"db own sync: {USER} 1:x.put.a+save@undone 1*"
+    ),
+    "a save without autocommit fails": f"cached_db own sync: {USER} 1:x.put.a+save@manual 1*",
+    "a save fails after the first one was rolled back": "db own sync: 3:x.put.a+save@again",
+    "a read beside a login fails after a move from cookies": (
+        "db own async +cookie: previous.x.1 1:x.login.1 2:x.read"
+    ),
+    "an end during a migration is not told": (
+        "memory own async +memory: previous.x.1 1:x.put.a 3:o.end.x 3"
+    ),
+    "a read during a migration meets an outage that there is not": (
+        "memory django async +cookie: previous.x.1 1:x.read 2:x.read 1 3:o.end_all.1 2* 3 1 3"
+    ),
+    "a login that is rolled back with a migration signs the old key in": (
+        "db own sync +memory: previous.x.0 1:x.login.1+save@rollback 1* >1 2:x.poll 2*"
+    ),
+    "an end of the session that a login was refused for is told after a rollback": (
+        "cached_db own sync +refuse +workers: 8:y.login.1 9:z.login.2 10:w.login.1+save@rollback "
+        "8* 9* 10* >9 11:z.login.1+save@rollback 12:o.deactivate.2"
+    ),
+    "an end by an id whose tombstone has expired is answered as none": (
+        f"cache django sync +2step: {USER} +1001 1:x.put.b+save+error 1* +1001 2:o.end.x"
+    ),
+    "a cookie is sent for a key that was superseded after the data was saved": (
+        "cache_registry own sync: 3:x.replace 3* >3 +30 4:x.cycle +30 5:x.replace 5 5 5 5 5 5"
+    ),
+    "a read is answered with an error after SECRET_KEY was changed": (
+        "memory own sync +cookie: previous.x.1 4:x.read 5:x.put.b 5* 6:x.login.1 secret 4 6*"
+    ),
+    "a logout beside a login ends what the login began, and tells nobody": (
+        "cache_registry django async: 1:x.put.b 1* >1 5:x.logout 6:x.login.2 5 6 5 6 5 6* >6 "
+        "7:x.logout 7 7"
+    ),
+    "a session that was migrated during its end is ended, and nobody is told": (
+        "memory own async +cookie: previous.x.1 1:x.others 2:o.delete_key.x 2"
+    ),
+    "a password change goes on with a session after a logout": (
+        f"cache_registry own sync: {USER} 1:x.password 1 1 1 1 1 2:x.logout 2* 1* >1 >2"
+    ),
+    "a poll ends what a password change has just stored": (
+        "cookie_registry django async: 1:y.login.1 1* >1 2:y.password 3:y.password 2 2 3* >3 "
+        "4:y.password 4"
+    ),
+    "a tombstone of a session in its key leads to a session that there is not": (
+        "cookie_registry own sync: 1:x.login.1 1* >1 2:x.password 2 2 2 3:x.password 2 3*"
+    ),
+    "a limit ends the record of a rotation that is refused": (
+        "cache_registry own sync +2step +limit: 2:x.login.1 2* 3:x.login.1+save 3* "
+        "4:x.login.1+save >2 5:x.cycle+save 5 6:x.cycle+save+404@atomic 5 5 4* 6*"
+    ),
+    "a login beside a new key loses what was saved before that": (
+        "cookie_registry django async: 2:y.clear 2* >2 14:y.login.1 15:y.cycle 16:y.put.a+404 14 "
+        "16* 15*"
+    ),
+    "a cookie is sent after a save in the view and a logout in another tab": (
+        "cookie_registry own async: 3:x.login.1 3* >3 11:x.cycle+save 12:x.logout 11 12 11 12*"
+    ),
+    "a login joins a session that was rotated for age, and its old key leads there": (
+        "db own async +limit: 11:x.login.1 11* >11 +1001 12:x.read 13:x.login.1 13 "
+        "14:o.delete_key.x 12* 13* 14* 18:x.read"
+    ),
+    "a limit counts a session that is signed in again as another one beside it": (
+        "cache own sync +limit: 1:x.login.1 1* 6:x.login.1 8:x.login.1 8 >1 9:x.login.1 6* 8 8 8 9*"
+    ),
+    "of two password changes the first is saved last": (
+        f"cache_registry own sync: {USER} 1:x.password 1 2:x.password 2 2 2 2 1 1 1 2 2 2 2 1* 2*"
+    ),
+    "of two password changes in transactions the first is saved last": (
+        "cached_db django sync +2step +workers: 4:x.login.1@atomic 4* >4 10:x.password@atomic 10 "
+        "11:x.password@atomic 11 10 11 10 10 10 11* >11 15:x.password@atomic"
+    ),
+    "a session that was ended in part is migrated again, without what was saved since": (
+        "cache own async +cookie: previous.x.1 5:x.put.a+save 6:y.cycle+save 5* 8:o.delete_key.x "
+        "8 away.cache"
+    ),
+    "the lock of a user is left in a cache after a purge of the registry, and keeps logins out": (
+        "cache_registry own async +refuse: 9:y.login.1 10:w.login.1 10 10 11:w.login.1 12:o.purge "
+        "10 12 11*"
+    ),
+    "what was merged in a transaction that is rolled back is taken for a change of one's own": (
+        "cached_db django sync +refuse +workers: 9:x.login.1+save@rollback 9* >9 "
+        "13:x.login.1+save@rollback 13 13 13 13 16:x.login.1 17:x.put.a 13 17* 16* >16 "
+        "18:x.put.a+404 18* 19:x.read"
+    ),
+    "a login goes on without what was saved before its session has got two new keys": (
+        "cookie_registry own async +limit +workers: 2:x.cycle 2* >2 7:x.cycle 9:x.put.a.b "
+        "10:x.login.1 10 9* 7* >7 11:x.cycle 11*"
+    ),
+    "a session that is rotated and migrated is not ended": (
+        "cache_registry own async +cookie: 7:x.login.1 7* >7 10:y.login.1+save 10* >10 +1001 "
+        "11:y.password 12:x.put.b 12 12 12 12 12"
+    ),
+    "a migration in a transaction takes over from another one, which overwrites it": (
+        "cache_registry own sync +cookie +workers: previous.x.1 1:x.put.b+save+404@atomic "
+        "4:x.cycle 4 4"
+    ),
+    "a registry does not follow a login that has joined another request's key": (
+        "cache_registry django async +cookie +workers: previous.x.1 2:x.load 2* 5:x.login.1 "
+        "6:x.cycle 6 6 6 5 6 5* 9:o.end.x"
+    ),
+    "a login beside a new key of an anonymous session in its cookie leaves that one behind": (
+        "cookie_registry django async +2step +workers: 2:y.put.a.b 2* >2 5:y.cycle 7:y.login.1 7 "
+        "5* >5 9:y.put.a.b"
+    ),
+    "a rotation whose answer was lost leaves a record beside an end, and counts for a limit": (
+        "cache django sync +2step +refuse: 1:z.login.1+save 1* 2:x.login.1+save 2* >2 +1001 "
+        "5:o.end.x 6:x.drop.a 6 6 5* 6~ 9:x.login.1"
+    ),
+    "a login is answered first that has joined the new key of another request": (
+        "db django async +workers: 1:x.login.1 1* >1 2:x.login.1 3:x.login.1 3 2* >2 5:x.cycle 5 5 "
+        "14:o.end_all.1"
+    ),
+    "a login is answered first that has joined the new key of another login": (
+        "cached_db django sync +2step +cookie: previous.x.1 1:x.login.1 2:x.login.1 2 2 2 1* >1 "
+        "10:x.login.1 10 10 10 10 10"
+    ),
+    "a cache loses a tombstone before an older copy arrives": (
+        "cached_db django async +2step: 1:x.clear 1* >1 3:x.put.a 3 3 3 6:x.cycle 6* 7:x.read evict"
+    ),
+    "a login as another user beside one of the same user that has joined a new key": (
+        "memory django sync +workers: 3:x.login.2 3* >3 5:x.login.1 6:x.login.2 7:x.cycle+save 6 5 "
+        "7* 6*"
+    ),
+    "the same in a cookie": (
+        "cookie_registry django async +2step: 1:x.login.2 1* >1 2:x.cycle 3:x.login.1 4:x.login.2 "
+        "4 3 2* 4*"
+    ),
+    "a login under the previous SECRET_KEY has joined one under the new key": (
+        "cache_registry own sync +2step: 9:y.put.b 9* >9 13:y.login.1 13 13 13 secret 18:y.login.1 "
+        "18* >18 19:y.login.1+save@rollback"
+    ),
+    "a request that has found the password changed has not told the cache yet": (
+        "cached_db own async +memory +workers: 5:y.login.1+save 5* >5 7:y.password 8:x.login.1 8* "
+        "7 7 7 >8 11:x.poll 7 11 11 11 11 7* 12:x.login.1 12*"
+    ),
+    "of two passwords that are set in transactions, the one that was stored last stays": (
+        "db own sync +cookie: previous.x.1 1:x.password@atomic 2:y.login.1 1 2* >2 "
+        "4:y.password@atomic 4 1 1 4 4 4 1* >1 4* 8:x.login.1"
+    ),
+}

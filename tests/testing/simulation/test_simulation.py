@@ -1,0 +1,269 @@
+"""The simulation on the package: short runs, the programs that have failed, and the machinery."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+
+from django_sessionstores.storages.memory import MemoryStorage
+from django_sessionstores.testing.simulation import exhaustive, random_programs
+from django_sessionstores.testing.simulation.__main__ import main
+from django_sessionstores.testing.simulation.configuration import ENGINES
+from django_sessionstores.testing.simulation.programs import Program, Result, run
+from django_sessionstores.testing.simulation.random_programs import shrink
+from django_sessionstores.testing.simulation.scheduler import Scheduler, Stuck, drive
+from tests.testing.simulation.known import (
+    OTHER,
+    PROGRAMS,
+    USER,
+    VISITOR,
+)
+from tests.testing.simulation.test_planted_faults import tell_twice
+
+SEEDS: Final = ("1", "2", "3", "4")
+"""Of the random programs, 50,000 steps each. Other seeds may find what is not known yet."""
+
+
+def result_of(line: str) -> Result:
+    return run(Program.parse(line))
+
+
+def broken(line: str) -> list[str]:
+    return [str(each) for each in result_of(line).violations]
+
+
+def storage() -> MemoryStorage:
+    """What a third party would hold to the simulation."""
+    return MemoryStorage(1000)
+
+
+class _Unlisted(MemoryStorage):
+    lists = indexes_users = False
+
+
+def unlisted() -> MemoryStorage:
+    """The same without a list, so that it takes a registry."""
+    return _Unlisted(1000)
+
+
+class TestProgramsThatHaveFailed:
+    @pytest.mark.parametrize("name", PROGRAMS)
+    def test_nothing_is_broken(self, name: str) -> None:
+        assert broken(PROGRAMS[name]) == []
+
+
+class TestShortRuns:
+    @pytest.mark.parametrize("backend", ENGINES)
+    def test_pairs(self, backend: str) -> None:
+        found: list[str] = []
+        points = exhaustive.explore(
+            lambda program, result: found.append(f"{program} {result.violations[0]}"),
+            setups=("visitor", "moved"),
+            engines=[backend],
+            middlewares=["own"],
+            drivers=["sync"],
+        )
+        assert points > 1000
+        assert found == []
+
+    @pytest.mark.parametrize("backend", ENGINES)
+    def test_faults(self, backend: str) -> None:
+        found: list[str] = []
+        exhaustive.explore_faults(
+            lambda program, result: found.append(f"{program} {result.violations[0]}"),
+            engines=[backend],
+            middlewares=["own"],
+            drivers=["sync"],
+        )
+        assert found == []
+
+    @pytest.mark.parametrize("seed", SEEDS)
+    def test_random_programs(self, seed: str) -> None:
+        found: list[str] = []
+        random_programs.explore(
+            lambda program, result: found.append(f"{program} {result.violations[0]}"), 50_000, seed
+        )
+        assert found == []
+
+    @pytest.mark.parametrize("function", ["storage", "unlisted"])
+    def test_random_programs_on_a_storage_of_others(self, function: str) -> None:
+        found: list[str] = []
+        random_programs.explore(
+            lambda program, result: found.append(f"{program} {result.violations[0]}"),
+            10_000,
+            "1",
+            engines=[f"{__name__}.{function}"],
+        )
+        assert found == []
+
+    def test_sync_and_async_make_the_same_calls(self) -> None:
+        found: list[str] = []
+        exhaustive.explore_twins(
+            lambda program, result: found.append(f"{program} {result.violations[0]}")
+        )
+        assert found == []
+
+
+@pytest.mark.parametrize("driver", ["sync", "async"])
+@pytest.mark.parametrize("kind", ["own", "django"])
+@pytest.mark.parametrize("backend", [*ENGINES, f"{__name__}.storage"])
+class TestWhatNobodyMayFindWrong:
+    """Programs without a fault: the model must not see any."""
+
+    @pytest.mark.parametrize(
+        "steps",
+        [
+            USER,
+            f"{USER} 1:x.poll 1* 2:x.put.a 2* 3:x.nested 3* 4:x.drop.a 4* >4 5:x.logout 5* >5",
+            f"{USER} 1:x.put.a 1 2:x.put.b 2* 1* >1 >2 3:x.read",
+            f"{USER} +1001 1:x.read 1* >1 +61 2:x.read 2* >2",
+            f"{OTHER} {USER} 1:x.password 1* >1 2:y.poll 2* >2",
+            f"{OTHER} {USER} 1:x.others 1* >1 2:y.poll 2* >2",
+            f"{USER} 1:x.logout 1* >1 2:x.put.a 2* >2 3:x.login.2 3* >3 4:x.poll",
+            f"{USER} 1:o.end.x 1* 2:x.poll 2* >2 3:o.purge",
+            f"{USER} +2419200 1:o.purge 1* 2:x.poll",
+            f"{USER} 1:x.put.a 1 1! 2:x.poll 2*",
+            f"{USER} 1:x.put.a 1 1- 1* >1 2:x.poll",
+            f"{USER} secret 1:x.poll 1* >1 2:x.put.a",
+            f"{VISITOR} 1:x.put.a+save 1* >1 2:x.login.1+save 2* >2 3:x.cycle 3* >3 4:x.poll",
+        ],
+    )
+    def test_nothing_is_broken(self, backend: str, kind: str, driver: str, steps: str) -> None:
+        assert broken(f"{backend} {kind} {driver}: {steps}") == []
+
+
+class TestTransactions:
+    @pytest.mark.parametrize("backend", ["db", "cached_db", "cache_registry", "cookie_registry"])
+    @pytest.mark.parametrize(
+        "steps",
+        [
+            f"{USER} 1:x.put.a@atomic 1 2:x.read 2* 1*",
+            f"{USER} 1:x.put.a@rollback 1*",
+            f"{OTHER} {USER} 1:x.others@atomic 1* >1",
+        ],
+    )
+    def test_nothing_is_broken(self, backend: str, steps: str) -> None:
+        assert broken(f"{backend} own sync: {steps}") == []
+
+    def test_a_write_waits_for_the_transaction_that_has_the_row(self) -> None:
+        result = result_of(f"db own sync: {USER} 1:x.put.a+save@atomic 1 1 2:x.put.b 2 2 2 1* 2*")
+        waiting = next(at for at, each in enumerate(result.trace) if "waits for" in each)
+        assert result.trace[waiting].startswith("2: ")
+        assert result.violations == []
+
+
+class TestMachinery:
+    def test_a_program_is_the_same_each_time(self) -> None:
+        line = f"cached_db own async: {USER} +1001 1:x.read 1 2:x.put.a 2* 1*"
+        assert result_of(line).trace == result_of(line).trace
+
+    def test_a_program_survives_being_printed(self) -> None:
+        line = f"db own sync +2step +limit: {VISITOR}"
+        assert str(Program.parse(line)) == line
+
+    def test_shrinking_leaves_what_is_needed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tell_twice(monkeypatch)
+        program = Program.parse(
+            f"memory own sync: {OTHER} {USER} 3:y.put.a 3* 1:x.flush 4:y.read 2:o.end.x 2* 4* 1*"
+        )
+
+        def tells_twice(result: Result) -> bool:
+            return any(each.promise == 10 for each in result.violations)
+
+        shorter, result = shrink(program, run(program), tells_twice)
+        assert len(shorter.steps) < 8
+        assert tells_twice(result)
+
+    def test_the_command_replays(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--replay", f"memory own sync: {VISITOR}"]) == 0
+        assert "memory.create" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["--exhaustive", "--engine", "redis"], "memory, db, cache, cached_db"),
+            (["--exhaustive", "--engine", "no.such.function"], "dotted path of a function"),
+            (["--random", "10", "--middleware", "none"], "own, django"),
+            (["--random", "10", "--driver", "none"], "sync, async"),
+            (["--exhaustive", "--setup", "none"], "visitor, user"),
+            (["--replay", "nonsense"], "'db own sync'"),
+            (["--replay", "redis own sync: 1:x.read"], "memory, db, cache"),
+        ],
+    )
+    def test_the_command_names_what_there_is(
+        self, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+    ) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        told = " ".join(capsys.readouterr().err.split())
+        assert arguments[-1].split()[0].rstrip(":") in told
+        assert says in told
+
+    def test_without_its_extra_the_command_says_how_to_install_it(self) -> None:
+        without = (
+            "import runpy, sys; sys.modules['greenlet'] = None; sys.argv[1:] = ['--random', '1']"
+        )
+        run_it = "runpy.run_module('django_sessionstores.testing.simulation', run_name='__main__')"
+        done = subprocess.run(
+            [sys.executable, "-c", f"{without}; {run_it}"], capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert 'pip install "django-sessionstores[simulation]"' in done.stderr
+        assert "Traceback" not in done.stderr
+
+    def test_at_a_terminal_the_command_shows_how_far_it_is(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        arguments = ["--exhaustive", "--engine", "memory", "--setup", "idle for long"]
+        arguments += ["--middleware", "own", "--driver", "sync"]
+        monkeypatch.setattr(exhaustive, "explore_faults", lambda found, **sites: 1)
+        monkeypatch.setattr(exhaustive, "explore_twins", lambda found, **sites: 1)
+        assert main(arguments) == 0
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        assert main(arguments) == 0
+        assert "Pairs of operations: 0 of 4 (0%)" in capsys.readouterr().err
+
+    def test_actors_that_wait_for_each_other_are_found(self) -> None:
+        scheduler = Scheduler()
+        scheduler.start("a", lambda: scheduler.wait(lambda: False, "waits for nothing"))
+        with pytest.raises(Stuck):
+            scheduler.finish("a")
+
+    def test_a_killed_actor_makes_no_further_call(self) -> None:
+        scheduler, calls = Scheduler(), []
+
+        def work() -> None:
+            try:
+                scheduler.point("first")
+                calls.append("first")
+            finally:
+                scheduler.point("second")
+                calls.append("second")
+
+        scheduler.start("a", work).kill()
+        assert calls == []
+
+    def test_a_coroutine_must_not_need_a_loop(self) -> None:
+        class Forever:
+            def __await__(self) -> Any:
+                yield self
+
+        async def wait() -> None:
+            await Forever()
+
+        with pytest.raises(RuntimeError, match="event loop"):
+            drive(wait())
+
+    def test_random_programs_repeat_by_their_seed(self) -> None:
+        def lines(seed: str) -> list[str]:
+            found: list[str] = []
+            note: Callable[[Program, Result], None] = lambda p, r: found.append(str(p))  # noqa: E731
+            random_programs.explore(note, 5000, seed, options=["limit"])
+            return found
+
+        assert lines("a") == lines("a")
