@@ -155,6 +155,12 @@ class Key:
     issued_at: int = 0
     superseded: list[Superseding] = field(default_factory=list)
 
+    def was_superseded_after(self, at: int) -> bool:
+        """Return whether a request has superseded it for good after the time ``at``."""
+        return any(
+            each.acked and each.grace is None and each.acked_at > at for each in self.superseded
+        )
+
     def is_superseded_beside(self, request: Request) -> bool:
         """Return whether another request supersedes it while this one runs, or may have done so."""
         return any(

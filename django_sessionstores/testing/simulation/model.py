@@ -123,7 +123,7 @@ class Model(Judge):
         request = Request(BEFORE, "", "put", None, now, self._world.time, ended=now)
         life = self._born(request, user, now)
         life.is_migrated = False
-        life.keys[text] = Key(text, self.id_of(text), now, self._world.time)
+        life.keys[text] = Key(text, self._world.id_of(text), now, self._world.time)
         self.by_key[text] = life
         life.own_writes = [Write(name, value, request, now) for name, value in values.items()]
 
@@ -141,14 +141,14 @@ class Model(Judge):
         knows = request.has_looked or request.name == "clear"
         if own is not None and not knows and not own.goes_on(request, data):
             own = None
-        life = self.by_key.get(text) or self._of_id(self.id_of(text))
+        life = self.by_key.get(text) or self._of_id(self._world.id_of(text))
         if life is None and own is not None and self._begins_again(request, own, text):
             life = self._followed(request, own, now)
         life = life or self._going_on(request, own, text, now)
         if request.name == "password" and life.user is not None:
             life.password = self._world.users[life.user].password
         if text not in life.keys:
-            key = life.keys[text] = Key(text, self.id_of(text), now, self._world.time)
+            key = life.keys[text] = Key(text, self._world.id_of(text), now, self._world.time)
             if text == internals.derived_key(request.key or ""):
                 key.superseded = life.keys[str(request.key)].superseded
             else:
@@ -180,7 +180,7 @@ class Model(Judge):
     def _begins_again(self, request: Request, own: Life, text: str) -> bool:
         """Return whether a password change began another session, because the first had ended."""
         # A request at the same time may find the new password, and end the first session for it.
-        is_told = self.id_of(text) in self.signals.creations
+        is_told = self._world.id_of(text) in self.signals.creations
         return is_told and request.name == "password" and own.user is not None
 
     def _followed(self, request: Request, own: Life, now: int) -> Life:
@@ -192,10 +192,8 @@ class Model(Judge):
 
     def _of_id(self, session_id: str | None) -> Life | None:
         """Return the session with this id; if keys hold sessions, several keys may share it."""
-        for life in self.lives if session_id else ():
-            if any(key.id == session_id for key in life.keys.values()):
-                return life
-        return None
+        found = (life for life in self.lives if session_id in life.ids)
+        return next(found, None) if session_id else None
 
     def _going_on(self, request: Request, own: Life | None, text: str, now: int) -> Life:
         """Return the session that a save under a new key belongs to."""
@@ -234,13 +232,10 @@ class Model(Judge):
 
     def _is_superseded(self, request: Request) -> bool:
         """Return whether a request's key has a tombstone although its session has not ended."""
-        life = request.presented
+        life, since = request.presented, self._world.time - _GRACE_AT
         if life is None or life.endings:
             return False
-        return any(
-            each.acked and each.grace is None and self._world.time < each.acked_at + _GRACE_AT
-            for each in life.keys[str(request.key)].superseded
-        )
+        return life.keys[str(request.key)].was_superseded_after(since)
 
     def _keeps_data(self, life: Life, pk: int | None) -> bool:
         """Return whether a login keeps the data of a session: a visitor's, or the same user's."""
@@ -390,7 +385,3 @@ class Model(Judge):
         now = self._now
         for life in self.lives:
             life.end(Ending(now, now, "expired", None, self._world.time))
-
-    def id_of(self, text: str | None) -> str | None:
-        """Return the session id of a key, or None."""
-        return None if text is None else self._world.id_of(text)

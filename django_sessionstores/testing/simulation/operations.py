@@ -285,7 +285,8 @@ def recover(view: View) -> Steps:
 
 def end(view: View, browser: str) -> Steps:
     """End the session of a browser by its id."""
-    session_id = view.model.id_of(view.world.browsers.get(browser))
+    key = view.world.browsers.get(browser)
+    session_id = view.world.id_of(key) if key is not None else None
     if session_id is not None:
         view.model.ends_id(view.request, browser)
         answer = yield Do(Inventory(), "end", (session_id,))
