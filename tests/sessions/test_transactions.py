@@ -56,10 +56,14 @@ def inner_block(alias: str) -> Iterator[None]:
         raise Undone
 
 
+# Django 6.1 has another name for it.
+_make_savepoint = getattr(transaction, "savepoint_create", None) or transaction.savepoint
+
+
 @contextmanager
 def savepoint(alias: str) -> Iterator[None]:
     with transaction.atomic(alias):
-        point = transaction.savepoint(alias)
+        point = _make_savepoint(alias)
         yield
         transaction.savepoint_rollback(point, alias)
 
@@ -67,7 +71,7 @@ def savepoint(alias: str) -> Iterator[None]:
 @contextmanager
 def old_savepoint(alias: str) -> Iterator[None]:
     with transaction.atomic(alias):
-        point = transaction.savepoint(alias)
+        point = _make_savepoint(alias)
         for _ in range(300):  # As get_or_create() makes them.
             with transaction.atomic(alias):
                 pass
