@@ -20,7 +20,7 @@ from ..storages import revocation
 from ..storages.base import Conflict, Updated
 from ..storages.revocation import EndedSession
 from ..storages.tombstones import leave_tombstone
-from . import drafting, verification
+from . import drafting, request_sessions, verification
 from .state import Dead, Environment, New, Rotating, State, Stored, Unreachable, Unread
 
 
@@ -63,7 +63,12 @@ def end_key(env: Environment, key: SecretText, cookie: SecretText) -> Flow[Ended
     session_id = env.storage.identify(key)
     if session_id is None:
         return None
-    return (yield from revocation.end(env.storage, session_id, cookie, since=env.opened))
+    # The key may be the one from before a rotation by this request, as code knows it that allows a
+    # user one session and ends the others.
+    spared = request_sessions.drawn_ids()
+    return (
+        yield from revocation.end(env.storage, session_id, cookie, since=env.opened, spared=spared)
+    )
 
 
 def flush(env: Environment, state: State, *, is_logout: bool) -> Flow[FlushResult]:

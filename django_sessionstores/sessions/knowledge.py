@@ -105,7 +105,8 @@ class KnownSession(Engine):
                 "a rollback would not be noticed. Pickle it after the commit, or pass its "
                 "session_key."
             )
-        return {**vars(self), "_provisional": ProvisionalStates()}
+        # The policy belongs to the request, which cannot be pickled.
+        return {**vars(self), "_provisional": ProvisionalStates(), "policy": None}
 
     def _environment(self) -> Environment:
         return Environment(
@@ -189,6 +190,17 @@ class KnownSession(Engine):
         if isinstance(state, Rotating):
             known.add(state.previous.record.id)
         return {str(each) for each in known}
+
+    @property
+    def belongs_to_request(self) -> bool:
+        """Whether a middleware of the package has made it, or its key was drawn here."""
+        return self.policy is not None or self.has_new_key or self.drawn_id is not None
+
+    @property
+    def drawn_id(self) -> str | None:
+        """The id of the stored session if this object has drawn its key."""
+        state = self._current_state
+        return state.record.id if isinstance(state, Stored) and state.is_drawn else None
 
     @property
     def is_stored(self) -> bool:

@@ -82,6 +82,8 @@ class Stored(msgspec.Struct, frozen=True):
     base: Snapshot
     is_announced: bool = True
     """Whether the browser is known to have the key."""
+    is_drawn: bool = False
+    """Whether this object has drawn the key itself, and no browser had it before."""
 
 
 class Rotating(msgspec.Struct, frozen=True):
