@@ -157,7 +157,7 @@ class SessionFlows(KnownSession):
         match self._current_state:
             case New(is_promised=True) | Rotating():
                 pass
-            case Stored(is_drawn=True):
+            case Stored(drawn=drawn) if drawn:
                 yield from self._save()
                 self.modified = True
                 return
@@ -247,7 +247,8 @@ class SessionFlows(KnownSession):
             return
         known = self.storage().key_of(key)
         if known is not None:
-            ended = yield from ending.end_key(env, SecretText(known), SecretText(key))
+            own_id = self.drawn_id
+            ended = yield from ending.end_key(env, SecretText(known), SecretText(key), own_id)
             if ended is not None:
                 yield from self._send((_end_event(ended, "logout"),))
 

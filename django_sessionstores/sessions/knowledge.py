@@ -40,6 +40,7 @@ from .state import (
     Unreachable,
     Unread,
     base_of,
+    count,
 )
 
 T = TypeVar("T")
@@ -70,7 +71,7 @@ class KnownSession(Engine):
         # SessionBase.__init__() is not called: it would import the serializer for each request.
         self.accessed = False
         self._modified = False
-        self._opened = clock.now()
+        self._opened, self._number = clock.now(), next(count)
         self._baseline: Snapshot | None = None
         self._provisional = ProvisionalStates()
         self._state: State = self._state_of(session_key)
@@ -110,7 +111,12 @@ class KnownSession(Engine):
 
     def _environment(self) -> Environment:
         return Environment(
-            self.storage(), type(self), self.get_session_cookie_age, self._opened, self.policy
+            self.storage(),
+            type(self),
+            self.get_session_cookie_age,
+            self._opened,
+            self._number,
+            self.policy,
         )
 
     @property
@@ -197,10 +203,16 @@ class KnownSession(Engine):
         return self.policy is not None or self.has_new_key or self.drawn_id is not None
 
     @property
+    def drawn(self) -> int:
+        """When this object has drawn the key of the stored session, see `Stored.drawn`."""
+        state = self._current_state
+        return state.drawn if isinstance(state, Stored) else 0
+
+    @property
     def drawn_id(self) -> str | None:
         """The id of the stored session if this object has drawn its key."""
         state = self._current_state
-        return state.record.id if isinstance(state, Stored) and state.is_drawn else None
+        return state.record.id if isinstance(state, Stored) and state.drawn else None
 
     @property
     def is_stored(self) -> bool:

@@ -86,9 +86,12 @@ def own_ids() -> set[str]:
     return found
 
 
-def drawn_ids() -> set[str]:
-    """Return the ids under which the running request has stored sessions, with keys of its own."""
-    return {drawn_id for session in sessions() if (drawn_id := session.drawn_id)}
+def ids_drawn_before(number: int) -> set[str]:
+    """Return the ids of the stored sessions whose keys the running request has drawn by then.
+
+    ``number`` is one of `state.count`.
+    """
+    return {str(each.drawn_id) for each in sessions() if 0 < each.drawn < number}
 
 
 def is_in_request() -> bool:

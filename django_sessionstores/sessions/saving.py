@@ -57,6 +57,7 @@ from .state import (
     Unread,
     Unreadable,
     base_of,
+    count,
 )
 
 _HARMLESS_TO_READERS: Final = (SessionEnded, SessionConflict, StorageUnavailable)
@@ -426,18 +427,15 @@ def _save_result(
     record = outcome.record
     is_known = previous is not None and previous.is_announced and previous.key == key
     is_same = previous is not None and previous.record.id == record.id
+    drawn = previous.drawn if previous is not None and is_same else next(count)
     return SaveResult(
-        Stored(key, record, snapshot, is_drawn=not is_same or _is_drawn(previous)),
+        Stored(key, record, snapshot, drawn=drawn),
         events=events,
         is_written=True,
         is_news=not is_known or previous is None or previous.record.expires != record.expires,
         is_proved=not outcome.is_rotated,
         is_provisional=outcome.is_provisional,
     )
-
-
-def _is_drawn(state: Stored | None) -> bool:
-    return state is not None and state.is_drawn
 
 
 def _event(signal: Any, record: Record, **facts: Any) -> Event:
