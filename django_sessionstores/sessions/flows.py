@@ -234,6 +234,7 @@ class SessionFlows(KnownSession):
     def _delete(self, key: str | None) -> Flow[None]:
         state, env = self._current_state, self._environment()
         if key is None or key == state.key:
+            yield from self._store_rotation_from(state)
             ended = yield from self._note_outage(ending.end_state(env, state))
             if state.key is not None:
                 yield from self._report_replaced()
@@ -247,13 +248,28 @@ class SessionFlows(KnownSession):
             return
         known = self.storage().key_of(key)
         if known is not None:
+            yield from self._store_rotation_from(Unread(SecretText(known), SecretText(key)))
             own_id = self.drawn_id
             ended = yield from ending.end_key(env, SecretText(known), SecretText(key), own_id)
             if ended is not None:
                 yield from self._send((_end_event(ended, "logout"),))
 
+    def _store_rotation_from(self, state: State) -> Flow[None]:
+        """Store the new key that another object of the request has drawn for the same session.
+
+        The caller ends the session by its old key, which the new one has replaced.
+        """
+        if not isinstance(state, Unread):
+            return
+        session_id = self.storage().identify(state.key)
+        for each in request_sessions.sessions():
+            if each is not self and each.rotates_from == session_id:
+                with suppress(SessionEnded):
+                    yield from each._save()
+
     def _flush(self) -> Flow[None]:
         state, env = self._current_state, self._environment()
+        yield from self._store_rotation_from(state)
         is_logout, self.is_logging_out = self.is_logging_out, False
         flushing = ending.flush(env, state, is_logout=is_logout)
         flushed = yield from self._note_outage(flushing)

@@ -203,6 +203,12 @@ class KnownSession(Engine):
         return self.policy is not None or self.has_new_key or self.drawn_id is not None
 
     @property
+    def rotates_from(self) -> str | None:
+        """The id of the stored session, to which the next save gives a new key."""
+        state = self._current_state
+        return state.previous.record.id if isinstance(state, Rotating) else None
+
+    @property
     def drawn(self) -> int:
         """When this object has drawn the key of the stored session, see `Stored.drawn`."""
         state = self._current_state

@@ -101,6 +101,15 @@ def browser_with(key: str) -> Client:
     return browser
 
 
+DELETIONS: dict[str, Callable[[Any, str], None]] = {
+    "itself": lambda session, old: session.delete(old),
+    "by an object": lambda session, old: type(session)(old).delete(),
+    "by a flush": lambda session, old: type(session)(old).flush(),
+    "by an empty object": lambda session, old: type(session)().delete(old),
+}
+"""How code may delete a key that it has kept."""
+
+
 # The key from before -------------------------------------------------------------------------
 
 
@@ -117,16 +126,7 @@ def test_a_save_that_changes_nothing_proves_the_key(engine: Any, stored: Any) ->
 
 @pytest.mark.authoritative
 @pytest.mark.parametrize("data", [SIGNED_IN, {"x": 1}], ids=["signed in", "anonymous"])
-@pytest.mark.parametrize(
-    "delete",
-    [
-        lambda session, old: session.delete(old),
-        lambda session, old: type(session)(old).delete(),
-        lambda session, old: type(session)(old).flush(),
-        lambda session, old: type(session)().delete(old),
-    ],
-    ids=["itself", "by an object", "by a flush", "by an empty object"],
-)
+@pytest.mark.parametrize("delete", DELETIONS.values(), ids=DELETIONS.keys())
 def test_deleting_the_old_key_leaves_the_new_one(
     engine: Any, stored: Any, data: dict[str, str], delete: Any
 ) -> None:
@@ -139,6 +139,22 @@ def test_deleting_the_old_key_leaves_the_new_one(
         delete(session, old)
         assert data_of(engine, session.session_key).items() >= data.items()
         assert data_of(engine, old) == {}
+
+
+@pytest.mark.authoritative
+@pytest.mark.parametrize("delete", DELETIONS.values(), ids=DELETIONS.keys())
+def test_deleting_the_old_key_at_once_leaves_the_new_one(
+    engine: Any, stored: Any, delete: Any
+) -> None:
+    """Before the save that gives the session the new key, as a receiver of a signal does."""
+    session = stored(x=1)
+    old = session.session_key
+    session.cycle_key()
+    session.update(SIGNED_IN)
+    delete(session, old)
+    session.save()
+    assert data_of(engine, session.session_key).items() >= SIGNED_IN.items()
+    assert data_of(engine, old) == {}
 
 
 @pytest.mark.authoritative
