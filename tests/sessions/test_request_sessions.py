@@ -6,8 +6,33 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from django.urls import set_urlconf
 
 from django_sessionstores.sessions import request_sessions
+from django_sessionstores.signals import session_ended
+
+
+@pytest.mark.engines("memory")
+def test_the_end_of_a_flushed_session_is_told_with_the_request(engine: Any) -> None:
+    """Until then a login may follow, which gives another reason. Django's middleware does not tell
+    the session that its request is over."""
+    session, told = engine.SessionStore(), list[str]()
+    session["x"] = 1
+    session.save()
+
+    def note(reason: str, **facts: Any) -> None:
+        told.append(reason)
+
+    session_ended.connect(note)
+    set_urlconf("tests.urls")
+    try:
+        session.flush()
+        assert told == []
+        request_sessions._finish()
+        assert told == ["logout"]
+    finally:
+        set_urlconf(None)
+        session_ended.disconnect(note)
 
 
 @pytest.mark.engines("memory")
