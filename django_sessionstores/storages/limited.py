@@ -159,7 +159,7 @@ class LimitedStorage(Wrapper):
         for records in others:
             # The older record first. If it is superseded at this moment, the newer one is there.
             for each in sorted(records, key=_last_write):
-                if (yield from self._is_stored(each.id)):
+                if not (yield from self._is_lost(each.id)):
                     kept.append(records)
                     break
             else:
@@ -167,12 +167,12 @@ class LimitedStorage(Wrapper):
                     yield from self._calls.delete(each.id)
         return kept
 
-    def _is_stored(self, session_id: str) -> Flow[bool]:
+    def _is_lost(self, session_id: str) -> Flow[bool]:
         try:
-            found = yield from self._calls.read_latest(session_id)
+            # A tombstone says that the session has got another key since it was listed.
+            return (yield from self._calls.read_latest(session_id)) is None
         except UnreadablePayload:
-            return True  # It can be repaired, with the right keys perhaps.
-        return found is not None and found.is_live(clock.now())
+            return False  # It may be readable with the right keys.
 
     def _evict(self, outcome: Updated, surplus: Sequence[_Records]) -> Flow[Updated]:
         evicted = []
