@@ -219,14 +219,29 @@ def restored_logging() -> Iterator[None]:
         each.handlers[:] = own
 
 
-def test_storage_of_the_guide_passes_the_conformance_suite(workshop: dict[str, Any]) -> None:
-    """It is what authors of engines start from, and its tests are what they run."""
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"SESSIONSTORES": {"MIGRATE_FROM": ["django_sessionstores.backends.memory"]}},
+        {"SESSIONSTORES": {"IDLE_TIMEOUT": 1800, "ROTATE_AFTER": 3600}},
+        {"SESSIONSTORES": {"MAX_SESSIONS": 1, "ON_LIMIT": "refuse", "STATISTICS": True}},
+        {"SESSIONSTORES": {"ABSOLUTE_TIMEOUT": 60, "TOUCH_INTERVAL": 0, "CONFLICT_RETRIES": 0}},
+        {"SESSION_COOKIE_AGE": 60, "SESSION_SAVE_EVERY_REQUEST": True},
+        {"SESSION_EXPIRE_AT_BROWSER_CLOSE": True, "SESSIONSTORES": {"REGISTRY": "cache"}},
+    ],
+    ids=lambda settings: ",".join(settings.get("SESSIONSTORES", settings)) or "none",
+)
+def test_storage_of_the_guide_passes_the_conformance_suite(
+    workshop: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    """It is what authors of engines start from, under whatever settings their project has."""
     names = run(DOCS / "howto" / "writing.rst", workshop)
     suite = unittest.TestSuite(
         unittest.defaultTestLoader.loadTestsFromTestCase(names[name])
         for name in ("StorageTests", "AsyncStorageTests", "EngineTests", "RequestTests")
     )
-    with override_settings(SESSION_ENGINE="shop.engine"):
+    with override_settings(SESSION_ENGINE="shop.engine", **settings):
         result = unittest.TextTestRunner(stream=io.StringIO()).run(suite)
     assert result.testsRun > 50
     assert [(str(test), text) for test, text in result.failures + result.errors] == []
