@@ -46,6 +46,8 @@ from .users import RequestUser
 View = Callable[..., Any]
 _APP: Final = "django_sessionstores"
 _TYPES: Final = ("text/html", "application/json")
+AGE_OF_VIEW: Final = "recent_authentication_age"
+"""The attribute of a decorated view that holds the age that the decorator was given."""
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 
 
@@ -125,7 +127,9 @@ def recent_authentication_required(view: View | None = None, *, age: float | Non
                 return call_async(request, *args, **kwargs)
             return run(_refusal(request, age)) or view(request, *args, **kwargs)
 
-        return wraps(view)(call_async if iscoroutinefunction(view) else call_sync)
+        decorated = wraps(view)(call_async if iscoroutinefunction(view) else call_sync)
+        setattr(decorated, AGE_OF_VIEW, age)  # A check finds the view by it.
+        return decorated
 
     return decorate if view is None else decorate(view)
 

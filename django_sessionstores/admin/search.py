@@ -31,7 +31,7 @@ _STATES: Final = {
     "all": gettext_lazy("Live and expired"),
 }
 _IDLE: Final = {
-    "": gettext_lazy("Whenever used"),
+    "": gettext_lazy("Any time"),
     "1": gettext_lazy("Unused for an hour"),
     "24": gettext_lazy("Unused for a day"),
     "168": gettext_lazy("Unused for a week"),

@@ -389,7 +389,7 @@ def test_an_outage_in_the_middle(
     )
     code, output = typed("move", "--from", f"{DJANGO}.db")
     assert code == 1
-    assert "A source session engine" in output
+    assert "A previous backend" in output
     assert "secret" not in output
 
 

@@ -45,7 +45,7 @@ def check_middleware(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMe
         messages.append(
             checks.Warning(
                 Phrase(
-                    _("%(setting)s has options that nothing heeds: %(options)s."),
+                    _("%(setting)s has options that nothing uses: %(options)s."),
                     setting=NAME,
                     options=", ".join(unused),
                 ),
