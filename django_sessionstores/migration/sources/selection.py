@@ -51,6 +51,6 @@ def open_source(entry: PreviousBackend) -> Source:
             with settings_of(entry):
                 return kind(engine)
     raise ImproperlyConfigured(
-        f"{entry.path!r} is neither a session backend of Django nor of django_sessionstores, nor is "
-        "it built on one."
+        f"{entry.path!r} is neither a session backend of Django nor of django_sessionstores, nor "
+        "is it built on one."
     )

@@ -117,7 +117,9 @@ def check_limit_and_rotation(app_configs: Any, **kwargs: Any) -> Sequence[checks
                     setting=full_name("ROTATE_AFTER"),
                     store=storage.describe(),
                 ),
-                hint=Phrase(_("Remove it: the cookie engine makes a new cookie on each save anyway."))
+                hint=Phrase(
+                    _("Remove it: the cookie engine makes a new cookie on each save anyway.")
+                )
                 if storage.holds_in_key
                 else hint,
                 id="sessionstores.W022",

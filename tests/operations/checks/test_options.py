@@ -69,8 +69,10 @@ def test_option_of_a_wrong_type_is_named(value):
         ),
         (
             {"RECENT_AUTHENTICATION_AGE": timedelta(seconds=1.5)},
-            "['RECENT_AUTHENTICATION_AGE'] must be None or a number of seconds, such as 1800, "
-            "not timedelta.",
+            (
+                "['RECENT_AUTHENTICATION_AGE'] must be None or a number of seconds, such as 1800, "
+                "not timedelta."
+            ),
             "Write a number of seconds: 1.5.",
         ),
     ],
