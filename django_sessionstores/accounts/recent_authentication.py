@@ -223,7 +223,7 @@ def _refusal(request: HttpRequest, age: float | None) -> Flow[HttpResponse | Non
     url = _with_return_url(request, url)
     response: HttpResponse
     if _asks_for_json(request):
-        detail = gettext("Sign in again to go on.")
+        detail = gettext("Sign in again to continue.")
         response = JsonResponse({"detail": detail, "sign_in_url": url}, status=403)
     else:
         response = HttpResponseRedirect(url)

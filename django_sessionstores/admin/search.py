@@ -126,7 +126,7 @@ def _search_text(text: str, found: Search, filters: dict[str, Any]) -> None:
             return
         if len(users) > 1:
             found.choices = users
-            found.problem = _("This means two users.")
+            found.problem = _("This matches two users.")
         if users:
             found.user, found.user_name = next(iter(users.items()))
             return
@@ -134,6 +134,5 @@ def _search_text(text: str, found: Search, filters: dict[str, Any]) -> None:
         filters["id_prefix"] = wanted.lower()
         return
     found.problem = _(
-        "This is no username or primary key of a user, no IP address, and not the beginning of "
-        "a session's id, of which it takes 6 characters."
+        "No user, IP address or session id matches. Enter at least 6 characters of an id."
     )

@@ -76,7 +76,7 @@ def seconds(name: str, *, default: float) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise ImproperlyConfigured(
             Phrase(
-                _("%(setting)s is %(value)s; it is a number of seconds, 0 or more."),
+                _("%(setting)s is %(value)s; it must be a number of seconds, 0 or more."),
                 setting=full_name(name),
                 value=value,
             )

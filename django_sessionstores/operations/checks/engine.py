@@ -99,7 +99,10 @@ def report_storage(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMess
         messages.append(
             checks.Info(
                 Phrase(
-                    _("%(store)s cannot list what it has, so no session can be found by its user."),
+                    _(
+                        "Sessions are in %(store)s, which cannot list them, so no session "
+                        "can be found by its user."
+                    ),
                     store=storage.describe(),
                 ),
                 hint=Phrase(

@@ -50,8 +50,8 @@ def _no_registry() -> checks.Warning:
         ),
         hint=Phrase(
             _(
-                "Set %(setting)s to 'db', 'cached_db' or 'cache'. Where you can do "
-                "without, silence this check and make SESSION_COOKIE_AGE short."
+                "Set %(setting)s to 'db', 'cached_db' or 'cache'. If you can do without a"
+                " registry, silence this check and make SESSION_COOKIE_AGE short."
             ),
             setting=full_name("REGISTRY"),
         ),
