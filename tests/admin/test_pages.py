@@ -275,7 +275,7 @@ def test_pages_hold_each_session_once(
 @ONE_ENGINE
 def test_a_page_that_is_not_there(site: Any, client: Client) -> None:
     """Cursors come from address bars."""
-    assert "Begin with the first" in text(client.get(PAGES, {"cursor": "nonsense"}))
+    assert "Start with the first page" in text(client.get(PAGES, {"cursor": "nonsense"}))
 
 
 @EVERY_ENGINE
