@@ -401,6 +401,18 @@ def test_the_page_of_exceptions_has_every_one() -> None:
     assert page.count("**What to do:**") == len(defined) - 1  # The root is raised by nobody.
 
 
+def test_the_page_of_promises_has_every_number() -> None:
+    """The simulation tells a broken promise by its number."""
+    page = read("reference", "promises.rst")
+    numbers = list(map(int, re.findall(r"^(\d+)\. ", page, re.MULTILINE)))
+    assert numbers == list(range(1, 31))
+    folder = ROOT / "django_sessionstores/testing/simulation"
+    code = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    told = set(map(int, re.findall(r"(?:_broken\((?:world, )?|Violation\()(\d+)", code)))
+    assert len(told) > 10
+    assert told <= {0, *numbers}
+
+
 def test_the_page_of_compatibility_lists_each_test_of_djangos_that_fails() -> None:
     """The claim of compatibility is worth what its exceptions are."""
     entries = re.findall(
