@@ -389,6 +389,25 @@ def test_an_outage_in_the_middle_tells_how_many(engine: Any, listing: Any) -> No
     assert sum(is_alive(engine, each) for each in sessions) == 2
 
 
+@pytest.mark.engines("memory")
+def test_an_outage_in_the_middle_of_a_purge_tells_how_many(
+    engine: Any, listing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([1000, 7])
+
+    def purge(now: int, batch: int) -> int:
+        for answer in answers:
+            return answer
+        raise StorageUnavailable("no route")
+
+    monkeypatch.setattr(engine.storage, "purge", purge)
+    with pytest.raises(PartlyEnded, match="no route") as caught:
+        listing.purge()
+    assert caught.value.ended == 1007
+    with pytest.raises(StorageUnavailable):
+        listing.purge()
+
+
 @pytest.mark.engines("memory", "file", "db", "cached_db", "cookie:sqlite")
 def test_ending_holds_against_saves_and_logins_meanwhile(engine: Any) -> None:
     """A request that cycles the key while the user's sessions are ended: its new id ends too, or

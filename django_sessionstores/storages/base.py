@@ -176,6 +176,8 @@ class Storage:
     """Whether the session key itself holds the record, so that each write makes another key."""
     lists: bool = False
     """Whether `scan` and `count` are implemented."""
+    lists_lost: bool = False
+    """Whether `scan` and `count` may include sessions whose data the store has lost."""
     indexes_users: bool = False
     """Whether an index has the sessions of each user. If not, listing those reads all records."""
     indexes_counts: bool = False

@@ -69,6 +69,7 @@ class ShardLocks:
         shard = self._folder.shard_of(session_id)
         deadline = time.monotonic() + LOCK_SECONDS
         try:
+            is_late = False
             while True:
                 fd = self._open(shard, make_folders, deadline)
                 try:
@@ -82,7 +83,7 @@ class ShardLocks:
                 finally:
                     os.close(fd)
                 # A purge has removed it. Others may have locked its successor already.
-                self._check_deadline(deadline)
+                is_late = self._is_late(deadline, was_late=is_late)
         except OSError as error:
             if isinstance(error, FileNotFoundError) and not make_folders:
                 self._folder.require()
@@ -92,6 +93,7 @@ class ShardLocks:
     def _open(self, shard: str, make_folders: bool, deadline: float) -> int:
         if make_folders and not self._folder.is_trusted:
             self._folder.make()
+        is_late = False
         while True:
             try:
                 return os.open(f"{shard}/{LOCK}", _OPEN, 0o600)
@@ -99,25 +101,32 @@ class ShardLocks:
                 if not make_folders:
                     raise
             # More than once if a purge removes the shard while it is still empty.
-            self._check_deadline(deadline)
+            is_late = self._is_late(deadline, was_late=is_late)
             self._folder.make()
             with contextlib.suppress(FileExistsError):
                 os.mkdir(shard, 0o700)
 
     def _wait(self, fd: int, deadline: float) -> None:
+        is_late = False
         while True:
             try:
                 return try_lock(fd)
             except BlockingIOError:
-                self._check_deadline(deadline)
+                is_late = self._is_late(deadline, was_late=is_late)
             time.sleep(POLL_SECONDS)
 
-    def _check_deadline(self, deadline: float) -> None:
-        if time.monotonic() >= deadline:
+    def _is_late(self, deadline: float, *, was_late: bool) -> bool:
+        """Return whether the deadline has passed; raise `StorageUnavailable` the second time.
+
+        A process that was itself stopped for seconds, by its host or a full CPU, has not waited
+        for others: it tries once more.
+        """
+        if was_late:
             raise StorageUnavailable(
                 f"Another process has kept a lock in {self._folder.path} for {LOCK_SECONDS:g} "
                 "seconds. Check whether a process hangs or is stopped."
             )
+        return time.monotonic() >= deadline
 
 
 def _is_at(fd: int, path: str) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -893,6 +894,22 @@ def test_a_lock_that_is_never_released_is_an_outage_not_a_hang(
         with pytest.raises(StorageUnavailable, match="lock"):
             storage.update(live(version=2), live(), NOW)
         assert storage.read(ID) == live()
+
+
+@posix
+def test_a_process_that_was_stopped_itself_tries_once_more(
+    storage: FileStorage, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a host without CPU time to give, seconds pass between two lines: nobody kept the lock."""
+    import fcntl
+
+    hours = itertools.count(0, 3600)
+    monkeypatch.setattr(locks.time, "monotonic", lambda: float(next(hours)))
+    assert isinstance(storage.create(live(), NOW), Updated)  # It makes the shard.
+    with (folder / "3f" / ".lock").open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        monkeypatch.setattr(locks.time, "sleep", lambda _: fcntl.flock(held, fcntl.LOCK_UN))
+        assert storage.delete(ID)
 
 
 @posix
