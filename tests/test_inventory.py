@@ -225,7 +225,7 @@ def test_data(engine: Any, inventory: Any) -> None:
     """What is in a session, for who has its id; of a cookie, only the browser could tell."""
     session = stored(engine, user=7, cart={"apples": 3})
     if engine.storage.holds_in_key:
-        with pytest.raises(UnreadablePayload, match="only the browser"):
+        with pytest.raises(UnreadablePayload, match="only in the browser"):
             inventory.data(session.session_id)
         return
     assert inventory.data(session.session_id) == {

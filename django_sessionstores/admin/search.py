@@ -31,7 +31,7 @@ _STATES: Final = {
     "all": gettext_lazy("Live and expired"),
 }
 _IDLE: Final = {
-    "": gettext_lazy("Whenever used"),
+    "": gettext_lazy("Any time"),
     "1": gettext_lazy("Unused for an hour"),
     "24": gettext_lazy("Unused for a day"),
     "168": gettext_lazy("Unused for a week"),
@@ -126,7 +126,7 @@ def _search_text(text: str, found: Search, filters: dict[str, Any]) -> None:
             return
         if len(users) > 1:
             found.choices = users
-            found.problem = _("This means two users.")
+            found.problem = _("This matches two users.")
         if users:
             found.user, found.user_name = next(iter(users.items()))
             return
@@ -134,6 +134,5 @@ def _search_text(text: str, found: Search, filters: dict[str, Any]) -> None:
         filters["id_prefix"] = wanted.lower()
         return
     found.problem = _(
-        "This is no username or primary key of a user, no IP address, and not the beginning of "
-        "a session's id, of which it takes 6 characters."
+        "No user, IP address or session id matches. Enter at least 6 characters of an id."
     )

@@ -204,6 +204,13 @@ class Storage:
         """The codec that makes payloads for this storage from session data."""
         return conf.codec()
 
+    def write_obstacle(self) -> str:
+        """Return what keeps this process from writing to the store, for the doctor.
+
+        It is empty if nothing is known to. Does not write, and does not raise.
+        """
+        return ""
+
     def parts(self) -> tuple[Storage, ...]:
         """Return the storages that this storage consists of; an empty tuple if it uses a store."""
         return ()

@@ -679,7 +679,7 @@ def test_an_outage_of_the_source_is_no_logout(
     else:
         monkeypatch.setattr("django.db.models.query.QuerySet.first", fail)
     session = Twin(engine.SessionStore(key), in_async)
-    with pytest.raises(StorageUnavailable, match="source session engine") as raised:
+    with pytest.raises(StorageUnavailable, match="previous backend") as raised:
         session.load()
     assert key not in str(raised.value)
     assert raised.value.__suppress_context__
