@@ -68,7 +68,7 @@ def end_key(
         return None
     # The key may be the one from before a rotation by this request, as code knows it that allows a
     # user one session and ends the others.
-    spared = request_sessions.ids_drawn_before(env.number)
+    spared = request_sessions.ids_cycled_before(env.number)
     if own_id is not None:
         spared.add(own_id)
     return (

@@ -169,6 +169,7 @@ class SessionFlows(KnownSession):
         self.modified = True
 
     def _cycle(self, *, at_once: bool = True) -> Flow[None]:
+        request_sessions.add_cycled(self)
         if "_session_cache" not in self.__dict__:
             self._session_cache = yield from self._load()
         self.accessed = True
@@ -262,7 +263,7 @@ class SessionFlows(KnownSession):
         if not isinstance(state, Unread):
             return
         session_id = self.storage().identify(state.key)
-        for each in request_sessions.sessions():
+        for each in request_sessions.cycled():
             if each is not self and each.rotates_from == session_id:
                 with suppress(SessionEnded):
                     yield from each._save()

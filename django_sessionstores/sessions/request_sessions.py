@@ -36,6 +36,7 @@ class _Node(msgspec.Struct, frozen=True):
 
 
 _noted: Final[ContextVar[_Node | None]] = ContextVar("sessions", default=None)
+_cycled: Final[ContextVar[tuple[ref[SessionBase], ...]]] = ContextVar("cycled", default=())
 
 
 def add(session: SessionBase) -> None:
@@ -46,6 +47,17 @@ def add(session: SessionBase) -> None:
 def keep(session: SessionBase) -> None:
     """Keep a session object until the request is over, because it has a signal to send then."""
     _add(lambda: session, is_first=False)
+
+
+def add_cycled(session: SessionBase) -> None:
+    """Register a session object whose ``cycle_key()`` was called in the current context."""
+    others = [each for each in _cycled.get() if each() not in {None, session}]
+    _cycled.set((*others, ref(session)))
+
+
+def cycled() -> list[Any]:
+    """Return the session objects that `add_cycled` has registered and that still exist."""
+    return [session for each in _cycled.get() if (session := each()) is not None]
 
 
 def _add(session: Callable[[], SessionBase | None], *, is_first: bool) -> None:
@@ -86,12 +98,12 @@ def own_ids() -> set[str]:
     return found
 
 
-def ids_drawn_before(number: int) -> set[str]:
-    """Return the ids of the stored sessions whose keys the running request has drawn by then.
+def ids_cycled_before(number: int) -> set[str]:
+    """Return the ids of the stored sessions whose keys the running request had cycled by then.
 
     ``number`` is one of `state.count`.
     """
-    return {str(each.drawn_id) for each in sessions() if 0 < each.drawn < number}
+    return {str(each.drawn_id) for each in cycled() if 0 < each.drawn < number}
 
 
 def is_in_request() -> bool:
@@ -104,6 +116,7 @@ def _start(**kwargs: Any) -> None:
     # Under WSGI a thread has one context for all of its requests, and reference cycles may keep the
     # sessions of an earlier request alive. Under ASGI each request has a context of its own.
     _noted.set(None)
+    _cycled.set(())
 
 
 def _finish(**kwargs: Any) -> None:
@@ -111,6 +124,7 @@ def _finish(**kwargs: Any) -> None:
         if not session.is_settled:
             session.settle()
     _noted.set(None)
+    _cycled.set(())
 
 
 def _log_out(request: Any = None, **kwargs: Any) -> None:
