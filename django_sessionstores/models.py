@@ -60,7 +60,7 @@ class Session(StoredSession):
         permissions = [
             # In English, like Django's own, because their table stores the texts.
             ("end_session", "Can end sessions"),
-            ("view_session_data", "Can view what is in sessions, but for secrets"),
+            ("view_session_data", "Can view session data, except secrets"),
             ("view_session_secrets", "Can view secrets in sessions"),
         ]
 

@@ -87,7 +87,7 @@ class Migration(migrations.Migration):
                 "verbose_name_plural": "sessions",
                 "permissions": [
                     ("end_session", "Can end sessions"),
-                    ("view_session_data", "Can view what is in sessions, but for secrets"),
+                    ("view_session_data", "Can view session data, except secrets"),
                     ("view_session_secrets", "Can view secrets in sessions"),
                 ],
                 "proxy": True,

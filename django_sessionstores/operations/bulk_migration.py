@@ -1,9 +1,10 @@
-"""All sessions of one engine into another one, while the site is in use.
+"""Move all sessions from one engine to another while the site is running.
 
-A session is created in the target, which takes only the first of its id, and then removed from the
-source if it is still as it was read. If someone saved it meanwhile, it is read again. If it is
-gone, someone has logged out, and the target forgets it as well. A run that is killed leaves a copy
-of one session in the source, which the next run removes.
+Each session is created in the target, unless the target has a session with this id, and is then
+removed from the source if it is still as it was read. If a request has saved it meanwhile, it is
+read again. If it is no longer in the source, its user has logged out, so it is ended in the target
+as well. A run that is killed leaves a copy of at most one session in the source, which the next run
+removes.
 """
 
 from __future__ import annotations
@@ -22,12 +23,7 @@ from django.core.management.base import CommandError
 from ..conf import NAME, PreviousBackend, previous_backend, session_store, settings
 from ..core import clock
 from ..core.flow import run
-from ..core.records import (
-    Record,
-    State,
-    make_tombstone,
-    next_version,
-)
+from ..core.records import Record, State, make_tombstone, next_version
 from ..exceptions import PayloadTooLarge, UnreadablePayload
 from ..migration import lazy
 from ..migration.sources import Claim, Entry, PreviousSession, Source, open_source
@@ -37,13 +33,13 @@ from ..storages.tombstones import leave_tombstone
 from .checks.previous_backends import shared_parts
 
 PATIENCE: Final = 1.0
-"""Seconds after which a copy in the source is one that a killed run has left. Until then whoever
-has stored the session in the target may be about to remove it."""
+"""Seconds after which a copy in the source counts as left by a killed run. Until then, the request
+that has stored the session in the target may be about to remove the copy."""
 _MOST_REASONS: Final = 20
 
 
 class Outcome(StrEnum):
-    """What became of a session."""
+    """What happened to a session."""
 
     MOVED = "moved"
     ALREADY_THERE = "already_there"
@@ -52,23 +48,25 @@ class Outcome(StrEnum):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """How many sessions of the source there were, by what became of them."""
+    """The numbers of sessions in the source, by what happened to them."""
 
     moved: int = 0
     already_there: int = 0
-    """Moved before, by a request or by a run that was killed; or ended since."""
+    """Sessions that a request or an earlier run has moved, or that have ended since."""
     expired: int = 0
-    """Left where they are."""
+    """Expired sessions, which stay in the source."""
     ended: int = 0
-    """By their users, while they were being moved."""
+    """Sessions that ended while they were being moved."""
     unreadable: dict[str, int] = {}
-    """Left where they are, by the reason."""
+    """Sessions that cannot be moved and stay in the source, by the reason."""
 
     @property
     def failures(self) -> int:
+        """Return the number of sessions that could not be moved."""
         return sum(self.unreadable.values())
 
     def add(self, outcome: Outcome | str) -> None:
+        """Count a session; a string is the reason why it could not be moved."""
         if isinstance(outcome, Outcome):
             setattr(self, outcome.value, getattr(self, outcome.value) + 1)
             return
@@ -81,14 +79,18 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 def source(path: str, cache_alias: str | None) -> Source:
-    """The engine to move from. Raises ``CommandError``."""
+    """Return the source for an engine to move from.
+
+    ``path`` is the dotted path of the engine. ``cache_alias`` is the cache in which it keeps its
+    sessions; ``None`` for the one in ``MIGRATE_FROM`` or in the settings. Raises ``CommandError``.
+    """
     options = {} if cache_alias is None else {"SESSION_CACHE_ALIAS": cache_alias}
     entry = PreviousBackend(path, options)
     if not entry.options:
         if path == django_settings.SESSION_ENGINE and not is_named(path):
             raise CommandError(
-                f"{path} is SESSION_ENGINE, and in use: whose session is moved out of it is logged "
-                f"out. Change SESSION_ENGINE first, and name {path} in {NAME}['MIGRATE_FROM']."
+                f"{path} is SESSION_ENGINE, so moving its sessions would log their users out. "
+                f"Change SESSION_ENGINE first, and name {path} in {NAME}['MIGRATE_FROM']."
             )
         entry = _named_source(path) or entry
     try:
@@ -97,56 +99,57 @@ def source(path: str, cache_alias: str | None) -> Source:
         raise CommandError(f"--from {path} cannot be used: {error}") from error
     if not source.lists:
         raise CommandError(
-            f"{path} cannot tell which sessions it has: {source.describe()}. Name it in "
-            f"{NAME}['MIGRATE_FROM']: each session is then moved when its browser comes back."
+            f"{path} cannot list its sessions: {source.describe()}. Name it in "
+            f"{NAME}['MIGRATE_FROM']: each session is then migrated at its next request."
         )
     return source
 
 
 def is_named(path: str) -> bool:
-    """Whether ``MIGRATE_FROM`` has this engine."""
+    """Return whether ``MIGRATE_FROM`` names this engine."""
     return _named_source(path) is not None
 
 
 def _named_source(path: str) -> PreviousBackend | None:
-    """The entry of ``MIGRATE_FROM`` with this engine, which says what cache or folder it used."""
+    """Return the entry of ``MIGRATE_FROM`` for this engine, which has its cache or folder."""
     entries = map(previous_backend, settings.MIGRATE_FROM)
     return next((entry for entry in entries if entry.path == path), None)
 
 
 def target(path: str) -> Storage:
-    """The storage to move into. Raises ``CommandError``."""
+    """Return the storage of the engine to move to. Raises ``CommandError``."""
     try:
         store = session_store(path)
         if not (isinstance(store, type) and issubclass(store, SessionStore)):
             raise CommandError(
-                f"--to {path} is no engine of django_sessionstores. Sessions cannot be moved out "
-                "of the package: it keeps digests of the session keys, and other engines need the "
-                "keys. Whoever changes back logs everyone out."
+                f"--to {path} is not a session engine of django_sessionstores. Sessions cannot be "
+                "moved to other engines: this package stores digests of the session keys, and "
+                "other engines need the keys. Switching back logs all users out."
             )
         storage = store.own_storage()
     except (ImportError, ImproperlyConfigured) as error:
         raise CommandError(f"--to {path} cannot be used: {error}") from error
     if storage.holds_in_key:
         raise CommandError(
-            f"--to {path} keeps sessions in the browsers, which only a request reaches. Name the "
-            f"old engine in {NAME}['MIGRATE_FROM']: each session is moved when its browser comes "
-            "back."
+            f"--to {path} keeps sessions in the browsers, so only a request can store one. Name "
+            f"the previous engine in {NAME}['MIGRATE_FROM']: each session is then migrated at its "
+            "next request."
         )
     return storage
 
 
 def check_pair(source: Source, storage: Storage) -> None:
-    """Raise ``CommandError`` for engines between which nothing can be moved from here."""
+    """Raise ``CommandError`` if sessions cannot be moved from the source to the storage."""
     for each in (storage, getattr(source, "storage", storage)):
         if not each.shared:
             raise CommandError(
-                f"Sessions in {each.describe()} belong to each process of the site, and cannot be "
-                "moved by another one."
+                f"Sessions in {each.describe()} are in the memory of each process of the site, so "
+                "this command cannot move them."
             )
     if shared := shared_parts(storage, source):
         raise CommandError(
-            f"Both engines have their sessions in {shared[0].describe()}: there is nothing to move."
+            f"Both engines store their sessions in {shared[0].describe()}, so there is nothing to "
+            "move."
         )
 
 
@@ -154,7 +157,10 @@ def check_pair(source: Source, storage: Storage) -> None:
 
 
 def move(source: Source, storage: Storage, batch: int) -> Iterator[Outcome | str]:
-    """Move all sessions; what became of each, as an outcome or the reason why it stays."""
+    """Move all sessions; yield the outcome for each, or the reason why it cannot be moved.
+
+    ``batch`` is the number of sessions that are read from the source at once.
+    """
     copies: deque[tuple[float, str]] = deque()
     for entry in _entries(source, batch):
         outcome = _move_entry(source, storage, entry)
@@ -169,7 +175,7 @@ def move(source: Source, storage: Storage, batch: int) -> Iterator[Outcome | str
 
 
 def survey(source: Source, storage: Storage, batch: int) -> Iterator[Outcome | str]:
-    """What `move` would do, as far as reading tells."""
+    """Yield what `move` would do, without writing."""
     for entry in _entries(source, batch):
         try:
             record = _record(storage, entry, entry.found)
@@ -208,7 +214,11 @@ def _move_entry(source: Source, storage: Storage, entry: Entry) -> Outcome | str
 def _remove_from_source(
     source: Source, storage: Storage, entry: Entry, stored: Record
 ) -> Outcome | str:
-    """Remove a session that is stored in the target from the source, as it is there by now."""
+    """Remove a session from the source after it was stored in the target, and return the outcome.
+
+    ``stored`` is the record in the target. If the session in the source has changed since it was
+    read, the target is updated first.
+    """
     found = entry.found
     while isinstance(found, PreviousSession):
         claim = source.claim(entry.locator, found)
@@ -228,7 +238,7 @@ def _remove_from_source(
         newer = msgspec.structs.replace(newer, version=next_version(stored.version))
         outcome = storage.update(newer, stored, clock.now())
         if not isinstance(outcome, Updated):
-            # The site goes on with it in the target, or has ended it there.
+            # A request has changed or ended the session in the target, which counts from now on.
             source.remove_at(entry.locator)
             return Outcome.MOVED
         stored = outcome.record
@@ -242,7 +252,7 @@ def _remove_from_source(
 def _record(
     storage: Storage, entry: Entry, found: PreviousSession | UnreadablePayload | None
 ) -> Record | None:
-    """The record to store; ``None`` for a session that has expired.
+    """Return the record to store; ``None`` if the session has expired.
 
     Raises `UnreadablePayload` and `PayloadTooLarge`.
     """
@@ -256,5 +266,5 @@ def _record(
 
 
 def _reason(error: Exception) -> str:
-    # Its text has the size of each.
+    # The text of the error contains the size, so each session would have a reason of its own.
     return "it is too large" if isinstance(error, PayloadTooLarge) else str(error)

@@ -1,6 +1,7 @@
-"""The keys of a cache that are not those of sessions: find and remove them.
+"""Find and remove the keys of a cache, except those of sessions.
 
-``cache.clear()`` takes the sessions along, and on Redis what other sites have in the database.
+``cache.clear()`` removes the sessions as well, and on Redis the keys of all other sites that use
+the same database.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from ..storages.base import NAMESPACE, prefix_of
 from ..storages.caches.selection import Kind, kind_of
 
 BATCH: Final = 500
-"""Keys that are removed at once. Below the 999 parameters that every SQLite takes."""
+"""How many keys are removed at once. Every SQLite accepts up to 999 parameters."""
 SESSIONS: Final = (NAMESPACE, "django.contrib.sessions.")
-"""What the keys of sessions begin with, after the cache's prefix; also those of Django's engines,
-as long as they have not been taken over."""
+"""The beginnings of the keys of sessions, after the cache's prefix. The second is for sessions of
+Django's engines that have not been migrated yet."""
 
 _GLOB: Final = re.compile(r"[*?\[\]^\\]")
 
 
 class CacheKeys:
-    """Keys of a cache, in all its versions, but those of sessions, of whatever engine.
+    """The keys of a cache, in all its versions, except those of sessions of any engine.
 
-    Those of other prefixes are somebody else's.
+    Keys with another prefix belong to other sites and are not included.
     """
 
     def __init__(self, cache: BaseCache) -> None:
@@ -47,20 +48,21 @@ class CacheKeys:
             self._beginning = re.compile(rf"{re.escape(self._prefix)}\d+:")
 
     def describe(self) -> str:
+        """Return the name of the store, for messages."""
         raise NotImplementedError
 
     def batches(self) -> Iterator[list[Any]]:
-        """The keys as the store has them, a batch at a time. Some may come twice."""
+        """Yield the keys in batches, as the store has them. A key may be yielded twice."""
         keys = (key for key in self._scan() if self._is_wanted(key))
         while batch := list(islice(keys, BATCH)):
             yield batch
 
     def count(self) -> int:
-        """How many there are, more or less."""
+        """Return the number of keys, which is not exact if they change meanwhile."""
         return sum(map(len, self.batches()))
 
     def remove_all(self) -> int:
-        """Remove them; how many there were."""
+        """Remove the keys, and return how many were removed."""
         return sum(map(self._remove, self.batches()))
 
     def _remove(self, keys: list[Any]) -> int:
@@ -76,7 +78,7 @@ class CacheKeys:
 
 
 class RedisKeys(CacheKeys):
-    """Found by SCAN, removed by UNLINK, which does not keep others waiting."""
+    """The keys in Redis, found with SCAN and removed with UNLINK, which do not block the server."""
 
     def __init__(self, alias: str) -> None:
         from ..storages.redis.client import Server
@@ -98,7 +100,7 @@ class RedisKeys(CacheKeys):
 
 
 class DatabaseKeys(CacheKeys):
-    """The rows of a cache table, a batch at a time in the order of their keys."""
+    """The rows of a cache table, read in batches in the order of their keys."""
 
     def __init__(self, alias: str) -> None:
         cache: Any = caches.create_connection(alias)
@@ -126,7 +128,7 @@ class DatabaseKeys(CacheKeys):
         return self._execute(f"DELETE FROM {self._table} WHERE {self._key} IN ({marks})", keys)  # type: ignore[no-any-return]  # noqa: S608
 
     def _execute(self, sql: str, parameters: list[str]) -> Any:
-        """The rows, or how many were changed."""
+        """Return the rows of a query, or how many rows a statement has changed."""
         try:
             with self._connection.cursor() as cursor:
                 cursor.execute(sql, parameters)
@@ -136,7 +138,10 @@ class DatabaseKeys(CacheKeys):
 
 
 def keys_besides_sessions(alias: str) -> CacheKeys:
-    """What is in a cache besides sessions. Raises ``CommandError`` where nobody can tell."""
+    """Return the keys of a cache, except those of sessions.
+
+    Raises ``CommandError`` if the cache cannot list its keys.
+    """
     if alias not in caches.settings:
         raise CommandError(
             f"CACHES has no {alias!r}. It has: {', '.join(map(repr, caches.settings))}."
@@ -149,37 +154,41 @@ def keys_besides_sessions(alias: str) -> CacheKeys:
     if kind is Kind.FILES:
         _check_no_entries(alias)
         raise CommandError(
-            f"CACHES[{alias!r}] keeps its entries in files and this package's sessions beside "
-            f"them: caches[{alias!r}].clear() removes the entries and no session."
+            f"CACHES[{alias!r}] keeps its entries in files, apart from the sessions. To remove the "
+            f"entries and no session, call caches[{alias!r}].clear()."
         )
     if kind is Kind.MEMCACHED:
-        reason = "is memcached, which cannot list what it has"
+        reason = "is memcached, which cannot list its keys"
     elif isinstance(cache, LocMemCache):
-        reason = "is in the memory of the site's processes, out of reach from here"
+        reason = "is in the memory of the site's processes, which this command cannot access"
     else:
-        reason = f"is a {type(cache).__name__}, of which only Django's API is known"
+        reason = f"is a {type(cache).__name__}, whose API cannot list its keys"
     raise CommandError(
-        f"CACHES[{alias!r}] {reason}. To reset it without ending sessions, change its KEY_PREFIX "
-        "or VERSION where SESSION_CACHE_ALIAS names another cache. Otherwise give the sessions a "
-        "cache of their own first."
+        f"CACHES[{alias!r}] {reason}. To clear it without ending sessions, keep the sessions in "
+        "another cache, named by SESSION_CACHE_ALIAS, and then change the KEY_PREFIX or VERSION of "
+        "this one."
     )
 
 
 def _check_no_entries(alias: str) -> None:
-    """Refuse where Django's engine, which is being moved from, has its sessions as entries."""
+    """Raise ``CommandError`` if sessions of a previous backend are among the cache's entries."""
     if any(isinstance(source, CacheSource) and source.alias == alias for source in sources()):
         raise CommandError(
-            f"CACHES[{alias!r}] has sessions of Django's engine among its entries, in files whose "
-            "names do not tell them apart. Wait until MIGRATE_FROM is no longer needed."
+            f"CACHES[{alias!r}] has sessions of Django's cache backend among its entries, and the "
+            "names of the files do not tell which they are. Wait until you have removed that "
+            "backend from MIGRATE_FROM."
         )
 
 
 def _prefix(cache: BaseCache) -> str:
-    """What the keys of a cache begin with, in the version in use."""
+    """Return the beginning of all keys of a cache, in the version in use.
+
+    Raises ``CommandError`` if the keys have no common beginning.
+    """
     prefix = prefix_of(cache.make_key)
     if prefix is not None:
         return prefix
     raise CommandError(
-        "The KEY_FUNCTION of this cache does not put the key last: its keys cannot be told from "
-        "those of sessions."
+        "The KEY_FUNCTION of this cache does not put the key last, so the keys of sessions cannot "
+        "be recognised. Clear the cache with another tool."
     )

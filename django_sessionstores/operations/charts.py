@@ -1,4 +1,8 @@
-"""Geometry of small charts, as texts for the attributes of SVG elements. No style in them."""
+"""Compute column charts, bar charts and positions on a timeline for the admin's pages.
+
+Coordinates and sizes are strings for the attributes of SVG elements, in the units of the
+``viewBox`` that the template sets. Colours and fonts are in the stylesheet.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +13,23 @@ from typing import Final
 import msgspec
 
 HEIGHT: Final = 100
+"""The height of a column chart, in SVG units."""
 _COLUMN: Final = 20
+"""The width of a column with the gap beside it, in SVG units."""
 _GAP: Final = 4
+"""The gap between two columns, in SVG units."""
 ROW_WIDTH: Final = 200
-"""The longest bar of `rows`."""
+"""The length of the longest bar of `rows`, in SVG units."""
 _STEPS: Final = tuple(
     timedelta(hours=hours)
     for hours in (1, 2, 4, 8, 24, 48, 7 * 24, 14 * 24, 28 * 24, 91 * 24, 365 * 24)
 )
+"""The spans of time that a column can stand for."""
 _MOST_COLUMNS: Final = 30
 
 
 class Column(msgspec.Struct, frozen=True):
-    """So many in a span of time, as a bar from the ground up."""
+    """A vertical bar for the number of events between two moments."""
 
     begin: datetime
     end: datetime
@@ -32,19 +40,21 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Columns(msgspec.Struct, frozen=True):
-    """How many things happened when."""
+    """A column chart: the numbers of events in equal spans of time."""
 
     columns: list[Column]
     width: str
+    """The width of the chart."""
     bar: str
     """The width of a bar."""
     most: int
+    """The number that a bar of full height stands for."""
     now: str
-    """Where now is."""
+    """The x coordinate of the present moment."""
 
 
 class Row(msgspec.Struct, frozen=True):
-    """So many of a kind, as a bar from left to right."""
+    """A horizontal bar for the number of items with the same label."""
 
     label: str
     number: int
@@ -52,19 +62,19 @@ class Row(msgspec.Struct, frozen=True):
 
 
 def columns(moments: Sequence[datetime], now: datetime) -> Columns:
-    """A column for each span of time between the first of some moments and the last, or now.
+    """Return a chart of the numbers of moments in equal spans of time, which include ``now``.
 
-    The spans are hours, days or weeks: as long as it takes to have at most thirty.
+    Each span is as short as possible, from an hour up, for the chart to have about 30 columns.
     """
     first, last = min([now, *moments]), max([now, *moments])
     step = next((step for step in _STEPS if (last - first) / step < _MOST_COLUMNS - 1), None)
     if step is None:
         step = (last - first) / (_MOST_COLUMNS - 1)
-    # Counted from now, so that no column is both past and future.
+    # The spans are counted from now, so that no column is both in the past and in the future.
     before = -((first - now) // step) or 1
     counts = [0] * (before + (last - now) // step + (last > now))
     for moment in moments:
-        # The last moment that is no future one is now itself.
+        # A moment that equals now is counted in the last column of the past.
         counts[before + (moment - now) // step - (moment == now)] += 1
     return spans(counts, now - before * step, step, now=before)
 
@@ -77,10 +87,11 @@ def spans(
     most: int = 0,
     now: int | None = None,
 ) -> Columns:
-    """A column for each of some equal spans of time, the first of which begins at a moment.
+    """Return a chart with a column for each count.
 
-    ``most`` is the number that a full column stands for, if that is not the greatest; ``now`` how
-    many of the spans are past, if not all.
+    The first column begins at ``begin``, and each stands for the time ``step``. A column of full
+    height stands for ``most``, or for the greatest count if that is greater. ``now`` is the number
+    of columns that are in the past, by default all.
     """
     most = max([most, 1, *counts])
     return Columns(
@@ -103,7 +114,7 @@ def spans(
 
 
 def rows(counts: Sequence[tuple[str, int]]) -> list[Row]:
-    """A bar for each label."""
+    """Return a bar for each pair of a label and a count. The longest is `ROW_WIDTH` units long."""
     most = max([1, *(number for _, number in counts)])
     return [
         Row(label, number, str(max(ROW_WIDTH * number // most, bool(number))))
@@ -112,11 +123,15 @@ def rows(counts: Sequence[tuple[str, int]]) -> list[Row]:
 
 
 def position(moment: datetime, first: datetime, last: datetime, width: int) -> str:
-    """Where a moment is on a line from the first to the last."""
+    """Return the x coordinate of a moment on a line of ``width`` units from ``first`` to ``last``.
+
+    A moment outside of the line is placed at its end.
+    """
     share = (moment - first) / (last - first) if last > first else 0.0
     return str(round(width * min(max(share, 0.0), 1.0)))
 
 
 def _height(number: int, most: int) -> int:
-    # What is there is seen, however little.
+    """Return the height of the bar of a number, in SVG units."""
+    # Give non-zero bars a minimum height of 2 units.
     return max(HEIGHT * number // most, 2) if number else 0

@@ -1,10 +1,10 @@
 """Metrics of sessions and of their storage, through OpenTelemetry.
 
-Counters of what the signals tell, and how long the calls of storages take. Attributes are names of
-classes, operations and reasons: never an id, a key or a user.
+There is a counter for each signal, and a histogram of the duration of storage calls. The attributes
+are names of classes, operations and reasons, never an id, a key or a user.
 
-There is no gauge of live sessions. To count them asks the store, each worker would do it at each
-export, and a sum over workers would count every session once for each.
+There is no gauge of live sessions: each worker would have to count them in the store at each
+export, and a sum over the workers would count each session once per worker.
 """
 
 from __future__ import annotations
@@ -18,13 +18,7 @@ from .. import signals
 from ..core import flow
 from ..core.flow import Call
 from ..exceptions import missing_extra
-from ..storages.base import (
-    Conflict,
-    Gone,
-    Storage,
-    Taken,
-    Updated,
-)
+from ..storages.base import Conflict, Gone, Storage, Taken, Updated
 from ..storages.composed import ComposedStorage
 
 try:
@@ -34,11 +28,23 @@ except ImportError as error:
 
 _NAME: Final = "django_sessionstores"
 _COUNTED: Final = {
-    signals.session_created: ("sessions.created", "{session}", "Sessions stored for a first time."),
-    signals.session_rotated: ("sessions.rotated", "{session}", "Sessions that got another id."),
-    signals.session_ended: ("sessions.ended", "{session}", "Sessions that are over."),
-    signals.session_rejected: ("sessions.rejected", "{request}", "Keys that were not accepted."),
-    signals.client_changed: ("sessions.client_changed", "{session}", "Clients that are others."),
+    signals.session_created: (
+        "sessions.created",
+        "{session}",
+        "Sessions stored for the first time.",
+    ),
+    signals.session_rotated: ("sessions.rotated", "{session}", "Sessions whose key was rotated."),
+    signals.session_ended: ("sessions.ended", "{session}", "Sessions that have ended."),
+    signals.session_rejected: (
+        "sessions.rejected",
+        "{request}",
+        "Requests with a rejected session key.",
+    ),
+    signals.client_changed: (
+        "sessions.client_changed",
+        "{session}",
+        "Sessions whose client has changed.",
+    ),
 }
 OPERATIONS: Final = frozenset(
     {
@@ -46,22 +52,24 @@ OPERATIONS: Final = frozenset(
         *("lookup", "scan", "count", "purge", "reindex"),
     }
 )
-"""Calls of storages that ask a store."""
+"""The calls of storages that are measured: those that ask a store."""
 _SAME_AS: Final = {
     **dict.fromkeys(("find", "peek", "read_latest", "follow"), "read"),
     "end": "delete",
 }
-"""Calls that a storage which is not made of others answers as another one of its calls."""
+"""Calls that a storage answers like another one of its calls, by the name of that call."""
 _OUTCOMES: Final = {Updated: "updated", Conflict: "conflict", Gone: "gone", Taken: "taken"}
 _observing: Final[list[signals.Observer]] = []
 _BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
-"""In seconds: those of OpenTelemetry for clients of databases, and below, where caches are."""
+"""The boundaries of the histogram, in seconds: those that OpenTelemetry recommends for database
+clients, and shorter ones for caches."""
 
 
 def instrument(meter_provider: MeterProvider | None = None) -> None:
-    """Begin to count and to measure, with the global meter provider or this one.
+    """Start counting and measuring with a meter provider, by default the global one.
 
-    The setting ``OPENTELEMETRY`` does so at the start. A second call replaces the first.
+    With the setting ``OPENTELEMETRY``, this is called when Django starts. A second call replaces
+    the first.
     """
     meter = get_meter(_NAME, meter_provider=meter_provider)
     counters = {
@@ -71,7 +79,7 @@ def instrument(meter_provider: MeterProvider | None = None) -> None:
     durations = meter.create_histogram(
         f"{_NAME}.storage.operation.duration",
         unit="s",
-        description="Duration of the calls of storages.",
+        description="Duration of storage calls.",
         explicit_bucket_boundaries_advisory=_BUCKETS,
     )
 
@@ -86,7 +94,7 @@ def instrument(meter_provider: MeterProvider | None = None) -> None:
         operation = _SAME_AS.get(call.name, call.name)
         if not isinstance(storage, Storage) or operation not in OPERATIONS:
             return
-        # What a storage of storages does is the calls of those, and a cookie asks no store.
+        # A composed storage calls other storages, whose calls are measured. A cookie has no store.
         if isinstance(storage, ComposedStorage) or storage.holds_in_key:
             return
         attributes = {
@@ -106,7 +114,7 @@ def instrument(meter_provider: MeterProvider | None = None) -> None:
 
 
 def uninstrument() -> None:
-    """Undo `instrument`."""
+    """Stop counting and measuring."""
     while _observing:
         signals.observers.remove(_observing.pop())
     flow.watch(None)
