@@ -16,13 +16,14 @@ from .codecs import codec, key_ring, serializer_path, unencrypted_codec
 from .cookies import cookie_bytes, cookie_parts, splits_cookies
 from .engines import engine_setting, session_store, settings_of
 from .merge import merge_functions
-from .options import OPTIONS, Settings, settings, stated_options
+from .options import DURATIONS, OPTIONS, Settings, settings, stated_options
 from .previous_backends import PreviousBackend, previous_backend
 from .proxies import trusted_proxies
 from .resets import reset_on_change
 from .validation import NAME, full_name, wrong_type_message
 
 __all__ = [
+    "DURATIONS",
     "NAME",
     "OPTIONS",
     "PreviousBackend",

@@ -323,6 +323,13 @@ reset_on_change()(vars(settings).clear)
 OPTIONS: Final = frozenset(name for name in vars(Settings) if name.isupper())
 """The names of all options."""
 
+DURATIONS: Final = frozenset(
+    name
+    for name in OPTIONS
+    if vars(Settings)[name].func.__annotations__["return"] in {"float", "float | None"}
+)
+"""The names of the options that are numbers of seconds and may be fractions."""
+
 
 def stated_options(names: Iterable[str]) -> dict[str, Any]:
     """Return the options with these names that the project sets, without validation.

@@ -65,8 +65,8 @@ _OPTIONS: Final = (
     "REGISTRY",
     "MIGRATE_FROM",
 )
-_DURATIONS: Final = ("_AGE", "_TIMEOUT", "_AFTER")
-"""How the names of settings end that are numbers of seconds."""
+_DISABLED_BY_ZERO: Final = ("IDLE_TIMEOUT", "ABSOLUTE_TIMEOUT", "ROTATE_AFTER", "MAX_SESSIONS")
+"""The options that a value of 0 disables."""
 _CHECKS: Final = (f"{checks.__name__}.", "django.core.checks.security.sessions")
 """How the names of modules begin whose checks are about sessions."""
 _WRONG: Final = django_checks.WARNING
@@ -327,11 +327,10 @@ def _bytes_in_words(size: int) -> str:
 def _value_in_words(name: str, value: Any) -> str:
     if value is None and name in _OPTIONS:
         return _("wrong, see the findings")
-    if name.endswith(_DURATIONS):
-        words = format_duration(value) if value else _("disabled")
-        return f"{value} ({isolate_direction(words)})"
-    if name == "MAX_SESSIONS" and not value:
+    if name in _DISABLED_BY_ZERO and not value:
         return f"{value} ({isolate_direction(_('disabled'))})"
+    if name in conf.DURATIONS or name == "SESSION_COOKIE_AGE":
+        return f"{value} ({isolate_direction(format_duration(value))})"
     return repr(list(value) if isinstance(value, tuple) else value)
 
 

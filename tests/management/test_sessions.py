@@ -698,6 +698,7 @@ def test_doctor_tells_the_policy(sound: Engine) -> None:
     assert "SESSION_COOKIE_AGE = 3600 (1 h)\n" in said.replace(" " * 17, "")
     assert "IDLE_TIMEOUT = 1800 (30 min)\n" in said
     assert "ABSOLUTE_TIMEOUT = 0 (disabled)\n" in said
+    assert "TOUCH_INTERVAL = 60 (1 min)\n" in said
     assert "Encryption keys  3\n" in said
     assert "Middleware       django.contrib.sessions.middleware.SessionMiddleware\n" in said
 
