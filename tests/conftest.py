@@ -39,10 +39,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return the number of workers: two for each processor, as tests wait half of their time.
+    """Return the number of workers: two for each processor, because tests wait half of their time.
 
-    Each worker starts servers of its own, so there are never more than eight.
+    There are at most eight, because each worker starts servers of its own. If the command line
+    names only tests in one or two files, there are none: a worker runs whole files, so workers
+    would take longer to start than they save.
     """
+    named = {Path(each.partition("::")[0]) for each in config.args}
+    if len(named) <= 2 and all(path.is_file() for path in named):
+        return 0
     return min(8, 2 * (os.cpu_count() or 1))
 
 
