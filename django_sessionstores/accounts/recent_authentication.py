@@ -10,7 +10,6 @@ Each function has a twin for async code, with an ``a`` before its name.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from functools import wraps
@@ -32,12 +31,7 @@ from django.utils.translation import gettext
 
 from ..conf import settings
 from ..core import clock
-from ..core.flow import (
-    Call,
-    Flow,
-    arun,
-    run,
-)
+from ..core.flow import Call, Flow, arun, in_event_loop, run
 from ..core.lifetime import utc_datetime
 from ..payloads.merge import AUTHENTICATED_AT
 from ..sessions import SessionStore
@@ -123,7 +117,7 @@ def recent_authentication_required(view: View | None = None, *, age: float | Non
 
         def call_sync(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
             # dispatch() of an async class is not a coroutine function, but its result is awaited.
-            if _in_event_loop():
+            if in_event_loop():
                 return call_async(request, *args, **kwargs)
             return run(_refusal(request, age)) or view(request, *args, **kwargs)
 
@@ -250,11 +244,3 @@ def _with_return_url(request: HttpRequest, url: str) -> str:
 
 def _asks_for_json(request: HttpRequest) -> bool:
     return request.get_preferred_type(_TYPES) == "application/json"
-
-
-def _in_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -22,6 +22,7 @@ from ..core.lifetime import utc_datetime
 from ..core.phrases import translated_message
 from ..core.records import is_session_id
 from ..devices.names import describe_device, describe_place
+from ..devices.sessions import ids_of_request
 from ..inventory import Inventory, SessionInfo
 from .session_row import SessionRow
 
@@ -50,11 +51,8 @@ class Page:
 
     @property
     def own_ids(self) -> Collection[str]:
-        """Return the ids of the session of the request.
-
-        There are none if the session's engine is from another package.
-        """
-        return getattr(self.request.session, "stored_ids", ())
+        """Return the ids of the session of the request."""
+        return ids_of_request(self.request)
 
     def find(self, session_id: str) -> SessionInfo | None:
         """Return the live session with this id; ``None`` also for a text that is not an id."""

@@ -35,12 +35,13 @@ Flow = Generator[Call, Any, T]
 
 
 Watcher = Callable[[Call, float, object], None]
-"""Is called after a call with the call, its duration in seconds, and its result or exception."""
+"""A function that is called after each call of a flow, with the call, its duration in seconds, and
+its result or exception."""
 _watcher: Watcher | None = None
 
 
 def watch(watcher: Watcher | None) -> None:
-    """Report all calls to a watcher; ``None`` ends that.
+    """Report all calls to a watcher. Pass ``None`` to stop.
 
     The watcher must neither wait nor raise an exception.
     """
@@ -58,6 +59,15 @@ class Pause:
     @staticmethod
     async def asleep(seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+def in_event_loop() -> bool:
+    """Return whether the current thread runs an event loop, so that async code has called this."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def run(flow: Flow[T]) -> T:

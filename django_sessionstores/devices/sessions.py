@@ -16,12 +16,7 @@ from django.http import HttpRequest
 
 from ..accounts.users import RequestUser
 from ..core import clock
-from ..core.flow import (
-    Call,
-    Flow,
-    arun,
-    run,
-)
+from ..core.flow import Call, Flow, arun, run
 from ..core.lifetime import utc_datetime
 from ..core.records import is_session_id
 from ..inventory import Inventory, SessionInfo, SessionPage
@@ -65,7 +60,7 @@ class YourSessionList(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def current(self) -> YourSession | None:
-        """The session of the request; ``None`` if it has none, for example with a token."""
+        """Return the session of the request; ``None`` if it has none, for example with a token."""
         return next((each for each in self.sessions if each.is_current), None)
 
     @property
@@ -86,13 +81,7 @@ class YourSessions:
 
     def is_current(self, session_id: str) -> bool:
         """Return whether this is the id of the request's session, without asking the store."""
-        return session_id in self._current_ids
-
-    @property
-    def _current_ids(self) -> Collection[str]:
-        """The ids of the session of the request."""
-        # A session of an engine that does not belong to the package has none.
-        return getattr(self._request.session, "stored_ids", ())
+        return session_id in ids_of_request(self._request)
 
     def list(self) -> YourSessionList:
         """Return the sessions of the user, at most `MOST_LISTED`."""
@@ -195,7 +184,7 @@ class YourSessions:
         user = yield Call(RequestUser(self._request), "get", ())
         if not user.is_authenticated:
             raise ValueError("The user of the request is anonymous; log the user in first.")
-        return str(user.pk), self._current_ids
+        return str(user.pk), ids_of_request(self._request)
 
     def _look_up(
         self, inventory: Inventory, user_id: str, ids: Collection[str]
@@ -207,6 +196,14 @@ class YourSessions:
             if info and info.user_id == user_id:
                 found.append(info)
         return found
+
+
+def ids_of_request(request: HttpRequest) -> Collection[str]:
+    """Return the ids of the session of a request.
+
+    There are none if the session engine is from another package.
+    """
+    return getattr(request.session, "stored_ids", ())
 
 
 class _Descriptions:

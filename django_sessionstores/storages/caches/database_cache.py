@@ -8,25 +8,18 @@ key a row that was expired when it looked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 from django.core.cache.backends.db import BaseDatabaseCache
-from django.db import (
-    DatabaseError,
-    IntegrityError,
-    InterfaceError,
-    connections,
-    router,
-)
-from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db import DatabaseError, IntegrityError, InterfaceError
 from django.db.transaction import TransactionManagementError
 from django.utils.translation import gettext_noop
 
 from ...core import clock
-from ...core.phrases import Phrase
 from ...core.records import Record, is_session_id, with_times
 from ...exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
 from ..base import (
@@ -43,14 +36,9 @@ from ..base import (
     prefix_of,
 )
 from ..copies import is_refused
-from ..sql import transactions
 from ..sql.deadline import LimitedCursor
-from ..sql.lost_races import (
-    conflict_before_cleanup,
-    conflict_in_transaction,
-    retry,
-    summary_of,
-)
+from ..sql.lost_races import conflict_before_cleanup, conflict_in_transaction, retry, summary_of
+from ..sql.table_storage import TableStorage
 from .cache_table import (
     LIVE_VALUES,
     NAMESPACE_END,
@@ -77,7 +65,7 @@ _MOST_LISTED: Final = 1000
 _MYSQL_PACKET_TOO_LARGE: Final = 1153
 
 
-class DatabaseCacheStorage(CacheStorage):
+class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
     """Records as rows of a cache table, in the database to which the routers write it.
 
     The value of a row is the packed record in Base64; nothing is pickled. The value is also the
@@ -93,13 +81,11 @@ class DatabaseCacheStorage(CacheStorage):
     Oracle is not supported, because it cannot compare long texts.
     """
 
-    thread_sensitive = True  # Django's connections belong to a thread.
-
     def __init__(self, cache: BaseDatabaseCache) -> None:
+        model = cache.cache_model_class
+        self._table: str = model._meta.db_table
+        super().__init__(model, partial(compile_statements, self._table))
         self._cache = cache
-        self._model: Any = cache.cache_model_class
-        self._table: str = self._model._meta.db_table
-        self._compiled: dict[str, Statements] = {}
 
     @property
     def lists(self) -> bool:  # type: ignore[override]
@@ -110,12 +96,8 @@ class DatabaseCacheStorage(CacheStorage):
         return prefix_of(self._cache.make_key) is not None
 
     def describe(self) -> str:
-        connection = self.connection()
-        return Phrase(
-            gettext_noop("cache table %(table)s in database %(database)s (%(vendor)s)"),
-            table=self._table,
-            database=repr(connection.alias),
-            vendor=connection.vendor,
+        return self._describe_as(
+            gettext_noop("cache table %(table)s in database %(database)s (%(vendor)s)")
         )
 
     def read(self, session_id: str) -> Record | None:
@@ -226,22 +208,6 @@ class DatabaseCacheStorage(CacheStorage):
     def _outcome(self, record: Record, text: str) -> Updated:
         return Updated(_with_handle(record, text), is_provisional=self.in_transaction())
 
-    def in_transaction(self) -> bool:
-        return transactions.is_open(self.connection())
-
-    async def ain_transaction(self) -> bool:
-        return await self._in_thread(self.in_transaction)()
-
-    def after_commit(self, action: Callable[[], object]) -> Callable[[], bool | None]:
-        return transactions.after_commit(self.connection(), action)
-
-    def after_rollback(self, action: Callable[[], object]) -> None:
-        transactions.after_rollback(self.connection(), action)
-
-    def connection(self) -> BaseDatabaseWrapper:
-        """Return Django's connection to the database of the table, which need not be open."""
-        return self._database()[0]
-
     # --- Rows ---------------------------------------------------------------------------------
 
     def _record_to_compare(self, base: Record, now: int) -> Record | None:
@@ -338,16 +304,6 @@ class DatabaseCacheStorage(CacheStorage):
 
     def _key(self, session_id: str) -> str:
         return self._cache.make_key(NAMESPACE + session_id)
-
-    def _database(self) -> tuple[BaseDatabaseWrapper, Statements]:
-        # Routers are asked each time, because some decide by the request. They are asked for the
-        # database to write to, because a replica may lag.
-        alias = router.db_for_write(self._model)
-        connection = connections[alias]
-        statements = self._compiled.get(alias)
-        if statements is None:
-            statements = self._compiled[alias] = compile_statements(self._table, connection)
-        return connection, statements
 
     @contextmanager
     def _errors(self) -> Generator[None]:

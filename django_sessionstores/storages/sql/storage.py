@@ -10,45 +10,29 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
-from django.db import (
-    DataError,
-    Error,
-    IntegrityError,
-    ProgrammingError,
-    connections,
-    router,
-    transaction,
-)
+from django.db import DataError, Error, IntegrityError, ProgrammingError, transaction
 from django.db.models.functions import Length
 from django.db.transaction import TransactionManagementError
 from django.utils.translation import gettext_noop
 from msgspec.structs import replace
 
-from ...core.phrases import Phrase
 from ...core.records import TOMBSTONES, Record, State
 from ...exceptions import PayloadTooLarge, StorageUnavailable
-from ..base import (
-    Conflict,
-    Gone,
-    Outcome,
-    Page,
-    Storage,
-    Taken,
-    Updated,
-    cursor_error,
-)
+from ..base import Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
 from . import transactions
 from .deadline import LimitedCursor
 from .lost_races import code_of, conflict_before_cleanup, conflict_in_transaction, retry, summary_of
 from .rows import LIST_FIELDS, Row, differs_only_as_saved, record_of, row_of
 from .statements import Statements, compile_statements
+from .table_storage import TableStorage
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -71,7 +55,7 @@ _CURSOR: Final = re.compile(r"\d{1,18}\.([0-9a-f]{40}|~)", re.ASCII)
 that sorts after all ids."""
 
 
-class DatabaseStorage(Storage):
+class DatabaseStorage(TableStorage[Statements]):
     """Records as rows of `StoredSession`, in the database to which the routers write them.
 
     They are read from there as well: a replica may lag, and a session that was just logged in must
@@ -84,7 +68,7 @@ class DatabaseStorage(Storage):
     lists = True
     indexes_users = True
     indexes_counts = True
-    thread_sensitive = True  # Django's connections belong to a thread.
+    _model: type[StoredSession]
 
     def __init__(self) -> None:
         if not apps.is_installed(_APP):
@@ -95,16 +79,11 @@ class DatabaseStorage(Storage):
         # Not at the top: models need an installed app, but this module must be importable without.
         from ...models import StoredSession
 
-        self._model = StoredSession
-        self._compiled: dict[str, Statements] = {}
+        super().__init__(StoredSession, partial(compile_statements, StoredSession))
 
     def describe(self) -> str:
-        connection = self.connection()
-        return Phrase(
-            gettext_noop("table %(table)s in database %(database)s (%(vendor)s)"),
-            table=self._model._meta.db_table,
-            database=repr(connection.alias),
-            vendor=connection.vendor,
+        return self._describe_as(
+            gettext_noop("table %(table)s in database %(database)s (%(vendor)s)")
         )
 
     def write_obstacle(self) -> str:
@@ -256,31 +235,6 @@ class DatabaseStorage(Storage):
             # Which compares without regard to case, and ignores spaces at the end.
             rows = rows.filter(user_id__startswith=user_id, user_id__endswith=user_id)
         return rows
-
-    def in_transaction(self) -> bool:
-        return transactions.is_open(self.connection())
-
-    async def ain_transaction(self) -> bool:
-        return await self._in_thread(self.in_transaction)()
-
-    def after_commit(self, action: Callable[[], object]) -> Callable[[], bool | None]:
-        return transactions.after_commit(self.connection(), action)
-
-    def after_rollback(self, action: Callable[[], object]) -> None:
-        transactions.after_rollback(self.connection(), action)
-
-    def connection(self) -> BaseDatabaseWrapper:
-        """Return Django's connection to the database of the table, which need not be open."""
-        return self._database()[0]
-
-    def _database(self) -> tuple[BaseDatabaseWrapper, Statements]:
-        # Routers are asked each time: some decide by the request.
-        alias = router.db_for_write(self._model)
-        connection = connections[alias]
-        statements = self._compiled.get(alias)
-        if statements is None:
-            statements = self._compiled[alias] = compile_statements(self._model, connection)
-        return connection, statements
 
     def _refusal(self, session_id: str, now: int) -> Conflict | Gone:
         """Return why a write found no row to change."""

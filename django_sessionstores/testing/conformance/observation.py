@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +11,7 @@ from unittest import mock
 
 from asgiref.sync import sync_to_async
 
+from ...core.flow import in_event_loop
 from ...storages.base import Storage
 
 STORAGE_METHODS: Final = (
@@ -65,7 +65,7 @@ class _Watch:
             token, has_hooks = self._enter(storage, name)
             # In an event loop, a hook could not make awaited calls of its own. It has run for the
             # async call that this call is part of.
-            has_hooks = has_hooks and not _in_event_loop()
+            has_hooks = has_hooks and not in_event_loop()
             try:
                 if self._before and has_hooks:
                     self._before(name)
@@ -105,14 +105,6 @@ class _Watch:
         is_default_rotate = set(own) == {"rotate"} and type(storage).rotate is Storage.rotate
         has_hooks = not own or (is_default_rotate and name != "rotate")
         return _open_calls.set((*outer_calls, (storage, name))), has_hooks
-
-
-def _in_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def inner_storages(storage: Storage) -> list[Storage]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from .internals import Storage
@@ -43,17 +45,19 @@ class Recording:
 
     def save(self, must_create: bool = False) -> None:
         """See ``SessionStore.save``."""
-        try:
+        with self._reported():
             super().save(must_create)  # type: ignore[misc]
-        except BaseException as error:
-            _running[0].save_failed(self, error)
-            raise
-        _running[0].saved(self)
 
     async def asave(self, must_create: bool = False) -> None:
         """See ``SessionStore.asave``."""
-        try:
+        with self._reported():
             await super().asave(must_create)  # type: ignore[misc]
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Report whether the save in this context succeeds."""
+        try:
+            yield
         except BaseException as error:
             _running[0].save_failed(self, error)
             raise

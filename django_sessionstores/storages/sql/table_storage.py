@@ -1,0 +1,69 @@
+"""The base class of storages that keep their records in a database table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from django.db import connections, router
+
+from ...core.phrases import Phrase
+from ..base import Storage
+from . import transactions
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+S = TypeVar("S")
+
+
+class TableStorage(Storage, Generic[S]):
+    """A storage in the table of a model, in the database to which the routers write the model.
+
+    ``compile_statements`` returns the SQL statements for a connection. It is called once per
+    database.
+    """
+
+    thread_sensitive = True  # Django's connections belong to a thread.
+
+    def __init__(self, model: Any, compile_statements: Callable[[BaseDatabaseWrapper], S]) -> None:
+        self._model = model
+        self._compile_statements = compile_statements
+        self._compiled: dict[str, S] = {}
+
+    def connection(self) -> BaseDatabaseWrapper:
+        """Return Django's connection to the database of the table, which need not be open."""
+        return self._database()[0]
+
+    def in_transaction(self) -> bool:
+        return transactions.is_open(self.connection())
+
+    async def ain_transaction(self) -> bool:
+        return await self._in_thread(self.in_transaction)()
+
+    def after_commit(self, action: Callable[[], object]) -> Callable[[], bool | None]:
+        return transactions.after_commit(self.connection(), action)
+
+    def after_rollback(self, action: Callable[[], object]) -> None:
+        transactions.after_rollback(self.connection(), action)
+
+    def _database(self) -> tuple[BaseDatabaseWrapper, S]:
+        """Return the connection to the database of the table, and its statements."""
+        # Routers are asked each time, because some decide by the request. They are asked for the
+        # database to write to, because a replica may lag.
+        alias = router.db_for_write(self._model)
+        connection = connections[alias]
+        statements = self._compiled.get(alias)
+        if statements is None:
+            statements = self._compiled[alias] = self._compile_statements(connection)
+        return connection, statements
+
+    def _describe_as(self, text: str) -> str:
+        """Return a phrase about the table, the alias of its database and the vendor."""
+        connection = self.connection()
+        return Phrase(
+            text,
+            table=self._model._meta.db_table,
+            database=repr(connection.alias),
+            vendor=connection.vendor,
+        )
