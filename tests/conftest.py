@@ -215,7 +215,7 @@ def user(django_db_setup: None, django_db_blocker: Any) -> Iterator[Any]:
         user.delete()
 
 
-_MOST_REASONS = 4
+_MAX_REASONS = 4
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -235,11 +235,11 @@ def _tell_skipped(terminalreporter: Any) -> None:
     if not reasons:
         return
     terminalreporter.section("Skipped tests, by reason")
-    for reason, number in reasons.most_common(_MOST_REASONS):
+    for reason, number in reasons.most_common(_MAX_REASONS):
         terminalreporter.write_line(f"{number:>5}  {reason}")
-    rest = reasons.total() - sum(number for _, number in reasons.most_common(_MOST_REASONS))
+    rest = reasons.total() - sum(number for _, number in reasons.most_common(_MAX_REASONS))
     if rest:
-        others = len(reasons) - _MOST_REASONS
+        others = len(reasons) - _MAX_REASONS
         terminalreporter.write_line(f"{rest:>5}  for {others} other reasons, which -rs lists")
 
 

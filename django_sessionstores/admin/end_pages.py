@@ -14,6 +14,7 @@ from django.utils.translation import ngettext
 
 from ..accounts.users import find_user, usernames
 from ..core.records import is_session_id, is_storable
+from ..devices.sessions import MAX_ENDED
 from ..inventory import SessionInfo
 from ..models import Session
 from ..operations.overview import count_of_user
@@ -22,11 +23,10 @@ from .list_page import PER_PAGE, WITHIN
 from .log_entries import Subject, log_number_ended
 from .page import Page
 
-_MOST_ENDED: Final = 5000
-"""How many sessions one request ends: it must answer before the server's timeout."""
-_MOST_PURGED: Final = 50_000
+_MAX_PURGED: Final = 50_000
+"""The most expired sessions that one request removes, to end before its server times out."""
 _SHOWN: Final = 20
-"""How many sessions a question shows at most."""
+"""The most sessions that a question shows."""
 
 
 def end_one(page: Page, session_id: str) -> HttpResponse:
@@ -71,7 +71,7 @@ def end_selected(page: Page) -> HttpResponse:
 
 
 def end_of_user(page: Page, user_id: str) -> HttpResponse:
-    """Ask whether to end all sessions of a user but the reader's own; end them on a POST."""
+    """Ask whether to end all sessions of a user except the reader's own; end them on a POST."""
     user_id = unquote(user_id)
     if not is_storable(user_id):
         return page.redirect_not_found()
@@ -88,18 +88,18 @@ def end_of_user(page: Page, user_id: str) -> HttpResponse:
             back=back,
         )
     own = page.own_ids
-    ended = end_many(page, lambda: inventory.end_all(user_id, but=own, most=_MOST_ENDED))
+    ended = end_many(page, lambda: inventory.end_all(user_id, but=own, most=MAX_ENDED))
     if ended:
         user = find_user(user_id)
         subject = Subject(Session, None, name)
         if user is not None:
             subject = Subject(type(user), user.pk, str(user))
         log_number_ended(page, subject, CHANGE, ended)
-    return redirect_after(page, ended, _MOST_ENDED, back)
+    return redirect_after(page, ended, MAX_ENDED, back)
 
 
 def end_others(page: Page) -> HttpResponse:
-    """Ask whether to end all sessions but the reader's own; end them on a POST."""
+    """Ask whether to end all sessions except the reader's own; end them on a POST."""
     inventory, back = page.inventory, page.url("changelist")
     if page.request.method != "POST":
         number = None
@@ -117,10 +117,10 @@ def end_others(page: Page) -> HttpResponse:
             ),
         )
     own = page.own_ids
-    ended = end_many(page, lambda: inventory.end_everything(but=own, most=_MOST_ENDED))
+    ended = end_many(page, lambda: inventory.end_everything(but=own, most=MAX_ENDED))
     if ended:
         log_number_ended(page, Subject(Session, None, _("all other sessions")), DELETION, ended)
-    return redirect_after(page, ended, _MOST_ENDED, back)
+    return redirect_after(page, ended, MAX_ENDED, back)
 
 
 def purge(page: Page) -> HttpResponse:
@@ -134,10 +134,10 @@ def purge(page: Page) -> HttpResponse:
             back=back,
             warning=_("They have expired already: nobody is logged out."),
         )
-    removed = end_many(page, lambda: inventory.purge(most=_MOST_PURGED), is_purge=True)
+    removed = end_many(page, lambda: inventory.purge(most=_MAX_PURGED), is_purge=True)
     if removed:
         log_number_ended(page, Subject(Session, None, _("expired sessions")), DELETION, removed)
-    return redirect_after(page, removed, _MOST_PURGED, back)
+    return redirect_after(page, removed, _MAX_PURGED, back)
 
 
 def _question(

@@ -17,7 +17,7 @@ from .page import Page
 
 
 def end_each(page: Page, ids: Sequence[str]) -> None:
-    """End the sessions with these ids but the reader's own, and log each of them.
+    """End the sessions with these ids except the reader's own, and log each of them.
 
     Messages say how many ended, how many had ended already, and how many may still be live.
     """

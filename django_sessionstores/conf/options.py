@@ -103,7 +103,7 @@ class Settings:
 
     @cached_property
     def END_ON_PASSWORD_CHANGE(self) -> bool:
-        """Whether a new password ends the user's other sessions: all but the one in which the
+        """Whether a new password ends the user's other sessions: all except the one in which the
         password was changed. With ``False`` they stay in the store, but Django still logs the user
         out of each of them on its next request."""
         return flag("END_ON_PASSWORD_CHANGE", default=True)

@@ -300,7 +300,7 @@ OWNER_OFFSET: Final = HEAD_SIZE + 1
 """The offset of `pack_owner` in the packed form, after the mark of an array of five."""
 
 START_SIZE: Final = 4096
-"""The bytes of the packed form that have all fields but the payload, in almost any record."""
+"""The bytes of the packed form that have all fields except the payload, in almost any record."""
 
 _encode_tail = msgspec.msgpack.Encoder().encode
 _encode_text = msgspec.msgpack.Encoder().encode

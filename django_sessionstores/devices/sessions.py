@@ -22,9 +22,9 @@ from ..core.records import is_session_id
 from ..inventory import Inventory, SessionInfo, SessionPage
 from .names import describe_device, describe_place
 
-MOST_LISTED: Final = 200
+MAX_LISTED: Final = 200
 """The most sessions in a list. Users do not recognise more, and a program may have many."""
-MOST_ENDED: Final = 5000
+MAX_ENDED: Final = 5000
 """The most sessions that one call ends, so that a request ends before its server times out."""
 
 
@@ -84,7 +84,7 @@ class YourSessions:
         return session_id in ids_of_request(self._request)
 
     def list(self) -> YourSessionList:
-        """Return the sessions of the user, at most `MOST_LISTED`."""
+        """Return the sessions of the user, at most `MAX_LISTED`."""
         return run(self._list())
 
     async def alist(self) -> YourSessionList:
@@ -122,7 +122,7 @@ class YourSessions:
         return await arun(self._end(session_id))
 
     def end_others(self) -> int:
-        """End all sessions except the current one, at most `MOST_ENDED`; return how many were live.
+        """End all sessions except the current one, at most `MAX_ENDED`; return how many were live.
 
         Raises `PartlyEnded` if the store stops answering after some of them.
         """
@@ -138,7 +138,7 @@ class YourSessions:
         user_id, current = yield from self._user_and_ids()
         inventory = Inventory()
         page: SessionPage = yield Call(
-            inventory, "list", (), {"user": user_id, "limit": MOST_LISTED}
+            inventory, "list", (), {"user": user_id, "limit": MAX_LISTED}
         )
         found = [*page.sessions]
         if page.next and not any(each.id in current for each in found):
@@ -175,7 +175,7 @@ class YourSessions:
     def _end_others(self) -> Flow[int]:
         user_id, current = yield from self._user_and_ids()
         ended: int = yield Call(
-            Inventory(), "end_all", (user_id,), {"but": current, "most": MOST_ENDED}
+            Inventory(), "end_all", (user_id,), {"but": current, "most": MAX_ENDED}
         )
         return ended
 

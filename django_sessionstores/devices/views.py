@@ -40,7 +40,7 @@ from ..core.lifetime import utc_datetime
 from ..exceptions import CannotList, PartlyEnded
 from ..sessions import SessionStore
 from .sessions import (
-    MOST_ENDED,
+    MAX_ENDED,
     YourSession,
     YourSessionList,
     YourSessions,
@@ -195,7 +195,7 @@ def end_others_page(request: HttpRequest, **captured: Any) -> Answer:
         notices = [_success(_count_text(error.ended)), _warning(text)]
         # Shown in this response, because the store could not serve another page.
         return _render(request, "end_others", 503, messages=notices)
-    if ended < MOST_ENDED:
+    if ended < MAX_ENDED:
         return (yield from _show_result(request, _success(_count_text(ended))))
     text = _("There may be more, because only so many are signed out at a time. Please continue.")
     return (yield from _show_result(request, _success(_count_text(ended)), _warning(text)))
@@ -323,7 +323,7 @@ def api_end_others(request: HttpRequest, **captured: Any) -> Answer:
         ended: int = yield Call(YourSessions(request), "end_others", ())
     except PartlyEnded as error:
         return _json(EndResult(ended=error.ended, is_complete=False), 503)
-    return _json(EndResult(ended=ended, is_complete=ended < MOST_ENDED))
+    return _json(EndResult(ended=ended, is_complete=ended < MAX_ENDED))
 
 
 def api_description() -> Handler:

@@ -21,7 +21,7 @@ from .session_info import SessionInfo, SessionPage, session_info
 
 PAGE_SIZE: Final = 500
 """How many records one call requests if the caller wants all of them."""
-_MOST_AT_ONCE: Final = 10_000
+_MAX_AT_ONCE: Final = 10_000
 """How many records one call requests at most, however long a page the caller wants."""
 
 
@@ -48,7 +48,7 @@ class Listing(msgspec.Struct, frozen=True):
         user_id = filters.user_id if is_indexed else None
         requested = limit
         while True:
-            requested = int(min(requested, unseen, _MOST_AT_ONCE))
+            requested = int(min(requested, unseen, _MAX_AT_ONCE))
             page = yield from self.scan(cursor, requested, user_id)
             previous = _previous_ids(page.records)
             places = [

@@ -35,7 +35,7 @@ from .checks.previous_backends import shared_parts
 PATIENCE: Final = 1.0
 """Seconds after which a copy in the source counts as left by a killed run. Until then, the request
 that has stored the session in the target may be about to remove the copy."""
-_MOST_REASONS: Final = 20
+_MAX_REASONS: Final = 20
 
 
 class Outcome(StrEnum):
@@ -70,7 +70,7 @@ class Report(msgspec.Struct, kw_only=True):
         if isinstance(outcome, Outcome):
             setattr(self, outcome.value, getattr(self, outcome.value) + 1)
             return
-        if outcome not in self.unreadable and len(self.unreadable) >= _MOST_REASONS:
+        if outcome not in self.unreadable and len(self.unreadable) >= _MAX_REASONS:
             outcome = "for other reasons"
         self.unreadable[outcome] = self.unreadable.get(outcome, 0) + 1
 

@@ -25,7 +25,7 @@ _STEPS: Final = tuple(
     for hours in (1, 2, 4, 8, 24, 48, 7 * 24, 14 * 24, 28 * 24, 91 * 24, 365 * 24)
 )
 """The spans of time that a column can stand for."""
-_MOST_COLUMNS: Final = 30
+_MAX_COLUMNS: Final = 30
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -67,9 +67,9 @@ def columns(moments: Sequence[datetime], now: datetime) -> Columns:
     Each span is as short as possible, from an hour up, for the chart to have about 30 columns.
     """
     first, last = min([now, *moments]), max([now, *moments])
-    step = next((step for step in _STEPS if (last - first) / step < _MOST_COLUMNS - 1), None)
+    step = next((step for step in _STEPS if (last - first) / step < _MAX_COLUMNS - 1), None)
     if step is None:
-        step = (last - first) / (_MOST_COLUMNS - 1)
+        step = (last - first) / (_MAX_COLUMNS - 1)
     # The spans are counted from now, so that no column is both in the past and in the future.
     before = -((first - now) // step) or 1
     counts = [0] * (before + (last - now) // step + (last > now))

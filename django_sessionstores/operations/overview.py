@@ -28,7 +28,7 @@ from .charts import (
 
 SAMPLE: Final = 1000
 """How many sessions are read at most."""
-_MOST_DEVICES: Final = 8
+_MAX_DEVICES: Final = 8
 """How many kinds of devices are listed; the rest are summed up."""
 _DAYS: Final = 30
 """Days of the long period of a history."""
@@ -164,7 +164,7 @@ def count_of_user(inventory: Inventory, user: Any) -> int | None:
 
 def _devices(sessions: Sequence[SessionInfo]) -> list[Row]:
     counts = Counter(describe_device(each.user_agent) for each in sessions)
-    most = counts.most_common(_MOST_DEVICES)
+    most = counts.most_common(_MAX_DEVICES)
     others = counts.total() - sum(number for _device, number in most)
     return rows([*most, (_("Others"), others)] if others else most)
 

@@ -35,7 +35,7 @@ KEPT: Final = timedelta(days=31)
 """How long the counts of an hour stay in the table."""
 CREATED: Final = ""
 """Stands for a reason in counts of created sessions."""
-_MOST_WAITING: Final = 1000
+_MAX_WAITING: Final = 1000
 """How many counts a process keeps while the database is unreachable: about a month of them."""
 _HOUR: Final = 3_600_000
 """Milliseconds of an hour."""
@@ -113,7 +113,7 @@ class Statistics:
     def _take_back(self, numbers: Numbers) -> None:
         with self._lock:
             self._waiting.update(numbers)
-            while len(self._waiting) > _MOST_WAITING:
+            while len(self._waiting) > _MAX_WAITING:
                 del self._waiting[min(self._waiting)]
 
 

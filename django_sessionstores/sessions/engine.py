@@ -70,8 +70,8 @@ class Engine(SessionBase):
 
     @classmethod
     def storage(cls) -> Storage:
-        """Return the storage of this engine, with the migration and the session limit around it
-        that the settings ask for."""
+        """Return the storage of this engine, wrapped for migration and the session limit, if the
+        settings ask for them."""
         storage = Engine._storages.get(cls)
         if storage is None:
             storage = own = cls.own_storage()

@@ -36,7 +36,7 @@ from ..storages.revocation import is_in_grace
 from . import drafting, verification
 from .state import Environment, Rotating, RotationCause, Stored
 
-_MOST_JOINED: Final = 20
+_MAX_JOINED: Final = 20
 """How many rotations a request may follow that were made while it was running."""
 
 
@@ -121,7 +121,7 @@ def join(
     `has_proof`, the keys in between may have been superseded.
     """
     key, record = previous.key, tombstone
-    for _ in range(_MOST_JOINED):
+    for _ in range(_MAX_JOINED):
         found: Record | None = None
         if env.storage.holds_in_key:
             # The registry keeps the changes since the known record, and applies them to it. That

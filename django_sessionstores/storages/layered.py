@@ -33,7 +33,7 @@ from .uncommitted import UncommittedWrites
 
 logger: Final = logging.getLogger("django_sessionstores")
 
-_MOST_SUSPECTS: Final = 10_000
+_MAX_SUSPECTS: Final = 10_000
 """The maximum number of sessions that are remembered because the cache may have an outdated copy,
 about two megabytes. If there are more, all sessions are suspect."""
 
@@ -337,7 +337,7 @@ class LayeredStorage(ComposedStorage):
             self._suspects[session_id] = now + self._lease
             while self._suspects and next(iter(self._suspects.values())) <= now:
                 del self._suspects[next(iter(self._suspects))]
-            if len(self._suspects) > _MOST_SUSPECTS:
+            if len(self._suspects) > _MAX_SUSPECTS:
                 self._suspects.clear()
                 self._distrusted_until = now + self._lease
 

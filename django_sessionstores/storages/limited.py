@@ -26,6 +26,7 @@ _Records: TypeAlias = list[Record]
 """The records of one session."""
 
 _PAGE: Final = 500
+"""How many records one call lists."""
 _LOCK_SECONDS: Final = 10
 """How long the lock of a user stays if its process was killed."""
 _PAUSES: Final = (0.002, 0.02)
@@ -93,6 +94,11 @@ class LimitedStorage(Wrapper):
         return outcome
 
     def _count_again(self, outcome: Updated) -> Flow[Updated]:
+        """End surplus sessions after the session of a login was stored without the lock.
+
+        ``outcome`` is that of storing the session. Repeats until the lock is held all the time.
+        Raises `SessionLimitReached`, and deletes the session, if the limit refuses it after all.
+        """
         record, is_held = outcome.record, False
         while not is_held:
             lock = yield from self._lock(str(record.user_id))
@@ -127,7 +133,7 @@ class LimitedStorage(Wrapper):
                 f"The user has {self._most} sessions, as many as SESSIONSTORES['MAX_SESSIONS'] "
                 "allows."
             )
-        return sorted(others, key=_age, reverse=True)[self._most - 1 :]
+        return sorted(others, key=_creation, reverse=True)[self._most - 1 :]
 
     def _other_sessions(self, record: Record, base: Record | None) -> Flow[list[_Records]]:
         """Return the other live sessions of the same user, each with all its records.
@@ -168,6 +174,7 @@ class LimitedStorage(Wrapper):
         return kept
 
     def _is_lost(self, session_id: str) -> Flow[bool]:
+        """Return whether the data of a listed session is no longer stored."""
         try:
             # A tombstone says that the session has got another key since it was listed.
             return (yield from self._calls.read_latest(session_id)) is None
@@ -175,6 +182,7 @@ class LimitedStorage(Wrapper):
             return False  # It may be readable with the right keys.
 
     def _evict(self, outcome: Updated, surplus: Sequence[_Records]) -> Flow[Updated]:
+        """End the surplus sessions; return the outcome with those that were live."""
         evicted = []
         for records in surplus:
             was_live = False
@@ -215,17 +223,18 @@ class LimitedStorage(Wrapper):
 
     def _unlock(self, lock: Record) -> Flow[bool]:
         """Release a lock, and return whether it was held until now."""
-        # Expired for the clock of any server.
-        over = msgspec.structs.replace(lock, version=next_version(lock.version), expires=1)
+        # This time has passed by the clock of any server.
+        released = msgspec.structs.replace(lock, version=next_version(lock.version), expires=1)
         # Without this, the lock ends when it expires.
         with suppress(StorageUnavailable):
             now = min(clock.now(), lock.expires - 1)
-            outcome = yield from self._locks.update(over, lock, now)
+            outcome = yield from self._locks.update(released, lock, now)
             return isinstance(outcome, Updated)
         return True
 
 
 def _lock_of(user_id: str, now: int) -> Record:
+    """Return a new lock of a user, which expires `_LOCK_SECONDS` after ``now``."""
     digest = hashlib.blake2b(user_id.encode(), digest_size=20, person=b"session limit")
     return Record(
         id=digest.hexdigest(),
@@ -239,6 +248,7 @@ def _lock_of(user_id: str, now: int) -> Record:
 
 
 def _deadline_of(record: Record) -> int:
+    """Return when the timeouts end a session, in milliseconds since the epoch."""
     return conf.settings.timeouts.end(record.created, record.last_activity)
 
 
@@ -248,9 +258,11 @@ def _latest_record(records: _Records) -> Record:
 
 
 def _last_write(record: Record) -> tuple[int, int]:
+    """Return the last activity and the version of a record, to sort records by their age."""
     return record.last_activity, record.version
 
 
-def _age(records: _Records) -> tuple[int, str]:
+def _creation(records: _Records) -> tuple[int, str]:
+    """Return when a session was created, and its id, to sort sessions by their creation."""
     record = _latest_record(records)
     return record.created, record.id

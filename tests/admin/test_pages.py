@@ -545,7 +545,7 @@ def test_more_than_one_request_can_end(
     site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reader is told to go on, and stays at the question."""
-    monkeypatch.setattr(end_pages, "_MOST_ENDED", 2)
+    monkeypatch.setattr(end_pages, "MAX_ENDED", 2)
     sessions = [stored(site) for _ in range(3)]
     answer = confirmed(client, f"{PAGES}end-others/")
     assert "2 sessions were ended. There may be more" in said(answer)

@@ -245,7 +245,7 @@ def test_more_devices_than_a_page_has(
     site: Any, ada: Any, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This one is among them, and it is said that there are more."""
-    monkeypatch.setattr(your_sessions, "MOST_LISTED", 3)
+    monkeypatch.setattr(your_sessions, "MAX_LISTED", 3)
     for _ in range(8):
         stored(site, ada)
     page = browser.get()
@@ -336,7 +336,7 @@ def test_end_more_than_one_request_can(
 ) -> None:
     """The user is told to go on."""
     for module in (your_sessions, views):
-        monkeypatch.setattr(module, "MOST_ENDED", 2)
+        monkeypatch.setattr(module, "MAX_ENDED", 2)
     for _ in range(4):
         stored(site, ada)
     answer = browser.post("end-others/")

@@ -410,7 +410,11 @@ def test_an_outage_in_the_middle(
         (["--from", f"{OURS}.memory"], 1, "are in the memory of each process"),
         (["--from", f"{DJANGO}.db", "--to", f"{DJANGO}.cache"], 1, "digests of the session keys"),
         (["--from", f"{DJANGO}.db", "--to", f"{OURS}.cookie"], 1, "only a request can store one"),
-        (["--from", f"{DJANGO}.db", "--to", f"{OURS}.memory"], 1, "are in the memory of each process"),
+        (
+            ["--from", f"{DJANGO}.db", "--to", f"{OURS}.memory"],
+            1,
+            "are in the memory of each process",
+        ),
         (["--from", f"{DJANGO}.db", "--to", "nothing.there"], 1, "--to nothing.there"),
         (["--from", f"{OURS}.db", "--to", f"{OURS}.cached_db"], 1, "nothing to move"),
         (["--from", f"{DJANGO}.cached_db", "--from-cache", "none"], 1, "CACHES does not have"),

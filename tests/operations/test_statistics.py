@@ -199,11 +199,11 @@ def test_a_database_that_is_unreachable_fails_no_request(
 @ONE
 def test_what_waits_for_the_database_is_bounded(counting: statistics.Statistics) -> None:
     with mock.patch.object(counting, "_store", side_effect=DatabaseError("away")):
-        for hour in range(statistics._MOST_WAITING + 50):
+        for hour in range(statistics._MAX_WAITING + 50):
             with at(now() + hour * HOUR):
                 counting.note(statistics.signals.session_created, object, {})
             counting.flush()
-    assert len(counting._waiting) == statistics._MOST_WAITING
+    assert len(counting._waiting) == statistics._MAX_WAITING
     assert min(counting._waiting)[0] == now() // HOUR + 50  # The oldest went.
 
 

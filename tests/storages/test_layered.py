@@ -361,7 +361,7 @@ def test_suspects_are_forgotten_after_a_lease(storage, cache, clock):
 
 def test_too_many_suspects_make_all_copies_suspect(storage, cache, clock, monkeypatch):
     """What cannot be remembered must not be believed, and memory has an end."""
-    monkeypatch.setattr(layered, "_MOST_SUSPECTS", 5)
+    monkeypatch.setattr(layered, "_MAX_SUSPECTS", 5)
     storage.create(record(), NOW)
     cache.fails_with = StorageUnavailable("away")
     for number in range(10, 16):

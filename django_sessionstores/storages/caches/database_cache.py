@@ -57,9 +57,9 @@ from .cache_table import (
 _ROUNDS: Final = 50
 
 # Below the 999 parameters that every SQLite accepts.
-_MOST_PURGED: Final = 500
+_MAX_PURGED: Final = 500
 
-_MOST_LISTED: Final = 1000
+_MAX_LISTED: Final = 1000
 """The maximum number of rows that one statement of a list reads."""
 
 _MYSQL_PACKET_TOO_LARGE: Final = 1153
@@ -145,7 +145,7 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         connection, statements = self._database()
         moment = second_of(now, connection)
         with self._errors(), connection.cursor() as cursor:
-            cursor.execute(statements.find_expired, (moment, min(batch, _MOST_PURGED)))
+            cursor.execute(statements.find_expired, (moment, min(batch, _MAX_PURGED)))
             keys = [row[0] for row in cursor.fetchall()]
             if not keys:
                 return 0
@@ -169,7 +169,7 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         The count of all sessions leaves out those that expire within this second.
         """
         if user_id is not None:
-            records = self._records("", _MOST_LISTED, user_id)
+            records = self._records("", _MAX_LISTED, user_id)
             return sum(record.is_live(now) for record in records)
         connection, statements = self._database()
         prefix = self._prefix()
@@ -272,7 +272,7 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         prefix = self._prefix()
         start = prefix + NAMESPACE
         key, end, letters = start + last, prefix + NAMESPACE_END, owner_letters(user_id)
-        at_once = min(limit + 1, _MOST_LISTED) if user_id is None else _MOST_LISTED
+        at_once = min(limit + 1, _MAX_LISTED) if user_id is None else _MAX_LISTED
         wanted = (LIVE_VALUES, len(letters), letters, LIVE_VALUES)
         while True:
             connection, statements = self._database()

@@ -39,7 +39,7 @@ T = TypeVar("T")
 _ERRORS: Final = (RedisError, RedisClusterException, OSError)
 _BATCH: Final = 1000
 
-_MOST_CONNECTIONS: Final = 50
+_MAX_CONNECTIONS: Final = 50
 """The connections of a loop. Each is in use for as long as a command takes; more commands wait."""
 _LONGEST_WAIT: Final = 20.0
 """Seconds that a command waits for a connection, if the settings have no timeout."""
@@ -281,7 +281,7 @@ def _awaiting_pool(client: Any) -> awaited.ConnectionPool | None:
             arguments[name] = value
     return awaited.BlockingConnectionPool(
         connection_class=connection_class,
-        max_connections=min(pool.max_connections, _MOST_CONNECTIONS),
+        max_connections=min(pool.max_connections, _MAX_CONNECTIONS),
         timeout=arguments.get("socket_timeout") or _LONGEST_WAIT,
         **arguments,
     )

@@ -28,7 +28,7 @@ _ATOMIC: Final = (
 _MANUAL: Final = ("put.a+save@manual", "put.a+save@undone", "login.1+save@manual")
 _OPERATOR: Final = ("end.x", "end.y", "delete_key.x", "end_all.1", "deactivate.2", "purge")
 _BROWSERS: Final = "xyzw"
-_MOST_ACTIVE: Final = 3
+_MAX_ACTIVE: Final = 3
 _SITE: Final = 40
 """The number of programs that run in a site before another site is set up."""
 
@@ -149,7 +149,7 @@ class _Drawing:
             return self._wait()
         if kind < 0.22 and self._faults:
             return chance.choice(("evict", "secret", "away.cache", "back.cache"))
-        if active and (kind < 0.7 or len(active) >= _MOST_ACTIVE):
+        if active and (kind < 0.7 or len(active) >= _MAX_ACTIVE):
             label = chance.choice(active).label
             if self._faults and chance.random() < 0.05:
                 return f"{label}{chance.choice('-~!%' if self._is_async else '-~!')}"

@@ -372,7 +372,7 @@ def test_a_statement_of_a_list_looks_at_so_many_rows(
     storage: Any, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However rare the user is who is looked for: a statement past the limit would be an outage."""
-    monkeypatch.setattr(database_cache, "_MOST_LISTED", 3)
+    monkeypatch.setattr(database_cache, "_MAX_LISTED", 3)
     for n in range(10):
         storage.create(make_record(f"{n:040}", user_id="7" if n == 8 else "8"), now())
     with CaptureQueriesContext(connection) as queries:

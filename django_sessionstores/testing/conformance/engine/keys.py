@@ -14,7 +14,7 @@ from .case import EngineCase
 class KeyTests(EngineCase):
     """The keys that open a session, and their secrecy."""
 
-    def test_the_session_id_is_no_key(self) -> None:
+    def test_the_session_id_is_not_a_session_key(self) -> None:
         """The session id cannot be used as a session key.
 
         Anyone who reads a log or the store must not be able to present an id as a cookie.

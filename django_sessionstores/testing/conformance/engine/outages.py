@@ -12,7 +12,7 @@ from .case import EngineCase
 class OutageTests(EngineCase):
     """Sessions during and after an outage."""
 
-    def test_an_outage_is_no_empty_session(self) -> None:
+    def test_an_outage_does_not_read_as_an_empty_session(self) -> None:
         """An outage raises StorageUnavailable and does not read as an empty session.
 
         Confusing the two would log every user out.

@@ -23,7 +23,7 @@ class SavingTests(EngineCase):
         assert self.data(key) == {}
         assert not self.session(key).exists(key)
 
-    def test_an_unknown_key_is_not_adopted(self) -> None:
+    def test_a_save_under_an_unknown_key_uses_a_new_key(self) -> None:
         """A save under an unknown key uses a new key.
 
         Otherwise an attacker could choose the key of a session (session fixation).
@@ -82,7 +82,7 @@ class SavingTests(EngineCase):
         session.save()
         assert self.data(session.session_key) == {"cart": {"lines": [{"n": 2}]}}
 
-    def test_delete_is_harmless_where_there_is_nothing(self) -> None:
+    def test_deleting_what_does_not_exist_does_not_raise(self) -> None:
         """Deleting a session twice, or one that never existed, does not raise.
 
         A user may log out twice.

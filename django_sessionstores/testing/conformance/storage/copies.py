@@ -70,7 +70,7 @@ class CopyTests(StorageCase):
         self.cache.fill(successor(record), now() + HOUR, now())
         assert self.store.read(record.id).state is State.ENDED
 
-    def test_a_tombstone_is_put_where_there_is_no_copy(self) -> None:
+    def test_a_tombstone_is_stored_even_without_a_copy(self) -> None:
         """A tombstone is stored even if the cache does not hold a copy.
 
         A reader may be about to fill the cache.

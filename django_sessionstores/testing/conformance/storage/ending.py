@@ -22,7 +22,7 @@ class DeletionTests(StorageCase):
         self.store.delete(base.id)
         self.assert_gone(base.id)
 
-    def test_delete_is_harmless_where_there_is_nothing(self) -> None:
+    def test_deleting_what_does_not_exist_does_not_raise(self) -> None:
         """Deleting a record that does not exist does not raise.
 
         A user may log out twice, or after the session has expired.
