@@ -15,12 +15,7 @@ import pytest
 from django_sessionstores import middleware, signals
 from django_sessionstores.core import clock
 from django_sessionstores.core.flow import Flow
-from django_sessionstores.core.records import (
-    Record,
-    SecretText,
-    State,
-    draw_key,
-)
+from django_sessionstores.core.records import Record, SecretText, State, draw_key
 from django_sessionstores.exceptions import SessionLimitReached, StorageUnavailable
 from django_sessionstores.inventory.ending import Ending
 from django_sessionstores.migration import lazy
@@ -230,7 +225,7 @@ def count_nobody(plant: pytest.MonkeyPatch) -> None:
 
 
 def evict_the_newest(plant: pytest.MonkeyPatch) -> None:
-    plant.setattr(limited, "_age", lambda records: (-records[0].created, records[0].id))
+    plant.setattr(limited, "_creation", lambda records: (-records[0].created, records[0].id))
 
 
 def evict_everybody(plant: pytest.MonkeyPatch) -> None:
