@@ -30,12 +30,7 @@ from django.utils.translation import gettext
 
 from .conf import settings, trusted_proxies
 from .core.client import clean_user_agent, client_ip
-from .core.flow import (
-    Call,
-    Flow,
-    arun,
-    run,
-)
+from .core.flow import Call, Flow, arun, run
 from .core.records import Client, as_secret
 from .exceptions import StorageUnavailable
 from .payloads.cookie_chunks import join, parts, split

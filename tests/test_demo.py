@@ -22,15 +22,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django_sessionstores.core.records import session_id
 from testproject import engines
 from tests import ROOT
-from tests.services import (
-    HOST,
-    MariaDB,
-    Memcached,
-    PostgreSQL,
-    Redis,
-    free_port,
-    wait_until,
-)
+from tests.services import HOST, MariaDB, Memcached, PostgreSQL, Redis, free_port, wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -40,16 +40,7 @@ from django_sessionstores.testing import DAY, at, observed
 from testproject.management.commands.translations import update
 from tests import ROOT
 from tests.admin import test_pages
-from tests.admin.test_pages import (
-    PAGES,
-    confirmed,
-    detail,
-    expired,
-    now,
-    person,
-    stored,
-    text,
-)
+from tests.admin.test_pages import PAGES, confirmed, detail, expired, now, person, stored, text
 from tests.services import executable, skip_or_fail
 
 PACKAGE = ROOT / "django_sessionstores"

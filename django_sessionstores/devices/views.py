@@ -30,21 +30,11 @@ from ..accounts import recent_authentication
 from ..accounts.users import RequestUser
 from ..conf import settings
 from ..core import clock
-from ..core.flow import (
-    Call,
-    Flow,
-    arun,
-    run,
-)
+from ..core.flow import Call, Flow, arun, run
 from ..core.lifetime import utc_datetime
 from ..exceptions import CannotList, PartlyEnded
 from ..sessions import SessionStore
-from .sessions import (
-    MAX_ENDED,
-    YourSession,
-    YourSessionList,
-    YourSessions,
-)
+from .sessions import MAX_ENDED, YourSession, YourSessionList, YourSessions
 
 Answer = Flow[HttpResponse]
 Handler = Callable[..., Answer]

@@ -32,13 +32,7 @@ from django.conf import settings as django_settings
 
 from ..conf import codec, previous_backend, reset_on_change, settings
 from ..core import clock
-from ..core.flow import (
-    Call,
-    Flow,
-    Pause,
-    arun,
-    run,
-)
+from ..core.flow import Call, Flow, Pause, arun, run
 from ..core.records import (
     Record,
     SecretText,

@@ -18,13 +18,7 @@ from ..core import clock
 from ..devices.names import describe_device
 from ..inventory import Inventory, SessionInfo
 from . import statistics
-from .charts import (
-    Columns,
-    Row,
-    columns,
-    rows,
-    spans,
-)
+from .charts import Columns, Row, columns, rows, spans
 
 SAMPLE: Final = 1000
 """How many sessions are read at most."""

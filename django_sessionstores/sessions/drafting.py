@@ -7,14 +7,7 @@ from typing import Any, Final
 
 from ..conf import codec, key_ring, settings
 from ..core import clock, lifetime
-from ..core.records import (
-    Changes,
-    Record,
-    SecretDict,
-    State,
-    next_version,
-    session_id,
-)
+from ..core.records import Changes, Record, SecretDict, State, next_version, session_id
 from ..exceptions import PayloadTooLarge
 from ..payloads.codec import Snapshot, change_context, newest_data
 from ..payloads.merge import AUTHENTICATED_AT, changes

@@ -8,11 +8,7 @@ from typing import NamedTuple
 from ..conf import settings
 from ..core import clock
 from ..core.flow import Flow
-from ..core.records import (
-    Record,
-    SecretText,
-    make_tombstone,
-)
+from ..core.records import Record, SecretText, make_tombstone
 from ..core.records import State as RecordState
 from ..exceptions import UnreadablePayload
 from ..payloads.codec import Snapshot

@@ -11,13 +11,8 @@ from django.core.signals import setting_changed
 from ..conf import NAME, codec, settings, stated_options
 from ..core import clock
 from ..core.flow import Flow
-from ..core.records import (
-    Record,
-)
-from ..exceptions import (
-    PartlyEnded,
-    StorageUnavailable,
-)
+from ..core.records import Record
+from ..exceptions import PartlyEnded, StorageUnavailable
 from ..migration.lazy import MigratingStorage
 from ..payloads.codec import newest_data
 from ..storages.base import Storage

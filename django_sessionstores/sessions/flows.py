@@ -10,16 +10,8 @@ from msgspec.structs import replace
 from ..conf import codec
 from ..core import clock
 from ..core.flow import Flow
-from ..core.records import (
-    SecretDict,
-    SecretText,
-    draw_key,
-)
-from ..exceptions import (
-    PayloadTooLarge,
-    SessionEnded,
-    StorageUnavailable,
-)
+from ..core.records import SecretDict, SecretText, draw_key
+from ..exceptions import PayloadTooLarge, SessionEnded, StorageUnavailable
 from ..payloads.merge import merge
 from ..storages.calls import Calls
 from ..storages.revocation import EndedSession, is_in_grace

@@ -13,16 +13,8 @@ from .. import signals
 from ..conf import codec
 from ..core import clock
 from ..core.flow import Flow, run
-from ..core.records import (
-    SecretDict,
-    SecretText,
-    draw_key,
-    session_id,
-)
-from ..exceptions import (
-    StorageUnavailable,
-    UnserializableValue,
-)
+from ..core.records import SecretDict, SecretText, draw_key, session_id
+from ..exceptions import StorageUnavailable, UnserializableValue
 from ..payloads.codec import Snapshot
 from ..storages.calls import Calls
 from . import drafting, request_sessions

@@ -17,17 +17,7 @@ from ..core.records import State as RecordState
 from ..exceptions import StorageUnavailable, UnreadablePayload
 from ..storages.revocation import is_in_grace
 from . import drafting, rotation
-from .state import (
-    Dead,
-    Environment,
-    Event,
-    New,
-    State,
-    Stored,
-    Unreachable,
-    Unread,
-    Unreadable,
-)
+from .state import Dead, Environment, Event, New, State, Stored, Unreachable, Unread, Unreadable
 
 security_logger = logging.getLogger("django.security.SuspiciousSession")
 

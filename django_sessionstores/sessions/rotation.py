@@ -22,13 +22,7 @@ from django.contrib.auth import HASH_SESSION_KEY
 from ..conf import key_ring, settings
 from ..core import clock
 from ..core.flow import Call, Flow
-from ..core.records import (
-    Record,
-    SecretText,
-    State,
-    make_tombstone,
-    session_id,
-)
+from ..core.records import Record, SecretText, State, make_tombstone, session_id
 from ..exceptions import SessionConflict
 from ..payloads.codec import Snapshot
 from ..payloads.merge import AUTH_KEYS, AUTHENTICATED_AT

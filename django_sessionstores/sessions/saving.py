@@ -19,21 +19,9 @@ from .. import signals
 from ..conf import codec, settings
 from ..core import clock
 from ..core.flow import Call, Flow, Pause
-from ..core.records import (
-    Client,
-    Record,
-    SecretText,
-    draw_key,
-    make_tombstone,
-    with_times,
-)
+from ..core.records import Client, Record, SecretText, draw_key, make_tombstone, with_times
 from ..core.records import State as RecordState
-from ..exceptions import (
-    SessionConflict,
-    SessionEnded,
-    StorageUnavailable,
-    UnreadablePayload,
-)
+from ..exceptions import SessionConflict, SessionEnded, StorageUnavailable, UnreadablePayload
 from ..payloads.codec import Snapshot
 from ..payloads.merge import changes
 from ..storages import revocation

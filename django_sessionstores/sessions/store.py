@@ -14,20 +14,12 @@ from django.utils.module_loading import import_string
 from ..conf import settings
 from ..core import lifetime
 from ..core.flow import arun, run
-from ..core.records import (
-    SecretText,
-    as_secret,
-    draw_key,
-)
+from ..core.records import SecretText, as_secret, draw_key
 from . import drafting
 from .engine import purge_expired
 from .flows import SessionFlows
 from .rollback import ProvisionalStates
-from .state import (
-    Dead,
-    New,
-    Stored,
-)
+from .state import Dead, New, Stored
 
 T = TypeVar("T")
 

@@ -28,14 +28,7 @@ from asgiref.sync import sync_to_async
 
 from .. import conf
 from ..core.flow import Call, Flow, run
-from ..core.records import (
-    Record,
-    State,
-    is_session_id,
-    is_well_formed,
-    list_entry,
-    session_id,
-)
+from ..core.records import Record, State, is_session_id, is_well_formed, list_entry, session_id
 
 if TYPE_CHECKING:
     from ..payloads.codec import Codec

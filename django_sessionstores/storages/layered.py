@@ -14,18 +14,8 @@ from django.utils.translation import gettext_noop
 from ..core import clock
 from ..core.flow import Call, Flow, run
 from ..core.phrases import Phrase
-from ..core.records import (
-    Record,
-    State,
-    make_tombstone,
-    with_times,
-)
-from ..exceptions import (
-    PayloadTooLarge,
-    StorageFull,
-    StorageUnavailable,
-    UnreadablePayload,
-)
+from ..core.records import Record, State, make_tombstone, with_times
+from ..exceptions import PayloadTooLarge, StorageFull, StorageUnavailable, UnreadablePayload
 from .base import CacheStorage, Conflict, Gone, Outcome, Storage, Taken, Updated
 from .composed import ComposedStorage
 from .copies import make_copy, read_copy

@@ -11,18 +11,7 @@ from django.utils.translation import gettext_noop
 
 from ..core.phrases import Phrase
 from ..core.records import Record, State, with_times
-from .base import (
-    Outcome,
-    P,
-    Page,
-    Storage,
-    T,
-    Taken,
-    Updated,
-    id_of_cursor,
-    page_of,
-    refusal,
-)
+from .base import Outcome, P, Page, Storage, T, Taken, Updated, id_of_cursor, page_of, refusal
 
 _NEVER: Final = 2**63
 

@@ -8,12 +8,7 @@ from unittest import mock
 
 import pytest
 from django.apps import apps
-from django.contrib.auth import (
-    BACKEND_SESSION_KEY,
-    HASH_SESSION_KEY,
-    SESSION_KEY,
-    get_user_model,
-)
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
 from django.contrib.auth.models import User
 from django.db import models, transaction
 from django.db.models import signals as model_signals

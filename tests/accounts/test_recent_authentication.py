@@ -9,10 +9,7 @@ from unittest import mock
 import pytest
 from asgiref.sync import async_to_sync
 from django.conf import settings as django_settings
-from django.contrib.auth import (
-    get_user_model,
-    login,
-)
+from django.contrib.auth import get_user_model, login
 from django.contrib.auth.signals import user_logged_in
 from django.contrib.auth.views import LoginView
 from django.core.exceptions import ImproperlyConfigured

@@ -16,12 +16,7 @@ from django.test import Client, override_settings
 
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.flow import run
-from django_sessionstores.core.records import (
-    Record,
-    draw_key,
-    pack,
-    session_id,
-)
+from django_sessionstores.core.records import Record, draw_key, pack, session_id
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.storages.caches.database_cache import DatabaseCacheStorage
 from django_sessionstores.storages.redis import scripts as redis_scripts

@@ -27,12 +27,7 @@ from tests.management.test_sessions import (
     transcripts,
     typed,
 )
-from tests.migration.previous_backends import (
-    DJANGO,
-    at_django,
-    empty_django,
-    migrating,
-)
+from tests.migration.previous_backends import DJANGO, at_django, empty_django, migrating
 from tests.services import RedisCluster, shared_service
 
 __all__ = ["answers"]

@@ -8,13 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_sessionstores.operations.charts import (
-    HEIGHT,
-    ROW_WIDTH,
-    columns,
-    position,
-    rows,
-)
+from django_sessionstores.operations.charts import HEIGHT, ROW_WIDTH, columns, position, rows
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 

@@ -11,12 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from django_sessionstores.payloads import cookie_chunks
-from django_sessionstores.payloads.cookie_chunks import (
-    LIMIT,
-    join,
-    parts,
-    split,
-)
+from django_sessionstores.payloads.cookie_chunks import LIMIT, join, parts, split
 
 NAMES = ("sessionid", "__Host-session", "s")
 ALPHABET = string.ascii_letters + string.digits + "-_"

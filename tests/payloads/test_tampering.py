@@ -16,14 +16,7 @@ from django.db import connections
 from django.test import Client, override_settings
 
 from django_sessionstores.conf import codec
-from django_sessionstores.core.records import (
-    HEAD_SIZE,
-    Record,
-    draw_key,
-    pack,
-    session_id,
-    unpack,
-)
+from django_sessionstores.core.records import HEAD_SIZE, Record, draw_key, pack, session_id, unpack
 from django_sessionstores.exceptions import SessionConflict, SessionEnded, UnreadablePayload
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.storages.layered import LayeredStorage

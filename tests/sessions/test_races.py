@@ -21,12 +21,7 @@ from django_sessionstores.exceptions import SessionConflict, SessionEnded
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.testing import Twin, at, inner_storages, observed
 from tests import ROOT
-from tests.sessions.race_worker import (
-    ROUNDS,
-    SHARED_KEYS,
-    WRITERS,
-    write_in_threads,
-)
+from tests.sessions.race_worker import ROUNDS, SHARED_KEYS, WRITERS, write_in_threads
 
 # Of the others' keys each is as good as the next, see `CookieStorage`.
 pytestmark = pytest.mark.authoritative

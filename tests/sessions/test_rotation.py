@@ -15,13 +15,7 @@ from django_sessionstores.sessions import rotation
 from django_sessionstores.testing import HOUR, Twin, at, in_threads
 from tests.migration.previous_backends import DJANGO, migrating
 from tests.sessions.test_lifetimes import limits
-from tests.sessions.test_races import (
-    ADA,
-    at_each_stop,
-    both_ways,
-    log_out,
-    setting,
-)
+from tests.sessions.test_races import ADA, at_each_stop, both_ways, log_out, setting
 
 COOKIE = "sessionid"
 MINUTE = 60_000

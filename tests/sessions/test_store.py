@@ -23,12 +23,7 @@ from django.views.debug import ExceptionReporter
 from django_sessionstores.conf import codec
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.records import Client as ClientOfRequest
-from django_sessionstores.core.records import (
-    Record,
-    State,
-    draw_key,
-    session_id,
-)
+from django_sessionstores.core.records import Record, State, draw_key, session_id
 from django_sessionstores.exceptions import (
     PayloadTooLarge,
     SessionConflict,

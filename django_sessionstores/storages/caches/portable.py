@@ -27,15 +27,7 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.utils.translation import gettext_noop
 
 from ...core.phrases import Phrase
-from ...core.records import (
-    Record,
-    State,
-    is_session_id,
-    pack,
-    unpack,
-    unpack_start,
-    with_times,
-)
+from ...core.records import Record, State, is_session_id, pack, unpack, unpack_start, with_times
 from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..base import (
     NAMESPACE,

@@ -11,22 +11,9 @@ from django.core.cache.backends.base import BaseCache
 from django.utils.translation import gettext_noop
 
 from ...core.phrases import Phrase
-from ...core.records import (
-    Record,
-    State,
-    pack,
-    unpack,
-    with_times,
-)
+from ...core.records import Record, State, pack, unpack, with_times
 from ...exceptions import StorageUnavailable, UnreadablePayload
-from ..base import (
-    CacheStorage,
-    Conflict,
-    Gone,
-    Outcome,
-    Taken,
-    Updated,
-)
+from ..base import CacheStorage, Conflict, Gone, Outcome, Taken, Updated
 from ..copies import is_refused
 from .client import BROKEN, translate_error
 from .exchange import STORED, Answer

@@ -18,12 +18,7 @@ from redis import connection as blocking
 from redis.asyncio import connection as awaiting
 from redis.asyncio.retry import Retry
 from redis.cluster import RedisCluster
-from redis.exceptions import (
-    NoScriptError,
-    OutOfMemoryError,
-    RedisClusterException,
-    RedisError,
-)
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterException, RedisError
 from redis.retry import Retry as BlockingRetry
 
 from ...core.flow import Call, Flow

@@ -14,14 +14,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from ...core.records import (
-    FORMAT,
-    HEAD_SIZE,
-    START_SIZE,
-    TIMES_OFFSET,
-    VERSION_OFFSET,
-    State,
-)
+from ...core.records import FORMAT, HEAD_SIZE, START_SIZE, TIMES_OFFSET, VERSION_OFFSET, State
 
 ID_SIZE: Final = 20
 """Bytes of a session id in the index."""

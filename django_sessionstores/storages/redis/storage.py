@@ -10,31 +10,10 @@ from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from redis.exceptions import ClusterCrossSlotError
 
-from ...core.flow import (
-    Call,
-    Flow,
-    arun,
-    run,
-)
-from ...core.records import (
-    Record,
-    State,
-    is_session_id,
-    pack,
-    pack_times,
-    unpack,
-)
+from ...core.flow import Call, Flow, arun, run
+from ...core.records import Record, State, is_session_id, pack, pack_times, unpack
 from ...exceptions import StorageUnavailable
-from ..base import (
-    CacheStorage,
-    Conflict,
-    Gone,
-    Outcome,
-    Page,
-    Taken,
-    Updated,
-    rotate_in_two_steps,
-)
+from ..base import CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated, rotate_in_two_steps
 from ..flows import FlowStorage
 from . import scripts as scripts
 from .client import Server

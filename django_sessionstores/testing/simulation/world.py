@@ -15,9 +15,7 @@ from django.conf import settings as django_settings
 from . import handler, internals, users
 from .configuration import BACKENDS, START, WEEKS, Config, failing_merges
 from .database import Connection
-from .internals import (
-    signals,
-)
+from .internals import signals
 from .model import Model, Request
 from .scheduler import Actor, Scheduler
 from .site_storages import SiteStorages

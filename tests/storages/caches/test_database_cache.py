@@ -16,11 +16,7 @@ from django.core.cache import caches
 from django.db import DatabaseError, DataError, OperationalError, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
-from django_sessionstores.core.records import (
-    State,
-    make_tombstone,
-    pack,
-)
+from django_sessionstores.core.records import State, make_tombstone, pack
 from django_sessionstores.exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
 from django_sessionstores.storages.base import Conflict, Taken, Updated
 from django_sessionstores.storages.caches import cache_table, database_cache

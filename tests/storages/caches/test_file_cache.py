@@ -17,12 +17,7 @@ from django.core.cache import caches
 from django.test import override_settings
 
 from django_sessionstores.core import clock
-from django_sessionstores.core.records import (
-    Record,
-    State,
-    make_tombstone,
-    pack,
-)
+from django_sessionstores.core.records import Record, State, make_tombstone, pack
 from django_sessionstores.exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from django_sessionstores.storages.base import CacheStorage, Gone, Updated
 from django_sessionstores.storages.caches.file_cache import FileCacheStorage

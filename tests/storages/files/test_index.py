@@ -12,13 +12,7 @@ from unittest import mock
 
 import pytest
 
-from django_sessionstores.core.records import (
-    Record,
-    State,
-    draw_key,
-    make_tombstone,
-    session_id,
-)
+from django_sessionstores.core.records import Record, State, draw_key, make_tombstone, session_id
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.storages.base import Updated
 from django_sessionstores.storages.files import index_upkeep

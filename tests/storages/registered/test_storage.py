@@ -11,13 +11,7 @@ from django.test import override_settings
 from django_sessionstores.backends import cookie
 from django_sessionstores.conf import codec
 from django_sessionstores.core.clock import now
-from django_sessionstores.core.records import (
-    Record,
-    State,
-    draw_key,
-    make_tombstone,
-    session_id,
-)
+from django_sessionstores.core.records import Record, State, draw_key, make_tombstone, session_id
 from django_sessionstores.exceptions import (
     PayloadTooLarge,
     SessionEnded,

@@ -24,13 +24,7 @@ from django_sessionstores.storages.sql import deadline
 from django_sessionstores.storages.sql.deadline import LimitedCursor
 from tests.cases import Engine
 from tests.services import wait_until
-from tests.storages.sql.test_storage import (
-    NOW,
-    a_record,
-    next_version,
-    other_connection,
-    stored,
-)
+from tests.storages.sql.test_storage import NOW, a_record, next_version, other_connection, stored
 
 TIMEOUT = 0.3
 on_servers = pytest.mark.engines("db:postgresql", "db:mariadb")

@@ -14,12 +14,7 @@ from django.db import DatabaseError, connections, transaction
 from django.db.transaction import TransactionManagementError
 from django.test import override_settings
 
-from django_sessionstores.core.records import (
-    Record,
-    State,
-    make_tombstone,
-    session_id,
-)
+from django_sessionstores.core.records import Record, State, make_tombstone, session_id
 from django_sessionstores.exceptions import SessionConflict, StorageUnavailable
 from django_sessionstores.sessions import SessionStore
 from django_sessionstores.storages.base import Conflict

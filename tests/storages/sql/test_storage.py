@@ -32,13 +32,7 @@ from django.db.transaction import TransactionManagementError
 from django.test import modify_settings, override_settings
 from django.test.utils import CaptureQueriesContext
 
-from django_sessionstores.core.records import (
-    Record,
-    State,
-    draw_key,
-    make_tombstone,
-    session_id,
-)
+from django_sessionstores.core.records import Record, State, draw_key, make_tombstone, session_id
 from django_sessionstores.exceptions import (
     PayloadTooLarge,
     SessionConflict,

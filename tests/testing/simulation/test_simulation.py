@@ -16,12 +16,7 @@ from django_sessionstores.testing.simulation.configuration import ENGINES
 from django_sessionstores.testing.simulation.programs import Program, Result, run
 from django_sessionstores.testing.simulation.random_programs import shrink
 from django_sessionstores.testing.simulation.scheduler import Scheduler, Stuck, drive
-from tests.testing.simulation.known import (
-    OTHER,
-    PROGRAMS,
-    USER,
-    VISITOR,
-)
+from tests.testing.simulation.known import OTHER, PROGRAMS, USER, VISITOR
 from tests.testing.simulation.test_planted_faults import tell_twice
 
 SEEDS: Final = ("1", "2", "3", "4")
