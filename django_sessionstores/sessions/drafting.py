@@ -8,14 +8,16 @@ from typing import Any, Final
 from ..conf import codec, key_ring, settings
 from ..core import clock, lifetime
 from ..core.records import (
+    MAX_USER_ID,
     Changes,
     Record,
     SecretDict,
     State,
+    is_user_id,
     next_version,
     session_id,
 )
-from ..exceptions import PayloadTooLarge
+from ..exceptions import PayloadTooLarge, UnserializableValue
 from ..payloads.codec import Snapshot, change_context, newest_data
 from ..payloads.merge import AUTHENTICATED_AT, changes
 from .state import Environment, Stored
@@ -49,7 +51,7 @@ def draft(
     """Return the record to store in place of the previous one.
 
     Without ``previous`` and with ``is_rotation``, it is a record under the new ``key``. Raises
-    `PayloadTooLarge`.
+    `PayloadTooLarge`, and `UnserializableValue` for a user or an expiry that cannot be stored.
     """
     moment, storage = clock.now(), env.storage
     base = previous.record if previous else None
@@ -63,10 +65,21 @@ def draft(
         )
     version = next_version(base.version if base else 0)
     user_id = user_of(data)
+    if user_id is not None and not is_user_id(user_id):
+        raise UnserializableValue(
+            f"session[{USER!r}] cannot be saved: it must have at most {MAX_USER_ID} "
+            "characters, without NUL and surrogates. Store the primary key of the user."
+        )
     goes_on = base is not None and base.user_id == user_id
     # Only a login starts the absolute timeout again.
     created = _start_time(base, data) if base and goes_on else moment
-    expires = expires_at(env, data, moment, created)
+    try:
+        expires = expires_at(env, data, moment, created)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise UnserializableValue(
+            f"session[{EXPIRY!r}] cannot be saved: {error}. Call set_expiry() with a number of "
+            "seconds, a timedelta, a datetime or None."
+        ) from None
     if base and _keeps_expiry(base, expires, moment):
         expires = base.expires
     client = env.client(base)
@@ -112,7 +125,7 @@ def _changes(before: Snapshot, after: Snapshot, context: str) -> Iterator[tuple[
         codec().deserialize(before), codec().deserialize(after), codec().is_same
     ):
         digest = key_ring().digest(f"{type(key).__name__} {key}")
-        yield digest, codec().encrypt(context, codec().serialize(change))
+        yield digest, codec().encrypt(context, codec().serialize_change(change))
 
 
 def open_record(env: Environment, record: Record) -> Snapshot:
