@@ -38,19 +38,12 @@ def expiry_date(expiry: Expiry, modification: datetime, default_age: float) -> d
     """
     moment = _moment(expiry)
     if moment is None:
-        return _later(modification, _seconds(expiry, default_age))
+        return _later(modification, expiry or default_age)
     if timezone.is_naive(moment) and timezone.is_aware(modification):
         return timezone.make_aware(moment, timezone.get_default_timezone())
     if timezone.is_aware(moment) and timezone.is_naive(modification):
         return timezone.make_naive(_in_range(moment), timezone.get_default_timezone())
     return moment
-
-
-def _seconds(expiry: Expiry, default_age: float) -> float:
-    seconds: float = expiry or default_age
-    if seconds != seconds:
-        raise ValueError("NaN is not a number of seconds")
-    return seconds
 
 
 def _later(moment: datetime, seconds: float) -> datetime:
@@ -84,7 +77,7 @@ def expiry_age(expiry: Expiry, modification: datetime, default_age: int) -> int:
         delta = expiry_date(expiry, modification, default_age) - modification
         delta = min(max(delta, earliest), latest)
         return delta.days * 86400 + delta.seconds
-    seconds = _seconds(expiry, default_age)
+    seconds = expiry or default_age
     return int(min(max(seconds, earliest.total_seconds()), latest.total_seconds()))
 
 
@@ -97,7 +90,7 @@ def expires_at(expiry: Expiry, now: int, default_age: float) -> int:
     """
     moment = _moment(expiry)
     if moment is None:
-        seconds = min(max(_seconds(expiry, default_age), -LATEST), LATEST)
+        seconds = min(max(expiry or default_age, -LATEST), LATEST)
         expires = now + int(seconds * 1000)
     else:
         if timezone.is_naive(moment):

@@ -371,8 +371,24 @@ def test_a_session_with_an_absolute_end(site: Any, client: Client) -> None:
     """Which nobody moves."""
     session = stored(site)
     assert "Ends whatever is done" not in text(client.get(detail(session)))
-    with override_settings(SESSIONSTORES={"ABSOLUTE_TIMEOUT": 3600}):
-        assert "Ends whatever is done" in text(client.get(detail(session)))
+    for timeout in (3600, 10**12):
+        with override_settings(SESSIONSTORES={"ABSOLUTE_TIMEOUT": timeout}):
+            assert "Ends whatever is done" in text(client.get(detail(session)))
+
+
+@ONE_ENGINE
+def test_a_session_with_strange_texts_and_no_end(site: Any, client: Client) -> None:
+    """Half an emoji cannot be sent, and some time zones have no later date than the last one."""
+    session = stored(site)
+    session.update({"half \ud83d": "caf\udce9.txt", "list": [{"\udcff": "x"}]})
+    session.set_expiry(10**30)
+    session.save()
+    with override_settings(TIME_ZONE="Pacific/Kiritimati"):
+        page = text(client.get(detail(session)))
+        assert "9999" in page
+        assert "9999" in text(client.get(PAGES))
+    for shown in (r"half \ud83d", r"caf\udce9.txt", r"\udcff"):
+        assert shown in page
 
 
 @EVERY_ENGINE

@@ -23,6 +23,7 @@ from django_sessionstores.templatetags.sessionstores import exact
 from django_sessionstores.testing import DAY, HOUR, at
 from tests import urls
 from tests.payloads.test_types import load, stored
+from tests.sessions.test_lifetimes import limits
 
 UTC = datetime.UTC
 IN_2040 = int(datetime.datetime(2040, 1, 1, tzinfo=UTC).timestamp() * 1000)
@@ -222,6 +223,27 @@ def test_usual_ages_are_as_djangos() -> None:
         assert lifetime.expiry_age(expiry, moment, 7) == age
         assert lifetime.expiry_age(expiry, moment.replace(tzinfo=None), 7) == age
     assert lifetime.expiry_date(60, moment, 7) == moment + datetime.timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("is_naive", [True, False])
+def test_a_lifetime_ends_where_stores_end(is_naive: bool) -> None:
+    """Not in the last hours of the year 9999, which some time zones do not have."""
+    moment = datetime.datetime(2026, 3, 29, 0, 30, tzinfo=None if is_naive else UTC)
+    last_hour = datetime.datetime(9999, 12, 31, 23, tzinfo=moment.tzinfo)
+    seconds = int((last_hour - moment).total_seconds())
+    assert lifetime.expiry_date(seconds, moment, 7) == last_hour.replace(hour=0)
+    assert lifetime.expiry_date(-seconds, moment, 7) == moment.replace(1970, 1, 1, 0, 0)
+    assert lifetime.expiry_age(seconds, moment, 7) == seconds - 23 * 3600
+
+
+@pytest.mark.engines("memory", "cookie:sqlite")
+@pytest.mark.parametrize("option", ["ABSOLUTE_TIMEOUT", "IDLE_TIMEOUT"])
+def test_an_endless_timeout(engine: Any, option: str) -> None:
+    with limits(**{option: 10**12}):
+        session = engine.SessionStore(stored(engine, x=1))
+        assert session["x"] == 1
+        deadlines = session.deadlines()
+        assert deadlines.absolute is None or deadlines.absolute.year == 9999
 
 
 @pytest.mark.parametrize("age", [10**12, 10**30])
