@@ -61,7 +61,10 @@ def _add_confirmation_options(parser: ArgumentParser) -> None:
 def _add_list_options(parser: ArgumentParser) -> None:
     users = parser.add_mutually_exclusive_group()
     users.add_argument(
-        "--user", metavar="USER", help="only of the user with this primary key or username"
+        "--user",
+        metavar="USER",
+        type=selection.user,
+        help="only of the user with this primary key or username",
     )
     users.add_argument(
         "--logged-in", action="store_true", default=None, help="only of logged-in users"
@@ -92,7 +95,10 @@ def _add_list_options(parser: ArgumentParser) -> None:
 def _add_end_options(parser: ArgumentParser) -> None:
     parser.add_argument("ids", nargs="*", metavar="ID", type=selection.id_prefix, help=_ID)
     parser.add_argument(
-        "--user", metavar="USER", help="all of the user with this primary key or username"
+        "--user",
+        metavar="USER",
+        type=selection.user,
+        help="all of the user with this primary key or username",
     )
     parser.add_argument(
         "--but", metavar="ID", type=selection.id_prefix, help="with --user: not this one"

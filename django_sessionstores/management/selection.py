@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -38,6 +40,20 @@ def id_prefix(text: str) -> str:
             f"not a session id or its beginning: {_LEAST} to {_FULL} of 0-9 and a-f"
         )
     return text.lower()
+
+
+def user(text: str) -> str:
+    """Return a primary key or username, as it was typed.
+
+    Without a locale, as in a cron job, Python cannot decode other characters than ASCII, and has
+    surrogates in their place. They are nearly always UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        with suppress(UnicodeError):
+            return os.fsencode(text).decode()
+    return text
 
 
 def positive_number(text: str) -> int:

@@ -25,9 +25,10 @@ from ...migration.lazy import sources
 from ...operations import bulk_migration, cache_keys, doctor, statistics
 from .. import reports, selection
 from ..engine import errors_reported, open_inventory, purge
+from ..layout import single_line
 from ..options import add_actions
 from ..reports import purge_summary, quantity
-from ..terminal import Terminal, exit_if_pipe_closes, width
+from ..terminal import Terminal, exit_if_pipe_closes, respect_no_color, reword
 from ..users import find_user_id
 
 _TOP_USERS = 5
@@ -49,14 +50,14 @@ class Command(BaseCommand):
     # Half of the output is translated, for the admin's pages; one language is easier to read.
     @no_translations
     def handle(self, *, action: str, **options: Any) -> None:
-        self.terminal = Terminal(self, options["verbosity"])
+        forced = options["force_color"]
+        respect_no_color(self, force_color=forced)
+        self.terminal = Terminal(self, options["verbosity"], force_color=forced)
         try:
             with exit_if_pipe_closes(self.stdout), errors_reported():
                 getattr(self, f"_{action.replace('-', '_')}")(**options)
         except CommandError as error:
-            error.args = (
-                reports.wrap_text(str(error), width(self.stderr), behind="CommandError: "),
-            )
+            reword(error, self.stderr)
             raise
 
     def _inventory(self) -> Inventory:
@@ -83,7 +84,7 @@ class Command(BaseCommand):
             self.terminal.write(reports.as_json(page._asdict()))
             return
         names = _names(page.sessions)
-        header, *lines = reports.session_table(page.sessions, names, _now(), self.terminal.width)
+        header, *lines = reports.session_table(page.sessions, names, _now(), self.terminal.screen)
         self.terminal.heading(header if lines else "No sessions.")
         self.terminal.lines(lines)
         if page.next and self.terminal.verbosity > 0:
@@ -135,9 +136,7 @@ class Command(BaseCommand):
         if kept and kept.user_id != user_id:
             raise CommandError(f"Session {kept.id} is not one of user {name}.")
         number = inventory.count(user=user_id) - (kept is not None)
-        if self._is_end_confirmed(
-            number, f" of user {reports.strip_control_characters(name)}", **options
-        ):
+        if self._is_end_confirmed(number, f" of user {single_line(name)}", **options):
             self._report_end(lambda: inventory.end_all(user_id, but=kept.id if kept else None))
 
     def _clear(self, **options: Any) -> None:
