@@ -151,7 +151,7 @@ def columns(text: str) -> int:
 
 
 def _column(character: str) -> int:
-    if unicodedata.category(character) in {"Mn", "Me", "Cf"} or _is_joined_jamo(character):
+    if unicodedata.category(character) in {"Mn", "Me"} or _is_joined_jamo(character):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 

@@ -1161,6 +1161,8 @@ def test_a_line_break_in_a_name_forges_no_field(engine: Engine, user: Any) -> No
     assert [line.split()[0] for line in shown].count("Expires") == 1
     assert sum(line.startswith("User") for line in shown) == 2
     assert len(shown) == 8
+    _, said = typed("end", "--user", user.username, "--dry-run")
+    assert said == "Would end 1 session of user ada Expires  never.\n"
 
 
 @pytest.mark.engines("db:sqlite")
