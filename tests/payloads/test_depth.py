@@ -71,6 +71,7 @@ def test_a_deep_value_is_kept_wherever_the_view_is(engine: Any, kind: str) -> No
         assert TypedSerializer().dumps(read) == TypedSerializer().dumps(value)
 
 
+@pytest.mark.authoritative
 @pytest.mark.parametrize("kind", ["list", "tuple"])
 @pytest.mark.parametrize("is_deep", [True, False], ids=["deep", "shallow"])
 def test_two_views_change_a_session_with_a_deep_value(

@@ -122,6 +122,7 @@ def test_djangos_serializer_keeps_it(engine: Any, name: str) -> None:
         assert load(engine, stored(engine, value=TEXTS[name])) == expected
 
 
+@pytest.mark.authoritative
 def test_both_of_two_changes_are_kept(engine: Any) -> None:
     """Under keys with surrogates, which the registry remembers by their digests."""
     session = engine.SessionStore()
