@@ -180,6 +180,10 @@ def test_list_for_machines(listing: Engine) -> None:
         (["--logged-in"], {"ada", "bob"}),
         (["--anonymous"], {"visitor"}),
         (["--ip", "2001:DB8:0::1"], {"visitor"}),
+        (["--ip", "2001:db8:"], {"visitor"}),
+        (["--ip", "2001:db8::/32"], {"visitor"}),
+        (["--ip", "192.0."], set()),
+        (["--user-id", "0"], {"bob"}),
         (["--idle-since", "2h"], {"bob"}),
         (["--idle-since", "2000-01-01"], set()),
         (["--expired"], {"gone"}),
@@ -220,12 +224,53 @@ def test_a_name_that_means_two_users_is_refused(engine: Engine, user: Any) -> No
     other = type(user).objects.create(username=str(user.pk))
     try:
         session = stored(engine, user.pk)
-        with pytest.raises(CommandError, match=f"'ada' .primary key {user.pk}. or '{user.pk}'"):
+        with pytest.raises(CommandError, match=f"or 'ada' .primary key {user.pk}."):
             sessions("end", "--user", str(user.pk), interactive=False)
         assert is_alive(engine, session)
         assert "1 session" in sessions("end", "--user", "ada", interactive=False)
     finally:
         other.delete()
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_name_that_is_the_key_of_a_deleted_user_is_refused(engine: Engine, user: Any) -> None:
+    """The log names the primary key; that another user has it as username must end nothing."""
+    user.username = "123456"
+    user.save()
+    mine, deleted = stored(engine, user.pk), stored(engine, "123456")
+    for arguments in (["list"], ["end", "--no-input"]):
+        with pytest.raises(CommandError, match=r"no longer exists .primary key 123456."):
+            sessions(*arguments, "--user", "123456")
+    assert alive(engine, mine, deleted) == [True, True]
+    assert "1 session" in sessions("end", "--user-id", "123456", "--no-input")
+    assert alive(engine, mine, deleted) == [True, False]
+
+
+@pytest.mark.engines("db:sqlite")
+def test_the_user_is_named_before_it_is_logged_out(engine: Engine, user: Any, answers: Any) -> None:
+    """An operator who enters a primary key reads whose it is."""
+    stored(engine, user.pk)
+    answers[0][:] = ["n"]
+    with pytest.raises(CommandError, match="Nothing was ended"):
+        sessions("end", "--user", str(user.pk))
+    assert answers[1] == ["End 1 session of user ada? [y/N] "]
+
+
+@pytest.mark.engines("db:sqlite")
+def test_similar_users_are_named(engine: Engine, user: Any) -> None:
+    """A part of a name ends nothing, but the operator sees what to enter."""
+    stored(engine, user.pk)
+    with pytest.raises(CommandError, match=rf"Similar: 'ada' .primary key {user.pk}."):
+        sessions("end", "--user", "AD", "--no-input")
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize("text", ["", "\0", "\ud800"])
+def test_what_cannot_be_a_primary_key(engine: Engine, text: str) -> None:
+    """It is said before anything is asked of a database."""
+    for arguments in (["list"], ["end", "--no-input"]):
+        with pytest.raises(CommandError, match="cannot be the primary key of a user"):
+            sessions(*arguments, "--user-id", text)
 
 
 @pytest.mark.engines("db:sqlite")
@@ -702,6 +747,9 @@ def test_doctor_in_silence(sound: Engine) -> None:
         "end --but abcdef",
         "end --all --but abcdef",
         "end --all --user ada",
+        "end --all --user-id 7",
+        "end --user ada --user-id 7",
+        "list --user ada --user-id 7",
         f"end --all {UNKNOWN}",
         f"end --user ada {UNKNOWN}",
         "end abcde",
