@@ -21,7 +21,7 @@ from django.core.exceptions import (
     ValidationError,
 )
 from django.db import DataError, Error, connections, transaction
-from django.db.models import CharField, Field, ForeignKey, Model, Q, QuerySet, TextField
+from django.db.models import CharField, ForeignKey, Model, Q, QuerySet, TextField
 from django.http import HttpRequest
 
 from ..core.records import is_storable
@@ -71,7 +71,7 @@ def usernames(user_ids: Iterable[str | None]) -> Usernames:
         return names
     # The stored form may be from before a change of the model.
     forms = {user_id: normal_user_id(user_id) for user_id in wanted if is_storable(user_id)}
-    keys = {form: pk for form in forms.values() if (pk := _usable_primary_key(form)) is not None}
+    keys = {form: pk for form in forms.values() if (pk := primary_key(form)) is not None}
     found: dict[str, str] = {}
     try:
         queryset = _with_usernames(users._base_manager.all())
@@ -89,7 +89,7 @@ def find_user(user_id: str) -> Model | None:
     """Return the user with this user id; ``None`` if there is none or it cannot be read."""
     try:
         users = get_user_model()._base_manager.all()
-        pk = _usable_primary_key(user_id) if is_storable(user_id) else None
+        pk = primary_key(user_id) if is_storable(user_id) else None
         return next(iter(_read_by_primary_keys(users, [] if pk is None else [pk])), None)
     except (Error, ImproperlyConfigured):
         return None
@@ -126,9 +126,9 @@ def find_users(text: str) -> list[FoundUser]:
     if not text or not is_storable(text):
         return []  # The error of a database driver would be mistaken for an outage.
     username = users._meta.get_field(users.USERNAME_FIELD)
-    pk = _usable_primary_key(text)
+    pk = primary_key(text)
     exact = [] if pk is None else _select(Q(pk=pk))
-    value = _usable_value(username, text)
+    value = value_from_text(username, text)
     if value is not None:
         exact += _select(Q(**{username.name: value}))
     if (normal := _normal_username(users, text)) not in {None, text}:
@@ -302,33 +302,6 @@ def _savepoint(users: QuerySet[Any]) -> Any:
     """Return a context in which an error of the database leaves the caller's transaction whole."""
     in_transaction = connections[users.db].in_atomic_block
     return transaction.atomic(using=users.db) if in_transaction else nullcontext()
-
-
-def _usable_primary_key(text: str) -> Any:
-    """Return the primary key that a text stands for; ``None`` if the database cannot have it."""
-    pk = primary_key(text)
-    return None if pk is None or not _fits(get_user_model()._meta.pk, pk) else pk
-
-
-def _usable_value(field: Any, text: str) -> Any:
-    value = value_from_text(field, text)
-    return None if value is None or not _fits(field, value) else value
-
-
-def _fits(field: Field[Any, Any], value: Any) -> bool:
-    """Return whether a column can have a value: databases refuse numbers that are too large."""
-    target: Any = field
-    while target.remote_field is not None:
-        target = target.target_field
-    users = get_user_model()._base_manager.all()
-    operations = connections[users.db].ops
-    if not isinstance(value, int) or isinstance(value, bool):
-        return True
-    kind = target.get_internal_type()
-    if kind not in operations.integer_field_ranges:
-        return True
-    least, most = operations.integer_field_range(kind)
-    return (least is None or least <= value) and (most is None or value <= most)
 
 
 # --- By request ---------------------------------------------------------------------------------

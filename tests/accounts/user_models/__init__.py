@@ -15,6 +15,7 @@ KINDS: Final = (
     "huge_key",
     "decimal_key",
     "hexadecimal_key",
+    "unchecked_key",
     "child",
     "one_to_one_key",
     "composite_key",

@@ -70,10 +70,30 @@ class HexadecimalField(models.CharField):
         return str(self.get_prep_value(self.value_from_object(obj)))
 
 
+class UncheckedField(models.CharField):
+    """A field that leaves it to the database to refuse a text, as PostgreSQL does for UUIDs."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"max_length": 36})
+
+    def db_type(self, connection: Any) -> str | None:
+        return "uuid" if connection.vendor == "postgresql" else super().db_type(connection)
+
+    def from_db_value(self, value: Any, *args: Any) -> Any:
+        return None if value is None else str(value)
+
+
+class BadgeManager(models.Manager):
+    def get_by_natural_key(self, serial: Any) -> Any:
+        return self.get(serial=serial)
+
+
 class Badge(models.Model):
     """What a person has in place of a username."""
 
     label = models.CharField(max_length=20)
+    serial = models.IntegerField(unique=True)
+    objects = BadgeManager()
 
     def __str__(self) -> str:
         return self.label
@@ -115,7 +135,9 @@ def make(number: int) -> Any:
     if "is_staff" in fields:
         given["is_staff"] = True
     if KIND == "relation_username":
-        given["badge"] = Badge.objects.create(label=f"b-{number + 17}-{NAMES[number]}")
+        given["badge"] = Badge.objects.create(
+            label=f"b-{number + 17}-{NAMES[number]}", serial=8000 + number
+        )
     if KIND == "one_to_one_key":
         given["person"] = Person.objects.create()
     return User._base_manager.create(**given)
@@ -145,6 +167,11 @@ elif KIND == "hexadecimal_key":
 
     class User(NamedAccount):
         id = HexadecimalField(primary_key=True, default=uuid.uuid4)
+
+elif KIND == "unchecked_key":
+
+    class User(NamedAccount):
+        id = UncheckedField(primary_key=True, default=lambda: str(uuid.uuid4()))
 
 elif KIND == "child":
 
@@ -190,7 +217,7 @@ elif KIND == "any_case_username":
 
     class AnyCaseManager(BaseUserManager):
         def get_by_natural_key(self, username: Any) -> Any:
-            return self.get(username__iexact=username)
+            return self.get(username__iexact=username.removeprefix("@"))
 
     class User(NamedAccount):
         objects = AnyCaseManager()

@@ -18,6 +18,7 @@ from unittest import mock
 
 import pytest
 from django.apps import apps
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.backends import ModelBackend
 from django.core.management import CommandError, call_command
@@ -68,6 +69,10 @@ NONSENSE = (
     "id:",
     "a b c",
 )
+
+
+NOT_KEYS = ("9" * 30, "somebody", "[1]", "7 of 9")
+"""User ids that are not those of a user here, and that most databases refuse to compare."""
 
 
 class Backend(ModelBackend):
@@ -127,6 +132,17 @@ def another_session(user: Any) -> tuple[Client, str]:
     return client, client.session.session_id
 
 
+def stored_for(*user_ids: str) -> dict[str, str]:
+    """Return the user ids of sessions that are stored for them, by session id."""
+    found = {}
+    for user_id in user_ids:
+        session = Inventory()._store()
+        session["_auth_user_id"] = user_id
+        session.save()
+        found[session.session_id] = user_id
+    return found
+
+
 def sessions(*arguments: str) -> str:
     """Return the output of the command."""
     output, errors = io.StringIO(), io.StringIO()
@@ -155,6 +171,10 @@ def spellings(one: Someone) -> list[str]:
     """Return texts by which an operator may name a user."""
     found = [one.id, str(one.user.pk) if not isinstance(one.user.pk, tuple) else one.id, one.name]
     found += [one.name.upper(), one.name.title()]
+    if settings.KIND == "any_case_username":
+        found.append(f"@{one.name}")
+    if settings.KIND == "relation_username":
+        found.append(str(one.user.badge.serial))
     if isinstance(one.user.pk, str):
         found.append(one.id.upper())
     if email := getattr(one.user, "email", ""):
@@ -267,6 +287,17 @@ def command_queries() -> None:
     assert len(many) == len(few), many.captured_queries
 
 
+def command_ids_of_another_model() -> None:
+    """The site had other users before, or another program logs in: their ids cannot be keys."""
+    one, shown = someone(), stored_for(*NOT_KEYS)
+    lines = {line.split()[0]: line for line in sessions("list").splitlines()[1:]}
+    assert f"  {one.name}  " in lines[one.session_id[:12]]
+    for session_id, user_id in shown.items():
+        assert f"  {user_id}  " in lines[session_id[:12]], lines
+        assert listed("--user", user_id) == {session_id}, user_id
+        assert sessions("end", "--user", user_id, "--no-input") == "1 session ended.\n"
+
+
 def command_end_one() -> None:
     one, other = someone(0), someone(1)
     assert sessions("end", one.session_id[:12], "--no-input") == "1 session ended.\n"
@@ -323,6 +354,16 @@ def admin_list() -> None:
     table = response.content.decode().partition('<table class="ss-list"')[2]
     columns = re.findall(r'<th scope="col"[^>]*>([^<]+)', table)
     assert columns[:3] == ["User", "Device", "IP address"], columns
+
+
+def admin_ids_of_another_model() -> None:
+    one, reader, shown = someone(0), someone(2), stored_for(*NOT_KEYS)
+    rows = reader.client.get(PAGES).context["sessions"]
+    expected = {**shown, one.session_id: one.name, reader.session_id: reader.name}
+    assert {each.info.id: each.user for each in rows} == expected
+    for session_id, user_id in shown.items():
+        assert searched(reader, q=f"user:{user_id}") == {session_id}, user_id
+        assert reader.client.get(f"{PAGES}{session_id}/change/").status_code == 200
 
 
 def admin_search() -> None:
@@ -423,6 +464,8 @@ def devices_page() -> None:
     response = one.client.get("/devices/")
     assert response.status_code == 200
     assert second in response.content.decode()
+    for url in (f"/devices/{second}/end/", "/devices/end-others/"):
+        assert one.client.get(url).status_code == 200
     assert one.client.post(f"/devices/{second}/end/").status_code == 302
     assert second not in listed()
 
@@ -542,11 +585,13 @@ PLACES: dict[str, Callable[[], None]] = {
         command_part_of_a_name,
         command_show_and_stats,
         command_end_of_user,
+        command_ids_of_another_model,
         command_end_one,
         command_queries,
         command_deleted_user,
         command_users_away,
         admin_list,
+        admin_ids_of_another_model,
         admin_search,
         admin_nonsense,
         admin_detail,
