@@ -221,7 +221,7 @@ def _end(
     returns are spared as well.
     """
     is_outdated = partial(_is_outdated, find, clock.now())
-    kept = set[str]().union(*(each.stored_ids for each in request_sessions.sessions()))
+    kept = request_sessions.own_ids()
     try:
         Inventory().end_for(cause, user_id, kept, only=only, is_outdated=is_outdated)
     except StorageUnavailable as error:

@@ -52,7 +52,7 @@ def end_selected(page: Page) -> HttpResponse:
     ids = list(dict.fromkeys(filter(is_session_id, page.request.POST.getlist("id"))))[:PER_PAGE]
     back = page.url("changelist")
     if not ids:
-        page.message(_("No session was chosen."), messages.WARNING)
+        page.message(_("No session was selected."), messages.WARNING)
         return HttpResponseRedirect(back)
     if "confirmed" not in page.request.POST:
         found = [info for id_ in ids if (info := page.inventory.get(id_))]
@@ -114,7 +114,7 @@ def end_others(page: Page) -> HttpResponse:
             back=back,
             warning=_(
                 "Everybody else is logged out, and what visitors have in their sessions "
-                "is lost, as baskets of a shop."
+                "is lost, such as shopping baskets."
             ),
         )
     own = page.own_ids
@@ -133,7 +133,7 @@ def purge(page: Page) -> HttpResponse:
             title=_("Purge expired sessions?"),
             action=_("Purge expired sessions"),
             back=back,
-            warning=_("They are over already: nobody is logged out."),
+            warning=_("They have expired already: nobody is logged out."),
         )
     removed = end_many(page, lambda: inventory.purge(most=_MOST_PURGED), is_purge=True)
     if removed:

@@ -44,7 +44,7 @@ def list_page(page: Page) -> HttpResponse:
         except CannotList as error:
             wanted.problem = translated_message(error)
         except ValueError:
-            wanted.problem = _("This page of the list is not there. Begin with the first.")
+            wanted.problem = _("This page of the list does not exist. Start with the first page.")
     rows = page.rows(sessions)
     is_first = "cursor" not in request.GET
     return page.render(

@@ -42,7 +42,7 @@ _STATES: Final = {
     "all": gettext_lazy("Live and expired"),
 }
 _IDLE: Final = {
-    "": gettext_lazy("Whenever used"),
+    "": gettext_lazy("Any time"),
     "1": gettext_lazy("Unused for an hour"),
     "24": gettext_lazy("Unused for a day"),
     "168": gettext_lazy("Unused for a week"),
@@ -153,8 +153,7 @@ def _search_text(inventory: Inventory, text: str, found: Search, filters: dict[s
         found.problem = problem
         return
     found.problem = _(
-        "This is no username or primary key of a user, no IP address, and not the beginning of "
-        "a session's id, of which it takes 6 characters."
+        "No user, IP address or session id matches. Enter at least 6 characters of an id."
     )
 
 

@@ -231,9 +231,7 @@ class Inventory:
 
     def _data(self, session_id: str) -> Flow[dict[str, Any] | None]:
         if self.storage.holds_in_key:
-            raise UnreadablePayload(
-                Phrase(gettext_noop("only the browser has what is in the session"))
-            )
+            raise UnreadablePayload(Phrase(gettext_noop("the session data is only in the browser")))
         record: Record | None = yield Call(self.storage, "read", (session_id,))
         if record is None or not record.is_live(clock.now()):
             return None

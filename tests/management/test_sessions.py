@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,9 +17,10 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command
-from django.db import OperationalError
+from django.db import OperationalError, connections
 from django.db.models.query import ModelIterable
 from django.test import override_settings
 
@@ -38,6 +40,8 @@ from tests import ROOT
 from tests.cases import Engine
 from tests.migration.previous_backends import DJANGO, at_django, empty_django
 
+OURS = "django_sessionstores.middleware.SessionMiddleware"
+DJANGOS = "django.contrib.sessions.middleware.SessionMiddleware"
 PAGE = ROOT / "docs/howto/sessions_command.rst"
 UNKNOWN = session_id("nobody's")
 ACTIONS = (
@@ -596,7 +600,81 @@ def test_doctor_asks_every_store(sound: Engine) -> None:
     assert all(part in found["description"] for part in parts)
     assert len(parts) == max(1, len(sound.case.stores))
     for name, value in found["capabilities"].items():
-        assert value is getattr(sound.storage, name)
+        # Sessions have no address under Django's middleware, whatever could be kept.
+        assert value is (getattr(sound.storage, name) and name != "keeps_client")
+    with override_settings(MIDDLEWARE=[OURS]):
+        capabilities = document("doctor")["capabilities"]
+    assert capabilities["keeps_client"] is sound.storage.keeps_client
+
+
+@pytest.mark.engines("file")
+@pytest.mark.parametrize("place", ["parent", "folder", "shard"])
+def test_doctor_finds_a_folder_that_cannot_be_written(
+    sound: Engine, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Reads find no session there, and nothing fails before the first login."""
+    folder = sound.file_path / "django_sessionstores"
+    if place != "parent":
+        stored(sound)
+    shard = next(folder.glob("??"), folder)
+    refused = {"parent": sound.file_path, "folder": folder, "shard": shard}[place]
+    refuse(monkeypatch, refused)
+    if place == "parent":
+        shutil.rmtree(folder, ignore_errors=True)
+    code, said = typed("doctor")
+    said = " ".join(said.split())
+    assert code == 1
+    assert f"CANNOT BE WRITTEN. This process may not write to {refused}. Make the user" in said
+    assert "SESSION_FILE_PATH" in said
+    assert document_of_failure("doctor")["stores"][0]["write_obstacle"]
+
+
+@pytest.mark.engines("db:sqlite", "cached_db:locmem+sqlite")
+def test_doctor_finds_a_database_that_cannot_be_written(
+    sound: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file that the user who ran migrate has made, and not the one of the site."""
+    refuse(monkeypatch, Path(connections["default"].settings_dict["NAME"]))
+    code, said = typed("doctor")
+    assert code == 1
+    assert "CANNOT BE WRITTEN. This process may not write to" in " ".join(said.split())
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Have the system say that this process may not write to a path. Tests may run as root."""
+    access = os.access
+
+    def refused(asked: Any, mode: int) -> bool:
+        return access(asked, mode) and not (mode & os.W_OK and Path(asked) == path)
+
+    monkeypatch.setattr(os, "access", refused)
+
+
+def document_of_failure(*arguments: str) -> Any:
+    code, said = typed(*arguments, "--json")
+    assert code == 1
+    return json.loads(said.partition("\nCommandError")[0])
+
+
+@pytest.mark.parametrize(
+    ("middleware", "options", "limit"),
+    [
+        (DJANGOS, {}, "4,087 bytes, encrypted, in 1 cookie"),
+        (DJANGOS, {"COOKIE_MAX_BYTES": 2000}, "2,000 bytes, encrypted, in 1 cookie"),
+        (OURS, {}, "16,340 bytes, encrypted, in up to 4 cookies"),
+        (OURS, {"COOKIE_MAX_BYTES": 6000}, "6,000 bytes, encrypted, in up to 2 cookies"),
+        (OURS, {"COOKIE_MAX_BYTES": "1 MB"}, "wrong, see the findings"),
+    ],
+)
+@pytest.mark.engines("cookie:unregistered", "cookie:sqlite")
+def test_doctor_tells_how_large_cookies_may_be(
+    engine: Engine, middleware: str, options: dict[str, Any], limit: str
+) -> None:
+    """Beyond it, a save raises PayloadTooLarge: "none" is what nobody should read there."""
+    stated = {**getattr(settings, "SESSIONSTORES", {}), **options}
+    with override_settings(SESSIONSTORES=stated, MIDDLEWARE=[middleware]):
+        _code, said = typed("doctor")
+    assert re.search(r"^Size limit +(.+)$", said, re.MULTILINE)[1] == limit
 
 
 @pytest.mark.engines("cached_db:locmem+sqlite", "cookie:sqlite", "db:sqlite", "file")
@@ -877,10 +955,14 @@ def test_a_server_that_is_gone(engine: Engine) -> None:
         server.kill()
     code, said = typed("end", session.session_id, "--no-input")
     assert code == 1
-    assert f"The store of sessions, {engine.storage.describe()}, does not answer: " in said
+    message = " ".join(said.split())
+    assert "The store of sessions does not answer: " in message
+    stores = [message.count(store) for store in ("Redis through", "memcached at", "database '")]
+    assert sorted(stores) == [0, 0, 1]
     code, said = typed("doctor")
     assert code == 1
     assert said.count("DOES NOT ANSWER") == len(engine.servers)
+    assert not re.search("DOES NOT ANSWER. Redis through", " ".join(said.split()))
 
 
 @pytest.mark.engines("cache:locmem", "db:sqlite")
