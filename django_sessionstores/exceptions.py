@@ -1,6 +1,7 @@
 """The exceptions of this package, derived from those that callers of Django already catch."""
 
 from django.contrib.sessions.backends.base import UpdateError
+from django.contrib.sessions.exceptions import SessionInterrupted
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 
 
@@ -37,10 +38,10 @@ class SessionConflict(SessionStoresError):
     """Other requests kept changing the session while this one tried to save. Nothing was saved."""
 
 
-class SessionEnded(SessionStoresError, UpdateError):
+class SessionEnded(SessionStoresError, UpdateError, SessionInterrupted):
     """The session has ended, expired or got a new key since it was loaded. Nothing was saved.
 
-    Django's ``SessionMiddleware`` turns ``UpdateError``, its parent, into ``SessionInterrupted``.
+    Django responds to ``SessionInterrupted``, one of its parents, with status 400.
     """
 
 

@@ -36,7 +36,7 @@ from .core.flow import (
     arun,
     run,
 )
-from .core.records import Client
+from .core.records import Client, as_secret
 from .exceptions import StorageUnavailable
 from .payloads.cookie_chunks import join, parts, split
 from .sessions import SessionStore
@@ -189,7 +189,7 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
 
         It gets one only if the store confirms now that the session is live under its key.
         """
-        sent = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
+        sent = as_secret(request.COOKIES.get(django_settings.SESSION_COOKIE_NAME))
         if not session.is_stored or not (session.cookie_is_due or session.session_key != sent):
             return False
         if session.is_proved:

@@ -49,6 +49,12 @@ class Store:
     server: type[Service] | None = None
 
 
+_EMPTIED_BY_STORE: Final = frozenset({"memory", "file", "db", "cache", "cached_db", "cookie"})
+"""The engines whose stores `Engine.empty` knows."""
+_END_OF_TIME: Final = 2**53
+"""A moment, in milliseconds, at which every record has expired."""
+
+
 def _folder(name: str) -> Path:
     return Path(test_settings.FOLDER) / name
 
@@ -149,11 +155,6 @@ class Case:
         if self.engine != "cookie":
             return ""
         return {1: "cache" if self.cache else "db", 2: "cached_db"}.get(len(self.stores), "")
-
-    @property
-    def is_in_process(self) -> bool:
-        """Whether each process has sessions of its own, and none after its end."""
-        return self.engine == "memory" or (self.engine == "cache" and self.cache is LOCMEM)
 
     @property
     def names(self) -> set[str]:
@@ -276,7 +277,10 @@ class Engine:
             _empty_folder(_folder("cache"))
 
     def empty(self) -> None:
-        """Remove all sessions, past the package: straight in the stores."""
+        """Remove all sessions, past the package: straight in the stores that are known here.
+
+        What another storage has is purged as if all of it had expired.
+        """
         if self.case.engine == "memory":
             empty_memory()
         if self.case.cache is not None:
@@ -288,6 +292,9 @@ class Engine:
         if self.case.engine == "file":
             self.file_path.mkdir(mode=0o700, exist_ok=True)
             _empty_folder(self.file_path)
+        if self.case.engine not in _EMPTIED_BY_STORE:
+            while self.storage.purge(_END_OF_TIME, 1000):
+                pass
 
 
 def empty_memory() -> None:

@@ -63,10 +63,24 @@ def test_emptying_removes_sessions_at_any_time(engine: cases.Engine) -> None:
     assert not engine.SessionStore().exists(session.session_key)
 
 
+@pytest.mark.engines("memory")
+def test_a_storage_that_is_new_to_the_tests_is_emptied(engine: cases.Engine) -> None:
+    """Its author adds a row to the table and nothing else."""
+    session = engine.SessionStore()
+    session["pet"] = "cat"
+    session.save()
+    session.cycle_key()
+    session.save()
+    cases.Engine(cases.Case("bag"), engine.SessionStore, engine.database).empty()
+
+    assert not engine.SessionStore().exists(session.session_key)
+    assert engine.storage._records == {}
+
+
 def test_a_subprocess_meets_its_parent_in_the_store(engine: cases.Engine) -> None:
     """Processes that write to stores of their own would never conflict: every test of lost
     updates across processes would pass."""
-    if engine.case.is_in_process:
+    if not engine.storage.shared:
         pytest.skip(f"{engine.id} lives in one process")
     session = engine.SessionStore()
     session["pet"] = "cat"

@@ -6,6 +6,7 @@ import secrets
 import string
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from http.cookies import SimpleCookie
 from importlib import import_module
 from typing import Any
@@ -20,6 +21,7 @@ from django.test import AsyncClient, Client, RequestFactory, override_settings
 
 from django_sessionstores.backends import cookie as cookie_backend
 from django_sessionstores.conf import codec
+from django_sessionstores.conf import settings as conf_settings
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.lifetime import CLOCK_SKEW
 from django_sessionstores.core.records import draw_key, is_well_formed, session_id
@@ -29,10 +31,12 @@ from django_sessionstores.exceptions import (
     SessionEnded,
     StorageUnavailable,
 )
+from django_sessionstores.inventory import Inventory
 from django_sessionstores.middleware import SessionMiddleware
 from django_sessionstores.models import StoredSession
 from django_sessionstores.payloads.cookie_chunks import join, split
 from django_sessionstores.sessions import SessionStore
+from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages.registered import journal
 from django_sessionstores.testing import DAY, HOUR, at, in_threads, observed, stores_of, suspicions
 from tests.dumps import dump
@@ -525,9 +529,10 @@ def test_an_answer_that_never_arrived(engine: Any, browser: Browser) -> None:
 def test_a_cookie_that_the_registry_does_not_know(engine: Any) -> None:
     """Its successors were saved so long ago that what they changed is forgotten. It is read as it
     is; it overwrites nothing while others save; and when it is all that is left, it goes on."""
+    moment = now()
     key = stored(engine, color="blue")
     save(engine, key, color="red")
-    with at(now() + HOUR):
+    with at(moment + HOUR):
         newest = save(engine, key, other=1)  # Who saves forgets what is old.
         late = engine.SessionStore(key)
         assert dict(late.items()) == {"color": "blue"}
@@ -538,8 +543,45 @@ def test_a_cookie_that_the_registry_does_not_know(engine: Any) -> None:
         with pytest.raises(SessionConflict):
             late.save()
         assert load(engine, newest) == {"color": "red", "other": 1}
-    with at(now() + 2 * HOUR):
+    window = int(conf_settings.MERGE_WINDOW * 1000) + CLOCK_SKEW
+    with at(moment + HOUR + window - 1), pytest.raises(SessionConflict):
+        save(engine, key, x=1)
+    with at(moment + HOUR + window):
         assert load(engine, save(engine, key, x=1)) == {"color": "blue", "x": 1}
+
+
+@pytest.mark.engines("cookie:sqlite")
+def test_a_registry_that_has_lost_its_journals(engine: Any) -> None:
+    """Restored from a list without payloads, perhaps. Every session goes on."""
+    key = stored(engine, color="blue")
+    StoredSession.objects.update(payload=b"")
+    newer = save(engine, key, x=1)
+    assert load(engine, save(engine, newer, y=1)) == {"color": "blue", "x": 1, "y": 1}
+
+
+@pytest.mark.engines(*REGISTERED)
+def test_a_login_does_not_join_the_new_key_of_a_cookie_that_the_registry_does_not_know(
+    engine: Any,
+) -> None:
+    """How the data of the two cookies differs is forgotten, so they cannot be merged."""
+    moment = now()
+    key = stored(engine, color="blue")
+    newer = save(engine, key, color="red")
+    with at(moment + HOUR):
+        newest = save(engine, newer, other=1)  # From here on, the first cookie is unknown.
+    with at(moment + 2 * HOUR):
+        login, unknown = engine.SessionStore(newest), engine.SessionStore(key)
+        assert login["color"] == "red"
+        for session, name in ((unknown, "x"), (login, "_auth_user_id")):
+            session.cycle_key()
+            session[name] = "7"
+            session.save()
+        assert load(engine, unknown.session_key) == {"color": "blue", "x": "7"}
+        assert load(engine, login.session_key) == {
+            "color": "red",
+            "other": 1,
+            "_auth_user_id": "7",
+        }
 
 
 @pytest.mark.engines(*REGISTERED)
@@ -742,6 +784,28 @@ def test_a_save_after_the_end_is_refused(engine: Any) -> None:
 
 
 @pytest.mark.engines(*REGISTERED)
+@pytest.mark.engines("cookie:sqlite")
+@pytest.mark.parametrize("is_asked_for", [True, False])
+@pytest.mark.parametrize("policy", [None, RequestPolicy()], ids=["Django's", "the package's"])
+def test_a_save_that_changes_nothing_finds_out_whether_the_session_lives(
+    engine: Any, policy: RequestPolicy | None, is_asked_for: bool
+) -> None:
+    """Django's middleware sends the cookie after it, over the one of a login. The package's does
+    not, and the request need not fail."""
+    sessions = engine.SessionStore(stored(engine)), engine.SessionStore(stored(engine))
+    for session in sessions:
+        session.policy = policy
+        session.load()
+        session.modified = is_asked_for
+    live, ended = sessions
+    Inventory().end(ended.session_id)
+    live.save()
+    assert live.is_proved is (is_asked_for or policy is None)
+    with nullcontext() if policy else pytest.raises(SessionEnded):
+        ended.save()
+    assert not ended.is_proved
+
+
 def test_the_registry_holds_neither_keys_nor_words(engine: Any) -> None:
     """Not in what it remembers of changes, either."""
     key = stored(engine)

@@ -64,7 +64,7 @@ def assert_keeps_its_promises(value: str, promises: int = 18) -> str:
     """What the demo says meanwhile."""
     done = demo(value, "--check")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("  ok  ") == promises, done.stdout
+    assert done.stdout.count("  ok         /") == promises, done.stdout
     return done.stdout
 
 
@@ -208,6 +208,15 @@ def test_a_store_that_cannot_be_used_is_told_in_a_sentence(value: str, reason: s
     assert engines.VARIABLE in done.stdout
     assert "Traceback" not in done.stdout
     assert PASSWORD not in done.stdout
+
+
+def test_a_cache_that_is_unreachable_fails_the_check() -> None:
+    """Requests go on without it, so they alone would say that all is well."""
+    done = demo(f"cached_db+redis://{HOST}:{free_port()}/0", "--check")
+    assert done.returncode == 1
+    assert "FAILED     Redis through Django's RedisCache" in done.stdout
+    assert "ok         table django_sessionstores_storedsession" in done.stdout
+    assert done.stdout.count("FAILED") == 1
 
 
 @pytest.mark.parametrize(

@@ -219,14 +219,29 @@ def restored_logging() -> Iterator[None]:
         each.handlers[:] = own
 
 
-def test_storage_of_the_guide_passes_the_conformance_suite(workshop: dict[str, Any]) -> None:
-    """It is what authors of engines start from, and its tests are what they run."""
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"SESSIONSTORES": {"MIGRATE_FROM": ["django_sessionstores.backends.memory"]}},
+        {"SESSIONSTORES": {"IDLE_TIMEOUT": 1800, "ROTATE_AFTER": 3600}},
+        {"SESSIONSTORES": {"MAX_SESSIONS": 1, "ON_LIMIT": "refuse", "STATISTICS": True}},
+        {"SESSIONSTORES": {"ABSOLUTE_TIMEOUT": 60, "TOUCH_INTERVAL": 0, "CONFLICT_RETRIES": 0}},
+        {"SESSION_COOKIE_AGE": 60, "SESSION_SAVE_EVERY_REQUEST": True},
+        {"SESSION_EXPIRE_AT_BROWSER_CLOSE": True, "SESSIONSTORES": {"REGISTRY": "cache"}},
+    ],
+    ids=lambda settings: ",".join(settings.get("SESSIONSTORES", settings)) or "none",
+)
+def test_storage_of_the_guide_passes_the_conformance_suite(
+    workshop: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    """It is what authors of engines start from, under whatever settings their project has."""
     names = run(DOCS / "howto" / "writing.rst", workshop)
     suite = unittest.TestSuite(
         unittest.defaultTestLoader.loadTestsFromTestCase(names[name])
         for name in ("StorageTests", "AsyncStorageTests", "EngineTests", "RequestTests")
     )
-    with override_settings(SESSION_ENGINE="shop.engine"):
+    with override_settings(SESSION_ENGINE="shop.engine", **settings):
         result = unittest.TextTestRunner(stream=io.StringIO()).run(suite)
     assert result.testsRun > 50
     assert [(str(test), text) for test, text in result.failures + result.errors] == []
@@ -384,6 +399,18 @@ def test_the_page_of_exceptions_has_every_one() -> None:
     page = read("reference", "exceptions.rst")
     assert set(re.findall(r"autoexception:: (\w+)", page)) == defined
     assert page.count("**What to do:**") == len(defined) - 1  # The root is raised by nobody.
+
+
+def test_the_page_of_promises_has_every_number() -> None:
+    """The simulation tells a broken promise by its number."""
+    page = read("reference", "promises.rst")
+    numbers = list(map(int, re.findall(r"^(\d+)\. ", page, re.MULTILINE)))
+    assert numbers == list(range(1, 31))
+    folder = ROOT / "django_sessionstores/testing/simulation"
+    code = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    told = set(map(int, re.findall(r"(?:_broken\((?:world, )?|Violation\()(\d+)", code)))
+    assert len(told) > 10
+    assert told <= {0, *numbers}
 
 
 def test_the_page_of_compatibility_lists_each_test_of_djangos_that_fails() -> None:

@@ -4,6 +4,7 @@ to a service. Neither a cookie that signs somebody in nor what is in a session b
 from __future__ import annotations
 
 import base64
+import concurrent.futures
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -290,6 +291,28 @@ def test_an_outage_in_a_request(engine: Any, visit: Visit) -> None:
     """The headers of the request, which the middleware hands to the session, hold the cookie."""
     with observed(*stores_of(engine.storage)[:1], before=failing_at(0)):
         assert error_of(visit, write_in_a_request) is StorageUnavailable
+
+
+@REGISTERED
+def test_an_error_while_a_cookie_is_proved(visit: Visit) -> None:
+    """A view has stored the session under another key, and has failed then."""
+
+    def view(request: Any) -> HttpResponse:
+        session = request.session
+        session.cycle_key()
+        session.save()
+        visit.tokens.append(session.session_key)
+        session.is_proved = False
+        session.prove = mock.Mock(side_effect=ZeroDivisionError)
+        return HttpResponse(status=500)
+
+    async def answer(visit: Visit) -> None:
+        request = RequestFactory().get("/")
+        request.COOKIES[settings.SESSION_COOKIE_NAME] = visit.tokens[-1]
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            thread.submit(SessionMiddleware(view), request).result()
+
+    assert error_of(visit, answer) is ZeroDivisionError
 
 
 @REGISTERED

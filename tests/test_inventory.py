@@ -103,8 +103,10 @@ def test_pages_hold_each_session_once(engine: Any, listing: Any) -> None:
         ({"logged_in": False}, {"visitor"}),
         ({"user": 1, "logged_in": False}, set()),
         ({"ip": "192.0.2.1"}, {"visitor"}),
+        ({"ip": "192.0.2.0/24"}, {"visitor"}),
+        ({"ip": "198.51.100.0/24"}, set()),
     ],
-    ids=["all", "user", "logged in", "anonymous", "user, anonymous", "ip"],
+    ids=["all", "user", "logged in", "anonymous", "user, anonymous", "ip", "network", "no network"],
 )
 def test_filters(engine: Any, listing: Any, filters: dict[str, Any], expected: set[str]) -> None:
     """All of them must hold."""
@@ -225,7 +227,7 @@ def test_data(engine: Any, inventory: Any) -> None:
     """What is in a session, for who has its id; of a cookie, only the browser could tell."""
     session = stored(engine, user=7, cart={"apples": 3})
     if engine.storage.holds_in_key:
-        with pytest.raises(UnreadablePayload, match="only the browser"):
+        with pytest.raises(UnreadablePayload, match="only in the browser"):
             inventory.data(session.session_id)
         return
     assert inventory.data(session.session_id) == {
@@ -387,6 +389,25 @@ def test_an_outage_in_the_middle_tells_how_many(engine: Any, listing: Any) -> No
     assert caught.value.ended == 2
     assert "no route" in str(caught.value)
     assert sum(is_alive(engine, each) for each in sessions) == 2
+
+
+@pytest.mark.engines("memory")
+def test_an_outage_in_the_middle_of_a_purge_tells_how_many(
+    engine: Any, listing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([1000, 7])
+
+    def purge(now: int, batch: int) -> int:
+        for answer in answers:
+            return answer
+        raise StorageUnavailable("no route")
+
+    monkeypatch.setattr(engine.storage, "purge", purge)
+    with pytest.raises(PartlyEnded, match="no route") as caught:
+        listing.purge()
+    assert caught.value.ended == 1007
+    with pytest.raises(StorageUnavailable):
+        listing.purge()
 
 
 @pytest.mark.engines("memory", "file", "db", "cached_db", "cookie:sqlite")

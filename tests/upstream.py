@@ -86,24 +86,27 @@ EXPECTED_FAILURES = (
     ExpectedFailure(
         "sessions_tests.tests.SessionMiddlewareTests.test_empty_session_saved",
         ("db", "cached_db", "cache", "file", "cookie"),
-        "Looks for the session in the table of Django's own db engine.",
+        "This test looks for the session in the table of Django's own db engine.",
     ),
     ExpectedFailure(
         "auth_tests.test_middleware.TestLoginRequiredMiddleware"
         ".test_protected_view_logged_in_performance",
         ("cache", "file"),
-        "Wants two queries, for the session and for the user; the session needs none here.",
+        "This test expects two queries, for the session and for the user. Here the session needs "
+        "none.",
     ),
     ExpectedFailure(
         "auth_tests.test_views.LoginTest.test_session_key_flushed_on_login_after_password_change",
         ("db", "cached_db", "cache", "file", "cookie"),
-        "Wants the key kept where the same user signs in again. It is a new one, as at any login.",
+        "This test expects the same key when the same user signs in again. Here each login makes a "
+        "new key.",
     ),
     ExpectedFailure(
         "sessions_tests.tests.SessionMiddlewareTests"
         ".test_save_every_request_with_non_empty_session_renews_session_cookie",
         (MIDDLEWARE,),
-        "Wants the cookie with each response, not only when the stored expiry has moved.",
+        "This test expects the cookie with each response. Here it is sent when the stored expiry "
+        "has moved.",
     ),
 )
 

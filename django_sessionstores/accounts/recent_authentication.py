@@ -46,6 +46,8 @@ from .users import RequestUser
 View = Callable[..., Any]
 _APP: Final = "django_sessionstores"
 _TYPES: Final = ("text/html", "application/json")
+AGE_OF_VIEW: Final = "recent_authentication_age"
+"""The attribute of a decorated view that holds the age that the decorator was given."""
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 
 
@@ -126,7 +128,9 @@ def recent_authentication_required(view: View | None = None, *, age: float | Non
                 return call_async(request, *args, **kwargs)
             return run(_refusal(request, age)) or view(request, *args, **kwargs)
 
-        return wraps(view)(call_async if iscoroutinefunction(view) else call_sync)
+        decorated = wraps(view)(call_async if iscoroutinefunction(view) else call_sync)
+        setattr(decorated, AGE_OF_VIEW, age)  # A check finds the view by it.
+        return decorated
 
     return decorate if view is None else decorate(view)
 
@@ -224,7 +228,7 @@ def _refusal(request: HttpRequest, age: float | None) -> Flow[HttpResponse | Non
     url = _with_return_url(request, url)
     response: HttpResponse
     if _asks_for_json(request):
-        detail = gettext("Sign in again to go on.")
+        detail = gettext("Sign in again to continue.")
         response = JsonResponse({"detail": detail, "sign_in_url": url}, status=403)
     else:
         response = HttpResponseRedirect(url)

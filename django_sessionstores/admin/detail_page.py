@@ -95,7 +95,7 @@ def _timeline(info: SessionInfo, now: datetime) -> list[TimelinePoint]:
     ]
     if absolute:
         end = utc_datetime(int(info.created.timestamp() * 1000) + absolute)
-        moments.append(("absolute", _("Ends whatever is done"), end))
+        moments.append(("absolute", _("Ends in any case"), end))
     moments.sort(key=lambda each: each[2])
     first, last = moments[0][2], moments[-1][2]
     return [

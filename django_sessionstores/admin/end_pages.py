@@ -12,15 +12,16 @@ from django.http import HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from ..accounts.users import find_user, usernames
+from ..accounts.users import find_user, name_of, usernames
 from ..core.records import is_session_id, is_storable
 from ..inventory import SessionInfo
 from ..models import Session
 from ..operations.overview import count_of_user
 from .ending import end_each, end_many, redirect_after
-from .list_page import PER_PAGE, WITHIN
+from .list_page import PER_PAGE
 from .log_entries import Subject, log_number_ended
 from .page import Page
+from .search import WITHIN
 
 _MOST_ENDED: Final = 5000
 """How many sessions one request ends: it must answer before the server's timeout."""
@@ -51,7 +52,7 @@ def end_selected(page: Page) -> HttpResponse:
     ids = list(dict.fromkeys(filter(is_session_id, page.request.POST.getlist("id"))))[:PER_PAGE]
     back = page.url("changelist")
     if not ids:
-        page.message(_("No session was chosen."), messages.WARNING)
+        page.message(_("No session was selected."), messages.WARNING)
         return HttpResponseRedirect(back)
     if "confirmed" not in page.request.POST:
         found = [info for id_ in ids if (info := page.inventory.get(id_))]
@@ -75,7 +76,7 @@ def end_of_user(page: Page, user_id: str) -> HttpResponse:
     user_id = unquote(user_id)
     if not is_storable(user_id):
         return page.redirect_not_found()
-    inventory, name = page.inventory, usernames([user_id]).get(user_id, user_id)
+    inventory, name = page.inventory, usernames([user_id]).of(user_id)
     back = page.url("changelist", user=user_id)
     if page.request.method != "POST":
         sessions, more = inventory.list(user=user_id, limit=_SHOWN, within=WITHIN)
@@ -93,7 +94,7 @@ def end_of_user(page: Page, user_id: str) -> HttpResponse:
         user = find_user(user_id)
         subject = Subject(Session, None, name)
         if user is not None:
-            subject = Subject(type(user), user.pk, str(user))
+            subject = Subject(type(user), user.pk, name_of(user))
         log_number_ended(page, subject, CHANGE, ended)
     return redirect_after(page, ended, _MOST_ENDED, back)
 
@@ -113,7 +114,7 @@ def end_others(page: Page) -> HttpResponse:
             back=back,
             warning=_(
                 "Everybody else is logged out, and what visitors have in their sessions "
-                "is lost, as baskets of a shop."
+                "is lost, such as shopping baskets."
             ),
         )
     own = page.own_ids
@@ -132,7 +133,7 @@ def purge(page: Page) -> HttpResponse:
             title=_("Purge expired sessions?"),
             action=_("Purge expired sessions"),
             back=back,
-            warning=_("They are over already: nobody is logged out."),
+            warning=_("They have expired already: nobody is logged out."),
         )
     removed = end_many(page, lambda: inventory.purge(most=_MOST_PURGED), is_purge=True)
     if removed:

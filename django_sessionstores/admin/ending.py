@@ -23,7 +23,7 @@ def end_each(page: Page, ids: Sequence[str]) -> None:
     """
     own, ended, gone, failed, reason = page.own_ids, list[SessionInfo](), 0, 0, ""
     if any(id_ in own for id_ in ids):
-        text = _("Your own session was left: log out to end it.")
+        text = _("Your own session was kept: log out to end it.")
         page.message(text, messages.WARNING)
     for number, id_ in enumerate(others := [id_ for id_ in ids if id_ not in own]):
         try:
@@ -67,7 +67,7 @@ def end_many(page: Page, end: Callable[[], int], *, is_purge: bool = False) -> i
     if number or not problem:
         _say_ended(page, number, is_purge=is_purge)
     if problem:
-        text = _("Not all is done: %(reason)s") % {"reason": isolate_direction(problem)}
+        text = _("Not everything was done: %(reason)s") % {"reason": isolate_direction(problem)}
         page.message(text, messages.ERROR)
     return number
 
@@ -79,7 +79,7 @@ def redirect_after(page: Page, number: int, most: int, back: str) -> HttpRespons
     """
     if number < most:
         return HttpResponseRedirect(back)
-    text = _("There may be more: one request does so many at most. Go on here.")
+    text = _("There may be more, because one request ends only so many. Continue here.")
     page.message(text, messages.WARNING)
     return HttpResponseRedirect(page.request.path)
 

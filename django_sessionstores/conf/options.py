@@ -152,8 +152,8 @@ class Settings:
             raise ImproperlyConfigured(
                 Phrase(
                     _(
-                        "%(setting)s has a key that is empty or no string. Is an environment "
-                        "variable not set?"
+                        "%(setting)s has a key that is empty or not a string. Is an "
+                        "environment variable not set?"
                     ),
                     setting=full_name("ENCRYPTION_KEYS"),
                 )
@@ -305,7 +305,7 @@ class Settings:
         if not all(isinstance(name, str) and name.strip("_- ") for name in names):
             raise ImproperlyConfigured(
                 Phrase(
-                    _("%(setting)s has an entry that is no name."),
+                    _("%(setting)s has an entry that is not a name."),
                     setting=full_name("SECRET_NAMES"),
                 )
             )

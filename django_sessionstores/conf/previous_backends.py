@@ -47,7 +47,10 @@ def previous_backend(entry: Any) -> PreviousBackend:
     if unknown or not all(isinstance(value, str | PathLike) for value in options.values()):
         raise ImproperlyConfigured(
             Phrase(
-                _("%(setting)s gives %(engine)s %(options)s. It takes, each a string: %(names)s."),
+                _(
+                    "%(setting)s gives %(engine)s the settings %(options)s. The dict may have "
+                    "these, each with a string as its value: %(names)s."
+                ),
                 setting=full_name("MIGRATE_FROM"),
                 engine=path,
                 options=repr(options),

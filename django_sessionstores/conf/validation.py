@@ -76,7 +76,7 @@ def seconds(name: str, *, default: float) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise ImproperlyConfigured(
             Phrase(
-                _("%(setting)s is %(value)s; it is a number of seconds, 0 or more."),
+                _("%(setting)s is %(value)s; it must be a number of seconds, 0 or more."),
                 setting=full_name(name),
                 value=value,
             )
@@ -148,8 +148,8 @@ def _expectation(kinds: tuple[type, ...]) -> Phrase:
     # Not at import: even marking a text for translation reads Django's settings.
     return {
         (int,): Phrase(_("a whole number")),
-        (int, float): Phrase(_("a number")),
-        (int, float, NoneType): Phrase(_("a number or None")),
+        (int, float): Phrase(_("a number of seconds, such as 1800")),
+        (int, float, NoneType): Phrase(_("None or a number of seconds, such as 1800")),
         (str,): Phrase(_("a string")),
         (bool,): Phrase(_("True or False")),
         (list, tuple): Phrase(_("a list")),

@@ -25,6 +25,7 @@ from ..core.flow import (
 from ..core.lifetime import utc_datetime
 from ..core.records import is_session_id
 from ..inventory import Inventory, SessionInfo, SessionPage
+from ..sessions.user_ids import user_id_of
 from .names import describe_device, describe_place
 
 MOST_LISTED: Final = 200
@@ -195,7 +196,7 @@ class YourSessions:
         user = yield Call(RequestUser(self._request), "get", ())
         if not user.is_authenticated:
             raise ValueError("The user of the request is anonymous; log the user in first.")
-        return str(user.pk), self._current_ids
+        return user_id_of(user), self._current_ids
 
     def _look_up(
         self, inventory: Inventory, user_id: str, ids: Collection[str]

@@ -175,7 +175,7 @@ def end_page(request: HttpRequest, session_id: str, **captured: Any) -> Answer:
         if found:
             return _render(request, "end", session=found)
     # The response is the same for a session of another user, whose existence is not revealed.
-    text = _("There is no such device among yours, or it was signed out already.")
+    text = _("This is not one of your devices, or it was signed out already.")
     return (yield from _list_page(request, [_warning(text)], 404))
 
 
@@ -197,7 +197,7 @@ def end_others_page(request: HttpRequest, **captured: Any) -> Answer:
         return _render(request, "end_others", 503, messages=notices)
     if ended < MOST_ENDED:
         return (yield from _show_result(request, _success(_count_text(ended))))
-    text = _("There may be more: so many are signed out at a time. Please go on.")
+    text = _("There may be more, because only so many are signed out at a time. Please continue.")
     return (yield from _show_result(request, _success(_count_text(ended)), _warning(text)))
 
 

@@ -81,9 +81,9 @@ class Listing(msgspec.Struct, frozen=True):
             raise CannotList(
                 Phrase(
                     gettext_noop(
-                        "%(engine)s cannot tell which sessions there are: %(store)s keeps no list "
-                        "of them. Name a registry in SESSIONSTORES['REGISTRY'] where the engine "
-                        "takes one, or choose another SESSION_ENGINE."
+                        "%(engine)s cannot list sessions, because %(store)s keeps no list"
+                        " of them. Name a registry in SESSIONSTORES['REGISTRY'] if the "
+                        "engine can have one, or choose another SESSION_ENGINE."
                     ),
                     engine=self.engine,
                     store=self.storage.describe(),

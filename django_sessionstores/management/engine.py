@@ -10,8 +10,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 
 from ..conf import session_store
+from ..core.phrases import Phrase
 from ..exceptions import CannotList, StorageUnavailable
 from ..inventory import Inventory
+from ..operations.checks.configuration import parts
+from ..storages.base import Storage
 
 
 def open_inventory() -> Inventory:
@@ -41,10 +44,21 @@ def errors_reported() -> Iterator[None]:
     try:
         yield
     except StorageUnavailable as error:
-        store = Inventory().storage.describe()
-        raise CommandError(f"The store of sessions, {store}, does not answer: {error}") from error
+        storage = Inventory().storage
+        store = "" if _names_store(error, storage) else f", {storage.describe()},"
+        raise CommandError(f"The store of sessions{store} does not answer: {error}") from error
     except (CannotList, ImproperlyConfigured) as error:
         raise CommandError(str(error)) from error
+
+
+def _names_store(error: StorageUnavailable, storage: Storage) -> bool:
+    """Return whether the message of an error says which store it is about."""
+    for part in parts(storage):
+        description = part.describe()
+        names = description.values.values() if isinstance(description, Phrase) else [description]
+        if any(str(name) in str(error) for name in names):
+            return True
+    return False
 
 
 def purge() -> int | None:

@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
 from ..core import clock
-from ..core.client import normal_ip
+from ..core.client import normal_ip, normal_network
 from ..core.lifetime import utc_datetime
 from ..exceptions import CannotList
 from ..inventory import Inventory, SessionInfo
@@ -64,10 +64,12 @@ def positive_number(text: str) -> int:
 
 
 def address(text: str) -> str:
-    """Return an IP address as the middleware writes it."""
-    ip = normal_ip(text)
+    """Return an IP address as the middleware writes it, or a network of addresses."""
+    ip = normal_ip(text) or normal_network(text)
     if not ip:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an IP address")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an IP address, the beginning of one, or a network"
+        )
     return ip
 
 

@@ -25,9 +25,10 @@ from ..core.phrases import (
 )
 from ..core.records import draw_key, session_id
 from ..exceptions import StorageUnavailable
+from ..payloads.cookie_chunks import split
 from ..storages.base import Storage
 from . import checks
-from .checks.configuration import parts, session_middlewares
+from .checks.configuration import has_package_middleware, parts, session_middlewares
 
 T = TypeVar("T")
 
@@ -55,7 +56,17 @@ _COOKIE: Final = (
     "SESSION_COOKIE_DOMAIN",
     "SESSION_COOKIE_PATH",
 )
-_OPTIONS: Final = ("IDLE_TIMEOUT", "ABSOLUTE_TIMEOUT", "TOUCH_INTERVAL", "REGISTRY")
+_OPTIONS: Final = (
+    "IDLE_TIMEOUT",
+    "ABSOLUTE_TIMEOUT",
+    "TOUCH_INTERVAL",
+    "ROTATE_AFTER",
+    "MAX_SESSIONS",
+    "REGISTRY",
+    "MIGRATE_FROM",
+)
+_DURATIONS: Final = ("_AGE", "_TIMEOUT", "_AFTER")
+"""How the names of settings end that are numbers of seconds."""
 _CHECKS: Final = (f"{checks.__name__}.", "django.core.checks.security.sessions")
 """How the names of modules begin whose checks are about sessions."""
 _WRONG: Final = django_checks.WARNING
@@ -70,12 +81,15 @@ LEVELS: Final = {
 
 
 class Store(msgspec.Struct, frozen=True, kw_only=True):
-    """A store of sessions, and whether it answers."""
+    """A store of sessions, whether it answers, and whether it can be written."""
 
     description: str
     milliseconds: float | None
     """The time to answer over an open connection; ``None`` if the store does not answer."""
     error: str = ""
+    """Why the store does not answer; empty if it does."""
+    write_obstacle: str = ""
+    """What keeps this process from writing to the store; empty if nothing is known to."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +110,15 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     stores: list[Store]
     """The stores that can be asked, which excludes the browser."""
     capabilities: dict[str, bool]
+    holds_in_key: bool
+    """Whether the session data is in the cookies of the browser."""
     max_payload: int | None
+    """The maximum size of a session in the store, in bytes."""
+    cookie_bytes: int | None
+    """The maximum size of a session in cookies, in bytes.
+
+    ``None`` if sessions are in a store, or if the settings are wrong.
+    """
     middleware: list[str]
     policy: dict[str, Any]
     encryption_keys: int | None
@@ -115,12 +137,12 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
 def diagnose(storage: Storage) -> Diagnosis:
     """Return the diagnosis of a storage and of the settings. Nothing is changed."""
-    stores = [_ask(part) for part in parts(storage) if not part.holds_in_key]
+    stores = ask_stores(storage)
     findings = sorted(_findings(), key=lambda finding: (not finding.is_wrong, finding.id))
     middleware = [f"{each.__module__}.{each.__qualname__}" for each in session_middlewares()]
     eviction_policy = _store_answer(storage.eviction_policy) or ""
     problems = [
-        *(store.error for store in stores),
+        *(store.error or store.write_obstacle for store in stores),
         *(finding.is_wrong for finding in findings),
         eviction_policy,
     ]
@@ -128,8 +150,10 @@ def diagnose(storage: Storage) -> Diagnosis:
         engine=django_settings.SESSION_ENGINE,
         description=translate(storage.describe()),
         stores=stores,
-        capabilities={name: bool(getattr(storage, name)) for name in CAPABILITIES},
+        capabilities=_capabilities(storage),
+        holds_in_key=storage.holds_in_key,
         max_payload=storage.max_payload,
+        cookie_bytes=_setting_value(conf.cookie_bytes) if storage.holds_in_key else None,
         middleware=middleware,
         policy=_policy(),
         encryption_keys=_setting_value(lambda: len(conf.key_ring())),
@@ -140,6 +164,11 @@ def diagnose(storage: Storage) -> Diagnosis:
     )
 
 
+def ask_stores(storage: Storage) -> list[Store]:
+    """Return the stores of a storage, each asked by itself. Nothing is written."""
+    return [_ask(part) for part in parts(storage) if not part.holds_in_key]
+
+
 def _ask(storage: Storage) -> Store:
     unknown, description = session_id(draw_key()), translate(storage.describe())
     try:
@@ -147,9 +176,19 @@ def _ask(storage: Storage) -> Store:
         started = time.perf_counter()
         storage.lookup(unknown)
     except StorageUnavailable as error:
-        return Store(description=description, milliseconds=None, error=translated_message(error))
+        # Many messages begin with the store, which is named already.
+        reason = translated_message(error).removeprefix(f"{description}: ")
+        return Store(description=description, milliseconds=None, error=reason)
     milliseconds = round((time.perf_counter() - started) * 1000, 3)
-    return Store(description=description, milliseconds=milliseconds)
+    obstacle = storage.write_obstacle()
+    return Store(description=description, milliseconds=milliseconds, write_obstacle=obstacle)
+
+
+def _capabilities(storage: Storage) -> dict[str, bool]:
+    capabilities = {name: bool(getattr(storage, name)) for name in CAPABILITIES}
+    # Django's middleware does not tell sessions where they come from.
+    capabilities["keeps_client"] &= has_package_middleware()
+    return capabilities
 
 
 def _store_answer(ask: Callable[[], T]) -> T | None:
@@ -206,7 +245,7 @@ def summary(diagnosis: Diagnosis) -> dict[str, str]:
     unable: list[str] = []
     for name, phrases in CAPABILITIES.items():
         (able if diagnosis.capabilities[name] else unable).extend(map(str, phrases))
-    keys, size = diagnosis.encryption_keys, diagnosis.max_payload
+    keys = diagnosis.encryption_keys
     return {
         _("Engine"): diagnosis.engine,
         _("Stores"): "\n".join(map(_store_in_words, diagnosis.stores))
@@ -214,7 +253,7 @@ def summary(diagnosis: Diagnosis) -> dict[str, str]:
         **_index_in_words(diagnosis),
         _("Sessions can"): "\n".join(able) or "-",
         _("Sessions cannot"): "\n".join(unable) or "-",
-        _("Size limit"): _bytes_in_words(size) if size else _("none"),
+        _("Size limit"): _size_limit_in_words(diagnosis),
         _("Middleware"): "\n".join(diagnosis.middleware) or _("none, so no view has a session"),
         _("Encryption keys"): _("wrong, see the findings") if keys is None else str(keys),
         _("Policy"): "\n".join(
@@ -247,6 +286,12 @@ def _store_in_words(store: Store) -> str:
             "store": isolate_direction(store.description),
             "error": isolate_direction(store.error),
         }
+    if store.write_obstacle:
+        words = _("%(store)s: CANNOT BE WRITTEN. %(error)s")
+        return words % {
+            "store": isolate_direction(store.description),
+            "error": isolate_direction(store.write_obstacle),
+        }
     words = _("%(store)s: answers in %(number)s ms")
     return words % {
         "store": isolate_direction(store.description),
@@ -258,6 +303,23 @@ def _format_milliseconds(milliseconds: float | None) -> str:
     return number_format(milliseconds or 0, decimal_pos=1)
 
 
+def _size_limit_in_words(diagnosis: Diagnosis) -> str:
+    if diagnosis.max_payload:
+        return _bytes_in_words(diagnosis.max_payload)
+    if not diagnosis.holds_in_key:
+        return _("none")
+    limit = diagnosis.cookie_bytes
+    if limit is None:
+        return _("wrong, see the findings")
+    number = len(split(django_settings.SESSION_COOKIE_NAME, "x" * limit))
+    words = ngettext(
+        "%(size)s, encrypted, in %(number)s cookie",
+        "%(size)s, encrypted, in up to %(number)s cookies",
+        number,
+    )
+    return words % {"size": _bytes_in_words(limit), "number": format_number(number)}
+
+
 def _bytes_in_words(size: int) -> str:
     return ngettext("%(number)s byte", "%(number)s bytes", size) % {"number": format_number(size)}
 
@@ -265,10 +327,12 @@ def _bytes_in_words(size: int) -> str:
 def _value_in_words(name: str, value: Any) -> str:
     if value is None and name in _OPTIONS:
         return _("wrong, see the findings")
-    if name.endswith(("_AGE", "_TIMEOUT")):
+    if name.endswith(_DURATIONS):
         words = format_duration(value) if value else _("disabled")
         return f"{value} ({isolate_direction(words)})"
-    return repr(value)
+    if name == "MAX_SESSIONS" and not value:
+        return f"{value} ({isolate_direction(_('disabled'))})"
+    return repr(list(value) if isinstance(value, tuple) else value)
 
 
 def finding_in_words(finding: Finding) -> str:

@@ -71,7 +71,7 @@ def resolve_update(
     current = outcome.current if isinstance(outcome, Conflict) else None
     found: Stored | None = None
     if current is not None and current.is_live(clock.now()):
-        found = Stored(state.key, current, _open_current(env, current), state.is_announced)
+        found = replace(state, record=current, base=_open_current(env, current))
     elif is_in_grace(current):
         found = yield from _follow_rotation(env, state, current)
     elif current is not None and current.successor and rotation.has_proof(state.base, data):
@@ -94,7 +94,7 @@ def resolve_rotation(
     previous, base = state.previous, drafting.data_of(state.previous.base)
     current = outcome.current if isinstance(outcome, Conflict) else None
     if current is not None and current.is_live(clock.now()):
-        found = Stored(previous.key, current, _open_current(env, current))
+        found = replace(previous, record=current, base=_open_current(env, current))
         merged = yield from merge_with_stored(base, data, found.base)
         return NextTry(replace(state, previous=found), merged)
     if is_in_grace(current):

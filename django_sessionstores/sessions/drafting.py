@@ -21,6 +21,7 @@ from ..exceptions import PayloadTooLarge, UnserializableValue
 from ..payloads.codec import Snapshot, change_context, newest_data
 from ..payloads.merge import AUTHENTICATED_AT, changes
 from .state import Environment, Stored
+from .user_ids import normal_user_id
 
 ROTATED: Final = "_session_rotated"
 """The key in session data for the time of the last rotation, in milliseconds since the epoch."""
@@ -29,9 +30,9 @@ EXPIRY: Final = "_session_expiry"
 
 
 def user_of(data: dict[str, Any]) -> str | None:
-    """Return the primary key of the user in session data, as text; ``None`` if anonymous."""
+    """Return the user id in session data; ``None`` if anonymous."""
     user_id = data.get(USER)
-    return None if user_id is None else str(user_id)
+    return None if user_id is None else normal_user_id(str(user_id))
 
 
 def data_of(snapshot: Snapshot) -> SecretDict:

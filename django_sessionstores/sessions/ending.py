@@ -20,7 +20,7 @@ from ..storages import revocation
 from ..storages.base import Conflict, Updated
 from ..storages.revocation import EndedSession
 from ..storages.tombstones import leave_tombstone
-from . import drafting, verification
+from . import drafting, request_sessions, verification
 from .state import Dead, Environment, New, Rotating, State, Stored, Unreachable, Unread
 
 
@@ -54,16 +54,26 @@ def end_state(env: Environment, state: State) -> Flow[EndedSession | None]:
             return (yield from end_key(env, state.key, state.key))
 
 
-def end_key(env: Environment, key: SecretText, cookie: SecretText) -> Flow[EndedSession | None]:
+def end_key(
+    env: Environment, key: SecretText, cookie: SecretText, own_id: str | None = None
+) -> Flow[EndedSession | None]:
     """End the session that has this key, or had it before its key was rotated.
 
-    ``cookie`` is the key, or the value from which the key is derived. Return what has ended;
-    ``None`` if there was no live session.
+    ``cookie`` is the key, or the value from which the key is derived. ``own_id`` is the id of the
+    session whose key the object itself has drawn. Return what has ended; ``None`` if there was no
+    live session.
     """
     session_id = env.storage.identify(key)
     if session_id is None:
         return None
-    return (yield from revocation.end(env.storage, session_id, cookie, since=env.opened))
+    # The key may be the one from before a rotation by this request, as code knows it that allows a
+    # user one session and ends the others.
+    spared = request_sessions.ids_cycled_before(env.number)
+    if own_id is not None:
+        spared.add(own_id)
+    return (
+        yield from revocation.end(env.storage, session_id, cookie, since=env.opened, spared=spared)
+    )
 
 
 def flush(env: Environment, state: State, *, is_logout: bool) -> Flow[FlushResult]:

@@ -123,7 +123,7 @@ class SessionFlows(KnownSession):
         except PayloadTooLarge as error:
             raise PayloadTooLarge(f"{error} {drafting.largest_keys(given)}") from error
         except SessionEnded:
-            if self._state is known:
+            if self._state is known or not self.__dict__.get("_session_cache"):
                 raise
             # Another task of the request has given the session a new key. Save under that one.
             yield from self._save(must_create)
@@ -134,7 +134,7 @@ class SessionFlows(KnownSession):
         self, began: State, given: dict[str, Any], saved: saving.SaveResult
     ) -> Flow[None]:
         """Set the state and the data that a save has led to."""
-        if saved.data is not None:
+        if saved.data is not None and _is_continued(saved.state, began, self._state):
             # Another task of the request may have changed the session while this one saved it.
             merged = merge(given, self._session_cache, saved.data, is_same=codec().is_same)
             _replace_data(self._session_cache, merged)
@@ -157,6 +157,10 @@ class SessionFlows(KnownSession):
         match self._current_state:
             case New(is_promised=True) | Rotating():
                 pass
+            case Stored(drawn=drawn) if drawn:
+                yield from self._save()
+                self.modified = True
+                return
             case New(replaces=replaces):
                 self._set_state(New(SecretText(draw_key()), replaces=replaces))
             case _:
@@ -165,6 +169,7 @@ class SessionFlows(KnownSession):
         self.modified = True
 
     def _cycle(self, *, at_once: bool = True) -> Flow[None]:
+        request_sessions.add_cycled(self)
         if "_session_cache" not in self.__dict__:
             self._session_cache = yield from self._load()
         self.accessed = True
@@ -230,6 +235,7 @@ class SessionFlows(KnownSession):
     def _delete(self, key: str | None) -> Flow[None]:
         state, env = self._current_state, self._environment()
         if key is None or key == state.key:
+            yield from self._store_rotation_from(state)
             ended = yield from self._note_outage(ending.end_state(env, state))
             if state.key is not None:
                 yield from self._report_replaced()
@@ -237,15 +243,34 @@ class SessionFlows(KnownSession):
                 yield from self._set_ended(state, dead, ended, "logout")
             return
         if isinstance(state, Rotating) and key == state.previous.key:
-            return  # The next save supersedes it, and finds out whether it is still live.
+            # Not left to the next save: the key must not be valid if the request fails.
+            with suppress(SessionEnded):
+                yield from self._save()
+            return
         known = self.storage().key_of(key)
         if known is not None:
-            ended = yield from ending.end_key(env, SecretText(known), SecretText(key))
+            yield from self._store_rotation_from(Unread(SecretText(known), SecretText(key)))
+            own_id = self.drawn_id
+            ended = yield from ending.end_key(env, SecretText(known), SecretText(key), own_id)
             if ended is not None:
                 yield from self._send((_end_event(ended, "logout"),))
 
+    def _store_rotation_from(self, state: State) -> Flow[None]:
+        """Store the new key that another object of the request has drawn for the same session.
+
+        The caller ends the session by its old key, which the new one has replaced.
+        """
+        if not isinstance(state, Unread):
+            return
+        session_id = self.storage().identify(state.key)
+        for each in request_sessions.cycled():
+            if each is not self and each.rotates_from == session_id:
+                with suppress(SessionEnded):
+                    yield from each._save()
+
     def _flush(self) -> Flow[None]:
         state, env = self._current_state, self._environment()
+        yield from self._store_rotation_from(state)
         is_logout, self.is_logging_out = self.is_logging_out, False
         flushing = ending.flush(env, state, is_logout=is_logout)
         flushed = yield from self._note_outage(flushing)
@@ -265,6 +290,8 @@ class SessionFlows(KnownSession):
             # A login may follow, so the reason of the end is known only later, and is sent then.
             is_told = is_logout or not (self.policy is not None or request_sessions.is_in_request())
             replaces = ReplacedSession(ended.id, user_id, is_told)
+            if not is_told:
+                request_sessions.keep(self)
         told = ended if replaces is not None and replaces.is_told else None
         yield from self._set_ended(
             _state_before_flush(state), New(replaces=replaces), told, "logout"
@@ -325,6 +352,21 @@ def _state_before_flush(state: State) -> State:
     record = known.record if isinstance(known, Stored) else None
     replaced = ReplacedSession(record.id, record.user_id, is_told=False) if record else None
     return Unread(known.key, known.key, flushed=replaced or ReplacedSession("", None, is_told=True))
+
+
+def _is_continued(saved: State, began: State, known: State) -> bool:
+    """Return whether the object still has the session that was saved.
+
+    Another task of the request may have flushed it meanwhile, and may have begun another one.
+    """
+    if known is began:
+        return True
+    known = known.previous if isinstance(known, Rotating) else known
+    return (
+        isinstance(saved, Stored)
+        and isinstance(known, Stored)
+        and saved.record.lineage == known.record.lineage
+    )
 
 
 def _is_newer(saved: State, known: State) -> bool:

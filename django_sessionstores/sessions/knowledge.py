@@ -40,6 +40,7 @@ from .state import (
     Unreachable,
     Unread,
     base_of,
+    count,
 )
 
 T = TypeVar("T")
@@ -70,7 +71,7 @@ class KnownSession(Engine):
         # SessionBase.__init__() is not called: it would import the serializer for each request.
         self.accessed = False
         self._modified = False
-        self._opened = clock.now()
+        self._opened, self._number = clock.now(), next(count)
         self._baseline: Snapshot | None = None
         self._provisional = ProvisionalStates()
         self._state: State = self._state_of(session_key)
@@ -105,11 +106,17 @@ class KnownSession(Engine):
                 "a rollback would not be noticed. Pickle it after the commit, or pass its "
                 "session_key."
             )
-        return {**vars(self), "_provisional": ProvisionalStates()}
+        # The policy belongs to the request, which cannot be pickled.
+        return {**vars(self), "_provisional": ProvisionalStates(), "policy": None}
 
     def _environment(self) -> Environment:
         return Environment(
-            self.storage(), type(self), self.get_session_cookie_age, self._opened, self.policy
+            self.storage(),
+            type(self),
+            self.get_session_cookie_age,
+            self._opened,
+            self._number,
+            self.policy,
         )
 
     @property
@@ -189,6 +196,29 @@ class KnownSession(Engine):
         if isinstance(state, Rotating):
             known.add(state.previous.record.id)
         return {str(each) for each in known}
+
+    @property
+    def belongs_to_request(self) -> bool:
+        """Whether a middleware of the package has made it, or its key was drawn here."""
+        return self.policy is not None or self.has_new_key or self.drawn_id is not None
+
+    @property
+    def rotates_from(self) -> str | None:
+        """The id of the stored session, to which the next save gives a new key."""
+        state = self._current_state
+        return state.previous.record.id if isinstance(state, Rotating) else None
+
+    @property
+    def drawn(self) -> int:
+        """When this object has drawn the key of the stored session, see `Stored.drawn`."""
+        state = self._current_state
+        return state.drawn if isinstance(state, Stored) else 0
+
+    @property
+    def drawn_id(self) -> str | None:
+        """The id of the stored session if this object has drawn its key."""
+        state = self._current_state
+        return state.record.id if isinstance(state, Stored) and state.drawn else None
 
     @property
     def is_stored(self) -> bool:

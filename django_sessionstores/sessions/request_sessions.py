@@ -1,12 +1,14 @@
-"""The sessions of the running request: those that its code has made, under any middleware.
+"""The session objects of the running request, under any middleware.
 
 The signals of models that tell about a change of a user's account have no request, and Django's
 middleware does not publish the session of a request. So each session object registers itself in the
-context that makes it. An object that no code holds any more does not count.
+context that makes it. An object that no code holds any more does not count, unless it still has to
+send a signal.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Final
 from weakref import ref
@@ -23,7 +25,10 @@ _FEWEST: Final = 16
 class _Node(msgspec.Struct, frozen=True):
     """A node of an immutable linked list: copies of a context must not share changes."""
 
-    session: ref[SessionBase]
+    session: Callable[[], SessionBase | None]
+    """Returns the session object; ``None`` if it no longer exists."""
+    is_first: bool
+    """Whether it was the first one of a request: the middleware has made it from the cookie."""
     before: _Node | None
     size: int
     limit: int
@@ -31,28 +36,74 @@ class _Node(msgspec.Struct, frozen=True):
 
 
 _noted: Final[ContextVar[_Node | None]] = ContextVar("sessions", default=None)
+_cycled: Final[ContextVar[tuple[ref[SessionBase], ...]]] = ContextVar("cycled", default=())
 
 
 def add(session: SessionBase) -> None:
     """Register a session object in the current context, in constant time on average."""
+    _add(ref(session), is_first=_noted.get() is None and is_in_request())
+
+
+def keep(session: SessionBase) -> None:
+    """Keep a session object until the request is over, because it has a signal to send then."""
+    _add(lambda: session, is_first=False)
+
+
+def add_cycled(session: SessionBase) -> None:
+    """Register a session object whose ``cycle_key()`` was called in the current context."""
+    others = [each for each in _cycled.get() if each() not in {None, session}]
+    _cycled.set((*others, ref(session)))
+
+
+def cycled() -> list[Any]:
+    """Return the session objects that `add_cycled` has registered and that still exist."""
+    return [session for each in _cycled.get() if (session := each()) is not None]
+
+
+def _add(session: Callable[[], SessionBase | None], *, is_first: bool) -> None:
     node = _noted.get()
     if node is not None and node.size >= node.limit:
-        alive = sessions()
+        alive = [each for each in _nodes() if each.session() is not None]
         node, limit = None, max(_FEWEST, 2 * len(alive))
         for each in reversed(alive):
-            node = _Node(ref(each), node, node.size + 1 if node else 1, limit)
+            size = node.size + 1 if node else 1
+            node = _Node(each.session, each.is_first, node, size, limit)
     size, limit = (node.size + 1, node.limit) if node else (1, _FEWEST)
-    _noted.set(_Node(ref(session), node, size, limit))
+    _noted.set(_Node(session, is_first, node, size, limit))
+
+
+def _nodes() -> Iterator[_Node]:
+    node = _noted.get()
+    while node is not None:
+        yield node
+        node = node.before
 
 
 def sessions() -> list[Any]:
     """Return the session objects of the current context that still exist, the newest first."""
-    found, node = [], _noted.get()
-    while node is not None:
-        if (session := node.session()) is not None:
-            found.append(session)
-        node = node.before
+    return [session for each in _nodes() if (session := each.session()) is not None]
+
+
+def own_ids() -> set[str]:
+    """Return the ids of the sessions that belong to the running request.
+
+    These are the session that its cookie names, and those whose keys it has drawn itself. Sessions
+    that its code has opened by their keys may be other people's.
+    """
+    found = set[str]()
+    for each in _nodes():
+        session: Any = each.session()
+        if session is not None and (each.is_first or session.belongs_to_request):
+            found |= session.stored_ids
     return found
+
+
+def ids_cycled_before(number: int) -> set[str]:
+    """Return the ids of the stored sessions whose keys the running request had cycled by then.
+
+    ``number`` is one of `state.count`.
+    """
+    return {str(each.drawn_id) for each in cycled() if 0 < each.drawn < number}
 
 
 def is_in_request() -> bool:
@@ -65,6 +116,7 @@ def _start(**kwargs: Any) -> None:
     # Under WSGI a thread has one context for all of its requests, and reference cycles may keep the
     # sessions of an earlier request alive. Under ASGI each request has a context of its own.
     _noted.set(None)
+    _cycled.set(())
 
 
 def _finish(**kwargs: Any) -> None:
@@ -72,6 +124,7 @@ def _finish(**kwargs: Any) -> None:
         if not session.is_settled:
             session.settle()
     _noted.set(None)
+    _cycled.set(())
 
 
 def _log_out(request: Any = None, **kwargs: Any) -> None:

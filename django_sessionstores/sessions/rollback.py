@@ -48,6 +48,10 @@ class ProvisionalStates(list[_Note]):
     def settle(self) -> list[State]:
         """Forget the writes that were committed; return the state before each write that was
         rolled back."""
+        # A rollback to a savepoint undoes the last writes. So if the last one is still open, then
+        # all of them are.
+        if self and self[-1].has_committed() is None:
+            return []
         waiting: list[_Note] = []
         for place, note in enumerate(self):
             has_committed = note.has_committed()

@@ -57,6 +57,7 @@ from .state import (
     Unread,
     Unreadable,
     base_of,
+    count,
 )
 
 _HARMLESS_TO_READERS: Final = (SessionEnded, SessionConflict, StorageUnavailable)
@@ -292,24 +293,24 @@ def _touch(env: Environment, state: Stored, data: dict[str, Any], intent: Intent
     meanwhile, the old cookie would replace the new one and log the user out.
     """
     moment, record = clock.now(), state.record
-    expires = drafting.expires_at(env, data, moment, record.created)
-    if not drafting.is_behind(env, record, data):
+    is_behind = drafting.is_behind(env, record, data)
+    if not is_behind:
         if env.storage.holds_in_key:
             return (yield from _prove_token(env, state, intent))
-        # Nearly always a login changes the key, so anonymous sessions are at risk. Authenticated
-        # sessions are spared a round trip for each request that changes nothing.
-        is_at_risk = record.user_id is None and env.policy is None
+        # The package's middleware sends no cookie after a save that changed nothing.
+        is_at_risk = env.policy is None
         if not (intent.is_asked_for or is_at_risk or not state.is_announced):
             return SaveResult(state)
-        expires = record.expires
-    if (yield from env.calls.touch(record, expires, moment, moment)):
+    expires = drafting.expires_at(env, data, moment, record.created)
+    if is_behind and (yield from env.calls.touch(record, expires, moment, moment)):
         touched = replace(state, record=with_times(record, expires, moment), is_announced=True)
         is_news = expires > record.expires or not state.is_announced
         return SaveResult(touched, is_written=is_news, is_news=is_news, is_proved=True)
     current = yield from env.calls.read_latest(record.id)
     if current is not None and current.is_live(moment):
         is_news = not state.is_announced
-        return SaveResult(state, is_proved=True, is_written=is_news, is_news=is_news)
+        known = replace(state, is_announced=True)
+        return SaveResult(known, is_proved=True, is_written=is_news, is_news=is_news)
     if is_in_grace(current):
         return (yield from conflicts.resolve_update(env, state, data, Conflict(current)))
     if env.policy is not None:
@@ -322,7 +323,7 @@ def _prove_token(env: Environment, state: Stored, intent: Intent) -> Flow[SaveRe
 
     Its expiry moves only with the key.
     """
-    is_at_risk = state.record.user_id is None and env.policy is None
+    is_at_risk = env.policy is None
     if not env.storage.authoritative or not (intent.is_asked_for or is_at_risk):
         return SaveResult(state)
     current = yield from env.calls.read(env.storage.locate(state.key))
@@ -425,8 +426,10 @@ def _save_result(
         key = SecretText(outcome.key)
     record = outcome.record
     is_known = previous is not None and previous.is_announced and previous.key == key
+    is_same = previous is not None and previous.record.id == record.id
+    drawn = previous.drawn if previous is not None and is_same else next(count)
     return SaveResult(
-        Stored(key, record, snapshot),
+        Stored(key, record, snapshot, drawn=drawn),
         events=events,
         is_written=True,
         is_news=not is_known or previous is None or previous.record.expires != record.expires,

@@ -15,9 +15,10 @@ A state is one of these classes:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from django.dispatch import Signal
@@ -28,6 +29,9 @@ from ..exceptions import StorageUnavailable
 from ..payloads.codec import Snapshot
 from ..storages.base import Storage
 from ..storages.calls import Calls
+
+count: Final = itertools.count(1)
+"""Numbers what happens in this process, in order: in one request, times may be equal."""
 
 
 class ReplacedSession(NamedTuple):
@@ -82,6 +86,8 @@ class Stored(msgspec.Struct, frozen=True):
     base: Snapshot
     is_announced: bool = True
     """Whether the browser is known to have the key."""
+    drawn: int = 0
+    """When this object has drawn the key itself, see `count`; 0 if it was given the key."""
 
 
 class Rotating(msgspec.Struct, frozen=True):
@@ -167,6 +173,8 @@ class Environment(msgspec.Struct, frozen=True):
     """Returns the default lifetime in seconds."""
     opened: int
     """When the session object was made, in milliseconds since the epoch."""
+    number: int
+    """When it was made, see `count`."""
     policy: RequestPolicy | None
     """``None`` under Django's own middleware and outside of requests."""
 

@@ -43,11 +43,11 @@ async def awas_issued_under_fallback(data: Mapping[str, Any]) -> bool:
 
 
 def is_outdated(data: Mapping[str, Any]) -> bool:
-    """Return whether the login was made with a password that the user no longer has."""
-    user = _user_of(data)
-    if not hasattr(user, "get_session_auth_hash"):
-        return False
-    return not is_hash_of(user, data["_auth_user_hash"])
+    """Return whether the login was made with a password that the user no longer has.
+
+    Raises an error if there is no such user, or if users have no session hashes.
+    """
+    return not is_hash_of(_user_of(data), data["_auth_user_hash"])
 
 
 async def ais_outdated(data: Mapping[str, Any]) -> bool:

@@ -176,6 +176,8 @@ class Storage:
     """Whether the session key itself holds the record, so that each write makes another key."""
     lists: bool = False
     """Whether `scan` and `count` are implemented."""
+    lists_lost: bool = False
+    """Whether `scan` and `count` may include sessions whose data the store has lost."""
     indexes_users: bool = False
     """Whether an index has the sessions of each user. If not, listing those reads all records."""
     indexes_counts: bool = False
@@ -201,6 +203,13 @@ class Storage:
     def codec(self) -> Codec:
         """The codec that makes payloads for this storage from session data."""
         return conf.codec()
+
+    def write_obstacle(self) -> str:
+        """Return what keeps this process from writing to the store, for the doctor.
+
+        It is empty if nothing is known to. Does not write, and does not raise.
+        """
+        return ""
 
     def parts(self) -> tuple[Storage, ...]:
         """Return the storages that this storage consists of; an empty tuple if it uses a store."""

@@ -23,6 +23,7 @@ _TRAITS: Final = (
     "authoritative",
     "holds_in_key",
     "lists",
+    "lists_lost",
     "indexes_users",
     "indexes_counts",
     "keeps_client",

@@ -15,7 +15,7 @@ from .. import conf
 from ..core import clock
 from ..core.flow import Call, Flow, Pause
 from ..core.records import Record, State, next_version
-from ..exceptions import SessionLimitReached, StorageUnavailable
+from ..exceptions import SessionLimitReached, StorageUnavailable, UnreadablePayload
 from . import revocation
 from .base import Outcome, Storage, Taken, Updated
 from .calls import Calls
@@ -59,6 +59,13 @@ class LimitedStorage(Wrapper):
         storing = self._calls.rotate(record, base, tombstone, now)
         if record.user_id is None or revocation.is_same_session(tombstone, record):
             return (yield from storing)
+        return (yield from self._store_under_lock(record, storing, base))
+
+    def _update(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
+        storing = self._calls.update(record, base, now)
+        if record.user_id in {None, base.user_id}:
+            return (yield from storing)
+        # Not Django's login(), which changes the key: a view has put the user into the session.
         return (yield from self._store_under_lock(record, storing, base))
 
     def _store_under_lock(
@@ -113,6 +120,8 @@ class LimitedStorage(Wrapper):
         the storage cannot list sessions.
         """
         others = yield from self._other_sessions(record, base)
+        if len(others) >= self._most and self.lists_lost:
+            others = yield from self._without_lost(others)
         if self._refuses and len(others) >= self._most:
             raise SessionLimitReached(
                 f"The user has {self._most} sessions, as many as SESSIONSTORES['MAX_SESSIONS'] "
@@ -143,6 +152,27 @@ class LimitedStorage(Wrapper):
             cursor = page.next
             if not cursor:
                 return list(found.values())
+
+    def _without_lost(self, others: Sequence[_Records]) -> Flow[list[_Records]]:
+        """Return the sessions whose data is still stored; remove the others from the list."""
+        kept = []
+        for records in others:
+            # The older record first. If it is superseded at this moment, the newer one is there.
+            for each in sorted(records, key=_last_write):
+                if not (yield from self._is_lost(each.id)):
+                    kept.append(records)
+                    break
+            else:
+                for each in records:
+                    yield from self._calls.delete(each.id)
+        return kept
+
+    def _is_lost(self, session_id: str) -> Flow[bool]:
+        try:
+            # A tombstone says that the session has got another key since it was listed.
+            return (yield from self._calls.read_latest(session_id)) is None
+        except UnreadablePayload:
+            return False  # It may be readable with the right keys.
 
     def _evict(self, outcome: Updated, surplus: Sequence[_Records]) -> Flow[Updated]:
         evicted = []
@@ -214,7 +244,11 @@ def _deadline_of(record: Record) -> int:
 
 def _latest_record(records: _Records) -> Record:
     """Return the newest record of a session, by its last activity and version."""
-    return max(records, key=lambda each: (each.last_activity, each.version))
+    return max(records, key=_last_write)
+
+
+def _last_write(record: Record) -> tuple[int, int]:
+    return record.last_activity, record.version
 
 
 def _age(records: _Records) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final, NamedTuple, TypeGuard
 
 from .. import conf
@@ -32,13 +33,15 @@ def end(
     known: Record | None = None,
     *,
     since: int | None = None,
+    spared: Collection[str] = (),
 ) -> Flow[EndedSession | None]:
     """End the session that has this id, or had it before its key was rotated.
 
     ``presented`` is the session key of this id, or the cookie that stands for it, and ``known`` its
     record, if the caller has them. ``since`` is when the caller began, in milliseconds since the
     epoch, if it has nothing but a key: it ends what the key led to at that time, and not what it no
-    longer leads to. Return ``None`` if no live session ended.
+    longer leads to. ``spared`` has the ids under which the caller itself has stored sessions since:
+    a key that it has superseded does not lead to them. Return ``None`` if no live session ended.
     """
     calls = Calls(storage)
     for _ in range(_ROUNDS):
@@ -54,8 +57,11 @@ def end(
             continue  # Stored at this moment, by a migration.
         if current is None or not current.successor:
             return None
-        if since is not None and not is_in_grace(current) and current.last_activity < since:
-            return None
+        if not is_in_grace(current):
+            if since is not None and current.last_activity < since:
+                return None
+            if current.successor in spared:
+                return None
         try:
             successor = yield from calls.lookup(current.successor)
         except UnreadablePayload:

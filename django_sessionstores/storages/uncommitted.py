@@ -20,14 +20,15 @@ class UncommittedWrites:
     def __init__(self) -> None:
         # For each id, the function of each write that tells whether it has committed, see
         # `Storage.after_commit`.
-        self._writes: dict[str, tuple[Callable[[], bool | None], ...]] = {}
+        self._writes: dict[str, list[Callable[[], bool | None]]] = {}
         self._limit = _FEWEST
         self._lock = Lock()
 
     def add(self, session_id: str, has_committed: Callable[[], bool | None]) -> None:
         """Add a write, and the function that tells whether it has committed."""
         with self._lock:
-            self._writes[session_id] = (*self._open_writes(session_id), has_committed)
+            writes = self._writes[session_id] = self._open_writes(session_id)
+            writes.append(has_committed)
             if len(self._writes) > self._limit:
                 self._writes = {
                     each: is_open for each in self._writes if (is_open := self._open_writes(each))
@@ -45,6 +46,10 @@ class UncommittedWrites:
                 self._writes.pop(session_id, None)
         return bool(is_open)
 
-    def _open_writes(self, session_id: str) -> tuple[Callable[[], bool | None], ...]:
-        writes = self._writes.get(session_id, ())
-        return tuple(each for each in writes if each() is None)
+    def _open_writes(self, session_id: str) -> list[Callable[[], bool | None]]:
+        writes = self._writes.get(session_id, [])
+        # A rollback to a savepoint undoes the last writes. So if the last one is still open, then
+        # those before it are, or are of another transaction, and are removed with the last one.
+        if writes and writes[-1]() is None:
+            return writes
+        return [each for each in writes if each() is None]

@@ -46,6 +46,7 @@ def resign(request: HttpRequest, how: str) -> HttpResponse:
 urlpatterns = [
     *urls.urlpatterns,
     path("resign/<str:how>/", resign),
+    path("look_at/<path:key>/", lambda request, key: look_at(request, key)),
 ]
 
 
@@ -132,6 +133,31 @@ def test_the_sessions_end_without_a_request(
             act(user)
         assert [each for _, each in told] == [reason]
         assert inventory.list(user=user, expired=None).sessions == []
+        assert who(browser) == ""
+
+
+def look_at(request: HttpRequest, key: str) -> HttpResponse:
+    """Support looks at a customer's cart, and deactivates the account."""
+    session = type(request.session)(key)
+    session.get("cart")
+    deactivate(get_user_model()._default_manager.get(username="ada"))
+    return HttpResponse(session.session_key)
+
+
+@pytest.mark.usefixtures("middleware")
+def test_a_session_that_a_view_has_only_opened_ends(inventory: Any, user: Any, engine: Any) -> None:
+    (browser,) = browsers(1)
+    key = browser.cookies["sessionid"].value
+    with override_settings(
+        AUTHENTICATION_BACKENDS=["django.contrib.auth.backends.AllowAllUsersModelBackend"]
+    ):
+        Client().get(f"/look_at/{key}/")
+        assert who(browser) == ""
+        get_user_model()._default_manager.update(is_active=True)
+        (browser,) = browsers(1)
+        session = engine.SessionStore(browser.cookies["sessionid"].value)
+        session.get("cart")
+        deactivate(get_user_model()._default_manager.get(username="ada"))
         assert who(browser) == ""
 
 

@@ -536,7 +536,7 @@ def test_a_request_for_json_gets_no_page() -> None:
     response = refused(headers={"accept": "application/json", "referer": "http://testserver/app/"})
     assert response.status_code == 403
     assert json.loads(response.content) == {
-        "detail": "Sign in again to go on.",
+        "detail": "Sign in again to continue.",
         "sign_in_url": "/sign-in/?next=%2Fapp%2F",
     }
     assert response["Vary"] == "Accept"

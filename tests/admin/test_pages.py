@@ -191,6 +191,11 @@ def test_search(site: Any, client: Client) -> None:
     assert listed(client, user=str(ada.pk)) == short(session)
     assert listed(client, q="192.0.2.9") == short(session)
     assert listed(client, q="ip:2001:0db8:0::1") == short(other)
+    for network in ("192.0.", "192.0.2", "192.0.2.0/28", "ip:192.0.2."):
+        assert listed(client, q=network) == short(session), network
+    for network in ("2001:db8:", "2001:db8::/64", "ip:2001:db8"):
+        assert listed(client, q=network) == short(other), network
+    assert listed(client, q="192.1.") == listed(client, q="192.0.2.0/29") == set()
     assert listed(client, q=f"id:{other.session_id[:8]}") == short(other)
     answer = client.get(PAGES, {"q": other.session_id.upper()})
     assert answer["Location"] == detail(other)
@@ -202,7 +207,7 @@ def test_a_search_for_nothing_that_is_there(site: Any, client: Client) -> None:
     stored(site)
     for query in ("nobody", "ip:nonsense", "id:xyz", "abc12"):
         page = text(client.get(PAGES, {"q": query}))
-        assert "This is no username" in page
+        assert "No user, IP address or session id matches" in page
         assert listed(client, q=query) == set()
 
 
@@ -212,8 +217,37 @@ def test_a_search_that_means_two_users(site: Any, client: Client) -> None:
     ada = person("ada")
     person(str(ada.pk))
     page = text(client.get(PAGES, {"q": str(ada.pk)}))
-    assert "This means two users" in page
+    assert "Several users match" in page
     assert f"?user={ada.pk}" in page
+
+
+@ONE_ENGINE
+def test_a_search_for_a_part_of_a_name(site: Any, client: Client) -> None:
+    """One user that matches is the one; of several, the reader chooses."""
+    ada = person("ada", email="lovelace@example.com", first_name="Augusta", last_name="King")
+    bob = person("bob", email="bob@example.com")
+    session, other = stored(site, ada), stored(site, bob)
+    for query in ("LOVELACE@example.com", "lovel", "august", "king AUG", "AD", "user:ad"):
+        assert listed(client, q=query) == short(session), query
+    answer = client.get(PAGES, {"q": "example.com"})
+    assert "Several users match" in text(answer)
+    urls = dict(answer.context["choice_urls"])
+    assert list(urls) == [f"ada ({ada.pk})", f"bob ({bob.pk})"]
+    (found,) = client.get(urls[f"bob ({bob.pk})"]).context["sessions"]
+    assert found.info.id == other.session_id
+    assert "No user, IP address or session id matches" in text(client.get(PAGES, {"q": "king bob"}))
+
+
+@ONE_ENGINE
+def test_a_search_for_a_deleted_user(site: Any, client: Client) -> None:
+    """The log names a primary key. If it is also a username, both users are offered."""
+    session = stored(site)
+    session["_auth_user_id"] = "4711"
+    session.save()
+    assert listed(client, q="4711") == listed(client, q="user:4711") == short(session)
+    namesake = person("4711")
+    answer = client.get(PAGES, {"q": "4711"})
+    assert dict(answer.context["choice_urls"]).keys() == {"4711", f"4711 ({namesake.pk})"}
 
 
 @ONE_ENGINE
@@ -275,7 +309,7 @@ def test_pages_hold_each_session_once(
 @ONE_ENGINE
 def test_a_page_that_is_not_there(site: Any, client: Client) -> None:
     """Cursors come from address bars."""
-    assert "Begin with the first" in text(client.get(PAGES, {"cursor": "nonsense"}))
+    assert "Start with the first page" in text(client.get(PAGES, {"cursor": "nonsense"}))
 
 
 @EVERY_ENGINE
@@ -293,7 +327,7 @@ def test_a_rare_session_is_not_looked_for_forever(
             page = text(client.get(PAGES, parameters))
         assert calls.count("scan") <= 2
         if calls.count("scan") == 2:
-            assert "Look further" in page
+            assert "Load more" in page
 
 
 @EVERY_ENGINE
@@ -336,7 +370,7 @@ def test_one_session(site: Any, root: Any, client: Client) -> None:
     for shown in ("Began, or logged in", "Ends if unused", FIREFOX, session.session_id):
         assert shown in page
     if site.storage.holds_in_key:
-        assert "only the browser has what is in the session" in page
+        assert "the session data is only in the browser" in page
     else:
         assert "apples" in page
         assert "hidden: its name is that of a secret" not in page
@@ -370,10 +404,10 @@ def test_secrets_are_shown_to_who_may_and_asks(site: Any) -> None:
 def test_a_session_with_an_absolute_end(site: Any, client: Client) -> None:
     """Which nobody moves."""
     session = stored(site)
-    assert "Ends whatever is done" not in text(client.get(detail(session)))
+    assert "Ends in any case" not in text(client.get(detail(session)))
     for timeout in (3600, 10**12):
         with override_settings(SESSIONSTORES={"ABSOLUTE_TIMEOUT": timeout}):
-            assert "Ends whatever is done" in text(client.get(detail(session)))
+            assert "Ends in any case" in text(client.get(detail(session)))
 
 
 @ONE_ENGINE
@@ -461,7 +495,7 @@ def test_end_selected_ones(site: Any, client: Client) -> None:
     answer = confirmed(client, f"{PAGES}end/", id=ids)
     assert "3 sessions were ended." in said(answer)
     assert "1 session had ended already." in said(answer)
-    assert "Your own session was left" in said(answer)
+    assert "Your own session was kept" in said(answer)
     assert not any(is_alive(site, each) for each in sessions)
     assert is_alive(site, kept)
     assert LogEntry.objects.count() == 3
@@ -472,7 +506,7 @@ def test_end_none(site: Any, client: Client) -> None:
     """Nothing chosen, and ids that are none."""
     for ids in ([], ["nonsense"], [draw_key()]):
         answer = client.post(f"{PAGES}end/", {"id": ids}, follow=True)
-        assert "No session was chosen." in said(answer)
+        assert "No session was selected." in said(answer)
     assert client.post(f"{PAGES}end/", {"id": [UNKNOWN]}, follow=True).status_code == 200
     only_own = client.post(f"{PAGES}end/", {"id": [own(client).session_id]})
     assert "only your own session" in text(only_own)
@@ -590,7 +624,7 @@ def test_an_outage_in_the_middle(site: Any, client: Client) -> None:
     done.clear()
     with observed(site.storage, before=broken):
         answer = confirmed(client, f"{PAGES}end-others/")
-    assert "1 session was ended. Not all is done: no route" in said(answer)
+    assert "1 session was ended. Not everything was done: no route" in said(answer)
     assert sum(is_alive(site, each) for each in sessions) == 1
     assert LogEntry.objects.count() == 2
     done.append("one")
@@ -870,9 +904,9 @@ def test_an_administrator_signs_somebody_out(
         page = window(browser, served, client).new_page()
         page.goto(f"/admin/auth/user/{ada.pk}/change/")
         press(page, "Sessions (1)")
-        page.get_by_role("checkbox", name="Choose session").focus()
+        page.get_by_role("checkbox", name="Select session").focus()
         page.keyboard.press("Space")
-        press(page, "End chosen sessions…", "button")
+        press(page, "End selected sessions…", "button")
         press(page, "End these sessions", "button")
         told = page.locator(".messagelist").inner_text()
         adas.reload()
@@ -926,7 +960,7 @@ def test_all_on_a_page_can_be_selected_at_once(
     def scene(browser: Browser) -> list[Any]:
         page = window(browser, served, client).new_page()
         page.goto(PAGES)
-        boxes, everything = page.locator("input[name=id]"), page.get_by_label("Choose all")
+        boxes, everything = page.locator("input[name=id]"), page.get_by_label("Select all")
         states = []
         for change in (
             everything.check,

@@ -29,15 +29,16 @@ from tests.benchmark import at_scale, measure, targets  # noqa: E402 - models ne
 from tests.benchmark.encryption import microseconds  # noqa: E402
 from tests.benchmark.operations import OPERATIONS  # noqa: E402
 from tests.benchmark.shares import shares  # noqa: E402
-from tests.cases import Case, select  # noqa: E402
+from tests.cases import CASES, Case, select  # noqa: E402
 
+ENGINES = dict.fromkeys(case.engine for case in CASES)
 PROFILED_REQUESTS = 3000
 PROFILED_LINES = 25
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m tests.benchmark", description=__doc__)
-    parser.add_argument("--engine", help="only this engine: memory, file, db, cache, cached_db")
+    parser.add_argument("--engine", help=f"only this engine: {', '.join(ENGINES)}")
     parser.add_argument("--store", help="only cases with this store or server: redis, sqlite")
     parser.add_argument("--rounds", type=int, default=200, help="turns of each contender (200)")
     parser.add_argument("--json", action="store_true", help="print figures for programs to read")

@@ -221,9 +221,9 @@ def test_the_only_device(site: Any, browser: Browser) -> None:
     """Has nothing to end."""
     page = browser.get()
     assert shown(page) == ["Firefox on Linux"]
-    assert "You are signed in nowhere else." in text(page)
+    assert "You are not signed in anywhere else." in text(page)
     assert "<form" not in text(page)
-    assert "You are signed in nowhere else." in text(browser.get("end-others/"))
+    assert "You are not signed in anywhere else." in text(browser.get("end-others/"))
 
 
 @ENGINES
@@ -290,7 +290,7 @@ def test_end_what_is_not_there(site: Any, ada: Any, browser: Browser) -> None:
     for id_ in ids:
         answer = browser.post(f"{id_}/end/")
         assert answer.status_code == 404
-        assert said(answer).startswith("There is no such device among yours")
+        assert said(answer).startswith("This is not one of your devices")
         assert browser.get(f"{id_}/end/").status_code == 404
         answer = browser.ask("delete", f"api/{id_}/")
         assert answer.status_code == 404

@@ -280,6 +280,14 @@ def test_unknown_keys_are_unknown(engine: Engine, source: str) -> None:
 
 
 @pytest.mark.engines("db:sqlite")
+def test_a_key_that_no_previous_backend_can_know_is_read_once(engine: Engine) -> None:
+    """Nobody can have moved it in between, so there is no second look."""
+    with migrating(f"{DJANGO}.signed_cookies"), observed(engine.storage) as calls:
+        assert engine.SessionStore("a" * 32).load() == {}
+    assert calls == ["read"]
+
+
+@pytest.mark.engines("db:sqlite")
 def test_only_misses_ask_previous_backends(engine: Engine, source: str) -> None:
     """The sites' other requests cost what they did."""
     key = at_django(source)
@@ -393,6 +401,17 @@ def test_logout_during_migration(engine: Engine, source: str) -> None:
     assert engine.SessionStore(key).load() == {}
 
 
+@pytest.mark.engines("cookie:sqlite")
+def test_a_purge_during_migration(engine: Engine, source: str) -> None:
+    """Another request has registered the session, which has ended and was purged since."""
+    key = at_django(source)
+    with (
+        after(lazy.sources()[0], "find", lambda: engine.SessionStore(key).load()),
+        mock.patch.object(engine.storage, "lookup", return_value=None),
+    ):
+        assert engine.SessionStore(key).load() == {}
+
+
 @pytest.mark.engines("db:sqlite", "cache:redis-cache", "cookie:sqlite")
 def test_ended_by_id_during_migration(engine: Engine, source: str) -> None:
     """An operator knows no key, and ends it all the same."""
@@ -471,6 +490,24 @@ def test_a_copy_that_outlives_the_cookie_age_stays_dead(
 
 
 @pytest.mark.engines("db:sqlite")
+def test_a_copy_with_a_longer_lifetime_than_the_session_stays_dead(
+    engine: Engine, source: str
+) -> None:
+    """It may be from before a shorter lifetime was set."""
+    key = at_django(source, _auth_user_id="7")
+    session = engine.SessionStore(key)
+    session.load()
+    session.set_expiry(3600)
+    session.save()
+    session.cycle_key()
+    session.save()
+    put_back(source, key, _auth_user_id="7")
+    with at(now() + settings.SESSION_COOKIE_AGE * 1000 - 60_000):
+        engine.SessionStore.clear_expired()
+        assert engine.SessionStore(key).load() == {}
+
+
+@pytest.mark.engines("db:sqlite")
 def test_an_old_key_is_kept_from_the_browser_for_a_while_only(engine: Engine, source: str) -> None:
     """The tombstone lasts as long as a copy can, but a dead cookie is deleted as it always was."""
     key = at_django(source)
@@ -478,11 +515,11 @@ def test_an_old_key_is_kept_from_the_browser_for_a_while_only(engine: Engine, so
     session["_auth_user_id"] = "7"
     session.cycle_key()
     session.save()
-    old = engine.SessionStore(key)
-    assert (old.load(), old.session_key) == ({}, key)
-    with at(now() + HOUR):
-        old = engine.SessionStore(key)
-        assert (old.load(), old.session_key) == ({}, None)
+    superseded = engine.storage.read(session_id(key)).last_activity
+    for milliseconds, is_kept in ((59_999, True), (60_000, False), (HOUR, False)):
+        with at(superseded + milliseconds):
+            old = engine.SessionStore(key)
+            assert (old.load(), old.session_key) == ({}, key if is_kept else None)
 
 
 @pytest.mark.engines("db:sqlite", "cookie:sqlite", "cache:redis-cache")
@@ -501,6 +538,25 @@ def test_a_signed_cookie_is_exchanged_once(engine: Engine, way: str) -> None:
         for moment in (now(), now() + HOUR, now() + 13 * DAY):
             with at(moment):
                 assert engine.SessionStore(key).load() == {}
+
+
+@pytest.mark.engines("db:sqlite")
+def test_the_end_of_what_was_nowhere_is_answered_truly(engine: Engine, source: str) -> None:
+    """Its tombstone is stored all the same, because a request may be about to migrate it."""
+    assert not Inventory().end(session_id("a" * 32))
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
+def test_a_logout_in_a_transaction(engine: Engine, source: str, commits: bool) -> None:
+    """The previous backend is told when it is certain, and then it is told."""
+    key = at_django(source)
+    with suppress(RuntimeError), transaction.atomic(using=engine.database):
+        engine.SessionStore(key).flush()
+        if not commits:
+            raise RuntimeError
+    assert is_at_django(source, key) is not commits
+    assert (engine.SessionStore(key).load() == {}) is commits
 
 
 @pytest.mark.engines("db:sqlite", "cookie:sqlite")
@@ -623,7 +679,7 @@ def test_an_outage_of_the_source_is_no_logout(
     else:
         monkeypatch.setattr("django.db.models.query.QuerySet.first", fail)
     session = Twin(engine.SessionStore(key), in_async)
-    with pytest.raises(StorageUnavailable, match="source session engine") as raised:
+    with pytest.raises(StorageUnavailable, match="previous backend") as raised:
         session.load()
     assert key not in str(raised.value)
     assert raised.value.__suppress_context__
@@ -830,6 +886,22 @@ def test_between_engines_of_the_package(engine: Engine, old: str, new: str, in_a
             assert Old(source.session_key).load() == {}
             session.flush()
             assert New(source.session_key).load() == {}
+
+
+@pytest.mark.engines("memory")
+def test_a_key_that_a_login_has_superseded_in_the_previous_backend(engine: Engine) -> None:
+    """A parallel request still carries it, and must not delete the cookie of the login."""
+    source = import_module(f"{OURS}.db").SessionStore()
+    source["cart"] = 1
+    source.save()
+    old = source.session_key
+    source.cycle_key()
+    source["_auth_user_id"] = "7"
+    source.save()
+    with migrating(f"{OURS}.db"):
+        session = engine.SessionStore(old)
+        assert (session.load(), session.session_key) == ({}, old)
+        assert engine.SessionStore(source.session_key).load()["_auth_user_id"] == "7"
 
 
 @pytest.mark.engines("memory")

@@ -389,7 +389,7 @@ def test_an_outage_in_the_middle(
     )
     code, output = typed("move", "--from", f"{DJANGO}.db")
     assert code == 1
-    assert "A source session engine" in output
+    assert "A previous backend" in output
     assert "secret" not in output
 
 
@@ -402,7 +402,7 @@ def test_an_outage_in_the_middle(
     [
         ([], 2, "--from"),
         (["--from", "nothing.there"], 1, "--from nothing.there cannot be used"),
-        (["--from", "tests.cases"], 1, "neither an engine of Django's nor"),
+        (["--from", "tests.cases"], 1, "neither a session backend of Django nor"),
         (["--from", f"{DJANGO}.cache"], 1, "cannot tell which sessions it has"),
         (["--from", f"{DJANGO}.signed_cookies"], 1, "MIGRATE_FROM"),
         (["--from", f"{OURS}.cookie"], 1, "cannot tell which sessions it has"),

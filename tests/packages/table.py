@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from tests.packages.expected import expected, expected_tests
@@ -12,6 +13,7 @@ from tests.sdists import ROOT
 
 PAGE = ROOT / "docs" / "reference" / "compatibility.rst"
 MEASURED = Path(__file__).with_name("measured.json")
+_WIDTH = 100
 BEGIN, END = ".. packages-begin\n", ".. packages-end\n"
 
 Figures = dict[str, dict[str, Any]]
@@ -84,7 +86,8 @@ def _lines(figures: Mapping[str, Any]) -> list[str]:
                 if entry not in seen:
                     seen.append(entry)
                     names = ", ".join(map(_heading, entry.backends))
-                    lines += [f"* {entry.package} on {names}: {len(entry.tests)}. {entry.reason}"]
+                    text = f"* {entry.package} on {names}: {len(entry.tests)}. {entry.reason}"
+                    lines += wrap(text, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     results = [result for entry in figures.values() for result in entry["backends"].values()]
     if any(result["unexplained"] for result in results):
         lines += ["", "The others are defects that are being repaired."]

@@ -228,3 +228,39 @@ def test_servers_whose_clocks_differ(engine: Any, policy: str) -> None:
         assert first is not None
         live = [session for session in (first, second) if session and is_live(engine, session)]
         assert live == ([first] if policy == "refuse" else [second])
+
+
+@pytest.mark.parametrize("policy", ["end_oldest", "refuse"])
+def test_a_user_whom_a_view_puts_into_a_session_counts(engine: Any, policy: str) -> None:
+    """Without ``login()``, the session keeps its key."""
+    with limits(MAX_SESSIONS=1, ON_LIMIT=policy):
+        log_in(engine, 0)
+        visitor = engine.SessionStore()
+        visitor["cart"] = "full"
+        visitor.save()
+        visitor["_auth_user_id"] = "1"
+        if policy == "refuse":
+            with pytest.raises(SessionLimitReached):
+                visitor.save()
+        else:
+            visitor.save()
+        assert Inventory().count(user="1") == 1
+
+
+@pytest.mark.engines("cache:memcached+sqlite")
+@pytest.mark.parametrize("policy", ["end_oldest", "refuse"])
+def test_sessions_that_the_store_has_lost_do_not_count(engine: Any, policy: str) -> None:
+    """The registry lists them until they expire. After a restart of memcached, everybody has to log
+    in again, and must not be told that the limit is reached."""
+    with limits(MAX_SESSIONS=2, ON_LIMIT=policy):
+        with at(now() - 60_000):
+            kept = log_in(engine, 0)
+        lost = log_in(engine, 1)
+        data, _registry = engine.storage.parts()
+        data.delete(lost.session_id)
+        assert not is_live(engine, lost)
+        assert log_in(engine, 2) is not None
+        assert is_live(engine, kept)
+        assert Inventory().count(user="1") == 2
+        if policy == "refuse":
+            assert log_in(engine, 3) is None

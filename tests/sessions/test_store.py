@@ -7,13 +7,15 @@ import asyncio
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from copy import copy, deepcopy
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
-from django.contrib.auth import get_user, login
+from django.contrib.auth import get_user, login, logout, update_session_auth_hash
 from django.contrib.sessions.backends.base import CreateError, UpdateError
 from django.test import Client, RequestFactory
 from django.views.debug import ExceptionReporter
@@ -21,6 +23,7 @@ from django.views.debug import ExceptionReporter
 from django_sessionstores.conf import codec
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.lifetime import LATEST
+from django_sessionstores.core.records import Client as ClientOfRequest
 from django_sessionstores.core.records import (
     Record,
     State,
@@ -28,6 +31,7 @@ from django_sessionstores.core.records import (
     session_id,
 )
 from django_sessionstores.exceptions import (
+    PayloadTooLarge,
     SessionConflict,
     SessionEnded,
     StorageUnavailable,
@@ -36,6 +40,7 @@ from django_sessionstores.exceptions import (
 )
 from django_sessionstores.payloads.merge import MISSING
 from django_sessionstores.sessions import SessionStore
+from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages.base import Taken
 from django_sessionstores.storages.memory import MemoryStorage
 from django_sessionstores.testing import HOUR, Twin, at, in_threads, observed, successor
@@ -151,7 +156,7 @@ def test_a_different_value_is_a_change_beside_a_save_of_another_request(
 
 def test_a_set_to_an_equal_value_rewrites_nothing(session: Open, stored: Any, store: Any) -> None:
     """Views that always set the same flag are common. The cookie is sent anew, so the session
-    must be shown to live: the touch does that, and leaves the payload alone."""
+    must be shown to live: it is read again, and the payload left alone."""
     key = stored(x=1)
     payload = record(store, key).payload
     request = session(key)
@@ -160,7 +165,7 @@ def test_a_set_to_an_equal_value_rewrites_nothing(session: Open, stored: Any, st
         request.set("x", 1)
         request.save()
     assert request.modified
-    assert calls == ["touch"]
+    assert calls == ["read"]
     assert record(store, key).payload == payload
 
 
@@ -190,7 +195,7 @@ def test_the_second_save_asks_whether_the_session_lives(session: Open, store: An
     request.save()
     with observed(store) as calls:
         request.save()
-    assert calls == ["touch"]
+    assert calls == ["read"]
 
 
 def test_modified_false_dismisses_the_changes_so_far(session: Open, stored: Any) -> None:
@@ -201,6 +206,79 @@ def test_modified_false_dismisses_the_changes_so_far(session: Open, stored: Any)
     assert not request.modified
     request.get("box").append(2)
     assert request.modified
+
+
+def test_two_saves_of_a_request_make_no_cookie_due(session: Open, stored: Any) -> None:
+    """The browser has the key, and its expiry has not moved."""
+    request = session(stored(x=1))
+    for number in range(2):
+        request.set("x", -number)
+        request.save()
+    assert not request.target.cookie_is_due
+
+
+def test_a_session_that_is_too_large_names_its_three_largest_keys(
+    session: Open, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "max_payload", 100)
+    request = session()
+    request.update({name: name * size for name, size in zip("dbca", (1, 80, 60, 90), strict=True)})
+    named = r"Largest: 'a' with \d+ bytes, 'b' with \d+ bytes, 'c' with \d+ bytes\.$"
+    with pytest.raises(PayloadTooLarge, match=named):
+        request.save()
+
+
+def test_a_session_may_be_as_large_as_its_store_allows(
+    session: Open, stored: Any, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = stored(a="a" * 50)
+    size = len(record(store, key).payload)
+    request = session(key)
+    for limit, letter in ((size, "b"), (size - 1, "c")):
+        monkeypatch.setattr(store, "max_payload", limit)
+        request.set("a", letter * 50)
+        with nullcontext() if limit == size else pytest.raises(PayloadTooLarge):
+            request.save()
+    assert data(session(key)) == {"a": "b" * 50}
+
+
+@pytest.mark.parametrize("name", ["modified", "accessed"])
+def test_what_is_known_of_an_unread_session(session: Open, stored: Any, name: str) -> None:
+    """A middleware asks it of each response, and other code may set it at any time."""
+    key = stored(a=1)
+    request = session(key).target
+    assert getattr(request, name) is False
+    for value in (True, False):
+        setattr(request, name, value)
+        assert getattr(request, name) is value
+    assert request.load() == {"a": 1}
+
+
+def test_a_save_that_changes_nothing_makes_no_cookie_due(
+    session: Open, stored: Any, store: Any
+) -> None:
+    """Nor does it move the expiry, for which an index would have to change."""
+    key = stored(a=1)
+    before = record(store, key)
+    request = session(key)
+    with at(before.last_activity + 1000):
+        assert request.get("a") == 1
+        request.target.modified = True
+        request.save()
+    assert record(store, key).expires == before.expires
+    assert not request.target.cookie_is_due
+
+
+@pytest.mark.parametrize("copied", [copy, deepcopy])
+def test_a_copy_has_data_of_its_own(
+    session: Open, stored: Any, copied: Callable[[Any], Any]
+) -> None:
+    request = session(stored(a=1)).target
+    assert request["a"] == 1
+    other = copied(request)
+    other["a"] = 2
+    assert request["a"] == 1
+    assert not request.modified
 
 
 def test_delete_test_cookie_is_a_change(session: Open) -> None:
@@ -236,6 +314,7 @@ def test_cycle_key_waits_for_the_save(session: Open, stored: Any, store: Any) ->
     with observed(store) as calls:
         request.cycle_key()
     assert calls == ["read"]
+    assert request.modified  # Otherwise no middleware would save it.
     assert request.session_key != key
     assert data(session(key)) == {"x": 1}
 
@@ -368,6 +447,60 @@ def test_must_create_that_is_refused_changes_nothing(session: Open, stored: Any)
         request.save(must_create=True)
     request.save()
     assert session(request.session_key).load() == {"a": 1, "b": 2}
+
+
+def test_a_new_session_whose_answer_was_lost(
+    session: Open, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stored under the key that the caller knows, and another request may have saved it."""
+    request = session()
+    request.cycle_key()
+    key = request.session_key
+    request.set("x", 1)
+    create = store.create
+
+    def lose_answer(*args: Any) -> None:
+        create(*args)
+        raise StorageUnavailable("The answer was lost.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "create", lose_answer)
+        with pytest.raises(StorageUnavailable):
+            request.save()
+    save_elsewhere(session, key, y=2)
+    request.save()
+    assert request.session_key == key
+    assert data(session(key)) == {"x": 1, "y": 2}
+
+
+def test_a_rotation_draws_again_when_a_key_is_taken(
+    session: Open, stored: Any, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = stored(_auth_user_id="7")
+    request = session(key)
+    rotate, drawn = store.rotate, list[str]()
+
+    def once_taken(record: Record, *args: Any) -> Any:
+        drawn.append(record.id)
+        return rotate(record, *args) if len(drawn) > 1 else Taken()
+
+    monkeypatch.setattr(store, "rotate", once_taken)
+    request.cycle_key()
+    assert len(set(drawn)) == 2
+    assert session_id(request.session_key) == drawn[-1]
+    assert data(session(request.session_key)) == {"_auth_user_id": "7"}
+
+
+def test_a_login_without_a_hash_gets_a_new_key_while_secret_key_rotates(
+    session: Open, stored: Any, settings: Any
+) -> None:
+    """Django keeps a hash in the session only if the user model has one."""
+    settings.SECRET_KEY_FALLBACKS = ["the previous secret key"]
+    key = stored(_auth_user_id="7", _auth_user_backend=settings.AUTHENTICATION_BACKENDS[0])
+    request = session(key)
+    request.cycle_key()
+    assert request.session_key != key
+    assert session().exists(request.session_key)
 
 
 @pytest.mark.engines("memory", "db:sqlite", "cookie:sqlite", "cached_db:locmem+sqlite")
@@ -519,10 +652,26 @@ def test_a_save_within_the_touch_interval_keeps_the_expiry(
 def test_a_shorter_lifetime_holds_at_once(session: Open, stored: Any, store: Any) -> None:
     """The step is for moving forward; a session must not outlive its lifetime."""
     key = stored(x=1)
-    request = session(key)
-    request.set_expiry(record(store, key).expires // 1000 - now() // 1000 - 5)
-    request.save()
-    assert record(store, key).expires < now() + 1_209_600_000 - 4000
+    before = record(store, key)
+    with at(before.last_activity + 999):
+        request = session(key)
+        request.set_expiry(1_209_599)
+        request.save()
+    assert record(store, key).expires == before.expires - 1
+
+
+def test_another_client_is_stored_when_the_touch_interval_has_passed(
+    engine: Any, stored: Any, store: Any
+) -> None:
+    """A browser that changes between two networks must not make each request a write."""
+    key = stored(x=1)
+    written = record(store, key).last_activity
+    for milliseconds, is_due in ((59_999, False), (60_000, True)):
+        with at(written + milliseconds):
+            request = engine.SessionStore(key)
+            request.policy = RequestPolicy(client=lambda: ClientOfRequest("192.0.2.1", "Firefox"))
+            assert request["x"] == 1
+            assert request.modified is is_due
 
 
 # Concurrency -----------------------------------------------------------------------------------
@@ -749,7 +898,11 @@ def test_a_contested_save_makes_one_more_round_trip(session: Open, stored: Any, 
 def test_saving_every_request_rarely_writes(
     settings: Any, engine: Any, user: Any, prefix: str
 ) -> None:
-    """SESSION_SAVE_EVERY_REQUEST: rolling expiry costs a read, and a touch once in a while."""
+    """SESSION_SAVE_EVERY_REQUEST: rolling expiry costs two reads, and a touch once in a while.
+
+    The second one proves that the key, which Django's middleware sends again, is still the one of
+    the session.
+    """
     settings.SESSION_SAVE_EVERY_REQUEST = True
     browser = Client()
     browser.get(f"{prefix}login/{user.username}/")
@@ -757,11 +910,11 @@ def test_saving_every_request_rarely_writes(
         for _ in range(5):
             response = browser.get(f"{prefix}read/")
             assert response.cookies["sessionid"]["max-age"] == 1_209_600
-    assert calls == ["read"] * 5
+    assert calls == ["read", "read"] * 5
     with observed(engine.storage) as calls, at(now() + HOUR):
         browser.get(f"{prefix}read/")
         browser.get(f"{prefix}read/")
-    assert calls == ["read", "touch", "read"]
+    assert calls == ["read", "touch", "read", "read"]
 
 
 @pytest.mark.parametrize("saves_every_request", [True, False])
@@ -886,6 +1039,42 @@ def test_a_key_drawn_ahead_can_be_saved_under(session: Open) -> None:
     assert dict(session(key).items()) == {"a": 1}
 
 
+def test_create_does_not_use_the_key_at_hand(session: Open, stored: Any) -> None:
+    """Neither that of a stored session, which goes on, nor one that was only drawn."""
+    key = stored(a=1)
+    request, unsaved = session(key), session()
+    assert request.get("a") == 1
+    drawn = unsaved.target._get_or_create_session_key()
+    for each, at_hand in ((request, key), (unsaved, drawn)):
+        each.create()
+        assert each.session_key != at_hand
+        assert each.modified
+        assert session().exists(each.session_key)
+    assert data(session(key)) == {"a": 1}
+    assert not session().exists(drawn)
+
+
+@pytest.mark.parametrize("how", ["deleted", "unreadable"])
+def test_a_new_key_in_place_of_one_that_is_not_accepted(
+    session: Open, stored: Any, store: Any, how: str
+) -> None:
+    """The view begins another session, although it has no login."""
+    key = stored(a=1)
+    request = session(key)
+    if how == "deleted":
+        request.delete()
+    else:
+        base = record(store, key)
+        store.update(successor(base, payload=b"damaged"), base, now())
+        assert request.load() == {}
+    request.clear()
+    request.cycle_key()
+    request.set("b", 1)
+    request.save()
+    assert request.session_key != key
+    assert data(session(request.session_key)) == {"b": 1}
+
+
 @pytest.mark.usefixtures("middleware")
 def test_a_login_over_another_user_leaves_a_tombstone(engine: Any, user: Any) -> None:
     """Django flushes the other user's session. Without a tombstone a parallel request with its
@@ -941,6 +1130,54 @@ def test_a_view_that_cycles_gets_a_new_key_while_secret_key_rotates(
     request.session.save()
     assert request.session.session_key != key
     assert not engine.SessionStore().exists(key)
+
+
+@pytest.mark.parametrize("policy", [None, RequestPolicy()], ids=["Django's", "the package's"])
+def test_a_new_hash_that_cannot_be_stored_while_secret_key_rotates(
+    settings: Any, engine: Any, user: Any, monkeypatch: pytest.MonkeyPatch, policy: Any
+) -> None:
+    """Django asks for this save, and not the view. The next request of the browser tries again."""
+    browser = Client()
+    browser.get(f"/login/{user.username}/")
+    settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
+    settings.SECRET_KEY = "the next secret key"
+    request = RequestFactory().get("/")
+    request.session = session = engine.SessionStore(browser.cookies["sessionid"].value)
+    session.policy = policy
+
+    def fail(*args: Any) -> None:
+        raise StorageUnavailable("away")
+
+    monkeypatch.setattr(engine.storage, "update", fail)
+    assert get_user(request).is_authenticated
+    with nullcontext() if policy else pytest.raises(StorageUnavailable):
+        session.save()
+    session["x"] = 1
+    with pytest.raises(StorageUnavailable):
+        session.save()
+
+
+def test_a_logout_of_a_login_that_a_new_password_has_outdated(engine: Any, user: Any) -> None:
+    """The request that has set the password goes on with the session, but not after a logout."""
+    browser = Client()
+    browser.get(f"/login/{user.username}/")
+    key = browser.cookies["sessionid"].value
+    requests = []
+    for _ in range(2):
+        requests.append(RequestFactory().get("/"))
+        requests[-1].session = engine.SessionStore(key)
+        requests[-1].session.load()
+    changing, leaving = requests
+    user.set_password("another")
+    type(user)._default_manager.filter(pk=user.pk).update(password=user.password)
+    assert not get_user(leaving).is_authenticated
+    logout(leaving)
+    changing.user = user
+    with suppress(SessionEnded):
+        update_session_auth_hash(changing, user)
+        changing.session.save()
+    for each in (key, changing.session.session_key):
+        assert not engine.SessionStore().exists(each)
 
 
 @pytest.mark.usefixtures("middleware")

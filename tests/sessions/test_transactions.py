@@ -22,7 +22,10 @@ from django_sessionstores import signals
 from django_sessionstores.core import clock
 from django_sessionstores.core.flow import Call, Flow, run
 from django_sessionstores.inventory import Inventory
+from django_sessionstores.sessions.rollback import ProvisionalStates
+from django_sessionstores.sessions.state import New
 from django_sessionstores.storages.sql import transactions
+from django_sessionstores.testing import Twin
 
 T = TypeVar("T")
 
@@ -174,6 +177,19 @@ def test_the_next_save_merges_with_what_others_have_saved(engine: Any, undo: Und
         assert data_of(engine, each) == {"base": 1, "x": 1, "b": 1, "y": 2}
 
 
+def test_a_dismissal_is_rolled_back_with_the_save_before_it(engine: Any, undo: Undo) -> None:
+    """``modified = False`` had no unsaved change to dismiss. After the rollback there is one."""
+    key = stored(engine, base=1)
+    session = engine.SessionStore(key)
+    session["x"] = 1
+    with undo():
+        session.save()
+        session.modified = False
+    assert session.modified
+    session.save()
+    assert data_of(engine, session.session_key) == {"base": 1, "x": 1}
+
+
 def test_a_value_that_a_view_holds_is_the_sessions_after_a_rollback(
     engine: Any, undo: Undo
 ) -> None:
@@ -231,6 +247,52 @@ def test_a_flush_leaves_the_session_and_its_data(engine: Any, undo: Undo) -> Non
     assert data_of(engine, key) == {"_auth_user_id": "7", "a": 1}
 
 
+@pytest.mark.parametrize("in_async", [False, True], ids=["sync", "async"])
+def test_the_first_read_after_a_flush_finds_the_session(
+    engine: Any, undo: Undo, in_async: bool
+) -> None:
+    """The flush has emptied the data at hand, which is no longer what is stored."""
+    session = engine.SessionStore(stored(engine, a=1))
+    assert session["a"] == 1
+    with undo():
+        session.flush()
+    assert Twin(session, in_async).get("a") == 1
+
+
+def test_a_flush_of_what_was_never_stored_is_not_undone(engine: Any, undo: Undo) -> None:
+    """There is nothing to go back to, and its key leads nowhere."""
+    session = engine.SessionStore()
+    session.cycle_key()
+    with undo():
+        session.flush()
+    assert session.session_key is None
+
+
+def test_what_was_merged_is_not_a_change_after_the_rollback(engine: Any, undo: Undo) -> None:
+    """Another request may remove it again, and must not get it back."""
+    key = stored(engine, base=1)
+    session = engine.SessionStore(key)
+    session["x"] = 1
+    other = save_elsewhere(engine, key, b=1)
+    with undo():
+        session.save()
+        assert session["b"] == 1
+    del other["b"]
+    other.save()
+    session["y"] = 1
+    session.save()
+    assert data_of(engine, session.session_key) == {"base": 1, "x": 1, "y": 1}
+
+
+def test_a_write_that_was_interrupted_counts_as_rolled_back() -> None:
+    """Whether it will commit cannot be found out any more."""
+    states, before = ProvisionalStates(), New()
+    with pytest.raises(Undone), states.note_write(before):
+        raise Undone
+    assert states.settle() == [before]
+    assert not states
+
+
 def test_another_login_after_a_flush_does_not_get_the_old_key(engine: Any, undo: Undo) -> None:
     """Whoever was signed in before would be the other user then."""
     key = stored(engine, _auth_user_id="7")
@@ -240,6 +302,10 @@ def test_another_login_after_a_flush_does_not_get_the_old_key(engine: Any, undo:
         session.flush()
         session["_auth_user_id"] = "8"
         session.save()
+        new = session.session_key
+    # Other code may have used the new key already.
+    assert session.session_key == new
+    assert session.exists(new)
     session.save()
     assert session.session_key != key
     assert data_of(engine, session.session_key) == {"_auth_user_id": "8"}

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
+from itertools import count
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
 
+from django_sessionstores.core import clock
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.flow import run
 from django_sessionstores.core.records import State, make_tombstone
+from django_sessionstores.exceptions import StorageUnavailable, UnreadablePayload
+from django_sessionstores.storages import limited as limited_storage
+from django_sessionstores.storages import revocation
 from django_sessionstores.storages.base import CacheStorage
 from django_sessionstores.storages.limited import LimitedStorage
 from django_sessionstores.storages.memory import MemoryStorage
+from django_sessionstores.storages.revocation import EndedSession
 from django_sessionstores.storages.tombstones import leave_tombstone
 from django_sessionstores.testing import observed
 from tests.storages.records import make_record
@@ -63,6 +70,69 @@ def test_a_tombstone_takes_the_place_of_a_record_that_is_stored_meanwhile() -> N
     left = storage.read(record.id)
     assert left is not None
     assert left.state is State.ENDED
+
+
+def test_a_tombstone_is_stored_although_its_record_goes_away_meanwhile() -> None:
+    storage, record = MemoryStorage(10), make_record()
+    storage.create(record, now())
+    tombstone = make_tombstone(record.id, State.ENDED, now=now(), seconds=60)
+
+    def remove(name: str) -> None:
+        if name == "update":
+            storage._records.clear()
+
+    with observed(storage, before=remove):
+        outcome = run(leave_tombstone(storage, tombstone))
+    assert (outcome.is_stored, outcome.has_ended) == (True, False)
+    left = storage.read(record.id)
+    assert left is not None
+    assert left.state is State.ENDED
+
+
+def test_an_old_key_ends_a_session_that_cannot_be_read() -> None:
+    """Within the grace it leads to that session, whatever is in there."""
+    storage, record = MemoryStorage(10), make_record()
+    tombstone = make_tombstone("b" * 40, State.ROTATED, now=now(), seconds=60, successor=record.id)
+    for each in (record, tombstone):
+        storage.create(each, now())
+
+    def fail(name: str) -> None:
+        if name == "lookup":
+            looked_up.append(name)
+            if len(looked_up) == 2:
+                raise UnreadablePayload("damaged")
+
+    looked_up: list[str] = []
+    with observed(storage, before=fail):
+        ended = run(revocation.end(storage, tombstone.id))
+    assert ended == EndedSession(record.id, None)
+    assert storage.read(record.id) is None
+
+
+@pytest.mark.parametrize(("milliseconds", "is_over"), [(9_999, False), (10_000, True)])
+def test_the_lock_of_a_process_that_was_killed_expires(milliseconds: int, is_over: bool) -> None:
+    locks, moment, seconds = MemoryStorage(10), now(), count()
+    limited = LimitedStorage(MemoryStorage(10), locks, most=1, refuses=False)
+    locks.create(limited_storage._lock_of("7", moment), moment)
+    with (
+        clock.use(now=lambda: moment + milliseconds, monotonic=lambda: next(seconds)),
+        nullcontext() if is_over else pytest.raises(StorageUnavailable),
+    ):
+        limited.create(make_record(user_id="7"), moment + milliseconds)
+
+
+def test_a_login_does_not_wait_for_a_lock_for_ever() -> None:
+    """Logins that wait one behind the other would use up all threads of a site."""
+    locks, moment = MemoryStorage(10), now()
+    limited = LimitedStorage(MemoryStorage(10), locks, most=1, refuses=False)
+    locks.create(limited_storage._lock_of("7", moment), moment)
+    # The lock of the other login would expire after the waiting of this one.
+    passed, seconds = count(moment, 400), count()
+    with (
+        clock.use(now=lambda: next(passed), monotonic=lambda: next(seconds)),
+        pytest.raises(StorageUnavailable, match="has kept its lock for 20 seconds"),
+    ):
+        limited.create(make_record(user_id="7"), moment)
 
 
 @pytest.mark.parametrize("is_over", [False, True], ids=["live", "ended"])

@@ -122,6 +122,18 @@ def test_a_copy_lives_for_a_lease_only(storage, cache):
     assert moment - time.time() <= LEASE
 
 
+def test_a_copy_counts_until_its_lease_ends(storage, authority):
+    """Neither longer, which would delay a logout, nor shorter."""
+    with core_clock.freeze(NOW):
+        storage.create(record(), NOW)
+    authority._records.clear()
+    end = NOW + int(LEASE * 1000)
+    with core_clock.freeze(end - 1):
+        assert storage.read(ID).version == 1
+    with core_clock.freeze(end):
+        assert storage.read(ID) is None
+
+
 def test_a_dead_cache_costs_one_failure_per_retry_time(storage, cache, clock, caplog):
     """Without the breaker each request would wait for the cache's timeout."""
     storage.create(record(), NOW)
@@ -136,6 +148,16 @@ def test_a_dead_cache_costs_one_failure_per_retry_time(storage, cache, clock, ca
     storage.read(ID)
     storage.read(ID)
     assert cache.calls == ["read", "read"]
+
+
+def test_a_write_that_the_cache_missed_leaves_it_alone(storage, cache):
+    """The next request need not wait for the same timeout."""
+    storage.create(record(), NOW)
+    cache.fails_with = StorageUnavailable("away")
+    storage.update(record(2), record(1), NOW)
+    cache.calls.clear()
+    assert storage.read("0" * 40) is None
+    assert cache.calls == []
 
 
 def test_one_request_alone_tries_whether_the_cache_is_back(storage, cache, clock):
@@ -496,12 +518,21 @@ def test_writes_of_transactions_that_are_over_are_forgotten():
     written = UncommittedWrites()
     for number in range(100):
         written.add(f"{number}", lambda number=number: False if number in over else None)
-    assert "5" in written
+    for _ in range(2):  # It is still open when it is looked up again.
+        assert "5" in written
     over |= set(range(100))
     assert "5" not in written
     for number in range(100, 300):
         written.add(f"{number}", lambda: True)
     assert len(written._writes) < 20
+
+
+def test_writes_of_open_transactions_are_rarely_asked_whether_they_are_over():
+    """Otherwise each write would ask about all the others that wait for the same commit."""
+    written, asked = UncommittedWrites(), []
+    for number in range(1000):
+        written.add(f"{number}", lambda: asked.append(None))
+    assert len(asked) < 5000
 
 
 @pytest.mark.parametrize("change", ["save", "delete"])

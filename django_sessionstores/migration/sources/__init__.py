@@ -3,6 +3,15 @@
 from .base import Claim, Entry, PreviousSession, Source
 from .cache import CacheSource
 from .own_storage import OwnSource
-from .selection import open_source
+from .selection import DJANGO_ENGINES, open_source
 
-__all__ = ["CacheSource", "Claim", "Entry", "OwnSource", "PreviousSession", "Source", "open_source"]
+__all__ = [
+    "DJANGO_ENGINES",
+    "CacheSource",
+    "Claim",
+    "Entry",
+    "OwnSource",
+    "PreviousSession",
+    "Source",
+    "open_source",
+]

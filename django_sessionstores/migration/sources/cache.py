@@ -90,7 +90,7 @@ def cache_alias() -> str:
     alias: str = engine_setting("SESSION_CACHE_ALIAS")
     if alias not in caches.settings:
         raise InvalidCacheBackendError(
-            f"The source session engine's SESSION_CACHE_ALIAS is {alias!r}, which CACHES does not "
-            f"have. It has: {', '.join(map(repr, caches.settings))}."
+            f"The previous backend's SESSION_CACHE_ALIAS is {alias!r}, which CACHES does not have. "
+            f"It has: {', '.join(map(repr, caches.settings))}."
         )
     return alias

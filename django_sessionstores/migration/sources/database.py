@@ -11,7 +11,6 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import router
 from django.utils.translation import gettext_noop
 
-from ...conf import NAME
 from ...core import lifetime
 from ...core.phrases import Phrase
 from ...core.records import SecretText, session_id
@@ -29,8 +28,8 @@ class DatabaseSource(DjangoSource):
             model = self._store.get_model_class()  # type: ignore[attr-defined]
         except RuntimeError as error:
             raise ImproperlyConfigured(
-                f"{NAME}['MIGRATE_FROM'] names an engine whose table belongs to an app that "
-                f"INSTALLED_APPS lacks, such as 'django.contrib.sessions': {error}"
+                "Its table belongs to an app that INSTALLED_APPS does not have, such as "
+                f"'django.contrib.sessions': {error}"
             ) from None
         # Never a replica, which may lag.
         return model._base_manager.using(router.db_for_write(model))

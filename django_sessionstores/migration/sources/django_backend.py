@@ -127,6 +127,5 @@ def translate_errors(source: Source, damage: tuple[type[Exception], ...] = ()) -
         if isinstance(error, DatabaseError | InterfaceError):
             hint = " Is the table there?"
         raise StorageUnavailable(
-            f"A source session engine, {source.describe()}, does not answer "
-            f"({summary_of(error)}).{hint}"
+            f"A previous backend, {source.describe()}, does not answer ({summary_of(error)}).{hint}"
         ) from None

@@ -27,8 +27,8 @@ class FileSource(DjangoSource):
         self._folder = Path(engine_setting("SESSION_FILE_PATH") or tempfile.gettempdir())
         if not self._folder.is_dir():
             raise ImproperlyConfigured(
-                f"The source session engine's SESSION_FILE_PATH is {str(self._folder)!r}, which is "
-                "not a folder."
+                f"The previous backend's SESSION_FILE_PATH is {str(self._folder)!r}, which is not "
+                "a folder."
             )
         self._listed: list[SecretText] = []
 

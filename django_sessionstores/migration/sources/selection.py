@@ -8,7 +8,7 @@ from typing import Final
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.exceptions import ImproperlyConfigured
 
-from ...conf import NAME, PreviousBackend, session_store, settings_of
+from ...conf import PreviousBackend, session_store, settings_of
 from .base import Source
 from .cache import cache_source
 from .database import CachedDatabaseSource, DatabaseSource
@@ -24,6 +24,8 @@ _KINDS: Final[dict[str, Callable[[type[SessionBase]], Source]]] = {
     "file": FileSource,
     "signed_cookies": SignedCookieSource,
 }
+DJANGO_ENGINES: Final = tuple(f"{DJANGO_BACKENDS}.{name}" for name in sorted(_KINDS))
+"""The paths of Django's session backends."""
 
 
 def open_source(entry: PreviousBackend) -> Source:
@@ -35,7 +37,7 @@ def open_source(entry: PreviousBackend) -> Source:
         engine = session_store(entry.path)
     except ImportError as error:
         raise ImproperlyConfigured(
-            f"A source session engine, {entry.path!r}, cannot be imported: {error}"
+            f"The previous backend {entry.path!r} cannot be imported: {error}"
         ) from error
     if hasattr(engine, "make_storage"):
         if not entry.options:
@@ -49,6 +51,6 @@ def open_source(entry: PreviousBackend) -> Source:
             with settings_of(entry):
                 return kind(engine)
     raise ImproperlyConfigured(
-        f"{NAME}['MIGRATE_FROM'] names {entry.path!r}, which is neither an engine of Django's nor "
-        "of django_sessionstores, nor built on one."
+        f"{entry.path!r} is neither a session backend of Django nor of django_sessionstores, nor "
+        "is it built on one."
     )

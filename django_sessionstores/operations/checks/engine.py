@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any, Final
 
 from django.conf import settings as django_settings
@@ -15,11 +17,13 @@ from ...conf import full_name, session_store
 from ...core.phrases import Phrase, message_of
 from ...storages.base import CacheStorage
 from .configuration import configured_storage
+from .options import check_settings
 
 ENGINES: Final = ("cache", "cached_db", "cookie", "db", "file", "memory")
 """The engines of the package: modules of its `backends`."""
 _BACKENDS: Final = backends.__name__
 _PACKAGE: Final = _BACKENDS.partition(".")[0]
+_PATHS: Final = tuple(f"{_BACKENDS}.{name}" for name in ENGINES)
 
 
 @checks.register
@@ -33,6 +37,8 @@ def check_engine(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
         problem: str = Phrase(_("it has no class SessionStore."))
     except (ImportError, ImproperlyConfigured) as error:
         problem = message_of(error)
+        if any(problem == message.msg for message in check_settings(None)):
+            return []  # An option has a wrong value, which is reported there.
     return [
         checks.Error(
             Phrase(
@@ -46,20 +52,36 @@ def check_engine(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
     ]
 
 
-def engine_hint(path: str) -> Phrase | None:
-    """Return which engine to name instead of a path in the package that is not an engine.
+def engine_hint(path: str, others: Sequence[str] = ()) -> Phrase | None:
+    """Return which engine to name instead of a path that does not lead to one.
 
-    Returns ``None`` for an engine of the package and for a path outside of the package.
+    These are the engines of the package and ``others``. Returns ``None`` for one of them, and for
+    any other module that exists: its problem is not its name.
     """
-    package, _dot, name = path.rpartition(".")
-    if path.partition(".")[0] != _PACKAGE or (package == _BACKENDS and name in ENGINES):
+    paths = (*_PATHS, *others)
+    is_in_package = path.partition(".")[0] == _PACKAGE
+    if path in paths or not (is_in_package or _is_missing(path)):
         return None
-    if name == "signed_cookies":
+    name = path.rpartition(".")[2]
+    if is_in_package and name == "signed_cookies":
         return Phrase(_("Use %(engine)s instead."), engine=repr(f"{_BACKENDS}.cookie"))
-    return Phrase(
-        _("The engines are: %(engines)s."),
-        engines=", ".join(repr(f"{_BACKENDS}.{each}") for each in ENGINES),
-    )
+    named_alike = [
+        each
+        for each in paths
+        if difflib.get_close_matches(name, [each.rpartition(".")[2]], cutoff=0.8)
+    ]
+    # A name alone says enough: "db" is short for the engine.
+    least = 0.6 if "." in path else 0.0
+    if near := difflib.get_close_matches(path, named_alike, n=1, cutoff=least):
+        return Phrase(_("Did you mean %(option)s?"), option=repr(near[0]))
+    return Phrase(_("The engines are: %(engines)s."), engines=", ".join(map(repr, paths)))
+
+
+def _is_missing(path: str) -> bool:
+    try:
+        return find_spec(path) is None
+    except (ImportError, ValueError):
+        return True
 
 
 @checks.register(deploy=True)
@@ -77,7 +99,10 @@ def report_storage(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMess
         messages.append(
             checks.Info(
                 Phrase(
-                    _("%(store)s cannot list what it has, so no session can be found by its user."),
+                    _(
+                        "Sessions are in %(store)s, which cannot list them, so no session "
+                        "can be found by its user."
+                    ),
                     store=storage.describe(),
                 ),
                 hint=Phrase(

@@ -35,7 +35,7 @@ def check_middleware(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMe
                         "is used, and the first one's answer."
                     )
                 ),
-                hint=Phrase(_("Put the package's in the place of Django's.")),
+                hint=Phrase(_("Replace Django's session middleware by the package's.")),
                 id="sessionstores.E009",
             )
         )
@@ -45,14 +45,14 @@ def check_middleware(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMe
         messages.append(
             checks.Warning(
                 Phrase(
-                    _("%(setting)s has options that nothing heeds: %(options)s."),
+                    _("%(setting)s has options that nothing uses: %(options)s."),
                     setting=NAME,
                     options=", ".join(unused),
                 ),
                 hint=Phrase(
                     _(
-                        "They are for django_sessionstores.middleware.SessionMiddleware. Put it in "
-                        "MIDDLEWARE in the place of Django's, or remove them."
+                        "Only django_sessionstores.middleware.SessionMiddleware uses "
+                        "them. Replace Django's by it in MIDDLEWARE, or remove them."
                     )
                 ),
                 id="sessionstores.W010",

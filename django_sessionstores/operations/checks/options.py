@@ -76,7 +76,7 @@ def check_merge_functions(app_configs: Any, **kwargs: Any) -> Sequence[checks.Ch
         if not odd:
             return []
         problem = Phrase(
-            _("%(setting)s names something that is no function, for: %(keys)s."),
+            _("%(setting)s names something that is not a function, for: %(keys)s."),
             setting=full_name("MERGE"),
             keys=", ".join(map(repr, odd)),
         )

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_noop as _
 
 from ...conf import full_name, previous_backend, settings
 from ...core.phrases import Phrase, message_of
-from ...migration.sources import OwnSource, Source, open_source
+from ...migration.sources import DJANGO_ENGINES, OwnSource, Source, open_source
 from ...storages.base import Storage
 from .configuration import configured_storage, parts
 from .engine import engine_hint
@@ -53,11 +53,20 @@ def check_previous_backends(app_configs: Any, **kwargs: Any) -> Sequence[checks.
 def _unusable_error(path: str, error: ImproperlyConfigured) -> checks.Error:
     return checks.Error(
         Phrase(
-            _("The previous backend %(engine)s cannot be used: %(error)s"),
-            engine=path,
+            _("%(setting)s names %(engine)s, which cannot be used: %(error)s"),
+            setting=_MIGRATE_FROM,
+            engine=repr(path),
             error=message_of(error),
         ),
-        hint=engine_hint(path),
+        hint=engine_hint(path, DJANGO_ENGINES)
+        or Phrase(
+            _(
+                "If the backend used other settings than the current ones, write a pair of its "
+                "path and a dict of those settings, such as %(example)s. To migrate nothing from "
+                "it, remove the entry."
+            ),
+            example=f"({path!r}, {{'SESSION_CACHE_ALIAS': 'old'}})",
+        ),
         id="sessionstores.E017",
     )
 
@@ -83,8 +92,9 @@ def _copied_cookies(stores: list[str]) -> checks.Warning:
     return checks.Warning(
         Phrase(
             _(
-                "A cookie from before the move that somebody has copied can be exchanged "
-                "for a session until it expires, in up to %(days)s days: %(stores)s."
+                "A cookie from before the move that somebody has copied can be exchanged for a "
+                "session until it expires, in up to %(days)s days. The sessions to migrate are in: "
+                "%(stores)s."
             ),
             days=days,
             stores=tuple(stores),

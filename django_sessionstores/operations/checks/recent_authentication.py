@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from django.conf import settings as django_settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
-from django.urls import NoReverseMatch, Resolver404, resolve
+from django.urls import NoReverseMatch, Resolver404, URLPattern, URLResolver, get_resolver, resolve
 
 from ...accounts import recent_authentication
 from ...conf import full_name, settings
@@ -17,9 +18,12 @@ from .configuration import configured_storage
 
 @checks.register(checks.Tags.security)
 def check_recent_authentication(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """Check that users who are asked to log in again find a page where they can."""
+    """Check that users who are asked to log in again find a page where they can.
+
+    A project asks them if it sets one of the options, or an age for a single view.
+    """
     try:
-        if settings.RECENT_AUTHENTICATION_AGE is None or configured_storage() is None:
+        if configured_storage() is None or not _asks_for_recent_authentication():
             return []
         url = recent_authentication.sign_in_url()
     except (ImportError, ImproperlyConfigured):
@@ -43,6 +47,25 @@ def check_recent_authentication(app_configs: Any, **kwargs: Any) -> Sequence[che
             id="sessionstores.W018",
         )
     ]
+
+
+def _asks_for_recent_authentication() -> bool:
+    if settings.RECENT_AUTHENTICATION_AGE is not None or settings.RECENT_AUTHENTICATION_URL:
+        return True
+    if not getattr(django_settings, "ROOT_URLCONF", None):
+        return False
+    return any(
+        getattr(view, recent_authentication.AGE_OF_VIEW, None) is not None
+        for view in _views(get_resolver().url_patterns)
+    )
+
+
+def _views(patterns: Iterable[URLPattern | URLResolver]) -> Iterator[Any]:
+    for pattern in patterns:
+        if isinstance(pattern, URLResolver):
+            yield from _views(pattern.url_patterns)
+        else:
+            yield pattern.callback
 
 
 def _redirects_authenticated_users(url: str) -> bool:

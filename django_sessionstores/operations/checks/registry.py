@@ -50,8 +50,8 @@ def _no_registry() -> checks.Warning:
         ),
         hint=Phrase(
             _(
-                "Set %(setting)s to 'db', 'cached_db' or 'cache'. Where you can do "
-                "without, silence this check and make SESSION_COOKIE_AGE short."
+                "Set %(setting)s to 'db', 'cached_db' or 'cache'. If you can do without a"
+                " registry, silence this check and make SESSION_COOKIE_AGE short."
             ),
             setting=full_name("REGISTRY"),
         ),
@@ -63,8 +63,8 @@ def _unreliable_registry(registry: Storage) -> checks.Warning:
     return checks.Warning(
         Phrase(
             _(
-                "The registry is in a store that may drop records that are in use, and ends "
-                "sessions by that: %(store)s."
+                "The registry is in %(store)s, which may drop records that are in use and so end "
+                "sessions."
             ),
             store=registry.describe(),
         ),
@@ -91,7 +91,7 @@ def check_limit_and_rotation(app_configs: Any, **kwargs: Any) -> Sequence[checks
         return []
     messages: list[checks.CheckMessage] = []
     hint = Phrase(
-        _("Set %(setting)s if the engine takes one, or choose another SESSION_ENGINE."),
+        _("Set %(setting)s if the engine can have one, or choose another SESSION_ENGINE."),
         setting=full_name("REGISTRY"),
     )
     if has_limit and not storage.lists:
@@ -99,8 +99,8 @@ def check_limit_and_rotation(app_configs: Any, **kwargs: Any) -> Sequence[checks
             checks.Error(
                 Phrase(
                     _(
-                        "%(setting)s is set, and this store cannot tell how many sessions a user "
-                        "has, so that every login fails: %(store)s."
+                        "Sessions are in %(store)s, which cannot tell how many sessions a user "
+                        "has. Every login fails, because %(setting)s is set."
                     ),
                     setting=full_name("MAX_SESSIONS"),
                     store=storage.describe(),
@@ -113,11 +113,13 @@ def check_limit_and_rotation(app_configs: Any, **kwargs: Any) -> Sequence[checks
         messages.append(
             checks.Warning(
                 Phrase(
-                    _("%(setting)s has no effect with this store: %(store)s."),
+                    _("%(setting)s has no effect, because sessions are in %(store)s."),
                     setting=full_name("ROTATE_AFTER"),
                     store=storage.describe(),
                 ),
-                hint=Phrase(_("Each save of the cookie engine makes another cookie as it is."))
+                hint=Phrase(
+                    _("Remove it: the cookie engine makes a new cookie on each save anyway.")
+                )
                 if storage.holds_in_key
                 else hint,
                 id="sessionstores.W022",

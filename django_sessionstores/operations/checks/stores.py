@@ -148,8 +148,8 @@ def _no_connect_timeout(alias: str, option: str) -> checks.Warning:
     return checks.Warning(
         Phrase(
             _(
-                "Should the database %(database)s hang, each request that opens a "
-                "connection to it hangs as well, for minutes or without end."
+                "If the database %(database)s hangs, each request that opens a connection"
+                " to it hangs as well, for minutes or forever."
             ),
             database=repr(alias),
         ),

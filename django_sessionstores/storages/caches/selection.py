@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Any, Final
 
@@ -30,6 +31,17 @@ _KINDS: Final = {
     "django.core.cache.backends.memcached.PyMemcacheCache": Kind.MEMCACHED,
     "django.core.cache.backends.filebased.FileBasedCache": Kind.FILES,
 }
+_REDIS_EXAMPLE: Final = "redis://127.0.0.1:6379/1"
+# What LOCATION is like, for classes that cannot do without. A subclass may know its own.
+_LOCATIONS: Final = {
+    "django_redis.cache.RedisCache": _REDIS_EXAMPLE,
+    "django.core.cache.backends.redis.RedisCache": _REDIS_EXAMPLE,
+    "django.core.cache.backends.memcached.PyMemcacheCache": "127.0.0.1:11211",
+    "django.core.cache.backends.filebased.FileBasedCache": "/var/cache/site",
+    "django.core.cache.backends.db.DatabaseCache": "cache_table",
+}
+_DEFAULT_CLIENT: Final = "django_redis.client.DefaultClient"
+"""The client of django-redis that connects to the location; others may find their servers."""
 _DUMMY: Final = "django.core.cache.backends.dummy.DummyCache"
 
 # The distribution and the extra of a top-level module.
@@ -56,8 +68,12 @@ def kind_of(alias: str) -> Kind:
 
 
 def storage_for(alias: str) -> CacheStorage:
-    """Return the storage for sessions in the cache with this alias. Raises as `kind_of` does."""
+    """Return the storage for sessions in the cache with this alias. Opens no connection.
+
+    Raises as `kind_of` does, and `InvalidCacheBackendError` if the cache has no usable location.
+    """
     kind = kind_of(alias)
+    _require_location(alias)
     try:
         # Each client library is imported only if it is used.
         if kind is Kind.REDIS:
@@ -78,6 +94,32 @@ def storage_for(alias: str) -> CacheStorage:
     from . import portable
 
     return portable.from_cache(alias)
+
+
+def _require_location(alias: str) -> None:
+    """Raise `InvalidCacheBackendError` if a cache lacks its location.
+
+    Its client would raise an error that names no setting, at the first request.
+    """
+    entry = caches.settings[alias]
+    example = _LOCATIONS.get(entry["BACKEND"])
+    client = (entry.get("OPTIONS") or {}).get("CLIENT_CLASS", _DEFAULT_CLIENT)
+    if example is None or client != _DEFAULT_CLIENT:
+        return
+    location = entry.get("LOCATION")
+    setting = f"CACHES[{alias!r}]['LOCATION']"
+    if not location:
+        raise InvalidCacheBackendError(
+            f"{setting} is not set, and SESSION_CACHE_ALIAS names this cache. Set it, for example "
+            f"to {example!r}."
+        )
+    servers = re.split("[;,]", location) if isinstance(location, str) else location
+    if example is _REDIS_EXAMPLE and not all("://" in str(server) for server in servers):
+        # Not its value: a URL may have a password.
+        raise InvalidCacheBackendError(
+            f"{setting} must be a URL, and SESSION_CACHE_ALIAS names this cache. Write it like "
+            f"{example!r}."
+        )
 
 
 def _cache_class(alias: str) -> type[Any]:

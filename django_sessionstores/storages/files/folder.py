@@ -27,6 +27,7 @@ LOCK: Final = ".lock"
 NEW: Final = ".new"
 
 _ID_LENGTH: Final = 40
+_NO_PERMISSION: Final = (errno.EACCES, errno.EPERM)
 _NO_SPACE: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -121,6 +122,27 @@ class Folder:
                 )
         self.is_trusted = True
 
+    def write_obstacle(self) -> str:
+        """Return why this process cannot write to the folder, with the cure; empty if it can."""
+        # Those that are missing are made by a write. A command may have made some as another user.
+        shards = [f"{self.path}/{shard}" for shard in SHARDS]
+        for place in (os.path.dirname(self.path), self.path, *shards):
+            is_needed = place != os.path.dirname(self.path) or not os.path.isdir(self.path)
+            if is_needed and os.path.isdir(place) and not os.access(place, os.W_OK | os.X_OK):
+                return f"This process may not write to {place}. {self._cure()}"
+        return ""
+
+    def _cure(self) -> str:
+        return (
+            f"Make {self._owner()} the owner of the folder and of all in it, or name another "
+            f"folder in {self._setting}."
+        )
+
+    @staticmethod
+    def _owner() -> str:
+        # Windows has no user ids.
+        return f"the user {os.geteuid()}" if hasattr(os, "geteuid") else "this process's user"
+
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:
         """Turn every ``OSError`` of the context into `StorageUnavailable`."""
@@ -132,7 +154,14 @@ class Folder:
     def outage_of(self, error: OSError) -> StorageUnavailable:
         """Return the exception to raise for an error of the disk."""
         kind = StorageFull if error.errno in _NO_SPACE else StorageUnavailable
-        return kind(f"The sessions in {self.path} (see {self._setting}) are unreachable: {error}")
+        cure = ""
+        if error.errno in _NO_PERMISSION:
+            cure = f". {self._cure()}"
+        elif error.errno == errno.EROFS:
+            cure = ". Mount its disk for writing"
+        return kind(
+            f"The sessions in {self.path} (see {self._setting}) are unreachable: {error}{cure}"
+        )
 
 
 def is_id(name: str) -> bool:

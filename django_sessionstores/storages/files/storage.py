@@ -76,6 +76,9 @@ class FileStorage(Storage):
     def describe(self) -> str:
         return Phrase(gettext_noop("files in %(folder)s"), folder=self._folder.path)
 
+    def write_obstacle(self) -> str:
+        return self._folder.write_obstacle()
+
     def read(self, session_id: str) -> Record | None:
         try:
             fd = insist(os.open, self._folder.path_of(session_id), READ)

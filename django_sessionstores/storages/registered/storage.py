@@ -44,6 +44,7 @@ class RegisteredStorage(ComposedStorage):
             self._records = StoredRecords(data, registry)
         self.shared = data.shared and registry.shared
         self.durable = data.durable and registry.durable
+        self.lists_lost = not (data.durable or data.holds_in_key)
         self.self_expiring = data.self_expiring and registry.self_expiring
         self.max_payload = data.max_payload
         self.holds_in_key = self.keeps_changes = data.holds_in_key

@@ -8,9 +8,11 @@ without a transaction around it, and atomic by itself.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from django.apps import apps
@@ -103,6 +105,21 @@ class DatabaseStorage(Storage):
             table=self._model._meta.db_table,
             database=repr(connection.alias),
             vendor=connection.vendor,
+        )
+
+    def write_obstacle(self) -> str:
+        connection = self.connection()
+        path = Path(connection.settings_dict["NAME"] or "")
+        if connection.vendor != "sqlite" or not path.is_file():
+            return ""
+        # SQLite writes a journal beside the file.
+        places = (path, path.resolve().parent)
+        refused = [str(place) for place in places if not os.access(place, os.W_OK)]
+        if not refused:
+            return ""
+        return (
+            f"This process may not write to {' and '.join(refused)}. Make the user of the site the "
+            "owner of the database file and of its folder."
         )
 
     def read(self, session_id: str) -> Record | None:

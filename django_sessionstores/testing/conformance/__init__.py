@@ -21,7 +21,10 @@ methods, and their async twins if ``awaited`` is true::
     class TestMyEngineInRequestsUnderAnotherMiddleware(TestMyEngineInRequests):
         SessionMiddleware = middleware.SessionMiddleware
 
-The store must be reachable. For the tests of purging and listing it must not hold other sessions.
-Do not wrap a test in a transaction, because some tests write from threads. The tests of a
-capability that a storage declares not to have are skipped, with the reason.
+The store must be reachable. Give the tests of a storage an empty one for each test, because they
+count what they purge and list. Do not wrap a test in a transaction, because some tests write from
+threads. The tests of a capability that a storage declares not to have are skipped, with the reason.
+
+The tests run under the default options, except for those that say where sessions are stored, so
+that the settings of a project do not change what they find. See `neutral_settings`.
 """

@@ -15,11 +15,12 @@ from ...exceptions import StorageUnavailable
 from ...sessions import SessionStore
 from ...storages.base import Storage
 from .failures import break_call
+from .neutral_settings import NeutralSettings
 from .observation import observed, stores_of
 from .values import MALFORMED_KEYS
 
 
-class RequestContract:
+class RequestContract(NeutralSettings):
     """Tests of an engine in requests, under Django's ``SessionMiddleware`` or a subclass."""
 
     SessionStore: type[SessionStore]

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from django_sessionstores.operations.doctor import ask_stores
 from testproject import engines
 from testproject.crowd import seed_crowd
 from testproject.selfcheck import CheckFailed, checks
@@ -84,6 +85,16 @@ class Command(BaseCommand):
 
     def _check(self) -> None:
         failures = 0
+        # Each by itself: requests go on while the cache in front of a database is unreachable.
+        for store in ask_stores(session_store().own_storage()):
+            problem = store.error or store.write_obstacle
+            failures += bool(problem)
+            result = (
+                f"FAILED     {store.description}: {problem}"
+                if problem
+                else (f"ok         {store.description}: answers")
+            )
+            self.stdout.write(f"  {result}")
         for what, run in checks():
             for flavour in ("/", "/async/"):
                 try:

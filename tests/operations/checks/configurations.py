@@ -46,12 +46,13 @@ def digest(key, key_prefix, version):
 
 def with_registry(registry, cache=LOCMEM, of="cookie"):
     """An engine with a registry. No server is asked: none runs at port 1."""
+    location = "redis://127.0.0.1:1" if "redis" in cache else "127.0.0.1:1"
     return override_settings(
         SESSION_ENGINE=ENGINES + of,
         SESSIONSTORES={"REGISTRY": registry},
         SESSION_CACHE_ALIAS="sessions",
         CACHES={
             "default": {"BACKEND": LOCMEM},
-            "sessions": {"BACKEND": cache, "LOCATION": "127.0.0.1:1"},
+            "sessions": {"BACKEND": cache, "LOCATION": location},
         },
     )

@@ -10,6 +10,7 @@ from django.test import override_settings
 
 from django_sessionstores.operations.checks import engine
 from django_sessionstores.operations.checks.engine import check_engine, report_storage
+from django_sessionstores.operations.checks.options import check_settings
 from tests import ROOT
 from tests.operations.checks.configurations import (
     DJANGO,
@@ -51,13 +52,19 @@ ALL_ENGINES = (
     ("name", "hint"),
     [
         (ENGINES + "redis", ALL_ENGINES),
-        ("django_sessionstores.db", ALL_ENGINES),
+        ("django_sessionstores.db", "Did you mean 'django_sessionstores.backends.db'?"),
+        (
+            "django_sessionstore.backends.cached_db",
+            "Did you mean 'django_sessionstores.backends.cached_db'?",
+        ),
+        (ENGINES + "cahce", "Did you mean 'django_sessionstores.backends.cache'?"),
+        ("db", "Did you mean 'django_sessionstores.backends.db'?"),
         ("django_sessionstores.backends", ALL_ENGINES),
         ("django_sessionstores", ALL_ENGINES),
         (ENGINES + "signed_cookies", "Use 'django_sessionstores.backends.cookie' instead."),
-        (DJANGO + "redis", None),
+        (DJANGO + "redis", ALL_ENGINES),
         ("tests.cases", None),
-        ("Not a path", None),
+        ("Not a path", ALL_ENGINES),
     ],
 )
 def test_a_wrong_path_is_told_the_engines(name, hint):
@@ -66,6 +73,34 @@ def test_a_wrong_path_is_told_the_engines(name, hint):
         (message,) = check_engine(None)
     assert (message.id, message.hint) == ("sessionstores.E005", hint)
     assert repr(name) in message.msg
+
+
+@pytest.mark.parametrize("options", [{"REGISTRY": "redis"}, {"REGISTRY": 1}, ["no dict"]], ids=str)
+def test_a_wrong_option_is_reported_once(options):
+    """E003 or E001 says it: E005 would send the reader to SESSION_ENGINE, which is right."""
+    with override_settings(SESSION_ENGINE=ENGINES + "cookie", SESSIONSTORES=options):
+        assert ids(check_engine) == []
+        assert len(ids(check_settings)) == 1
+
+
+@pytest.mark.parametrize(
+    ("backend", "location"),
+    [
+        ("django.core.cache.backends.redis.RedisCache", None),
+        ("django.core.cache.backends.redis.RedisCache", "localhost:6379"),
+        ("django_redis.cache.RedisCache", ["redis://localhost:6379", "localhost:6380"]),
+        (MEMCACHED, ""),
+        ("django.core.cache.backends.filebased.FileBasedCache", None),
+        ("django.core.cache.backends.db.DatabaseCache", None),
+    ],
+)
+def test_a_cache_without_its_location_is_named(backend, location):
+    """E005: the first request would be the one to find out, by an error of the client."""
+    cache = {"BACKEND": backend} | ({} if location is None else {"LOCATION": location})
+    with override_settings(SESSION_ENGINE=ENGINES + "cache", CACHES={"default": cache}):
+        (message,) = check_engine(None)
+    assert message.id == "sessionstores.E005"
+    assert "CACHES['default']['LOCATION']" in message.msg
 
 
 def test_the_engines_that_a_hint_names_are_all():

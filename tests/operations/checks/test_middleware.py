@@ -16,7 +16,7 @@ def test_two_session_middlewares_are_refused():
 
 
 def test_options_without_the_middleware_are_named():
-    """W010: who sets TRUSTED_PROXIES believes that it is heeded."""
+    """W010: who sets TRUSTED_PROXIES believes that it is used."""
     options = {"TRUSTED_PROXIES": ["10.0.0.1"], "ON_OUTAGE": "anonymous", "TOUCH_INTERVAL": 5}
     with override_settings(SESSIONSTORES=options, MIDDLEWARE=[DJANGOS]):
         (message,) = check_middleware(None)

@@ -47,6 +47,11 @@ def test_option_of_a_wrong_type_is_named(value):
 @pytest.mark.parametrize(
     ("options", "says", "hint"),
     [
+        (
+            {"IDLE_TIMEOUT": "30m"},
+            "['IDLE_TIMEOUT'] must be a number of seconds, such as 1800, not str.",
+            None,
+        ),
         ({"MAX_SESSIONS": "3"}, "['MAX_SESSIONS'] must be a whole number, not str.", None),
         ({"REGISTRY": None}, "['REGISTRY'] must be a string, not NoneType.", None),
         ({"STATISTICS": 1}, "['STATISTICS'] must be True or False, not int.", None),
@@ -59,12 +64,15 @@ def test_option_of_a_wrong_type_is_named(value):
         ({"TRUSTED_PROXIES": {"::1"}}, "['TRUSTED_PROXIES'] must be a list, not set.", None),
         (
             {"IDLE_TIMEOUT": timedelta(weeks=2)},
-            "['IDLE_TIMEOUT'] must be a number, not timedelta.",
+            "['IDLE_TIMEOUT'] must be a number of seconds, such as 1800, not timedelta.",
             "Write a number of seconds: 1209600.",
         ),
         (
             {"RECENT_AUTHENTICATION_AGE": timedelta(seconds=1.5)},
-            "['RECENT_AUTHENTICATION_AGE'] must be a number or None, not timedelta.",
+            (
+                "['RECENT_AUTHENTICATION_AGE'] must be None or a number of seconds, such as 1800, "
+                "not timedelta."
+            ),
             "Write a number of seconds: 1.5.",
         ),
     ],

@@ -74,22 +74,26 @@ def test_previous_backends_that_are_fine(name, entry, settings):
 
 
 @pytest.mark.parametrize(
-    ("entry", "says"),
+    ("entry", "says", "hint"),
     [
-        ("nothing.there", "nothing"),
-        ("tests.cases", "neither an engine of Django's nor"),
-        ((DJANGO + "cache", {"SESSION_CACHE_ALIAS": "none"}), "'none'"),
-        ((ENGINES + "cache", {"SESSION_CACHE_ALIAS": "none"}), "'none'"),
-        ((DJANGO + "file", {"SESSION_FILE_PATH": "/nowhere"}), "/nowhere"),
+        ("nothing.there", "nothing", "The engines are: "),
+        (DJANGO + "dbb", "dbb", f"Did you mean '{DJANGO}db'?"),
+        ("db", "db", f"Did you mean '{ENGINES}db'?"),
+        ("tests.cases", "neither a session backend of Django nor", "pair of its path and a dict"),
+        ((DJANGO + "cache", {"SESSION_CACHE_ALIAS": "none"}), "'none'", "pair of its path"),
+        ((ENGINES + "cache", {"SESSION_CACHE_ALIAS": "none"}), "'none'", "pair of its path"),
+        ((DJANGO + "file", {"SESSION_FILE_PATH": "/nowhere"}), "/nowhere", "pair of its path"),
     ],
-    ids=["module", "no engine", "djangos alias", "alias", "folder"],
+    ids=["module", "misspelt", "name", "no engine", "djangos alias", "alias", "folder"],
 )
-def test_previous_backend_that_cannot_be_used(entry, says):
+def test_previous_backend_that_cannot_be_used(entry, says, hint):
     """The first request with an unknown cookie would be the one to find out."""
     with source("memory", entry):
         (message,) = check_previous_backends(None)
         assert message.id == "sessionstores.E017"
+        assert message.msg.startswith("SESSIONSTORES['MIGRATE_FROM'] names ")
         assert says in message.msg
+        assert hint in message.hint
 
 
 @pytest.mark.parametrize(

@@ -694,8 +694,9 @@ def test_a_read_that_fails_is_an_outage(
     storage.create(live(), NOW)
     monkeypatch.setattr(os, call, _raising(getattr(errno, error)))
 
-    with pytest.raises(StorageUnavailable, match="SESSION_FILE_PATH"):
+    with pytest.raises(StorageUnavailable, match="SESSION_FILE_PATH") as raised:
         storage.read(ID)
+    assert ("the owner of the folder" in str(raised.value)) == (error == "EACCES")
 
 
 @pytest.mark.parametrize("call", ["open", "write", "close", "replace"])

@@ -208,6 +208,23 @@ def test_a_tombstone_can_be_replaced_whose_entry_was_purged(
     assert not isinstance(store.update(later, previous, moment), Updated)
 
 
+def test_a_tombstone_is_replaced_in_both(pair: RegisteredStorage, store: Any) -> None:
+    """The registry's tombstone of a session has a version of its own."""
+    moment = now()
+    previous = make_tombstone("a" * 40, State.ENDED, now=moment, seconds=60)
+    pair.registry.create(previous, moment)
+    pair.data.create(after(previous), moment)
+    later = msgspec.structs.replace(after(after(previous)), expires=moment + DAY)
+    held = store.lookup(previous.id)
+    with observed(pair.registry) as calls:
+        assert isinstance(store.update(later, held, moment), Updated)
+    assert calls == ["update"]
+    for storage in (pair.data, pair.registry):
+        left = storage.read(previous.id)
+        assert left is not None
+        assert left.expires == later.expires
+
+
 def test_two_saves_that_move_the_entry(pair: RegisteredStorage, store: Any) -> None:
     """The later one follows the entry of the earlier one; neither loses."""
     record = stored(store)
@@ -546,6 +563,21 @@ def test_a_rotation_that_meets_a_newer_version(pair: RegisteredStorage, store: A
     assert isinstance(again, Updated)
 
 
+@pytest.mark.parametrize("place", ["data", "registry", None], ids=["lost", "ended", "newer"])
+def test_a_rotation_in_a_transaction_that_is_refused(
+    pair: RegisteredStorage, store: Any, hooks: Any, place: str | None
+) -> None:
+    """The transaction may go on and commit, and must not commit an entry of what was not stored."""
+    base = stored(store)
+    if place:
+        getattr(pair, place).delete(base.id)
+    else:
+        store.update(after(base, payload=b"newer"), base, now())
+    record, *rest = rotation(base)
+    assert isinstance(store.rotate(record, *rest), Gone if place else Conflict)
+    assert pair.registry.read(record.id) is None
+
+
 def test_a_rotation_to_a_taken_id(pair: RegisteredStorage, store: Any) -> None:
     """Neither session is touched."""
     base, other = stored(store), stored(store, user_id="9")
@@ -561,6 +593,23 @@ def test_a_create_that_the_registry_refuses(pair: RegisteredStorage, store: Any)
     pair.registry.create(make_tombstone(record.id, State.ENDED, now=now(), seconds=60), now())
     assert isinstance(store.create(record, now()), Taken)
     assert pair.data.read(record.id) is None
+
+
+def test_a_create_whose_entry_another_request_has_taken_over(
+    pair: RegisteredStorage, store: Any
+) -> None:
+    """It has waited for so long that the other one took it for dead. What that one has stored
+    stays."""
+    record, taken_over = new(), list[Record]()
+
+    def take_over(name: str) -> None:
+        if name == "create" and not taken_over:
+            taken_over.append(new(id=record.id, user_id="8"))
+            assert isinstance(pair.create(taken_over[0], now()), Updated)
+
+    with observed(pair.data, before=take_over):
+        assert isinstance(store.create(record, now()), Taken)
+    assert store.read(record.id).user_id == "8"
 
 
 def test_a_create_goes_on_where_another_one_has_stopped(
@@ -630,6 +679,11 @@ def test_cookies_in_the_registry_of_one_process_are_not_shared() -> None:
     assert not storage.registry.shared
     assert not storage.shared
     assert not storage.durable
+
+
+def test_a_pair_is_described_by_both(pair: RegisteredStorage) -> None:
+    data, registry = pair.data.describe(), pair.registry.describe()
+    assert pair.describe() == f"{data}, registered in {registry}"
 
 
 @pytest.mark.parametrize("name", ["shared", "durable", "self_expiring"])

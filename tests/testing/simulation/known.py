@@ -246,6 +246,14 @@ PROGRAMS: Final = {
     "a cache loses a tombstone before an older copy arrives": (
         "cached_db django async +2step: 1:x.clear 1* >1 3:x.put.a 3 3 3 6:x.cycle 6* 7:x.read evict"
     ),
+    "a session gets another key while a login looks which of those in the list are lost": (
+        "cache_registry django sync +2step +refuse +workers: 5:x.login.1 5* 9:x.login.1 "
+        "10:x.login.1 9* 10 10 >9 10 10 13:x.password+404@atomic 10 10 10 10 13*"
+    ),
+    "a cache loses a newer copy before an older one arrives": (
+        "cached_db own sync +2step +workers: 5:x.put.a 5* >5 +61 6:x.put.a 8:x.put.a+save@undone "
+        "6 6 8* evict 6 9:x.read 9*"
+    ),
     "a login as another user beside one of the same user that has joined a new key": (
         "memory django sync +workers: 3:x.login.2 3* >3 5:x.login.1 6:x.login.2 7:x.cycle+save 6 5 "
         "7* 6*"

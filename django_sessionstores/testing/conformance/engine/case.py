@@ -10,9 +10,10 @@ from ....core.records import Record
 from ....sessions import SessionStore
 from ....storages.base import Storage
 from ..execution import Twin
+from ..neutral_settings import NeutralSettings
 
 
-class EngineCase:
+class EngineCase(NeutralSettings):
     """An engine under test and the sessions that the tests make with it."""
 
     SessionStore: type[SessionStore]

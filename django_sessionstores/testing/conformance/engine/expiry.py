@@ -49,16 +49,18 @@ class ExpiryTests(EngineCase):
         assert after.payload == before.payload
 
     def test_saves_within_the_touch_interval_make_no_write(self) -> None:
-        """Saving an unchanged session within the touch interval does not call the store.
+        """Saving an unchanged session within the touch interval writes nothing.
 
-        With SESSION_SAVE_EVERY_REQUEST every request saves, and most requests need not write.
+        With SESSION_SAVE_EVERY_REQUEST every request saves, and most requests need not write. That
+        the session still lives under its key takes one read.
         """
         session = self.session(self.create_session(_auth_user_id="1"))
         session.get("color")
         with observed(self.storage) as calls:
             for _ in range(3):
                 session.save()
-        assert calls == []
+        assert set(calls) <= {"read", "read_latest"}
+        assert len(calls) <= 3
 
     def test_a_touch_does_not_revive_a_deleted_session(self) -> None:
         """A request that only reads does not bring back a session deleted in the meantime."""
@@ -128,6 +130,8 @@ class ExpiryTests(EngineCase):
         """
         if self.storage.self_expiring:
             raise SkipTest("The store removes expired records by itself.")
+        with at(now() + DAY):
+            self.session().clear_expired()  # What other tests have left would be counted.
         short, long = self.session(), self.session()
         for session, age in ((short, 3600), (long, 864_000)):
             session.set_expiry(age)

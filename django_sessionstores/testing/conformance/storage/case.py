@@ -11,10 +11,11 @@ from ....core.records import Record, State, draw_key, make_tombstone, session_id
 from ....exceptions import StorageUnavailable
 from ....storages.base import Storage, Updated
 from ..execution import Twin
+from ..neutral_settings import NeutralSettings
 from ..values import HOUR, NONCE, ORIGIN, SUCCESSOR, successor
 
 
-class StorageCase:
+class StorageCase(NeutralSettings):
     """A storage under test and the records that the tests put into it."""
 
     storage: Storage

@@ -1,0 +1,341 @@
+"""What a request does to its own session: under the key from before, in several tasks, by hand."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+from unittest import mock
+
+import pytest
+from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.test import Client, override_settings
+from django.urls import path
+
+from django_sessionstores import signals
+from django_sessionstores.core import clock
+from django_sessionstores.core.flow import Call, Flow
+from django_sessionstores.exceptions import SessionEnded
+from django_sessionstores.inventory import Inventory
+from django_sessionstores.storages.sql import transactions
+from django_sessionstores.testing import observed
+from tests import urls
+
+SIGNED_IN = {SESSION_KEY: "7", HASH_SESSION_KEY: "a" * 64}
+
+
+def save_by_hand(request: HttpRequest) -> HttpResponse:
+    request.session["x"] = 1
+    request.session.save()
+    return HttpResponse("saved")
+
+
+def flush_other(request: HttpRequest, key: str) -> HttpResponse:
+    """Single logout: the server of the identities names a session that is not the request's."""
+    type(request.session)(key).flush()
+    return HttpResponse("flushed")
+
+
+def replace(request: HttpRequest) -> HttpResponse:
+    request.session.flush()
+    request.session = type(request.session)()
+    return HttpResponse("replaced")
+
+
+def give_up(request: HttpRequest) -> HttpResponse:
+    """A view that fails after it has changed the key and deleted the old one."""
+    old = request.session.session_key
+    request.session.cycle_key()
+    request.session.delete(old)
+    raise RuntimeError("a mistake of the view's own")
+
+
+def copy(request: HttpRequest) -> HttpResponse:
+    request.session["x"] = 1
+    copied = pickle.loads(pickle.dumps(request.session))
+    assert copied["x"] == 1
+    return HttpResponse("copied")
+
+
+urlpatterns = [
+    *urls.urlpatterns,
+    path("by_hand/", save_by_hand),
+    path("flush/<path:key>/", flush_other),
+    path("replace/", replace),
+    path("give_up/", give_up),
+    path("copy/", copy),
+]
+
+
+@pytest.fixture(autouse=True)
+def _urls() -> Iterator[None]:
+    with override_settings(ROOT_URLCONF=__name__):
+        yield
+
+
+@pytest.fixture
+def stored(engine: Any) -> Callable[..., Any]:
+    """Stores a session, and returns an object that has loaded it."""
+
+    def store(**data: Any) -> Any:
+        session = engine.SessionStore()
+        session.update(data)
+        session.save()
+        loaded = engine.SessionStore(session.session_key)
+        assert dict(loaded.items()).items() >= data.items()
+        return loaded
+
+    return store
+
+
+def data_of(engine: Any, key: str | None) -> dict[str, Any]:
+    return dict(engine.SessionStore(key).items())
+
+
+def browser_with(key: str) -> Client:
+    browser = Client(raise_request_exception=False)
+    browser.cookies["sessionid"] = key
+    return browser
+
+
+DELETIONS: dict[str, Callable[[Any, str], None]] = {
+    "itself": lambda session, old: session.delete(old),
+    "by an object": lambda session, old: type(session)(old).delete(),
+    "by a flush": lambda session, old: type(session)(old).flush(),
+    "by an empty object": lambda session, old: type(session)().delete(old),
+}
+"""How code may delete a key that it has kept."""
+
+
+# The key from before -------------------------------------------------------------------------
+
+
+@pytest.mark.authoritative
+def test_a_save_that_changes_nothing_proves_the_key(engine: Any, stored: Any) -> None:
+    """With SESSION_SAVE_EVERY_REQUEST, Django's middleware sends the cookie after it: a poll that
+    was running while the password changed in another tab would sign the user out."""
+    poll = stored(**SIGNED_IN)
+    other = engine.SessionStore(poll.session_key)
+    other.cycle_key()
+    with pytest.raises(SessionEnded):
+        poll.save()
+
+
+@pytest.mark.authoritative
+@pytest.mark.parametrize("data", [SIGNED_IN, {"x": 1}], ids=["signed in", "anonymous"])
+@pytest.mark.parametrize("delete", DELETIONS.values(), ids=DELETIONS.keys())
+def test_deleting_the_old_key_leaves_the_new_one(
+    engine: Any, stored: Any, data: dict[str, str], delete: Any
+) -> None:
+    """Code that allows a user one session ends the one whose key it knew before the login."""
+    with clock.freeze(clock.now()):  # All within one millisecond.
+        session = stored(**data)
+        old = session.session_key
+        session.cycle_key()
+        session.save()
+        delete(session, old)
+        assert data_of(engine, session.session_key).items() >= data.items()
+        assert data_of(engine, old) == {}
+
+
+@pytest.mark.authoritative
+@pytest.mark.parametrize("delete", DELETIONS.values(), ids=DELETIONS.keys())
+def test_deleting_the_old_key_at_once_leaves_the_new_one(
+    engine: Any, stored: Any, delete: Any
+) -> None:
+    """Before the save that gives the session the new key, as a receiver of a signal does."""
+    session = stored(x=1)
+    old = session.session_key
+    session.cycle_key()
+    session.update(SIGNED_IN)
+    delete(session, old)
+    session.save()
+    assert data_of(engine, session.session_key).items() >= SIGNED_IN.items()
+    assert data_of(engine, old) == {}
+
+
+@pytest.mark.authoritative
+def test_a_deleted_key_is_not_valid_although_the_view_fails(engine: Any, stored: Any) -> None:
+    session = stored(x=1)
+    assert browser_with(session.session_key).get("/give_up/").status_code == 500
+    assert data_of(engine, session.session_key) == {}
+
+
+def test_create_keeps_a_key_that_was_just_drawn(engine: Any, stored: Any) -> None:
+    """Code that wants a key to exist calls it after a login, say."""
+    for begin in (lambda each: each.create(), lambda each: each.save()):
+        session = engine.SessionStore()
+        session.update(SIGNED_IN)
+        begin(session)
+        first = session.session_id
+        session.create()
+        assert session.session_id == first
+        assert data_of(engine, session.session_key).items() >= SIGNED_IN.items()
+    if engine.storage.authoritative:
+        session = stored(**SIGNED_IN)
+        session.cycle_key()
+        first = session.session_id
+        session.create()
+        assert session.session_id == first
+    if engine.storage.lists:
+        assert Inventory().count(user="7") == 3
+
+
+def test_create_on_a_loaded_session_begins_another_one(engine: Any, stored: Any) -> None:
+    """As with Django's backends."""
+    session = stored(x=1)
+    before = session.session_id
+    session.create()
+    assert session.session_id != before
+
+
+@pytest.mark.authoritative
+def test_saving_by_hand_under_a_superseded_key_is_refused_as_by_a_middleware(
+    stored: Any, middleware: str
+) -> None:
+    session = stored(x=1)
+    session.cycle_key()
+    session.update(SIGNED_IN)
+    old = session.stored_ids and session._state.previous.key
+    session.save()
+    assert browser_with(str(old)).get("/by_hand/").status_code == 400
+
+
+# Several tasks -------------------------------------------------------------------------------
+
+
+def _answer(call: Call) -> Any:
+    return getattr(call.target, call.name)(*call.args, **call.keywords)
+
+
+def _finish(flow: Flow[Any], call: Call) -> None:
+    while True:
+        call = flow.send(_answer(call))
+
+
+@pytest.mark.authoritative
+def test_a_flush_during_a_save_leaves_no_data(engine: Any, stored: Any) -> None:
+    """Another tab has saved as well, and what it saved is merged when the save is answered."""
+    session = stored(**SIGNED_IN)
+    other = engine.SessionStore(session.session_key)
+    other["card"] = "4711"
+    other.save()
+    session["x"] = 1
+    flow = session._save()
+    call = next(flow)
+    while True:
+        answer = _answer(call)
+        if call.name == "update" and type(answer).__name__ == "Updated":
+            break
+        call = flow.send(answer)
+    session.flush()
+    with pytest.raises(StopIteration):
+        flow.send(answer)
+    assert dict(session.items()) == {}
+    assert session.is_empty()
+
+
+@pytest.mark.authoritative
+def test_a_save_after_a_flush_of_another_task_stores_nothing(engine: Any, stored: Any) -> None:
+    session = stored(**SIGNED_IN)
+    session["x"] = 1
+    flow = session._save()
+    call = next(flow)
+    session.flush()
+    with pytest.raises(SessionEnded):
+        _finish(flow, call)
+    assert session.is_empty()
+
+
+# In a request --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ended() -> Iterator[list[tuple[str, str]]]:
+    """Id and reason of the sessions that ended."""
+    told: list[tuple[str, str]] = []
+
+    def receiver(session_id: str, reason: str, **kwargs: Any) -> None:
+        told.append((session_id, reason))
+
+    signals.session_ended.connect(receiver)
+    try:
+        yield told
+    finally:
+        signals.session_ended.disconnect(receiver)
+
+
+@pytest.mark.authoritative
+def test_the_end_of_a_session_that_no_code_holds_any_more_is_told(
+    stored: Any, ended: list[tuple[str, str]], middleware: str
+) -> None:
+    """Whether it was a logout or a login is known only when the request is over."""
+    session = stored(**SIGNED_IN)
+    browser_with("").get(f"/flush/{session.session_key}/")
+    assert ended == [(session.session_id, "logout")]
+    ended.clear()
+    session = stored(**SIGNED_IN)
+    browser_with(session.session_key).get("/replace/")
+    assert ended == [(session.session_id, "logout")]
+
+
+def test_the_session_of_a_request_can_be_pickled(middleware: str, engine: Any) -> None:
+    """For a task queue, or a cache of the project's own."""
+    # A server passes an open socket.
+    with override_settings(DEBUG_PROPAGATE_EXCEPTIONS=True), open(__file__, "rb") as socket:
+        response = Client().get("/copy/", **{"wsgi.socket": socket})
+    assert response.content == b"copied"
+
+
+# In a transaction ----------------------------------------------------------------------------
+
+
+@pytest.mark.engines("db", "cached_db")
+def test_each_save_in_a_transaction_costs_the_same(engine: Any, stored: Any) -> None:
+    """An import that saves its progress after each of thousands of rows."""
+    session, asked = stored(x=0), []
+    has_committed = transactions._Hook.has_committed
+
+    def count(hook: Any) -> bool | None:
+        asked.append(hook)
+        return has_committed(hook)
+
+    def save(times: int) -> int:
+        asked.clear()
+        for number in range(times):
+            session["x"] = number
+            session.save()
+        return len(asked)
+
+    with (
+        mock.patch.object(transactions._Hook, "has_committed", count),
+        transaction.atomic(engine.database),
+    ):
+        few = save(20)
+        save(200)
+        assert save(20) <= few + 20
+    assert data_of(engine, session.session_key)["x"] == 19
+
+
+@pytest.mark.engines("db")
+def test_a_rollback_to_a_savepoint_is_seen_among_many_saves(engine: Any, stored: Any) -> None:
+    session = stored(x=0)
+    with transaction.atomic(engine.database):
+        for number in range(5):
+            session["x"] = number
+            session.save()
+        with suppress(ZeroDivisionError), transaction.atomic(engine.database):
+            for number in range(5, 9):
+                session["x"] = number
+                session.save()
+            _ = 1 / 0
+        session["y"] = 1
+        session.save()
+        with observed(engine.storage) as calls:
+            assert session.session_id
+        assert calls == []
+    found = data_of(engine, session.session_key)
+    assert (found["x"], found["y"]) == (8, 1)
