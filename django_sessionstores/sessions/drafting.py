@@ -65,12 +65,7 @@ def draft(
             "Store less in the session, or choose another SESSION_ENGINE."
         )
     version = next_version(base.version if base else 0)
-    user_id = user_of(data)
-    if user_id is not None and not is_user_id(user_id):
-        raise UnserializableValue(
-            f"session[{USER!r}] cannot be saved: it must have at most {MAX_USER_ID} "
-            "characters, without NUL and surrogates. Store the primary key of the user."
-        )
+    user_id = _storable_user_of(data, base)
     goes_on = base is not None and base.user_id == user_id
     # Only a login starts the absolute timeout again.
     created = _start_time(base, data) if base and goes_on else moment
@@ -100,6 +95,22 @@ def draft(
         origin=_origin(base, is_rotation=is_rotation, goes_on=goes_on),
         changes=changed,
     )
+
+
+def _storable_user_of(data: dict[str, Any], base: Record | None) -> str | None:
+    """Return the user id in session data. Raises `UnserializableValue` for one that no store has.
+
+    ``base`` is the record that is replaced: most saves are of the same user.
+    """
+    if base is not None and data.get(USER) == base.user_id:
+        return base.user_id
+    user_id = user_of(data)
+    if user_id is not None and not is_user_id(user_id):
+        raise UnserializableValue(
+            f"session[{USER!r}] cannot be saved: it must have at most {MAX_USER_ID} "
+            "characters, without NUL and surrogates. Store the primary key of the user."
+        )
+    return user_id
 
 
 def _origin(base: Record | None, *, is_rotation: bool, goes_on: bool) -> str:
