@@ -5,6 +5,8 @@ from typing import Final
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from .core.records import MAX_USER_ID
+
 
 class StoredSession(models.Model):
     """A `Record` as a row, field by field. ``state`` tells sessions from tombstones.
@@ -18,7 +20,7 @@ class StoredSession(models.Model):
     version = models.BigIntegerField(_("version"))
     state = models.SmallIntegerField(_("state"))
     # Null, not an empty string: an anonymous session has no user.
-    user_id = models.CharField(_("user id"), max_length=255, null=True)  # noqa: DJ001
+    user_id = models.CharField(_("user id"), max_length=MAX_USER_ID, null=True)  # noqa: DJ001
     # The times are milliseconds since the epoch, as in a record.
     created = models.BigIntegerField(_("created"))
     last_activity = models.BigIntegerField(_("last activity"))

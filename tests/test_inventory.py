@@ -103,8 +103,10 @@ def test_pages_hold_each_session_once(engine: Any, listing: Any) -> None:
         ({"logged_in": False}, {"visitor"}),
         ({"user": 1, "logged_in": False}, set()),
         ({"ip": "192.0.2.1"}, {"visitor"}),
+        ({"ip": "192.0.2.0/24"}, {"visitor"}),
+        ({"ip": "198.51.100.0/24"}, set()),
     ],
-    ids=["all", "user", "logged in", "anonymous", "user, anonymous", "ip"],
+    ids=["all", "user", "logged in", "anonymous", "user, anonymous", "ip", "network", "no network"],
 )
 def test_filters(engine: Any, listing: Any, filters: dict[str, Any], expected: set[str]) -> None:
     """All of them must hold."""

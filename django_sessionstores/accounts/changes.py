@@ -17,6 +17,7 @@ with: to remember those would cost time at each request, and would miss changes 
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from importlib import import_module
@@ -35,6 +36,7 @@ from ..core.records import Record
 from ..exceptions import StorageUnavailable
 from ..inventory import Inventory
 from ..sessions import SessionStore, request_sessions, verification
+from ..sessions.user_ids import user_id_of
 from ..storages.sql import transactions
 
 logger: Final = logging.getLogger("django_sessionstores")
@@ -115,7 +117,7 @@ def _find_change(user: models.Model, stored: dict[str, Any]) -> _AccountChange |
         return _AccountChange("deactivated", "is_active", value=False)
     password = getattr(user, "password", None)
     if "password" in stored and stored["password"] != password:
-        return _AccountChange("password", "password", password, _sessions_of(str(_pk(user))))
+        return _AccountChange("password", "password", password, _sessions_of(user_id_of(user)))
     return None
 
 
@@ -183,7 +185,7 @@ def _end_after_commit(
     """End the sessions after the commit of the change. A rollback ends no sessions."""
     # The user is read from the database that has the change, not from a replica that may lag.
     find = _user_model()._base_manager.using(using).filter(pk=_pk(user)).first
-    ending = partial(_end, str(_pk(user)), cause, only, find)
+    ending = partial(_end, user_id_of(user), cause, only, find)
     transactions.after_commit(connections[using], partial(_end_despite_rollback, ending, using))
 
 
@@ -226,8 +228,9 @@ def _end(
         # The change is stored already. Django compares the password at each request as well.
         logger.error(  # noqa: TRY400 - the error says it; a traceback adds frames with secrets.
             "The sessions of user %s may go on, although they had to end (%s): %s. End them with: "
-            "manage.py sessions end --user",
+            "manage.py sessions end --user-id=%s",
             user_id,
             cause,
             error,
+            shlex.quote(user_id),
         )

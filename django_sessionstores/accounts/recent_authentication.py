@@ -32,7 +32,7 @@ from django.utils.translation import gettext
 from ..conf import settings
 from ..core import clock
 from ..core.flow import Call, Flow, arun, in_event_loop, run
-from ..core.lifetime import utc_datetime
+from ..core.lifetime import CLOCK_SKEW, utc_datetime
 from ..payloads.merge import AUTHENTICATED_AT
 from ..sessions import SessionStore
 from .users import RequestUser
@@ -68,7 +68,8 @@ async def aauthenticated_at(session: Any) -> datetime | None:
 def has_recent_authentication(session: Any, age: float | None = None) -> bool:
     """Return whether the session's user has logged in within the last ``age`` seconds.
 
-    ``RECENT_AUTHENTICATION_AGE`` is the default. If that is ``None``, every login is recent. Check
+    ``RECENT_AUTHENTICATION_AGE`` is the default. If that is ``None``, every login is recent. A
+    login that is more than 5 minutes in the future, by the clock of this server, is not. Check
     ``request.user`` as well: only that tells whether the session is still valid, for example after
     a password change. Raises ``ValueError`` if ``age`` is not more than 0.
     """
@@ -140,7 +141,11 @@ def _has_recent_authentication(session: Any, age: float | None) -> Flow[bool]:
     if age is None:
         return (yield Call(session, "get", (SESSION_KEY,))) is not None
     moment = yield from _moment(session)
-    return moment is not None and clock.now() - moment <= age * 1000
+    if moment is None:
+        return False
+    passed = clock.now() - moment
+    # A server whose clock is ahead must not make a login recent for longer than the others would.
+    return -CLOCK_SKEW <= passed <= age * 1000
 
 
 def _moment(session: Any) -> Flow[int | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -11,6 +11,7 @@ from django.http import HttpResponse
 from django.utils.translation import gettext as _
 
 from ..conf import settings
+from ..core.lifetime import utc_datetime
 from ..core.phrases import translated_message
 from ..core.redaction import Node, Redactor
 from ..exceptions import UnreadablePayload
@@ -93,7 +94,7 @@ def _timeline(info: SessionInfo, now: datetime) -> list[TimelinePoint]:
         ("expires", _("Ends if unused"), info.expires),
     ]
     if absolute:
-        end = info.created + timedelta(milliseconds=absolute)
+        end = utc_datetime(int(info.created.timestamp() * 1000) + absolute)
         moments.append(("absolute", _("Ends in any case"), end))
     moments.sort(key=lambda each: each[2])
     first, last = moments[0][2], moments[-1][2]

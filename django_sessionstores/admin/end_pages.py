@@ -12,16 +12,17 @@ from django.http import HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from ..accounts.users import find_user, usernames
+from ..accounts.users import find_user, name_of, usernames
 from ..core.records import is_session_id, is_storable
 from ..devices.sessions import MAX_ENDED
 from ..inventory import SessionInfo
 from ..models import Session
 from ..operations.overview import count_of_user
 from .ending import end_each, end_many, redirect_after
-from .list_page import PER_PAGE, WITHIN
+from .list_page import PER_PAGE
 from .log_entries import Subject, log_number_ended
 from .page import Page
+from .search import WITHIN
 
 _MAX_PURGED: Final = 50_000
 """The most expired sessions that one request removes, to end before its server times out."""
@@ -75,7 +76,7 @@ def end_of_user(page: Page, user_id: str) -> HttpResponse:
     user_id = unquote(user_id)
     if not is_storable(user_id):
         return page.redirect_not_found()
-    inventory, name = page.inventory, usernames([user_id]).get(user_id, user_id)
+    inventory, name = page.inventory, usernames([user_id]).of(user_id)
     back = page.url("changelist", user=user_id)
     if page.request.method != "POST":
         sessions, more = inventory.list(user=user_id, limit=_SHOWN, within=WITHIN)
@@ -93,7 +94,7 @@ def end_of_user(page: Page, user_id: str) -> HttpResponse:
         user = find_user(user_id)
         subject = Subject(Session, None, name)
         if user is not None:
-            subject = Subject(type(user), user.pk, str(user))
+            subject = Subject(type(user), user.pk, name_of(user))
         log_number_ended(page, subject, CHANGE, ended)
     return redirect_after(page, ended, MAX_ENDED, back)
 

@@ -14,11 +14,9 @@ from ..core.records import is_session_id
 from ..exceptions import CannotList
 from ..inventory import SessionInfo
 from .page import Page
-from .search import may_be_a_key, search, selects
+from .search import WITHIN, may_be_a_key, search, selects
 
 PER_PAGE: Final = 50
-WITHIN: Final = 2000
-"""How many sessions are read at most for one page of those that match the filters."""
 
 
 def list_page(page: Page) -> HttpResponse:
@@ -32,7 +30,7 @@ def list_page(page: Page) -> HttpResponse:
         return HttpResponseRedirect(page.url("changelist"))
     if is_session_id(text.lower()):
         return HttpResponseRedirect(page.url("change", text.lower()))
-    wanted = search(request, text, now)
+    wanted = search(page.inventory, request, text, now)
     sessions: list[SessionInfo] = []
     cursor = ""
     if not wanted.problem:
@@ -62,7 +60,7 @@ def list_page(page: Page) -> HttpResponse:
         first_url="" if is_first else page.url("changelist", **wanted.parameters),
         user_link=page.user_url(wanted.user),
         choice_urls=[
-            (name, page.url("changelist", user=pk)) for pk, name in wanted.choices.items()
+            (name, page.url("changelist", user=user_id)) for user_id, name in wanted.choices.items()
         ],
         can_end_any=page.model_admin.has_end_permission(request)
         and any(not each.is_own and not each.info.is_expired for each in rows),

@@ -19,7 +19,7 @@ from django.utils.translation import gettext as _
 from ..accounts.users import usernames
 from ..core import clock
 from ..core.lifetime import utc_datetime
-from ..core.phrases import translated_message
+from ..core.phrases import isolate_direction, translated_message
 from ..core.records import is_session_id
 from ..devices.names import describe_device, describe_place
 from ..devices.sessions import ids_of_request
@@ -61,10 +61,14 @@ class Page:
     def rows(self, sessions: Sequence[SessionInfo]) -> list[SessionRow]:
         """Return sessions as pages show them."""
         names, own_ids = usernames(each.user_id for each in sessions), self.own_ids
+        if names.problem is not None:
+            text = _("Users are shown by primary key: their database does not answer: %(reason)s")
+            reason = isolate_direction(str(names.problem))
+            self.message(text % {"reason": reason}, messages.WARNING)
         return [
             SessionRow(
                 info=each,
-                user=names.get(each.user_id, each.user_id) if each.user_id is not None else "",
+                user=names.of(each.user_id) if each.user_id is not None else "",
                 device=describe_device(each.user_agent),
                 place=describe_place(each.ip),
                 url=self.url("change", each.id),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -14,9 +14,20 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from ..accounts.users import find_users, usernames
-from ..core.client import normal_ip
+from ..accounts.users import (
+    FoundUser,
+    find_unknown_user,
+    find_users,
+    find_users_by_part,
+    usernames,
+)
+from ..core.client import normal_ip, normal_network
+from ..inventory import Inventory
 
+WITHIN: Final = 2000
+"""How many sessions are read at most for one page of those that match the filters."""
+_MOST_CHOICES: Final = 20
+"""How many users are offered if a text could be several."""
 _ID_PREFIX: Final = re.compile(r"[0-9a-f]{6,40}", re.ASCII)
 _LIKE_A_KEY: Final = re.compile(r"(?<![a-z0-9])[a-z0-9]{32}(?![a-z0-9])|\S{150}", re.ASCII)
 
@@ -58,12 +69,12 @@ class Search(msgspec.Struct, kw_only=True):
     parameters: dict[str, str] = {}
     """The parameters of the address without the cursor, for the links of the page."""
     user: str = ""
-    """The primary key of the user whose sessions are listed; empty for all."""
+    """The id of the user whose sessions are listed; empty for all."""
     user_name: str = ""
     problem: str = ""
     """Why nothing can be found; empty if something can."""
     choices: dict[str, str] = {}
-    """Primary keys and names, if the text could be two users."""
+    """User ids and names, if the text could be several users."""
 
 
 def selects(request: HttpRequest) -> list[Select]:
@@ -85,7 +96,7 @@ def may_be_a_key(text: str) -> bool:
     return not (_ID_PREFIX.fullmatch(text) or text.startswith("user:"))
 
 
-def search(request: HttpRequest, text: str, now: datetime) -> Search:
+def search(inventory: Inventory, request: HttpRequest, text: str, now: datetime) -> Search:
     """Return the search that the address and the text of the search field describe."""
     found = Search(
         parameters={
@@ -102,37 +113,68 @@ def search(request: HttpRequest, text: str, now: datetime) -> Search:
     if idle and idle in _IDLE:
         filters["idle_since"] = now - timedelta(hours=int(idle))
     if text:
-        _search_text(text, found, filters)
+        _search_text(inventory, text, found, filters)
     elif user:
-        found.user, found.user_name = user, usernames([user]).get(user, user)
+        found.user, found.user_name = user, usernames([user]).of(user)
     if found.user:
         filters["user"] = found.user
     found.filters = filters
     return found
 
 
-def _search_text(text: str, found: Search, filters: dict[str, Any]) -> None:
+def _search_text(inventory: Inventory, text: str, found: Search, filters: dict[str, Any]) -> None:
     """Find the user, the IP address or the beginning of an id that a text means."""
     kind, colon, rest = text.partition(":")
     kind, wanted = (kind, rest.strip()) if colon and kind in {"user", "ip", "id"} else ("", text)
     if kind in {"", "ip"} and (ip := normal_ip(wanted)):
         filters["ip"] = ip
         return
+    problem = ""
     if kind in {"", "user"}:
         try:
             users = find_users(wanted)
         except DatabaseError as error:
-            found.problem = _("The database of users does not answer: %s") % error
+            users, problem = [], _("The database of users does not answer: %s") % error
+        if _select_user([*users, *_unknown_user(inventory, wanted, users)], found):
             return
-        if len(users) > 1:
-            found.choices = users
-            found.problem = _("This matches two users.")
-        if users:
-            found.user, found.user_name = next(iter(users.items()))
-            return
+    if kind in {"", "ip"} and (network := normal_network(wanted)):
+        filters["ip"] = network
+        return
     if kind in {"", "id"} and _ID_PREFIX.fullmatch(wanted.lower()):
         filters["id_prefix"] = wanted.lower()
+        return
+    if kind in {"", "user"} and not problem:
+        try:
+            if _select_user(find_users_by_part(wanted, _MOST_CHOICES), found):
+                return
+        except DatabaseError as error:
+            problem = _("The database of users does not answer: %s") % error
+    if problem:
+        found.problem = problem
         return
     found.problem = _(
         "No user, IP address or session id matches. Enter at least 6 characters of an id."
     )
+
+
+def _select_user(users: Sequence[FoundUser], found: Search) -> bool:
+    """Have the sessions of the only user listed, or all users offered; return False without any."""
+    if len(users) > 1:
+        found.problem = _("Several users match. Choose one, or enter more of the name.")
+        found.choices = {
+            each.id: each.name if each.name == each.id else f"{each.name} ({each.id})"
+            for each in users
+        }
+    elif users:
+        found.user, found.user_name = users[0].id, users[0].name
+    return bool(users)
+
+
+def _unknown_user(
+    inventory: Inventory, text: str, known: Sequence[FoundUser]
+) -> Sequence[FoundUser]:
+    """Return the user with this id who has sessions and is not among those that were found."""
+    unknown = find_unknown_user(inventory, text, WITHIN)
+    if unknown is None or unknown in {each.id for each in known}:
+        return ()
+    return [FoundUser(unknown, unknown, exists=False)]

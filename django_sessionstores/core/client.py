@@ -5,8 +5,10 @@ Only the address of the connection is certain. Everything else is a claim of the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import islice
 from typing import Final
@@ -24,6 +26,12 @@ MAX_USER_AGENT: Final = 300
 """The maximum length of a user agent that is stored, in characters."""
 _MAX_ENTRY: Final = 100
 """The length of the longest address, with brackets, zone, port and spaces."""
+_BEGINNING_V4: Final = re.compile(r"\d{1,3}\.|\d{1,3}(\.\d{1,3}){1,2}\.?", re.ASCII)
+_BEGINNING_V6: Final = re.compile(
+    r"[0-9a-f]{1,4}(:[0-9a-f]{1,4}){0,6}:|"
+    r"[0-9a-f]{1,4}(:[0-9a-f]{1,4}){1,6}",
+    re.ASCII | re.IGNORECASE,
+)
 _MAPPED_PREFIX: Final = 96
 """The bits before the IPv4 address in an IPv4-mapped IPv6 address."""
 
@@ -104,8 +112,49 @@ def _address(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _network(text: str) -> Network:
-    network = ip_network(text)
+def normal_network(text: str) -> str:
+    """Return the network that a text means; an empty string for any other text.
+
+    The text is a network such as ``192.0.2.0/24``, or the beginning of an address: ``192.0.2`` or
+    ``2001:db8:``.
+    """
+    if len(text) > _MAX_ENTRY:
+        return ""
+    text = text.strip()
+    if "/" not in text:
+        text = _with_length(text)
+    try:
+        return str(_network(text, strict=False)) if "/" in text else ""
+    except ValueError:
+        return ""
+
+
+def is_in_network(ip: str, network: str) -> bool:
+    """Return whether an address is in a network, both as the functions above return them."""
+    try:
+        return ip_address(ip) in _parsed_network(network)
+    except ValueError:
+        return False
+
+
+@lru_cache(maxsize=16)
+def _parsed_network(text: str) -> Network:
+    return ip_network(text)
+
+
+def _with_length(beginning: str) -> str:
+    """Return the network of the addresses with this beginning; the text itself without one."""
+    if found := _BEGINNING_V4.fullmatch(beginning):
+        parts = found[0].rstrip(".").split(".")
+        return f"{'.'.join([*parts, *['0'] * (4 - len(parts))])}/{8 * len(parts)}"
+    if found := _BEGINNING_V6.fullmatch(beginning):
+        parts = found[0].rstrip(":").split(":")
+        return f"{':'.join(parts)}::/{16 * len(parts)}"
+    return beginning
+
+
+def _network(text: str, *, strict: bool = True) -> Network:
+    network = ip_network(text, strict)
     if isinstance(network, IPv6Network) and network.prefixlen >= _MAPPED_PREFIX:
         mapped = network.network_address.ipv4_mapped
         if mapped is not None:

@@ -11,8 +11,13 @@ Expiry = Any
 """A value of ``session["_session_expiry"]``: seconds without activity, a moment (ISO text or
 ``datetime``), or 0 or ``None`` for the default lifetime."""
 
-_LATEST: Final = 253_402_300_799_000
-"""The end of the year 9999, in milliseconds since the epoch."""
+LATEST: Final = 253_402_214_400_000
+"""The last day of the year 9999, in milliseconds since the epoch.
+
+A later moment could not be shown in each time zone, because Python's years end with 9999.
+"""
+_LATEST_DATE: Final = datetime(9999, 12, 31, tzinfo=UTC)
+_EARLIEST_DATE: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 CLOCK_SKEW: Final = 300_000
 """How many milliseconds the clocks of servers that issue and read the same cookies may differ."""
@@ -28,45 +33,70 @@ def expiry_date(expiry: Expiry, modification: datetime, default_age: float) -> d
     """Return when a session that last changed at ``modification`` expires.
 
     ``default_age`` is in seconds. A moment that was stored under another ``USE_TZ`` is converted,
-    whereas Django raises ``TypeError``.
+    whereas Django raises ``TypeError``. A lifetime that would end after the year 9999, or before
+    the epoch, ends there.
     """
     moment = _moment(expiry)
     if moment is None:
-        return modification + timedelta(seconds=expiry or default_age)
+        return _later(modification, expiry or default_age)
     if timezone.is_naive(moment) and timezone.is_aware(modification):
         return timezone.make_aware(moment, timezone.get_default_timezone())
     if timezone.is_aware(moment) and timezone.is_naive(modification):
-        return timezone.make_naive(moment, timezone.get_default_timezone())
+        return timezone.make_naive(_in_range(moment), timezone.get_default_timezone())
     return moment
+
+
+def _later(moment: datetime, seconds: float) -> datetime:
+    try:
+        later = moment + timedelta(seconds=float(seconds))
+    except OverflowError:
+        later = (datetime.max if seconds > 0 else datetime.min).replace(tzinfo=moment.tzinfo)
+    return _in_range(later)
+
+
+def _in_range(moment: datetime) -> datetime:
+    """Return the moment, or the nearest one that every store and a cookie can have."""
+    earliest, latest = _bounds(moment)
+    return min(max(moment, earliest), latest)
+
+
+def _bounds(moment: datetime) -> tuple[datetime, datetime]:
+    if timezone.is_aware(moment):
+        return _EARLIEST_DATE, _LATEST_DATE
+    return _EARLIEST_DATE.replace(tzinfo=None), _LATEST_DATE.replace(tzinfo=None)
 
 
 def expiry_age(expiry: Expiry, modification: datetime, default_age: int) -> int:
     """Return the seconds from ``modification`` until a session expires; negative if it has.
 
-    ``default_age`` is in seconds.
+    ``default_age`` is in seconds. A cookie can have the moment to which the result leads: see
+    `expiry_date`.
     """
-    if not expiry:
-        return default_age
-    if not isinstance(expiry, str | datetime):
-        return int(expiry)
-    delta = expiry_date(expiry, modification, default_age) - modification
-    return delta.days * 86400 + delta.seconds
+    earliest, latest = (each - modification for each in _bounds(modification))
+    if isinstance(expiry, str | datetime) and expiry:
+        delta = expiry_date(expiry, modification, default_age) - modification
+        delta = min(max(delta, earliest), latest)
+        return delta.days * 86400 + delta.seconds
+    seconds = expiry or default_age
+    return int(min(max(seconds, earliest.total_seconds()), latest.total_seconds()))
 
 
 def expires_at(expiry: Expiry, now: int, default_age: float) -> int:
     """Return when a session that is saved at ``now`` expires.
 
     Both are in milliseconds since the epoch, and ``default_age`` is in seconds. The result is never
-    before the epoch or after the year 9999, because no storage could keep that.
+    before the epoch or after the year 9999, because no storage could keep that. Raises
+    ``ValueError`` or ``TypeError`` if ``expiry`` is neither a moment nor a number of seconds.
     """
     moment = _moment(expiry)
     if moment is None:
-        expires = now + int((expiry or default_age) * 1000)
+        seconds = min(max(expiry or default_age, -LATEST), LATEST)
+        expires = now + int(seconds * 1000)
     else:
         if timezone.is_naive(moment):
             moment = timezone.make_aware(moment, timezone.get_default_timezone())
         expires = int(moment.timestamp() * 1000)
-    return min(max(expires, 0), _LATEST)
+    return min(max(expires, 0), LATEST)
 
 
 class Timeouts(NamedTuple):
@@ -86,7 +116,7 @@ class Timeouts(NamedTuple):
         All moments are in milliseconds since the epoch. If both timeouts are disabled, the result
         is the end of the year 9999.
         """
-        idle = last_activity + self.idle if self.idle else _LATEST
+        idle = last_activity + self.idle if self.idle else LATEST
         return min(idle, created + self.absolute) if self.absolute else idle
 
 
@@ -102,8 +132,8 @@ class Deadlines(NamedTuple):
 
 
 def utc_datetime(milliseconds: int) -> datetime:
-    """Return milliseconds since the epoch as an aware ``datetime`` in UTC."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    """Return milliseconds since the epoch as an aware ``datetime`` in UTC, at most `LATEST`."""
+    return datetime.fromtimestamp(min(milliseconds, LATEST) / 1000, UTC)
 
 
 def touch_step(lifetime: int, interval: float) -> int:

@@ -284,6 +284,15 @@ def is_storable(text: str) -> bool:
         return False
 
 
+MAX_USER_ID: Final = 255
+"""The maximum length of a user id, in characters. It is what a column of MySQL can have."""
+
+
+def is_user_id(text: str) -> bool:
+    """Return whether every store can contain ``text`` as the id of a user, and find it."""
+    return len(text) <= MAX_USER_ID and is_storable(text)
+
+
 # The packed form, for stores that keep bytes. The head has fixed places for the fields that scripts
 # and the file storage compare or overwrite without reading the rest.
 _HEAD: Final = struct.Struct(">BBQQQQ")

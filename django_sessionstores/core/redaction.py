@@ -113,7 +113,9 @@ class Redactor:
 
         if not self._reveals:
             text = _ASSIGNED.sub(redact, text[: 2 * _TEXT])
-        return text if len(text) <= _TEXT else f"{text[:_TEXT]}…"
+        text = text if len(text) <= _TEXT else f"{text[:_TEXT]}…"
+        # A page is sent as UTF-8, which cannot encode surrogates.
+        return text.encode(errors="backslashreplace").decode()
 
 
 def _join_words(name: str) -> str:

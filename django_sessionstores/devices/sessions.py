@@ -20,6 +20,7 @@ from ..core.flow import Call, Flow, arun, run
 from ..core.lifetime import utc_datetime
 from ..core.records import is_session_id
 from ..inventory import Inventory, SessionInfo, SessionPage
+from ..sessions.user_ids import user_id_of
 from .names import describe_device, describe_place
 
 MAX_LISTED: Final = 200
@@ -184,7 +185,7 @@ class YourSessions:
         user = yield Call(RequestUser(self._request), "get", ())
         if not user.is_authenticated:
             raise ValueError("The user of the request is anonymous; log the user in first.")
-        return str(user.pk), ids_of_request(self._request)
+        return user_id_of(user), ids_of_request(self._request)
 
     def _look_up(
         self, inventory: Inventory, user_id: str, ids: Collection[str]

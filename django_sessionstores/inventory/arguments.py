@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any, TypeAlias
 
 from ..core.records import is_session_id, is_storable
+from ..sessions.user_ids import user_id_of
 
 KeptIds: TypeAlias = str | Collection[str] | None
 """The id or ids of sessions that must not end; ``None`` for none."""
@@ -39,9 +40,9 @@ def user_id_or_any(user: Any) -> str | None:
     """
     if user is None:
         return None
-    pk = getattr(user, "pk", user)
-    text = str(pk)
-    if pk is None or not text or not is_storable(text):
+    is_user = getattr(user, "pk", user) is not None
+    text = user_id_of(user) if is_user else ""
+    if not text or not is_storable(text):
         raise ValueError(f"{user!r} is not a user: it has no primary key.")
     return text
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ..core.client import is_in_network
 from ..core.lifetime import utc_datetime
 from ..core.records import Record, is_beginning_of_id
 from .arguments import check_type, user_id_or_any
@@ -53,7 +54,12 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
             self.user_id in {None, record.user_id}
             and self.logged_in in {None, record.user_id is not None}
             and self.expired in {None, record.expires <= moment}
-            and self.ip in {None, record.ip}
+            and self._matches_ip(record.ip)
             and record.id.startswith(self.id_prefix)
             and (self.idle_since is None or utc_datetime(record.last_activity) <= self.idle_since)
         )
+
+    def _matches_ip(self, ip: str) -> bool:
+        if self.ip is None or self.ip == ip:
+            return True
+        return "/" in self.ip and is_in_network(ip, self.ip)

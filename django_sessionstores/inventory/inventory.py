@@ -66,8 +66,8 @@ class Inventory:
         """Return a page of up to ``limit`` sessions, and the ``cursor`` of the next page.
 
         Filters, all of which must match: ``user``; ``logged_in`` (True or False); ``expired``
-        (False unless given; None for either); ``idle_since`` (an aware datetime); ``ip``;
-        ``id_prefix``.
+        (False unless given; None for either); ``idle_since`` (an aware datetime); ``ip`` (an
+        address, or a network such as ``"192.0.2.0/24"``); ``id_prefix``.
 
         All filters but ``user`` are applied session by session, and so is ``user`` if the storage
         has no index of users. ``within`` limits how many sessions are read for one page: the page

@@ -10,6 +10,8 @@ from django.core.management.base import CommandParser
 from . import selection
 
 _ID = "a session id, or its first 6 characters or more"
+_USER = "the username, email address or primary key"
+_USER_ID = "the primary key, also of a user that was deleted"
 
 
 def add_actions(parser: CommandParser) -> None:
@@ -61,7 +63,10 @@ def _add_confirmation_options(parser: ArgumentParser) -> None:
 def _add_list_options(parser: ArgumentParser) -> None:
     users = parser.add_mutually_exclusive_group()
     users.add_argument(
-        "--user", metavar="USER", help="only of the user with this primary key or username"
+        "--user", metavar="USER", type=selection.user, help=f"only of this user: {_USER}"
+    )
+    users.add_argument(
+        "--user-id", metavar="PK", type=selection.user, help=f"only of this user: {_USER_ID}"
     )
     users.add_argument(
         "--logged-in", action="store_true", default=None, help="only of logged-in users"
@@ -79,7 +84,9 @@ def _add_list_options(parser: ArgumentParser) -> None:
         type=selection.moment,
         help="only without activity for 30m, 12h, 7d, 2w, or since a date",
     )
-    parser.add_argument("--ip", type=selection.address, help="only last used from this IP address")
+    parser.add_argument(
+        "--ip", type=selection.address, help="only last used from this IP address or network"
+    )
     parser.add_argument(
         "--expired", action="store_true", help="instead, the expired sessions not yet purged"
     )
@@ -91,11 +98,15 @@ def _add_list_options(parser: ArgumentParser) -> None:
 
 def _add_end_options(parser: ArgumentParser) -> None:
     parser.add_argument("ids", nargs="*", metavar="ID", type=selection.id_prefix, help=_ID)
-    parser.add_argument(
-        "--user", metavar="USER", help="all of the user with this primary key or username"
+    users = parser.add_mutually_exclusive_group()
+    users.add_argument(
+        "--user", metavar="USER", type=selection.user, help=f"all of this user: {_USER}"
+    )
+    users.add_argument(
+        "--user-id", metavar="PK", type=selection.user, help=f"all of this user: {_USER_ID}"
     )
     parser.add_argument(
-        "--but", metavar="ID", type=selection.id_prefix, help="with --user: not this one"
+        "--but", metavar="ID", type=selection.id_prefix, help="with a user: not this one"
     )
     parser.add_argument("--all", action="store_true", help="all of all users and visitors")
     _add_confirmation_options(parser)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-import unicodedata
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from itertools import accumulate
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -18,12 +15,10 @@ from django.utils import timezone
 from ..core.phrases import format_duration
 from ..inventory import SHORT_ID, SessionInfo
 from ..operations import bulk_migration, statistics
+from .layout import Screen, single_line, table
 
 T = TypeVar("T")
 
-_GAP: Final = "  "
-_NARROWEST: Final = 8
-"""Columns of the terminal that each column of a table keeps."""
 _MOST_COUNTERS: Final = 100_000
 """How many users are counted at once."""
 _PATIENCE: Final = 1.0
@@ -68,92 +63,11 @@ def as_json(value: Any) -> str:
     return json.dumps(msgspec.to_builtins(value), indent=2)
 
 
-# --- Layout --------------------------------------------------------------------------------
-
-
-def strip_control_characters(text: str) -> str:
-    """Return a text without the characters that could move a terminal's cursor or break a line."""
-    return "".join(filter(str.isprintable, text))
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
-    """Return the lines of a table.
-
-    If they do not fit ``width``, the widest columns are cut, except the first.
-    """
-    cells = [header, *([strip_control_characters(cell) for cell in row] for row in rows)]
-    widths = [max(map(_columns, column)) for column in zip(*cells, strict=True)]
-    while width and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
-        # The first column is the id, which is needed whole.
-        widest = max(range(1, len(widths)), key=widths.__getitem__)
-        if widths[widest] <= _NARROWEST:
-            break
-        widths[widest] -= 1
-    return [_GAP.join(map(_fill, row, widths)).rstrip() for row in cells]
-
-
-def fields(values: Mapping[str, str], width: int | None) -> list[str]:
-    """Return a line for each name and value. Long values continue on the next line."""
-    indent = max(map(len, values)) + len(_GAP)
-    lines: list[str] = []
-    for name, value in values.items():
-        texts = map(strip_control_characters, value.split("\n"))
-        pieces = [piece for text in texts for piece in _wrap_line(text, width and width - indent)]
-        lines += [
-            f"{'' if number else name:<{indent}}{piece}".rstrip()
-            for number, piece in enumerate(pieces)
-        ]
-    return lines
-
-
-def wrap_text(text: str, width: int | None, *, behind: str = "") -> str:
-    """Return a text in lines that fit. ``behind`` stands before the text on the first line."""
-    lines = [line for each in f"{behind}{text}".split("\n") for line in _wrap_line(each, width)]
-    return "\n".join(lines)[len(behind) :]
-
-
-def _wrap_line(text: str, width: int | None) -> list[str]:
-    """Return the lines of a text, broken at spaces if there are any.
-
-    ``textwrap`` cannot do this, because it counts one column for every character.
-    """
-    lines: list[str] = []
-    while width and _columns(text) > width:
-        fitting = len(_beginning(text, max(width, 2 * _NARROWEST)))
-        end = text.rfind(" ", 1, fitting + 1)
-        lines.append(text[: end if end > 0 else fitting])
-        text = text[len(lines[-1]) :].lstrip()
-    return [*lines, text]
-
-
-def _columns(text: str) -> int:
-    """Return how many columns of a terminal a text takes."""
-    return sum(map(_column, text))
-
-
-def _column(character: str) -> int:
-    if unicodedata.combining(character):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def _beginning(text: str, width: int) -> str:
-    """Return as much of the text as fits."""
-    return text[: bisect_right([*accumulate(map(_column, text))], width)]
-
-
-def _fill(text: str, width: int) -> str:
-    """Return the text in exactly ``width`` columns, cut if necessary."""
-    if _columns(text) > width:
-        text = _beginning(text, width - 1) + "…"
-    return text + " " * (width - _columns(text))
-
-
 # --- Sessions ------------------------------------------------------------------------------
 
 
 def session_table(
-    sessions: Sequence[SessionInfo], names: Mapping[str, str], now: datetime, width: int | None
+    sessions: Sequence[SessionInfo], names: Mapping[str, str], now: datetime, screen: Screen
 ) -> list[str]:
     """Return a line with the headings of the columns, and one for each session."""
     rows = [
@@ -166,7 +80,7 @@ def session_table(
         )
         for session in sessions
     ]
-    return table(("ID", "USER", "LAST ACTIVITY", "EXPIRES", "IP"), rows, width)
+    return table(("ID", "USER", "LAST ACTIVITY", "EXPIRES", "IP"), rows, screen)
 
 
 def session_fields(session: SessionInfo, names: Mapping[str, str], now: datetime) -> dict[str, str]:
@@ -174,7 +88,7 @@ def session_fields(session: SessionInfo, names: Mapping[str, str], now: datetime
     user, last_activity = "-", session.last_activity
     if session.user_id is not None:
         key, name = f"primary key {session.user_id}", names.get(session.user_id)
-        user = f"{name} ({key})" if name else key
+        user = single_line(f"{name} ({key})" if name else key)
     return {
         "Session": session.id,
         "User": user,
@@ -182,7 +96,7 @@ def session_fields(session: SessionInfo, names: Mapping[str, str], now: datetime
         "Last activity": f"{clock(last_activity)} ({time_since(last_activity, now)})",
         "Expires": f"{clock(session.expires)} ({time_until(session.expires, now)})",
         "IP address": session.ip or "-",
-        "User agent": session.user_agent or "-",
+        "User agent": single_line(session.user_agent) or "-",
         "Values": "not shown; they are encrypted",
     }
 
@@ -253,7 +167,7 @@ def stats_fields(stats: Stats, names: Mapping[str, str]) -> dict[str, str]:
         "  logged in": f"{stats.logged_in:,}",
         "  anonymous": f"{stats.anonymous:,}",
         "Expired, not purged": f"{stats.expired:,}",
-        "Most sessions": "\n".join(map(strip_control_characters, most)) or "-",
+        "Most sessions": "\n".join(map(single_line, most)) or "-",
         **(_last_day_fields(stats.last_day) if stats.last_day else {}),
     }
 

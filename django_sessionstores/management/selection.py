@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -13,7 +15,7 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
 from ..core import clock
-from ..core.client import normal_ip
+from ..core.client import normal_ip, normal_network
 from ..core.lifetime import utc_datetime
 from ..exceptions import CannotList
 from ..inventory import Inventory, SessionInfo
@@ -40,6 +42,20 @@ def id_prefix(text: str) -> str:
     return text.lower()
 
 
+def user(text: str) -> str:
+    """Return a primary key or username, as it was typed.
+
+    Without a locale, as in a cron job, Python cannot decode other characters than ASCII, and has
+    surrogates in their place. They are nearly always UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        with suppress(UnicodeError):
+            return os.fsencode(text).decode()
+    return text
+
+
 def positive_number(text: str) -> int:
     """Return a whole number of 1 or more."""
     if not re.fullmatch(r"0*[1-9]\d{0,8}", text, re.ASCII):
@@ -48,10 +64,12 @@ def positive_number(text: str) -> int:
 
 
 def address(text: str) -> str:
-    """Return an IP address as the middleware writes it."""
-    ip = normal_ip(text)
+    """Return an IP address as the middleware writes it, or a network of addresses."""
+    ip = normal_ip(text) or normal_network(text)
     if not ip:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an IP address")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an IP address, the beginning of one, or a network"
+        )
     return ip
 
 

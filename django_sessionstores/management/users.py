@@ -2,24 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 from django.core.management.base import CommandError
 from django.db import Error
 
-from ..accounts.users import find_users
+from ..accounts.users import (
+    FoundUser,
+    find_unknown_user,
+    find_users,
+    find_users_by_part,
+    usernames,
+)
+from ..core.records import is_storable
+from ..inventory import Inventory
+
+_MOST_SUGGESTED: Final = 5
+"""How many users a message names who may have been meant."""
 
 
-def find_user_id(text: str) -> str:
-    """Return the primary key of the user with this primary key or username.
+def find_user(
+    inventory: Inventory,
+    text: str | None,
+    user_id: str | None,
+    *,
+    warn: Callable[[str], None] | None = None,
+) -> FoundUser | None:
+    """Return the user that ``--user`` or ``--user-id`` names; ``None`` without either.
 
-    Raises ``CommandError`` if there is no such user, or if the text could be two users.
+    ``text`` is a username, an email address or a primary key, also of a user that no longer exists
+    but has sessions. Raises ``CommandError`` if there is no such user, or if the text could be
+    several. If the database of users does not answer, ``warn`` is called and a text that has
+    sessions as a user id is that user; without ``warn``, that is an error too.
     """
+    if user_id is not None:
+        return _by_id(user_id)
+    return None if text is None else _by_text(inventory, text, warn)
+
+
+def _by_id(user_id: str) -> FoundUser:
+    if not user_id or not is_storable(user_id):
+        raise CommandError(f"{user_id!r} cannot be the primary key of a user.")
+    names = usernames([user_id])
+    return FoundUser(user_id, names.of(user_id), user_id in names)
+
+
+def _by_text(inventory: Inventory, text: str, warn: Callable[[str], None] | None) -> FoundUser:
     try:
         found = find_users(text)
     except Error as error:
-        raise CommandError(f"The database of users does not answer: {error}") from error
+        problem = f"The database of users does not answer: {error}"
+        unknown = None if warn is None else find_unknown_user(inventory, text)
+        if warn is None or unknown is None:
+            raise CommandError(f"{problem}. With --user-id it is not needed.") from error
+        warn(f"{problem}. {text!r} is taken for a primary key.")
+        return FoundUser(unknown, unknown, exists=False)
+    unknown = find_unknown_user(inventory, text)
+    if unknown is not None and unknown not in {each.id for each in found}:
+        found.append(FoundUser(unknown, unknown, exists=False))
     if not found:
-        raise CommandError(f"There is no user with the primary key or username {text!r}.")
+        raise CommandError(
+            f"There is no user with the primary key or username {text!r}.{_suggestion(text)}"
+        )
     if len(found) > 1:
-        means = " or ".join(f"{name!r} (primary key {pk})" for pk, name in found.items())
-        raise CommandError(f"{text!r} could be {means}. Name the user by the other of the two.")
-    return next(iter(found))
+        means = " or ".join(map(_in_words, found))
+        raise CommandError(f"{text!r} could be {means}. Use --user-id with the primary key.")
+    return found[0]
+
+
+def _in_words(user: FoundUser) -> str:
+    if not user.exists:
+        return f"a user that no longer exists (primary key {user.id})"
+    return f"{user.name!r} (primary key {user.id})"
+
+
+def _suggestion(text: str) -> str:
+    """Return a sentence with the users whose names contain a text; empty without any."""
+    try:
+        similar = find_users_by_part(text, _MOST_SUGGESTED)
+    except Error:
+        return ""
+    return f" Similar: {', '.join(map(_in_words, similar))}." if similar else ""

@@ -27,6 +27,7 @@ from ..core.records import (
 from ..exceptions import PayloadTooLarge, UnreadablePayload, UnserializableValue
 from . import merge
 from .compact import compact, expand
+from .deep_calls import with_enough_stack
 from .serializers import TypedSerializer
 
 _FORMAT: Final = 1
@@ -89,7 +90,8 @@ class KeyRing:
     def digest(self, text: str) -> bytes:
         """Return 8 bytes that stand for a text. They do not reveal it without a key."""
         key = self._keys[self._newest]
-        return hashlib.blake2b(text.encode(), digest_size=8, key=key, person=b"digest").digest()
+        data = text.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(data, digest_size=8, key=key, person=b"digest").digest()
 
     def successors(self, key: str, nonce: int) -> Iterator[str]:
         """Yield the keys that a session may have got in a rotation: one for each secret.
@@ -152,9 +154,16 @@ class Codec:
         self._keys = keys
         self._serializers = serializers
         self._writes = writes
-        self._dumps = serializers[writes].dumps
+        used = serializers[writes]
         # Equal values have equal bytes, which other serializers do not guarantee.
-        self._is_exact = type(serializers[writes]) is TypedSerializer
+        self._is_exact = type(used) is TypedSerializer
+        # The package's own serializer sees to the stack itself.
+        self._dumps = used.dumps if self._is_exact else with_enough_stack(used.dumps)
+        self._dumps_change = used.dumps_change if isinstance(used, TypedSerializer) else self._dumps
+        self._loads = {
+            number: each.loads if type(each) is TypedSerializer else with_enough_stack(each.loads)
+            for number, each in serializers.items()
+        }
 
     def serialize(self, data: Mapping[Any, Any]) -> Snapshot:
         """Return the serialised form of a session's dict.
@@ -167,6 +176,19 @@ class Codec:
             problem = self._problem(data, error)
         # Error reports show the variables of each frame, including the frames of causes.
         del data
+        raise UnserializableValue(problem)
+
+    def serialize_change(self, change: Mapping[Any, Any]) -> Snapshot:
+        """Return the serialised form of a change, see `merge.changes`.
+
+        Raises `UnserializableValue` for values that `serialize` accepts only if a serializer of the
+        project accepts them there and not here.
+        """
+        try:
+            return Snapshot(self._writes, self._dumps_change(_as_dict(change)))
+        except Exception as error:  # noqa: BLE001 - whatever a serializer raises for a value
+            problem = f"A change of the session cannot be saved: {error}."
+        del change  # Error reports show local variables.
         raise UnserializableValue(problem)
 
     def lacks(self, snapshot: Snapshot, key: str) -> bool:
@@ -195,11 +217,14 @@ class Codec:
     def deserialize(self, snapshot: Snapshot) -> dict[Any, Any]:
         """Return the dict of a snapshot, a new dict at each call. Raises `UnreadablePayload`."""
         try:
-            loads = self._serializers[snapshot.serializer].loads
+            loads = self._loads[snapshot.serializer]
         except KeyError:
             raise UnreadablePayload("payload was written by an unknown serializer") from None
         try:
             loaded = loads(snapshot.data)
+        except RecursionError:
+            # It says nothing about the data, which must not be taken for damaged.
+            raise RecursionError("no stack is left in which to read the session") from None
         except Exception as error:  # noqa: BLE001 - whatever a serializer raises for its bytes
             # Neither its text nor its frames, because both may show the data.
             name = type(error).__name__

@@ -30,6 +30,8 @@ from msgspec import Raw
 from msgspec.msgpack import Ext
 
 from ..exceptions import UnreadablePayload
+from .deep_calls import with_enough_stack
+from .serializers import SURROGATES
 
 DEFLATE_FROM: Final = 128
 """The bytes from which on a text is deflated. Most shorter texts would become longer."""
@@ -75,6 +77,7 @@ _EXT_HEADS: Final = frozenset(b"\xc7\xc8\xc9\xd4\xd5\xd6\xd7\xd8")
 _EXT_HEAD_SIZE: Final = 6
 
 
+@with_enough_stack
 def compact(data: bytes) -> bytes | None:
     """Return a shorter form of a session's dict in MessagePack.
 
@@ -96,14 +99,14 @@ def expand(data: memoryview, most: int) -> bytes:
     """
     try:
         return _expand(data, most)
-    except (msgspec.DecodeError, zlib.error, LookupError, ValueError, RecursionError):
+    except (msgspec.DecodeError, zlib.error, LookupError, ValueError):
         raise UnreadablePayload("payload is damaged") from None
 
 
 def _shorten(name: str, value: Raw) -> Raw | Ext:
     if len(value) >= DEFLATE_FROM:
         raw = bytes(value)
-        if raw[0] in _TEXT_HEADS:
+        if raw[0] in _TEXT_HEADS or _is_text_with_surrogates(raw):
             deflater = zlib.compressobj(6, zlib.DEFLATED, -15)
             deflated = deflater.compress(raw) + deflater.flush()
             if len(deflated) + _EXT_HEAD_SIZE < len(raw):
@@ -117,6 +120,11 @@ def _shorten(name: str, value: Raw) -> Raw | Ext:
     return value
 
 
+def _is_text_with_surrogates(raw: bytes) -> bool:
+    return raw[0] in _EXT_HEADS and bool(_decode_ext(raw).code == SURROGATES)
+
+
+@with_enough_stack
 def _expand(data: memoryview, most: int) -> bytes:
     values: dict[str, Raw] = {}
     for code, value in _split_compact(data).items():

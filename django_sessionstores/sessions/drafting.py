@@ -7,11 +7,21 @@ from typing import Any, Final
 
 from ..conf import codec, key_ring, settings
 from ..core import clock, lifetime
-from ..core.records import Changes, Record, SecretDict, State, next_version, session_id
-from ..exceptions import PayloadTooLarge
+from ..core.records import (
+    MAX_USER_ID,
+    Changes,
+    Record,
+    SecretDict,
+    State,
+    is_user_id,
+    next_version,
+    session_id,
+)
+from ..exceptions import PayloadTooLarge, UnserializableValue
 from ..payloads.codec import Snapshot, change_context, newest_data
 from ..payloads.merge import AUTHENTICATED_AT, changes
 from .state import Environment, Stored
+from .user_ids import normal_user_id
 
 ROTATED: Final = "_session_rotated"
 """The key in session data for the time of the last rotation, in milliseconds since the epoch."""
@@ -20,9 +30,9 @@ EXPIRY: Final = "_session_expiry"
 
 
 def user_of(data: dict[str, Any]) -> str | None:
-    """Return the primary key of the user in session data, as text; ``None`` if anonymous."""
+    """Return the user id in session data; ``None`` if anonymous."""
     user_id = data.get(USER)
-    return None if user_id is None else str(user_id)
+    return None if user_id is None else normal_user_id(str(user_id))
 
 
 def data_of(snapshot: Snapshot) -> SecretDict:
@@ -42,7 +52,7 @@ def draft(
     """Return the record to store in place of the previous one.
 
     Without ``previous`` and with ``is_rotation``, it is a record under the new ``key``. Raises
-    `PayloadTooLarge`.
+    `PayloadTooLarge`, and `UnserializableValue` for a user or an expiry that cannot be stored.
     """
     moment, storage = clock.now(), env.storage
     base = previous.record if previous else None
@@ -55,11 +65,17 @@ def draft(
             "Store less in the session, or choose another SESSION_ENGINE."
         )
     version = next_version(base.version if base else 0)
-    user_id = user_of(data)
+    user_id = _storable_user_of(data, base)
     goes_on = base is not None and base.user_id == user_id
     # Only a login starts the absolute timeout again.
     created = _start_time(base, data) if base and goes_on else moment
-    expires = expires_at(env, data, moment, created)
+    try:
+        expires = expires_at(env, data, moment, created)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise UnserializableValue(
+            f"session[{EXPIRY!r}] cannot be saved: {error}. Call set_expiry() with a number of "
+            "seconds, a timedelta, a datetime or None."
+        ) from None
     if base and _keeps_expiry(base, expires, moment):
         expires = base.expires
     client = env.client(base)
@@ -79,6 +95,22 @@ def draft(
         origin=_origin(base, is_rotation=is_rotation, goes_on=goes_on),
         changes=changed,
     )
+
+
+def _storable_user_of(data: dict[str, Any], base: Record | None) -> str | None:
+    """Return the user id in session data. Raises `UnserializableValue` for one that no store has.
+
+    ``base`` is the record that is replaced: most saves are of the same user.
+    """
+    if base is not None and data.get(USER) == base.user_id:
+        return base.user_id
+    user_id = user_of(data)
+    if user_id is not None and not is_user_id(user_id):
+        raise UnserializableValue(
+            f"session[{USER!r}] cannot be saved: it must have at most {MAX_USER_ID} "
+            "characters, without NUL and surrogates. Store the primary key of the user."
+        )
+    return user_id
 
 
 def _origin(base: Record | None, *, is_rotation: bool, goes_on: bool) -> str:
@@ -105,7 +137,7 @@ def _changes(before: Snapshot, after: Snapshot, context: str) -> Iterator[tuple[
         codec().deserialize(before), codec().deserialize(after), codec().is_same
     ):
         digest = key_ring().digest(f"{type(key).__name__} {key}")
-        yield digest, codec().encrypt(context, codec().serialize(change))
+        yield digest, codec().encrypt(context, codec().serialize_change(change))
 
 
 def open_record(env: Environment, record: Record) -> Snapshot:

@@ -14,6 +14,7 @@ from django.urls import NoReverseMatch, reverse
 from ..exceptions import CannotList, StorageUnavailable
 from ..inventory import Inventory
 from ..operations.overview import count_of_user
+from ..sessions.user_ids import user_id_of
 from .sessionstores import exact, moment
 
 register = template.Library()
@@ -45,4 +46,4 @@ def user_sessions(context: Context, user: Any) -> dict[str, Any] | None:
         number = None
     except (NoReverseMatch, CannotList, ImproperlyConfigured):
         return None
-    return {"url": f"{url}?{urlencode({'user': user.pk})}", "number": number}
+    return {"url": f"{url}?{urlencode({'user': user_id_of(user)})}", "number": number}

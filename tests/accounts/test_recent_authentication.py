@@ -23,7 +23,7 @@ from django_sessionstores.accounts import recent_authentication
 from django_sessionstores.accounts.recent_authentication import recent_authentication_required
 from django_sessionstores.core.clock import now
 from django_sessionstores.sessions import SessionStore
-from django_sessionstores.testing import HOUR, Twin, at, observed
+from django_sessionstores.testing import DAY, HOUR, Twin, at, observed
 from tests import urls
 from tests.sessions.test_lifetimes import MINUTE, limits
 
@@ -297,6 +297,27 @@ def test_the_absolute_end_starts_anew(browser: Any, engine: Any) -> None:
             browser.ask("write/x/1")
         with at(moment + 15 * HOUR):
             assert browser.ask("who").content == b""
+
+
+@pytest.mark.engines(*MAIN)
+def test_a_login_by_a_clock_that_was_ahead(browser: Any, engine: Any) -> None:
+    """It is not recent for longer than other logins, but for what clocks may differ."""
+    moment = now()
+    with limits(RECENT_AUTHENTICATION_AGE=600):
+        for ahead, is_recent in (
+            (4 * MINUTE, True),
+            (6 * MINUTE, False),
+            (HOUR, False),
+            (9000 * DAY, False),
+        ):
+            browser.cookies.clear()
+            with at(moment + ahead):
+                browser.ask("login/ada")
+                assert browser.sees_page()
+            # A key that holds its session is refused as a whole, by `issued in the future`.
+            with at(moment):
+                assert browser.sees_page() is is_recent
+                assert (browser.ask("asked").content == b"True") is is_recent
 
 
 @pytest.mark.engines("memory", "db:sqlite")

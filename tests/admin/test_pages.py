@@ -191,6 +191,11 @@ def test_search(site: Any, client: Client) -> None:
     assert listed(client, user=str(ada.pk)) == short(session)
     assert listed(client, q="192.0.2.9") == short(session)
     assert listed(client, q="ip:2001:0db8:0::1") == short(other)
+    for network in ("192.0.", "192.0.2", "192.0.2.0/28", "ip:192.0.2."):
+        assert listed(client, q=network) == short(session), network
+    for network in ("2001:db8:", "2001:db8::/64", "ip:2001:db8"):
+        assert listed(client, q=network) == short(other), network
+    assert listed(client, q="192.1.") == listed(client, q="192.0.2.0/29") == set()
     assert listed(client, q=f"id:{other.session_id[:8]}") == short(other)
     answer = client.get(PAGES, {"q": other.session_id.upper()})
     assert answer["Location"] == detail(other)
@@ -212,8 +217,37 @@ def test_a_search_that_means_two_users(site: Any, client: Client) -> None:
     ada = person("ada")
     person(str(ada.pk))
     page = text(client.get(PAGES, {"q": str(ada.pk)}))
-    assert "This matches two users" in page
+    assert "Several users match" in page
     assert f"?user={ada.pk}" in page
+
+
+@ONE_ENGINE
+def test_a_search_for_a_part_of_a_name(site: Any, client: Client) -> None:
+    """One user that matches is the one; of several, the reader chooses."""
+    ada = person("ada", email="lovelace@example.com", first_name="Augusta", last_name="King")
+    bob = person("bob", email="bob@example.com")
+    session, other = stored(site, ada), stored(site, bob)
+    for query in ("LOVELACE@example.com", "lovel", "august", "king AUG", "AD", "user:ad"):
+        assert listed(client, q=query) == short(session), query
+    answer = client.get(PAGES, {"q": "example.com"})
+    assert "Several users match" in text(answer)
+    urls = dict(answer.context["choice_urls"])
+    assert list(urls) == [f"ada ({ada.pk})", f"bob ({bob.pk})"]
+    (found,) = client.get(urls[f"bob ({bob.pk})"]).context["sessions"]
+    assert found.info.id == other.session_id
+    assert "No user, IP address or session id matches" in text(client.get(PAGES, {"q": "king bob"}))
+
+
+@ONE_ENGINE
+def test_a_search_for_a_deleted_user(site: Any, client: Client) -> None:
+    """The log names a primary key. If it is also a username, both users are offered."""
+    session = stored(site)
+    session["_auth_user_id"] = "4711"
+    session.save()
+    assert listed(client, q="4711") == listed(client, q="user:4711") == short(session)
+    namesake = person("4711")
+    answer = client.get(PAGES, {"q": "4711"})
+    assert dict(answer.context["choice_urls"]).keys() == {"4711", f"4711 ({namesake.pk})"}
 
 
 @ONE_ENGINE
@@ -371,8 +405,24 @@ def test_a_session_with_an_absolute_end(site: Any, client: Client) -> None:
     """Which nobody moves."""
     session = stored(site)
     assert "Ends in any case" not in text(client.get(detail(session)))
-    with override_settings(SESSIONSTORES={"ABSOLUTE_TIMEOUT": 3600}):
-        assert "Ends in any case" in text(client.get(detail(session)))
+    for timeout in (3600, 10**12):
+        with override_settings(SESSIONSTORES={"ABSOLUTE_TIMEOUT": timeout}):
+            assert "Ends in any case" in text(client.get(detail(session)))
+
+
+@ONE_ENGINE
+def test_a_session_with_strange_texts_and_no_end(site: Any, client: Client) -> None:
+    """Half an emoji cannot be sent, and some time zones have no later date than the last one."""
+    session = stored(site)
+    session.update({"half \ud83d": "caf\udce9.txt", "list": [{"\udcff": "x"}]})
+    session.set_expiry(10**30)
+    session.save()
+    with override_settings(TIME_ZONE="Pacific/Kiritimati"):
+        page = text(client.get(detail(session)))
+        assert "9999" in page
+        assert "9999" in text(client.get(PAGES))
+    for shown in (r"half \ud83d", r"caf\udce9.txt", r"\udcff"):
+        assert shown in page
 
 
 @EVERY_ENGINE

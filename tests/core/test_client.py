@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from django_sessionstores.core import client
-from django_sessionstores.core.client import Proxies, clean_user_agent, client_ip
+from django_sessionstores.core.client import (
+    Proxies,
+    clean_user_agent,
+    client_ip,
+    is_in_network,
+    normal_network,
+)
 
 NOBODY = ()
 ONE = ("10.0.0.1",)
@@ -152,3 +158,58 @@ def test_user_agents_are_cut_and_cleaned() -> None:
     )
     assert clean_user_agent("Browsér 😀") == "Browsér 😀"
     assert clean_user_agent("\x00" * 10_000 + "x" * 10_000) == "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("192.0.2.0/24", "192.0.2.0/24"),
+        ("192.0.2.77/24", "192.0.2.0/24"),
+        ("192.0.2.", "192.0.2.0/24"),
+        ("192.0.2", "192.0.2.0/24"),
+        (" 192.0. ", "192.0.0.0/16"),
+        ("10.", "10.0.0.0/8"),
+        ("2001:DB8::/32", "2001:db8::/32"),
+        ("2001:db8:", "2001:db8::/32"),
+        ("2001:db8", "2001:db8::/32"),
+        ("2001:0db8:0:1:", "2001:db8:0:1::/64"),
+        ("1:2:3:4:5:6:7:", "1:2:3:4:5:6:7:0/112"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("10", ""),
+        ("2001", ""),
+        ("192.0.2.1", ""),
+        ("192.0.2.1.", ""),
+        ("300.", ""),
+        ("192..2", ""),
+        ("1:2:3:4:5:6:7:8:", ""),
+        ("2001::db8:", ""),
+        ("12345:", ""),
+        ("192.0.2.0/33", ""),
+        ("192.0.2.0/x", ""),
+        ("/", ""),
+        ("", ""),
+        ("ada", ""),
+        ("\u0661\u0660.", ""),
+        ("1." * 5_000, ""),
+    ],
+)
+def test_networks(text: str, network: str) -> None:
+    """An operator enters what a log, a provider or a colleague has named."""
+    assert normal_network(text) == network
+
+
+@pytest.mark.parametrize(
+    ("ip", "network", "expected"),
+    [
+        ("192.0.2.1", "192.0.2.0/24", True),
+        ("192.0.20.1", "192.0.2.0/24", False),
+        ("2001:db8::1", "2001:db8::/32", True),
+        ("2001:db8::1", "192.0.2.0/24", False),
+        ("", "192.0.2.0/24", False),
+        ("nonsense", "192.0.2.0/24", False),
+        ("192.0.2.1", "nonsense/24", False),
+    ],
+)
+def test_addresses_in_networks(ip: str, network: str, expected: bool) -> None:
+    """By bits, not by text: 192.0.2 is not the beginning of 192.0.20."""
+    assert is_in_network(ip, network) == expected

@@ -2,6 +2,7 @@
 
 import io
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.apps import apps
@@ -112,3 +113,26 @@ def test_it_is_the_command_of_a_project_without_djangos_app() -> None:
         get_commands.cache_clear()
         assert get_commands()["clearsessions"] == "django_sessionstores"
     get_commands.cache_clear()
+
+
+@pytest.mark.engines("db:sqlite")
+def test_an_error_on_a_terminal_that_lacks_its_characters(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Databases speak the language of their operators. NO_COLOR is honoured as well."""
+
+    class Terminal(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    outage = StorageUnavailable("Verbindung zurückgewiesen \x1b[2J")
+    monkeypatch.setattr(engine.SessionStore, "clear_expired", mock.Mock(side_effect=outage))
+    monkeypatch.setenv("NO_COLOR", "1")
+    written = io.BytesIO()
+    screen = Terminal(written, "ascii")
+    command = Command(stdout=screen, stderr=screen, force_color=True)
+    with pytest.raises(SystemExit):
+        command.run_from_argv(["manage.py", "clearsessions", "--skip-checks"])
+    screen.flush()
+    assert rb"zur\xfcckgewiesen [2J" in written.getvalue()
+    assert b"\x1b" not in written.getvalue()

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from django_sessionstores.storages.registered import RegisteredStorage
 from django_sessionstores.testing import DAY, HOUR, at, observed
 from tests import ROOT
 from tests.cases import Engine
+from tests.management.test_layout import columns_of
 from tests.migration.previous_backends import DJANGO, at_django, empty_django
 
 OURS = "django_sessionstores.middleware.SessionMiddleware"
@@ -184,6 +185,10 @@ def test_list_for_machines(listing: Engine) -> None:
         (["--logged-in"], {"ada", "bob"}),
         (["--anonymous"], {"visitor"}),
         (["--ip", "2001:DB8:0::1"], {"visitor"}),
+        (["--ip", "2001:db8:"], {"visitor"}),
+        (["--ip", "2001:db8::/32"], {"visitor"}),
+        (["--ip", "192.0."], set()),
+        (["--user-id", "0"], {"bob"}),
         (["--idle-since", "2h"], {"bob"}),
         (["--idle-since", "2000-01-01"], set()),
         (["--expired"], {"gone"}),
@@ -224,12 +229,53 @@ def test_a_name_that_means_two_users_is_refused(engine: Engine, user: Any) -> No
     other = type(user).objects.create(username=str(user.pk))
     try:
         session = stored(engine, user.pk)
-        with pytest.raises(CommandError, match=f"'ada' .primary key {user.pk}. or '{user.pk}'"):
+        with pytest.raises(CommandError, match=f"or 'ada' .primary key {user.pk}."):
             sessions("end", "--user", str(user.pk), interactive=False)
         assert is_alive(engine, session)
         assert "1 session" in sessions("end", "--user", "ada", interactive=False)
     finally:
         other.delete()
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_name_that_is_the_key_of_a_deleted_user_is_refused(engine: Engine, user: Any) -> None:
+    """The log names the primary key; that another user has it as username must end nothing."""
+    user.username = "123456"
+    user.save()
+    mine, deleted = stored(engine, user.pk), stored(engine, "123456")
+    for arguments in (["list"], ["end", "--no-input"]):
+        with pytest.raises(CommandError, match=r"no longer exists .primary key 123456."):
+            sessions(*arguments, "--user", "123456")
+    assert alive(engine, mine, deleted) == [True, True]
+    assert "1 session" in sessions("end", "--user-id", "123456", "--no-input")
+    assert alive(engine, mine, deleted) == [True, False]
+
+
+@pytest.mark.engines("db:sqlite")
+def test_the_user_is_named_before_it_is_logged_out(engine: Engine, user: Any, answers: Any) -> None:
+    """An operator who enters a primary key reads whose it is."""
+    stored(engine, user.pk)
+    answers[0][:] = ["n"]
+    with pytest.raises(CommandError, match="Nothing was ended"):
+        sessions("end", "--user", str(user.pk))
+    assert answers[1] == ["End 1 session of user ada? [y/N] "]
+
+
+@pytest.mark.engines("db:sqlite")
+def test_similar_users_are_named(engine: Engine, user: Any) -> None:
+    """A part of a name ends nothing, but the operator sees what to enter."""
+    stored(engine, user.pk)
+    with pytest.raises(CommandError, match=rf"Similar: 'ada' .primary key {user.pk}."):
+        sessions("end", "--user", "AD", "--no-input")
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize("text", ["", "\0", "\ud800"])
+def test_what_cannot_be_a_primary_key(engine: Engine, text: str) -> None:
+    """It is said before anything is asked of a database."""
+    for arguments in (["list"], ["end", "--no-input"]):
+        with pytest.raises(CommandError, match="cannot be the primary key of a user"):
+            sessions(*arguments, "--user-id", text)
 
 
 @pytest.mark.engines("db:sqlite")
@@ -781,6 +827,9 @@ def test_doctor_in_silence(sound: Engine) -> None:
         "end --but abcdef",
         "end --all --but abcdef",
         "end --all --user ada",
+        "end --all --user-id 7",
+        "end --user ada --user-id 7",
+        "list --user ada --user-id 7",
         f"end --all {UNKNOWN}",
         f"end --user ada {UNKNOWN}",
         "end abcde",
@@ -1009,7 +1058,7 @@ with attach(sys.argv[1]):
     code = 0
     for line in sys.argv[2:]:
         if len(sys.argv) > 3:
-            print("$", line, flush=True)
+            print("$", line.encode("ascii", "backslashreplace").decode(), flush=True)
         words = ["manage.py", *line.split()]
         try:
             if words[1] == "clearsessions":
@@ -1023,10 +1072,13 @@ with attach(sys.argv[1]):
 """
 
 
-def manage(engine: Engine, *lines: str, **options: Any) -> subprocess.Popen[str]:
+def manage(
+    engine: Engine, *lines: str, variables: Mapping[str, str] = {}, **options: Any
+) -> subprocess.Popen[str]:
     """Command lines in a process of their own, with the exit code of the last that failed."""
     environment = {k: v for k, v in os.environ.items() if k not in {"COLUMNS", "NO_COLOR"}}
     environment |= {"TERM": "xterm", "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    environment |= variables
     return subprocess.Popen(
         [sys.executable, "-c", MANAGE, engine.id, *lines],
         cwd=ROOT,
@@ -1044,16 +1096,25 @@ def through_pipes(engine: Engine, *lines: str, typed: str = "") -> tuple[int, st
     return process.returncode, output
 
 
-def on_terminal(engine: Engine, *lines: str, typed: str = "", columns: int = 80) -> tuple[int, str]:
+def on_terminal(
+    engine: Engine,
+    *lines: str,
+    typed: str = "",
+    columns: int = 80,
+    variables: Mapping[str, str] = {},
+) -> tuple[int, str]:
     """Exit code and what a person sees on a pseudo-terminal."""
     pty = pytest.importorskip("pty")
     import fcntl
     import struct
     import termios
 
+    encoding = variables.get("PYTHONIOENCODING") or "utf-8"
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    process = manage(engine, *lines, stdin=theirs, stdout=theirs, stderr=theirs)
+    process = manage(
+        engine, *lines, variables=variables, stdin=theirs, stdout=theirs, stderr=theirs
+    )
     os.close(theirs)
     os.write(ours, typed.encode())
     seen = b""
@@ -1064,7 +1125,7 @@ def on_terminal(engine: Engine, *lines: str, typed: str = "", columns: int = 80)
         pass  # How Linux says that the other side is closed.
     finally:
         os.close(ours)
-    return process.wait(120), seen.decode().replace("\r\n", "\n")
+    return process.wait(120), seen.decode(encoding, "replace").replace("\r\n", "\n")
 
 
 def plain(text: str) -> list[str]:
@@ -1130,6 +1191,136 @@ def test_a_question_is_asked_on_a_terminal(engine: Engine, crowded: Any) -> None
     code, output = through_pipes(engine, "sessions end --all", typed="n\n")
     assert (code, output) == (1, "End 4 sessions? [y/N] CommandError: Nothing was ended.\n")
     assert is_alive(engine, crowded)
+
+
+HEBREW, CHINESE, ESCAPES = "דנה_כהן", "王小明🎉", "x\x1b[31mred\x1b]0;title\x07\u202e\tend\nline"
+ENCODINGS: dict[str, dict[str, str]] = {
+    "utf-8": {"PYTHONIOENCODING": "utf-8"},
+    "cp1252": {"PYTHONIOENCODING": "cp1252"},
+    "ascii": {"PYTHONIOENCODING": "ascii"},
+    "POSIX": {
+        "PYTHONIOENCODING": "",
+        "LC_ALL": "POSIX",
+        "LANG": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+    },
+}
+
+
+@pytest.fixture
+def international(engine: Engine, user: Any) -> Any:
+    """Sessions of users with names of all kinds. Returns the one of the first."""
+    manager = get_user_model()._default_manager
+    sessions = [
+        stored(engine, manager.create(username=name).pk, LONG_IP, f"Browser {name}")
+        for name in (HEBREW, CHINESE, ESCAPES, "n" * 150)
+    ]
+    return sessions[0]
+
+
+def commands_with_names(session: Any) -> list[str]:
+    return [
+        "sessions list",
+        f"sessions show {session.session_id}",
+        "sessions stats",
+        "sessions end --user דנה --dry-run",
+        f"sessions end --user {HEBREW} --dry-run",
+    ]
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize("name", ENCODINGS)
+@pytest.mark.parametrize("is_terminal", [True, False], ids=["terminal", "pipe"])
+def test_output_of_any_encoding(
+    engine: Engine, international: Any, name: str, is_terminal: bool
+) -> None:
+    """Cron jobs, redirections on Windows, and old terminals; what they lack is escaped."""
+    lines = commands_with_names(international)
+    if is_terminal:
+        _, seen = on_terminal(engine, *lines, variables=ENCODINGS[name])
+        output = re.sub(r"\x1b\[[0-9;]*m", "", seen)  # The colours of the package.
+    else:
+        process = manage(
+            engine,
+            *lines,
+            variables=ENCODINGS[name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="cp1252" if name == "cp1252" else "utf-8",
+        )
+        output, _ = process.communicate(timeout=120)
+        assert "n" * 150 in output
+    table = output.partition("$ sessions show")[0]
+    # What was typed is not output.
+    output = "\n".join(line for line in output.splitlines() if not line.startswith("$ "))
+    if is_terminal:
+        assert max(map(columns_of, output.splitlines())) <= 80
+    assert "Traceback" not in output
+    assert not set(output) & set("\x1b\x07\t\u202e")
+    assert "There is no user" in output
+    assert "Would end 1 session of user" in output
+    assert (HEBREW in output) is (name == "utf-8")
+    assert (r"\u05d3\u05e0\u05d4" in output) is (name != "utf-8")
+    assert ("\u2068" in output) is (is_terminal and name == "utf-8")
+    # With its fixed columns, each of four sessions has one line.
+    assert len(table.strip().splitlines()) == 2 + 4
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_name_of_the_command_line_without_a_locale(engine: Engine, international: Any) -> None:
+    """Python decodes nothing but ASCII there, and UTF-8 is what was typed."""
+    with override_settings():
+        assert selection.user(HEBREW) == HEBREW
+        undecoded = HEBREW.encode().decode("ascii", "surrogateescape")
+        with mock.patch.object(
+            os, "fsencode", lambda text: text.encode("ascii", "surrogateescape")
+        ):
+            assert selection.user(undecoded) == HEBREW
+        assert selection.user("caf\udce9") == "caf\udce9"
+        assert selection.user("\ud83d") == "\ud83d"
+    code, said = typed("end", "--user", "caf\udce9")
+    assert (code, r"caf\udce9" in said) == (1, True)
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_line_break_in_a_name_forges_no_field(engine: Engine, user: Any) -> None:
+    user.username = "ada\nExpires  never"
+    user.save()
+    session = stored(engine, user.pk, LONG_IP, "Browser\nSession  none")
+    shown = sessions("show", session.session_id).splitlines()
+    assert [line.split()[0] for line in shown].count("Expires") == 1
+    assert sum(line.startswith("User") for line in shown) == 2
+    assert len(shown) == 8
+    _, said = typed("end", "--user", user.username, "--dry-run")
+    assert said == "Would end 1 session of user ada Expires  never.\n"
+
+
+@pytest.mark.engines("db:sqlite")
+def test_no_color(engine: Engine, crowded: Any) -> None:
+    """The environment variable and the option; --force-color says the contrary."""
+
+    def is_coloured(line: str, **variables: str) -> bool:
+        return "\x1b" in on_terminal(engine, f"sessions {line}", variables=variables)[1]
+
+    for line in ("list", "end --user nobody"):
+        assert is_coloured(line)
+        assert is_coloured(line, NO_COLOR="")
+        assert not is_coloured(line, NO_COLOR="1")
+        assert not is_coloured(f"{line} --no-color")
+    assert is_coloured("list --force-color", NO_COLOR="1")
+    _, piped = through_pipes(engine, "sessions list --force-color")
+    assert piped.startswith("\x1b[")
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize("columns", [32, 40, 60])
+def test_a_list_on_a_narrow_terminal(engine: Engine, crowded: Any, columns: int) -> None:
+    """A phone, or half of a screen."""
+    _, seen = on_terminal(engine, "sessions list", columns=columns)
+    assert len(plain(seen)) == 5
+    assert widest(plain(seen)) <= max(columns, 34)
+    assert crowded.session_id[:12] in seen
 
 
 PREVIOUS = f"{DJANGO}.db"

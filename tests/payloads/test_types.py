@@ -261,8 +261,8 @@ def test_an_empty_session(engine: Any) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [object(), [{"deep": ({object()},)}], {object(): 1}, lambda: None, "\udcff", type],
-    ids=["object", "nested", "as-key", "function", "surrogate", "class"],
+    [object(), [{"deep": ({object()},)}], {object(): 1}, lambda: None, type],
+    ids=["object", "nested", "as-key", "function", "class"],
 )
 def test_an_unserializable_value_names_its_key(engine: Any, value: Any) -> None:
     """And the stored session stays whole: not half of the new one, not gone."""

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
 from ..engine import purge
 from ..reports import purge_summary
-from ..terminal import exit_if_pipe_closes
+from ..terminal import exit_if_pipe_closes, respect_no_color, reword
 
 
 class Command(BaseCommand):
@@ -19,7 +19,12 @@ class Command(BaseCommand):
     help = "Remove the expired sessions of SESSION_ENGINE. Meant to be run regularly."
 
     def handle(self, *, verbosity: int, **options: Any) -> None:
-        removed = purge()
+        respect_no_color(self, force_color=options["force_color"])
+        try:
+            removed = purge()
+        except CommandError as error:
+            reword(error, self.stderr)
+            raise
         if verbosity > 0:
             with exit_if_pipe_closes(self.stdout):
                 self.stdout.write(purge_summary(removed))

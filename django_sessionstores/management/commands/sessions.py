@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error as DatabaseError
 
 from ... import conf
-from ...accounts.users import usernames
+from ...accounts.users import FoundUser, usernames
 from ...conf import NAME
 from ...core import clock
 from ...core.lifetime import utc_datetime
@@ -23,12 +23,14 @@ from ...exceptions import StorageUnavailable
 from ...inventory import Inventory, SessionInfo
 from ...migration.lazy import sources
 from ...operations import bulk_migration, cache_keys, doctor, statistics
+from ...sessions.user_ids import normal_user_id
 from .. import reports, selection
 from ..engine import errors_reported, open_inventory, purge
+from ..layout import single_line
 from ..options import add_actions
 from ..reports import purge_summary, quantity
-from ..terminal import Terminal, exit_if_pipe_closes, width
-from ..users import find_user_id
+from ..terminal import Terminal, exit_if_pipe_closes, respect_no_color, reword
+from ..users import find_user
 
 _TOP_USERS = 5
 
@@ -49,14 +51,14 @@ class Command(BaseCommand):
     # Half of the output is translated, for the admin's pages; one language is easier to read.
     @no_translations
     def handle(self, *, action: str, **options: Any) -> None:
-        self.terminal = Terminal(self, options["verbosity"])
+        forced = options["force_color"]
+        respect_no_color(self, force_color=forced)
+        self.terminal = Terminal(self, options["verbosity"], force_color=forced)
         try:
             with exit_if_pipe_closes(self.stdout), errors_reported():
                 getattr(self, f"_{action.replace('-', '_')}")(**options)
         except CommandError as error:
-            error.args = (
-                reports.wrap_text(str(error), width(self.stderr), behind="CommandError: "),
-            )
+            reword(error, self.stderr)
             raise
 
     def _inventory(self) -> Inventory:
@@ -71,8 +73,9 @@ class Command(BaseCommand):
     def _list(self, *, json: bool, expired: bool, **options: Any) -> None:
         inventory = self._inventory()
         filters = {name: options[name] for name in ("logged_in", "idle_since", "ip")}
-        if options["user"] is not None:
-            filters["user"] = find_user_id(options["user"])
+        user = find_user(inventory, options["user"], options["user_id"], warn=self.terminal.warn)
+        if user is not None:
+            filters["user"] = user.id
         try:
             page = inventory.list(
                 cursor=options["cursor"], limit=options["limit"], expired=expired, **filters
@@ -82,8 +85,8 @@ class Command(BaseCommand):
         if json:
             self.terminal.write(reports.as_json(page._asdict()))
             return
-        names = _names(page.sessions)
-        header, *lines = reports.session_table(page.sessions, names, _now(), self.terminal.width)
+        names = self._names(each.user_id for each in page.sessions)
+        header, *lines = reports.session_table(page.sessions, names, _now(), self.terminal.screen)
         self.terminal.heading(header if lines else "No sessions.")
         self.terminal.lines(lines)
         if page.next and self.terminal.verbosity > 0:
@@ -94,7 +97,7 @@ class Command(BaseCommand):
         if json:
             self.terminal.write(reports.as_json(found))
             return
-        fields = reports.session_fields(found, _names([found]), _now())
+        fields = reports.session_fields(found, self._names([found.user_id]), _now())
         self.terminal.fields(fields)
 
     def _stats(self, *, json: bool, **options: Any) -> None:
@@ -106,20 +109,24 @@ class Command(BaseCommand):
         if json:
             self.terminal.write(reports.as_json(stats))
             return
-        names = usernames(each.user_id for each in stats.top_users)
+        names = self._names(each.user_id for each in stats.top_users)
         self.terminal.fields(reports.stats_fields(stats, names))
 
-    def _end(self, *, ids: list[str], user: str | None, **options: Any) -> None:
-        if [bool(ids), user is not None, options["all"]].count(True) != 1:
-            options["usage_error"]("name sessions by ID, or give --user, or --all")
-        if options["but"] and user is None:
-            options["usage_error"]("--but goes with --user")
+    def _end(
+        self, *, ids: list[str], user: str | None, user_id: str | None, **options: Any
+    ) -> None:
+        is_of_user = (user, user_id) != (None, None)
+        if [bool(ids), is_of_user, options["all"]].count(True) != 1:
+            options["usage_error"]("name sessions by ID, or give --user, --user-id or --all")
+        if options["but"] and not is_of_user:
+            options["usage_error"]("--but goes with --user or --user-id")
         if ids:
             self._end_some(ids, **options)
-        elif user is not None:
-            self._end_of_user(find_user_id(user), user, **options)
+            return
+        inventory = self._inventory()
+        if (found := find_user(inventory, user, user_id)) is not None:
+            self._end_of_user(inventory, found, **options)
         else:
-            inventory = self._inventory()
             if self._is_end_confirmed(inventory.count(), "", **options):
                 self._report_end(inventory.end_everything)
 
@@ -129,16 +136,15 @@ class Command(BaseCommand):
         if self._is_end_confirmed(len(found), "", **options):
             self._report_end(lambda: sum([inventory.end(each.id) for each in found]))
 
-    def _end_of_user(self, user_id: str, name: str, *, but: str | None, **options: Any) -> None:
-        inventory = self._inventory()
+    def _end_of_user(
+        self, inventory: Inventory, user: FoundUser, *, but: str | None, **options: Any
+    ) -> None:
         kept = selection.find(inventory, [but])[0] if but else None
-        if kept and kept.user_id != user_id:
-            raise CommandError(f"Session {kept.id} is not one of user {name}.")
-        number = inventory.count(user=user_id) - (kept is not None)
-        if self._is_end_confirmed(
-            number, f" of user {reports.strip_control_characters(name)}", **options
-        ):
-            self._report_end(lambda: inventory.end_all(user_id, but=kept.id if kept else None))
+        if kept and kept.user_id != normal_user_id(user.id):
+            raise CommandError(f"Session {kept.id} is not one of user {user.name}.")
+        number = inventory.count(user=user.id) - (kept is not None)
+        if self._is_end_confirmed(number, f" of user {single_line(user.name)}", **options):
+            self._report_end(lambda: inventory.end_all(user.id, but=kept.id if kept else None))
 
     def _clear(self, **options: Any) -> None:
         _check_answerable(**options)
@@ -243,6 +249,16 @@ class Command(BaseCommand):
         if diagnosis.problems:
             raise CommandError(f"{quantity(diagnosis.problems, 'problem')} found.")
 
+    def _names(self, user_ids: Iterable[str | None]) -> dict[str, str]:
+        """Return the usernames, and warn if they cannot be read."""
+        names = usernames(user_ids)
+        if names.problem is not None:
+            self.terminal.warn(
+                f"The database of users does not answer: {names.problem}. Users are shown by "
+                "primary key."
+            )
+        return names
+
     # --- Steps of ending -------------------------------------------------------------------
 
     def _is_end_confirmed(
@@ -271,10 +287,6 @@ class Command(BaseCommand):
                 f"{error} Some of the sessions may not have ended: run the command again."
             ) from error
         self.terminal.say(f"{quantity(number, 'session')} ended.")
-
-
-def _names(sessions: Iterable[SessionInfo]) -> dict[str, str]:
-    return usernames(each.user_id for each in sessions)
 
 
 def _now() -> datetime:

@@ -20,7 +20,7 @@ from django.utils.module_loading import import_string
 
 from ...conf import codec
 from ...core import clock
-from ...core.records import Record
+from ...core.records import Record, is_user_id
 from ...exceptions import StorageUnavailable, UnreadablePayload, UnserializableValue
 from ...storages.sql.lost_races import summary_of
 from .base import PreviousSession, Source
@@ -68,6 +68,9 @@ class DjangoSource(Source):
         Times are in milliseconds since the epoch. Raises `UnreadablePayload`.
         """
         user_id = data.get("_auth_user_id")
+        user_id = None if user_id is None else str(user_id)
+        if user_id is not None and not is_user_id(user_id):
+            raise UnreadablePayload("the user in it cannot be stored")
         try:
             snapshot = codec().serialize(data)
         except UnserializableValue as error:
@@ -75,7 +78,7 @@ class DjangoSource(Source):
         return PreviousSession(
             Record(
                 id="",
-                user_id=None if user_id is None else str(user_id),
+                user_id=user_id,
                 # Django does not store when a session began. It was not after the last save.
                 created=min(saved or clock.now(), clock.now()),
                 # Nor when it was used. A move must not make users idle.

@@ -53,6 +53,9 @@ SAFE_SECONDS: Final = 10.0
 """How long a process relies on its lock. The rest of the lock's time is for a write that has
 begun."""
 
+_LATEST: Final = (2**31 - 1 - 24 * 60 * 60) * 1000
+"""The last day whose times have 31 bits, in the year 2038: memcached cannot store later ones."""
+
 # When some caches find that an entry has expired, they delete any entry that has its key by then.
 # So an entry lives longer than its record, until no request saves the session any more.
 _GRACE_SECONDS: Final = 60
@@ -190,10 +193,10 @@ class PortableStorage(CacheStorage):
                     self._put(current, _timeout(current.expires, now, _GRACE_SECONDS), deadline)
             raise
 
-    def _put(self, record: Record, timeout: int, deadline: float) -> None:
+    def _put(self, record: Record, timeout: int | None, deadline: float) -> None:
         data = pack(record)
         self._rely_on(deadline)
-        if timeout <= 0:
+        if timeout is not None and timeout <= 0:
             self._ask("delete", NAMESPACE + record.id)
             return
         self._ask("set", NAMESPACE + record.id, data, timeout)
@@ -336,10 +339,13 @@ def _stripe(session_id: str) -> int:
     return zlib.crc32(session_id.encode()) % _STRIPES
 
 
-def _timeout(until: int, now: int, grace: int = 0) -> int:
+def _timeout(until: int, now: int, grace: int = 0) -> int | None:
     """Return the seconds from now until a moment, plus ``grace``; 0 if the moment has passed.
 
-    The moments are in milliseconds since the epoch, and ``grace`` is in seconds.
+    The moments are in milliseconds since the epoch, and ``grace`` is in seconds. Return ``None``,
+    which stands for never, if the moment is later than some caches can store.
     """
+    if until > _LATEST:
+        return None
     seconds = -((now - until) // 1000)
     return seconds + grace if seconds > 0 else 0

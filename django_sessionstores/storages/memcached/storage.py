@@ -21,6 +21,9 @@ from .nodes import Nodes
 
 # memcached interprets larger numbers as a time since the epoch.
 _LONGEST_RELATIVE: Final = 30 * 24 * 60 * 60
+# memcached keeps a time since the epoch in 31 bits, until the year 2038.
+_LATEST_ABSOLUTE: Final = 2**31 - 1
+_NEVER: Final = 0
 
 # A round is lost only to a request that touches or fills the same session at that very moment.
 _ROUNDS: Final = 50
@@ -318,4 +321,7 @@ def _lifetime(until: int, now: int) -> int:
         return -1
     # memcached counts from its last tick, up to a second ago.
     seconds += 1
-    return seconds if seconds <= _LONGEST_RELATIVE else -(-until // 1000)
+    if seconds <= _LONGEST_RELATIVE:
+        return seconds
+    moment = -(-until // 1000)
+    return moment if moment <= _LATEST_ABSOLUTE else _NEVER

@@ -105,7 +105,7 @@ def _parts(before: SecretDict, after: SecretDict) -> list[SecretDict]:
         group = AUTH_KEYS if key in AUTH_KEYS else key
         size, part = parts.get(group, (0, SecretDict(before)))
         apply(change, part)
-        parts[group] = size + len(codec.serialize(change).data), part
+        parts[group] = size + len(codec.serialize_change(change).data), part
     return [part for _, part in sorted(parts.values(), key=itemgetter(0))]
 
 

@@ -341,6 +341,16 @@ def test_an_entry_outlives_its_record(other: Any) -> None:
     assert OtherCache.timeouts[KEY] >= 60
 
 
+def test_an_entry_that_lives_beyond_2038(other: Any) -> None:
+    """Some caches keep a time in 31 bits, and would take a later one for one that has passed."""
+    for seconds in (2**31 - 1, 2**31 + 1, 253_402_214_400):
+        other.create(make_record(expires=seconds * 1000), now())
+        assert OtherCache.timeouts[KEY] is None
+        OtherCache.data.clear()
+    other.create(make_record(expires=(2**31 - 10**6) * 1000), now())
+    assert 0 < OtherCache.timeouts[KEY] < 2**31
+
+
 def test_a_copy_ends_with_its_lease(other: Any) -> None:
     """A lease is what bounds how long a logout goes unnoticed."""
     other.fill(make_record(), now() + 60_000, now())
