@@ -328,10 +328,12 @@ def _value_in_words(name: str, value: Any) -> str:
     if value is None and name in _OPTIONS:
         return _("wrong, see the findings")
     if name in _DISABLED_BY_ZERO and not value:
-        return f"{value} ({isolate_direction(_('disabled'))})"
-    if name in conf.DURATIONS or name == "SESSION_COOKIE_AGE":
-        return f"{value} ({isolate_direction(format_duration(value))})"
-    return repr(list(value) if isinstance(value, tuple) else value)
+        words = _("disabled")
+    elif name in conf.DURATIONS or name == "SESSION_COOKIE_AGE":
+        words = format_duration(value)
+    else:
+        return repr(list(value) if isinstance(value, tuple) else value)
+    return f"{value} ({isolate_direction(words)})"
 
 
 def finding_in_words(finding: Finding) -> str:

@@ -20,6 +20,7 @@ from django.db.transaction import TransactionManagementError
 from django.utils.translation import gettext_noop
 
 from ...core import clock
+from ...core.phrases import Phrase
 from ...core.records import Record, is_session_id, with_times
 from ...exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
 from ..base import (
@@ -96,8 +97,9 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         return prefix_of(self._cache.make_key) is not None
 
     def describe(self) -> str:
-        return self._describe_as(
-            gettext_noop("cache table %(table)s in database %(database)s (%(vendor)s)")
+        return Phrase(
+            gettext_noop("cache table %(table)s in database %(database)s (%(vendor)s)"),
+            **self._place(),
         )
 
     def read(self, session_id: str) -> Record | None:

@@ -24,6 +24,7 @@ from django.db.transaction import TransactionManagementError
 from django.utils.translation import gettext_noop
 from msgspec.structs import replace
 
+from ...core.phrases import Phrase
 from ...core.records import TOMBSTONES, Record, State
 from ...exceptions import PayloadTooLarge, StorageUnavailable
 from ..base import Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
@@ -82,8 +83,9 @@ class DatabaseStorage(TableStorage[Statements]):
         super().__init__(StoredSession, partial(compile_statements, StoredSession))
 
     def describe(self) -> str:
-        return self._describe_as(
-            gettext_noop("table %(table)s in database %(database)s (%(vendor)s)")
+        return Phrase(
+            gettext_noop("table %(table)s in database %(database)s (%(vendor)s)"),
+            **self._place(),
         )
 
     def write_obstacle(self) -> str:

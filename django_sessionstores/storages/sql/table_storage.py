@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from django.db import connections, router
 
-from ...core.phrases import Phrase
 from ..base import Storage
 from . import transactions
 
@@ -58,12 +57,11 @@ class TableStorage(Storage, Generic[S]):
             statements = self._compiled[alias] = self._compile_statements(connection)
         return connection, statements
 
-    def _describe_as(self, text: str) -> str:
-        """Return a phrase about the table, the alias of its database and the vendor."""
+    def _place(self) -> dict[str, str]:
+        """Return the name of the table, and the alias and the vendor of its database."""
         connection = self.connection()
-        return Phrase(
-            text,
-            table=self._model._meta.db_table,
-            database=repr(connection.alias),
-            vendor=connection.vendor,
-        )
+        return {
+            "table": self._model._meta.db_table,
+            "database": repr(connection.alias),
+            "vendor": connection.vendor,
+        }
