@@ -18,7 +18,7 @@ from django.urls import path, set_urlconf
 from django_sessionstores import signals
 from django_sessionstores.core import clock
 from django_sessionstores.core.flow import Call, Flow
-from django_sessionstores.exceptions import SessionEnded
+from django_sessionstores.exceptions import PartlyEnded, SessionEnded, StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages.sql import transactions
@@ -54,6 +54,12 @@ def give_up(request: HttpRequest) -> HttpResponse:
     raise RuntimeError("a mistake of the view's own")
 
 
+def rotate_before_an_outage(request: HttpRequest) -> HttpResponse:
+    """A view whose store stops answering after it has stored another key."""
+    request.session.cycle_key()
+    raise StorageUnavailable("no route to the store")
+
+
 def copy(request: HttpRequest) -> HttpResponse:
     request.session["x"] = 1
     copied = pickle.loads(pickle.dumps(request.session))
@@ -67,6 +73,7 @@ urlpatterns = [
     path("flush/<path:key>/", flush_other),
     path("replace/", replace),
     path("give_up/", give_up),
+    path("rotate_before_an_outage/", rotate_before_an_outage),
     path("copy/", copy),
 ]
 
@@ -117,6 +124,13 @@ DELETIONS: dict[str, Callable[[Any, str], None]] = {
     "by an empty object": lambda session, old: type(session)().delete(old),
 }
 """How code may delete a key that it has kept."""
+
+
+def test_an_end_that_stopped_half_way_can_be_pickled() -> None:
+    """A worker of a task queue raises it, and another process reads it."""
+    error = pickle.loads(pickle.dumps(PartlyEnded(3, StorageUnavailable("no route"))))
+    assert (error.ended, str(error.reason)) == (3, "no route")
+    assert "3" in str(error)
 
 
 # The key from before -------------------------------------------------------------------------
@@ -328,6 +342,21 @@ def test_the_session_of_a_request_can_be_pickled(middleware: str, engine: Any) -
     with override_settings(DEBUG_PROPAGATE_EXCEPTIONS=True), open(__file__, "rb") as socket:
         response = Client().get("/copy/", **{"wsgi.socket": socket})
     assert response.content == b"copied"
+
+
+@pytest.mark.authoritative
+def test_the_page_of_an_outage_brings_the_key_that_was_stored(engine: Any, stored: Any) -> None:
+    """The browser's has been superseded, and would log the user out."""
+    with override_settings(MIDDLEWARE=["django_sessionstores.middleware.SessionMiddleware"]):
+        session = stored(**SIGNED_IN)
+        browser = browser_with(session.session_key)
+        assert browser.get("/rotate_before_an_outage/").status_code == 503
+        assert browser.cookies["sessionid"].value != session.session_key
+        assert data_of(engine, browser.cookies["sessionid"].value).items() >= SIGNED_IN.items()
+        visitor = stored(x=1)  # Whose new key waits for the next save.
+        browser = browser_with(visitor.session_key)
+        assert browser.get("/rotate_before_an_outage/").status_code == 503
+        assert browser.cookies["sessionid"].value == visitor.session_key
 
 
 # In a transaction ----------------------------------------------------------------------------
