@@ -101,8 +101,11 @@ class SessionMiddleware(sessions.SessionMiddleware):  # type: ignore[misc]
         if not isinstance(session, SessionStore):
             return await self.inner(scope, receive, send)
         session.policy = RequestPolicy(client=partial(_client, scope))
-        async with _watch_session(session, connection, self.check_interval):
-            return await self.inner(scope, receive, send)
+        try:
+            async with _watch_session(session, connection, self.check_interval):
+                return await self.inner(scope, receive, send)
+        finally:
+            await session.asettle()
 
 
 class AuthMiddleware(auth.AuthMiddleware):  # type: ignore[misc]

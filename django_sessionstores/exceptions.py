@@ -1,5 +1,7 @@
 """The exceptions of this package, derived from those that callers of Django already catch."""
 
+from typing import Any
+
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
@@ -28,6 +30,9 @@ class PartlyEnded(StorageUnavailable):
     def __init__(self, ended: int, reason: StorageUnavailable) -> None:
         super().__init__(f"{reason} Sessions that were ended before that: {ended}.")
         self.ended, self.reason = ended, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.ended, self.reason)
 
 
 class StorageFull(StorageUnavailable):

@@ -114,12 +114,17 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
             response = yield Call(self, "respond", (request,))
         except StorageUnavailable as outage:
             # Django's handlers raise exceptions only if DEBUG_PROPAGATE_EXCEPTIONS is set.
-            return self._outage_page.response(request, outage)
+            response = self._outage_page.response(request, outage)
         return (yield from self._finish(request, response))
 
     def _finish(self, request: HttpRequest, response: HttpResponse) -> Flow[HttpResponse]:
+        if not isinstance(response, _OutageResponse):
+            response = yield from self._finish_answered(request, response)
         if isinstance(response, _OutageResponse):
-            return response
+            yield from self._send_drawn_key(request, response)
+        return response
+
+    def _finish_answered(self, request: HttpRequest, response: HttpResponse) -> Flow[HttpResponse]:
         outage = _outage_of(request)
         if outage is not None and response.status_code == 500:
             # An inner middleware raised it. Django calls process_exception() only for views.
@@ -199,6 +204,20 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         if session.session_key == request.COOKIES.get(django_settings.SESSION_COOKIE_NAME):
             return False
         return session.cookie_is_due and (yield from self._is_due(request, session))
+
+    def _send_drawn_key(self, request: HttpRequest, response: HttpResponse) -> Flow[None]:
+        """Send the key under which the session was stored before the store stopped answering.
+
+        The key that the browser has was superseded by it, so the user would be logged out. The
+        store cannot confirm it now, but no other response can have given the browser a newer key.
+        """
+        session = getattr(request, "session", None)
+        if not isinstance(session, SessionStore) or not session.drawn:
+            return
+        sent = as_secret(request.COOKIES.get(django_settings.SESSION_COOKIE_NAME))
+        if session.session_key != sent:
+            yield from self._send_cookie(response, session)
+            self._complete_cookies(request, response)
 
     def _send_cookie(self, response: HttpResponse, session: Any) -> Flow[None]:
         """Set the session cookie. The expiry is in the loaded data, so the store is not asked."""

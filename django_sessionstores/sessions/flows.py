@@ -149,9 +149,7 @@ class SessionFlows(KnownSession):
         match self._current_state:
             case New(is_promised=True) | Rotating():
                 pass
-            case Stored(drawn=drawn) if drawn:
-                yield from self._save()
-                self.modified = True
+            case Stored() if (yield from self._keeps_drawn_key()):
                 return
             case New(replaces=replaces):
                 self._set_state(New(SecretText(draw_key()), replaces=replaces))
@@ -159,6 +157,22 @@ class SessionFlows(KnownSession):
                 self._set_state(New(SecretText(draw_key())))
         yield from self._save(must_create=True)
         self.modified = True
+
+    def _keeps_drawn_key(self) -> Flow[bool]:
+        """Save a session under the key that this object has drawn; return whether it is live.
+
+        For another user there must be another session.
+        """
+        state = self._current_state
+        if not isinstance(state, Stored) or not state.drawn:
+            return False
+        if drafting.user_of(self.__dict__.get("_session_cache", {})) != state.record.user_id:
+            return False
+        self.modified = True  # So that the save asks the store.
+        with suppress(SessionEnded):
+            yield from self._save()
+            return self.is_proved
+        return False
 
     def _cycle(self, *, at_once: bool = True) -> Flow[None]:
         request_sessions.add_cycled(self)
@@ -198,6 +212,7 @@ class SessionFlows(KnownSession):
         if rotating.cycles == 1 and (
             yield from rotation.is_secret_rotation(previous, data, is_begun=True)
         ):
+            self._set_state(replace(rotating, is_of_fallback=True))
             return
         # A login may have ended the session, or a parallel request that found the login outdated,
         # because this request has set a new password. The next save finds out, and may succeed.
@@ -205,7 +220,7 @@ class SessionFlows(KnownSession):
             yield from self._save()
 
     def _exists(self, key: str | None) -> Flow[bool]:
-        state = self._current_state
+        state = self._shown_state
         match state:
             case New(is_promised=True) | Rotating() if key == state.key:
                 return True
@@ -225,7 +240,7 @@ class SessionFlows(KnownSession):
         return record is not None and record.is_live(moment) and drafting.ends_at(record) > moment
 
     def _delete(self, key: str | None) -> Flow[None]:
-        state, env = self._current_state, self._environment()
+        state, env = self._shown_state, self._environment()
         if key is None or key == state.key:
             yield from self._store_rotation_from(state)
             ended = yield from self._note_outage(ending.end_state(env, state))

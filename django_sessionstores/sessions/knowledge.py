@@ -17,7 +17,7 @@ from ..core.records import SecretDict, SecretText, draw_key, session_id
 from ..exceptions import StorageUnavailable, UnserializableValue
 from ..payloads.codec import Snapshot
 from ..storages.calls import Calls
-from . import drafting, request_sessions
+from . import drafting, request_sessions, rotation
 from .engine import Engine
 from .rollback import ProvisionalStates
 from .state import (
@@ -118,6 +118,14 @@ class KnownSession(Engine):
             self._settle()
         return self._state
 
+    @property
+    def _shown_state(self) -> State:
+        """The state as other code sees it, with the key that the session will have."""
+        state = self._current_state
+        if isinstance(state, Rotating) and rotation.keeps_key(state, self._session_cache):
+            return state.previous
+        return state
+
     def _settle(self) -> None:
         """Restore what was known before any writes that were rolled back since the last call."""
         if undone := self._provisional.settle():
@@ -163,7 +171,7 @@ class KnownSession(Engine):
 
         Unlike the key, it is not a secret. It changes only if the key is rotated, as by a login.
         """
-        match self._current_state:
+        match self._shown_state:
             case New(key=None):
                 return None
             case New(key=key) | Rotating(key=key):
@@ -176,14 +184,14 @@ class KnownSession(Engine):
     @property
     def has_new_key(self) -> bool:
         """Whether the key was drawn here, and nothing is stored under it yet."""
-        state = self._current_state
+        state = self._shown_state
         return isinstance(state, Rotating) or (isinstance(state, New) and state.key is not None)
 
     @property
     def stored_ids(self) -> set[str]:
         """The ids under which the session is or will be stored. There are two while a new key waits
         for the next save."""
-        state = self._current_state
+        state = self._shown_state
         known = {self.session_id} - {None}
         if isinstance(state, Rotating):
             known.add(state.previous.record.id)
@@ -197,7 +205,7 @@ class KnownSession(Engine):
     @property
     def rotates_from(self) -> str | None:
         """The id of the stored session, to which the next save gives a new key."""
-        state = self._current_state
+        state = self._shown_state
         return state.previous.record.id if isinstance(state, Rotating) else None
 
     @property

@@ -29,6 +29,8 @@ class _Node(msgspec.Struct, frozen=True):
     """Returns the session object; ``None`` if it no longer exists."""
     is_first: bool
     """Whether it was the first one of a request: the middleware has made it from the cookie."""
+    is_kept: bool
+    """Whether the node keeps the session object alive."""
     before: _Node | None
     size: int
     limit: int
@@ -46,7 +48,8 @@ def add(session: SessionBase) -> None:
 
 def keep(session: SessionBase) -> None:
     """Keep a session object until the request is over, because it has a signal to send then."""
-    _add(lambda: session, is_first=False)
+    if not any(each.is_kept and each.session() is session for each in _nodes()):
+        _add(lambda: session, is_first=False, is_kept=True)
 
 
 def add_cycled(session: SessionBase) -> None:
@@ -56,20 +59,27 @@ def add_cycled(session: SessionBase) -> None:
 
 
 def cycled() -> list[Any]:
-    """Return the session objects that `add_cycled` has registered and that still exist."""
+    """Return the session objects of the request whose ``cycle_key()`` was called.
+
+    Outside of a request it is not known which objects belong together, so there are none.
+    """
+    if not is_in_request():
+        return []
     return [session for each in _cycled.get() if (session := each()) is not None]
 
 
-def _add(session: Callable[[], SessionBase | None], *, is_first: bool) -> None:
+def _add(
+    session: Callable[[], SessionBase | None], *, is_first: bool, is_kept: bool = False
+) -> None:
     node = _noted.get()
     if node is not None and node.size >= node.limit:
         alive = [each for each in _nodes() if each.session() is not None]
         node, limit = None, max(_FEWEST, 2 * len(alive))
         for each in reversed(alive):
             size = node.size + 1 if node else 1
-            node = _Node(each.session, each.is_first, node, size, limit)
+            node = _Node(each.session, each.is_first, each.is_kept, node, size, limit)
     size, limit = (node.size + 1, node.limit) if node else (1, _FEWEST)
-    _noted.set(_Node(session, is_first, node, size, limit))
+    _noted.set(_Node(session, is_first, is_kept, node, size, limit))
 
 
 def _nodes() -> Iterator[_Node]:

@@ -28,22 +28,24 @@ from ..payloads.codec import Snapshot
 from ..payloads.merge import AUTH_KEYS, AUTHENTICATED_AT
 from ..storages.revocation import is_in_grace
 from . import drafting, verification
-from .state import Environment, Rotating, RotationCause, Stored
+from .state import Environment, Rotating, RotationCause, Stored, count
 
 _MAX_JOINED: Final = 20
 """How many rotations a request may follow that were made while it was running."""
 
 
-def begin_rotation(previous: Stored, cause: RotationCause, cycles: int = 1) -> Rotating:
+def begin_rotation(
+    previous: Stored, cause: RotationCause, cycles: int = 1, drawn: int | None = None
+) -> Rotating:
     """Return the state of a session that gets another key with its next save."""
     nonce = secrets.randbits(63)
     key = SecretText(next(key_ring().successors(previous.key, nonce)))
-    return Rotating(key, previous, cause, nonce, clock.now(), cycles)
+    return Rotating(key, previous, cause, nonce, clock.now(), cycles, drawn or next(count))
 
 
 def redraw_key(state: Rotating) -> Rotating:
     """Return the same state with another new key."""
-    return begin_rotation(state.previous, state.cause, state.cycles)
+    return begin_rotation(state.previous, state.cause, state.cycles, state.drawn)
 
 
 def tombstone_of(state: Rotating, successor: str) -> Record:
@@ -172,10 +174,23 @@ def is_secret_rotation(
     if not django_settings.SECRET_KEY_FALLBACKS:
         return False
     before = drafting.data_of(previous.base)
-    changed = {key for key in AUTH_KEYS if before.get(key) != data.get(key)}
-    if changed != (set[str]() if is_begun else {HASH_SESSION_KEY}):
+    if _changed_auth_keys(before, data) != (set[str]() if is_begun else {HASH_SESSION_KEY}):
         return False
     if HASH_SESSION_KEY not in before:
         return False
     was_issued: bool = yield Call(verification, "was_issued_under_fallback", (before,))
     return was_issued
+
+
+def keeps_key(state: Rotating, data: dict[str, Any]) -> bool:
+    """Return whether the next save will find that only ``SECRET_KEY`` has changed.
+
+    Unlike `is_secret_rotation`, this does not ask for the user.
+    """
+    if not state.is_of_fallback or state.cycles != 1:
+        return False
+    return _changed_auth_keys(drafting.data_of(state.previous.base), data) == {HASH_SESSION_KEY}
+
+
+def _changed_auth_keys(before: dict[str, Any], data: dict[str, Any]) -> set[str]:
+    return {key for key in AUTH_KEYS if before.get(key) != data.get(key)}

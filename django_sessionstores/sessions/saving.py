@@ -359,7 +359,7 @@ def _rotate(env: Environment, state: Rotating, data: dict[str, Any], intent: Int
             *_client_events(previous.record, outcome.record),
             *_eviction_events(outcome),
         )
-        saved = _save_result(state.key, previous, outcome, snapshot, events)
+        saved = _save_result(state.key, previous, outcome, snapshot, events, state.drawn)
         return saved if data is given else replace(saved, data=data)
     if isinstance(outcome, Taken):
         if env.storage.holds_in_key:
@@ -409,13 +409,15 @@ def _save_result(
     outcome: Updated,
     snapshot: Snapshot,
     events: tuple[Event, ...],
+    drawn: int | None = None,
 ) -> SaveResult:
+    """Return the result of a write. ``drawn`` is when the key was drawn, if it is a new one."""
     if outcome.key is not None:
         key = SecretText(outcome.key)
     record = outcome.record
     is_known = previous is not None and previous.is_announced and previous.key == key
-    is_same = previous is not None and previous.record.id == record.id
-    drawn = previous.drawn if previous is not None and is_same else next(count)
+    if drawn is None:
+        drawn = previous.drawn if previous is not None else next(count)
     return SaveResult(
         Stored(key, record, snapshot, drawn=drawn),
         events=events,

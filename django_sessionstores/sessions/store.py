@@ -42,7 +42,7 @@ class SessionStore(SessionFlows):
         return isinstance(key, str) and self.storage().key_of(key) is not None
 
     def _get_session_key(self) -> str | None:
-        state = self._current_state
+        state = self._shown_state
         if state.key is None or (isinstance(state, Dead) and state.outdated):
             return None
         # A plain string, because other code compares, stores and quotes it.

@@ -13,13 +13,14 @@ from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import Client, override_settings
-from django.urls import path
+from django.urls import path, set_urlconf
 
 from django_sessionstores import signals
 from django_sessionstores.core import clock
 from django_sessionstores.core.flow import Call, Flow
-from django_sessionstores.exceptions import SessionEnded
+from django_sessionstores.exceptions import PartlyEnded, SessionEnded, StorageUnavailable
 from django_sessionstores.inventory import Inventory
+from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages.sql import transactions
 from django_sessionstores.testing import observed
 from tests import urls
@@ -53,6 +54,12 @@ def give_up(request: HttpRequest) -> HttpResponse:
     raise RuntimeError("a mistake of the view's own")
 
 
+def rotate_before_an_outage(request: HttpRequest) -> HttpResponse:
+    """A view whose store stops answering after it has stored another key."""
+    request.session.cycle_key()
+    raise StorageUnavailable("no route to the store")
+
+
 def copy(request: HttpRequest) -> HttpResponse:
     request.session["x"] = 1
     copied = pickle.loads(pickle.dumps(request.session))
@@ -66,6 +73,7 @@ urlpatterns = [
     path("flush/<path:key>/", flush_other),
     path("replace/", replace),
     path("give_up/", give_up),
+    path("rotate_before_an_outage/", rotate_before_an_outage),
     path("copy/", copy),
 ]
 
@@ -91,6 +99,14 @@ def stored(engine: Any) -> Callable[..., Any]:
     return store
 
 
+@pytest.fixture
+def in_request() -> Iterator[None]:
+    """What the test does is done by one request. Otherwise each object stands for a request."""
+    set_urlconf(__name__)
+    yield
+    set_urlconf(None)
+
+
 def data_of(engine: Any, key: str | None) -> dict[str, Any]:
     return dict(engine.SessionStore(key).items())
 
@@ -110,6 +126,13 @@ DELETIONS: dict[str, Callable[[Any, str], None]] = {
 """How code may delete a key that it has kept."""
 
 
+def test_an_end_that_stopped_half_way_can_be_pickled() -> None:
+    """A worker of a task queue raises it, and another process reads it."""
+    error = pickle.loads(pickle.dumps(PartlyEnded(3, StorageUnavailable("no route"))))
+    assert (error.ended, str(error.reason)) == (3, "no route")
+    assert "3" in str(error)
+
+
 # The key from before -------------------------------------------------------------------------
 
 
@@ -125,6 +148,7 @@ def test_a_save_that_changes_nothing_proves_the_key(engine: Any, stored: Any) ->
 
 
 @pytest.mark.authoritative
+@pytest.mark.usefixtures("in_request")
 @pytest.mark.parametrize("data", [SIGNED_IN, {"x": 1}], ids=["signed in", "anonymous"])
 @pytest.mark.parametrize("delete", DELETIONS.values(), ids=DELETIONS.keys())
 def test_deleting_the_old_key_leaves_the_new_one(
@@ -142,18 +166,25 @@ def test_deleting_the_old_key_leaves_the_new_one(
 
 
 @pytest.mark.authoritative
+@pytest.mark.usefixtures("in_request")
 @pytest.mark.parametrize("delete", DELETIONS.values(), ids=DELETIONS.keys())
+@pytest.mark.parametrize("case", ["login", "visitor", "rotate later"])
 def test_deleting_the_old_key_at_once_leaves_the_new_one(
-    engine: Any, stored: Any, delete: Any
+    engine: Any, stored: Any, delete: Any, case: str
 ) -> None:
     """Before the save that gives the session the new key, as a receiver of a signal does."""
-    session = stored(x=1)
-    old = session.session_key
-    session.cycle_key()
-    session.update(SIGNED_IN)
+    session = stored(**{"x": 1} if case == "visitor" else SIGNED_IN)
+    old, session["y"] = session.session_key, 2
+    if case == "rotate later":
+        session.rotate_later()
+    else:
+        session.cycle_key()
+    if case == "login":
+        session.update(SIGNED_IN)
     delete(session, old)
     session.save()
-    assert data_of(engine, session.session_key).items() >= SIGNED_IN.items()
+    assert data_of(engine, session.session_key).items() >= dict(session.items()).items()
+    assert data_of(engine, session.session_key)["y"] == 2
     assert data_of(engine, old) == {}
 
 
@@ -182,6 +213,29 @@ def test_create_keeps_a_key_that_was_just_drawn(engine: Any, stored: Any) -> Non
         assert session.session_id == first
     if engine.storage.lists:
         assert Inventory().count(user="7") == 3
+
+
+@pytest.mark.authoritative
+def test_create_replaces_a_session_that_has_ended(engine: Any) -> None:
+    session = engine.SessionStore()
+    session["x"] = 1
+    session.create()
+    first = session.session_id
+    engine.SessionStore().delete(session.session_key)
+    session.policy = RequestPolicy()  # As under the package's middleware.
+    session.create()
+    assert session.session_id != first
+    assert data_of(engine, session.session_key) == {"x": 1}
+
+
+def test_create_for_another_user_begins_another_session(engine: Any) -> None:
+    """A script that makes sessions, with one object."""
+    session, keys = engine.SessionStore(), []
+    for pk in "78":
+        session[SESSION_KEY] = pk
+        session.create()
+        keys.append(session.session_key)
+    assert [data_of(engine, key)[SESSION_KEY] for key in keys] == ["7", "8"]
 
 
 def test_create_on_a_loaded_session_begins_another_one(engine: Any, stored: Any) -> None:
@@ -288,6 +342,21 @@ def test_the_session_of_a_request_can_be_pickled(middleware: str, engine: Any) -
     with override_settings(DEBUG_PROPAGATE_EXCEPTIONS=True), open(__file__, "rb") as socket:
         response = Client().get("/copy/", **{"wsgi.socket": socket})
     assert response.content == b"copied"
+
+
+@pytest.mark.authoritative
+def test_the_page_of_an_outage_brings_the_key_that_was_stored(engine: Any, stored: Any) -> None:
+    """The browser's has been superseded, and would log the user out."""
+    with override_settings(MIDDLEWARE=["django_sessionstores.middleware.SessionMiddleware"]):
+        session = stored(**SIGNED_IN)
+        browser = browser_with(session.session_key)
+        assert browser.get("/rotate_before_an_outage/").status_code == 503
+        assert browser.cookies["sessionid"].value != session.session_key
+        assert data_of(engine, browser.cookies["sessionid"].value).items() >= SIGNED_IN.items()
+        visitor = stored(x=1)  # Whose new key waits for the next save.
+        browser = browser_with(visitor.session_key)
+        assert browser.get("/rotate_before_an_outage/").status_code == 503
+        assert browser.cookies["sessionid"].value == visitor.session_key
 
 
 # In a transaction ----------------------------------------------------------------------------

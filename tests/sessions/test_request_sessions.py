@@ -53,3 +53,14 @@ def test_sessions_that_nobody_holds_take_no_memory(engine: Any) -> None:
     node = request_sessions._noted.get()
     assert node is not None
     assert node.size <= 32
+
+
+@pytest.mark.engines("memory")
+def test_a_session_that_is_kept_is_kept_once(engine: Any) -> None:
+    """A WebSocket may log out many times, and has no request that ends."""
+    session = engine.SessionStore()
+    for _ in range(100):
+        request_sessions.keep(session)
+    node = request_sessions._noted.get()
+    assert node is not None
+    assert node.size <= 32

@@ -1,15 +1,19 @@
 """SECRET_KEY rotated and passwords changed, through Django's own auth and middleware."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.http import HttpRequest, JsonResponse
 from django.test import AsyncClient, Client, override_settings
+from django.urls import path
 
 from django_sessionstores.core.records import session_id
 from django_sessionstores.testing import observed, suspicions
+from tests import urls
 
 OLD, NEW = "the key that leaked", "the key that follows"
 COOKIE = "sessionid"
@@ -84,6 +88,31 @@ def test_everyone_stays_logged_in(browser: Browser) -> None:
         assert browser.key == key
         assert browser.user == "ada"
         assert browser.get("read").json()["x"] == "1"
+
+
+def show_key(request: HttpRequest) -> JsonResponse:
+    """As code of the project sees it that allows a user one session."""
+    assert request.user.is_authenticated
+    session = request.session
+    shown = {"key": session.session_key, "exists": session.exists(session.session_key)}
+    own = {"id": session.session_id, "ids": sorted(session.stored_ids)}
+    return JsonResponse({**shown, **own})
+
+
+urlpatterns = [*urls.urlpatterns, path("show_key/", show_key), path("async/show_key/", show_key)]
+
+
+@override_settings(ROOT_URLCONF=__name__)
+def test_the_session_shows_the_key_that_it_keeps(browser: Browser) -> None:
+    """A middleware that compares it with the last one would end the session as another one."""
+    key = browser.key
+    with after_rotation():
+        for _ in range(2):
+            shown = json.loads(browser.get("show_key").content)
+            assert shown["key"] == key
+            assert shown["exists"]
+            assert shown["ids"] == [shown["id"]] == [session_id(key)]
+            assert browser.key == key
 
 
 def test_the_new_hash_of_a_login_takes_one_write(engine: Any, browser: Browser) -> None:
