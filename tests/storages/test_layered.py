@@ -17,7 +17,7 @@ from django_sessionstores.core import clock as core_clock
 from django_sessionstores.core.records import Record, State, make_tombstone
 from django_sessionstores.exceptions import PayloadTooLarge, StorageFull, StorageUnavailable
 from django_sessionstores.storages import layered
-from django_sessionstores.storages.base import Conflict, Gone, Updated
+from django_sessionstores.storages.base import Conflict, Gone, Taken, Updated
 from django_sessionstores.storages.caches import portable
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.memory import MemoryStorage
@@ -329,6 +329,29 @@ def test_a_rotation_leaves_a_tombstone_and_keeps_the_new(storage, cache):
 
 
 OTHER_ID = "0" * 39 + "9"
+
+
+def test_a_rotation_that_is_refused_corrects_the_copy(storage, cache, authority):
+    """It finds out what the authority has, as a save does."""
+    storage.create(record(), NOW)
+    tombstone = make_tombstone(ID, State.SUPERSEDED, now=NOW, seconds=30)
+    new = record(id=OTHER_ID)
+    authority.update(record(2), record(1), NOW)
+    assert isinstance(storage.rotate(new, record(), tombstone, NOW), Conflict)
+    assert portable.LocMemStorage.read(cache, ID).version == 2
+    authority.delete(ID)
+    assert isinstance(storage.rotate(new, record(2), tombstone, NOW), Gone)
+    assert portable.LocMemStorage.read(cache, ID).state is State.ENDED
+
+
+def test_a_rotation_to_an_id_that_is_taken_leaves_both_copies(storage, cache):
+    """Nothing was written, and what the authority has under the old id is not known."""
+    for each in (record(), record(id=OTHER_ID)):
+        storage.create(each, NOW)
+    tombstone = make_tombstone(ID, State.SUPERSEDED, now=NOW, seconds=30)
+    assert isinstance(storage.rotate(record(2, id=OTHER_ID), record(), tombstone, NOW), Taken)
+    for each in (ID, OTHER_ID):
+        assert portable.LocMemStorage.read(cache, each).version == 1
 
 
 def unanswered(*args: Any) -> None:
