@@ -1,6 +1,7 @@
 """A registry beside memcached: what has no entry has ended, and nothing is lost on the way."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -686,7 +687,7 @@ def test_a_pair_is_described_by_both(pair: RegisteredStorage) -> None:
     assert pair.describe() == f"{data}, registered in {registry}"
 
 
-@pytest.mark.parametrize("name", ["shared", "durable", "self_expiring"])
+@pytest.mark.parametrize("name", ["shared", "durable", "self_expiring", "native_async"])
 @pytest.mark.parametrize("data", [True, False])
 @pytest.mark.parametrize("registry", [True, False])
 def test_a_pair_is_what_both_of_its_storages_are(name: str, data: bool, registry: bool) -> None:
@@ -694,3 +695,33 @@ def test_a_pair_is_what_both_of_its_storages_are(name: str, data: bool, registry
     for storage, value in zip(storages, (data, registry), strict=True):
         setattr(storage, name, value)
     assert getattr(RegisteredStorage(*storages, window=60), name) is (data and registry)
+
+
+@pytest.mark.parametrize("data", [True, False])
+@pytest.mark.parametrize("registry", [True, False])
+def test_a_pair_is_in_the_transactions_of_both_storages(
+    pair: RegisteredStorage,
+    store: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    data: bool,
+    registry: bool,
+) -> None:
+    """What waits for a commit waits for that of the registry, which decides what is live."""
+    waiting: list[tuple[str, object]] = []
+    for name, value in ("data", data), ("registry", registry):
+        storage, note = getattr(pair, name), partial(_note, waiting, name)
+        monkeypatch.setattr(storage, "in_transaction", lambda value=value: value)
+        monkeypatch.setattr(storage, "after_commit", note)
+        monkeypatch.setattr(storage, "after_rollback", note)
+    assert store.in_transaction() is (data or registry)
+    if data or registry:
+        action, name = list[Any], "registry" if registry else "data"
+        assert store.after_commit(action) is action
+        pair.after_rollback(action)
+        assert waiting == [(name, action)] * 2
+
+
+def _note(waiting: list[tuple[str, object]], name: str, action: object) -> object:
+    """Note that an action waits, and return what `Storage.after_commit` returned for it."""
+    waiting.append((name, action))
+    return action
