@@ -623,8 +623,111 @@ def test_a_create_goes_on_where_another_one_has_stopped(
     assert store.read(record.id) is None
     assert isinstance(store.create(record, now()), Updated)
     assert store.read(record.id).payload == record.payload
+    assert isinstance(store.create(new(id=record.id), now()), Taken)
     assert pair.registry.read(record.id).user_id == "8"
+
+
+def test_a_create_replaces_data_without_an_entry(pair: RegisteredStorage, store: Any) -> None:
+    """It was left by a transaction that was rolled back, or by an end that met an outage."""
+    record = new()
+    pair.data.create(new(id=record.id, payload=b"left over"), now())
+    assert isinstance(store.create(record, now()), Updated)
+    assert store.read(record.id).payload == record.payload
+
+
+def test_a_create_that_is_ended_meanwhile(pair: RegisteredStorage, store: Any) -> None:
+    record = new()
+    pair.data.create(new(id=record.id, payload=b"left over"), now())
+
+    def end(name: str) -> None:
+        if name == "create":
+            assert pair.registry.delete(record.id)
+
+    with observed(pair.data, before=end):
+        assert isinstance(store.create(record, now()), Taken)
+    assert store.read(record.id) is None
+
+
+@pytest.mark.parametrize("broken", [["create"], ["create", "delete"]], ids=["data", "both"])
+def test_a_create_whose_data_cannot_be_stored(
+    pair: RegisteredStorage, store: Any, broken: list[str]
+) -> None:
+    """The lists must not show a session that there is not."""
+    record = new()
+    with (
+        observed(pair.data, before=break_at("create")),
+        observed(pair.registry, before=break_at(*broken[1:])),
+        pytest.raises(StorageUnavailable, match="create is broken"),
+    ):
+        store.create(record, now())
+    assert (pair.registry.read(record.id) is None) is (broken == ["create"])
+
+
+def test_a_tombstone_in_a_transaction_of_the_registry_reaches_the_data_with_the_commit(
+    pair: RegisteredStorage, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rollback must not leave it there, and the data may still have what it replaces."""
+    left = make_tombstone(session_id(draw_key()), State.ENDED, now=now(), seconds=60)
+    pair.data.create(new(id=left.id), now())
+    committed: list[Callable[[], object]] = []
+    monkeypatch.setattr(pair.registry, "in_transaction", lambda: True)
+    monkeypatch.setattr(pair.registry, "after_commit", committed.append)
+    outcome = store.create(left, now())
+    assert isinstance(outcome, Updated)
+    assert outcome.record.id == left.id
+    for state in (State.LIVE, State.ENDED):
+        assert pair.data.read(left.id).state is state
+        for action in committed:
+            action()
+
+
+@pytest.mark.parametrize("is_over", [False, True], ids=["claimed", "ended"])
+def test_of_two_that_go_on_where_another_one_has_stopped_one_creates(
+    pair: RegisteredStorage, store: Any, is_over: bool
+) -> None:
+    """The other one has changed the entry, and is about to store its data."""
+    record = new(user_id="8")
+    entry = new(id=record.id, payload=b"")
+    pair.registry.create(entry, now())
+
+    def overtake(name: str) -> None:
+        if name == "update":
+            if is_over:
+                pair.registry.delete(record.id)
+            else:
+                MemoryStorage.update(pair.registry, after(entry, user_id="9"), entry, now())
+
+    with observed(pair.registry, before=overtake):
+        assert isinstance(store.create(record, now()), Taken)
+    assert pair.data.read(record.id) is None
+    left = pair.registry.read(record.id)
+    assert left is None if is_over else left.user_id == "9"
+
+
+def test_an_entry_of_an_open_transaction_is_not_taken_over(
+    pair: RegisteredStorage, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other request would learn only after the commit that it was overtaken."""
+    record = new(user_id="8")
+    pair.registry.create(new(id=record.id), now())
+    monkeypatch.setattr(pair.registry, "in_transaction", lambda: True)
     assert isinstance(store.create(record, now()), Taken)
+    assert pair.registry.read(record.id).user_id == "7"
+    assert pair.data.read(record.id) is None
+
+
+@pytest.mark.parametrize("is_tombstone", [False, True], ids=["expired", "tombstone"])
+def test_an_entry_that_is_not_taken_over(
+    pair: RegisteredStorage, store: Any, is_tombstone: bool
+) -> None:
+    """A session that has expired does not come back, and no tombstone takes its place."""
+    record, moment = new(user_id="8"), now()
+    pair.registry.create(new(id=record.id, expires=moment + 1), moment)
+    left = make_tombstone(record.id, State.ENDED, now=moment, seconds=60)
+    given, passed = (left, 0) if is_tombstone else (record, 1)
+    assert isinstance(store.create(given, moment + passed), Taken)
+    assert pair.registry.read(record.id).user_id == "7"
+    assert pair.data.read(record.id) is None
 
 
 # The engine ---------------------------------------------------------------------------------------
