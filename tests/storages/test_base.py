@@ -13,11 +13,15 @@ from asgiref.sync import async_to_sync
 from django_sessionstores.core import clock
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.flow import run
-from django_sessionstores.core.records import State, make_tombstone
-from django_sessionstores.exceptions import StorageUnavailable, UnreadablePayload
+from django_sessionstores.core.records import Record, State, make_tombstone
+from django_sessionstores.exceptions import (
+    SessionLimitReached,
+    StorageUnavailable,
+    UnreadablePayload,
+)
 from django_sessionstores.storages import limited as limited_storage
 from django_sessionstores.storages import revocation
-from django_sessionstores.storages.base import CacheStorage
+from django_sessionstores.storages.base import CacheStorage, Conflict, Gone, Storage, Updated, refusal
 from django_sessionstores.storages.limited import LimitedStorage
 from django_sessionstores.storages.memory import MemoryStorage
 from django_sessionstores.storages.revocation import EndedSession
@@ -32,6 +36,17 @@ def _twins() -> list[str]:
     return [
         name[1:] for name, method in members if f"self.{name[1:]})" in inspect.getsource(method)
     ]
+
+
+def test_what_a_storage_is_unless_it_says_otherwise() -> None:
+    """A storage of a project says only in what it differs."""
+    storage = CacheStorage()
+    named = ["authoritative", "durable", "holds_in_key", "indexes_counts", "indexes_users"]
+    named += ["keeps_changes", "keeps_client", "lists", "lists_lost", "max_payload"]
+    named += ["native_async", "self_expiring", "shared", "thread_sensitive"]
+    stated = {name for name in named if getattr(storage, name)}
+    assert stated == {"authoritative", "keeps_client", "shared"}
+    assert Storage().durable
 
 
 @pytest.mark.parametrize("name", _twins())
@@ -109,6 +124,13 @@ def test_an_old_key_ends_a_session_that_cannot_be_read() -> None:
     assert storage.read(record.id) is None
 
 
+def is_held(locks: MemoryStorage) -> bool:
+    """Return whether a login of the user 7 holds the lock."""
+    lock = locks.read(limited_storage._lock_of("7", now()).id)
+    assert lock is not None
+    return lock.expires > now()
+
+
 @pytest.mark.parametrize(("milliseconds", "is_over"), [(9_999, False), (10_000, True)])
 def test_the_lock_of_a_process_that_was_killed_expires(milliseconds: int, is_over: bool) -> None:
     locks, moment, seconds = MemoryStorage(10), now(), count()
@@ -152,7 +174,77 @@ def test_a_login_that_has_lost_its_lock_counts_again(is_over: bool) -> None:
         seen.append(name)
 
     with observed(storage, before=meanwhile):
-        limited.create(record, now())
+        outcome = limited.create(record, now())
     assert "lookup" in seen
     live = {each for each in (record.id, other.id) if storage.read(each)}
     assert live == ({other.id} if is_over else {record.id})
+    assert isinstance(outcome, Updated)
+    assert [each.id for each in outcome.evicted] == ([] if is_over else [other.id])
+    assert not is_held(locks)
+
+
+def test_a_login_that_has_lost_its_lock_is_refused_after_all() -> None:
+    """Another login was counted meanwhile, and there is room for one only."""
+    storage, locks = MemoryStorage(100), MemoryStorage(100)
+    limited = LimitedStorage(storage, locks, most=1, refuses=True)
+    record, other = make_record(user_id="7"), make_record("b" * 40, user_id="7", created=0)
+
+    def meanwhile(name: str) -> None:
+        if name == "create" and storage.read(other.id) is None:
+            locks._records.clear()
+            MemoryStorage.create(storage, other, now())
+
+    with observed(storage, before=meanwhile), pytest.raises(SessionLimitReached):
+        limited.create(record, now())
+    assert storage.read(record.id) is None
+    assert storage.read(other.id) == other
+    assert not is_held(locks)
+
+
+def test_a_login_that_fails_keeps_no_lock() -> None:
+    """The next login would wait until the lock expires."""
+    storage, locks = MemoryStorage(100), MemoryStorage(100)
+    limited = LimitedStorage(storage, locks, most=1, refuses=False)
+
+    def fail(name: str) -> None:
+        if name == "create":
+            assert is_held(locks)
+            raise StorageUnavailable(f"{name} is broken")
+
+    with observed(storage, before=fail), pytest.raises(StorageUnavailable, match="is broken"):
+        limited.create(make_record(user_id="7"), now())
+    assert not is_held(locks)
+
+
+def test_a_login_whose_lock_cannot_be_released_is_stored() -> None:
+    """The lock ends by itself, and the session is there already."""
+    storage, locks = MemoryStorage(100), MemoryStorage(100)
+    limited = LimitedStorage(storage, locks, most=1, refuses=True)
+    record, asked = make_record(user_id="7"), list[str]()
+
+    def fail(name: str) -> None:
+        asked.append(name)
+        if len(asked) > 1:
+            raise StorageUnavailable(f"{name} is broken")
+
+    with observed(locks, before=fail):
+        assert isinstance(limited.create(record, now()), Updated)
+    assert asked == ["create", "update"]
+    assert storage.read(record.id) == record
+
+
+@pytest.mark.parametrize(
+    ("version", "moment", "kind"),
+    [(2, 999, type(None)), (2, 1000, Gone), (3, 999, Conflict), (1, 999, Conflict)],
+    ids=["same", "expired", "newer", "older"],
+)
+def test_a_write_is_refused_if_its_base_is_not_what_is_stored(
+    version: int, moment: int, kind: type[object]
+) -> None:
+    """Storages that compare versions under a lock of their own share this."""
+    base, current = make_record(version=2), make_record(version=version, expires=1000)
+    refused = refusal(current, base, moment)
+    assert type(refused) is kind
+    if isinstance(refused, Conflict):
+        assert refused.current is current
+    assert refusal(None, base, moment) == Gone()
