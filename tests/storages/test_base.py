@@ -124,6 +124,103 @@ def test_an_old_key_ends_a_session_that_cannot_be_read() -> None:
     assert storage.read(record.id) is None
 
 
+@pytest.mark.parametrize("state", [State.SUPERSEDED, State.ROTATED, State.ENDED])
+@pytest.mark.parametrize("since", [None, -1, 0, 1])
+@pytest.mark.parametrize("is_spared", [False, True])
+def test_an_old_key_ends_what_it_led_to_when_the_caller_began(
+    state: State, since: int | None, is_spared: bool
+) -> None:
+    """Code that knows only an old key means its session. Of a key that was superseded before, that
+    is no longer the session with the new one. A key in its grace period still leads there."""
+    storage, record, moment = MemoryStorage(10), make_record(), now()
+    tombstone = make_tombstone(
+        "b" * 40, state, now=moment, seconds=60, of=record, successor=record.id
+    )
+    for each in (record, tombstone):
+        storage.create(each, moment)
+    began = None if since is None else moment + since
+    spared = {record.id} if is_spared else set()
+    ended = run(revocation.end(storage, tombstone.id, since=began, spared=spared))
+    is_ended = state is State.ROTATED or not (is_spared or since == 1)
+    assert ended == (EndedSession(record.id, record) if is_ended else None)
+    assert (storage.read(record.id) is None) is is_ended
+
+
+def test_an_old_key_of_nothing_ends_nothing() -> None:
+    storage = MemoryStorage(10)
+    for state in State.SUPERSEDED, State.ROTATED, State.ENDED:
+        successor = "" if state is State.ENDED else "c" * 40
+        record = make_tombstone("b" * 40, state, now=now(), seconds=60, successor=successor)
+        assert run(revocation.end(storage, record.id)) is None
+        storage.create(record, now())
+        assert run(revocation.end(storage, record.id)) is None
+        storage._records.clear()
+
+
+def test_a_session_that_is_stored_while_it_is_ended_is_ended() -> None:
+    """By a migration, which has read it in the previous backend before."""
+    storage, record = MemoryStorage(10), make_record()
+    calls: list[str] = []
+
+    def store(name: str) -> None:
+        if name == "lookup" and name not in calls:
+            MemoryStorage.create(storage, record, now())
+        calls.append(name)
+
+    with observed(storage, before=store):
+        assert run(revocation.end(storage, record.id)) == EndedSession(record.id, None)
+    assert storage.read(record.id) is None
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_session_that_is_not_known_to_be_the_same_is_not_ended(place: int) -> None:
+    """A login may have begun it. Only in the grace period this does not matter."""
+    storage, record = MemoryStorage(10), make_record()
+    tombstone = make_tombstone(
+        "b" * 40, State.SUPERSEDED, now=now(), seconds=60, of=record, successor=record.id
+    )
+    for each in (record, tombstone):
+        storage.create(each, now())
+    looked_up = count()
+
+    def fail(name: str) -> None:
+        if name == "lookup" and next(looked_up) == place:
+            raise UnreadablePayload("damaged")
+
+    with observed(storage, before=fail):
+        assert run(revocation.end(storage, tombstone.id)) is None
+    assert storage.read(record.id) == record
+
+
+def test_a_previous_backend_is_asked_for_the_key_at_hand_only() -> None:
+    """The key of a session that was rotated since is not known."""
+    asked: list[tuple[str, str | None]] = []
+
+    class Asked(MemoryStorage):
+        def end(self, session_id: str, presented: str | None) -> bool:
+            asked.append((session_id, presented))
+            return super().end(session_id, presented)
+
+    storage, record = Asked(10), make_record()
+    tombstone = make_tombstone("b" * 40, State.ROTATED, now=now(), seconds=60, successor=record.id)
+    for each in (record, tombstone):
+        storage.create(each, now())
+    assert run(revocation.end(storage, tombstone.id, "key")) == EndedSession(record.id, record)
+    assert asked == [(tombstone.id, "key"), (record.id, None)]
+
+
+@pytest.mark.parametrize("change", [{"user_id": "7"}, {"created": 1}])
+def test_an_old_key_does_not_end_what_a_login_has_begun(change: dict[str, Any]) -> None:
+    storage, record = MemoryStorage(10), make_record()
+    tombstone = make_tombstone(
+        "b" * 40, State.SUPERSEDED, now=now(), seconds=60, of=record, successor=record.id
+    )
+    for each in (make_record(**change), tombstone):
+        storage.create(each, now())
+    assert run(revocation.end(storage, tombstone.id)) is None
+    assert storage.read(record.id) is not None
+
+
 def is_held(locks: MemoryStorage) -> bool:
     """Return whether a login of the user 7 holds the lock."""
     lock = locks.read(limited_storage._lock_of("7", now()).id)
