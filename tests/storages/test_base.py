@@ -13,7 +13,7 @@ from asgiref.sync import async_to_sync
 from django_sessionstores.core import clock
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.flow import run
-from django_sessionstores.core.records import Record, State, make_tombstone
+from django_sessionstores.core.records import State, make_tombstone
 from django_sessionstores.exceptions import (
     SessionLimitReached,
     StorageUnavailable,
@@ -21,7 +21,14 @@ from django_sessionstores.exceptions import (
 )
 from django_sessionstores.storages import limited as limited_storage
 from django_sessionstores.storages import revocation
-from django_sessionstores.storages.base import CacheStorage, Conflict, Gone, Storage, Updated, refusal
+from django_sessionstores.storages.base import (
+    CacheStorage,
+    Conflict,
+    Gone,
+    Storage,
+    Updated,
+    refusal,
+)
 from django_sessionstores.storages.limited import LimitedStorage
 from django_sessionstores.storages.memory import MemoryStorage
 from django_sessionstores.storages.revocation import EndedSession
