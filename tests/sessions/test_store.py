@@ -1152,6 +1152,24 @@ def test_a_damaged_record_does_not_exist(session: Open, stored: Any, store: Any)
         assert session(None).exists(key) is False
 
 
+@pytest.mark.parametrize("policy", [None, RequestPolicy()], ids=["Django's", "the package's"])
+def test_an_outage_is_an_error_unless_the_site_says_otherwise(
+    session: Open, stored: Any, store: Any, policy: RequestPolicy | None
+) -> None:
+    """An empty session would log the user out, as far as the view can tell."""
+    request = session(stored(a=1))
+    request.target.policy = policy
+
+    def broken(name: str) -> None:
+        raise StorageUnavailable(f"{name} is broken")
+
+    with observed(store, before=broken), pytest.raises(StorageUnavailable, match="is broken"):
+        request.get("a")
+    assert isinstance(request.target.outage, StorageUnavailable)
+    assert request.get("a") == 1
+    assert request.target.outage is None
+
+
 @pytest.mark.usefixtures("middleware")
 def test_a_view_that_cycles_gets_a_new_key_while_secret_key_rotates(
     settings: Any, engine: Any, user: Any

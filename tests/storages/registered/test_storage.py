@@ -730,6 +730,24 @@ def test_an_entry_that_is_not_taken_over(
     assert pair.data.read(record.id) is None
 
 
+@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+def test_the_tombstone_of_a_session_in_a_key_is_in_the_registry(awaited: bool) -> None:
+    """Only there, because its key is in the browser. Who stores it learns whether it is stored."""
+    pair = RegisteredStorage(CookieStorage(), MemoryStorage(100), window=60)
+    store = Twin(pair, awaited)
+    for seconds in 60, 90:
+        left = make_tombstone("a" * 40, State.ENDED, now=now(), seconds=seconds)
+        outcome = store.create(left, now())
+        assert isinstance(outcome, Updated if seconds == 60 else Taken)
+        if isinstance(outcome, Updated):
+            first = outcome.record
+            assert first.id == left.id
+    assert pair.registry.read(first.id) == first
+    outcome = store.update(left, first, now())
+    assert isinstance(outcome, Updated)
+    assert pair.registry.read(left.id) == left
+
+
 # The engine ---------------------------------------------------------------------------------------
 
 
@@ -798,6 +816,17 @@ def test_a_pair_is_what_both_of_its_storages_are(name: str, data: bool, registry
     for storage, value in zip(storages, (data, registry), strict=True):
         setattr(storage, name, value)
     assert getattr(RegisteredStorage(*storages, window=60), name) is (data and registry)
+
+
+@pytest.mark.parametrize("data", ["", "allkeys-lru"])
+@pytest.mark.parametrize("registry", ["", "volatile-lru"])
+def test_a_pair_drops_sessions_as_either_of_its_storages_does(
+    pair: RegisteredStorage, monkeypatch: pytest.MonkeyPatch, data: str, registry: str
+) -> None:
+    """The doctor warns of it. A session needs both its data and its entry."""
+    monkeypatch.setattr(pair.data, "eviction_policy", lambda: data)
+    monkeypatch.setattr(pair.registry, "eviction_policy", lambda: registry)
+    assert pair.eviction_policy() == (data or registry)
 
 
 @pytest.mark.parametrize("data", [True, False])
