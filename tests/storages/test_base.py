@@ -338,6 +338,57 @@ def test_a_login_whose_lock_cannot_be_released_is_stored() -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "user_id"), [(None, None), ("7", "7"), ("7", None)], ids=["nobody", "same", "left"]
+)
+@pytest.mark.parametrize("write", ["rotate", "update"])
+def test_a_write_that_is_no_login_is_not_limited(
+    before: str | None, user_id: str | None, write: str
+) -> None:
+    """The limit may have been lowered since the logins, and a request that goes on must not fail."""
+    storage, locks = MemoryStorage(100), MemoryStorage(100)
+    limited = LimitedStorage(storage, locks, most=1, refuses=True)
+    base, other = make_record(user_id=before), make_record("b" * 40, user_id="7")
+    for each in base, other:
+        storage.create(each, now())
+    if write == "update":
+        outcome = limited.update(make_record(user_id=user_id, version=2), base, now())
+    else:
+        tombstone = make_tombstone(base.id, State.ROTATED, now=now(), seconds=60, of=base)
+        outcome = limited.rotate(make_record("c" * 40, user_id=user_id), base, tombstone, now())
+    assert isinstance(outcome, Updated)
+    assert not locks._records
+    assert storage.read(other.id) == other
+
+
+@pytest.mark.parametrize("state", [State.LIVE, State.ENDED])
+def test_a_session_of_nobody_and_a_tombstone_take_no_lock(state: State) -> None:
+    storage, locks = MemoryStorage(100), MemoryStorage(100)
+    limited = LimitedStorage(storage, locks, most=1, refuses=True)
+    storage.create(make_record("b" * 40, user_id="7"), now())
+    user_id = None if state is State.LIVE else "7"
+    assert isinstance(limited.create(make_record(state=state, user_id=user_id), now()), Updated)
+    assert not locks._records
+
+
+@pytest.mark.parametrize("write", ["rotate", "update"])
+@pytest.mark.parametrize("user_id", [None, "8"])
+def test_a_write_by_which_another_user_logs_in_is_limited(write: str, user_id: str | None) -> None:
+    storage, locks = MemoryStorage(100), MemoryStorage(100)
+    limited = LimitedStorage(storage, locks, most=1, refuses=True)
+    base, other = make_record(user_id=user_id), make_record("b" * 40, user_id="7")
+    for each in base, other:
+        storage.create(each, now())
+    with pytest.raises(SessionLimitReached):
+        if write == "update":
+            limited.update(make_record(user_id="7", version=2), base, now())
+        else:
+            tombstone = make_tombstone(base.id, State.SUPERSEDED, now=now(), seconds=60, of=base)
+            limited.rotate(make_record("c" * 40, user_id="7"), base, tombstone, now())
+    assert storage.read(base.id) == base
+    assert not is_held(locks)
+
+
+@pytest.mark.parametrize(
     ("version", "moment", "kind"),
     [(2, 999, type(None)), (2, 1000, Gone), (3, 999, Conflict), (1, 999, Conflict)],
     ids=["same", "expired", "newer", "older"],

@@ -15,7 +15,12 @@ from django.test import override_settings
 
 from django_sessionstores.core import clock as core_clock
 from django_sessionstores.core.records import Record, State, make_tombstone
-from django_sessionstores.exceptions import PayloadTooLarge, StorageFull, StorageUnavailable
+from django_sessionstores.exceptions import (
+    PayloadTooLarge,
+    StorageFull,
+    StorageUnavailable,
+    UnreadablePayload,
+)
 from django_sessionstores.storages import layered
 from django_sessionstores.storages.base import Conflict, Gone, Taken, Updated
 from django_sessionstores.storages.caches import portable
@@ -300,6 +305,16 @@ def test_a_session_of_the_cache_itself_is_no_copy(storage, cache, authority):
     assert storage.read(ID) is None
 
 
+def test_a_copy_that_cannot_be_read_is_no_copy(storage, cache):
+    """The authority has the session, and the cache goes on for the others."""
+    storage.create(record(), NOW)
+    cache.fails_with, cache.failing = UnreadablePayload("damaged"), {"read"}
+    assert [storage.read(ID).version for _ in range(2)] == [1, 1]
+    assert cache.calls.count("read") == 2
+    cache.fails_with = None
+    assert storage.read(ID).version == 1
+
+
 def test_a_stale_copy_is_corrected_by_the_conflict_it_causes(storage, cache, authority):
     """Or each later save would lose again until the lease ends."""
     storage.create(record(), NOW)
@@ -501,6 +516,16 @@ def test_a_copy_is_not_of_what_was_there_when_the_transaction_began(over_databas
     with transaction.atomic():
         over_database.read(ID)
         over_database.authority.delete(ID)  # As seen after the commit: another request did that.
+    assert portable.LocMemStorage.read(cache, ID) is None
+
+
+def test_a_copy_is_not_of_a_transaction_that_has_begun_since(over_database, cache, monkeypatch):
+    """As in a test of a project: it runs the hooks of a commit within a transaction of its own,
+    which is rolled back."""
+    cache.delete(ID)
+    with transaction.atomic():
+        over_database.read(ID)
+        monkeypatch.setattr(over_database.authority, "in_transaction", lambda: True)
     assert portable.LocMemStorage.read(cache, ID) is None
 
 

@@ -26,6 +26,7 @@ from django_sessionstores.exceptions import (
     UnreadablePayload,
 )
 from django_sessionstores.models import StoredSession
+from django_sessionstores.payloads.codec import newest_data
 from django_sessionstores.payloads.merge import MISSING
 from django_sessionstores.storages.base import Conflict, Gone, Taken, Updated
 from django_sessionstores.storages.cookie import CookieStorage
@@ -728,6 +729,21 @@ def test_an_entry_that_is_not_taken_over(
     assert isinstance(store.create(given, moment + passed), Taken)
     assert pair.registry.read(record.id).user_id == "7"
     assert pair.data.read(record.id) is None
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+def test_another_key_for_a_session_that_its_key_holds(awaited: bool) -> None:
+    """For a request that migrates a session which another one has just registered."""
+    pair = RegisteredStorage(CookieStorage(), MemoryStorage(100), window=60)
+    store, data = Twin(pair, awaited), codec().serialize({"x": 1})
+    record = new(id="a" * 40, payload=pair.codec.encrypt("a" * 40, data))
+    issued = store.issue(record, now())
+    assert pair.identify(issued.key) == record.id
+    held = pair.data.read(pair.locate(issued.key))
+    assert held is not None
+    assert held.user_id == record.user_id
+    assert codec().deserialize(newest_data(held, pair.codec, codec())) == {"x": 1}
+    assert pair.registry.read(record.id) is None
 
 
 @pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
