@@ -344,7 +344,7 @@ def test_a_login_whose_lock_cannot_be_released_is_stored() -> None:
 def test_a_write_that_is_no_login_is_not_limited(
     before: str | None, user_id: str | None, write: str
 ) -> None:
-    """The limit may have been lowered since the logins, and a request that goes on must not fail."""
+    """The limit may have been lowered since the logins. A request that goes on must not fail."""
     storage, locks = MemoryStorage(100), MemoryStorage(100)
     limited = LimitedStorage(storage, locks, most=1, refuses=True)
     base, other = make_record(user_id=before), make_record("b" * 40, user_id="7")
@@ -378,12 +378,13 @@ def test_a_write_by_which_another_user_logs_in_is_limited(write: str, user_id: s
     base, other = make_record(user_id=user_id), make_record("b" * 40, user_id="7")
     for each in base, other:
         storage.create(each, now())
+    tombstone = make_tombstone(base.id, State.SUPERSEDED, now=now(), seconds=60, of=base)
+    args: dict[str, tuple[Any, ...]] = {
+        "rotate": (make_record("c" * 40, user_id="7"), base, tombstone),
+        "update": (make_record(user_id="7", version=2), base),
+    }
     with pytest.raises(SessionLimitReached):
-        if write == "update":
-            limited.update(make_record(user_id="7", version=2), base, now())
-        else:
-            tombstone = make_tombstone(base.id, State.SUPERSEDED, now=now(), seconds=60, of=base)
-            limited.rotate(make_record("c" * 40, user_id="7"), base, tombstone, now())
+        getattr(limited, write)(*args[write], now())
     assert storage.read(base.id) == base
     assert not is_held(locks)
 
