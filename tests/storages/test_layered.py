@@ -197,6 +197,20 @@ def test_a_cache_that_is_back_is_used_again(storage, cache, authority, clock):
     assert storage.read(ID).version == 1
 
 
+def test_a_write_that_a_cache_takes_again_brings_it_back_for_reads(
+    storage, cache, authority, clock
+):
+    """Otherwise the writes of a busy process would keep its reads from the cache."""
+    storage.create(record(), NOW)
+    cache.fails_with = StorageUnavailable("away")
+    storage.read(ID)
+    clock.seconds += RETRY
+    cache.fails_with = None
+    assert isinstance(storage.update(record(2), record(1), NOW), Updated)
+    authority._records.clear()
+    assert storage.read(ID).version == 2
+
+
 def test_a_logout_that_the_cache_missed_holds_here_at_once(storage, cache, clock):
     """The copy is there when the cache is back; who was told of the logout must not use it."""
     storage.create(record(), NOW)
@@ -240,6 +254,15 @@ def test_a_save_that_does_not_fit_the_cache_removes_the_older_copy(storage, cach
     cache.fails_with, cache.failing = error, {"fill"}
     assert isinstance(storage.update(record(2), record(1), NOW), Updated)
     assert portable.LocMemStorage.read(cache, ID) is None
+    assert storage.read(ID).version == 2
+
+
+def test_an_older_copy_that_cannot_be_removed_is_not_used(storage, cache):
+    """A full cache may refuse even that. The save is stored nevertheless."""
+    storage.create(record(), NOW)
+    cache.fails_with, cache.failing = StorageFull("full"), {"fill", "delete"}
+    assert isinstance(storage.update(record(2), record(1), NOW), Updated)
+    assert portable.LocMemStorage.read(cache, ID).version == 1
     assert storage.read(ID).version == 2
 
 
@@ -517,6 +540,22 @@ def test_a_copy_is_not_of_what_was_there_when_the_transaction_began(over_databas
         over_database.read(ID)
         over_database.authority.delete(ID)  # As seen after the commit: another request did that.
     assert portable.LocMemStorage.read(cache, ID) is None
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("away"), UnreadablePayload("damaged")])
+def test_an_error_of_a_copy_after_the_commit_is_nobodys(over_database, cache, monkeypatch, error):
+    """The request has been answered, and the session is read again when it is needed."""
+    cache.delete(ID)
+
+    def fail(session_id: str) -> None:
+        raise error
+
+    with transaction.atomic():
+        over_database.read(ID)
+        monkeypatch.setattr(over_database.authority, "read", fail)
+    monkeypatch.undo()
+    assert portable.LocMemStorage.read(cache, ID) is None
+    assert over_database.read(ID).version == 1
 
 
 def test_a_copy_is_not_of_a_transaction_that_has_begun_since(over_database, cache, monkeypatch):
