@@ -780,10 +780,6 @@ def test_a_save_after_the_end_is_refused(engine: Any) -> None:
         late.save()
 
 
-# At rest ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.engines(*REGISTERED)
 @pytest.mark.engines("cookie:sqlite")
 @pytest.mark.parametrize("is_asked_for", [True, False])
 @pytest.mark.parametrize("policy", [None, RequestPolicy()], ids=["Django's", "the package's"])
@@ -806,6 +802,10 @@ def test_a_save_that_changes_nothing_finds_out_whether_the_session_lives(
     assert not ended.is_proved
 
 
+# At rest ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.engines(*REGISTERED)
 def test_the_registry_holds_neither_keys_nor_words(engine: Any) -> None:
     """Not in what it remembers of changes, either."""
     key = stored(engine)

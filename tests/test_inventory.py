@@ -302,6 +302,31 @@ def test_end_all_spares_a_session_whose_key_has_just_changed(engine: Any, listin
     assert not is_alive(engine, other)
 
 
+@pytest.mark.engines("memory", "file", "db:sqlite", "cookie:sqlite")
+@pytest.mark.parametrize("is_earlier", [False, True], ids=["the id", "an earlier id"])
+def test_end_all_spares_a_session_that_gets_another_key_meanwhile(
+    engine: Any, listing: Any, is_earlier: bool
+) -> None:
+    """A parallel request of the same browser must not lose it. It has had other ids before, too."""
+    mine, other = stored(engine, user=7), stored(engine, user=7)
+    known = [mine.session_id]
+    mine.cycle_key()
+    mine.save()
+    known.append(mine.session_id)
+
+    def rotate(name: str) -> None:
+        if name == "scan" and mine.session_id == known[1]:
+            mine.cycle_key()
+            mine.save()
+
+    with observed(engine.storage, before=rotate):
+        but = {known[not is_earlier], session_id("nobody's")}
+        assert listing.end_all(7, but=but) == 1
+    assert len({*known, mine.session_id}) == 3
+    assert is_alive(engine, mine)
+    assert not is_alive(engine, other)
+
+
 def test_end_only_what_is_a_users(engine: Any, listing: Any) -> None:
     """Users end sessions by ids that they send, which may be anybody's."""
     mine, other, visitor = stored(engine, user=7), stored(engine, user=77), stored(engine)

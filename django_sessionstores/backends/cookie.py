@@ -5,7 +5,7 @@ If ``REGISTRY`` is set, they are in a registry as well.
 
 from ..sessions import SessionStore as BaseSessionStore
 from ..storages.base import Storage
-from ..storages.cookie import CookieStorage, is_plausible
+from ..storages.cookie import CookieStorage
 from . import REGISTRY_SETTINGS, with_registry
 
 
@@ -17,6 +17,3 @@ class SessionStore(BaseSessionStore):
     @classmethod
     def make_storage(cls) -> Storage:
         return with_registry(CookieStorage())
-
-    def _validate_session_key(self, key: object) -> bool:
-        return is_plausible(key)

@@ -183,6 +183,6 @@ def merge_with_stored(base: SecretDict, mine: dict[str, Any], theirs: Snapshot) 
 
 def _are_two_logins(base: dict[str, Any], mine: dict[str, Any], other: dict[str, Any]) -> bool:
     """Return whether two requests have logged in the same user, each with another password."""
-    if drafting.user_of(mine) is None or drafting.user_of(mine) != drafting.user_of(other):
+    if drafting.user_of(mine) != drafting.user_of(other):
         return False
     return len({each.get(HASH_SESSION_KEY) for each in (base, mine, other)}) == 3

@@ -292,8 +292,7 @@ def _touch(env: Environment, state: Stored, data: dict[str, Any], intent: Intent
     expires = drafting.expires_at(env, data, moment, record.created)
     if is_behind and (yield from env.calls.touch(record, expires, moment, moment)):
         touched = replace(state, record=with_times(record, expires, moment), is_announced=True)
-        is_news = expires > record.expires or not state.is_announced
-        return SaveResult(touched, is_written=is_news, is_news=is_news, is_proved=True)
+        return SaveResult(touched, is_written=True, is_news=True, is_proved=True)
     current = yield from env.calls.read_latest(record.id)
     if current is not None and current.is_live(moment):
         is_news = not state.is_announced

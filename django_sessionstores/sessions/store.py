@@ -38,9 +38,6 @@ class SessionStore(SessionFlows):
 
     # --- Keys ------------------------------------------------------------------------------
 
-    def _validate_session_key(self, key: object) -> bool:
-        return isinstance(key, str) and self.storage().key_of(key) is not None
-
     def _get_session_key(self) -> str | None:
         state = self._shown_state
         if state.key is None or (isinstance(state, Dead) and state.outdated):

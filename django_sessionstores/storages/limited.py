@@ -215,7 +215,7 @@ class LimitedStorage(Wrapper):
                     f"{self.describe()}: another login of the same user has kept its lock for "
                     f"{2 * _LOCK_SECONDS} seconds."
                 )
-            if outcome is None or current is not None:
+            if current is not None:
                 yield Call(Pause, "sleep", (random.uniform(*_PAUSES),))  # noqa: S311
             # While another login holds the lock, it is only read. SQLite has one writer at a time,
             # and waiting logins that write would delay the login that holds the lock.

@@ -367,13 +367,18 @@ def test_memcached_forgets_that_a_session_has_ended(engine: Engine, source: str)
 
 
 @pytest.mark.engines("db:sqlite")
-def test_stored_by_another_and_never_to_be_seen(engine: Engine, source: str) -> None:
-    """MySQL in a transaction shows what there was at its beginning. That is no logout."""
-    key = at_django(source)
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_stored_by_another_and_never_to_be_seen(
+    engine: Engine, source: str, is_listed: bool
+) -> None:
+    """MySQL in a transaction shows what there was at its beginning, and a registry the entry of a
+    session whose data is not there yet. That is no logout, and no session without data."""
+    key, read = at_django(source), engine.storage.read
     with (
         after(lazy.sources()[0], "find", lambda: engine.SessionStore(key).load()),
         mock.patch.object(engine.storage, "read", return_value=None),
         mock.patch.object(engine.storage, "read_latest", return_value=None),
+        mock.patch.object(engine.storage, "lookup", read if is_listed else lambda _: None),
         pytest.raises(StorageUnavailable, match="another request is migrating"),
     ):
         engine.SessionStore(key).load()

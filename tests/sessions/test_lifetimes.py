@@ -177,6 +177,18 @@ def test_the_deadlines_by_default(session: Any) -> None:
     assert near(cookie, now() + 14 * DAY)
 
 
+def test_the_expiry_that_was_set(session: Any) -> None:
+    """Unless another one is asked about."""
+    moment = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
+    second = datetime.timedelta(seconds=1)
+    for expiry, seconds in ((None, 14 * 86_400), (300, 300), (moment + 60 * second, 60)):
+        session.set_expiry(expiry)
+        assert session.get_expiry_age(modification=moment) == seconds
+        assert session.get_expiry_date(modification=moment) == moment + seconds * second
+        assert session.get_expiry_age(modification=moment, expiry=7) == 7
+        assert session.get_expiry_date(modification=moment, expiry=7) == moment + 7 * second
+
+
 def test_the_deadlines_with_limits(engine: Any) -> None:
     """The three agree with what ends the session."""
     with limits(IDLE_TIMEOUT=1800, ABSOLUTE_TIMEOUT=3600):

@@ -4,14 +4,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.contrib.auth import HASH_SESSION_KEY
+from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
 from django.test import Client, override_settings
 
 from django_sessionstores.conf import codec
 from django_sessionstores.core.clock import now
-from django_sessionstores.core.records import State
+from django_sessionstores.core.flow import Flow, run
+from django_sessionstores.core.records import SecretDict, State
+from django_sessionstores.exceptions import SessionEnded
 from django_sessionstores.inventory import Inventory
-from django_sessionstores.sessions import rotation
+from django_sessionstores.sessions import conflicts, rotation, verification
+from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.testing import HOUR, Twin, at, in_threads
 from tests.migration.previous_backends import DJANGO, migrating
 from tests.sessions.test_lifetimes import limits
@@ -113,6 +116,44 @@ def test_a_save_without_changes_that_comes_after_a_rotation(engine: Any) -> None
         late.save()
     assert late.session_key == rotated.session_key
     assert late["x"] == 1
+
+
+@pytest.mark.parametrize("policy", [None, RequestPolicy()], ids=["Django's", "the package's"])
+@pytest.mark.parametrize("seconds", [0, 100], ids=["at once", "when the expiry has to move"])
+def test_a_save_without_changes_under_an_old_key_makes_a_cookie_due_once(
+    engine: Any, policy: RequestPolicy | None, seconds: int
+) -> None:
+    """With the new key, and only if the store confirms it."""
+    moment = now()
+    key = stored(engine, moment).session_key
+    with at(moment + HOUR):
+        rotated = save(engine, key)
+    with at(moment + HOUR + seconds * 1000):
+        late = engine.SessionStore(key)
+        late.policy = policy
+        late.load()
+        late.save()
+        assert late.session_key == rotated.session_key
+        assert (late.cookie_is_due, late.is_proved, late.modified) == (True, True, True)
+        late.cookie_is_due = False
+        late.save()
+        assert not late.cookie_is_due
+
+
+@pytest.mark.parametrize("way", ["flush", "cycle_key"])
+def test_a_save_with_the_old_key_of_a_session_that_has_ended_under_the_new(
+    engine: Any, way: str
+) -> None:
+    """The old key leads no further, and the save says so."""
+    moment = now()
+    key = stored(engine, moment).session_key
+    late = engine.SessionStore(key)
+    late.load()
+    with at(moment + HOUR):
+        getattr(save(engine, key), way)()
+        late["x"] = 2
+        with pytest.raises(SessionEnded):
+            late.save()
 
 
 def test_the_old_key_goes_on_for_a_grace_and_no_longer(visit: Any) -> None:
@@ -432,3 +473,48 @@ def test_only_a_login_or_a_new_password_is_proof() -> None:
     assert not rotation.has_proof(base, {**before, "cart": 1})
     assert rotation.has_proof(base, {"_auth_user_id": "2", "_auth_user_hash": "of another user"})
     assert rotation.has_proof(base, {**before, "_auth_user_hash": "of the new password"})
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize(
+    ("base", "mine", "theirs", "is_asked"),
+    [
+        (("1", "old"), ("1", "new"), ("1", "newer"), True),
+        (None, ("1", "new"), ("1", "newer"), True),
+        (None, ("1", "new"), ("2", "newer"), False),
+        (("1", "old"), ("1", "new"), None, False),
+        (("1", "old"), None, ("1", "newer"), False),
+        (("1", "old"), ("1", "old"), ("1", "newer"), False),
+        (("1", "old"), ("1", "new"), ("1", "old"), False),
+        (("1", "old"), ("1", "new"), ("1", "new"), False),
+        (None, None, None, False),
+    ],
+)
+@pytest.mark.parametrize("is_outdated", [False, True])
+def test_of_two_new_passwords_the_one_in_use_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+    base: tuple[str, str] | None,
+    mine: tuple[str, str] | None,
+    theirs: tuple[str, str] | None,
+    is_asked: bool,
+    is_outdated: bool,
+) -> None:
+    """Two requests change the password of the same user. Only then the user is read."""
+
+    def login_is_outdated(data: dict[str, Any]) -> Flow[bool]:
+        asked.append(data[HASH_SESSION_KEY])
+        yield from ()
+        return is_outdated
+
+    asked: list[str] = []
+    monkeypatch.setattr(verification, "login_is_outdated", login_is_outdated)
+    known, own, stored = map(_login, (base, mine, theirs))
+    merged = run(conflicts.merge_with_stored(known, own | {"x": 1}, codec().serialize(stored)))
+    assert asked == (["new"] if is_asked else [])
+    assert merged["x"] == 1
+    if is_asked:
+        assert merged[HASH_SESSION_KEY] == ("newer" if is_outdated else "new")
+
+
+def _login(login: tuple[str, str] | None) -> SecretDict:
+    return SecretDict(zip((SESSION_KEY, HASH_SESSION_KEY), login, strict=True) if login else ())

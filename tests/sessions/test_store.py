@@ -264,6 +264,47 @@ def test_a_save_that_changes_nothing_makes_no_cookie_due(
     assert not request.target.cookie_is_due
 
 
+def test_a_save_that_changes_nothing_asks_nothing_if_no_cookie_follows(
+    engine: Any, stored: Any, store: Any
+) -> None:
+    """The middleware of the package sends none, unless a view has set ``modified``. Then the store
+    is asked, and a session that has ended gets none either."""
+    key = stored(a=1)
+    request = engine.SessionStore(key)
+    request.policy = RequestPolicy()
+    assert request["a"] == 1
+    with observed(store) as calls:
+        request.save()
+    assert calls == []
+    assert (request.is_proved, request.cookie_is_due) == (False, False)
+    request.modified = True
+    for is_live in True, False:
+        with observed(store) as calls:
+            request.save()
+        assert calls == ["read"]
+        assert (request.is_proved, request.cookie_is_due) == (is_live, False)
+        store.delete(session_id(key))
+
+
+@pytest.mark.parametrize("policy", [None, RequestPolicy()], ids=["Django's", "the package's"])
+def test_a_save_that_moves_the_expiry_makes_a_cookie_due(
+    session: Open, stored: Any, store: Any, policy: RequestPolicy | None
+) -> None:
+    """The same call of the store says that the session is live, which need not be asked again."""
+    key = stored(a=1)
+    written = record(store, key)
+    with at(written.last_activity + HOUR):
+        request = session(key)
+        request.target.policy = policy
+        assert request.get("a") == 1
+        with observed(store) as calls:
+            request.save()
+        assert calls == ["touch"]
+    assert record(store, key).expires == written.expires + HOUR
+    known = request.target
+    assert (known.is_proved, known.cookie_is_due, known.modified) == (True, True, True)
+
+
 @pytest.mark.parametrize("copied", [copy, deepcopy])
 def test_a_copy_has_data_of_its_own(
     session: Open, stored: Any, copied: Callable[[Any], Any]
@@ -1105,6 +1146,24 @@ def test_a_damaged_record_does_not_exist(session: Open, stored: Any, store: Any)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "read", damaged)
         assert session(None).exists(key) is False
+
+
+@pytest.mark.parametrize("policy", [None, RequestPolicy()], ids=["Django's", "the package's"])
+def test_an_outage_is_an_error_unless_the_site_says_otherwise(
+    session: Open, stored: Any, store: Any, policy: RequestPolicy | None
+) -> None:
+    """An empty session would log the user out, as far as the view can tell."""
+    request = session(stored(a=1))
+    request.target.policy = policy
+
+    def broken(name: str) -> None:
+        raise StorageUnavailable(f"{name} is broken")
+
+    with observed(store, before=broken), pytest.raises(StorageUnavailable, match="is broken"):
+        request.get("a")
+    assert isinstance(request.target.outage, StorageUnavailable)
+    assert request.get("a") == 1
+    assert request.target.outage is None
 
 
 @pytest.mark.usefixtures("middleware")

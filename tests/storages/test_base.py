@@ -14,10 +14,21 @@ from django_sessionstores.core import clock
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.flow import run
 from django_sessionstores.core.records import State, make_tombstone
-from django_sessionstores.exceptions import StorageUnavailable, UnreadablePayload
+from django_sessionstores.exceptions import (
+    SessionLimitReached,
+    StorageUnavailable,
+    UnreadablePayload,
+)
 from django_sessionstores.storages import limited as limited_storage
 from django_sessionstores.storages import revocation
-from django_sessionstores.storages.base import CacheStorage
+from django_sessionstores.storages.base import (
+    CacheStorage,
+    Conflict,
+    Gone,
+    Storage,
+    Updated,
+    refusal,
+)
 from django_sessionstores.storages.limited import LimitedStorage
 from django_sessionstores.storages.memory import MemoryStorage
 from django_sessionstores.storages.revocation import EndedSession
@@ -32,6 +43,17 @@ def _twins() -> list[str]:
     return [
         name[1:] for name, method in members if f"self.{name[1:]})" in inspect.getsource(method)
     ]
+
+
+def test_what_a_storage_is_unless_it_says_otherwise() -> None:
+    """A storage of a project says only in what it differs."""
+    storage = CacheStorage()
+    named = ["authoritative", "durable", "holds_in_key", "indexes_counts", "indexes_users"]
+    named += ["keeps_changes", "keeps_client", "lists", "lists_lost", "max_payload"]
+    named += ["native_async", "self_expiring", "shared", "thread_sensitive"]
+    stated = {name for name in named if getattr(storage, name)}
+    assert stated == {"authoritative", "keeps_client", "shared"}
+    assert Storage().durable
 
 
 @pytest.mark.parametrize("name", _twins())
@@ -109,6 +131,110 @@ def test_an_old_key_ends_a_session_that_cannot_be_read() -> None:
     assert storage.read(record.id) is None
 
 
+@pytest.mark.parametrize("state", [State.SUPERSEDED, State.ROTATED, State.ENDED])
+@pytest.mark.parametrize("since", [None, -1, 0, 1])
+@pytest.mark.parametrize("is_spared", [False, True])
+def test_an_old_key_ends_what_it_led_to_when_the_caller_began(
+    state: State, since: int | None, is_spared: bool
+) -> None:
+    """Code that knows only an old key means its session. Of a key that was superseded before, that
+    is no longer the session with the new one. A key in its grace period still leads there."""
+    storage, record, moment = MemoryStorage(10), make_record(), now()
+    tombstone = make_tombstone(
+        "b" * 40, state, now=moment, seconds=60, of=record, successor=record.id
+    )
+    for each in (record, tombstone):
+        storage.create(each, moment)
+    began = None if since is None else moment + since
+    spared = {record.id} if is_spared else set()
+    ended = run(revocation.end(storage, tombstone.id, since=began, spared=spared))
+    is_ended = state is State.ROTATED or not (is_spared or since == 1)
+    assert ended == (EndedSession(record.id, record) if is_ended else None)
+    assert (storage.read(record.id) is None) is is_ended
+
+
+def test_an_old_key_of_nothing_ends_nothing() -> None:
+    storage = MemoryStorage(10)
+    for state in State.SUPERSEDED, State.ROTATED, State.ENDED:
+        successor = "" if state is State.ENDED else "c" * 40
+        record = make_tombstone("b" * 40, state, now=now(), seconds=60, successor=successor)
+        assert run(revocation.end(storage, record.id)) is None
+        storage.create(record, now())
+        assert run(revocation.end(storage, record.id)) is None
+        storage._records.clear()
+
+
+def test_a_session_that_is_stored_while_it_is_ended_is_ended() -> None:
+    """By a migration, which has read it in the previous backend before."""
+    storage, record = MemoryStorage(10), make_record()
+    calls: list[str] = []
+
+    def store(name: str) -> None:
+        if name == "lookup" and name not in calls:
+            MemoryStorage.create(storage, record, now())
+        calls.append(name)
+
+    with observed(storage, before=store):
+        assert run(revocation.end(storage, record.id)) == EndedSession(record.id, None)
+    assert storage.read(record.id) is None
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_session_that_is_not_known_to_be_the_same_is_not_ended(place: int) -> None:
+    """A login may have begun it. Only in the grace period this does not matter."""
+    storage, record = MemoryStorage(10), make_record()
+    tombstone = make_tombstone(
+        "b" * 40, State.SUPERSEDED, now=now(), seconds=60, of=record, successor=record.id
+    )
+    for each in (record, tombstone):
+        storage.create(each, now())
+    looked_up = count()
+
+    def fail(name: str) -> None:
+        if name == "lookup" and next(looked_up) == place:
+            raise UnreadablePayload("damaged")
+
+    with observed(storage, before=fail):
+        assert run(revocation.end(storage, tombstone.id)) is None
+    assert storage.read(record.id) == record
+
+
+def test_a_previous_backend_is_asked_for_the_key_at_hand_only() -> None:
+    """The key of a session that was rotated since is not known."""
+    asked: list[tuple[str, str | None]] = []
+
+    class Asked(MemoryStorage):
+        def end(self, session_id: str, presented: str | None) -> bool:
+            asked.append((session_id, presented))
+            return super().end(session_id, presented)
+
+    storage, record = Asked(10), make_record()
+    tombstone = make_tombstone("b" * 40, State.ROTATED, now=now(), seconds=60, successor=record.id)
+    for each in (record, tombstone):
+        storage.create(each, now())
+    assert run(revocation.end(storage, tombstone.id, "key")) == EndedSession(record.id, record)
+    assert asked == [(tombstone.id, "key"), (record.id, None)]
+
+
+@pytest.mark.parametrize("change", [{"user_id": "7"}, {"created": 1}])
+def test_an_old_key_does_not_end_what_a_login_has_begun(change: dict[str, Any]) -> None:
+    storage, record = MemoryStorage(10), make_record()
+    tombstone = make_tombstone(
+        "b" * 40, State.SUPERSEDED, now=now(), seconds=60, of=record, successor=record.id
+    )
+    for each in (make_record(**change), tombstone):
+        storage.create(each, now())
+    assert run(revocation.end(storage, tombstone.id)) is None
+    assert storage.read(record.id) is not None
+
+
+def is_held(locks: MemoryStorage) -> bool:
+    """Return whether a login of the user 7 holds the lock."""
+    lock = locks.read(limited_storage._lock_of("7", now()).id)
+    assert lock is not None
+    return lock.expires > now()
+
+
 @pytest.mark.parametrize(("milliseconds", "is_over"), [(9_999, False), (10_000, True)])
 def test_the_lock_of_a_process_that_was_killed_expires(milliseconds: int, is_over: bool) -> None:
     locks, moment, seconds = MemoryStorage(10), now(), count()
@@ -152,7 +278,129 @@ def test_a_login_that_has_lost_its_lock_counts_again(is_over: bool) -> None:
         seen.append(name)
 
     with observed(storage, before=meanwhile):
-        limited.create(record, now())
+        outcome = limited.create(record, now())
     assert "lookup" in seen
     live = {each for each in (record.id, other.id) if storage.read(each)}
     assert live == ({other.id} if is_over else {record.id})
+    assert isinstance(outcome, Updated)
+    assert [each.id for each in outcome.evicted] == ([] if is_over else [other.id])
+    assert not is_held(locks)
+
+
+def test_a_login_that_has_lost_its_lock_is_refused_after_all() -> None:
+    """Another login was counted meanwhile, and there is room for one only."""
+    storage, locks = MemoryStorage(100), MemoryStorage(100)
+    limited = LimitedStorage(storage, locks, most=1, refuses=True)
+    record, other = make_record(user_id="7"), make_record("b" * 40, user_id="7", created=0)
+
+    def meanwhile(name: str) -> None:
+        if name == "create" and storage.read(other.id) is None:
+            locks._records.clear()
+            MemoryStorage.create(storage, other, now())
+
+    with observed(storage, before=meanwhile), pytest.raises(SessionLimitReached):
+        limited.create(record, now())
+    assert storage.read(record.id) is None
+    assert storage.read(other.id) == other
+    assert not is_held(locks)
+
+
+def test_a_login_that_fails_keeps_no_lock() -> None:
+    """The next login would wait until the lock expires."""
+    storage, locks = MemoryStorage(100), MemoryStorage(100)
+    limited = LimitedStorage(storage, locks, most=1, refuses=False)
+
+    def fail(name: str) -> None:
+        if name == "create":
+            assert is_held(locks)
+            raise StorageUnavailable(f"{name} is broken")
+
+    with observed(storage, before=fail), pytest.raises(StorageUnavailable, match="is broken"):
+        limited.create(make_record(user_id="7"), now())
+    assert not is_held(locks)
+
+
+def test_a_login_whose_lock_cannot_be_released_is_stored() -> None:
+    """The lock ends by itself, and the session is there already."""
+    storage, locks = MemoryStorage(100), MemoryStorage(100)
+    limited = LimitedStorage(storage, locks, most=1, refuses=True)
+    record, asked = make_record(user_id="7"), list[str]()
+
+    def fail(name: str) -> None:
+        asked.append(name)
+        if len(asked) > 1:
+            raise StorageUnavailable(f"{name} is broken")
+
+    with observed(locks, before=fail):
+        assert isinstance(limited.create(record, now()), Updated)
+    assert asked == ["create", "update"]
+    assert storage.read(record.id) == record
+
+
+@pytest.mark.parametrize(
+    ("before", "user_id"), [(None, None), ("7", "7"), ("7", None)], ids=["nobody", "same", "left"]
+)
+@pytest.mark.parametrize("write", ["rotate", "update"])
+def test_a_write_that_is_no_login_is_not_limited(
+    before: str | None, user_id: str | None, write: str
+) -> None:
+    """The limit may have been lowered since the logins. A request that goes on must not fail."""
+    storage, locks = MemoryStorage(100), MemoryStorage(100)
+    limited = LimitedStorage(storage, locks, most=1, refuses=True)
+    base, other = make_record(user_id=before), make_record("b" * 40, user_id="7")
+    for each in base, other:
+        storage.create(each, now())
+    if write == "update":
+        outcome = limited.update(make_record(user_id=user_id, version=2), base, now())
+    else:
+        tombstone = make_tombstone(base.id, State.ROTATED, now=now(), seconds=60, of=base)
+        outcome = limited.rotate(make_record("c" * 40, user_id=user_id), base, tombstone, now())
+    assert isinstance(outcome, Updated)
+    assert not locks._records
+    assert storage.read(other.id) == other
+
+
+@pytest.mark.parametrize("state", [State.LIVE, State.ENDED])
+def test_a_session_of_nobody_and_a_tombstone_take_no_lock(state: State) -> None:
+    storage, locks = MemoryStorage(100), MemoryStorage(100)
+    limited = LimitedStorage(storage, locks, most=1, refuses=True)
+    storage.create(make_record("b" * 40, user_id="7"), now())
+    user_id = None if state is State.LIVE else "7"
+    assert isinstance(limited.create(make_record(state=state, user_id=user_id), now()), Updated)
+    assert not locks._records
+
+
+@pytest.mark.parametrize("write", ["rotate", "update"])
+@pytest.mark.parametrize("user_id", [None, "8"])
+def test_a_write_by_which_another_user_logs_in_is_limited(write: str, user_id: str | None) -> None:
+    storage, locks = MemoryStorage(100), MemoryStorage(100)
+    limited = LimitedStorage(storage, locks, most=1, refuses=True)
+    base, other = make_record(user_id=user_id), make_record("b" * 40, user_id="7")
+    for each in base, other:
+        storage.create(each, now())
+    tombstone = make_tombstone(base.id, State.SUPERSEDED, now=now(), seconds=60, of=base)
+    args: dict[str, tuple[Any, ...]] = {
+        "rotate": (make_record("c" * 40, user_id="7"), base, tombstone),
+        "update": (make_record(user_id="7", version=2), base),
+    }
+    with pytest.raises(SessionLimitReached):
+        getattr(limited, write)(*args[write], now())
+    assert storage.read(base.id) == base
+    assert not is_held(locks)
+
+
+@pytest.mark.parametrize(
+    ("version", "moment", "kind"),
+    [(2, 999, type(None)), (2, 1000, Gone), (3, 999, Conflict), (1, 999, Conflict)],
+    ids=["same", "expired", "newer", "older"],
+)
+def test_a_write_is_refused_if_its_base_is_not_what_is_stored(
+    version: int, moment: int, kind: type[object]
+) -> None:
+    """Storages that compare versions under a lock of their own share this."""
+    base, current = make_record(version=2), make_record(version=version, expires=1000)
+    refused = refusal(current, base, moment)
+    assert type(refused) is kind
+    if isinstance(refused, Conflict):
+        assert refused.current is current
+    assert refusal(None, base, moment) == Gone()

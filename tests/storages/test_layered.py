@@ -15,9 +15,14 @@ from django.test import override_settings
 
 from django_sessionstores.core import clock as core_clock
 from django_sessionstores.core.records import Record, State, make_tombstone
-from django_sessionstores.exceptions import PayloadTooLarge, StorageFull, StorageUnavailable
+from django_sessionstores.exceptions import (
+    PayloadTooLarge,
+    StorageFull,
+    StorageUnavailable,
+    UnreadablePayload,
+)
 from django_sessionstores.storages import layered
-from django_sessionstores.storages.base import Conflict, Gone, Updated
+from django_sessionstores.storages.base import Conflict, Gone, Taken, Updated
 from django_sessionstores.storages.caches import portable
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.memory import MemoryStorage
@@ -192,6 +197,20 @@ def test_a_cache_that_is_back_is_used_again(storage, cache, authority, clock):
     assert storage.read(ID).version == 1
 
 
+def test_a_write_that_a_cache_takes_again_brings_it_back_for_reads(
+    storage, cache, authority, clock
+):
+    """Otherwise the writes of a busy process would keep its reads from the cache."""
+    storage.create(record(), NOW)
+    cache.fails_with = StorageUnavailable("away")
+    storage.read(ID)
+    clock.seconds += RETRY
+    cache.fails_with = None
+    assert isinstance(storage.update(record(2), record(1), NOW), Updated)
+    authority._records.clear()
+    assert storage.read(ID).version == 2
+
+
 def test_a_logout_that_the_cache_missed_holds_here_at_once(storage, cache, clock):
     """The copy is there when the cache is back; who was told of the logout must not use it."""
     storage.create(record(), NOW)
@@ -235,6 +254,15 @@ def test_a_save_that_does_not_fit_the_cache_removes_the_older_copy(storage, cach
     cache.fails_with, cache.failing = error, {"fill"}
     assert isinstance(storage.update(record(2), record(1), NOW), Updated)
     assert portable.LocMemStorage.read(cache, ID) is None
+    assert storage.read(ID).version == 2
+
+
+def test_an_older_copy_that_cannot_be_removed_is_not_used(storage, cache):
+    """A full cache may refuse even that. The save is stored nevertheless."""
+    storage.create(record(), NOW)
+    cache.fails_with, cache.failing = StorageFull("full"), {"fill", "delete"}
+    assert isinstance(storage.update(record(2), record(1), NOW), Updated)
+    assert portable.LocMemStorage.read(cache, ID).version == 1
     assert storage.read(ID).version == 2
 
 
@@ -300,6 +328,16 @@ def test_a_session_of_the_cache_itself_is_no_copy(storage, cache, authority):
     assert storage.read(ID) is None
 
 
+def test_a_copy_that_cannot_be_read_is_no_copy(storage, cache):
+    """The authority has the session, and the cache goes on for the others."""
+    storage.create(record(), NOW)
+    cache.fails_with, cache.failing = UnreadablePayload("damaged"), {"read"}
+    assert [storage.read(ID).version for _ in range(2)] == [1, 1]
+    assert cache.calls.count("read") == 2
+    cache.fails_with = None
+    assert storage.read(ID).version == 1
+
+
 def test_a_stale_copy_is_corrected_by_the_conflict_it_causes(storage, cache, authority):
     """Or each later save would lose again until the lease ends."""
     storage.create(record(), NOW)
@@ -329,6 +367,29 @@ def test_a_rotation_leaves_a_tombstone_and_keeps_the_new(storage, cache):
 
 
 OTHER_ID = "0" * 39 + "9"
+
+
+def test_a_rotation_that_is_refused_corrects_the_copy(storage, cache, authority):
+    """It finds out what the authority has, as a save does."""
+    storage.create(record(), NOW)
+    tombstone = make_tombstone(ID, State.SUPERSEDED, now=NOW, seconds=30)
+    new = record(id=OTHER_ID)
+    authority.update(record(2), record(1), NOW)
+    assert isinstance(storage.rotate(new, record(), tombstone, NOW), Conflict)
+    assert portable.LocMemStorage.read(cache, ID).version == 2
+    authority.delete(ID)
+    assert isinstance(storage.rotate(new, record(2), tombstone, NOW), Gone)
+    assert portable.LocMemStorage.read(cache, ID).state is State.ENDED
+
+
+def test_a_rotation_to_an_id_that_is_taken_leaves_both_copies(storage, cache):
+    """Nothing was written, and what the authority has under the old id is not known."""
+    for each in (record(), record(id=OTHER_ID)):
+        storage.create(each, NOW)
+    tombstone = make_tombstone(ID, State.SUPERSEDED, now=NOW, seconds=30)
+    assert isinstance(storage.rotate(record(2, id=OTHER_ID), record(), tombstone, NOW), Taken)
+    for each in (ID, OTHER_ID):
+        assert portable.LocMemStorage.read(cache, each).version == 1
 
 
 def unanswered(*args: Any) -> None:
@@ -478,6 +539,32 @@ def test_a_copy_is_not_of_what_was_there_when_the_transaction_began(over_databas
     with transaction.atomic():
         over_database.read(ID)
         over_database.authority.delete(ID)  # As seen after the commit: another request did that.
+    assert portable.LocMemStorage.read(cache, ID) is None
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("away"), UnreadablePayload("damaged")])
+def test_an_error_of_a_copy_after_the_commit_is_nobodys(over_database, cache, monkeypatch, error):
+    """The request has been answered, and the session is read again when it is needed."""
+    cache.delete(ID)
+
+    def fail(session_id: str) -> None:
+        raise error
+
+    with transaction.atomic():
+        over_database.read(ID)
+        monkeypatch.setattr(over_database.authority, "read", fail)
+    monkeypatch.undo()
+    assert portable.LocMemStorage.read(cache, ID) is None
+    assert over_database.read(ID).version == 1
+
+
+def test_a_copy_is_not_of_a_transaction_that_has_begun_since(over_database, cache, monkeypatch):
+    """As in a test of a project: it runs the hooks of a commit within a transaction of its own,
+    which is rolled back."""
+    cache.delete(ID)
+    with transaction.atomic():
+        over_database.read(ID)
+        monkeypatch.setattr(over_database.authority, "in_transaction", lambda: True)
     assert portable.LocMemStorage.read(cache, ID) is None
 
 

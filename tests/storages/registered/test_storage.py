@@ -1,6 +1,7 @@
 """A registry beside memcached: what has no entry has ended, and nothing is lost on the way."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -19,6 +20,7 @@ from django_sessionstores.exceptions import (
     UnreadablePayload,
 )
 from django_sessionstores.models import StoredSession
+from django_sessionstores.payloads.codec import newest_data
 from django_sessionstores.payloads.merge import MISSING
 from django_sessionstores.storages.base import Conflict, Gone, Taken, Updated
 from django_sessionstores.storages.cookie import CookieStorage
@@ -616,8 +618,144 @@ def test_a_create_goes_on_where_another_one_has_stopped(
     assert store.read(record.id) is None
     assert isinstance(store.create(record, now()), Updated)
     assert store.read(record.id).payload == record.payload
+    assert isinstance(store.create(new(id=record.id), now()), Taken)
     assert pair.registry.read(record.id).user_id == "8"
+
+
+def test_a_create_replaces_data_without_an_entry(pair: RegisteredStorage, store: Any) -> None:
+    """It was left by a transaction that was rolled back, or by an end that met an outage."""
+    record = new()
+    pair.data.create(new(id=record.id, payload=b"left over"), now())
+    assert isinstance(store.create(record, now()), Updated)
+    assert store.read(record.id).payload == record.payload
+
+
+def test_a_create_that_is_ended_meanwhile(pair: RegisteredStorage, store: Any) -> None:
+    record = new()
+    pair.data.create(new(id=record.id, payload=b"left over"), now())
+
+    def end(name: str) -> None:
+        if name == "create":
+            assert pair.registry.delete(record.id)
+
+    with observed(pair.data, before=end):
+        assert isinstance(store.create(record, now()), Taken)
+    assert store.read(record.id) is None
+
+
+@pytest.mark.parametrize("broken", [["create"], ["create", "delete"]], ids=["data", "both"])
+def test_a_create_whose_data_cannot_be_stored(
+    pair: RegisteredStorage, store: Any, broken: list[str]
+) -> None:
+    """The lists must not show a session that there is not."""
+    record = new()
+    with (
+        observed(pair.data, before=break_at("create")),
+        observed(pair.registry, before=break_at(*broken[1:])),
+        pytest.raises(StorageUnavailable, match="create is broken"),
+    ):
+        store.create(record, now())
+    assert (pair.registry.read(record.id) is None) is (broken == ["create"])
+
+
+def test_a_tombstone_in_a_transaction_of_the_registry_reaches_the_data_with_the_commit(
+    pair: RegisteredStorage, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rollback must not leave it there, and the data may still have what it replaces."""
+    left = make_tombstone(session_id(draw_key()), State.ENDED, now=now(), seconds=60)
+    pair.data.create(new(id=left.id), now())
+    committed: list[Callable[[], object]] = []
+    monkeypatch.setattr(pair.registry, "in_transaction", lambda: True)
+    monkeypatch.setattr(pair.registry, "after_commit", committed.append)
+    outcome = store.create(left, now())
+    assert isinstance(outcome, Updated)
+    assert outcome.record.id == left.id
+    for state in (State.LIVE, State.ENDED):
+        assert pair.data.read(left.id).state is state
+        for action in committed:
+            action()
+
+
+@pytest.mark.parametrize("is_over", [False, True], ids=["claimed", "ended"])
+def test_of_two_that_go_on_where_another_one_has_stopped_one_creates(
+    pair: RegisteredStorage, store: Any, is_over: bool
+) -> None:
+    """The other one has changed the entry, and is about to store its data."""
+    record = new(user_id="8")
+    entry = new(id=record.id, payload=b"")
+    pair.registry.create(entry, now())
+
+    def overtake(name: str) -> None:
+        if name == "update":
+            if is_over:
+                pair.registry.delete(record.id)
+            else:
+                MemoryStorage.update(pair.registry, after(entry, user_id="9"), entry, now())
+
+    with observed(pair.registry, before=overtake):
+        assert isinstance(store.create(record, now()), Taken)
+    assert pair.data.read(record.id) is None
+    left = pair.registry.read(record.id)
+    assert left is None if is_over else left.user_id == "9"
+
+
+def test_an_entry_of_an_open_transaction_is_not_taken_over(
+    pair: RegisteredStorage, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other request would learn only after the commit that it was overtaken."""
+    record = new(user_id="8")
+    pair.registry.create(new(id=record.id), now())
+    monkeypatch.setattr(pair.registry, "in_transaction", lambda: True)
     assert isinstance(store.create(record, now()), Taken)
+    assert pair.registry.read(record.id).user_id == "7"
+    assert pair.data.read(record.id) is None
+
+
+@pytest.mark.parametrize("is_tombstone", [False, True], ids=["expired", "tombstone"])
+def test_an_entry_that_is_not_taken_over(
+    pair: RegisteredStorage, store: Any, is_tombstone: bool
+) -> None:
+    """A session that has expired does not come back, and no tombstone takes its place."""
+    record, moment = new(user_id="8"), now()
+    pair.registry.create(new(id=record.id, expires=moment + 1), moment)
+    left = make_tombstone(record.id, State.ENDED, now=moment, seconds=60)
+    given, passed = (left, 0) if is_tombstone else (record, 1)
+    assert isinstance(store.create(given, moment + passed), Taken)
+    assert pair.registry.read(record.id).user_id == "7"
+    assert pair.data.read(record.id) is None
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+def test_another_key_for_a_session_that_its_key_holds(awaited: bool) -> None:
+    """For a request that migrates a session which another one has just registered."""
+    pair = RegisteredStorage(CookieStorage(), MemoryStorage(100), window=60)
+    store, data = Twin(pair, awaited), codec().serialize({"x": 1})
+    record = new(id="a" * 40, payload=pair.codec.encrypt("a" * 40, data))
+    issued = store.issue(record, now())
+    assert pair.identify(issued.key) == record.id
+    held = pair.data.read(pair.locate(issued.key))
+    assert held is not None
+    assert held.user_id == record.user_id
+    assert codec().deserialize(newest_data(held, pair.codec, codec())) == {"x": 1}
+    assert pair.registry.read(record.id) is None
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+def test_the_tombstone_of_a_session_in_a_key_is_in_the_registry(awaited: bool) -> None:
+    """Only there, because its key is in the browser. Who stores it learns whether it is stored."""
+    pair = RegisteredStorage(CookieStorage(), MemoryStorage(100), window=60)
+    store = Twin(pair, awaited)
+    for seconds in 60, 90:
+        left = make_tombstone("a" * 40, State.ENDED, now=now(), seconds=seconds)
+        outcome = store.create(left, now())
+        assert isinstance(outcome, Updated if seconds == 60 else Taken)
+        if isinstance(outcome, Updated):
+            first = outcome.record
+            assert first.id == left.id
+    assert pair.registry.read(first.id) == first
+    outcome = store.update(left, first, now())
+    assert isinstance(outcome, Updated)
+    assert pair.registry.read(left.id) == left
 
 
 # The engine ---------------------------------------------------------------------------------------
@@ -680,7 +818,7 @@ def test_a_pair_is_described_by_both(pair: RegisteredStorage) -> None:
     assert pair.describe() == f"{data}, registered in {registry}"
 
 
-@pytest.mark.parametrize("name", ["shared", "durable", "self_expiring"])
+@pytest.mark.parametrize("name", ["shared", "durable", "self_expiring", "native_async"])
 @pytest.mark.parametrize("data", [True, False])
 @pytest.mark.parametrize("registry", [True, False])
 def test_a_pair_is_what_both_of_its_storages_are(name: str, data: bool, registry: bool) -> None:
@@ -688,3 +826,44 @@ def test_a_pair_is_what_both_of_its_storages_are(name: str, data: bool, registry
     for storage, value in zip(storages, (data, registry), strict=True):
         setattr(storage, name, value)
     assert getattr(RegisteredStorage(*storages, window=60), name) is (data and registry)
+
+
+@pytest.mark.parametrize("data", ["", "allkeys-lru"])
+@pytest.mark.parametrize("registry", ["", "volatile-lru"])
+def test_a_pair_drops_sessions_as_either_of_its_storages_does(
+    pair: RegisteredStorage, monkeypatch: pytest.MonkeyPatch, data: str, registry: str
+) -> None:
+    """The doctor warns of it. A session needs both its data and its entry."""
+    monkeypatch.setattr(pair.data, "eviction_policy", lambda: data)
+    monkeypatch.setattr(pair.registry, "eviction_policy", lambda: registry)
+    assert pair.eviction_policy() == (data or registry)
+
+
+@pytest.mark.parametrize("data", [True, False])
+@pytest.mark.parametrize("registry", [True, False])
+def test_a_pair_is_in_the_transactions_of_both_storages(
+    pair: RegisteredStorage,
+    store: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    data: bool,
+    registry: bool,
+) -> None:
+    """What waits for a commit waits for that of the registry, which decides what is live."""
+    waiting: list[tuple[str, object]] = []
+    for name, value in ("data", data), ("registry", registry):
+        storage, note = getattr(pair, name), partial(_note, waiting, name)
+        monkeypatch.setattr(storage, "in_transaction", lambda value=value: value)
+        monkeypatch.setattr(storage, "after_commit", note)
+        monkeypatch.setattr(storage, "after_rollback", note)
+    assert store.in_transaction() is (data or registry)
+    if data or registry:
+        action, name = list[Any], "registry" if registry else "data"
+        assert store.after_commit(action) is action
+        pair.after_rollback(action)
+        assert waiting == [(name, action)] * 2
+
+
+def _note(waiting: list[tuple[str, object]], name: str, action: object) -> object:
+    """Note that an action waits, and return what `Storage.after_commit` returned for it."""
+    waiting.append((name, action))
+    return action
