@@ -196,7 +196,7 @@ BAD: list[tuple[int, list[str]]] = [
     *((1, ["list", "--cursor", each]) for each in FORGED if each[0] != "-"),
     *((1, ["list", f"--cursor={each}"]) for each in FORGED),
     *((2, ["list", "--limit", each]) for each in ("0", "-1", "1.5", "1e3", "9" * 5000, "", "٣")),
-    *((2, ["list", "--ip", each]) for each in ("", "*", "1.2.3", "1.2.3.4/8", "\0", "::g")),
+    *((2, ["list", "--ip", each]) for each in ("", "*", "1.2.x", "1.2.3.4/99", "\0", "::g")),
     *(
         (2, ["list", "--idle-since", each])
         for each in ("", "7", "-1d", "7y", "*", "9" * 5000 + "d")

@@ -212,7 +212,7 @@ class SessionFlows(KnownSession):
         if rotating.cycles == 1 and (
             yield from rotation.is_secret_rotation(previous, data, is_begun=True)
         ):
-            self._set_state(replace(rotating, is_of_fallback=True))
+            self._set_state(replace(rotating, is_optional=True))
             return
         # A login may have ended the session, or a parallel request that found the login outdated,
         # because this request has set a new password. The next save finds out, and may succeed.
@@ -220,7 +220,7 @@ class SessionFlows(KnownSession):
             yield from self._save()
 
     def _exists(self, key: str | None) -> Flow[bool]:
-        state = self._shown_state
+        state = self._current_state
         match state:
             case New(is_promised=True) | Rotating() if key == state.key:
                 return True
@@ -240,7 +240,7 @@ class SessionFlows(KnownSession):
         return record is not None and record.is_live(moment) and drafting.ends_at(record) > moment
 
     def _delete(self, key: str | None) -> Flow[None]:
-        state, env = self._shown_state, self._environment()
+        state, env = self._current_state, self._environment()
         if key is None or key == state.key:
             yield from self._store_rotation_from(state)
             ended = yield from self._note_outage(ending.end_state(env, state))

@@ -17,7 +17,7 @@ from ..core.records import SecretDict, SecretText, draw_key, session_id
 from ..exceptions import StorageUnavailable, UnserializableValue
 from ..payloads.codec import Snapshot
 from ..storages.calls import Calls
-from . import drafting, request_sessions, rotation
+from . import drafting, request_sessions
 from .engine import Engine
 from .rollback import ProvisionalStates
 from .state import (
@@ -118,12 +118,11 @@ class KnownSession(Engine):
             self._settle()
         return self._state
 
-    @property
-    def _shown_state(self) -> State:
-        """The state as other code sees it, with the key that the session will have."""
+    def _promise_key(self) -> State:
+        """Return the state. From now on, other code expects its key to be the session's."""
         state = self._current_state
-        if isinstance(state, Rotating) and rotation.keeps_key(state, self._session_cache):
-            return state.previous
+        if isinstance(state, Rotating) and state.is_optional and not state.is_tried:
+            self._state = state = replace(state, is_optional=False, cycles=state.cycles + 1)
         return state
 
     def _settle(self) -> None:
@@ -171,28 +170,31 @@ class KnownSession(Engine):
 
         Unlike the key, it is not a secret. It changes only if the key is rotated, as by a login.
         """
-        match self._shown_state:
+        return self._id_of(self._promise_key())
+
+    def _id_of(self, state: State) -> str | None:
+        match state:
             case New(key=None):
                 return None
             case New(key=key) | Rotating(key=key):
                 return session_id(str(key))
             case Stored(record=record):
                 return record.id
-            case state:
+            case _:
                 return self.storage().identify(state.key)
 
     @property
     def has_new_key(self) -> bool:
         """Whether the key was drawn here, and nothing is stored under it yet."""
-        state = self._shown_state
+        state = self._current_state
         return isinstance(state, Rotating) or (isinstance(state, New) and state.key is not None)
 
     @property
     def stored_ids(self) -> set[str]:
         """The ids under which the session is or will be stored. There are two while a new key waits
         for the next save."""
-        state = self._shown_state
-        known = {self.session_id} - {None}
+        state = self._current_state
+        known = {self._id_of(state)} - {None}
         if isinstance(state, Rotating):
             known.add(state.previous.record.id)
         return {str(each) for each in known}
@@ -205,7 +207,7 @@ class KnownSession(Engine):
     @property
     def rotates_from(self) -> str | None:
         """The id of the stored session, to which the next save gives a new key."""
-        state = self._shown_state
+        state = self._current_state
         return state.previous.record.id if isinstance(state, Rotating) else None
 
     @property

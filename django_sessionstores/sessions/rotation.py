@@ -182,15 +182,5 @@ def is_secret_rotation(
     return was_issued
 
 
-def keeps_key(state: Rotating, data: dict[str, Any]) -> bool:
-    """Return whether the next save will find that only ``SECRET_KEY`` has changed.
-
-    Unlike `is_secret_rotation`, this does not ask for the user.
-    """
-    if not state.is_of_fallback or state.cycles != 1:
-        return False
-    return _changed_auth_keys(drafting.data_of(state.previous.base), data) == {HASH_SESSION_KEY}
-
-
 def _changed_auth_keys(before: dict[str, Any], data: dict[str, Any]) -> set[str]:
     return {key for key in AUTH_KEYS if before.get(key) != data.get(key)}

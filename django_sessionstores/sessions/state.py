@@ -104,9 +104,9 @@ class Rotating(msgspec.Struct, frozen=True):
     """When the first of these keys was drawn, see `count`."""
     is_tried: bool = False
     """Whether a save was begun. Then the store may have the key, and it must not be replaced."""
-    is_of_fallback: bool = False
-    """Whether the login was made under a previous ``SECRET_KEY``. Then the next save keeps the key
-    if only the hash of the login changes, see `rotation.is_secret_rotation`."""
+    is_optional: bool = False
+    """Whether the next save keeps the key if only the hash of the login changes, because the login
+    was made under a previous ``SECRET_KEY``. See `rotation.is_secret_rotation`."""
 
 
 class Dead(msgspec.Struct, frozen=True):

@@ -39,7 +39,7 @@ class SessionStore(SessionFlows):
     # --- Keys ------------------------------------------------------------------------------
 
     def _get_session_key(self) -> str | None:
-        state = self._shown_state
+        state = self._promise_key()
         if state.key is None or (isinstance(state, Dead) and state.outdated):
             return None
         # A plain string, because other code compares, stores and quotes it.

@@ -7,13 +7,17 @@ each user id is brought into one form before it is stored or compared.
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from decimal import Decimal
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 from django.conf import settings
+
+_LITERAL: Final = re.compile(r"[!-^`-~]+")
+"""A text of visible ASCII characters without the underscore."""
 
 
 def user_id_of(user: Any) -> str:
@@ -39,6 +43,8 @@ def normal_user_id(text: str) -> str:
 # Each save of a session asks several times.
 @lru_cache(maxsize=1024)
 def _normal_user_id(user_model: str, text: str) -> str:
+    if not _LITERAL.fullmatch(text):
+        return text  # Python would read " 7", "7_0" and other digits as numbers.
     return _text_of(primary_key(text)) or text
 
 

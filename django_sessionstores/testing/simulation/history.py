@@ -86,6 +86,13 @@ class Request:
         """Return whether its effects may have occurred in part."""
         return self.was_killed or self.faults > 0
 
+    def has_superseded_key(self, since: int) -> bool:
+        """Return whether its key was superseded after a time although its session has not ended."""
+        life = self.presented
+        if life is None or life.endings:
+            return False
+        return life.keys[str(self.key)].was_superseded_after(since)
+
     def overlaps(self, other: Request) -> bool:
         """Return whether neither request began after the response to the other."""
         return self.began < (other.ended or FOREVER) and other.began < (self.ended or FOREVER)

@@ -94,6 +94,8 @@ class Model(Judge):
                 subject.forget(what)
         elif life is not None:
             self._note_what_may_be(request, life)
+            if request.cookie and request.cookie not in self.by_key:
+                self._add_key(life, request.cookie)  # Stored before the outage, and handed out.
         if request.who == "o" or request.was_killed:
             return
         self._judge_status(request)
@@ -123,8 +125,7 @@ class Model(Judge):
         request = Request(BEFORE, "", "put", None, now, self._world.time, ended=now)
         life = self._born(request, user, now)
         life.is_migrated = False
-        life.keys[text] = Key(text, self._world.id_of(text), now, self._world.time)
-        self.by_key[text] = life
+        self._add_key(life, text)
         life.own_writes = [Write(name, value, request, now) for name, value in values.items()]
 
     def saved(
@@ -148,12 +149,11 @@ class Model(Judge):
         if request.name == "password" and life.user is not None:
             life.password = self._world.users[life.user].password
         if text not in life.keys:
-            key = life.keys[text] = Key(text, self._world.id_of(text), now, self._world.time)
+            key = self._add_key(life, text)
             if text == internals.derived_key(request.key or ""):
                 key.superseded = life.keys[str(request.key)].superseded
             else:
                 key.superseded += life.overlapping(request)
-            self.by_key[text] = life
         for write in request.writes:
             if life is not own:
                 if own is not None and write in own.own_writes:
@@ -167,6 +167,11 @@ class Model(Judge):
         if own is not None and life is not own:
             self._follow(request, own, life, now)
         request.life = life
+
+    def _add_key(self, life: Life, text: str) -> Key:
+        key = life.keys[text] = Key(text, self._world.id_of(text), self._now, self._world.time)
+        self.by_key[text] = life
+        return key
 
     def _follow(self, request: Request, own: Life, life: Life, now: int) -> None:
         """Note that a session has got the key of another request's, which was answered first."""
@@ -198,7 +203,7 @@ class Model(Judge):
     def _going_on(self, request: Request, own: Life | None, text: str, now: int) -> Life:
         """Return the session that a save under a new key belongs to."""
         pk = request.signs_in
-        if own is None and pk is None and self._is_superseded(request):
+        if own is None and pk is None and request.has_superseded_key(self._world.time - _GRACE_AT):
             self._broken(11, f"{request}: under a superseded key it has stored another session")
         if own is None or pk is not None:
             life = self._born(request, pk, now)
@@ -229,13 +234,6 @@ class Model(Judge):
         elif self._world.config.rotates and not is_derived:
             own.supersede(request, now, self._world.time, _GRACE_AT)
         return own
-
-    def _is_superseded(self, request: Request) -> bool:
-        """Return whether a request's key has a tombstone although its session has not ended."""
-        life, since = request.presented, self._world.time - _GRACE_AT
-        if life is None or life.endings:
-            return False
-        return life.keys[str(request.key)].was_superseded_after(since)
 
     def _keeps_data(self, life: Life, pk: int | None) -> bool:
         """Return whether a login keeps the data of a session: a visitor's, or the same user's."""
