@@ -209,7 +209,8 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         """Send the key under which the session was stored before the store stopped answering.
 
         The key that the browser has was superseded by it, so the user would be logged out. The
-        store cannot confirm it now, but no other response can have given the browser a newer key.
+        store cannot confirm it now. Only a parallel request that has joined this rotation, and has
+        rotated the session once more, could have given the browser a newer key.
         """
         session = getattr(request, "session", None)
         if not isinstance(session, SessionStore) or not session.drawn:
