@@ -30,6 +30,8 @@ class StoredSession(models.Model):
     user_agent = models.TextField(_("user agent"), blank=True)
     # The id under which the session began, if its key was rotated since.
     origin = models.CharField(_("first session id"), max_length=40, blank=True)
+    # Several sites may share the table.
+    site = models.IntegerField(_("mark of the site"), default=0)
 
     class Meta:
         verbose_name = _("stored session")

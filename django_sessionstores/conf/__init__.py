@@ -8,6 +8,7 @@
 `codecs`              key ring, serializers and codecs
 `cookies`             the size of the session cookie
 `merge`, `proxies`    merge functions and trusted proxies
+`sites`               the sites and tenants that share a store
 `resets`              functions to call when a setting changes
 ===================== ===========================================================
 """
@@ -20,6 +21,7 @@ from .options import DURATIONS, OPTIONS, Settings, settings, stated_options
 from .previous_backends import PreviousBackend, previous_backend
 from .proxies import trusted_proxies
 from .resets import reset_on_change
+from .sites import sites, tenant
 from .validation import NAME, full_name, wrong_type_message
 
 __all__ = [
@@ -41,8 +43,10 @@ __all__ = [
     "session_store",
     "settings",
     "settings_of",
+    "sites",
     "splits_cookies",
     "stated_options",
+    "tenant",
     "trusted_proxies",
     "unencrypted_codec",
     "wrong_type_message",

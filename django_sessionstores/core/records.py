@@ -121,6 +121,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """The bytes of the payload, if a list shows the record without it; ``None`` if unknown."""
     origin: str = ""
     """The id under which the session began, if its key was rotated since; see `lineage`."""
+    site: int = 0
+    """The mark of the site, or of its tenant, that stored the session: one of `Storage.sites`. It
+    is a signed number of 32 bits. A record that is not a session's may have 0, and belongs to all
+    sites."""
 
     def __repr__(self) -> str:
         return f"<Record {self.id[:8]} {self.state.name} version={self.version}>"
@@ -163,8 +167,8 @@ def make_tombstone(
     """Return a record without data that says for ``seconds`` what became of a session id.
 
     ``now`` is in milliseconds since the epoch. ``of`` is the session that had the id; the tombstone
-    keeps its user. ``successor`` is the id under which the session continues, and ``nonce`` the
-    number with which its key was derived, which is stored in place of a version.
+    keeps its user and its site. ``successor`` is the id under which the session continues, and
+    ``nonce`` the number with which its key was derived, which is stored in place of a version.
     """
     return Record(
         id=record_id,
@@ -175,6 +179,7 @@ def make_tombstone(
         created=of.created if of else now,
         last_activity=now,
         expires=now + int(seconds * 1000),
+        site=of.site if of else 0,
     )
 
 
@@ -295,7 +300,7 @@ def is_user_id(text: str) -> bool:
 
 # The packed form, for stores that keep bytes. The head has fixed places for the fields that scripts
 # and the file storage compare or overwrite without reading the rest.
-_HEAD: Final = struct.Struct(">BBQQQQ")
+_HEAD: Final = struct.Struct(">BBQQQQi")
 FORMAT: Final = 1
 """The first byte of the packed form."""
 HEAD_SIZE: Final = _HEAD.size
@@ -304,6 +309,9 @@ VERSION_OFFSET: Final = 2
 TIMES_OFFSET: Final = 18
 """The offset of last activity and expires in the packed form: 8 bytes each, big-endian."""
 _TIMES: Final = struct.Struct(">QQ")
+SITE_OFFSET: Final = 34
+"""The offset of the site in the packed form."""
+SITE_SIZE: Final = 4
 
 OWNER_OFFSET: Final = HEAD_SIZE + 1
 """The offset of `pack_owner` in the packed form, after the mark of an array of five."""
@@ -326,6 +334,7 @@ def pack(record: Record) -> bytes:
         record.created,
         record.last_activity,
         record.expires,
+        record.site,
     )
     origin = bytes.fromhex(record.origin)
     return head + _encode_tail(
@@ -338,19 +347,24 @@ def pack_times(last_activity: int, expires: int) -> bytes:
     return _TIMES.pack(last_activity, expires)
 
 
+def pack_site(site: int) -> bytes:
+    """Return the `SITE_SIZE` bytes at `SITE_OFFSET` in the records of a site."""
+    return site.to_bytes(SITE_SIZE, "big", signed=True)
+
+
 def pack_owner(user_id: str) -> bytes:
     """Return the bytes at `OWNER_OFFSET` in the records of this user, and of no other user."""
     return _encode_text(user_id)
 
 
-def _open_head(data: bytes) -> tuple[State, int, int, int, int]:
+def _open_head(data: bytes) -> tuple[State, int, int, int, int, int]:
     try:
-        form, state, version, created, last_activity, expires = _HEAD.unpack_from(data)
+        form, state, version, created, last_activity, expires, site = _HEAD.unpack_from(data)
     except struct.error:
         raise UnreadablePayload("record is cut short") from None
     if form != FORMAT or state >= len(State):
         raise UnreadablePayload("record is of an unknown format")
-    return State(state), version, created, last_activity, expires
+    return State(state), version, created, last_activity, expires, site
 
 
 def unpack_head(record_id: str, data: bytes) -> Record:
@@ -358,7 +372,7 @@ def unpack_head(record_id: str, data: bytes) -> Record:
 
     Raises `UnreadablePayload` if the bytes do not have this format.
     """
-    state, version, created, last_activity, expires = _open_head(data)
+    state, version, created, last_activity, expires, site = _open_head(data)
     return Record(
         id=record_id,
         version=version,
@@ -366,6 +380,7 @@ def unpack_head(record_id: str, data: bytes) -> Record:
         created=created,
         last_activity=last_activity,
         expires=expires,
+        site=site,
     )
 
 
@@ -423,7 +438,7 @@ def _bytes_in(length: int) -> int:
 
 def unpack(record_id: str, data: bytes, handle: Any = None) -> Record:
     """Return the record whose packed form this is. Raises `UnreadablePayload` for other bytes."""
-    state, version, created, last_activity, expires = _open_head(data)
+    state, version, created, last_activity, expires, site = _open_head(data)
     try:
         user_id, ip, user_agent, origin, payload = _decode_tail(memoryview(data)[HEAD_SIZE:])
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -440,5 +455,6 @@ def unpack(record_id: str, data: bytes, handle: Any = None) -> Record:
         ip=ip,
         user_agent=user_agent,
         origin=origin.hex(),
+        site=site,
         handle=handle,
     )

@@ -59,6 +59,8 @@ class Ending(msgspec.Struct, frozen=True):
             found = yield Call(self.storage, "lookup", (session_id,))
         if user_id is not None and (found is None or found.user_id != user_id):
             return False
+        if found is not None and not self.storage.is_own(found):
+            return False
         # Also without a record: a session that is not live must not become live.
         ended = yield from revocation.end(self.storage, session_id, known=found)
         if ended is None or (ended.record is not None and ended.record.expires <= clock.now()):

@@ -227,13 +227,15 @@ class Inventory:
     def _get(self, session_id: str) -> Flow[SessionInfo | None]:
         record: Record | None = yield Call(self.storage, "lookup", (session_id,))
         moment = clock.now()
-        return session_info(record, moment) if record and record.is_live(moment) else None
+        if record is None or not (record.is_live(moment) and self.storage.is_own(record)):
+            return None
+        return session_info(record, moment)
 
     def _data(self, session_id: str) -> Flow[dict[str, Any] | None]:
         if self.storage.holds_in_key:
             raise UnreadablePayload(Phrase(gettext_noop("the session data is only in the browser")))
         record: Record | None = yield Call(self.storage, "read", (session_id,))
-        if record is None or not record.is_live(clock.now()):
+        if record is None or not (record.is_live(clock.now()) and self.storage.is_own(record)):
             return None
         data: dict[str, Any] = self._store.data_of(record)
         return data

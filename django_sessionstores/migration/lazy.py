@@ -366,6 +366,7 @@ def record_of(storage: Storage, record_id: str, found: PreviousSession) -> Recor
         payload=payload,
         version=next_version(),
         expires=min(record.expires, settings.timeouts.end(record.created, record.last_activity)),
+        site=storage.sites()[0],
         handle=None,
         changes=(),
         pending=(),

@@ -68,6 +68,7 @@ class Migration(migrations.Migration):
                     "origin",
                     models.CharField(blank=True, max_length=40, verbose_name="first session id"),
                 ),
+                ("site", models.IntegerField(default=0, verbose_name="mark of the site")),
             ],
             options={
                 "verbose_name": "stored session",

@@ -80,6 +80,11 @@ class KeyRing:
     def __repr__(self) -> str:
         return f"<KeyRing of {len(self)}>"
 
+    @property
+    def ids(self) -> tuple[bytes, ...]:
+        """The ids of the keys, 4 bytes each, that of the first key first. They are not secret."""
+        return tuple(self._keys)
+
     def encrypt(self, session_id: str, flags: int, data: bytes) -> bytes:
         """Return the encrypted ``data`` after the readable ``flags``, both bound to the id."""
         head = bytes((_FORMAT, flags)) + self._newest

@@ -94,6 +94,7 @@ def draft(
         user_agent=client.user_agent,
         origin=_origin(base, is_rotation=is_rotation, goes_on=goes_on),
         changes=changed,
+        site=storage.sites()[0],
     )
 
 

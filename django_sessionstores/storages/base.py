@@ -20,11 +20,12 @@ Time is an argument
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 from asgiref.sync import sync_to_async
+from django.core.cache.backends.base import BaseCache, default_key_func
 
 from .. import conf
 from ..core.flow import Call, Flow, run
@@ -32,6 +33,10 @@ from ..core.records import Record, State, is_session_id, is_well_formed, list_en
 
 if TYPE_CHECKING:
     from ..payloads.codec import Codec
+
+LITTER_AGE: Final = 7 * 24 * 60 * 60 * 1000
+"""How many milliseconds after its expiry a record may be removed by any site. The site that has
+stored it may no longer exist, and no clock is so far ahead."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -179,6 +184,8 @@ class Storage:
     """Whether the IP address and user agent of a record are stored."""
     keeps_changes: bool = False
     """Whether writes must pass the changed keys in `Record.changes`."""
+    marked_by: Storage | None = None
+    """The storage whose marks the records have, if this one is a part of a composed storage."""
 
     @property
     def native_async(self) -> bool:
@@ -196,6 +203,30 @@ class Storage:
     def codec(self) -> Codec:
         """The codec that makes payloads for this storage from session data."""
         return conf.codec()
+
+    def sites(self) -> tuple[int, ...]:
+        """Return the marks of the records that belong to this site, see `Record.site`.
+
+        The first one is for new records. `scan`, `count` and `delete` leave alone what another site
+        has in the same store, and so does `purge` until `LITTER_AGE` after it has expired.
+        """
+        return self._sites() if self.marked_by is None else self.marked_by.sites()
+
+    def _sites(self) -> tuple[int, ...]:
+        return conf.sites(conf.tenant())
+
+    def is_own(self, record: Record) -> bool:
+        """Return whether a record belongs to this site."""
+        return record.site in (0, *self.sites())
+
+    def own(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Yield the records that belong to this site."""
+        sites = (0, *self.sites())
+        return (record for record in records if record.site in sites)
+
+    def may_purge(self, record: Record, now: int) -> bool:
+        """Return whether `purge` may remove a record, which may have expired, at ``now``."""
+        return record.expires <= (now if self.is_own(record) else now - LITTER_AGE)
 
     def write_obstacle(self) -> str:
         """Return what keeps this process from writing to the store, for the doctor.
@@ -290,9 +321,9 @@ class Storage:
     def delete(self, session_id: str) -> bool:
         """Remove the record with this id; return whether there was one that is not a tombstone.
 
-        A tombstone stays. A value that cannot be read is removed without an error, because the
-        session must end nevertheless; the storage may return either value then. One round trip, or
-        two if the store cannot tell records from tombstones.
+        A tombstone stays, and a record of another site. A value that cannot be read is removed
+        without an error, because the session must end nevertheless; the storage may return either
+        value then. One round trip, or two if the store cannot tell records from tombstones.
         """
         raise NotImplementedError
 
@@ -309,6 +340,8 @@ class Storage:
 
     def purge(self, now: int, batch: int) -> int:
         """Remove up to ``batch`` records that have expired by ``now``, and return how many.
+
+        Records of other sites stay for another `LITTER_AGE`.
 
         Callers repeat the call until it returns 0. No statement locks more than a batch, and a
         record that is touched meanwhile stays.
@@ -512,6 +545,14 @@ def was_rotated(storage: Storage, record: Record, base: Record) -> Flow[bool]:
 NAMESPACE: Final = "django_sessionstores:"
 """Keeps sessions apart from other keys in a cache, which adds its own prefix and version."""
 _PROBE: Final = NAMESPACE + "0" * 40
+
+
+def has_fixed_keys(cache: BaseCache) -> bool:
+    """Return whether a cache makes the same key of a name for each request.
+
+    A KEY_FUNCTION, or a KEY_PREFIX that is an object of the project, may tell tenants apart.
+    """
+    return cache.key_func is default_key_func and isinstance(cache.key_prefix, str)
 
 
 def prefix_of(make_key: Callable[[str], str]) -> str | None:

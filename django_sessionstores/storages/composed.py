@@ -44,6 +44,9 @@ class ComposedStorage(FlowStorage):
         self.indexes_users = listing.indexes_users
         self.indexes_counts = listing.indexes_counts
 
+    def _sites(self) -> tuple[int, ...]:
+        return self._listing.sites()
+
     def lookup(self, session_id: str) -> Record | None:
         return self._session_or_none(self._listing.lookup(session_id))
 

@@ -45,6 +45,7 @@ class LayeredStorage(ComposedStorage):
     ) -> None:
         super().__init__(listing=authority)
         self.cache = cache
+        cache.marked_by = authority
         self.authority = authority
         self._lease = lease
         self._retry = retry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from threading import Lock
 from typing import Any, Final
 
@@ -71,7 +71,7 @@ class MemoryStorage(Storage):
     def delete(self, session_id: str) -> bool:
         with self._lock:
             record = self._records.get(session_id)
-            if record is None or record.state is not State.LIVE:
+            if record is None or record.state is not State.LIVE or not self.is_own(record):
                 return False
             del self._records[session_id]
         return True
@@ -90,7 +90,7 @@ class MemoryStorage(Storage):
 
     def purge(self, now: int, batch: int) -> int:
         with self._lock:
-            expired = [record.id for record in self._records.values() if record.expires <= now]
+            expired = [each.id for each in self._records.values() if self.may_purge(each, now)]
             for session_id in expired[:batch]:
                 del self._records[session_id]
         return len(expired[:batch])
@@ -100,14 +100,17 @@ class MemoryStorage(Storage):
         with self._lock:
             found = sorted(each for each in self._records if each > last)
             records = [self._records[id_] for id_ in found]
-        return page_of((record for record in records if user_id in {None, record.user_id}), limit)
+        return page_of(self._wanted(records, user_id), limit)
 
     def count(self, now: int, user_id: str | None) -> int:
         with self._lock:
-            return sum(
-                record.is_live(now) and user_id in {None, record.user_id}
-                for record in self._records.values()
-            )
+            return sum(each.is_live(now) for each in self._wanted(self._records.values(), user_id))
+
+    def _wanted(self, records: Iterable[Record], user_id: str | None) -> Iterator[Record]:
+        """Yield the records of this site, of one user or of all."""
+        for record in self.own(records):
+            if user_id in {None, record.user_id}:
+                yield record
 
     def _put(self, record: Record) -> None:
         self._records[record.id] = record

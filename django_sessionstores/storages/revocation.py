@@ -54,6 +54,8 @@ def end(
         except UnreadablePayload:
             return None  # It is not known which session it was, and whether it continues.
         if current is not None and current.is_live(clock.now()):
+            if not storage.is_own(current):
+                return None
             continue  # Stored at this moment, by a migration.
         if current is None or not current.successor:
             return None

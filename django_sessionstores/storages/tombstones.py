@@ -48,6 +48,8 @@ def leave_tombstone(
             current = yield from _look_up(calls, tombstone.id)
             continue
         is_live = current.is_live(now)
+        if is_live and not storage.is_own(current):
+            break
         if current.expires > now and not (is_live or replace):
             break
         if outlasts:

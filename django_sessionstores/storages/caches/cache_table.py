@@ -8,6 +8,7 @@ A value is a packed record in Base64.
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -15,6 +16,7 @@ from django.conf import settings
 
 from ...core.records import (
     OWNER_OFFSET,
+    SITE_OFFSET,
     START_SIZE,
     TOMBSTONES,
     Record,
@@ -44,6 +46,11 @@ letter is the next one. Languages differ in how they sort punctuation and what f
 _START_LETTERS: Final = -(-START_SIZE // 3) * 4
 _OWNER_LETTER: Final = -(-OWNER_OFFSET * 8 // 6)
 """The first letter of a value that depends only on the user, see `owner_letters`."""
+_SITE_LETTER: Final = -(-SITE_OFFSET * 8 // 6)
+_SITE_LETTERS: Final = OWNER_OFFSET * 8 // 6 - _SITE_LETTER
+"""How many letters of a value of a value depend only on the site, see `site_letters`."""
+_SITES: Final = "/* these sites */"
+"""Stands for the parameters of a statement that are the `site_letters` of this site."""
 
 _LATEST: Final = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 
@@ -61,6 +68,11 @@ class Statements(NamedTuple):
     find_expired: str
     list_page: str
     count_live: str
+
+    def for_sites(self, statement: str, letters: Sequence[str]) -> str:
+        """Return a statement with a placeholder for each site."""
+        sql: str = getattr(self, statement)
+        return sql.replace(_SITES, ", ".join(["%s"] * len(letters)))
 
 
 def compile_statements(table: str, connection: BaseDatabaseWrapper) -> Statements:
@@ -80,6 +92,7 @@ def compile_statements(table: str, connection: BaseDatabaseWrapper) -> Statement
     starts = f"SUBSTR({key}, 1, %s)"
     if connection.vendor == "mysql":
         starts = f"CONVERT({starts} USING utf8mb4) COLLATE utf8mb4_bin"
+    of_sites = f"SUBSTR({value}, {_SITE_LETTER + 1}, {_SITE_LETTERS}) IN ({_SITES})"
     return Statements(
         read=read,
         # In a transaction at REPEATABLE READ, MySQL would continue to return the value that has
@@ -93,10 +106,13 @@ def compile_statements(table: str, connection: BaseDatabaseWrapper) -> Statement
         overwrite=overwrite,
         # Also values that are not records.
         delete=(
-            f"DELETE FROM {table} WHERE {key} = %s AND SUBSTR({value}, 1, 3) NOT IN ({tombstones})"
+            f"DELETE FROM {table} WHERE {key} = %s AND SUBSTR({value}, 1, 3) NOT IN ({tombstones}) "
+            f"AND ({value} NOT LIKE %s OR {of_sites})"
         ),
+        # The first condition is implied by the second, but the index is used for the first.
         find_expired=(
-            f"SELECT {key} FROM {table} WHERE {expires} <= %s ORDER BY {expires} LIMIT %s"
+            f"SELECT {key} FROM {table} WHERE {expires} <= %s AND ({expires} <= %s "
+            f"OR {between} AND {starts} = %s AND {of_sites}) ORDER BY {expires} LIMIT %s"
         ),
         # The keys of a range of rows, but only the values of the rows that are wanted, so that the
         # work of a statement is bounded for any user. The length of a value without its padding
@@ -109,7 +125,7 @@ def compile_statements(table: str, connection: BaseDatabaseWrapper) -> Statement
         ),
         count_live=(
             f"SELECT COUNT(*) FROM {table} WHERE {between} AND {starts} = %s "
-            f"AND {expires} > %s AND {value} LIKE %s"
+            f"AND {of_sites} AND {expires} > %s AND {value} LIKE %s"
         ),
     )
 
@@ -144,6 +160,15 @@ def owner_letters(user_id: str | None) -> str:
     text = base64.b64encode(bytes(OWNER_OFFSET) + owner).decode()
     # The letters after these depend on what follows the user.
     return text[_OWNER_LETTER : (OWNER_OFFSET + len(owner)) * 8 // 6]
+
+
+def site_letters(site: int) -> str:
+    """Return the letters at `_SITE_LETTER` in the values of a site's records.
+
+    They have 28 of the 32 bits of the mark.
+    """
+    text = base64.b64encode(pack(Record(id="", site=site))).decode()
+    return text[_SITE_LETTER : _SITE_LETTER + _SITE_LETTERS]
 
 
 def value_of(record: Record) -> str:

@@ -8,7 +8,7 @@ key a row that was expired when it looked.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
@@ -24,6 +24,7 @@ from ...core.phrases import Phrase
 from ...core.records import Record, is_session_id, with_times
 from ...exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
 from ..base import (
+    LITTER_AGE,
     NAMESPACE,
     CacheStorage,
     Conflict,
@@ -51,6 +52,7 @@ from .cache_table import (
     record_of,
     record_of_start,
     second_of,
+    site_letters,
     value_of,
 )
 
@@ -140,14 +142,20 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         return self._replace(base.id, value_of(touched), touched.expires, current.handle)
 
     def delete(self, session_id: str) -> bool:
-        return bool(self._execute("delete", self._key(session_id), *TOMBSTONE_VALUES))
+        letters = self._site_letters()
+        values = [*TOMBSTONE_VALUES, LIVE_VALUES, *letters]
+        return bool(self._execute("delete", self._key(session_id), *values, sites=letters))
 
     def purge(self, now: int, batch: int) -> int:
-        # All expired rows, not only sessions: the cache itself does the same when it is full.
+        # After a while all expired rows, not only sessions: the cache itself does the same when it
+        # is full.
         connection, statements = self._database()
-        moment = second_of(now, connection)
+        moment, litter = second_of(now, connection), second_of(now - LITTER_AGE, connection)
+        letters, prefix = self._site_letters(), prefix_of(self._cache.make_key) or ""
+        own: list[Any] = [*_keys_after(prefix), len(prefix), prefix, *letters]
         with self._errors(), connection.cursor() as cursor:
-            cursor.execute(statements.find_expired, (moment, min(batch, _MAX_PURGED)))
+            sql = statements.for_sites("find_expired", letters)
+            cursor.execute(sql, (moment, litter, *own, min(batch, _MAX_PURGED)))
             keys = [row[0] for row in cursor.fetchall()]
             if not keys:
                 return 0
@@ -163,7 +171,7 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
 
     def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
         """See `Storage.scan`. Reads the start of each row of the page, or of the user."""
-        return page_of(self._records(id_of_cursor(cursor), limit, user_id), limit)
+        return page_of(self.own(self._records(id_of_cursor(cursor), limit, user_id)), limit)
 
     def count(self, now: int, user_id: str | None) -> int:
         """See `Storage.count`. Reads all rows of sessions.
@@ -172,13 +180,13 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         """
         if user_id is not None:
             records = self._records("", _MAX_LISTED, user_id)
-            return sum(record.is_live(now) for record in records)
+            return sum(record.is_live(now) for record in self.own(records))
         connection, statements = self._database()
-        prefix = self._prefix()
-        condition = (prefix + NAMESPACE, prefix + NAMESPACE_END, len(prefix), prefix)
+        letters, prefix = self._site_letters(), self._prefix()
+        condition = (*_keys_after(prefix), len(prefix), prefix, *letters)
         with self._errors(), connection.cursor() as cursor:
             parameters = (*condition, expiry_of(now, connection), LIVE_VALUES)
-            cursor.execute(statements.count_live, parameters)
+            cursor.execute(statements.for_sites("count_live", letters), parameters)
             return int(cursor.fetchone()[0])
 
     def fill(self, record: Record, until: int, now: int) -> None:
@@ -256,14 +264,14 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
     def _replace(self, session_id: str, text: str, expires: int, seen: str) -> bool:
         return self._execute("replace", text, expires, self._key(session_id), seen) == 1
 
-    def _execute(self, statement: str, *parameters: Any) -> int:
+    def _execute(self, statement: str, *parameters: Any, sites: Sequence[str] = ()) -> int:
         """Return how many rows a statement changed. An integer in its parameters is a moment."""
         connection, statements = self._database()
         adapted = [expiry_of(p, connection) if isinstance(p, int) else p for p in parameters]
 
         def count() -> int:
             with LimitedCursor(connection) as cursor:
-                cursor.execute(getattr(statements, statement), adapted)
+                cursor.execute(statements.for_sites(statement, sites), adapted)
                 return int(cursor.rowcount)
 
         with self._errors():
@@ -273,7 +281,7 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         """Yield the readable live records after an id, in order of ids, without payloads."""
         prefix = self._prefix()
         start = prefix + NAMESPACE
-        key, end, letters = start + last, prefix + NAMESPACE_END, owner_letters(user_id)
+        key, end, letters = start + last, _keys_after(prefix)[1], owner_letters(user_id)
         at_once = min(limit + 1, _MAX_LISTED) if user_id is None else _MAX_LISTED
         wanted = (LIVE_VALUES, len(letters), letters, LIVE_VALUES)
         while True:
@@ -304,6 +312,9 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         """Return what precedes `NAMESPACE` in the keys. Only if the storage `lists`."""
         return self._cache.make_key("")
 
+    def _site_letters(self) -> list[str]:
+        return [site_letters(each) for each in (0, *self.sites())]
+
     def _key(self, session_id: str) -> str:
         return self._cache.make_key(NAMESPACE + session_id)
 
@@ -331,6 +342,11 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
             f"{self.describe()}: other requests changed the row of a session {_ROUNDS} times in a "
             "row. Try again later."
         )
+
+
+def _keys_after(prefix: str) -> tuple[str, str]:
+    """Return two strings between which all keys with a prefix and `NAMESPACE` sort."""
+    return prefix + NAMESPACE, prefix + NAMESPACE_END
 
 
 def _with_handle(record: Record, value: str) -> Record:

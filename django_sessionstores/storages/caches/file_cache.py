@@ -7,6 +7,7 @@ each write lists all of them.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from urllib.parse import quote
 
 import msgspec
 from django.core.cache import caches
+from django.core.cache.backends.base import default_key_func
 from django.core.cache.backends.filebased import FileBasedCache
 from django.utils.translation import gettext_noop
 
@@ -22,15 +24,17 @@ from ...core import clock
 from ...core.phrases import Phrase
 from ...core.records import Record, State
 from ...exceptions import UnreadablePayload
-from ..base import CacheStorage
+from ..base import CacheStorage, has_fixed_keys
 from ..copies import is_refused
 from ..files.folder import Folder
 from ..files.record_file import read_head
-from ..files.storage import FileStorage
+from ..files.storage import FileStorage, Place
 
 # Precedes each payload. For a copy, whose file ends with the lease, it is when the session expires;
 # for a session that is stored here, 0.
 _EXPIRES: Final = struct.Struct(">Q")
+_MAX_NAME: Final = 200
+"""The length of the longest name of a folder. File systems have names of 255 characters."""
 _OWN: Final = _EXPIRES.pack(0)
 
 
@@ -65,7 +69,8 @@ class FileCacheStorage(FileStorage, CacheStorage):
     """Files in a folder of their own, which the cache neither counts, nor culls, nor clears.
 
     The cache's prefix and version are in the folder's name, so that sites that they keep apart stay
-    apart. Its ``KEY_FUNCTION`` is not used: what that returns may depend on the request.
+    apart. If the cache has a ``KEY_FUNCTION``, what that puts in front of a key is in the name
+    instead. It may depend on the request, and so does the folder then.
 
     A copy is a file that expires with its lease, for `purge` and for other copies, too.
     """
@@ -79,11 +84,22 @@ class FileCacheStorage(FileStorage, CacheStorage):
     _folder: CacheFolder
 
     def __init__(self, alias: str, cache: FileBasedCache) -> None:
-        location: str = cache._dir  # type: ignore[attr-defined]
-        super().__init__(
-            Path(location, _folder_name(cache)), setting=f"CACHES[{alias!r}]['LOCATION']"
-        )
         self._alias = alias
+        self._cache = cache
+        self._location: str = cache._dir  # type: ignore[attr-defined]
+        self._places: dict[str, Place] = {}
+        name = _folder_name(cache)
+        super().__init__(Path(self._location, name), setting=f"CACHES[{alias!r}]['LOCATION']")
+        self._is_fixed = has_fixed_keys(cache)
+
+    def _place(self) -> Place:
+        if self._is_fixed:
+            return self._opened
+        name = _folder_name(self._cache)
+        place = self._places.get(name)
+        if place is None:
+            place = self._places.setdefault(name, self._open(Path(self._location, name)))
+        return place
 
     def describe(self) -> str:
         return Phrase(
@@ -141,8 +157,15 @@ class FileCacheStorage(FileStorage, CacheStorage):
 
 def _folder_name(cache: FileBasedCache) -> str:
     # Must not end like the entries of the cache, which it removes.
-    prefix, version = (quote(str(part), safe="") for part in (cache.key_prefix, cache.version))
-    return f"django_sessionstores+{prefix}+{version}"
+    if cache.key_func is default_key_func:
+        parts = [str(cache.key_prefix), str(cache.version)]
+    else:
+        parts = [cache.make_key("")]
+    names = [quote(part, safe="") for part in parts]
+    name = "+".join(("django_sessionstores", *names))
+    if len(name) <= _MAX_NAME:
+        return name
+    return f"django_sessionstores+{hashlib.blake2b(name.encode(), digest_size=20).hexdigest()}"
 
 
 def _with_prefix(record: Record, prefix: bytes, *, expires: int) -> Record:

@@ -137,7 +137,7 @@ class PortableStorage(CacheStorage):
             record = None
             with suppress(UnreadablePayload):
                 record = self._find(session_id)
-                if record is None or record.state is not State.LIVE:
+                if record is None or record.state is not State.LIVE or not self.is_own(record):
                     return False
             self._ask("delete", NAMESPACE + session_id)
             if not self._reliable and self._ask("get", NAMESPACE + session_id) is not None:
@@ -300,11 +300,11 @@ class LocMemStorage(PortableStorage):
 
     def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
         """See `Storage.scan`. Unpacks the entries of the page, and those of other users before."""
-        return page_of(self._records(id_of_cursor(cursor), user_id), limit)
+        return page_of(self.own(self._records(id_of_cursor(cursor), user_id)), limit)
 
     def count(self, now: int, user_id: str | None) -> int:
         """See `Storage.count`. Unpacks all entries."""
-        return sum(record.is_live(now) for record in self._records("", user_id))
+        return sum(record.is_live(now) for record in self.own(self._records("", user_id)))
 
     def _records(self, last: str, user_id: str | None) -> Iterator[Record]:
         """Yield the readable records after an id, in order of ids, without payloads."""

@@ -36,10 +36,13 @@ class IndexUpkeep:
         self._locks = locks
         self._records = records
 
-    def rebuild(self) -> int:
-        """Make the index complete, remove stale entries, and return the number of sessions."""
+    def rebuild(self, is_own: Callable[[Record], bool]) -> int:
+        """Make the index complete and remove stale entries; return the number of own sessions.
+
+        The index has the sessions of all sites that share the folder.
+        """
         with self._folder.translate_errors():
-            indexed = self._complete()
+            indexed = self._complete(is_own)
             for entry in self._index.entries():
                 self.remove_if_stale(entry)
             return indexed
@@ -69,8 +72,8 @@ class IndexUpkeep:
             if not entry.is_of(user_id):
                 self._index.remove(entry)
 
-    def _complete(self) -> int:
-        """Add an entry for each session of a user, and return the number of all sessions."""
+    def _complete(self, is_counted: Callable[[Record], bool] = bool) -> int:
+        """Add an entry for each session of a user; return how many of all sessions are counted."""
         self._folder.require()
         try:
             self._folder.refuse_other_owner()
@@ -79,7 +82,7 @@ class IndexUpkeep:
         found = 0
         for record in self._records():
             if record.state is State.LIVE:
-                found += 1
+                found += is_counted(record)
                 # Not under the lock. If the session ends meanwhile, this is an entry too many.
                 if record.user_id is not None:
                     self._index.add(record.user_id, record.id)

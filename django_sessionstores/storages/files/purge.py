@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
+from ...core.records import Record
 from ...exceptions import UnreadablePayload
 from .disk import insist
 from .folder import LOCK, NEW, SHARDS, Folder, is_id
@@ -24,17 +25,25 @@ _REMOVES_OPEN_FILES: Final = os.name == "posix"
 class Purge:
     """Rounds through all entries of the index and all shards.
 
+    ``may_purge`` says of a record whether it may be removed at a moment.
+
     A purge also removes the lock file and the folder of a shard in which no session is left, while
     it holds the lock. (On Windows both stay, because an open file cannot be removed there.)
     """
 
     def __init__(
-        self, folder: Folder, locks: ShardLocks, index: UserIndex, upkeep: IndexUpkeep
+        self,
+        folder: Folder,
+        locks: ShardLocks,
+        index: UserIndex,
+        upkeep: IndexUpkeep,
+        may_purge: Callable[[Record, int], bool],
     ) -> None:
         self._folder = folder
         self._locks = locks
         self._index = index
         self._upkeep = upkeep
+        self._may_purge = may_purge
         # The rest of the round that the last batch stopped in: to begin each batch from the start
         # would look at every file once per batch.
         self._round: Iterator[Callable[[int], bool]] | None = None
@@ -118,14 +127,14 @@ class Purge:
         with contextlib.suppress(FileNotFoundError), self._locks.hold(session_id):
             path = self._folder.path_of(session_id)
             try:
-                expires = read_head(path, session_id).expires
+                record = read_head(path, session_id)
             except UnreadablePayload:
                 # Nobody can load it. Only the modification time says when it expires.
-                expires = 0
-            if expires <= now:
+                record = Record(id=session_id)
+            if self._may_purge(record, now):
                 insist(os.unlink, path)
                 return True
-            hint_expiry(path, expires)
+            hint_expiry(path, record.expires)
         return False
 
 

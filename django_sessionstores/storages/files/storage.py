@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from django.utils.translation import gettext_noop
 
@@ -31,6 +31,16 @@ from .record_file import (
 )
 
 
+class Place(NamedTuple):
+    """A folder of records, with all that belongs to it."""
+
+    folder: Folder
+    users: UserIndex
+    locks: ShardLocks
+    upkeep: IndexUpkeep
+    purge: Purge
+
+
 class FileStorage(Storage):
     """Records in files under ``folder``, see `Folder`, also for ``setting`` and ``is_temporary``.
 
@@ -38,6 +48,8 @@ class FileStorage(Storage):
     new one, and a process that is killed leaves no torn record. Writers hold the lock of the shard
     from the comparison of versions to the rename. So only one new record exists in a shard at any
     time, its name can be fixed, and the next writer overwrites what a killed process leaves.
+
+    Sites may share the folder and its index: each lists, ends and purges the records with its mark.
 
     The index of users has an entry of each live record that has a user: made under the lock of the
     record's shard before the record is stored, removed after the record has gone. So a process that
@@ -61,17 +73,39 @@ class FileStorage(Storage):
         setting: str = "SESSION_FILE_PATH",
         is_temporary: bool = False,
     ) -> None:
-        path = os.path.abspath(folder)
-        self._index = UserIndex(path)
-        self._folder = self._folder_class(
+        self._setting = setting
+        self._is_temporary = is_temporary
+        self._opened = self._open(folder)
+
+    def _open(self, path: str | os.PathLike[str]) -> Place:
+        path = os.path.abspath(path)
+        index = UserIndex(path)
+        folder = self._folder_class(
             path,
-            setting=setting,
-            is_temporary=is_temporary,
-            index=self._index if self.indexes_users else None,
+            setting=self._setting,
+            is_temporary=self._is_temporary,
+            index=index if self.indexes_users else None,
         )
-        self._locks = ShardLocks(self._folder)
-        self._upkeep = IndexUpkeep(self._index, self._folder, self._locks, self._all_records)
-        self._purge = Purge(self._folder, self._locks, self._index, self._upkeep)
+        locks = ShardLocks(folder)
+        upkeep = IndexUpkeep(index, folder, locks, self._all_records)
+        purge = Purge(folder, locks, index, upkeep, self.may_purge)
+        return Place(folder, users=index, locks=locks, upkeep=upkeep, purge=purge)
+
+    def _place(self) -> Place:
+        """Return the folder to use, which may depend on the request."""
+        return self._opened
+
+    @property
+    def _folder(self) -> Folder:
+        return self._place().folder
+
+    @property
+    def _index(self) -> UserIndex:
+        return self._place().users
+
+    @property
+    def _locks(self) -> ShardLocks:
+        return self._place().locks
 
     def describe(self) -> str:
         return Phrase(gettext_noop("files in %(folder)s"), folder=self._folder.path)
@@ -155,6 +189,8 @@ class FileStorage(Storage):
             except UnreadablePayload:
                 record = None  # A purge finds the entry of its user.
             is_live = record is not None and record.state is State.LIVE
+            if record is not None and is_live and not self.is_own(record):
+                return False
             if record is None or is_live:
                 insist(os.unlink, path)
             # Also of a tombstone, in case its writer was killed before doing so.
@@ -164,20 +200,20 @@ class FileStorage(Storage):
         return False
 
     def purge(self, now: int, batch: int) -> int:
-        return self._purge.remove(now, batch)
+        return self._place().purge.remove(now, batch)
 
     def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
         """See `Storage.scan`. Reads the start of each file of the page, or of the user."""
-        return page_of(self._records(id_of_cursor(cursor), user_id), limit)
+        return page_of(self.own(self._records(id_of_cursor(cursor), user_id)), limit)
 
     def count(self, now: int, user_id: str | None) -> int:
         """See `Storage.count`. Reads the head of each file, or of each of the user."""
         records = self._heads() if user_id is None else self._records("", user_id)
-        return sum(record.is_live(now) for record in records)
+        return sum(record.is_live(now) for record in self.own(records))
 
     def reindex(self) -> int | None:
         """See `Storage.reindex`. Reads the start of each file, and those of users once more."""
-        return self._upkeep.rebuild() if self.indexes_users else None
+        return self._place().upkeep.rebuild(self.is_own) if self.indexes_users else None
 
     def index_is_complete(self) -> bool | None:
         if not self.indexes_users:
@@ -197,7 +233,7 @@ class FileStorage(Storage):
         with self._folder.translate_errors():
             if user_id is None:
                 yield from self._look_at_all(self._folder.ids(last))
-            elif self.indexes_users and self._upkeep.ensure_complete():
+            elif self.indexes_users and self._place().upkeep.ensure_complete():
                 yield from self._records_of(user_id, last)
             else:
                 for record in self._records(last, None):
@@ -212,7 +248,7 @@ class FileStorage(Storage):
                 else:
                     # A list must work without this: the disk may be read-only.
                     with contextlib.suppress(StorageUnavailable):
-                        self._upkeep.remove_if_stale(entry)
+                        self._place().upkeep.remove_if_stale(entry)
 
     def _heads(self) -> Iterator[Record]:
         """Yield the readable records by id, as far as `Record.is_live` needs them."""

@@ -127,7 +127,7 @@ class MemcachedStorage(CacheStorage):
             except UnreadablePayload:
                 self._nodes.call(session_id, "delete")
                 return False
-            if record.state is not State.LIVE:
+            if record.state is not State.LIVE or not self.is_own(record):
                 return False
             # An item that is stored with a lifetime in the past is gone at once.
             answer = self._store("cas", record, b"", 0, 0, found.cas)

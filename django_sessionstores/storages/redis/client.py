@@ -24,7 +24,7 @@ from redis.retry import Retry as BlockingRetry
 from ...core.flow import Call, Flow
 from ...core.phrases import Phrase
 from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
-from ..base import NAMESPACE
+from ..base import NAMESPACE, has_fixed_keys
 from .loops import LoopClients
 from .scripts import Script
 
@@ -138,6 +138,11 @@ class Server:
     def key(self, name: str) -> str:
         """Return the key in Redis of what the package calls ``name``."""
         return self._cache.make_key(NAMESPACE + name)
+
+    @property
+    def has_fixed_keys(self) -> bool:
+        """Whether `key` returns the same for each request."""
+        return has_fixed_keys(self._cache)
 
     def evaluate(self, script: Script, keys: tuple[str, ...], *arguments: Any) -> Flow[Any]:
         """Return what a script returns, in one round trip if the server knows the script."""

@@ -1,4 +1,4 @@
-"""The index of the sessions in Redis: two sorted sets, see `scripts`."""
+"""The index of the sessions in Redis: two sorted sets for each site, see `scripts`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .scripts import Script
 logger: Final = logging.getLogger("django_sessionstores")
 
 _BATCH: Final = 1000
-_CURSOR: Final = re.compile(r"(\d{0,18}\.([0-9a-f]{2})+)?", re.ASCII)
+_CURSOR: Final = re.compile(r"(?:(\d)/)?((\d{0,18})\.((?:[0-9a-f]{2})+))?", re.ASCII)
 _GLOB: Final = re.compile(r"[][*?\\^-]")
 BUILDER_SECONDS: Final = 10.0
 """How long the lock stays after a request that was killed while it rebuilt the index."""
@@ -45,13 +45,22 @@ _LITTER_AGE: Final = 3_600_000
 
 
 class Moves(NamedTuple):
-    """What a write does to the index, in the order of the scripts' arguments."""
+    """What a write does to the indexes."""
 
     removed: bytes = b""
     added: bytes = b""
     expires: int = 0
     litter: int = 0
     """Members that expired before this moment are removed, a few at a time."""
+    site: int = 0
+    """The mark of the site to whose index the member is added."""
+    other: int | None = None
+    """The mark of the site from whose index the member is removed, if it is another one."""
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The arguments of the scripts."""
+        return self[:4]
 
     @property
     def lists_anew(self) -> bool:
@@ -79,58 +88,109 @@ class Member(NamedTuple):
         return bytes.fromhex(self.id) + user
 
 
-def moves_of(base: Record | None, record: Record, now: int) -> Moves:
-    """Return what the index has to do when ``record`` replaces ``base``."""
-    removed = Member(base.id, base.user_id).name if base else b""
-    added = Member(record.id, record.user_id).name if record.state is State.LIVE else b""
-    return Moves(removed, added, record.expires, max(0, now - _LITTER_AGE))
-
-
 class SessionIndex:
-    """The index of a server, and the lock of the request that rebuilds it.
+    """The indexes of the site on a server, and the lock of the request that rebuilds them.
 
-    ``storage`` is the storage of the records, whose ``reindex`` calls `rebuild`.
+    There is an index for each mark of the site, so more than one only while the site rotates its
+    secret. ``storage`` is the storage of the records, whose ``reindex`` calls `rebuild`.
     """
 
     def __init__(self, server: Server, storage: Storage) -> None:
         self._server = server
         self._storage = storage
-        # In braces, so that a cluster keeps both on one node.
-        self.keys = (server.key("{index}:all"), server.key("{index}:users"))
-        self.lock = server.key("{index}:builder")
+        self._fixed_keys: dict[int, tuple[str, str]] = {}
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of all indexes of the site."""
+        return self.keys_of(*self._storage.sites())
+
+    def keys_of(self, *sites: int) -> tuple[str, ...]:
+        """Return the keys of the two sets of each site, one pair after the other."""
+        return tuple(chain.from_iterable(map(self._keys, sites)))
+
+    def _keys(self, site: int) -> tuple[str, str]:
+        keys = self._fixed_keys.get(site)
+        if keys is None:
+            # In braces, so that a cluster keeps them on one node.
+            name = f"{{index}}:{site & 0xFFFFFFFF:08x}"
+            keys = (self._server.key(f"{name}:all"), self._server.key(f"{name}:users"))
+            if self._server.has_fixed_keys:
+                self._fixed_keys[site] = keys
+        return keys
+
+    def keys_for(self, moves: Moves) -> tuple[str, ...]:
+        """Return the keys that a script needs for what it does to the indexes."""
+        if moves.other is None:
+            return self._keys(moves.site)
+        return self.keys_of(moves.site, moves.other)
+
+    @property
+    def lock(self) -> str:
+        """The key of the lock."""
+        return self._server.key(f"{{index}}:{self._storage.sites()[0] & 0xFFFFFFFF:08x}:builder")
+
+    def moves_of(self, base: Record | None, record: Record, now: int) -> Moves:
+        """Return what the indexes have to do when ``record`` replaces ``base``."""
+        removed = Member(base.id, base.user_id).name if base else b""
+        added = Member(record.id, record.user_id).name if record.state is State.LIVE else b""
+        site = self._site_of(record)
+        other = self._site_of(base) if base else site
+        litter = max(0, now - _LITTER_AGE)
+        return Moves(removed, added, record.expires, litter, site, other if other != site else None)
+
+    def _site_of(self, record: Record) -> int:
+        return record.site or self._storage.sites()[0]
 
     def scan(self, cursor: str, limit: int, user_id: str | None) -> Flow[Page]:
         """See `Storage.scan`."""
-        members, following = yield from self._page(cursor, limit, user_id)
+        site, members, following = yield from self._page(cursor, limit, user_id)
         found = yield from self._find(members)
-        yield from self._heal(members, found)
-        return Page([each for each in found if each and user_id in {None, each.user_id}], following)
+        yield from self._heal(site, members, found)
+        return Page(
+            [
+                each
+                for each in found
+                if each and user_id in {None, each.user_id} and self._site_of(each) == site
+            ],
+            following,
+        )
 
     def count(self, now: int, user_id: str | None) -> Flow[int]:
         """See `Storage.count`."""
-        if user_id is None:
-            return int((yield from self._ask(scripts.COUNT, now)))
         total, cursor = 0, ""
+        if user_id is None:
+            for site in self._storage.sites():
+                total += yield from self._ask(site, scripts.COUNT, now)
+            return total
         while True:
-            members, cursor = yield from self._page(cursor, _BATCH, user_id)
+            _, members, cursor = yield from self._page(cursor, _BATCH, user_id)
             total += sum(bool(each.score) and int(each.score) > now for each in members)
             if not cursor:
                 return total
 
     def purge(self, now: int, batch: int) -> Flow[int]:
         """Remove members whose records have expired, and return how many."""
-        while expired := (yield from self._server.evaluate(scripts.EXPIRED, self.keys, now, batch)):
+        for site in self._storage.sites():
+            gone = yield from self._purge(site, now, batch)
+            if gone:
+                return gone
+        return 0
+
+    def _purge(self, site: int, now: int, batch: int) -> Flow[int]:
+        keys = self._keys(site)
+        while expired := (yield from self._server.evaluate(scripts.EXPIRED, keys, now, batch)):
             members = [Member.parse(*pair) for pair in _pairs(expired)]
             records = yield from self._find(members)
             found = [each if each and each.is_live(now) else None for each in records]
-            if gone := (yield from self._heal(members, found)):
+            if gone := (yield from self._heal(site, members, found)):
                 return gone
         return 0
 
     def move(self, moves: Moves) -> Flow[None]:
         """Let the index follow a write that did not move it in the same step."""
         try:
-            yield from self._server.evaluate(scripts.MOVE, self.keys, *moves)
+            yield from self._server.evaluate(scripts.MOVE, self.keys_for(moves), *moves.arguments)
         except StorageUnavailable as error:
             # A new session that nobody can find must not begin. The index of others heals.
             if moves.lists_anew:
@@ -146,9 +206,9 @@ class SessionIndex:
     def rebuild(self, builder: str = "") -> int:
         """Build the index from the records, and return the number of sessions.
 
-        Looks at each key of the server once, including the keys of others. Requests that need the
-        index wait for this, and do not do the same. ``builder`` is the token that the lock holds,
-        if the caller holds the lock.
+        Looks at each key of the server once, including the keys of others. Sessions of other sites
+        are left out. Requests that need the index wait for this, and do not do the same.
+        ``builder`` is the token that the lock holds, if the caller holds the lock.
 
         If a KEY_FUNCTION of the cache does not end in the key, sessions cannot be told from other
         keys. They come into the index when they are next used.
@@ -164,21 +224,23 @@ class SessionIndex:
                     held_at = time.monotonic()
                 if ids:
                     total += self._list(ids)
-            run(self._server.evaluate(scripts.COMPLETE, self.keys))
+            for site in self._storage.sites():
+                run(self._server.evaluate(scripts.COMPLETE, self._keys(site)))
         finally:
             with suppress(StorageUnavailable):  # The lock ends by itself.
                 run(self._server.evaluate(scripts.RELEASE, (self.lock,), builder))
         return total
 
-    def _ask(self, script: Script, *arguments: Any) -> Flow[Any]:
-        """Return what a script reads from the index, which is rebuilt first if it is incomplete.
+    def _ask(self, site: int, script: Script, *arguments: Any) -> Flow[Any]:
+        """Return what a script reads from an index, which is rebuilt first if it is incomplete.
 
         One request of all processes does that. The others wait for it, and raise
         `StorageUnavailable` if it takes longer than `WAIT_SECONDS`: what they could return
         meanwhile would leave sessions out. If the builder is killed, its lock ends, and another
         request builds.
         """
-        answer = yield from self._server.evaluate(script, self.keys, *arguments)
+        keys = self._keys(site)
+        answer = yield from self._server.evaluate(script, keys, *arguments)
         if answer is not None:
             return answer
         deadline, pause = time.monotonic() + WAIT_SECONDS, _FIRST_PAUSE
@@ -187,11 +249,11 @@ class SessionIndex:
             lock = ("SET", self.lock, builder, "NX", "PX", _BUILDER_TTL)
             is_builder = yield Call(self._server, "ask", lock)
             # Another request may have finished just before.
-            answer = yield from self._server.evaluate(script, self.keys, *arguments)
+            answer = yield from self._server.evaluate(script, keys, *arguments)
             if is_builder and answer is None:
                 logger.info("The index of sessions is not complete and is made anew.")
                 yield Call(self._storage, "reindex", (builder,))
-                answer = yield from self._server.evaluate(script, self.keys, *arguments)
+                answer = yield from self._server.evaluate(script, keys, *arguments)
                 if answer is None:
                     raise StorageUnavailable(
                         f"{self._server.describe()} dropped the index of sessions while it was "
@@ -213,10 +275,18 @@ class SessionIndex:
 
     def _list(self, ids: Sequence[str]) -> int:
         """Add the live sessions among some ids to the index, and return how many there are."""
-        records = [each for each in run(self._records(ids)) if each]
-        names = [(Member(each.id, each.user_id).name, each.expires) for each in records]
-        run(self._server.evaluate(scripts.LIST, self.keys, *chain.from_iterable(names)))
-        return len(records)
+        total, records = 0, [each for each in run(self._records(ids)) if each]
+        for site in self._storage.sites():
+            names = [
+                (Member(each.id, each.user_id).name, each.expires)
+                for each in records
+                if self._site_of(each) == site
+            ]
+            if names:
+                keys = self._keys(site)
+                run(self._server.evaluate(scripts.LIST, keys, *chain.from_iterable(names)))
+            total += len(names)
+        return total
 
     def _batches_of_ids(self) -> Iterator[list[str]]:
         """Yield the ids of all records, and perhaps of some that have gone.
@@ -241,23 +311,37 @@ class SessionIndex:
 
     # --- Members and their records ---------------------------------------------------------
 
-    def _page(self, cursor: str, limit: int, user_id: str | None) -> Flow[tuple[list[Member], str]]:
-        """Return up to ``limit`` members after a cursor, and the next cursor.
+    def _page(
+        self, cursor: str, limit: int, user_id: str | None
+    ) -> Flow[tuple[int, list[Member], str]]:
+        """Return the mark of a site, up to ``limit`` members of its index, and the next cursor.
 
-        Raises ``ValueError`` if the cursor is not one.
+        The pages of one index follow those of another one. The cursor has the place of the index
+        among them, unless that is the first one. Raises ``ValueError`` if the cursor is not one.
         """
-        if not _CURSOR.fullmatch(cursor) or (
-            cursor and cursor.startswith(".") is (user_id is None)
-        ):
+        sites, parts = self._storage.sites(), _CURSOR.fullmatch(cursor)
+        place = int(parts[1] or 0) if parts else 0
+        if parts is None or place >= len(sites):
             raise cursor_error(cursor)
-        moment, _, last = cursor.partition(".")
-        after = bytes.fromhex(last)
+        if parts[2] and bool(parts[3]) is not (user_id is None):
+            raise cursor_error(cursor)
+        members, following = yield from self._page_of(
+            sites[place], parts[3] or "", bytes.fromhex(parts[4] or ""), limit, user_id
+        )
+        if not following and place + 1 < len(sites):
+            return sites[place], members, f"{place + 1}/"
+        return sites[place], members, f"{place}/{following}" if following and place else following
+
+    def _page_of(
+        self, site: int, moment: str, after: bytes, limit: int, user_id: str | None
+    ) -> Flow[tuple[list[Member], str]]:
+        """Return up to ``limit`` members of an index, and the cursor of the rest."""
         # One more tells whether there is another page.
         if user_id is None:
             asked = (scripts.PAGE, moment or "+inf", after, limit + 1)
         else:
             asked = (scripts.PAGE_OF_USER, user_id, after, limit + 1)
-        answer = yield from self._ask(*asked)
+        answer = yield from self._ask(site, *asked)
         pairs, following = _pairs(answer), ""
         if len(pairs) > limit:
             pairs = pairs[:limit]
@@ -298,10 +382,17 @@ class SessionIndex:
             return None
         return list_entry(record) if record and record.state is State.LIVE else None
 
-    def _heal(self, members: Sequence[Member], found: Sequence[Record | None]) -> Flow[int]:
-        """Bring members up to date with their records, and return how many members are gone."""
+    def _heal(
+        self, site: int, members: Sequence[Member], found: Sequence[Record | None]
+    ) -> Flow[int]:
+        """Bring members up to date with their records, and return how many members are gone.
+
+        A record with another mark than that of the index is in another index.
+        """
         arguments: list[Any] = []
         for member, record in zip(members, found, strict=True):
+            if record is not None and self._site_of(record) != site:
+                record = None
             if record is None or record.user_id != member.user_id:
                 arguments += (member.name, member.score, b"")
             if record is not None:
@@ -311,7 +402,7 @@ class SessionIndex:
                     arguments += (true.name, seen, record.expires)
         if not arguments:
             return 0
-        gone: int = yield from self._server.evaluate(scripts.HEAL, self.keys, *arguments)
+        gone: int = yield from self._server.evaluate(scripts.HEAL, self._keys(site), *arguments)
         return gone
 
 

@@ -1,9 +1,9 @@
 """The scripts that run inside Redis: a write decides there, and moves the index in the same step.
 
-The index is two sorted sets. One has a member for each session, its id and user, by the moment of
-its expiry. The other has the sessions of users by user, all with the same score, so that the
-members of a user are a range. Both begin with an empty member, which says that the set is complete:
-a set that the server evicted, or that was never made, lacks it.
+The index of a site is two sorted sets. One has a member for each session, its id and user, by the
+moment of its expiry. The other has the sessions of users by user, all with the same score, so that
+the members of a user are a range. Both begin with an empty member, which says that the set is
+complete: a set that the server evicted, or that was never made, lacks it.
 
 On a cluster the index is on a node of its own. The scripts of records are then called without the
 keys of the index, and `MOVE` after them.
@@ -14,7 +14,16 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from ...core.records import FORMAT, HEAD_SIZE, START_SIZE, TIMES_OFFSET, VERSION_OFFSET, State
+from ...core.records import (
+    FORMAT,
+    HEAD_SIZE,
+    SITE_OFFSET,
+    SITE_SIZE,
+    START_SIZE,
+    TIMES_OFFSET,
+    VERSION_OFFSET,
+    State,
+)
 
 ID_SIZE: Final = 20
 """Bytes of a session id in the index."""
@@ -69,10 +78,13 @@ local function list(all, users, member, expires)
     redis.call('ZADD', all, expires, member)
     if #member > {ID_SIZE} then redis.call('ZADD', users, 0, by_user(member)) end
 end
--- Each write removes two members that expired long ago, so that no purge is needed.
-local function move(all, users, removed, added, expires, litter)
+-- Each write removes two members that expired long ago, so that no purge is needed. The removed
+-- member is in the other index, if there is one.
+local function move(all, users, removed, added, expires, litter, other_all, other_users)
     if not all then return end
-    if removed ~= '' and removed ~= added then unlist(all, users, removed) end
+    if removed ~= '' and (other_all or removed ~= added) then
+        unlist(other_all or all, other_users or users, removed)
+    end
     if added ~= '' then list(all, users, added, expires) end
     local old = redis.call('ZRANGEBYSCORE', all, '(-inf', litter, 'LIMIT', 0, 2)
     for _, member in ipairs(old) do unlist(all, users, member) end
@@ -83,7 +95,9 @@ end
 """
 
 # The last four arguments of the scripts that write are for the index: the member to remove, the
-# member to add, when that expires, and the moment before which expired members are litter.
+# member to add, when that expires, and the moment before which expired members are litter. The keys
+# after that of the record are the sets of the index, and of the index with the member to remove, if
+# that is another one.
 
 CREATE: Final = Script(
     """
@@ -102,8 +116,8 @@ local current = head(KEYS[1])
 if current == '' or expired(current, now) then return false end
 if version(current) ~= expected then return redis.call('GET', KEYS[1]) end
 redis.call('SET', KEYS[1], record, 'PX', ttl)
-if removed ~= added or expiry(current) ~= tonumber(expires) then
-    move(KEYS[2], KEYS[3], removed, added, expires, litter)
+if removed ~= added or KEYS[4] or expiry(current) ~= tonumber(expires) then
+    move(KEYS[2], KEYS[3], removed, added, expires, litter, KEYS[4], KEYS[5])
 end
 return 1
 """
@@ -122,7 +136,7 @@ if current == '' or expired(current, now) then return false end
 if version(current) ~= expected then return redis.call('GET', KEYS[1]) end
 redis.call('SET', KEYS[2], record, 'PX', ttl)
 redis.call('SET', KEYS[1], tombstone, 'PX', tombstone_ttl)
-move(KEYS[3], KEYS[4], removed, added, expires, litter)
+move(KEYS[3], KEYS[4], removed, added, expires, litter, KEYS[5], KEYS[6])
 return 1
 """
 )
@@ -154,9 +168,10 @@ return 1
 """
 )
 
-# Returns the member that the record had, and nothing if there was no record, or a tombstone, which
-# stays. A value that is not a string (pcall gives an error then) is deleted like any other rubbish.
-# The user follows the head, as MessagePack.
+# Returns the member that the record had, and nothing if there was no record, or a tombstone or a
+# record of another site, which stay. The arguments are the id and the marks of this site. A value
+# that is not a string (pcall gives an error then) is deleted like any other rubbish. The user
+# follows the head, as MessagePack.
 DELETE: Final = Script(
     f"""
 local start = redis.pcall('GETRANGE', KEYS[1], 0, {START_SIZE - 1})
@@ -164,6 +179,11 @@ local is_record = type(start) == 'string' and #start >= {HEAD_SIZE + 2}
     and string.byte(start, 1) == {FORMAT} and string.byte(start, {_STATE_OFFSET + 1}) < {len(State)}
 if is_record and string.byte(start, {_STATE_OFFSET + 1}) ~= {State.LIVE.value} then
     return false
+end
+if is_record then
+    local site, is_own = string.sub(start, {SITE_OFFSET + 1}, {SITE_OFFSET + SITE_SIZE}), false
+    for i = 2, #ARGV do is_own = is_own or site == ARGV[i] end
+    if not is_own then return false end
 end
 redis.call('DEL', KEYS[1])
 if not is_record then return false end
@@ -178,7 +198,7 @@ elseif kind == 0xd9 or kind == 0xda then
 end
 local member = ARGV[1]
 if size then member = member .. ':' .. string.sub(start, at + 1, at + size) end
-if KEYS[2] then unlist(KEYS[2], KEYS[3], member) end
+for i = 2, #KEYS, 2 do unlist(KEYS[i], KEYS[i + 1], member) end
 return member
 """
 )
@@ -203,7 +223,7 @@ redis.call('SET', KEYS[1], record, 'PX', ttl)
 MOVE: Final = Script(
     """
 local removed, added, expires, litter = unpack(ARGV)
-move(KEYS[1], KEYS[2], removed, added, expires, litter)
+move(KEYS[1], KEYS[2], removed, added, expires, litter, KEYS[3], KEYS[4])
 """
 )
 

@@ -11,13 +11,13 @@ from django.core.cache.backends.base import BaseCache
 from redis.exceptions import ClusterCrossSlotError
 
 from ...core.flow import Call, Flow, arun, run
-from ...core.records import Record, State, is_session_id, pack, pack_times, unpack
+from ...core.records import Record, State, is_session_id, pack, pack_site, pack_times, unpack
 from ...exceptions import StorageUnavailable
 from ..base import CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated, rotate_in_two_steps
 from ..flows import FlowStorage
 from . import scripts as scripts
 from .client import Server
-from .index import Moves, SessionIndex, moves_of
+from .index import Moves, SessionIndex
 from .scripts import Script
 
 logger: Final = logging.getLogger("django_sessionstores")
@@ -68,7 +68,7 @@ class RedisStorage(FlowStorage, CacheStorage):
             scripts.CREATE,
             (self._server.key(record.id),),
             (pack(record), _ttl(record.expires, now)),
-            moves_of(None, record, now),
+            self._index.moves_of(None, record, now),
         )
         return Updated(record) if written else Taken()
 
@@ -78,9 +78,9 @@ class RedisStorage(FlowStorage, CacheStorage):
             scripts.UPDATE,
             (self._server.key(base.id),),
             (_version(base), now, packed, _ttl(record.expires, now)),
-            moves_of(base, record, now),
-            index_stays=(base.expires, base.user_id, base.state)
-            == (record.expires, record.user_id, record.state),
+            self._index.moves_of(base, record, now),
+            index_stays=(base.expires, base.user_id, base.state, base.site)
+            == (record.expires, record.user_id, record.state, record.site),
         )
         if answer == packed and record.state is State.LIVE:
             # A client that retries may send the command twice. No other payload is encrypted to the
@@ -93,7 +93,7 @@ class RedisStorage(FlowStorage, CacheStorage):
             scripts.TOUCH,
             (self._server.key(base.id),),
             (_version(base), now, pack_times(last_activity, expires), _ttl(expires, now)),
-            moves_of(base, msgspec.structs.replace(base, expires=expires), now),
+            self._index.moves_of(base, msgspec.structs.replace(base, expires=expires), now),
             index_stays=expires <= base.expires,
         )
         return bool(answer)
@@ -101,13 +101,16 @@ class RedisStorage(FlowStorage, CacheStorage):
     def _delete(self, session_id: str) -> Flow[bool]:
         if not is_session_id(session_id):
             return False  # A value with such a key is not a session.
+        sites = self.sites()
+        arguments = (bytes.fromhex(session_id), *map(pack_site, (0, *sites)))
         member = yield from self._write(
-            scripts.DELETE, (self._server.key(session_id),), (bytes.fromhex(session_id),)
+            scripts.DELETE, (self._server.key(session_id),), arguments, sites=sites
         )
         if member is None:
             return False
         if self._server.spans_slots:
-            yield from self._index.move(Moves(removed=member))
+            for site in sites:
+                yield from self._index.move(Moves(removed=member, site=site))
         return True
 
     def _purge(self, now: int, batch: int) -> Flow[int]:
@@ -119,17 +122,19 @@ class RedisStorage(FlowStorage, CacheStorage):
     ) -> Flow[Outcome | Taken]:
         # The two keys are hardly ever in the same slot of a cluster.
         if not self._server.spans_slots:
+            moves = self._index.moves_of(base, record, now)
+            keys = (self._server.key(base.id), self._server.key(record.id))
             try:
                 answer = yield from self._server.evaluate(
                     scripts.ROTATE,
-                    (self._server.key(base.id), self._server.key(record.id), *self._index.keys),
+                    (*keys, *self._index.keys_for(moves)),
                     _version(base),
                     now,
                     pack(tombstone),
                     _ttl(tombstone.expires, now),
                     pack(record),
                     _ttl(record.expires, now),
-                    *moves_of(base, record, now),
+                    *moves.arguments,
                 )
                 return Taken() if answer == 0 else _outcome(answer, record, base)
             except StorageUnavailable as error:
@@ -207,23 +212,24 @@ class RedisStorage(FlowStorage, CacheStorage):
         script: Script,
         keys: tuple[str],
         arguments: tuple[Any, ...],
-        moves: Moves | tuple[()] = (),
+        moves: Moves | None = None,
         index_stays: bool = False,
+        sites: tuple[int, ...] = (),
     ) -> Flow[Any]:
         """Run a script on a record and the index.
 
-        With ``index_stays``, the index is left out on a cluster.
+        With ``index_stays``, the index is left out on a cluster. Without ``moves``, the script
+        gets the indexes of ``sites``.
         """
+        if moves is not None:
+            arguments += moves.arguments
         if not self._server.spans_slots:
+            index = self._index.keys_of(*sites) if moves is None else self._index.keys_for(moves)
             try:
-                return (
-                    yield from self._server.evaluate(
-                        script, (*keys, *self._index.keys), *arguments, *moves
-                    )
-                )
+                return (yield from self._server.evaluate(script, (*keys, *index), *arguments))
             except StorageUnavailable as error:
                 self._expect_cluster(error)
-        answer = yield from self._server.evaluate(script, keys, *arguments, *moves)
+        answer = yield from self._server.evaluate(script, keys, *arguments)
         if answer == 1 and moves and not index_stays:
             yield from self._index.move(moves)
         return answer

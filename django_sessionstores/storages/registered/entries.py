@@ -63,15 +63,10 @@ def combine_outcomes(outcome: Updated, registered: Updated) -> Updated:
 
 
 def has_drifted(record: Record, entry: Record) -> bool:
-    """Return whether the entry differs from the record in what lists show."""
+    """Return whether the entry differs from the record in what lists show, or in its site."""
     # A login that has joined the session of another login moves its beginning.
-    return (record.expires, record.user_id, record.created, record.ip, record.user_agent) != (
-        entry.expires,
-        entry.user_id,
-        entry.created,
-        entry.ip,
-        entry.user_agent,
-    )
+    fields = ("expires", "user_id", "created", "ip", "user_agent", "site")
+    return any(getattr(record, each) != getattr(entry, each) for each in fields)
 
 
 def replace_tombstone(

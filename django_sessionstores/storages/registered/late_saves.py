@@ -90,7 +90,9 @@ def _lay_over(data: Storage, new_id: str, before: SecretDict, mine: SecretDict) 
         if limit is not None and len(payload) > limit:
             raise PayloadTooLarge(f"The session takes {len(payload)} bytes.")
         version = next_version(current.version)
-        record = msgspec.structs.replace(current, payload=payload, version=version)
+        record = msgspec.structs.replace(
+            current, payload=payload, version=version, site=data.sites()[0]
+        )
         outcome: Outcome = yield Call(data, "update", (record, current, now))
         current = outcome.current if isinstance(outcome, Conflict) else None
 

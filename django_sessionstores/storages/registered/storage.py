@@ -36,6 +36,7 @@ class RegisteredStorage(ComposedStorage):
         super().__init__(listing=registry)
         self.data = data
         self.registry = registry
+        data.marked_by = registry
         self._records: StoredRecords | KeyRecords
         if data.holds_in_key:
             # The clock of a request that prunes may be ahead of the clock of one that saves.

@@ -23,6 +23,7 @@ FIELDS: Final = (
     "ip",
     "user_agent",
     "origin",
+    "site",
 )
 
 LIST_FIELDS: Final = tuple(field for field in FIELDS if field != "payload")
@@ -46,6 +47,7 @@ def row_of(record: Record) -> Row:
         record.ip,
         record.user_agent,
         record.origin,
+        record.site,
     )
 
 
@@ -69,6 +71,7 @@ def record_of(row: Row) -> Record:
         ip=row[8],
         user_agent=row[9],
         origin=row[10],
+        site=row[11],
     )
 
 
@@ -82,4 +85,5 @@ def differs_only_as_saved(record: Record, base: Record) -> bool:
         and record.ip == base.ip
         and record.user_agent == base.user_agent
         and record.origin == base.origin
+        and record.site == base.site
     )

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...core.records import TOMBSTONES
 from .rows import FIELDS, SAVED_FIELDS
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from ...models import StoredSession
+
+
+_OF_SITES: Final = "/* of these sites */"
 
 
 class Statements(NamedTuple):
@@ -28,6 +31,12 @@ class Statements(NamedTuple):
     touch: str
     delete: str
     purge: str | None
+    of_sites: str
+    """The condition of `delete` and `purge` that a row is of one of the sites, see `for_sites`."""
+
+    def for_sites(self, sql: str, sites: Sequence[int]) -> str:
+        """Return one of the statements for rows of some sites, whose marks are parameters."""
+        return sql.replace(_OF_SITES, f"{self.of_sites} IN ({_placeholders(sites)})")
 
 
 def compile_statements(model: type[StoredSession], connection: BaseDatabaseWrapper) -> Statements:
@@ -48,8 +57,12 @@ def compile_statements(model: type[StoredSession], connection: BaseDatabaseWrapp
         rotate=_rotate(table) if connection.vendor == "postgresql" else None,
         touch=_touch(table, connection.vendor),
         # Also rows of an unknown state.
-        delete=f"DELETE FROM {table.name} WHERE {id_} = %s AND {state} NOT IN ({tombstones})",
+        delete=(
+            f"DELETE FROM {table.name} WHERE {id_} = %s AND {state} NOT IN ({tombstones}) "
+            f"AND {_OF_SITES}"
+        ),
         purge=_purge(table, connection.vendor),
+        of_sites=table.column["site"],
     )
 
 
@@ -107,7 +120,9 @@ def _touch(table: _Table, vendor: str) -> str:
 
 def _purge(table: _Table, vendor: str) -> str | None:
     id_, expires = table.column["id"], table.column["expires"]
-    expired = f"FROM {table.name} WHERE {expires} <= %s ORDER BY {expires} LIMIT %s"
+    # The first condition is implied by the second, but the index is used for the first.
+    due = f"{expires} <= %s AND ({expires} <= %s OR {_OF_SITES})"
+    expired = f"FROM {table.name} WHERE {due} ORDER BY {expires} LIMIT %s"
     if vendor == "postgresql":
         # ARRAY, because the planner may run a subquery of IN again for each row, and each time
         # it would find and lock another batch. A row that is touched after it was found is

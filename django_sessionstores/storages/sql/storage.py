@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DataError, Error, IntegrityError, ProgrammingError, transaction
+from django.db.models import Q
 from django.db.models.functions import Length
 from django.db.transaction import TransactionManagementError
 from django.utils.translation import gettext_noop
@@ -27,7 +28,7 @@ from msgspec.structs import replace
 from ...core.phrases import Phrase
 from ...core.records import TOMBSTONES, Record, State
 from ...exceptions import PayloadTooLarge, StorageUnavailable
-from ..base import Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
+from ..base import LITTER_AGE, Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
 from . import transactions
 from .deadline import LimitedCursor
 from .lost_races import code_of, conflict_before_cleanup, conflict_in_transaction, retry, summary_of
@@ -185,15 +186,21 @@ class DatabaseStorage(TableStorage[Statements]):
 
     def delete(self, session_id: str) -> bool:
         connection, statements = self._database()
-        return bool(_execute(connection, statements.delete, (session_id, *TOMBSTONES)))
+        sites = (0, *self.sites())
+        sql = statements.for_sites(statements.delete, sites)
+        return bool(_execute(connection, sql, (session_id, *TOMBSTONES, *sites)))
 
     def purge(self, now: int, batch: int) -> int:
         connection, statements = self._database()
+        sites, litter = (0, *self.sites()), now - LITTER_AGE
         if statements.purge is not None:
-            return _execute(connection, statements.purge, (now, batch), patient=True)
+            sql = statements.for_sites(statements.purge, sites)
+            return _execute(connection, sql, (now, litter, *sites, batch), patient=True)
         # Other databases have no LIMIT for DELETE, and no common syntax for it in a subquery.
         with _errors_of(connection):
-            rows = self._model._base_manager.using(connection.alias).filter(expires__lte=now)
+            rows = self._model._base_manager.using(connection.alias).filter(
+                Q(site__in=sites) | Q(expires__lte=litter), expires__lte=now
+            )
             ids = list(rows.order_by("expires").values_list("pk", flat=True)[:batch])
             return rows.filter(pk__in=ids).delete()[0] if ids else 0
 
@@ -229,7 +236,9 @@ class DatabaseStorage(TableStorage[Statements]):
             return self._rows(user_id).filter(expires__gt=now).count()
 
     def _rows(self, user_id: str | None) -> QuerySet[StoredSession]:
-        rows = self._model._base_manager.using(self.connection().alias).filter(state=State.LIVE)
+        rows = self._model._base_manager.using(self.connection().alias).filter(
+            state=State.LIVE, site__in=(0, *self.sites())
+        )
         if user_id is None:
             return rows
         rows = rows.filter(user_id=user_id)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from django.db import connections, router
 
+from ... import conf
 from ..base import Storage
 from . import transactions
 
@@ -29,6 +30,9 @@ class TableStorage(Storage, Generic[S]):
         self._model = model
         self._compile_statements = compile_statements
         self._compiled: dict[str, S] = {}
+
+    def _sites(self) -> tuple[int, ...]:
+        return conf.sites(conf.tenant(router.db_for_write(self._model)))
 
     def connection(self) -> BaseDatabaseWrapper:
         """Return Django's connection to the database of the table, which need not be open."""

@@ -6,9 +6,9 @@ What they share with other caches is in the conformance suite, and with files in
 import errno
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -121,15 +121,32 @@ def test_any_prefix_makes_a_name_in_the_folder_of_the_cache(location: Path, pref
     ]
 
 
-def _changing_key(key: str, prefix: str, version: int) -> str:
-    return f"{time.perf_counter_ns()}:{key}"
+_tenant = ContextVar("tenant", default="tenant")
 
 
-def test_a_key_function_that_depends_on_the_request_loses_no_session(location: Path) -> None:
-    """As with several tenants. The id of a session is unique among all of them."""
-    with storage_of(location, KEY_FUNCTION=_changing_key) as storage:
+@contextmanager
+def tenant(name: str) -> Iterator[None]:
+    token = _tenant.set(name)
+    try:
+        yield
+    finally:
+        _tenant.reset(token)
+
+
+def _key_of_tenant(key: str, prefix: str, version: int) -> str:
+    return f"{_tenant.get()}:{key}"
+
+
+def test_a_key_function_that_depends_on_the_request_tells_tenants_apart(location: Path) -> None:
+    with storage_of(location, KEY_FUNCTION=_key_of_tenant) as storage:
         storage.create(record(), now())
-        assert storage_for("default").read(ID) is not None
+        with tenant("other/../tenant" * 20):
+            assert storage.read(ID) is None
+            assert storage.count(now(), None) == 0
+            assert storage.delete(ID) is False
+            assert storage.purge(record().expires, 10) == 0
+        assert storage_for("default").count(now(), None) == 1
+        assert storage.read(ID) is not None
 
 
 def test_the_folder_is_made_by_the_first_write(storage: FileCacheStorage, location: Path) -> None:

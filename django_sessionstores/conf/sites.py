@@ -1,0 +1,73 @@
+"""The sites and tenants that may share a store, told apart by the marks on their records.
+
+A mark stands for a key of the key ring, so that sites with different secrets have different marks
+without a setting of their own. While a site rotates its secret, it has a mark for each key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cache
+from typing import Final
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS, router
+
+from .codecs import key_ring
+from .resets import reset_on_change
+
+_TEST_WORKER: Final = "PYTEST_XDIST_WORKER"
+"""The environment variable that names a worker of pytest-xdist. Workers have a database each, but
+may share other stores."""
+
+
+def tenant(database: str = DEFAULT_DB_ALIAS) -> str:
+    """Return which tenant of the site the code runs for; empty if the site has none.
+
+    A session names its user by primary key, and each database has users of its own. So a tenant is
+    the database to which the routers write users. ``database`` is that of the sessions: if it is
+    the same one, they are kept apart anyway.
+    """
+    worker = _test_worker()
+    if not django_settings.DATABASE_ROUTERS:
+        return worker
+    users = _database_of_users()
+    return worker if users in {database, DEFAULT_DB_ALIAS} else f"{worker} {users}"
+
+
+@cache
+def _test_worker() -> str:
+    return os.environ.get(_TEST_WORKER, "")
+
+
+def _database_of_users() -> str:
+    # Not at the top: the models of django.contrib.auth need the app registry.
+    from django.contrib.auth import get_user_model
+
+    try:
+        return router.db_for_write(get_user_model())
+    except ImproperlyConfigured:
+        return DEFAULT_DB_ALIAS  # There are no users.
+
+
+@cache
+def sites(tenant: str) -> tuple[int, ...]:
+    """Return the marks of the records of this site, or of one of its tenants.
+
+    The first is the mark for new records; the others belong to the older keys of the key ring.
+    """
+    return tuple(_mark(key_id, tenant) for key_id in key_ring().ids)
+
+
+def _mark(key_id: bytes, tenant: str) -> int:
+    if tenant:
+        key_id = hashlib.blake2b(
+            key_id + tenant.encode(), digest_size=len(key_id), person=b"tenant"
+        ).digest()
+    # 0 is not a mark, see `Record.site`.
+    return int.from_bytes(key_id, "big", signed=True) or 1
+
+
+reset_on_change("SECRET_KEY", "SECRET_KEY_FALLBACKS")(sites.cache_clear)
