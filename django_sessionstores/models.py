@@ -74,6 +74,8 @@ class SessionStatistics(models.Model):
 
     REASON_LENGTH: Final = 32
 
+    # Several sites may share the table, see `Record.site`.
+    site = models.IntegerField(_("mark of the site"), default=0)
     # Hours since the epoch, which do not depend on USE_TZ.
     hour = models.BigIntegerField(_("hour"))
     reason = models.CharField(_("reason"), max_length=REASON_LENGTH, blank=True)
@@ -84,7 +86,9 @@ class SessionStatistics(models.Model):
         verbose_name_plural = _("session statistics")
         default_permissions = ()
         constraints = [
-            models.UniqueConstraint(fields=["hour", "reason"], name="sessionstores_statistics")
+            models.UniqueConstraint(
+                fields=["hour", "reason", "site"], name="sessionstores_statistics"
+            )
         ]
 
     def __str__(self) -> str:

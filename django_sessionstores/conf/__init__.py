@@ -8,7 +8,7 @@
 `codecs`              key ring, serializers and codecs
 `cookies`             the size of the session cookie
 `merge`, `proxies`    merge functions and trusted proxies
-`sites`               the sites and tenants that share a store
+`isolation`           the sites and tenants that share a store
 `resets`              functions to call when a setting changes
 ===================== ===========================================================
 """
@@ -16,12 +16,12 @@
 from .codecs import codec, key_ring, serializer_path, unencrypted_codec
 from .cookies import cookie_bytes, cookie_parts, splits_cookies
 from .engines import engine_setting, session_store, settings_of
+from .isolation import sites, tenant
 from .merge import merge_functions
 from .options import DURATIONS, OPTIONS, Settings, settings, stated_options
 from .previous_backends import PreviousBackend, previous_backend
 from .proxies import trusted_proxies
 from .resets import reset_on_change
-from .sites import sites, tenant
 from .validation import NAME, full_name, wrong_type_message
 
 __all__ = [

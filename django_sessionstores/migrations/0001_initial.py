@@ -31,6 +31,7 @@ class Migration(migrations.Migration):
                         auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
                     ),
                 ),
+                ("site", models.IntegerField(default=0, verbose_name="mark of the site")),
                 ("hour", models.BigIntegerField(verbose_name="hour")),
                 ("reason", models.CharField(blank=True, max_length=32, verbose_name="reason")),
                 ("number", models.BigIntegerField(verbose_name="number")),
@@ -41,7 +42,7 @@ class Migration(migrations.Migration):
                 "default_permissions": (),
                 "constraints": [
                     models.UniqueConstraint(
-                        fields=("hour", "reason"), name="sessionstores_statistics"
+                        fields=("hour", "reason", "site"), name="sessionstores_statistics"
                     )
                 ],
             },

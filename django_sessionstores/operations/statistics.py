@@ -17,12 +17,13 @@ from threading import Lock
 from typing import Any, Final
 
 import msgspec
+from django.conf import settings as django_settings
 from django.core.signals import request_finished
 from django.db import Error, IntegrityError, close_old_connections, router, transaction
 from django.db.models import F
 from django.dispatch import Signal
 
-from .. import signals
+from .. import conf, signals
 from ..conf import settings
 from ..core import clock
 from ..models import SessionStatistics
@@ -40,8 +41,11 @@ _MAX_WAITING: Final = 1000
 _HOUR: Final = 3_600_000
 """Milliseconds of an hour."""
 
-Numbers = Counter[tuple[int, str]]
-"""Counts by hour since the epoch and by reason."""
+Numbers = Counter[tuple[int, str, str, int]]
+"""Counts by hour since the epoch, reason, database of the table and mark of the site.
+
+The last two may depend on the tenant of the request.
+"""
 
 
 class Statistics:
@@ -51,10 +55,10 @@ class Statistics:
         self._lock = Lock()
         self._waiting: Numbers = Counter()
         self._next = 0.0
-        self._cleared = 0
+        self._cleared: dict[str, int] = {}
         self._is_failing = False
 
-    def note(self, signal: Signal, _sender: type[Any], facts: Mapping[str, Any]) -> None:
+    def note(self, signal: Signal, sender: type[Any], facts: Mapping[str, Any]) -> None:
         """Count an event, see `signals`. This never waits for the database."""
         if signal is signals.session_created:
             reason = CREATED
@@ -64,8 +68,9 @@ class Statistics:
             return
         if not settings.STATISTICS:
             return
+        using = router.db_for_write(SessionStatistics)
         with self._lock:
-            self._waiting[clock.now() // _HOUR, reason] += 1
+            self._waiting[clock.now() // _HOUR, reason, using, _sites(using, sender)[0]] += 1
 
     def flush(self, *, at_once: bool = False) -> None:
         """Add the counts to the table, but only once in `INTERVAL` unless ``at_once``."""
@@ -75,14 +80,17 @@ class Statistics:
             self._next = time.monotonic() + INTERVAL
             taken, self._waiting = self._waiting, Counter()
         try:
-            self._store(taken)
-        except Error as error:
-            self._take_back(taken)
-            if not self._is_failing:
-                logger.warning("Sessions are counted, but not stored for now: %s", error)
-            self._is_failing = True
-        else:
-            self._is_failing = False
+            for using in sorted({using for _hour, _reason, using, _site in taken}):
+                numbers = Counter({each: n for each, n in taken.items() if each[2] == using})
+                try:
+                    self._store(using, numbers)
+                except Error as error:
+                    self._take_back(numbers)
+                    if not self._is_failing:
+                        logger.warning("Sessions are counted, but not stored for now: %s", error)
+                    self._is_failing = True
+                else:
+                    self._is_failing = False
         finally:
             # Django has closed its connections before this runs, at the end of the request.
             close_old_connections()
@@ -91,24 +99,23 @@ class Statistics:
         """Discard the counts in a forked process, because the parent adds them to the table."""
         self.__init__()  # type: ignore[misc]
 
-    def _store(self, numbers: Numbers) -> None:
-        using = router.db_for_write(SessionStatistics)
+    def _store(self, using: str, numbers: Numbers) -> None:
         rows = SessionStatistics._base_manager.using(using)
         hour = clock.now() // _HOUR
         # In one transaction, and in a fixed order, so that two processes cannot deadlock.
         with transaction.atomic(using):
-            for (of, reason), number in sorted(numbers.items()):
-                row = rows.filter(hour=of, reason=reason)
+            for (of, reason, _using, site), number in sorted(numbers.items()):
+                row = rows.filter(hour=of, reason=reason, site=site)
                 if row.update(number=F("number") + number):
                     continue
                 try:
                     with transaction.atomic(using):
-                        rows.create(hour=of, reason=reason, number=number)
+                        rows.create(hour=of, reason=reason, site=site, number=number)
                 except IntegrityError:  # Another process created it.
                     row.update(number=F("number") + number)
-            if self._cleared < hour:
+            if self._cleared.get(using, 0) < hour:
                 rows.filter(hour__lt=hour - KEPT // timedelta(hours=1)).delete()
-        self._cleared = hour
+        self._cleared[using] = hour
 
     def _take_back(self, numbers: Numbers) -> None:
         with self._lock:
@@ -155,8 +162,20 @@ def sums(since: datetime) -> Sums:
 def history(since: datetime) -> Mapping[tuple[datetime, str], int]:
     """Return the counts of the hours since a moment. Raises ``django.db.Error``."""
     first = int(since.timestamp() * 1000) // _HOUR
-    rows = SessionStatistics._base_manager.using(router.db_for_read(SessionStatistics))
-    found = rows.filter(hour__gte=first).values_list("hour", "reason", "number")
-    return {
-        (datetime.fromtimestamp(hour * 3600, UTC), reason): number for hour, reason, number in found
-    }
+    using = router.db_for_read(SessionStatistics)
+    rows = SessionStatistics._base_manager.using(using).filter(hour__gte=first)
+    found = rows.filter(site__in=(0, *_sites(using))).values_list("hour", "reason", "number")
+    numbers: Counter[tuple[datetime, str]] = Counter()
+    for hour, reason, number in found:
+        numbers[datetime.fromtimestamp(hour * 3600, UTC), reason] += number
+    return numbers
+
+
+def _sites(using: str, engine: Any = None) -> tuple[int, ...]:
+    """Return the marks of this site's counts in a database, as `Storage.sites` does of sessions.
+
+    ``engine`` is the session store; ``None`` for the one in use.
+    """
+    engine = engine or conf.session_store(django_settings.SESSION_ENGINE)
+    namespace = engine.storage().namespace() if hasattr(engine, "storage") else ""
+    return conf.sites(conf.tenant(using) + namespace)

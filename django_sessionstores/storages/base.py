@@ -215,6 +215,13 @@ class Storage:
     def _sites(self) -> tuple[int, ...]:
         return conf.sites(conf.tenant())
 
+    def namespace(self) -> str:
+        """Return what the store puts in front of the keys of this tenant or site, if anything.
+
+        Sessions with different namespaces are apart without a mark.
+        """
+        return ""
+
     def is_own(self, record: Record) -> bool:
         """Return whether a record belongs to this site."""
         return record.site in (0, *self.sites())

@@ -47,6 +47,9 @@ class ComposedStorage(FlowStorage):
     def _sites(self) -> tuple[int, ...]:
         return self._listing.sites()
 
+    def namespace(self) -> str:
+        return self._listing.namespace()
+
     def lookup(self, session_id: str) -> Record | None:
         return self._session_or_none(self._listing.lookup(session_id))
 

@@ -201,7 +201,7 @@ class LimitedStorage(Wrapper):
         current: Record | None = None
         while True:
             now = clock.now()
-            lock = _lock_of(f"{self.sites()[0]} {user_id}", now)
+            lock = _lock_of(user_id, self.sites()[0], now)
             outcome: Outcome | Taken | None = None
             if current is None:
                 outcome = yield from self._locks.create(lock, now)
@@ -233,8 +233,9 @@ class LimitedStorage(Wrapper):
         return True
 
 
-def _lock_of(name: str, now: int) -> Record:
-    """Return a new lock of a user, which expires `_LOCK_SECONDS` after ``now``."""
+def _lock_of(user_id: str, site: int, now: int) -> Record:
+    """Return a new lock of a user of a site, which expires `_LOCK_SECONDS` after ``now``."""
+    name = f"{site} {user_id}"
     digest = hashlib.blake2b(name.encode(), digest_size=20, person=b"session limit")
     return Record(
         id=digest.hexdigest(),

@@ -87,6 +87,7 @@ RECORD = Record(
     ip="2001:db8::1",
     user_agent="Mozilla/5.0",
     origin="0a" * 20,
+    site=-559038737,
 )
 TOMBSTONE = make_tombstone(
     ID, State.ROTATED, now=MOMENT, seconds=60, of=RECORD, successor="0b" * 20, nonce=12
@@ -94,7 +95,7 @@ TOMBSTONE = make_tombstone(
 JOURNAL = Journal(
     [Save(2, MOMENT, b"\x01" * 8), Save(3, MOMENT + 1, b"\x02" * 8)], {b"\x03" * 8: (3, b"change")}
 )
-TOKEN_RECORD = msgspec.structs.replace(RECORD, ip="", user_agent="", origin="")
+TOKEN_RECORD = msgspec.structs.replace(RECORD, ip="", user_agent="", origin="", site=0)
 
 # Base64. Until the first release, "python -m tests.payloads.test_stored_formats" prints new ones.
 VECTORS = {
@@ -121,11 +122,12 @@ VECTORS = {
         hXZXM6vCzYLPA1EUhXADvyWLZvCfHwVg/2dslXlQdK6IT1uzVNlAlbkk
     """,
     "record": """
-        AQAAAAAAAAAAAwAAAaMYXFB7AAABoxhcUHwAAAGjGFxQfZWhN6syMDAxOmRiODo6MatNb3ppbGxhLzUuMMQUCgoK
-        CgoKCgoKCgoKCgoKCgoKCgrEB3BheWxvYWQ=
+        AQAAAAAAAAAAAwAAAaMYXFB7AAABoxhcUHwAAAGjGFxQfd6tvu+VoTerMjAwMTpkYjg6OjGrTW96aWxsYS81LjDE
+        FAoKCgoKCgoKCgoKCgoKCgoKCgoKxAdwYXlsb2Fk
     """,
     "tombstone": """
-        AQMAAAAAAAAADAAAAaMYXFB7AAABoxhcUHsAAAGjGF0625WhN6CgxADEFAsLCwsLCwsLCwsLCwsLCwsLCwsL
+        AQMAAAAAAAAADAAAAaMYXFB7AAABoxhcUHsAAAGjGF06296tvu+VoTegoMQAxBQLCwsLCwsLCwsLCwsLCwsLCwsL
+        Cw==
     """,
     "journal": """
         kpKTAs8AAAGjGFxQe8QIAQEBAQEBAQGTA88AAAGjGFxQfMQIAgICAgICAgKBxAgDAwMDAwMDA5IDxAZjaGFuZ2U=

@@ -228,9 +228,12 @@ def test_an_old_key_does_not_end_what_a_login_has_begun(change: dict[str, Any]) 
     assert storage.read(record.id) is not None
 
 
+SITE = MemoryStorage(1).sites()[0]
+
+
 def is_held(locks: MemoryStorage) -> bool:
     """Return whether a login of the user 7 holds the lock."""
-    lock = locks.read(limited_storage._lock_of("7", now()).id)
+    lock = locks.read(limited_storage._lock_of("7", SITE, now()).id)
     assert lock is not None
     return lock.expires > now()
 
@@ -239,7 +242,7 @@ def is_held(locks: MemoryStorage) -> bool:
 def test_the_lock_of_a_process_that_was_killed_expires(milliseconds: int, is_over: bool) -> None:
     locks, moment, seconds = MemoryStorage(10), now(), count()
     limited = LimitedStorage(MemoryStorage(10), locks, most=1, refuses=False)
-    locks.create(limited_storage._lock_of("7", moment), moment)
+    locks.create(limited_storage._lock_of("7", SITE, moment), moment)
     with (
         clock.use(now=lambda: moment + milliseconds, monotonic=lambda: next(seconds)),
         nullcontext() if is_over else pytest.raises(StorageUnavailable),
@@ -251,7 +254,7 @@ def test_a_login_does_not_wait_for_a_lock_for_ever() -> None:
     """Logins that wait one behind the other would use up all threads of a site."""
     locks, moment = MemoryStorage(10), now()
     limited = LimitedStorage(MemoryStorage(10), locks, most=1, refuses=False)
-    locks.create(limited_storage._lock_of("7", moment), moment)
+    locks.create(limited_storage._lock_of("7", SITE, moment), moment)
     # The lock of the other login would expire after the waiting of this one.
     passed, seconds = count(moment, 400), count()
     with (

@@ -127,8 +127,13 @@ class Command(BaseCommand):
         if (found := find_user(inventory, user, user_id)) is not None:
             self._end_of_user(inventory, found, **options)
         else:
-            if self._is_end_confirmed(inventory.count(), "", **options):
-                self._report_end(inventory.end_everything)
+            self._end_everything(inventory, inventory.count(), **options)
+
+    def _end_everything(self, inventory: Inventory, number: int, **options: Any) -> None:
+        if not number:
+            self.terminal.say("There is no live session to end.")
+        elif self._is_end_confirmed(number, "", **options):
+            self._report_end(inventory.end_everything)
 
     def _end_some(self, ids: list[str], **options: Any) -> None:
         inventory = self._inventory()
@@ -159,8 +164,8 @@ class Command(BaseCommand):
         if options["json"]:
             ended = 0 if options["dry_run"] else inventory.end_everything()
             self.terminal.write(reports.as_json({"found": number, "ended": ended}))
-        elif self._is_end_confirmed(number, "", **options):
-            self._report_end(inventory.end_everything)
+        else:
+            self._end_everything(inventory, number, **options)
 
     def _clear_cache(
         self, *, alias: str, dry_run: bool, interactive: bool, json: bool, **options: Any

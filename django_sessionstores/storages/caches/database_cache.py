@@ -104,6 +104,9 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
             **self._place(),
         )
 
+    def namespace(self) -> str:
+        return self._key("")
+
     def read(self, session_id: str) -> Record | None:
         # The cache removes expired rows only from time to time, so the row may have expired.
         text = self._find(session_id, clock.now())

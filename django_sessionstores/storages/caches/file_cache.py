@@ -24,7 +24,7 @@ from ...core import clock
 from ...core.phrases import Phrase
 from ...core.records import Record, State
 from ...exceptions import UnreadablePayload
-from ..base import CacheStorage, has_fixed_keys
+from ..base import NAMESPACE, CacheStorage, has_fixed_keys
 from ..copies import is_refused
 from ..files.folder import Folder
 from ..files.record_file import read_head
@@ -107,6 +107,9 @@ class FileCacheStorage(FileStorage, CacheStorage):
             store=super().describe(),
             alias=repr(self._alias),
         )
+
+    def namespace(self) -> str:
+        return self._cache.make_key(NAMESPACE)
 
     def read(self, session_id: str) -> Record | None:
         record = super().read(session_id)

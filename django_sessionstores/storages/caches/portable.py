@@ -101,6 +101,9 @@ class PortableStorage(CacheStorage):
             alias=repr(self._alias),
         )
 
+    def namespace(self) -> str:
+        return str(self._cache.make_key(NAMESPACE))
+
     def read(self, session_id: str) -> Record | None:
         return self._find(session_id)
 

@@ -53,6 +53,9 @@ class RedisStorage(FlowStorage, CacheStorage):
     def describe(self) -> str:
         return self._server.describe()
 
+    def namespace(self) -> str:
+        return self._server.key("")
+
     @property
     def native_async(self) -> bool:
         return self._server.is_native

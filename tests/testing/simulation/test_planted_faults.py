@@ -245,7 +245,7 @@ def refuse_everybody(plant: pytest.MonkeyPatch) -> None:
 
 def ignore_the_lock(plant: pytest.MonkeyPatch) -> None:
     def lock(self: LimitedStorage, user_id: str) -> Flow[Any]:
-        return limited._lock_of(user_id, clock.now())
+        return limited._lock_of(user_id, self.sites()[0], clock.now())
         yield
 
     plant.setattr(LimitedStorage, "_lock", lock)

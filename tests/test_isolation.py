@@ -1,0 +1,482 @@
+"""Two sites, or two tenants of one site, in one store: each has to do with its own sessions only.
+
+`ARRANGEMENTS` are ways in which they differ, and `OPERATIONS` what one of them does while the other
+one has sessions of a user with the same primary key.
+"""
+
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from unittest import mock
+
+import pytest
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.db import connections
+from django.test import override_settings
+
+from django_sessionstores import signals
+from django_sessionstores.core.clock import now
+from django_sessionstores.inventory import Inventory
+from django_sessionstores.migration.sources import OwnSource
+from django_sessionstores.models import SessionStatistics
+from django_sessionstores.operations import bulk_migration, statistics
+from django_sessionstores.storages.memory import MemoryStorage
+from django_sessionstores.testing import HOUR, at
+from tests import cases
+from tests.services import temporary_folder
+from tests.sessions.test_lifetimes import limits
+
+NAMES: Final = ("production", "staging")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_current: Final = ContextVar("the site that runs", default=NAMES[0])
+
+
+# Arrangements -----------------------------------------------------------------------------------
+
+
+class Arrangement:
+    """Two sites or tenants that differ in one thing. ``engine`` is what they share."""
+
+    reads_by_key = False
+    """Whether a session key of one site means nothing to the other one."""
+
+    def __init__(self, engine: cases.Engine, stack: ExitStack) -> None:
+        self.engine = engine
+
+    @contextmanager
+    def site(self, name: str) -> Iterator[None]:
+        """Run as one of the two."""
+        token = _current.set(name)
+        try:
+            with self.settings(name):
+                yield
+        finally:
+            _current.reset(token)
+
+    def settings(self, name: str) -> AbstractContextManager[Any]:
+        return override_settings()
+
+
+class SecretKeys(Arrangement):
+    """Two projects, neither of which has ever heard of the other."""
+
+    reads_by_key = True
+
+    def settings(self, name: str) -> AbstractContextManager[Any]:
+        return override_settings(SECRET_KEY=f"the secret of {name}")
+
+
+class RotatingProduction(Arrangement):
+    """A copy of the settings with a SECRET_KEY of its own, beside a site that has a new one."""
+
+    reads_by_key = True
+    saved = 0
+
+    def settings(self, name: str) -> AbstractContextManager[Any]:
+        if name == "staging":
+            return override_settings(SECRET_KEY="the secret of staging")
+        # Every other time it is a worker that does not have the new key yet.
+        RotatingProduction.saved += 1
+        if _is_saving.get() and RotatingProduction.saved % 2:
+            return override_settings(SECRET_KEY="old")
+        return override_settings(SECRET_KEY="new", SECRET_KEY_FALLBACKS=["old"])
+
+
+_is_saving: Final = ContextVar("whether sessions are being made", default=False)
+
+
+class OneFolder(SecretKeys):
+    """As Django's file engine is shared by sites that give their cookies different names."""
+
+    def settings(self, name: str) -> AbstractContextManager[Any]:
+        return override_settings(
+            SECRET_KEY=f"the secret of {name}", SESSION_COOKIE_NAME=f"sessionid_{name}"
+        )
+
+
+class Prefixes(Arrangement):
+    """One SECRET_KEY, and a KEY_PREFIX for each."""
+
+    reads_by_key = True
+
+    def settings(self, name: str) -> AbstractContextManager[Any]:
+        shared = settings.CACHES
+        entry = {**shared[cases.CACHE_ALIAS], "KEY_PREFIX": name}
+        return override_settings(CACHES={**shared, cases.CACHE_ALIAS: entry})
+
+
+def key_of_tenant(key: str, prefix: str, version: int) -> str:
+    return f"{_current.get()}:{prefix}:{version}:{key}"
+
+
+class KeyFunction(Arrangement):
+    """One process for all tenants, whose KEY_FUNCTION asks for the tenant of the request."""
+
+    reads_by_key = True
+
+    def __init__(self, engine: cases.Engine, stack: ExitStack) -> None:
+        super().__init__(engine, stack)
+        shared = settings.CACHES
+        entry = {**shared[cases.CACHE_ALIAS], "KEY_FUNCTION": f"{__name__}.key_of_tenant"}
+        stack.enter_context(override_settings(CACHES={**shared, cases.CACHE_ALIAS: entry}))
+
+
+SECOND: Final = "second"
+_FOLDER: Final = temporary_folder()
+
+
+class TenantRouter:
+    """Sends the tables of some apps to the database of the tenant."""
+
+    def __init__(self, *apps: str) -> None:
+        self._apps = apps
+
+    def db_for_write(self, model: Any, **hints: Any) -> str | None:
+        if model._meta.app_label not in self._apps:
+            return None
+        return "default" if _current.get() == NAMES[0] else SECOND
+
+    db_for_read = db_for_write
+
+
+class Databases(Arrangement):
+    """A router sends the users and the sessions of each tenant to a database of their own."""
+
+    apps = ("auth", "contenttypes", "django_sessionstores")
+
+    def __init__(self, engine: cases.Engine, stack: ExitStack) -> None:
+        super().__init__(engine, stack)
+        entry = {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": f"{_FOLDER}/second.sqlite3",
+            "OPTIONS": {"timeout": 30},
+        }
+        cases._add_database(SECOND, entry, migrate=not os.path.exists(entry["NAME"]))
+        stack.callback(cases._remove_database, SECOND)
+        for model in _tables():
+            model._base_manager.using(SECOND).all().delete()
+        stack.enter_context(override_settings(DATABASE_ROUTERS=[TenantRouter(*self.apps)]))
+
+
+class DatabasesOfUsers(Databases):
+    """The users of each tenant are in a database of their own, and all sessions in one."""
+
+    apps = ("auth", "contenttypes")
+
+
+class Schemas(Arrangement):
+    """A schema for each tenant, as PostgreSQL's search_path selects it."""
+
+    def __init__(self, engine: cases.Engine, stack: ExitStack) -> None:
+        super().__init__(engine, stack)
+        self._connection = connections[engine.database]
+        stack.callback(self._execute, "SET search_path TO public")
+        for name in NAMES:
+            self._execute(f"DROP SCHEMA IF EXISTS {name} CASCADE", f"CREATE SCHEMA {name}")
+            for table in (each._meta.db_table for each in _tables()):
+                self._execute(f"CREATE TABLE {name}.{table} (LIKE public.{table} INCLUDING ALL)")
+
+    def settings(self, name: str) -> AbstractContextManager[Any]:
+        self._execute(f"SET search_path TO {name}")
+        return override_settings()
+
+    def _execute(self, *statements: str) -> None:
+        with self._connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+
+class Workers(Arrangement):
+    """Two workers of pytest-xdist, which have a database each and share everything else."""
+
+    def settings(self, name: str) -> AbstractContextManager[Any]:
+        return mock.patch("django_sessionstores.conf.isolation._test_worker", return_value=name)
+
+
+def _tables() -> list[Any]:
+    from django_sessionstores.models import StoredSession
+
+    return [StoredSession, SessionStatistics]
+
+
+IN_A_CACHE: Final = (
+    "cache:django-redis",
+    "cache:redis-cache",
+    "cache:locmem",
+    "cache:database-cache",
+    "cache:file-cache",
+    "cookie:django-redis",
+)
+LISTING: Final = tuple(
+    case.id
+    for case in cases.CASES
+    if case.id not in {"memory", "cache:memcached", "cache:memcached-nodes", "cookie:unregistered"}
+)
+ARRANGEMENTS: Final[dict[type[Arrangement], tuple[str, ...]]] = {
+    SecretKeys: LISTING,
+    RotatingProduction: LISTING,
+    OneFolder: ("file", "cache:file-cache", "cached_db:file-cache+sqlite"),
+    Prefixes: IN_A_CACHE,
+    KeyFunction: IN_A_CACHE,
+    Databases: (
+        "file",
+        "db:sqlite",
+        "cached_db:locmem+sqlite",
+        "cached_db:django-redis+sqlite",
+        "cookie:sqlite",
+        "cache:memcached+sqlite",
+        *IN_A_CACHE,
+    ),
+    DatabasesOfUsers: ("db:sqlite", "cached_db:django-redis+sqlite", "cookie:sqlite"),
+    Schemas: ("db:postgresql", "cached_db:redis-cache+postgresql"),
+    Workers: ("file", *IN_A_CACHE),
+}
+"""The engines on which each arrangement makes a difference."""
+QUICK: Final = {
+    (SecretKeys, "file"),
+    (SecretKeys, "db:postgresql"),
+    (SecretKeys, "cache:database-cache"),
+    (SecretKeys, "cookie:sqlite"),
+    (RotatingProduction, "db:sqlite"),
+    (RotatingProduction, "cache:django-redis"),
+    (OneFolder, "cache:file-cache"),
+    (Prefixes, "cache:redis-cache"),
+    (KeyFunction, "cache:django-redis"),
+    (KeyFunction, "cache:file-cache"),
+    (Databases, "cache:redis-cache"),
+    (Databases, "cookie:sqlite"),
+    (DatabasesOfUsers, "db:sqlite"),
+    (Schemas, "db:postgresql"),
+    (Workers, "cache:redis-cache"),
+}
+"""What is run by default; the rest is slow."""
+
+
+# Operations -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Pair:
+    """The two sites, each with sessions of its user and of a visitor."""
+
+    arrangement: Arrangement
+
+    def __post_init__(self) -> None:
+        self.keys: dict[str, list[str]] = {}
+        self.users: dict[str, Any] = {}
+        for name in NAMES:
+            with self.site(name):
+                self.users[name], _ = get_user_model().objects.get_or_create(pk=7, username="ada")
+                self.keys[name] = [self.log_in(name), self.log_in(name), self.begin(name, None)]
+        self.ids = {name: self.listed(name) for name in NAMES}
+        assert [len(ids) for ids in self.ids.values()] == [3, 3]
+
+    def site(self, name: str) -> AbstractContextManager[None]:
+        return self.arrangement.site(name)
+
+    def begin(self, name: str, user_id: str | None, **more: Any) -> str:
+        token = _is_saving.set(True)
+        try:
+            with self.site(name):
+                session = self.arrangement.engine.SessionStore()
+                session.update({"x": 1, **more})
+                if user_id is not None:
+                    session["_auth_user_id"] = user_id
+                session.save()
+                return str(session.session_key)
+        finally:
+            _is_saving.reset(token)
+
+    def log_in(self, name: str) -> str:
+        return self.begin(name, "7")
+
+    def listed(self, name: str, **filters: Any) -> set[str]:
+        with self.site(name):
+            return {each.id for each in Inventory().iterate(**filters)}
+
+
+def lists(pair: Pair) -> None:
+    for name in NAMES:
+        assert len(pair.listed(name, user="7")) == 2
+        with pair.site(name):
+            pages, cursor = [], ""
+            for _ in range(9):
+                page = Inventory().list(cursor=cursor, limit=1)
+                pages += [each.id for each in page.sessions]
+                cursor = page.next
+                if not cursor:
+                    break
+            assert sorted(pages) == sorted(pair.ids[name])
+    assert not pair.ids["production"] & pair.ids["staging"]
+
+
+def counts(pair: Pair) -> None:
+    for name in NAMES:
+        with pair.site(name):
+            assert Inventory().count() == 3
+            assert Inventory().count(user="7") == 2
+
+
+def ends_one(pair: Pair) -> None:
+    with pair.site("production"):
+        for each in pair.ids["staging"]:
+            assert Inventory().get(each) is None
+            assert Inventory().end(each) is False
+            assert Inventory().end(each, user="7") is False
+        for each in pair.ids["production"]:
+            assert Inventory().end(each) is True
+    assert pair.listed("production") == set()
+
+
+def ends_all_of_a_user(pair: Pair) -> None:
+    with pair.site("production"):
+        assert Inventory().end_all("7") == 2
+        assert Inventory().count() == 1
+
+
+def ends_the_others(pair: Pair) -> None:
+    (kept, _) = pair.listed("production", user="7")
+    with pair.site("production"):
+        assert Inventory().end_all("7", but=kept) == 1
+    assert pair.listed("production", user="7") == {kept}
+
+
+def ends_everything(pair: Pair) -> None:
+    with pair.site("production"):
+        assert Inventory().end_everything() == 3
+
+
+def ends_with_the_password(pair: Pair) -> None:
+    with pair.site("production"):
+        user = pair.users["production"]
+        user.set_password("another")
+        user.save()
+        assert Inventory().count() == 1
+
+
+def purges(pair: Pair) -> None:
+    with at(now() + 15 * 24 * HOUR), pair.site("production"):
+        if Inventory().storage.self_expiring:
+            return
+        assert Inventory().purge() == 3
+    with at(now() + 15 * 24 * HOUR):
+        assert pair.listed("staging", expired=True) == pair.ids["staging"]
+
+
+def counts_in_statistics(pair: Pair) -> None:
+    counted = statistics.Statistics()
+    with limits(STATISTICS=True), mock.patch.object(signals, "observers", [counted.note]):
+        for name in NAMES:
+            pair.log_in(name)
+            with pair.site(name):
+                assert Inventory().end_all("7") == 3
+                if isinstance(pair.arrangement, Schemas):
+                    counted.flush(at_once=True)
+        counted.flush(at_once=True)
+        for name in NAMES:
+            with pair.site(name):
+                sums = statistics.sums(_EPOCH)
+                assert (sums.created, sums.ended) == (1, {"revoked": 3})
+
+
+def migrates(pair: Pair) -> None:
+    target = MemoryStorage(100)
+    with pair.site("production"):
+        storage = pair.arrangement.engine.storage
+        if storage.holds_in_key:
+            return
+        moved = list(bulk_migration.move(OwnSource(storage, is_shared=True), target, 100))
+        assert moved == ["moved"] * 3
+        assert target.count(now(), None) == 3
+        assert Inventory().count() == 0
+
+
+def rebuilds_the_index(pair: Pair) -> None:
+    for name in NAMES:
+        with pair.site(name):
+            assert Inventory().reindex() in {None, 3}
+    counts(pair)
+
+
+def limits_sessions(pair: Pair) -> None:
+    with limits(MAX_SESSIONS=1), pair.site("production"):
+        session = pair.arrangement.engine.SessionStore()
+        session["_auth_user_id"] = "7"
+        session.save()
+    assert len(pair.listed("production", user="7")) == 1
+
+
+def knows_its_own_keys(pair: Pair) -> None:
+    """A browser that knows both sites under one host sends the cookie of one to the other."""
+    engine = pair.arrangement.engine
+    with pair.site("production"):
+        for key in pair.keys["staging"]:
+            session = engine.SessionStore(key)
+            if pair.arrangement.reads_by_key:
+                assert dict(session.items()) == {}
+            session.flush()
+
+
+OPERATIONS: Final[tuple[Callable[[Pair], None], ...]] = (
+    lists,
+    counts,
+    ends_one,
+    ends_all_of_a_user,
+    ends_the_others,
+    ends_everything,
+    ends_with_the_password,
+    purges,
+    counts_in_statistics,
+    migrates,
+    rebuilds_the_index,
+    limits_sessions,
+    knows_its_own_keys,
+)
+
+
+# The matrix -------------------------------------------------------------------------------------
+
+
+def matrix() -> Iterator[Any]:
+    for arrangement, engines in ARRANGEMENTS.items():
+        for engine in engines:
+            marks = [] if (arrangement, engine) in QUICK else [pytest.mark.slow]
+            yield pytest.param(
+                arrangement, engine, marks=marks, id=f"{arrangement.__name__}-{engine}"
+            )
+
+
+@pytest.mark.parametrize(("arrangement", "case_id"), matrix())
+def test_each_has_to_do_with_its_own_sessions_only(
+    django_db_setup: None, django_db_blocker: Any, arrangement: type[Arrangement], case_id: str
+) -> None:
+    (case,) = cases.select(case_id)
+    with django_db_blocker.unblock(), cases.activate(case) as engine, ExitStack() as stack:
+        arranged = arrangement(engine, stack)
+        failed: dict[str, str] = {}
+        for operation in OPERATIONS:
+            for name in NAMES:
+                with arranged.site(name):
+                    _empty(engine)
+            pair = Pair(arranged)
+            try:
+                operation(pair)
+                if operation is not counts_in_statistics:
+                    assert pair.listed("staging") == pair.ids["staging"]
+            except Exception:  # noqa: BLE001 - told below
+                failed[operation.__name__] = traceback.format_exc()
+        assert not failed, "".join(failed.values())
+
+
+def _empty(engine: cases.Engine) -> None:
+    engine.empty()
+    get_user_model().objects.all().delete()
+    for alias in {"default", SECOND, engine.database} & set(connections.settings):
+        for model in _tables():
+            model._base_manager.using(alias).all()._raw_delete(alias)
