@@ -4,6 +4,7 @@ from .copies import CopyTests
 from .creation import CreationTests
 from .ending import DeletionTests, TombstoneTests
 from .expiry import PurgeTests
+from .isolation import IsolationTests
 from .listing import ListingTests
 from .rotation import RotationTests
 from .updates import TouchTests, UpdateTests
@@ -18,6 +19,7 @@ class StorageContract(
     RotationTests,
     PurgeTests,
     ListingTests,
+    IsolationTests,
     CopyTests,
 ):
     """All tests of a storage, blocking or, with ``awaited = True``, by its async twins.

@@ -46,6 +46,7 @@ class StorageCase(NeutralSettings):
             "ip": "2001:db8::1",
             "user_agent": "Browsér/1.0 (😀)",
             "origin": ORIGIN,
+            "site": self.storage.sites()[0],
             **fields,
         }
         return Record(**values)
@@ -90,6 +91,19 @@ class StorageCase(NeutralSettings):
         links: dict[str, Any] = {"of": base, "successor": record.id, "nonce": NONCE}
         tombstone = make_tombstone(base.id, State.SUPERSEDED, now=now(), seconds=60, **links)
         return record, self.store.rotate(record, base, tombstone, now())
+
+    def scan_all(self, user_id: str | None = None, limit: int = 2) -> list[Record]:
+        """Return the records of all pages of a scan."""
+        if not self.storage.lists:
+            raise SkipTest("The storage cannot list its sessions.")
+        found, cursor = [], ""
+        for _ in range(1000):
+            records, cursor = self.store.scan(cursor, limit, user_id)
+            assert len(records) <= limit
+            found += records
+            if not cursor:
+                return found
+        raise AssertionError("The scan does not end.")
 
     def assert_gone(self, record_id: str) -> None:
         """Check that an id reads as None or as the tombstone of an ended session."""

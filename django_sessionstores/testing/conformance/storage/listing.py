@@ -17,19 +17,6 @@ from .case import StorageCase
 class ListingTests(StorageCase):
     """`Storage.scan`, `Storage.count` and `Storage.lookup`."""
 
-    def scan_all(self, user_id: str | None = None, limit: int = 2) -> list[Record]:
-        """Return the records of all pages of a scan."""
-        if not self.storage.lists:
-            raise SkipTest("The storage cannot list its sessions.")
-        found, cursor = [], ""
-        for _ in range(1000):
-            records, cursor = self.store.scan(cursor, limit, user_id)
-            assert len(records) <= limit
-            found += records
-            if not cursor:
-                return found
-        raise AssertionError("The scan does not end.")
-
     def test_scan_pages_through_all_sessions(self) -> None:
         """Scanning returns each session once, without its payload, for any page size.
 
