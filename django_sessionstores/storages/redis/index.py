@@ -23,7 +23,7 @@ from ...core.records import (
     unpack_start,
 )
 from ...exceptions import StorageUnavailable, UnreadablePayload
-from ..base import Page, Storage, cursor_error
+from ..base import LITTER_AGE, Page, Storage, cursor_error
 from . import scripts as scripts
 from .client import Server
 from .scripts import Script
@@ -40,8 +40,9 @@ WAIT_SECONDS: Final = 5.0
 _BUILDER_TTL: Final = int(BUILDER_SECONDS * 1000)
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.25
-_LITTER_AGE: Final = 3_600_000
+_MEMBER_AGE: Final = 3_600_000
 """How many milliseconds after its expiry a member of the index is litter, by any clock."""
+_SITES: Final = "{index}:sites"
 
 
 class Moves(NamedTuple):
@@ -136,7 +137,7 @@ class SessionIndex:
         added = Member(record.id, record.user_id).name if record.state is State.LIVE else b""
         site = self._site_of(record)
         other = self._site_of(base) if base else site
-        litter = max(0, now - _LITTER_AGE)
+        litter = max(0, now - _MEMBER_AGE)
         return Moves(removed, added, record.expires, litter, site, other if other != site else None)
 
     def _site_of(self, record: Record) -> int:
@@ -170,10 +171,17 @@ class SessionIndex:
                 return total
 
     def purge(self, now: int, batch: int) -> Flow[int]:
-        """Remove members whose records have expired, and return how many."""
-        for site in self._storage.sites():
-            gone = yield from self._purge(site, now, batch)
-            if gone:
+        """Remove members whose records have expired, and return how many.
+
+        In the index of another site, a member stays for another `LITTER_AGE`.
+        """
+        own = self._storage.sites()
+        for site in own:
+            if gone := (yield from self._purge(site, now, batch)):
+                return gone
+        others: set[bytes] = yield Call(self._server, "ask", ("SMEMBERS", self._server.key(_SITES)))
+        for site in sorted(set(map(int, others)).difference(own)):
+            if gone := (yield from self._purge(site, now - LITTER_AGE, batch)):
                 return gone
         return 0
 
@@ -225,7 +233,8 @@ class SessionIndex:
                 if ids:
                     total += self._list(ids)
             for site in self._storage.sites():
-                run(self._server.evaluate(scripts.COMPLETE, self._keys(site)))
+                keys = (*self._keys(site), self._server.key(_SITES))
+                run(self._server.evaluate(scripts.COMPLETE, keys, site))
         finally:
             with suppress(StorageUnavailable):  # The lock ends by itself.
                 run(self._server.evaluate(scripts.RELEASE, (self.lock,), builder))

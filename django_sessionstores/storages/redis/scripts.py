@@ -333,9 +333,11 @@ return redis.call('DEL', KEYS[1])
 """
 )
 
+# The third key is the set of the sites that have an index, and the argument the mark of this one.
 COMPLETE: Final = Script(
     """
 redis.call('ZADD', KEYS[1], '-inf', '')
 redis.call('ZADD', KEYS[2], 0, '')
+redis.call('SADD', KEYS[3], ARGV[1])
 """
 )

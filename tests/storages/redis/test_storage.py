@@ -33,7 +33,7 @@ from django_sessionstores.exceptions import (
     StorageUnavailable,
     UnreadablePayload,
 )
-from django_sessionstores.storages.base import Conflict, Gone, Taken, Updated
+from django_sessionstores.storages.base import LITTER_AGE, Conflict, Gone, Taken, Updated
 from django_sessionstores.storages.redis import index as redis_index
 from django_sessionstores.storages.redis import scripts as redis_scripts
 from django_sessionstores.storages.redis import storage as redis
@@ -894,7 +894,11 @@ def listed(storage: redis.RedisStorage, user_id: str | None = None, limit: int =
 
 
 def index_keys() -> list[bytes]:
-    return sorted(key for key in raw_client().keys("*") if b"{index}" in key)
+    return sorted(
+        key
+        for key in raw_client().keys("*")
+        if b"{index}" in key and not key.endswith(b"{index}:sites")
+    )
 
 
 def members() -> list[int]:
@@ -1292,3 +1296,17 @@ def test_a_cluster_whose_index_is_unreachable_goes_on(caplog: pytest.LogCaptureF
 
         assert listed(storage, "7") == ["c" * 40]
     assert "The index of sessions is behind" in caplog.text
+
+
+def test_the_index_of_a_site_that_is_gone_is_cleared(storage: redis.RedisStorage) -> None:
+    """After a new SECRET_KEY, nobody writes to the index of the old one any more."""
+    with override_settings(SECRET_KEY="old"):
+        storage.create(record(user_id="7"), NOW)
+        assert storage.count(NOW, None) == 1
+        keys = storage._index.keys
+    raw_client().delete(storage._server.key(record().id))
+    expired = NOW + HOUR
+    assert storage.purge(expired, 10) == 0
+    assert [raw_client().zcard(key) for key in keys] == [2, 2]
+    assert storage.purge(expired + LITTER_AGE, 10) == 1
+    assert [raw_client().zcard(key) for key in keys] == [1, 1]
