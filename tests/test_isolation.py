@@ -5,12 +5,15 @@ one has sessions of a user with the same primary key.
 """
 
 import os
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
@@ -28,8 +31,8 @@ from django_sessionstores.models import SessionStatistics
 from django_sessionstores.operations import bulk_migration, statistics
 from django_sessionstores.storages.memory import MemoryStorage
 from django_sessionstores.testing import HOUR, at
-from tests import cases
-from tests.services import temporary_folder
+from tests import ROOT, cases
+from tests.services import Redis, temporary_folder
 from tests.sessions.test_lifetimes import limits
 
 NAMES: Final = ("production", "staging")
@@ -444,6 +447,7 @@ OPERATIONS: Final[tuple[Callable[[Pair], None], ...]] = (
 
 
 def matrix() -> Iterator[Any]:
+    """Yield the pairs of an arrangement and an engine."""
     for arrangement, engines in ARRANGEMENTS.items():
         for engine in engines:
             marks = [] if (arrangement, engine) in QUICK else [pytest.mark.slow]
@@ -452,7 +456,7 @@ def matrix() -> Iterator[Any]:
             )
 
 
-@pytest.mark.parametrize(("arrangement", "case_id"), matrix())
+@pytest.mark.parametrize(("arrangement", "case_id"), list(matrix()))
 def test_each_has_to_do_with_its_own_sessions_only(
     django_db_setup: None, django_db_blocker: Any, arrangement: type[Arrangement], case_id: str
 ) -> None:
@@ -480,3 +484,74 @@ def _empty(engine: cases.Engine) -> None:
     for alias in {"default", SECOND, engine.database} & set(connections.settings):
         for model in _tables():
             model._base_manager.using(alias).all()._raw_delete(alias)
+
+
+_CONFTEST = """
+import os
+import django
+from django.conf import settings
+
+settings.configure(
+    SECRET_KEY="of both workers",
+    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "django_sessionstores"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+    CACHES={"default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": os.environ["REDIS"],
+    }},
+    SESSION_ENGINE="django_sessionstores.backends.cache",
+)
+django.setup()
+"""
+_TEST = """
+import time
+from django.core.cache import cache
+from django_sessionstores.backends.cache import SessionStore
+from django_sessionstores.inventory import Inventory
+
+def meet(place):
+    cache.add(place, 0)
+    cache.incr(place)
+    deadline = time.monotonic() + 60
+    while cache.get(place) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+def test_a_worker():
+    for _ in range(3):
+        session = SessionStore()
+        session["_auth_user_id"] = "1"
+        session.save()
+    meet("made")
+    assert Inventory().count() == Inventory().count(user="1") == 3
+    meet("counted")
+    assert Inventory().end_all("1") == 3
+"""
+
+
+@pytest.mark.slow
+def test_two_workers_of_xdist(tmp_path: Path) -> None:
+    """Nothing in their settings differs."""
+    with Redis() as server:
+        _run_workers(tmp_path, server.url())
+
+
+def _run_workers(tmp_path: Path, url: str) -> None:
+    (tmp_path / "conftest.py").write_text(_CONFTEST)
+    (tmp_path / "test_worker.py").write_text(_TEST)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTEST", "DJANGO_SETTINGS_MODULE"))
+    }
+    command = ["-m", "pytest", "-q", "-p", "no:django", "-n2", "--dist=each", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env={**environment, "REDIS": url, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "2 passed" in done.stdout, done.stdout
