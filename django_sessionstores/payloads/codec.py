@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, Protocol
 
+import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -131,7 +132,7 @@ def _cipher(key: bytes, session_id: str) -> AESGCM:
     return AESGCM(hashlib.blake2b(session_id.encode(), key=key, digest_size=32).digest())
 
 
-class Snapshot(NamedTuple):
+class Snapshot(msgspec.Struct, frozen=True):
     """The serialised data of a session, and the number of the serializer that reads it."""
 
     serializer: int
@@ -157,8 +158,8 @@ class Codec:
         used = serializers[writes]
         # Equal values have equal bytes, which other serializers do not guarantee.
         self._is_exact = type(used) is TypedSerializer
-        # The package's own serializer sees to the stack itself.
-        self._dumps = used.dumps if self._is_exact else with_enough_stack(used.dumps)
+        # The package's own serializer sees to the stack, and to `SecretDict`, itself.
+        self._dumps = used.dumps if self._is_exact else with_enough_stack(_of_dict(used.dumps))
         self._dumps_change = used.dumps_change if isinstance(used, TypedSerializer) else self._dumps
         self._loads = {
             number: each.loads if type(each) is TypedSerializer else with_enough_stack(each.loads)
@@ -171,7 +172,7 @@ class Codec:
         Raises `UnserializableValue`, which names the key of the value that cannot be serialised.
         """
         try:
-            return Snapshot(self._writes, self._dumps(_as_dict(data)))
+            return Snapshot(self._writes, self._dumps(data))
         except Exception as error:  # noqa: BLE001 - whatever a serializer raises for a value
             problem = self._problem(data, error)
         # Error reports show the variables of each frame, including the frames of causes.
@@ -185,7 +186,7 @@ class Codec:
         project accepts them there and not here.
         """
         try:
-            return Snapshot(self._writes, self._dumps_change(_as_dict(change)))
+            return Snapshot(self._writes, self._dumps_change(change))
         except Exception as error:  # noqa: BLE001 - whatever a serializer raises for a value
             problem = f"A change of the session cannot be saved: {error}."
         del change  # Error reports show local variables.
@@ -242,7 +243,7 @@ class Codec:
         """
         if snapshot.serializer == self._writes:
             try:
-                dumped = self._dumps(_as_dict(data))
+                dumped = self._dumps(data)
             except Exception:  # noqa: BLE001 - saving it will raise the error
                 return False
             if dumped == snapshot.data:
@@ -268,7 +269,7 @@ class Codec:
 
     def encrypt(self, session_id: str, snapshot: Snapshot) -> bytes:
         """Return the payload of a session for a storage."""
-        flags, data = snapshot
+        flags, data = snapshot.serializer, snapshot.data
         if len(data) >= COMPRESS_FROM:
             compressed = zlib.compress(data, level=1)
             if len(compressed) < len(data):
@@ -338,9 +339,9 @@ class UnencryptedCodec(Codec):
         return Snapshot(flags, bytes(data))
 
 
-def _as_dict(data: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """Return the data as a plain dict, because some serializers would keep the class."""
-    return dict(data) if type(data) is SecretDict else data
+def _of_dict(dumps: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """Return the function as one for data in a `SecretDict`: some serializers keep the class."""
+    return lambda data: dumps(dict(data) if type(data) is SecretDict else data)
 
 
 def change_context(record_id: str, version: int) -> str:
