@@ -153,16 +153,19 @@ class Codec:
 
     def __init__(self, keys: KeyRing, serializers: Mapping[int, Serializer], writes: int) -> None:
         self._keys = keys
-        self._serializers = serializers
         self._writes = writes
         used = serializers[writes]
+        # Not of a subclass, which may write something else.
+        self._own = {
+            number for number, each in serializers.items() if type(each) is TypedSerializer
+        }
         # Equal values have equal bytes, which other serializers do not guarantee.
-        self._is_exact = type(used) is TypedSerializer
+        self._is_exact = writes in self._own
         # The package's own serializer sees to the stack, and to `SecretDict`, itself.
         self._dumps = used.dumps if self._is_exact else with_enough_stack(_of_dict(used.dumps))
         self._dumps_change = used.dumps_change if isinstance(used, TypedSerializer) else self._dumps
         self._loads = {
-            number: each.loads if type(each) is TypedSerializer else with_enough_stack(each.loads)
+            number: each.loads if number in self._own else with_enough_stack(each.loads)
             for number, each in serializers.items()
         }
 
@@ -192,13 +195,12 @@ class Codec:
         del change  # Error reports show local variables.
         raise UnserializableValue(problem)
 
-    def lacks(self, snapshot: Snapshot, key: str) -> bool:
+    def lacks(self, snapshot: Snapshot, key: bytes) -> bool:
         """Return whether a dict certainly lacks a key. Takes less than to deserialise it.
 
-        ``False`` if the dict may have the key.
+        ``key`` is in UTF-8. Return ``False`` if the dict may have the key.
         """
-        is_plain = type(self._serializers.get(snapshot.serializer)) is TypedSerializer
-        return is_plain and key.encode() not in snapshot.data
+        return snapshot.serializer in self._own and key not in snapshot.data
 
     def _problem(self, data: Mapping[Any, Any], error: Exception) -> str:
         """Return a message that says which value cannot be serialised, and why.
@@ -305,13 +307,6 @@ class UnencryptedCodec(Codec):
     and is not compressed as a whole. The data of other serializers stays as it is, because only
     they know where one value ends and the next begins.
     """
-
-    def __init__(self, keys: KeyRing, serializers: Mapping[int, Serializer], writes: int) -> None:
-        super().__init__(keys, serializers, writes)
-        # Not a subclass, which may write something else.
-        self._own = {
-            number for number, each in serializers.items() if type(each) is TypedSerializer
-        }
 
     def encrypt(self, session_id: str, snapshot: Snapshot) -> bytes:
         """Return the payload. Raises `PayloadTooLarge` above `MAX_UNENCRYPTED` bytes of data."""

@@ -78,7 +78,7 @@ def draft(
         ) from None
     if base and _keeps_expiry(base, expires, moment):
         expires = base.expires
-    client = env.client(base)
+    ip, user_agent = env.client(base)
     changed: Changes = ()
     if previous and storage.keeps_changes:
         changed = tuple(_changes(previous.base, snapshot, change_context(record_id, version)))
@@ -90,8 +90,8 @@ def draft(
         created=created,
         last_activity=moment,
         expires=expires,
-        ip=client.ip,
-        user_agent=client.user_agent,
+        ip=ip,
+        user_agent=user_agent,
         origin=_origin(base, is_rotation=is_rotation, goes_on=goes_on),
         changes=changed,
     )

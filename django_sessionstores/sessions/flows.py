@@ -324,7 +324,7 @@ class SessionFlows(KnownSession):
         replaced = self._flush_to_report
         if replaced is None:
             return
-        self._set_state(replace(self._state, replaces=replaced._replace(is_told=True)))
+        self._set_state(replace(self._state, replaces=replace(replaced, is_told=True)))
         # If there is a user, a login has ended the session, even if that login was refused.
         is_login = drafting.user_of(self.__dict__.get("_session_cache", {})) is not None
         reason = "replaced" if is_login else "logout"

@@ -143,7 +143,7 @@ class KnownSession(Engine):
         elif self.__dict__.get("_session_cache"):
             # Another session has begun since. It must not be stored under the old key.
             key = self._state.key or SecretText(draw_key())
-            self._set_state(New(key, is_promised=True, replaces=flushed._replace(is_over=False)))
+            self._set_state(New(key, is_promised=True, replaces=replace(flushed, is_over=False)))
         else:
             self._set_state(New() if before.key is None else Unread(before.key, before.key))
             self.__dict__.pop("_session_cache", None)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from django.dispatch import Signal
@@ -34,7 +34,7 @@ count: Final = itertools.count(1)
 """Numbers what happens in this process, in order: in one request, times may be equal."""
 
 
-class ReplacedSession(NamedTuple):
+class ReplacedSession(msgspec.Struct, frozen=True):
     """A session that was flushed. A login may replace it."""
 
     id: str
@@ -161,7 +161,7 @@ class RequestPolicy(msgspec.Struct, frozen=True):
     """Whether a session that cannot be read because of an outage is empty, and cannot be saved."""
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, frozen=True):
     """A signal to send after the state is assigned and the transaction, if any, has committed."""
 
     signal: Signal
@@ -188,8 +188,8 @@ class Environment(msgspec.Struct, frozen=True):
         """The calls of the storage, as flows."""
         return Calls(self.storage)
 
-    def client(self, base: Record | None) -> Client:
-        """Return the client of the request. If it is not known, return the client of ``base``."""
+    def client(self, base: Record | None) -> tuple[str, str]:
+        """Return the `Client` of the request. If it is not known, return that of ``base``."""
         if self.policy is not None and self.policy.client is not None:
             return self.policy.client()
-        return Client(base.ip, base.user_agent) if base else Client("", "")
+        return (base.ip, base.user_agent) if base else ("", "")
