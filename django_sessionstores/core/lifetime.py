@@ -18,6 +18,8 @@ LATEST: Final = 253_402_214_400_000
 
 A later moment could not be shown in each time zone, because Python's years end with 9999.
 """
+_CENTURY: Final = 100 * 365 * 86_400
+"""Seconds that end long before the year 9999 if they begin now."""
 _NAIVE_BOUNDS: Final = datetime(1970, 1, 1), datetime(9999, 12, 31)
 _AWARE_BOUNDS: Final = _NAIVE_BOUNDS[0].replace(tzinfo=UTC), _NAIVE_BOUNDS[1].replace(tzinfo=UTC)
 
@@ -31,13 +33,14 @@ def _moment(expiry: Expiry) -> datetime | None:
     return expiry if isinstance(expiry, datetime) else None
 
 
-def expiry_date(expiry: Expiry, modification: datetime, default_age: float) -> datetime:
+def expiry_date(expiry: Expiry, modification: datetime | None, default_age: float) -> datetime:
     """Return when a session that last changed at ``modification`` expires.
 
-    ``default_age`` is in seconds. A moment that was stored under another ``USE_TZ`` is converted,
-    whereas Django raises ``TypeError``. A lifetime that would end after the year 9999, or before
-    the epoch, ends there.
+    ``modification`` is now if it is ``None``, and ``default_age`` is in seconds. A moment that was
+    stored under another ``USE_TZ`` is converted, whereas Django raises ``TypeError``. A lifetime
+    that would end after the year 9999, or before the epoch, ends there.
     """
+    modification = modification or timezone.now()
     moment = _moment(expiry)
     if moment is None:
         return _later(modification, expiry or default_age)
@@ -66,12 +69,16 @@ def _bounds(moment: datetime) -> tuple[datetime, datetime]:
     return _AWARE_BOUNDS if timezone.is_aware(moment) else _NAIVE_BOUNDS
 
 
-def expiry_age(expiry: Expiry, modification: datetime, default_age: int) -> int:
+def expiry_age(expiry: Expiry, modification: datetime | None, default_age: int) -> int:
     """Return the seconds from ``modification`` until a session expires; negative if it has.
 
-    ``default_age`` is in seconds. A cookie can have the moment to which the result leads: see
-    `expiry_date`.
+    ``modification`` is now if it is ``None``, and ``default_age`` is in seconds. A cookie can have
+    the moment to which the result leads: see `expiry_date`.
     """
+    # Each cookie asks for this, and nearly always it is in this century.
+    if modification is None and expiry is None and 0 <= default_age <= _CENTURY:
+        return default_age
+    modification = modification or timezone.now()
     earliest, latest = _bounds(modification)
     if expiry and isinstance(expiry, str | datetime):
         moment = expiry_date(expiry, modification, default_age)

@@ -31,7 +31,6 @@ from .state import (
     Stored,
     Unreachable,
     Unread,
-    base_of,
     count,
 )
 
@@ -257,7 +256,7 @@ class KnownSession(Engine):
         data = self.__dict__.get("_session_cache")
         if data is None:
             return False
-        baseline = self._baseline or base_of(state)
+        baseline = self._baseline or state.base
         return bool(data) if baseline is None else not codec().matches(baseline, data)
 
     def _note_outage(self, flow: Flow[T]) -> Flow[T]:

@@ -11,7 +11,7 @@ the old key to the new one:
 
 from __future__ import annotations
 
-import secrets
+import os
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -38,8 +38,8 @@ def begin_rotation(
     previous: Stored, cause: RotationCause, cycles: int = 1, drawn: int | None = None
 ) -> Rotating:
     """Return the state of a session that gets another key with its next save."""
-    nonce = secrets.randbits(63)
-    key = SecretText(next(key_ring().successors(previous.key, nonce)))
+    nonce = int.from_bytes(os.urandom(8)) >> 1  # As many bits as a version has.
+    key = next(key_ring().successors(previous.key, nonce))
     return Rotating(key, previous, cause, nonce, clock.now(), cycles, drawn or next(count))
 
 
@@ -104,7 +104,7 @@ def successor_key(key: SecretText, tombstone: Record) -> SecretText | None:
     """Return the key to which a tombstone leads from the old key; ``None`` if there is none."""
     for successor in key_ring().successors(key, tombstone.version):
         if session_id(successor) == tombstone.successor:
-            return SecretText(successor)
+            return successor
     return None
 
 

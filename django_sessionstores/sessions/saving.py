@@ -44,7 +44,6 @@ from .state import (
     Unreachable,
     Unread,
     Unreadable,
-    base_of,
     count,
 )
 
@@ -131,7 +130,7 @@ def save(env: Environment, state: State, data: dict[str, Any], intent: Intent) -
             if data is given:
                 return step
             stored = data if step.data is None else step.data
-            return replace(step, data=stored, base=base_of(state))
+            return replace(step, data=stored, base=state.base)
         state, data = step
         refused += 1
         if refused > 2:

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from django.conf import settings as django_settings
-from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.module_loading import import_string
 
@@ -125,11 +124,11 @@ class SessionStore(SessionFlows):
 
     def _expiry(
         self,
-        of: Callable[[lifetime.Expiry, datetime, int], T],
+        of: Callable[[lifetime.Expiry, datetime | None, int], T],
         expiry: lifetime.Expiry,
         modification: datetime | None = None,
     ) -> T:
-        return of(expiry, modification or timezone.now(), self.get_session_cookie_age())
+        return of(expiry, modification, self.get_session_cookie_age())
 
     def deadlines(self) -> lifetime.Deadlines | None:
         """Return the times at which the session ends; ``None`` if it is not stored."""
