@@ -69,13 +69,13 @@ class SessionStore(SessionFlows):
     def is_empty(self) -> bool:
         """Return whether there is neither a key nor data. Then a middleware deletes the cookie."""
         # A dead session has a key. Its cookie stays, because the browser may have a newer one.
-        return self._current_state.key is None and not self.__dict__.get("_session_cache")
+        return self._current_state.key is None and not getattr(self, "_session_cache", None)
 
     def _get_session(self, no_load: bool = False) -> dict[str, Any]:
         self.accessed = True
         if self._provisional:
             self._settle()  # After a rollback, this discards the data at hand.
-        if "_session_cache" not in self.__dict__:
+        if not hasattr(self, "_session_cache"):
             self._session_cache = {} if no_load or self._state.key is None else self.load()
         return self._session_cache
 
@@ -87,9 +87,10 @@ class SessionStore(SessionFlows):
         self.accessed = True
         if self._provisional:
             self._settle()
-        if "_session_cache" not in self.__dict__:
+        if not hasattr(self, "_session_cache"):
             data = {} if no_load or self._state.key is None else await self.aload()
-            self.__dict__.setdefault("_session_cache", data)
+            if not hasattr(self, "_session_cache"):
+                self._session_cache = data
         return self._session_cache
 
     async def adelete_test_cookie(self) -> None:
