@@ -182,11 +182,11 @@ class SessionFlows(KnownSession):
         if isinstance(unread := self._current_state, Unread):
             yield from self._load_behind_data(unread)
         match self._current_state:
-            case Unreachable(outage=outage):
-                raise outage  # Without the store, the old key would stay valid.
             case Stored() as previous:
                 self._set_state(rotation.begin_rotation(previous, RotationCause.CYCLED))
                 yield from self._store_key(at_once)
+            case Unreachable(outage=outage):
+                raise outage  # Without the store, the old key would stay valid.
             case Rotating() as rotating:
                 again = rotating if rotating.is_tried else rotation.redraw_key(rotating)
                 self._set_state(replace(again, cycles=rotating.cycles + 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from django.conf import settings as django_settings
@@ -35,7 +35,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, int, int, int, str | None, bytes]).decode
 
 
-class _Token(NamedTuple):
+class _Token(msgspec.Struct, frozen=True):
     """The handle of a record that was read from a token."""
 
     is_newest: bool
