@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +29,10 @@ _MOST: Final = 99 * 4096
 _MARK_SIZE: Final = 8
 _FLAGS: Final = 0
 """No flags are defined. A token with flags was made by a later version."""
+
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
+"""The alphabet of Base64 for URLs, which a cookie can have without quoting."""
+_FROM_URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, int, int, int, str | None, bytes]).decode
@@ -186,8 +189,8 @@ def _decrypt(locator: str) -> Record:
     """Return the record in a token. Raises `UnreadablePayload`."""
     text = locator.removeprefix(_SIGN)
     try:
-        token = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except (ValueError, binascii.Error):
+        token = binascii.a2b_base64(text.encode().translate(_FROM_URL_SAFE) + b"==")
+    except ValueError:
         raise UnreadablePayload("cookie does not have a token") from None
     if _text(token) != locator:
         # Base64 ignores some characters and bits. A token must have one spelling.
@@ -214,7 +217,8 @@ def _decrypt(locator: str) -> Record:
 
 
 def _text(token: bytes) -> str:
-    return _SIGN + base64.urlsafe_b64encode(token).rstrip(b"=").decode("ascii")
+    encoded = binascii.b2a_base64(token, newline=False)
+    return _SIGN + encoded.rstrip(b"=").translate(_URL_SAFE).decode("ascii")
 
 
 def _context(record_id: str) -> str:
