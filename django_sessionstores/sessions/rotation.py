@@ -11,7 +11,7 @@ the old key to the new one:
 
 from __future__ import annotations
 
-import os
+import secrets
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -38,7 +38,7 @@ def begin_rotation(
     previous: Stored, cause: RotationCause, cycles: int = 1, drawn: int | None = None
 ) -> Rotating:
     """Return the state of a session that gets another key with its next save."""
-    nonce = int.from_bytes(os.urandom(8)) >> 1  # As many bits as a version has.
+    nonce = secrets.randbits(63)
     key = next(key_ring().successors(previous.key, nonce))
     return Rotating(key, previous, cause, nonce, clock.now(), cycles, drawn or next(count))
 
