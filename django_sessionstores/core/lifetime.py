@@ -77,7 +77,7 @@ def expiry_age(expiry: Expiry, modification: datetime | None, default_age: int) 
     """
     # Each cookie asks for this, and nearly always it is in this century.
     if modification is None and expiry is None and 0 <= default_age <= _CENTURY:
-        return default_age
+        return int(default_age)
     modification = modification or timezone.now()
     earliest, latest = _bounds(modification)
     if expiry and isinstance(expiry, str | datetime):
