@@ -20,7 +20,7 @@ Time is an argument
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
@@ -30,13 +30,11 @@ from django.core.cache.backends.base import BaseCache, default_key_func
 from .. import conf
 from ..core.flow import Call, Flow, run
 from ..core.records import Record, State, is_session_id, is_well_formed, list_entry, session_id
+from .site_marks import LITTER_AGE as LITTER_AGE
+from .site_marks import SiteMarks
 
 if TYPE_CHECKING:
     from ..payloads.codec import Codec
-
-LITTER_AGE: Final = 7 * 24 * 60 * 60 * 1000
-"""How many milliseconds after its expiry a record may be removed by any site. The site that has
-stored it may no longer exist, and no clock is so far ahead."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -140,7 +138,7 @@ def page_of(records: Iterable[Record], limit: int) -> Page:
     return Page(found, "")
 
 
-class Storage:
+class Storage(SiteMarks):
     """The base class of all storages.
 
     A subclass must implement `describe`, `read`, `create`, `update`, `touch`, `delete` and `purge`.
@@ -184,8 +182,6 @@ class Storage:
     """Whether the IP address and user agent of a record are stored."""
     keeps_changes: bool = False
     """Whether writes must pass the changed keys in `Record.changes`."""
-    marked_by: Storage | None = None
-    """The storage whose marks the records have, if this one is a part of a composed storage."""
 
     @property
     def native_async(self) -> bool:
@@ -203,37 +199,6 @@ class Storage:
     def codec(self) -> Codec:
         """The codec that makes payloads for this storage from session data."""
         return conf.codec()
-
-    def sites(self) -> tuple[int, ...]:
-        """Return the marks of the records that belong to this site, see `Record.site`.
-
-        The first one is for new records. `scan`, `count` and `delete` leave alone what another site
-        has in the same store, and so does `purge` until `LITTER_AGE` after it has expired.
-        """
-        return self._sites() if self.marked_by is None else self.marked_by.sites()
-
-    def _sites(self) -> tuple[int, ...]:
-        return conf.sites(conf.tenant())
-
-    def namespace(self) -> str:
-        """Return what the store puts in front of the keys of this tenant or site, if anything.
-
-        Sessions with different namespaces are apart without a mark.
-        """
-        return ""
-
-    def is_own(self, record: Record) -> bool:
-        """Return whether a record belongs to this site."""
-        return record.site in (0, *self.sites())
-
-    def own(self, records: Iterable[Record]) -> Iterator[Record]:
-        """Yield the records that belong to this site."""
-        sites = (0, *self.sites())
-        return (record for record in records if record.site in sites)
-
-    def may_purge(self, record: Record, now: int) -> bool:
-        """Return whether `purge` may remove a record, which may have expired, at ``now``."""
-        return record.expires <= (now if self.is_own(record) else now - LITTER_AGE)
 
     def write_obstacle(self) -> str:
         """Return what keeps this process from writing to the store, for the doctor.

@@ -1,0 +1,51 @@
+"""The marks by which the sites that share a store tell their records apart, see `Record.site`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from .. import conf
+from ..core.records import Record
+
+LITTER_AGE: Final = 7 * 24 * 60 * 60 * 1000
+"""How many milliseconds after its expiry a record may be removed by any site. The site that has
+stored it may no longer exist, and no clock is so far ahead."""
+
+
+class SiteMarks:
+    """The base class of `Storage` that knows which records belong to this site."""
+
+    marked_by: SiteMarks | None = None
+    """The storage whose marks the records have, if this one is a part of a composed storage."""
+
+    def sites(self) -> tuple[int, ...]:
+        """Return the marks of the records that belong to this site, see `Record.site`.
+
+        The first one is for new records. ``scan``, ``count`` and ``delete`` leave alone what another
+        site has in the same store, and so does ``purge`` until `LITTER_AGE` after it has expired.
+        """
+        return self._sites() if self.marked_by is None else self.marked_by.sites()
+
+    def _sites(self) -> tuple[int, ...]:
+        return conf.sites(conf.tenant())
+
+    def namespace(self) -> str:
+        """Return what the store puts in front of the keys of this tenant or site, if anything.
+
+        Sessions with different namespaces are apart without a mark.
+        """
+        return ""
+
+    def is_own(self, record: Record) -> bool:
+        """Return whether a record belongs to this site."""
+        return record.site in (0, *self.sites())
+
+    def own(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Yield the records that belong to this site."""
+        sites = (0, *self.sites())
+        return (record for record in records if record.site in sites)
+
+    def may_purge(self, record: Record, now: int) -> bool:
+        """Return whether ``purge`` may remove a record, which may have expired, at ``now``."""
+        return record.expires <= (now if self.is_own(record) else now - LITTER_AGE)
