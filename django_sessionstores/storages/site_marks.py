@@ -22,8 +22,9 @@ class SiteMarks:
     def sites(self) -> tuple[int, ...]:
         """Return the marks of the records that belong to this site, see `Record.site`.
 
-        The first one is for new records. ``scan``, ``count`` and ``delete`` leave alone what another
-        site has in the same store, and so does ``purge`` until `LITTER_AGE` after it has expired.
+        The first one is for new records. ``scan``, ``count`` and ``delete`` leave alone what
+        another site has in the same store, and so does ``purge`` until `LITTER_AGE` after it has
+        expired.
         """
         return self._sites() if self.marked_by is None else self.marked_by.sites()
 

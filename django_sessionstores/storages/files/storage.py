@@ -107,6 +107,14 @@ class FileStorage(Storage):
     def _locks(self) -> ShardLocks:
         return self._place().locks
 
+    @property
+    def _upkeep(self) -> IndexUpkeep:
+        return self._place().upkeep
+
+    @property
+    def _purge(self) -> Purge:
+        return self._place().purge
+
     def describe(self) -> str:
         return Phrase(gettext_noop("files in %(folder)s"), folder=self._folder.path)
 
@@ -200,7 +208,7 @@ class FileStorage(Storage):
         return False
 
     def purge(self, now: int, batch: int) -> int:
-        return self._place().purge.remove(now, batch)
+        return self._purge.remove(now, batch)
 
     def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
         """See `Storage.scan`. Reads the start of each file of the page, or of the user."""
@@ -213,7 +221,7 @@ class FileStorage(Storage):
 
     def reindex(self) -> int | None:
         """See `Storage.reindex`. Reads the start of each file, and those of users once more."""
-        return self._place().upkeep.rebuild(self.is_own) if self.indexes_users else None
+        return self._upkeep.rebuild(self.is_own) if self.indexes_users else None
 
     def index_is_complete(self) -> bool | None:
         if not self.indexes_users:
@@ -233,7 +241,7 @@ class FileStorage(Storage):
         with self._folder.translate_errors():
             if user_id is None:
                 yield from self._look_at_all(self._folder.ids(last))
-            elif self.indexes_users and self._place().upkeep.ensure_complete():
+            elif self.indexes_users and self._upkeep.ensure_complete():
                 yield from self._records_of(user_id, last)
             else:
                 for record in self._records(last, None):
@@ -248,7 +256,7 @@ class FileStorage(Storage):
                 else:
                     # A list must work without this: the disk may be read-only.
                     with contextlib.suppress(StorageUnavailable):
-                        self._place().upkeep.remove_if_stale(entry)
+                        self._upkeep.remove_if_stale(entry)
 
     def _heads(self) -> Iterator[Record]:
         """Yield the readable records by id, as far as `Record.is_live` needs them."""
