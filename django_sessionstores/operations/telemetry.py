@@ -56,6 +56,8 @@ OPERATIONS: Final = frozenset(
 _SAME_AS: Final = {
     **dict.fromkeys(("find", "peek", "read_latest", "follow"), "read"),
     "end": "delete",
+    "end_many": "delete",
+    "leave_tombstones": "leave_tombstone",
 }
 """Calls that a storage answers like another one of its calls, by the name of that call."""
 _OUTCOMES: Final = {Updated: "updated", Conflict: "conflict", Gone: "gone", Taken: "taken"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple, TypeGuard
 
 from .. import conf
@@ -73,6 +73,20 @@ def end(
                 return None
         session_id, presented, known = current.successor, None, successor
     return None
+
+
+def end_many(
+    storage: Storage, records: Sequence[Record]
+) -> Flow[tuple[list[EndedSession], list[Record]]]:
+    """End sessions by their records, in one call of the storage.
+
+    Return those that have ended, and the records of those that were not live under these ids any
+    more. They may have got other ids at this moment: the caller must `end` each of them, which is
+    left to the caller so that it knows what has ended if that raises an exception.
+    """
+    ids = frozenset((yield from Calls(storage).end_many([each.id for each in records])))
+    ended = [EndedSession(each.id, each) for each in records if each.id in ids]
+    return ended, [each for each in records if each.id not in ids]
 
 
 def leads_on(tombstone: Record, successor: Record) -> bool:

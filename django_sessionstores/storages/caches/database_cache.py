@@ -8,7 +8,7 @@ key a row that was expired when it looked.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
@@ -206,6 +206,10 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
             ) or self._insert(tombstone.id, text, tombstone.expires):
                 return
         raise self._contention()
+
+    def leave_tombstones(self, tombstones: Sequence[Record], now: int) -> None:
+        with self._in_one_commit():
+            super().leave_tombstones(tombstones, now)
 
     def _outcome(self, record: Record, text: str) -> Updated:
         return Updated(_with_handle(record, text), is_provisional=self.in_transaction())

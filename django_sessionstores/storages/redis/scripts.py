@@ -154,32 +154,40 @@ return 1
 """
 )
 
-# Returns the member that the record had, and nothing if there was no record, or a tombstone, which
-# stays. A value that is not a string (pcall gives an error then) is deleted like any other rubbish.
-# The user follows the head, as MessagePack.
+# The arguments are ids, whose keys come before those of the index. Returns the member that each
+# record had; empty if there was no record, or a tombstone, which stays. A value that is not a
+# string (pcall gives an error then) is deleted like any other rubbish. The user follows the head,
+# as MessagePack.
 DELETE: Final = Script(
     f"""
-local start = redis.pcall('GETRANGE', KEYS[1], 0, {START_SIZE - 1})
-local is_record = type(start) == 'string' and #start >= {HEAD_SIZE + 2}
-    and string.byte(start, 1) == {FORMAT} and string.byte(start, {_STATE_OFFSET + 1}) < {len(State)}
-if is_record and string.byte(start, {_STATE_OFFSET + 1}) ~= {State.LIVE.value} then
-    return false
+local function delete(key, id)
+    local start = redis.pcall('GETRANGE', key, 0, {START_SIZE - 1})
+    local is_record = type(start) == 'string' and #start >= {HEAD_SIZE + 2}
+        and string.byte(start, 1) == {FORMAT}
+        and string.byte(start, {_STATE_OFFSET + 1}) < {len(State)}
+    if is_record and string.byte(start, {_STATE_OFFSET + 1}) ~= {State.LIVE.value} then
+        return ''
+    end
+    redis.call('DEL', key)
+    if not is_record then return '' end
+    local at = {HEAD_SIZE + 2}
+    local kind, size = string.byte(start, at), nil
+    if kind >= 0xa0 and kind <= 0xbf then
+        size = kind - 0xa0
+    elseif kind == 0xd9 or kind == 0xda then
+        size = string.byte(start, at + 1) or 0
+        if kind == 0xda then size = size * 256 + (string.byte(start, at + 2) or 0) end
+        at = at + kind - 0xd8
+    end
+    return size and id .. ':' .. string.sub(start, at + 1, at + size) or id
 end
-redis.call('DEL', KEYS[1])
-if not is_record then return false end
-local at = {HEAD_SIZE + 2}
-local kind, size = string.byte(start, at), nil
-if kind >= 0xa0 and kind <= 0xbf then
-    size = kind - 0xa0
-elseif kind == 0xd9 or kind == 0xda then
-    size = string.byte(start, at + 1) or 0
-    if kind == 0xda then size = size * 256 + (string.byte(start, at + 2) or 0) end
-    at = at + kind - 0xd8
+local all, users, members = KEYS[#ARGV + 1], KEYS[#ARGV + 2], {{}}
+for i, id in ipairs(ARGV) do
+    local member = delete(KEYS[i], id)
+    if all and member ~= '' then unlist(all, users, member) end
+    members[i] = member
 end
-local member = ARGV[1]
-if size then member = member .. ':' .. string.sub(start, at + 1, at + size) end
-if KEYS[2] then unlist(KEYS[2], KEYS[3], member) end
-return member
+return members
 """
 )
 

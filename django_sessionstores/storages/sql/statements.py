@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...core.records import TOMBSTONES
 from .rows import FIELDS, SAVED_FIELDS
@@ -14,6 +15,21 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from ...models import StoredSession
+
+
+_SQLITE_RETURNING: Final = (3, 35)
+"""The version of SQLite from which on DELETE has RETURNING."""
+
+
+class Table(NamedTuple):
+    """The quoted names of a table and of its columns."""
+
+    name: str
+    column: dict[str, str]
+
+    @property
+    def columns(self) -> str:
+        return ", ".join(self.column.values())
 
 
 class Statements(NamedTuple):
@@ -28,12 +44,34 @@ class Statements(NamedTuple):
     touch: str
     delete: str
     purge: str | None
+    table: Table
+
+    def delete_returning(self, number: int) -> str:
+        """Return the statement that deletes rows with ``number`` ids and returns their ids.
+
+        The parameters are the ids and the states of tombstones. Only if a database
+        `returns_deleted` rows.
+        """
+        id_, state = self.table.column["id"], self.table.column["state"]
+        return (
+            f"DELETE FROM {self.table.name} WHERE {id_} IN ({_marks(number)}) "
+            f"AND {state} NOT IN ({_placeholders(TOMBSTONES)}) RETURNING {id_}"
+        )
+
+
+def returns_deleted(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether DELETE of this database has RETURNING. May ask a server for its version."""
+    if connection.vendor == "mysql":
+        return bool(getattr(connection, "mysql_is_mariadb", False))
+    if connection.vendor == "sqlite":
+        return sqlite3.sqlite_version_info >= _SQLITE_RETURNING
+    return connection.vendor == "postgresql"
 
 
 def compile_statements(model: type[StoredSession], connection: BaseDatabaseWrapper) -> Statements:
     """Return the statements for the table of the model in a database."""
     quote = connection.ops.quote_name
-    table = _Table(quote(model._meta.db_table), {field: quote(field) for field in FIELDS})
+    table = Table(quote(model._meta.db_table), {field: quote(field) for field in FIELDS})
     id_, state = table.column["id"], table.column["state"]
     read = f"SELECT {table.columns} FROM {table.name} WHERE {id_} = %s"
     tombstones = _placeholders(TOMBSTONES)
@@ -50,43 +88,37 @@ def compile_statements(model: type[StoredSession], connection: BaseDatabaseWrapp
         # Also rows of an unknown state.
         delete=f"DELETE FROM {table.name} WHERE {id_} = %s AND {state} NOT IN ({tombstones})",
         purge=_purge(table, connection.vendor),
+        table=table,
     )
 
 
-class _Table(NamedTuple):
-    """The quoted names of a table and of its columns."""
-
-    name: str
-    column: dict[str, str]
-
-    @property
-    def columns(self) -> str:
-        return ", ".join(self.column.values())
-
-
 def _placeholders(values: Sequence[object]) -> str:
-    return ", ".join(["%s"] * len(values))
+    return _marks(len(values))
 
 
-def _condition(table: _Table) -> str:
+def _marks(number: int) -> str:
+    return ", ".join(["%s"] * number)
+
+
+def _condition(table: Table) -> str:
     """Return the condition that a row still is the version that was read."""
     id_, version, expires = (table.column[field] for field in ("id", "version", "expires"))
     return f"WHERE {id_} = %s AND {version} = %s AND {expires} > %s"
 
 
-def _create(table: _Table, vendor: str) -> str:
+def _create(table: Table, vendor: str) -> str:
     create = f"INSERT INTO {table.name} ({table.columns}) VALUES ({_placeholders(FIELDS)})"
     # Not INSERT IGNORE on MySQL: it would also cut values that are too long for their column. Nor
     # its ON DUPLICATE KEY: the count of rows is the same 1 whether there was a row or not.
     return f"{create} ON CONFLICT DO NOTHING" if vendor in {"postgresql", "sqlite"} else create
 
 
-def _update(table: _Table, fields: Sequence[str]) -> str:
+def _update(table: Table, fields: Sequence[str]) -> str:
     assignments = ", ".join(f"{table.column[field]} = %s" for field in fields)
     return f"UPDATE {table.name} SET {assignments} {_condition(table)}"
 
 
-def _rotate(table: _Table) -> str:
+def _rotate(table: Table) -> str:
     id_ = table.column["id"]
     return (
         f"WITH superseded AS ({_update(table, FIELDS[1:])} "
@@ -96,7 +128,7 @@ def _rotate(table: _Table) -> str:
     )
 
 
-def _touch(table: _Table, vendor: str) -> str:
+def _touch(table: Table, vendor: str) -> str:
     expires, active = table.column["expires"], table.column["last_activity"]
     greatest = "MAX" if vendor == "sqlite" else "GREATEST"
     return (
@@ -105,7 +137,7 @@ def _touch(table: _Table, vendor: str) -> str:
     )
 
 
-def _purge(table: _Table, vendor: str) -> str | None:
+def _purge(table: Table, vendor: str) -> str | None:
     id_, expires = table.column["id"], table.column["expires"]
     expired = f"FROM {table.name} WHERE {expires} <= %s ORDER BY {expires} LIMIT %s"
     if vendor == "postgresql":
