@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from ..core.records import is_session_id, is_storable
 from ..sessions.user_ids import user_id_of
 
 KeptIds: TypeAlias = str | Collection[str] | None
 """The id or ids of sessions that must not end; ``None`` for none."""
+
+
+REQUEST_SECONDS: Final = 5.0
+"""How long a request goes on to end or purge sessions. With its last batch, it takes less than the
+30 seconds after which many proxies give up."""
 
 
 class Limits(NamedTuple):

@@ -108,7 +108,8 @@ class Ending(msgspec.Struct, frozen=True):
             if progress.ended:
                 raise PartlyEnded(progress.ended, error) from error
             raise
-        return Total(progress.ended, is_complete=not found)
+        # Without limits, what still appears has begun after this call.
+        return Total(progress.ended, is_complete=not (found and progress.is_enough))
 
     def _end_round(
         self,

@@ -2,7 +2,7 @@
 
 from .copies import CopyTests
 from .creation import CreationTests
-from .ending import DeletionTests, TombstoneTests
+from .ending import BatchTests, DeletionTests, TombstoneTests
 from .expiry import PurgeTests
 from .listing import ListingTests
 from .rotation import RotationTests
@@ -15,6 +15,7 @@ class StorageContract(
     TombstoneTests,
     TouchTests,
     DeletionTests,
+    BatchTests,
     RotationTests,
     PurgeTests,
     ListingTests,
