@@ -16,6 +16,7 @@ from ..exceptions import PartlyEnded, StorageUnavailable, UnreadablePayload
 from ..sessions import SessionStore, Total
 from ..storages import revocation
 from ..storages.base import MOST_AT_ONCE, Storage
+from ..storages.calls import Calls
 from ..storages.revocation import EndedSession
 from .arguments import Limits
 from .listing import PAGE_SIZE, Listing
@@ -151,18 +152,18 @@ class Ending(msgspec.Struct, frozen=True):
                 return found
 
     def _end_batch(self, records: Sequence[Record], reason: str, progress: _Progress) -> Flow[None]:
-        """End sessions, and count and tell those that were live."""
+        """End sessions, and count and tell those that were live.
+
+        The next round finds those that have got other ids at this moment.
+        """
         progress.batches += 1
-        ended, rest = yield from revocation.end_many(self.storage, records)
+        ids = frozenset((yield from Calls(self.storage).end_many([each.id for each in records])))
         now = clock.now()
-        were_live = [each for each in ended if each.record is None or each.record.is_live(now)]
-        progress.ended += len(were_live)
-        yield from self._send(were_live, reason)
-        for record in rest:
-            followed = yield from revocation.end(self.storage, record.id, known=record)
-            if followed is not None and record.is_live(clock.now()):
-                progress.ended += 1
-                yield from self._send([followed], reason)
+        ended = [
+            EndedSession(each.id, each) for each in records if each.id in ids and each.is_live(now)
+        ]
+        progress.ended += len(ended)
+        yield from self._send(ended, reason)
 
     def _is_outdated(self, record: Record, selection: Selection) -> Flow[bool | None]:
         """Return whether a session is outdated; ``None`` if it has another id by now, or none."""

@@ -209,11 +209,8 @@ class LimitedStorage(Wrapper):
             if start and clock.monotonic() - began >= _EVICTION_SECONDS:
                 break
             batch = records[start : start + MOST_AT_ONCE]
-            ended, rest = yield from revocation.end_many(self.inner, batch)
-            live |= {each.record.lineage for each in ended if each.record}
-            for each in rest:
-                if (yield from revocation.end(self.inner, each.id, known=each)) is not None:
-                    live.add(each.lineage)
+            ended = yield from revocation.end_many(self.inner, batch)
+            live |= {each.lineage for each in ended}
         latest = map(_latest_record, surplus)
         evicted = [each for each in latest if each.lineage in live]
         return outcome._replace(evicted=(*outcome.evicted, *evicted))

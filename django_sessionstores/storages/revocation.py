@@ -75,18 +75,20 @@ def end(
     return None
 
 
-def end_many(
-    storage: Storage, records: Sequence[Record]
-) -> Flow[tuple[list[EndedSession], list[Record]]]:
-    """End sessions by their records, in one call of the storage.
+def end_many(storage: Storage, records: Sequence[Record]) -> Flow[list[Record]]:
+    """End sessions, in one call of the storage; return the records of those that were live.
 
-    Return those that have ended, and the records of those that were not live under these ids any
-    more. They may have got other ids at this moment: the caller must `end` each of them, which is
-    left to the caller so that it knows what has ended if that raises an exception.
+    Those that have got other ids at this moment are ended one by one.
     """
     ids = frozenset((yield from Calls(storage).end_many([each.id for each in records])))
-    ended = [EndedSession(each.id, each) for each in records if each.id in ids]
-    return ended, [each for each in records if each.id not in ids]
+    ended = []
+    for each in records:
+        was_live = each.id in ids
+        if not was_live:
+            was_live = (yield from end(storage, each.id, known=each)) is not None
+        if was_live:
+            ended.append(each)
+    return ended
 
 
 def leads_on(tombstone: Record, successor: Record) -> bool:

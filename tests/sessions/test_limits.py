@@ -204,6 +204,28 @@ def test_a_backlog_is_worked_off_by_several_logins(
     assert sorted(told) == sorted((each.session_id, "evicted") for each in sessions[:-3])
 
 
+def test_a_session_that_rotates_before_it_is_evicted_is_followed(engine: Any) -> None:
+    """A request of the oldest session gives it another id after the login has listed it."""
+    oldest = log_in(engine, 0)
+    rotated: list[Any] = []
+
+    def rotate(name: str) -> None:
+        if name == "end_many" and not rotated:
+            again = engine.SessionStore(oldest.session_key)
+            rotated.append(again)
+            again["y"] = 2
+            again.cycle_key()
+            again.save()
+
+    with limits(MAX_SESSIONS=1), ended() as told:
+        with observed(engine.storage, before=rotate):
+            newest = log_in(engine, 2)
+        assert Inventory().count(user="1") == 1
+    assert not is_live(engine, rotated[0])
+    assert is_live(engine, newest)
+    assert [reason for _, reason in told] == ["evicted"]
+
+
 def test_a_login_stops_to_end_others_in_time(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store may be slow. One batch ends at least, or the limit would never be kept."""
     monkeypatch.setattr(limited, "_EVICTION_SECONDS", 0)
