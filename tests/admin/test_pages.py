@@ -997,6 +997,43 @@ def test_all_on_a_page_can_be_selected_at_once(
 
 
 @ONE_ENGINE
+@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no-scripts"])
+def test_the_page_continues(
+    site: Any,
+    client: Client,
+    served: Site,
+    chromium: Chromium,
+    monkeypatch: pytest.MonkeyPatch,
+    scripts: bool,
+) -> None:
+    """By itself until all have ended, or with its button where no scripts run."""
+    monkeypatch.setattr(end_pages, "REQUEST_SECONDS", 0)
+    monkeypatch.setattr(inventory_ending, "MOST_AT_ONCE", 2)
+    sessions = [stored(site) for _ in range(5)]
+
+    def scene(browser: Browser) -> tuple[int, str]:
+        context = window(browser, served, client, java_script_enabled=scripts)
+        page = context.new_page()
+        page.goto(f"{PAGES}end-others/")
+        pressed = 0
+        while pressed == 0 or (not scripts and page.url.endswith("end-others/")):
+            page.get_by_role("button", name="End all but mine").click()
+            pressed += 1
+            if pressed == 1:
+                assert "2 sessions were ended." in page.locator(".messagelist").inner_text()
+        page.wait_for_url(f"**{PAGES}")
+        said = page.locator(".messagelist").inner_text()
+        context.close()
+        return pressed, said
+
+    pressed, said = chromium.do(scene)
+    assert (pressed == 1) is scripts
+    assert "0 sessions were ended." in said
+    assert not any(is_alive(site, each) for each in sessions)
+    assert LogEntry.objects.count() == 3
+
+
+@ONE_ENGINE
 def test_right_to_left(
     site: Any, client: Client, served: Site, chromium: Chromium, monkeypatch: pytest.MonkeyPatch
 ) -> None:
