@@ -49,15 +49,13 @@ _COUNTED: Final = {
 OPERATIONS: Final = frozenset(
     {
         *("read", "create", "update", "touch", "delete", "rotate", "fill", "leave_tombstone"),
-        *("lookup", "scan", "count", "purge", "reindex"),
+        *("lookup", "scan", "count", "purge", "reindex", "end_many", "leave_tombstones"),
     }
 )
 """The calls of storages that are measured: those that ask a store."""
 _SAME_AS: Final = {
     **dict.fromkeys(("find", "peek", "read_latest", "follow"), "read"),
     "end": "delete",
-    "end_many": "delete",
-    "leave_tombstones": "leave_tombstone",
 }
 """Calls that a storage answers like another one of its calls, by the name of that call."""
 _OUTCOMES: Final = {Updated: "updated", Conflict: "conflict", Gone: "gone", Taken: "taken"}

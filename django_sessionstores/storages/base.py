@@ -42,7 +42,7 @@ MOST_AT_ONCE: Final = 500
 """How many sessions one call of a storage ends at most."""
 
 
-class Updated(NamedTuple):
+class Updated(msgspec.Struct, frozen=True):
     """The write was done. ``record`` is what the store now has, with a new handle."""
 
     record: Record

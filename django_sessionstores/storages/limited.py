@@ -9,8 +9,8 @@ from contextlib import suppress
 from itertools import chain
 from typing import Final, TypeAlias, TypeVar, cast
 
-import msgspec
 from django.core.exceptions import ImproperlyConfigured
+from msgspec.structs import replace
 
 from .. import conf
 from ..core import clock
@@ -213,7 +213,7 @@ class LimitedStorage(Wrapper):
             live |= {each.lineage for each in ended}
         latest = map(_latest_record, surplus)
         evicted = [each for each in latest if each.lineage in live]
-        return outcome._replace(evicted=(*outcome.evicted, *evicted))
+        return replace(outcome, evicted=(*outcome.evicted, *evicted))
 
     # --- The lock --------------------------------------------------------------------------
 
@@ -246,7 +246,7 @@ class LimitedStorage(Wrapper):
     def _unlock(self, lock: Record) -> Flow[bool]:
         """Release a lock, and return whether it was held until now."""
         # This time has passed by the clock of any server.
-        released = msgspec.structs.replace(lock, version=next_version(lock.version), expires=1)
+        released = replace(lock, version=next_version(lock.version), expires=1)
         # Without this, the lock ends when it expires.
         with suppress(StorageUnavailable):
             now = min(clock.now(), lock.expires - 1)
