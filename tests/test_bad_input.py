@@ -100,6 +100,10 @@ def test_numbers(engine: Engine, inventory: Any, session: Any) -> None:
             call(most=-1)
         with pytest.raises(TypeError, match="most is '1'"):
             call(most="1")
+        with pytest.raises(ValueError, match="seconds is -1; it must be 0 or more"):
+            call(seconds=-1)
+        with pytest.raises(TypeError, match="seconds is '1'"):
+            call(seconds="1")
         assert call(most=0) == 0
     assert is_alive(engine, session)
 

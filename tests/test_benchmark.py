@@ -119,3 +119,14 @@ def test_lists_and_purges_at_scale(store: str) -> None:
     assert len(lines) in {22, 24}  # Of a few sessions, a purge may be over before a login is.
     (longest,) = [line for line in lines if "its longest batch" in line]
     assert float(longest.split()[-2]) > 0
+
+
+@pytest.mark.parametrize("store", ["memory", "db:sqlite", "cookie:sqlite"])
+def test_ending_many(store: str) -> None:
+    """Every line. What the lines count, the command itself asserts."""
+    lines = benchmark("--store", store, "--ending", "30").splitlines()
+
+    assert lines[1] == f"{store}, 30 sessions"
+    assert lines[2].startswith("  end 30 sessions of a user ")
+    assert lines[5].split() == ["logins", "until", "the", "limit", "is", "kept", "1.0"]
+    assert len(lines) == (7 if store == "db:sqlite" else 6)

@@ -2,11 +2,14 @@
 
 import datetime
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from django.db import transaction
 from django.test import Client, override_settings
 
+from django_sessionstores import signals
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.records import Client as Who
 from django_sessionstores.core.records import draw_key, session_id
@@ -18,6 +21,7 @@ from django_sessionstores.exceptions import (
     UnreadablePayload,
 )
 from django_sessionstores.inventory import Inventory, SessionInfo
+from django_sessionstores.inventory import ending as inventory_ending
 from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.testing import DAY, HOUR, Twin, at, in_threads, observed
@@ -382,6 +386,92 @@ def test_end_so_many(engine: Any, listing: Any) -> None:
     assert is_alive(engine, kept)
 
 
+def test_end_for_so_long(engine: Any, listing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request has only so long before a proxy gives up. Each gets one batch further."""
+    monkeypatch.setattr(inventory_ending, "MOST_AT_ONCE", 2)
+    for _ in range(5):
+        stored(engine, user=7)
+    totals = [listing.end_all(7, seconds=0) for _ in range(4)]
+    assert totals == [2, 2, 1, 0]
+    assert [total.is_complete for total in totals] == [False, False, False, True]
+    stored(engine, user=7)
+    total = listing.end_everything(seconds=60)
+    assert (total, total.is_complete) == (1, True)
+
+
+def test_many_end_in_few_calls(engine: Any, listing: Any) -> None:
+    """To end one session costs a database a commit: thousands took minutes."""
+    for _ in range(12):
+        stored(engine, user=7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inventory_ending, "PAGE_SIZE", 5)
+        with observed(engine.storage) as calls:
+            assert listing.end_all(7) == 12
+    assert calls.count("end_many") == 3
+    assert set(calls) == {"scan", "end_many"}
+    # Three pages; and once more, because a rotation may have moved a session to a read one.
+    assert calls.count("scan") <= 5
+
+
+@pytest.mark.engines("db", "cached_db", "cookie:sqlite", "cache:memcached+sqlite")
+def test_what_a_rollback_undoes_has_not_ended(engine: Any, inventory: Any) -> None:
+    """Nobody is told of it, and the caches do not keep it."""
+    sessions = [stored(engine, user=7) for _ in range(3)]
+    told: list[str] = []
+
+    def receiver(session_id: str, **kwargs: Any) -> None:
+        told.append(session_id)
+
+    signals.session_ended.connect(receiver)
+    try:
+        with suppress(ZeroDivisionError), transaction.atomic(using=engine.database):
+            assert Inventory().end_all(7) == 3
+            raise ZeroDivisionError
+        assert told == []
+        assert all(is_alive(engine, each) for each in sessions)
+        with transaction.atomic(using=engine.database):
+            assert Inventory().end_all(7) == 3
+            assert told == []
+            assert not any(is_alive(engine, each) for each in sessions)
+        assert sorted(told) == sorted(each.session_id for each in sessions)
+        assert not any(is_alive(engine, each) for each in sessions)
+    finally:
+        signals.session_ended.disconnect(receiver)
+
+
+@pytest.mark.authoritative
+def test_a_session_that_rotates_before_its_batch_ends_is_followed(
+    engine: Any, listing: Any
+) -> None:
+    """It was listed under the id that it had, and is told under the one that it got."""
+    sessions = [stored(engine, user=7) for _ in range(3)]
+    rotated: list[Any] = []
+    told: list[str] = []
+
+    def rotate(name: str) -> None:
+        if name == "end_many" and not rotated:
+            again = engine.SessionStore(sessions[1].session_key)
+            rotated.append(again)
+            again["y"] = 2
+            again.cycle_key()
+            again.save()
+
+    def receiver(session_id: str, **kwargs: Any) -> None:
+        told.append(session_id)
+
+    signals.session_ended.connect(receiver)
+    try:
+        with observed(engine.storage, before=rotate):
+            assert listing.end_all(7) == 3
+    finally:
+        signals.session_ended.disconnect(receiver)
+    (again,) = rotated
+    expected = {sessions[0].session_id, again.session_id, sessions[2].session_id}
+    assert again.session_id != sessions[1].session_id
+    assert sorted(told) == sorted(expected)
+    assert not any(is_alive(engine, each) for each in [*sessions, again])
+
+
 def test_purge_so_many(engine: Any, listing: Any) -> None:
     """The batch that exceeds it is finished."""
     if engine.storage.self_expiring:
@@ -398,15 +488,18 @@ def test_purge_so_many(engine: Any, listing: Any) -> None:
 
 
 @pytest.mark.engines("memory", "file", "db:sqlite", "cookie:sqlite")
-def test_an_outage_in_the_middle_tells_how_many(engine: Any, listing: Any) -> None:
+def test_an_outage_in_the_middle_tells_how_many(
+    engine: Any, listing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ "It did not work" would be half the truth."""
+    monkeypatch.setattr(inventory_ending, "MOST_AT_ONCE", 2)
     sessions = [stored(engine, user=7) for _ in range(4)]
     done: list[str] = []
 
     def broken(name: str) -> None:
-        if name == "delete":
+        if name == "end_many":
             done.append(name)
-            if len(done) > 2:
+            if len(done) > 1:
                 raise StorageUnavailable("no route")
 
     with observed(engine.storage, before=broken), pytest.raises(PartlyEnded) as caught:

@@ -1,4 +1,9 @@
-"""The pages that ask whether to end or purge sessions, and do so on a POST."""
+"""The pages that ask whether to end or purge sessions, and do so on a POST.
+
+A request ends sessions for `REQUEST_SECONDS`. If there are more, the response to the POST asks
+again, and its form is sent without the reader if scripts run. No other request gets such a form:
+a link to a page must not end sessions.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +19,15 @@ from django.utils.translation import ngettext
 
 from ..accounts.users import find_user, name_of, usernames
 from ..core.records import is_session_id, is_storable
-from ..devices.sessions import MAX_ENDED
-from ..inventory import SessionInfo
+from ..inventory import REQUEST_SECONDS, SessionInfo
 from ..models import Session
 from ..operations.overview import count_of_user
-from .ending import end_each, end_many, redirect_after
+from .ending import end_each, end_many
 from .list_page import PER_PAGE
 from .log_entries import Subject, log_number_ended
 from .page import Page
 from .search import WITHIN
 
-_MAX_PURGED: Final = 50_000
-"""The most expired sessions that one request removes, to end before its server times out."""
 _SHOWN: Final = 20
 """The most sessions that a question shows."""
 
@@ -78,67 +80,82 @@ def end_of_user(page: Page, user_id: str) -> HttpResponse:
         return page.redirect_not_found()
     inventory, name = page.inventory, usernames([user_id]).of(user_id)
     back = page.url("changelist", user=user_id)
-    if page.request.method != "POST":
-        sessions, more = inventory.list(user=user_id, limit=_SHOWN, within=WITHIN)
-        return _question(
-            page,
-            title=_("End all sessions of %(user)s?") % {"user": name},
-            sessions=sessions,
-            number=count_of_user(inventory, user_id) if more else len(sessions),
-            action=_("End all sessions of %(user)s") % {"user": name},
-            back=back,
+    continues = False
+    if page.request.method == "POST":
+        own = page.own_ids
+        ended, continues = end_many(
+            page, lambda: inventory.end_all(user_id, but=own, seconds=REQUEST_SECONDS)
         )
-    own = page.own_ids
-    ended = end_many(page, lambda: inventory.end_all(user_id, but=own, most=MAX_ENDED))
-    if ended:
-        user = find_user(user_id)
-        subject = Subject(Session, None, name)
-        if user is not None:
-            subject = Subject(type(user), user.pk, name_of(user))
-        log_number_ended(page, subject, CHANGE, ended)
-    return redirect_after(page, ended, MAX_ENDED, back)
+        if ended:
+            user = find_user(user_id)
+            subject = Subject(Session, None, name)
+            if user is not None:
+                subject = Subject(type(user), user.pk, name_of(user))
+            log_number_ended(page, subject, CHANGE, ended)
+        if not continues:
+            return HttpResponseRedirect(back)
+    sessions, more = inventory.list(user=user_id, limit=_SHOWN, within=WITHIN)
+    return _question(
+        page,
+        title=_("End all sessions of %(user)s?") % {"user": name},
+        sessions=sessions,
+        number=count_of_user(inventory, user_id) if more else len(sessions),
+        action=_("End all sessions of %(user)s") % {"user": name},
+        back=back,
+        continues=continues,
+    )
 
 
 def end_others(page: Page) -> HttpResponse:
     """Ask whether to end all sessions except the reader's own; end them on a POST."""
     inventory, back = page.inventory, page.url("changelist")
-    if page.request.method != "POST":
-        number = None
-        if inventory.storage.indexes_counts:
-            number = inventory.count()
-        return _question(
-            page,
-            title=_("End all sessions but yours?"),
-            number=number,
-            action=_("End all but mine"),
-            back=back,
-            warning=_(
-                "Everybody else is logged out, and what visitors have in their sessions "
-                "is lost, such as shopping baskets."
-            ),
+    continues = False
+    if page.request.method == "POST":
+        own = page.own_ids
+        ended, continues = end_many(
+            page, lambda: inventory.end_everything(but=own, seconds=REQUEST_SECONDS)
         )
-    own = page.own_ids
-    ended = end_many(page, lambda: inventory.end_everything(but=own, most=MAX_ENDED))
-    if ended:
-        log_number_ended(page, Subject(Session, None, _("all other sessions")), DELETION, ended)
-    return redirect_after(page, ended, MAX_ENDED, back)
+        if ended:
+            log_number_ended(page, Subject(Session, None, _("all other sessions")), DELETION, ended)
+        if not continues:
+            return HttpResponseRedirect(back)
+    number = None
+    if inventory.storage.indexes_counts:
+        number = inventory.count()
+    return _question(
+        page,
+        title=_("End all sessions but yours?"),
+        number=number,
+        action=_("End all but mine"),
+        back=back,
+        warning=_(
+            "Everybody else is logged out, and what visitors have in their sessions "
+            "is lost, such as shopping baskets."
+        ),
+        continues=continues,
+    )
 
 
 def purge(page: Page) -> HttpResponse:
     """Ask whether to remove the expired sessions; remove them on a POST."""
     inventory, back = page.inventory, page.url("overview")
-    if page.request.method != "POST":
-        return _question(
-            page,
-            title=_("Purge expired sessions?"),
-            action=_("Purge expired sessions"),
-            back=back,
-            warning=_("They have expired already: nobody is logged out."),
+    continues = False
+    if page.request.method == "POST":
+        removed, continues = end_many(
+            page, lambda: inventory.purge(seconds=REQUEST_SECONDS), is_purge=True
         )
-    removed = end_many(page, lambda: inventory.purge(most=_MAX_PURGED), is_purge=True)
-    if removed:
-        log_number_ended(page, Subject(Session, None, _("expired sessions")), DELETION, removed)
-    return redirect_after(page, removed, _MAX_PURGED, back)
+        if removed:
+            log_number_ended(page, Subject(Session, None, _("expired sessions")), DELETION, removed)
+        if not continues:
+            return HttpResponseRedirect(back)
+    return _question(
+        page,
+        title=_("Purge expired sessions?"),
+        action=_("Purge expired sessions"),
+        back=back,
+        warning=_("They have expired already: nobody is logged out."),
+        continues=continues,
+    )
 
 
 def _question(
@@ -151,12 +168,14 @@ def _question(
     number: int | None = None,
     fields: Sequence[tuple[str, str]] = (),
     warning: str = "",
+    continues: bool = False,
 ) -> HttpResponse:
     """Return a page with one question.
 
     ``action`` is the text of the button that answers yes, and ``back`` the address for no.
     ``sessions`` are those that would end, and ``number`` how many if these are not all. ``fields``
-    are names and values that the form sends along.
+    are names and values that the form sends along. ``continues`` says that the answer was yes, and
+    that the form may be sent without the reader.
     """
     rows = page.rows(sessions or ())
     return page.render(
@@ -171,4 +190,5 @@ def _question(
         is_nothing=sessions is not None and all(each.is_own for each in rows),
         fields=fields,
         warning=warning,
+        continues=continues,
     )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from django.contrib import messages
-from django.http import HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from ..core.phrases import isolate_direction, translated_message
 from ..exceptions import PartlyEnded, StorageUnavailable
-from ..inventory import SessionInfo
+from ..inventory import SessionInfo, Total
 from .log_entries import log_ended
 from .page import Page
 
@@ -55,13 +55,25 @@ def end_each(page: Page, ids: Sequence[str]) -> None:
         page.message(text, messages.ERROR)
 
 
-def end_many(page: Page, end: Callable[[], int], *, is_purge: bool = False) -> int:
+class Ended(NamedTuple):
+    """The result of `end_many`."""
+
+    number: int
+    """How many sessions have ended."""
+    continues: bool
+    """Whether there may be more, for another request."""
+
+
+def end_many(page: Page, end: Callable[[], Total], *, is_purge: bool = False) -> Ended:
     """Call ``end``, and return how many sessions it has ended.
 
-    Messages show this number, and the reason if not all sessions have ended.
+    Messages show this number, and why not all sessions have ended. After a failure, the reader
+    decides whether to continue.
     """
+    continues = False
     try:
-        number, problem = end(), ""
+        total, problem = end(), ""
+        number, continues = int(total), not total.is_complete
     except PartlyEnded as error:
         number, problem = error.ended, translated_message(error.reason)
     if number or not problem:
@@ -69,19 +81,10 @@ def end_many(page: Page, end: Callable[[], int], *, is_purge: bool = False) -> i
     if problem:
         text = _("Not everything was done: %(reason)s") % {"reason": isolate_direction(problem)}
         page.message(text, messages.ERROR)
-    return number
-
-
-def redirect_after(page: Page, number: int, most: int, back: str) -> HttpResponse:
-    """Return a redirect to ``back``, or to the same question if there may be more to end.
-
-    ``number`` sessions have ended of the ``most`` that one request may end.
-    """
-    if number < most:
-        return HttpResponseRedirect(back)
-    text = _("There may be more, because one request ends only so many. Continue here.")
-    page.message(text, messages.WARNING)
-    return HttpResponseRedirect(page.request.path)
+    if continues:
+        text = _("There may be more, because one request ends only so many. Continue here.")
+        page.message(text, messages.WARNING)
+    return Ended(number, continues)
 
 
 def _say_ended(page: Page, number: int, *, is_purge: bool = False) -> None:

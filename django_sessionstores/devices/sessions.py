@@ -19,14 +19,12 @@ from ..core import clock
 from ..core.flow import Call, Flow, arun, run
 from ..core.lifetime import utc_datetime
 from ..core.records import is_session_id
-from ..inventory import Inventory, SessionInfo, SessionPage
+from ..inventory import REQUEST_SECONDS, Inventory, SessionInfo, SessionPage, Total
 from ..sessions.user_ids import user_id_of
 from .names import describe_device, describe_place
 
 MAX_LISTED: Final = 200
 """The most sessions in a list. Users do not recognise more, and a program may have many."""
-MAX_ENDED: Final = 5000
-"""The most sessions that one call ends, so that a request ends before its server times out."""
 
 
 class YourSession(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,14 +120,16 @@ class YourSessions:
         """See `end`."""
         return await arun(self._end(session_id))
 
-    def end_others(self) -> int:
-        """End all sessions except the current one, at most `MAX_ENDED`; return how many were live.
+    def end_others(self) -> Total:
+        """End all sessions except the current one; return how many were live.
 
-        Raises `PartlyEnded` if the store stops answering after some of them.
+        Stops after `REQUEST_SECONDS`, so that the request ends before its server times out. Repeat
+        the call until the result, a number, ``is_complete``. Raises `PartlyEnded` if the store
+        stops answering after some of them.
         """
         return run(self._end_others())
 
-    async def aend_others(self) -> int:
+    async def aend_others(self) -> Total:
         """See `end_others`."""
         return await arun(self._end_others())
 
@@ -173,10 +173,10 @@ class YourSessions:
         ended: bool = yield Call(Inventory(), "end", (session_id,), {"user": user_id})
         return ended
 
-    def _end_others(self) -> Flow[int]:
+    def _end_others(self) -> Flow[Total]:
         user_id, current = yield from self._user_and_ids()
-        ended: int = yield Call(
-            Inventory(), "end_all", (user_id,), {"but": current, "most": MAX_ENDED}
+        ended: Total = yield Call(
+            Inventory(), "end_all", (user_id,), {"but": current, "seconds": REQUEST_SECONDS}
         )
         return ended
 

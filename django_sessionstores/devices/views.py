@@ -33,8 +33,9 @@ from ..core import clock
 from ..core.flow import Call, Flow, arun, run
 from ..core.lifetime import utc_datetime
 from ..exceptions import CannotList, PartlyEnded
+from ..inventory import Total
 from ..sessions import SessionStore
-from .sessions import MAX_ENDED, YourSession, YourSessionList, YourSessions
+from .sessions import YourSession, YourSessionList, YourSessions
 
 Answer = Flow[HttpResponse]
 Handler = Callable[..., Answer]
@@ -179,16 +180,17 @@ def end_others_page(request: HttpRequest, **captured: Any) -> Answer:
         found: YourSessionList = yield Call(yours, "list", ())
         return _render(request, "end_others", found=found)
     try:
-        ended: int = yield Call(yours, "end_others", ())
+        ended: Total = yield Call(yours, "end_others", ())
     except PartlyEnded as error:
         text = _("Others may still be signed in: not all could be reached. Please try again.")
         notices = [_success(_count_text(error.ended)), _warning(text)]
         # Shown in this response, because the store could not serve another page.
         return _render(request, "end_others", 503, messages=notices)
-    if ended < MAX_ENDED:
+    if ended.is_complete:
         return (yield from _show_result(request, _success(_count_text(ended))))
     text = _("There may be more, because only so many are signed out at a time. Please continue.")
-    return (yield from _show_result(request, _success(_count_text(ended)), _warning(text)))
+    notices = [_success(_count_text(ended)), _warning(text)]
+    return _render(request, "end_others", messages=notices)  # With the button to continue.
 
 
 def _list_page(request: HttpRequest, notices: Sequence[Message] = (), status: int = 200) -> Answer:
@@ -310,10 +312,10 @@ def api_end_others(request: HttpRequest, **captured: Any) -> Answer:
     if (yield from _needs_recent_authentication(request)):
         return _require_new_login()
     try:
-        ended: int = yield Call(YourSessions(request), "end_others", ())
+        ended: Total = yield Call(YourSessions(request), "end_others", ())
     except PartlyEnded as error:
         return _json(EndResult(ended=error.ended, is_complete=False), 503)
-    return _json(EndResult(ended=ended, is_complete=ended < MAX_ENDED))
+    return _json(EndResult(ended=int(ended), is_complete=ended.is_complete))
 
 
 def api_description() -> Handler:

@@ -5,7 +5,9 @@ so that the sync and the async methods cannot differ. `filters` selects the sess
 `session_info` describes a session, and `arguments` checks the arguments of the caller.
 """
 
+from ..sessions import Total
+from .arguments import REQUEST_SECONDS
 from .inventory import Inventory
 from .session_info import SHORT_ID, SessionInfo, SessionPage
 
-__all__ = ["SHORT_ID", "Inventory", "SessionInfo", "SessionPage"]
+__all__ = ["REQUEST_SECONDS", "SHORT_ID", "Inventory", "SessionInfo", "SessionPage", "Total"]

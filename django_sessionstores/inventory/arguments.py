@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from ..core.records import is_session_id, is_storable
 from ..sessions.user_ids import user_id_of
 
 KeptIds: TypeAlias = str | Collection[str] | None
 """The id or ids of sessions that must not end; ``None`` for none."""
+
+
+REQUEST_SECONDS: Final = 5.0
+"""How long a request goes on to end or purge sessions. With its last batch, it takes less than the
+30 seconds after which many proxies give up."""
+
+
+class Limits(NamedTuple):
+    """How much one call may do: ``None`` is no limit."""
+
+    most: int | None = None
+    """How many sessions may end."""
+    seconds: float | None = None
+    """After how many seconds no further batch is begun."""
 
 
 def checked_id(session_id: str) -> str:
@@ -67,10 +81,21 @@ def checked_most(most: int | None) -> int | None:
     return most
 
 
-def check_type(name: str, value: object, kind: type) -> None:
-    """Raise ``TypeError`` if an argument is not of this type."""
+def checked_limits(most: int | None, seconds: float | None) -> Limits:
+    """Return the limits of a call that ends sessions. Raises ``TypeError`` or ``ValueError``."""
+    if seconds is not None:
+        check_type("seconds", seconds, (int, float))
+        if not seconds >= 0:
+            raise ValueError(f"seconds is {seconds}; it must be 0 or more.")
+    return Limits(checked_most(most), seconds)
+
+
+def check_type(name: str, value: object, kind: type | tuple[type, ...]) -> None:
+    """Raise ``TypeError`` if an argument is not of this type, or of one of these."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name} is {value!r}; it must be of type {kind.__name__}.")
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        names = " or ".join(each.__name__ for each in kinds)
+        raise TypeError(f"{name} is {value!r}; it must be of type {names}.")
 
 
 def check_number(name: str, number: int, *, least: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -13,10 +13,12 @@ from ..core import clock
 from ..core.flow import Call, Flow, run
 from ..core.records import Record, State
 from ..exceptions import PartlyEnded, StorageUnavailable, UnreadablePayload
-from ..sessions import SessionStore
+from ..sessions import SessionStore, Total
 from ..storages import revocation
-from ..storages.base import Storage
+from ..storages.base import MOST_AT_ONCE, Storage
+from ..storages.calls import Calls
 from ..storages.revocation import EndedSession
+from .arguments import Limits
 from .listing import PAGE_SIZE, Listing
 
 _ROUNDS: Final = 20
@@ -34,15 +36,27 @@ class Selection(NamedTuple):
 
 
 class _Progress:
-    """How many sessions have ended, of the number that may end at most."""
+    """How many sessions have ended, and how many may still end."""
 
-    def __init__(self, most: int | None) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.ended = 0
-        self._most = most
+        self.batches = 0
+        self._limits = limits
+        self._began = clock.monotonic()
 
     @property
     def is_enough(self) -> bool:
-        return self._most is not None and self.ended >= self._most
+        most, seconds = self._limits
+        if most is not None and self.ended >= most:
+            return True
+        # At least one batch: a call that ends nothing would be repeated for ever.
+        has_time = seconds is None or clock.monotonic() - self._began < seconds
+        return self.batches > 0 and not has_time
+
+    def batch(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Return as many of the records as may end now."""
+        most = self._limits.most
+        return records[: MOST_AT_ONCE if most is None else min(MOST_AT_ONCE, most - self.ended)]
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -65,23 +79,23 @@ class Ending(msgspec.Struct, frozen=True):
         ended = yield from revocation.end(self.storage, session_id, known=found)
         if ended is None or (ended.record is not None and ended.record.expires <= clock.now()):
             return False
-        yield from self._send(ended, "revoked")
+        yield from self._send([ended], "revoked")
         return True
 
     def end_all(
         self,
         user_id: str | None,
         kept_ids: Collection[str],
-        most: int | None,
+        limits: Limits | None = None,
         reason: str = "revoked",
         selection: Selection | None = None,
-    ) -> Flow[int]:
+    ) -> Flow[Total]:
         """End the sessions of a user, or of everybody; return how many were live.
 
-        ``None`` for ``user_id`` is everybody, for ``most`` no limit, and for ``selection`` all
-        sessions. See `Inventory.end_all`.
+        ``None`` for ``user_id`` is everybody, and for ``selection`` all sessions. See
+        `Inventory.end_all`.
         """
-        progress, kept = _Progress(most), set[str]()
+        progress, kept, found = _Progress(limits or Limits()), set[str](), 0
         try:
             # The lineages are kept as well, because a parallel request may rotate a session to
             # another id meanwhile; no rotation changes the lineage.
@@ -97,7 +111,8 @@ class Ending(msgspec.Struct, frozen=True):
             if progress.ended:
                 raise PartlyEnded(progress.ended, error) from error
             raise
-        return progress.ended
+        # Without limits, what still appears has begun after this call.
+        return Total(progress.ended, is_complete=not (found and progress.is_enough))
 
     def _end_round(
         self,
@@ -107,13 +122,14 @@ class Ending(msgspec.Struct, frozen=True):
         progress: _Progress,
         selection: Selection | None,
     ) -> Flow[int]:
-        """End the sessions that are listed now; return how many were found.
+        """End the sessions that are listed now; return how many were found to end.
 
         ``kept`` are ids and lineages; those of sessions that are not outdated are added.
         """
         found, cursor = 0, ""
         while True:
             page = yield from self.listing.scan(cursor, PAGE_SIZE, user_id)
+            ending: list[Record] = []
             for record in page.records:
                 if record.id in kept or record.lineage in kept:
                     continue
@@ -125,16 +141,31 @@ class Ending(msgspec.Struct, frozen=True):
                     if not is_outdated:
                         kept.add(record.lineage)
                         continue
+                ending.append(record)
+            found += len(ending)
+            while ending:
                 if progress.is_enough:
                     return found
-                found += 1
-                ended = yield from revocation.end(self.storage, record.id, known=record)
-                if ended is not None and record.is_live(clock.now()):
-                    progress.ended += 1
-                    yield from self._send(ended, reason)
+                batch = progress.batch(ending)
+                yield from self._end_batch(batch, reason, progress)
+                ending = ending[len(batch) :]
             cursor = page.next
             if not cursor:
                 return found
+
+    def _end_batch(self, records: Sequence[Record], reason: str, progress: _Progress) -> Flow[None]:
+        """End sessions, and count and tell those that were live.
+
+        The next round finds those that have got other ids at this moment.
+        """
+        progress.batches += 1
+        ids = frozenset((yield from Calls(self.storage).end_many([each.id for each in records])))
+        now = clock.now()
+        ended = [
+            EndedSession(each.id, each) for each in records if each.id in ids and each.is_live(now)
+        ]
+        progress.ended += len(ended)
+        yield from self._send(ended, reason)
 
     def _is_outdated(self, record: Record, selection: Selection) -> Flow[bool | None]:
         """Return whether a session is outdated; ``None`` if it has another id by now, or none."""
@@ -148,13 +179,16 @@ class Ending(msgspec.Struct, frozen=True):
             data = self.store.data_of(current)
         return selection.is_outdated(record, data)
 
-    def _send(self, ended: EndedSession, reason: str) -> Flow[None]:
-        """Send ``session_ended``, after the commit if the caller is in a transaction."""
-        user_id = ended.record.user_id if ended.record else None
-        facts = {"session_id": ended.id, "user_id": user_id, "reason": reason}
+    def _send(self, sessions: Sequence[EndedSession], reason: str) -> Flow[None]:
+        """Send ``session_ended`` for each, after the commit if the caller is in a transaction."""
+        if not sessions:
+            return
 
         def send() -> Flow[None]:
-            return signals.send(signals.session_ended, self.store, **facts)
+            for each in sessions:
+                user_id = each.record.user_id if each.record else None
+                facts = {"session_id": each.id, "user_id": user_id, "reason": reason}
+                yield from signals.send(signals.session_ended, self.store, **facts)
 
         if (yield Call(self.storage, "in_transaction", ())):
             yield Call(self.storage, "after_commit", (lambda: run(send()),))

@@ -18,13 +18,13 @@ from ..core.flow import Call, Flow, arun, run
 from ..core.phrases import Phrase
 from ..core.records import Record
 from ..exceptions import CannotList, UnreadablePayload
-from ..sessions import SessionStore, purge_expired
+from ..sessions import SessionStore, Total, purge_expired
 from ..storages.base import Storage
 from .arguments import (
     KeptIds,
     checked_id,
     checked_ids,
-    checked_most,
+    checked_limits,
     required_user_id,
     user_id_or_any,
 )
@@ -155,29 +155,50 @@ class Inventory:
         """See `end`."""
         return await arun(self._ending.end(checked_id(session_id), user_id_or_any(user)))
 
-    def end_all(self, user: Any, *, but: KeptIds = None, most: int | None = None) -> int:
+    def end_all(
+        self,
+        user: Any,
+        *,
+        but: KeptIds = None,
+        most: int | None = None,
+        seconds: float | None = None,
+    ) -> Total:
         """End the sessions of a user, and return how many were live.
 
         ``but`` is an id, or several, of sessions that must not end; ``request.session.stored_ids``
-        are the ids of a request. Ends ``most`` sessions at most, so that a caller with limited
-        time can continue later. ``None`` is not a user: see `end_everything`. Raises `PartlyEnded`
-        if the store stops answering after some sessions have ended.
+        are the ids of a request. Ends ``most`` sessions at most, and begins no other batch after
+        ``seconds``. A caller with limited time can repeat the call until the result, a number,
+        ``is_complete``. ``None`` is not a user: see `end_everything`. Raises `PartlyEnded` if the
+        store stops answering after some sessions have ended.
         """
-        flow = self._ending.end_all(required_user_id(user), checked_ids(but), checked_most(most))
-        return run(flow)
+        user_id, limits = required_user_id(user), checked_limits(most, seconds)
+        return run(self._ending.end_all(user_id, checked_ids(but), limits))
 
-    async def aend_all(self, user: Any, *, but: KeptIds = None, most: int | None = None) -> int:
+    async def aend_all(
+        self,
+        user: Any,
+        *,
+        but: KeptIds = None,
+        most: int | None = None,
+        seconds: float | None = None,
+    ) -> Total:
         """See `end_all`."""
-        flow = self._ending.end_all(required_user_id(user), checked_ids(but), checked_most(most))
-        return await arun(flow)
+        user_id, limits = required_user_id(user), checked_limits(most, seconds)
+        return await arun(self._ending.end_all(user_id, checked_ids(but), limits))
 
-    def end_everything(self, *, but: KeptIds = None, most: int | None = None) -> int:
-        """End the sessions of all users and visitors; the arguments are those of `end_all`."""
-        return run(self._ending.end_all(None, checked_ids(but), checked_most(most)))
+    def end_everything(
+        self, *, but: KeptIds = None, most: int | None = None, seconds: float | None = None
+    ) -> Total:
+        """End the sessions of all users and visitors; see `end_all` for the rest."""
+        limits = checked_limits(most, seconds)
+        return run(self._ending.end_all(None, checked_ids(but), limits))
 
-    async def aend_everything(self, *, but: KeptIds = None, most: int | None = None) -> int:
+    async def aend_everything(
+        self, *, but: KeptIds = None, most: int | None = None, seconds: float | None = None
+    ) -> Total:
         """See `end_everything`."""
-        return await arun(self._ending.end_all(None, checked_ids(but), checked_most(most)))
+        limits = checked_limits(most, seconds)
+        return await arun(self._ending.end_all(None, checked_ids(but), limits))
 
     def end_for(
         self,
@@ -195,20 +216,22 @@ class Inventory:
         data is empty if it cannot be read here.
         """
         selection = None if only is None else Selection(only, is_outdated)
-        return run(self._ending.end_all(user_id, but, None, reason, selection))
+        flow = self._ending.end_all(user_id, but, reason=reason, selection=selection)
+        return run(flow)
 
     # --- Maintain --------------------------------------------------------------------------
 
-    def purge(self, *, most: int | None = None) -> int:
+    def purge(self, *, most: int | None = None, seconds: float | None = None) -> Total:
         """Remove expired sessions in batches, and return how many.
 
-        Stops after ``most`` sessions, which the last batch may exceed.
+        Stops after ``most`` sessions, which the last batch may exceed, and begins no other batch
+        after ``seconds``. The result, a number, ``is_complete`` if no expired session is left.
         """
-        return run(purge_expired(self.storage, checked_most(most)))
+        return run(purge_expired(self.storage, *checked_limits(most, seconds)))
 
-    async def apurge(self, *, most: int | None = None) -> int:
+    async def apurge(self, *, most: int | None = None, seconds: float | None = None) -> Total:
         """See `purge`."""
-        return await arun(purge_expired(self.storage, checked_most(most)))
+        return await arun(purge_expired(self.storage, *checked_limits(most, seconds)))
 
     def reindex(self) -> int | None:
         """Rebuild the index of sessions, and return how many it has. Requests can go on meanwhile.

@@ -22,7 +22,7 @@ with the key may be lost. So the session stays in the previous backend until it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from typing import Final, NamedTuple
@@ -280,6 +280,14 @@ class MigratingStorage(Wrapper):
 
     def _delete(self, session_id: str) -> Flow[bool]:
         return self._end(session_id, None)
+
+    def end_many(self, session_ids: Sequence[str]) -> Collection[str]:
+        # Each end takes several calls. In the order of the ids, so that no two requests wait for
+        # each other's rows.
+        return self.inner.end_each(sorted(session_ids), lambda each: self._end(each, None))
+
+    async def aend_many(self, session_ids: Sequence[str]) -> Collection[str]:
+        return await self._in_thread(self.end_many)(session_ids)
 
     def _rotate(
         self, record: Record, base: Record, tombstone: Record, now: int

@@ -6,7 +6,7 @@ A function that calls a storage is a flow (see `flow`), so that the sync and the
 cannot differ.
 """
 
-from .engine import purge_expired
+from .engine import Total, purge_expired
 from .store import SessionStore
 
-__all__ = ["SessionStore", "purge_expired"]
+__all__ = ["SessionStore", "Total", "purge_expired"]

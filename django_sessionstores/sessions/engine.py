@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from threading import RLock
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
 
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.signals import setting_changed
@@ -84,24 +84,41 @@ class Engine(SessionBase):
         return codec().deserialize(newest_data(record, cls.storage().codec, codec()))
 
 
-def purge_expired(storage: Storage, most: int | None = None) -> Flow[int]:
+class Total(int):
+    """How many sessions a call has ended, or removed."""
+
+    is_complete: bool
+    """Whether these were all of them. If not, the call has stopped at a limit."""
+
+    def __new__(cls, number: int, *, is_complete: bool) -> Self:
+        total = super().__new__(cls, number)
+        total.is_complete = is_complete
+        return total
+
+
+def purge_expired(
+    storage: Storage, most: int | None = None, seconds: float | None = None
+) -> Flow[Total]:
     """Remove the expired sessions in batches; return how many were removed.
 
-    Stops after the batch in which ``most`` is reached. Raises `PartlyEnded` if the store stops
-    answering after the first batch, and `StorageUnavailable` if it does not answer at all.
+    Stops after the batch in which ``most`` or ``seconds`` is reached. Raises `PartlyEnded` if the
+    store stops answering after the first batch, and `StorageUnavailable` if it does not answer at
+    all.
     """
-    moment, total, calls = clock.now(), 0, Calls(storage)
+    moment, began, total, calls = clock.now(), clock.monotonic(), 0, Calls(storage)
     try:
         while most is None or total < most:
             removed = yield from calls.purge(moment, _PURGE_BATCH)
             if not removed:
-                break
+                return Total(total, is_complete=True)
             total += removed
+            if seconds is not None and clock.monotonic() - began >= seconds:
+                break
     except StorageUnavailable as error:
         if total:
             raise PartlyEnded(total, error) from error
         raise
-    return total
+    return Total(total, is_complete=False)
 
 
 def _depends_on(store: type[Engine], setting: str) -> bool:

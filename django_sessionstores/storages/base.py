@@ -20,7 +20,8 @@ Time is an argument
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
@@ -30,6 +31,7 @@ from django.core.cache.backends.base import BaseCache, default_key_func
 from .. import conf
 from ..core.flow import Call, Flow, run
 from ..core.records import Record, State, is_session_id, is_well_formed, list_entry, session_id
+from .ending import end_one_by_one, end_without_key
 from .site_marks import LITTER_AGE as LITTER_AGE
 from .site_marks import SiteMarks
 
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+MOST_AT_ONCE: Final = 500
+"""How many sessions one call of a storage ends at most."""
 
 
 class Updated(msgspec.Struct, frozen=True):
@@ -306,6 +311,26 @@ class Storage(SiteMarks):
         """
         return self.delete(session_id)
 
+    def end_many(self, session_ids: Sequence[str]) -> Collection[str]:
+        """End several sessions as `end` does, without their keys; return the ids of the live ones.
+
+        Callers pass `MOST_AT_ONCE` ids at most. A storage does this in one statement or pipeline if
+        it can; the default ends one session after the other. Each end is atomic, all together need
+        not be. If the store stops answering after the first ones, their ids are returned, and the
+        next call raises `StorageUnavailable`.
+        """
+        return self.end_each(session_ids, partial(end_without_key, self))
+
+    def end_each(
+        self, session_ids: Sequence[str], end: Callable[[str], Flow[bool]]
+    ) -> Collection[str]:
+        """Run ``end`` for each id; return the ids for which it returns true, see `end_many`.
+
+        A store with commits makes one for all of them, because a commit costs more than a
+        statement. Then nothing has ended if this raises an exception.
+        """
+        return run(end_one_by_one(session_ids, end))
+
     def issue(self, record: Record, now: int) -> Updated:
         """Make another key for an existing session. Only if the storage `holds_in_key`."""
         raise NotImplementedError
@@ -439,6 +464,10 @@ class Storage(SiteMarks):
         """See `end`."""
         return await self.adelete(session_id)
 
+    async def aend_many(self, session_ids: Sequence[str]) -> Collection[str]:
+        """See `end_many`."""
+        return await self._in_thread(self.end_many)(session_ids)
+
     async def aissue(self, record: Record, now: int) -> Updated:
         """See `issue`."""
         return await self._in_thread(self.issue)(record, now)
@@ -554,6 +583,11 @@ class CacheStorage(Storage):
         """Replace whatever is stored under an id by a tombstone, until that expires."""
         raise NotImplementedError
 
+    def leave_tombstones(self, tombstones: Sequence[Record], now: int) -> None:
+        """Do what `leave_tombstone` does for several ids, in one pipeline if the store can."""
+        for each in tombstones:
+            self.leave_tombstone(each, now)
+
     async def afill(self, record: Record, until: int, now: int) -> None:
         """See `fill`."""
         await self._in_thread(self.fill)(record, until, now)
@@ -561,3 +595,7 @@ class CacheStorage(Storage):
     async def aleave_tombstone(self, tombstone: Record, now: int) -> None:
         """See `leave_tombstone`."""
         await self._in_thread(self.leave_tombstone)(tombstone, now)
+
+    async def aleave_tombstones(self, tombstones: Sequence[Record], now: int) -> None:
+        """See `leave_tombstones`."""
+        await self._in_thread(self.leave_tombstones)(tombstones, now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -34,6 +34,11 @@ class Calls(msgspec.Struct, frozen=True):
     def end(self, session_id: str, presented: str | None) -> Flow[bool]:
         """See `Storage.end`."""
         ended: bool = yield Call(self.storage, "end", (session_id, presented))
+        return ended
+
+    def end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:
+        """See `Storage.end_many`."""
+        ended: Collection[str] = yield Call(self.storage, "end_many", (session_ids,))
         return ended
 
     def issue(self, record: Record, now: int) -> Flow[Updated]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ..core.flow import Flow
@@ -108,6 +108,11 @@ class ComposedStorage(FlowStorage):
     def after_rollback(self, action: Callable[[], object]) -> None:
         self._listing.after_rollback(action)
 
+    def end_each(
+        self, session_ids: Sequence[str], end: Callable[[str], Flow[bool]]
+    ) -> Collection[str]:
+        return self._listing.end_each(session_ids, end)
+
     def close(self) -> None:
         for part in self.parts():
             part.close()
@@ -210,6 +215,9 @@ class Wrapper(ComposedStorage):
 
     def _delete(self, session_id: str) -> Flow[bool]:
         return self._calls.delete(session_id)
+
+    def _end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:
+        return self._calls.end_many(session_ids)
 
     def _purge(self, now: int, batch: int) -> Flow[int]:
         return self._calls.purge(now, batch)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from functools import partial
+
 from ..core.flow import Flow, arun, run
 from ..core.records import Record
 from .base import Outcome, Storage, Taken, Updated
+from .ending import end_one_by_one, end_without_key
 
 
 class FlowStorage(Storage):
@@ -29,6 +33,9 @@ class FlowStorage(Storage):
 
     def _delete(self, session_id: str) -> Flow[bool]:
         raise NotImplementedError
+
+    def _end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:
+        return end_one_by_one(session_ids, partial(end_without_key, self))
 
     def _purge(self, now: int, batch: int) -> Flow[int]:
         raise NotImplementedError
@@ -70,6 +77,12 @@ class FlowStorage(Storage):
 
     async def adelete(self, session_id: str) -> bool:
         return await arun(self._delete(session_id))
+
+    def end_many(self, session_ids: Sequence[str]) -> Collection[str]:
+        return run(self._end_many(session_ids))
+
+    async def aend_many(self, session_ids: Sequence[str]) -> Collection[str]:
+        return await arun(self._end_many(session_ids))
 
     def purge(self, now: int, batch: int) -> int:
         return run(self._purge(now, batch))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any, Final
@@ -136,6 +136,23 @@ class LayeredStorage(ComposedStorage):
                 yield from self._tell_cache(session_id, "delete", session_id)
         return deleted
 
+    def _end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:
+        with self._distrust_on_error(*session_ids):
+            ended = frozenset((yield Call(self.authority, "end_many", (session_ids,))))
+            live = [each for each in session_ids if each in ended]
+            rest = [each for each in session_ids if each not in ended]
+            is_provisional: bool = yield Call(self.authority, "in_transaction", ())
+            # See `_delete` and `_publish`, which do the same for one session.
+            if left := session_ids if is_provisional else rest:
+                yield from self._tell_cache(left, "end_many", left)
+            if live and not is_provisional:
+                yield from self._leave_tombstones(live)
+            elif live:
+                has_committed = yield from self._after_commit(lambda: self._leave_tombstones(live))
+                for each in live:
+                    self._uncommitted.add(each, has_committed)
+        return ended
+
     def _purge(self, now: int, batch: int) -> Flow[int]:
         removed: int = yield Call(self.authority, "purge", (now, batch))
         # Copies are not counted, but they must not accumulate.
@@ -239,6 +256,16 @@ class LayeredStorage(ComposedStorage):
             make_tombstone(session_id, State.ENDED, now=clock.now(), seconds=self._lease)
         )
 
+    def _leave_tombstones(self, session_ids: Sequence[str]) -> Flow[None]:
+        now = clock.now()
+        tombstones = [
+            make_tombstone(each, State.ENDED, now=now, seconds=self._lease) for each in session_ids
+        ]
+        try:
+            yield from self._tell_cache(session_ids, "leave_tombstones", tombstones, now)
+        except StorageFull:
+            yield from self._tell_cache(session_ids, "end_many", session_ids)
+
     def _put_tombstone(self, tombstone: Record) -> Flow[None]:
         # Not shorter than a lease, because it must outlive every copy of the session.
         now = clock.now()
@@ -267,11 +294,11 @@ class LayeredStorage(ComposedStorage):
         return answer
 
     def _tell_cache(
-        self, session_id: str, name: str, *args: Any, is_news: bool = True
+        self, session_ids: str | Sequence[str], name: str, *args: Any, is_news: bool = True
     ) -> Flow[None]:
-        """Change what the cache has of a session.
+        """Change what the cache has of a session, or of several.
 
-        If ``is_news`` and the change does not reach the cache, the session becomes suspect. Raises
+        If ``is_news`` and the change does not reach the cache, they become suspect. Raises
         `PayloadTooLarge` and `StorageFull`, because deleting the copy may still work then.
         """
         heard = False
@@ -281,14 +308,15 @@ class LayeredStorage(ComposedStorage):
                 self._left_alone_until = 0.0
                 heard = True
         except (PayloadTooLarge, StorageFull):
-            if name != "delete":
+            if name not in {"delete", "end_many"}:
                 heard = True
                 raise
         except StorageUnavailable as error:
             self._leave_alone(error)
         finally:
             if is_news and not heard:
-                self._distrust(session_id)
+                ids = (session_ids,) if isinstance(session_ids, str) else session_ids
+                self._distrust(*ids)
 
     def _is_left_alone(self) -> bool:
         now = clock.monotonic()
@@ -308,8 +336,8 @@ class LayeredStorage(ComposedStorage):
         self._left_alone_until = clock.monotonic() + self._retry
 
     @contextmanager
-    def _distrust_on_error(self, session_id: str) -> Generator[None]:
-        """Make the session suspect if the write in this context is interrupted.
+    def _distrust_on_error(self, *session_ids: str) -> Generator[None]:
+        """Make sessions suspect if the write in this context is interrupted.
 
         The authority may have written without answering, or the task may have been cancelled before
         the change reached the cache.
@@ -317,15 +345,16 @@ class LayeredStorage(ComposedStorage):
         try:
             yield
         except BaseException:
-            self._distrust(session_id)
+            self._distrust(*session_ids)
             raise
 
-    def _distrust(self, session_id: str) -> None:
-        """Ask only the authority for this session until the lease of every older copy has ended."""
+    def _distrust(self, *session_ids: str) -> None:
+        """Ask only the authority for these sessions until every older lease has ended."""
         now = clock.monotonic()
         with self._suspects_lock:
-            self._suspects.pop(session_id, None)
-            self._suspects[session_id] = now + self._lease
+            for each in session_ids:
+                self._suspects.pop(each, None)
+                self._suspects[each] = now + self._lease
             while self._suspects and next(iter(self._suspects.values())) <= now:
                 del self._suspects[next(iter(self._suspects))]
             if len(self._suspects) > _MAX_SUSPECTS:

@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Final, TypeAlias, TypeVar, cast
 
 from django.core.exceptions import ImproperlyConfigured
@@ -17,7 +18,7 @@ from ..core.flow import Call, Flow, Pause
 from ..core.records import Record, State, next_version
 from ..exceptions import SessionLimitReached, StorageUnavailable, UnreadablePayload
 from . import revocation
-from .base import Outcome, Storage, Taken, Updated
+from .base import MOST_AT_ONCE, Outcome, Storage, Taken, Updated
 from .calls import Calls
 from .composed import Wrapper
 
@@ -27,6 +28,10 @@ _Records: TypeAlias = list[Record]
 
 _PAGE: Final = 500
 """How many records one call lists."""
+_MOST_EVICTED: Final = 500
+"""How many surplus sessions are enough for one login, which then reads no further page."""
+_EVICTION_SECONDS: Final = 0.15
+"""How long a login goes on to end surplus sessions, after a first batch."""
 _LOCK_SECONDS: Final = 10
 """How long the lock of a user stays if its process was killed."""
 _PAUSES: Final = (0.002, 0.02)
@@ -125,18 +130,28 @@ class LimitedStorage(Wrapper):
         Raises `SessionLimitReached` if the limit refuses logins, and ``ImproperlyConfigured`` if
         the storage cannot list sessions.
         """
-        others = yield from self._other_sessions(record, base)
-        if len(others) >= self._most and self.lists_lost:
-            others = yield from self._without_lost(others)
+        while True:
+            others, are_all = yield from self._other_sessions(record, base)
+            if len(others) >= self._most and self.lists_lost:
+                others = yield from self._without_lost(others)
+            if are_all or len(others) >= self._most:
+                break
         if self._refuses and len(others) >= self._most:
             raise SessionLimitReached(
                 f"The user has {self._most} sessions, as many as SESSIONSTORES['MAX_SESSIONS'] "
                 "allows."
             )
-        return sorted(others, key=_creation, reverse=True)[self._most - 1 :]
+        surplus = len(others) - (self._most - 1)
+        return sorted(others, key=_creation)[: max(0, surplus)]
 
-    def _other_sessions(self, record: Record, base: Record | None) -> Flow[list[_Records]]:
-        """Return the other live sessions of the same user, each with all its records.
+    def _other_sessions(
+        self, record: Record, base: Record | None
+    ) -> Flow[tuple[list[_Records], bool]]:
+        """Return other live sessions of the same user, each with all its records.
+
+        Also return whether they are all of them. A user may have very many from before the limit
+        was set: only so many are read that `_MOST_EVICTED` of them are surplus. Those that are too
+        many among some of the sessions are too many among all of them.
 
         While a session rotates, it may have two records, and it is not known which one will stay.
         """
@@ -147,6 +162,7 @@ class LimitedStorage(Wrapper):
                 "SESSION_ENGINE."
             )
         own = {record.lineage} if base is None else {record.lineage, base.lineage}
+        enough = self._most - 1 + _MOST_EVICTED
         found: dict[str, _Records] = {}
         cursor = ""
         while True:
@@ -156,12 +172,12 @@ class LimitedStorage(Wrapper):
                 if each.lineage not in own and each.is_live(now) and _deadline_of(each) > now:
                     found.setdefault(each.lineage, []).append(each)
             cursor = page.next
-            if not cursor:
-                return list(found.values())
+            if not cursor or len(found) >= enough:
+                return list(found.values()), not cursor
 
     def _without_lost(self, others: Sequence[_Records]) -> Flow[list[_Records]]:
         """Return the sessions whose data is still stored; remove the others from the list."""
-        kept = []
+        kept, lost = [], list[str]()
         for records in others:
             # The older record first. If it is superseded at this moment, the newer one is there.
             for each in sorted(records, key=_last_write):
@@ -169,8 +185,9 @@ class LimitedStorage(Wrapper):
                     kept.append(records)
                     break
             else:
-                for each in records:
-                    yield from self._calls.delete(each.id)
+                lost += [each.id for each in records]
+        for start in range(0, len(lost), MOST_AT_ONCE):
+            yield from self._calls.end_many(lost[start : start + MOST_AT_ONCE])
         return kept
 
     def _is_lost(self, session_id: str) -> Flow[bool]:
@@ -182,15 +199,20 @@ class LimitedStorage(Wrapper):
             return False  # It may be readable with the right keys.
 
     def _evict(self, outcome: Updated, surplus: Sequence[_Records]) -> Flow[Updated]:
-        """End the surplus sessions; return the outcome with those that were live."""
-        evicted = []
-        for records in surplus:
-            was_live = False
-            for each in records:
-                ended = yield from revocation.end(self.inner, each.id, known=each)
-                was_live |= ended is not None
-            if was_live:
-                evicted.append(_latest_record(records))
+        """End the surplus sessions; return the outcome with those that were live.
+
+        If that takes long, the rest is left to the next login of the user.
+        """
+        began, live = clock.monotonic(), set[str]()
+        records = list(chain.from_iterable(surplus))
+        for start in range(0, len(records), MOST_AT_ONCE):
+            if start and clock.monotonic() - began >= _EVICTION_SECONDS:
+                break
+            batch = records[start : start + MOST_AT_ONCE]
+            ended = yield from revocation.end_many(self.inner, batch)
+            live |= {each.lineage for each in ended}
+        latest = map(_latest_record, surplus)
+        evicted = [each for each in latest if each.lineage in live]
         return replace(outcome, evicted=(*outcome.evicted, *evicted))
 
     # --- The lock --------------------------------------------------------------------------

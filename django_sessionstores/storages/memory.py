@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from threading import Lock
 from typing import Any, Final
 
@@ -75,6 +75,9 @@ class MemoryStorage(Storage):
                 return False
             del self._records[session_id]
         return True
+
+    def end_many(self, session_ids: Sequence[str]) -> Collection[str]:
+        return [each for each in session_ids if self.delete(each)]
 
     def rotate(self, record: Record, base: Record, tombstone: Record, now: int) -> Outcome | Taken:
         with self._lock:

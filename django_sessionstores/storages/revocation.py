@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple, TypeGuard
 
 from .. import conf
@@ -75,6 +75,22 @@ def end(
                 return None
         session_id, presented, known = current.successor, None, successor
     return None
+
+
+def end_many(storage: Storage, records: Sequence[Record]) -> Flow[list[Record]]:
+    """End sessions, in one call of the storage; return the records of those that were live.
+
+    Those that have got other ids at this moment are ended one by one.
+    """
+    ids = frozenset((yield from Calls(storage).end_many([each.id for each in records])))
+    ended = []
+    for each in records:
+        was_live = each.id in ids
+        if not was_live:
+            was_live = (yield from end(storage, each.id, known=each)) is not None
+        if was_live:
+            ended.append(each)
+    return ended
 
 
 def leads_on(tombstone: Record, successor: Record) -> bool:

@@ -27,6 +27,7 @@ from django_sessionstores.core.records import Client as Who
 from django_sessionstores.core.records import draw_key, session_id
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
+from django_sessionstores.inventory import ending as inventory_ending
 from django_sessionstores.models import Session, SessionStatistics
 from django_sessionstores.operations import overview
 from django_sessionstores.sessions.state import RequestPolicy
@@ -594,24 +595,42 @@ def test_purge(site: Any, client: Client) -> None:
 def test_more_than_one_request_can_end(
     site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reader is told to go on, and stays at the question."""
-    monkeypatch.setattr(end_pages, "MAX_ENDED", 2)
-    sessions = [stored(site) for _ in range(3)]
-    answer = confirmed(client, f"{PAGES}end-others/")
-    assert "2 sessions were ended. There may be more" in said(answer)
-    assert answer.request["PATH_INFO"] == f"{PAGES}end-others/"
-    assert sum(is_alive(site, each) for each in sessions) == 1
-    assert "1 session was ended." in said(confirmed(client, f"{PAGES}end-others/"))
+    """The page says how far it is and continues, by itself where scripts run. A link does not."""
+    monkeypatch.setattr(end_pages, "REQUEST_SECONDS", 0)
+    monkeypatch.setattr(inventory_ending, "MOST_AT_ONCE", 2)
+    user = person("ada")
+    for page in ("end-others/", f"user/{user.pk}/end/"):
+        sessions = [stored(site, user) for _ in range(3)]
+        assert "data-continues" not in client.get(f"{PAGES}{page}?continues=1").content.decode()
+        answer = client.post(f"{PAGES}{page}", {"confirmed": "yes"})
+        assert "2 sessions were ended. There may be more" in said(answer)
+        assert answer.status_code == 200
+        assert (
+            f'action="{PAGES}{page}" class="ss-actions" data-continues' in answer.content.decode()
+        )
+        assert "pages.js" in answer.content.decode()
+        assert sum(is_alive(site, each) for each in sessions) == 1
+        answer = confirmed(client, f"{PAGES}{page}")
+        assert "1 session was ended." in said(answer)
+        while "data-continues" in answer.content.decode():
+            answer = confirmed(client, f"{PAGES}{page}")
+        assert sum(is_alive(site, each) for each in sessions) == 0
+    messages = [each.get_change_message() for each in LogEntry.objects.order_by("pk")]
+    assert len(messages) == 4
+    assert sum("“2”" in each for each in messages) == 2
 
 
 @EVERY_ENGINE
-def test_an_outage_in_the_middle(site: Any, client: Client) -> None:
+def test_an_outage_in_the_middle(
+    site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was ended was ended, and of the rest it is not said that it was."""
+    monkeypatch.setattr(inventory_ending, "MOST_AT_ONCE", 1)
     sessions = [stored(site, person("ada")) for _ in range(1)] + [stored(site) for _ in range(2)]
     done: list[str] = []
 
     def broken(name: str) -> None:
-        if name == "delete":
+        if name in {"delete", "end_many"}:
             done.append(name)
             if len(done) > 1:
                 raise StorageUnavailable("no route")
@@ -975,6 +994,43 @@ def test_all_on_a_page_can_be_selected_at_once(
         return states
 
     assert chromium.do(scene) == [(3, True), (2, False), (3, True), (0, False)]
+
+
+@ONE_ENGINE
+@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no-scripts"])
+def test_the_page_continues(
+    site: Any,
+    client: Client,
+    served: Site,
+    chromium: Chromium,
+    monkeypatch: pytest.MonkeyPatch,
+    scripts: bool,
+) -> None:
+    """By itself until all have ended, or with its button where no scripts run."""
+    monkeypatch.setattr(end_pages, "REQUEST_SECONDS", 0)
+    monkeypatch.setattr(inventory_ending, "MOST_AT_ONCE", 2)
+    sessions = [stored(site) for _ in range(5)]
+
+    def scene(browser: Browser) -> tuple[int, str]:
+        context = window(browser, served, client, java_script_enabled=scripts)
+        page = context.new_page()
+        page.goto(f"{PAGES}end-others/")
+        pressed = 0
+        while pressed == 0 or (not scripts and page.url.endswith("end-others/")):
+            page.get_by_role("button", name="End all but mine").click()
+            pressed += 1
+            if pressed == 1:
+                assert "2 sessions were ended." in page.locator(".messagelist").inner_text()
+        page.wait_for_url(f"**{PAGES}")
+        said = page.locator(".messagelist").inner_text()
+        context.close()
+        return pressed, said
+
+    pressed, said = chromium.do(scene)
+    assert (pressed == 1) is scripts
+    assert "0 sessions were ended." in said
+    assert not any(is_alive(site, each) for each in sessions)
+    assert LogEntry.objects.count() == 3
 
 
 @ONE_ENGINE

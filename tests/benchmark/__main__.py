@@ -25,7 +25,7 @@ if "SESSIONSTORES_TEST_FOLDER" not in os.environ:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 django.setup()
 
-from tests.benchmark import at_scale, measure, targets  # noqa: E402 - models need Django set up
+from tests.benchmark import at_scale, ending, measure, targets  # noqa: E402 - models need Django set up
 from tests.benchmark.encryption import microseconds  # noqa: E402
 from tests.benchmark.operations import OPERATIONS  # noqa: E402
 from tests.benchmark.shares import shares  # noqa: E402
@@ -47,6 +47,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--encryption", action="store_true", help="time the tokens of cookies")
     parser.add_argument(
         "--sessions", type=int, metavar="N", help="time lists and purges among N sessions"
+    )
+    parser.add_argument(
+        "--ending", type=int, metavar="N", help="time ending, evicting and purging N and more"
     )
     parser.add_argument("--shares", metavar="CASE", help="time a case without each of its parts")
     return parser.parse_args()
@@ -119,13 +122,14 @@ def show_shares(case: Case, rounds: int) -> None:
                 print(f"  {name:<20}{cost:>7.1f} us{cost / costs['session']:>7.0%}", flush=True)
 
 
-def show_at_scale(case: Case, number: int) -> None:
+def show_many(case: Case, number: int, section: Any) -> None:
+    """Print the figures of a section about many sessions: `at_scale` or `ending`."""
     print(f"\n{case.id}, {number:,} sessions")
     with measure.in_force(case) as engine:
         if not engine.storage.lists:
             print("  cannot list")
             return
-        for figure in at_scale.figures(engine, number):
+        for figure in section.figures(engine, number):
             print(f"  {figure.name:<46}{figure.value:>9.1f} {figure.unit}", flush=True)
 
 
@@ -148,10 +152,11 @@ def main() -> int:
         for case in cases:
             show_shares(case, options.rounds)
         return 0
-    if options.sessions:
-        for case in cases:
-            show_at_scale(case, options.sessions)
-        return 0
+    for number, section in ((options.sessions, at_scale), (options.ending, ending)):
+        if number:
+            for case in cases:
+                show_many(case, number, section)
+            return 0
     measured: list[dict[str, Any]] = []
     for row in rows(cases, options.rounds):
         if not options.json:

@@ -129,7 +129,7 @@ def _pages(sought: Any) -> Iterator[Figure]:
 def _fill(engine: Any, number: int, first_user: int) -> None:
     records = _records(number, first_user)
     while batch := list(islice(records, _BATCH)):
-        _store(engine, batch)
+        store(engine, batch)
 
 
 def _records(number: int, first_user: int) -> Iterator[Record]:
@@ -148,7 +148,7 @@ def _records(number: int, first_user: int) -> Iterator[Record]:
         )
 
 
-def _store(engine: Any, records: list[Record]) -> None:
+def store(engine: Any, records: list[Record]) -> None:
     """Many at once where the store has a way: filling it is not what is measured."""
     storage, moment = engine.storage, now()
     if engine.name == "db":

@@ -986,7 +986,7 @@ def test_an_outage_in_the_middle_of_ending(engine: Engine) -> None:
     """The operator has to know that some may live."""
 
     def broken(name: str) -> None:
-        if name == "delete":
+        if name == "end_many":
             raise StorageUnavailable("no route")
 
     stored(engine)

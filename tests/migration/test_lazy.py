@@ -19,8 +19,9 @@ import pytest
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
 from django.core.cache import caches
-from django.db import transaction
+from django.db import connections, transaction
 from django.test import Client, override_settings
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django.views.debug import ExceptionReporter
 
@@ -980,3 +981,35 @@ def test_async_requests_in_parallel(django_db_setup: None, django_db_blocker: An
             return await asyncio.gather(*(load() for _ in range(8)))
 
         assert asyncio.run(all_at_once()) == [{"cart": {"apples": 1}}] * 8
+
+
+@pytest.mark.engines("file", "db:sqlite", "cache:redis-cache", "cached_db:locmem+sqlite")
+def test_many_that_end_at_once_leave_no_copy_that_comes_back(
+    engine: Engine, source: str, in_async: bool
+) -> None:
+    """A crash has left copies in the previous backend, which must not be migrated again."""
+    keys = [at_django(source, _auth_user_id="7") for _ in range(3)]
+    for key in keys:
+        assert engine.SessionStore(key).load()["_auth_user_id"] == "7"
+        copy = django_store(source)(key)
+        copy["_auth_user_id"] = "7"
+        copy.save(must_create=not copy.exists(key))
+    inventory = Twin(Inventory(), in_async)
+    assert inventory.end_all("7") == 3
+    assert [engine.SessionStore(key).load() for key in keys] == [{}] * 3
+    assert inventory.end_all("7") == 0
+    assert inventory.count(user="7") == 0
+
+
+@pytest.mark.engines("db:sqlite")
+def test_many_that_end_beside_a_previous_backend_take_one_commit(engine: Engine) -> None:
+    """Each end takes several statements, of which the commit is the dearest."""
+    with migrating(f"{DJANGO}.file"):
+        for _ in range(4):
+            session = engine.SessionStore()
+            session["_auth_user_id"] = "7"
+            session.save()
+        with CaptureQueriesContext(connections[engine.database]) as captured:
+            assert Inventory().end_all("7") == 4
+    words = [query["sql"].split()[0] for query in captured]
+    assert words.count("COMMIT") == 1

@@ -11,7 +11,8 @@ from django_sessionstores import signals
 from django_sessionstores.core.clock import now
 from django_sessionstores.exceptions import SessionLimitReached
 from django_sessionstores.inventory import Inventory
-from django_sessionstores.testing import Twin, at, in_threads
+from django_sessionstores.storages import limited
+from django_sessionstores.testing import Twin, at, in_threads, observed
 from tests.sessions.test_lifetimes import limits
 
 COOKIE = "sessionid"
@@ -175,6 +176,99 @@ def log_in(engine: Any, number: int, key: str | None = None) -> Any:
 
 def is_live(engine: Any, session: Any) -> bool:
     return "_auth_user_id" in engine.SessionStore(session.session_key).load()
+
+
+def test_a_backlog_is_worked_off_by_several_logins(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user may have thousands of sessions when the limit is set. A login ends so many of them,
+    none of which the limit would have left, and each is told once."""
+    monkeypatch.setattr(limited, "_PAGE", 3)
+    monkeypatch.setattr(limited, "_MOST_EVICTED", 4)
+    monkeypatch.setattr(limited, "MOST_AT_ONCE", 2)
+    moment, sessions = now(), []
+    for number in range(14):
+        with at(moment + number):
+            sessions.append(log_in(engine, number))
+    with limits(MAX_SESSIONS=3), ended() as told:
+        for number in range(14, 20):
+            before = Inventory().count(user="1")
+            with at(moment + number):
+                sessions.append(log_in(engine, number))
+            left = Inventory().count(user="1")
+            assert left == 3 or before - left >= 3
+            assert all(is_live(engine, each) for each in sessions[-3:])
+            assert len(told) == len(sessions) - left
+        assert left == 3
+    assert sorted(told) == sorted((each.session_id, "evicted") for each in sessions[:-3])
+
+
+def test_a_session_that_rotates_before_it_is_evicted_is_followed(engine: Any) -> None:
+    """A request of the oldest session gives it another id after the login has listed it."""
+    oldest = log_in(engine, 0)
+    rotated: list[Any] = []
+
+    def rotate(name: str) -> None:
+        if name == "end_many" and not rotated:
+            again = engine.SessionStore(oldest.session_key)
+            rotated.append(again)
+            again["y"] = 2
+            again.cycle_key()
+            again.save()
+
+    with limits(MAX_SESSIONS=1), ended() as told:
+        with observed(engine.storage, before=rotate):
+            newest = log_in(engine, 2)
+        assert Inventory().count(user="1") == 1
+    assert not is_live(engine, rotated[0])
+    assert is_live(engine, newest)
+    assert [reason for _, reason in told] == ["evicted"]
+
+
+def test_a_login_stops_to_end_others_in_time(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store may be slow. One batch ends at least, or the limit would never be kept."""
+    monkeypatch.setattr(limited, "_EVICTION_SECONDS", 0)
+    monkeypatch.setattr(limited, "MOST_AT_ONCE", 2)
+    moment, sessions = now(), []
+    for number in range(8):
+        with at(moment + number):
+            sessions.append(log_in(engine, number))
+    with limits(MAX_SESSIONS=2), ended() as told:
+        for number, left in ((8, 7), (9, 6), (10, 5)):
+            with at(moment + number):
+                sessions.append(log_in(engine, number))
+            assert Inventory().count(user="1") == left
+    # The oldest first.
+    assert [id_ for id_, _ in told] == [each.session_id for each in sessions[:6]]
+
+
+@pytest.mark.parametrize("number", [2, 30])
+def test_a_login_over_the_limit_makes_so_many_calls(
+    engine: Any, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """However many sessions there are: ten thousand took half a minute."""
+    monkeypatch.setattr(limited, "_PAGE", 3)
+    monkeypatch.setattr(limited, "_MOST_EVICTED", 2)
+    for each in range(number):
+        log_in(engine, each)
+    with limits(MAX_SESSIONS=1), observed(engine.storage) as calls:
+        log_in(engine, 0)
+    assert calls.count("scan") == 1
+    assert calls.count("end_many") == 1
+    assert calls.count("delete") == 0
+
+
+def test_a_refused_login_reads_no_more_than_it_must(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limited, "_PAGE", 3)
+    monkeypatch.setattr(limited, "_MOST_EVICTED", 1)
+    for each in range(9):
+        log_in(engine, each)
+    with limits(MAX_SESSIONS=2, ON_LIMIT="refuse"), observed(engine.storage) as calls:
+        assert log_in(engine, 0) is None
+    assert calls.count("scan") == 1
+    assert Inventory().count(user="1") == 9
 
 
 @pytest.mark.parametrize("policy", ["end_oldest", "refuse"])

@@ -658,3 +658,85 @@ def test_a_transaction_reads_its_own_writes(over_database):
         assert over_database.read(ID) is None
         transaction.set_rollback(True)
     assert over_database.read(ID).version == 1
+
+
+# Many at once -------------------------------------------------------------------------------------
+
+IDS = [f"{number:040x}" for number in range(1, 4)]
+
+
+def held(cache, session_id):
+    """What the cache has, past what the test counts."""
+    return portable.LocMemStorage.read(cache, session_id)
+
+
+def test_many_that_end_are_left_to_the_cache_in_one_call(storage, other, cache, monkeypatch):
+    """Of sessions in a database, the round trips to the cache would be most of the time."""
+    for each in IDS:
+        storage.create(record(id=each), NOW)
+    told = []
+    leave_tombstones = cache.leave_tombstones
+
+    def leave(tombstones: Any, now: int) -> None:
+        told.append([each.id for each in tombstones])
+        leave_tombstones(tombstones, now)
+
+    monkeypatch.setattr(cache, "leave_tombstones", leave)
+    assert storage.end_many(IDS) == frozenset(IDS)
+    assert told == [IDS]
+    assert [held(cache, each).state for each in IDS] == [State.ENDED] * 3
+    assert [other.read(each) for each in IDS] == [None] * 3
+
+
+def test_many_that_end_while_the_cache_is_away_are_suspect(storage, cache, authority):
+    """Their copies are still there when the cache is back, within their lease."""
+    for each in IDS:
+        storage.create(record(id=each), NOW)
+    cache.fails_with = StorageUnavailable("away")
+    assert storage.end_many(IDS) == frozenset(IDS)
+    cache.fails_with = None
+    assert [storage.read(each) for each in IDS] == [None] * 3
+    assert held(cache, IDS[0]) is not None
+
+
+def test_many_whose_end_is_not_known_are_suspect(storage, cache, authority, monkeypatch):
+    """The answer of the authority was lost."""
+    for each in IDS:
+        storage.create(record(id=each), NOW)
+
+    def lost(session_ids: Any) -> Any:
+        for each in session_ids:
+            authority.delete(each)
+        raise StorageUnavailable("no answer")
+
+    monkeypatch.setattr(authority, "end_many", lost)
+    with pytest.raises(StorageUnavailable):
+        storage.end_many(IDS)
+    assert [storage.read(each) for each in IDS] == [None] * 3
+
+
+def test_many_that_do_not_fit_into_a_full_cache_are_removed_from_it(storage, cache):
+    """A full cache refuses tombstones and still removes copies."""
+    for each in IDS:
+        storage.create(record(id=each), NOW)
+    cache.fails_with, cache.failing = StorageFull("full"), {"leave_tombstone"}
+    storage.end_many(IDS)
+    cache.fails_with = None
+    assert [held(cache, each) for each in IDS] == [None] * 3
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_many_that_end_in_a_transaction(over_database, cache, is_committed):
+    """The copies go at once, because the process may die after the commit; the tombstones come
+    with the commit, because a rollback could not take them away."""
+    for each in IDS[1:]:
+        over_database.create(record(id=each), NOW)
+    with transaction.atomic():
+        assert over_database.end_many(IDS) == frozenset(IDS)
+        assert [held(cache, each) for each in IDS] == [None] * 3
+        assert [over_database.read(each) for each in IDS] == [None] * 3
+        transaction.set_rollback(not is_committed)
+    if is_committed:
+        assert [held(cache, each).state for each in IDS] == [State.ENDED] * 3
+    else:
+        assert [over_database.read(each).version for each in IDS] == [1] * 3

@@ -1,5 +1,5 @@
-// Chooses all sessions on the page at once. Without it, they are chosen one by one.
 "use strict";
+// Selects all sessions on the page at once. Without it, they are selected one by one.
 {
     const all = document.getElementById("ss-all");
     if (all) {
@@ -19,5 +19,13 @@
             box.addEventListener("change", update);
         }
         update();
+    }
+}
+// Continues what one request could not finish. Without it, the reader presses the button.
+{
+    const form = document.querySelector("form[data-continues]");
+    if (form) {
+        // Long enough to read how far it is, and to go back.
+        setTimeout(() => form.requestSubmit(), 1500);
     }
 }

@@ -218,6 +218,10 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
                 return
         raise self._contention()
 
+    def leave_tombstones(self, tombstones: Sequence[Record], now: int) -> None:
+        with self._in_one_commit():
+            super().leave_tombstones(tombstones, now)
+
     def _outcome(self, record: Record, text: str) -> Updated:
         return Updated(_with_handle(record, text), is_provisional=self.in_transaction())
 

@@ -14,7 +14,7 @@ from .disk import POLL_SECONDS
 from .folder import LOCK, Folder
 
 LOCK_SECONDS: Final = 5.0
-"""How long a writer waits for others in the shard. Each of them needs less than a millisecond: a
+"""How long a writer waits for others in the shard. Each of them needs some milliseconds at most: a
 writer that waits this long waits for a process that hangs or is stopped."""
 
 # Writable, because NFS asks for that before it grants an exclusive lock. For the same reason it

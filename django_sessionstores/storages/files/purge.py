@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Final
+from collections.abc import Callable, Generator, Sequence
+from itertools import islice
+from typing import Final, TypeAlias
 
 from ...core.records import Record
 from ...exceptions import UnreadablePayload
@@ -20,6 +20,12 @@ from .record_file import hint_expiry, read_head
 
 # Windows does not; there the lock files of empty shards stay.
 _REMOVES_OPEN_FILES: Final = os.name == "posix"
+
+_AT_ONCE: Final = 100
+"""How many files are looked at, and at most removed, while a shard is locked: some milliseconds."""
+
+_Round: TypeAlias = Generator[int, tuple[int, int], None]
+"""A round through the folder, see `Purge._steps`."""
 
 
 class Purge:
@@ -46,7 +52,7 @@ class Purge:
         self._may_purge = may_purge
         # The rest of the round that the last batch stopped in: to begin each batch from the start
         # would look at every file once per batch.
-        self._round: Iterator[Callable[[int], bool]] | None = None
+        self._round: _Round | None = None
         self._lock = threading.Lock()
 
     def remove(self, now: int, batch: int) -> int:
@@ -56,54 +62,73 @@ class Purge:
         with self._lock:
             while True:
                 begins_here = self._round is None
-                self._round = self._round or self._candidates()
-                try:
-                    for remove in self._round:
-                        removed += remove(now)
-                        if removed >= batch:
-                            return removed
-                except OSError as error:
-                    raise self._folder.outage_of(error) from error
-                finally:
-                    if removed < batch:
-                        self._round = None
+                removed += self._take_steps(now, batch - removed)
                 # Nothing is left only when a whole round has found nothing.
                 if removed or begins_here:
                     return removed
 
-    def _candidates(self) -> Iterator[Callable[[int], bool]]:
-        """Yield, for each file and each shard in turn, a function that removes it if it should go.
+    def _take_steps(self, now: int, most: int) -> int:
+        """Remove up to ``most`` sessions in the rest of the round, which may end; return how many.
 
-        The function returns whether it has removed a session.
+        An error ends the round.
         """
+        begun = self._round or self._begin_round()
+        self._round, removed = None, 0
+        try:
+            while removed < most:
+                removed += begun.send((now, most - removed))
+        except StopIteration:
+            return removed
+        except OSError as error:
+            raise self._folder.outage_of(error) from error
+        self._round = begun
+        return removed
+
+    def _begin_round(self) -> _Round:
+        begun = self._steps()
+        next(begun)
+        return begun
+
+    def _steps(self) -> _Round:
+        """Take a step for each request; yield how many sessions it has removed.
+
+        A request has the time, and how many sessions the step may remove.
+        """
+        now, most = yield 0
         # First, because to look at an entry may make a shard, which goes below if it is empty. An
         # expired record loses its entry in the next round: to know its user, it would have to be
         # read.
         for of_user in self._index.entries():
-            yield partial(self._remove_if_alone, of_user)
+            self._remove_if_alone(of_user)
+            now, most = yield 0
         for shard in SHARDS:
             try:
                 entries = os.scandir(f"{self._folder.path}/{shard}")
             except FileNotFoundError:
                 continue
-            in_use = False
+            left = 0
             with entries:
-                for entry in entries:
-                    if entry.name == NEW:
-                        yield partial(self._remove_left_over, shard, entry.path)
-                    elif is_id(entry.name):
-                        yield partial(self._remove_if_expired, entry)
-                        in_use = in_use or os.path.lexists(entry.path)
-            if _REMOVES_OPEN_FILES and not in_use:
-                yield partial(self._remove_if_empty, shard)
+                while some := list(islice(entries, _AT_ONCE)):
+                    files = [each for each in some if is_id(each.name)]
+                    left += len(files)
+                    for left_over in (each for each in some if each.name == NEW):
+                        self._remove_left_over(shard, left_over.path)
+                    expired = [each.name for each in files if _seems_expired(each, now)]
+                    while expired:
+                        removed = self._remove_expired(shard, expired[:most], now)
+                        left -= removed
+                        expired = expired[most:]
+                        now, most = yield removed
+            if _REMOVES_OPEN_FILES and not left:
+                self._remove_if_empty(shard)
+                now, most = yield 0
 
-    def _remove_left_over(self, shard: str, path: str, now: int) -> bool:
+    def _remove_left_over(self, shard: str, path: str) -> None:
         # While this process holds the lock, no other process is writing the file.
         with contextlib.suppress(FileNotFoundError), self._locks.hold(shard):
             os.unlink(path)
-        return False
 
-    def _remove_if_empty(self, shard: str, now: int) -> bool:
+    def _remove_if_empty(self, shard: str) -> None:
         folder = self._folder.shard_of(shard)
         with contextlib.suppress(FileNotFoundError), self._locks.hold(shard):
             if not any(map(is_id, os.listdir(folder))):
@@ -112,30 +137,32 @@ class Purge:
                 # lock file, which is in the way of rmdir(), or finds no folder.
                 with contextlib.suppress(OSError):
                     os.rmdir(folder)
-        return False
 
-    def _remove_if_alone(self, entry: Entry, now: int) -> bool:
+    def _remove_if_alone(self, entry: Entry) -> None:
         if not os.path.lexists(self._folder.path_of(entry.session_id)):
             self._upkeep.remove_if_stale(entry)
-        return False
 
-    def _remove_if_expired(self, entry: os.DirEntry[str], now: int) -> bool:
-        return _seems_expired(entry, now) and self._remove_expired(entry.name, now)
+    def _remove_expired(self, shard: str, session_ids: Sequence[str], now: int) -> int:
+        """Remove the records that are still expired under the lock, and return how many were."""
+        removed = 0
+        with contextlib.suppress(FileNotFoundError), self._locks.hold(shard):
+            for session_id in session_ids:
+                with contextlib.suppress(FileNotFoundError):
+                    removed += self._remove_if_expired(session_id, now)
+        return removed
 
-    def _remove_expired(self, session_id: str, now: int) -> bool:
-        """Remove a record if it is still expired under the lock, and return whether it was."""
-        with contextlib.suppress(FileNotFoundError), self._locks.hold(session_id):
-            path = self._folder.path_of(session_id)
-            try:
-                record = read_head(path, session_id)
-            except UnreadablePayload:
-                # Nobody can load it. Only the modification time says when it expires.
-                record = Record(id=session_id)
-            if self._may_purge(record, now):
-                insist(os.unlink, path)
-                return True
+    def _remove_if_expired(self, session_id: str, now: int) -> bool:
+        path = self._folder.path_of(session_id)
+        try:
+            record = read_head(path, session_id)
+        except UnreadablePayload:
+            # Nobody can load it. Only the modification time says when it expires.
+            record = Record(id=session_id)
+        if not self._may_purge(record, now):
             hint_expiry(path, record.expires)
-        return False
+            return False
+        insist(os.unlink, path)
+        return True
 
 
 def _seems_expired(entry: os.DirEntry[str], now: int) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import ClassVar, NamedTuple
 
 from django.utils.translation import gettext_noop
@@ -191,21 +192,24 @@ class FileStorage(Storage):
     def delete(self, session_id: str) -> bool:
         # Locked, or a writer that has just compared versions would put the record back.
         with contextlib.suppress(FileNotFoundError), self._locks.hold(session_id):
-            path = self._folder.path_of(session_id)
-            try:
-                record = read_start(path, session_id)
-            except UnreadablePayload:
-                record = None  # A purge finds the entry of its user.
-            is_live = record is not None and record.state is State.LIVE
-            if record is not None and is_live and not self.is_own(record):
-                return False
-            if record is None or is_live:
-                insist(os.unlink, path)
-            # Also of a tombstone, in case its writer was killed before doing so.
-            if self.indexes_users and record and record.user_id is not None:
-                self._index.discard(record.user_id, session_id)
-            return is_live
+            return self._remove(session_id)
         return False
+
+    def end_many(self, session_ids: Sequence[str]) -> Collection[str]:
+        """See `Storage.end_many`. Locks each shard once."""
+        ended: list[str] = []
+        try:
+            for _, of_shard in groupby(sorted(session_ids), self._folder.shard_of):
+                first, *rest = of_shard
+                with contextlib.suppress(FileNotFoundError), self._locks.hold(first):
+                    for each in (first, *rest):
+                        with contextlib.suppress(FileNotFoundError):
+                            if self._remove(each):
+                                ended.append(each)
+        except StorageUnavailable:
+            if not ended:
+                raise
+        return ended
 
     def purge(self, now: int, batch: int) -> int:
         return self._purge.remove(now, batch)
@@ -281,6 +285,23 @@ class FileStorage(Storage):
     def _look_at_head(self, session_id: str) -> Record | None:
         """Return the record as far as it has to be known to count it."""
         return read_head(self._folder.path_of(session_id), session_id)
+
+    def _remove(self, session_id: str) -> bool:
+        """Remove the file of a session, see `delete`. Only under the lock."""
+        path = self._folder.path_of(session_id)
+        try:
+            record = read_start(path, session_id)
+        except UnreadablePayload:
+            record = None  # A purge finds the entry of its user.
+        is_live = record is not None and record.state is State.LIVE
+        if record is not None and is_live and not self.is_own(record):
+            return False
+        if record is None or is_live:
+            insist(os.unlink, path)
+        # Also of a tombstone, in case its writer was killed before doing so.
+        if self.indexes_users and record and record.user_id is not None:
+            self._index.discard(record.user_id, session_id)
+        return is_live
 
     # --- Files -----------------------------------------------------------------------------
 

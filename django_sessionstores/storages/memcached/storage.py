@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -24,6 +25,10 @@ _LONGEST_RELATIVE: Final = 30 * 24 * 60 * 60
 # memcached keeps a time since the epoch in 31 bits, until the year 2038.
 _LATEST_ABSOLUTE: Final = 2**31 - 1
 _NEVER: Final = 0
+# An item that is stored with a lifetime in the past is gone at once.
+_GONE: Final = -1
+# How many items one round trip reads and replaces. Each may have a megabyte.
+_AT_ONCE: Final = 50
 
 # A round is lost only to a request that touches or fills the same session at that very moment.
 _ROUNDS: Final = 50
@@ -129,11 +134,22 @@ class MemcachedStorage(CacheStorage):
                 return False
             if record.state is not State.LIVE or not self.is_own(record):
                 return False
-            # An item that is stored with a lifetime in the past is gone at once.
             answer = self._store("cas", record, b"", 0, 0, found.cas)
             if answer.stored is not False:
                 return answer.stored is True or answer.sent_twice
         raise self._contention(session_id)
+
+    def end_many(self, session_ids: Sequence[str]) -> Collection[str]:
+        """See `Storage.end_many`. Two round trips for `_AT_ONCE` sessions of a node."""
+        ended: list[str] = []
+        for start in range(0, len(session_ids), _AT_ONCE):
+            try:
+                ended += self._end_some(session_ids[start : start + _AT_ONCE])
+            except StorageUnavailable:
+                if not ended:
+                    raise
+                break
+        return ended
 
     def rotate(self, record: Record, base: Record, tombstone: Record, now: int) -> Outcome | Taken:
         # One round trip: the second write does not wait for the first. If only one was done, it is
@@ -170,8 +186,32 @@ class MemcachedStorage(CacheStorage):
     def leave_tombstone(self, tombstone: Record, now: int) -> None:
         self._store("set", tombstone, pack(tombstone), tombstone.expires, now)
 
+    def leave_tombstones(self, tombstones: Sequence[Record], now: int) -> None:
+        for start in range(0, len(tombstones), _AT_ONCE):
+            some = {each.id: each for each in tombstones[start : start + _AT_ONCE]}
+            commands = {
+                each.id: self._nodes.command(
+                    "set", each.id, pack(each), _lifetime(each.expires, now)
+                )
+                for each in some.values()
+            }
+            for session_id, answer in self._nodes.store_at_once(commands).items():
+                if answer != STORED:
+                    self.leave_tombstone(some[session_id], now)
+
     def close(self) -> None:
         self._nodes.close()
+
+    def _end_some(self, session_ids: Sequence[str]) -> list[str]:
+        found, commands = self._nodes.items(session_ids), dict[str, bytes]()
+        for each, (data, cas) in found.items():
+            with suppress(UnreadablePayload):
+                record = unpack(each, data)
+                if record.state is State.LIVE and self.is_own(record):
+                    commands[each] = self._nodes.command("cas", each, b"", _GONE, cas)
+        answers = self._nodes.store_at_once(commands)
+        # `delete` does what was not done at once.
+        return [each for each in found if answers.get(each) == STORED or self.delete(each)]
 
     # --- Records and items ------------------------------------------------------------------
 
@@ -236,14 +276,9 @@ class MemcachedStorage(CacheStorage):
           node fails in that very moment, nothing puts the old session back.
         """
         new, old = self._nodes.node_of(record.id), self._nodes.node_of(base.id)
-        add = b"add %b 0 %d %d\r\n%b\r\n" % (
-            self._nodes.checked_key(new, record.id),
-            *(_lifetime(record.expires, now), len(data), data),
-        )
-        cas = b"cas %b 0 %d %d %b\r\n%b\r\n" % (
-            self._nodes.checked_key(old, base.id),
-            *(_lifetime(end_expires, now), len(end), base.handle, end),
-        )
+        lifetime, end_lifetime = _lifetime(record.expires, now), _lifetime(end_expires, now)
+        add = self._nodes.command("add", record.id, data, lifetime)
+        cas = self._nodes.command("cas", base.id, end, end_lifetime, base.handle)
         commands = {new: [add, cas]} if new == old else {new: [add], old: [cas]}
         added, swapped = self._nodes.call_at_once(commands)
         try:
@@ -318,7 +353,7 @@ def _lifetime(until: int, now: int) -> int:
     """
     seconds = -((now - until) // 1000)
     if seconds <= 0:
-        return -1
+        return _GONE
     # memcached counts from its last tick, up to a second ago.
     seconds += 1
     if seconds <= _LONGEST_RELATIVE:

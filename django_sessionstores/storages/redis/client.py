@@ -109,9 +109,10 @@ class Server:
             self._fail(error)
 
     def ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Return the answers to several commands that read, in one round trip.
+        """Return the answers to several commands in one round trip.
 
-        An answer may be an error.
+        Raises the exception for the first error, see `ask`. A value that is not a string is not an
+        error here: its answer is one of the client's.
         """
         if not commands:
             return []

@@ -168,38 +168,53 @@ return 1
 """
 )
 
-# Returns the member that the record had, and nothing if there was no record, or a tombstone or a
-# record of another site, which stay. The arguments are the id and the marks of this site. A value
-# that is not a string (pcall gives an error then) is deleted like any other rubbish. The user
-# follows the head, as MessagePack.
+# The first argument is the number of ids; then come the ids, whose keys come before those of the
+# indexes, and the marks of this site. Returns the member that each record had; empty if there was
+# no record, or a tombstone or a record of another site, which stay. A value that is not a string
+# (pcall gives an error then) is deleted like any other rubbish. The user follows the head, as
+# MessagePack.
 DELETE: Final = Script(
     f"""
-local start = redis.pcall('GETRANGE', KEYS[1], 0, {START_SIZE - 1})
-local is_record = type(start) == 'string' and #start >= {HEAD_SIZE + 2}
-    and string.byte(start, 1) == {FORMAT} and string.byte(start, {_STATE_OFFSET + 1}) < {len(State)}
-if is_record and string.byte(start, {_STATE_OFFSET + 1}) ~= {State.LIVE.value} then
+local function is_own(site)
+    for i = ARGV[1] + 2, #ARGV do
+        if site == ARGV[i] then return true end
+    end
     return false
 end
-if is_record then
-    local site, is_own = string.sub(start, {SITE_OFFSET + 1}, {SITE_OFFSET + SITE_SIZE}), false
-    for i = 2, #ARGV do is_own = is_own or site == ARGV[i] end
-    if not is_own then return false end
+local function delete(key, id)
+    local start = redis.pcall('GETRANGE', key, 0, {START_SIZE - 1})
+    local is_record = type(start) == 'string' and #start >= {HEAD_SIZE + 2}
+        and string.byte(start, 1) == {FORMAT}
+        and string.byte(start, {_STATE_OFFSET + 1}) < {len(State)}
+    if is_record and string.byte(start, {_STATE_OFFSET + 1}) ~= {State.LIVE.value} then
+        return ''
+    end
+    local site = string.sub(start, {SITE_OFFSET + 1}, {SITE_OFFSET + SITE_SIZE})
+    if is_record and not is_own(site) then
+        return ''
+    end
+    redis.call('DEL', key)
+    if not is_record then return '' end
+    local at = {HEAD_SIZE + 2}
+    local kind, size = string.byte(start, at), nil
+    if kind >= 0xa0 and kind <= 0xbf then
+        size = kind - 0xa0
+    elseif kind == 0xd9 or kind == 0xda then
+        size = string.byte(start, at + 1) or 0
+        if kind == 0xda then size = size * 256 + (string.byte(start, at + 2) or 0) end
+        at = at + kind - 0xd8
+    end
+    return size and id .. ':' .. string.sub(start, at + 1, at + size) or id
 end
-redis.call('DEL', KEYS[1])
-if not is_record then return false end
-local at = {HEAD_SIZE + 2}
-local kind, size = string.byte(start, at), nil
-if kind >= 0xa0 and kind <= 0xbf then
-    size = kind - 0xa0
-elseif kind == 0xd9 or kind == 0xda then
-    size = string.byte(start, at + 1) or 0
-    if kind == 0xda then size = size * 256 + (string.byte(start, at + 2) or 0) end
-    at = at + kind - 0xd8
+local ids, members = tonumber(ARGV[1]), {{}}
+for i = 1, ids do
+    local member = delete(KEYS[i], ARGV[i + 1])
+    if member ~= '' then
+        for at = ids + 1, #KEYS, 2 do unlist(KEYS[at], KEYS[at + 1], member) end
+    end
+    members[i] = member
 end
-local member = ARGV[1]
-if size then member = member .. ':' .. string.sub(start, at + 1, at + size) end
-for i = 2, #KEYS, 2 do unlist(KEYS[i], KEYS[i + 1], member) end
-return member
+return members
 """
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -105,16 +106,31 @@ class RedisStorage(FlowStorage, CacheStorage):
         if not is_session_id(session_id):
             return False  # A value with such a key is not a session.
         sites = self.sites()
-        arguments = (bytes.fromhex(session_id), *map(pack_site, (0, *sites)))
-        member = yield from self._write(
-            scripts.DELETE, (self._server.key(session_id),), arguments, sites=sites
+        (member,) = yield from self._write(
+            scripts.DELETE,
+            (self._server.key(session_id),),
+            _arguments_to_delete((session_id,), sites),
+            sites=sites,
         )
-        if member is None:
-            return False
-        if self._server.spans_slots:
+        if member and self._server.spans_slots:
             for site in sites:
                 yield from self._index.move(Moves(removed=member, site=site))
-        return True
+        return bool(member)
+
+    def _end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:
+        # The keys are hardly ever in the same slot of a cluster.
+        if not self._server.spans_slots:
+            sites, keys = self.sites(), map(self._server.key, session_ids)
+            try:
+                members = yield from self._server.evaluate(
+                    scripts.DELETE,
+                    (*keys, *self._index.keys_of(*sites)),
+                    *_arguments_to_delete(session_ids, sites),
+                )
+                return [each for each, member in zip(session_ids, members, strict=True) if member]
+            except StorageUnavailable as error:
+                self._expect_cluster(error)
+        return (yield from super()._end_many(session_ids))
 
     def _purge(self, now: int, batch: int) -> Flow[int]:
         # Redis drops the records; what is left are their members of the index.
@@ -160,11 +176,22 @@ class RedisStorage(FlowStorage, CacheStorage):
         key = self._server.key(record.id)
         yield from self._server.evaluate(scripts.FILL, (key,), pack(record), _ttl(until, now))
 
+    def leave_tombstones(self, tombstones: Sequence[Record], now: int) -> None:
+        run(self._leave_tombstones(tombstones, now))
+
+    async def aleave_tombstones(self, tombstones: Sequence[Record], now: int) -> None:
+        await arun(self._leave_tombstones(tombstones, now))
+
     def _leave_tombstone(self, tombstone: Record, now: int) -> Flow[None]:
+        yield Call(self._server, "ask", self._command_to_leave(tombstone, now))
+
+    def _leave_tombstones(self, tombstones: Sequence[Record], now: int) -> Flow[None]:
+        commands = [self._command_to_leave(each, now) for each in tombstones]
+        yield Call(self._server, "ask_all", (commands,))
+
+    def _command_to_leave(self, tombstone: Record, now: int) -> tuple[Any, ...]:
         lifetime = ("PX", _ttl(tombstone.expires, now))
-        yield Call(
-            self._server, "ask", ("SET", self._server.key(tombstone.id), pack(tombstone), *lifetime)
-        )
+        return ("SET", self._server.key(tombstone.id), pack(tombstone), *lifetime)
 
     # --- The index -------------------------------------------------------------------------
 
@@ -249,6 +276,11 @@ class RedisStorage(FlowStorage, CacheStorage):
 
     def close(self) -> None:
         self._server.close()
+
+
+def _arguments_to_delete(session_ids: Sequence[str], sites: Sequence[int]) -> tuple[Any, ...]:
+    marks = map(pack_site, (0, *sites))
+    return (len(session_ids), *map(bytes.fromhex, session_ids), *marks)
 
 
 def _version(record: Record) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -143,6 +144,11 @@ class KeyRecords:
         had_entry: bool = yield Call(self._registry, "delete", (session_id,))
         yield Call(self._data, "delete", (session_id,))
         return had_entry
+
+    def end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:
+        """See `Storage.end_many`. Only the browsers have the data."""
+        ended: Collection[str] = yield Call(self._registry, "end_many", (session_ids,))
+        return ended
 
     def _first_entry(self, record: Record, now: int) -> Record:
         """Return the entry of a new record that was encrypted into a key."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from django.utils.translation import gettext_noop
@@ -130,6 +130,9 @@ class RegisteredStorage(ComposedStorage):
 
     def _delete(self, session_id: str) -> Flow[bool]:
         return self._records.delete(session_id)
+
+    def _end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:
+        return self._records.end_many(session_ids)
 
     def _purge(self, now: int, batch: int) -> Flow[int]:
         purged: int = yield Call(self.data, "purge", (now, batch))

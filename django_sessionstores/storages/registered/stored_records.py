@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -266,6 +266,25 @@ class StoredRecords:
         # Either the data was lost, or a rotation is under way that has not come to the entry.
         yield from self._delete_successor((yield from self._read_or_none(session_id)))
         return True
+
+    def end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:
+        """See `Storage.end_many`. The steps are those of `delete`."""
+        had_entry: Collection[str] = yield Call(self._registry, "end_many", (session_ids,))
+        # Whatever happens to the data, these sessions have ended, and the caller must know it.
+        with suppress(StorageUnavailable):
+            if (yield from self._is_ahead()):
+                # The data must outlive a rollback.
+                yield from self._run_after_commit(
+                    session_ids[0], lambda: _call_of(self._data, "end_many", session_ids)
+                )
+                for each in had_entry:
+                    yield from self._delete_successor((yield from self._read_or_none(each)))
+            else:
+                had_data = frozenset((yield Call(self._data, "end_many", (session_ids,))))
+                for each in had_entry:
+                    if each not in had_data:
+                        yield from self._delete_successor((yield from self._read_or_none(each)))
+        return had_entry
 
     def _read_or_none(self, session_id: str) -> Flow[Record | None]:
         """Return the data with an id; ``None`` as well if it cannot be read, but has to end."""

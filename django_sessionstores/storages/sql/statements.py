@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
 
 
 _OF_SITES: Final = "/* of these sites */"
+_SQLITE_RETURNING: Final = (3, 35)
+"""The version of SQLite from which on DELETE has RETURNING."""
+
+
+class Table(NamedTuple):
+    """The quoted names of a table and of its columns."""
+
+    name: str
+    column: dict[str, str]
+
+    @property
+    def columns(self) -> str:
+        return ", ".join(self.column.values())
 
 
 class Statements(NamedTuple):
@@ -31,18 +45,38 @@ class Statements(NamedTuple):
     touch: str
     delete: str
     purge: str | None
-    of_sites: str
-    """The condition of `delete` and `purge` that a row is of one of the sites, see `for_sites`."""
+    table: Table
 
     def for_sites(self, sql: str, sites: Sequence[int]) -> str:
         """Return one of the statements for rows of some sites, whose marks are parameters."""
-        return sql.replace(_OF_SITES, f"{self.of_sites} IN ({_placeholders(sites)})")
+        return sql.replace(_OF_SITES, f"{self.table.column['site']} IN ({_placeholders(sites)})")
+
+    def delete_returning(self, number: int) -> str:
+        """Return the statement that deletes rows with ``number`` ids and returns their ids.
+
+        It is one `for_sites`. The other parameters are the ids and the states of tombstones. Only
+        if a database `returns_deleted` rows.
+        """
+        id_, state = self.table.column["id"], self.table.column["state"]
+        return (
+            f"DELETE FROM {self.table.name} WHERE {id_} IN ({_marks(number)}) "
+            f"AND {state} NOT IN ({_placeholders(TOMBSTONES)}) AND {_OF_SITES} RETURNING {id_}"
+        )
+
+
+def returns_deleted(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether DELETE of this database has RETURNING. May ask a server for its version."""
+    if connection.vendor == "mysql":
+        return bool(getattr(connection, "mysql_is_mariadb", False))
+    if connection.vendor == "sqlite":
+        return sqlite3.sqlite_version_info >= _SQLITE_RETURNING
+    return connection.vendor == "postgresql"
 
 
 def compile_statements(model: type[StoredSession], connection: BaseDatabaseWrapper) -> Statements:
     """Return the statements for the table of the model in a database."""
     quote = connection.ops.quote_name
-    table = _Table(quote(model._meta.db_table), {field: quote(field) for field in FIELDS})
+    table = Table(quote(model._meta.db_table), {field: quote(field) for field in FIELDS})
     id_, state = table.column["id"], table.column["state"]
     read = f"SELECT {table.columns} FROM {table.name} WHERE {id_} = %s"
     tombstones = _placeholders(TOMBSTONES)
@@ -62,44 +96,37 @@ def compile_statements(model: type[StoredSession], connection: BaseDatabaseWrapp
             f"AND {_OF_SITES}"
         ),
         purge=_purge(table, connection.vendor),
-        of_sites=table.column["site"],
+        table=table,
     )
 
 
-class _Table(NamedTuple):
-    """The quoted names of a table and of its columns."""
-
-    name: str
-    column: dict[str, str]
-
-    @property
-    def columns(self) -> str:
-        return ", ".join(self.column.values())
-
-
 def _placeholders(values: Sequence[object]) -> str:
-    return ", ".join(["%s"] * len(values))
+    return _marks(len(values))
 
 
-def _condition(table: _Table) -> str:
+def _marks(number: int) -> str:
+    return ", ".join(["%s"] * number)
+
+
+def _condition(table: Table) -> str:
     """Return the condition that a row still is the version that was read."""
     id_, version, expires = (table.column[field] for field in ("id", "version", "expires"))
     return f"WHERE {id_} = %s AND {version} = %s AND {expires} > %s"
 
 
-def _create(table: _Table, vendor: str) -> str:
+def _create(table: Table, vendor: str) -> str:
     create = f"INSERT INTO {table.name} ({table.columns}) VALUES ({_placeholders(FIELDS)})"
     # Not INSERT IGNORE on MySQL: it would also cut values that are too long for their column. Nor
     # its ON DUPLICATE KEY: the count of rows is the same 1 whether there was a row or not.
     return f"{create} ON CONFLICT DO NOTHING" if vendor in {"postgresql", "sqlite"} else create
 
 
-def _update(table: _Table, fields: Sequence[str]) -> str:
+def _update(table: Table, fields: Sequence[str]) -> str:
     assignments = ", ".join(f"{table.column[field]} = %s" for field in fields)
     return f"UPDATE {table.name} SET {assignments} {_condition(table)}"
 
 
-def _rotate(table: _Table) -> str:
+def _rotate(table: Table) -> str:
     id_ = table.column["id"]
     return (
         f"WITH superseded AS ({_update(table, FIELDS[1:])} "
@@ -109,7 +136,7 @@ def _rotate(table: _Table) -> str:
     )
 
 
-def _touch(table: _Table, vendor: str) -> str:
+def _touch(table: Table, vendor: str) -> str:
     expires, active = table.column["expires"], table.column["last_activity"]
     greatest = "MAX" if vendor == "sqlite" else "GREATEST"
     return (
@@ -118,7 +145,7 @@ def _touch(table: _Table, vendor: str) -> str:
     )
 
 
-def _purge(table: _Table, vendor: str) -> str | None:
+def _purge(table: Table, vendor: str) -> str | None:
     id_, expires = table.column["id"], table.column["expires"]
     # The first condition is implied by the second, but the index is used for the first.
     due = f"{expires} <= %s AND ({expires} <= %s OR {_OF_SITES})"

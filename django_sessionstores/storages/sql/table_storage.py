@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from django.db import connections, router
+from django.db import connections, router, transaction
 
 from ... import conf
+from ...core.flow import Flow, run
 from ..base import Storage
 from . import transactions
 
@@ -49,6 +51,27 @@ class TableStorage(Storage, Generic[S]):
 
     def after_rollback(self, action: Callable[[], object]) -> None:
         transactions.after_rollback(self.connection(), action)
+
+    def end_each(
+        self, session_ids: Sequence[str], end: Callable[[str], Flow[bool]]
+    ) -> Collection[str]:
+        with self._in_one_commit():
+            # Not `end_one_by_one`: after an outage, nothing of this is stored.
+            return [each for each in session_ids if run(end(each))]
+
+    @contextmanager
+    def _in_one_commit(self) -> Generator[None]:
+        """Commit once at the end, unless a transaction of the caller is open."""
+        connection = self.connection()
+        if transactions.is_open(connection):
+            yield
+        else:
+            with self._errors(), transaction.atomic(connection.alias):
+                yield
+
+    def _errors(self) -> AbstractContextManager[None]:
+        """Return a context that translates errors of the store."""
+        raise NotImplementedError
 
     def _database(self) -> tuple[BaseDatabaseWrapper, S]:
         """Return the connection to the database of the table, and its statements."""

@@ -16,7 +16,7 @@ from ...storages.base import Storage
 
 STORAGE_METHODS: Final = (
     *("read", "create", "update", "touch", "delete", "purge", "rotate"),
-    *("fill", "leave_tombstone"),
+    *("end_many", "fill", "leave_tombstone", "leave_tombstones"),
     *("lookup", "scan", "count"),
 )
 """The blocking names of the methods that `observed` watches."""

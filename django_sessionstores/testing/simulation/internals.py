@@ -52,6 +52,7 @@ from ...storages.base import (
 )
 from ...storages.cookie import CookieStorage
 from ...storages.copies import is_refused
+from ...storages.ending import end_one_by_one, end_without_key
 from ...storages.layered import LayeredStorage
 from ...storages.memory import MemoryStorage
 from ...storages.registered import RegisteredStorage
@@ -90,6 +91,8 @@ __all__ = [
     "clock",
     "derived_key",
     "end_account_sessions",
+    "end_one_by_one",
+    "end_without_key",
     "forget_storages",
     "handled_request",
     "id_of_cursor",
@@ -109,13 +112,14 @@ __all__ = [
 CALLS: Final = frozenset(
     {
         *("read", "create", "update", "rotate", "touch", "delete", "purge"),
-        *("lookup", "scan", "count", "reindex", "fill", "leave_tombstone"),
+        *("lookup", "scan", "count", "reindex", "end_many"),
+        *("fill", "leave_tombstone", "leave_tombstones"),
     }
 )
 """The methods of a storage that call its store; each has an async twin."""
 LOCAL_CALLS: Final = frozenset({"in_transaction", "after_commit", "issue"})
 """The methods with an async twin that do not call the store."""
-COMPOSED_CALLS: Final = frozenset({"find", "peek", "read_latest", "follow", "end"})
+COMPOSED_CALLS: Final = frozenset({"find", "peek", "read_latest", "follow", "end", "end_each"})
 """The methods that the contract composes from the others."""
 
 

@@ -6,7 +6,8 @@ time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 from . import internals
@@ -24,6 +25,8 @@ from .internals import (
     Taken,
     Updated,
     arun,
+    end_one_by_one,
+    end_without_key,
     id_of_cursor,
     is_refused,
     page_of,
@@ -62,6 +65,8 @@ class Scheduled(CacheStorage):
     def call(self, method: str, args: tuple[Any, ...]) -> Any:
         """Call the inner storage when the scheduler lets the actor go on."""
         subject = args[0] if args else ""
+        if isinstance(subject, list):
+            subject = subject[0]
         subject = subject.id if isinstance(subject, Record) else subject
         fault = self.scheduler.point(f"{self.name}.{method}({str(subject)[:8]})")
         if self.is_away or fault is not None:
@@ -85,6 +90,15 @@ class Scheduled(CacheStorage):
         if self._two_steps:
             return await arun(rotate_in_two_steps(self, record, base, tombstone, now))
         return self.rotate(record, base, tombstone, now)
+
+    def end_many(self, session_ids: Sequence[str]) -> Collection[str]:
+        if self._two_steps:
+            return run(end_one_by_one(session_ids, partial(end_without_key, self)))
+        ended: Collection[str] = self.call("end_many", (session_ids,))
+        return ended
+
+    async def aend_many(self, session_ids: Sequence[str]) -> Collection[str]:
+        return self.end_many(session_ids)
 
 
 def _add_methods() -> None:

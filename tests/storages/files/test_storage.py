@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -1022,6 +1022,41 @@ def test_a_purge_looks_at_each_file_once_however_many_batches_it_takes(
     assert len(looked_at) <= 120 + 60
 
 
+def test_many_files_of_a_shard_take_its_lock_once(
+    storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To lock is most of what it costs to remove a file."""
+    held: list[str] = []
+    hold = storage._locks.hold
+
+    def counted(session_id: str, **options: Any) -> Any:
+        held.append(session_id)
+        return hold(session_id, **options)
+
+    for number in range(150):
+        storage.create(live(f"00{number:038x}", expires=NOW), NOW - 1)
+    for number in range(150, 300):
+        storage.create(live(f"{number % 2:02x}{number:038x}"), NOW - 1)
+    monkeypatch.setattr(storage._locks, "hold", counted)
+    # A hundred at a time, so that no writer waits for long.
+    assert storage.purge(NOW, 1000) == 150
+    assert len(held) <= 4
+    held.clear()
+    ids = [f"{number % 2:02x}{number:038x}" for number in range(150, 300)]
+    assert sorted(storage.end_many(ids)) == sorted(ids)
+    assert len(held) == 2
+
+
+@pytest.mark.parametrize("batch", [1, 7, 100, 1000])
+def test_a_batch_removes_no_more_than_it_may(storage: FileStorage, batch: int) -> None:
+    """What is left of a hundred files that were looked at together comes with the next batch."""
+    for number in range(230):
+        storage.create(live(f"00{number:038x}", expires=NOW), NOW - 1)
+    removed = purge_all(storage, batch)
+    assert max(removed) <= batch
+    assert sum(removed) == 230
+
+
 def test_a_purge_that_was_left_unfinished_is_begun_anew_before_it_says_done(
     storage: FileStorage,
 ) -> None:
@@ -1078,12 +1113,12 @@ def test_a_record_that_is_used_while_it_is_being_purged_stays(
     storage.create(record, NOW - HOUR)
     remove = storage._purge._remove_expired
 
-    def remove_late(session_id: str, now: int) -> bool:
+    def remove_late(shard: str, session_ids: Sequence[str], now: int) -> int:
         if rescue == "touch":
             storage.touch(record, NOW + HOUR, NOW, NOW - 1)
         else:
             storage.update(live(version=2), record, NOW - 1)
-        return remove(session_id, now)
+        return remove(shard, session_ids, now)
 
     monkeypatch.setattr(storage._purge, "_remove_expired", remove_late)
 
@@ -1390,9 +1425,9 @@ def test_a_writer_between_the_look_and_the_lock(
     purging = FileStorage(folder)
     remove = purging._purge._remove_if_empty
 
-    def remove_late(shard: str, now: int) -> bool:
+    def remove_late(shard: str) -> None:
         writer.write()
-        return remove(shard, now)
+        remove(shard)
 
     monkeypatch.setattr(purging._purge, "_remove_if_empty", remove_late)
     lock = (empty_shard / ".lock").stat().st_ino
@@ -1455,7 +1490,7 @@ def test_writers_and_purges_in_one_shard_lose_nothing(
     def purge() -> None:
         purging = FileStorage(folder)
         while working.is_set():
-            purging._purge._remove_if_empty(file_worker.SHARED[:2], NOW)
+            purging._purge._remove_if_empty(file_worker.SHARED[:2])
 
     threads = [threading.Thread(target=purge) for _ in range(2)]
     for thread in threads:

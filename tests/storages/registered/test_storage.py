@@ -144,6 +144,37 @@ def test_deleting_ends_a_session_even_if_its_data_is_unreachable(
     assert store.read(record.id) is None
 
 
+def test_many_have_ended_even_if_their_data_is_unreachable(
+    pair: RegisteredStorage, store: Any
+) -> None:
+    """Their entries are gone. An error would leave the caller without knowing whom to tell of."""
+    ids = [stored(store).id for _ in range(3)]
+    with observed(pair.data, before=break_at("end_many")):
+        assert sorted(store.end_many(ids)) == sorted(ids)
+    assert [store.read(each) for each in ids] == [None] * 3
+    with observed(pair.registry, before=break_at("end_many")), pytest.raises(StorageUnavailable):
+        store.end_many([stored(store).id])
+
+
+def test_many_that_end_take_one_call_of_each_storage(pair: RegisteredStorage, store: Any) -> None:
+    ids = [stored(store).id for _ in range(3)]
+    with observed(pair.data) as of_data, observed(pair.registry) as of_registry:
+        store.end_many(ids)
+    assert (of_data, of_registry) == (["end_many"], ["end_many"])
+
+
+def test_many_whose_end_is_not_committed_keep_their_data(
+    pair: RegisteredStorage, store: Any, hooks: Any
+) -> None:
+    """A rollback brings the entries back, and must find the data."""
+    ids = [stored(store).id for _ in range(3)]
+    assert sorted(store.end_many(ids)) == sorted(ids)
+    assert all(pair.data.read(each) for each in ids)
+    for hook in hooks:
+        hook()
+    assert [pair.data.read(each) for each in ids] == [None] * 3
+
+
 def test_a_registry_that_does_not_answer_is_an_outage(pair: RegisteredStorage, store: Any) -> None:
     """Neither a logout nor the acceptance of what it might have ended."""
     record = stored(store)
@@ -500,8 +531,9 @@ def test_a_rotation_that_fails_leaves_the_session(
     assert pair.registry.read(record.id) is None
 
 
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
 def test_an_end_by_the_old_id_in_the_middle_of_a_rotation(
-    pair: RegisteredStorage, store: Any
+    pair: RegisteredStorage, store: Any, many: bool
 ) -> None:
     """The data leads to the new id, and the entry does not yet. The end holds for both at once."""
     base = stored(store)
@@ -514,7 +546,7 @@ def test_an_end_by_the_old_id_in_the_middle_of_a_rotation(
     def end(name: str) -> None:
         if name == "update" and not ended:
             assert pair.data.read(record.id) is not None
-            ended.append(pair.delete(base.id))
+            ended.append(base.id in pair.end_many([base.id]) if many else pair.delete(base.id))
             assert pair.read(record.id) is None
 
     with observed(pair.registry, before=end):

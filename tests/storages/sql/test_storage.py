@@ -160,6 +160,10 @@ OPERATIONS: dict[str, tuple[Callable[[Any, Record], object], list[str]]] = {
     ),
     "touch": (lambda storage, record: storage.touch(record, LATER + 1, NOW, NOW), ["UPDATE"]),
     "delete": (lambda storage, record: storage.delete(record.id), ["DELETE"]),
+    "end_many": (
+        lambda storage, record: storage.end_many([record.id, *(a_record().id for _ in range(499))]),
+        ["DELETE"],
+    ),
     "purge": (lambda storage, record: storage.purge(LATER, 10), ["DELETE"]),
 }
 
@@ -173,6 +177,44 @@ def test_an_operation_is_one_statement(engine: Engine, operation: str) -> None:
     record = stored(engine)
 
     assert first_words(engine, lambda: action(engine.storage, record)) == expected
+
+
+@on_each
+def test_a_database_that_does_not_return_what_it_deletes_commits_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On MySQL and Oracle, it is the commit that costs: many sessions end in one transaction."""
+    monkeypatch.setattr(database, "returns_deleted", lambda connection: False)
+    ids = [stored(engine).id for _ in range(3)]
+    ended: list[Any] = []
+    words = first_words(engine, lambda: ended.extend(engine.storage.end_many(ids)))
+    assert [word for word in words if word != "SET"] == ["BEGIN", *["DELETE"] * 3, "COMMIT"]
+    assert sorted(ended) == sorted(ids)
+    # In the caller's transaction there is no other.
+    ids = [stored(engine).id for _ in range(3)]
+    with transaction.atomic(engine.database):
+        words = first_words(engine, lambda: engine.storage.end_many(ids))
+    assert [word for word in words if word != "SET"] == ["DELETE"] * 3
+
+
+@on_each
+def test_an_outage_among_many_that_end_ends_none(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the transaction had done is rolled back: it must not be told as done."""
+    monkeypatch.setattr(database, "returns_deleted", lambda connection: False)
+    ids = sorted(stored(engine).id for _ in range(3))
+    delete = engine.storage.delete
+
+    def failing(session_id: str) -> bool:
+        if session_id == ids[1]:
+            raise StorageUnavailable("away")
+        return bool(delete(session_id))
+
+    monkeypatch.setattr(engine.storage, "delete", failing)
+    with pytest.raises(StorageUnavailable):
+        engine.storage.end_many(ids)
+    assert all(engine.storage.read(each) for each in ids)
 
 
 @pytest.mark.engines("db:postgresql")

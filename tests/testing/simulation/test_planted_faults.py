@@ -17,6 +17,7 @@ from django_sessionstores.core import clock
 from django_sessionstores.core.flow import Flow
 from django_sessionstores.core.records import Record, SecretText, State, draw_key
 from django_sessionstores.exceptions import SessionLimitReached, StorageUnavailable
+from django_sessionstores.inventory.arguments import Limits
 from django_sessionstores.inventory.ending import Ending
 from django_sessionstores.migration import lazy
 from django_sessionstores.payloads import codec, merge
@@ -25,6 +26,7 @@ from django_sessionstores.sessions.rollback import ProvisionalStates
 from django_sessionstores.sessions.state import New, RotationCause
 from django_sessionstores.storages import base, limited, revocation, tombstones
 from django_sessionstores.storages.base import Page, Updated
+from django_sessionstores.storages.calls import Calls
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.limited import LimitedStorage
 from django_sessionstores.storages.memory import MemoryStorage
@@ -140,8 +142,8 @@ def delete_the_cookie_in_an_outage(plant: pytest.MonkeyPatch) -> None:
 def end_only_the_first(plant: pytest.MonkeyPatch) -> None:
     original = Ending.end_all
 
-    def end_all(self: Any, user: Any, but: Any, most: Any, *others: Any) -> Any:
-        return original(self, user, but, 1, *others)
+    def end_all(self: Any, user: Any, but: Any, limits: Any = None, *others: Any) -> Any:
+        return original(self, user, but, Limits(most=1), *others)
 
     plant.setattr(Ending, "end_all", end_all)
 
@@ -217,8 +219,8 @@ def keep_what_is_rolled_back(plant: pytest.MonkeyPatch) -> None:
 
 
 def count_nobody(plant: pytest.MonkeyPatch) -> None:
-    def others(self: LimitedStorage, *records: Any) -> Flow[list[Any]]:
-        return []
+    def others(self: LimitedStorage, *records: Any) -> Flow[tuple[list[Any], bool]]:
+        return [], True
         yield
 
     plant.setattr(LimitedStorage, "_other_sessions", others)
@@ -230,9 +232,25 @@ def evict_the_newest(plant: pytest.MonkeyPatch) -> None:
 
 def evict_everybody(plant: pytest.MonkeyPatch) -> None:
     def surplus(self: LimitedStorage, *records: Any) -> Flow[Any]:
-        return (yield from self._other_sessions(*records))
+        others, _ = yield from self._other_sessions(*records)
+        return others
 
     plant.setattr(LimitedStorage, "_surplus", surplus)
+
+
+def evict_by_the_listed_ids(plant: pytest.MonkeyPatch) -> None:
+    def end_many(storage: Any, records: Any) -> Flow[list[Record]]:
+        ids = yield from Calls(storage).end_many([each.id for each in records])
+        return [each for each in records if each.id in ids]
+
+    plant.setattr(revocation, "end_many", end_many)
+
+
+def leave_the_copies_of_many(plant: pytest.MonkeyPatch) -> None:
+    def end_many(self: LayeredStorage, ids: Any) -> Flow[Any]:
+        return (yield from Calls(self.authority).end_many(ids))
+
+    plant.setattr(LayeredStorage, "_end_many", end_many)
 
 
 def refuse_everybody(plant: pytest.MonkeyPatch) -> None:
@@ -410,6 +428,12 @@ CASES: Final = [
     ),
     (end_what_a_login_began, 1, f"memory own sync: {VISITOR} 1:x.login.1 1* 2:o.end.x 2*"),
     (keep_what_is_rolled_back, 18, f"db own sync: {USER} 1:x.put.a+save@rollback 1*"),
+    (
+        evict_by_the_listed_ids,
+        25,
+        f"db own sync +limit: {OTHER} {USER} 1:z.login.1 1 1 1 1 1 1 2:y.cycle 2* >2 1*",
+    ),
+    (leave_the_copies_of_many, 7, f"cached_db own sync: {USER} 1:o.end_all.1 1* 2:x.read 2*"),
     (evict_everybody, 25, f"memory own sync +limit: {OTHER} {USER}"),
     (ignore_the_lock, 25, f"memory own sync +limit: {USER} 1:y.login.1 1 1 1 2:z.login.1 2* 1*"),
     (accept_any_key, 7, f"memory own sync: {USER} 1:x.logout 1* 2:x.put.a"),

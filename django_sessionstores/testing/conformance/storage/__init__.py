@@ -2,7 +2,7 @@
 
 from .copies import CopyTests
 from .creation import CreationTests
-from .ending import DeletionTests, TombstoneTests
+from .ending import BatchTests, DeletionTests, TombstoneTests
 from .expiry import PurgeTests
 from .isolation import IsolationTests
 from .listing import ListingTests
@@ -16,6 +16,7 @@ class StorageContract(
     TombstoneTests,
     TouchTests,
     DeletionTests,
+    BatchTests,
     RotationTests,
     PurgeTests,
     ListingTests,

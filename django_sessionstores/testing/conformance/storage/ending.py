@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from unittest import SkipTest
+
 from ....core.clock import now
 from ....core.records import State, draw_key, session_id
 from ....storages.base import Conflict, Updated
@@ -45,6 +47,47 @@ class DeletionTests(StorageCase):
         self.store.delete(base.id)
         self.store.touch(base, base.expires + HOUR, now(), now())
         self.assert_gone(base.id)
+
+
+class BatchTests(StorageCase):
+    """`Storage.end_many`."""
+
+    def test_many_end_at_once(self) -> None:
+        """end_many() ends the sessions with these ids and no other, and names the live ones.
+
+        The caller counts them, and follows the others to their new ids.
+        """
+        records = [self.create_record() for _ in range(5)]
+        tombstone, kept = self.create_superseded(), self.create_record()
+        ids = [each.id for each in records]
+        unknown = session_id(draw_key())
+        ended = self.store.end_many([tombstone.id, *ids, unknown])
+        assert sorted(ended) == sorted(ids)
+        for each in ids:
+            self.assert_gone(each)
+        assert self.store.read(tombstone.id).state is State.SUPERSEDED
+        assert self.store.read(kept.id).state is State.LIVE
+        assert not self.store.end_many(ids)
+        assert self.store.end_many([kept.id])
+
+    def test_update_does_not_revive_one_of_many(self) -> None:
+        """A save that finishes after many sessions have ended does not bring its record back."""
+        records = [self.create_record() for _ in range(3)]
+        self.store.end_many([each.id for each in records])
+        for base in records:
+            assert not isinstance(self.store.update(successor(base), base, now()), Updated)
+            self.store.touch(base, base.expires + HOUR, now(), now())
+            self.assert_gone(base.id)
+
+    def test_those_that_ended_among_many_are_not_listed(self) -> None:
+        """Lists and counts of users do not have sessions that ended at once."""
+        if not self.storage.lists:
+            raise SkipTest("The storage does not list sessions.")
+        ids = [self.create_record(user_id="ending").id for _ in range(3)]
+        assert self.store.count(now(), "ending") == 3
+        self.store.end_many(ids[:2])
+        assert self.store.count(now(), "ending") == 1
+        assert [each.id for each in self.store.scan("", 10, "ending").records] == ids[2:]
 
 
 class TombstoneTests(StorageCase):

@@ -52,8 +52,10 @@ class IsolationTests(StorageCase):
 
         A browser may send the cookie of one site to another site on the same host.
         """
-        _, theirs = self._create_pair()
+        mine, theirs = self._create_pair()
         assert self.store.delete(theirs.id) is False
+        assert self.store.read(theirs.id) is not None
+        assert set(self.store.end_many([theirs.id, mine.id])) == {mine.id}
         assert self.store.read(theirs.id) is not None
 
     def test_another_site_is_not_purged(self) -> None:
