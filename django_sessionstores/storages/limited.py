@@ -30,6 +30,8 @@ _PAGE: Final = 500
 """How many records one call lists."""
 _MOST_EVICTED: Final = 500
 """How many surplus sessions are enough for one login, which then reads no further page."""
+_MOST_CHECKED: Final = 100
+"""The same if each of them has to be read, because the list may have lost ones."""
 _EVICTION_SECONDS: Final = 0.15
 """How long a login goes on to end surplus sessions, after a first batch."""
 _LOCK_SECONDS: Final = 10
@@ -162,11 +164,12 @@ class LimitedStorage(Wrapper):
                 "SESSION_ENGINE."
             )
         own = {record.lineage} if base is None else {record.lineage, base.lineage}
-        enough = self._most - 1 + _MOST_EVICTED
+        wanted = min(_MOST_EVICTED, _MOST_CHECKED) if self.lists_lost else _MOST_EVICTED
+        enough = self._most - 1 + wanted
         found: dict[str, _Records] = {}
         cursor = ""
         while True:
-            page = yield from self._calls.scan(cursor, _PAGE, record.user_id)
+            page = yield from self._calls.scan(cursor, min(_PAGE, enough), record.user_id)
             now = clock.now()
             for each in page.records:
                 if each.lineage not in own and each.is_live(now) and _deadline_of(each) > now:

@@ -20,11 +20,12 @@ from django_sessionstores.core.records import Record, draw_key, pack, session_id
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.storages.caches.database_cache import DatabaseCacheStorage
 from django_sessionstores.storages.redis import scripts as redis_scripts
+from django_sessionstores.storages.redis.storage import RedisStorage
 from django_sessionstores.testing import DAY, HOUR, at
 
 SESSIONS_OF_A_USER = 5
 PAGE = 100
-_BATCH = 5000
+BATCH = 5000
 _TURNS = 20
 _MIDDLEWARE = [
     "django_sessionstores.middleware.SessionMiddleware",
@@ -128,7 +129,7 @@ def _pages(sought: Any) -> Iterator[Figure]:
 
 def _fill(engine: Any, number: int, first_user: int) -> None:
     records = _records(number, first_user)
-    while batch := list(islice(records, _BATCH)):
+    while batch := list(islice(records, BATCH)):
         store(engine, batch)
 
 
@@ -162,7 +163,7 @@ def store(engine: Any, records: list[Record]) -> None:
         with transaction.atomic(using=engine.database):
             for each in records:
                 storage.create(each, moment)
-    elif engine.name == "cache":
+    elif isinstance(storage, RedisStorage):
         pipeline = storage._server.connect().pipeline(transaction=False)
         listed: list[Any] = []
         for each in records:

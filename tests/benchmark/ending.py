@@ -14,7 +14,7 @@ from django_sessionstores.core.clock import now
 from django_sessionstores.core.records import Record, draw_key, session_id
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.testing import DAY, HOUR, at
-from tests.benchmark.at_scale import Figure, store
+from tests.benchmark.at_scale import BATCH, Figure, store
 
 LIMIT = 3
 _USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
@@ -82,7 +82,8 @@ def _fill(engine: Any, number: int, user_id: str, lifetimes: tuple[int, ...] = (
     # One commit, where a database is behind the engine: filling is not what is measured.
     is_in_database = engine.case.database is not None
     with transaction.atomic(using=engine.database) if is_in_database else nullcontext():
-        store(engine, records)
+        for start in range(0, len(records), BATCH):
+            store(engine, records[start : start + BATCH])
 
 
 def _seconds(do: Callable[[], object]) -> float:
