@@ -55,6 +55,7 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
     * During an outage of the store the response has status 503, or is as ``ON_OUTAGE`` says.
     * A cookie that is too long for a browser is split into several cookies.
     * The session records the client's IP address and user agent.
+    * Requests that only read the session count as activity, see ``ACTIVITY_INTERVAL``.
     * Caches do not store a response that sets or deletes the cookie.
     * The cookie is sent again only when the stored expiry has moved or ``set_expiry()`` was called.
     * The cookie is ``Partitioned`` if ``COOKIE_PARTITIONED`` is set.
@@ -179,6 +180,8 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
                 ) from error
             if not is_ours or (yield from self._is_due(request, session)):
                 yield from self._send_cookie(response, session)
+        elif is_ours and session.is_activity_due:
+            yield Call(session, "record_activity", ())
         if needs_vary or name in response.cookies:
             patch_vary_headers(response, ("Cookie",))
         self._complete_cookies(request, response)

@@ -18,6 +18,7 @@ MIDDLEWARE_OPTIONS: Final = (
     "OUTAGE_RETRY_AFTER",
     "TRUSTED_PROXIES",
     "COOKIE_PARTITIONED",
+    "ACTIVITY_INTERVAL",
 )
 """Options that only the package's middleware uses."""
 

@@ -27,7 +27,11 @@ class Handle(NamedTuple):
 def with_entry(record: Record, entry: Record, known: tuple[int, bytes] | None = None) -> Record:
     """Return the record with a `Handle` for this entry."""
     handle = Handle(without_entry(record).handle, entry, known)
-    return msgspec.structs.replace(record, handle=handle, origin=entry.origin)
+    # Requests that only read move the activity of the entry, and not that of the record.
+    last_activity = max(record.last_activity, entry.last_activity)
+    return msgspec.structs.replace(
+        record, handle=handle, origin=entry.origin, last_activity=last_activity
+    )
 
 
 def without_entry(record: Record) -> Record:
