@@ -1,15 +1,12 @@
-"""The storage and the session middleware that the project has configured."""
+"""The storage that the project has configured."""
 
 from __future__ import annotations
 
 from django.conf import settings as django_settings
-from django.contrib.sessions.middleware import SessionMiddleware as DjangoSessionMiddleware
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
-from django.utils.module_loading import import_string
 
 from ...conf import session_store
-from ...middleware import SessionMiddleware
 from ...sessions import SessionStore
 from ...storages.base import Storage
 
@@ -42,21 +39,3 @@ def parts(storage: Storage) -> list[Storage]:
     """Return the storages that a storage is made of and that communicate with stores."""
     inner = storage.parts()
     return [part for each in inner for part in parts(each)] if inner else [storage]
-
-
-def session_middlewares() -> list[type[DjangoSessionMiddleware]]:
-    """Return Django's session middleware and its subclasses that ``MIDDLEWARE`` contains."""
-    try:
-        found = [import_string(path) for path in django_settings.MIDDLEWARE]
-    except ImportError:
-        return []  # Django reports it when it starts.
-    return [
-        each
-        for each in found
-        if isinstance(each, type) and issubclass(each, DjangoSessionMiddleware)
-    ]
-
-
-def has_package_middleware() -> bool:
-    """Return whether ``MIDDLEWARE`` contains the package's session middleware."""
-    return any(issubclass(each, SessionMiddleware) for each in session_middlewares())

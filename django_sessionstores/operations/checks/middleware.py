@@ -11,7 +11,12 @@ from django.utils.translation import gettext_noop as _
 
 from ...conf import NAME
 from ...core.phrases import Phrase
-from .configuration import has_package_middleware, session_middlewares
+from ...middleware import (
+    SessionMiddleware,
+    has_package_middleware,
+    middlewares,
+    session_middlewares,
+)
 
 MIDDLEWARE_OPTIONS: Final = (
     "ON_OUTAGE",
@@ -23,11 +28,23 @@ MIDDLEWARE_OPTIONS: Final = (
 """Options that only the package's middleware uses."""
 
 
+_NEED_SESSION: Final = (
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+)
+"""Django's middlewares that use the session of a request when it comes in."""
+_STORES_PAGES: Final = "django.middleware.cache.UpdateCacheMiddleware"
+
+
 @checks.register
 def check_middleware(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Check that there is one session middleware, the package's if options need it."""
     messages: list[checks.CheckMessage] = []
-    if len(session_middlewares()) > 1 and has_package_middleware():
+    present = session_middlewares()
+    if len(present) > 1 and has_package_middleware():
+        others = [path for path, each in present if not issubclass(each, SessionMiddleware)]
+        # There may be several of the package: then any of them can stay.
+        surplus = others or [path for path, _each in present[1:]]
         messages.append(
             checks.Error(
                 Phrase(
@@ -36,7 +53,9 @@ def check_middleware(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMe
                         "is used, and the first one's answer."
                     )
                 ),
-                hint=Phrase(_("Replace Django's session middleware by the package's.")),
+                hint=Phrase(
+                    _("Remove from MIDDLEWARE: %(paths)s."), paths=", ".join(map(repr, surplus))
+                ),
                 id="sessionstores.E009",
             )
         )
@@ -60,3 +79,76 @@ def check_middleware(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMe
             )
         )
     return messages
+
+
+@checks.register
+def check_middleware_order(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that the package's middleware is above those that use the session, and below those
+    that store responses."""
+    found = middlewares()
+    own = [
+        place
+        for place, (_path, each) in enumerate(found)
+        if isinstance(each, type) and issubclass(each, SessionMiddleware)
+    ]
+    if len(own) != 1:
+        return []  # check_middleware reports it if there are several.
+    (place,) = own
+    path = found[place][0]
+    needing = [*_NEED_SESSION]
+    if django_settings.CSRF_USE_SESSIONS:
+        needing.append("django.middleware.csrf.CsrfViewMiddleware")
+    too_high = _paths_of(needing, found[:place])
+    too_low = _paths_of([_STORES_PAGES], found[place:])
+    messages: list[checks.CheckMessage] = []
+    if too_high:
+        messages.append(
+            checks.Error(
+                Phrase(
+                    _(
+                        "Middlewares that use the session stand above the session middleware in "
+                        "MIDDLEWARE, where requests do not have a session yet: %(paths)s."
+                    ),
+                    paths=", ".join(map(repr, too_high)),
+                ),
+                hint=Phrase(
+                    _("Move the line %(path)s above %(other)s."),
+                    path=repr(path),
+                    other=repr(too_high[0]),
+                ),
+                id="sessionstores.E020",
+            )
+        )
+    if too_low:
+        messages.append(
+            checks.Error(
+                Phrase(
+                    _(
+                        "%(other)s stands below the session middleware in MIDDLEWARE. It stores "
+                        'pages before they have the header "Vary: Cookie", so that visitors '
+                        "get the pages of other users."
+                    ),
+                    other=repr(too_low[0]),
+                ),
+                hint=Phrase(
+                    _("Move the line %(path)s above %(other)s."),
+                    path=repr(too_low[0]),
+                    other=repr(path),
+                ),
+                id="sessionstores.E021",
+            )
+        )
+    return messages
+
+
+def _paths_of(paths: Sequence[str], found: Sequence[tuple[str, Any]]) -> list[str]:
+    """Return the entries that are one of the middlewares with these paths, or a subclass."""
+    # By name, because the modules of some cannot be imported if their app is not installed.
+    return [
+        path
+        for path, each in found
+        if any(
+            f"{base.__module__}.{base.__qualname__}" in paths
+            for base in getattr(each, "__mro__", ())
+        )
+    ]

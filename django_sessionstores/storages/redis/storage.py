@@ -22,6 +22,9 @@ from .scripts import Script
 
 logger: Final = logging.getLogger("django_sessionstores")
 
+_NO_SESSION: Final = "0" * 40
+"""The id of no session."""
+
 
 def from_cache(alias: str) -> RedisStorage:
     """Return the storage for sessions in a Redis cache of django-redis or Django."""
@@ -181,6 +184,17 @@ class RedisStorage(FlowStorage, CacheStorage):
 
     def index_is_complete(self) -> bool:
         return self._index.is_complete()
+
+    def write_obstacle(self) -> str:
+        """See `Storage.write_obstacle`. Asks the server, and changes nothing."""
+        unknown = self._server.key(_NO_SESSION)
+        try:
+            # XX writes only if the key exists. A replica, or a user without the right, refuses it.
+            self._server.ask("SET", unknown, "", "PX", 1, "XX")
+            self._server.ask("EVAL", "return 1", 0)
+        except StorageUnavailable as error:
+            return str(error).removeprefix(f"{self.describe()}: ")
+        return ""
 
     def eviction_policy(self) -> str:
         """See `Storage.eviction_policy`. The nodes of a cluster are not asked.

@@ -56,6 +56,15 @@ _CURSOR: Final = re.compile(r"\d{1,18}\.([0-9a-f]{40}|~)", re.ASCII)
 that sorts after all ids."""
 
 
+def require_app() -> None:
+    """Raise ``ImproperlyConfigured`` if the app with the table is not installed."""
+    if not apps.is_installed(_APP):
+        raise ImproperlyConfigured(
+            f"Sessions, or their registry, are in a table of {_APP!r}. Add {_APP!r} to "
+            "INSTALLED_APPS and run: python manage.py migrate"
+        )
+
+
 class DatabaseStorage(TableStorage[Statements]):
     """Records as rows of `StoredSession`, in the database to which the routers write them.
 
@@ -72,11 +81,7 @@ class DatabaseStorage(TableStorage[Statements]):
     _model: type[StoredSession]
 
     def __init__(self) -> None:
-        if not apps.is_installed(_APP):
-            raise ImproperlyConfigured(
-                f"Sessions, or their registry, are in a table of {_APP!r}. Add {_APP!r} to "
-                "INSTALLED_APPS and run: python manage.py migrate"
-            )
+        require_app()
         # Not at the top: models need an installed app, but this module must be importable without.
         from ...models import StoredSession
 

@@ -2,17 +2,80 @@
 
 from __future__ import annotations
 
+import pytest
+from django.contrib.auth.middleware import AuthenticationMiddleware
 from django.test import override_settings
 
-from django_sessionstores.operations.checks.middleware import check_middleware
+from django_sessionstores.operations.checks.middleware import (
+    check_middleware,
+    check_middleware_order,
+)
 from tests.operations.checks.configurations import DJANGOS, OURS, ids
 
 
 def test_two_session_middlewares_are_refused():
     """E009: they would answer for two sessions, of which the view sees one."""
-    for middleware in ([OURS, DJANGOS], [DJANGOS, OURS], [OURS, OURS]):
+    for middleware, surplus in (
+        ([OURS, DJANGOS], DJANGOS),
+        ([DJANGOS, OURS], DJANGOS),
+        ([OURS, OURS], OURS),
+    ):
         with override_settings(MIDDLEWARE=middleware):
-            assert ids(check_middleware) == ["sessionstores.E009"]
+            (message,) = check_middleware(None)
+            assert message.id == "sessionstores.E009"
+            assert message.hint == f"Remove from MIDDLEWARE: {surplus!r}."
+
+
+AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
+CSRF = "django.middleware.csrf.CsrfViewMiddleware"
+MESSAGES = "django.contrib.messages.middleware.MessageMiddleware"
+UPDATE_CACHE = "django.middleware.cache.UpdateCacheMiddleware"
+
+
+class OwnAuthentication(AuthenticationMiddleware):
+    """A project's own."""
+
+
+OWN = f"{OwnAuthentication.__module__}.{OwnAuthentication.__qualname__}"
+
+
+@pytest.mark.parametrize(
+    ("too_high", "settings"),
+    [(AUTHENTICATION, {}), (MESSAGES, {}), (OWN, {}), (CSRF, {"CSRF_USE_SESSIONS": True})],
+)
+def test_the_middleware_must_be_above_those_that_use_the_session(too_high, settings):
+    """E020: Django's message would be to insert a middleware that is there."""
+    with override_settings(MIDDLEWARE=[too_high, OURS], **settings):
+        (message,) = check_middleware_order(None)
+        assert message.id == "sessionstores.E020"
+        assert message.hint == f"Move the line {OURS!r} above {too_high!r}."
+    with override_settings(MIDDLEWARE=[OURS, too_high], **settings):
+        assert ids(check_middleware_order) == []
+
+
+def test_the_middleware_must_be_below_the_cache_of_pages():
+    """E021: it would store a user's page as one for everybody."""
+    with override_settings(MIDDLEWARE=[OURS, AUTHENTICATION, UPDATE_CACHE]):
+        (message,) = check_middleware_order(None)
+        assert message.id == "sessionstores.E021"
+        assert message.hint == f"Move the line {UPDATE_CACHE!r} above {OURS!r}."
+    with override_settings(MIDDLEWARE=[UPDATE_CACHE, OURS, AUTHENTICATION]):
+        assert ids(check_middleware_order) == []
+
+
+@pytest.mark.parametrize(
+    "middleware",
+    [[CSRF, OURS], [AUTHENTICATION, DJANGOS], [AUTHENTICATION], [f"{__name__}.plain", OURS]],
+)
+def test_an_order_that_matters_not_is_nobodys_concern(middleware):
+    """CSRF tokens in a cookie need no session, and Django's middleware is Django's concern."""
+    with override_settings(MIDDLEWARE=middleware):
+        assert ids(check_middleware_order) == []
+
+
+def plain(get_response):
+    """A middleware that is a function."""
+    return get_response
 
 
 def test_options_without_the_middleware_are_named():
