@@ -75,8 +75,8 @@ def stop_of(middleware: str, step: str, **options: Any) -> str:
     ids=["db", "cached_db", "registry"],
 )
 def test_a_table_without_its_app(options: dict[str, Any]) -> None:
-    """The checks of an app that is not installed do not run. ``check`` finds it nevertheless if
-    the site has the package's middleware, and with Django's no server starts with such an engine."""
+    """The checks of an app that is not installed do not run. ``check`` finds it nevertheless on a
+    site with the package's middleware, and on one with Django's no server starts."""
     steps = {OURS: [CHECK, SERVE, ASK], DJANGOS: [SERVE]}
     for middleware, each in steps.items():
         for step in each:

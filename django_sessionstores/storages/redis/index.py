@@ -117,6 +117,22 @@ class SessionIndex:
             if not cursor:
                 return total
 
+    def sample(self, now: int, limit: int) -> Flow[tuple[list[Record], bool]]:
+        """Return up to ``limit`` live sessions chosen at random, and whether these are all."""
+        live = yield from self.count(now, None)
+        if live <= limit:
+            # The last to expire come first.
+            members, _ = yield from self._page("", limit, None)
+        else:
+            # Not ZRANDMEMBER, which Redis has since 6.2 and which returns expired members as well.
+            end = yield Call(self._server, "ask", ("ZCARD", self.keys[0]))
+            ranks = sorted(random.sample(range(max(0, end - live), end), min(limit, end)))
+            commands = [("ZRANGE", self.keys[0], rank, rank) for rank in ranks]
+            answers = yield Call(self._server, "ask_all", (commands,))
+            members = [Member.parse(each[0], b"") for each in answers if each and each[0]]
+        found = yield from self._find(members)
+        return [each for each in found if each and each.is_live(now)], live <= limit
+
     def purge(self, now: int, batch: int) -> Flow[int]:
         """Remove members whose records have expired, and return how many."""
         while expired := (yield from self._server.evaluate(scripts.EXPIRED, self.keys, now, batch)):

@@ -12,6 +12,7 @@ from redis.exceptions import ClusterCrossSlotError
 
 from ...core.flow import Call, Flow, arun, run
 from ...core.records import Record, State, is_session_id, pack, pack_times, unpack
+from ...core.summary import Summary, summarize
 from ...exceptions import StorageUnavailable
 from ..base import CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated, rotate_in_two_steps
 from ..flows import FlowStorage
@@ -181,6 +182,10 @@ class RedisStorage(FlowStorage, CacheStorage):
 
     async def acount(self, now: int, user_id: str | None) -> int:
         return await arun(self._index.count(now, user_id))
+
+    def summarize(self, now: int, limit: int) -> Summary:
+        records, is_whole = run(self._index.sample(now, limit))
+        return summarize(records, now, is_whole=is_whole)
 
     def index_is_complete(self) -> bool:
         return self._index.is_complete()

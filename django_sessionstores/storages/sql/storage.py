@@ -26,6 +26,7 @@ from msgspec.structs import replace
 
 from ...core.phrases import Phrase
 from ...core.records import TOMBSTONES, Record, State
+from ...core.summary import Summary
 from ...exceptions import PayloadTooLarge, StorageUnavailable
 from ..base import Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
 from . import transactions
@@ -33,6 +34,7 @@ from .deadline import LimitedCursor
 from .lost_races import code_of, conflict_before_cleanup, conflict_in_transaction, retry, summary_of
 from .rows import LIST_FIELDS, Row, differs_only_as_saved, record_of, row_of
 from .statements import Statements, compile_statements
+from .summary import summarize
 from .table_storage import TableStorage
 
 if TYPE_CHECKING:
@@ -232,6 +234,10 @@ class DatabaseStorage(TableStorage[Statements]):
     def count(self, now: int, user_id: str | None) -> int:
         with _errors_of(self.connection()):
             return self._rows(user_id).filter(expires__gt=now).count()
+
+    def summarize(self, now: int, limit: int) -> Summary:
+        with _errors_of(self.connection()):
+            return summarize(self._rows(None), now)
 
     def _rows(self, user_id: str | None) -> QuerySet[StoredSession]:
         rows = self._model._base_manager.using(self.connection().alias).filter(state=State.LIVE)
