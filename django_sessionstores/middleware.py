@@ -393,9 +393,12 @@ def has_package_middleware() -> bool:
 
 def records_reads() -> bool:
     """Return whether a request that only reads its session counts as activity of the session."""
-    if django_settings.SESSION_SAVE_EVERY_REQUEST or settings.IDLE_TIMEOUT:
-        return True
-    return bool(settings.ACTIVITY_INTERVAL) and has_package_middleware()
+    return reads_move_expiry() or (bool(settings.ACTIVITY_INTERVAL) and has_package_middleware())
+
+
+def reads_move_expiry() -> bool:
+    """Return whether a request that only reads its session makes it expire later."""
+    return bool(django_settings.SESSION_SAVE_EVERY_REQUEST or settings.IDLE_TIMEOUT)
 
 
 def _require_app() -> None:

@@ -1,10 +1,14 @@
-"""The storage that the project has configured."""
+"""The storage and the views that the project has configured."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from django.conf import settings as django_settings
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
+from django.urls import URLPattern, URLResolver, get_resolver
 
 from ...conf import session_store
 from ...sessions import SessionStore
@@ -39,3 +43,17 @@ def parts(storage: Storage) -> list[Storage]:
     """Return the storages that a storage is made of and that communicate with stores."""
     inner = storage.parts()
     return [part for each in inner for part in parts(each)] if inner else [storage]
+
+
+def views() -> Iterator[Any]:
+    """Yield the views in the project's URLconf."""
+    if getattr(django_settings, "ROOT_URLCONF", None):
+        yield from _views_of(get_resolver().url_patterns)
+
+
+def _views_of(patterns: Iterable[URLPattern | URLResolver]) -> Iterator[Any]:
+    for pattern in patterns:
+        if isinstance(pattern, URLResolver):
+            yield from _views_of(pattern.url_patterns)
+        else:
+            yield pattern.callback

@@ -7,16 +7,19 @@ from typing import Any, Final
 
 from django.conf import settings as django_settings
 from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop as _
 
 from ...conf import NAME
 from ...core.phrases import Phrase
+from ...devices import views as devices
 from ...middleware import (
     SessionMiddleware,
     has_package_middleware,
     middlewares,
     session_middlewares,
 )
+from .configuration import configured_storage, views
 
 MIDDLEWARE_OPTIONS: Final = (
     "ON_OUTAGE",
@@ -33,6 +36,7 @@ _NEED_SESSION: Final = (
     "django.contrib.messages.middleware.MessageMiddleware",
 )
 """Django's middlewares that use the session of a request when it comes in."""
+_OWN_PATH: Final = f"{SessionMiddleware.__module__}.{SessionMiddleware.__qualname__}"
 _STORES_PAGES: Final = "django.middleware.cache.UpdateCacheMiddleware"
 
 
@@ -139,6 +143,69 @@ def check_middleware_order(app_configs: Any, **kwargs: Any) -> Sequence[checks.C
             )
         )
     return messages
+
+
+@checks.register
+def check_devices_page(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that a site with the pages of devices records devices."""
+    if not _lacks_clients() or not _has_devices_page():
+        return []
+    return [
+        checks.Warning(
+            Phrase(
+                _(
+                    "The pages of devices show each device as unknown and no IP address, because "
+                    "MIDDLEWARE has no %(path)s."
+                ),
+                path=_OWN_PATH,
+            ),
+            hint=_how_to_replace(),
+            id="sessionstores.W025",
+        )
+    ]
+
+
+@checks.register(deploy=True)
+def report_unknown_clients(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Report that devices and IP addresses of sessions are not known, and why."""
+    if not _lacks_clients() or _has_devices_page():
+        return []
+    return [
+        checks.Info(
+            Phrase(
+                _(
+                    "Lists of sessions have no devices and IP addresses, because MIDDLEWARE has "
+                    "no %(path)s."
+                ),
+                path=_OWN_PATH,
+            ),
+            hint=_how_to_replace(),
+            id="sessionstores.I003",
+        )
+    ]
+
+
+def _lacks_clients() -> bool:
+    """Return whether sessions are listed, and nothing tells them the client of a request."""
+    try:
+        storage = configured_storage()
+    except (ImportError, ImproperlyConfigured):
+        return False  # check_engine reports it.
+    return storage is not None and storage.lists and not has_package_middleware()
+
+
+def _has_devices_page() -> bool:
+    return any(getattr(view, "__module__", "") == devices.__name__ for view in views())
+
+
+def _how_to_replace() -> Phrase | None:
+    present = session_middlewares()
+    if len(present) != 1:
+        return None
+    ((path, _each),) = present
+    return Phrase(
+        _("In MIDDLEWARE, replace %(path)s by %(other)s."), path=repr(path), other=repr(_OWN_PATH)
+    )
 
 
 def _paths_of(paths: Sequence[str], found: Sequence[tuple[str, Any]]) -> list[str]:

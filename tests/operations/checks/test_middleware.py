@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 from django.contrib.auth.middleware import AuthenticationMiddleware
+from django.core import checks as django_checks
 from django.test import override_settings
 
 from django_sessionstores.operations.checks.middleware import (
+    check_devices_page,
     check_middleware,
     check_middleware_order,
+    report_unknown_clients,
 )
-from tests.operations.checks.configurations import DJANGOS, OURS, ids
+from tests.operations.checks.configurations import DJANGOS, ENGINES, OURS, ids
 
 
 def test_two_session_middlewares_are_refused():
@@ -94,3 +97,39 @@ def test_a_middleware_that_does_not_exist_is_djangos_to_report():
     """The check must not be what fails."""
     with override_settings(MIDDLEWARE=["no.such.Middleware"]):
         assert ids(check_middleware) == []
+
+
+def test_a_site_without_the_middleware_is_told_what_it_does_not_know():
+    """W025 if it has the pages of devices, whose readers would wonder; else I003, for operators."""
+    engine = {"SESSION_ENGINE": ENGINES + "memory"}
+    with override_settings(
+        MIDDLEWARE=[DJANGOS], ROOT_URLCONF="django_sessionstores.urls", **engine
+    ):
+        (message,) = check_devices_page(None)
+        assert message.id == "sessionstores.W025"
+        assert message.hint == f"In MIDDLEWARE, replace {DJANGOS!r} by {OURS!r}."
+        assert ids(report_unknown_clients) == []
+    with override_settings(ROOT_URLCONF=__name__, **site):
+        assert ids(check_devices_page) == []
+        (message,) = report_unknown_clients(None)
+        assert (message.level, message.id) == (django_checks.INFO, "sessionstores.I003")
+        assert message.hint == f"In MIDDLEWARE, replace {DJANGOS!r} by {OURS!r}."
+
+
+@pytest.mark.parametrize(
+    ("middleware", "name"),
+    [(OURS, "memory"), (DJANGOS, "cookie"), (DJANGOS, "mysterious")],
+    ids=["package", "no list", "no engine"],
+)
+def test_a_site_that_knows_or_lists_nothing_is_told_nothing(middleware, name):
+    """Neither is a fault, and what has no list has no devices to show."""
+    with override_settings(
+        MIDDLEWARE=[middleware],
+        ROOT_URLCONF="django_sessionstores.urls",
+        SESSION_ENGINE=ENGINES + name,
+    ):
+        assert ids(check_devices_page) == []
+        assert ids(report_unknown_clients) == []
+
+
+urlpatterns = []

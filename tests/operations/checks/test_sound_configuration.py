@@ -13,6 +13,7 @@ from django_sessionstores.operations.checks.cookies import (
 from django_sessionstores.operations.checks.encryption import check_encryption_keys
 from django_sessionstores.operations.checks.engine import check_engine
 from django_sessionstores.operations.checks.middleware import (
+    check_devices_page,
     check_middleware,
     check_middleware_order,
 )
@@ -51,6 +52,7 @@ from tests.operations.checks.configurations import ENGINES, ids
         check_cookie_size,
         check_middleware,
         check_middleware_order,
+        check_devices_page,
         check_cookie_protection,
         check_previous_backends,
     ],
