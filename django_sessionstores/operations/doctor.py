@@ -13,8 +13,7 @@ from django.core.checks.registry import registry
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.formats import number_format
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, ngettext
-from django.utils.translation import gettext_noop as _noop
+from django.utils.translation import gettext_lazy, gettext_noop, ngettext
 
 from .. import conf
 from ..core.phrases import (
@@ -237,7 +236,7 @@ def _unreachable(stores: Sequence[Store]) -> list[django_checks.CheckMessage]:
     return [
         django_checks.Error(
             Phrase(
-                _noop("Sessions are in %(store)s, which does not answer: %(error)s"),
+                gettext_noop("Sessions are in %(store)s, which does not answer: %(error)s"),
                 store=store.description,
                 error=store.error,
             ),
@@ -258,13 +257,15 @@ def _about_stores(
     if eviction_policy:
         yield django_checks.Warning(
             Phrase(
-                _noop(
+                gettext_noop(
                     "When the store is full, it drops sessions that are in use, by its policy "
                     "%(policy)s."
                 ),
                 policy=eviction_policy,
             ),
-            hint=Phrase(_noop("Set it to noeviction, or give sessions a store of their own.")),
+            hint=Phrase(
+                gettext_noop("Set it to noeviction, or give sessions a store of their own.")
+            ),
             id="sessionstores.W026",
         )
 
@@ -284,9 +285,9 @@ def _about_settings(has_middleware: bool) -> Iterator[django_checks.CheckMessage
                 yield message
     if not has_middleware:
         yield django_checks.Error(
-            Phrase(_noop("MIDDLEWARE has no session middleware, so no view has a session.")),
+            Phrase(gettext_noop("MIDDLEWARE has no session middleware, so no view has a session.")),
             hint=Phrase(
-                _noop("Add %(path)s to MIDDLEWARE, above those that use the session."),
+                gettext_noop("Add %(path)s to MIDDLEWARE, above those that use the session."),
                 path=repr(f"{SessionMiddleware.__module__}.{SessionMiddleware.__qualname__}"),
             ),
             id="sessionstores.E023",

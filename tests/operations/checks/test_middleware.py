@@ -101,10 +101,8 @@ def test_a_middleware_that_does_not_exist_is_djangos_to_report():
 
 def test_a_site_without_the_middleware_is_told_what_it_does_not_know():
     """W025 if it has the pages of devices, whose readers would wonder; else I003, for operators."""
-    engine = {"SESSION_ENGINE": ENGINES + "memory"}
-    with override_settings(
-        MIDDLEWARE=[DJANGOS], ROOT_URLCONF="django_sessionstores.urls", **engine
-    ):
+    site = {"SESSION_ENGINE": ENGINES + "memory", "MIDDLEWARE": [DJANGOS]}
+    with override_settings(ROOT_URLCONF="django_sessionstores.urls", **site):
         (message,) = check_devices_page(None)
         assert message.id == "sessionstores.W025"
         assert message.hint == f"In MIDDLEWARE, replace {DJANGOS!r} by {OURS!r}."
