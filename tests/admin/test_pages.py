@@ -46,6 +46,8 @@ EVERY_ENGINE = pytest.mark.engines(
     "memory", "file", "db:sqlite", "cached_db:locmem+sqlite", "cookie:sqlite", "cache:redis-cache"
 )
 ONE_ENGINE = pytest.mark.engines("db:sqlite")
+OURS = MIDDLEWARE[0]
+DJANGOS = "django.contrib.sessions.middleware.SessionMiddleware"
 
 
 @pytest.fixture
@@ -87,10 +89,12 @@ def client(root: Any) -> Client:
     return signed_in(root)
 
 
-def stored(engine: Any, user: Any = None, ip: str = "192.0.2.1", **data: Any) -> Any:
+def stored(
+    engine: Any, user: Any = None, ip: str = "192.0.2.1", agent: str = FIREFOX, **data: Any
+) -> Any:
     """A saved session."""
     session = engine.SessionStore()
-    session.policy = RequestPolicy(client=lambda: Who(ip, FIREFOX))
+    session.policy = RequestPolicy(client=lambda: Who(ip, agent))
     session.update({"x": 1, **data})
     if user is not None:
         session["_auth_user_id"] = str(user.pk)
@@ -783,6 +787,62 @@ def test_the_overview_of_more_than_it_looks_at(
     assert re.search(live, page)
 
 
+# What is not known --------------------------------------------------------------------------------
+
+
+@ONE_ENGINE
+@pytest.mark.parametrize(
+    ("middleware", "options", "records_clients", "records_reads"),
+    [
+        (OURS, {}, True, True),
+        (OURS, {"ACTIVITY_INTERVAL": 0}, True, False),
+        (DJANGOS, {}, False, False),
+        (DJANGOS, {"IDLE_TIMEOUT": 3600}, False, True),
+    ],
+)
+def test_pages_say_what_is_not_known_and_why(
+    site: Any,
+    root: Any,
+    middleware: str,
+    options: dict[str, Any],
+    records_clients: bool,
+    records_reads: bool,
+) -> None:
+    """Which line of the settings it is that decides; and no time is called what it is not."""
+    session = stored(site, person("ada"))
+    with limits(**options), override_settings(MIDDLEWARE=[middleware, *MIDDLEWARE[1:]]):
+        client = signed_in(root)
+        for url in (PAGES, f"{PAGES}overview/", detail(session), f"{detail(session)[:-7]}end/"):
+            page = text(client.get(url))
+            has_notes = not url.endswith("/end/")
+            assert ("are not stored, because MIDDLEWARE has no" in page) is (
+                has_notes and not records_clients
+            )
+            assert ("The last change is when a session" in page) is (
+                has_notes and not records_reads
+            )
+            assert (re.search("[Ll]ast activity", page) is not None) is records_reads
+            assert (re.search("Last change|the last change<", page) is not None) is (
+                not records_reads
+            )
+        page = text(client.get(detail(session)))
+        assert ("Ends if unused" in page) is ("IDLE_TIMEOUT" in options)
+        assert ("Ends if unchanged" in page) is ("IDLE_TIMEOUT" not in options)
+        assert ("Unused for an hour" in text(client.get(PAGES))) is records_reads
+
+
+@ONE_ENGINE
+def test_the_session_of_the_reader_is_active_now(site: Any, root: Any) -> None:
+    """However long ago that was stored."""
+    moment = now()
+    with at(moment - 4 * 60_000):
+        client = signed_in(root)
+    with at(moment):
+        page = text(client.get(PAGES))
+    row = page.partition("this is you")[2].partition("</tr>")[0]
+    assert re.findall(">([a-z0-9 \xa0]+)</time>", row)[:2] == ["4\xa0minutes\xa0ago", "just now"]
+
+
 # The user's page ----------------------------------------------------------------------------------
 
 
@@ -923,15 +983,17 @@ def test_an_administrator_signs_somebody_out(
 
 
 @ONE_ENGINE
+@pytest.mark.parametrize("middleware", [OURS, DJANGOS], ids=["package", "django"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", WIDTHS)
 def test_pages_can_be_used_by_everybody(
-    site: Any, client: Client, served: Site, chromium: Chromium, scheme: str, size: str
+    site: Any, client: Client, chromium: Chromium, scheme: str, size: str, middleware: str
 ) -> None:
     """axe-core finds nothing, nothing sticks out of a phone, and the strictest policy for content
     has nothing to refuse."""
-    ada = person("ada")
+    ada = person("ada-augusta-lovelace")
     session = stored(site, ada, cart={"apples": 3, "token": 1}, long="x" * 900)
+    stored(site, ada, ip="2001:db8:85a3:1234:1234:8a2e:370:7334", agent="x" * 300)
     for _ in range(3):
         stored(site)
     expired(site)
@@ -947,7 +1009,11 @@ def test_pages_can_be_used_by_everybody(
             return problems_of(context.new_page(), pages, WIDTHS[size])
 
     SessionStatistics.objects.create(hour=now() // HOUR, reason="logout", number=3)
-    with limits(STATISTICS=True):
+    with (
+        limits(STATISTICS=True),
+        override_settings(MIDDLEWARE=[middleware, *MIDDLEWARE[1:]]),
+        serve() as served,
+    ):
         assert "Ended in the last 24 hours" in text(client.get(f"{PAGES}overview/"))
         assert chromium.do(scene) == []
     SessionStatistics.objects.all().delete()
