@@ -173,3 +173,18 @@ def test_an_idle_timeout_moves_both_in_one_step(listing: Any) -> None:
                 browser.get("/read/")
             assert calls == ["read", "touch"]
             assert since(moment) == pytest.approx(10, abs=0.01)
+
+
+@pytest.mark.engines("cookie:sqlite", "cookie:django-redis")
+def test_a_read_by_a_clock_that_is_ahead_ends_no_session(listing: Any) -> None:
+    """What a cookie says of its own time is refused if it is from the future; that another server
+    has read the session is not."""
+    browser, moment = Client(), now()
+    with at(moment):
+        browser.get("/write/x/1/")
+    with at(moment + HOUR):
+        assert browser.get("/read/").json() == {"x": "1"}
+    with at(moment + MINUTE):
+        assert browser.get("/read/").json() == {"x": "1"}
+        assert browser.get("/write/y/2/").status_code == 200
+        assert browser.get("/read/").json() == {"x": "1", "y": "2"}
