@@ -33,7 +33,7 @@ from django.test import RequestFactory, override_settings
 
 from django_sessionstores import conf, exceptions, signals
 from django_sessionstores.backends import memory
-from django_sessionstores.operations import checks, telemetry
+from django_sessionstores.operations import checks, doctor, telemetry
 from django_sessionstores.operations.checks.engine import check_engine
 from django_sessionstores.operations.checks.options import check_merge_functions, check_settings
 from django_sessionstores.testing import observed
