@@ -349,7 +349,11 @@ class _Watch:
             return _now() + _LONGEST_PAUSE if exists else None
         self._key = stored.session_key  # Another one, if the key was rotated.
         heard, self._connection.heard = self._connection.heard, False
-        if not heard or not self._can_touch(stored):
+        if not heard:
+            return ends
+        if not self._can_touch(stored):
+            if stored.is_activity_due:
+                await stored.arecord_activity()
             return ends
         try:
             await stored.asave()

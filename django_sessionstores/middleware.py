@@ -15,10 +15,12 @@ from contextlib import suppress
 from http.cookies import Morsel
 from typing import Any, ClassVar, Final, cast
 
+from django.apps import apps
 from django.conf import settings as django_settings
 from django.contrib.sessions import middleware as django_middleware
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
+from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import got_request_exception
 from django.http import HttpRequest, HttpResponse
 from django.template import TemplateDoesNotExist
@@ -26,9 +28,10 @@ from django.template.loader import get_template
 from django.utils.cache import add_never_cache_headers, patch_vary_headers
 from django.utils.http import http_date
 from django.utils.log import log_response
+from django.utils.module_loading import import_string
 from django.utils.translation import gettext
 
-from .conf import settings, trusted_proxies
+from .conf import session_store, settings, trusted_proxies
 from .core.client import clean_user_agent, client_ip
 from .core.flow import Call, Flow, arun, run
 from .core.records import Client, as_secret
@@ -55,6 +58,7 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
     * During an outage of the store the response has status 503, or is as ``ON_OUTAGE`` says.
     * A cookie that is too long for a browser is split into several cookies.
     * The session records the client's IP address and user agent.
+    * Requests that only read the session count as activity, see ``ACTIVITY_INTERVAL``.
     * Caches do not store a response that sets or deletes the cookie.
     * The cookie is sent again only when the stored expiry has moved or ``set_expiry()`` was called.
     * The cookie is ``Partitioned`` if ``COOKIE_PARTITIONED`` is set.
@@ -179,6 +183,8 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
                 ) from error
             if not is_ours or (yield from self._is_due(request, session)):
                 yield from self._send_cookie(response, session)
+        elif is_ours and session.is_activity_due:
+            yield Call(session, "record_activity", ())
         if needs_vary or name in response.cookies:
             patch_vary_headers(response, ("Cookie",))
         self._complete_cookies(request, response)
@@ -355,6 +361,65 @@ def _partition(response: HttpResponse, name: str) -> None:
     # Without Secure, browsers reject a cookie with this attribute, even if it deletes a cookie.
     morsel["secure"] = morsel["partitioned"] = True
     response.cookies[name] = morsel
+
+
+# What the project has configured -----------------------------------------------------------------
+
+
+def middlewares() -> list[tuple[str, Any]]:
+    """Return the entries of ``MIDDLEWARE``, each with the class or function that it names.
+
+    The list is empty if one of them cannot be imported. Django reports that when it starts.
+    """
+    try:
+        return [(path, import_string(path)) for path in django_settings.MIDDLEWARE]
+    except ImportError:
+        return []
+
+
+def session_middlewares() -> list[tuple[str, type[django_middleware.SessionMiddleware]]]:
+    """Return the entries that are Django's session middleware or a subclass of it."""
+    return [
+        (path, each)
+        for path, each in middlewares()
+        if isinstance(each, type) and issubclass(each, django_middleware.SessionMiddleware)
+    ]
+
+
+def has_package_middleware() -> bool:
+    """Return whether ``MIDDLEWARE`` contains the package's session middleware."""
+    return any(issubclass(each, SessionMiddleware) for _path, each in session_middlewares())
+
+
+def records_reads() -> bool:
+    """Return whether a request that only reads its session counts as activity of the session."""
+    return reads_move_expiry() or (bool(settings.ACTIVITY_INTERVAL) and has_package_middleware())
+
+
+def reads_move_expiry() -> bool:
+    """Return whether a request that only reads its session makes it expire later."""
+    return bool(django_settings.SESSION_SAVE_EVERY_REQUEST or settings.IDLE_TIMEOUT)
+
+
+def _require_app() -> None:
+    """Raise ``ImproperlyConfigured`` if sessions need the package's app and it is not installed.
+
+    The checks of an app that is not installed do not run. But ``manage.py check`` imports the
+    middlewares, and so finds the mistake here.
+    """
+    if not apps.ready or apps.is_installed(__package__):
+        return
+    try:
+        store = session_store(django_settings.SESSION_ENGINE)
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            f"SESSION_ENGINE {django_settings.SESSION_ENGINE!r} cannot be used: {error}"
+        ) from error
+    if isinstance(store, type) and issubclass(store, SessionStore):
+        store.own_storage()
+
+
+_require_app()
 
 
 # Outages -----------------------------------------------------------------------------------------

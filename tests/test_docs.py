@@ -33,7 +33,7 @@ from django.test import RequestFactory, override_settings
 
 from django_sessionstores import conf, exceptions, signals
 from django_sessionstores.backends import memory
-from django_sessionstores.operations import checks, telemetry
+from django_sessionstores.operations import checks, doctor, telemetry
 from django_sessionstores.operations.checks.engine import check_engine
 from django_sessionstores.operations.checks.options import check_merge_functions, check_settings
 from django_sessionstores.testing import observed
@@ -44,7 +44,8 @@ from tests.upstream import EXPECTED_FAILURES
 
 DOCS = ROOT / "docs"
 ENGINES = {path.stem for path in (ROOT / "django_sessionstores/backends").glob("*.py")} - {
-    "__init__"
+    "__init__",
+    "signed_cookies",  # Which says what to name instead.
 }
 PAGES = sorted([ROOT / "README.rst", *DOCS.rglob("*.rst")])
 BLOCK = re.compile(r"^\.\. code-block:: python\n\n((?: {4}.*\n|\n)+)", re.MULTILINE)
@@ -382,7 +383,7 @@ def test_the_readme_lists_every_engine() -> None:
 def test_the_page_of_checks_lists_every_id() -> None:
     """An id without an entry sends people to read the source."""
     ids = r"sessionstores\.[EWI]\d{3}"
-    modules = Path(*checks.__path__).glob("*.py")
+    modules = [*Path(*checks.__path__).glob("*.py"), Path(doctor.__file__)]
     emitted = {id_ for path in modules for id_ in re.findall(ids, path.read_text("utf-8"))}
     entries = re.findall(rf"^   \* - ``({ids})``", read("reference", "checks.rst"), re.MULTILINE)
     assert entries == sorted(entries, key=lambda id_: ("EWI".index(id_[14]), id_))

@@ -4,6 +4,7 @@ import datetime
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.db import transaction
@@ -13,6 +14,7 @@ from django_sessionstores import signals
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.records import Client as Who
 from django_sessionstores.core.records import draw_key, session_id
+from django_sessionstores.core.summary import Summary, summarize
 from django_sessionstores.exceptions import (
     CannotList,
     PartlyEnded,
@@ -23,7 +25,9 @@ from django_sessionstores.exceptions import (
 from django_sessionstores.inventory import Inventory, SessionInfo
 from django_sessionstores.inventory import ending as inventory_ending
 from django_sessionstores.sessions.state import RequestPolicy
+from django_sessionstores.storages import base
 from django_sessionstores.storages.layered import LayeredStorage
+from django_sessionstores.storages.redis import storage as redis_storage
 from django_sessionstores.testing import DAY, HOUR, Twin, at, in_threads, observed
 from tests.sessions.test_lifetimes import limits
 
@@ -636,3 +640,69 @@ def test_an_index_can_be_made_anew(engine: Any, listing: Any) -> None:
 
     assert ids(listing.list().sessions) == {each.session_id for each in sessions}
     assert listing.count(user=7) == 2
+
+
+# Summaries ----------------------------------------------------------------------------------------
+
+
+def test_a_summary_counts_every_session(engine: Any, listing: Any) -> None:
+    """In a database by its queries, and elsewhere one by one, with the same result."""
+    moment = now()
+    for hours, user, agent in [
+        (0, None, "a"),
+        (0, 1, "a"),
+        (1, 1, "b"),
+        (2, 2, ""),
+        (30, 2, "a"),
+        (200, None, "c"),
+    ]:
+        with at(moment - hours * HOUR - 1234):
+            session = engine.SessionStore()
+            session.policy = RequestPolicy(client=lambda agent=agent: Who("", agent))
+            session["x"] = 1
+            if user is not None:
+                session["_auth_user_id"] = str(user)
+            session.set_expiry(20 * 3600)
+            session.save()
+    with at(moment):
+        found = Inventory().summarize(100)
+        records = engine.storage.scan("", 100, None).records
+        if engine.storage.self_expiring and not found.expired:  # By another clock.
+            records = [each for each in records if each.is_live(moment)]
+    assert found == summarize(records, moment, is_whole=True)
+    assert (found.live, found.logged_in) == (4, 3)
+    assert found.expired == 2 or engine.storage.self_expiring
+    assert found.active == (2, 2, 4, 4)
+    assert found.user_agents == {"a": 2, "b": 1, "": 1}
+    assert sum(found.created.values()) == sum(found.expires.values()) == found.live + found.expired
+    assert all((moment - each) % HOUR == HOUR - 1 for each in (*found.created, *found.expires))
+
+
+@pytest.mark.engines("memory", "file", "cache:django-redis", "cache:locmem", "cookie:django-redis")
+def test_a_sample_is_random(engine: Any, listing: Any) -> None:
+    """Each session has its turn, so that none is left out for its place in the order."""
+    for user in range(7):
+        stored(engine, user=user, x=user)
+    seen = set[str]()
+    for _ in range(300):
+        with (
+            mock.patch.object(base, "summarize", seen_in(seen)),
+            mock.patch.object(redis_storage, "summarize", seen_in(seen)),
+        ):
+            found = Inventory().summarize(3)
+        assert not found.is_whole
+        assert found.live == 3
+        if len(seen) == 7:
+            break
+    assert len(seen) == 7
+    assert Inventory().summarize(7).is_whole
+
+
+def seen_in(seen: set[str]) -> Callable[..., Summary]:
+    """Return `summarize`, which adds to a set the users that it counts."""
+
+    def see(records: Any, moment: int, **options: Any) -> Summary:
+        seen.update(str(each.user_id) for each in records)
+        return summarize(records, moment, **options)
+
+    return see

@@ -16,6 +16,7 @@ from ..core.phrases import translated_message
 from ..core.redaction import Node, Redactor
 from ..exceptions import UnreadablePayload
 from ..inventory import SHORT_ID, SessionInfo
+from ..middleware import reads_move_expiry, records_reads
 from ..operations.charts import position
 from .log_entries import log_secrets_shown
 from .page import Page
@@ -87,11 +88,16 @@ class TimelinePoint(msgspec.Struct, frozen=True, kw_only=True):
 def _timeline(info: SessionInfo, now: datetime) -> list[TimelinePoint]:
     """Return the moments of a session, the earliest first."""
     absolute = settings.timeouts.absolute
+    active, ends = _("Last change"), _("Ends if unchanged")
+    if records_reads():
+        active = _("Last activity")
+    if reads_move_expiry():
+        ends = _("Ends if unused")
     moments = [
         ("created", _("Began, or logged in"), info.created),
-        ("active", _("Last activity"), info.last_activity),
+        ("active", active, info.last_activity),
         ("now", _("Now"), now),
-        ("expires", _("Ends if unused"), info.expires),
+        ("expires", ends, info.expires),
     ]
     if absolute:
         end = utc_datetime(int(info.created.timestamp() * 1000) + absolute)

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+import msgspec
 from django.contrib import messages
 from django.contrib.admin.utils import quote
 from django.contrib.auth import get_user_model
@@ -17,6 +18,7 @@ from django.urls import NoReverseMatch, reverse
 from django.utils.translation import gettext as _
 
 from ..accounts.users import usernames
+from ..conf import full_name
 from ..core import clock
 from ..core.lifetime import utc_datetime
 from ..core.phrases import isolate_direction, translated_message
@@ -24,6 +26,7 @@ from ..core.records import is_session_id
 from ..devices.names import describe_device, describe_place
 from ..devices.sessions import ids_of_request
 from ..inventory import Inventory, SessionInfo
+from ..middleware import SessionMiddleware, has_package_middleware, records_reads
 from .session_row import SessionRow
 
 if TYPE_CHECKING:
@@ -67,7 +70,7 @@ class Page:
             self.message(text % {"reason": reason}, messages.WARNING)
         return [
             SessionRow(
-                info=each,
+                info=self._seen_now(each) if each.id in own_ids else each,
                 user=names.of(each.user_id) if each.user_id is not None else "",
                 device=describe_device(each.user_agent),
                 place=describe_place(each.ip),
@@ -76,6 +79,12 @@ class Page:
             )
             for each in sessions
         ]
+
+    def _seen_now(self, own: SessionInfo) -> SessionInfo:
+        """Return the reader's own session as it is at this moment."""
+        if not records_reads():
+            return own
+        return msgspec.structs.replace(own, last_activity=self.now)
 
     # --- Addresses -------------------------------------------------------------------------
 
@@ -139,7 +148,27 @@ class Page:
                 "end_selected_url": self.url("end_selected"),
                 "end_others_url": self.url("end_others"),
                 "purge_url": self.url("purge"),
+                "records_reads": records_reads(),
+                "last_activity": _("Last activity") if records_reads() else _("Last change"),
+                "notes": _notes(),
                 **context,
             },
             status=status,
         )
+
+
+def _notes() -> list[str]:
+    """Return what the pages do not show because of the settings, and which setting that is."""
+    path = f"{SessionMiddleware.__module__}.{SessionMiddleware.__qualname__}"
+    notes = []
+    if not has_package_middleware():
+        text = _("Devices and IP addresses are not stored, because MIDDLEWARE has no %(path)s.")
+        notes.append(text % {"path": isolate_direction(path)})
+    if not records_reads():
+        text = _(
+            "The last change is when a session was last saved. Requests that only read it are "
+            "recorded by %(path)s if %(option)s is greater than 0."
+        )
+        option = full_name("ACTIVITY_INTERVAL")
+        notes.append(text % {"path": isolate_direction(path), "option": isolate_direction(option)})
+    return notes

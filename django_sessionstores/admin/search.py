@@ -23,6 +23,7 @@ from ..accounts.users import (
 )
 from ..core.client import normal_ip, normal_network
 from ..inventory import Inventory
+from ..middleware import records_reads
 
 WITHIN: Final = 2000
 """How many sessions are read at most for one page of those that match the filters."""
@@ -49,6 +50,14 @@ _IDLE: Final = {
     "720": gettext_lazy("Unused for 30 days"),
 }
 """By hours."""
+_UNCHANGED: Final = {
+    "": gettext_lazy("Any time"),
+    "1": gettext_lazy("Unchanged for an hour"),
+    "24": gettext_lazy("Unchanged for a day"),
+    "168": gettext_lazy("Unchanged for a week"),
+    "720": gettext_lazy("Unchanged for 30 days"),
+}
+"""The same, if requests that only read a session are not counted."""
 
 
 class Select(NamedTuple):
@@ -79,12 +88,13 @@ class Search(msgspec.Struct, kw_only=True):
 
 def selects(request: HttpRequest) -> list[Select]:
     """Return the filters of the list, with the options that the address selects."""
+    idle = (_("Last use"), _IDLE) if records_reads() else (_("Last change"), _UNCHANGED)
     return [
         Select(name, label, options, request.GET.get(name, ""))
         for name, label, options in (
             ("who", _("Whose"), _WHO),
             ("state", _("State"), _STATES),
-            ("idle", _("Last use"), _IDLE),
+            ("idle", *idle),
         )
     ]
 

@@ -53,4 +53,10 @@ def with_registry(data: Storage) -> Storage:
         if kind == "cache"
         else import_module(f"{__name__}.{kind}").SessionStore.make_storage()
     )
+    if not registry.lists:
+        raise ImproperlyConfigured(
+            f"{NAME}['REGISTRY'] is 'cache', and CACHES[{alias!r}] cannot list its sessions, "
+            "because of its KEY_FUNCTION or its BACKEND. Use 'db', or name a cache on Redis in "
+            "SESSION_CACHE_ALIAS."
+        )
     return RegisteredStorage(data, registry, window=settings.MERGE_WINDOW)

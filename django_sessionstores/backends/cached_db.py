@@ -1,11 +1,17 @@
 """The session engine ``cached_db``: sessions in the database, with copies in the cache."""
 
+from django.apps import apps
+
 from ..conf import engine_setting, settings
 from ..sessions import SessionStore as BaseSessionStore
 from ..storages.caches.selection import storage_for
 from ..storages.layered import LayeredStorage
-from ..storages.sql.storage import DatabaseStorage
+from ..storages.sql.storage import DatabaseStorage, require_app
 from . import CACHED_DATABASE_SETTINGS
+
+if apps.ready:
+    # A server then does not start, because Django's middleware imports the engine.
+    require_app()
 
 
 class SessionStore(BaseSessionStore):

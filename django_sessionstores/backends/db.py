@@ -1,8 +1,14 @@
 """The session engine ``db``: sessions in a database table."""
 
+from django.apps import apps
+
 from ..sessions import SessionStore as BaseSessionStore
-from ..storages.sql.storage import DatabaseStorage
+from ..storages.sql.storage import DatabaseStorage, require_app
 from . import DATABASE_SETTINGS
+
+if apps.ready:
+    # A server then does not start, because Django's middleware imports the engine.
+    require_app()
 
 
 class SessionStore(BaseSessionStore):

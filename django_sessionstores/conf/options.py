@@ -62,6 +62,14 @@ class Settings:
         more than a twentieth of the session's lifetime."""
         return seconds("TOUCH_INTERVAL", default=60)
 
+    @cached_property
+    def ACTIVITY_INTERVAL(self) -> float:
+        """How old the stored time of the last activity may become, in seconds, before a request
+        that only reads the session updates it. Only the package's middleware does that. Lists of
+        sessions show this time; when a session expires does not depend on it. ``0`` disables it:
+        then lists show when the session last changed."""
+        return seconds("ACTIVITY_INTERVAL", default=300)
+
     # The session key.
 
     @cached_property

@@ -34,6 +34,7 @@ from ..core.flow import Call, Flow, arun, run
 from ..core.lifetime import utc_datetime
 from ..exceptions import CannotList, PartlyEnded
 from ..inventory import Total
+from ..middleware import has_package_middleware, records_reads
 from ..sessions import SessionStore
 from .sessions import YourSession, YourSessionList, YourSessions
 
@@ -238,6 +239,8 @@ def _render(request: HttpRequest, page: str, status: int = 200, **context: Any) 
             "list_url": _url(request, "list"),
             "end_others_url": _url(request, "end_others"),
             "messages": messages.get_messages(request),
+            "records_reads": records_reads(),
+            "records_clients": has_package_middleware(),
             **context,
         },
         status=status,

@@ -17,6 +17,7 @@ from ..core import clock
 from ..core.flow import Call, Flow, arun, run
 from ..core.phrases import Phrase
 from ..core.records import Record
+from ..core.summary import Summary
 from ..exceptions import CannotList, UnreadablePayload
 from ..sessions import SessionStore, Total, purge_expired
 from ..storages.base import Storage
@@ -73,7 +74,8 @@ class Inventory:
         has no index of users. ``within`` limits how many sessions are read for one page: the page
         may then have less than ``limit`` sessions, or none, and still have a cursor.
 
-        The order is the storage's: by last use in a database, by id elsewhere. A session that is
+        The order is the storage's: the last to expire come first in a database and in Redis, and
+        elsewhere sessions are in the order of their ids. A session that is
         written between two pages may be missing, or be on both. Raises ``ValueError`` for a cursor
         that does not come from a page.
         """
@@ -131,6 +133,12 @@ class Inventory:
     async def acount(self, *, user: Any = None) -> int:
         """See `count`."""
         return await arun(self._count(user))
+
+    def summarize(self, limit: int) -> Summary:
+        """Return counts of all sessions, or of a random sample of ``limit`` of them if the store
+        cannot count in groups."""
+        self._listing.check()
+        return self.storage.summarize(clock.now(), limit)
 
     def lineages(self, user_id: str) -> set[str]:
         """Return the lineages of a user's sessions.

@@ -27,13 +27,14 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     created: datetime
     """When the session began, or when its user logged in."""
     last_activity: datetime
-    """When the session was last written.
+    """When the session was last used.
 
-    It may lag behind by ``TOUCH_INTERVAL``, or by more if the session is only written by views
-    that change it.
+    A request that only reads the session counts under the package's middleware, and this may lag
+    behind by ``ACTIVITY_INTERVAL``. If such requests do not count, this is when the session was
+    last saved.
     """
     expires: datetime
-    """When the session expires unless it is used before."""
+    """When the session expires unless it is saved before."""
     ip: str
     """The client's address at the last write; empty without the package's middleware."""
     user_agent: str

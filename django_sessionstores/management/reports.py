@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from ..core.phrases import format_duration
 from ..inventory import SHORT_ID, SessionInfo
+from ..middleware import records_reads
 from ..operations import bulk_migration, statistics
 from .layout import Screen, single_line, table
 
@@ -80,7 +81,7 @@ def session_table(
         )
         for session in sessions
     ]
-    return table(("ID", "USER", "LAST ACTIVITY", "EXPIRES", "IP"), rows, screen)
+    return table(("ID", "USER", _last_activity().upper(), "EXPIRES", "IP"), rows, screen)
 
 
 def session_fields(session: SessionInfo, names: Mapping[str, str], now: datetime) -> dict[str, str]:
@@ -93,12 +94,16 @@ def session_fields(session: SessionInfo, names: Mapping[str, str], now: datetime
         "Session": session.id,
         "User": user,
         "Created": f"{clock(session.created)} ({time_since(session.created, now)})",
-        "Last activity": f"{clock(last_activity)} ({time_since(last_activity, now)})",
+        _last_activity(): f"{clock(last_activity)} ({time_since(last_activity, now)})",
         "Expires": f"{clock(session.expires)} ({time_until(session.expires, now)})",
         "IP address": session.ip or "-",
         "User agent": single_line(session.user_agent) or "-",
         "Values": "not shown; they are encrypted",
     }
+
+
+def _last_activity() -> str:
+    return "Last activity" if records_reads() else "Last change"
 
 
 def _user(session: SessionInfo, names: Mapping[str, str]) -> str:

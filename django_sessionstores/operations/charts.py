@@ -6,7 +6,7 @@ Coordinates and sizes are strings for the attributes of SVG elements, in the uni
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -61,21 +61,21 @@ class Row(msgspec.Struct, frozen=True):
     width: str
 
 
-def columns(moments: Sequence[datetime], now: datetime) -> Columns:
-    """Return a chart of the numbers of moments in equal spans of time, which include ``now``.
+def columns(numbers: Mapping[datetime, int], now: datetime) -> Columns:
+    """Return a chart of the numbers at some moments in equal spans of time, which include ``now``.
 
     Each span is as short as possible, from an hour up, for the chart to have about 30 columns.
     """
-    first, last = min([now, *moments]), max([now, *moments])
+    first, last = min([now, *numbers]), max([now, *numbers])
     step = next((step for step in _STEPS if (last - first) / step < _MAX_COLUMNS - 1), None)
     if step is None:
         step = (last - first) / (_MAX_COLUMNS - 1)
     # The spans are counted from now, so that no column is both in the past and in the future.
     before = -((first - now) // step) or 1
     counts = [0] * (before + (last - now) // step + (last > now))
-    for moment in moments:
+    for moment, number in numbers.items():
         # A moment that equals now is counted in the last column of the past.
-        counts[before + (moment - now) // step - (moment == now)] += 1
+        counts[before + (moment - now) // step - (moment == now)] += number
     return spans(counts, now - before * step, step, now=before)
 
 

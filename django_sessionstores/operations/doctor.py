@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -13,10 +13,11 @@ from django.core.checks.registry import registry
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.formats import number_format
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, ngettext
+from django.utils.translation import gettext_lazy, gettext_noop, ngettext
 
 from .. import conf
 from ..core.phrases import (
+    Phrase,
     format_duration,
     format_number,
     isolate_direction,
@@ -25,10 +26,12 @@ from ..core.phrases import (
 )
 from ..core.records import draw_key, session_id
 from ..exceptions import StorageUnavailable
+from ..middleware import SessionMiddleware, has_package_middleware, session_middlewares
 from ..payloads.cookie_chunks import split
 from ..storages.base import Storage
 from . import checks
-from .checks.configuration import has_package_middleware, parts, session_middlewares
+from .checks.configuration import parts
+from .checks.stores import check_write_access, write_warning
 
 T = TypeVar("T")
 
@@ -93,7 +96,7 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """A message of a system check."""
+    """What is wrong or worth knowing: a message of a system check, or about what a store says."""
 
     level: str
     id: str
@@ -131,21 +134,17 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     eviction_policy: str
     """The policy by which a full store drops live sessions; empty if it does not drop them."""
     findings: list[Finding]
+    """The stores that do not answer come first, then the other problems, and then the rest."""
     problems: int
-    """The number of problems: stores that do not answer, findings, missing middleware."""
+    """The number of findings that are problems."""
 
 
 def diagnose(storage: Storage) -> Diagnosis:
     """Return the diagnosis of a storage and of the settings. Nothing is changed."""
     stores = ask_stores(storage)
-    findings = sorted(_findings(), key=lambda finding: (not finding.is_wrong, finding.id))
-    middleware = [f"{each.__module__}.{each.__qualname__}" for each in session_middlewares()]
     eviction_policy = _store_answer(storage.eviction_policy) or ""
-    problems = [
-        *(store.error or store.write_obstacle for store in stores),
-        *(finding.is_wrong for finding in findings),
-        eviction_policy,
-    ]
+    middleware = [path for path, _each in session_middlewares()]
+    findings = [*_findings(stores, eviction_policy, bool(middleware))]
     return Diagnosis(
         engine=django_settings.SESSION_ENGINE,
         description=translate(storage.describe()),
@@ -160,7 +159,7 @@ def diagnose(storage: Storage) -> Diagnosis:
         index_is_complete=_store_answer(storage.index_is_complete),
         eviction_policy=eviction_policy,
         findings=findings,
-        problems=sum(map(bool, [*problems, not middleware])),
+        problems=sum(finding.is_wrong for finding in findings),
     )
 
 
@@ -214,19 +213,85 @@ def _setting_value(ask: Callable[[], T]) -> T | None:
         return None
 
 
-def _findings() -> Iterable[Finding]:
+# --- Findings ------------------------------------------------------------------------------
+
+
+def _findings(
+    stores: Sequence[Store], eviction_policy: str, has_middleware: bool
+) -> Iterator[Finding]:
+    messages = [*_about_stores(stores, eviction_policy), *_about_settings(has_middleware)]
+    messages.sort(key=lambda message: (message.level < _WRONG, message.id or ""))
+    for message in (*_unreachable(stores), *messages):
+        if not message.is_silenced():
+            yield Finding(
+                level=_level_name(message.level),
+                id=message.id or "",
+                message=translate(message.msg),
+                hint=translate(message.hint or ""),
+                is_wrong=message.level >= _WRONG,
+            )
+
+
+def _unreachable(stores: Sequence[Store]) -> list[django_checks.CheckMessage]:
+    return [
+        django_checks.Error(
+            Phrase(
+                gettext_noop("Sessions are in %(store)s, which does not answer: %(error)s"),
+                store=store.description,
+                error=store.error,
+            ),
+            id="sessionstores.E022",
+        )
+        for store in stores
+        if store.error
+    ]
+
+
+def _about_stores(
+    stores: Sequence[Store], eviction_policy: str
+) -> Iterator[django_checks.CheckMessage]:
+    """Yield what is wrong with stores that answer."""
+    for store in stores:
+        if store.write_obstacle:
+            yield write_warning(store.description, store.write_obstacle)
+    if eviction_policy:
+        yield django_checks.Warning(
+            Phrase(
+                gettext_noop(
+                    "When the store is full, it drops sessions that are in use, by its policy "
+                    "%(policy)s."
+                ),
+                policy=eviction_policy,
+            ),
+            hint=Phrase(
+                gettext_noop("Set it to noeviction, or give sessions a store of their own.")
+            ),
+            id="sessionstores.W026",
+        )
+
+
+def _about_settings(has_middleware: bool) -> Iterator[django_checks.CheckMessage]:
+    """Yield the messages of the system checks that are about sessions.
+
+    In development, without those that only concern a site in production.
+    """
+    everywhere = registry.get_checks()
     for check in registry.get_checks(include_deployment_checks=True):
-        if not check.__module__.startswith(_CHECKS):
+        # What concerns the stores was asked from them.
+        if not check.__module__.startswith(_CHECKS) or check is check_write_access:
             continue
         for message in check(app_configs=None, databases=None):
-            if not message.is_silenced():
-                yield Finding(
-                    level=_level_name(message.level),
-                    id=message.id or "",
-                    message=translate(message.msg),
-                    hint=translate(message.hint or ""),
-                    is_wrong=message.level >= _WRONG,
-                )
+            if message.level < _WRONG or check in everywhere or not django_settings.DEBUG:
+                yield message
+    if not has_middleware:
+        yield django_checks.Error(
+            Phrase(gettext_noop("MIDDLEWARE has no session middleware, so no view has a session.")),
+            hint=Phrase(
+                gettext_noop("Add %(path)s to MIDDLEWARE, above those that use the session."),
+                path=repr(f"{SessionMiddleware.__module__}.{SessionMiddleware.__qualname__}"),
+            ),
+            id="sessionstores.E023",
+        )
 
 
 def _level_name(level: int) -> str:
@@ -270,12 +335,6 @@ def _index_in_words(diagnosis: Diagnosis) -> dict[str, str]:
             if diagnosis.index_is_complete
             else _("not complete: the next list makes it, or manage.py sessions reindex")
         )
-    if diagnosis.eviction_policy:
-        text = _(
-            "SESSIONS IN USE when the store is full, by its policy %(policy)s: their users are "
-            "logged out. Set it to noeviction, or give sessions a store of their own."
-        )
-        words[_("Drops")] = text % {"policy": isolate_direction(diagnosis.eviction_policy)}
     return words
 
 

@@ -1,27 +1,31 @@
 """Numbers of a site's sessions, for the admin's overview.
 
-An overview takes the same few calls of the store for a million sessions as for ten.
+An overview takes the same few calls of the store for a million sessions as for ten. A database
+counts all sessions. Other stores would have to read each of them, so a random sample stands for
+them if there are many.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
 from django.utils.translation import gettext as _
 
 from ..conf import settings
-from ..core import clock
+from ..core.lifetime import utc_datetime
+from ..core.summary import HOUR, Summary
 from ..devices.names import describe_device
-from ..inventory import Inventory, SessionInfo
+from ..inventory import Inventory
 from . import statistics
 from .charts import Columns, Row, columns, rows, spans
 
 SAMPLE: Final = 1000
-"""How many sessions are read at most."""
+"""How many sessions are read at most, from a store that cannot count them in groups."""
 _MAX_DEVICES: Final = 8
 """How many kinds of devices are listed; the rest are summed up."""
 _DAYS: Final = 30
@@ -30,19 +34,18 @@ _ONE: Final = timedelta(hours=1)
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers of sessions. All except ``live`` only count the sessions that were read."""
+    """Numbers of sessions: of all, or of a random sample. ``live`` never is of a sample."""
 
     live: int | None
     """All live sessions; ``None`` if the store would have to read all sessions to count them."""
-    sampled: int
-    """How many sessions were read."""
     is_complete: bool
-    """Whether all sessions were read."""
+    """Whether all sessions were counted."""
+    sampled: int
+    """How many sessions were counted."""
     sampled_live: int
     logged_in: int
     anonymous: int
     expired: int
-    expired_is_complete: bool
     created: Columns
     ends: Columns
     devices: list[Row]
@@ -50,36 +53,33 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def overview(inventory: Inventory, now: datetime) -> Overview:
-    """Return the numbers of the first `SAMPLE` sessions, relative to ``now``.
+    """Return the numbers of all sessions, relative to ``now``.
 
-    This reads one page of the list. If there are more sessions, it also counts them, and reads
-    another page if the storage lists expired sessions last.
+    If the store cannot count them in groups and there are more than `SAMPLE`, they are those of a
+    random sample. Raises `CannotList`.
     """
-    sessions, more = inventory.list(limit=SAMPLE, within=SAMPLE, expired=None)
-    live = [each for each in sessions if not each.is_expired]
-    total: int | None = len(live)
-    if more:
-        total = inventory.count() if inventory.storage.indexes_counts else None
-    expired, expired_more = len(sessions) - len(live), more
-    if more and inventory.storage.first_expired(clock.now()):
-        # The order is by expiry, so that the first page has few of them.
-        found, expired_more = inventory.list(limit=SAMPLE, within=SAMPLE, expired=True)
-        expired = len(found)
-    logged_in = sum(each.user_id is not None for each in live)
+    found = inventory.summarize(SAMPLE)
+    live: int | None = found.live
+    if not found.is_whole:
+        live = inventory.count() if inventory.storage.indexes_counts else None
     return Overview(
-        live=total,
-        sampled=len(sessions),
-        is_complete=not more,
-        sampled_live=len(live),
-        logged_in=logged_in,
-        anonymous=len(live) - logged_in,
-        expired=expired,
-        expired_is_complete=not expired_more,
-        created=columns([each.created for each in sessions], now),
-        ends=columns([each.expires for each in sessions], now),
-        devices=_devices(live),
-        idle=_idle_times(live, now),
+        live=live,
+        is_complete=found.is_whole,
+        sampled=found.live + found.expired,
+        sampled_live=found.live,
+        logged_in=found.logged_in,
+        anonymous=found.live - found.logged_in,
+        expired=found.expired,
+        created=columns(_by_moment(found.created), now),
+        ends=columns(_by_moment(found.expires), now),
+        devices=_devices(found),
+        idle=_idle_times(found),
     )
+
+
+def _by_moment(numbers: Mapping[int, int]) -> dict[datetime, int]:
+    """Return numbers by hours (see `core.summary.hour`) as numbers by the middles of the hours."""
+    return {utc_datetime(each + HOUR // 2): number for each, number in numbers.items()}
 
 
 class Period(msgspec.Struct, frozen=True):
@@ -156,23 +156,24 @@ def count_of_user(inventory: Inventory, user: Any) -> int | None:
     return None if more else len(sessions)
 
 
-def _devices(sessions: Sequence[SessionInfo]) -> list[Row]:
-    counts = Counter(describe_device(each.user_agent) for each in sessions)
+def _devices(found: Summary) -> list[Row]:
+    counts = Counter[str]()
+    for user_agent, number in found.user_agents.items():
+        counts[describe_device(user_agent)] += number
     most = counts.most_common(_MAX_DEVICES)
-    others = counts.total() - sum(number for _device, number in most)
-    return rows([*most, (_("Others"), others)] if others else most)
+    others = found.live - sum(number for _device, number in most)
+    return rows([*most, (_("Others"), others)] if others > 0 else most)
 
 
-def _idle_times(sessions: Sequence[SessionInfo], now: datetime) -> list[Row]:
-    limits = [
-        (timedelta(minutes=5), _("under 5 minutes")),
-        (timedelta(hours=1), _("under an hour")),
-        (timedelta(days=1), _("under a day")),
-        (timedelta(days=7), _("under a week")),
-        (timedelta.max, _("a week or longer")),
+def _idle_times(found: Summary) -> list[Row]:
+    labels = [
+        _("under 5 minutes"),
+        _("under an hour"),
+        _("under a day"),
+        _("under a week"),
+        _("a week or longer"),
     ]
-    counts = Counter(
-        next(label for limit, label in limits if now - each.last_activity < limit)
-        for each in sessions
+    counts = pairwise([0, *found.active, found.live])
+    return rows(
+        [(label, after - before) for label, (before, after) in zip(labels, counts, strict=True)]
     )
-    return rows([(label, counts[label]) for _limit, label in limits])

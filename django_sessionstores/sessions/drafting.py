@@ -204,6 +204,12 @@ def has_moved(env: Environment, record: Record) -> bool:
     return env.client(record) != (record.ip, record.user_agent)
 
 
+def is_activity_due(record: Record) -> bool:
+    """Return whether the stored time of the last activity is older than ``ACTIVITY_INTERVAL``."""
+    interval = settings.ACTIVITY_INTERVAL * 1000
+    return interval > 0 and clock.now() - record.last_activity >= interval
+
+
 def with_rotation_time(env: Environment, record: Record, data: dict[str, Any]) -> dict[str, Any]:
     """Return the data of a session whose key is rotated now, with the time of the rotation.
 

@@ -11,7 +11,13 @@ from ..conf import codec
 from ..core import clock
 from ..core.flow import Flow
 from ..core.records import SecretDict, SecretText, draw_key
-from ..exceptions import PayloadTooLarge, SessionEnded, StorageUnavailable
+from ..exceptions import (
+    PayloadTooLarge,
+    SessionConflict,
+    SessionEnded,
+    StorageUnavailable,
+    UnreadablePayload,
+)
 from ..payloads.merge import merge
 from ..storages.calls import Calls
 from ..storages.revocation import EndedSession, is_in_grace
@@ -329,6 +335,15 @@ class SessionFlows(KnownSession):
         is_login = drafting.user_of(getattr(self, "_session_cache", {})) is not None
         reason = "replaced" if is_login else "logout"
         yield from self._send((loading.end_event(replaced.id, reason, replaced.user_id),))
+
+    def _record_activity(self) -> Flow[None]:
+        state = self._current_state
+        if not isinstance(state, Stored):
+            return
+        moment, record = clock.now(), state.record
+        # The request has only read the session, so it must not fail.
+        with suppress(StorageUnavailable, SessionConflict, UnreadablePayload):
+            yield from Calls(self.storage()).touch(record, record.expires, moment, moment)
 
     def _prove(self) -> Flow[bool]:
         state = self._current_state

@@ -230,6 +230,12 @@ class KnownSession(Engine):
         """Whether this object has loaded or stored the session under its key."""
         return isinstance(self._current_state, Stored)
 
+    @property
+    def is_activity_due(self) -> bool:
+        """Whether `record_activity` should be called if the request does not save the session."""
+        state = self._current_state
+        return isinstance(state, Stored) and drafting.is_activity_due(state.record)
+
     # --- What changed ----------------------------------------------------------------------
 
     @property

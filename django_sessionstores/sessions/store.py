@@ -271,6 +271,17 @@ class SessionStore(SessionFlows):
         """See `settle`."""
         await arun(self._report_replaced())
 
+    def record_activity(self) -> None:
+        """Store that the session is in use now, for lists. Nothing else changes.
+
+        An error of the store is ignored.
+        """
+        run(self._record_activity())
+
+    async def arecord_activity(self) -> None:
+        """See `record_activity`."""
+        await arun(self._record_activity())
+
     def prove(self) -> bool:
         """Return whether there is still a live session under the key. Asks the store."""
         return run(self._prove())

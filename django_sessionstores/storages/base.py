@@ -20,6 +20,7 @@ Time is an argument
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
@@ -30,7 +31,16 @@ from django.core.cache.backends.base import BaseCache, default_key_func
 
 from .. import conf
 from ..core.flow import Call, Flow, run
-from ..core.records import Record, State, is_session_id, is_well_formed, list_entry, session_id
+from ..core.records import (
+    ID_SIZE,
+    Record,
+    State,
+    is_session_id,
+    is_well_formed,
+    list_entry,
+    session_id,
+)
+from ..core.summary import Summary, summarize
 from .ending import end_one_by_one, end_without_key
 from .site_marks import LITTER_AGE as LITTER_AGE
 from .site_marks import SiteMarks
@@ -373,6 +383,13 @@ class Storage(SiteMarks):
         """Return how many sessions are live, of one user or of all. Only if the storage `lists`."""
         raise NotImplementedError
 
+    def summarize(self, now: int, limit: int) -> Summary:
+        """Return counts of all sessions, or of a random sample of ``limit`` of them.
+
+        Only if the storage `lists`.
+        """
+        return summarize_sample(self, now, limit)
+
     def reindex(self) -> int | None:
         """Rebuild the index from the records, while others write; return its number of sessions.
 
@@ -541,6 +558,22 @@ def was_rotated(storage: Storage, record: Record, base: Record) -> Flow[bool]:
     """
     current: Record | None = yield Call(storage, "read_latest", (base.id,))
     return current is not None and current.successor == record.id
+
+
+def summarize_sample(storage: Storage, now: int, limit: int) -> Summary:
+    """Return the counts of a random sample, from a storage that lists sessions in order of ids.
+
+    Ids are digests, so the sessions after a random id are a random sample.
+    """
+    start = secrets.token_hex(ID_SIZE)
+    page = storage.scan(start, limit, None)
+    records = page.records
+    if not page.next:
+        # From the first id up to the random one. One more tells whether there are others.
+        first = storage.scan("", limit - len(records) + 1, None)
+        records = [*records, *(each for each in first.records if each.id <= start)]
+    is_whole = not page.next and len(records) <= limit
+    return summarize(records[:limit], now, is_whole=is_whole)
 
 
 NAMESPACE: Final = "django_sessionstores:"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..core.flow import Flow
 from ..core.records import Record, list_entry
+from ..core.summary import Summary
 from .base import Found, Outcome, Page, Storage, Taken, Updated
 from .calls import Calls
 from .flows import FlowStorage
@@ -80,6 +81,9 @@ class ComposedStorage(FlowStorage):
 
     async def acount(self, now: int, user_id: str | None) -> int:
         return await self._listing.acount(now, user_id)
+
+    def summarize(self, now: int, limit: int) -> Summary:
+        return self._listing.summarize(now, limit)
 
     def index_is_complete(self) -> bool | None:
         return self._listing.index_is_complete()

@@ -31,6 +31,7 @@ from django_sessionstores.inventory import ending as inventory_ending
 from django_sessionstores.models import Session, SessionStatistics
 from django_sessionstores.operations import overview
 from django_sessionstores.sessions.state import RequestPolicy
+from django_sessionstores.storages import base
 from django_sessionstores.testing import DAY, HOUR, at, observed
 from tests.browser import Chromium, Site, serve
 from tests.pages import FIREFOX, MIDDLEWARE, WIDTHS, problems_of, window
@@ -47,6 +48,8 @@ EVERY_ENGINE = pytest.mark.engines(
     "memory", "file", "db:sqlite", "cached_db:locmem+sqlite", "cookie:sqlite", "cache:redis-cache"
 )
 ONE_ENGINE = pytest.mark.engines("db:sqlite")
+OURS = MIDDLEWARE[0]
+DJANGOS = "django.contrib.sessions.middleware.SessionMiddleware"
 
 
 @pytest.fixture
@@ -88,10 +91,12 @@ def client(root: Any) -> Client:
     return signed_in(root)
 
 
-def stored(engine: Any, user: Any = None, ip: str = "192.0.2.1", **data: Any) -> Any:
+def stored(
+    engine: Any, user: Any = None, ip: str = "192.0.2.1", agent: str = FIREFOX, **data: Any
+) -> Any:
     """A saved session."""
     session = engine.SessionStore()
-    session.policy = RequestPolicy(client=lambda: Who(ip, FIREFOX))
+    session.policy = RequestPolicy(client=lambda: Who(ip, agent))
     session.update({"x": 1, **data})
     if user is not None:
         session["_auth_user_id"] = str(user.pk)
@@ -338,6 +343,8 @@ def test_as_many_calls_with_many_sessions(
     """Of the store, and of the database of users."""
     monkeypatch.setattr(list_page, "PER_PAGE", 5)
     monkeypatch.setattr(overview, "SAMPLE", 5)
+    # A sample begins at a random id, and goes on with the first ids if it meets the last one.
+    monkeypatch.setattr(base.secrets, "token_hex", lambda size: "00" * size)
     ada = person("ada")
 
     pages = [PAGES, f"{PAGES}overview/"]
@@ -368,7 +375,7 @@ def test_one_session(site: Any, root: Any, client: Client) -> None:
     """Its clocks and its data, as far as the store has them."""
     session = stored(site, root, cart={"apples": 3})
     page = text(client.get(detail(session)))
-    for shown in ("Began, or logged in", "Ends if unused", FIREFOX, session.session_id):
+    for shown in ("Began, or logged in", "Ends if unchanged", FIREFOX, session.session_id):
         assert shown in page
     if site.storage.holds_in_key:
         assert "the session data is only in the browser" in page
@@ -770,7 +777,7 @@ def test_the_overview(site: Any, client: Client) -> None:
     assert (figures["Live"], figures["Logged in"], figures["Anonymous"]) == ("4", "2", "2")
     if not site.storage.self_expiring:
         assert figures["Expired, waiting"] == "1"
-    assert "of a sample" not in page
+    assert "sample" not in page
     assert f"django_sessionstores.backends.{site.name}" in page
     assert "SESSION_COOKIE_AGE = 1209600 (14 days)" in page
 
@@ -779,23 +786,83 @@ def test_the_overview(site: Any, client: Client) -> None:
 def test_the_overview_of_more_than_it_looks_at(
     site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Says so, and counts only where that costs no reading of all."""
+    """A database counts all, and other stores say that their figures are of a random sample."""
     monkeypatch.setattr(overview, "SAMPLE", 3)
     for _ in range(5):
         stored(site)
     expired(site)
     with observed(site.storage) as calls:
         page = text(client.get(f"{PAGES}overview/"))
-    assert "the first 3 sessions in the order of the store" in page
+    if site.case.database is not None:
+        assert "sample" not in page
+        figures = dict(re.findall(r"<dt>([^<]+)</dt><dd>(\d+)</dd>", page))
+        assert (figures["Live"], figures["Logged in"], figures["Anonymous"]) == ("6", "1", "5")
+        assert figures["Expired, waiting"] == "1"
+        assert "scan" not in calls
+        return
+    assert "a random sample of 3 sessions" in page
     if not site.storage.self_expiring:
-        expected = "1" if site.storage.indexes_counts else "at least "
-        assert f"<dt>Expired, waiting</dt><dd>{expected}" in page
+        assert "<dt>Expired, waiting</dt><dd>at least " in page
     # The expired one may be among the three.
     assert re.search(">of [23]</span>", page)
-    assert calls.count("scan") == 1 + site.storage.indexes_counts - site.storage.self_expiring
-    assert ("count" in calls) is site.storage.indexes_counts
     live = "<dd>6</dd>" if site.storage.indexes_counts else "<dd>at least [23]</dd>"
     assert re.search(live, page)
+
+
+# What is not known --------------------------------------------------------------------------------
+
+
+@ONE_ENGINE
+@pytest.mark.parametrize(
+    ("middleware", "options", "records_clients", "records_reads"),
+    [
+        (OURS, {}, True, True),
+        (OURS, {"ACTIVITY_INTERVAL": 0}, True, False),
+        (DJANGOS, {}, False, False),
+        (DJANGOS, {"IDLE_TIMEOUT": 3600}, False, True),
+    ],
+)
+def test_pages_say_what_is_not_known_and_why(
+    site: Any,
+    root: Any,
+    middleware: str,
+    options: dict[str, Any],
+    records_clients: bool,
+    records_reads: bool,
+) -> None:
+    """Which line of the settings it is that decides; and no time is called what it is not."""
+    session = stored(site, person("ada"))
+    with limits(**options), override_settings(MIDDLEWARE=[middleware, *MIDDLEWARE[1:]]):
+        client = signed_in(root)
+        for url in (PAGES, f"{PAGES}overview/", detail(session), f"{detail(session)[:-7]}end/"):
+            page = text(client.get(url))
+            has_notes = not url.endswith("/end/")
+            assert ("are not stored, because MIDDLEWARE has no" in page) is (
+                has_notes and not records_clients
+            )
+            assert ("The last change is when a session" in page) is (
+                has_notes and not records_reads
+            )
+            assert (re.search("[Ll]ast activity", page) is not None) is records_reads
+            assert (re.search("Last change|the last change<", page) is not None) is (
+                not records_reads
+            )
+        page = text(client.get(detail(session)))
+        assert ("Ends if unused" in page) is ("IDLE_TIMEOUT" in options)
+        assert ("Ends if unchanged" in page) is ("IDLE_TIMEOUT" not in options)
+        assert ("Unused for an hour" in text(client.get(PAGES))) is records_reads
+
+
+@ONE_ENGINE
+def test_the_session_of_the_reader_is_active_now(site: Any, root: Any) -> None:
+    """However long ago that was stored."""
+    moment = now()
+    with at(moment - 4 * 60_000):
+        client = signed_in(root)
+    with at(moment):
+        page = text(client.get(PAGES))
+    row = page.partition("this is you")[2].partition("</tr>")[0]
+    assert re.findall(">([a-z0-9 \xa0]+)</time>", row)[:2] == ["4\xa0minutes\xa0ago", "just now"]
 
 
 # The user's page ----------------------------------------------------------------------------------
@@ -877,6 +944,8 @@ def test_the_list_while_the_store_is_unreachable(site: Any, client: Client) -> N
         answer = client.get(PAGES)
         assert answer.status_code == 503
         assert "no route" in text(answer)
+    broken_summary = mock.Mock(side_effect=StorageUnavailable("no route"))
+    with mock.patch.object(site.storage, "summarize", broken_summary):
         assert "no route" in text(client.get(f"{PAGES}overview/"))
 
 
@@ -938,15 +1007,17 @@ def test_an_administrator_signs_somebody_out(
 
 
 @ONE_ENGINE
+@pytest.mark.parametrize("middleware", [OURS, DJANGOS], ids=["package", "django"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", WIDTHS)
 def test_pages_can_be_used_by_everybody(
-    site: Any, client: Client, served: Site, chromium: Chromium, scheme: str, size: str
+    site: Any, client: Client, chromium: Chromium, scheme: str, size: str, middleware: str
 ) -> None:
     """axe-core finds nothing, nothing sticks out of a phone, and the strictest policy for content
     has nothing to refuse."""
-    ada = person("ada")
+    ada = person("ada-augusta-lovelace")
     session = stored(site, ada, cart={"apples": 3, "token": 1}, long="x" * 900)
+    stored(site, ada, ip="2001:db8:85a3:1234:1234:8a2e:370:7334", agent="x" * 300)
     for _ in range(3):
         stored(site)
     expired(site)
@@ -962,7 +1033,11 @@ def test_pages_can_be_used_by_everybody(
             return problems_of(context.new_page(), pages, WIDTHS[size])
 
     SessionStatistics.objects.create(hour=now() // HOUR, reason="logout", number=3)
-    with limits(STATISTICS=True):
+    with (
+        limits(STATISTICS=True),
+        override_settings(MIDDLEWARE=[middleware, *MIDDLEWARE[1:]]),
+        serve() as served,
+    ):
         assert "Ended in the last 24 hours" in text(client.get(f"{PAGES}overview/"))
         assert chromium.do(scene) == []
     SessionStatistics.objects.all().delete()

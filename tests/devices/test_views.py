@@ -57,6 +57,8 @@ OTHER_ENGINES = pytest.mark.engines(
     "file", "db:sqlite", "cached_db:locmem+sqlite", "cookie:sqlite", "cache:redis-cache"
 )
 ONE_ENGINE = pytest.mark.engines("db:sqlite")
+OURS = MIDDLEWARE[0]
+DJANGOS = "django.contrib.sessions.middleware.SessionMiddleware"
 
 urlpatterns = [
     *urls.urlpatterns,
@@ -205,6 +207,35 @@ def test_the_list_shows_what_its_user_recognises(
     # Three letters would be in one of a thousand CSRF tokens.
     assert "bartholomew" not in text(page)
     assert "203.0.113.7" not in text(page)
+
+
+@ONE_ENGINE
+@pytest.mark.parametrize(
+    ("middleware", "options", "records_clients", "records_reads"),
+    [
+        (OURS, {}, True, True),
+        (OURS, {"ACTIVITY_INTERVAL": 0}, True, False),
+        (DJANGOS, {}, False, False),
+        (DJANGOS, {"IDLE_TIMEOUT": 3600}, False, True),
+    ],
+)
+def test_the_list_says_what_is_not_recorded(
+    site: Any,
+    ada: Any,
+    flavour: str,
+    middleware: str,
+    options: dict[str, Any],
+    records_clients: bool,
+    records_reads: bool,
+) -> None:
+    """A time that leaves visits out is not called the last activity. That of this device is."""
+    stored(site, ada)
+    with limits(**options), override_settings(MIDDLEWARE=[middleware, *MIDDLEWARE[1:]]):
+        page = text(Browser(flavour, ada).get())
+    assert ("This site does not record which device" in page) is not records_clients
+    assert ("The last change is when this site" in page) is not records_reads
+    assert page.count("<dt>Last active</dt>") == 1 + records_reads
+    assert page.count("<dt>Last change</dt>") == 1 - records_reads
 
 
 @ENGINES

@@ -694,6 +694,12 @@ def test_doctor_finds_a_store_that_is_unreachable(sound: Engine) -> None:
     assert code == 1
     assert f"{storage.describe()}: DOES NOT ANSWER. no route\n" in said
     assert said.endswith("CommandError: 1 problem found.\n")
+    wrong = {**getattr(settings, "SESSIONSTORES", {}), "AAA": 1}
+    with observed(storage, before=broken), override_settings(SESSIONSTORES=wrong):
+        findings = document_of_failure("doctor")["findings"]
+    # The first of the problems, whatever else is wrong.
+    assert [each["id"] for each in findings[:2]] == ["sessionstores.E022", "sessionstores.E002"]
+    assert findings[0]["message"].endswith("which does not answer: no route")
 
 
 @pytest.mark.engines("db:sqlite")
@@ -778,6 +784,34 @@ def test_doctor_finds_what_is_wrong(sound: Engine, settings: dict[str, Any], fin
         code, said = typed("doctor")
     assert finding in said
     assert code == 1
+
+
+@pytest.mark.engines("memory", "file", "db:sqlite", "cache:locmem", "cached_db:locmem+sqlite")
+@pytest.mark.usefixtures("middleware")
+def test_doctor_has_no_complaints_in_development(engine: Engine) -> None:
+    """A cookie that is not Secure, a cache in one process or a folder for temporary files is a
+    problem of a live site only."""
+    with override_settings(DEBUG=True, SESSION_FILE_PATH=None):
+        code, said = typed("doctor")
+        assert code == 0, said
+        assert "WARNING" not in said
+        assert "INFO sessionstores.I001" in said
+    with override_settings(DEBUG=False):
+        assert typed("doctor")[0] == 1
+
+
+@pytest.mark.engines("db:sqlite")
+def test_the_last_activity_is_called_what_it_is(engine: Engine) -> None:
+    """Without requests that only read, it is the last change."""
+    session = stored(engine)
+    for options, words in (
+        ({"MIDDLEWARE": [OURS]}, "Last activity"),
+        ({"MIDDLEWARE": [DJANGOS]}, "Last change"),
+        ({"MIDDLEWARE": [DJANGOS], "SESSION_SAVE_EVERY_REQUEST": True}, "Last activity"),
+    ):
+        with override_settings(**options):
+            assert words.upper() in sessions("list")
+            assert f"\n{words} " in sessions("show", session.session_id)
 
 
 @pytest.mark.engines("db:sqlite")

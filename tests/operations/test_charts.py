@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -17,7 +18,7 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 def test_all_moments_are_in_a_column(seconds: list[int]) -> None:
     """Whatever the span of time: those before now before the mark, the others behind it."""
     moments = [NOW + timedelta(seconds=each) for each in seconds]
-    chart = columns(moments, NOW)
+    chart = columns(Counter(moments), NOW)
     assert len(chart.columns) <= 32
     for column in chart.columns:
         within = [each for each in moments if column.begin < each <= column.end]
@@ -31,7 +32,7 @@ def test_all_moments_are_in_a_column(seconds: list[int]) -> None:
 def test_heights() -> None:
     """In proportion; a single one among many is seen too."""
     hour = timedelta(hours=1)
-    chart = columns([NOW - hour / 2] * 1000 + [NOW - 3 * hour / 2], NOW)
+    chart = columns({NOW - hour / 2: 1000, NOW - 3 * hour / 2: 1}, NOW)
     assert [(each.number, each.height) for each in chart.columns] == [(1, "2"), (1000, f"{HEIGHT}")]
 
 

@@ -1,15 +1,16 @@
-"""The storage and the session middleware that the project has configured."""
+"""The storage and the views that the project has configured."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 from django.conf import settings as django_settings
-from django.contrib.sessions.middleware import SessionMiddleware as DjangoSessionMiddleware
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
-from django.utils.module_loading import import_string
+from django.urls import URLPattern, URLResolver, get_resolver
 
 from ...conf import session_store
-from ...middleware import SessionMiddleware
 from ...sessions import SessionStore
 from ...storages.base import Storage
 
@@ -44,19 +45,15 @@ def parts(storage: Storage) -> list[Storage]:
     return [part for each in inner for part in parts(each)] if inner else [storage]
 
 
-def session_middlewares() -> list[type[DjangoSessionMiddleware]]:
-    """Return Django's session middleware and its subclasses that ``MIDDLEWARE`` contains."""
-    try:
-        found = [import_string(path) for path in django_settings.MIDDLEWARE]
-    except ImportError:
-        return []  # Django reports it when it starts.
-    return [
-        each
-        for each in found
-        if isinstance(each, type) and issubclass(each, DjangoSessionMiddleware)
-    ]
+def views() -> Iterator[Any]:
+    """Yield the views in the project's URLconf."""
+    if getattr(django_settings, "ROOT_URLCONF", None):
+        yield from _views_of(get_resolver().url_patterns)
 
 
-def has_package_middleware() -> bool:
-    """Return whether ``MIDDLEWARE`` contains the package's session middleware."""
-    return any(issubclass(each, SessionMiddleware) for each in session_middlewares())
+def _views_of(patterns: Iterable[URLPattern | URLResolver]) -> Iterator[Any]:
+    for pattern in patterns:
+        if isinstance(pattern, URLResolver):
+            yield from _views_of(pattern.url_patterns)
+        else:
+            yield pattern.callback

@@ -12,8 +12,9 @@ from django.utils.translation import gettext_noop as _
 
 from ...conf import cookie_bytes, full_name, settings
 from ...core.phrases import Phrase
+from ...middleware import has_package_middleware
 from ...payloads.cookie_chunks import split
-from .configuration import has_package_middleware, production_storage
+from .configuration import production_storage
 
 
 @checks.register(checks.Tags.security)

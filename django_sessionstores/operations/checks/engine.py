@@ -24,6 +24,15 @@ ENGINES: Final = ("cache", "cached_db", "cookie", "db", "file", "memory")
 _BACKENDS: Final = backends.__name__
 _PACKAGE: Final = _BACKENDS.partition(".")[0]
 _PATHS: Final = tuple(f"{_BACKENDS}.{name}" for name in ENGINES)
+_OTHER_NAMES: Final = {
+    "cache": ("redis", "valkey", "memcached", "memcache", "dbcache"),
+    "cached_db": ("db_cache", "cached_database"),
+    "cookie": ("signed_cookies", "signed_cookie"),
+    "db": ("database", "sql", "postgres", "postgresql", "mysql", "mariadb", "sqlite", "sqlite3"),
+    "file": ("filesystem", "file_system", "filebased", "disk"),
+    "memory": ("locmem", "in_memory", "dict"),
+}
+"""Names that people try for each engine and that are not like its name."""
 
 
 @checks.register
@@ -63,8 +72,10 @@ def engine_hint(path: str, others: Sequence[str] = ()) -> Phrase | None:
     if path in paths or not (is_in_package or _is_missing(path)):
         return None
     name = path.rpartition(".")[2]
-    if is_in_package and name == "signed_cookies":
-        return Phrase(_("Use %(engine)s instead."), engine=repr(f"{_BACKENDS}.cookie"))
+    for engine, names in _OTHER_NAMES.items():
+        if name in names and not others:
+            setting = f"SESSION_ENGINE = {f'{_BACKENDS}.{engine}'!r}"
+            return Phrase(_("Write %(setting)s."), setting=setting)
     named_alike = [
         each
         for each in paths

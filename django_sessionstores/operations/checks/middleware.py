@@ -7,26 +7,48 @@ from typing import Any, Final
 
 from django.conf import settings as django_settings
 from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop as _
 
 from ...conf import NAME
 from ...core.phrases import Phrase
-from .configuration import has_package_middleware, session_middlewares
+from ...devices import views as devices
+from ...middleware import (
+    SessionMiddleware,
+    has_package_middleware,
+    middlewares,
+    session_middlewares,
+)
+from .configuration import configured_storage, views
 
 MIDDLEWARE_OPTIONS: Final = (
     "ON_OUTAGE",
     "OUTAGE_RETRY_AFTER",
     "TRUSTED_PROXIES",
     "COOKIE_PARTITIONED",
+    "ACTIVITY_INTERVAL",
 )
 """Options that only the package's middleware uses."""
+
+
+_NEED_SESSION: Final = (
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+)
+"""Django's middlewares that use the session of a request when it comes in."""
+_OWN_PATH: Final = f"{SessionMiddleware.__module__}.{SessionMiddleware.__qualname__}"
+_STORES_PAGES: Final = "django.middleware.cache.UpdateCacheMiddleware"
 
 
 @checks.register
 def check_middleware(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Check that there is one session middleware, the package's if options need it."""
     messages: list[checks.CheckMessage] = []
-    if len(session_middlewares()) > 1 and has_package_middleware():
+    present = session_middlewares()
+    if len(present) > 1 and has_package_middleware():
+        others = [path for path, each in present if not issubclass(each, SessionMiddleware)]
+        # There may be several of the package: then any of them can stay.
+        surplus = others or [path for path, _each in present[1:]]
         messages.append(
             checks.Error(
                 Phrase(
@@ -35,7 +57,9 @@ def check_middleware(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMe
                         "is used, and the first one's answer."
                     )
                 ),
-                hint=Phrase(_("Replace Django's session middleware by the package's.")),
+                hint=Phrase(
+                    _("Remove from MIDDLEWARE: %(paths)s."), paths=", ".join(map(repr, surplus))
+                ),
                 id="sessionstores.E009",
             )
         )
@@ -59,3 +83,139 @@ def check_middleware(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMe
             )
         )
     return messages
+
+
+@checks.register
+def check_middleware_order(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that the package's middleware is above those that use the session, and below those
+    that store responses."""
+    found = middlewares()
+    own = [
+        place
+        for place, (_path, each) in enumerate(found)
+        if isinstance(each, type) and issubclass(each, SessionMiddleware)
+    ]
+    if len(own) != 1:
+        return []  # check_middleware reports it if there are several.
+    (place,) = own
+    path = found[place][0]
+    needing = [*_NEED_SESSION]
+    if django_settings.CSRF_USE_SESSIONS:
+        needing.append("django.middleware.csrf.CsrfViewMiddleware")
+    too_high = _paths_of(needing, found[:place])
+    too_low = _paths_of([_STORES_PAGES], found[place:])
+    messages: list[checks.CheckMessage] = []
+    if too_high:
+        messages.append(
+            checks.Error(
+                Phrase(
+                    _(
+                        "Middlewares that use the session stand above the session middleware in "
+                        "MIDDLEWARE, where requests do not have a session yet: %(paths)s."
+                    ),
+                    paths=", ".join(map(repr, too_high)),
+                ),
+                hint=Phrase(
+                    _("Move the line %(path)s above %(other)s."),
+                    path=repr(path),
+                    other=repr(too_high[0]),
+                ),
+                id="sessionstores.E020",
+            )
+        )
+    if too_low:
+        messages.append(
+            checks.Error(
+                Phrase(
+                    _(
+                        "%(other)s stands below the session middleware in MIDDLEWARE. It stores "
+                        'pages before they have the header "Vary: Cookie", so that visitors '
+                        "get the pages of other users."
+                    ),
+                    other=repr(too_low[0]),
+                ),
+                hint=Phrase(
+                    _("Move the line %(path)s above %(other)s."),
+                    path=repr(too_low[0]),
+                    other=repr(path),
+                ),
+                id="sessionstores.E021",
+            )
+        )
+    return messages
+
+
+@checks.register
+def check_devices_page(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that a site with the pages of devices records devices."""
+    if not _lacks_clients() or not _has_devices_page():
+        return []
+    return [
+        checks.Warning(
+            Phrase(
+                _(
+                    "The pages of devices show each device as unknown and no IP address, because "
+                    "MIDDLEWARE has no %(path)s."
+                ),
+                path=_OWN_PATH,
+            ),
+            hint=_how_to_replace(),
+            id="sessionstores.W025",
+        )
+    ]
+
+
+@checks.register(deploy=True)
+def report_unknown_clients(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Report that devices and IP addresses of sessions are not known, and why."""
+    if not _lacks_clients() or _has_devices_page():
+        return []
+    return [
+        checks.Info(
+            Phrase(
+                _(
+                    "Lists of sessions have no devices and IP addresses, because MIDDLEWARE has "
+                    "no %(path)s."
+                ),
+                path=_OWN_PATH,
+            ),
+            hint=_how_to_replace(),
+            id="sessionstores.I003",
+        )
+    ]
+
+
+def _lacks_clients() -> bool:
+    """Return whether sessions are listed, and nothing tells them the client of a request."""
+    try:
+        storage = configured_storage()
+    except (ImportError, ImproperlyConfigured):
+        return False  # check_engine reports it.
+    return storage is not None and storage.lists and not has_package_middleware()
+
+
+def _has_devices_page() -> bool:
+    return any(getattr(view, "__module__", "") == devices.__name__ for view in views())
+
+
+def _how_to_replace() -> Phrase | None:
+    present = session_middlewares()
+    if len(present) != 1:
+        return None
+    ((path, _each),) = present
+    return Phrase(
+        _("In MIDDLEWARE, replace %(path)s by %(other)s."), path=repr(path), other=repr(_OWN_PATH)
+    )
+
+
+def _paths_of(paths: Sequence[str], found: Sequence[tuple[str, Any]]) -> list[str]:
+    """Return the entries that are one of the middlewares with these paths, or a subclass."""
+    # By name, because the modules of some cannot be imported if their app is not installed.
+    return [
+        path
+        for path, each in found
+        if any(
+            f"{base.__module__}.{base.__qualname__}" in paths
+            for base in getattr(each, "__mro__", ())
+        )
+    ]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from django.conf import settings as django_settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
-from django.urls import NoReverseMatch, Resolver404, URLPattern, URLResolver, get_resolver, resolve
+from django.urls import NoReverseMatch, Resolver404, resolve
 
 from ...accounts import recent_authentication
 from ...conf import full_name, settings
-from .configuration import configured_storage
+from .configuration import configured_storage, views
 
 
 @checks.register(checks.Tags.security)
@@ -52,20 +51,9 @@ def check_recent_authentication(app_configs: Any, **kwargs: Any) -> Sequence[che
 def _asks_for_recent_authentication() -> bool:
     if settings.RECENT_AUTHENTICATION_AGE is not None or settings.RECENT_AUTHENTICATION_URL:
         return True
-    if not getattr(django_settings, "ROOT_URLCONF", None):
-        return False
     return any(
-        getattr(view, recent_authentication.AGE_OF_VIEW, None) is not None
-        for view in _views(get_resolver().url_patterns)
+        getattr(view, recent_authentication.AGE_OF_VIEW, None) is not None for view in views()
     )
-
-
-def _views(patterns: Iterable[URLPattern | URLResolver]) -> Iterator[Any]:
-    for pattern in patterns:
-        if isinstance(pattern, URLResolver):
-            yield from _views(pattern.url_patterns)
-        else:
-            yield pattern.callback
 
 
 def _redirects_authenticated_users(url: str) -> bool:

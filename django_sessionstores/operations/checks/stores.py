@@ -9,6 +9,7 @@ from django.conf import settings as django_settings
 from django.core import checks
 from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop as _
 
 from ...conf import full_name
@@ -20,7 +21,7 @@ from ...storages.layered import LayeredStorage
 from ...storages.memory import MemoryStorage
 from ...storages.registered import RegisteredStorage
 from ...storages.sql.storage import DatabaseStorage
-from .configuration import parts, production_storage
+from .configuration import configured_storage, parts, production_storage
 
 
 @checks.register
@@ -159,6 +160,35 @@ def _no_connect_timeout(alias: str, option: str) -> checks.Warning:
             option=full_name("DATABASE_TIMEOUT"),
         ),
         id="sessionstores.W006",
+    )
+
+
+@checks.register
+def check_write_access(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that this process may write to the folder, or the SQLite file, that sessions are in."""
+    try:
+        storage = configured_storage()
+    except (ImportError, ImproperlyConfigured):
+        return []  # check_engine reports it.
+    # Other stores would have to be asked.
+    local = [
+        part
+        for part in (parts(storage) if storage else ())
+        if isinstance(part, FileStorage | DatabaseStorage)
+    ]
+    return [
+        write_warning(part.describe(), obstacle)
+        for part in local
+        if (obstacle := part.write_obstacle())
+    ]
+
+
+def write_warning(store: str, obstacle: str) -> checks.Warning:
+    """Return the warning that a store cannot be written, with the reason and the cure."""
+    return checks.Warning(
+        Phrase(_("Sessions are in %(store)s, which cannot be written."), store=store),
+        hint=obstacle,
+        id="sessionstores.W024",
     )
 
 

@@ -18,7 +18,13 @@ from redis import connection as blocking
 from redis.asyncio import connection as awaiting
 from redis.asyncio.retry import Retry
 from redis.cluster import RedisCluster
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterException, RedisError
+from redis.exceptions import (
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    RedisClusterException,
+    RedisError,
+)
 from redis.retry import Retry as BlockingRetry
 
 from ...core.flow import Call, Flow
@@ -232,6 +238,15 @@ class Server:
         pool = _awaiting_pool(self._client) if self._client is not None else None
         return None if pool is None else awaited.Redis(connection_pool=pool)
 
+    def _rights_to_give(self) -> str:
+        """Return which rights the user of the connections needs on a Redis with access lists."""
+        pool = getattr(self._client, "connection_pool", None)
+        user = getattr(pool, "connection_kwargs", {}).get("username") or "default"
+        return (
+            f"Give the user its rights in Redis: ACL SETUSER {user} +@read +@write +@scripting "
+            f"+@connection +info ~{self._cache.make_key(NAMESPACE)}*"
+        )
+
     def _answers(self, answers: list[Any]) -> list[Any]:
         for answer in answers:
             if isinstance(answer, _ERRORS) and "WRONGTYPE" not in str(answer):
@@ -249,6 +264,9 @@ class Server:
                 ". The server is older than Redis 6: add protocol=2 to the options of its "
                 "connection pool"
             )
+        # An error of a command in a script hides its code in the text.
+        if isinstance(error, NoPermissionError) or "user executing the script" in said:
+            said += f". {self._rights_to_give()}"
         # Before Redis 7, an error in a script hides its code in the text.
         is_full = isinstance(error, OutOfMemoryError) or "OOM command" in said
         failure = StorageFull if is_full else StorageUnavailable

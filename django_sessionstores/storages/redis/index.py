@@ -170,6 +170,26 @@ class SessionIndex:
             if not cursor:
                 return total
 
+    def sample(self, now: int, limit: int) -> Flow[tuple[list[Record], bool]]:
+        """Return up to ``limit`` live sessions chosen at random, and whether these are all."""
+        counts: dict[int, int] = {}
+        for site in self._storage.sites():
+            counts[site] = yield from self._ask(site, scripts.COUNT, now)
+        live, names = sum(counts.values()), list[bytes]()
+        for site, number in counts.items():
+            listed, _ = self._keys(site)
+            if live <= limit:
+                names += yield Call(self._server, "ask", ("ZRANGE", listed, -number, -1))
+                continue
+            # Not ZRANDMEMBER, which Redis has since 6.2 and which returns expired members as well.
+            end = yield Call(self._server, "ask", ("ZCARD", listed))
+            first = max(0, end - number)
+            ranks = random.sample(range(first, end), min(limit * number // live, end - first))
+            commands = [("ZRANGE", listed, rank, rank) for rank in sorted(ranks)]
+            names += chain.from_iterable((yield Call(self._server, "ask_all", (commands,))))
+        found = yield from self._find([Member.parse(each, b"") for each in names if each])
+        return [each for each in found if each and each.is_live(now)], live <= limit
+
     def purge(self, now: int, batch: int) -> Flow[int]:
         """Remove members whose records have expired, and return how many.
 

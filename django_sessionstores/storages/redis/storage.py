@@ -13,6 +13,7 @@ from redis.exceptions import ClusterCrossSlotError
 
 from ...core.flow import Call, Flow, arun, run
 from ...core.records import Record, State, is_session_id, pack, pack_site, pack_times, unpack
+from ...core.summary import Summary, summarize
 from ...exceptions import StorageUnavailable
 from ..base import CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated, rotate_in_two_steps
 from ..flows import FlowStorage
@@ -22,6 +23,9 @@ from .index import Moves, SessionIndex
 from .scripts import Script
 
 logger: Final = logging.getLogger("django_sessionstores")
+
+_NO_SESSION: Final = "0" * 40
+"""The id of no session."""
 
 
 def from_cache(alias: str) -> RedisStorage:
@@ -214,8 +218,23 @@ class RedisStorage(FlowStorage, CacheStorage):
     async def acount(self, now: int, user_id: str | None) -> int:
         return await arun(self._index.count(now, user_id))
 
+    def summarize(self, now: int, limit: int) -> Summary:
+        records, is_whole = run(self._index.sample(now, limit))
+        return summarize(records, now, is_whole=is_whole)
+
     def index_is_complete(self) -> bool:
         return self._index.is_complete()
+
+    def write_obstacle(self) -> str:
+        """See `Storage.write_obstacle`. Asks the server, and changes nothing."""
+        unknown = self._server.key(_NO_SESSION)
+        try:
+            # XX writes only if the key exists. A replica, or a user without the right, refuses it.
+            self._server.ask("SET", unknown, "", "PX", 1, "XX")
+            self._server.ask("EVAL", "return 1", 0)
+        except StorageUnavailable as error:
+            return str(error).removeprefix(f"{self.describe()}: ")
+        return ""
 
     def eviction_policy(self) -> str:
         """See `Storage.eviction_policy`. The nodes of a cluster are not asked.

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ...core import clock
 from ...core.flow import Call, Flow
 from ...core.records import Record
 from ..base import Gone, Outcome, Storage, Taken, Updated
@@ -27,7 +28,18 @@ class Handle(NamedTuple):
 def with_entry(record: Record, entry: Record, known: tuple[int, bytes] | None = None) -> Record:
     """Return the record with a `Handle` for this entry."""
     handle = Handle(without_entry(record).handle, entry, known)
-    return msgspec.structs.replace(record, handle=handle, origin=entry.origin)
+    return msgspec.structs.replace(
+        record, handle=handle, origin=entry.origin, last_activity=last_activity_of(record, entry)
+    )
+
+
+def last_activity_of(record: Record, entry: Record) -> int:
+    """Return when a session was last active, by the record and by its entry.
+
+    Requests that only read move the time of the entry. If a server whose clock is ahead has moved
+    it, it does not make the session one from the future.
+    """
+    return max(record.last_activity, min(entry.last_activity, clock.now()))
 
 
 def without_entry(record: Record) -> Record:

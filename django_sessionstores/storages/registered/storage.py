@@ -124,6 +124,13 @@ class RegisteredStorage(ComposedStorage):
         return self._records.rotate(record, base, tombstone, now)
 
     def _touch(self, base: Record, expires: int, last_activity: int, now: int) -> Flow[bool]:
+        if expires <= base.expires:
+            # Only the activity moves, which lists take from the registry.
+            entry = entry_of(base)
+            listed: bool = yield Call(
+                self.registry, "touch", (entry, entry.expires, last_activity, now)
+            )
+            return listed
         times = (expires, last_activity, now)
         touched: bool = yield Call(self.data, "touch", (without_entry(base), *times))
         return touched and (yield Call(self.registry, "touch", (entry_of(base), *times)))

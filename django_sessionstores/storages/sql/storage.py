@@ -27,6 +27,7 @@ from msgspec.structs import replace
 
 from ...core.phrases import Phrase
 from ...core.records import TOMBSTONES, Record, State
+from ...core.summary import Summary
 from ...exceptions import PayloadTooLarge, StorageUnavailable
 from ..base import LITTER_AGE, Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
 from . import transactions
@@ -34,6 +35,7 @@ from .deadline import LimitedCursor
 from .lost_races import code_of, conflict_before_cleanup, conflict_in_transaction, retry, summary_of
 from .rows import LIST_FIELDS, Row, differs_only_as_saved, record_of, row_of
 from .statements import Statements, compile_statements, returns_deleted
+from .summary import summarize
 from .table_storage import TableStorage
 
 if TYPE_CHECKING:
@@ -57,6 +59,15 @@ _CURSOR: Final = re.compile(r"\d{1,18}\.([0-9a-f]{40}|~)", re.ASCII)
 that sorts after all ids."""
 
 
+def require_app() -> None:
+    """Raise ``ImproperlyConfigured`` if the app with the table is not installed."""
+    if not apps.is_installed(_APP):
+        raise ImproperlyConfigured(
+            f"Sessions, or their registry, are in a table of {_APP!r}. Add {_APP!r} to "
+            "INSTALLED_APPS and run: python manage.py migrate"
+        )
+
+
 class DatabaseStorage(TableStorage[Statements]):
     """Records as rows of `StoredSession`, in the database to which the routers write them.
 
@@ -73,11 +84,7 @@ class DatabaseStorage(TableStorage[Statements]):
     _model: type[StoredSession]
 
     def __init__(self) -> None:
-        if not apps.is_installed(_APP):
-            raise ImproperlyConfigured(
-                f"Sessions, or their registry, are in a table of {_APP!r}. Add {_APP!r} to "
-                "INSTALLED_APPS and run: python manage.py migrate"
-            )
+        require_app()
         # Not at the top: models need an installed app, but this module must be importable without.
         from ...models import StoredSession
 
@@ -248,6 +255,10 @@ class DatabaseStorage(TableStorage[Statements]):
     def count(self, now: int, user_id: str | None) -> int:
         with _errors_of(self.connection()):
             return self._rows(user_id).filter(expires__gt=now).count()
+
+    def summarize(self, now: int, limit: int) -> Summary:
+        with _errors_of(self.connection()):
+            return summarize(self._rows(None), now)
 
     def _rows(self, user_id: str | None) -> QuerySet[StoredSession]:
         rows = self._model._base_manager.using(self.connection().alias).filter(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+from django.contrib.sessions.middleware import SessionMiddleware as DjangoMiddleware
 from django.core import checks as django_checks
+from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
 from django_sessionstores.operations.checks import engine
@@ -40,6 +42,14 @@ def test_engine_must_be_usable(overrides):
         assert ids(check_engine) == ["sessionstores.E005"]
 
 
+NOT_ENGINES = ("signed_cookies",)
+"""Modules that say which engine to name instead."""
+
+
+def write(engine: str) -> str:
+    return f"Write SESSION_ENGINE = 'django_sessionstores.backends.{engine}'."
+
+
 ALL_ENGINES = (
     "The engines are: 'django_sessionstores.backends.cache', "
     "'django_sessionstores.backends.cached_db', 'django_sessionstores.backends.cookie', "
@@ -51,7 +61,11 @@ ALL_ENGINES = (
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        (ENGINES + "redis", ALL_ENGINES),
+        (ENGINES + "redis", write("cache")),
+        (ENGINES + "database", write("db")),
+        (ENGINES + "filebased", write("file")),
+        (ENGINES + "cookies", "Did you mean 'django_sessionstores.backends.cookie'?"),
+        (ENGINES + "mongodb", ALL_ENGINES),
         ("django_sessionstores.db", "Did you mean 'django_sessionstores.backends.db'?"),
         (
             "django_sessionstore.backends.cached_db",
@@ -61,8 +75,9 @@ ALL_ENGINES = (
         ("db", "Did you mean 'django_sessionstores.backends.db'?"),
         ("django_sessionstores.backends", ALL_ENGINES),
         ("django_sessionstores", ALL_ENGINES),
-        (ENGINES + "signed_cookies", "Use 'django_sessionstores.backends.cookie' instead."),
-        (DJANGO + "redis", ALL_ENGINES),
+        (ENGINES + "signed_cookies", write("cookie")),
+        (ENGINES + "signed_cookie", write("cookie")),
+        (DJANGO + "redis", write("cache")),
         ("tests.cases", None),
         ("Not a path", ALL_ENGINES),
     ],
@@ -106,7 +121,17 @@ def test_a_cache_without_its_location_is_named(backend, location):
 def test_the_engines_that_a_hint_names_are_all():
     """One that is missing does not exist for readers."""
     folder = ROOT / "django_sessionstores/backends"
-    assert sorted(path.stem for path in folder.glob("[!_]*.py")) == list(engine.ENGINES)
+    modules = sorted(path.stem for path in folder.glob("[!_]*.py"))
+    assert [name for name in modules if name not in NOT_ENGINES] == list(engine.ENGINES)
+
+
+def test_the_name_of_django_for_the_cookie_engine_is_explained_at_once():
+    """A server does not start, and says why, where no check has run."""
+    with (
+        override_settings(SESSION_ENGINE=ENGINES + "signed_cookies"),
+        pytest.raises(ImproperlyConfigured, match=r"'django_sessionstores.backends.cookie'"),
+    ):
+        DjangoMiddleware(lambda request: None)
 
 
 @override_settings(SESSION_ENGINE=ENGINES + "memory")

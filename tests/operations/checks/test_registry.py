@@ -10,6 +10,7 @@ from django_sessionstores.operations.checks.registry import check_limit_and_rota
 from tests.operations.checks.configurations import (
     DUMMY,
     ENGINES,
+    HERE,
     LOCMEM,
     MEMCACHED,
     OTHER_CACHE,
@@ -46,16 +47,9 @@ def test_a_registry_that_keeps_what_it_has_passes(registry, cache):
 
 
 @pytest.mark.usefixtures("production")
-@pytest.mark.parametrize(
-    "cache",
-    [
-        "django.core.cache.backends.db.DatabaseCache",
-        OTHER_CACHE,
-    ],
-)
-def test_a_registry_that_forgets_is_named(cache):
+def test_a_registry_that_forgets_is_named():
     """W021: a session that is dropped there ends, in the middle of somebody's work."""
-    with with_registry("cache", cache):
+    with with_registry("cache", "django.core.cache.backends.db.DatabaseCache"):
         assert ids(check_registry) == ["sessionstores.W021"]
 
 
@@ -73,6 +67,7 @@ def test_a_registry_that_forgets_is_named(cache):
             "where the sessions are",
         ),
         ("cache", OTHER_CACHE, "cache", "can list nothing"),
+        ("cache", OTHER_CACHE, "cookie", "cannot list its sessions"),
     ],
 )
 def test_a_registry_that_cannot_be_one_is_refused(registry, cache, of, reason):
@@ -103,3 +98,14 @@ def test_limits_and_rotations_that_have_no_list_of_sessions(registry, found):
         assert [each.id[-4:] for each in check_limit_and_rotation(None)] == found
     with override_settings(SESSION_ENGINE=ENGINES + "db", SESSIONSTORES=options | {"REGISTRY": ""}):
         assert check_limit_and_rotation(None) == []
+
+
+def test_a_registry_under_keys_that_hide_its_sessions_is_refused():
+    """E005: the cache could list, but for what the project has set."""
+    settings = with_registry("cache", "django.core.cache.backends.db.DatabaseCache")
+    settings.options["CACHES"]["sessions"]["KEY_FUNCTION"] = f"{HERE}.digest"
+    with settings:
+        (message,) = check_engine(None)
+    assert message.id == "sessionstores.E005"
+    assert "KEY_FUNCTION" in message.msg
+    assert "Use 'db'" in message.msg

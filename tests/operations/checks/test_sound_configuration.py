@@ -12,7 +12,11 @@ from django_sessionstores.operations.checks.cookies import (
 )
 from django_sessionstores.operations.checks.encryption import check_encryption_keys
 from django_sessionstores.operations.checks.engine import check_engine
-from django_sessionstores.operations.checks.middleware import check_middleware
+from django_sessionstores.operations.checks.middleware import (
+    check_devices_page,
+    check_middleware,
+    check_middleware_order,
+)
 from django_sessionstores.operations.checks.options import (
     check_merge_functions,
     check_settings,
@@ -25,6 +29,7 @@ from django_sessionstores.operations.checks.stores import (
     check_database,
     check_file_path,
     check_memory,
+    check_write_access,
 )
 from tests.operations.checks.configurations import ENGINES, ids
 
@@ -41,10 +46,13 @@ from tests.operations.checks.configurations import ENGINES, ids
         check_registry,
         check_database,
         check_file_path,
+        check_write_access,
         check_encryption_keys,
         check_cookie,
         check_cookie_size,
         check_middleware,
+        check_middleware_order,
+        check_devices_page,
         check_cookie_protection,
         check_previous_backends,
     ],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from unittest import mock
 
 import pytest
+from django.db import connections
 from django.test import override_settings
 
 from django_sessionstores.operations.checks.registry import check_registry
@@ -16,8 +18,10 @@ from django_sessionstores.operations.checks.stores import (
     check_database,
     check_file_path,
     check_memory,
+    check_write_access,
 )
 from django_sessionstores.storages.sql.storage import DatabaseStorage
+from tests.management.test_sessions import refuse
 from tests.operations.checks.configurations import ENGINES, HERE, LOCMEM, ids, with_registry
 
 
@@ -141,3 +145,22 @@ def test_file_path_should_be_chosen(tmp_path):
         assert ids(check_file_path) == ["sessionstores.W004"]
     with override_settings(SESSION_ENGINE=ENGINES + "file", SESSION_FILE_PATH=tmp_path):
         assert ids(check_file_path) == []
+
+
+@pytest.mark.parametrize("name", ["file", "db", "cached_db", "cookie"])
+@pytest.mark.usefixtures("django_db_setup")
+def test_a_folder_that_cannot_be_written_is_named(name, tmp_path, monkeypatch):
+    """W024: reads find no session there, and nothing fails before the first login."""
+    path = tmp_path if name == "file" else Path(connections["default"].settings_dict["NAME"])
+    settings = {
+        "SESSION_ENGINE": ENGINES + name,
+        "SESSION_FILE_PATH": tmp_path,
+        "SESSIONSTORES": {"REGISTRY": "db"} if name == "cookie" else {},
+    }
+    with override_settings(**settings):
+        assert ids(check_write_access) == []
+        refuse(monkeypatch, path)
+        (message,) = check_write_access(None)
+    assert message.id == "sessionstores.W024"
+    assert str(path) in message.hint
+    assert "owner" in message.hint

@@ -1,0 +1,61 @@
+"""Counts of the sessions of a store, as the overview of a site shows them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Final
+
+import msgspec
+
+from .records import Record
+
+HOUR: Final = 3_600_000
+"""Milliseconds of an hour."""
+ACTIVE_WITHIN: Final = (HOUR // 12, HOUR, 24 * HOUR, 7 * 24 * HOUR)
+"""The periods in `Summary.active`, in milliseconds."""
+MAX_USER_AGENTS: Final = 10_000
+"""How many different user agents a summary has, the most frequent ones."""
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts of sessions. All moments are milliseconds since the epoch."""
+
+    is_whole: bool
+    """Whether all sessions of the store were counted, or a random sample of them."""
+    live: int
+    logged_in: int
+    """The live sessions that have a user."""
+    expired: int
+    """The sessions that have expired and are not purged yet."""
+    created: Mapping[int, int]
+    """The numbers of sessions, expired ones included, by the `hour` in which they began."""
+    expires: Mapping[int, int]
+    """The numbers of sessions, expired ones included, by the `hour` in which they expire."""
+    active: tuple[int, ...]
+    """How many live sessions were active within each of the periods in `ACTIVE_WITHIN`."""
+    user_agents: Mapping[str, int]
+    """The numbers of live sessions by user agent. The sum may be less than all."""
+
+
+def hour(moment: int, now: int) -> int:
+    """Return the first millisecond of the hour of a moment. One of the hours ends with ``now``."""
+    return moment - (moment - 1 - now) % HOUR
+
+
+def summarize(records: Collection[Record], now: int, *, is_whole: bool) -> Summary:
+    """Return the counts of some records, which are not tombstones."""
+    live = [each for each in records if each.is_live(now)]
+    agents = Counter(each.user_agent for each in live)
+    return Summary(
+        is_whole=is_whole,
+        live=len(live),
+        logged_in=sum(each.user_id is not None for each in live),
+        expired=len(records) - len(live),
+        created=Counter(hour(each.created, now) for each in records),
+        expires=Counter(hour(each.expires, now) for each in records),
+        active=tuple(
+            sum(each.last_activity > now - period for each in live) for period in ACTIVE_WITHIN
+        ),
+        user_agents=dict(agents.most_common(MAX_USER_AGENTS)),
+    )

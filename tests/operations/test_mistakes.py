@@ -1,0 +1,160 @@
+"""The commonest mistakes of a configuration, each made in a process or on a server of its own.
+
+Mistakes that a single check finds are in `tests.operations.checks`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.test import override_settings
+
+from django_sessionstores.backends.cache import SessionStore
+from django_sessionstores.exceptions import StorageUnavailable
+from django_sessionstores.inventory import Inventory
+from django_sessionstores.operations.doctor import diagnose
+from tests import ROOT
+from tests.operations.checks.configurations import DJANGOS, ENGINES, OURS
+from tests.services import Redis
+
+SITE = """
+import sys
+
+import django
+from django.conf import settings
+
+from tests import settings as tested
+
+middleware, options = sys.argv[1], eval(sys.argv[2])
+settings.configure(
+    **{name: getattr(tested, name) for name in dir(tested) if name.isupper()}
+    | {
+        "INSTALLED_APPS": [app for app in tested.INSTALLED_APPS if app != "django_sessionstores"],
+        "MIDDLEWARE": [
+            middleware,
+            *tested.MIDDLEWARE[1:],
+            "django.contrib.messages.middleware.MessageMiddleware",
+        ],
+        "ROOT_URLCONF": "tests.operations.test_mistakes",
+        **options,
+    }
+)
+django.setup()
+"""
+CHECK = "from django.core.management import call_command; call_command('check')"
+SERVE = "from django.core.wsgi import get_wsgi_application; get_wsgi_application()"
+ASK = "from django.test import Client; Client().get('/')"
+
+urlpatterns: list[Any] = []
+
+
+def stop_of(middleware: str, step: str, **options: Any) -> str:
+    """Return the last line of what a site without the app says before it stops."""
+    done = subprocess.run(
+        [sys.executable, "-c", SITE + step, middleware, repr(options)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+        check=False,
+    )
+    return "" if done.returncode == 0 else done.stderr.strip().rpartition("\n")[2]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"SESSION_ENGINE": ENGINES + "db"},
+        {"SESSION_ENGINE": ENGINES + "cached_db"},
+        {"SESSION_ENGINE": ENGINES + "cookie", "SESSIONSTORES": {"REGISTRY": "db"}},
+    ],
+    ids=["db", "cached_db", "registry"],
+)
+def test_a_table_without_its_app(options: dict[str, Any]) -> None:
+    """The checks of an app that is not installed do not run. ``check`` finds it nevertheless on a
+    site with the package's middleware, and on one with Django's no server starts."""
+    steps = {OURS: [CHECK, SERVE, ASK], DJANGOS: [SERVE]}
+    for middleware, each in steps.items():
+        for step in each:
+            if middleware == DJANGOS and "REGISTRY" in str(options):
+                continue  # The first session that is read or saved finds it.
+            said = stop_of(middleware, step, **options)
+            assert said.startswith("django.core.exceptions.ImproperlyConfigured: ")
+            assert "Add 'django_sessionstores' to INSTALLED_APPS" in said
+            assert "manage.py migrate" in said
+
+
+@pytest.mark.parametrize("middleware", [OURS, DJANGOS])
+def test_an_engine_that_needs_no_app(middleware: str) -> None:
+    """The app is for tables, commands and pages."""
+    for step in (CHECK, SERVE, ASK):
+        assert stop_of(middleware, step, SESSION_ENGINE=ENGINES + "memory") == ""
+
+
+def test_the_name_of_django_for_the_cookie_engine() -> None:
+    """As whoever moves from Django's engine types it, without the app."""
+    for middleware, step in ((OURS, CHECK), (OURS, SERVE), (DJANGOS, SERVE)):
+        said = stop_of(middleware, step, SESSION_ENGINE=ENGINES + "signed_cookies")
+        assert "'django_sessionstores.backends.cookie'" in said
+
+
+# Redis ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["redis-cache", "django-redis"])
+def restricted(request: pytest.FixtureRequest) -> Iterator[Redis]:
+    """A Redis whose user "shop" has the rights that a test gives it."""
+    backends = {
+        "redis-cache": "django.core.cache.backends.redis.RedisCache",
+        "django-redis": "django_redis.cache.RedisCache",
+    }
+    with Redis() as server:
+        url = server.url().replace("redis://", "redis://shop:secret@")
+        cache = {"BACKEND": backends[request.param], "LOCATION": url, "KEY_PREFIX": "shop"}
+        with override_settings(
+            SESSION_ENGINE=ENGINES + "cache",
+            CACHES={"default": cache},
+            MIDDLEWARE=[OURS],
+            SESSION_COOKIE_SECURE=True,
+        ):
+            yield server
+
+
+def give(server: Redis, *rights: str) -> None:
+    said = server.cli("acl", "setuser", "shop", "reset", "on", ">secret", "resetchannels", *rights)
+    assert said == "OK"
+
+
+@pytest.mark.parametrize(
+    "rights",
+    [
+        ("~*", "+@all", "-@scripting"),
+        ("~*", "+@read", "+@connection"),
+        ("~*", "+@read", "+@connection", "+@scripting"),
+        ("~other:*", "+@all"),
+    ],
+    ids=["no scripts", "reads only", "no writes in scripts", "other keys"],
+)
+def test_a_redis_user_without_the_rights(restricted: Redis, rights: tuple[str, ...]) -> None:
+    """The error and the doctor have the line that gives them. With them, all works."""
+    give(restricted, *rights)
+    session = SessionStore()
+    session["_auth_user_id"] = "7"
+    with pytest.raises(StorageUnavailable) as caught:
+        session.save()
+    diagnosis = diagnose(SessionStore.storage())
+    first = diagnosis.findings[0]
+    assert first.id in {"sessionstores.E022", "sessionstores.W024"}
+    for said in (str(caught.value), f"{first.message} {first.hint}"):
+        line = said.partition("ACL SETUSER shop ")[2].split()
+        assert line, said
+    give(restricted, *line)
+    session.save()
+    assert SessionStore(session.session_key)["_auth_user_id"] == "7"
+    assert [each.id for each in Inventory().list(user=7).sessions] == [session.session_id]
+    assert Inventory().end_all(7) == 1
+    assert diagnose(SessionStore.storage()).problems == 0
