@@ -29,8 +29,11 @@ from django_sessionstores.storages.base import (
     Updated,
     refusal,
 )
+from django_sessionstores.storages.composed import Wrapper
+from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.limited import LimitedStorage
 from django_sessionstores.storages.memory import MemoryStorage
+from django_sessionstores.storages.registered import RegisteredStorage
 from django_sessionstores.storages.revocation import EndedSession
 from django_sessionstores.storages.tombstones import leave_tombstone
 from django_sessionstores.testing import observed
@@ -404,3 +407,60 @@ def test_a_write_is_refused_if_its_base_is_not_what_is_stored(
     if isinstance(refused, Conflict):
         assert refused.current is current
     assert refusal(None, base, moment) == Gone()
+
+
+_TRAITS = ["thread_sensitive", "shared", "durable", "self_expiring", "authoritative"]
+_TRAITS += ["holds_in_key", "lists", "lists_lost", "indexes_users", "indexes_counts"]
+_TRAITS += ["keeps_client", "keeps_changes", "native_async", "codec", "max_payload"]
+
+
+@pytest.mark.parametrize("trait", _TRAITS)
+def test_a_wrapper_is_what_the_storage_in_it_is(trait: str) -> None:
+    """What wraps a storage must not change what the checks and the sessions take it for."""
+    for value in True, False:
+        inner = type("Inner", (MemoryStorage,), {trait: value})(10)
+        assert getattr(Wrapper(inner), trait) is value
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        *[("describe", 0), ("key_of", 1), ("identify", 1), ("locate", 1), ("mark", 1)],
+        *[("is_outdated", 1), ("first_expired", 1), ("index_is_complete", 0)],
+        *[("eviction_policy", 0), ("after_rollback", 1), ("close", 0)],
+    ],
+)
+def test_a_wrapper_asks_the_storage_in_it(
+    name: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what has no async twin."""
+    inner, answer, asked = MemoryStorage(10), object(), list[tuple[object, ...]]()
+
+    def method(*args: object) -> object:
+        asked.append(args)
+        return answer
+
+    monkeypatch.setattr(inner, name, method)
+    args = tuple(object() for _ in range(number))
+    returned = getattr(Wrapper(inner), name)(*args)
+    assert asked == [args]
+    assert returned is (None if name in {"after_rollback", "close"} else answer)
+
+
+@pytest.mark.parametrize("kind", ["layered", "registered"])
+def test_a_storage_closes_all_that_it_consists_of(kind: str) -> None:
+    closed: list[str] = []
+
+    class Closed(CacheStorage):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def close(self) -> None:
+            closed.append(self.name)
+
+    parts = Closed("a"), Closed("b")
+    if kind == "layered":
+        LayeredStorage(*parts, lease=60, retry=5).close()
+    else:
+        RegisteredStorage(*parts, window=60).close()
+    assert closed == ["a", "b"]
