@@ -1,0 +1,225 @@
+"""When a save asks the store for what: by what was asked for, and by what the object knows."""
+
+from __future__ import annotations
+
+import random
+from contextlib import nullcontext, suppress
+from typing import Any
+from unittest import mock
+
+import msgspec
+import pytest
+from django.contrib.auth import HASH_SESSION_KEY
+from django.test import override_settings
+
+from django_sessionstores.core import clock
+from django_sessionstores.core.records import Client, session_id
+from django_sessionstores.exceptions import SessionConflict, SessionEnded, StorageUnavailable
+from django_sessionstores.sessions.state import New, RequestPolicy
+from django_sessionstores.storages.base import Conflict
+from django_sessionstores.testing import Twin, at, in_threads, now, observed, successor
+
+pytestmark = pytest.mark.engines("memory")
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def open_session(request: pytest.FixtureRequest, engine: Any) -> Any:
+    return lambda key=None: Twin(engine.SessionStore(key), request.param)
+
+
+def stored(open_session: Any, **data: Any) -> str:
+    session = open_session()
+    session.update({"a": 1, **data})
+    session.save()
+    return str(session.session_key)
+
+
+def fail(name: str) -> None:
+    raise StorageUnavailable(f"{name} is broken")
+
+
+def superseded(open_session: Any, **data: Any) -> str:
+    """Return a key that was replaced by another one."""
+    key = stored(open_session, **data)
+    session = open_session(key)
+    session.cycle_key()
+    session.save()
+    return key
+
+
+# What was asked for ---------------------------------------------------------------------------
+
+
+def test_a_save_that_is_asked_for_fails_in_an_outage(engine: Any, open_session: Any) -> None:
+    """Although nothing has changed: code that sets ``modified`` wants to know."""
+    session = open_session(stored(open_session))
+    session.target.policy = RequestPolicy(anonymous_on_outage=True)
+    with observed(engine.storage, before=fail):
+        assert session.get("a") is None
+    session.save()
+    session.target.modified = True
+    with pytest.raises(StorageUnavailable):
+        session.save()
+
+
+@pytest.mark.parametrize("is_asked_for", [False, True])
+def test_an_unreadable_session_is_replaced_if_that_is_asked_for(
+    engine: Any, open_session: Any, is_asked_for: bool
+) -> None:
+    key = stored(open_session)
+    record = engine.storage.read(session_id(key))
+    engine.storage._put(msgspec.structs.replace(record, payload=b"damaged"))
+    session = open_session(key)
+    assert session.get("a") is None
+    session.target.modified = is_asked_for
+    session.save()
+    assert (session.session_key != key) is is_asked_for
+
+
+@pytest.mark.parametrize("is_asked_for", [False, True])
+def test_a_superseded_session_is_refused_if_a_save_is_asked_for(
+    open_session: Any, is_asked_for: bool
+) -> None:
+    session = open_session(superseded(open_session))
+    session.target.policy = RequestPolicy()
+    assert session.get("a") is None
+    session.target.modified = is_asked_for
+    with pytest.raises(SessionEnded) if is_asked_for else nullcontext():
+        session.save()
+
+
+def test_a_view_that_puts_a_user_into_a_superseded_session(open_session: Any) -> None:
+    """Without Django's ``login()``, which would draw a key: this is a login nevertheless."""
+    key = superseded(open_session)
+    session = open_session(key)
+    session.set("_auth_user_id", "7")
+    session.save()
+    assert session.session_key != key
+    assert open_session(session.session_key).get("_auth_user_id") == "7"
+
+
+# What is stored -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_rotated", [False, True])
+@pytest.mark.parametrize("user", [None, "7", "8"])
+def test_a_save_keeps_the_origin(
+    engine: Any, open_session: Any, is_rotated: bool, user: str | None
+) -> None:
+    """It is empty until the session gets another key. Under the same key it stays."""
+    key = stored(open_session, _auth_user_id="7")
+    origin = ""
+    if is_rotated:
+        origin = session_id(key)
+        with override_settings(SESSIONSTORES={"ROTATE_AFTER": 60}), at(now() + 61_000):
+            session = open_session(key)
+            session.get("a")
+            session.save()
+            key = session.session_key
+    session = open_session(key)
+    session.set("_auth_user_id", user)
+    session.set("b", 2)
+    session.save()
+    assert engine.storage.read(session_id(key)).origin == origin
+
+
+@pytest.mark.parametrize(("seconds", "is_due"), [(59, False), (60, True)])
+def test_a_client_that_has_moved_is_stored_after_an_interval(
+    engine: Any, seconds: int, is_due: bool
+) -> None:
+    """Exactly when the interval is over, and not with each request of a client on two networks."""
+    session = engine.SessionStore()
+    session["a"] = 1
+    with override_settings(SESSIONSTORES={"TOUCH_INTERVAL": 60}), clock.freeze(1_700_000_000_000):
+        session.policy = RequestPolicy(client=lambda: Client("::1", "browser"))
+        session.save()
+        later = engine.SessionStore(session.session_key)
+        later.policy = RequestPolicy(client=lambda: Client("::2", "browser"))
+        with clock.freeze(1_700_000_000_000 + seconds * 1000):
+            assert later["a"] == 1
+            assert later.modified is is_due
+
+
+# Errors and conflicts -------------------------------------------------------------------------
+
+
+def test_a_save_that_fails_proves_nothing(open_session: Any) -> None:
+    """What the save before has found out no longer counts."""
+    session = open_session(stored(open_session))
+    session.set("b", 2)
+    session.save()
+    assert session.target.is_proved
+    open_session(session.session_key).delete()
+    session.set("b", 3)
+    with pytest.raises(SessionEnded):
+        session.save()
+    assert not session.target.is_proved
+
+
+def test_conflicts_wait_longer_each_time(engine: Any) -> None:
+    """Many requests that write at once have to be spread in time, up to 0.04 seconds."""
+    session, waited = engine.SessionStore(stored_key(engine)), list[tuple[float, float]]()
+    session["b"] = 2
+
+    def refuse(record: Any, base: Any, moment: int) -> Conflict:
+        current = engine.storage.read(base.id)
+        engine.storage._put(successor(current))
+        return Conflict(engine.storage.read(base.id))
+
+    def uniform(low: float, high: float) -> float:
+        waited.append((low, high))
+        return 0
+
+    with (
+        override_settings(SESSIONSTORES={"CONFLICT_RETRIES": 22}),
+        mock.patch.object(engine.SessionStore.storage(), "update", refuse),
+        mock.patch.object(random, "uniform", uniform),
+        pytest.raises(SessionConflict),
+    ):
+        session.save()
+    expected = [0.002 * min(number, 20) for number in range(3, 24)]
+    assert waited == [(0, pytest.approx(most)) for most in expected]
+
+
+def stored_key(engine: Any, **data: Any) -> str:
+    return stored(engine.SessionStore, **data)
+
+
+@pytest.mark.parametrize(("number", "is_joined"), [(20, True), (21, False)])
+def test_a_login_follows_so_many_new_keys(engine: Any, number: int, is_joined: bool) -> None:
+    """That were drawn while it was running; a bound, as each of them costs a read."""
+    key = stored_key(engine, _auth_user_id="7")
+    session = engine.SessionStore(key)
+    session[HASH_SESSION_KEY] = "new hash"
+    for _ in range(number):
+        other = engine.SessionStore(key)
+        other.cycle_key()
+        other.save()
+        key = other.session_key
+    with nullcontext() if is_joined else pytest.raises(SessionEnded):
+        session.save()
+    assert (session.session_key == key) is is_joined
+
+
+def test_a_storage_is_made_once(engine: Any) -> None:
+    """Also if two threads ask for it at the same time."""
+    made: list[object] = []
+
+    class Slow(engine.SessionStore):  # type: ignore[misc, name-defined]
+        @classmethod
+        def make_storage(cls) -> Any:
+            made.append(None)
+            with suppress(TimeoutError):
+                in_threads([lambda: made.append(cls)])
+            return super().make_storage()
+
+    found = in_threads([Slow.own_storage] * 8)
+    assert made.count(None) == 1
+    assert len(set(map(id, found))) == 1
+
+
+@pytest.mark.parametrize("value", [None, 1234567890, b"abcdefghijklmnop", object()])
+def test_what_is_no_text_is_no_key(engine: Any, value: Any) -> None:
+    session = engine.SessionStore(value)
+    assert session.session_key is None
+    assert isinstance(session._state, New)
