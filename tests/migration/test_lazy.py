@@ -980,3 +980,21 @@ def test_async_requests_in_parallel(django_db_setup: None, django_db_blocker: An
             return await asyncio.gather(*(load() for _ in range(8)))
 
         assert asyncio.run(all_at_once()) == [{"cart": {"apples": 1}}] * 8
+
+
+def test_previous_backends_are_closed_with_their_settings() -> None:
+    """Each change of CACHES in a test would leave connections open."""
+    source = mock.Mock()
+    with mock.patch.object(lazy, "open_source", return_value=source):
+        lazy._forget_sources()
+        assert not source.close.called  # There were none.
+        with override_settings(
+            SESSIONSTORES={"MIGRATE_FROM": ["django.contrib.sessions.backends.db"]}
+        ):
+            assert lazy.sources() == (source,)
+            assert lazy.sources() == (source,)
+            lazy._forget_sources()
+            assert source.close.call_count == 1
+            assert lazy.sources() == (source,)
+            lazy._forget_sources()
+        assert source.close.call_count == 2

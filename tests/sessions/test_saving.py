@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from contextlib import nullcontext, suppress
 from typing import Any
 from unittest import mock
@@ -12,9 +13,11 @@ import pytest
 from django.contrib.auth import HASH_SESSION_KEY
 from django.test import override_settings
 
-from django_sessionstores.core import clock
+from django_sessionstores.core import clock, flow
+from django_sessionstores.core.flow import Pause
 from django_sessionstores.core.records import Client, session_id
 from django_sessionstores.exceptions import SessionConflict, SessionEnded, StorageUnavailable
+from django_sessionstores.sessions import verification
 from django_sessionstores.sessions.state import New, RequestPolicy
 from django_sessionstores.storages.base import Conflict
 from django_sessionstores.testing import Twin, at, in_threads, now, observed, successor
@@ -98,6 +101,66 @@ def test_a_view_that_puts_a_user_into_a_superseded_session(open_session: Any) ->
     assert open_session(session.session_key).get("_auth_user_id") == "7"
 
 
+# What a reader is told of a save that it did not ask for ----------------------------------------
+
+ERRORS = {
+    "ended": SessionEnded("ended"),
+    "conflict": SessionConflict("conflict"),
+    "outage": StorageUnavailable("outage"),
+}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("has_policy", [False, True])
+@pytest.mark.parametrize("is_asked_for", [False, True])
+@pytest.mark.parametrize("due", ["outdated", "old"])
+def test_a_request_that_only_reads_does_not_fail(
+    engine: Any, open_session: Any, due: str, is_asked_for: bool, has_policy: bool, error: str
+) -> None:
+    """Django's middleware sends the cookie again, however. If its key has ended, that would sign
+    out another tab of the browser, so the request fails."""
+    session = open_session(stored(open_session, _auth_user_id="7"))
+    session.target.policy = RequestPolicy() if has_policy else None
+    storage, options = engine.storage, {"ROTATE_AFTER": 60} if due == "old" else {}
+    write = "update" if due == "outdated" else "rotate"
+    fails = is_asked_for or (error == "ended" and not has_policy)
+    with (
+        override_settings(SESSIONSTORES=options),
+        at(now() + 61_000),
+        mock.patch.object(storage, "is_outdated", return_value=due == "outdated"),
+        mock.patch.object(storage, write, side_effect=ERRORS[error]),
+    ):
+        assert session.get("a") == 1
+        key = session.session_key
+        session.target.modified = is_asked_for
+        with pytest.raises(type(ERRORS[error])) if fails else nullcontext():
+            session.save()
+    assert session.session_key == key
+
+
+@pytest.mark.parametrize("has_policy", [False, True])
+@pytest.mark.parametrize("change", ["nothing else", "another value"])
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_new_hash_that_cannot_be_stored(
+    engine: Any, open_session: Any, change: str, has_policy: bool, error: str
+) -> None:
+    """Under a new ``SECRET_KEY`` it is Django that asks for it, and not the view."""
+    session = open_session(stored(open_session, _auth_user_id="7", **{HASH_SESSION_KEY: "old"}))
+    session.target.policy = RequestPolicy() if has_policy else None
+    with (
+        override_settings(SECRET_KEY="new", SECRET_KEY_FALLBACKS=["tests only"]),
+        mock.patch.object(verification, "was_issued_under_fallback", return_value=True),
+        mock.patch.object(engine.storage, "update", side_effect=ERRORS[error]),
+    ):
+        session.cycle_key()
+        session.set(HASH_SESSION_KEY, "new")
+        if change == "another value":
+            session.set("a", 2)
+        fails = change == "another value" or not has_policy
+        with pytest.raises(type(ERRORS[error])) if fails else nullcontext():
+            session.save()
+
+
 # What is stored -------------------------------------------------------------------------------
 
 
@@ -168,17 +231,19 @@ def test_conflicts_wait_longer_each_time(engine: Any) -> None:
 
     def uniform(low: float, high: float) -> float:
         waited.append((low, high))
-        return 0
+        return len(waited)
 
     with (
         override_settings(SESSIONSTORES={"CONFLICT_RETRIES": 22}),
         mock.patch.object(engine.SessionStore.storage(), "update", refuse),
         mock.patch.object(random, "uniform", uniform),
+        mock.patch.object(Pause, "sleep") as sleep,
         pytest.raises(SessionConflict),
     ):
         session.save()
     expected = [0.002 * min(number, 20) for number in range(3, 24)]
     assert waited == [(0, pytest.approx(most)) for most in expected]
+    assert [each.args for each in sleep.call_args_list] == [(each,) for each in range(1, 22)]
 
 
 def stored_key(engine: Any, **data: Any) -> str:
@@ -223,3 +288,50 @@ def test_what_is_no_text_is_no_key(engine: Any, value: Any) -> None:
     session = engine.SessionStore(value)
     assert session.session_key is None
     assert isinstance(session._state, New)
+
+
+# What a session knows ---------------------------------------------------------------------------
+
+
+ROOMS = ("django_sessionstores.sessions.", "django_sessionstores.storages.")
+
+
+def test_states_and_results_are_immutable() -> None:
+    """One can be kept and gone back to, and tasks of one request can share it."""
+    kinds = [
+        kind
+        for module in list(sys.modules.values())
+        if getattr(module, "__name__", "").startswith(ROOMS)
+        for kind in vars(module).values()
+        if isinstance(kind, type)
+        and issubclass(kind, msgspec.Struct)
+        and kind is not msgspec.Struct
+    ]
+    assert len(kinds) > 10
+    assert [kind for kind in kinds if not kind.__struct_config__.frozen] == []
+
+
+@pytest.mark.parametrize("latest", [False, True])
+def test_the_old_key_leads_to_a_copy_unless_the_latest_is_asked_for(
+    engine: Any, open_session: Any, latest: bool
+) -> None:
+    """A request that only reads costs the database nothing, if a cache has the session."""
+    key, options = stored(open_session, _auth_user_id="7"), {"ROTATE_AFTER": 60}
+    with override_settings(SESSIONSTORES=options), at(now() + 61_000):
+        session = open_session(key)
+        session.get("a")
+        late = open_session(key)
+        late.get("a")
+        session.save()
+        calls: list[str] = []
+        flow.watch(lambda call, seconds, result: calls.append(call.name))
+        try:
+            if latest:
+                late.set("b", 2)
+                late.save()
+            else:
+                assert open_session(key).get("a") == 1
+        finally:
+            flow.watch(None)
+    reading = ["find", "read"]
+    assert calls == (["rotate", "read_latest", "update"] if latest else reading)

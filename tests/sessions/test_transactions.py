@@ -312,6 +312,39 @@ def test_another_login_after_a_flush_does_not_get_the_old_key(engine: Any, undo:
     assert data_of(engine, key).get("_auth_user_id") != "8"
 
 
+def test_an_object_that_gets_another_key_forgets_what_it_has_saved(engine: Any, undo: Undo) -> None:
+    """Django's test client sets the key of a session object that it has used before."""
+    other = stored(engine, x=1)
+    session = engine.SessionStore()
+    with undo():
+        session["y"] = 1
+        session.save()
+        session._session_key = other
+    assert session.session_key == other
+    assert data_of(engine, session.session_key) == {"x": 1}
+
+
+def test_a_flush_of_an_unread_session_that_is_rolled_back_is_not_told(
+    engine: Any, undo: Undo
+) -> None:
+    """Neither by the session that has begun since. Nobody knows which session it was."""
+    session, told = engine.SessionStore(stored(engine, x=1)), list[dict[str, Any]]()
+
+    def note(**facts: Any) -> None:
+        told.append(facts)
+
+    signals.session_ended.connect(note)
+    try:
+        with undo():
+            session.flush()
+            session["y"] = 1
+        session.save()
+    finally:
+        signals.session_ended.disconnect(note)
+    assert told == []
+    assert data_of(engine, session.session_key) == {"y": 1}
+
+
 def test_signals_tell_only_what_was_committed(engine: Any, undo: Undo) -> None:
     key = stored(engine, _auth_user_id="7")
     told = []

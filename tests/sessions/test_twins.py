@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from django.utils import timezone
 
+from django_sessionstores import signals
 from django_sessionstores.backends.memory import SessionStore
 from django_sessionstores.core import clock, flow
 from django_sessionstores.core.records import Record, State
@@ -167,7 +168,8 @@ def _world(
     with _determined():
         keys = {"key": _store(a=1, **data), "other": _store(other=1)}
         session = begin(keys["key"])
-        calls: list[str] = []
+        calls, told = list[str](), list[dict[str, Any]]()
+        signals.observers.append(observe := lambda signal, sender, facts: told.append(facts))
         flow.watch(lambda call, seconds, result: calls.append(call.name))
         try:
             answer = call(session, keys)
@@ -175,15 +177,18 @@ def _world(
             answer = repr(error)
         finally:
             flow.watch(None)
+            signals.observers.remove(observe)
         records = [_shown(each) for each in storage._records.values()]  # type: ignore[attr-defined]
         return {
             "answer": list(answer) if isinstance(answer, Iterable) else answer,
             "calls": calls,
+            "told": told,
             "records": records,
             "outage": repr(session.outage),
             "ids": session.stored_ids,
             "key": session.session_key,
             "state": type(session._state).__name__,
+            "settled": session.is_settled,
             **{name: vars(session).get(name) for name in _OF_OBJECT},
         }
 

@@ -75,6 +75,12 @@ class Script:
             raise answer
         return answer
 
+    def commit(self) -> None:
+        """Do what was waiting for the commit; no transaction is open any more."""
+        self._kept = dict.fromkeys(self._kept, False)
+        for action in self.waiting:
+            action()
+
     def pause(self, seconds: float) -> None:
         self.steps.append((f"pause({seconds:g})", 0, 1, ""))
 
@@ -150,7 +156,7 @@ def _record(letter: str, **fields: Any) -> Record:
 BASE: Final = _record("a")
 NEXT: Final = _record("a", payload=b"next", version=6 << 32)
 NEWER: Final = _record("a", payload=b"newer", version=7 << 32, last_activity=NOW + 1)
-OVER: Final = _record("a", payload=b"over", expires=NOW - 1)
+OVER: Final = _record("a", payload=b"over", expires=NOW)
 ENDED: Final = _record("a", payload=b"", state=State.ENDED)
 LED: Final = _record("a", payload=bytes.fromhex("b" * 40), state=State.ROTATED)
 OTHER: Final = _record("b", payload=b"other", version=8 << 32)
@@ -293,8 +299,7 @@ def tree(
             target = make(script)
             result = _result(target, name, args, awaited)
             number = len(script.steps)
-            for action in script.waiting:
-                action()
+            script.commit()
             result += after(target)
         node = root
         for at, (call, _, _, answer) in enumerate(script.steps):

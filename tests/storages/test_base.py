@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 
+from django_sessionstores import conf
 from django_sessionstores.core import clock
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.flow import run
-from django_sessionstores.core.records import State, make_tombstone
+from django_sessionstores.core.records import State, make_tombstone, session_id
 from django_sessionstores.exceptions import (
     SessionLimitReached,
     StorageUnavailable,
@@ -24,6 +25,7 @@ from django_sessionstores.storages import revocation
 from django_sessionstores.storages.base import (
     CacheStorage,
     Conflict,
+    Found,
     Gone,
     Storage,
     Updated,
@@ -36,7 +38,7 @@ from django_sessionstores.storages.memory import MemoryStorage
 from django_sessionstores.storages.registered import RegisteredStorage
 from django_sessionstores.storages.revocation import EndedSession
 from django_sessionstores.storages.tombstones import leave_tombstone
-from django_sessionstores.testing import observed
+from django_sessionstores.testing import Twin, observed
 from tests.storages.records import make_record
 
 
@@ -57,6 +59,50 @@ def test_what_a_storage_is_unless_it_says_otherwise() -> None:
     stated = {name for name in named if getattr(storage, name)}
     assert stated == {"authoritative", "keeps_client", "shared"}
     assert Storage().durable
+
+
+def test_what_a_storage_answers_unless_it_says_otherwise() -> None:
+    storage, record = Storage(), make_record()
+    assert storage.write_obstacle() == storage.eviction_policy() == storage.first_expired(1) == ""
+    assert storage.parts() == ()
+    assert storage.mark(record) == b""
+    assert storage.is_outdated(record) is False
+    assert storage.in_transaction() is False
+    assert async_to_sync(storage.ain_transaction)() is False
+    assert storage.reindex() is None
+    assert storage.index_is_complete() is None
+    assert storage.key_of("a" * 32) == "a" * 32
+    assert storage.key_of("a.b" * 10) is None
+    assert storage.identify("a" * 32) == storage.locate("a" * 32) == session_id("a" * 32)
+    assert storage.codec is conf.codec()
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+def test_a_storage_asks_itself_for_what_it_does_not_say(
+    monkeypatch: pytest.MonkeyPatch, awaited: bool
+) -> None:
+    """What it says of reading and deleting holds for all ways to read and to delete."""
+    storage, record, asked = Storage(), make_record(), list[tuple[Any, ...]]()
+
+    def note(name: str, answer: Any) -> None:
+        def method(*args: Any) -> Any:
+            asked.append((name, *args))
+            return answer
+
+        monkeypatch.setattr(storage, name, method)
+
+    note("read", record)
+    note("delete", True)
+    store, key = Twin(storage, awaited), "a" * 32
+    assert store.find(key, "cookie") == Found(record)
+    assert store.peek(key) is record
+    assert store.read_latest("one") is record
+    assert store.lookup("two") is record
+    assert store.follow(record, "three") is record
+    assert store.end("four", "key") is True
+    located = ("read", session_id(key))
+    ids = [("read", name) for name in ("one", "two", "three")]
+    assert asked == [located, located, *ids, ("delete", "four")]
 
 
 @pytest.mark.parametrize("name", _twins())
