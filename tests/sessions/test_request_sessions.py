@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -129,3 +130,13 @@ def test_only_the_first_session_of_a_request_is_the_one_of_its_cookie(engine: An
     opened = [engine.SessionStore(key) for key in keys]
     assert request_sessions.own_ids() == set()
     assert len(opened) == 2
+
+
+@pytest.mark.parametrize("has_mark", [False, True])
+def test_a_logout_marks_only_sessions_that_know_of_it(has_mark: bool) -> None:
+    """A request may have a session of another package, or none."""
+    session = SimpleNamespace(is_logging_out=False) if has_mark else SimpleNamespace()
+    request_sessions._log_out(SimpleNamespace(session=session))
+    assert vars(session) == ({"is_logging_out": True} if has_mark else {})
+    request_sessions._log_out(SimpleNamespace())
+    request_sessions._log_out(None)

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from django_sessionstores import signals
 from django_sessionstores.core.records import Record
 from django_sessionstores.sessions import SessionStore
-from django_sessionstores.storages.base import Found, Outcome, Storage
+from django_sessionstores.storages.base import Found, Outcome, Storage, Taken, Updated
 from django_sessionstores.storages.memory import MemoryStorage
 
 
@@ -20,6 +21,11 @@ class Waiting(MemoryStorage):
     async def afind(self, key: str, cookie: str) -> Found:
         await asyncio.sleep(0)
         return self.find(key, cookie)
+
+    async def acreate(self, record: Record, now: int) -> Updated | Taken:
+        outcome = self.create(record, now)
+        await asyncio.sleep(0)
+        return outcome
 
     async def aupdate(self, record: Record, base: Record, now: int) -> Outcome:
         outcome = self.update(record, base, now)
@@ -106,3 +112,18 @@ def test_a_task_goes_on_while_another_one_saves(
     assert dict(session.items()) == expected
     session.save()
     assert dict(store(session.session_key).items()) == expected
+
+
+def test_what_was_stored_is_told_although_another_task_has_gone_on(
+    store: type[SessionStore],
+) -> None:
+    """The session was there, and others may count it."""
+    session, told = store(), list[Any]()
+    session["a"] = 1
+    observe: signals.Observer = lambda signal, sender, facts: told.append(signal)  # noqa: E731
+    signals.observers.append(observe)
+    try:
+        run(session.asave, session.aflush)
+    finally:
+        signals.observers.remove(observe)
+    assert signals.session_created in told

@@ -29,13 +29,19 @@ NOW: Final = 1_700_000_000_000
 MOMENT: Final = datetime.fromtimestamp(NOW / 1000, UTC)
 USER: Final = {"_auth_user_id": "7", "_auth_user_hash": "hash", "_auth_user_backend": "x"}
 
+
+def _awaited_name(name: str) -> str:
+    return f"_a{name[1:]}" if name.startswith("_") else f"a{name}"
+
+
 METHODS: Final = sorted(
     name
     for name in dir(SessionStore)
-    if not name.startswith("_") and hasattr(SessionStore, "a" + name)
+    if not name.startswith("__") and hasattr(SessionStore, _awaited_name(name))
 )
 """All methods that have an async twin, Django's own included."""
 ARGUMENTS: Final[dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]] = {
+    "_get_session": [((), {}), ((True,), {})],
     "delete": [((), {}), (("key",), {}), (("other",), {})],
     "exists": [(("key",), {}), (("other",), {}), ((None,), {}), (("no key",), {})],
     "get": [(("a",), {}), (("none", 5), {})],
@@ -218,7 +224,7 @@ def test_both_do_the_same(name: str, args: tuple[Any, ...], keywords: dict[str, 
         return getattr(session, name)(*[keys.get(str(each), each) for each in args], **keywords)
 
     def awaited(session: SessionStore, keys: dict[str, str]) -> Any:
-        method = getattr(session, "a" + name)
+        method = getattr(session, _awaited_name(name))
         return drive(method(*[keys.get(str(each), each) for each in args], **keywords))
 
     for begin in STATES:

@@ -308,6 +308,7 @@ def test_a_login_does_not_wait_for_a_lock_for_ever() -> None:
         pytest.raises(StorageUnavailable, match="has kept its lock for 20 seconds"),
     ):
         limited.create(make_record(user_id="7"), moment)
+    assert next(seconds) - 1 == 21
 
 
 @pytest.mark.parametrize("is_over", [False, True], ids=["live", "ended"])

@@ -25,7 +25,17 @@ from django_sessionstores.exceptions import (
 from django_sessionstores.migration import lazy
 from django_sessionstores.migration.sources import PreviousSession
 from django_sessionstores.storages import copies, revocation, tombstones
-from django_sessionstores.storages.base import Conflict, Found, Gone, Page, Storage, Taken, Updated
+from django_sessionstores.storages.base import (
+    Conflict,
+    Found,
+    Gone,
+    Page,
+    Storage,
+    Taken,
+    Updated,
+    rotate_in_two_steps,
+    was_rotated,
+)
 from django_sessionstores.storages.composed import Wrapper
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.limited import LimitedStorage, _lock_of
@@ -234,7 +244,7 @@ DATA: Final[Mapping[str, tuple[Any, ...]]] = {
 }
 REGISTRY: Final[Mapping[str, tuple[Any, ...]]] = {
     **DATA,
-    "read": (at(ENTRY), None, at(LED)),
+    "read": (at(ENTRY), None, at(LED), at(OVER)),
     "lookup": (ENTRY, None, LED),
     "create": (provisional, Taken()),
     "update": (updated, Conflict(NEWER), Conflict(LED), Conflict(ENDED), Gone(), DOWN),
@@ -443,6 +453,19 @@ CHAIN: Final[Mapping[str, tuple[Any, ...]]] = {
 }
 
 
+def in_two_steps(script: Script) -> Flows:
+    answers = {
+        "create": (updated, Taken(), DOWN),
+        "update": (updated, Conflict(NEWER), Gone(), DOWN, ValueError("wrong")),
+        "read_latest": (LED, None, BASE, ENDED, DOWN),
+        "delete": (True, False),
+    }
+    storage = Scripted("storage", script, answers)
+    return Flows(
+        rotate=partial(rotate_in_two_steps, storage), was_rotated=partial(was_rotated, storage)
+    )
+
+
 def revoked(authoritative: bool = True, **options: Any) -> Callable[[Script], Flows]:
     def make(script: Script) -> Flows:
         storage = Scripted("storage", script, CHAIN, authoritative=authoritative)
@@ -490,6 +513,12 @@ def _cases() -> Iterator[Case]:
         yield Case("registered_in_keys", f"update, {name}", in_keys, "update", args)
         args = (OTHER, _token(entry), LED, NOW)
         yield Case("registered_in_keys", f"rotate, {name}", in_keys, "rotate", args)
+    behind = msgspec.structs.replace(BASE, handle=Handle("inner", LOST, (5 << 32, b"mark")))
+    for method, args in {
+        "update": (changed, behind, NOW),
+        "rotate": (OTHER, behind, LED, NOW),
+    }.items():
+        yield Case("registered_in_keys", f"{method}, the entry lags", in_keys, method, args)
     yield Case("registered_in_keys", "create, a tombstone", in_keys, "create", (LED, NOW))
     yield Case("registered_in_keys", "update, to a tombstone", in_keys, "update", (LED, TOKEN, NOW))
     yield Case("registered_in_keys", "update, of a tombstone", in_keys, "update", (ENDED, LED, NOW))
@@ -522,6 +551,12 @@ def _flow_cases() -> Iterator[Case]:
             make = tombstoned(place, **({option: True} if option else {}))
             title = ", ".join(filter(None, ["tombstone", place, option]))
             yield Case("flows", title, make, "leave", (short,))
+    for name, method in {"rotate": "rotate", "rotated": "was_rotated"}.items():
+        title, args = (
+            f"in two steps: {name}",
+            (OTHER, BASE, LED, NOW)[: 4 if name == "rotate" else 2],
+        )
+        yield Case("flows", title, in_two_steps, method, args)
     yield Case("flows", "end", revoked(), "end", (BASE.id, "key", BASE))
     yield Case("flows", "end, in keys only", revoked(False), "end", (BASE.id, "key", BASE))
     yield Case("flows", "follow", revoked(), "follow", (BASE.id,))
