@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.storages.answers import CASES, FILES, Case, trees_of
+from tests.storages.answers import CASES, FILES, trees_of
+from tests.storages.answers.common import Case
 
 
 @pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
