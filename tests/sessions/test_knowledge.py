@@ -21,7 +21,7 @@ from django_sessionstores.core.records import (
     session_id,
 )
 from django_sessionstores.exceptions import SessionEnded, StorageUnavailable
-from django_sessionstores.sessions import conflicts, verification
+from django_sessionstores.sessions import conflicts, purge_expired, rotation, verification
 from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages import revocation
 from django_sessionstores.testing import HOUR, at, now, observed
@@ -298,12 +298,74 @@ def test_of_two_logins_of_one_user_the_newest_password_counts(
     )
 
 
-def test_expired_sessions_are_removed_in_batches(engine: Any) -> None:
-    batches: list[int] = []
+@pytest.mark.parametrize(
+    ("most", "removed", "batches"),
+    [(None, 1003, 3), (999, 1000, 1), (1000, 1000, 1), (1001, 1003, 2)],
+)
+def test_expired_sessions_are_removed_in_batches(
+    engine: Any, most: int | None, removed: int, batches: int
+) -> None:
+    """Until there are none, or until as many are removed as were asked for."""
     with mock.patch.object(engine.storage, "purge", side_effect=[1000, 3, 0]) as purge:
-        assert engine.SessionStore.clear_expired() == 1003
-        batches += [batch for (_, batch), _ in purge.call_args_list]
-    assert batches == [1000] * 3
+        assert flow.run(purge_expired(engine.storage, most)) == removed
+    assert [batch for (_, batch), _ in purge.call_args_list] == [1000] * batches
+
+
+def test_a_login_replaces_a_session_that_was_found_outdated(open_session: Any) -> None:
+    """Another request has set the password and has saved the session. It is left alone until the
+    user logs in again here, and ends then."""
+    key, ended = stored(open_session, _auth_user_id="7", **{HASH_SESSION_KEY: "old"}), list[Any]()
+    session, other = open_session(key), open_session(key)
+    session.get("a")
+    other.set(HASH_SESSION_KEY, "new")
+    other.save()
+
+    def is_outdated(data: Any) -> bool:
+        return bool(data[HASH_SESSION_KEY] == "old")
+
+    def observe(signal: Any, sender: Any, facts: Any) -> None:
+        if signal is signals.session_ended:
+            ended.append((facts["session_id"], facts["reason"], facts["user_id"]))
+
+    signals.observers.append(observe)
+    try:
+        with mock.patch.object(verification, "is_outdated", is_outdated):
+            session.flush()
+            assert open_session(key).get("a") == 1
+            assert ended == []
+            session.cycle_key()
+            session.set("_auth_user_id", "7")
+            session.save()
+    finally:
+        signals.observers.remove(observe)
+    assert ended == [(session_id(key), "replaced", "7")]
+    assert open_session(key).get("a") is None
+    assert open_session(session.session_key).get("_auth_user_id") == "7"
+
+
+@pytest.mark.parametrize("has_proof", [False, True])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_request_without_proof_follows_its_own_key_only(
+    engine: Any, number: int, has_proof: bool
+) -> None:
+    """The key after that may be the one of a login, by somebody else at the same browser."""
+    key = stored_key(engine, _auth_user_id="7")
+    session = engine.SessionStore(key)
+    session.load()
+    for _ in range(number):
+        other = engine.SessionStore(key)
+        other.cycle_key()
+        other.save()
+        key = other.session_key
+    previous = session._state
+    tombstone = engine.storage.read(previous.record.id)
+    joining = rotation.join(session._environment(), previous, tombstone, has_proof=has_proof)
+    joined = flow.run(joining)
+    if has_proof or number == 1:
+        assert joined is not None
+        assert (joined.key, joined.is_announced) == (key, False)
+    else:
+        assert joined is None
 
 
 # What a session knows ---------------------------------------------------------------------------

@@ -98,6 +98,17 @@ def test_a_view_that_puts_a_user_into_a_superseded_session(open_session: Any) ->
     assert open_session(session.session_key).get("_auth_user_id") == "7"
 
 
+@pytest.mark.parametrize("policy", [None, RequestPolicy()])
+def test_an_outage_is_no_empty_session_unless_that_is_asked_for(
+    engine: Any, open_session: Any, policy: RequestPolicy | None
+) -> None:
+    session = open_session(stored(open_session))
+    session.target.policy = policy
+    with observed(engine.storage, before=fail), pytest.raises(StorageUnavailable):
+        session.get("a")
+    assert session.get("a") == 1
+
+
 # What a reader is told of a save that it did not ask for ----------------------------------------
 
 ERRORS = {
@@ -168,6 +179,7 @@ def test_a_save_keeps_the_origin(
 ) -> None:
     """It is empty until the session gets another key. Under the same key it stays."""
     key = stored(open_session, _auth_user_id="7")
+    assert engine.storage.read(session_id(key)).version >> 32 == 1
     origin = ""
     if is_rotated:
         origin = session_id(key)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+import msgspec
+
 from django_sessionstores.exceptions import (
     PayloadTooLarge,
     StorageFull,
@@ -108,3 +110,6 @@ def cases() -> Iterator[Case]:
     }.items():
         yield Case("layered", f"read, {name}", make, "read", (BASE.id,), _trust)
         yield Case("layered", f"delete, {name}", make, "delete", (BASE.id,), _trust)
+    # A tombstone that would expire before the copies of its session do.
+    short = msgspec.structs.replace(LED, expires=NOW + 1)
+    yield Case("layered", "update, to a tombstone", layered, "update", (short, BASE, NOW), _trust)

@@ -93,6 +93,9 @@ def cases() -> Iterator[Case]:
         "not listed": limited(lists=False),
         "lost ones are listed": limited(1, lists_lost=True, read_latest=(BASE, None, UNREADABLE)),
         "room, lost ones are listed": limited(3, lists_lost=True),
+        "as many as allowed, lost ones are listed": limited(
+            2, refuses=True, lists_lost=True, read_latest=(BASE, None)
+        ),
         "the lock is lost": limited(
             locks={"update": (updated, Gone())}, lookup=(at(BASE), None, at(ENDED), at(OVER))
         ),
