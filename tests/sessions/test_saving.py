@@ -212,6 +212,40 @@ def test_a_client_that_has_moved_is_stored_after_an_interval(
             assert later.modified is is_due
 
 
+@pytest.mark.parametrize(("milliseconds", "moves"), [(59_999, False), (60_000, True)])
+def test_the_expiry_moves_in_steps(
+    engine: Any, open_session: Any, milliseconds: int, moves: bool
+) -> None:
+    """Most saves change no index. After a whole step, the stored expiry is not near enough."""
+    moment = now()
+    with override_settings(SESSIONSTORES={"TOUCH_INTERVAL": 60}):
+        with at(moment):
+            key = stored(open_session)
+            before = engine.storage.read(session_id(key)).expires
+            session = open_session(key)
+            session.set("b", 2)
+        with at(moment + milliseconds):
+            session.save()
+    moved = engine.storage.read(session_id(key)).expires - before
+    assert moved == (milliseconds if moves else 0)
+
+
+@pytest.mark.parametrize("is_asked_for", [False, True])
+def test_another_order_of_keys_is_stored_if_that_is_asked_for(
+    engine: Any, open_session: Any, is_asked_for: bool
+) -> None:
+    key = stored(open_session, b=2)
+    session = open_session(key)
+    session.get("a")
+    data = session.target._session_cache
+    data["a"] = data.pop("a")
+    session.target.modified = is_asked_for
+    with observed(engine.storage) as calls:
+        session.save()
+    assert ("update" in calls) is is_asked_for
+    assert list(open_session(key).load()) == (["b", "a"] if is_asked_for else ["a", "b"])
+
+
 # Errors and conflicts -------------------------------------------------------------------------
 
 

@@ -79,7 +79,7 @@ def test_two_tasks_get_the_same_values(store: type[SessionStore], key: str) -> N
     assert store(key)["list"] == [1, 2]
 
 
-@pytest.mark.parametrize("other", ["change", "flush", "login"])
+@pytest.mark.parametrize("other", ["change", "rotate", "flush", "login"])
 def test_a_task_goes_on_while_another_one_saves(
     store: type[SessionStore], key: str, other: str
 ) -> None:
@@ -96,6 +96,8 @@ def test_a_task_goes_on_while_another_one_saves(
         if other == "change":
             session["late"] = 1
             await session.asave()
+        elif other == "rotate":
+            await session.arotate_later()
         elif other == "flush":
             await session.aflush()
         else:
@@ -106,6 +108,7 @@ def test_a_task_goes_on_while_another_one_saves(
     run(session.asave, meanwhile)
     expected = {
         "change": {"list": [1], "mine": 1, "theirs": 1, "late": 1},
+        "rotate": {"list": [1], "mine": 1, "theirs": 1},
         "flush": {},
         "login": {"late": 1},
     }[other]

@@ -67,6 +67,7 @@ def test_what_a_storage_answers_unless_it_says_otherwise() -> None:
     assert storage.parts() == ()
     assert storage.mark(record) == b""
     assert storage.is_outdated(record) is False
+    assert storage.native_async is False
     assert storage.in_transaction() is False
     assert async_to_sync(storage.ain_transaction)() is False
     assert storage.reindex() is None

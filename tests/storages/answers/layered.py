@@ -71,7 +71,7 @@ def layered(script: Script, **answers: tuple[Any, ...]) -> LayeredStorage:
 
 def layered_suspect(script: Script) -> LayeredStorage:
     storage = layered(script)
-    storage._distrust(BASE.id)
+    storage._suspects[BASE.id] = SECONDS + 10
     return storage
 
 
