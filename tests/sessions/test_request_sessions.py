@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from copy import copy, deepcopy
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -140,3 +141,12 @@ def test_a_logout_marks_only_sessions_that_know_of_it(has_mark: bool) -> None:
     assert vars(session) == ({"is_logging_out": True} if has_mark else {})
     request_sessions._log_out(SimpleNamespace())
     request_sessions._log_out(None)
+
+
+@pytest.mark.engines("memory")
+@pytest.mark.parametrize("copied", [copy, deepcopy])
+def test_a_copy_is_a_session_of_the_request(engine: Any, copied: Any) -> None:
+    session = engine.SessionStore()
+    session["a"] = 1
+    other = copied(session)
+    assert {id(session), id(other)} <= set(map(id, request_sessions.sessions()))

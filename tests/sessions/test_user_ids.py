@@ -59,3 +59,19 @@ def test_a_site_without_users(user: Any) -> None:
         assert user_id_of(user) == str(getattr(user, "pk", user))
         assert normal_user_id("007") == "007"
         assert primary_key("7") is None
+
+
+def test_a_value_that_a_database_refuses() -> None:
+    """Its error would be taken for an outage."""
+
+    class Field:
+        def to_python(self, text: str) -> str:
+            return text
+
+        def get_prep_value(self, value: str) -> str:
+            if value == "wrong":
+                raise ValueError(value)
+            return value
+
+    assert value_from_text(Field(), "right") == "right"
+    assert value_from_text(Field(), "wrong") is None

@@ -21,7 +21,7 @@ from django_sessionstores.exceptions import (
     StorageUnavailable,
     UnreadablePayload,
 )
-from django_sessionstores.storages import layered
+from django_sessionstores.storages import copies, layered
 from django_sessionstores.storages.base import Conflict, Gone, Taken, Updated
 from django_sessionstores.storages.caches import portable
 from django_sessionstores.storages.layered import LayeredStorage
@@ -658,3 +658,13 @@ def test_a_transaction_reads_its_own_writes(over_database):
         assert over_database.read(ID) is None
         transaction.set_rollback(True)
     assert over_database.read(ID).version == 1
+
+
+@pytest.mark.parametrize("payload", [b"", b"x", b"encrypted"])
+def test_a_copy_has_what_its_record_has(payload):
+    """Also of a record without a payload, as registries have it."""
+    original = record(payload=payload)
+    copy = copies.make_copy(original, NOW + 1)
+    assert copies.read_copy(copy, NOW) == original
+    assert copies.read_copy(copy, NOW + 1) is None
+    assert copies.read_copy(original, NOW) is None
