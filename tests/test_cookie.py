@@ -19,6 +19,7 @@ from django.db import transaction
 from django.http import HttpResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 
+from django_sessionstores import conf
 from django_sessionstores.backends import cookie as cookie_backend
 from django_sessionstores.conf import codec
 from django_sessionstores.conf import settings as conf_settings
@@ -1064,3 +1065,16 @@ def test_a_split_cookie_survives_a_move(engine: Any) -> None:
         browser = Browser()
         browser.send(cookies)
         assert browser.get("/read/").json()["color"] == "blue"
+
+
+def test_the_room_for_cookies_follows_the_settings() -> None:
+    """It is computed once, because each save of a session asks."""
+    with override_settings(MIDDLEWARE=[], SESSION_COOKIE_NAME="name"):
+        one = conf.cookie_bytes()
+        with override_settings(SESSION_COOKIE_NAME="longer name"):
+            assert conf.cookie_bytes() == one - len("longer name") + len("name")
+        with override_settings(MIDDLEWARE=["django_sessionstores.middleware.SessionMiddleware"]):
+            assert conf.cookie_bytes() > 3 * one
+        with override_settings(SESSIONSTORES={"COOKIE_MAX_BYTES": 1000}):
+            assert conf.cookie_bytes() == 1000
+        assert conf.cookie_bytes() == one

@@ -28,7 +28,11 @@ def cookie_parts() -> int:
     return settings.COOKIE_MAX_PARTS if splits_cookies() else 1
 
 
+@cache
 def cookie_bytes() -> int:
     """Return how many bytes the values of a session's cookies may have together."""
     fits = capacity(django_settings.SESSION_COOKIE_NAME, cookie_parts())
     return min(fits, settings.COOKIE_MAX_BYTES)
+
+
+reset_on_change("MIDDLEWARE", "SESSION_COOKIE_NAME")(cookie_bytes.cache_clear)

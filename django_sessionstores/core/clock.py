@@ -10,18 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-
-def _system_now() -> int:
-    return time.time_ns() // 1_000_000
-
-
-_now: Callable[[], int] = _system_now
+_now: Callable[[], int] | None = None
 _monotonic: Callable[[], float] = time.monotonic
 
 
 def now() -> int:
     """Return the milliseconds since the epoch. This clock decides which sessions have expired."""
-    return _now()
+    return time.time_ns() // 1_000_000 if _now is None else _now()
 
 
 def monotonic() -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from django.utils import timezone
 
@@ -11,13 +11,17 @@ Expiry = Any
 """A value of ``session["_session_expiry"]``: seconds without activity, a moment (ISO text or
 ``datetime``), or 0 or ``None`` for the default lifetime."""
 
+N = TypeVar("N", int, float, datetime, timedelta)
+
 LATEST: Final = 253_402_214_400_000
 """The last day of the year 9999, in milliseconds since the epoch.
 
 A later moment could not be shown in each time zone, because Python's years end with 9999.
 """
-_LATEST_DATE: Final = datetime(9999, 12, 31, tzinfo=UTC)
-_EARLIEST_DATE: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_CENTURY: Final = 100 * 365 * 86_400
+"""Seconds that end long before the year 9999 if they begin now."""
+_NAIVE_BOUNDS: Final = datetime(1970, 1, 1), datetime(9999, 12, 31)
+_AWARE_BOUNDS: Final = _NAIVE_BOUNDS[0].replace(tzinfo=UTC), _NAIVE_BOUNDS[1].replace(tzinfo=UTC)
 
 CLOCK_SKEW: Final = 300_000
 """How many milliseconds the clocks of servers that issue and read the same cookies may differ."""
@@ -29,13 +33,14 @@ def _moment(expiry: Expiry) -> datetime | None:
     return expiry if isinstance(expiry, datetime) else None
 
 
-def expiry_date(expiry: Expiry, modification: datetime, default_age: float) -> datetime:
+def expiry_date(expiry: Expiry, modification: datetime | None, default_age: float) -> datetime:
     """Return when a session that last changed at ``modification`` expires.
 
-    ``default_age`` is in seconds. A moment that was stored under another ``USE_TZ`` is converted,
-    whereas Django raises ``TypeError``. A lifetime that would end after the year 9999, or before
-    the epoch, ends there.
+    ``modification`` is now if it is ``None``, and ``default_age`` is in seconds. A moment that was
+    stored under another ``USE_TZ`` is converted, whereas Django raises ``TypeError``. A lifetime
+    that would end after the year 9999, or before the epoch, ends there.
     """
+    modification = modification or timezone.now()
     moment = _moment(expiry)
     if moment is None:
         return _later(modification, expiry or default_age)
@@ -57,28 +62,30 @@ def _later(moment: datetime, seconds: float) -> datetime:
 def _in_range(moment: datetime) -> datetime:
     """Return the moment, or the nearest one that every store and a cookie can have."""
     earliest, latest = _bounds(moment)
-    return min(max(moment, earliest), latest)
+    return _within(earliest, moment, latest)
 
 
 def _bounds(moment: datetime) -> tuple[datetime, datetime]:
-    if timezone.is_aware(moment):
-        return _EARLIEST_DATE, _LATEST_DATE
-    return _EARLIEST_DATE.replace(tzinfo=None), _LATEST_DATE.replace(tzinfo=None)
+    return _AWARE_BOUNDS if timezone.is_aware(moment) else _NAIVE_BOUNDS
 
 
-def expiry_age(expiry: Expiry, modification: datetime, default_age: int) -> int:
+def expiry_age(expiry: Expiry, modification: datetime | None, default_age: int) -> int:
     """Return the seconds from ``modification`` until a session expires; negative if it has.
 
-    ``default_age`` is in seconds. A cookie can have the moment to which the result leads: see
-    `expiry_date`.
+    ``modification`` is now if it is ``None``, and ``default_age`` is in seconds. A cookie can have
+    the moment to which the result leads: see `expiry_date`.
     """
-    earliest, latest = (each - modification for each in _bounds(modification))
-    if isinstance(expiry, str | datetime) and expiry:
-        delta = expiry_date(expiry, modification, default_age) - modification
-        delta = min(max(delta, earliest), latest)
+    # Each cookie asks for this, and nearly always it is in this century.
+    if modification is None and expiry is None and 0 <= default_age <= _CENTURY:
+        return int(default_age)
+    modification = modification or timezone.now()
+    earliest, latest = _bounds(modification)
+    if expiry and isinstance(expiry, str | datetime):
+        moment = expiry_date(expiry, modification, default_age)
+        delta = _within(earliest - modification, moment - modification, latest - modification)
         return delta.days * 86400 + delta.seconds
-    seconds = expiry or default_age
-    return int(min(max(seconds, earliest.total_seconds()), latest.total_seconds()))
+    least, most = earliest - modification, latest - modification
+    return int(_within(least.total_seconds(), expiry or default_age, most.total_seconds()))
 
 
 def expires_at(expiry: Expiry, now: int, default_age: float) -> int:
@@ -88,15 +95,22 @@ def expires_at(expiry: Expiry, now: int, default_age: float) -> int:
     before the epoch or after the year 9999, because no storage could keep that. Raises
     ``ValueError`` or ``TypeError`` if ``expiry`` is neither a moment nor a number of seconds.
     """
-    moment = _moment(expiry)
+    moment = None if expiry is None else _moment(expiry)
     if moment is None:
-        seconds = min(max(expiry or default_age, -LATEST), LATEST)
-        expires = now + int(seconds * 1000)
+        expires = now + int(_within(-LATEST, expiry or default_age, LATEST) * 1000)
     else:
         if timezone.is_naive(moment):
             moment = timezone.make_aware(moment, timezone.get_default_timezone())
         expires = int(moment.timestamp() * 1000)
-    return min(max(expires, 0), LATEST)
+    return _within(0, expires, LATEST)
+
+
+def _within(least: N, value: N, most: N) -> N:
+    """Return the value, or the nearest one that is not less than ``least`` or more than ``most``.
+
+    Each save of a session and each cookie asks, and nearly always the value is within the bounds.
+    """
+    return value if least <= value <= most else min(max(value, least), most)
 
 
 class Timeouts(NamedTuple):

@@ -257,9 +257,13 @@ def session_id(key: str) -> str:
     The digest does not depend on a secret, because an id must outlive a change of ``SECRET_KEY``.
     It cannot be reversed by guessing, because keys have 160 random bits.
     """
-    return hashlib.blake2b(key.encode(), digest_size=ID_SIZE, person=b"session id").hexdigest()
+    digest = _ID_DIGEST.copy()
+    digest.update(key.encode())
+    return digest.hexdigest()
 
 
+# To copy a hash takes a third less than to make one.
+_ID_DIGEST: Final = hashlib.blake2b(digest_size=ID_SIZE, person=b"session id")
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{40}")
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, Protocol
 
+import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -73,6 +74,14 @@ class KeyRing:
         if not self._keys:
             raise ValueError("a key ring needs at least one secret")
         self._newest = next(iter(self._keys))
+        # To copy a hash takes a third less than to make one.
+        self._subkeys = {
+            each: hashlib.blake2b(digest_size=32, key=key) for each, key in self._keys.items()
+        }
+        self._rotations = [
+            hashlib.blake2b(digest_size=32, key=key, person=b"rotation")
+            for key in self._keys.values()
+        ]
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -84,7 +93,7 @@ class KeyRing:
         """Return the encrypted ``data`` after the readable ``flags``, both bound to the id."""
         head = bytes((_FORMAT, flags)) + self._newest
         nonce = os.urandom(_NONCE_SIZE)
-        cipher = _cipher(self._keys[self._newest], session_id)
+        cipher = _cipher(self._subkeys[self._newest], session_id)
         return head + nonce + cipher.encrypt(nonce, data, head + session_id.encode())
 
     def digest(self, text: str) -> bytes:
@@ -93,14 +102,14 @@ class KeyRing:
         data = text.encode("utf-8", "surrogatepass")
         return hashlib.blake2b(data, digest_size=8, key=key, person=b"digest").digest()
 
-    def successors(self, key: str, nonce: int) -> Iterator[str]:
+    def successors(self, key: str, nonce: int) -> Iterator[SecretText]:
         """Yield the keys that a session may have got in a rotation: one for each secret.
 
         The new key is derived from the old key and a secret, so that a request with the old key can
         be given the new one although no store has either.
         """
-        for secret in self._keys.values():
-            digest = hashlib.blake2b(digest_size=32, key=secret, person=b"rotation")
+        for each in self._rotations:
+            digest = each.copy()
             digest.update(f"{nonce} {key}".encode())
             yield SecretText(key_of(digest.digest()))
 
@@ -115,11 +124,11 @@ class KeyRing:
         head, nonce = payload[:_HEAD_SIZE], payload[_HEAD_SIZE : _HEAD_SIZE + _NONCE_SIZE]
         if head[0] != _FORMAT:
             raise UnreadablePayload("payload is of an unknown format")
-        key = self._keys.get(head[2:])
-        if key is None:
+        subkeys = self._subkeys.get(head[2:])
+        if subkeys is None:
             raise UnreadablePayload("payload is encrypted under an unknown key")
         try:
-            data = _cipher(key, session_id).decrypt(
+            data = _cipher(subkeys, session_id).decrypt(
                 nonce, payload[_HEAD_SIZE + _NONCE_SIZE :], head + session_id.encode()
             )
         except InvalidTag:
@@ -127,11 +136,13 @@ class KeyRing:
         return head[1], SecretBytes(data)
 
 
-def _cipher(key: bytes, session_id: str) -> AESGCM:
-    return AESGCM(hashlib.blake2b(session_id.encode(), key=key, digest_size=32).digest())
+def _cipher(subkeys: hashlib.blake2b, session_id: str) -> AESGCM:
+    digest = subkeys.copy()
+    digest.update(session_id.encode())
+    return AESGCM(digest.digest())
 
 
-class Snapshot(NamedTuple):
+class Snapshot(msgspec.Struct, frozen=True):
     """The serialised data of a session, and the number of the serializer that reads it."""
 
     serializer: int
@@ -152,16 +163,19 @@ class Codec:
 
     def __init__(self, keys: KeyRing, serializers: Mapping[int, Serializer], writes: int) -> None:
         self._keys = keys
-        self._serializers = serializers
         self._writes = writes
         used = serializers[writes]
+        # Not of a subclass, which may write something else.
+        self._own = {
+            number for number, each in serializers.items() if type(each) is TypedSerializer
+        }
         # Equal values have equal bytes, which other serializers do not guarantee.
-        self._is_exact = type(used) is TypedSerializer
-        # The package's own serializer sees to the stack itself.
-        self._dumps = used.dumps if self._is_exact else with_enough_stack(used.dumps)
+        self._is_exact = writes in self._own
+        # The package's own serializer sees to the stack, and to `SecretDict`, itself.
+        self._dumps = used.dumps if self._is_exact else with_enough_stack(_of_dict(used.dumps))
         self._dumps_change = used.dumps_change if isinstance(used, TypedSerializer) else self._dumps
         self._loads = {
-            number: each.loads if type(each) is TypedSerializer else with_enough_stack(each.loads)
+            number: each.loads if number in self._own else with_enough_stack(each.loads)
             for number, each in serializers.items()
         }
 
@@ -171,7 +185,7 @@ class Codec:
         Raises `UnserializableValue`, which names the key of the value that cannot be serialised.
         """
         try:
-            return Snapshot(self._writes, self._dumps(_as_dict(data)))
+            return Snapshot(self._writes, self._dumps(data))
         except Exception as error:  # noqa: BLE001 - whatever a serializer raises for a value
             problem = self._problem(data, error)
         # Error reports show the variables of each frame, including the frames of causes.
@@ -185,19 +199,18 @@ class Codec:
         project accepts them there and not here.
         """
         try:
-            return Snapshot(self._writes, self._dumps_change(_as_dict(change)))
+            return Snapshot(self._writes, self._dumps_change(change))
         except Exception as error:  # noqa: BLE001 - whatever a serializer raises for a value
             problem = f"A change of the session cannot be saved: {error}."
         del change  # Error reports show local variables.
         raise UnserializableValue(problem)
 
-    def lacks(self, snapshot: Snapshot, key: str) -> bool:
+    def lacks(self, snapshot: Snapshot, key: bytes) -> bool:
         """Return whether a dict certainly lacks a key. Takes less than to deserialise it.
 
-        ``False`` if the dict may have the key.
+        ``key`` is in UTF-8. Return ``False`` if the dict may have the key.
         """
-        is_plain = type(self._serializers.get(snapshot.serializer)) is TypedSerializer
-        return is_plain and key.encode() not in snapshot.data
+        return snapshot.serializer in self._own and key not in snapshot.data
 
     def _problem(self, data: Mapping[Any, Any], error: Exception) -> str:
         """Return a message that says which value cannot be serialised, and why.
@@ -242,7 +255,7 @@ class Codec:
         """
         if snapshot.serializer == self._writes:
             try:
-                dumped = self._dumps(_as_dict(data))
+                dumped = self._dumps(data)
             except Exception:  # noqa: BLE001 - saving it will raise the error
                 return False
             if dumped == snapshot.data:
@@ -268,7 +281,7 @@ class Codec:
 
     def encrypt(self, session_id: str, snapshot: Snapshot) -> bytes:
         """Return the payload of a session for a storage."""
-        flags, data = snapshot
+        flags, data = snapshot.serializer, snapshot.data
         if len(data) >= COMPRESS_FROM:
             compressed = zlib.compress(data, level=1)
             if len(compressed) < len(data):
@@ -305,13 +318,6 @@ class UnencryptedCodec(Codec):
     they know where one value ends and the next begins.
     """
 
-    def __init__(self, keys: KeyRing, serializers: Mapping[int, Serializer], writes: int) -> None:
-        super().__init__(keys, serializers, writes)
-        # Not a subclass, which may write something else.
-        self._own = {
-            number for number, each in serializers.items() if type(each) is TypedSerializer
-        }
-
     def encrypt(self, session_id: str, snapshot: Snapshot) -> bytes:
         """Return the payload. Raises `PayloadTooLarge` above `MAX_UNENCRYPTED` bytes of data."""
         size = len(snapshot.data)
@@ -338,9 +344,9 @@ class UnencryptedCodec(Codec):
         return Snapshot(flags, bytes(data))
 
 
-def _as_dict(data: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """Return the data as a plain dict, because some serializers would keep the class."""
-    return dict(data) if type(data) is SecretDict else data
+def _of_dict(dumps: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """Return the function as one for data in a `SecretDict`: some serializers keep the class."""
+    return lambda data: dumps(dict(data) if type(data) is SecretDict else data)
 
 
 def change_context(record_id: str, version: int) -> str:

@@ -68,6 +68,8 @@ _BACKEND_VALUES: Final = tuple(map(_encode, _BACKENDS))
 _BACKEND_CODES: Final = {
     value: Ext(_BACKEND, bytes((code,))) for code, value in enumerate(_BACKEND_VALUES)
 }
+_WITH_SHORT_FORM: Final = frozenset({"_auth_user_hash", "_auth_user_backend"})
+"""The names whose values have a short form although they are not long."""
 _HEX_HEAD: Final = b"\xd9\x40"
 """The head of a text of 64 bytes in MessagePack."""
 _HEX_VALUE: Final = re.compile(_HEX_HEAD + rb"[0-9a-f]{64}")
@@ -87,9 +89,11 @@ def compact(data: bytes) -> bytes | None:
         values = _split(data)
     except msgspec.ValidationError:
         return None
-    return _encode(
-        {_CODES.get(name, name): _shorten(name, value) for name, value in values.items()}
-    )
+    short: dict[str | int, Raw | Ext] = {}
+    for name, value in values.items():
+        is_short = len(value) < DEFLATE_FROM and name not in _WITH_SHORT_FORM
+        short[_CODES.get(name, name)] = value if is_short else _shorten(name, value)
+    return _encode(short)
 
 
 def expand(data: memoryview, most: int) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.msgpack import Ext
 
+from ..core.records import SecretDict
 from .deep_calls import call_in_thread, with_enough_stack
 
 # Extension codes of MessagePack, part of the stored format: never reuse or renumber one.
@@ -82,7 +83,7 @@ def _is_native(value: Any, depth: int) -> bool:
     request that reads its session serialises it, to find out whether it has changed.
     """
     kind = type(value)
-    if kind is dict:
+    if kind is dict or kind is SecretDict:
         for key in value:
             if type(key) is not str:
                 return False

@@ -78,7 +78,7 @@ def draft(
         ) from None
     if base and _keeps_expiry(base, expires, moment):
         expires = base.expires
-    client = env.client(base)
+    ip, user_agent = env.client(base)
     changed: Changes = ()
     if previous and storage.keeps_changes:
         changed = tuple(_changes(previous.base, snapshot, change_context(record_id, version)))
@@ -90,8 +90,8 @@ def draft(
         created=created,
         last_activity=moment,
         expires=expires,
-        ip=client.ip,
-        user_agent=client.user_agent,
+        ip=ip,
+        user_agent=user_agent,
         origin=_origin(base, is_rotation=is_rotation, goes_on=goes_on),
         changes=changed,
     )
@@ -176,11 +176,8 @@ def ends_at(record: Record) -> int:
 
 def _keeps_expiry(base: Record, expires: int, moment: int) -> bool:
     """Return whether the stored expiry is near enough, so that this save changes no index."""
-    return 0 <= expires - base.expires < _touch_step(expires - moment)
-
-
-def _touch_step(age: int) -> int:
-    return lifetime.touch_step(age, settings.TOUCH_INTERVAL)
+    step = lifetime.touch_step(expires - moment, settings.TOUCH_INTERVAL)
+    return 0 <= expires - base.expires < step
 
 
 # --- What is due ---------------------------------------------------------------------------
@@ -190,7 +187,8 @@ def is_behind(env: Environment, record: Record, data: dict[str, Any]) -> bool:
     """Return whether the stored expiry is so far behind that it has to move."""
     moment = clock.now()
     expires = expires_at(env, data, moment, record.created)
-    return expires - record.expires >= _touch_step(expires - moment)
+    step = lifetime.touch_step(expires - moment, settings.TOUCH_INTERVAL)
+    return expires - record.expires >= step
 
 
 def has_moved(env: Environment, record: Record) -> bool:
@@ -210,14 +208,16 @@ def with_rotation_time(env: Environment, record: Record, data: dict[str, Any]) -
 
     The data is unchanged if the time is not needed: without rotation for age, and at a login.
     """
-    if not _can_rotate_for_age(env, record) or user_of(data) != record.user_id:
+    if not (settings.ROTATE_AFTER and _can_rotate_for_age(env, record)):
+        return data
+    if user_of(data) != record.user_id:
         return data  # After a login, the age of the key is the age of the session.
     return SecretDict({**data, ROTATED: clock.now()})
 
 
 def is_old(env: Environment, record: Record, data: dict[str, Any]) -> bool:
     """Return whether the key is older than ``ROTATE_AFTER`` and can be rotated."""
-    if not _can_rotate_for_age(env, record):
+    if not (settings.ROTATE_AFTER and _can_rotate_for_age(env, record)):
         return False
     rotated = data.get(ROTATED)
     since = max(record.created, rotated if isinstance(rotated, int) else 0)
@@ -226,9 +226,7 @@ def is_old(env: Environment, record: Record, data: dict[str, Any]) -> bool:
 
 def _can_rotate_for_age(env: Environment, record: Record) -> bool:
     # Only a store that lists sessions can find a session with a rotated key in order to end it.
-    if not settings.ROTATE_AFTER or record.user_id is None:
-        return False
-    return env.storage.lists and not env.storage.holds_in_key
+    return record.user_id is not None and env.storage.lists and not env.storage.holds_in_key
 
 
 def is_due(env: Environment, state: Stored, data: dict[str, Any]) -> bool:

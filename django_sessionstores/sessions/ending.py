@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import NamedTuple
+
+import msgspec
 
 from ..conf import settings
 from ..core import clock
@@ -20,7 +21,7 @@ from . import drafting, request_sessions, verification
 from .state import Dead, Environment, New, Rotating, State, Stored, Unreachable, Unread
 
 
-class FlushResult(NamedTuple):
+class FlushResult(msgspec.Struct, frozen=True):
     """The result of a flush."""
 
     ended: EndedSession | None

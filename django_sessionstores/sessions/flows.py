@@ -39,7 +39,7 @@ class SessionFlows(KnownSession):
     """
 
     def _load(self) -> Flow[dict[str, Any]]:
-        is_loaded = "_session_cache" in self.__dict__
+        is_loaded = hasattr(self, "_session_cache")
         match self._current_state:
             case New():
                 return {}
@@ -54,7 +54,7 @@ class SessionFlows(KnownSession):
         loaded = yield from self._note_outage(loading.load(self._environment(), unread))
         if is_loaded:
             return loaded.data
-        if "_session_cache" in self.__dict__:
+        if hasattr(self, "_session_cache"):
             return self._session_cache  # Another task of the request was faster.
         self._session_cache = loaded.data
         yield from self._set_loaded(unread, loaded)
@@ -86,7 +86,7 @@ class SessionFlows(KnownSession):
 
     def _save(self, must_create: bool = False) -> Flow[None]:
         self.is_proved = False
-        if "_session_cache" not in self.__dict__:
+        if not hasattr(self, "_session_cache"):
             if must_create:
                 self._session_cache = {}
             else:
@@ -115,7 +115,7 @@ class SessionFlows(KnownSession):
         except PayloadTooLarge as error:
             raise PayloadTooLarge(f"{error} {drafting.largest_keys(given)}") from error
         except SessionEnded:
-            if self._state is known or not self.__dict__.get("_session_cache"):
+            if self._state is known or not getattr(self, "_session_cache", None):
                 raise
             # Another task of the request has given the session a new key. Save under that one.
             yield from self._save(must_create)
@@ -166,7 +166,7 @@ class SessionFlows(KnownSession):
         state = self._current_state
         if not isinstance(state, Stored) or not state.drawn:
             return False
-        if drafting.user_of(self.__dict__.get("_session_cache", {})) != state.record.user_id:
+        if drafting.user_of(getattr(self, "_session_cache", {})) != state.record.user_id:
             return False
         self.modified = True  # So that the save asks the store.
         with suppress(SessionEnded):
@@ -176,17 +176,17 @@ class SessionFlows(KnownSession):
 
     def _cycle(self, *, at_once: bool = True) -> Flow[None]:
         request_sessions.add_cycled(self)
-        if "_session_cache" not in self.__dict__:
+        if not hasattr(self, "_session_cache"):
             self._session_cache = yield from self._load()
         self.accessed = True
         if isinstance(unread := self._current_state, Unread):
             yield from self._load_behind_data(unread)
         match self._current_state:
-            case Unreachable(outage=outage):
-                raise outage  # Without the store, the old key would stay valid.
             case Stored() as previous:
                 self._set_state(rotation.begin_rotation(previous, RotationCause.CYCLED))
                 yield from self._store_key(at_once)
+            case Unreachable(outage=outage):
+                raise outage  # Without the store, the old key would stay valid.
             case Rotating() as rotating:
                 again = rotating if rotating.is_tried else rotation.redraw_key(rotating)
                 self._set_state(replace(again, cycles=rotating.cycles + 1))
@@ -324,9 +324,9 @@ class SessionFlows(KnownSession):
         replaced = self._flush_to_report
         if replaced is None:
             return
-        self._set_state(replace(self._state, replaces=replaced._replace(is_told=True)))
+        self._set_state(replace(self._state, replaces=replace(replaced, is_told=True)))
         # If there is a user, a login has ended the session, even if that login was refused.
-        is_login = drafting.user_of(self.__dict__.get("_session_cache", {})) is not None
+        is_login = drafting.user_of(getattr(self, "_session_cache", {})) is not None
         reason = "replaced" if is_login else "logout"
         yield from self._send((loading.end_event(replaced.id, reason, replaced.user_id),))
 

@@ -31,7 +31,6 @@ from .state import (
     Stored,
     Unreachable,
     Unread,
-    base_of,
     count,
 )
 
@@ -45,7 +44,11 @@ class KnownSession(Engine):
     """
 
     _session_cache: dict[str, Any]
-    """The data at hand. Missing until it is loaded. Django's tests and other code read it."""
+    """The data at hand. Missing until it is loaded. Django's tests and other code read it.
+
+    Ask with ``hasattr()`` whether it is there: as long as nobody asks for the ``__dict__`` of an
+    object, Python need not make one, and reads the attributes faster.
+    """
 
     policy: RequestPolicy | None = None
     """The policy that the package's middleware has set; ``None`` without that middleware."""
@@ -140,10 +143,10 @@ class KnownSession(Engine):
                 # The transaction also covers the first read, in which the session was migrated.
                 before = replace(before, is_cycled=True)
             self._set_state(before)
-        elif self.__dict__.get("_session_cache"):
+        elif getattr(self, "_session_cache", None):
             # Another session has begun since. It must not be stored under the old key.
             key = self._state.key or SecretText(draw_key())
-            self._set_state(New(key, is_promised=True, replaces=flushed._replace(is_over=False)))
+            self._set_state(New(key, is_promised=True, replaces=replace(flushed, is_over=False)))
         else:
             self._set_state(New() if before.key is None else Unread(before.key, before.key))
             self.__dict__.pop("_session_cache", None)
@@ -237,7 +240,7 @@ class KnownSession(Engine):
         False dismisses the changes made so far, until the next one.
         """
         state = self._current_state  # First, because a rollback changes the other attributes.
-        if self._modified or "_session_cache" not in self.__dict__:
+        if self._modified or not hasattr(self, "_session_cache"):
             return self._modified
         if self._has_changed(state):
             return True
@@ -247,17 +250,17 @@ class KnownSession(Engine):
 
     @modified.setter
     def modified(self, value: bool) -> None:
-        if not value and self.modified and "_session_cache" in self.__dict__:
+        if not value and self.modified and hasattr(self, "_session_cache"):
             # A value that cannot be serialized cannot be compared. Saving it raises the error.
             with suppress(UnserializableValue):
                 self._baseline = codec().serialize(self._session_cache)
         self._modified = bool(value)
 
     def _has_changed(self, state: State) -> bool:
-        data = self.__dict__.get("_session_cache")
+        data = getattr(self, "_session_cache", None)
         if data is None:
             return False
-        baseline = self._baseline or base_of(state)
+        baseline = self._baseline or state.base
         return bool(data) if baseline is None else not codec().matches(baseline, data)
 
     def _note_outage(self, flow: Flow[T]) -> Flow[T]:

@@ -46,7 +46,14 @@ def load(env: Environment, state: Unread) -> Flow[LoadResult]:
     during an outage.
     """
     try:
-        return (yield from _load(env, state))
+        # Each local variable that holds a key is a `SecretText`: error reports show them.
+        found = yield from env.calls.find(state.key, state.cookie)
+        key = state.key if found.key is None else SecretText(found.key)
+        record, is_announced = found.record, key == state.cookie
+        if record is not None and is_in_grace(record):
+            is_announced = False
+            key, record = yield from rotation.follow(env, record, key)
+        return _result_of(env, key, record, is_announced, found.is_provisional)
     except UnreadablePayload as reason:
         # The key stays until something is saved: a worker with a wrong SECRET_KEY must not log out
         # a user who only reads.
@@ -63,14 +70,14 @@ def load(env: Environment, state: Unread) -> Flow[LoadResult]:
         return LoadResult(Unreachable(state.key, state.cookie, outage), {})
 
 
-def _load(env: Environment, state: Unread) -> Flow[LoadResult]:
-    # Each local variable that holds a key is a `SecretText`: error reports show local variables.
-    found = yield from env.calls.find(state.key, state.cookie)
-    key = state.key if found.key is None else SecretText(found.key)
-    record, was_rotated = found.record, False
-    if record is not None and is_in_grace(record):
-        was_rotated = True
-        key, record = yield from rotation.follow(env, record, key)
+def _result_of(
+    env: Environment,
+    key: SecretText,
+    record: Record | None,
+    is_announced: bool,
+    is_provisional: bool,
+) -> LoadResult:
+    """Return the result for the record that was found under a key."""
     moment = clock.now()
     if env.storage.holds_in_key and record is not None:
         _check_issued(record, moment)
@@ -80,21 +87,16 @@ def _load(env: Environment, state: Unread) -> Flow[LoadResult]:
     if dead is not None:
         return dead
     base = drafting.open_record(env, record)
-    is_announced = not was_rotated and key == state.cookie
-    return LoadResult(
-        Stored(key, record, base, is_announced),
-        codec().deserialize(base),
-        is_provisional=found.is_provisional,
-    )
+    known = Stored(key, record, base, is_announced)
+    return LoadResult(known, codec().deserialize(base), is_provisional=is_provisional)
 
 
 def _load_dead(key: SecretText, record: Record, moment: int) -> LoadResult | None:
     """Return the result for a record whose session is not live; ``None`` if it is live."""
-    is_live = record.state is RecordState.LIVE
-    if is_live and drafting.ends_at(record) <= moment:
+    if record.state is RecordState.LIVE:
+        if drafting.ends_at(record) > moment:
+            return None
         return LoadResult(New(), {}, (end_event(record.id, "expired", record.user_id),))
-    if is_live:
-        return None
     if record.state is RecordState.ENDED or record.expires <= moment:
         return LoadResult(New(), {}, (rejection_event(record.id, "unknown"),))
     reason = "too old" if record.state is RecordState.ROTATED else "superseded"

@@ -54,7 +54,7 @@ def keep(session: SessionBase) -> None:
 
 def add_cycled(session: SessionBase) -> None:
     """Register a session object whose ``cycle_key()`` was called in the current context."""
-    others = [each for each in _cycled.get() if each() not in {None, session}]
+    others = [each for each in _cycled.get() if each() not in (None, session)]
     _cycled.set((*others, ref(session)))
 
 

@@ -39,7 +39,7 @@ def begin_rotation(
 ) -> Rotating:
     """Return the state of a session that gets another key with its next save."""
     nonce = secrets.randbits(63)
-    key = SecretText(next(key_ring().successors(previous.key, nonce)))
+    key = next(key_ring().successors(previous.key, nonce))
     return Rotating(key, previous, cause, nonce, clock.now(), cycles, drawn or next(count))
 
 
@@ -104,7 +104,7 @@ def successor_key(key: SecretText, tombstone: Record) -> SecretText | None:
     """Return the key to which a tombstone leads from the old key; ``None`` if there is none."""
     for successor in key_ring().successors(key, tombstone.version):
         if session_id(successor) == tombstone.successor:
-            return SecretText(successor)
+            return successor
     return None
 
 

@@ -44,10 +44,10 @@ from .state import (
     Unreachable,
     Unread,
     Unreadable,
-    base_of,
     count,
 )
 
+_EXPIRY: Final = drafting.EXPIRY.encode()
 _HARMLESS_TO_READERS: Final = (SessionEnded, SessionConflict, StorageUnavailable)
 
 
@@ -130,7 +130,7 @@ def save(env: Environment, state: State, data: dict[str, Any], intent: Intent) -
             if data is given:
                 return step
             stored = data if step.data is None else step.data
-            return replace(step, data=stored, base=base_of(state))
+            return replace(step, data=stored, base=state.base)
         state, data = step
         refused += 1
         if refused > 2:
@@ -255,8 +255,10 @@ def _replace(
 ) -> _Step:
     """Store the session in place of the stored record."""
     record = drafting.draft(env, state.key, data, snapshot, state)
-    writing = env.calls.update(record, state.record, clock.now())
-    outcome = yield from _raise_ended_if_damaged(writing)
+    try:
+        outcome = yield from env.calls.update(record, state.record, clock.now())
+    except UnreadablePayload as reason:
+        raise _damaged(reason) from None
     if isinstance(outcome, Updated):
         events = _client_events(state.record, outcome.record)
         saved = _save_result(state.key, state, outcome, snapshot, events)
@@ -269,7 +271,7 @@ def _replace(
 
 def _has_same_expiry(state: Stored, data: dict[str, Any]) -> bool:
     """Return whether the value that ``set_expiry()`` stores is unchanged."""
-    if drafting.EXPIRY not in data and codec().lacks(state.base, drafting.EXPIRY):
+    if drafting.EXPIRY not in data and codec().lacks(state.base, _EXPIRY):
         return True
     return bool(drafting.data_of(state.base).get(drafting.EXPIRY) == data.get(drafting.EXPIRY))
 
@@ -349,9 +351,10 @@ def _rotate(env: Environment, state: Rotating, data: dict[str, Any], intent: Int
     snapshot = codec().serialize(data)
     record = drafting.draft(env, state.key, data, snapshot, previous, is_rotation=True)
     tombstone = rotation.tombstone_of(state, record.id)
-    outcome = yield from _raise_ended_if_damaged(
-        env.calls.rotate(record, previous.record, tombstone, clock.now())
-    )
+    try:
+        outcome = yield from env.calls.rotate(record, previous.record, tombstone, clock.now())
+    except UnreadablePayload as reason:
+        raise _damaged(reason) from None
     if isinstance(outcome, Updated):
         events = (
             _event(signals.session_rotated, outcome.record, previous_id=previous.record.id),
@@ -394,12 +397,8 @@ def _resends_old_key(env: Environment, error: Exception) -> bool:
 # --- Common steps --------------------------------------------------------------------------
 
 
-def _raise_ended_if_damaged(writing: Flow[Any]) -> Flow[Any]:
-    """Return the result of a write; raise `SessionEnded` if the stored session is damaged."""
-    try:
-        return (yield from writing)
-    except UnreadablePayload as reason:
-        raise SessionEnded(f"The stored session was damaged before this save: {reason}.") from None
+def _damaged(reason: UnreadablePayload) -> SessionEnded:
+    return SessionEnded(f"The stored session was damaged before this save: {reason}.")
 
 
 def _save_result(
@@ -432,6 +431,8 @@ def _event(signal: Any, record: Record, **facts: Any) -> Event:
 
 
 def _eviction_events(outcome: Updated) -> tuple[Event, ...]:
+    if not outcome.evicted:
+        return ()
     return tuple(end_event(each.id, "evicted", each.user_id) for each in outcome.evicted)
 
 

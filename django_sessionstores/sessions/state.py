@@ -11,6 +11,8 @@ A state is one of these classes:
 `Unreadable`    There is a record, but its data cannot be read. It is left alone.
 `Unreachable`   The store did not answer, and the request is served without a session.
 ==============  ==================================================================================
+
+Each state has a ``base``: the snapshot that the data at hand was loaded from, or ``None``.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import msgspec
 from django.dispatch import Signal
@@ -34,7 +36,7 @@ count: Final = itertools.count(1)
 """Numbers what happens in this process, in order: in one request, times may be equal."""
 
 
-class ReplacedSession(NamedTuple):
+class ReplacedSession(msgspec.Struct, frozen=True):
     """A session that was flushed. A login may replace it."""
 
     id: str
@@ -78,6 +80,7 @@ class New(msgspec.Struct, frozen=True):
     outdated: Record | None = None
     """See `Dead.outdated`."""
     replaces: ReplacedSession | None = None
+    base: ClassVar[None] = None
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -108,6 +111,10 @@ class Rotating(msgspec.Struct, frozen=True):
     """Whether the next save keeps the key if only the hash of the login changes, because the login
     was made under a previous ``SECRET_KEY``. See `rotation.is_secret_rotation`."""
 
+    @property
+    def base(self) -> Snapshot:
+        return self.previous.base
+
 
 class Dead(msgspec.Struct, frozen=True):
     key: SecretText
@@ -115,30 +122,22 @@ class Dead(msgspec.Struct, frozen=True):
     outdated: Record | None = None
     """The session that was flushed because its user has a new password. If a login follows, it
     replaces this session."""
+    base: ClassVar[None] = None
 
 
 class Unreadable(msgspec.Struct, frozen=True):
     key: SecretText
+    base: ClassVar[None] = None
 
 
 class Unreachable(msgspec.Struct, frozen=True):
     key: SecretText
     cookie: SecretText
     outage: StorageUnavailable
+    base: ClassVar[None] = None
 
 
 State: TypeAlias = Unread | New | Stored | Rotating | Dead | Unreadable | Unreachable
-
-
-def base_of(state: State) -> Snapshot | None:
-    """Return the snapshot that the data at hand was loaded from; ``None`` if there is none."""
-    match state:
-        case Stored(base=base) | Unread(base=base):
-            return base
-        case Rotating(previous=previous):
-            return previous.base
-        case _:
-            return None
 
 
 def with_base(state: State, base: Snapshot) -> State:
@@ -161,7 +160,7 @@ class RequestPolicy(msgspec.Struct, frozen=True):
     """Whether a session that cannot be read because of an outage is empty, and cannot be saved."""
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, frozen=True):
     """A signal to send after the state is assigned and the transaction, if any, has committed."""
 
     signal: Signal
@@ -188,8 +187,8 @@ class Environment(msgspec.Struct, frozen=True):
         """The calls of the storage, as flows."""
         return Calls(self.storage)
 
-    def client(self, base: Record | None) -> Client:
-        """Return the client of the request. If it is not known, return the client of ``base``."""
+    def client(self, base: Record | None) -> tuple[str, str]:
+        """Return the `Client` of the request. If it is not known, return that of ``base``."""
         if self.policy is not None and self.policy.client is not None:
             return self.policy.client()
-        return Client(base.ip, base.user_agent) if base else Client("", "")
+        return (base.ip, base.user_agent) if base else ("", "")

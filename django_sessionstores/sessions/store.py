@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from django.conf import settings as django_settings
-from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.module_loading import import_string
 
@@ -70,13 +69,13 @@ class SessionStore(SessionFlows):
     def is_empty(self) -> bool:
         """Return whether there is neither a key nor data. Then a middleware deletes the cookie."""
         # A dead session has a key. Its cookie stays, because the browser may have a newer one.
-        return self._current_state.key is None and not self.__dict__.get("_session_cache")
+        return self._current_state.key is None and not getattr(self, "_session_cache", None)
 
     def _get_session(self, no_load: bool = False) -> dict[str, Any]:
         self.accessed = True
         if self._provisional:
             self._settle()  # After a rollback, this discards the data at hand.
-        if "_session_cache" not in self.__dict__:
+        if not hasattr(self, "_session_cache"):
             self._session_cache = {} if no_load or self._state.key is None else self.load()
         return self._session_cache
 
@@ -88,9 +87,10 @@ class SessionStore(SessionFlows):
         self.accessed = True
         if self._provisional:
             self._settle()
-        if "_session_cache" not in self.__dict__:
+        if not hasattr(self, "_session_cache"):
             data = {} if no_load or self._state.key is None else await self.aload()
-            self.__dict__.setdefault("_session_cache", data)
+            if not hasattr(self, "_session_cache"):
+                self._session_cache = data
         return self._session_cache
 
     async def adelete_test_cookie(self) -> None:
@@ -125,11 +125,11 @@ class SessionStore(SessionFlows):
 
     def _expiry(
         self,
-        of: Callable[[lifetime.Expiry, datetime, int], T],
+        of: Callable[[lifetime.Expiry, datetime | None, int], T],
         expiry: lifetime.Expiry,
         modification: datetime | None = None,
     ) -> T:
-        return of(expiry, modification or timezone.now(), self.get_session_cookie_age())
+        return of(expiry, modification, self.get_session_cookie_age())
 
     def deadlines(self) -> lifetime.Deadlines | None:
         """Return the times at which the session ends; ``None`` if it is not stored."""

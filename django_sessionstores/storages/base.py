@@ -37,7 +37,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Updated(NamedTuple):
+class Updated(msgspec.Struct, frozen=True):
     """The write was done. ``record`` is what the store now has, with a new handle."""
 
     record: Record

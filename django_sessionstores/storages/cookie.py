@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from django.conf import settings as django_settings
@@ -31,11 +30,15 @@ _MARK_SIZE: Final = 8
 _FLAGS: Final = 0
 """No flags are defined. A token with flags was made by a later version."""
 
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
+"""The alphabet of Base64 for URLs, which a cookie can have without quoting."""
+_FROM_URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, int, int, int, str | None, bytes]).decode
 
 
-class _Token(NamedTuple):
+class _Token(msgspec.Struct, frozen=True):
     """The handle of a record that was read from a token."""
 
     is_newest: bool
@@ -186,8 +189,8 @@ def _decrypt(locator: str) -> Record:
     """Return the record in a token. Raises `UnreadablePayload`."""
     text = locator.removeprefix(_SIGN)
     try:
-        token = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except (ValueError, binascii.Error):
+        token = binascii.a2b_base64(text.encode().translate(_FROM_URL_SAFE) + b"==")
+    except ValueError:
         raise UnreadablePayload("cookie does not have a token") from None
     if _text(token) != locator:
         # Base64 ignores some characters and bits. A token must have one spelling.
@@ -214,7 +217,8 @@ def _decrypt(locator: str) -> Record:
 
 
 def _text(token: bytes) -> str:
-    return _SIGN + base64.urlsafe_b64encode(token).rstrip(b"=").decode("ascii")
+    encoded = binascii.b2a_base64(token, newline=False)
+    return _SIGN + encoded.rstrip(b"=").translate(_URL_SAFE).decode("ascii")
 
 
 def _context(record_id: str) -> str:

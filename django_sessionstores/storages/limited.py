@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, TypeAlias, TypeVar, cast
 
-import msgspec
 from django.core.exceptions import ImproperlyConfigured
+from msgspec.structs import replace
 
 from .. import conf
 from ..core import clock
@@ -191,7 +191,7 @@ class LimitedStorage(Wrapper):
                 was_live |= ended is not None
             if was_live:
                 evicted.append(_latest_record(records))
-        return outcome._replace(evicted=(*outcome.evicted, *evicted))
+        return replace(outcome, evicted=(*outcome.evicted, *evicted))
 
     # --- The lock --------------------------------------------------------------------------
 
@@ -224,7 +224,7 @@ class LimitedStorage(Wrapper):
     def _unlock(self, lock: Record) -> Flow[bool]:
         """Release a lock, and return whether it was held until now."""
         # This time has passed by the clock of any server.
-        released = msgspec.structs.replace(lock, version=next_version(lock.version), expires=1)
+        released = replace(lock, version=next_version(lock.version), expires=1)
         # Without this, the lock ends when it expires.
         with suppress(StorageUnavailable):
             now = min(clock.now(), lock.expires - 1)

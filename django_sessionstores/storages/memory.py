@@ -112,7 +112,8 @@ class MemoryStorage(Storage):
     def _put(self, record: Record) -> None:
         self._records[record.id] = record
         self._records.move_to_end(record.id)
-        self._earliest = min(self._earliest, record.expires)
+        if record.expires < self._earliest:
+            self._earliest = record.expires
 
     def _make_room(self, now: int) -> Iterator[Record]:
         """Remove records until there is room for one more, and yield the live sessions of them."""

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from django_sessionstores.conf import codec
 from django_sessionstores.core.clock import now
+from django_sessionstores.core.records import SecretDict
 from django_sessionstores.exceptions import PayloadTooLarge, UnserializableValue
-from django_sessionstores.payloads.codec import Codec, KeyRing
+from django_sessionstores.payloads.codec import Codec, KeyRing, Snapshot
 from django_sessionstores.payloads.merge import changes, is_same, merge
 from django_sessionstores.payloads.serializers import TypedSerializer
 from django_sessionstores.testing import DAY, MALFORMED_KEYS, at, observed, stores_of
@@ -472,6 +473,26 @@ def test_a_key_is_found_without_deserialising(serializer: Any) -> None:
     kind = f"{serializer.__module__}.{serializer.__qualname__}"
     with override_settings(SESSION_SERIALIZER=kind):
         used = codec()
-        assert not used.lacks(used.serialize({"a": 1, "expiry": 2}), "expiry")
-        assert not used.lacks(used.serialize({"a": "the expiry"}), "expiry")
-        assert used.lacks(used.serialize({"a": 1}), "expiry") is (serializer is TypedSerializer)
+        assert not used.lacks(used.serialize({"a": 1, "expiry": 2}), b"expiry")
+        assert not used.lacks(used.serialize({"a": "the expiry"}), b"expiry")
+        assert used.lacks(used.serialize({"a": 1}), b"expiry") is (serializer is TypedSerializer)
+
+
+class ClassNameSerializer:
+    """A project's own, which sees of what class the data is."""
+
+    def dumps(self, obj: Any) -> bytes:
+        return type(obj).__name__.encode()
+
+    def loads(self, data: bytes) -> Any:
+        return {}
+
+
+def test_a_serializer_of_the_project_gets_a_plain_dict() -> None:
+    """It may keep the class, and the package's own is not part of the stored format."""
+    codec = Codec(KeyRing(["a"]), {3: ClassNameSerializer()}, 3)
+    datas: tuple[dict[str, int], ...] = ({"a": 1}, SecretDict(a=1))
+    for data in datas:
+        assert codec.serialize(data).data == b"dict"
+        assert codec.serialize_change(data).data == b"dict"
+        assert codec.matches(Snapshot(3, b"dict"), data)

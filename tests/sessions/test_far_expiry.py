@@ -222,7 +222,16 @@ def test_usual_ages_are_as_djangos() -> None:
     for expiry, age in ((60, 60), (60.9, 60), (-5, -5), (None, 7), (0, 7), (True, 1)):
         assert lifetime.expiry_age(expiry, moment, 7) == age
         assert lifetime.expiry_age(expiry, moment.replace(tzinfo=None), 7) == age
+        assert lifetime.expiry_age(expiry, None, 7) == age
     assert lifetime.expiry_date(60, moment, 7) == moment + datetime.timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("age", [10**12, 10**30])
+def test_an_endless_age_from_now(age: int) -> None:
+    for expiry, default in ((None, age), (age, 7)):
+        seconds = lifetime.expiry_age(expiry, None, default)
+        assert (timezone.now() + datetime.timedelta(seconds=seconds)).year == 9999
+        assert lifetime.expiry_date(expiry, None, default).year == 9999
 
 
 @pytest.mark.parametrize("is_naive", [True, False])

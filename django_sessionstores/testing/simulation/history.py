@@ -278,6 +278,23 @@ class Life:
                 child.inherits_surely = False
                 child.end(Ending(ending.start, None, ending.reason, ending.request))
 
+    def note_child(self, child: Life, *, is_skewed: bool) -> None:
+        """Note a session that a login has made from it, and that may have ended with it."""
+        self.children.append(child)
+        for ending in self.endings:
+            self.may_end_children(ending, is_skewed=is_skewed)
+
+    def may_end_children(self, ending: Ending, *, is_skewed: bool) -> None:
+        """Note that the sessions that logins have made from it may end with it.
+
+        The tombstone of the old key leads to the new session. Only the time of the login tells that
+        it is another session (7). The two times are equal if the second clock is behind, or within
+        one millisecond. ``is_skewed`` tells whether the clocks of the servers differ.
+        """
+        for child in self.children:
+            if is_skewed or child.request.began_at == self.request.began_at:
+                child.end(replace(ending, acked=None))
+
     def note_superseding(self, superseding: Superseding) -> None:
         """Note an event that may supersede all its keys."""
         for key in self.keys.values():

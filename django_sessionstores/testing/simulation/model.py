@@ -9,6 +9,7 @@ damaged data (24), sites that share a store (27), and the cost of a session obje
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from . import internals
@@ -180,7 +181,7 @@ class Model(Judge):
             return
         own.supersede(request, now, self._world.time, None)
         if own.user in {None, life.user} and life not in own.children:
-            own.children.append(life)
+            own.note_child(life, is_skewed=self._is_skewed)
 
     def _begins_again(self, request: Request, own: Life, text: str) -> bool:
         """Return whether a password change began another session, because the first had ended."""
@@ -191,7 +192,7 @@ class Model(Judge):
     def _followed(self, request: Request, own: Life, now: int) -> Life:
         life = self._born(request, own.user, now)
         life.parent, life.inherited_until, life.inherits_surely = own, now, False
-        own.children.append(life)
+        own.note_child(life, is_skewed=self._is_skewed)
         own.end(Ending(request.began, None, "password", request))
         return life
 
@@ -211,7 +212,7 @@ class Model(Judge):
             may_keep = is_uncertain and own is not None and own.user == pk
             if own is not None and (may_keep or self._keeps_data(own, pk)):
                 life.parent, life.inherited_until = own, now
-                own.children.append(life)
+                own.note_child(life, is_skewed=self._is_skewed)
                 life.inherits_surely = not own.endings
                 own.supersede(request, now, self._world.time, None)
                 if own.user is not None and is_uncertain:
@@ -271,12 +272,7 @@ class Model(Judge):
                 beside |= self._may_be_joined(life, request)
                 acked = None if beside else self._now
                 ending = Ending(request.began, acked, "logout", request, self._world.time)
-                if life.may_be_live(life.keys[str(request.key)], request.began, request.began_at):
-                    life.end(ending)
-                    self._may_end_children(life, ending)
-                elif self._is_skewed:
-                    # The clocks decide whether the key was superseded before the request began.
-                    life.end(Ending(request.began, None, "logout", request))
+                self._end_by_key(life, key, ending)
 
         self._world.when_certain(certain)
 
@@ -351,32 +347,31 @@ class Model(Judge):
             subject.forget(what)
         key, at = life.keys[str(request.key)], self._world.time
         had_ended = any(each.acked and each.acked < request.began for each in life.endings)
-        may = life.may_be_live(key, request.began, request.began_at)
         must = life.must_be_live(key, request.began, now, at) and not self.may_be_evicted(life)
         if answer and had_ended:
             self._broken(8, f"{request}: ended session {life.number}, which had ended")
         if answer is False and must:
             self._broken(8, f"{request}: did not find session {life.number}, which is live")
-        if answer or (answer is None and may):
-            reason = "revoked" if answer else "logout"
+        if answer:
+            ending = Ending(request.began, now, "revoked", request, at)
+            life.end(ending)
+            life.may_end_children(ending, is_skewed=self._is_skewed)
+        elif answer is None:
             # If another request changes the key at the same time, it may not lead to a session
             # any more.
-            beside = key.is_superseded_beside(request)
-            acked = None if beside and answer is None else now
-            ending = Ending(request.began, acked, reason, request, at)
+            acked = None if key.is_superseded_beside(request) else now
+            self._end_by_key(life, key, Ending(request.began, acked, "logout", request, at))
+
+    def _end_by_key(self, life: Life, key: Key, ending: Ending) -> None:
+        """Note that a request has ended the session that its key leads to."""
+        request = ending.request
+        assert request is not None  # noqa: S101 - only an expiry has no request
+        if life.may_be_live(key, request.began, request.began_at):
             life.end(ending)
-            self._may_end_children(life, ending)
-
-    def _may_end_children(self, life: Life, ending: Ending) -> None:
-        """Note that the sessions that logins have made from a session may end with it.
-
-        The tombstone of the old key leads to the new session. Only the time of the login tells that
-        it is another session (7). The two times are equal if the second clock is behind, or within
-        one millisecond.
-        """
-        for child in life.children:
-            if self._is_skewed or child.request.began_at == life.request.began_at:
-                child.end(Ending(ending.start, None, ending.reason, ending.request))
+            life.may_end_children(ending, is_skewed=self._is_skewed)
+        elif self._is_skewed:
+            # The clocks decide whether the key was superseded before the request began.
+            life.end(replace(ending, acked=None))
 
     def all_expired(self) -> None:
         """Note that all sessions have expired."""

@@ -274,4 +274,10 @@ PROGRAMS: Final = {
         "db own sync +cookie: previous.x.1 1:x.password@atomic 2:y.login.1 1 2* >2 "
         "4:y.password@atomic 4 1 1 4 4 4 1* >1 4* 8:x.login.1"
     ),
+    "a clock that is ahead gives a session a key, and the old key is deleted by another server": (
+        "cookie_registry own async: 7:x.replace 7* >7 9:x.cycle+save skew.9.40 9* 15:o.delete_key.x"
+    ),
+    "a login as another user ends the session of a login beside it, whose first one is ahead": (
+        "cached_db django sync +refuse: 3:x.login.2 skew.3.40 3* >3 6:x.login.1 7:x.login.2 7 7 7 7"
+    ),
 }

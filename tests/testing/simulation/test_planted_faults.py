@@ -262,7 +262,7 @@ def keep_the_key_at_login(plant: pytest.MonkeyPatch) -> None:
 
 
 def accept_any_key(plant: pytest.MonkeyPatch) -> None:
-    original = loading._load
+    original = loading.load
 
     def load(env: Any, state: Any) -> Flow[Any]:
         loaded = yield from original(env, state)
@@ -270,7 +270,7 @@ def accept_any_key(plant: pytest.MonkeyPatch) -> None:
             loaded = msgspec.structs.replace(loaded, state=New(state.key))
         return loaded
 
-    plant.setattr(loading, "_load", load)
+    plant.setattr(loading, "load", load)
 
 
 def save_nothing_that_is_nested(plant: pytest.MonkeyPatch) -> None:
