@@ -23,6 +23,7 @@ from django_sessionstores import conf
 from django_sessionstores.backends import cookie as cookie_backend
 from django_sessionstores.conf import codec
 from django_sessionstores.conf import settings as conf_settings
+from django_sessionstores.core import clock
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.lifetime import CLOCK_SKEW
 from django_sessionstores.core.records import draw_key, is_well_formed, session_id
@@ -209,6 +210,15 @@ def test_from_the_future(engine: Any) -> None:
     with at(now() + CLOCK_SKEW + 10_000):
         key = stored(engine)
     assert_refused(engine, {COOKIE: key}, "issued in the future")
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_from_as_far_in_the_future_as_clocks_may_differ(engine: Any, beyond: int) -> None:
+    moment = now()
+    with at(moment + CLOCK_SKEW + beyond):
+        key = stored(engine)
+    with clock.freeze(moment):
+        assert load(engine, key) == ({} if beyond else WORDS)
 
 
 def test_an_unreadable_cookie_is_not_overwritten_by_a_read(engine: Any) -> None:

@@ -20,33 +20,64 @@ Time is an argument
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-import msgspec
 from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import BaseCache, default_key_func
 
 from .. import conf
 from ..core.flow import Call, Flow, run
 from ..core.records import (
-    ID_SIZE,
     Record,
-    State,
-    is_session_id,
     is_well_formed,
-    list_entry,
     session_id,
 )
-from ..core.summary import Summary, summarize
 from .ending import end_one_by_one, end_without_key
-from .site_marks import LITTER_AGE as LITTER_AGE
-from .site_marks import SiteMarks
+from .inspection import Inspection
+from .outcomes import (
+    Conflict,
+    Found,
+    Gone,
+    Outcome,
+    Page,
+    Taken,
+    Updated,
+    cursor_error,
+    id_of_cursor,
+    page_of,
+    refusal,
+)
+from .site_marks import LITTER_AGE
 
 if TYPE_CHECKING:
     from ..payloads.codec import Codec
+
+__all__ = [
+    "LITTER_AGE",
+    "MOST_AT_ONCE",
+    "NAMESPACE",
+    "CacheStorage",
+    "Conflict",
+    "Found",
+    "Gone",
+    "Outcome",
+    "P",
+    "Page",
+    "Storage",
+    "T",
+    "Taken",
+    "Updated",
+    "cursor_error",
+    "has_fixed_keys",
+    "id_of_cursor",
+    "page_of",
+    "prefix_of",
+    "refusal",
+    "rotate_in_two_steps",
+    "was_rotated",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,105 +86,7 @@ MOST_AT_ONCE: Final = 500
 """How many sessions one call of a storage ends at most."""
 
 
-class Updated(msgspec.Struct, frozen=True):
-    """The write was done. ``record`` is what the store now has, with a new handle."""
-
-    record: Record
-    key: str | None = None
-    """The new session key; ``None`` if it does not change. See `Storage.holds_in_key`."""
-    evicted: tuple[Record, ...] = ()
-    """The live sessions that were evicted to make room, if the storage knows."""
-    is_provisional: bool = False
-    """Whether the caller can still roll back the write, see `Storage.in_transaction`."""
-    is_rotated: bool = False
-    """Whether another request has rotated the session since, and has taken the write along."""
-
-    def __repr__(self) -> str:
-        # Error reports show local variables.
-        return f"<Updated {self.record!r}>"
-
-
-class Conflict(NamedTuple):
-    """Nothing was written: the store has another version, ``current``, or a tombstone."""
-
-    current: Record
-
-
-class Gone(NamedTuple):
-    """Nothing was written: the store does not have the record, or it has expired."""
-
-
-class Taken(NamedTuple):
-    """Nothing was written: a record with this id exists."""
-
-
-Outcome = Updated | Conflict | Gone
-
-
-class Found(msgspec.Struct, frozen=True):
-    """The result of `Storage.find`."""
-
-    record: Record | None
-    key: str | None = None
-    """The new session key, if it differs from the one that was presented."""
-    is_provisional: bool = False
-    """Whether finding the record has stored something that the caller can still roll back."""
-
-    def __repr__(self) -> str:
-        # Error reports show local variables.
-        return f"<Found {self.record!r}>"
-
-
-class Page(NamedTuple):
-    """Some of a storage's records, and the cursor of the next page."""
-
-    records: list[Record]
-    """The records, without payloads, see `list_entry`."""
-    next: str
-    """The cursor of the next page; empty after the last one."""
-
-
-def refusal(current: Record | None, base: Record, now: int) -> Conflict | Gone | None:
-    """Return why ``base`` must not be replaced by a write; ``None`` if it may be replaced.
-
-    ``current`` is what the store has. For storages that compare versions themselves, under a lock.
-    """
-    if current is None or current.expires <= now:
-        return Gone()
-    return Conflict(current) if current.version != base.version else None
-
-
-def cursor_error(cursor: str) -> ValueError:
-    """Return the exception for a cursor that no page has returned."""
-    return ValueError(f"{cursor!r} is not the cursor of a page of sessions.")
-
-
-def id_of_cursor(cursor: str) -> str:
-    """Return the id at which a page of `page_of` ended; empty for the first page.
-
-    Raises ``ValueError`` if the cursor is not one.
-    """
-    if cursor and not is_session_id(cursor):
-        raise cursor_error(cursor)
-    return cursor
-
-
-def page_of(records: Iterable[Record], limit: int) -> Page:
-    """Return a page of the first of some records, without tombstones.
-
-    ``records`` come in the order of their ids. No more of them are read than the page needs.
-    """
-    found: list[Record] = []
-    for record in records:
-        if record.state is not State.LIVE:
-            continue
-        if len(found) == limit:
-            return Page(found, found[-1].id)
-        found.append(list_entry(record))
-    return Page(found, "")
-
-
-class Storage(SiteMarks):
+class Storage(Inspection):
     """The base class of all storages.
 
     A subclass must implement `describe`, `read`, `create`, `update`, `touch`, `delete` and `purge`.
@@ -214,13 +147,6 @@ class Storage(SiteMarks):
     def codec(self) -> Codec:
         """The codec that makes payloads for this storage from session data."""
         return conf.codec()
-
-    def write_obstacle(self) -> str:
-        """Return what keeps this process from writing to the store, for the doctor.
-
-        It is empty if nothing is known to. Does not write, and does not raise.
-        """
-        return ""
 
     def parts(self) -> tuple[Storage, ...]:
         """Return the storages that this storage consists of; an empty tuple if it uses a store."""
@@ -383,33 +309,12 @@ class Storage(SiteMarks):
         """Return how many sessions are live, of one user or of all. Only if the storage `lists`."""
         raise NotImplementedError
 
-    def summarize(self, now: int, limit: int) -> Summary:
-        """Return counts of all sessions, or of a random sample of ``limit`` of them.
-
-        Only if the storage `lists`.
-        """
-        return summarize_sample(self, now, limit)
-
     def reindex(self) -> int | None:
         """Rebuild the index from the records, while others write; return its number of sessions.
 
         Return ``None`` if there is no index besides the records.
         """
         return None
-
-    def index_is_complete(self) -> bool | None:
-        """Return whether the index has all sessions; ``None`` if there is no index.
-
-        Asks the store.
-        """
-        return None
-
-    def eviction_policy(self) -> str:
-        """Return the store's name for the policy by which it drops sessions when it is full.
-
-        It is empty if the store does not drop sessions in use, or does not say. Asks the store.
-        """
-        return ""
 
     def rotate(self, record: Record, base: Record, tombstone: Record, now: int) -> Outcome | Taken:
         """Store ``record`` under its new id and replace ``base`` by ``tombstone``.
@@ -558,22 +463,6 @@ def was_rotated(storage: Storage, record: Record, base: Record) -> Flow[bool]:
     """
     current: Record | None = yield Call(storage, "read_latest", (base.id,))
     return current is not None and current.successor == record.id
-
-
-def summarize_sample(storage: Storage, now: int, limit: int) -> Summary:
-    """Return the counts of a random sample, from a storage that lists sessions in order of ids.
-
-    Ids are digests, so the sessions after a random id are a random sample.
-    """
-    start = secrets.token_hex(ID_SIZE)
-    page = storage.scan(start, limit, None)
-    records = page.records
-    if not page.next:
-        # From the first id up to the random one. One more tells whether there are others.
-        first = storage.scan("", limit - len(records) + 1, None)
-        records = [*records, *(each for each in first.records if each.id <= start)]
-    is_whole = not page.next and len(records) <= limit
-    return summarize(records[:limit], now, is_whole=is_whole)
 
 
 NAMESPACE: Final = "django_sessionstores:"

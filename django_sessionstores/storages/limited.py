@@ -32,6 +32,8 @@ _MOST_EVICTED: Final = 500
 """How many surplus sessions are enough for one login, which then reads no further page."""
 _MOST_CHECKED: Final = 100
 """The same if each of them has to be read, because the list may have lost ones."""
+_MOST_LOOKS: Final = 100
+"""How often one login lists the sessions of a user."""
 _EVICTION_SECONDS: Final = 0.15
 """How long a login goes on to end surplus sessions, after a first batch."""
 _LOCK_SECONDS: Final = 10
@@ -132,7 +134,9 @@ class LimitedStorage(Wrapper):
         Raises `SessionLimitReached` if the limit refuses logins, and ``ImproperlyConfigured`` if
         the storage cannot list sessions.
         """
-        while True:
+        # What is lost is removed, and then others are listed. A store that continued to list it must
+        # not hold up a login forever.
+        for _ in range(_MOST_LOOKS):
             others, are_all = yield from self._other_sessions(record, base)
             if len(others) >= self._most and self.lists_lost:
                 others = yield from self._without_lost(others)

@@ -1013,3 +1013,21 @@ def test_many_that_end_beside_a_previous_backend_take_one_commit(engine: Engine)
             assert Inventory().end_all("7") == 4
     words = [query["sql"].split()[0] for query in captured]
     assert words.count("COMMIT") == 1
+
+
+def test_previous_backends_are_closed_with_their_settings() -> None:
+    """Each change of CACHES in a test would leave connections open."""
+    source = mock.Mock()
+    with mock.patch.object(lazy, "open_source", return_value=source):
+        lazy._forget_sources()
+        assert not source.close.called  # There were none.
+        with override_settings(
+            SESSIONSTORES={"MIGRATE_FROM": ["django.contrib.sessions.backends.db"]}
+        ):
+            assert lazy.sources() == (source,)
+            assert lazy.sources() == (source,)
+            lazy._forget_sources()
+            assert source.close.call_count == 1
+            assert lazy.sources() == (source,)
+            lazy._forget_sources()
+        assert source.close.call_count == 2

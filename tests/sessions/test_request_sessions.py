@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+from copy import copy, deepcopy
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections
 from django.urls import set_urlconf
 
+from django_sessionstores.core.records import session_id
 from django_sessionstores.sessions import request_sessions
 from django_sessionstores.signals import session_ended
 
@@ -64,3 +70,83 @@ def test_a_session_that_is_kept_is_kept_once(engine: Any) -> None:
     node = request_sessions._noted.get()
     assert node is not None
     assert node.size <= 32
+
+
+@pytest.mark.engines("memory")
+def test_all_whose_key_was_cycled_are_known_once_each(engine: Any) -> None:
+    """Code may open the session of the request under its key a second time."""
+    sessions = [engine.SessionStore() for _ in range(3)]
+    set_urlconf("tests.urls")
+    try:
+        for session in [*sessions, *sessions]:
+            request_sessions.add_cycled(session)
+        assert request_sessions.cycled() == sessions
+        del sessions[1], session
+        gc.collect()
+        assert request_sessions.cycled() == sessions
+        request_sessions.add_cycled(sessions[0])
+        assert request_sessions.cycled() == sessions[::-1]
+    finally:
+        set_urlconf(None)
+    assert request_sessions.cycled() == []
+
+
+@pytest.mark.engines("memory")
+@pytest.mark.parametrize("signal", [request_started, request_finished])
+def test_sessions_belong_to_one_request(engine: Any, signal: Any) -> None:
+    """A thread has one request after the other, and all of them in the same context."""
+    set_urlconf("tests.urls")
+    try:
+        session = engine.SessionStore()
+        request_sessions.add_cycled(session)
+        assert request_sessions.sessions() == [session]
+        signal.disconnect(close_old_connections)
+        signal.send(sender=None)
+        assert request_sessions.sessions() == []
+        assert request_sessions.cycled() == []
+    finally:
+        signal.connect(close_old_connections)
+        set_urlconf(None)
+
+
+@pytest.mark.engines("memory")
+def test_only_the_first_session_of_a_request_is_the_one_of_its_cookie(engine: Any) -> None:
+    """The request's own code may open the sessions of other people by their keys."""
+    keys = []
+    for _ in range(2):
+        session = engine.SessionStore()
+        session["a"] = 1
+        session.save()
+        keys.append(session.session_key)
+    del session
+    request_sessions._start()
+    set_urlconf("tests.urls")
+    try:
+        opened = [engine.SessionStore(key) for key in keys]
+        assert all(each["a"] == 1 for each in opened)
+        assert request_sessions.own_ids() == {session_id(keys[0])}
+    finally:
+        set_urlconf(None)
+    request_sessions._start()
+    opened = [engine.SessionStore(key) for key in keys]
+    assert request_sessions.own_ids() == set()
+    assert len(opened) == 2
+
+
+@pytest.mark.parametrize("has_mark", [False, True])
+def test_a_logout_marks_only_sessions_that_know_of_it(has_mark: bool) -> None:
+    """A request may have a session of another package, or none."""
+    session = SimpleNamespace(is_logging_out=False) if has_mark else SimpleNamespace()
+    request_sessions._log_out(SimpleNamespace(session=session))
+    assert vars(session) == ({"is_logging_out": True} if has_mark else {})
+    request_sessions._log_out(SimpleNamespace())
+    request_sessions._log_out(None)
+
+
+@pytest.mark.engines("memory")
+@pytest.mark.parametrize("copied", [copy, deepcopy])
+def test_a_copy_is_a_session_of_the_request(engine: Any, copied: Any) -> None:
+    session = engine.SessionStore()
+    session["a"] = 1
+    other = copied(session)
+    assert {id(session), id(other)} <= set(map(id, request_sessions.sessions()))

@@ -312,6 +312,59 @@ def test_another_login_after_a_flush_does_not_get_the_old_key(engine: Any, undo:
     assert data_of(engine, key).get("_auth_user_id") != "8"
 
 
+def test_what_was_merged_with_a_new_key_is_not_a_change_after_the_rollback(
+    engine: Any, undo: Undo
+) -> None:
+    """What another request has saved stays its own; later changes of that are not overwritten."""
+    if engine.storage.holds_in_key:
+        pytest.skip("a key that holds the session is not cycled here")
+    key = stored(engine, x=0)
+    session = engine.SessionStore(key)
+    assert session["x"] == 0
+    save_elsewhere(engine, key, x=1)
+    with undo():
+        session.cycle_key()
+        session["y"] = 1
+        session.save()
+        assert session["x"] == 1
+    elsewhere(lambda: save_elsewhere(engine, key, x=2))
+    session.save()
+    assert data_of(engine, session.session_key) == {"x": 2, "y": 1}
+
+
+def test_an_object_that_gets_another_key_forgets_what_it_has_saved(engine: Any, undo: Undo) -> None:
+    """Django's test client sets the key of a session object that it has used before."""
+    other = stored(engine, x=1)
+    session = engine.SessionStore()
+    with undo():
+        session["y"] = 1
+        session.save()
+        session._session_key = other
+    assert session.session_key == other
+    assert data_of(engine, session.session_key) == {"x": 1}
+
+
+def test_a_flush_of_an_unread_session_that_is_rolled_back_is_not_told(
+    engine: Any, undo: Undo
+) -> None:
+    """Neither by the session that has begun since. Nobody knows which session it was."""
+    session, told = engine.SessionStore(stored(engine, x=1)), list[dict[str, Any]]()
+
+    def note(**facts: Any) -> None:
+        told.append(facts)
+
+    signals.session_ended.connect(note)
+    try:
+        with undo():
+            session.flush()
+            session["y"] = 1
+        session.save()
+    finally:
+        signals.session_ended.disconnect(note)
+    assert told == []
+    assert data_of(engine, session.session_key) == {"y": 1}
+
+
 def test_signals_tell_only_what_was_committed(engine: Any, undo: Undo) -> None:
     key = stored(engine, _auth_user_id="7")
     told = []

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 
+from django_sessionstores import conf
 from django_sessionstores.core import clock
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.flow import run
-from django_sessionstores.core.records import State, make_tombstone
+from django_sessionstores.core.records import State, make_tombstone, session_id
 from django_sessionstores.exceptions import (
     SessionLimitReached,
     StorageUnavailable,
@@ -24,16 +25,20 @@ from django_sessionstores.storages import revocation
 from django_sessionstores.storages.base import (
     CacheStorage,
     Conflict,
+    Found,
     Gone,
     Storage,
     Updated,
     refusal,
 )
+from django_sessionstores.storages.composed import Wrapper
+from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.limited import LimitedStorage
 from django_sessionstores.storages.memory import MemoryStorage
+from django_sessionstores.storages.registered import RegisteredStorage
 from django_sessionstores.storages.revocation import EndedSession
 from django_sessionstores.storages.tombstones import leave_tombstone
-from django_sessionstores.testing import observed
+from django_sessionstores.testing import Twin, observed
 from tests.storages.records import make_record
 
 
@@ -54,6 +59,51 @@ def test_what_a_storage_is_unless_it_says_otherwise() -> None:
     stated = {name for name in named if getattr(storage, name)}
     assert stated == {"authoritative", "keeps_client", "shared"}
     assert Storage().durable
+
+
+def test_what_a_storage_answers_unless_it_says_otherwise() -> None:
+    storage, record = Storage(), make_record()
+    assert storage.write_obstacle() == storage.eviction_policy() == storage.first_expired(1) == ""
+    assert storage.parts() == ()
+    assert storage.mark(record) == b""
+    assert storage.is_outdated(record) is False
+    assert storage.native_async is False
+    assert storage.in_transaction() is False
+    assert async_to_sync(storage.ain_transaction)() is False
+    assert storage.reindex() is None
+    assert storage.index_is_complete() is None
+    assert storage.key_of("a" * 32) == "a" * 32
+    assert storage.key_of("a.b" * 10) is None
+    assert storage.identify("a" * 32) == storage.locate("a" * 32) == session_id("a" * 32)
+    assert storage.codec is conf.codec()
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+def test_a_storage_asks_itself_for_what_it_does_not_say(
+    monkeypatch: pytest.MonkeyPatch, awaited: bool
+) -> None:
+    """What it says of reading and deleting holds for all ways to read and to delete."""
+    storage, record, asked = Storage(), make_record(), list[tuple[Any, ...]]()
+
+    def note(name: str, answer: Any) -> None:
+        def method(*args: Any) -> Any:
+            asked.append((name, *args))
+            return answer
+
+        monkeypatch.setattr(storage, name, method)
+
+    note("read", record)
+    note("delete", True)
+    store, key = Twin(storage, awaited), "a" * 32
+    assert store.find(key, "cookie") == Found(record)
+    assert store.peek(key) is record
+    assert store.read_latest("one") is record
+    assert store.lookup("two") is record
+    assert store.follow(record, "three") is record
+    assert store.end("four", "key") is True
+    located = ("read", session_id(key))
+    ids = [("read", name) for name in ("one", "two", "three")]
+    assert asked == [located, located, *ids, ("delete", "four")]
 
 
 @pytest.mark.parametrize("name", _twins())
@@ -262,6 +312,7 @@ def test_a_login_does_not_wait_for_a_lock_for_ever() -> None:
         pytest.raises(StorageUnavailable, match="has kept its lock for 20 seconds"),
     ):
         limited.create(make_record(user_id="7"), moment)
+    assert next(seconds) - 1 == 21
 
 
 @pytest.mark.parametrize("is_over", [False, True], ids=["live", "ended"])
@@ -407,3 +458,60 @@ def test_a_write_is_refused_if_its_base_is_not_what_is_stored(
     if isinstance(refused, Conflict):
         assert refused.current is current
     assert refusal(None, base, moment) == Gone()
+
+
+_TRAITS = ["thread_sensitive", "shared", "durable", "self_expiring", "authoritative"]
+_TRAITS += ["holds_in_key", "lists", "lists_lost", "indexes_users", "indexes_counts"]
+_TRAITS += ["keeps_client", "keeps_changes", "native_async", "codec", "max_payload"]
+
+
+@pytest.mark.parametrize("trait", _TRAITS)
+def test_a_wrapper_is_what_the_storage_in_it_is(trait: str) -> None:
+    """What wraps a storage must not change what the checks and the sessions take it for."""
+    for value in True, False:
+        inner = type("Inner", (MemoryStorage,), {trait: value})(10)
+        assert getattr(Wrapper(inner), trait) is value
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        *[("describe", 0), ("key_of", 1), ("identify", 1), ("locate", 1), ("mark", 1)],
+        *[("is_outdated", 1), ("first_expired", 1), ("index_is_complete", 0)],
+        *[("eviction_policy", 0), ("after_rollback", 1), ("close", 0)],
+    ],
+)
+def test_a_wrapper_asks_the_storage_in_it(
+    name: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what has no async twin."""
+    inner, answer, asked = MemoryStorage(10), object(), list[tuple[object, ...]]()
+
+    def method(*args: object) -> object:
+        asked.append(args)
+        return answer
+
+    monkeypatch.setattr(inner, name, method)
+    args = tuple(object() for _ in range(number))
+    returned = getattr(Wrapper(inner), name)(*args)
+    assert asked == [args]
+    assert returned is (None if name in {"after_rollback", "close"} else answer)
+
+
+@pytest.mark.parametrize("kind", ["layered", "registered"])
+def test_a_storage_closes_all_that_it_consists_of(kind: str) -> None:
+    closed: list[str] = []
+
+    class Closed(CacheStorage):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def close(self) -> None:
+            closed.append(self.name)
+
+    parts = Closed("a"), Closed("b")
+    if kind == "layered":
+        LayeredStorage(*parts, lease=60, retry=5).close()
+    else:
+        RegisteredStorage(*parts, window=60).close()
+    assert closed == ["a", "b"]

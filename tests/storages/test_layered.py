@@ -21,7 +21,7 @@ from django_sessionstores.exceptions import (
     StorageUnavailable,
     UnreadablePayload,
 )
-from django_sessionstores.storages import layered
+from django_sessionstores.storages import copies, layered
 from django_sessionstores.storages.base import Conflict, Gone, Taken, Updated
 from django_sessionstores.storages.caches import portable
 from django_sessionstores.storages.layered import LayeredStorage
@@ -740,3 +740,13 @@ def test_many_that_end_in_a_transaction(over_database, cache, is_committed):
         assert [held(cache, each).state for each in IDS] == [State.ENDED] * 3
     else:
         assert [over_database.read(each).version for each in IDS] == [1] * 3
+
+
+@pytest.mark.parametrize("payload", [b"", b"x", b"encrypted"])
+def test_a_copy_has_what_its_record_has(payload):
+    """Also of a record without a payload, as registries have it."""
+    original = record(payload=payload)
+    copy = copies.make_copy(original, NOW + 1)
+    assert copies.read_copy(copy, NOW) == original
+    assert copies.read_copy(copy, NOW + 1) is None
+    assert copies.read_copy(original, NOW) is None

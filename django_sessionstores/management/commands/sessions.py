@@ -162,7 +162,7 @@ class Command(BaseCommand):
                     f"{NAME}['MIGRATE_FROM']."
                 )
         if options["json"]:
-            ended = 0 if options["dry_run"] else inventory.end_everything()
+            ended = 0 if options["dry_run"] else int(inventory.end_everything())
             self.terminal.write(reports.as_json({"found": number, "ended": ended}))
         else:
             self._end_everything(inventory, number, **options)

@@ -12,7 +12,14 @@ from django.test import override_settings
 from django_sessionstores.backends import cookie
 from django_sessionstores.conf import codec
 from django_sessionstores.core.clock import now
-from django_sessionstores.core.records import Record, State, draw_key, make_tombstone, session_id
+from django_sessionstores.core.records import (
+    Change,
+    Record,
+    State,
+    draw_key,
+    make_tombstone,
+    session_id,
+)
 from django_sessionstores.exceptions import (
     PayloadTooLarge,
     SessionEnded,
@@ -899,3 +906,35 @@ def _note(waiting: list[tuple[str, object]], name: str, action: object) -> objec
     """Note that an action waits, and return what `Storage.after_commit` returned for it."""
     waiting.append((name, action))
     return action
+
+
+@pytest.mark.parametrize("is_durable", [False, True])
+@pytest.mark.parametrize("holds_in_key", [False, True])
+def test_a_list_has_lost_sessions_if_a_cache_has_the_data(
+    is_durable: bool, holds_in_key: bool
+) -> None:
+    """Then the session limit has to look whether they are there."""
+    traits = {"durable": is_durable, "holds_in_key": holds_in_key}
+    data = type("Data", (MemoryStorage,), traits)(10)
+    pair = RegisteredStorage(data, MemoryStorage(10), window=60)
+    assert pair.lists_lost is not (is_durable or holds_in_key)
+    assert pair.keeps_changes is pair.holds_in_key is holds_in_key
+
+
+@pytest.mark.parametrize("is_pending", [False, True])
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_key_is_outdated_that_has_to_be_brought_forward(is_pending: bool, is_old: bool) -> None:
+    """By changes that others have saved, or because a previous SECRET_KEY has encrypted it."""
+    data, asked = MemoryStorage(10), list[Record]()
+
+    def is_outdated(record: Record) -> bool:
+        asked.append(record)
+        return is_old
+
+    pair = RegisteredStorage(data, MemoryStorage(10), window=60)
+    record = stored(pair)
+    if is_pending:
+        record = msgspec.structs.replace(record, pending=(Change(1, b"change"),))
+    with mock.patch.object(data, "is_outdated", is_outdated):
+        assert pair.is_outdated(record) is (is_pending or is_old)
+    assert [each.handle for each in asked] == ([] if is_pending else [None])

@@ -1,0 +1,55 @@
+"""What the overview and the doctor ask a storage about all of its sessions and its store."""
+
+from __future__ import annotations
+
+import secrets
+
+from ..core.records import ID_SIZE
+from ..core.summary import Summary, summarize
+from .outcomes import Page
+from .site_marks import SiteMarks
+
+
+class Inspection(SiteMarks):
+    """The base class of `Storage` that answers operators, not requests."""
+
+    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+        """See `Storage.scan`."""
+        raise NotImplementedError
+
+    def write_obstacle(self) -> str:
+        """Return what keeps this process from writing to the store, for the doctor.
+
+        It is empty if nothing is known to. Does not write, and does not raise.
+        """
+        return ""
+
+    def summarize(self, now: int, limit: int) -> Summary:
+        """Return counts of all sessions, or of a random sample of ``limit`` of them.
+
+        Only if the storage `lists`. The default is for a storage that lists sessions in the order
+        of their ids: ids are digests, so the sessions after a random id are a random sample.
+        """
+        start = secrets.token_hex(ID_SIZE)
+        page = self.scan(start, limit, None)
+        records = page.records
+        if not page.next:
+            # From the first id up to the random one. One more tells whether there are others.
+            first = self.scan("", limit - len(records) + 1, None)
+            records = [*records, *(each for each in first.records if each.id <= start)]
+        is_whole = not page.next and len(records) <= limit
+        return summarize(records[:limit], now, is_whole=is_whole)
+
+    def index_is_complete(self) -> bool | None:
+        """Return whether the index has all sessions; ``None`` if there is no index.
+
+        Asks the store.
+        """
+        return None
+
+    def eviction_policy(self) -> str:
+        """Return the store's name for the policy by which it drops sessions when it is full.
+
+        It is empty if the store does not drop sessions in use, or does not say. Asks the store.
+        """
+        return ""

@@ -1,0 +1,108 @@
+"""What the methods of a storage return: the outcomes of writes, and pages of records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from ..core.records import Record, State, is_session_id, list_entry
+
+
+class Updated(msgspec.Struct, frozen=True):
+    """The write was done. ``record`` is what the store now has, with a new handle."""
+
+    record: Record
+    key: str | None = None
+    """The new session key; ``None`` if it does not change. See `Storage.holds_in_key`."""
+    evicted: tuple[Record, ...] = ()
+    """The live sessions that were evicted to make room, if the storage knows."""
+    is_provisional: bool = False
+    """Whether the caller can still roll back the write, see `Storage.in_transaction`."""
+    is_rotated: bool = False
+    """Whether another request has rotated the session since, and has taken the write along."""
+
+    def __repr__(self) -> str:
+        # Error reports show local variables.
+        return f"<Updated {self.record!r}>"
+
+
+class Conflict(NamedTuple):
+    """Nothing was written: the store has another version, ``current``, or a tombstone."""
+
+    current: Record
+
+
+class Gone(NamedTuple):
+    """Nothing was written: the store does not have the record, or it has expired."""
+
+
+class Taken(NamedTuple):
+    """Nothing was written: a record with this id exists."""
+
+
+Outcome = Updated | Conflict | Gone
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The result of `Storage.find`."""
+
+    record: Record | None
+    key: str | None = None
+    """The new session key, if it differs from the one that was presented."""
+    is_provisional: bool = False
+    """Whether finding the record has stored something that the caller can still roll back."""
+
+    def __repr__(self) -> str:
+        # Error reports show local variables.
+        return f"<Found {self.record!r}>"
+
+
+class Page(NamedTuple):
+    """Some of a storage's records, and the cursor of the next page."""
+
+    records: list[Record]
+    """The records, without payloads, see `list_entry`."""
+    next: str
+    """The cursor of the next page; empty after the last one."""
+
+
+def refusal(current: Record | None, base: Record, now: int) -> Conflict | Gone | None:
+    """Return why ``base`` must not be replaced by a write; ``None`` if it may be replaced.
+
+    ``current`` is what the store has. For storages that compare versions themselves, under a lock.
+    """
+    if current is None or current.expires <= now:
+        return Gone()
+    return Conflict(current) if current.version != base.version else None
+
+
+def cursor_error(cursor: str) -> ValueError:
+    """Return the exception for a cursor that no page has returned."""
+    return ValueError(f"{cursor!r} is not the cursor of a page of sessions.")
+
+
+def id_of_cursor(cursor: str) -> str:
+    """Return the id at which a page of `page_of` ended; empty for the first page.
+
+    Raises ``ValueError`` if the cursor is not one.
+    """
+    if cursor and not is_session_id(cursor):
+        raise cursor_error(cursor)
+    return cursor
+
+
+def page_of(records: Iterable[Record], limit: int) -> Page:
+    """Return a page of the first of some records, without tombstones.
+
+    ``records`` come in the order of their ids. No more of them are read than the page needs.
+    """
+    found: list[Record] = []
+    for record in records:
+        if record.state is not State.LIVE:
+            continue
+        if len(found) == limit:
+            return Page(found, found[-1].id)
+        found.append(list_entry(record))
+    return Page(found, "")

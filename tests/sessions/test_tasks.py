@@ -1,0 +1,132 @@
+"""Several tasks of one request use its session object at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from django_sessionstores import signals
+from django_sessionstores.core.records import Record
+from django_sessionstores.sessions import SessionStore
+from django_sessionstores.storages.base import Found, Outcome, Storage, Taken, Updated
+from django_sessionstores.storages.memory import MemoryStorage
+
+
+class Waiting(MemoryStorage):
+    """A storage in which each call of a task lets the other tasks go on first."""
+
+    async def afind(self, key: str, cookie: str) -> Found:
+        await asyncio.sleep(0)
+        return self.find(key, cookie)
+
+    async def acreate(self, record: Record, now: int) -> Updated | Taken:
+        outcome = self.create(record, now)
+        await asyncio.sleep(0)
+        return outcome
+
+    async def aupdate(self, record: Record, base: Record, now: int) -> Outcome:
+        outcome = self.update(record, base, now)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return outcome
+
+
+@pytest.fixture
+def store() -> type[SessionStore]:
+    storage = Waiting(100)
+
+    class Store(SessionStore):
+        @classmethod
+        def make_storage(cls) -> Storage:
+            return storage
+
+    return Store
+
+
+@pytest.fixture
+def key(store: type[SessionStore]) -> str:
+    session = store()
+    session["list"] = [1]
+    session.save()
+    return str(session.session_key)
+
+
+def run(*tasks: Callable[[], Any]) -> list[Any]:
+    async def gather() -> list[Any]:
+        return await asyncio.gather(*(each() for each in tasks))
+
+    return asyncio.run(gather())
+
+
+def test_two_tasks_get_the_same_values(store: type[SessionStore], key: str) -> None:
+    """The change that one of them makes in a value must not be lost because the other one reads."""
+    session = store(key)
+
+    async def change() -> None:
+        (await session.aget("list")).append(2)
+
+    async def read() -> list[int]:
+        return await session.aget("list")
+
+    _, one, other = run(change, read, lambda: session.aload())
+    assert one is session["list"]
+    assert one == [1, 2]
+    assert other == {"list": [1, 2]}
+    session.save()
+    assert store(key)["list"] == [1, 2]
+
+
+@pytest.mark.parametrize("other", ["change", "rotate", "flush", "login"])
+def test_a_task_goes_on_while_another_one_saves(
+    store: type[SessionStore], key: str, other: str
+) -> None:
+    """What was merged with the save of another request comes into the data at hand, unless that is
+    of another session by now."""
+    session, elsewhere = store(key), store(key)
+    session["mine"] = 1
+    elsewhere["theirs"] = 1
+    elsewhere.save()
+
+    async def meanwhile() -> None:
+        for _ in range(5):  # Until the second try of the save, after a conflict.
+            await asyncio.sleep(0)
+        if other == "change":
+            session["late"] = 1
+            await session.asave()
+        elif other == "rotate":
+            await session.arotate_later()
+        elif other == "flush":
+            await session.aflush()
+        else:
+            await session.aflush()
+            session["late"] = 1
+            await session.asave()
+
+    run(session.asave, meanwhile)
+    expected = {
+        "change": {"list": [1], "mine": 1, "theirs": 1, "late": 1},
+        "rotate": {"list": [1], "mine": 1, "theirs": 1},
+        "flush": {},
+        "login": {"late": 1},
+    }[other]
+    assert dict(session.items()) == expected
+    session.save()
+    assert dict(store(session.session_key).items()) == expected
+
+
+def test_what_was_stored_is_told_although_another_task_has_gone_on(
+    store: type[SessionStore],
+) -> None:
+    """The session was there, and others may count it."""
+    session, told = store(), list[Any]()
+    session["a"] = 1
+    observe: signals.Observer = lambda signal, sender, facts: told.append(signal)  # noqa: E731
+    signals.observers.append(observe)
+    try:
+        run(session.asave, session.aflush)
+    finally:
+        signals.observers.remove(observe)
+    assert signals.session_created in told

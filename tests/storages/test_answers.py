@@ -1,0 +1,25 @@
+"""What storages around other storages do with each answer of those, sync and async.
+
+The answers are in the folder ``answers``. A difference is either a fault, or a change that was
+meant: then ``python -m tests.storages.answers`` writes them anew.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.storages.answers import CASES, FILES, trees_of
+from tests.storages.answers.common import Case
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.file}: {case.title}")
+def test_each_answer(case: Case, awaited: bool) -> None:
+    """The calls that a storage makes, and what it answers, follow from what it is answered."""
+    assert case.tree(awaited=awaited) == trees_of(case.file)[case.title]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_files_have_the_trees_that_are_made(file: str) -> None:
+    """A tree that nothing makes would tell what no storage does."""
+    assert list(trees_of(file)) == [case.title for case in CASES if case.file == file]
