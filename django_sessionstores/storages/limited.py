@@ -134,7 +134,7 @@ class LimitedStorage(Wrapper):
         Raises `SessionLimitReached` if the limit refuses logins, and ``ImproperlyConfigured`` if
         the storage cannot list sessions.
         """
-        # What is lost is removed, and then others are listed. A store that continued to list it must
+        # What is lost is removed, and others are listed then. A store that still lists it must
         # not hold up a login forever.
         for _ in range(_MOST_LOOKS):
             others, are_all = yield from self._other_sessions(record, base)

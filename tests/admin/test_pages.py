@@ -31,7 +31,7 @@ from django_sessionstores.inventory import ending as inventory_ending
 from django_sessionstores.models import Session, SessionStatistics
 from django_sessionstores.operations import overview
 from django_sessionstores.sessions.state import RequestPolicy
-from django_sessionstores.storages import base
+from django_sessionstores.storages import inspection
 from django_sessionstores.testing import DAY, HOUR, at, observed
 from tests.browser import Chromium, Site, serve
 from tests.pages import FIREFOX, MIDDLEWARE, WIDTHS, problems_of, window
@@ -344,7 +344,7 @@ def test_as_many_calls_with_many_sessions(
     monkeypatch.setattr(list_page, "PER_PAGE", 5)
     monkeypatch.setattr(overview, "SAMPLE", 5)
     # A sample begins at a random id, and goes on with the first ids if it meets the last one.
-    monkeypatch.setattr(base.secrets, "token_hex", lambda size: "00" * size)
+    monkeypatch.setattr(inspection.secrets, "token_hex", lambda size: "00" * size)
     ada = person("ada")
 
     pages = [PAGES, f"{PAGES}overview/"]
