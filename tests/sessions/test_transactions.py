@@ -747,6 +747,7 @@ def test_a_save_finds_where_the_session_went_since(
 
 
 @MYSQL
+@pytest.mark.usefixtures("in_requests")
 def test_end_all_ends_what_has_rotated_and_what_has_begun_since(
     engine: Any, repeatable_read: Any, rotate: Callable[[str], str]
 ) -> None:
