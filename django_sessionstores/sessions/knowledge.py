@@ -139,6 +139,14 @@ class KnownSession(Engine):
             self._state = state = replace(state, is_optional=False, cycles=state.cycles + 1)
         return state
 
+    def _forget_undone(self) -> None:
+        """Restore what was known before any writes that were rolled back.
+
+        Before the data at hand is asked for, because a rollback may discard it.
+        """
+        if self._provisional:
+            self._settle()
+
     def _settle(self) -> None:
         """Restore what was known before any writes that were rolled back since the last call."""
         if undone := self._provisional.settle():
