@@ -120,6 +120,10 @@ class StoredRecords:
         created: Updated | Taken = yield Call(self._data, "create", (record, now))
         return created if isinstance(created, Taken) else combine_outcomes(created, claimed)
 
+    def issue(self, record: Record, now: int) -> Flow[Updated]:
+        """See `Storage.issue`."""
+        raise NotImplementedError
+
     # --- Updating --------------------------------------------------------------------------
 
     def update(self, record: Record, base: Record, now: int) -> Flow[Outcome]:

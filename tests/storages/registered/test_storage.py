@@ -801,6 +801,11 @@ def test_another_key_for_a_session_that_its_key_holds(awaited: bool) -> None:
     assert held.user_id == record.user_id
     assert codec().deserialize(newest_data(held, pair.codec, codec())) == {"x": 1}
     assert pair.registry.read(record.id) is None
+    assert isinstance(store.create(record, now()), Updated)
+    again = store.issue(msgspec.structs.replace(record, version=record.version + 7), now())
+    known = store.read(pair.locate(again.key))
+    assert known.version == record.version
+    assert isinstance(store.update(after(known), known, now()), Updated)
 
 
 @pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
