@@ -45,8 +45,9 @@ class SessionFlows(KnownSession):
     """
 
     def _load(self) -> Flow[dict[str, Any]]:
+        state = self._current_state  # First, because a rollback discards the data at hand.
         is_loaded = hasattr(self, "_session_cache")
-        match self._current_state:
+        match state:
             case New():
                 return {}
             case Rotating(previous=previous):
@@ -55,7 +56,7 @@ class SessionFlows(KnownSession):
                 pass
             case Unreachable(key=key, cookie=cookie):
                 unread = Unread(key, cookie)
-            case state:
+            case _:
                 unread = Unread(state.key, state.key)
         loaded = yield from self._note_outage(loading.load(self._environment(), unread))
         if is_loaded:
@@ -92,6 +93,7 @@ class SessionFlows(KnownSession):
 
     def _save(self, must_create: bool = False) -> Flow[None]:
         self.is_proved = False
+        self._forget_undone()
         if not hasattr(self, "_session_cache"):
             if must_create:
                 self._session_cache = {}
@@ -182,6 +184,7 @@ class SessionFlows(KnownSession):
 
     def _cycle(self, *, at_once: bool = True) -> Flow[None]:
         request_sessions.add_cycled(self)
+        self._forget_undone()
         if not hasattr(self, "_session_cache"):
             self._session_cache = yield from self._load()
         self.accessed = True
@@ -252,8 +255,12 @@ class SessionFlows(KnownSession):
             ended = yield from self._note_outage(ending.end_state(env, state))
             if state.key is not None:
                 yield from self._report_replaced()
+                baseline = self._baseline or state.base
                 dead = Dead(state.key, is_superseded=False)
                 yield from self._set_ended(state, dead, ended, "logout")
+                # The data at hand has not changed because its session has ended. As with Django's
+                # engines, a response may follow that saves nothing.
+                self._baseline = baseline
             return
         if isinstance(state, Rotating) and key == state.previous.key:
             # Not left to the next save: the key must not be valid if the request fails.

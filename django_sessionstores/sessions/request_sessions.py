@@ -41,9 +41,14 @@ _noted: Final[ContextVar[_Node | None]] = ContextVar("sessions", default=None)
 _cycled: Final[ContextVar[tuple[ref[SessionBase], ...]]] = ContextVar("cycled", default=())
 
 
-def add(session: SessionBase) -> None:
-    """Register a session object in the current context, in constant time on average."""
-    _add(ref(session), is_first=_noted.get() is None and is_in_request())
+def add(session: SessionBase) -> bool:
+    """Register a session object in the current context, in constant time on average.
+
+    Return whether it is the first one of a request: the middleware has made it from the cookie.
+    """
+    is_first = _noted.get() is None and is_in_request()
+    _add(ref(session), is_first=is_first)
+    return is_first
 
 
 def keep(session: SessionBase) -> None:
