@@ -22,7 +22,8 @@ class _Records(OrderedDict[str, Record]):
     When it is full, expired records are removed first, then those with the oldest writes.
     """
 
-    def __init__(self, most: int) -> None:
+    # The simulation copies storages, and a dict is made without arguments to be copied.
+    def __init__(self, most: int = 0) -> None:
         super().__init__()
         self._most = most
         # No record expires before this.
