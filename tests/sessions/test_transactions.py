@@ -29,7 +29,9 @@ from django_sessionstores.testing import Twin
 
 T = TypeVar("T")
 
-TRANSACTIONAL = ("db", "cached_db", "cookie:sqlite")
+TRANSACTIONAL = ("db", "cached_db", "cookie:sqlite", "cache:memcached+sqlite")
+WHOLE = TRANSACTIONAL[:-1]
+"""Those with which each save is part of the transaction, and not only what the registry stores."""
 
 pytestmark = pytest.mark.engines(*TRANSACTIONAL)
 
@@ -177,6 +179,7 @@ def test_the_next_save_merges_with_what_others_have_saved(engine: Any, undo: Und
         assert data_of(engine, each) == {"base": 1, "x": 1, "b": 1, "y": 2}
 
 
+@pytest.mark.engines(*WHOLE)
 def test_a_dismissal_is_rolled_back_with_the_save_before_it(engine: Any, undo: Undo) -> None:
     """``modified = False`` had no unsaved change to dismiss. After the rollback there is one."""
     key = stored(engine, base=1)
@@ -233,6 +236,34 @@ def test_the_old_key_leads_on_after_a_login_that_was_rolled_back(engine: Any, un
     session.save()
     assert session.session_key not in {key, None}
     assert data_of(engine, session.session_key) == {"cart": 1, "_auth_user_id": "7"}
+    assert data_of(engine, key) == {}
+
+
+@pytest.mark.parametrize("op", ["cycle_key", "login", "login after a read"])
+def test_a_new_key_in_a_transaction_that_is_tried_again(
+    engine: Any, undo: Undo, alias: str, op: str
+) -> None:
+    """As after a deadlock. The object keeps the key, and a cache has kept what it stored."""
+    user = {} if op.startswith("login") else {"_auth_user_id": "7"}
+    key = stored(engine, cart=1, **user)
+    session = engine.SessionStore(key)
+    if op != "login":
+        assert session["cart"] == 1
+
+    def attempt() -> None:
+        session.cycle_key()
+        if op != "cycle_key":
+            session["_auth_user_id"] = "7"
+            session.save()
+
+    for _ in range(2):
+        with undo():
+            attempt()
+    with transaction.atomic(alias):
+        attempt()
+    session["more"] = 1
+    session.save()
+    assert data_of(engine, session.session_key) == {"cart": 1, "_auth_user_id": "7", "more": 1}
     assert data_of(engine, key) == {}
 
 
@@ -406,6 +437,7 @@ def test_signals_tell_only_what_was_committed(engine: Any, undo: Undo) -> None:
             signal.disconnect(note)
 
 
+@pytest.mark.engines(*WHOLE)
 def test_a_rollback_is_noticed_while_something_keeps_the_callback(
     engine: Any, alias: str, undo: Undo
 ) -> None:
