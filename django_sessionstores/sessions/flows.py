@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ..conf import codec
+from ..conf import codec, merge_functions
 from ..core import clock
 from ..core.flow import Flow
 from ..core.records import SecretDict, SecretText, draw_key
@@ -133,8 +133,11 @@ class SessionFlows(KnownSession):
     ) -> Flow[None]:
         """Set the state and the data that a save has led to."""
         if saved.data is not None and _is_continued(saved.state, began, self._state):
-            # Another task of the request may have changed the session while this one saved it.
-            merged = merge(given, self._session_cache, saved.data, is_same=codec().is_same)
+            # Another task of the request may have changed the session while this one saved it. The
+            # values that were given are the same objects as in the data at hand.
+            given = given if saved.merged is None else drafting.data_of(saved.merged)
+            functions, is_same = merge_functions(), codec().is_same
+            merged = merge(given, self._session_cache, saved.data, functions, is_same)
             _replace_data(self._session_cache, merged)
         self.is_proved = saved.is_proved
         if saved.is_written:
