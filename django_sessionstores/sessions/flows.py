@@ -304,7 +304,8 @@ class SessionFlows(KnownSession):
         if ended is not None:
             user_id = ended.record.user_id if ended.record else None
             # A login may follow, so the reason of the end is known only later, and is sent then.
-            is_told = is_logout or not (self.policy is not None or request_sessions.is_in_request())
+            may_wait = self.policy is not None or request_sessions.is_in_request()
+            is_told = is_logout or request_sessions.is_over() or not may_wait
             replaces = ReplacedSession(ended.id, user_id, is_told)
             if not is_told:
                 request_sessions.keep(self)

@@ -124,7 +124,7 @@ def test_a_task_goes_on_while_another_one_saves(
 def test_a_merge_function_also_merges_what_a_task_changes_meanwhile(
     store: type[SessionStore], key: str
 ) -> None:
-    """The data at hand is merged a second time, after the save has merged it with the stored data."""
+    """The save has merged with the stored data already, and its result is merged a second time."""
     session, elsewhere = store(key), store(key)
     session["list"] = [1, 2]
     elsewhere["list"] = [1, 3]
