@@ -34,6 +34,7 @@ from .state import (
     Stored,
     Unreachable,
     Unread,
+    before_reading,
     with_base,
 )
 
@@ -372,12 +373,13 @@ def _with_fresh_key(state: State) -> New:
 
 def _state_before_flush(state: State) -> State:
     """Return the state to restore if the flush of a session is rolled back."""
-    if state.key is None or isinstance(state, New):
-        return state
+    before = before_reading(state)
+    if isinstance(before, New):
+        return before
     known = state.previous if isinstance(state, Rotating) else state
     record = known.record if isinstance(known, Stored) else None
     replaced = ReplacedSession(record.id, record.user_id, is_told=False) if record else None
-    return Unread(known.key, known.key, flushed=replaced or ReplacedSession("", None, is_told=True))
+    return replace(before, flushed=replaced or ReplacedSession("", None, is_told=True))
 
 
 def _is_continued(saved: State, began: State, known: State) -> bool:

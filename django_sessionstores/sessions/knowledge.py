@@ -31,6 +31,7 @@ from .state import (
     Stored,
     Unreachable,
     Unread,
+    before_reading,
     count,
 )
 
@@ -148,7 +149,7 @@ class KnownSession(Engine):
             key = self._state.key or SecretText(draw_key())
             self._set_state(New(key, is_promised=True, replaces=replace(flushed, is_over=False)))
         else:
-            self._set_state(New() if before.key is None else Unread(before.key, before.key))
+            self._set_state(before_reading(before))
             self.__dict__.pop("_session_cache", None)
             self._modified = False
 
