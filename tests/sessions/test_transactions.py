@@ -365,6 +365,22 @@ def test_a_flush_of_an_unread_session_that_is_rolled_back_is_not_told(
     assert data_of(engine, session.session_key) == {"y": 1}
 
 
+@pytest.mark.engines("memory", "db:sqlite", "cached_db:locmem+sqlite")
+def test_a_write_adds_few_callbacks(engine: Any, alias: str) -> None:
+    """A project's tests may count those of a transaction. The documentation says how many these
+    are."""
+    session, callbacks = engine.SessionStore(stored(engine, x=1)), connections[alias].run_on_commit
+    added = list[int]()
+    with transaction.atomic(alias):
+        for change in (session.load, session.cycle_key, lambda: session.update({"x": 2})):
+            before = len(callbacks)
+            change()
+            session.save()
+            added.append(len(callbacks) - before)
+    expected = {"memory": [0, 0, 0], "db": [0, 1, 1], "cached_db": [0, 3, 2]}
+    assert added == expected[engine.SessionStore.__module__.rpartition(".")[2]]
+
+
 def test_a_flush_after_a_rotation_is_rolled_back_with_it(engine: Any, undo: Undo) -> None:
     session = engine.SessionStore(stored(engine, x=1))
     with undo():
