@@ -58,7 +58,7 @@ class SessionFlows(KnownSession):
                 unread = Unread(key, cookie)
             case state:
                 unread = Unread(state.key, state.key)
-        loaded = yield from self._note_outage(loading.load(self._environment(), unread))
+        loaded = yield from self._read(unread)
         if is_loaded:
             return loaded.data
         if hasattr(self, "_session_cache"):
@@ -66,6 +66,18 @@ class SessionFlows(KnownSession):
         self._session_cache = loaded.data
         yield from self._set_loaded(unread, loaded)
         return loaded.data
+
+    def _read(self, unread: Unread) -> Flow[loading.LoadResult]:
+        """Read the session from the store, also by a key that another object has drawn.
+
+        That object stores it now. It may be no longer the session of the request, so the browser
+        needs a cookie for this one.
+        """
+        is_drawn = yield from self._store_drawn_key(unread.key)
+        loaded = yield from self._note_outage(loading.load(self._environment(), unread))
+        if is_drawn and isinstance(loaded.state, Stored):
+            return replace(loaded, state=replace(loaded.state, is_announced=False))
+        return loaded
 
     def _set_loaded(self, unread: Unread, loaded: loading.LoadResult) -> Flow[None]:
         """Set the state that was read from the store."""
@@ -79,7 +91,7 @@ class SessionFlows(KnownSession):
 
         The data was replaced without loading it, or the write of its record was rolled back.
         """
-        loaded = yield from self._note_outage(loading.load(self._environment(), unread))
+        loaded = yield from self._read(unread)
         if unread.base is not None and isinstance(loaded.state, Stored):
             base, mine = drafting.data_of(unread.base), SecretDict(self._session_cache)
             merged = yield from conflicts.merge_with_stored(base, mine, loaded.state.base)
@@ -240,6 +252,7 @@ class SessionFlows(KnownSession):
         if valid is None:
             return False
         env, secret = self._environment(), SecretText(valid)
+        yield from self._store_drawn_key(secret)
         try:
             record = yield from env.calls.peek(secret)
             if record is not None and is_in_grace(record):
@@ -275,15 +288,32 @@ class SessionFlows(KnownSession):
     def _store_rotation_from(self, state: State) -> Flow[None]:
         """Store the new key that another object of the request has drawn for the same session.
 
-        The caller ends the session by its old key, which the new one has replaced.
+        The caller ends the session by its old key, which the new one has replaced, or by the new
+        one.
         """
         if not isinstance(state, Unread):
             return
         session_id = self.storage().identify(state.key)
         for each in request_sessions.cycled():
-            if each is not self and each.rotates_from == session_id:
+            if each is not self and each.has_new_key and session_id in each.stored_ids:
                 with suppress(SessionEnded):
                     yield from each._save()
+
+    def _store_drawn_key(self, key: SecretText) -> Flow[bool]:
+        """Store a key that another object of the request has drawn; return whether there is one.
+
+        That the session is stored under it only with the next save must not be noticed.
+        """
+        others = [each for each in request_sessions.cycled() if each is not self]
+        if not others:
+            return False
+        session_id = self.storage().identify(key)
+        drawn = [each for each in others if each.new_id == session_id]
+        for each in drawn:
+            if each.has_new_key:
+                with suppress(SessionEnded):
+                    yield from each._save()
+        return bool(drawn)
 
     def _flush(self) -> Flow[None]:
         state, env = self._current_state, self._environment()

@@ -209,10 +209,9 @@ class KnownSession(Engine):
         return self.policy is not None or self.has_new_key or self.drawn_id is not None
 
     @property
-    def rotates_from(self) -> str | None:
-        """The id of the stored session, to which the next save gives a new key."""
-        state = self._current_state
-        return state.previous.record.id if isinstance(state, Rotating) else None
+    def new_id(self) -> str | None:
+        """The id under a key that was drawn here, whether the session is stored under it or not."""
+        return self._id_of(self._current_state) if self.has_new_key else self.drawn_id
 
     @property
     def drawn(self) -> int:

@@ -40,19 +40,22 @@ class _Node(msgspec.Struct, frozen=True):
     """The size at which the nodes of session objects that no longer exist are removed."""
 
 
-class _Request(msgspec.Struct, eq=False):
+class _Request:
     """A request, for all contexts in which its code runs."""
 
-    is_over: bool = False
-    kept: list[Any] = msgspec.field(default_factory=list)
-    """The session objects that still have a signal to send when the request is over."""
+    def __init__(self) -> None:
+        self.is_over = False
+        self.kept: list[Any] = []
+        """The session objects that still have a signal to send when the request is over."""
+        self.cycled: list[Any] = []
+        """The session objects whose ``cycle_key()`` was called. A view may replace one of them by
+        another object for its new key, before anything is stored under that."""
 
 
 _running: Final[ContextVar[_Request | None]] = ContextVar("request", default=None)
 _running_in_asgi: Final = WeakKeyDictionary[Any, _Request]()
 """The requests that Django's handler for ASGI serves, by what `_asgi_context` returns."""
 _noted: Final[ContextVar[_Node | None]] = ContextVar("sessions", default=None)
-_cycled: Final[ContextVar[tuple[ref[SessionBase], ...]]] = ContextVar("cycled", default=())
 
 
 def add(session: SessionBase) -> None:
@@ -77,9 +80,10 @@ def keep(session: SessionBase) -> None:
 
 
 def add_cycled(session: SessionBase) -> None:
-    """Register a session object whose ``cycle_key()`` was called in the current context."""
-    others = [each for each in _cycled.get() if each() not in (None, session)]
-    _cycled.set((*others, ref(session)))
+    """Register a session object whose ``cycle_key()`` was called in the running request."""
+    request = _begin()
+    if request is not None:
+        request.cycled = [*(each for each in request.cycled if each is not session), session]
 
 
 def cycled() -> list[Any]:
@@ -87,9 +91,8 @@ def cycled() -> list[Any]:
 
     Outside of a request it is not known which objects belong together, so there are none.
     """
-    if not is_in_request():
-        return []
-    return [session for each in _cycled.get() if (session := each()) is not None]
+    request = _begin()
+    return [] if request is None else request.cycled
 
 
 def _nodes() -> Iterator[_Node]:
@@ -176,7 +179,6 @@ def _forget() -> None:
     # sessions of an earlier request alive. Under ASGI each request has a context of its own.
     _running.set(None)
     _noted.set(None)
-    _cycled.set(())
 
 
 def _finish(**kwargs: Any) -> None:
@@ -185,7 +187,7 @@ def _finish(**kwargs: Any) -> None:
         request.is_over = True
         for session in request.kept:
             session.settle()
-        request.kept.clear()
+        request.kept, request.cycled = [], []
     _forget()
 
 
