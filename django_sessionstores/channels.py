@@ -105,7 +105,7 @@ class SessionMiddleware(sessions.SessionMiddleware):  # type: ignore[misc]
         # The session is a lazy object, for which isinstance() tests the wrapped session.
         if not isinstance(session, SessionStore):
             return await self.inner(scope, receive, send)
-        session.policy = RequestPolicy(client=partial(_client, scope))
+        session.policy = RequestPolicy(client=partial(_client, scope), sends_key=False)
         _served.set(session)
         try:
             async with _watch_session(session, connection, self.check_interval):
@@ -389,10 +389,8 @@ class _Watch:
         return min(moment.timestamp() for moment in moments if moment is not None)
 
     def _can_touch(self, stored: SessionStore) -> bool:
-        # No cookie can be sent, so a save must not need one. It would need one if the session is in
-        # the cookie, and if the key may have to be rotated.
-        in_cookie = stored.storage().holds_in_key
-        return bool(settings.IDLE_TIMEOUT) and not settings.ROTATE_AFTER and not in_cookie
+        # No cookie can be sent, so a save must not need one.
+        return bool(settings.IDLE_TIMEOUT) and not stored.storage().holds_in_key
 
 
 def _now() -> float:

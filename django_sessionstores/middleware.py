@@ -30,6 +30,7 @@ from django.utils.http import http_date
 from django.utils.log import log_response
 from django.utils.module_loading import import_string
 from django.utils.translation import gettext
+from msgspec.structs import replace
 
 from .conf import session_store, settings, trusted_proxies
 from .core.client import clean_user_agent, client_ip
@@ -126,6 +127,10 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
             response = yield from self._finish_answered(request, response)
         if isinstance(response, _OutageResponse):
             yield from self._send_drawn_key(request, response)
+        session = getattr(request, "session", None)
+        if settings.ROTATE_AFTER and isinstance(session, SessionStore) and session.policy:
+            # A response that is streamed may save the session, but its headers are sent.
+            session.policy = replace(session.policy, sends_key=False)
         return response
 
     def _finish_answered(self, request: HttpRequest, response: HttpResponse) -> Flow[HttpResponse]:

@@ -197,6 +197,14 @@ def middleware(request: pytest.FixtureRequest) -> Iterator[str]:
         yield path
 
 
+@pytest.fixture
+def in_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each session object is that of a request, whose response can bring the browser a new key."""
+    from django_sessionstores.sessions import SessionStore
+
+    monkeypatch.setattr(SessionStore, "_can_send_key", lambda session: True)
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Chromium]:
     """The browser of a test file; each of its tests makes windows of its own."""

@@ -503,8 +503,12 @@ def test_the_idle_timeout_closes_a_silent_socket(engine: Any, user: Any) -> None
 
 
 @pytest.mark.engines("memory", "file", "db:sqlite", "cache:django-redis")
-def test_messages_are_activity(engine: Any, user: Any) -> None:
-    """Whoever chats is not idle, and is signed in on the site as well."""
+@pytest.mark.parametrize("rotate_after", [0, 1], ids=["", "old key"])
+def test_messages_are_activity(engine: Any, user: Any, rotate_after: int) -> None:
+    """Whoever chats is not idle, and is signed in on the site as well.
+
+    The key stays, however old it is: a WebSocket cannot bring the browser a new one.
+    """
 
     async def scenario(browser: Client) -> str:
         app = AuthMiddlewareStack(Speaker.as_asgi(), check_interval=None)
@@ -514,7 +518,7 @@ def test_messages_are_activity(engine: Any, user: Any) -> None:
                 assert await ask(socket, "who") == user.username
             return await awho(browser)
 
-    with options(IDLE_TIMEOUT=2):
+    with options(IDLE_TIMEOUT=2, ROTATE_AFTER=rotate_after, ROTATION_GRACE=1):
         assert asyncio.run(scenario(signed_in(user.username))) == user.username
 
 

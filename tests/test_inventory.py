@@ -25,7 +25,7 @@ from django_sessionstores.exceptions import (
 from django_sessionstores.inventory import Inventory, SessionInfo
 from django_sessionstores.inventory import ending as inventory_ending
 from django_sessionstores.sessions.state import RequestPolicy
-from django_sessionstores.storages import base
+from django_sessionstores.storages import inspection
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.redis import storage as redis_storage
 from django_sessionstores.testing import DAY, HOUR, Twin, at, in_threads, observed
@@ -686,7 +686,7 @@ def test_a_sample_is_random(engine: Any, listing: Any) -> None:
     seen = set[str]()
     for _ in range(300):
         with (
-            mock.patch.object(base, "summarize", seen_in(seen)),
+            mock.patch.object(inspection, "summarize", seen_in(seen)),
             mock.patch.object(redis_storage, "summarize", seen_in(seen)),
         ):
             found = Inventory().summarize(3)

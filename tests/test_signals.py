@@ -211,6 +211,7 @@ def test_a_superseded_key_is_rejected(engine: Any, awaited: bool, session: Any, 
 
 
 @pytest.mark.authoritative
+@pytest.mark.usefixtures("in_requests")
 def test_a_key_that_was_rotated_long_ago_is_rejected(
     engine: Any, awaited: bool, session: Any, told: Told
 ) -> None:

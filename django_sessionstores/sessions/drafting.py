@@ -223,8 +223,11 @@ def with_rotation_time(env: Environment, record: Record, data: dict[str, Any]) -
 
 
 def is_old(env: Environment, record: Record, data: dict[str, Any]) -> bool:
-    """Return whether the key is older than ``ROTATE_AFTER`` and can be rotated."""
-    if not (settings.ROTATE_AFTER and _can_rotate_for_age(env, record)):
+    """Return whether the key is older than ``ROTATE_AFTER`` and can be rotated.
+
+    If no response can bring the browser the new key, it waits for a request whose response can.
+    """
+    if not (settings.ROTATE_AFTER and _can_rotate_for_age(env, record) and env.sends_key()):
         return False
     rotated = data.get(ROTATED)
     since = max(record.created, rotated if isinstance(rotated, int) else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -46,8 +47,9 @@ class SessionFlows(KnownSession):
     """
 
     def _load(self) -> Flow[dict[str, Any]]:
+        state = self._current_state  # First, because a rollback discards the data at hand.
         is_loaded = hasattr(self, "_session_cache")
-        match self._current_state:
+        match state:
             case New():
                 return {}
             case Rotating(previous=previous):
@@ -56,7 +58,7 @@ class SessionFlows(KnownSession):
                 pass
             case Unreachable(key=key, cookie=cookie):
                 unread = Unread(key, cookie)
-            case state:
+            case _:
                 unread = Unread(state.key, state.key)
         loaded = yield from self._read(unread)
         if is_loaded:
@@ -105,6 +107,7 @@ class SessionFlows(KnownSession):
 
     def _save(self, must_create: bool = False) -> Flow[None]:
         self.is_proved = False
+        self._forget_undone()
         if not hasattr(self, "_session_cache"):
             if must_create:
                 self._session_cache = {}
@@ -198,6 +201,7 @@ class SessionFlows(KnownSession):
 
     def _cycle(self, *, at_once: bool = True) -> Flow[None]:
         request_sessions.add_cycled(self)
+        self._forget_undone()
         if not hasattr(self, "_session_cache"):
             self._session_cache = yield from self._load()
         self.accessed = True
@@ -269,8 +273,12 @@ class SessionFlows(KnownSession):
             ended = yield from self._note_outage(ending.end_state(env, state))
             if state.key is not None:
                 yield from self._report_replaced()
+                baseline = self._baseline or state.base
                 dead = Dead(state.key, is_superseded=False)
                 yield from self._set_ended(state, dead, ended, "logout")
+                # The data at hand has not changed because its session has ended. As with Django's
+                # engines, a response may follow that saves nothing.
+                self._baseline = baseline
             return
         if isinstance(state, Rotating) and key == state.previous.key:
             # Not left to the next save: the key must not be valid if the request fails.
@@ -294,10 +302,8 @@ class SessionFlows(KnownSession):
         if not isinstance(state, Unread):
             return
         session_id = self.storage().identify(state.key)
-        for each in request_sessions.cycled():
-            if each is not self and each.has_new_key and session_id in each.stored_ids:
-                with suppress(SessionEnded):
-                    yield from each._save()
+        others = [each for each in request_sessions.cycled() if each is not self]
+        yield from _store_new_keys(each for each in others if session_id in each.stored_ids)
 
     def _store_drawn_key(self, key: SecretText) -> Flow[bool]:
         """Store a key that another object of the request has drawn; return whether there is one.
@@ -309,10 +315,7 @@ class SessionFlows(KnownSession):
             return False
         session_id = self.storage().identify(key)
         drawn = [each for each in others if each.new_id == session_id]
-        for each in drawn:
-            if each.has_new_key:
-                with suppress(SessionEnded):
-                    yield from each._save()
+        yield from _store_new_keys(drawn)
         return bool(drawn)
 
     def _flush(self) -> Flow[None]:
@@ -387,6 +390,13 @@ class SessionFlows(KnownSession):
         storage = self.storage()
         record = yield from Calls(storage).read(storage.locate(state.key))
         return record is not None and record.is_live(clock.now())
+
+
+def _store_new_keys(sessions: Iterable[Any]) -> Flow[None]:
+    for each in sessions:
+        if each.has_new_key:
+            with suppress(SessionEnded):
+                yield from each._save()
 
 
 def _end_event(ended: EndedSession, reason: str) -> Event:

@@ -71,7 +71,7 @@ class KnownSession(Engine):
         self._baseline: Snapshot | None = None
         self._provisional = ProvisionalStates()
         self._state: State = self._state_of(session_key)
-        request_sessions.add(self)
+        self._is_first = request_sessions.add(self)
 
     def __copy__(self) -> Self:
         """Return another object for the same session, with the same unsaved changes.
@@ -113,7 +113,18 @@ class KnownSession(Engine):
             self._opened,
             self._number,
             self.policy,
+            self._can_send_key,
         )
+
+    def _can_send_key(self) -> bool:
+        """Return whether a response can still bring the browser a new key.
+
+        Code may open the session of a request once more, or outside of any request. Under Django's
+        middleware, only the first object of a request is known to be the middleware's.
+        """
+        if self.policy is not None:
+            return self.policy.sends_key
+        return self._is_first and request_sessions.is_in_request()
 
     @property
     def _current_state(self) -> State:
@@ -128,6 +139,14 @@ class KnownSession(Engine):
         if isinstance(state, Rotating) and state.is_optional and not state.is_tried:
             self._state = state = replace(state, is_optional=False, cycles=state.cycles + 1)
         return state
+
+    def _forget_undone(self) -> None:
+        """Restore what was known before any writes that were rolled back.
+
+        Before the data at hand is asked for, because a rollback may discard it.
+        """
+        if self._provisional:
+            self._settle()
 
     def _settle(self) -> None:
         """Restore what was known before any writes that were rolled back since the last call."""

@@ -58,8 +58,11 @@ _running_in_asgi: Final = WeakKeyDictionary[Any, _Request]()
 _noted: Final[ContextVar[_Node | None]] = ContextVar("sessions", default=None)
 
 
-def add(session: SessionBase) -> None:
-    """Register a session object in the current context, in constant time on average."""
+def add(session: SessionBase) -> bool:
+    """Register a session object in the current context, in constant time on average.
+
+    Return whether it is the first one of a request: the middleware has made it from the cookie.
+    """
     node = _noted.get()
     is_first = node is None and _begin() is not None
     if node is not None and node.size >= node.limit:
@@ -70,6 +73,7 @@ def add(session: SessionBase) -> None:
             node = _Node(each.session, each.is_first, node, size, limit)
     size, limit = (node.size + 1, node.limit) if node else (1, _FEWEST)
     _noted.set(_Node(ref(session), is_first, node, size, limit))
+    return is_first
 
 
 def keep(session: SessionBase) -> None:

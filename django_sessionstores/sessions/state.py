@@ -174,6 +174,8 @@ class RequestPolicy(msgspec.Struct, frozen=True):
     """Returns the client of the request. Called when a record is written or compared."""
     anonymous_on_outage: bool = False
     """Whether a session that cannot be read because of an outage is empty, and cannot be saved."""
+    sends_key: bool = True
+    """Whether a response can still bring the browser a new key."""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -197,6 +199,8 @@ class Environment(msgspec.Struct, frozen=True):
     """When it was made, see `count`."""
     policy: RequestPolicy | None
     """``None`` under Django's own middleware and outside of requests."""
+    sends_key: Callable[[], bool]
+    """Returns whether a response can still bring the browser a new key."""
 
     @property
     def calls(self) -> Calls:

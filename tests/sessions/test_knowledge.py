@@ -27,7 +27,7 @@ from django_sessionstores.storages import revocation
 from django_sessionstores.testing import HOUR, at, now, observed
 from tests.sessions.test_saving import fail, stored, stored_key, superseded
 
-pytestmark = pytest.mark.engines("memory")
+pytestmark = [pytest.mark.engines("memory"), pytest.mark.usefixtures("in_requests")]
 
 
 # Keys that the object has drawn -----------------------------------------------------------------

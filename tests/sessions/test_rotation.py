@@ -26,7 +26,7 @@ ROTATION = {"ROTATE_AFTER": 3600, "ROTATION_GRACE": 120, "TOMBSTONE_AGE": 60}
 
 
 @pytest.fixture(autouse=True)
-def _rotating(engine: Any) -> Iterator[None]:
+def _rotating(engine: Any, in_requests: None) -> Iterator[None]:
     if not engine.storage.lists or engine.storage.holds_in_key:
         pytest.skip(f"{engine.id} rotates no keys")
     with limits(**ROTATION):

@@ -24,7 +24,7 @@ from django_sessionstores.sessions.state import New, RequestPolicy
 from django_sessionstores.storages.base import Conflict
 from django_sessionstores.testing import at, in_threads, now, observed, successor
 
-pytestmark = pytest.mark.engines("memory")
+pytestmark = [pytest.mark.engines("memory"), pytest.mark.usefixtures("in_requests")]
 
 
 def stored(open_session: Any, **data: Any) -> str:

@@ -603,6 +603,23 @@ def test_delete_ends_the_object_too(session: Open, stored: Any) -> None:
         request.save()
 
 
+@pytest.mark.parametrize("reads_first", [True, False])
+def test_a_session_that_is_deleted_has_not_changed(
+    session: Open, stored: Any, reads_first: bool
+) -> None:
+    """A middleware saves what has changed, which would fail, and the response would be a 400."""
+    request = session(stored(x=1, cart=["a"]))
+    if reads_first:
+        request.get("x")
+    request.delete()
+    assert not request.modified
+    request.get("x")
+    assert not request.modified
+    if reads_first:
+        request.get("cart").append("b")
+        assert request.modified
+
+
 def test_session_ended_is_what_django_catches() -> None:
     """Its middleware turns ``UpdateError`` into a 400 and keeps the cookie."""
     assert issubclass(SessionEnded, UpdateError)

@@ -413,6 +413,24 @@ def test_a_flush_that_was_committed_is_told_although_a_later_one_is_rolled_back(
     assert told == [ended]
 
 
+@pytest.mark.parametrize("operation", ["save", "cycle_key", "create", "flush", "delete"])
+def test_the_first_operation_after_a_flush_that_was_rolled_back(
+    engine: Any, undo: Undo, operation: str
+) -> None:
+    """Each finds the session as it was, whatever it asks for first."""
+    key = stored(engine, _auth_user_id="7", x=1)
+    session = engine.SessionStore(key)
+    assert session["x"] == 1
+    with undo():
+        session.flush()
+    getattr(session, operation)()
+    found = data_of(engine, session.session_key or key)
+    if operation in {"save", "cycle_key"}:
+        assert found == {"_auth_user_id": "7", "x": 1}
+    else:
+        assert found == {}
+
+
 def test_signals_tell_only_what_was_committed(engine: Any, undo: Undo) -> None:
     key = stored(engine, _auth_user_id="7")
     told = []
@@ -795,6 +813,7 @@ def test_a_save_finds_where_the_session_went_since(
 
 
 @MYSQL
+@pytest.mark.usefixtures("in_requests")
 def test_end_all_ends_what_has_rotated_and_what_has_begun_since(
     engine: Any, repeatable_read: Any, rotate: Callable[[str], str]
 ) -> None:

@@ -1,0 +1,122 @@
+"""A key that has grown old stays while no response can bring the browser the new one."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.test import Client, override_settings
+from django.urls import path
+
+from django_sessionstores.core.clock import now
+from django_sessionstores.sessions.state import RequestPolicy
+from django_sessionstores.testing import HOUR, at
+from tests import urls
+from tests.sessions.test_lifetimes import limits
+
+pytestmark = [
+    pytest.mark.engines("memory", "db:sqlite", "cached_db:locmem+sqlite"),
+    pytest.mark.usefixtures("middleware", "user"),
+]
+MINUTE = 60_000
+KIND: Any = None
+
+
+def save_another_object(request: HttpRequest) -> HttpResponse:
+    session = KIND(request.session.session_key)
+    session["progress"] = 1
+    session.save()
+    return HttpResponse("saved")
+
+
+def stream(request: HttpRequest) -> StreamingHttpResponse:
+    def parts() -> Iterator[bytes]:
+        yield request.session["_auth_user_id"].encode()
+        with at(now() + 2 * HOUR):
+            request.session["seen"] = 1
+            request.session.save()
+
+    return StreamingHttpResponse(parts())
+
+
+urlpatterns = [
+    *urls.urlpatterns,
+    path("other/", save_another_object),
+    path("stream/", stream),
+]
+
+
+@pytest.fixture(autouse=True)
+def _rotating(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(globals(), "KIND", engine.SessionStore)
+    with limits(ROTATE_AFTER=3600, ROTATION_GRACE=120), override_settings(ROOT_URLCONF=__name__):
+        yield
+
+
+@pytest.fixture
+def browser() -> Client:
+    """A browser that is logged in since two hours."""
+    client = Client()
+    with at(now() - 2 * HOUR):
+        client.get("/login/ada/")
+    return client
+
+
+def is_signed_in_later(browser: Client) -> bool:
+    """Return whether the browser is logged in after the grace period of an old key."""
+    with at(now() + 10 * MINUTE):
+        return browser.get("/who/").content == b"ada"
+
+
+def key_of(browser: Client) -> str:
+    return browser.cookies["sessionid"].value
+
+
+def test_a_task_saves_the_session(engine: Any, browser: Client) -> None:
+    session = engine.SessionStore(key_of(browser))
+    session["progress"] = 1
+    session.save()
+    assert session.session_key == key_of(browser)
+    assert is_signed_in_later(browser)
+
+
+def test_a_task_awaits_the_save(engine: Any, browser: Client) -> None:
+    async def save() -> None:
+        session = engine.SessionStore(key_of(browser))
+        await session.aset("progress", 1)
+        await session.asave()
+
+    asyncio.run(save())
+    assert is_signed_in_later(browser)
+
+
+def test_a_view_saves_another_object(browser: Client) -> None:
+    """It does not read the session of its request, which therefore sends no cookie."""
+    assert browser.get("/other/").content == b"saved"
+    assert is_signed_in_later(browser)
+
+
+def test_a_response_saves_the_session_after_its_headers(browser: Client, middleware: str) -> None:
+    if not middleware.startswith("django_sessionstores"):
+        pytest.skip("Django's middleware does not say when a response begins")
+    with at(now() - 2 * HOUR + 1):
+        response = browser.get("/stream/")
+        assert b"".join(response)
+    with at(now() + 2 * HOUR):
+        assert is_signed_in_later(browser)
+
+
+def test_a_connection_that_sends_no_cookie(engine: Any, browser: Client) -> None:
+    session = engine.SessionStore(key_of(browser))
+    session.policy = RequestPolicy(sends_key=False)
+    session["progress"] = 1
+    session.save()
+    assert session.session_key == key_of(browser)
+
+
+def test_the_next_request_rotates_the_key(engine: Any, browser: Client) -> None:
+    """What has waited is not forgotten."""
+    before = key_of(browser)
+    test_a_task_saves_the_session(engine, browser)
+    assert key_of(browser) != before
