@@ -378,10 +378,12 @@ class SessionFlows(KnownSession):
         state = self._current_state
         if not isinstance(state, Stored):
             return
-        moment, record = clock.now(), state.record
-        # The request has only read the session, so it must not fail.
+        moment, record, calls = clock.now(), state.record, Calls(self.storage())
+        # The request has only read the session, so it must not fail. In a transaction of the
+        # caller, a touch that lost a race would also undo what the caller has written.
         with suppress(StorageUnavailable, SessionConflict, UnreadablePayload):
-            yield from Calls(self.storage()).touch(record, record.expires, moment, moment)
+            if not (yield from calls.in_transaction()):
+                yield from calls.touch(record, record.expires, moment, moment)
 
     def _prove(self) -> Flow[bool]:
         state = self._current_state
