@@ -139,6 +139,32 @@ def test_a_session_that_ended_after_its_migration_was_rolled_back(
         Twin(session, in_async).cycle_key()
 
 
+@pytest.mark.engines("db:sqlite", "cookie:sqlite")
+@pytest.mark.parametrize("does", ["nothing", "read", "save", "cycle", "cycle and save"])
+@pytest.mark.parametrize("name", [*PLAIN, "signed_cookies"])
+def test_a_flush_of_a_previous_backends_session_is_rolled_back(
+    engine: Engine, name: str, in_async: bool, does: str
+) -> None:
+    """The session is read again by the cookie that the browser has, not by the key that was derived
+    from it."""
+    key = at_django(name, x=1)
+    with migrating(f"{DJANGO}.{name}"):
+        session = engine.SessionStore(key)
+        twin = Twin(session, in_async)
+        with suppress(ZeroDivisionError), transaction.atomic(using=engine.database):
+            if does == "read":
+                twin.load()
+            if does == "save":
+                twin.set("y", 2)
+            if does.startswith("cycle"):
+                twin.cycle_key()
+            if does.endswith("save"):
+                twin.save()
+            twin.flush()
+            raise ZeroDivisionError
+        assert dict(twin.items()) == {"cart": {"apples": 1}, "x": 1}
+
+
 @pytest.mark.engines("memory", "db:sqlite")
 def test_what_was_deleted_by_its_id_is_not_migrated(
     engine: Engine, source: str, in_async: bool

@@ -23,7 +23,7 @@ from django_sessionstores.core import clock
 from django_sessionstores.core.flow import Call, Flow, run
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.sessions.rollback import ProvisionalStates
-from django_sessionstores.sessions.state import New
+from django_sessionstores.sessions.state import New, RequestPolicy
 from django_sessionstores.storages.sql import transactions
 from django_sessionstores.testing import Twin
 
@@ -394,6 +394,54 @@ def test_a_flush_of_an_unread_session_that_is_rolled_back_is_not_told(
         signals.session_ended.disconnect(note)
     assert told == []
     assert data_of(engine, session.session_key) == {"y": 1}
+
+
+@pytest.mark.engines("memory", "db:sqlite", "cached_db:locmem+sqlite")
+def test_a_write_adds_few_callbacks(engine: Any, alias: str) -> None:
+    """A project's tests may count those of a transaction. The documentation says how many these
+    are."""
+    session, callbacks = engine.SessionStore(stored(engine, x=1)), connections[alias].run_on_commit
+    added = list[int]()
+    with transaction.atomic(alias):
+        for change in (session.load, session.cycle_key, lambda: session.update({"x": 2})):
+            before = len(callbacks)
+            change()
+            session.save()
+            added.append(len(callbacks) - before)
+    expected = {"memory": [0, 0, 0], "db": [0, 1, 1], "cached_db": [0, 3, 2]}
+    assert added == expected[engine.SessionStore.__module__.rpartition(".")[2]]
+
+
+def test_a_flush_after_a_rotation_is_rolled_back_with_it(engine: Any, undo: Undo) -> None:
+    session = engine.SessionStore(stored(engine, x=1))
+    with undo():
+        session.cycle_key()
+        session.save()
+        session.flush()
+    assert dict(session.items()) == {"x": 1}
+
+
+def test_a_flush_that_was_committed_is_told_although_a_later_one_is_rolled_back(
+    engine: Any, undo: Undo
+) -> None:
+    session, told = engine.SessionStore(stored(engine, x=1)), list[str]()
+    session.policy = RequestPolicy()
+    ended = session.session_id
+
+    def note(session_id: str, **facts: Any) -> None:
+        told.append(session_id)
+
+    session.flush()
+    signals.session_ended.connect(note)
+    try:
+        with undo():
+            session["y"] = 1
+            session.save()
+            session.flush()
+        session.settle()
+    finally:
+        signals.session_ended.disconnect(note)
+    assert told == [ended]
 
 
 @pytest.mark.parametrize("operation", ["save", "cycle_key", "create", "flush", "delete"])
