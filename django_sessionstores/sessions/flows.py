@@ -276,9 +276,7 @@ class SessionFlows(KnownSession):
                 baseline = self._baseline or state.base
                 dead = Dead(state.key, is_superseded=False)
                 yield from self._set_ended(state, dead, ended, "logout")
-                # The data at hand has not changed because its session has ended. As with Django's
-                # engines, a response may follow that saves nothing.
-                self._baseline = baseline
+                self._baseline = baseline  # The data at hand has not changed by that.
             return
         if isinstance(state, Rotating) and key == state.previous.key:
             # Not left to the next save: the key must not be valid if the request fails.
@@ -379,8 +377,7 @@ class SessionFlows(KnownSession):
         if not isinstance(state, Stored):
             return
         moment, record, calls = clock.now(), state.record, Calls(self.storage())
-        # The request has only read the session, so it must not fail. In a transaction of the
-        # caller, a touch that lost a race would also undo what the caller has written.
+        # The request must not fail. In the caller's transaction, a lost race would undo the rest.
         with suppress(StorageUnavailable, SessionConflict, UnreadablePayload):
             if not (yield from calls.in_transaction()):
                 yield from calls.touch(record, record.expires, moment, moment)
