@@ -304,10 +304,7 @@ class SessionFlows(KnownSession):
         yield from _store_new_keys(each for each in others if session_id in each.stored_ids)
 
     def _store_drawn_key(self, key: SecretText) -> Flow[bool]:
-        """Store a key that another object of the request has drawn; return whether there is one.
-
-        That the session is stored under it only with the next save must not be noticed.
-        """
+        """Store a key that another object of the request has drawn; return whether there is one."""
         others = [each for each in request_sessions.cycled() if each is not self]
         if not others:
             return False
