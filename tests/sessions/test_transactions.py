@@ -750,7 +750,7 @@ def snapshot(connection: Any) -> Iterator[None]:
 
 
 @pytest.fixture
-def rotate(engine: Any) -> Iterator[Callable[[str], str]]:
+def rotate(engine: Any, in_requests: None) -> Iterator[Callable[[str], str]]:
     """Have another request save a session, which gives it another key."""
 
     def rotate(key: str) -> str:
@@ -845,7 +845,6 @@ def test_a_save_finds_where_the_session_went_since(
 
 
 @MYSQL
-@pytest.mark.usefixtures("in_requests")
 def test_end_all_ends_what_has_rotated_and_what_has_begun_since(
     engine: Any, repeatable_read: Any, rotate: Callable[[str], str]
 ) -> None:
