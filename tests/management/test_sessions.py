@@ -144,7 +144,7 @@ def test_list_has_a_line_for_each_session(listing: Engine, user: Any) -> None:
     """Who is here, and since when; with nothing that would let the reader be them."""
     known, visitor = stored(listing, user.pk), stored(listing)
     head, *lines = sessions("list").splitlines()
-    assert head.split() == ["ID", "USER", "LAST", "ACTIVITY", "EXPIRES", "IP"]
+    assert head.split() == ["ID", "USER", "LAST", "CHANGE", "EXPIRES", "IP"]
     found = {line.split()[0]: line.split()[1] for line in lines}
     assert found == {known.session_id[:12]: "ada", visitor.session_id[:12]: "-"}
     for line in lines:
@@ -302,11 +302,11 @@ def test_show_by_id_works_on_every_engine(engine: Engine) -> None:
     """Whether it lists or not: the id of a log line leads to a user and an address."""
     session = stored(engine, 7, "192.0.2.1", "Browser/1.0")
     shown = sessions("show", session.session_id)
-    assert f"Session        {session.session_id}\n" in shown
-    assert "User           primary key 7\n" in shown
+    assert f"Session      {session.session_id}\n" in shown
+    assert "User         primary key 7\n" in shown
     if engine.storage.keeps_client:
-        assert "IP address     192.0.2.1\n" in shown
-        assert "User agent     Browser/1.0\n" in shown
+        assert "IP address   192.0.2.1\n" in shown
+        assert "User agent   Browser/1.0\n" in shown
     assert document("show", session.session_id)["user_id"] == "7"
 
 
@@ -321,7 +321,7 @@ def test_no_key_and_no_value_is_shown(engine: Engine) -> None:
             _, output = typed(*arguments, *form)
             assert session.session_key not in output
             assert "a value" not in output
-    assert "Values         not shown" in sessions("show", session.session_id)
+    assert "Values       not shown" in sessions("show", session.session_id)
 
 
 def test_show_by_the_beginning_of_an_id(listing: Engine) -> None:
@@ -1012,7 +1012,7 @@ def test_users_that_cannot_be_read(engine: Engine) -> None:
     with mock.patch.object(ModelIterable, "__iter__", broken):
         with pytest.raises(CommandError, match="The database of users does not answer: no route"):
             sessions("end", "--user", "7", interactive=False)
-        assert "User           primary key 7\n" in sessions("show", session.session_id)
+        assert "User         primary key 7\n" in sessions("show", session.session_id)
 
 
 @pytest.mark.engines("db:sqlite")
