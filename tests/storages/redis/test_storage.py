@@ -232,7 +232,7 @@ class TestDeployments(StorageContract):
             self.storage._server.connect().flushall()
             yield
 
-    def test_the_rights_are_asked_for_on_each_node(self) -> None:
+    def test_no_right_to_write_is_missing(self) -> None:
         assert self.storage.write_obstacle() == ""
 
 
