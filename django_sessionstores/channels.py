@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from typing import Any, Final
 
 from django.conf import settings as django_settings
 from django.contrib.auth import aget_user
+from django.contrib.auth.signals import user_logged_out
 from django.utils.translation import gettext
 
 from .conf import settings, trusted_proxies
@@ -53,6 +55,9 @@ INTERNAL_ERROR: Final = 1011
 
 CHECK_INTERVAL: Final = 60.0
 """The seconds between two checks whether the session of an open WebSocket has ended."""
+
+_served: Final[ContextVar[SessionStore | None]] = ContextVar("served", default=None)
+"""The session of the connection whose consumer runs."""
 
 _SHORTEST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 86_400.0
@@ -101,6 +106,7 @@ class SessionMiddleware(sessions.SessionMiddleware):  # type: ignore[misc]
         if not isinstance(session, SessionStore):
             return await self.inner(scope, receive, send)
         session.policy = RequestPolicy(client=partial(_client, scope), sends_key=False)
+        _served.set(session)
         try:
             async with _watch_session(session, connection, self.check_interval):
                 return await self.inner(scope, receive, send)
@@ -261,6 +267,16 @@ class _Connection:
             )
 
 
+def _log_out(request: Any = None, **kwargs: Any) -> None:
+    """Mark the flush that follows as a logout. Channels sends the signal without a request."""
+    session = _served.get()
+    if request is None and session is not None:
+        session.is_logging_out = True
+
+
+user_logged_out.connect(_log_out, dispatch_uid="django_sessionstores.channels")
+
+
 def _client(scope: Mapping[str, Any]) -> Client:
     headers = scope.get("headers", ())
     forwarded = b",".join(value for name, value in headers if name == b"x-forwarded-for")
@@ -322,7 +338,9 @@ class _Watch:
             looked = time.monotonic()
             try:
                 if (key := self._session.session_key) is None:
-                    return  # The consumer has ended it itself.
+                    # The consumer has ended it itself, and no login has followed until now.
+                    await self._session.asettle()
+                    return
                 if key != self._known_key:
                     self._known_key = self._key = key
                 ends = await self._look()

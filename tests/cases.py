@@ -301,7 +301,9 @@ def empty_memory() -> None:
     """Remove the sessions that the engine ``memory`` keeps in this process."""
     from django_sessionstores.backends.memory import SessionStore
 
-    SessionStore.own_storage()._records.clear()  # type: ignore[attr-defined]
+    storage: Any = SessionStore.own_storage()
+    for records in (storage._sessions, storage._tombstones):
+        records.clear()
 
 
 def _empty_folder(folder: Path) -> None:

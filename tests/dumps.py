@@ -36,7 +36,7 @@ def places(engine: Any, session_id: str) -> list[Place]:
     """
     found = []
     if engine.name == "memory":
-        found.append(_in_memory(engine.storage._records, session_id))
+        found.append(_in_memory(engine.storage._sessions, session_id))
     if engine.name == "file":
         found.append(_file(engine.file_path, session_id))
     if engine.case.cache is FILE_CACHE:
@@ -52,7 +52,8 @@ def dump(engine: Any) -> bytes:
     """All that the stores hold, names included, with what they did to pack it undone."""
     parts: list[bytes] = []
     if engine.name == "memory":
-        for record in engine.storage._records.values():
+        storage = engine.storage
+        for record in (*storage._sessions.values(), *storage._tombstones.values()):
             parts += [record.payload, repr(msgspec.structs.astuple(record)).encode()]
     if engine.name == "file":
         parts += _contents(engine.file_path)

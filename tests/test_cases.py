@@ -74,7 +74,7 @@ def test_a_storage_that_is_new_to_the_tests_is_emptied(engine: cases.Engine) -> 
     cases.Engine(cases.Case("bag"), engine.SessionStore, engine.database).empty()
 
     assert not engine.SessionStore().exists(session.session_key)
-    assert engine.storage._records == {}
+    assert engine.storage._sessions == {}
 
 
 def test_a_subprocess_meets_its_parent_in_the_store(engine: cases.Engine) -> None:

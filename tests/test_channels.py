@@ -40,6 +40,7 @@ from django_sessionstores.channels import (
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.payloads.cookie_chunks import LIMIT
+from django_sessionstores.signals import session_ended
 from django_sessionstores.testing import observed
 from tests.services import HOST, PostgreSQL, free_port, skip_or_fail, wait_until
 
@@ -80,6 +81,8 @@ class Speaker(AsyncWebsocketConsumer):
             await session.asave()
         elif command == "logout":
             await channels_auth.logout(self.scope)
+        elif command == "flush":
+            await session.aflush()
         elif command.startswith("write "):
             # Not awaited: the session is loaded, so that this blocks nothing.
             session["word"] = command.removeprefix("write ")
@@ -547,6 +550,69 @@ def test_a_logout_of_the_consumers_own_keeps_the_socket(engine: Any, user: Any) 
             return await ask(socket, "who")
 
     assert asyncio.run(scenario()) == ""
+
+
+@contextmanager
+def reasons() -> Iterator[list[str]]:
+    """The reasons of the sessions that end meanwhile."""
+    found = list[str]()
+
+    def note(reason: str, **facts: Any) -> None:
+        found.append(reason)
+
+    session_ended.connect(note)
+    try:
+        yield found
+    finally:
+        session_ended.disconnect(note)
+
+
+@pytest.mark.engines("memory", "db:sqlite")
+def test_a_logout_is_told_while_the_socket_is_open(engine: Any, user: Any) -> None:
+    """Channels sends Django's signal without a request."""
+    browser = signed_in(user.username)
+
+    async def scenario() -> None:
+        async with connected(application, browser) as socket:
+            await ask(socket, "logout")
+            assert told == ["logout"]
+
+    with reasons() as told:
+        asyncio.run(scenario())
+    assert told == ["logout"]
+
+
+@pytest.mark.engines("memory", "db:sqlite")
+def test_a_flush_is_told_while_the_socket_is_open(engine: Any, user: Any) -> None:
+    """A login may follow, but a WebSocket may stay open for days."""
+    browser = signed_in(user.username)
+
+    async def scenario() -> None:
+        async with connected(quick_application, browser) as socket:
+            await ask(socket, "flush")
+            async with asyncio.timeout(LONG):
+                while not told:
+                    await asyncio.sleep(SHORT)
+            assert await stays_open(socket)
+
+    with reasons() as told:
+        asyncio.run(scenario())
+    assert told == ["logout"]
+
+
+@pytest.mark.engines("memory", "db:sqlite")
+def test_a_login_after_a_flush_gives_the_reason(engine: Any, user: Any) -> None:
+    """Channels flushes the session when another user logs in."""
+    browser = signed_in(user.username)
+    get_user_model()._default_manager.create_user("another")
+
+    async def scenario() -> str:
+        async with connected(application, browser) as socket:
+            return await ask(socket, "login another")
+
+    with reasons() as told:
+        assert asyncio.run(scenario()) == "another"
+    assert told == ["replaced"]
 
 
 @pytest.mark.engines("db:sqlite", "cache:django-redis")

@@ -298,12 +298,12 @@ def test_tests_of_the_guide_pass(
     names = run(DOCS / "howto" / "testing.rst", workshop)
     suite = unittest.TestSuite(
         unittest.defaultTestLoader.loadTestsFromTestCase(names[tests])
-        for tests in ("EndTests", "SignalTests")
+        for tests in ("EndTests", "SignalTests", "CallbackTests")
     )
     engine = f"django_sessionstores.backends.{name}"
     with django_db_blocker.unblock(), override_settings(SESSION_ENGINE=engine):
         result = unittest.TextTestRunner(stream=io.StringIO()).run(suite)
-    assert result.testsRun == 2
+    assert result.testsRun == 3
     assert [(str(test), text) for test, text in result.failures + result.errors] == []
 
 

@@ -1,6 +1,8 @@
 """Every session can be found and ended: one suite for every engine that keeps a list."""
 
+import copy
 import datetime
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -401,6 +403,8 @@ def test_end_for_so_long(engine: Any, listing: Any, monkeypatch: pytest.MonkeyPa
     stored(engine, user=7)
     total = listing.end_everything(seconds=60)
     assert (total, total.is_complete) == (1, True)
+    for copied in (copy.deepcopy(total), pickle.loads(pickle.dumps(total))):
+        assert (copied, copied.is_complete) == (1, True)
 
 
 def test_many_end_in_few_calls(engine: Any, listing: Any) -> None:

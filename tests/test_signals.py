@@ -127,7 +127,7 @@ def test_all_of_a_user_are_told(engine: Any, awaited: bool, told: Told) -> None:
 
 @pytest.mark.engines("memory")
 def test_ended_by_want_of_room(engine: Any, awaited: bool, told: Told) -> None:
-    """The one longest without a write; not one that has expired, nor a tombstone."""
+    """The one longest without a write; not one that has expired. Tombstones need no room."""
     moment = now()
     made = []
     with limits(MEMORY_MAX_SESSIONS=3):
@@ -142,13 +142,36 @@ def test_ended_by_want_of_room(engine: Any, awaited: bool, told: Told) -> None:
         told.clear()
         session.cycle_key()
         session.save()
-        facts = {"session_id": made[2], "user_id": None, "reason": "evicted"}
-        assert told[1:] == [("session_ended", facts)]
+        assert [name for name, _ in told] == ["session_rotated"]
         told.clear()
-        for _ in range(3):  # The third takes the place of the tombstone.
+        for _ in range(3):
             Twin(engine.SessionStore(), awaited).save()
         ended = [facts["session_id"] for name, facts in told if name == "session_ended"]
-        assert ended == [made[3], session.session_id]
+        assert ended == [*made[2:4], session.session_id]
+
+
+@pytest.mark.engines("memory")
+def test_who_is_ended_for_want_of_room_at_a_login_is_told(
+    engine: Any, awaited: bool, told: Told
+) -> None:
+    """The lock of the login, and the tombstone of the session that it replaces, end nobody."""
+    with limits(MEMORY_MAX_SESSIONS=4, MAX_SESSIONS=3):
+        visitors = [engine.SessionStore() for _ in range(4)]
+        for visitor in visitors:
+            visitor["x"] = 1
+            visitor.save()
+        told.clear()
+        session = Twin(engine.SessionStore(visitors[0].session_key), awaited)
+        session.set("_auth_user_id", "7")
+        session.save()
+        session.flush()
+        session.set("_auth_user_id", "8")
+        session.save()
+        assert not [facts for _, facts in told if facts.get("reason") == "evicted"]
+        assert [engine.SessionStore(each.session_key).load() for each in visitors[1:]] == [
+            {"x": 1}
+        ] * 3
+        assert engine.storage.count(now(), None) == 4
 
 
 @pytest.mark.usefixtures("middleware")

@@ -91,7 +91,11 @@ def run(flow: Flow[T]) -> T:
 
 
 async def arun(flow: Flow[T]) -> T:
-    """Run a flow with awaited calls, and return its result. A cancelled flow is closed at once."""
+    """Run a flow with awaited calls, and return its result.
+
+    If the task is cancelled, the flow gets the ``CancelledError``. It may ask for the calls that
+    release what it holds, and must raise the error again.
+    """
     if _watcher is not None:
         flow = _report_calls(flow, _watcher)
     try:
@@ -99,7 +103,7 @@ async def arun(flow: Flow[T]) -> T:
         while True:
             try:
                 result = await getattr(call.target, "a" + call.name)(*call.args, **call.keywords)
-            except Exception as error:  # noqa: BLE001 - the flow decides
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the flow decides
                 call = flow.throw(error)
             else:
                 call = flow.send(result)
@@ -121,6 +125,8 @@ def _report_calls(flow: Flow[T], watcher: Watcher) -> Flow[T]:
             started = perf_counter()
             try:
                 result = yield call
+            except asyncio.CancelledError as error:
+                call = flow.throw(error)
             except Exception as error:  # noqa: BLE001 - the flow decides
                 watcher(call, perf_counter() - started, error)
                 call = flow.throw(error)

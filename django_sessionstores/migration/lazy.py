@@ -220,13 +220,12 @@ class MigratingStorage(Wrapper):
         """Return a key that holds the session, for each request with the old key."""
         if isinstance(outcome, Updated):
             return Found(outcome.record, outcome.key, outcome.is_provisional)
-        entry = yield from self._calls.lookup(record.id)
-        if entry is None or entry.state is not State.LIVE:
-            return Found(entry and _with_effective_state(entry, clock.now()))
         # Another request has registered the session. This one makes a key with the same data.
         issued = yield from self._calls.issue(record, clock.now())
         token = SecretText(issued.key)
-        current = yield from self._calls.read(self.locate(token))
+        current = yield from self._calls.read_latest(self.locate(token))
+        if current is None or current.state is not State.LIVE:
+            return Found(current and _with_effective_state(current, clock.now()))
         return Found(current, token)
 
     # --- Ending ----------------------------------------------------------------------------

@@ -95,6 +95,9 @@ class Total(int):
         total.is_complete = is_complete
         return total
 
+    def __getnewargs_ex__(self) -> tuple[tuple[int], dict[str, bool]]:
+        return (int(self),), {"is_complete": self.is_complete}
+
 
 def purge_expired(
     storage: Storage, most: int | None = None, seconds: float | None = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
 from msgspec.structs import replace
 
-from ..conf import codec
+from ..conf import codec, merge_functions
 from ..core import clock
 from ..core.flow import Flow
 from ..core.records import SecretDict, SecretText, draw_key
@@ -34,6 +35,7 @@ from .state import (
     Stored,
     Unreachable,
     Unread,
+    before_reading,
     with_base,
 )
 
@@ -58,7 +60,7 @@ class SessionFlows(KnownSession):
                 unread = Unread(key, cookie)
             case _:
                 unread = Unread(state.key, state.key)
-        loaded = yield from self._note_outage(loading.load(self._environment(), unread))
+        loaded = yield from self._read(unread)
         if is_loaded:
             return loaded.data
         if hasattr(self, "_session_cache"):
@@ -66,6 +68,18 @@ class SessionFlows(KnownSession):
         self._session_cache = loaded.data
         yield from self._set_loaded(unread, loaded)
         return loaded.data
+
+    def _read(self, unread: Unread) -> Flow[loading.LoadResult]:
+        """Read the session from the store, also by a key that another object has drawn.
+
+        That object stores it now. It may be no longer the session of the request, so the browser
+        needs a cookie for this one.
+        """
+        is_drawn = yield from self._store_drawn_key(unread.key)
+        loaded = yield from self._note_outage(loading.load(self._environment(), unread))
+        if is_drawn and isinstance(loaded.state, Stored):
+            return replace(loaded, state=replace(loaded.state, is_announced=False))
+        return loaded
 
     def _set_loaded(self, unread: Unread, loaded: loading.LoadResult) -> Flow[None]:
         """Set the state that was read from the store."""
@@ -79,7 +93,7 @@ class SessionFlows(KnownSession):
 
         The data was replaced without loading it, or the write of its record was rolled back.
         """
-        loaded = yield from self._note_outage(loading.load(self._environment(), unread))
+        loaded = yield from self._read(unread)
         if unread.base is not None and isinstance(loaded.state, Stored):
             base, mine = drafting.data_of(unread.base), SecretDict(self._session_cache)
             merged = yield from conflicts.merge_with_stored(base, mine, loaded.state.base)
@@ -135,8 +149,11 @@ class SessionFlows(KnownSession):
     ) -> Flow[None]:
         """Set the state and the data that a save has led to."""
         if saved.data is not None and _is_continued(saved.state, began, self._state):
-            # Another task of the request may have changed the session while this one saved it.
-            merged = merge(given, self._session_cache, saved.data, is_same=codec().is_same)
+            # Another task of the request may have changed the session while this one saved it. The
+            # values that were given are the same objects as in the data at hand.
+            given = given if saved.merged is None else drafting.data_of(saved.merged)
+            functions, is_same = merge_functions(), codec().is_same
+            merged = merge(given, self._session_cache, saved.data, functions, is_same)
             _replace_data(self._session_cache, merged)
         self.is_proved = saved.is_proved
         if saved.is_written:
@@ -239,6 +256,7 @@ class SessionFlows(KnownSession):
         if valid is None:
             return False
         env, secret = self._environment(), SecretText(valid)
+        yield from self._store_drawn_key(secret)
         try:
             record = yield from env.calls.peek(secret)
             if record is not None and is_in_grace(record):
@@ -258,9 +276,7 @@ class SessionFlows(KnownSession):
                 baseline = self._baseline or state.base
                 dead = Dead(state.key, is_superseded=False)
                 yield from self._set_ended(state, dead, ended, "logout")
-                # The data at hand has not changed because its session has ended. As with Django's
-                # engines, a response may follow that saves nothing.
-                self._baseline = baseline
+                self._baseline = baseline  # The data at hand has not changed by that.
             return
         if isinstance(state, Rotating) and key == state.previous.key:
             # Not left to the next save: the key must not be valid if the request fails.
@@ -278,15 +294,24 @@ class SessionFlows(KnownSession):
     def _store_rotation_from(self, state: State) -> Flow[None]:
         """Store the new key that another object of the request has drawn for the same session.
 
-        The caller ends the session by its old key, which the new one has replaced.
+        The caller ends the session by its old key, which the new one has replaced, or by the new
+        one.
         """
         if not isinstance(state, Unread):
             return
         session_id = self.storage().identify(state.key)
-        for each in request_sessions.cycled():
-            if each is not self and each.rotates_from == session_id:
-                with suppress(SessionEnded):
-                    yield from each._save()
+        others = [each for each in request_sessions.cycled() if each is not self]
+        yield from _store_new_keys(each for each in others if session_id in each.stored_ids)
+
+    def _store_drawn_key(self, key: SecretText) -> Flow[bool]:
+        """Store a key that another object of the request has drawn; return whether there is one."""
+        others = [each for each in request_sessions.cycled() if each is not self]
+        if not others:
+            return False
+        session_id = self.storage().identify(key)
+        drawn = [each for each in others if each.new_id == session_id]
+        yield from _store_new_keys(drawn)
+        return bool(drawn)
 
     def _flush(self) -> Flow[None]:
         state, env = self._current_state, self._environment()
@@ -308,7 +333,8 @@ class SessionFlows(KnownSession):
         if ended is not None:
             user_id = ended.record.user_id if ended.record else None
             # A login may follow, so the reason of the end is known only later, and is sent then.
-            is_told = is_logout or not (self.policy is not None or request_sessions.is_in_request())
+            may_wait = self.policy is not None or request_sessions.is_in_request()
+            is_told = is_logout or request_sessions.is_over() or not may_wait
             replaces = ReplacedSession(ended.id, user_id, is_told)
             if not is_told:
                 request_sessions.keep(self)
@@ -347,10 +373,11 @@ class SessionFlows(KnownSession):
         state = self._current_state
         if not isinstance(state, Stored):
             return
-        moment, record = clock.now(), state.record
-        # The request has only read the session, so it must not fail.
+        moment, record, calls = clock.now(), state.record, Calls(self.storage())
+        # The request must not fail. In the caller's transaction, a lost race would undo the rest.
         with suppress(StorageUnavailable, SessionConflict, UnreadablePayload):
-            yield from Calls(self.storage()).touch(record, record.expires, moment, moment)
+            if not (yield from calls.in_transaction()):
+                yield from calls.touch(record, record.expires, moment, moment)
 
     def _prove(self) -> Flow[bool]:
         state = self._current_state
@@ -359,6 +386,13 @@ class SessionFlows(KnownSession):
         storage = self.storage()
         record = yield from Calls(storage).read(storage.locate(state.key))
         return record is not None and record.is_live(clock.now())
+
+
+def _store_new_keys(sessions: Iterable[Any]) -> Flow[None]:
+    for each in sessions:
+        if each.has_new_key:
+            with suppress(SessionEnded):
+                yield from each._save()
 
 
 def _end_event(ended: EndedSession, reason: str) -> Event:
@@ -375,12 +409,13 @@ def _with_fresh_key(state: State) -> New:
 
 def _state_before_flush(state: State) -> State:
     """Return the state to restore if the flush of a session is rolled back."""
-    if state.key is None or isinstance(state, New):
-        return state
+    before = before_reading(state)
+    if isinstance(before, New):
+        return before
     known = state.previous if isinstance(state, Rotating) else state
     record = known.record if isinstance(known, Stored) else None
     replaced = ReplacedSession(record.id, record.user_id, is_told=False) if record else None
-    return Unread(known.key, known.key, flushed=replaced or ReplacedSession("", None, is_told=True))
+    return replace(before, flushed=replaced or ReplacedSession("", None, is_told=True))
 
 
 def _is_continued(saved: State, began: State, known: State) -> bool:

@@ -31,6 +31,7 @@ from .state import (
     Stored,
     Unreachable,
     Unread,
+    before_reading,
     count,
 )
 
@@ -167,7 +168,7 @@ class KnownSession(Engine):
             key = self._state.key or SecretText(draw_key())
             self._set_state(New(key, is_promised=True, replaces=replace(flushed, is_over=False)))
         else:
-            self._set_state(New() if before.key is None else Unread(before.key, before.key))
+            self._set_state(before_reading(before))
             self.__dict__.pop("_session_cache", None)
             self._modified = False
 
@@ -227,10 +228,9 @@ class KnownSession(Engine):
         return self.policy is not None or self.has_new_key or self.drawn_id is not None
 
     @property
-    def rotates_from(self) -> str | None:
-        """The id of the stored session, to which the next save gives a new key."""
-        state = self._current_state
-        return state.previous.record.id if isinstance(state, Rotating) else None
+    def new_id(self) -> str | None:
+        """The id under a key that was drawn here, whether the session is stored under it or not."""
+        return self._id_of(self._current_state) if self.has_new_key else self.drawn_id
 
     @property
     def drawn(self) -> int:

@@ -4,16 +4,22 @@ The signals of models that tell about a change of a user's account have no reque
 middleware does not publish the session of a request. So each session object registers itself in the
 context that makes it. An object that no code holds any more does not count, unless it still has to
 send a signal.
+
+Django's handler for ASGI runs a request in a task of its own, and sends `request_started` and
+`request_finished` outside of that task. And the tasks that a view starts may go on after the
+response. So what has to be known at the end of a request is not in the context, but in a `_Request`
+that all contexts of the request share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Final
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
 import msgspec
+from asgiref.sync import SyncToAsync
 from django.contrib.auth.signals import user_logged_out
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.signals import request_finished, request_started
@@ -25,20 +31,31 @@ _FEWEST: Final = 16
 class _Node(msgspec.Struct, frozen=True):
     """A node of an immutable linked list: copies of a context must not share changes."""
 
-    session: Callable[[], SessionBase | None]
-    """Returns the session object; ``None`` if it no longer exists."""
+    session: ref[SessionBase]
     is_first: bool
     """Whether it was the first one of a request: the middleware has made it from the cookie."""
-    is_kept: bool
-    """Whether the node keeps the session object alive."""
     before: _Node | None
     size: int
     limit: int
     """The size at which the nodes of session objects that no longer exist are removed."""
 
 
+class _Request:
+    """A request, for all contexts in which its code runs."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self.kept: list[Any] = []
+        """The session objects that still have a signal to send when the request is over."""
+        self.cycled: list[Any] = []
+        """The session objects whose ``cycle_key()`` was called. A view may replace one of them by
+        another object for its new key, before anything is stored under that."""
+
+
+_running: Final[ContextVar[_Request | None]] = ContextVar("request", default=None)
+_running_in_asgi: Final = WeakKeyDictionary[Any, _Request]()
+"""The requests that Django's handler for ASGI serves, by what `_asgi_context` returns."""
 _noted: Final[ContextVar[_Node | None]] = ContextVar("sessions", default=None)
-_cycled: Final[ContextVar[tuple[ref[SessionBase], ...]]] = ContextVar("cycled", default=())
 
 
 def add(session: SessionBase) -> bool:
@@ -46,21 +63,31 @@ def add(session: SessionBase) -> bool:
 
     Return whether it is the first one of a request: the middleware has made it from the cookie.
     """
-    is_first = _noted.get() is None and is_in_request()
-    _add(ref(session), is_first=is_first)
+    node = _noted.get()
+    is_first = node is None and _begin() is not None
+    if node is not None and node.size >= node.limit:
+        alive = [each for each in _nodes() if each.session() is not None]
+        node, limit = None, max(_FEWEST, 2 * len(alive))
+        for each in reversed(alive):
+            size = node.size + 1 if node else 1
+            node = _Node(each.session, each.is_first, node, size, limit)
+    size, limit = (node.size + 1, node.limit) if node else (1, _FEWEST)
+    _noted.set(_Node(ref(session), is_first, node, size, limit))
     return is_first
 
 
 def keep(session: SessionBase) -> None:
     """Keep a session object until the request is over, because it has a signal to send then."""
-    if not any(each.is_kept and each.session() is session for each in _nodes()):
-        _add(lambda: session, is_first=False, is_kept=True)
+    request = _begin()
+    if request is not None and not any(each is session for each in request.kept):
+        request.kept.append(session)
 
 
 def add_cycled(session: SessionBase) -> None:
-    """Register a session object whose ``cycle_key()`` was called in the current context."""
-    others = [each for each in _cycled.get() if each() not in (None, session)]
-    _cycled.set((*others, ref(session)))
+    """Register a session object whose ``cycle_key()`` was called in the running request."""
+    request = _begin()
+    if request is not None:
+        request.cycled = [*(each for each in request.cycled if each is not session), session]
 
 
 def cycled() -> list[Any]:
@@ -68,23 +95,8 @@ def cycled() -> list[Any]:
 
     Outside of a request it is not known which objects belong together, so there are none.
     """
-    if not is_in_request():
-        return []
-    return [session for each in _cycled.get() if (session := each()) is not None]
-
-
-def _add(
-    session: Callable[[], SessionBase | None], *, is_first: bool, is_kept: bool = False
-) -> None:
-    node = _noted.get()
-    if node is not None and node.size >= node.limit:
-        alive = [each for each in _nodes() if each.session() is not None]
-        node, limit = None, max(_FEWEST, 2 * len(alive))
-        for each in reversed(alive):
-            size = node.size + 1 if node else 1
-            node = _Node(each.session, each.is_first, each.is_kept, node, size, limit)
-    size, limit = (node.size + 1, node.limit) if node else (1, _FEWEST)
-    _noted.set(_Node(session, is_first, is_kept, node, size, limit))
+    request = _begin()
+    return [] if request is None else request.cycled
 
 
 def _nodes() -> Iterator[_Node]:
@@ -123,23 +135,64 @@ def ids_cycled_before(number: int) -> set[str]:
 
 def is_in_request() -> bool:
     """Return whether the running code is part of a request that Django handles."""
-    # Django sets the urlconf before the first middleware, and resets it after the response.
-    return get_urlconf() is not None
+    return _begin() is not None
+
+
+def is_over() -> bool:
+    """Return whether the running code was started by a request that is over."""
+    request = _find()
+    return request is not None and request.is_over
+
+
+def _asgi_context() -> Any:
+    """Return an object that lives as long as an ASGI request and is the same in all its contexts.
+
+    Return ``None`` for a request that another handler serves.
+    """
+    return SyncToAsync.thread_sensitive_context.get(None)
+
+
+def _find() -> _Request | None:
+    context = _asgi_context()
+    return _running.get() or (None if context is None else _running_in_asgi.get(context))
+
+
+def _begin() -> _Request | None:
+    """Return the running request; ``None`` outside of requests, and if it is over."""
+    # Django sets the urlconf before the first middleware, and resets it after the response. But the
+    # context of a task keeps it.
+    if get_urlconf() is None:
+        return None
+    request = _find()
+    if request is None:
+        request = _Request()
+        _running.set(request)
+        if (context := _asgi_context()) is not None:
+            _running_in_asgi[context] = request
+    return None if request.is_over else request
 
 
 def _start(**kwargs: Any) -> None:
+    if (context := _asgi_context()) is not None:
+        _running_in_asgi.pop(context, None)
+    _forget()
+
+
+def _forget() -> None:
     # Under WSGI a thread has one context for all of its requests, and reference cycles may keep the
     # sessions of an earlier request alive. Under ASGI each request has a context of its own.
+    _running.set(None)
     _noted.set(None)
-    _cycled.set(())
 
 
 def _finish(**kwargs: Any) -> None:
-    for session in sessions():
-        if not session.is_settled:
+    request = _find()
+    if request is not None:
+        request.is_over = True
+        for session in request.kept:
             session.settle()
-    _noted.set(None)
-    _cycled.set(())
+        request.kept, request.cycled = [], []
+    _forget()
 
 
 def _log_out(request: Any = None, **kwargs: Any) -> None:

@@ -78,6 +78,8 @@ class SaveResult(msgspec.Struct, frozen=True):
     """Whether the write is part of the caller's transaction, and is undone by its rollback."""
     base: Snapshot | None = None
     """What others had saved, if the data was merged with that."""
+    merged: Snapshot | None = None
+    """The data that was given, at any depth, as it was when it was merged for the first time."""
 
     def __repr__(self) -> str:
         # Error reports show local variables.
@@ -93,7 +95,7 @@ def save(env: Environment, state: State, data: dict[str, Any], intent: Intent) -
     Raises `SessionEnded`, `SessionConflict`, `StorageUnavailable`, `UnserializableValue` and
     `PayloadTooLarge`. With ``must_create``, raises ``CreateError`` if the key is taken.
     """
-    given, refused = data, 0
+    given, merged, refused = data, None, 0
     while refused <= settings.CONFLICT_RETRIES:
         step: SaveResult | NextTry
         match state:
@@ -130,7 +132,9 @@ def save(env: Environment, state: State, data: dict[str, Any], intent: Intent) -
             if data is given:
                 return step
             stored = data if step.data is None else step.data
-            return replace(step, data=stored, base=state.base)
+            return replace(step, data=stored, base=state.base, merged=merged)
+        if data is given:
+            merged = codec().serialize(given)
         state, data = step
         refused += 1
         if refused > 2:

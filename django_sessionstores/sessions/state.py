@@ -140,6 +140,22 @@ class Unreachable(msgspec.Struct, frozen=True):
 State: TypeAlias = Unread | New | Stored | Rotating | Dead | Unreadable | Unreachable
 
 
+def before_reading(state: State) -> Unread | New:
+    """Return the state of the same session before it was read.
+
+    For a new session, nothing was stored. So its state is returned as it is.
+    """
+    match state:
+        case New():
+            return state
+        case Rotating(previous=previous):
+            return Unread(previous.key, previous.key)
+        case Unread(key=key, cookie=cookie) | Unreachable(key=key, cookie=cookie):
+            return Unread(key, cookie)
+        case _:
+            return Unread(state.key, state.key)
+
+
 def with_base(state: State, base: Snapshot) -> State:
     """Return the same state for data that was loaded from ``base``, or was merged with it."""
     match state:

@@ -268,7 +268,10 @@ class Storage(Inspection):
         return run(end_one_by_one(session_ids, end))
 
     def issue(self, record: Record, now: int) -> Updated:
-        """Make another key for an existing session. Only if the storage `holds_in_key`."""
+        """Make another key for a session that a request has created with the data of ``record``.
+
+        Only if the storage `holds_in_key` and `create` may return `Taken`.
+        """
         raise NotImplementedError
 
     def purge(self, now: int, batch: int) -> int:

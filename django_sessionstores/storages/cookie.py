@@ -121,12 +121,6 @@ class CookieStorage(Storage):
         _check_size(len(token))
         return Updated(msgspec.structs.replace(record, handle=_Token(True, mark)), token)
 
-    def issue(self, record: Record, now: int) -> Updated:
-        return self.create(record, now)
-
-    async def aissue(self, record: Record, now: int) -> Updated:
-        return self.create(record, now)
-
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         return self.create(record, now)
 

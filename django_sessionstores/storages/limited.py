@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from asyncio import CancelledError
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Final, TypeAlias, TypeVar, cast
@@ -85,18 +86,16 @@ class LimitedStorage(Wrapper):
 
         ``base`` is the session that it replaces, which may be of the same user.
         """
-        lock = yield from self._lock(str(record.user_id))
-        try:
+
+        def store(lock: Record) -> Flow[T]:
             surplus = yield from self._surplus(record, base)
             outcome = yield from storing
             # If the lock has expired, another login may have ended the same sessions.
             if isinstance(outcome, Updated) and clock.now() < lock.expires:
                 outcome = cast("T", (yield from self._evict(outcome, surplus)))
-        except Exception:
-            # Not in a ``finally``: a flow that is closed must not ask for another call.
-            yield from self._unlock(lock)
-            raise
-        is_held = yield from self._unlock(lock)
+            return outcome
+
+        outcome, is_held = yield from self._run_under_lock(str(record.user_id), store)
         if isinstance(outcome, Updated) and not is_held:
             # The lock has expired meanwhile, so another login may have stored a session as well.
             outcome = cast("T", (yield from self._count_again(outcome)))
@@ -108,22 +107,26 @@ class LimitedStorage(Wrapper):
         ``outcome`` is that of storing the session. Repeats until the lock is held all the time.
         Raises `SessionLimitReached`, and deletes the session, if the limit refuses it after all.
         """
-        record, is_held = outcome.record, False
-        while not is_held:
-            lock = yield from self._lock(str(record.user_id))
+        record = outcome.record
+
+        def count(lock: Record) -> Flow[Updated | None]:
             current = yield from self._calls.lookup(record.id)
             if current is None or not current.is_live(clock.now()):
                 # Another login has ended this session as a surplus one.
-                yield from self._unlock(lock)
-                break
+                return None
             try:
                 surplus = yield from self._surplus(record)
             except SessionLimitReached:
                 yield from self._calls.delete(record.id)
-                yield from self._unlock(lock)
                 raise
-            outcome = yield from self._evict(outcome, surplus)
-            is_held = yield from self._unlock(lock)
+            return (yield from self._evict(outcome, surplus))
+
+        is_held = False
+        while not is_held:
+            counted, is_held = yield from self._run_under_lock(str(record.user_id), count)
+            if counted is None:
+                break
+            outcome = counted
         return outcome
 
     # --- Counting --------------------------------------------------------------------------
@@ -224,6 +227,22 @@ class LimitedStorage(Wrapper):
 
     # --- The lock --------------------------------------------------------------------------
 
+    def _run_under_lock(
+        self, user_id: str, flow_of: Callable[[Record], Flow[T]]
+    ) -> Flow[tuple[T, bool]]:
+        """Run a flow under the lock of a user, which it gets.
+
+        Return its result, and whether the lock was held until the end.
+        """
+        lock = yield from self._lock(user_id)
+        try:
+            result = yield from flow_of(lock)
+            return result, (yield from self._unlock(lock))
+        except (Exception, CancelledError):
+            # Not in a ``finally``: a flow that is closed must not ask for another call.
+            yield from self._unlock(lock)
+            raise
+
     def _lock(self, user_id: str) -> Flow[Record]:
         """Wait for the lock of a user; return it."""
         deadline = clock.monotonic() + 2 * _LOCK_SECONDS
@@ -232,11 +251,15 @@ class LimitedStorage(Wrapper):
             now = clock.now()
             lock = _lock_of(user_id, self.sites()[0], now)
             outcome: Outcome | Taken | None = None
-            if current is None:
-                outcome = yield from self._locks.create(lock, now)
-            elif current.expires <= now:
-                # A store does not update a record that has expired at the given time.
-                outcome = yield from self._locks.update(lock, current, current.expires - 1)
+            try:
+                if current is None:
+                    outcome = yield from self._locks.create(lock, now)
+                elif current.expires <= now:
+                    # A store does not update a record that has expired at the given time.
+                    outcome = yield from self._locks.update(lock, current, current.expires - 1)
+            except CancelledError:
+                yield from self._unlock(lock)  # It may be stored nevertheless.
+                raise
             if isinstance(outcome, Updated):
                 return lock
             if clock.monotonic() > deadline:

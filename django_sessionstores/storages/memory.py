@@ -16,11 +16,47 @@ from .base import Outcome, P, Page, Storage, T, Taken, Updated, id_of_cursor, pa
 _NEVER: Final = 2**63
 
 
-class MemoryStorage(Storage):
-    """Records in a dict, at most ``max_sessions`` of them.
+class _Records(OrderedDict[str, Record]):
+    """At most ``most`` records by their ids, in the order of their writes.
 
-    When the dict is full, expired records are removed first, then those with the oldest writes. The
-    lock is only held for operations of the dict.
+    When it is full, expired records are removed first, then those with the oldest writes.
+    """
+
+    # The simulation copies storages, and a dict is made without arguments to be copied.
+    def __init__(self, most: int = 0) -> None:
+        super().__init__()
+        self._most = most
+        # No record expires before this.
+        self._earliest = _NEVER
+
+    def put(self, record: Record, now: int) -> tuple[Record, ...]:
+        """Add a record, or replace it; return the live sessions that had to make room."""
+        removed = () if record.id in self else tuple(self._make_room(now))
+        self[record.id] = record
+        self.move_to_end(record.id)
+        self._earliest = min(self._earliest, record.expires)
+        return removed
+
+    def _make_room(self, now: int) -> Iterator[Record]:
+        if len(self) < self._most:
+            return
+        # Without this condition, a full store would be searched for each new session.
+        if self._earliest <= now:
+            for record in list(self.values()):
+                if record.expires <= now:
+                    del self[record.id]
+            self._earliest = min((each.expires for each in self.values()), default=_NEVER)
+        while len(self) >= self._most:
+            _, record = self.popitem(last=False)
+            if record.is_live(now):
+                yield record
+
+
+class MemoryStorage(Storage):
+    """Records in dicts: at most ``max_sessions`` sessions, and as many tombstones.
+
+    A tombstone, such as the lock of a login, never takes the place of a session. The lock is only
+    held for operations of the dicts.
     """
 
     shared = False
@@ -29,11 +65,10 @@ class MemoryStorage(Storage):
     native_async = True  # Nothing blocks, so the twins are plain calls.
 
     def __init__(self, max_sessions: int) -> None:
-        self._records: OrderedDict[str, Record] = OrderedDict()
+        self._sessions = _Records(max_sessions)
+        self._tombstones = _Records(max_sessions)
         self._lock = Lock()
         self._max_sessions = max_sessions
-        # No record expires before this.
-        self._earliest = _NEVER
 
     def describe(self) -> str:
         return Phrase(
@@ -42,38 +77,37 @@ class MemoryStorage(Storage):
         )
 
     def read(self, session_id: str) -> Record | None:
-        return self._records.get(session_id)
+        return self._get(session_id)
 
     def create(self, record: Record, now: int) -> Updated | Taken:
         with self._lock:
-            if record.id in self._records:
+            if self._get(record.id) is not None:
                 return Taken()
-            evicted = tuple(self._make_room(now))
-            self._put(record)
+            evicted = self._put(record, now)
         return Updated(record, evicted=evicted)
 
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         with self._lock:
-            refused = refusal(self._records.get(base.id), base, now)
+            refused = refusal(self._get(base.id), base, now)
             if refused is not None:
                 return refused
-            self._put(record)
+            self._put(record, now)
         return Updated(record)
 
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
         with self._lock:
-            current = self._records.get(base.id)
+            current = self._get(base.id)
             if current is None or refusal(current, base, now) is not None:
                 return False
-            self._put(with_times(current, expires, last_activity))
+            self._put(with_times(current, expires, last_activity), now)
         return True
 
     def delete(self, session_id: str) -> bool:
         with self._lock:
-            record = self._records.get(session_id)
-            if record is None or record.state is not State.LIVE or not self.is_own(record):
+            record = self._sessions.get(session_id)
+            if record is None or not self.is_own(record):
                 return False
-            del self._records[session_id]
+            del self._sessions[session_id]
         return True
 
     def end_many(self, session_ids: Sequence[str]) -> Collection[str]:
@@ -81,33 +115,35 @@ class MemoryStorage(Storage):
 
     def rotate(self, record: Record, base: Record, tombstone: Record, now: int) -> Outcome | Taken:
         with self._lock:
-            if record.id in self._records:
+            if self._get(record.id) is not None:
                 return Taken()
-            refused = refusal(self._records.get(base.id), base, now)
+            refused = refusal(self._get(base.id), base, now)
             if refused is not None:
                 return refused
-            self._put(tombstone)
-            evicted = tuple(self._make_room(now))
-            self._put(record)
+            self._put(tombstone, now)
+            evicted = self._put(record, now)
         return Updated(record, evicted=evicted)
 
     def purge(self, now: int, batch: int) -> int:
+        found = 0
         with self._lock:
-            expired = [each.id for each in self._records.values() if self.may_purge(each, now)]
-            for session_id in expired[:batch]:
-                del self._records[session_id]
-        return len(expired[:batch])
+            for records in (self._sessions, self._tombstones):
+                expired = [each.id for each in records.values() if self.may_purge(each, now)]
+                for session_id in expired[: batch - found]:
+                    del records[session_id]
+                    found += 1
+        return found
 
     def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
         last = id_of_cursor(cursor)
         with self._lock:
-            found = sorted(each for each in self._records if each > last)
-            records = [self._records[id_] for id_ in found]
+            found = sorted(each for each in self._sessions if each > last)
+            records = [self._sessions[id_] for id_ in found]
         return page_of(self._wanted(records, user_id), limit)
 
     def count(self, now: int, user_id: str | None) -> int:
         with self._lock:
-            return sum(each.is_live(now) for each in self._wanted(self._records.values(), user_id))
+            return sum(each.is_live(now) for each in self._wanted(self._sessions.values(), user_id))
 
     def _wanted(self, records: Iterable[Record], user_id: str | None) -> Iterator[Record]:
         """Yield the records of this site, of one user or of all."""
@@ -115,26 +151,16 @@ class MemoryStorage(Storage):
             if user_id in {None, record.user_id}:
                 yield record
 
-    def _put(self, record: Record) -> None:
-        self._records[record.id] = record
-        self._records.move_to_end(record.id)
-        if record.expires < self._earliest:
-            self._earliest = record.expires
+    def _get(self, session_id: str) -> Record | None:
+        return self._sessions.get(session_id) or self._tombstones.get(session_id)
 
-    def _make_room(self, now: int) -> Iterator[Record]:
-        """Remove records until there is room for one more, and yield the live sessions of them."""
-        if len(self._records) < self._max_sessions:
-            return
-        # Without this condition, a full store would be searched for each new session.
-        if self._earliest <= now:
-            for record in list(self._records.values()):
-                if record.expires <= now:
-                    del self._records[record.id]
-            self._earliest = min((r.expires for r in self._records.values()), default=_NEVER)
-        while len(self._records) >= self._max_sessions:
-            _, record = self._records.popitem(last=False)
-            if record.is_live(now):
-                yield record
+    def _put(self, record: Record, now: int) -> tuple[Record, ...]:
+        """Store a record; return the live sessions that had to make room."""
+        records, others = self._sessions, self._tombstones
+        if record.state is not State.LIVE:
+            records, others = others, records
+        others.pop(record.id, None)
+        return records.put(record, now)
 
     def _in_thread(self, method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
         # Operations of a dict do not block, so they do not need a thread.

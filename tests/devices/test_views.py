@@ -380,6 +380,7 @@ def test_end_more_than_one_request_can(
 
 
 @pytest.mark.engines("file", "db:sqlite", "cached_db:locmem+sqlite", "cache:redis-cache")
+@pytest.mark.usefixtures("in_requests")
 def test_a_device_that_got_another_key_since_the_page_was_read(
     site: Any, ada: Any, browser: Browser
 ) -> None:

@@ -27,7 +27,7 @@ from django.views.debug import ExceptionReporter
 
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.records import session_id
-from django_sessionstores.exceptions import SessionEnded, StorageUnavailable
+from django_sessionstores.exceptions import SessionConflict, SessionEnded, StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.migration import lazy
 from django_sessionstores.testing import DAY, HOUR, Twin, at, in_threads, observed, suspicions
@@ -137,6 +137,32 @@ def test_a_session_that_ended_after_its_migration_was_rolled_back(
     django_store(source)().delete(key)
     with pytest.raises(SessionEnded):
         Twin(session, in_async).cycle_key()
+
+
+@pytest.mark.engines("db:sqlite", "cookie:sqlite")
+@pytest.mark.parametrize("does", ["nothing", "read", "save", "cycle", "cycle and save"])
+@pytest.mark.parametrize("name", [*PLAIN, "signed_cookies"])
+def test_a_flush_of_a_previous_backends_session_is_rolled_back(
+    engine: Engine, name: str, in_async: bool, does: str
+) -> None:
+    """The session is read again by the cookie that the browser has, not by the key that was derived
+    from it."""
+    key = at_django(name, x=1)
+    with migrating(f"{DJANGO}.{name}"):
+        session = engine.SessionStore(key)
+        twin = Twin(session, in_async)
+        with suppress(ZeroDivisionError), transaction.atomic(using=engine.database):
+            if does == "read":
+                twin.load()
+            if does == "save":
+                twin.set("y", 2)
+            if does.startswith("cycle"):
+                twin.cycle_key()
+            if does.endswith("save"):
+                twin.save()
+            twin.flush()
+            raise ZeroDivisionError
+        assert dict(twin.items()) == {"cart": {"apples": 1}, "x": 1}
 
 
 @pytest.mark.engines("memory", "db:sqlite")
@@ -408,7 +434,7 @@ def test_a_purge_during_migration(engine: Engine, source: str) -> None:
     key = at_django(source)
     with (
         after(lazy.sources()[0], "find", lambda: engine.SessionStore(key).load()),
-        mock.patch.object(engine.storage, "lookup", return_value=None),
+        mock.patch.object(engine.storage, "read_latest", return_value=None),
     ):
         assert engine.SessionStore(key).load() == {}
 
@@ -539,6 +565,64 @@ def test_a_signed_cookie_is_exchanged_once(engine: Engine, way: str) -> None:
         for moment in (now(), now() + HOUR, now() + 13 * DAY):
             with at(moment):
                 assert engine.SessionStore(key).load() == {}
+
+
+@pytest.mark.engines("cookie:sqlite")
+@pytest.mark.parametrize("name", [*PLAIN, "signed_cookies", "cookie"])
+def test_an_old_key_that_comes_again_does_as_well_as_the_first_time(
+    engine: Engine, user: Any, name: str, in_async: bool
+) -> None:
+    """Of another tab, or because a response was lost. Nobody else has changed anything, and what
+    they do change is not lost, whichever key they have got."""
+    empty_django()
+    previous: Any = f"{DJANGO}.{name}"
+    if name == "cookie":
+        previous = (f"{OURS}.cookie", {"REGISTRY": ""})
+        with override_settings(SESSIONSTORES={}):
+            session = engine.SessionStore()
+            session["cart"] = {"apples": 1}
+            session.save()
+            key = session.session_key
+    else:
+        key = at_django(name)
+    with migrating(previous, MERGE_WINDOW=60):
+        lost, tab, other, late = (Twin(engine.SessionStore(key), in_async) for _ in range(4))
+        for session in (lost, tab):
+            assert session.load() == {"cart": {"apples": 1}}
+        for number, session in enumerate((tab, other, lost)):
+            session.set(f"{number}", number)
+            session.save()
+        assert {each.session_id for each in (tab, other, lost)} == {tab.session_id}
+        saved = {"cart": {"apples": 1}, "0": 0, "1": 1, "2": 2}
+        for again in (key, tab.session_key, other.session_key, lost.session_key):
+            assert engine.SessionStore(again).load() == saved
+        late.cycle_key()
+        late.set("_auth_user_id", "7")
+        late.save()
+        assert engine.SessionStore(late.session_key).load() == {**saved, "_auth_user_id": "7"}
+        assert engine.SessionStore(key).load() == {}
+        (info,) = Inventory().list().sessions
+        assert info.user_id == "7"
+
+
+@pytest.mark.engines("cookie:sqlite")
+def test_an_old_key_that_comes_when_the_first_save_is_forgotten(
+    engine: Engine, source: str
+) -> None:
+    """It reads as it is, and overwrites nothing that others have saved within the window."""
+    key, moment = at_django(source), now()
+    session = engine.SessionStore(key)
+    for minute in (0, 20, 40):
+        with at(moment + minute * 60_000):
+            session["minute"] = minute
+            session.save()
+            session = engine.SessionStore(session.session_key)
+    with at(moment + 40 * 60_000):
+        late = engine.SessionStore(key)
+        late["late"] = 1
+        with pytest.raises(SessionConflict):
+            late.save()
+        assert engine.SessionStore(session.session_key)["minute"] == 40
 
 
 @pytest.mark.engines("db:sqlite")

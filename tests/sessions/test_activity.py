@@ -6,6 +6,7 @@ from unittest import mock
 
 import pytest
 from django.conf import settings as django_settings
+from django.db import transaction
 from django.test import Client, override_settings
 
 from django_sessionstores.core.clock import now
@@ -120,6 +121,40 @@ def test_reading_does_not_fail_because_of_it(engine: Any, prefix: str) -> None:
         answer = browser.get(f"{prefix}read/")
     assert (answer.status_code, answer.json()) == (200, {"x": "1"})
     assert COOKIE not in answer.cookies
+
+
+class Transaction:
+    """A middleware outside of the session's, around the whole of each request."""
+
+    def __init__(self, get_response: Any) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: Any) -> Any:
+        with transaction.atomic(DATABASE):
+            response = self.get_response(request)
+            assert not transaction.get_rollback(DATABASE)
+            return response
+
+
+DATABASE = ""
+
+
+@pytest.mark.engines("db:sqlite", "db:postgresql", "cached_db:locmem+sqlite", "cookie:sqlite")
+def test_it_is_left_out_in_a_transaction(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it lost a race there, all that the request has written would be undone."""
+    monkeypatch.setitem(globals(), "DATABASE", engine.database)
+    browser, moment = Client(), now()
+    with at(moment):
+        browser.get("/write/x/1/")
+    later = Client()  # With the other middlewares.
+    later.cookies = browser.cookies
+    with (
+        override_settings(MIDDLEWARE=[f"{__name__}.Transaction", *django_settings.MIDDLEWARE]),
+        at(moment + HOUR),
+        observed(engine.storage) as calls,
+    ):
+        assert later.get("/read/").json() == {"x": "1"}
+    assert "touch" not in calls
 
 
 def test_it_never_takes_a_change_back(listing: Any, prefix: str) -> None:

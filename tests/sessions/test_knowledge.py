@@ -431,7 +431,7 @@ def test_what_an_object_tells_of_its_key(engine: Any, open_session: Any) -> None
     def known(session: Any) -> tuple[object, ...]:
         one = session.target
         flags = (one.has_new_key, one.is_stored, one.belongs_to_request, bool(one.drawn))
-        return one.stored_ids, one.rotates_from, one.drawn_id, *flags
+        return one.stored_ids, one.new_id, one.drawn_id, *flags
 
     session = open_session()
     assert known(session) == (set(), None, None, False, False, False, False)
@@ -439,9 +439,9 @@ def test_what_an_object_tells_of_its_key(engine: Any, open_session: Any) -> None
     session.cycle_key()
     assert session.target.accessed
     new = session_id(session.session_key)
-    assert known(session) == ({new}, None, None, True, False, True, False)
+    assert known(session) == ({new}, new, None, True, False, True, False)
     session.save()
-    assert known(session) == ({new}, None, new, False, True, True, True)
+    assert known(session) == ({new}, new, new, False, True, True, True)
 
     session = open_session(key)
     assert known(session) == ({id_}, None, None, False, False, False, False)
@@ -452,6 +452,6 @@ def test_what_an_object_tells_of_its_key(engine: Any, open_session: Any) -> None
     assert known(session) == ({id_}, None, None, False, True, False, False)
     session.cycle_key()
     new = session_id(session.session_key)
-    assert known(session) == ({id_, new}, id_, None, True, False, True, False)
+    assert known(session) == ({id_, new}, new, None, True, False, True, False)
     session.save()
-    assert known(session) == ({new}, None, new, False, True, True, True)
+    assert known(session) == ({new}, new, new, False, True, True, True)

@@ -1,10 +1,13 @@
 """At most so many sessions for a user, whoever logs in at the same time."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.test import Client, override_settings
 
 from django_sessionstores import signals
@@ -338,6 +341,38 @@ def test_a_user_whom_a_view_puts_into_a_session_counts(engine: Any, policy: str)
         else:
             visitor.save()
         assert Inventory().count(user="1") == 1
+
+
+@pytest.mark.engines("memory", "cache:redis-cache", "db:sqlite", "cache:memcached+sqlite")
+def test_a_login_that_is_cancelled_does_not_hold_up_the_next_one(engine: Any) -> None:
+    """Its task is cancelled when the browser goes away."""
+    storage, visitor = engine.storage, engine.SessionStore()
+    visitor["cart"] = 1
+    visitor.save()
+    session = engine.SessionStore(visitor.session_key)
+
+    async def log_in_and_cancel() -> None:
+        is_storing = asyncio.Event()
+
+        async def wait(*args: Any) -> None:
+            is_storing.set()
+            await asyncio.Event().wait()
+
+        await session.acycle_key()
+        await session.aset("_auth_user_id", "1")
+        with mock.patch.object(storage, "arotate", wait):
+            login = asyncio.ensure_future(session.asave())
+            await is_storing.wait()
+            login.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await login
+
+    with limits(MAX_SESSIONS=1):
+        async_to_sync(log_in_and_cancel)()
+        lock = storage.lookup(limited._lock_of("1", storage.sites()[0], now()).id)
+        assert lock is None or lock.expires <= now()
+        assert log_in(engine, 1)
+        assert engine.SessionStore(visitor.session_key)["cart"] == 1
 
 
 @pytest.mark.engines("cache:memcached+sqlite")

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import copy, deepcopy
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
+from weakref import ref
 
 import pytest
+from asgiref.testing import ApplicationCommunicator
+from django.conf import settings
+from django.core.handlers.asgi import ASGIHandler
 from django.core.signals import request_finished, request_started
 from django.db import close_old_connections
-from django.urls import set_urlconf
+from django.http import HttpRequest, HttpResponse
+from django.test import override_settings
+from django.urls import path, set_urlconf
 
 from django_sessionstores.core.records import session_id
 from django_sessionstores.sessions import request_sessions
 from django_sessionstores.signals import session_ended
+from django_sessionstores.testing import Twin
 
 
 @pytest.mark.engines("memory")
@@ -62,14 +73,93 @@ def test_sessions_that_nobody_holds_take_no_memory(engine: Any) -> None:
 
 
 @pytest.mark.engines("memory")
-def test_a_session_that_is_kept_is_kept_once(engine: Any) -> None:
+def test_a_session_is_kept_until_the_request_is_over(engine: Any) -> None:
+    session, told = engine.SessionStore(), list[str]()
+    kept = ref(session)
+    set_urlconf("tests.urls")
+    try:
+        for _ in range(100):
+            request_sessions.keep(session)
+        del session
+        assert kept() is not None
+        settle: Callable[[Any], None] = lambda self: told.append("settled")  # noqa: E731
+        with mock.patch.object(engine.SessionStore, "settle", settle):
+            request_sessions._finish()
+    finally:
+        set_urlconf(None)
+    gc.collect()
+    assert (told, kept()) == (["settled"], None)
+
+
+@pytest.mark.engines("memory")
+def test_outside_of_a_request_no_session_is_kept(engine: Any) -> None:
     """A WebSocket may log out many times, and has no request that ends."""
     session = engine.SessionStore()
-    for _ in range(100):
-        request_sessions.keep(session)
-    node = request_sessions._noted.get()
-    assert node is not None
-    assert node.size <= 32
+    kept = ref(session)
+    request_sessions.keep(session)
+    del session
+    gc.collect()
+    assert kept() is None
+
+
+@pytest.mark.engines("memory")
+@pytest.mark.parametrize("middleware", ["django.contrib.sessions", "django_sessionstores"])
+@pytest.mark.parametrize("flushes", ["view", "task", "task afterwards"])
+def test_the_end_of_a_flushed_session_is_told_under_asgi(
+    engine: Any, middleware: str, flushes: str
+) -> None:
+    """Django's handler sends `request_finished` outside of the task in which the view runs. A task
+    that the view has started may flush a session before that, or after it."""
+    session, told = engine.SessionStore(), list[str]()
+    session["x"] = 1
+    session.save()
+    key, tasks, may_flush = session.session_key, list[Any](), asyncio.Event()
+
+    async def flush() -> None:
+        if flushes == "task afterwards":
+            await may_flush.wait()
+        other = engine.SessionStore(key)
+        await other.aget("x")
+        await other.aflush()
+
+    async def view(request: HttpRequest) -> HttpResponse:
+        if flushes == "view":
+            await request.session.aflush()
+        else:
+            tasks.append(asyncio.create_task(flush()))
+            if flushes == "task":
+                await tasks[0]
+        assert told == []
+        return HttpResponse("done")
+
+    async def serve() -> None:
+        cookie = f"{settings.SESSION_COOKIE_NAME}={key}".encode()
+        scope = {"type": "http", "http_version": "1.1", "method": "GET", "path": "/"}
+        scope |= {"query_string": b"", "headers": [(b"cookie", cookie)]}
+        async with asyncio.timeout(60):
+            communicator = ApplicationCommunicator(ASGIHandler(), scope)
+            await communicator.send_input({"type": "http.request", "body": b""})
+            assert (await communicator.receive_output(60))["status"] == 200
+            await communicator.wait(60)
+            may_flush.set()
+            await asyncio.gather(*tasks)
+
+    def note(reason: str, **facts: Any) -> None:
+        told.append(reason)
+
+    urls = ModuleType("asgi_urls")
+    urls.urlpatterns = [path("", view)]  # type: ignore[attr-defined]
+    first = f"{middleware}.middleware.SessionMiddleware"
+    session_ended.connect(note)
+    try:
+        with (
+            mock.patch.dict(sys.modules, {"asgi_urls": urls}),
+            override_settings(ROOT_URLCONF="asgi_urls", MIDDLEWARE=[first]),
+        ):
+            asyncio.run(serve())
+    finally:
+        session_ended.disconnect(note)
+    assert told == ["logout"]
 
 
 @pytest.mark.engines("memory")
@@ -81,10 +171,8 @@ def test_all_whose_key_was_cycled_are_known_once_each(engine: Any) -> None:
         for session in [*sessions, *sessions]:
             request_sessions.add_cycled(session)
         assert request_sessions.cycled() == sessions
-        del sessions[1], session
-        gc.collect()
-        assert request_sessions.cycled() == sessions
-        request_sessions.add_cycled(sessions[0])
+        for session in sessions[-2::-1]:
+            request_sessions.add_cycled(session)
         assert request_sessions.cycled() == sessions[::-1]
     finally:
         set_urlconf(None)
@@ -150,3 +238,63 @@ def test_a_copy_is_a_session_of_the_request(engine: Any, copied: Any) -> None:
     session["a"] = 1
     other = copied(session)
     assert {id(session), id(other)} <= set(map(id, request_sessions.sessions()))
+
+
+@contextmanager
+def request() -> Iterator[None]:
+    request_sessions._start()
+    set_urlconf("tests.urls")
+    try:
+        yield
+    finally:
+        request_sessions._finish()
+        set_urlconf(None)
+
+
+@pytest.mark.engines("memory", "file", "db:sqlite", "cache:redis-cache", "cached_db:locmem+sqlite")
+@pytest.mark.parametrize("in_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("is_held", [True, False])
+@pytest.mark.parametrize("does", ["read", "write", "replace", "exists", "delete", "flush"])
+@pytest.mark.parametrize("data", [{"a": 1}, {"a": 1, "_auth_user_id": "7"}])
+def test_a_new_key_leads_to_the_session_before_it_is_saved(
+    engine: Any, in_async: bool, does: str, is_held: bool, data: dict[str, Any]
+) -> None:
+    """A view may replace the session of the request by another object for its new key."""
+    session = engine.SessionStore()
+    session.update(data)
+    session.save()
+    old = session.session_key
+    with request():
+        session = engine.SessionStore(old)
+        session["b"] = 2
+        Twin(session, in_async).rotate_later()
+        key = session.session_key
+        object_ = engine.SessionStore(key)
+        if not is_held:
+            session = None
+        other = Twin(object_, in_async)
+        if does == "exists":
+            assert other.exists(key)
+        elif does == "delete":
+            Twin(engine.SessionStore(), in_async).delete(key)
+        elif does == "flush":
+            other.flush()
+        else:
+            if does == "replace":
+                object_.clear()
+            else:
+                assert dict(other.items()) == {**data, "b": 2}
+                assert object_.modified  # So that every middleware sends the new key.
+            if does != "read":
+                other.set("c", 3)
+            other.save()
+            assert object_.cookie_is_due
+    expected: dict[str, Any] = {**data, "b": 2}
+    if does in ("delete", "flush"):
+        expected = {}
+    elif does == "replace":
+        expected = {"c": 3}
+    elif does == "write":
+        expected |= {"c": 3}
+    assert engine.SessionStore(key).load() == expected
+    assert engine.SessionStore(old).load() == {}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.test import override_settings
 
 from django_sessionstores import signals
 from django_sessionstores.core.records import Record
@@ -79,7 +80,7 @@ def test_two_tasks_get_the_same_values(store: type[SessionStore], key: str) -> N
     assert store(key)["list"] == [1, 2]
 
 
-@pytest.mark.parametrize("other", ["change", "rotate", "flush", "login"])
+@pytest.mark.parametrize("other", ["change", "change inside", "rotate", "flush", "login"])
 def test_a_task_goes_on_while_another_one_saves(
     store: type[SessionStore], key: str, other: str
 ) -> None:
@@ -96,6 +97,8 @@ def test_a_task_goes_on_while_another_one_saves(
         if other == "change":
             session["late"] = 1
             await session.asave()
+        elif other == "change inside":
+            session["list"].append(2)
         elif other == "rotate":
             await session.arotate_later()
         elif other == "flush":
@@ -108,6 +111,7 @@ def test_a_task_goes_on_while_another_one_saves(
     run(session.asave, meanwhile)
     expected = {
         "change": {"list": [1], "mine": 1, "theirs": 1, "late": 1},
+        "change inside": {"list": [1, 2], "mine": 1, "theirs": 1},
         "rotate": {"list": [1], "mine": 1, "theirs": 1},
         "flush": {},
         "login": {"late": 1},
@@ -115,6 +119,31 @@ def test_a_task_goes_on_while_another_one_saves(
     assert dict(session.items()) == expected
     session.save()
     assert dict(store(session.session_key).items()) == expected
+
+
+def test_a_merge_function_also_merges_what_a_task_changes_meanwhile(
+    store: type[SessionStore], key: str
+) -> None:
+    """The save has merged with the stored data already, and its result is merged a second time."""
+    session, elsewhere = store(key), store(key)
+    session["list"] = [1, 2]
+    elsewhere["list"] = [1, 3]
+    elsewhere.save()
+
+    async def meanwhile() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        session["list"].append(4)
+
+    merge = {"MERGE": {"list": "tests.sessions.test_tasks.add_items"}}
+    with override_settings(SESSIONSTORES=merge):
+        run(session.asave, meanwhile)
+        session.save()
+    assert store(key)["list"] == [1, 3, 2, 4]
+
+
+def add_items(base: list[int], mine: list[int], theirs: list[int]) -> list[int]:
+    return theirs + [each for each in mine if each not in base]
 
 
 def test_what_was_stored_is_told_although_another_task_has_gone_on(

@@ -23,13 +23,15 @@ from django_sessionstores.core import clock
 from django_sessionstores.core.flow import Call, Flow, run
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.sessions.rollback import ProvisionalStates
-from django_sessionstores.sessions.state import New
+from django_sessionstores.sessions.state import New, RequestPolicy
 from django_sessionstores.storages.sql import transactions
 from django_sessionstores.testing import Twin
 
 T = TypeVar("T")
 
-TRANSACTIONAL = ("db", "cached_db", "cookie:sqlite")
+TRANSACTIONAL = ("db", "cached_db", "cookie:sqlite", "cache:memcached+sqlite")
+WHOLE = TRANSACTIONAL[:-1]
+"""Those with which each save is part of the transaction, and not only what the registry stores."""
 
 pytestmark = pytest.mark.engines(*TRANSACTIONAL)
 
@@ -177,6 +179,7 @@ def test_the_next_save_merges_with_what_others_have_saved(engine: Any, undo: Und
         assert data_of(engine, each) == {"base": 1, "x": 1, "b": 1, "y": 2}
 
 
+@pytest.mark.engines(*WHOLE)
 def test_a_dismissal_is_rolled_back_with_the_save_before_it(engine: Any, undo: Undo) -> None:
     """``modified = False`` had no unsaved change to dismiss. After the rollback there is one."""
     key = stored(engine, base=1)
@@ -233,6 +236,34 @@ def test_the_old_key_leads_on_after_a_login_that_was_rolled_back(engine: Any, un
     session.save()
     assert session.session_key not in {key, None}
     assert data_of(engine, session.session_key) == {"cart": 1, "_auth_user_id": "7"}
+    assert data_of(engine, key) == {}
+
+
+@pytest.mark.parametrize("op", ["cycle_key", "login", "login after a read"])
+def test_a_new_key_in_a_transaction_that_is_tried_again(
+    engine: Any, undo: Undo, alias: str, op: str
+) -> None:
+    """As after a deadlock. The object keeps the key, and a cache has kept what it stored."""
+    user = {} if op.startswith("login") else {"_auth_user_id": "7"}
+    key = stored(engine, cart=1, **user)
+    session = engine.SessionStore(key)
+    if op != "login":
+        assert session["cart"] == 1
+
+    def attempt() -> None:
+        session.cycle_key()
+        if op != "cycle_key":
+            session["_auth_user_id"] = "7"
+            session.save()
+
+    for _ in range(2):
+        with undo():
+            attempt()
+    with transaction.atomic(alias):
+        attempt()
+    session["more"] = 1
+    session.save()
+    assert data_of(engine, session.session_key) == {"cart": 1, "_auth_user_id": "7", "more": 1}
     assert data_of(engine, key) == {}
 
 
@@ -365,6 +396,54 @@ def test_a_flush_of_an_unread_session_that_is_rolled_back_is_not_told(
     assert data_of(engine, session.session_key) == {"y": 1}
 
 
+@pytest.mark.engines("memory", "db:sqlite", "cached_db:locmem+sqlite")
+def test_a_write_adds_few_callbacks(engine: Any, alias: str) -> None:
+    """A project's tests may count those of a transaction. The documentation says how many these
+    are."""
+    session, callbacks = engine.SessionStore(stored(engine, x=1)), connections[alias].run_on_commit
+    added = list[int]()
+    with transaction.atomic(alias):
+        for change in (session.load, session.cycle_key, lambda: session.update({"x": 2})):
+            before = len(callbacks)
+            change()
+            session.save()
+            added.append(len(callbacks) - before)
+    expected = {"memory": [0, 0, 0], "db": [0, 1, 1], "cached_db": [0, 3, 2]}
+    assert added == expected[engine.SessionStore.__module__.rpartition(".")[2]]
+
+
+def test_a_flush_after_a_rotation_is_rolled_back_with_it(engine: Any, undo: Undo) -> None:
+    session = engine.SessionStore(stored(engine, x=1))
+    with undo():
+        session.cycle_key()
+        session.save()
+        session.flush()
+    assert dict(session.items()) == {"x": 1}
+
+
+def test_a_flush_that_was_committed_is_told_although_a_later_one_is_rolled_back(
+    engine: Any, undo: Undo
+) -> None:
+    session, told = engine.SessionStore(stored(engine, x=1)), list[str]()
+    session.policy = RequestPolicy()
+    ended = session.session_id
+
+    def note(session_id: str, **facts: Any) -> None:
+        told.append(session_id)
+
+    session.flush()
+    signals.session_ended.connect(note)
+    try:
+        with undo():
+            session["y"] = 1
+            session.save()
+            session.flush()
+        session.settle()
+    finally:
+        signals.session_ended.disconnect(note)
+    assert told == [ended]
+
+
 @pytest.mark.parametrize("operation", ["save", "cycle_key", "create", "flush", "delete"])
 def test_the_first_operation_after_a_flush_that_was_rolled_back(
     engine: Any, undo: Undo, operation: str
@@ -406,6 +485,7 @@ def test_signals_tell_only_what_was_committed(engine: Any, undo: Undo) -> None:
             signal.disconnect(note)
 
 
+@pytest.mark.engines(*WHOLE)
 def test_a_rollback_is_noticed_while_something_keeps_the_callback(
     engine: Any, alias: str, undo: Undo
 ) -> None:
@@ -670,7 +750,7 @@ def snapshot(connection: Any) -> Iterator[None]:
 
 
 @pytest.fixture
-def rotate(engine: Any) -> Iterator[Callable[[str], str]]:
+def rotate(engine: Any, in_requests: None) -> Iterator[Callable[[str], str]]:
     """Have another request save a session, which gives it another key."""
 
     def rotate(key: str) -> str:
@@ -765,7 +845,6 @@ def test_a_save_finds_where_the_session_went_since(
 
 
 @MYSQL
-@pytest.mark.usefixtures("in_requests")
 def test_end_all_ends_what_has_rotated_and_what_has_begun_since(
     engine: Any, repeatable_read: Any, rotate: Callable[[str], str]
 ) -> None:

@@ -184,7 +184,8 @@ def _world(
         finally:
             flow.watch(None)
             signals.observers.remove(observe)
-        records = [_shown(each) for each in storage._records.values()]  # type: ignore[attr-defined]
+        kept = (*storage._sessions.values(), *storage._tombstones.values())  # type: ignore[attr-defined]
+        records = [_shown(each) for each in kept]
         return {
             "answer": list(answer) if isinstance(answer, Iterable) else answer,
             "calls": calls,

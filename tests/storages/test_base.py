@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from itertools import count
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from asgiref.sync import async_to_sync
 
 from django_sessionstores import conf
-from django_sessionstores.core import clock
+from django_sessionstores.core import clock, flow
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.flow import run
 from django_sessionstores.core.records import State, make_tombstone, session_id
@@ -151,7 +152,7 @@ def test_a_tombstone_is_stored_although_its_record_goes_away_meanwhile() -> None
 
     def remove(name: str) -> None:
         if name == "update":
-            storage._records.clear()
+            storage._sessions.clear()
 
     with observed(storage, before=remove):
         outcome = run(leave_tombstone(storage, tombstone))
@@ -211,7 +212,7 @@ def test_an_old_key_of_nothing_ends_nothing() -> None:
         assert run(revocation.end(storage, record.id)) is None
         storage.create(record, now())
         assert run(revocation.end(storage, record.id)) is None
-        storage._records.clear()
+        storage._sessions.clear()
 
 
 def test_a_session_that_is_stored_while_it_is_ended_is_ended() -> None:
@@ -300,6 +301,43 @@ def test_the_lock_of_a_process_that_was_killed_expires(milliseconds: int, is_ove
         limited.create(make_record(user_id="7"), moment + milliseconds)
 
 
+@pytest.mark.parametrize("is_watched", [False, True], ids=["", "watched"])
+@pytest.mark.parametrize("loses_lock", [False, True], ids=["", "loses its lock"])
+def test_a_login_that_is_cancelled_keeps_no_lock(loses_lock: bool, is_watched: bool) -> None:
+    """The browser has gone away, at whichever call, before or after the store has done it. Others
+    of the same user would wait for 10 seconds."""
+    flow.watch((lambda call, seconds, result: None) if is_watched else None)
+    try:
+        for at in range(20):
+            was_cancelled = [_cancel_login(at, done, loses_lock) for done in (False, True)]
+            assert was_cancelled == [at < (9 if loses_lock else 5)] * 2
+    finally:
+        flow.watch(None)
+
+
+def _cancel_login(at: int, is_done: bool, loses_lock: bool) -> bool:
+    """Cancel a login at its call with a number; return whether it has made so many calls."""
+    storage, locks, calls = MemoryStorage(100), MemoryStorage(100), count()
+    limited = LimitedStorage(storage, locks, most=1, refuses=False)
+    storage.create(make_record("b" * 40, user_id="7", created=0), now())
+    cancelled = False
+
+    def hook(name: str) -> None:
+        nonlocal cancelled
+        if loses_lock and not cancelled and name == "end_many":
+            locks._tombstones.clear()
+        if not cancelled and next(calls) == at:
+            cancelled = True
+            raise asyncio.CancelledError
+
+    hooks: Any = {"after" if is_done else "before": hook}
+    with observed(storage, locks, **hooks), suppress(asyncio.CancelledError):
+        async_to_sync(limited.acreate)(make_record(user_id="7"), now())
+    lock = locks.read(limited_storage._lock_of("7", SITE, now()).id)
+    assert lock is None or lock.expires == 1, (at, is_done)
+    return cancelled
+
+
 def test_a_login_does_not_wait_for_a_lock_for_ever() -> None:
     """Logins that wait one behind the other would use up all threads of a site."""
     locks, moment = MemoryStorage(10), now()
@@ -325,7 +363,7 @@ def test_a_login_that_has_lost_its_lock_counts_again(is_over: bool) -> None:
 
     def meanwhile(name: str) -> None:
         if name == "create" and name not in seen:
-            locks._records.clear()
+            locks._tombstones.clear()
             storage.create(other, now())
         if name == "lookup" and name not in seen and is_over:
             storage.delete(record.id)
@@ -349,7 +387,7 @@ def test_a_login_that_has_lost_its_lock_is_refused_after_all() -> None:
 
     def meanwhile(name: str) -> None:
         if name == "create" and storage.read(other.id) is None:
-            locks._records.clear()
+            locks._tombstones.clear()
             MemoryStorage.create(storage, other, now())
 
     with observed(storage, before=meanwhile), pytest.raises(SessionLimitReached):
@@ -410,7 +448,7 @@ def test_a_write_that_is_no_login_is_not_limited(
         tombstone = make_tombstone(base.id, State.ROTATED, now=now(), seconds=60, of=base)
         outcome = limited.rotate(make_record("c" * 40, user_id=user_id), base, tombstone, now())
     assert isinstance(outcome, Updated)
-    assert not locks._records
+    assert not locks._tombstones
     assert storage.read(other.id) == other
 
 
@@ -421,7 +459,7 @@ def test_a_session_of_nobody_and_a_tombstone_take_no_lock(state: State) -> None:
     storage.create(make_record("b" * 40, user_id="7"), now())
     user_id = None if state is State.LIVE else "7"
     assert isinstance(limited.create(make_record(state=state, user_id=user_id), now()), Updated)
-    assert not locks._records
+    assert not locks._tombstones
 
 
 @pytest.mark.parametrize("write", ["rotate", "update"])

@@ -41,7 +41,6 @@ def test_what_it_is() -> None:
 TOMBSTONE = make_tombstone(RECORD.id, State.SUPERSEDED, now=0, seconds=60)
 WRITES: list[tuple[str, tuple[Any, ...]]] = [
     ("create", (RECORD, 0)),
-    ("issue", (RECORD, 0)),
     ("update", (RECORD, make_record("b" * 40), 0)),
     ("rotate", (RECORD, make_record("b" * 40), TOMBSTONE, 0)),
 ]

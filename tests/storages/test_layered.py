@@ -116,7 +116,7 @@ def record(version: int = 1, **fields: Any) -> Record:
 def test_a_copy_answers_without_the_authority(storage, authority):
     """The point of the cache: what it has costs the authority nothing."""
     storage.create(record(), NOW)
-    authority._records.clear()
+    authority._sessions.clear()
     assert storage.read(ID).version == 1
 
 
@@ -131,7 +131,7 @@ def test_a_copy_counts_until_its_lease_ends(storage, authority):
     """Neither longer, which would delay a logout, nor shorter."""
     with core_clock.freeze(NOW):
         storage.create(record(), NOW)
-    authority._records.clear()
+    authority._sessions.clear()
     end = NOW + int(LEASE * 1000)
     with core_clock.freeze(end - 1):
         assert storage.read(ID).version == 1
@@ -193,7 +193,7 @@ def test_a_cache_that_is_back_is_used_again(storage, cache, authority, clock):
     cache.fails_with = None
     clock.seconds += RETRY
     storage.read(ID)
-    authority._records.clear()
+    authority._sessions.clear()
     assert storage.read(ID).version == 1
 
 
@@ -207,7 +207,7 @@ def test_a_write_that_a_cache_takes_again_brings_it_back_for_reads(
     clock.seconds += RETRY
     cache.fails_with = None
     assert isinstance(storage.update(record(2), record(1), NOW), Updated)
-    authority._records.clear()
+    authority._sessions.clear()
     assert storage.read(ID).version == 2
 
 

@@ -12,7 +12,6 @@ from django.utils.translation import gettext_noop as _
 
 from ...conf import NAME
 from ...core.phrases import Phrase
-from ...devices import views as devices
 from ...middleware import (
     SessionMiddleware,
     has_package_middleware,
@@ -29,7 +28,8 @@ MIDDLEWARE_OPTIONS: Final = (
     "ACTIVITY_INTERVAL",
 )
 """Options that only the package's middleware uses."""
-
+_DEVICES_PAGES: Final = "django_sessionstores.devices.views"
+"""The module is not imported, because a site without these pages may have no users."""
 
 _NEED_SESSION: Final = (
     "django.contrib.auth.middleware.AuthenticationMiddleware",
@@ -195,7 +195,7 @@ def _lacks_clients() -> bool:
 
 
 def _has_devices_page() -> bool:
-    return any(getattr(view, "__module__", "") == devices.__name__ for view in views())
+    return any(getattr(view, "__module__", "") == _DEVICES_PAGES for view in views())
 
 
 def _how_to_replace() -> Phrase | None:

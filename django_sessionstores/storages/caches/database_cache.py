@@ -219,8 +219,8 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         raise self._contention()
 
     def leave_tombstones(self, tombstones: Sequence[Record], now: int) -> None:
-        with self._in_one_commit():
-            super().leave_tombstones(tombstones, now)
+        leave = partial(super().leave_tombstones, tombstones, now)
+        self._commit_once(leave, leave)
 
     def _outcome(self, record: Record, text: str) -> Updated:
         return Updated(_with_handle(record, text), is_provisional=self.in_transaction())

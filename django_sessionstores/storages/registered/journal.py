@@ -20,7 +20,10 @@ more save."""
 
 class Save(NamedTuple):
     """One save: the version that it made, its time in milliseconds since the epoch, and the mark of
-    its key."""
+    its key.
+
+    The mark is empty if all keys of this version are of this save: if it has created the session.
+    """
 
     version: int
     saved_at: int
@@ -43,8 +46,14 @@ class Journal(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def start(cls, save: Save) -> Journal:
-        """Return the journal of a session that was just created."""
+        """Return the journal of a session whose first known save this is."""
         return cls([save], {})
+
+    @property
+    def creation(self) -> Save | None:
+        """The save that has created the session; ``None`` if it is forgotten."""
+        oldest = self.saves[0]
+        return None if oldest.mark else oldest
 
     def add(self, save: Save, changes: Changes, cutoff: int) -> Journal:
         """Return the journal after another save.
@@ -72,7 +81,7 @@ class Journal(msgspec.Struct, frozen=True, array_like=True):
 
     def changes_since(self, version: int, mark: bytes) -> tuple[Change, ...] | None:
         """Return the changes since a save, the oldest first; ``None`` if they are not known."""
-        if not any((save.version, save.mark) == (version, mark) for save in self.saves):
+        if not any(each.version == version and each.mark in {b"", mark} for each in self.saves):
             return None
         newer = [change for change in self.changes.values() if change[0] > version]
         return tuple(Change(*change) for change in sorted(newer))

@@ -103,9 +103,23 @@ class KeyRecords:
             left: Updated | Taken = yield Call(self._registry, "create", (record, now))
             return left
         issued: Updated = yield Call(self._data, "create", (record, now))
-        entry = self._first_entry(issued.record, now)
+        creation = Save(issued.record.version, now, mark=b"")
+        entry = _with_journal(issued.record, Journal.start(creation))
         registered: Updated | Taken = yield Call(self._registry, "create", (entry, now))
         return registered if isinstance(registered, Taken) else combine_outcomes(issued, registered)
+
+    def issue(self, record: Record, now: int) -> Flow[Updated]:
+        """See `Storage.issue`.
+
+        If the registry knows the save that has created the session, the key is of that save. So it
+        is brought up to date with what was saved since.
+        """
+        entry: Record | None = yield Call(self._registry, "read_latest", (record.id,))
+        journal = Journal.unpack(entry.payload) if entry is not None else None
+        if journal is not None and journal.creation is not None:
+            record = msgspec.structs.replace(record, version=journal.creation.version)
+        issued: Updated = yield Call(self._data, "create", (record, now))
+        return issued
 
     def update(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
         """See `Storage.update`. Raises `SessionConflict`."""
@@ -151,11 +165,6 @@ class KeyRecords:
         ended: Collection[str] = yield Call(self._registry, "end_many", (session_ids,))
         return ended
 
-    def _first_entry(self, record: Record, now: int) -> Record:
-        """Return the entry of a new record that was encrypted into a key."""
-        journal = Journal.start(self._save(record, now))
-        return msgspec.structs.replace(without_payload(record), payload=journal.pack())
-
     def _next_entry(self, record: Record, entry: Record, now: int) -> Record:
         """Return the entry of a record that was encrypted into a key, to replace ``entry``."""
         save, journal = self._save(record, now), Journal.unpack(entry.payload)
@@ -163,7 +172,7 @@ class KeyRecords:
             journal = Journal.start(save)
         else:
             journal = journal.add(save, record.changes, now - self._memory)
-        return msgspec.structs.replace(without_payload(record), payload=journal.pack())
+        return _with_journal(record, journal)
 
     def _rotated_entry(self, record: Record, base: Record, now: int) -> Record:
         """Return the entry of a session under its new id.
@@ -175,10 +184,10 @@ class KeyRecords:
         before = None
         if isinstance(handle, Handle) and handle.known is not None:
             before = _reencrypt_journal(Journal.unpack(handle.entry.payload), base.id, record.id)
+        save = self._save(record, now)
         if before is None:
-            return self._first_entry(record, now)
-        journal = before.add(self._save(record, now), record.changes, now - self._memory)
-        return msgspec.structs.replace(without_payload(record), payload=journal.pack())
+            return _with_journal(record, Journal.start(save))
+        return _with_journal(record, before.add(save, record.changes, now - self._memory))
 
     def _save(self, record: Record, now: int) -> Save:
         return Save(record.version, now, self._data.mark(record))
@@ -202,6 +211,11 @@ class KeyRecords:
         handle: Handle = base.handle
         missed = _missed_changes(decided.current, handle.known)
         return Conflict(_bring_forward(base, decided.current, missed))
+
+
+def _with_journal(record: Record, journal: Journal) -> Record:
+    """Return the entry of a record that was encrypted into a key."""
+    return msgspec.structs.replace(without_payload(record), payload=journal.pack())
 
 
 def _missed_changes(entry: Record, known: tuple[int, bytes] | None) -> tuple[Change, ...]:

@@ -151,10 +151,10 @@ class RegisteredStorage(ComposedStorage):
         return purged + entries
 
     def issue(self, record: Record, now: int) -> Updated:
-        return self.data.issue(record, now)
+        return run(self._records.issue(record, now))
 
     async def aissue(self, record: Record, now: int) -> Updated:
-        return await self.data.aissue(record, now)
+        return await arun(self._records.issue(record, now))
 
     # --- Transactions ----------------------------------------------------------------------
 

@@ -78,24 +78,28 @@ class StoredRecords:
             yield from self._call_after_commit("delete", record.id)
             yield from self._call_after_commit("create", record, now)
             return registered
+        created = yield from self._create_data(registered.record, record, now)
+        return created if isinstance(created, Taken) else combine_outcomes(created, registered)
+
+    def _create_data(self, entry: Record, record: Record, now: int) -> Flow[Updated | Taken]:
+        """Create the data for an entry that was just created; without the data, remove the entry.
+
+        If the data is there already, either another request has taken over, or it was left over
+        from an entry that was rolled back, or could not be removed with it.
+        """
         try:
-            created = yield from self._create_data(registered.record, record, now)
+            created: Updated | Taken = yield Call(self._data, "create", (record, now))
+            if isinstance(created, Updated):
+                return created
+            current: Record | None = yield Call(self._registry, "read", (record.id,))
+            if current is None or current.version != entry.version:
+                return created
+            yield Call(self._data, "delete", (record.id,))
+            created = yield Call(self._data, "create", (record, now))
         except Exception:
             with suppress(StorageUnavailable):
                 yield Call(self._registry, "delete", (record.id,))
             raise
-        return created if isinstance(created, Taken) else combine_outcomes(created, registered)
-
-    def _create_data(self, entry: Record, record: Record, now: int) -> Flow[Updated | Taken]:
-        created: Updated | Taken = yield Call(self._data, "create", (record, now))
-        if isinstance(created, Updated):
-            return created
-        current: Record | None = yield Call(self._registry, "read", (record.id,))
-        if current is None or current.version != entry.version:
-            return created  # Another request has taken over.
-        # Left over from an entry that was rolled back, or could not be removed with it.
-        yield Call(self._data, "delete", (record.id,))
-        created = yield Call(self._data, "create", (record, now))
         return created
 
     def _take_over(self, record: Record, now: int) -> Flow[Updated | Taken]:
@@ -115,6 +119,10 @@ class StoredRecords:
             return Taken()
         created: Updated | Taken = yield Call(self._data, "create", (record, now))
         return created if isinstance(created, Taken) else combine_outcomes(created, claimed)
+
+    def issue(self, record: Record, now: int) -> Flow[Updated]:
+        """See `Storage.issue`."""
+        raise NotImplementedError
 
     # --- Updating --------------------------------------------------------------------------
 
@@ -220,12 +228,16 @@ class StoredRecords:
         outcome: Outcome | Taken = Gone()
         if current is not None and current.version != base.version:
             outcome = Conflict(with_entry(current, entry))
-        elif current is not None and (yield from self._supersede(entry, tombstone, now)):
-            outcome = yield Call(self._data, "create", (record, now))
-        if current is not None and isinstance(outcome, Updated):
-            step = partial(carry_over, self._data, current, tombstone, record.id)
-            yield from self._run_after_commit(record.id, step)
-            return combine_outcomes(outcome, registered)
+        elif current is not None:
+            # The entry of the old id is replaced last: the caller may commit after a failure.
+            outcome = yield from self._create_data(registered.record, record, now)
+            if isinstance(outcome, Updated):
+                if (yield from self._supersede(entry, tombstone, now)):
+                    step = partial(carry_over, self._data, current, tombstone, record.id)
+                    yield from self._run_after_commit(record.id, step)
+                    return combine_outcomes(outcome, registered)
+                yield from self.delete(record.id)
+                return Gone()
         yield Call(self._registry, "delete", (record.id,))
         return outcome
 

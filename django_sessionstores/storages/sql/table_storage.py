@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from django.db import connections, router, transaction
 
 from ... import conf
 from ...core.flow import Flow, run
+from ...exceptions import SessionConflict, StorageUnavailable
 from ..base import Storage
+from ..ending import end_one_by_one
 from . import transactions
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 S = TypeVar("S")
+T = TypeVar("T")
 
 
 class TableStorage(Storage, Generic[S]):
@@ -55,19 +58,26 @@ class TableStorage(Storage, Generic[S]):
     def end_each(
         self, session_ids: Sequence[str], end: Callable[[str], Flow[bool]]
     ) -> Collection[str]:
-        with self._in_one_commit():
-            # Not `end_one_by_one`: after an outage, nothing of this is stored.
-            return [each for each in session_ids if run(end(each))]
+        return self._commit_once(
+            lambda: [each for each in session_ids if run(end(each))],
+            lambda: run(end_one_by_one(session_ids, end)),
+        )
 
-    @contextmanager
-    def _in_one_commit(self) -> Generator[None]:
-        """Commit once at the end, unless a transaction of the caller is open."""
+    def _commit_once(self, work: Callable[[], T], otherwise: Callable[[], T]) -> T:
+        """Return the result of ``work``, whose statements are committed together.
+
+        If another transaction is in the way, the result is that of ``otherwise``: nothing of the
+        work is stored then, and a statement that is a transaction of its own is tried again. In the
+        caller's transaction, the caller commits.
+        """
         connection = self.connection()
         if transactions.is_open(connection):
-            yield
-        else:
+            return work()
+        try:
             with self._errors(), transaction.atomic(connection.alias):
-                yield
+                return work()
+        except (SessionConflict, StorageUnavailable):
+            return otherwise()
 
     def _errors(self) -> AbstractContextManager[None]:
         """Return a context that translates errors of the store."""

@@ -91,6 +91,7 @@ AHEAD: Final = _entry(
 UNKNOWN: Final = _entry(Journal([_LATER], {}), NEWER)
 QUIET: Final = _entry(Journal([Save(7 << 32, NOW - HOUR, b"mark")], {}), NEWER)
 LOST: Final = _entry(None, NEWER)
+CREATED: Final = _entry(Journal([Save(3 << 32, NOW - MINUTE, b""), *_SAVES], {}))
 BEHIND: Final = _entry(Journal(_SAVES[:1], {}), version=4 << 32)
 KEYS: Final[Mapping[str, tuple[Any, ...]]] = {
     **FORWARDED,
@@ -104,6 +105,7 @@ KEYS: Final[Mapping[str, tuple[Any, ...]]] = {
 ENTRIES: Final[Mapping[str, tuple[Any, ...]]] = {
     **REGISTRY,
     "read": (KNOWN, None, LED, AHEAD, UNKNOWN, QUIET, LOST, BEHIND),
+    "read_latest": (KNOWN, CREATED, None, LED),
     "lookup": (KNOWN, None, LED),
     "update": (provisional, Conflict(AHEAD), Conflict(UNKNOWN), Conflict(LED), Gone()),
     "rotate": (provisional, Conflict(AHEAD), Conflict(UNKNOWN), Conflict(LED), Gone(), Taken()),

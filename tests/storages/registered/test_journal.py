@@ -78,6 +78,18 @@ def test_another_save_of_the_same_version_is_unknown(begun: Journal) -> None:
     assert journal.changes_since(2, b"another") is None
 
 
+def test_each_key_of_the_creation_is_known(begun: Journal) -> None:
+    """Several requests may migrate a session at once, each to a key of its own."""
+    created = Journal.start(Save(1, 0, b""))
+    assert created.creation == created.newest_save
+    journal = saved(created, 2, 1, 0, a=b"2")
+    assert since(journal, 1) == [b"2"]
+    assert journal.changes_since(2, b"another") is None
+    assert journal.creation == created.creation
+    assert saved(journal, 3, 3, 2).creation is None
+    assert begun.creation is None
+
+
 def test_too_much_is_refused_and_not_forgotten(begun: Journal) -> None:
     """Exactly at the bound it fits."""
     journal = saved(begun, 2, 1, 0, a=b"x" * (MOST_BYTES - 1))

@@ -613,6 +613,30 @@ def test_a_rotation_in_a_transaction_that_is_refused(
     assert pair.registry.read(record.id) is None
 
 
+def test_a_rotation_in_a_transaction_whose_data_cannot_be_stored(
+    pair: RegisteredStorage, store: Any, hooks: Any
+) -> None:
+    """Who catches the error may commit, and the session goes on under its old id."""
+    base = stored(store)
+    record, *rest = rotation(base)
+    with observed(pair.data, before=break_at("create")), pytest.raises(StorageUnavailable):
+        store.rotate(record, *rest)
+    assert store.read(base.id).is_live(now())
+    assert pair.registry.read(record.id) is None
+    assert hooks == []
+
+
+def test_a_rotation_in_a_transaction_that_is_tried_again(
+    pair: RegisteredStorage, store: Any, hooks: Any
+) -> None:
+    """The rollback has removed the entry. What it could not remove is in the way of nothing."""
+    base = stored(store)
+    record, *rest = rotation(base)
+    pair.data.create(after(record, payload=b"rolled back"), now())
+    assert isinstance(store.rotate(record, *rest), Updated)
+    assert store.read(record.id).payload == record.payload
+
+
 def test_a_rotation_to_a_taken_id(pair: RegisteredStorage, store: Any) -> None:
     """Neither session is touched."""
     base, other = stored(store), stored(store, user_id="9")
@@ -777,6 +801,11 @@ def test_another_key_for_a_session_that_its_key_holds(awaited: bool) -> None:
     assert held.user_id == record.user_id
     assert codec().deserialize(newest_data(held, pair.codec, codec())) == {"x": 1}
     assert pair.registry.read(record.id) is None
+    assert isinstance(store.create(record, now()), Updated)
+    again = store.issue(msgspec.structs.replace(record, version=record.version + 7), now())
+    known = store.read(pair.locate(again.key))
+    assert known.version == record.version
+    assert isinstance(store.update(after(known), known, now()), Updated)
 
 
 @pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])

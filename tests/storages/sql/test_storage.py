@@ -198,10 +198,10 @@ def test_a_database_that_does_not_return_what_it_deletes_commits_once(
 
 
 @on_each
-def test_an_outage_among_many_that_end_ends_none(
+def test_an_outage_among_many_that_end_tells_which_have_ended(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the transaction had done is rolled back: it must not be told as done."""
+    """What their transaction had done is rolled back. Those before the outage end by themselves."""
     monkeypatch.setattr(database, "returns_deleted", lambda connection: False)
     ids = sorted(stored(engine).id for _ in range(3))
     delete = engine.storage.delete
@@ -212,9 +212,28 @@ def test_an_outage_among_many_that_end_ends_none(
         return bool(delete(session_id))
 
     monkeypatch.setattr(engine.storage, "delete", failing)
-    with pytest.raises(StorageUnavailable):
-        engine.storage.end_many(ids)
-    assert all(engine.storage.read(each) for each in ids)
+    assert engine.storage.end_many(ids) == ids[:1]
+    assert [bool(engine.storage.read(each)) for each in ids] == [False, True, True]
+
+
+@on_each
+@pytest.mark.parametrize("error", [SessionConflict, StorageUnavailable])
+def test_many_end_although_another_transaction_is_in_their_way(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """A deadlock or a locked database undoes the one transaction in which they would all end."""
+    monkeypatch.setattr(database, "returns_deleted", lambda connection: False)
+    ids = sorted(stored(engine).id for _ in range(3))
+    delete = engine.storage.delete
+
+    def failing(session_id: str) -> bool:
+        if session_id == ids[1] and engine.storage.in_transaction():
+            raise error("another transaction")
+        return bool(delete(session_id))
+
+    monkeypatch.setattr(engine.storage, "delete", failing)
+    assert engine.storage.end_many(ids) == ids
+    assert not any(engine.storage.read(each) for each in ids)
 
 
 @pytest.mark.engines("db:postgresql")

@@ -52,7 +52,7 @@ def returning(value: Any = None) -> Callable[..., Flow[Any]]:
 
 def ignore_versions(plant: pytest.MonkeyPatch) -> None:
     def update(self: MemoryStorage, record: Any, base: Any, now: int) -> Updated:
-        self._put(record)
+        self._put(record, now)
         return Updated(record)
 
     plant.setattr(MemoryStorage, "update", update)
