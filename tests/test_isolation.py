@@ -458,6 +458,7 @@ def test_each_has_to_do_with_its_own_sessions_only(
 ) -> None:
     (case,) = cases.select(case_id)
     with django_db_blocker.unblock(), cases.activate(case) as engine, ExitStack() as stack:
+        stack.callback(_empty, engine)
         arranged = arrangement(engine, stack)
         failed: dict[str, str] = {}
         for operation in OPERATIONS:
