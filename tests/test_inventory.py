@@ -350,6 +350,7 @@ def test_end_only_what_is_a_users(engine: Any, listing: Any) -> None:
 
 
 @pytest.mark.engines("file", "db", "cache", "cached_db")
+@pytest.mark.usefixtures("in_requests")
 def test_end_a_users_session_by_its_previous_id(engine: Any, listing: Any) -> None:
     """A page that was read before a rotation has it."""
     session = stored(engine, user=7)
