@@ -20,7 +20,7 @@ from unittest import mock
 import pytest
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.db import connections
+from django.db import OperationalError, connections
 from django.test import override_settings
 
 from django_sessionstores import signals
@@ -225,8 +225,8 @@ ARRANGEMENTS: Final[dict[type[Arrangement], tuple[str, ...]]] = {
     SecretKeys: LISTING,
     RotatingProduction: LISTING,
     OneFolder: ("file", "cache:file-cache", "cached_db:file-cache+sqlite"),
-    Prefixes: IN_A_CACHE,
-    KeyFunction: IN_A_CACHE,
+    Prefixes: (*IN_A_CACHE, "cache:memcached+sqlite"),
+    KeyFunction: (*IN_A_CACHE, "cache:memcached+sqlite"),
     Databases: (
         "file",
         "db:sqlite",
@@ -248,6 +248,7 @@ QUICK: Final = {
     (OneFolder, "cache:file-cache"),
     (Prefixes, "cache:locmem"),
     (KeyFunction, "cache:django-redis"),
+    (KeyFunction, "cache:memcached+sqlite"),
     (Databases, "cookie:sqlite"),
     (DatabasesOfUsers, "db:sqlite"),
     (Schemas, "db:postgresql"),
@@ -457,6 +458,7 @@ def test_each_has_to_do_with_its_own_sessions_only(
 ) -> None:
     (case,) = cases.select(case_id)
     with django_db_blocker.unblock(), cases.activate(case) as engine, ExitStack() as stack:
+        stack.callback(_empty, engine)
         arranged = arrangement(engine, stack)
         failed: dict[str, str] = {}
         for operation in OPERATIONS:
@@ -479,6 +481,70 @@ def _empty(engine: cases.Engine) -> None:
     for alias in {"default", SECOND, engine.database} & set(connections.settings):
         for model in _tables():
             model._base_manager.using(alias).all()._raw_delete(alias)
+
+
+# Tenants by routers ------------------------------------------------------------------------------
+
+
+class DemandingRouter:
+    """Does not guess: outside of a tenant it raises an error."""
+
+    error: Exception = RuntimeError("no tenant is selected")
+
+    def db_for_write(self, model: Any, **hints: Any) -> str | None:
+        if model._meta.app_label == "auth":
+            raise self.error
+        return None
+
+
+@pytest.mark.engines("file", "db:sqlite", "cache:redis-cache", "cookie:sqlite")
+@override_settings(DATABASE_ROUTERS=[f"{__name__}.DemandingRouter"])
+def test_outside_of_a_tenant_sessions_are_those_of_the_default_database(
+    engine: cases.Engine,
+) -> None:
+    session = engine.SessionStore()
+    session["x"] = 1
+    session.save()
+    with override_settings(DATABASE_ROUTERS=[]):
+        assert [each.id for each in Inventory().iterate()] == [session.session_id]
+
+
+@pytest.mark.engines("file")
+@override_settings(DATABASE_ROUTERS=[f"{__name__}.DemandingRouter"])
+def test_a_router_that_cannot_ask_for_the_tenant_is_an_error(
+    engine: cases.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session with the mark of another tenant would not end with its user's password."""
+    monkeypatch.setattr(DemandingRouter, "error", OperationalError("the server is down"))
+    session = engine.SessionStore()
+    session["x"] = 1
+    with pytest.raises(OperationalError):
+        session.save()
+
+
+# Rings of keys -----------------------------------------------------------------------------------
+
+
+@pytest.mark.engines("cache:redis-cache", "cache:database-cache", "db:sqlite", "file")
+def test_a_site_may_have_many_keys(engine: cases.Engine) -> None:
+    ring = [f"key {number}" for number in range(12)]
+    for key in ring:
+        with override_settings(SECRET_KEY=key):
+            session = engine.SessionStore()
+            session["_auth_user_id"] = "7"
+            session.save()
+    with override_settings(SECRET_KEY=ring[0], SECRET_KEY_FALLBACKS=ring[1:]):
+        for limit in (1, 5, 100):
+            found, cursor = set[str](), ""
+            while True:
+                page = Inventory().list(user="7", cursor=cursor, limit=limit)
+                found |= {each.id for each in page.sessions}
+                cursor = page.next
+                if not cursor:
+                    break
+            assert len(found) == 12
+        assert Inventory().count(user="7") == 12
+        assert Inventory().end_all("7") == 12
 
 
 _CONFTEST = """

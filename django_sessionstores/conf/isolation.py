@@ -13,7 +13,7 @@ from typing import Final
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DEFAULT_DB_ALIAS, router
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, router
 
 from .codecs import key_ring
 from .resets import reset_on_change
@@ -27,8 +27,9 @@ def tenant(database: str = DEFAULT_DB_ALIAS) -> str:
     """Return which tenant of the site the code runs for; empty if the site has none.
 
     A session names its user by primary key, and each database has users of its own. So a tenant is
-    the database to which the routers write users. ``database`` is that of the sessions: if it is
-    the same one, they are kept apart anyway.
+    the database to which the routers write users. If a router raises an error, no tenant is
+    selected. ``database`` is that of the sessions: if it is the same one, they are kept apart
+    anyway.
     """
     worker = _test_worker()
     if not django_settings.DATABASE_ROUTERS:
@@ -47,21 +48,30 @@ def _database_of_users() -> str:
     from django.contrib.auth import get_user_model
 
     try:
-        return router.db_for_write(get_user_model())
+        users = get_user_model()
     except ImproperlyConfigured:
         return DEFAULT_DB_ALIAS  # There are no users.
+    try:
+        return router.db_for_write(users)
+    except DatabaseError:
+        raise  # An outage: there may be a tenant.
+    except Exception:  # noqa: BLE001 - what a router raises if no tenant is selected
+        return DEFAULT_DB_ALIAS
 
 
 @cache
-def sites(tenant: str) -> tuple[int, ...]:
+def sites(tenant: str, namespace: str = "") -> tuple[int, ...]:
     """Return the marks of the records of this site, or of one of its tenants.
 
     The first is the mark for new records; the others belong to the older keys of the key ring.
+    ``namespace`` is that of a cache, see `Storage.namespace`, if it tells tenants apart as well.
     """
-    return tuple(_mark(key_id, tenant) for key_id in key_ring().ids)
+    return tuple(_mark(key_id, tenant, namespace) for key_id in key_ring().ids)
 
 
-def _mark(key_id: bytes, tenant: str) -> int:
+def _mark(key_id: bytes, tenant: str, namespace: str) -> int:
+    if namespace:
+        tenant = f"{tenant}\n{namespace}"
     if tenant:
         key_id = hashlib.blake2b(
             key_id + tenant.encode(), digest_size=len(key_id), person=b"tenant"

@@ -47,7 +47,7 @@ from ..exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
 from ..storages.base import Found, Outcome, Storage, Taken, Updated
 from ..storages.composed import Wrapper
 from ..storages.tombstones import extend_until, leave_tombstone
-from .sources import PreviousSession, Source, open_source
+from .sources import ForeignSession, PreviousSession, Source, open_source
 
 _ROUNDS: Final = 5
 _PAUSE: Final = 0.01
@@ -243,6 +243,9 @@ class MigratingStorage(Wrapper):
         a copy from coming back.
         """
         elsewhere = yield from self._end_in_sources(session_id, presented)
+        if elsewhere.is_foreign and not elsewhere.was_there:
+            # Only another site can migrate it, and a tombstone would prevent that.
+            return (yield from self._calls.end(session_id, presented))
         seconds = longest_seconds()
         tombstone = make_tombstone(session_id, State.ENDED, now=clock.now(), seconds=seconds)
         tombstone = extend_until(tombstone, elsewhere.expires)
@@ -253,9 +256,11 @@ class MigratingStorage(Wrapper):
     def _end_in_sources(self, session_id: str, presented: str | None) -> Flow[PreviousCopies]:
         """Remove a session from the previous backends.
 
-        In a transaction of the caller, it is removed when the transaction commits.
+        In a transaction of the caller, it is removed when the transaction commits. Sessions of
+        other sites stay.
         """
-        was_there, expires, removals = False, 0, list[Callable[[], object]]()
+        was_there, is_foreign, expires = False, False, 0
+        removals: list[Callable[[], object]] = []
         is_provisional = yield from self._calls.in_transaction()
         for source in sources():
             if presented is None:
@@ -265,17 +270,22 @@ class MigratingStorage(Wrapper):
                     was_there |= yield Call(source, "remove_id", (session_id,))
             elif source.in_key is not is_well_formed(presented):
                 secret = SecretText(presented)
-                with suppress(UnreadablePayload):
+                try:
                     found: PreviousSession | None = yield Call(source, "find", (secret,))
-                    if found is not None and found.record.is_live(clock.now()):
-                        was_there, expires = True, max(expires, found.record.expires)
+                except ForeignSession:
+                    is_foreign = True
+                    continue
+                except UnreadablePayload:
+                    found = None
+                if found is not None and found.record.is_live(clock.now()):
+                    was_there, expires = True, max(expires, found.record.expires)
                 if is_provisional:
                     removals.append(partial(source.remove, secret))
                 else:
                     yield Call(source, "remove", (secret,))
         if removals:
             yield from self._calls.after_commit(partial(_remove_all, removals))
-        return PreviousCopies(was_there, expires)
+        return PreviousCopies(was_there, expires, is_foreign)
 
     def _delete(self, session_id: str) -> Flow[bool]:
         return self._end(session_id, None)
@@ -307,6 +317,8 @@ class PreviousCopies(NamedTuple):
     expires: int
     """When the last copy would have expired, in milliseconds since the epoch; 0 if there was none,
     or if that is not known."""
+    is_foreign: bool
+    """Whether there is a session of another site with the same key."""
 
 
 def _remove_all(removals: Iterable[Callable[[], object]]) -> None:

@@ -178,4 +178,4 @@ def _sites(using: str, engine: Any = None) -> tuple[int, ...]:
     """
     engine = engine or conf.session_store(django_settings.SESSION_ENGINE)
     namespace = engine.storage().namespace() if hasattr(engine, "storage") else ""
-    return conf.sites(conf.tenant(using) + namespace)
+    return conf.sites(conf.tenant(using), namespace)

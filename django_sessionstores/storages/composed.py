@@ -11,6 +11,7 @@ from ..core.summary import Summary
 from .base import Found, Outcome, Page, Storage, Taken, Updated
 from .calls import Calls
 from .flows import FlowStorage
+from .site_marks import SiteMarks
 
 if TYPE_CHECKING:
     from ..payloads.codec import Codec
@@ -47,6 +48,9 @@ class ComposedStorage(FlowStorage):
 
     def _sites(self) -> tuple[int, ...]:
         return self._listing.sites()
+
+    def register(self, data: SiteMarks) -> None:
+        self._listing.register(data)
 
     def namespace(self) -> str:
         return self._listing.namespace()

@@ -18,6 +18,7 @@ class SiteMarks:
 
     marked_by: SiteMarks | None = None
     """The storage whose marks the records have, if this one is a part of a composed storage."""
+    _registered: SiteMarks | None = None
 
     def sites(self) -> tuple[int, ...]:
         """Return the marks of the records that belong to this site, see `Record.site`.
@@ -29,7 +30,18 @@ class SiteMarks:
         return self._sites() if self.marked_by is None else self.marked_by.sites()
 
     def _sites(self) -> tuple[int, ...]:
-        return conf.sites(conf.tenant())
+        data = self._registered
+        return conf.sites(self._tenant(), "" if data is None else data.namespace())
+
+    def _tenant(self) -> str:
+        return conf.tenant()
+
+    def register(self, data: SiteMarks) -> None:
+        """Be the registry of the records in ``data``.
+
+        If the keys of ``data`` are apart by a namespace, so are the marks of the entries.
+        """
+        self._registered = data
 
     def namespace(self) -> str:
         """Return what the store puts in front of the keys of this tenant or site, if anything.

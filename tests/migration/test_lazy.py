@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from importlib import import_module
 from itertools import count
@@ -874,6 +874,28 @@ def test_what_cannot_be_read_is_left_alone(engine: Engine, source: str) -> None:
         assert session.session_key == key
         assert "signature" in messages[0]
     assert key not in messages[0]
+
+
+@pytest.mark.engines("db:sqlite", "cookie:sqlite", "cache:redis-cache")
+@pytest.mark.parametrize("name", ["db", "cached_db", "file"])
+@pytest.mark.parametrize("is_read", [True, False], ids=["read", "unread"])
+@pytest.mark.parametrize("in_transaction", [True, False], ids=["transaction", "autocommit"])
+def test_a_logout_ends_no_session_of_another_site(
+    engine: Engine, name: str, is_read: bool, in_transaction: bool
+) -> None:
+    """Neither in a previous backend that both share, nor after the other site has migrated it."""
+    empty_django()
+    key = at_django(name)
+    with migrating(f"{DJANGO}.{name}"):
+        around = transaction.atomic(engine.database or "default")
+        with override_settings(SECRET_KEY="another"), suspicions():
+            session = engine.SessionStore(key)
+            if is_read:
+                assert session.load() == {}
+            with around if in_transaction else nullcontext():
+                session.flush()
+        assert is_at_django(name, key)
+        assert engine.SessionStore(key).load() == {"cart": {"apples": 1}}
 
 
 @pytest.mark.engines("memory")

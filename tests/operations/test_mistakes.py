@@ -136,8 +136,21 @@ def give(server: Redis, *rights: str) -> None:
         ("~*", "+@read", "+@connection"),
         ("~*", "+@read", "+@connection", "+@scripting"),
         ("~other:*", "+@all"),
+        ("~*", "+@all", "-@sortedset"),
+        ("~*", "+@all", "-zadd", "-zrem"),
+        ("~*", "+@all", "-evalsha"),
+        ("~*", "+@all", "-set"),
     ],
-    ids=["no scripts", "reads only", "no writes in scripts", "other keys"],
+    ids=[
+        "no scripts",
+        "reads only",
+        "no writes in scripts",
+        "other keys",
+        "no index",
+        "no writes to the index",
+        "no known scripts",
+        "no writes of records",
+    ],
 )
 def test_a_redis_user_without_the_rights(restricted: Redis, rights: tuple[str, ...]) -> None:
     """The error and the doctor have the line that gives them. With them, all works."""
@@ -155,6 +168,8 @@ def test_a_redis_user_without_the_rights(restricted: Redis, rights: tuple[str, .
     give(restricted, *line)
     session.save()
     assert SessionStore(session.session_key)["_auth_user_id"] == "7"
-    assert [each.id for each in Inventory().list(user=7).sessions] == [session.session_id]
-    assert Inventory().end_all(7) == 1
+    # The save that failed may have stored a record before it came to the index.
+    listed = [each.id for each in Inventory().list(user=7).sessions]
+    assert session.session_id in listed
+    assert Inventory().end_all(7) == len(listed)
     assert diagnose(SessionStore.storage()).problems == 0

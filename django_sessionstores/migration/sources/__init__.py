@@ -1,6 +1,6 @@
 """The previous backends that sessions are migrated from: Django's own and the package's."""
 
-from .base import Claim, Entry, PreviousSession, Source
+from .base import Claim, Entry, ForeignSession, PreviousSession, Source
 from .cache import CacheSource
 from .own_storage import OwnSource
 from .selection import DJANGO_ENGINES, open_source
@@ -10,6 +10,7 @@ __all__ = [
     "CacheSource",
     "Claim",
     "Entry",
+    "ForeignSession",
     "OwnSource",
     "PreviousSession",
     "Source",

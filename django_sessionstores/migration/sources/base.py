@@ -37,6 +37,13 @@ class Entry(NamedTuple):
     found: PreviousSession | UnreadablePayload | None
 
 
+class ForeignSession(UnreadablePayload):
+    """A session of a previous backend is signed with another ``SECRET_KEY``, or was altered.
+
+    It may belong to another site that shares the store.
+    """
+
+
 class Claim(Enum):
     """What became of a session that was to be removed if it had not changed."""
 
@@ -61,7 +68,7 @@ class Source:
     def find(self, key: str) -> PreviousSession | None:
         """Return the session with this key, a tombstone, or ``None``. It may have expired.
 
-        Raises `UnreadablePayload`.
+        Raises `UnreadablePayload`, and `ForeignSession` if the session may be of another site.
         """
         raise NotImplementedError
 

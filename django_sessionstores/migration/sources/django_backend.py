@@ -23,7 +23,7 @@ from ...core import clock
 from ...core.records import Record, is_user_id
 from ...exceptions import StorageUnavailable, UnreadablePayload, UnserializableValue
 from ...storages.sql.lost_races import summary_of
-from .base import PreviousSession, Source
+from .base import ForeignSession, PreviousSession, Source
 
 DJANGO_BACKENDS: Final = "django.contrib.sessions.backends"
 """The package of Django's backends."""
@@ -50,7 +50,7 @@ class DjangoSource(Source):
         except signing.SignatureExpired:
             return {}
         except signing.BadSignature:
-            raise UnreadablePayload(
+            raise ForeignSession(
                 "its signature is of another SECRET_KEY, or it was altered"
             ) from None
         except Exception as error:  # noqa: BLE001 - whatever a serializer raises

@@ -78,7 +78,7 @@ class Nodes:
         Raises `StorageUnavailable`, `StorageFull` and `PayloadTooLarge`.
         """
         return self._call_node(
-            self.node_of(session_id), command, self._key(session_id), arguments, options
+            self.node_of(session_id), command, self.key(session_id), arguments, options
         )
 
     def items(self, session_ids: Sequence[str]) -> dict[str, tuple[bytes, bytes]]:
@@ -88,7 +88,7 @@ class Nodes:
         """
         keys = defaultdict[str, dict[str, str]](dict)
         for each in session_ids:
-            keys[self.node_of(each)][self._key(each)] = each
+            keys[self.node_of(each)][self.key(each)] = each
         found: dict[str, tuple[bytes, bytes]] = {}
         for node, ids in keys.items():
             items, _ = self._call_node(node, "gets_many", list(ids), (), {})
@@ -102,7 +102,7 @@ class Nodes:
 
         ``lifetime`` is as memcached expects it.
         """
-        key = self.clients[self.node_of(session_id)].check_key(self._key(session_id))
+        key = self.clients[self.node_of(session_id)].check_key(self.key(session_id))
         size = b"%d %b" % (len(data), cas) if cas else b"%d" % len(data)
         return b"%b %b 0 %d %b\r\n%b\r\n" % (name.encode(), key, lifetime, size, data)
 
@@ -176,7 +176,8 @@ class Nodes:
         self.clients: dict[str, PooledClient] = {_name(client): client for client in clients}
         self._process = os.getpid()
 
-    def _key(self, session_id: str) -> str:
+    def key(self, session_id: str) -> str:
+        """Return the key of a session's item."""
         key: str = self._cache.make_key(NAMESPACE + session_id)
         return key
 

@@ -81,6 +81,9 @@ class MemcachedStorage(CacheStorage):
             nodes=", ".join(sorted(self._nodes.clients)),
         )
 
+    def namespace(self) -> str:
+        return self._nodes.key("")
+
     def read(self, session_id: str) -> Record | None:
         return _record(session_id, self._find(session_id))
 

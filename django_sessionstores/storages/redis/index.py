@@ -31,7 +31,7 @@ from .scripts import Script
 logger: Final = logging.getLogger("django_sessionstores")
 
 _BATCH: Final = 1000
-_CURSOR: Final = re.compile(r"(?:(\d)/)?((\d{0,18})\.((?:[0-9a-f]{2})+))?", re.ASCII)
+_CURSOR: Final = re.compile(r"(?:(\d{1,9})/)?((\d{0,18})\.((?:[0-9a-f]{2})+))?", re.ASCII)
 _GLOB: Final = re.compile(r"[][*?\\^-]")
 BUILDER_SECONDS: Final = 10.0
 """How long the lock stays after a request that was killed while it rebuilt the index."""

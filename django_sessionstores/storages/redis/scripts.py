@@ -356,3 +356,28 @@ redis.call('ZADD', KEYS[2], 0, '')
 redis.call('SADD', KEYS[3], ARGV[1])
 """
 )
+
+# --- Rights -----------------------------------------------------------------------------------
+
+# These two call the commands of saves so that they change nothing: the key is that of no record,
+# and no member of an index has that name. A replica, or a user without a right, refuses them.
+MAY_WRITE_RECORD: Final = Script(
+    """
+redis.call('GETRANGE', KEYS[1], 0, 0)
+redis.call('SET', KEYS[1], '', 'PX', 1, 'XX')
+redis.call('SETRANGE', KEYS[1], 0, '')
+redis.call('PEXPIRE', KEYS[1], 1)
+redis.call('DEL', KEYS[1])
+"""
+)
+
+MAY_WRITE_INDEX: Final = Script(
+    """
+for _, set in ipairs(KEYS) do
+    redis.call('ZADD', set, 'XX', 0, 'x')
+    redis.call('ZREM', set, 'x')
+    redis.call('ZSCORE', set, 'x')
+    redis.call('ZRANGEBYSCORE', set, 1, 0)
+end
+"""
+)

@@ -227,11 +227,11 @@ class RedisStorage(FlowStorage, CacheStorage):
 
     def write_obstacle(self) -> str:
         """See `Storage.write_obstacle`. Asks the server, and changes nothing."""
-        unknown = self._server.key(_NO_SESSION)
+        unknown, index = self._server.key(_NO_SESSION), self._index.keys_of(self.sites()[0])
         try:
-            # XX writes only if the key exists. A replica, or a user without the right, refuses it.
-            self._server.ask("SET", unknown, "", "PX", 1, "XX")
             self._server.ask("EVAL", "return 1", 0)
+            run(self._server.evaluate(scripts.MAY_WRITE_RECORD, (unknown,)))
+            run(self._server.evaluate(scripts.MAY_WRITE_INDEX, index))
         except StorageUnavailable as error:
             return str(error).removeprefix(f"{self.describe()}: ")
         return ""

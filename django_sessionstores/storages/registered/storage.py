@@ -37,6 +37,7 @@ class RegisteredStorage(ComposedStorage):
         self.data = data
         self.registry = registry
         data.marked_by = registry
+        registry.register(data)
         self._records: StoredRecords | KeyRecords
         if data.holds_in_key:
             # The clock of a request that prunes may be ahead of the clock of one that saves.
@@ -52,6 +53,9 @@ class RegisteredStorage(ComposedStorage):
 
     def parts(self) -> tuple[Storage, ...]:
         return self.data, self.registry
+
+    def namespace(self) -> str:
+        return self.data.namespace() + self.registry.namespace()
 
     @property
     def codec(self) -> Codec:

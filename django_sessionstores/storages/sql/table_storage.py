@@ -36,8 +36,8 @@ class TableStorage(Storage, Generic[S]):
         self._compile_statements = compile_statements
         self._compiled: dict[str, S] = {}
 
-    def _sites(self) -> tuple[int, ...]:
-        return conf.sites(conf.tenant(router.db_for_write(self._model)))
+    def _tenant(self) -> str:
+        return conf.tenant(router.db_for_write(self._model))
 
     def connection(self) -> BaseDatabaseWrapper:
         """Return Django's connection to the database of the table, which need not be open."""

@@ -232,6 +232,9 @@ class TestDeployments(StorageContract):
             self.storage._server.connect().flushall()
             yield
 
+    def test_no_right_to_write_is_missing(self) -> None:
+        assert self.storage.write_obstacle() == ""
+
 
 @pytest.mark.parametrize("deployment", [_cluster_django_redis, _cluster_redis_cache])
 def test_the_first_call_to_a_cluster_may_be_a_login(
@@ -787,6 +790,20 @@ def test_a_replica_refuses_writes_as_an_outage() -> None:
         ):
             with pytest.raises(StorageUnavailable):
                 write()
+
+
+def test_the_question_about_rights_changes_nothing(storage: redis.RedisStorage) -> None:
+    def contents() -> dict[str, Any]:
+        ask = storage._server.ask
+        return {key: ask("DUMP", key) for key in ask("KEYS", "*")}
+
+    assert storage.write_obstacle() == ""
+    assert contents() == {}
+    storage.create(record("e" * 40, user_id="7"), NOW)
+    assert storage.count(NOW, None) == 1
+    before = contents()
+    assert storage.write_obstacle() == ""
+    assert contents() == before
 
 
 def test_a_wrong_password_is_an_outage_that_does_not_tell_it(server: Redis) -> None:
