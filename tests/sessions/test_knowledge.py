@@ -132,7 +132,7 @@ def test_a_key_that_cannot_be_derived_leads_nowhere(engine: Any) -> None:
     other.cycle_key()
     other.save()
     tombstone = engine.storage.read(session_id(key))
-    engine.storage._put(msgspec.structs.replace(tombstone, version=tombstone.version + 1))
+    engine.storage._put(msgspec.structs.replace(tombstone, version=tombstone.version + 1), now())
     with pytest.raises(SessionEnded):
         session.save()
 
@@ -194,9 +194,9 @@ def test_a_new_key_for_a_key_that_is_not_accepted(
     key = superseded(open_session) if kind == "superseded" else stored(open_session)
     record = engine.storage.read(session_id(key))
     if kind == "ended":
-        engine.storage._put(msgspec.structs.replace(record, state=State.ENDED))
+        engine.storage._put(msgspec.structs.replace(record, state=State.ENDED), now())
     if kind == "unreadable":
-        engine.storage._put(msgspec.structs.replace(record, payload=b"damaged"))
+        engine.storage._put(msgspec.structs.replace(record, payload=b"damaged"), now())
     session = open_session(key)
     session.cycle_key()
     assert session.session_key != key

@@ -68,7 +68,7 @@ def test_an_unreadable_session_is_replaced_if_that_is_asked_for(
 ) -> None:
     key = stored(open_session)
     record = engine.storage.read(session_id(key))
-    engine.storage._put(msgspec.structs.replace(record, payload=b"damaged"))
+    engine.storage._put(msgspec.structs.replace(record, payload=b"damaged"), now())
     session = open_session(key)
     assert session.get("a") is None
     session.target.modified = is_asked_for
@@ -269,7 +269,7 @@ def test_conflicts_wait_longer_each_time(engine: Any) -> None:
 
     def refuse(record: Any, base: Any, moment: int) -> Conflict:
         current = engine.storage.read(base.id)
-        engine.storage._put(successor(current))
+        engine.storage._put(successor(current), now())
         return Conflict(engine.storage.read(base.id))
 
     def uniform(low: float, high: float) -> float:
