@@ -11,7 +11,6 @@ from ..core.summary import Summary
 from .base import Found, Outcome, Page, Storage, Taken, Updated
 from .calls import Calls
 from .flows import FlowStorage
-from .site_marks import SiteMarks
 
 if TYPE_CHECKING:
     from ..payloads.codec import Codec
@@ -49,8 +48,8 @@ class ComposedStorage(FlowStorage):
     def _sites(self) -> tuple[int, ...]:
         return self._listing.sites()
 
-    def register(self, data: SiteMarks) -> None:
-        self._listing.register(data)
+    def mark_by(self, namespace_of_data: Callable[[], str]) -> None:
+        self._listing.mark_by(namespace_of_data)
 
     def namespace(self) -> str:
         return self._listing.namespace()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from .. import conf
@@ -18,7 +18,8 @@ class SiteMarks:
 
     marked_by: SiteMarks | None = None
     """The storage whose marks the records have, if this one is a part of a composed storage."""
-    _registered: SiteMarks | None = None
+    _namespace_of_data: Callable[[], str] | None = None
+    """The `namespace` of the storage whose sessions this one lists, if it is a registry."""
 
     def sites(self) -> tuple[int, ...]:
         """Return the marks of the records that belong to this site, see `Record.site`.
@@ -30,18 +31,15 @@ class SiteMarks:
         return self._sites() if self.marked_by is None else self.marked_by.sites()
 
     def _sites(self) -> tuple[int, ...]:
-        data = self._registered
-        return conf.sites(self._tenant(), "" if data is None else data.namespace())
+        namespace = self._namespace_of_data
+        return conf.sites(self._tenant(), "" if namespace is None else namespace())
 
     def _tenant(self) -> str:
         return conf.tenant()
 
-    def register(self, data: SiteMarks) -> None:
-        """Be the registry of the records in ``data``.
-
-        If the keys of ``data`` are apart by a namespace, so are the marks of the entries.
-        """
-        self._registered = data
+    def mark_by(self, namespace_of_data: Callable[[], str]) -> None:
+        """Mark records also by the `namespace` of the storage whose registry this one is."""
+        self._namespace_of_data = namespace_of_data
 
     def namespace(self) -> str:
         """Return what the store puts in front of the keys of this tenant or site, if anything.

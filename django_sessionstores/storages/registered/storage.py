@@ -37,7 +37,7 @@ class RegisteredStorage(ComposedStorage):
         self.data = data
         self.registry = registry
         data.marked_by = registry
-        registry.register(data)
+        registry.mark_by(data.namespace)
         self._records: StoredRecords | KeyRecords
         if data.holds_in_key:
             # The clock of a request that prunes may be ahead of the clock of one that saves.
