@@ -70,6 +70,15 @@ def run(*command: str, **options: Any) -> str:
     return done.stdout
 
 
+def accepts(port: int) -> bool:
+    """Return whether a process accepts connections on a port of this machine."""
+    try:
+        socket.create_connection((HOST, port), timeout=2).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def wait_until(question: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
     """Ask until the answer is yes; ``RuntimeError`` after so many seconds."""
     deadline = time.monotonic() + seconds
@@ -300,6 +309,8 @@ class Server(Service):
 
     def kill(self) -> None:
         self._end(SIGKILL)
+        # A child process that is still ending may hold the port for a moment.
+        wait_until(lambda: not any(map(accepts, self.ports)), f"{self.name} refuses")
 
     def restart(self) -> None:
         self._end(self.stop_signal)

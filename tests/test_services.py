@@ -2,7 +2,6 @@
 
 import os
 import select
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from tests import services
-from tests.services import HOST, Service
+from tests.services import Service
 
 pytestmark = pytest.mark.slow
 
@@ -44,14 +43,6 @@ def _answering(service: Service) -> list[bool]:
     return [member.answers() for member in _members(service)]
 
 
-def _accepts(port: int) -> bool:
-    try:
-        socket.create_connection((HOST, port), timeout=2).close()
-    except ConnectionRefusedError:
-        return False
-    return True
-
-
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
     with request.param() as started:
@@ -73,7 +64,7 @@ def test_a_paused_service_accepts_and_says_nothing(service: Service, impatient: 
     """A stalled server, not a refusing one: a pause that refuses would test the wrong outage."""
     service.pause()
 
-    assert all(map(_accepts, service.ports))
+    assert all(map(services.accepts, service.ports))
     assert not any(_answering(service))
 
 
@@ -89,7 +80,7 @@ def test_a_killed_service_refuses(service: Service) -> None:
     """A child process that still held the port would turn the refusal into a stall."""
     service.kill()
 
-    assert not any(map(_accepts, service.ports))
+    assert not any(map(services.accepts, service.ports))
 
 
 def test_a_restarted_service_is_back_on_its_ports(service: Service) -> None:
