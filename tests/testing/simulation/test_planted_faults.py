@@ -345,7 +345,7 @@ def undo_a_rotation_without_a_look(plant: pytest.MonkeyPatch) -> None:
 
 
 def migrate_without_removing(plant: pytest.MonkeyPatch) -> None:
-    no_copies = lazy.PreviousCopies(was_there=False, expires=0)
+    no_copies = lazy.PreviousCopies(was_there=False, expires=0, is_foreign=False)
     plant.setattr(lazy.MigratingStorage, "_remove", returning())
     plant.setattr(lazy.MigratingStorage, "_end_in_sources", returning(no_copies))
     leave_no_tombstone_of_a_previous_session(plant)
