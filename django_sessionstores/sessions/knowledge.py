@@ -9,15 +9,14 @@ from typing import Any, Self, TypeVar
 
 from msgspec.structs import replace
 
-from .. import signals
 from ..conf import codec
 from ..core import clock
-from ..core.flow import Flow, run
+from ..core.flow import Flow
 from ..core.records import SecretDict, SecretText, draw_key, session_id
 from ..exceptions import StorageUnavailable, UnserializableValue
 from ..payloads.codec import Snapshot
-from ..storages.calls import Calls
 from . import drafting, request_sessions
+from . import events as session_events
 from .engine import Engine
 from .rollback import ProvisionalStates
 from .state import (
@@ -305,22 +304,16 @@ class KnownSession(Engine):
         """
         self._set_state(after)
         if is_provisional:
-            kind, calls = type(self), Calls(self.storage())
             with self._provisional.note_write(before) as note:
-                note.has_committed = yield from calls.after_commit(
-                    lambda: run(send_events(kind, events))
+                note.has_committed = yield from session_events.send_after_commit(
+                    self.storage(), type(self), events
                 )
-        elif events:
-            yield from self._send(events)
+        else:
+            yield from session_events.send(type(self), events)
 
     def _send(self, events: Sequence[Event]) -> Flow[None]:
-        return send_events(type(self), events)
-
-
-def send_events(kind: type[Any], events: Sequence[Event]) -> Flow[None]:
-    """Send the signal of each event, from the class ``kind``."""
-    for event in events:
-        yield from signals.send(event.signal, kind, **event.facts)
+        """Send events that do not change the state, after the commit if they are not certain."""
+        return session_events.send_when_certain(self.storage(), type(self), events)
 
 
 def _is_cycled(state: State) -> bool:

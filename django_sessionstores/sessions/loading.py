@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import msgspec
 
-from .. import signals
 from ..conf import codec
 from ..core import clock
 from ..core.flow import Flow
@@ -17,6 +16,7 @@ from ..core.records import State as RecordState
 from ..exceptions import StorageUnavailable, UnreadablePayload
 from ..storages.revocation import is_in_grace
 from . import drafting, rotation
+from .events import end_event, rejection_event
 from .state import Dead, Environment, Event, New, State, Stored, Unreachable, Unread, Unreadable
 
 security_logger = logging.getLogger("django.security.SuspiciousSession")
@@ -112,15 +112,3 @@ def _check_issued(record: Record, moment: int) -> None:
         raise UnreadablePayload("issued in the future, by a server whose clock is ahead")
     if record.expires <= moment:
         security_logger.info("Session %s reads as empty: it has expired.", record.id)
-
-
-def rejection_event(record_id: str | None, reason: str, detail: str = "") -> Event:
-    """Return the event for a key that is not accepted."""
-    facts = {"session_id": record_id, "reason": reason, "detail": detail}
-    return Event(signals.session_rejected, facts)
-
-
-def end_event(record_id: str, reason: str, user_id: str | None) -> Event:
-    """Return the event for the end of a session."""
-    facts = {"session_id": record_id, "user_id": user_id, "reason": reason}
-    return Event(signals.session_ended, facts)

@@ -30,7 +30,7 @@ from ..storages.revocation import is_in_grace
 from ..storages.tombstones import leave_tombstone
 from . import conflicts, drafting, rotation
 from .conflicts import NextTry
-from .loading import end_event
+from .events import end_event
 from .state import (
     Dead,
     Environment,
