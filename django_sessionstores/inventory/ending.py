@@ -10,7 +10,7 @@ import msgspec
 
 from ..core import clock
 from ..core.flow import Call, Flow
-from ..core.records import Record, State
+from ..core.records import Record, State, last_write
 from ..exceptions import PartlyEnded, StorageUnavailable, UnreadablePayload
 from ..sessions import SessionStore, Total
 from ..sessions.events import end_event, send_when_certain
@@ -77,10 +77,28 @@ class Ending(msgspec.Struct, frozen=True):
             return False
         # Also without a record: a session that is not live must not become live.
         ended = yield from revocation.end(self.storage, session_id, known=found)
+        if found is not None and found.origin and self.storage.lists_lost:
+            yield from self._end_other_ids(found)
         if ended is None or (ended.record is not None and ended.record.expires <= clock.now()):
             return False
         yield from self._send([ended], "revoked")
         return True
+
+    def _end_other_ids(self, record: Record) -> Flow[None]:
+        """End a session also under the other id that it is listed with.
+
+        A request that was stopped while it rotated the key has left two entries, and only one of
+        them has the data. Anonymous sessions are not searched for, because no index has them.
+        """
+        cursor, others = "", list[Record]()
+        while record.user_id is not None:
+            page = yield from self.listing.scan(cursor, PAGE_SIZE, record.user_id)
+            others += [each for each in page.records if each.lineage == record.lineage]
+            cursor = page.next
+            if not cursor:
+                break
+        for each in others:
+            yield from revocation.end(self.storage, each.id, known=each)
 
     def end_all(
         self,
@@ -161,11 +179,11 @@ class Ending(msgspec.Struct, frozen=True):
         progress.batches += 1
         ids = frozenset((yield from Calls(self.storage).end_many([each.id for each in records])))
         now = clock.now()
-        ended = [
-            EndedSession(each.id, each) for each in records if each.id in ids and each.is_live(now)
-        ]
-        progress.ended += len(ended)
-        yield from self._send(ended, reason)
+        live = [each for each in records if each.id in ids and each.is_live(now)]
+        # While a key rotates, or if a request was stopped there, a session may have two records.
+        sessions = {(each.lineage, each.user_id): each for each in sorted(live, key=last_write)}
+        progress.ended += len(sessions)
+        yield from self._send([EndedSession(each.id, each) for each in sessions.values()], reason)
 
     def _is_outdated(self, record: Record, selection: Selection) -> Flow[bool | None]:
         """Return whether a session is outdated; ``None`` if it has another id by now, or none."""

@@ -270,6 +270,9 @@ class Model(Judge):
                 key = life.keys[str(request.key)]
                 beside = not request.has_looked and key.is_superseded_beside(request)
                 beside |= self._may_be_joined(life, request)
+                if request.name == "visit":
+                    # The login may have left the session to a request that sets a new password.
+                    beside |= self._is_hash_uncertain(life, request)
                 acked = None if beside else self._now
                 ending = Ending(request.began, acked, "logout", request, self._world.time)
                 self._end_by_key(life, key, ending)
