@@ -1,6 +1,9 @@
 """At most so many sessions for a user, whoever logs in at the same time."""
 
 import asyncio
+import io
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +11,7 @@ from unittest import mock
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.core.management import call_command
 from django.test import Client, override_settings
 
 from django_sessionstores import signals
@@ -341,6 +345,44 @@ def test_a_user_whom_a_view_puts_into_a_session_counts(engine: Any, policy: str)
         else:
             visitor.save()
         assert Inventory().count(user="1") == 1
+
+
+@pytest.mark.engines("memory", "cache:redis-cache", "db:sqlite", "cache:memcached+sqlite")
+@pytest.mark.parametrize(("has", "says"), [(1, "1 live session,"), (3, "3 live sessions,")])
+def test_a_refusal_says_whose_login_why_and_what_to_do(engine: Any, has: int, says: str) -> None:
+    """A user may have more sessions than the limit allows, from before it was set."""
+    for number in range(has):
+        log_in(engine, number)
+    with limits(MAX_SESSIONS=1, ON_LIMIT="refuse"):
+        session = engine.SessionStore()
+        session["_auth_user_id"] = "1"
+        with pytest.raises(SessionLimitReached) as caught:
+            session.save()
+    said = str(caught.value)
+    assert f"User '1' has {says}" in said
+    assert "SESSIONSTORES['MAX_SESSIONS'] is 1" in said
+    assert "SESSIONSTORES['ON_LIMIT'] is 'refuse'" in said
+    assert "'end_oldest'" in said
+    # The command in the message is one that there is.
+    assert (command := re.search(r"manage\.py (.+) shows them", said))
+    output = io.StringIO()
+    call_command(*command[1].split(), "--json", stdout=output)
+    assert len(json.loads(output.getvalue())["sessions"]) == has
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_refusal_does_not_say_a_number_that_it_did_not_count(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limited, "_PAGE", 2)
+    monkeypatch.setattr(limited, "_MOST_EVICTED", 2)
+    for number in range(5):
+        log_in(engine, number)
+    with limits(MAX_SESSIONS=1, ON_LIMIT="refuse"):
+        session = engine.SessionStore()
+        session["_auth_user_id"] = "1"
+        with pytest.raises(SessionLimitReached, match="at least 2 live sessions"):
+            session.save()
 
 
 @pytest.mark.engines("memory", "cache:redis-cache", "db:sqlite", "cache:memcached+sqlite")
