@@ -364,9 +364,9 @@ def test_a_refusal_says_whose_login_why_and_what_to_do(engine: Any, has: int, sa
     assert "SESSIONSTORES['ON_LIMIT'] is 'refuse'" in said
     assert "'end_oldest'" in said
     # The command in the message is one that there is.
-    assert (command := re.search(r"manage\.py (.+) shows them", said))
+    (command,) = re.findall(r"manage\.py (.+) shows them", said)
     output = io.StringIO()
-    call_command(*command[1].split(), "--json", stdout=output)
+    call_command(*command.split(), "--json", stdout=output)
     assert len(json.loads(output.getvalue())["sessions"]) == has
 
 

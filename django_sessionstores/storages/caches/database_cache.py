@@ -38,6 +38,7 @@ from ..base import (
     prefix_of,
 )
 from ..copies import is_refused
+from ..sql.connection_errors import connection_error
 from ..sql.deadline import LimitedCursor
 from ..sql.lost_races import conflict_before_cleanup, conflict_in_transaction, retry, summary_of
 from ..sql.table_storage import TableStorage
@@ -340,7 +341,8 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
                     f"{self.describe()} cannot store a session of this size."
                 ) from error
             raise StorageUnavailable(
-                f"{self.describe()} did not answer as it should ({summary_of(error)}). If the "
+                connection_error(self.connection(), error)
+                or f"{self.describe()} did not answer as it should ({summary_of(error)}). If the "
                 "table is missing, run: python manage.py createcachetable"
             ) from error
 

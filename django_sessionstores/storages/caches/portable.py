@@ -221,7 +221,10 @@ class PortableStorage(CacheStorage):
             raise self._outage(error) from error
 
     def _outage(self, error: Exception) -> StorageUnavailable:
-        return StorageUnavailable(f"{self.describe()}: {type(error).__name__}")
+        return StorageUnavailable(
+            f"{self.describe()}: {type(error).__name__}. Look at CACHES[{self._alias!r}], and "
+            "whether its server runs."
+        )
 
     # --- Locks --------------------------------------------------------------------------------
 

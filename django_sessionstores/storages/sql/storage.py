@@ -31,6 +31,7 @@ from ...core.summary import Summary
 from ...exceptions import PayloadTooLarge, StorageUnavailable
 from ..base import LITTER_AGE, Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
 from . import transactions
+from .connection_errors import connection_error
 from .deadline import LimitedCursor
 from .lost_races import code_of, conflict_before_cleanup, conflict_in_transaction, retry, summary_of
 from .rows import LIST_FIELDS, Row, differs_only_as_saved, record_of, row_of
@@ -367,6 +368,8 @@ def _translate(error: Exception, connection: BaseDatabaseWrapper) -> Exception |
         return None
     if code == _TRANSACTION_IS_ABORTED:
         return None
+    if unopened := connection_error(connection, error):
+        return StorageUnavailable(unopened)
     # The statements are fixed: if they are wrong, the table is not the one that they are for.
     if isinstance(error, ProgrammingError) or any(text in str(error) for text in _SCHEMA_DIFFERS):
         return StorageUnavailable(
