@@ -5,17 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from threading import Timer
 from typing import Any, Final
 
 import pytest
 
+from django_sessionstores.core.records import Record
+from django_sessionstores.storages.base import Outcome, Updated
 from django_sessionstores.storages.memory import MemoryStorage
 from django_sessionstores.testing.simulation import exhaustive, random_programs
 from django_sessionstores.testing.simulation.__main__ import main
 from django_sessionstores.testing.simulation.configuration import ENGINES
-from django_sessionstores.testing.simulation.programs import Program, Result, run
+from django_sessionstores.testing.simulation.programs import Amount, Program, Result, run
 from django_sessionstores.testing.simulation.random_programs import shrink
 from django_sessionstores.testing.simulation.scheduler import Scheduler, Stuck, drive
+from tests import ROOT
 from tests.testing.simulation.known import OTHER, PROGRAMS, USER, VISITOR
 from tests.testing.simulation.test_planted_faults import tell_twice
 
@@ -45,6 +49,16 @@ def unlisted() -> MemoryStorage:
     return _Unlisted(1000)
 
 
+class _Forgetful(MemoryStorage):
+    def update(self, record: Record, base: Record, now: int) -> Outcome:
+        return Updated(record)
+
+
+def forgetful() -> MemoryStorage:
+    """A storage with a fault, which any program finds."""
+    return _Forgetful(1000)
+
+
 class TestProgramsThatHaveFailed:
     @pytest.mark.parametrize("name", PROGRAMS)
     def test_nothing_is_broken(self, name: str) -> None:
@@ -55,14 +69,14 @@ class TestShortRuns:
     @pytest.mark.parametrize("backend", ENGINES)
     def test_pairs(self, backend: str) -> None:
         found: list[str] = []
-        points = exhaustive.explore(
+        amount = exhaustive.explore(
             lambda program, result: found.append(f"{program} {result.violations[0]}"),
             setups=("visitor", "moved"),
             engines=[backend],
             middlewares=["own"],
             drivers=["sync"],
         )
-        assert points > 1000
+        assert amount.points > 1000
         assert found == []
 
     @pytest.mark.parametrize("backend", ENGINES)
@@ -215,13 +229,42 @@ class TestMachinery:
     ) -> None:
         arguments = ["--exhaustive", "--engine", "memory", "--setup", "idle for long"]
         arguments += ["--middleware", "own", "--driver", "sync"]
-        monkeypatch.setattr(exhaustive, "explore_faults", lambda found, **sites: 1)
-        monkeypatch.setattr(exhaustive, "explore_twins", lambda found, **sites: 1)
+        monkeypatch.setattr(exhaustive, "explore_faults", lambda found, **sites: Amount())
+        monkeypatch.setattr(exhaustive, "explore_twins", lambda found, **sites: Amount())
         assert main(arguments) == 0
         assert capsys.readouterr().err == ""
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
         assert main(arguments) == 0
         assert "Pairs of operations: 0 of 4 (0%)" in capsys.readouterr().err
+
+    def test_into_a_file_each_line_is_written_at_once(self) -> None:
+        """The run is killed here with the first line that it has written."""
+        run = [sys.executable, "-m", "django_sessionstores.testing.simulation"]
+        run += ["--random", "100000000", "--engine", f"{__name__}.forgetful"]
+        with subprocess.Popen(run, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+            assert process.stdout is not None
+            stop = Timer(60, process.kill)  # If nothing is written, the run would go on.
+            stop.start()
+            first, second = process.stdout.readline(), process.stdout.readline()
+            stop.cancel()
+            process.kill()
+        assert first.startswith("Promise ")
+        assert second.startswith("    --replay '")
+
+    def test_without_a_terminal_the_command_writes_lines_if_asked(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        arguments = ["--exhaustive", "--engine", "memory", "--setup", "idle for long"]
+        arguments += ["--middleware", "own", "--driver", "sync", "--progress", "2"]
+        monkeypatch.setattr(exhaustive, "explore_faults", lambda found, **sites: Amount())
+        monkeypatch.setattr(exhaustive, "explore_twins", lambda found, **sites: Amount())
+        assert main(arguments) == 0
+        told = capsys.readouterr()
+        assert told.err.splitlines() == [
+            "Pairs of operations: 0 of 4 (0%)",
+            "Pairs of operations: 2 of 4 (50%)",
+        ]
+        assert told.out.startswith("38 programs with ")
 
     def test_actors_that_wait_for_each_other_are_found(self) -> None:
         scheduler = Scheduler()
