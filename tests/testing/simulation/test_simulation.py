@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
-from threading import Timer
 from typing import Any, Final
 
 import pytest
@@ -18,8 +18,8 @@ from django_sessionstores.testing.simulation.__main__ import main
 from django_sessionstores.testing.simulation.configuration import ENGINES
 from django_sessionstores.testing.simulation.programs import Amount, Program, Result, run
 from django_sessionstores.testing.simulation.random_programs import shrink
+from django_sessionstores.testing.simulation.report import Report
 from django_sessionstores.testing.simulation.scheduler import Scheduler, Stuck, drive
-from tests import ROOT
 from tests.testing.simulation.known import OTHER, PROGRAMS, USER, VISITOR
 from tests.testing.simulation.test_planted_faults import tell_twice
 
@@ -237,19 +237,26 @@ class TestMachinery:
         assert main(arguments) == 0
         assert "Pairs of operations: 0 of 4 (0%)" in capsys.readouterr().err
 
-    def test_into_a_file_each_line_is_written_at_once(self) -> None:
-        """The run is killed here with the first line that it has written."""
-        run = [sys.executable, "-m", "django_sessionstores.testing.simulation"]
-        run += ["--random", "100000000", "--engine", f"{__name__}.forgetful"]
-        with subprocess.Popen(run, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-            assert process.stdout is not None
-            stop = Timer(60, process.kill)  # If nothing is written, the run would go on.
-            stop.start()
-            first, second = process.stdout.readline(), process.stdout.readline()
-            stop.cancel()
-            process.kill()
-        assert first.startswith("Promise ")
-        assert second.startswith("    --replay '")
+    def test_into_a_file_each_line_is_written_at_once(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A run may take hours, and may be killed."""
+        file = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(file)))  # type: ignore[arg-type]
+        assert main(["--replay", f"memory own sync: {VISITOR}"]) == 0
+        assert b"memory.create" in file.getvalue()
+
+    def test_the_first_program_of_each_kind_of_fault_is_told_when_it_is_found(self) -> None:
+        told: list[str] = []
+        report = Report(told.append)
+        for _ in range(2):
+            report.add(
+                Program.parse(f"{__name__}.forgetful own sync: {VISITOR}"),
+                run(Program.parse(f"{__name__}.forgetful own sync: {VISITOR} 1:x.put.a 1*")),
+            )
+        assert told[0].startswith("Promise 1, ")
+        assert told[1].startswith("    --replay '")
+        assert len(told) == 2 * report.kinds
 
     def test_without_a_terminal_the_command_writes_lines_if_asked(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
