@@ -189,7 +189,7 @@ def shown(response: Any) -> list[str]:
 def test_the_list_shows_what_its_user_recognises(
     site: Any, ada: Any, browser: Browser, tmp_path: Path
 ) -> None:
-    """This device first, the others by last use; nothing of anybody else."""
+    """This device first, the others by last activity; nothing of anybody else."""
     with at(now() - 2 * DAY):
         stored(site, ada, agent="curl/8.5.0", ip="198.51.100.7")
     with at(now() - 2 * HOUR):
@@ -232,9 +232,11 @@ def test_the_list_says_what_is_not_recorded(
     stored(site, ada)
     with limits(**options), override_settings(MIDDLEWARE=[middleware, *MIDDLEWARE[1:]]):
         page = text(Browser(flavour, ada).get())
+        listed = Browser(flavour, ada).get("api/").json()
+    assert listed["records_reads"] is records_reads
     assert ("This site does not record which device" in page) is not records_clients
     assert ("The last change is when this site" in page) is not records_reads
-    assert page.count("<dt>Last active</dt>") == 1 + records_reads
+    assert page.count("<dt>Last activity</dt>") == 1 + records_reads
     assert page.count("<dt>Last change</dt>") == 1 - records_reads
 
 

@@ -812,6 +812,7 @@ def test_the_last_activity_is_called_what_it_is(engine: Engine) -> None:
         with override_settings(**options):
             assert words.upper() in sessions("list")
             assert f"\n{words} " in sessions("show", session.session_id)
+            assert document("list")["records_reads"] is (words == "Last activity")
 
 
 @pytest.mark.engines("db:sqlite")

@@ -51,7 +51,7 @@ def check_middleware(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMe
                 Phrase(
                     _(
                         "MIDDLEWARE has more than one session middleware: views get the session of "
-                        "the last one, and each of them saves it and sends a cookie."
+                        "the last one, and each of them saves it."
                     )
                 ),
                 hint=_what_to_remove(present),
