@@ -264,7 +264,11 @@ def _about_stores(
                 policy=eviction_policy,
             ),
             hint=Phrase(
-                gettext_noop("Set it to noeviction, or give sessions a store of their own.")
+                gettext_noop(
+                    "Set %(setting)s in the configuration of Redis to noeviction, or give sessions "
+                    "a server of their own."
+                ),
+                setting="maxmemory-policy",
             ),
             id="sessionstores.W026",
         )
