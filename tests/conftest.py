@@ -3,10 +3,20 @@
 import contextvars
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+
+# Before what is imported here, so that it is kept as well. Without any bytecode, which many
+# containers forbid beside the sources, each worker and each subprocess would compile Django, the
+# package and the tests anew: that took a third of the time of the tests.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(Path(__file__).parents[1] / ".cache" / "bytecode")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 import hypothesis
 import pytest
@@ -174,15 +184,11 @@ def engine(
     No transaction is around the test: other threads and processes see what it writes. What it
     writes besides sessions and users it has to remove.
     """
-    from django.contrib.auth import get_user_model
-
     marker = request.node.get_closest_marker("private_servers")
     private = (marker.args[0] if marker.args else True) if marker else False
     with django_db_blocker.unblock(), cases.activate(request.param, private=private) as active:
         yield active
-        users = get_user_model()._default_manager
-        if users.exists():  # Another file of tests may use the same names.
-            users.all().delete()
+        cases.remove_users()  # Another file of tests may use the same names.
 
 
 @pytest.fixture(params=["django.contrib.sessions", "django_sessionstores"])
@@ -220,7 +226,7 @@ def user(django_db_setup: None, django_db_blocker: Any) -> Iterator[Any]:
     with django_db_blocker.unblock():
         user = get_user_model()._default_manager.create(username="ada")
         yield user
-        user.delete()
+        cases.remove_users()
 
 
 _MAX_REASONS = 4

@@ -18,7 +18,7 @@ from django_sessionstores.testing import Twin, in_threads
 from tests.cases import attach
 
 WRITERS = 16
-ROUNDS = 50
+ROUNDS = 20
 SHARED_KEYS = ("shared-0", "shared-1", "shared-2")
 MOST_TRIES = 100
 
