@@ -417,7 +417,10 @@ def _add_database(alias: str, entry: dict[str, Any], *, migrate: bool) -> None:
     completed = connections.configure_settings({DEFAULT_DB_ALIAS: {}, alias: entry})
     connections.settings[alias] = completed[alias]
     if migrate:
-        call_command("migrate", database=alias, verbosity=0, interactive=False)
+        # Users and all else of Django's are in the default database.
+        call_command(
+            "migrate", "django_sessionstores", database=alias, verbosity=0, interactive=False
+        )
 
 
 def _remove_database(alias: str) -> None:
