@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from tests import BYTECODE
+
 # Before what is imported here, so that it is kept as well. Without any bytecode, which many
 # containers forbid beside the sources, each worker and each subprocess would compile Django, the
-# package and the tests anew: that took a third of the time of the tests.
+# package and the tests anew, which took more than a hundred seconds of processor time.
 if sys.dont_write_bytecode:
-    sys.dont_write_bytecode = False
-    sys.pycache_prefix = str(Path(__file__).parents[1] / ".cache" / "bytecode")
+    sys.dont_write_bytecode, sys.pycache_prefix = False, BYTECODE
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    os.environ["PYTHONPYCACHEPREFIX"] = BYTECODE
 
 import hypothesis
 import pytest
