@@ -14,15 +14,22 @@ from ..core.flow import Flow
 from ..core.records import SecretDict, SecretText, draw_key
 from ..exceptions import (
     PayloadTooLarge,
-    SessionConflict,
     SessionEnded,
     StorageUnavailable,
-    UnreadablePayload,
 )
 from ..payloads.merge import merge
 from ..storages.calls import Calls
 from ..storages.revocation import EndedSession, is_in_grace
-from . import conflicts, drafting, ending, loading, request_sessions, rotation, saving
+from . import (
+    activity,
+    conflicts,
+    drafting,
+    ending,
+    loading,
+    request_sessions,
+    rotation,
+    saving,
+)
 from .knowledge import KnownSession
 from .state import (
     Dead,
@@ -371,13 +378,8 @@ class SessionFlows(KnownSession):
 
     def _record_activity(self) -> Flow[None]:
         state = self._current_state
-        if not isinstance(state, Stored):
-            return
-        moment, record, calls = clock.now(), state.record, Calls(self.storage())
-        # The request must not fail. In the caller's transaction, a lost race would undo the rest.
-        with suppress(StorageUnavailable, SessionConflict, UnreadablePayload):
-            if not (yield from calls.in_transaction()):
-                yield from calls.touch(record, record.expires, moment, moment)
+        if isinstance(state, Stored):
+            yield from activity.store(self.storage(), state.record)
 
     def _prove(self) -> Flow[bool]:
         state = self._current_state

@@ -17,7 +17,7 @@ from ..core.records import SecretDict, SecretText, draw_key, session_id
 from ..exceptions import StorageUnavailable, UnserializableValue
 from ..payloads.codec import Snapshot
 from ..storages.calls import Calls
-from . import drafting, request_sessions
+from . import activity, drafting, request_sessions
 from .engine import Engine
 from .rollback import ProvisionalStates
 from .state import (
@@ -253,7 +253,7 @@ class KnownSession(Engine):
     def is_activity_due(self) -> bool:
         """Whether `record_activity` should be called if the request does not save the session."""
         state = self._current_state
-        return isinstance(state, Stored) and drafting.is_activity_due(state.record)
+        return isinstance(state, Stored) and activity.is_due(self.storage(), state.record)
 
     # --- What changed ----------------------------------------------------------------------
 

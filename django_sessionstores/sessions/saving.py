@@ -28,7 +28,7 @@ from ..storages import revocation
 from ..storages.base import Conflict, Gone, Taken, Updated
 from ..storages.revocation import is_in_grace
 from ..storages.tombstones import leave_tombstone
-from . import conflicts, drafting, rotation
+from . import activity, conflicts, drafting, rotation
 from .conflicts import NextTry
 from .loading import end_event
 from .state import (
@@ -289,6 +289,10 @@ def _touch(env: Environment, state: Stored, data: dict[str, Any], intent: Intent
     moment, record = clock.now(), state.record
     is_behind = drafting.is_behind(env, record, data)
     if not is_behind:
+        if activity.is_due(env.storage, record):
+            active = yield from activity.store(env.storage, record)
+            if active is not None:
+                return _proved(state, with_times(record, record.expires, active))
         if env.storage.holds_in_key:
             return (yield from _prove_token(env, state, intent))
         # The package's middleware sends no cookie after a save that changed nothing.
@@ -301,14 +305,19 @@ def _touch(env: Environment, state: Stored, data: dict[str, Any], intent: Intent
         return SaveResult(touched, is_written=True, is_news=True, is_proved=True)
     current = yield from env.calls.read_latest(record.id)
     if current is not None and current.is_live(moment):
-        is_news = not state.is_announced
-        known = replace(state, is_announced=True)
-        return SaveResult(known, is_proved=True, is_written=is_news, is_news=is_news)
+        return _proved(state, record)
     if is_in_grace(current):
         return (yield from conflicts.resolve_update(env, state, data, Conflict(current)))
     if env.policy is not None:
         return SaveResult(state)  # Nothing is lost, and the middleware does not send a cookie.
     raise SessionEnded("The session got a new key, was deleted, or expired meanwhile.")
+
+
+def _proved(state: Stored, record: Record) -> SaveResult:
+    """Return the result of a save that changes nothing and has found the session live."""
+    is_news = not state.is_announced
+    known = replace(state, record=record, is_announced=True)
+    return SaveResult(known, is_proved=True, is_written=is_news, is_news=is_news)
 
 
 def _prove_token(env: Environment, state: Stored, intent: Intent) -> Flow[SaveResult]:

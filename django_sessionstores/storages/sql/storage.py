@@ -32,6 +32,7 @@ from ...exceptions import PayloadTooLarge, StorageUnavailable
 from ..base import LITTER_AGE, Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
 from . import transactions
 from .deadline import LimitedCursor
+from .free_rows import write_if_free
 from .lost_races import code_of, conflict_before_cleanup, conflict_in_transaction, retry, summary_of
 from .rows import LIST_FIELDS, Row, differs_only_as_saved, record_of, row_of
 from .statements import Statements, compile_statements, returns_deleted
@@ -189,7 +190,9 @@ class DatabaseStorage(TableStorage[Statements]):
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
         connection, statements = self._database()
         parameters = (expires, last_activity, base.id, base.version, now)
-        return _execute(connection, statements.touch, parameters) > 0
+        touch = partial(write_if_free, connection, statements.touch, parameters)
+        with _errors_of(connection):
+            return retry(connection, touch) > 0
 
     def delete(self, session_id: str) -> bool:
         connection, statements = self._database()
