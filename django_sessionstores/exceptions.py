@@ -10,6 +10,10 @@ from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 class SessionStoresError(Exception):
     """The base class of the exceptions of this package."""
 
+    evicted: tuple[Any, ...] = ()
+    """The records of sessions that ``MAX_SESSIONS`` had ended before a login failed. They have
+    ended nevertheless, so the session of the request tells it."""
+
 
 class StorageUnavailable(SessionStoresError):
     """The store did not answer, or refused the operation because space or permission is missing.

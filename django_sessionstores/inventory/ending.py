@@ -8,12 +8,11 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from .. import signals
 from ..core import clock
-from ..core.flow import Call, Flow, run
+from ..core.flow import Call, Flow
 from ..core.records import Record, State
 from ..exceptions import PartlyEnded, StorageUnavailable, UnreadablePayload
-from ..sessions import SessionStore, Total
+from ..sessions import SessionStore, Total, events, loading
 from ..storages import revocation
 from ..storages.base import MOST_AT_ONCE, Storage
 from ..storages.calls import Calls
@@ -181,16 +180,8 @@ class Ending(msgspec.Struct, frozen=True):
 
     def _send(self, sessions: Sequence[EndedSession], reason: str) -> Flow[None]:
         """Send ``session_ended`` for each, after the commit if the caller is in a transaction."""
-        if not sessions:
-            return
-
-        def send() -> Flow[None]:
-            for each in sessions:
-                user_id = each.record.user_id if each.record else None
-                facts = {"session_id": each.id, "user_id": user_id, "reason": reason}
-                yield from signals.send(signals.session_ended, self.store, **facts)
-
-        if (yield Call(self.storage, "in_transaction", ())):
-            yield Call(self.storage, "after_commit", (lambda: run(send()),))
-        else:
-            yield from send()
+        told = [
+            loading.end_event(each.id, reason, each.record.user_id if each.record else None)
+            for each in sessions
+        ]
+        return events.send_if_committed(self.store, self.storage, told)

@@ -15,7 +15,6 @@ from ..core.records import SecretDict, SecretText, draw_key
 from ..exceptions import (
     PayloadTooLarge,
     SessionEnded,
-    StorageUnavailable,
 )
 from ..payloads.merge import merge
 from ..storages.calls import Calls
@@ -83,7 +82,7 @@ class SessionFlows(KnownSession):
         needs a cookie for this one.
         """
         is_drawn = yield from self._store_drawn_key(unread.key)
-        loaded = yield from self._note_outage(loading.load(self._environment(), unread))
+        loaded = yield from self._tell_failure(loading.load(self._environment(), unread))
         if is_drawn and isinstance(loaded.state, Stored):
             return replace(loaded, state=replace(loaded.state, is_announced=False))
         return loaded
@@ -137,10 +136,9 @@ class SessionFlows(KnownSession):
             must_create=must_create,
         )
         try:
-            saved = yield from saving.save(self._environment(), began, given, intent)
-        except StorageUnavailable as outage:
-            self.outage = outage
-            raise
+            saved = yield from self._tell_failure(
+                saving.save(self._environment(), began, given, intent)
+            )
         except PayloadTooLarge as error:
             raise PayloadTooLarge(f"{error} {drafting.largest_keys(given)}") from error
         except SessionEnded:
@@ -277,7 +275,7 @@ class SessionFlows(KnownSession):
         state, env = self._current_state, self._environment()
         if key is None or key == state.key:
             yield from self._store_rotation_from(state)
-            ended = yield from self._note_outage(ending.end_state(env, state))
+            ended = yield from self._tell_failure(ending.end_state(env, state))
             if state.key is not None:
                 yield from self._report_replaced()
                 baseline = self._baseline or state.base
@@ -325,7 +323,7 @@ class SessionFlows(KnownSession):
         yield from self._store_rotation_from(state)
         is_logout, self.is_logging_out = self.is_logging_out, False
         flushing = ending.flush(env, state, is_logout=is_logout)
-        flushed = yield from self._note_outage(flushing)
+        flushed = yield from self._tell_failure(flushing)
         yield from self._report_replaced()
         self.clear()
         if flushed.is_outdated and state.key is not None:

@@ -256,7 +256,7 @@ class SessionIndex:
             self._server.ask("SET", self.lock, builder, "PX", _BUILDER_TTL)
         held_at, total, sites = time.monotonic(), 0, set[int]()
         try:
-            for ids in self._batches_of_ids():
+            for ids in _batches_of_ids(self._server):
                 if time.monotonic() - held_at > BUILDER_SECONDS / 4:
                     run(self._server.evaluate(scripts.HOLD, (self.lock,), builder, _BUILDER_TTL))
                     held_at = time.monotonic()
@@ -334,27 +334,6 @@ class SessionIndex:
                 run(self._server.evaluate(scripts.LIST, keys, *chain.from_iterable(names)))
             total += len(names)
         return total
-
-    def _batches_of_ids(self) -> Iterator[list[str]]:
-        """Yield the ids of all records, and perhaps of some that have gone.
-
-        A batch may be empty: one comes after each round trip.
-        """
-        prefix = self._server.key("")
-        if self._server.key("a") != f"{prefix}a":
-            return
-        pattern = _GLOB.sub(r"\\\g<0>", prefix) + "*"
-        ids: list[str] = []
-        for keys in self._server.scan_pages(pattern):
-            for key in keys:
-                session_id = key[len(prefix.encode()) :].decode(errors="replace")
-                if is_session_id(session_id):
-                    ids.append(session_id)
-            full = len(ids) >= _BATCH
-            yield ids if full else []
-            if full:
-                ids = []
-        yield ids
 
     # --- Members and their records ---------------------------------------------------------
 
@@ -452,6 +431,28 @@ class SessionIndex:
             return 0
         gone: int = yield from self._server.evaluate(scripts.HEAL, self._keys(site), *arguments)
         return gone
+
+
+def _batches_of_ids(server: Server) -> Iterator[list[str]]:
+    """Yield the ids of all records, and perhaps of some that have gone.
+
+    A batch may be empty: one comes after each round trip.
+    """
+    prefix = server.key("")
+    if server.key("a") != f"{prefix}a":
+        return
+    pattern = _GLOB.sub(r"\\\g<0>", prefix) + "*"
+    ids: list[str] = []
+    for keys in server.scan_pages(pattern):
+        for key in keys:
+            session_id = key[len(prefix.encode()) :].decode(errors="replace")
+            if is_session_id(session_id):
+                ids.append(session_id)
+        full = len(ids) >= _BATCH
+        yield ids if full else []
+        if full:
+            ids = []
+    yield ids
 
 
 def _pairs(answer: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
