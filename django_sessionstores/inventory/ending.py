@@ -177,12 +177,20 @@ class Ending(msgspec.Struct, frozen=True):
                 found = yield from self._end_round(user_id, kept, reason, progress, selection)
                 if not found or progress.is_enough:
                     break
+            is_left = found and progress.is_enough and (yield from self._is_left(user_id, kept))
         except StorageUnavailable as error:
             if progress.ended:
                 raise PartlyEnded(progress.ended, error) from error
             raise
         # Without limits, what still appears has begun after this call.
-        return Total(progress.ended, is_complete=not (found and progress.is_enough))
+        return Total(progress.ended, is_complete=not is_left)
+
+    def _is_left(self, user_id: str | None, kept: Collection[str]) -> Flow[bool]:
+        """Return whether a session may be left to end, by one page of the list."""
+        page = yield from self.listing.scan("", PAGE_SIZE, user_id)
+        return bool(page.next) or any(
+            each.id not in kept and each.lineage not in kept for each in page.records
+        )
 
     def _end_round(
         self,
