@@ -135,8 +135,8 @@ class Inventory:
         return await arun(self._count(user))
 
     def summarize(self, limit: int) -> Summary:
-        """Return counts of all sessions, or of a random sample of ``limit`` of them if the store
-        cannot count in groups."""
+        """Return counts of all sessions, or of a random sample of at least ``limit`` of them if the
+        store cannot count in groups, or would take long."""
         self._listing.check()
         return self.storage.summarize(clock.now(), limit)
 

@@ -36,7 +36,7 @@ from .free_rows import write_if_free
 from .lost_races import code_of, conflict_before_cleanup, conflict_in_transaction, retry, summary_of
 from .rows import LIST_FIELDS, Row, differs_only_as_saved, record_of, row_of
 from .statements import Statements, compile_statements, returns_deleted
-from .summary import summarize
+from .summary import count_live, summarize
 from .table_storage import TableStorage
 
 if TYPE_CHECKING:
@@ -257,11 +257,14 @@ class DatabaseStorage(TableStorage[Statements]):
 
     def count(self, now: int, user_id: str | None) -> int:
         with _errors_of(self.connection()):
-            return self._rows(user_id).filter(expires__gt=now).count()
+            rows = self._rows(user_id)
+            return (
+                count_live(rows, now) if user_id is None else rows.filter(expires__gt=now).count()
+            )
 
     def summarize(self, now: int, limit: int) -> Summary:
         with _errors_of(self.connection()):
-            return summarize(self._rows(None), now)
+            return summarize(self._rows(None), now, limit)
 
     def _rows(self, user_id: str | None) -> QuerySet[StoredSession]:
         rows = self._model._base_manager.using(self.connection().alias).filter(
