@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 
-from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, router
 
@@ -24,10 +23,10 @@ def tenant(database: str = DEFAULT_DB_ALIAS) -> str:
     A session names its user by primary key, and each database has users of its own. So a tenant is
     the database to which the routers write users. If a router raises an error, no tenant is
     selected. ``database`` is that of the sessions: if it is the same one, they are kept apart
-    anyway. A site that has a name, see ``SITE``, has no tenant or session of sites with others.
+    anyway. The name of the site, see ``SITE``, is part of the tenant.
     """
     site = settings.SITE
-    if not django_settings.DATABASE_ROUTERS:
+    if not router.routers:
         return site
     users = _database_of_users()
     return site if users in {database, DEFAULT_DB_ALIAS} else f"{site} {users}"
