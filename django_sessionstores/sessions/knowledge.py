@@ -13,10 +13,9 @@ from ..conf import codec
 from ..core import clock
 from ..core.flow import Flow
 from ..core.records import SecretDict, SecretText, draw_key, session_id
-from ..exceptions import StorageUnavailable, UnserializableValue
+from ..exceptions import SessionStoresError, StorageUnavailable, UnserializableValue
 from ..payloads.codec import Snapshot
-from . import drafting, request_sessions
-from . import events as session_events
+from . import activity, drafting, events, loading, request_sessions
 from .engine import Engine
 from .rollback import ProvisionalStates
 from .state import (
@@ -252,7 +251,7 @@ class KnownSession(Engine):
     def is_activity_due(self) -> bool:
         """Whether `record_activity` should be called if the request does not save the session."""
         state = self._current_state
-        return isinstance(state, Stored) and drafting.is_activity_due(state.record)
+        return isinstance(state, Stored) and activity.is_due(self.storage(), state.record)
 
     # --- What changed ----------------------------------------------------------------------
 
@@ -287,17 +286,22 @@ class KnownSession(Engine):
         baseline = self._baseline or state.base
         return bool(data) if baseline is None else not codec().matches(baseline, data)
 
-    def _note_outage(self, flow: Flow[T]) -> Flow[T]:
+    def _tell_failure(self, flow: Flow[T]) -> Flow[T]:
+        """Run a flow; note an outage that it meets, and tell what it has ended before an error."""
         try:
             return (yield from flow)
-        except StorageUnavailable as outage:
-            self.outage = outage
+        except SessionStoresError as error:
+            if isinstance(error, StorageUnavailable):
+                self.outage = error
+            evicted, error.evicted = error.evicted, ()
+            told = loading.eviction_events(evicted)
+            yield from self._send(told)
             raise
 
     def _advance(
-        self, before: State, after: State, events: Sequence[Event], is_provisional: bool
+        self, before: State, after: State, told: Sequence[Event], is_provisional: bool
     ) -> Flow[None]:
-        """Set the state and send the events.
+        """Set the state and send the events in ``told``.
 
         With ``is_provisional``, the events are sent after the caller's transaction has committed,
         and a rollback restores the state ``before``.
@@ -305,15 +309,15 @@ class KnownSession(Engine):
         self._set_state(after)
         if is_provisional:
             with self._provisional.note_write(before) as note:
-                note.has_committed = yield from session_events.send_after_commit(
-                    self.storage(), type(self), events
+                note.has_committed = yield from events.send_after_commit(
+                    type(self), self.storage(), told
                 )
         else:
-            yield from session_events.send(type(self), events)
+            yield from events.send(type(self), told)
 
-    def _send(self, events: Sequence[Event]) -> Flow[None]:
-        """Send events that do not change the state, after the commit if they are not certain."""
-        return session_events.send_when_certain(self.storage(), type(self), events)
+    def _send(self, told: Sequence[Event]) -> Flow[None]:
+        """Send events that do not change the state, after the commit if it is not certain yet."""
+        return events.send_if_committed(type(self), self.storage(), told)
 
 
 def _is_cycled(state: State) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
+from .. import signals
 from ..conf import codec
 from ..core import clock
 from ..core.flow import Flow
@@ -16,7 +18,6 @@ from ..core.records import State as RecordState
 from ..exceptions import StorageUnavailable, UnreadablePayload
 from ..storages.revocation import is_in_grace
 from . import drafting, rotation
-from .events import end_event, rejection_event
 from .state import Dead, Environment, Event, New, State, Stored, Unreachable, Unread, Unreadable
 
 security_logger = logging.getLogger("django.security.SuspiciousSession")
@@ -112,3 +113,20 @@ def _check_issued(record: Record, moment: int) -> None:
         raise UnreadablePayload("issued in the future, by a server whose clock is ahead")
     if record.expires <= moment:
         security_logger.info("Session %s reads as empty: it has expired.", record.id)
+
+
+def rejection_event(record_id: str | None, reason: str, detail: str = "") -> Event:
+    """Return the event for a key that is not accepted."""
+    facts = {"session_id": record_id, "reason": reason, "detail": detail}
+    return Event(signals.session_rejected, facts)
+
+
+def eviction_events(evicted: Sequence[Record]) -> tuple[Event, ...]:
+    """Return the events for sessions that ``MAX_SESSIONS`` has ended."""
+    return tuple(end_event(each.id, "evicted", each.user_id) for each in evicted)
+
+
+def end_event(record_id: str, reason: str, user_id: str | None) -> Event:
+    """Return the event for the end of a session."""
+    facts = {"session_id": record_id, "user_id": user_id, "reason": reason}
+    return Event(signals.session_ended, facts)

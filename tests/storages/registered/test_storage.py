@@ -991,12 +991,15 @@ def stopped(engine: Any, key: str) -> str:
 
 
 @pytest.mark.engines("cache:memcached+sqlite")
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
 @pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
-def test_an_end_after_a_rotation_that_was_stopped(engine: Any, stopped: str, awaited: bool) -> None:
+def test_an_end_after_a_rotation_that_was_stopped(
+    engine: Any, stopped: str, awaited: bool, many: bool
+) -> None:
     """By whichever id it is listed: that of the new entry has no data."""
     inventory = Twin(Inventory(), awaited)
     (listed,) = inventory.list().sessions
-    assert inventory.end(listed.id)
+    assert inventory.end_many([listed.id]) if many else inventory.end(listed.id)
     assert engine.SessionStore(stopped).load() == {}
     assert list(inventory.list().sessions) == []
 

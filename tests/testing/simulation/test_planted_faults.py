@@ -102,7 +102,7 @@ def tell_twice(plant: pytest.MonkeyPatch) -> None:
 
 
 def tell_before_the_commit(plant: pytest.MonkeyPatch) -> None:
-    def send_after_commit(storage: Any, kind: Any, told: Any) -> Flow[Any]:
+    def send_after_commit(kind: Any, storage: Any, told: Any) -> Flow[Any]:
         yield from events.send(kind, told)
         return (yield from Calls(storage).after_commit(lambda: None))
 
