@@ -36,6 +36,7 @@ from django_sessionstores.inventory import ending as inventory_ending
 from django_sessionstores.inventory.ending import Ending
 from django_sessionstores.inventory.listing import Listing
 from django_sessionstores.sessions.state import RequestPolicy
+from django_sessionstores.templatetags.sessionstores import breakable
 from django_sessionstores.testing import DAY, HOUR, Twin, at, observed
 from tests import urls
 from tests.browser import Chromium, Site, serve
@@ -190,7 +191,7 @@ def shown(response: Any) -> list[str]:
 def test_the_list_shows_what_its_user_recognises(
     site: Any, ada: Any, browser: Browser, tmp_path: Path
 ) -> None:
-    """This device first, the others by last use; nothing of anybody else."""
+    """This device first, the others by last activity; nothing of anybody else."""
     with at(now() - 2 * DAY):
         stored(site, ada, agent="curl/8.5.0", ip="198.51.100.7")
     with at(now() - 2 * HOUR):
@@ -233,10 +234,18 @@ def test_the_list_says_what_is_not_recorded(
     stored(site, ada)
     with limits(**options), override_settings(MIDDLEWARE=[middleware, *MIDDLEWARE[1:]]):
         page = text(Browser(flavour, ada).get())
+        listed = Browser(flavour, ada).get("api/").json()
+    assert listed["records_reads"] is records_reads
     assert ("This site does not record which device" in page) is not records_clients
     assert ("The last change is when this site" in page) is not records_reads
-    assert page.count("<dt>Last active</dt>") == 1 + records_reads
+    assert page.count("<dt>Last activity</dt>") == 1 + records_reads
     assert page.count("<dt>Last change</dt>") == 1 - records_reads
+
+
+def test_a_long_address_breaks_between_its_groups() -> None:
+    """And what it is made of is escaped, wherever it is from."""
+    assert breakable("2001:db8::1") == "2001:<wbr>db8:<wbr>:<wbr>1"
+    assert breakable("<b>") == "&lt;b&gt;"
 
 
 @ENGINES
@@ -376,7 +385,7 @@ def test_end_more_than_one_request_can(
     assert said(answer).startswith("2 other devices were signed out. There may be more")
     assert "<form" in answer.content.decode()
     assert len(shown(browser.get())) == 3
-    assert browser.ask("post", "api/end-others/").json() == {"ended": 2, "is_complete": False}
+    assert browser.ask("post", "api/end-others/").json() == {"ended": 2, "is_complete": True}
     assert browser.ask("post", "api/end-others/").json() == {"ended": 0, "is_complete": True}
 
 

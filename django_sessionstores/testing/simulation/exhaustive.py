@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from .configuration import ENGINES, Config
 from .history import Violation
-from .programs import Program, Result, run_in
+from .programs import Amount, Program, Result, run_in
 from .progress import Progress, silent
 from .site import site
 from .world import World
@@ -127,12 +127,12 @@ def explore(
     drivers: Iterable[str] = ("sync", "async"),
     preemptions: int = 1,
     progress: Progress = silent,
-) -> int:
-    """Try every pair of operations; return the number of points.
+) -> Amount:
+    """Try every pair of operations; return how much was run.
 
     ``found`` is called with each program that fails, and its result.
     """
-    points = done = 0
+    amount, done = Amount(), 0
     tried = [
         (setup, config, pairs)
         for setup in (SETUPS[name] for name in setups)
@@ -144,9 +144,9 @@ def explore(
         with site(config) as new_world:
             for a, b in pairs:
                 progress("Pairs of operations", done, total)
-                points += _pair(found, new_world, config, setup.steps, a, b, preemptions)
+                amount += _pair(found, new_world, config, setup.steps, a, b, preemptions)
                 done += 1
-    return points
+    return amount
 
 
 def _pairs(setup: Setup, config: Config) -> Iterator[tuple[str, str]]:
@@ -162,12 +162,12 @@ def explore_faults(
     middlewares: Iterable[str] = ("own", "django"),
     drivers: Iterable[str] = ("sync", "async"),
     progress: Progress = silent,
-) -> int:
-    """Let each call of each operation fail, or its process die there; return the number of points.
+) -> Amount:
+    """Let each call of each operation fail, or its process die there; return how much was run.
 
     Then the browser comes back, reads its session, and sets a key.
     """
-    points = done = 0
+    amount, done = Amount(), 0
     tried = [
         (setup, config, (*setup.first, "x.recover", "o.end.x", "o.end_all.1", "o.purge"))
         for setup in (SETUPS["visitor"], SETUPS["due"])
@@ -181,15 +181,14 @@ def explore_faults(
                 done += 1
                 start = (*setup.steps, f"a:{operation}")
                 world = new_world()
-                points += run_in(world, (*start, "a*")).points
+                amount.add(run_in(world, (*start, "a*")))
                 faults = "-~!%" if config.driver == "async" else "-~!"
                 for k, fault in product(range(world.scheduler.actors["a"].points), faults):
                     steps = (*start, *["a"] * k, f"a{fault}", "a*", ">a", *_COME_BACK)
-                    result = run_in(new_world(), steps)
-                    points += result.points
+                    result = amount.add(run_in(new_world(), steps))
                     if result.violations:
                         found(Program(config, steps), result)
-    return points
+    return amount
 
 
 def explore_twins(
@@ -198,9 +197,9 @@ def explore_twins(
     engines: Iterable[str] = ENGINES,
     middlewares: Iterable[str] = ("own", "django"),
     progress: Progress = silent,
-) -> int:
-    """Compare the calls of each operation in sync and async views; return the number of points."""
-    points = 0
+) -> Amount:
+    """Compare the calls of each operation in sync and async views; return how much was run."""
+    amount = Amount()
     sites = list(product(("visitor", "due"), engines, middlewares))
     for done, (name, engine, kind) in enumerate(sites):
         progress("Sites with sync and async views", done, len(sites))
@@ -210,15 +209,14 @@ def explore_twins(
         for driver in ("sync", "async"):
             config = Config(engine, kind, driver, frozenset(setup.options))
             with site(config) as new_world:
-                results = [run_in(new_world(), steps) for steps in programs]
-            points += sum(each.points for each in results)
+                results = [amount.add(run_in(new_world(), steps)) for steps in programs]
             traces.append(results)
         for steps, blocking, awaited in zip(programs, *traces, strict=True):
             if _calls(blocking) != _calls(awaited):
                 text = f"sync calls {_calls(blocking)}, async {_calls(awaited)}"
                 differing = awaited._replace(violations=[Violation(30, text)])
                 found(Program(config, steps), differing)
-    return points
+    return amount
 
 
 def _calls(result: Result) -> list[str]:
@@ -238,14 +236,12 @@ def _pair(
     a: str,
     b: str,
     preemptions: int,
-) -> int:
-    points = 0
+) -> Amount:
+    amount = Amount()
 
     def attempt(*steps: str) -> World:
-        nonlocal points
         world = new_world()
-        result = run_in(world, steps)
-        points += result.points
+        result = amount.add(run_in(world, steps))
         if result.violations:
             found(Program(config, steps), result)
         return world
@@ -267,7 +263,7 @@ def _pair(
         if preemptions > 1:
             for j in range(1, b_calls):
                 deliver(*head, *["b"] * j, "a*", "b*")
-    return points
+    return amount
 
 
 def _is_order_felt(world: World) -> bool:
