@@ -47,18 +47,24 @@ def names_defined(tree: ast.Module) -> Iterator[str]:
             yield node.name
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            if ast.unparse(node.value) in {"self", "cls"}:
-                yield node.attr
+        elif (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Store)
+            and ast.unparse(node.value) in {"self", "cls"}
+        ):
+            yield node.attr
 
 
 def names_used(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             yield node.attr
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"getattr", "hasattr"}:
-            if isinstance(node.args[1], ast.Constant):
-                yield str(node.args[1].value)
+        elif (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) in {"getattr", "hasattr"}
+            and isinstance(node.args[1], ast.Constant)
+        ):
+            yield str(node.args[1].value)
 
 
 def test_each_private_name_of_others_is_listed() -> None:

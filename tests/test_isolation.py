@@ -589,6 +589,29 @@ def test_a_worker():
 """
 
 
+@pytest.mark.engines(
+    "cached_db:locmem+sqlite",
+    "cookie:sqlite",
+    "cookie:redis-cache+postgresql",
+    "cookie:django-redis",
+)
+def test_what_a_key_function_does_not_separate(engine: cases.Engine) -> None:
+    """The documentation names the engines whose table it leaves to all tenants, and no check can:
+    a KEY_FUNCTION may have any purpose. A registry in the cache is separated."""
+    cache = {**settings.CACHES.get(cases.CACHE_ALIAS, settings.CACHES["default"])}
+    cache["KEY_FUNCTION"] = f"{__name__}.key_of_tenant"
+    with override_settings(CACHES={**settings.CACHES, cases.CACHE_ALIAS: cache}):
+        session = engine.SessionStore()
+        session["_auth_user_id"] = "7"
+        session.save()
+        token = _current.set("staging")
+        try:
+            listed = Inventory().count(user="7")
+        finally:
+            _current.reset(token)
+    assert listed == (0 if engine.id == "cookie:django-redis" else 1)
+
+
 @pytest.mark.slow
 def test_two_workers_of_xdist(tmp_path: Path) -> None:
     """Nothing in their settings differs."""

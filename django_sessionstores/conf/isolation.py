@@ -11,7 +11,6 @@ import os
 from functools import cache
 from typing import Final
 
-from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, router
 
@@ -32,7 +31,7 @@ def tenant(database: str = DEFAULT_DB_ALIAS) -> str:
     anyway.
     """
     worker = _test_worker()
-    if not django_settings.DATABASE_ROUTERS:
+    if not router.routers:
         return worker
     users = _database_of_users()
     return worker if users in {database, DEFAULT_DB_ALIAS} else f"{worker} {users}"

@@ -66,7 +66,10 @@ class SessionFlows(KnownSession):
         if hasattr(self, "_session_cache"):
             return self._session_cache  # Another task of the request was faster.
         self._session_cache = loaded.data
-        yield from self._set_loaded(unread, loaded)
+        if loaded.events or loaded.is_provisional:
+            yield from self._set_loaded(unread, loaded)
+        else:
+            self._set_state(loaded.state)
         return loaded.data
 
     def _read(self, unread: Unread) -> Flow[loading.LoadResult]:
@@ -75,7 +78,9 @@ class SessionFlows(KnownSession):
         That object stores it now. It may be no longer the session of the request, so the browser
         needs a cookie for this one.
         """
-        is_drawn = yield from self._store_drawn_key(unread.key)
+        is_drawn = bool(request_sessions.cycled()) and (
+            yield from self._store_drawn_key(unread.key)
+        )
         loaded = yield from self._note_outage(loading.load(self._environment(), unread))
         if is_drawn and isinstance(loaded.state, Stored):
             return replace(loaded, state=replace(loaded.state, is_announced=False))

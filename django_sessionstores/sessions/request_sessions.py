@@ -95,7 +95,8 @@ def cycled() -> list[Any]:
 
     Outside of a request it is not known which objects belong together, so there are none.
     """
-    request = _begin()
+    # Each load asks this. A request that is over has none.
+    request = _find()
     return [] if request is None else request.cycled
 
 
@@ -161,12 +162,11 @@ def _find() -> _Request | None:
 
 def _begin() -> _Request | None:
     """Return the running request; ``None`` outside of requests, and if it is over."""
-    # Django sets the urlconf before the first middleware, and resets it after the response. But the
-    # context of a task keeps it.
-    if get_urlconf() is None:
-        return None
     request = _find()
     if request is None:
+        # Django sets the urlconf before the first middleware, and resets it after the response.
+        if get_urlconf() is None:
+            return None
         request = _Request()
         _running.set(request)
         if (context := _asgi_context()) is not None:

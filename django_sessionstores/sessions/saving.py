@@ -143,7 +143,8 @@ def save(env: Environment, state: State, data: dict[str, Any], intent: Intent) -
             yield Call(Pause, "sleep", (seconds,))
     if isinstance(state, New):
         raise StorageUnavailable(
-            f"{env.storage.describe()} calls every new session id taken; is it working?"
+            f"{env.storage.describe()} says of each new session id that it is taken. "
+            "It does not keep its promises: run the conformance suite on it."
         )
     raise SessionConflict(
         f"Other requests changed the session {settings.CONFLICT_RETRIES} times while it was "

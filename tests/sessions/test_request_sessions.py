@@ -175,7 +175,7 @@ def test_all_whose_key_was_cycled_are_known_once_each(engine: Any) -> None:
             request_sessions.add_cycled(session)
         assert request_sessions.cycled() == sessions[::-1]
     finally:
-        set_urlconf(None)
+        request_finished.send(sender=None)
     assert request_sessions.cycled() == []
 
 

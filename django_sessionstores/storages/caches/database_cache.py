@@ -38,7 +38,7 @@ from ..base import (
     prefix_of,
 )
 from ..copies import is_refused
-from ..sql.connection_errors import connection_error
+from ..sql.connection_errors import TOO_LARGE, connection_error
 from ..sql.deadline import LimitedCursor
 from ..sql.lost_races import conflict_before_cleanup, conflict_in_transaction, retry, summary_of
 from ..sql.table_storage import TableStorage
@@ -337,9 +337,7 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
             if conflict := conflict_in_transaction(self.connection(), error):
                 raise conflict from error
             if error.args[:1] == (_MYSQL_PACKET_TOO_LARGE,) or "too big" in str(error):
-                raise PayloadTooLarge(
-                    f"{self.describe()} cannot store a session of this size."
-                ) from error
+                raise PayloadTooLarge(f"{self.describe()} {TOO_LARGE}") from error
             raise StorageUnavailable(
                 connection_error(self.connection(), error)
                 or f"{self.describe()} did not answer as it should ({summary_of(error)}). If the "

@@ -324,7 +324,7 @@ class MemcachedStorage(CacheStorage):
     def _contention(self, session_id: str) -> StorageUnavailable:
         return StorageUnavailable(
             f"memcached at {self._nodes.node_of(session_id)}: other requests changed the item of a "
-            f"session {_ROUNDS} times in a row"
+            f"session {_ROUNDS} times in a row. Try again later."
         )
 
 

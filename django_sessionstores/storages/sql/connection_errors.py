@@ -1,4 +1,4 @@
-"""What keeps a database from being connected to, and the setting to look at."""
+"""What keeps a database from being connected to or from storing, and the setting to look at."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
+
+TOO_LARGE: Final = (
+    "cannot store a session of this size. Store less in the session, or raise max_allowed_packet "
+    "of the server if it is MySQL or MariaDB."
+)
+"""What follows the name of a database."""
 
 _CAUSES: Final = (
     # The first match counts. PostgreSQL may speak another language, and then nothing matches.

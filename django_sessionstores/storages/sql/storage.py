@@ -31,7 +31,7 @@ from ...core.summary import Summary
 from ...exceptions import PayloadTooLarge, StorageUnavailable
 from ..base import LITTER_AGE, Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
 from . import transactions
-from .connection_errors import connection_error
+from .connection_errors import TOO_LARGE, connection_error
 from .deadline import LimitedCursor
 from .lost_races import code_of, conflict_before_cleanup, conflict_in_transaction, retry, summary_of
 from .rows import LIST_FIELDS, Row, differs_only_as_saved, record_of, row_of
@@ -363,7 +363,7 @@ def _translate(error: Exception, connection: BaseDatabaseWrapper) -> Exception |
         return conflict
     code = code_of(error)
     if code == _PACKET_TOO_LARGE or (isinstance(error, DataError) and "too big" in str(error)):
-        return PayloadTooLarge(f"{database} cannot store a session of this size.")
+        return PayloadTooLarge(f"{database} {TOO_LARGE}")
     if isinstance(error, IntegrityError | DataError | TransactionManagementError):
         return None
     if code == _TRANSACTION_IS_ABORTED:
@@ -377,4 +377,7 @@ def _translate(error: Exception, connection: BaseDatabaseWrapper) -> Exception |
             f"Run: python manage.py migrate --database={connection.alias} (or give its user the "
             "right to the table)."
         )
-    return StorageUnavailable(f"{database} did not answer as it should ({summary_of(error)}).")
+    return StorageUnavailable(
+        f"{database} did not answer as it should ({summary_of(error)}). The "
+        "cause of this exception, and the log of the database, say more."
+    )
