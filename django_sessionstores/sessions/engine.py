@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final, Self
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.signals import setting_changed
 
-from ..conf import NAME, codec, settings, stated_options
+from ..conf import NAME, codec, cookie_age, settings, stated_options
 from ..core import clock
 from ..core.flow import Flow
 from ..core.records import Record
@@ -44,6 +44,10 @@ class Engine(SessionBase):
     _storages: ClassVar[dict[type[Engine], Storage]] = {}
     # An engine may ask another one for its storage while it makes its own.
     _storages_lock: ClassVar[RLock] = RLock()
+
+    def get_session_cookie_age(self) -> int:
+        """Return ``SESSION_COOKIE_AGE``. Raises ``ImproperlyConfigured`` if it is not a number."""
+        return cookie_age()
 
     @classmethod
     def make_storage(cls) -> Storage:
