@@ -175,10 +175,7 @@ def check_unused_registry(app_configs: Any, **kwargs: Any) -> Sequence[checks.Ch
     return [
         checks.Warning(
             Phrase(
-                _(
-                    "%(setting)s has no effect, because sessions are in %(store)s, which uses no "
-                    "registry."
-                ),
+                _("%(setting)s has no effect, because sessions are in %(store)s."),
                 setting=full_name("REGISTRY"),
                 store=storage.describe(),
             ),
