@@ -35,6 +35,7 @@ from django_sessionstores.inventory import ending as inventory_ending
 from django_sessionstores.inventory.ending import Ending
 from django_sessionstores.inventory.listing import Listing
 from django_sessionstores.sessions.state import RequestPolicy
+from django_sessionstores.templatetags.sessionstores import breakable
 from django_sessionstores.testing import DAY, HOUR, Twin, at, observed
 from tests import urls
 from tests.browser import Chromium, Site, serve
@@ -238,6 +239,12 @@ def test_the_list_says_what_is_not_recorded(
     assert ("The last change is when this site" in page) is not records_reads
     assert page.count("<dt>Last activity</dt>") == 1 + records_reads
     assert page.count("<dt>Last change</dt>") == 1 - records_reads
+
+
+def test_a_long_address_breaks_between_its_groups() -> None:
+    """And what it is made of is escaped, wherever it is from."""
+    assert breakable("2001:db8::1") == "2001:<wbr>db8:<wbr>:<wbr>1"
+    assert breakable("<b>") == "&lt;b&gt;"
 
 
 @ENGINES

@@ -32,6 +32,7 @@ from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory, SessionInfo
 from django_sessionstores.management import reports, selection
 from django_sessionstores.management.commands.sessions import Command
+from django_sessionstores.operations import doctor
 from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.registered import RegisteredStorage
@@ -798,6 +799,14 @@ def test_doctor_has_no_complaints_in_development(engine: Engine) -> None:
         assert "INFO sessionstores.I001" in said
     with override_settings(DEBUG=False):
         assert typed("doctor")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "said"), [(0.012, "0.012"), (0.4, "0.4"), (12.345, "12.3")]
+)
+def test_no_store_answers_in_no_time(milliseconds: float, said: str) -> None:
+    store = doctor.Store(description="a store", milliseconds=milliseconds)
+    assert doctor._store_in_words(store) == f"a store: answers in {said} ms"
 
 
 @pytest.mark.engines("db:sqlite")
