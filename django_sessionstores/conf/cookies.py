@@ -14,12 +14,12 @@ from .resets import reset_on_change
 from .validation import wrong_type_message
 
 
-def cookie_age() -> int:
+def cookie_age() -> float:
     """Return ``SESSION_COOKIE_AGE``. Raises ``ImproperlyConfigured`` if it is not a number."""
-    age = django_settings.SESSION_COOKIE_AGE
-    if isinstance(age, int) and not isinstance(age, bool):
+    age: float = django_settings.SESSION_COOKIE_AGE
+    if isinstance(age, int | float) and not isinstance(age, bool):
         return age
-    raise ImproperlyConfigured(wrong_type_message("SESSION_COOKIE_AGE", (int,), age))
+    raise ImproperlyConfigured(wrong_type_message("SESSION_COOKIE_AGE", (int, float), age))
 
 
 @cache
