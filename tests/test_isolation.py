@@ -195,11 +195,11 @@ class Schemas(Arrangement):
                 cursor.execute(statement)
 
 
-class Workers(Arrangement):
-    """Two workers of pytest-xdist, which have a database each and share everything else."""
+class Names(Arrangement):
+    """Two sites that share everything but their names, such as two workers of pytest-xdist."""
 
     def settings(self, name: str) -> AbstractContextManager[Any]:
-        return mock.patch("django_sessionstores.conf.isolation._test_worker", return_value=name)
+        return limits(SITE=name)
 
 
 def _tables() -> list[Any]:
@@ -238,7 +238,7 @@ ARRANGEMENTS: Final[dict[type[Arrangement], tuple[str, ...]]] = {
     ),
     DatabasesOfUsers: ("db:sqlite", "cached_db:django-redis+sqlite", "cookie:sqlite"),
     Schemas: ("db:postgresql", "cached_db:redis-cache+postgresql"),
-    Workers: ("file", *IN_A_CACHE),
+    Names: ("file", *IN_A_CACHE),
 }
 """The engines on which each arrangement makes a difference."""
 QUICK: Final = {
@@ -252,7 +252,7 @@ QUICK: Final = {
     (Databases, "cookie:sqlite"),
     (DatabasesOfUsers, "db:sqlite"),
     (Schemas, "db:postgresql"),
-    (Workers, "cache:redis-cache"),
+    (Names, "cache:redis-cache"),
 }
 """What is run by default; the rest is slow."""
 
@@ -560,6 +560,7 @@ settings.configure(
         "BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": os.environ["REDIS"],
     }},
     SESSION_ENGINE="django_sessionstores.backends.cache",
+    SESSIONSTORES={"SITE": os.environ.get("PYTEST_XDIST_WORKER", "")},
 )
 django.setup()
 """
@@ -614,7 +615,7 @@ def test_what_a_key_function_does_not_separate(engine: cases.Engine) -> None:
 
 @pytest.mark.slow
 def test_two_workers_of_xdist(tmp_path: Path) -> None:
-    """Nothing in their settings differs."""
+    """Nothing else in their settings differs, and they count at the same time."""
     with Redis() as server:
         _run_workers(tmp_path, server.url())
 

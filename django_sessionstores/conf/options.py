@@ -168,6 +168,16 @@ class Settings:
             )
         return keys
 
+    # Sites that share a store.
+
+    @cached_property
+    def SITE(self) -> str:
+        """A name that tells sites apart that share both a store and a ``SECRET_KEY``, such as the
+        workers of a test run. Each lists, counts, ends and purges its own sessions only; a session
+        that was saved under another name is listed again when it is next saved. A session key is
+        valid at each of the sites."""
+        return text("SITE", default="")
+
     # Previous backends.
 
     @cached_property

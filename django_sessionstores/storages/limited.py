@@ -23,6 +23,7 @@ from . import revocation
 from .base import MOST_AT_ONCE, Outcome, Storage, Taken, Updated
 from .calls import Calls
 from .composed import Wrapper
+from .outcomes import noting_evicted
 
 T = TypeVar("T")
 _Records: TypeAlias = list[Record]
@@ -123,11 +124,12 @@ class LimitedStorage(Wrapper):
             return (yield from self._evict(outcome, surplus))
 
         is_held = False
-        while not is_held:
-            counted, is_held = yield from self._run_under_lock(str(record.user_id), count)
-            if counted is None:
-                break
-            outcome = counted
+        with noting_evicted(lambda evicted: (*outcome.evicted, *evicted)):
+            while not is_held:
+                counted, is_held = yield from self._run_under_lock(str(record.user_id), count)
+                if counted is None:
+                    break
+                outcome = counted
         return outcome
 
     # --- Counting --------------------------------------------------------------------------
@@ -213,15 +215,19 @@ class LimitedStorage(Wrapper):
         """
         began, live = clock.monotonic(), set[str]()
         records = list(chain.from_iterable(surplus))
-        for start in range(0, len(records), MOST_AT_ONCE):
-            if start and clock.monotonic() - began >= _EVICTION_SECONDS:
-                break
-            batch = records[start : start + MOST_AT_ONCE]
-            ended = yield from revocation.end_many(self.inner, batch)
-            live |= {each.lineage for each in ended}
-        latest = map(_latest_record, surplus)
-        evicted = [each for each in latest if each.lineage in live]
-        return replace(outcome, evicted=(*outcome.evicted, *evicted))
+
+        def evicted(ended: Sequence[Record]) -> tuple[Record, ...]:
+            live.update(each.lineage for each in ended)
+            return tuple(each for each in map(_latest_record, surplus) if each.lineage in live)
+
+        with noting_evicted(evicted):
+            for start in range(0, len(records), MOST_AT_ONCE):
+                if start and clock.monotonic() - began >= _EVICTION_SECONDS:
+                    break
+                batch = records[start : start + MOST_AT_ONCE]
+                ended = yield from revocation.end_many(self.inner, batch)
+                live.update(each.lineage for each in ended)
+        return replace(outcome, evicted=(*outcome.evicted, *evicted(())))
 
     # --- The lock --------------------------------------------------------------------------
 

@@ -472,7 +472,10 @@ def test_end_by_id_works_on_every_engine(engine: Engine) -> None:
     """The one that was named, and no other."""
     one, two, three = (stored(engine) for _ in range(3))
     ids = [one.session_id, two.session_id, one.session_id]
-    assert sessions("end", *ids, interactive=False) == "2 sessions ended.\n"
+    with observed(engine.storage) as calls:
+        assert sessions("end", *ids, interactive=False) == "2 sessions ended.\n"
+    # Each is looked up to be found, and once more for what is told of it.
+    assert calls == [*["lookup"] * 4, "end_many"]
     assert alive(engine, one, two, three) == [False, False, True]
 
 

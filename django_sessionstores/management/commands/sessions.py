@@ -142,7 +142,7 @@ class Command(BaseCommand):
         inventory = self._inventory()
         found = selection.find(inventory, ids)
         if self._is_end_confirmed(len(found), "", **options):
-            self._report_end(lambda: sum([inventory.end(each.id) for each in found]))
+            self._report_end(lambda: len(inventory.end_many(each.id for each in found)))
 
     def _end_of_user(
         self, inventory: Inventory, user: FoundUser, *, but: str | None, **options: Any

@@ -26,7 +26,10 @@ from django_sessionstores.testing.simulation.views import spelling
 from tests.testing.simulation.known import OTHER, PROGRAMS, USER, VISITOR
 from tests.testing.simulation.test_planted_faults import tell_twice
 
-SEEDS: Final = ("1", "2", "3", "4")
+SEEDS: Final = (
+    *("1", "2"),
+    *(pytest.param(each, marks=pytest.mark.slow) for each in ("3", "4")),
+)
 """Of the random programs, 50,000 steps each. Other seeds may find what is not known yet."""
 
 
