@@ -164,14 +164,6 @@ class Storage(Inspection):
         """Return the session id of a well-formed key; ``None`` for a key that was never issued."""
         return session_id(key)
 
-    def stated_id(self, key: str) -> str | None:
-        """Return the session id that a key states, for logs: nothing may rely on it.
-
-        For a key that cannot be read, `identify` returns ``None``, and this method what the sender
-        of the key has written. Return ``None`` if the key does not state an id.
-        """
-        return self.identify(key)
-
     def locate(self, key: str) -> str:
         """Return the locator of a well-formed key, by which `read` finds the record."""
         return session_id(key)
