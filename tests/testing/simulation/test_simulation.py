@@ -312,7 +312,7 @@ class TestMachinery:
             "Pairs of operations: 0 of 4 (0%)",
             "Pairs of operations: 2 of 4 (50%)",
         ]
-        assert told.out.startswith("38 programs with ")
+        assert told.out.startswith("21 programs with ")
 
     def test_actors_that_wait_for_each_other_are_found(self) -> None:
         scheduler = Scheduler()
