@@ -15,14 +15,12 @@ from contextlib import suppress
 from http.cookies import Morsel
 from typing import Any, ClassVar, Final, cast
 
-from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.conf import settings as django_settings
 from django.contrib.sessions import middleware as django_middleware
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.core.exceptions import ImproperlyConfigured
-from django.core.handlers.exception import response_for_exception
 from django.core.signals import got_request_exception
 from django.http import HttpRequest, HttpResponse
 from django.template import TemplateDoesNotExist
@@ -38,7 +36,7 @@ from .conf import session_store, settings, trusted_proxies
 from .core.client import clean_user_agent, client_ip
 from .core.flow import Call, Flow, arun, run
 from .core.records import Client, as_secret
-from .exceptions import SessionLimitReached, StorageUnavailable
+from .exceptions import StorageUnavailable
 from .payloads.cookie_chunks import join, parts, split
 from .sessions import SessionStore
 from .sessions.state import RequestPolicy
@@ -96,11 +94,9 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         _give_policy(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        """Return the response for an outage or a refused login in a view; otherwise ``None``."""
+        """Return the response for an outage that a view has met; otherwise ``None``."""
         if isinstance(exception, StorageUnavailable):
             return self._outage_page.response(request, exception)
-        if isinstance(exception, SessionLimitReached):
-            return self.refuse(request, exception)
         return None
 
     def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
@@ -116,18 +112,6 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
     async def arespond(self, request: HttpRequest) -> HttpResponse:
         """See `respond`."""
         return await cast("Awaitable[HttpResponse]", self.get_response(request))
-
-    def refuse(self, request: HttpRequest, refusal: SessionLimitReached) -> HttpResponse:
-        """Return Django's response to a refused login, which Django logs as a warning.
-
-        A refusal is not a mistake, so the log gets no traceback.
-        """
-        without_frames = SessionLimitReached(*refusal.args)
-        return response_for_exception(request, without_frames)
-
-    async def arefuse(self, request: HttpRequest, refusal: SessionLimitReached) -> HttpResponse:
-        """See `refuse`."""
-        return await sync_to_async(self.refuse, thread_sensitive=False)(request, refusal)
 
     def _answer(self, request: HttpRequest) -> Flow[HttpResponse]:
         self.process_request(request)
@@ -158,10 +142,6 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
             response = yield from self._save(request, response)
         except StorageUnavailable as error:
             return self._outage_page.response(request, error, response)
-        except SessionLimitReached as refusal:
-            refused: HttpResponse = yield Call(self, "refuse", (request, refusal))
-            response = _replaced(response, refused)
-            patch_vary_headers(response, ("Cookie",))
         finished = getattr(request, "session", None)
         if isinstance(finished, SessionStore) and not finished.is_settled:
             yield Call(finished, "settle", ())

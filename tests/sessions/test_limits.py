@@ -11,7 +11,6 @@ from unittest import mock
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.conf import settings as django_settings
 from django.core.management import call_command
 from django.test import Client, override_settings
 
@@ -117,32 +116,6 @@ def test_a_refused_login_leaves_the_visitor_alone(browser_of: Any, user: Any) ->
         visitor.get("/write/cart/full/")
         assert not visitor.log_in()
         assert visitor.get("/read/").json() == {"cart": "full"}
-
-
-@pytest.mark.engines("db:sqlite", "file")
-@pytest.mark.parametrize("path", ["/login/ada/", "/async/login/ada/"])
-def test_a_refused_login_is_one_line_in_the_log(
-    engine: Any, user: Any, path: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It is no mistake of the site, so there is no traceback. The page is that of the project."""
-    ours = "django_sessionstores.middleware.SessionMiddleware"
-    with (
-        limits(MAX_SESSIONS=1, ON_LIMIT="refuse"),
-        override_settings(MIDDLEWARE=[ours, *django_settings.MIDDLEWARE[1:]]),
-    ):
-        assert Client().get(path).status_code == 200
-        caplog.clear()
-        response = Client().get(path)
-    assert response.status_code == 403
-    assert "Cookie" in response.headers["Vary"]
-    (line,) = caplog.records
-    assert (line.levelname, line.getMessage()) == (
-        "WARNING",
-        f"Forbidden (Permission denied): {path}",
-    )
-    _, error, frames = line.exc_info or (None, None, None)
-    assert "MAX_SESSIONS" in str(error)
-    assert frames is None
 
 
 def test_a_limit_is_for_each_user_and_not_for_visitors(engine: Any) -> None:
