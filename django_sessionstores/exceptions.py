@@ -83,6 +83,10 @@ class UnreadablePayload(SessionStoresError, ValueError):
     """
 
 
+class ForeignPayload(UnreadablePayload):
+    """A payload is encrypted or signed with a key that this worker does not have."""
+
+
 class MissingExtra(SessionStoresError, ImproperlyConfigured):
     """A client library is not installed. The message has the command that installs it."""
 

@@ -274,6 +274,16 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
                 _partition(response, part)
 
 
+def _replaced(response: HttpResponse, other: HttpResponse) -> HttpResponse:
+    """Return the other response, which closes what the first one holds open, such as a file.
+
+    To close the first one would signal the end of the request, which closes connections, and would
+    block an event loop.
+    """
+    other._resource_closers += response._resource_closers  # type: ignore[attr-defined]
+    return other
+
+
 def _delete_cookie(response: HttpResponse, name: str) -> None:
     response.delete_cookie(
         name,
@@ -466,9 +476,7 @@ class _OutagePage:
             # The request is not passed: context processors would read the session.
             response = _OutageResponse(self._template.render())
         if replaced is not None:
-            # Its close() would signal the end of the request, which closes connections, and would
-            # block an event loop.
-            response._resource_closers += replaced._resource_closers  # type: ignore[attr-defined]
+            _replaced(replaced, response)
         response.headers["Retry-After"] = str(settings.OUTAGE_RETRY_AFTER)
         _keep_out_of_caches(response)
         # This marks the response as logged. Otherwise Django would log it as an error.

@@ -24,7 +24,7 @@ Sent with ``session_id`` and ``user_id`` (``None`` for an anonymous session).
 """
 
 session_rotated: Final = Signal()
-"""A session got another id, for example at a login.
+"""A session got another id, or a login has begun another session with its data.
 
 Sent with ``session_id``, ``previous_id`` and ``user_id``.
 """
@@ -42,8 +42,8 @@ END_REASONS: Final = {
     "revoked": "it was ended through the inventory",
     "evicted": "to make room: at a login over ``MAX_SESSIONS``, or for a new session if the "
     "``memory`` engine is full",
-    "replaced": "another user has logged in with the same browser, or the same user after a "
-    "change of the password",
+    "replaced": "the same browser has logged in another user, even if ``ON_LIMIT`` has then "
+    "refused that login or the view has failed, or the same user after a change of the password",
     "password": "the user has a new password",
     "deactivated": "the user may no longer log in",
     "deleted": "the user was deleted",
@@ -53,16 +53,21 @@ END_REASONS: Final = {
 session_rejected: Final = Signal()
 """A request had a session key that is not accepted.
 
-Sent with ``session_id`` (``None`` if the key does not have one), ``reason``, one of
-`REJECTION_REASONS`, and ``detail``, a text that is often empty.
+Sent with ``session_id``, ``reason``, one of `REJECTION_REASONS`, and ``detail``, a text that is
+often empty. ``session_id`` is ``None`` if the key does not state an id. With the ``cookie`` engine,
+it is the id in the cookie, which nothing vouches for if the cookie cannot be decrypted.
 """
 
 REJECTION_REASONS: Final = {
     "unknown": "there is no session with this key, or no longer",
-    "superseded": "the session got another key, at a login or by another ``cycle_key()``",
+    "superseded": "the session got another key, by ``cycle_key()``, or a login has begun another "
+    "session",
     "too old": "the key was rotated, and its grace period is over",
-    "tampered": "the stored session, or the cookie, cannot be decrypted. It was altered, or "
-    "encrypted with a key that this worker does not have; ``detail`` says which",
+    "foreign": "the stored session, or the cookie, is encrypted with a key that this worker does "
+    "not have: that of another site, or one that is missing in its settings",
+    "tampered": "the stored session, or the cookie, was altered or is damaged; ``detail`` says "
+    "which. A session of a Django backend that is signed with another ``SECRET_KEY`` cannot be "
+    "told from an altered one",
 }
 """Why a key is not accepted."""
 

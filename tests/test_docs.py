@@ -273,6 +273,28 @@ def test_the_view_of_the_guide_on_outages_works(workshop: dict[str, Any]) -> Non
         assert greet(request).content == b"Hello, stranger"
 
 
+def test_the_single_logout_of_the_reference_follows_the_session(workshop: dict[str, Any]) -> None:
+    """Through a login of the same user and a new key, it ends this session and no other."""
+    names = run(DOCS / "reference" / "inventory.rst", workshop)
+    sessions = []
+    for ticket in ("one", "other"):
+        request = RequestFactory().get("/")
+        request.session = memory.SessionStore()
+        request.session["cart"] = [1]
+        request.session.save()
+        request.session["_auth_user_id"] = "7"
+        request.session.cycle_key()
+        names["note"](request, ticket)
+        request.session.save()
+        for _ in range(3):
+            request.session.cycle_key()
+        sessions.append(request.session)
+    assert names["noted"] == {"one": sessions[0].session_id, "other": sessions[1].session_id}
+    assert names["sign_out"]("one")
+    alive = [bool(dict(memory.SessionStore(each.session_key).items())) for each in sessions]
+    assert alive == [False, True]
+
+
 def test_the_login_form_of_the_guide_refuses_what_the_limit_refuses(
     workshop: dict[str, Any],
 ) -> None:

@@ -23,6 +23,7 @@ from django.views.debug import ExceptionReporter
 from django_sessionstores import conf
 from django_sessionstores.core.records import Change, Client, Record
 from django_sessionstores.exceptions import (
+    ForeignPayload,
     PayloadTooLarge,
     SessionConflict,
     SessionEnded,
@@ -258,12 +259,18 @@ async def read_directly(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [{"SESSION_COOKIE_NAME": "other"}, {"SECRET_KEY": "of another project" * 3}]
+    ("changed", "error"),
+    [
+        ({"SESSION_COOKIE_NAME": "other"}, UnreadablePayload),
+        ({"SECRET_KEY": "of another project" * 3}, ForeignPayload),
+    ],
 )
-def test_a_token_that_does_not_open_here(visit: Visit, changed: dict[str, Any]) -> None:
+def test_a_token_that_does_not_open_here(
+    visit: Visit, changed: dict[str, Any], error: type[Exception]
+) -> None:
     """It does elsewhere."""
     with override_settings(**changed):
-        assert error_of(visit, read_directly) is UnreadablePayload
+        assert error_of(visit, read_directly) is error
 
 
 @pytest.mark.parametrize("deed", [Visit.save, Visit.cycle, Visit.create])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from django.contrib.auth import get_user_model
+from django.core import signing
 from django.test import AsyncClient, Client, override_settings
 
 from django_sessionstores import signals
@@ -269,8 +270,48 @@ def test_what_cannot_be_read_is_rejected(
     with override_settings(SECRET_KEY="another one, of another project"):
         Twin(engine.SessionStore(session.session_key), awaited).get("x")
     ((name, facts),) = told
-    assert (name, facts["reason"]) == ("session_rejected", "tampered")
+    assert (name, facts["reason"]) == ("session_rejected", "foreign")
     assert facts["detail"] == "payload is encrypted under an unknown key"
+    assert facts["session_id"] == session.session_id
+
+
+_PREVIOUS = "django.contrib.sessions.backends.signed_cookies"
+
+
+@pytest.mark.engines("cookie:unregistered", "cookie:sqlite")
+@pytest.mark.parametrize("options", [{}, {"MIGRATE_FROM": [_PREVIOUS]}], ids=["alone", "moving"])
+def test_the_id_of_a_rejected_cookie_is_the_one_that_it_states(
+    engine: Any, awaited: bool, session: Any, told: Told, options: dict[str, Any]
+) -> None:
+    """Operators look for it. The id of a derived key would lead nowhere."""
+    session.set("x", 1)
+    session.save()
+    token, plain = session.session_key, draw_key()
+    cases: list[tuple[str, str, str | None]] = [
+        (token[:-1] + ("A" if token[-1] != "A" else "E"), "tampered", session.session_id),
+        (token[:81], "tampered", session.session_id),
+        (token[:40] + "x:y" * 20, "tampered", None),
+        ("." * 80, "tampered", None),
+        (plain, "unknown", session_id(plain) if options else None),
+    ]
+    for cookie, reason, expected in cases:
+        told.clear()
+        with limits(**options):
+            Twin(engine.SessionStore(cookie), awaited).get("x")
+        ((_name, facts),) = told
+        assert (facts["reason"], facts["session_id"]) == (reason, expected), cookie
+
+
+@pytest.mark.engines("memory", "db:sqlite")
+def test_an_unreadable_cookie_of_a_previous_backend_has_no_id(
+    engine: Any, awaited: bool, told: Told
+) -> None:
+    """The key under which it would be stored is derived from it, and stands for no session."""
+    cookie = signing.dumps({"x": 1}, key="another", salt=_PREVIOUS, compress=True)
+    with override_settings(SESSIONSTORES={"MIGRATE_FROM": [_PREVIOUS]}):
+        Twin(engine.SessionStore(cookie), awaited).get("x")
+    ((_name, facts),) = told
+    assert (facts["reason"], facts["session_id"]) == ("tampered", None)
 
 
 @pytest.mark.engines("memory", "db:sqlite", "cookie:sqlite")

@@ -6,15 +6,15 @@
 `previous_backends`   the entries of ``MIGRATE_FROM``
 `engines`             engines by path, and the settings that choose their storage
 `codecs`              key ring, serializers and codecs
-`cookies`             the size of the session cookie
+`cookies`             the lifetime and the size of the session cookie
 `merge`, `proxies`    merge functions and trusted proxies
 `isolation`           the sites and tenants that share a store
 `resets`              functions to call when a setting changes
 ===================== ===========================================================
 """
 
-from .codecs import codec, key_ring, serializer_path, unencrypted_codec
-from .cookies import cookie_bytes, cookie_parts, splits_cookies
+from .codecs import codec, key_ring, serializer_class, serializer_path, unencrypted_codec
+from .cookies import cookie_age, cookie_bytes, cookie_parts, splits_cookies
 from .engines import engine_setting, session_store, settings_of
 from .isolation import sites, tenant
 from .merge import merge_functions
@@ -31,6 +31,7 @@ __all__ = [
     "PreviousBackend",
     "Settings",
     "codec",
+    "cookie_age",
     "cookie_bytes",
     "cookie_parts",
     "engine_setting",
@@ -39,6 +40,7 @@ __all__ = [
     "merge_functions",
     "previous_backend",
     "reset_on_change",
+    "serializer_class",
     "serializer_path",
     "session_store",
     "settings",

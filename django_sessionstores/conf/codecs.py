@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
+from django.utils.translation import gettext_noop as _
 
+from ..core.phrases import Phrase
 from ..payloads.codec import Codec, KeyRing, Serializer, UnencryptedCodec
 from ..payloads.serializers import TypedSerializer
 from .options import settings
@@ -34,6 +37,24 @@ def serializer_path() -> str:
     if django_settings.is_overridden("SESSION_SERIALIZER"):  # type: ignore[misc]
         return str(django_settings.SESSION_SERIALIZER)
     return f"{TypedSerializer.__module__}.{TypedSerializer.__qualname__}"
+
+
+def serializer_class() -> Any:
+    """Return the class of the serializer in use.
+
+    Raises ``ImproperlyConfigured`` if it cannot be imported.
+    """
+    path = serializer_path()
+    try:
+        return import_string(path)
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            Phrase(
+                _("SESSION_SERIALIZER is %(path)s, which cannot be imported: %(error)s."),
+                path=repr(path),
+                error=str(error),
+            )
+        ) from error
 
 
 @cache
@@ -63,7 +84,7 @@ def _make_codec(kind: type[Codec]) -> Codec:
         TYPED_SERIALIZER: TypedSerializer(),
         DJANGO_JSON_SERIALIZER: import_string(_DJANGO_JSON)(),
     }
-    chosen = import_string(serializer_path())
+    chosen = serializer_class()
     for number, known in serializers.items():
         if chosen is type(known):
             writes = number

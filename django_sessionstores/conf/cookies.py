@@ -5,11 +5,21 @@ from __future__ import annotations
 from functools import cache
 
 from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from ..payloads.cookie_chunks import capacity
 from .options import settings
 from .resets import reset_on_change
+from .validation import wrong_type_message
+
+
+def cookie_age() -> float:
+    """Return ``SESSION_COOKIE_AGE``. Raises ``ImproperlyConfigured`` if it is not a number."""
+    age: float = django_settings.SESSION_COOKIE_AGE
+    if isinstance(age, int | float) and not isinstance(age, bool):
+        return age
+    raise ImproperlyConfigured(wrong_type_message("SESSION_COOKIE_AGE", (int, float), age))
 
 
 @cache

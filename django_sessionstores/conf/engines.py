@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any, Final
 
 from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
 
 from .options import settings
 from .previous_backends import PreviousBackend
@@ -17,11 +18,23 @@ from .previous_backends import PreviousBackend
 def session_store(path: str) -> Any:
     """Return the ``SessionStore`` of an engine, or ``None`` if the module has none.
 
-    Raises ``ImportError`` if there is no such module.
+    Raises ``ImportError`` if there is no such module, or if the module itself fails.
     """
     if not all(part.isidentifier() for part in path.split(".")):
         raise ImportError(f"{path!r} is not the dotted path of a module")
-    return getattr(import_module(path), "SessionStore", None)
+    try:
+        module = import_module(path)
+    except ImproperlyConfigured:
+        raise  # It says what to set.
+    except ModuleNotFoundError as error:
+        if f"{path}.".startswith(f"{error.name}."):
+            raise
+        raise ImportError(f"{path} cannot import a module that it needs: {error}") from error
+    except Exception as error:
+        raise ImportError(
+            f"the module {path} fails with {type(error).__name__}: {error}"
+        ) from error
+    return getattr(module, "SessionStore", None)
 
 
 _previous_options: Final = ContextVar[Mapping[str, str]]("options of a previous backend")

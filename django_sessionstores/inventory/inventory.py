@@ -154,8 +154,9 @@ class Inventory:
         anonymous.
 
         With ``user``, the session only ends if it is that user's. An id that the session had
-        before its key was rotated ends it too, as long as requests with the previous key are
-        recognised.
+        before also ends it, for at least ``TOMBSTONE_AGE`` seconds after ``cycle_key()`` or a new
+        password, and ``ROTATION_GRACE`` seconds more after a rotation for age. The id from before a
+        login ends nothing, because a login begins another session.
         """
         return run(self._ending.end(checked_id(session_id), user_id_or_any(user)))
 

@@ -91,6 +91,9 @@ class MigratingStorage(Wrapper):
         # If the storage in use has never issued the key, a previous backend may have.
         return self.inner.identify(key) or _id_of(key)
 
+    def stated_id(self, key: str) -> str | None:
+        return session_id(key) if is_well_formed(key) else self.inner.stated_id(key)
+
     def find(self, key: str, cookie: str) -> Found:
         return run(self._find(SecretText(key), SecretText(cookie)))
 

@@ -395,7 +395,9 @@ def _value_in_words(name: str, value: Any) -> str:
         return _("wrong, see the findings")
     if name in _DISABLED_BY_ZERO and not value:
         words = _("disabled")
-    elif name in conf.DURATIONS or name == "SESSION_COOKIE_AGE":
+    elif isinstance(value, int | float) and (
+        name in conf.DURATIONS or name == "SESSION_COOKIE_AGE"
+    ):
         words = format_duration(value)
     else:
         return repr(list(value) if isinstance(value, tuple) else value)

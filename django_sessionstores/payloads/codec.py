@@ -25,7 +25,12 @@ from ..core.records import (
     SecretText,
     key_of,
 )
-from ..exceptions import PayloadTooLarge, UnreadablePayload, UnserializableValue
+from ..exceptions import (
+    ForeignPayload,
+    PayloadTooLarge,
+    UnreadablePayload,
+    UnserializableValue,
+)
 from . import merge
 from .compact import compact, expand
 from .deep_calls import with_enough_stack
@@ -131,7 +136,7 @@ class KeyRing:
             raise UnreadablePayload("payload is of an unknown format")
         subkeys = self._subkeys.get(head[2:])
         if subkeys is None:
-            raise UnreadablePayload("payload is encrypted under an unknown key")
+            raise ForeignPayload("payload is encrypted under an unknown key")
         try:
             data = _cipher(subkeys, session_id).decrypt(
                 nonce, payload[_HEAD_SIZE + _NONCE_SIZE :], head + session_id.encode()

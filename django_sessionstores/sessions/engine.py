@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from threading import RLock
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, cast
 
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.signals import setting_changed
 
-from ..conf import NAME, codec, settings, stated_options
+from ..conf import NAME, codec, cookie_age, settings, stated_options
 from ..core import clock
 from ..core.flow import Flow
 from ..core.records import Record
@@ -44,6 +44,10 @@ class Engine(SessionBase):
     _storages: ClassVar[dict[type[Engine], Storage]] = {}
     # An engine may ask another one for its storage while it makes its own.
     _storages_lock: ClassVar[RLock] = RLock()
+
+    def get_session_cookie_age(self) -> int:
+        """Return ``SESSION_COOKIE_AGE``. Raises ``ImproperlyConfigured`` if it is not a number."""
+        return cast("int", cookie_age())  # As Django declares it, which accepts fractions.
 
     @classmethod
     def make_storage(cls) -> Storage:

@@ -15,7 +15,7 @@ from ..core.flow import Flow
 from ..core.lifetime import CLOCK_SKEW
 from ..core.records import Record, SecretText
 from ..core.records import State as RecordState
-from ..exceptions import StorageUnavailable, UnreadablePayload
+from ..exceptions import ForeignPayload, StorageUnavailable, UnreadablePayload
 from ..storages.revocation import is_in_grace
 from . import drafting, rotation
 from .state import Dead, Environment, Event, New, State, Stored, Unreachable, Unread, Unreadable
@@ -54,16 +54,19 @@ def load(env: Environment, state: Unread) -> Flow[LoadResult]:
         if record is not None and is_in_grace(record):
             is_announced = False
             key, record = yield from rotation.follow(env, record, key)
+        if record is None:
+            return LoadResult(New(), {}, (rejection_event(_stated_id(env, key, state), "unknown"),))
         return _result_of(env, key, record, is_announced, found.is_provisional)
     except UnreadablePayload as reason:
         # The key stays until something is saved: a worker with a wrong SECRET_KEY must not log out
         # a user who only reads.
-        record_id = env.storage.identify(state.key)
+        record_id = _stated_id(env, state.key, state)
         security_logger.warning(
             "Session %s reads as empty: %s.", record_id or "without an id", reason
         )
+        why = "foreign" if isinstance(reason, ForeignPayload) else "tampered"
         return LoadResult(
-            Unreadable(state.key), {}, (rejection_event(record_id, "tampered", str(reason)),)
+            Unreadable(state.key), {}, (rejection_event(record_id, why, str(reason)),)
         )
     except StorageUnavailable as outage:
         if env.policy is None or not env.policy.anonymous_on_outage:
@@ -74,22 +77,29 @@ def load(env: Environment, state: Unread) -> Flow[LoadResult]:
 def _result_of(
     env: Environment,
     key: SecretText,
-    record: Record | None,
+    record: Record,
     is_announced: bool,
     is_provisional: bool,
 ) -> LoadResult:
     """Return the result for the record that was found under a key."""
     moment = clock.now()
-    if env.storage.holds_in_key and record is not None:
+    if env.storage.holds_in_key:
         _check_issued(record, moment)
-    if record is None:
-        return LoadResult(New(), {}, (rejection_event(env.storage.identify(key), "unknown"),))
     dead = _load_dead(key, record, moment)
     if dead is not None:
         return dead
     base = drafting.open_record(env, record)
     known = Stored(key, record, base, is_announced)
     return LoadResult(known, codec().deserialize(base), is_provisional=is_provisional)
+
+
+def _stated_id(env: Environment, key: SecretText, state: Unread) -> str | None:
+    """Return the session id to report for a key under which no session was read.
+
+    There is none for a key that was derived from the cookie of a previous backend.
+    """
+    is_derived = key == state.key and key != state.cookie
+    return None if is_derived else env.storage.stated_id(key)
 
 
 def _load_dead(key: SecretText, record: Record, moment: int) -> LoadResult | None:

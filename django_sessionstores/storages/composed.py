@@ -155,6 +155,9 @@ class Wrapper(ComposedStorage):
     def identify(self, key: str) -> str | None:
         return self.inner.identify(key)
 
+    def stated_id(self, key: str) -> str | None:
+        return self.inner.stated_id(key)
+
     def locate(self, key: str) -> str:
         return self.inner.locate(key)
 

@@ -89,6 +89,9 @@ class CookieStorage(Storage):
             return None
         return None if record is None else record.id
 
+    def stated_id(self, key: str) -> str | None:
+        return None if is_well_formed(key) else _stated_id(key)
+
     def locate(self, key: str) -> str:
         return SecretText(key)
 
@@ -113,7 +116,7 @@ class CookieStorage(Storage):
         except UnreadablePayload as reason:
             # A new exception, because the frames of the first one have the token, and error reports
             # show them.
-            raise UnreadablePayload(str(reason)) from None
+            raise type(reason)(str(reason)) from None
 
     def create(self, record: Record, now: int) -> Updated:
         """Return the record's token, as `Updated.key`. Raises `PayloadTooLarge`."""
@@ -179,8 +182,8 @@ def _encrypt(record: Record) -> tuple[SecretText, bytes]:
     return SecretText(_text(bytes.fromhex(record.id) + encrypted)), encrypted[-_MARK_SIZE:]
 
 
-def _decrypt(locator: str) -> Record:
-    """Return the record in a token. Raises `UnreadablePayload`."""
+def _decode_text(locator: str) -> bytes:
+    """Return the bytes of a token. Raises `UnreadablePayload`."""
     text = locator.removeprefix(_SIGN)
     try:
         token = binascii.a2b_base64(text.encode().translate(_FROM_URL_SAFE) + b"==")
@@ -189,6 +192,22 @@ def _decrypt(locator: str) -> Record:
     if _text(token) != locator:
         # Base64 ignores some characters and bits. A token must have one spelling.
         raise UnreadablePayload("cookie does not have a token")
+    return token
+
+
+def _stated_id(locator: str) -> str | None:
+    """Return the id at the beginning of a token; ``None`` for any other text."""
+    if len(locator) < _LEAST:
+        return None
+    try:
+        return _decode_text(locator)[:_ID_SIZE].hex()
+    except UnreadablePayload:
+        return None
+
+
+def _decrypt(locator: str) -> Record:
+    """Return the record in a token. Raises `UnreadablePayload`."""
+    token = _decode_text(locator)
     record_id, encrypted = token[:_ID_SIZE].hex(), token[_ID_SIZE:]
     ring = conf.key_ring()
     flags, packed = ring.decrypt(_context(record_id), encrypted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from ..core.records import ID_SIZE
+from ..core.records import ID_SIZE, session_id
 from ..core.summary import Summary, summarize
 from .outcomes import Page
 from .site_marks import SiteMarks
@@ -16,6 +16,14 @@ class Inspection(SiteMarks):
     def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
         """See `Storage.scan`."""
         raise NotImplementedError
+
+    def stated_id(self, key: str) -> str | None:
+        """Return the session id that a key states, for logs; ``None`` if it states none.
+
+        Nothing may rely on it: for a key that cannot be read, it is what its sender has written,
+        and `Storage.identify` returns ``None``.
+        """
+        return session_id(key)
 
     def write_obstacle(self) -> str:
         """Return what keeps this process from writing to the store, for the doctor.

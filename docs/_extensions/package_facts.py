@@ -167,6 +167,38 @@ class Reasons(_Generated):
         return reasons(self.arguments[0])
 
 
+def replay_language() -> list[str]:
+    """The words of the programs that the simulation replays, as the lines of tables."""
+    from django_sessionstores.testing.simulation import language
+    from django_sessionstores.testing.simulation.operations import OPERATIONS
+    from django_sessionstores.testing.simulation.views import spelling
+
+    views = {
+        spelling(name): (inspect.getdoc(view) or "").partition("\n")[0]
+        for name, view in OPERATIONS.items()
+    }
+    tables = {
+        "Step": language.STEPS,
+        "View": views,
+        "At the end of a view": language.ENDS,
+        "Around a sync view": language.TRANSACTIONS,
+        "Option of the site": language.OPTIONS,
+    }
+    lines: list[str] = []
+    for heading, words in tables.items():
+        lines += ["", ".. list-table::", "   :header-rows: 1", "   :widths: 22 78", ""]
+        lines += _row(heading, "Meaning")
+        for word, meaning in words.items():
+            lines += _row(f"``{word}``", meaning)
+    return lines
+
+
+class ReplayLanguage(_Generated):
+    """``.. replay-language::``"""
+
+    lines = staticmethod(replay_language)
+
+
 class Default(SphinxRole):
     """``:default:`TOUCH_INTERVAL```, the default of an option."""
 
@@ -178,5 +210,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("storage-matrix", StorageMatrix)
     app.add_directive("options", Options)
     app.add_directive("reasons", Reasons)
+    app.add_directive("replay-language", ReplayLanguage)
     app.add_role("default", Default())
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -545,3 +545,18 @@ def test_a_site_under_load_moves_and_nobody_notices(engine: Engine, user: Any) -
                 assert Inventory().count() == 4 + len(idle)
         assert Session.objects.count() == 0
     assert all(count >= 6 for count in browsers.counts)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"MIGRATE_FROM": [f"{OURS}.file"]}, "there is nothing to move"),
+        ({}, "Name the previous engine"),
+    ],
+)
+def test_to_the_cookie_engine_only_requests_move(options: dict[str, Any], says: str) -> None:
+    """The command says what to do, which is nothing if the settings are right."""
+    with override_settings(SESSION_ENGINE=f"{OURS}.cookie", SESSIONSTORES=options):
+        code, output = typed("move", "--from", f"{OURS}.file")
+    assert code == 1
+    assert says in " ".join(output.split())

@@ -315,6 +315,16 @@ def test_databases(mistake: str, request: pytest.FixtureRequest, open_database: 
         assert_said("db", f"DATABASES['{ALIAS}']{part}")
 
 
+def test_an_sqlite_file_that_cannot_be_opened_is_named(open_database: Any) -> None:
+    """The client does not say which one it has tried."""
+    make, _ = DATABASE_MISTAKES["sqlite: no such folder"]
+    with (
+        open_database(make(lambda _: None)),
+        override_settings(SESSION_ENGINE=ENGINES + "db", DATABASE_ROUTERS=[ToSessions()]),
+    ):
+        assert_said("db", "/nowhere/db.sqlite3")
+
+
 def test_a_cache_in_a_database(open_database: Any) -> None:
     """The settings to look at are those of the database."""
     cache = {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "kept"}

@@ -13,6 +13,7 @@ from django_sessionstores.core.flow import Flow, run
 from django_sessionstores.core.records import SecretDict, State
 from django_sessionstores.exceptions import SessionEnded
 from django_sessionstores.inventory import Inventory
+from django_sessionstores.payloads.merge import AUTHENTICATED_AT
 from django_sessionstores.sessions import conflicts, rotation, verification
 from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.testing import HOUR, Twin, at, in_threads
@@ -338,6 +339,43 @@ def test_an_old_key_ends_what_it_leads_to(engine: Any, way: str) -> None:
 
         assert dict(engine.SessionStore(session.session_key).items()) == {}
         assert dict(engine.SessionStore(old).items()) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "later", "by_id", "by_key"),
+    [
+        ("age", 119, True, True),
+        ("age", 121, True, False),
+        ("age", 179, True, False),
+        ("cycle_key", 59, True, False),
+        ("login", 1, False, False),
+    ],
+)
+@pytest.mark.parametrize("way", ["id", "delete", "flush"])
+def test_how_long_a_noted_key_or_id_ends_the_session(
+    engine: Any, way: str, change: str, later: int, by_id: bool, by_key: bool
+) -> None:
+    """The page on the inventory has these times, for code that notes one of them at the login."""
+    moment = now()
+    noted = stored(engine, moment)
+    with at(moment + HOUR):
+        session = engine.SessionStore(noted.session_key)
+        session["x"] = 1
+        if change != "age":
+            session.cycle_key()
+        if change == "login":
+            session[AUTHENTICATED_AT] = moment + HOUR
+        session.save()
+        assert session.session_id != noted.session_id
+    with at(moment + HOUR + later * 1000):
+        if way == "id":
+            assert Inventory().end(noted.session_id) is by_id
+        elif way == "delete":
+            engine.SessionStore().delete(noted.session_key)
+        else:
+            engine.SessionStore(noted.session_key).flush()
+        is_over = by_id if way == "id" else by_key
+        assert bool(dict(engine.SessionStore(session.session_key).items())) is not is_over
 
 
 def test_anonymous_sessions_keep_their_key(visit: Any) -> None:

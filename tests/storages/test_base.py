@@ -514,7 +514,14 @@ def test_a_wrapper_is_what_the_storage_in_it_is(trait: str) -> None:
 @pytest.mark.parametrize(
     ("name", "number"),
     [
-        *[("describe", 0), ("key_of", 1), ("identify", 1), ("locate", 1), ("mark", 1)],
+        *[
+            ("describe", 0),
+            ("key_of", 1),
+            ("identify", 1),
+            ("stated_id", 1),
+            ("locate", 1),
+            ("mark", 1),
+        ],
         *[("is_outdated", 1), ("first_expired", 1), ("index_is_complete", 0)],
         *[("eviction_policy", 0), ("after_rollback", 1), ("close", 0)],
     ],

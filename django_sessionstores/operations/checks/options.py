@@ -60,6 +60,41 @@ def _unknown_option(name: object) -> checks.Error:
 
 
 @checks.register
+def check_django_settings(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check the settings of Django that every engine uses, and Django does not check."""
+    messages: list[checks.CheckMessage] = []
+    try:
+        conf.cookie_age()
+    except ImproperlyConfigured as error:
+        messages.append(
+            checks.Error(
+                message_of(error),
+                hint=Phrase(
+                    _("Write a number of seconds: %(example)s."),
+                    example=f"SESSION_COOKIE_AGE = {60 * 60 * 24 * 14}",
+                ),
+                id="sessionstores.E024",
+            )
+        )
+    try:
+        conf.serializer_class()
+    except ImproperlyConfigured as error:
+        messages.append(
+            checks.Error(
+                message_of(error),
+                hint=Phrase(
+                    _(
+                        "Correct the path, or remove SESSION_SERIALIZER to use the serializer of "
+                        "the package."
+                    )
+                ),
+                id="sessionstores.E025",
+            )
+        )
+    return messages
+
+
+@checks.register
 def check_merge_functions(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Check that the functions in ``MERGE`` can be imported and called."""
     try:

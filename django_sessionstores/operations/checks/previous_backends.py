@@ -11,10 +11,10 @@ from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop as _
 
-from ...conf import full_name, previous_backend, settings
+from ...conf import cookie_age, full_name, previous_backend, settings
 from ...core.phrases import Phrase, message_of
 from ...migration.sources import DJANGO_ENGINES, OwnSource, Source, open_source
-from ...storages.base import Storage
+from ...storages.base import CacheStorage, Storage
 from .configuration import configured_storage, parts
 from .engine import engine_hint
 
@@ -27,8 +27,9 @@ def check_previous_backends(app_configs: Any, **kwargs: Any) -> Sequence[checks.
     """Check that each previous backend can be read and has a storage of its own."""
     try:
         entries, storage = settings.MIGRATE_FROM, configured_storage()
+        cookie_age()
     except (ImportError, ImproperlyConfigured):
-        return []  # check_settings and check_engine report it.
+        return []  # check_settings, check_engine and check_django_settings report it.
     messages: list[checks.CheckMessage] = []
     with_cookies: list[str] = []
     for backend in map(previous_backend, entries):
@@ -40,7 +41,9 @@ def check_previous_backends(app_configs: Any, **kwargs: Any) -> Sequence[checks.
             continue
         if storage is not None and (shared := shared_parts(storage, source)):
             messages.append(
-                _shared_store_error(backend.path, shared[0], _how_to_separate(source, storage))
+                _shared_store_error(
+                    backend.path, shared[0], _how_to_separate(source, storage, backend.path, shared)
+                )
             )
         if source.in_key or (storage is not None and storage.holds_in_key):
             with_cookies.append(name)
@@ -128,7 +131,18 @@ def _place(part: Storage) -> str:
     return part.describe() if alias is None else repr(sorted(caches.settings[alias].items()))
 
 
-def _how_to_separate(source: Source, storage: Storage) -> Phrase:
+def _how_to_separate(
+    source: Source, storage: Storage, path: str, shared: Sequence[Storage]
+) -> Phrase:
+    if storage.holds_in_key and all(isinstance(each, CacheStorage) for each in shared):
+        return Phrase(
+            _(
+                "Set SESSION_CACHE_ALIAS to another cache, for the registry, and write the old one "
+                "in %(setting)s: %(example)s."
+            ),
+            setting=_MIGRATE_FROM,
+            example=f"({path!r}, {{'SESSION_CACHE_ALIAS': 'old'}})",
+        )
     if storage.holds_in_key and not source.in_key:
         return Phrase(
             _(

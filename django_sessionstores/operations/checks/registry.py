@@ -125,4 +125,61 @@ def check_limit_and_rotation(app_configs: Any, **kwargs: Any) -> Sequence[checks
                 id="sessionstores.W022",
             )
         )
+    elif rotates and (problem := _grace_problem()):
+        messages.append(problem)
     return messages
+
+
+def _grace_problem() -> checks.Warning | None:
+    """Return what is wrong with the grace period of rotated keys, if anything is."""
+    grace, age = settings.ROTATION_GRACE, settings.ROTATE_AFTER
+    if grace == 0:
+        problem = Phrase(
+            _(
+                "%(setting)s is 0: a request that is under way while its key is rotated is not "
+                "signed in, and a browser that misses the response with the new key is signed out."
+            ),
+            setting=full_name("ROTATION_GRACE"),
+        )
+    elif grace > age:
+        problem = Phrase(
+            _(
+                "%(setting)s is longer than %(rotate_after)s: an old key works for longer after "
+                "its rotation than before."
+            ),
+            setting=full_name("ROTATION_GRACE"),
+            rotate_after=full_name("ROTATE_AFTER"),
+        )
+    else:
+        return None
+    return checks.Warning(
+        problem,
+        hint=Phrase(
+            _("Set it to a minute or two, and to less than %(setting)s."),
+            setting=full_name("ROTATE_AFTER"),
+        ),
+        id="sessionstores.W027",
+    )
+
+
+@checks.register
+def check_unused_registry(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that the engine uses a registry, if there is to be one."""
+    try:
+        storage, registry = configured_storage(), settings.REGISTRY
+        is_moving = bool(settings.MIGRATE_FROM)  # The registry may be that of a previous backend.
+    except (ImportError, ImproperlyConfigured):
+        return []  # check_engine and check_settings report it.
+    if not registry or storage is None or is_moving or isinstance(storage, RegisteredStorage):
+        return []
+    return [
+        checks.Warning(
+            Phrase(
+                _("%(setting)s has no effect, because sessions are in %(store)s."),
+                setting=full_name("REGISTRY"),
+                store=storage.describe(),
+            ),
+            hint=Phrase(_("Remove it: this engine lists and ends its sessions itself.")),
+            id="sessionstores.W028",
+        )
+    ]

@@ -9,6 +9,7 @@ from ...exceptions import PayloadTooLarge, StorageFull, StorageUnavailable, miss
 
 try:
     from pymemcache.client.base import PooledClient
+    from pymemcache.client.hash import HashClient
     from pymemcache.exceptions import (
         MemcacheError,
         MemcacheServerError,
@@ -21,6 +22,7 @@ __all__ = [
     "BROKEN",
     "FAILURES",
     "TIMEOUT_SECONDS",
+    "HashClient",
     "MemcacheError",
     "MemcacheUnexpectedCloseError",
     "PooledClient",

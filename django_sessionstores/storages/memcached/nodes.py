@@ -7,13 +7,15 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
+from inspect import signature
 from itertools import chain
 from typing import Any, Final
 
 from django.core.cache.backends.base import BaseCache
+from django.core.exceptions import ImproperlyConfigured
 
 from ..base import NAMESPACE
-from .client import BROKEN, FAILURES, TIMEOUT_SECONDS, PooledClient, translate_error
+from .client import BROKEN, FAILURES, TIMEOUT_SECONDS, HashClient, PooledClient, translate_error
 from .exchange import Answer, Exchange
 
 # The options of ``CACHES`` that a client of one node accepts and needs. The others tune the way in
@@ -35,6 +37,16 @@ _CLIENT_OPTIONS: Final = frozenset(
 )
 
 
+def _check_options(alias: str, options: dict[str, Any]) -> None:
+    """Raise ``ImproperlyConfigured`` if pymemcache does not know an option."""
+    unknown = options.keys() - signature(HashClient.__init__).parameters.keys()
+    if unknown:
+        raise ImproperlyConfigured(
+            f"CACHES[{alias!r}]['OPTIONS'] has options that pymemcache does not know: "
+            f"{', '.join(map(repr, sorted(unknown)))}. Correct their names, or remove them."
+        )
+
+
 class Nodes:
     """The nodes of ``cache``, with a pool of connections for each.
 
@@ -45,6 +57,7 @@ class Nodes:
     def __init__(self, alias: str, cache: BaseCache, options: dict[str, Any]) -> None:
         self.alias = alias
         self._cache = cache
+        _check_options(alias, options)
         self._options = {
             "allow_unicode_keys": True,
             "connect_timeout": TIMEOUT_SECONDS,

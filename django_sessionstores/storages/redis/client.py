@@ -240,8 +240,21 @@ class Server:
                 "Sessions are bytes: remove it, or name another cache in SESSION_CACHE_ALIAS."
             )
         self.spans_slots = isinstance(client, RedisCluster)
+        if not self.spans_slots:
+            self._check_options(client.connection_pool)
         self._client = client
         return client
+
+    def _check_options(self, pool: Any) -> None:
+        """Raise ``ImproperlyConfigured`` if connections do not know an option. Does not connect."""
+        try:
+            pool.connection_class(**pool.connection_kwargs)
+        except TypeError as error:
+            _, _, name = str(error).rpartition("unexpected keyword argument ")
+            raise ImproperlyConfigured(
+                f"CACHES[{self._alias!r}]['OPTIONS'] has an option that connections to Redis do "
+                f"not know: {name}. Correct its name, or remove it."
+            ) from None
 
     @property
     def _is_djangos(self) -> bool:

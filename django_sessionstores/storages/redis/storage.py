@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
+from django.conf import settings
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from redis.exceptions import ClusterCrossSlotError
@@ -32,7 +33,21 @@ def from_cache(alias: str) -> RedisStorage:
     """Return the storage for sessions in a Redis cache of django-redis or Django."""
     # An instance of its own. Those that Django hands out belong to a thread or task and end with
     # it or with the request, Django's RedisCache with its connections.
-    return RedisStorage(alias, caches.create_connection(alias))
+    storage = RedisStorage(alias, caches.create_connection(alias))
+    if not _may_connect(caches.settings[alias]):
+        storage.make_client()  # So that the checks find out whether it can be made.
+    return storage
+
+
+def _may_connect(entry: dict[str, Any]) -> bool:
+    """Return whether the client may connect when it is made, as that of a cluster does."""
+    is_known = entry["BACKEND"] in {
+        "django.core.cache.backends.redis.RedisCache",
+        "django_redis.cache.RedisCache",
+    }
+    options = (entry.get("OPTIONS") or {}).keys()
+    has_own = options & {"CLIENT_CLASS", "REDIS_CLIENT_CLASS", "CONNECTION_FACTORY"}
+    return not is_known or bool(has_own) or hasattr(settings, "DJANGO_REDIS_CONNECTION_FACTORY")
 
 
 class RedisStorage(FlowStorage, CacheStorage):
@@ -54,6 +69,10 @@ class RedisStorage(FlowStorage, CacheStorage):
     def __init__(self, alias: str, cache: BaseCache) -> None:
         self._server = Server(alias, cache)
         self._index = SessionIndex(self._server, self)
+
+    def make_client(self) -> None:
+        """Make the blocking client. Raises ``ImproperlyConfigured``."""
+        self._server.connect()
 
     def describe(self) -> str:
         return self._server.describe()

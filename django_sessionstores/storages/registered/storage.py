@@ -81,6 +81,9 @@ class RegisteredStorage(ComposedStorage):
     def identify(self, key: str) -> str | None:
         return self.data.identify(key)
 
+    def stated_id(self, key: str) -> str | None:
+        return self.data.stated_id(key)
+
     def locate(self, key: str) -> str:
         return self.data.locate(key)
 

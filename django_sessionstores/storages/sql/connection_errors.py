@@ -38,6 +38,8 @@ def connection_error(connection: BaseDatabaseWrapper, error: Exception) -> str |
     if connection.connection is not None:
         return None
     said = " ".join(str(error).split()).rstrip(".")
+    if connection.vendor == "sqlite":
+        said = f"{said}: {connection.settings_dict['NAME']}"
     found = (parts for words, parts in _CAUSES if re.search(words, said, re.IGNORECASE))
     server = "" if connection.vendor == "sqlite" else ", and whether the server runs"
     return (

@@ -147,7 +147,7 @@ def _replay(line: str) -> int:
 
     with _refusing():
         program = Program.parse(line)
-        program.config.check()
+        program.check()
     result = run(program)
     for call in result.trace:
         _tell(call)

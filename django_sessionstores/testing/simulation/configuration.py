@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from django.utils.module_loading import import_string
 
-from . import users
+from . import language, users
 
 ENGINES: Final = ("memory", "db", "cache", "cached_db", "cache_registry", "cookie_registry")
 MIDDLEWARES: Final = ("own", "django")
@@ -28,18 +28,7 @@ class Config(NamedTuple):
     """The configuration of a site: its backend, its middleware, its kind of views, and options.
 
     The backend is one of `ENGINES`, or the dotted path of a function that returns an empty storage.
-
-    ===================  ===============================================================
-    ``2step``            stores rotate in two steps
-    ``limit``            ``MAX_SESSIONS`` is 2, and the oldest session ends
-    ``refuse``           ``MAX_SESSIONS`` is 2, and the login is refused
-    ``idle``             ``IDLE_TIMEOUT`` is set
-    ``merge``            the site has a merge function that can fail
-    ``memory``           the site has a previous backend with sessions in memory
-    ``cookie``           the site has a previous backend with sessions in the cookie
-    ``strict``           responses that arrive late are not excused
-    ``workers``          two processes of ``cached_db`` share the cache and the database
-    ===================  ===============================================================
+    The options are those of `language.OPTIONS`, without the sign.
     """
 
     engine: str = "memory"
@@ -57,6 +46,8 @@ class Config(NamedTuple):
         for value, choices in ((self.middleware, MIDDLEWARES), (self.driver, DRIVERS)):
             if value not in choices:
                 raise ValueError(f"{value!r} must be one of: {', '.join(choices)}.")
+        for option in self.options:
+            language.check_word(f"+{option}", language.OPTIONS, "an option of a site")
 
     def __str__(self) -> str:
         options = "".join(f" +{each}" for each in sorted(self.options))

@@ -4,9 +4,7 @@ A text names an operation, its arguments, what the view does at the end, and its
 ``put.a`` sets the key ``a``. ``login.1+save`` signs user 1 in and saves in the view.
 ``put.a+save+error@rollback`` sets a key, saves and fails, in a transaction that is rolled back.
 
-At the end, a view may save (``+save``), raise an error (``+error``) or answer 404 (``+404``). The
-transactions are ``@atomic``, ``@rollback``, ``@again`` (rolled back, after which the view changes
-another key), ``@savepoint``, and, with autocommit off, ``@manual`` and ``@undone``.
+`language` says what a view may do at the end, and which transactions there are.
 """
 
 from __future__ import annotations

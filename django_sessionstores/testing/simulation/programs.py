@@ -4,23 +4,7 @@ A program begins with the config of its site, up to the colon, followed by its s
 
     db own sync +limit: 1:x.login.1 1* >1 2:x.put.a 2 3:x.logout 3* 2* >3 >2
 
-====================  =============================================================
-``2:x.put.a``         request 2 of browser x begins, and stops before its first call
-``3:o.purge``         an operator makes a call, which is request 3
-``2``, ``2*``         request 2 makes one call; makes all of its calls
-``2!``                the process of request 2 dies
-``2%``                request 2 is cancelled, and may still clean up
-``2-``                the next call of request 2 fails and has no effect
-``2~``                the next call of request 2 takes effect, but its answer is lost
-``>2``                the response to request 2 arrives at its browser
-``+1001``             1001 seconds pass
-``evict``             the cache in front of the database loses all entries
-``away.X``            the store X becomes unreachable
-``back.X``            the store X is reachable again
-``secret``            the site gets another ``SECRET_KEY``
-``skew.2.50``         the clock of the server of request 2 is 50 milliseconds ahead
-``previous.x.1``      browser x has a session of user 1 (0: nobody) in the previous backend
-====================  =============================================================
+`language` has the meaning of each step, `operations` the views, and `views` what may follow them.
 
 At the end, all requests run to their ends, all responses arrive in the order in which the requests
 began, and the model judges what is left. A step that makes no sense, for example one of a request
@@ -29,18 +13,22 @@ that has ended, does nothing. Therefore parts of a program can be left out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from . import language
 from .audit import audit
 from .configuration import Config
 from .history import Request, Violation
 from .scheduler import Fault, Stuck
 from .site import rotate_secret_key, site
+from .views import operation
 from .world import World
 
 _FAULTS: Final = {"-": Fault.BEFORE, "~": Fault.AFTER}
+_REQUEST_STEP: Final = re.compile(r"\w*\d[-~!%*]?|>\w*\d|\+\d+")
 
 
 class Program(NamedTuple):
@@ -57,6 +45,15 @@ class Program(NamedTuple):
         """Return the program that ``str()`` turned into this line; raise ``ValueError``."""
         head, _, steps = line.partition(":")
         return cls(Config.parse(head), tuple(steps.split()))
+
+    def check(self) -> None:
+        """Raise ``ValueError`` if there is no such site, step or view.
+
+        A step of a request that does not exist is allowed: it does nothing.
+        """
+        self.config.check()
+        for step in self.steps:
+            _check_step(step)
 
 
 @dataclass
@@ -87,6 +84,18 @@ class Result(NamedTuple):
     trace: list[str]
     """The points in their order."""
     requests: list[Request]
+
+
+def _check_step(step: str) -> None:
+    _label, colon, action = step.partition(":")
+    name, *arguments = step.split(".")
+    if colon:
+        operation(action.partition(".")[2])
+    elif name in language.COMMANDS:
+        if len(arguments) != language.COMMANDS[name]:
+            raise ValueError(f"{step!r} has the wrong number of arguments.")
+    elif not _REQUEST_STEP.fullmatch(step):
+        raise ValueError(f"{step!r} is not a step. Examples are: {', '.join(language.STEPS)}.")
 
 
 def run(program: Program) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from textwrap import shorten
 from typing import Final, NamedTuple
 
 from .programs import Program, Result
@@ -90,4 +91,6 @@ def _kinds(engine: str, result: Result) -> Iterator[Kind]:
         text = violation.text
         for pattern, name in _LABELS:
             text = pattern.sub(name, text)
-        yield Kind(violation.promise, text[:90].strip(), engine)
+        # The rest may have numbers that differ from run to run.
+        text = shorten(text, 90, placeholder=" ...")
+        yield Kind(violation.promise, text, engine)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
+from inspect import Parameter, signature
 from typing import Any
 
 from django.http import Http404, HttpResponse
 
+from . import language
 from .history import Request
 from .operations import OPERATIONS, Do, Steps, View, put
 
@@ -20,6 +22,14 @@ class Parsed:
         name, *self._args = name.split(".")
         if name not in OPERATIONS:
             raise ValueError(f"There is no operation {name!r}. There are: {', '.join(OPERATIONS)}.")
+        try:
+            signature(OPERATIONS[name]).bind(None, *self._args)
+        except TypeError:
+            raise ValueError(f"The operation {name!r} is written {spelling(name)!r}.") from None
+        for each in self._last:
+            language.check_word(f"+{each}", language.ENDS, "an end of a view")
+        if self.wrap:
+            language.check_word(f"@{self.wrap}", language.TRANSACTIONS, "a transaction")
         self.name = name
 
     def run(self, view: View) -> HttpResponse:
@@ -88,13 +98,21 @@ class Parsed:
                 yield Do(view.session, "save")
             elif each == "404":
                 raise Http404
-            elif each == "error":
-                raise ValueError("a mistake of the view's own")
             else:
-                raise ValueError(f"There is no end +{each} of an operation.")
+                raise ValueError("a mistake of the view's own")
         # A view also does other work, which takes time.
         view.world.scheduler.point("the view ends")
         return HttpResponse()
+
+
+def spelling(name: str) -> str:
+    """Return how an operation is written with its arguments, such as ``login.PK``."""
+    _view, *arguments = signature(OPERATIONS[name]).parameters.values()
+    words = [
+        "KEY..." if each.kind is Parameter.VAR_POSITIONAL else each.name.upper()
+        for each in arguments
+    ]
+    return ".".join((name, *words))
 
 
 def _note_commit(request: Request) -> None:

@@ -169,3 +169,37 @@ def test_a_key_function_that_hides_ids_takes_a_registry(cache):
         assert [each.id[-4:] for each in report_storage(None)] == ["I001", "I002"]
         with override_settings(SESSIONSTORES={"REGISTRY": "db"}):
             assert [each.id[-4:] for each in report_storage(None)] == ["I001"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "location"),
+    [
+        ("django.core.cache.backends.redis.RedisCache", "redis://127.0.0.1:1"),
+        (MEMCACHED, "127.0.0.1:1"),
+    ],
+)
+def test_an_option_that_the_client_of_a_cache_does_not_know(backend, location):
+    """E005: the first request would be the one to find out. No server is asked: none runs."""
+    cache = {"BACKEND": backend, "LOCATION": location, "OPTIONS": {"conect_timeout": 1}}
+    with override_settings(SESSION_ENGINE=ENGINES + "cache", CACHES={"default": cache}):
+        (message,) = check_engine(None)
+    assert message.id == "sessionstores.E005"
+    assert "CACHES['default']['OPTIONS']" in message.msg
+    assert "'conect_timeout'" in message.msg
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("import a_module_that_is_missing", "needs: No module named 'a_module_that_is_missing'"),
+        ("1 / 0", "the module broken_engine fails with ZeroDivisionError: division by zero"),
+    ],
+)
+def test_an_engine_whose_module_fails(code, says, tmp_path, monkeypatch):
+    """E005: "No module named ..." alone would send the reader to SESSION_ENGINE."""
+    (tmp_path / "broken_engine.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with override_settings(SESSION_ENGINE="broken_engine"):
+        (message,) = check_engine(None)
+    assert message.id == "sessionstores.E005"
+    assert says in message.msg

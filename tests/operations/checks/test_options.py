@@ -5,14 +5,18 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
+from django_sessionstores.backends.memory import SessionStore
 from django_sessionstores.operations.checks.encryption import check_encryption_keys
 from django_sessionstores.operations.checks.options import (
+    check_django_settings,
     check_merge_functions,
     check_settings,
     check_unused_options,
 )
+from django_sessionstores.operations.checks.previous_backends import check_previous_backends
 from tests.operations.checks.configurations import DJANGO, DJANGOS, ENGINES, HERE, OURS, ids
 
 
@@ -192,3 +196,38 @@ def test_options_for_an_engine_of_djangos(name, middleware, options, named):
     assert [each.id for each in messages] == (["sessionstores.W023"] if named else [])
     assert not messages or messages[0].msg.endswith(f": {named}.")
     assert not messages or repr(name) in messages[0].msg
+
+
+@pytest.mark.parametrize("age", ["1209600", None, timedelta(days=14), True])
+def test_a_cookie_age_that_is_not_a_number(age):
+    """E024: Django does not check it, and each save would fail. The error of a save says the same,
+    and no other check fails over it."""
+    options = {"MIGRATE_FROM": [DJANGO + "signed_cookies"]}
+    with override_settings(SESSION_COOKIE_AGE=age, SESSIONSTORES=options):
+        (message,) = check_django_settings(None)
+        assert check_previous_backends(None) == []
+        session = SessionStore()
+        session["x"] = 1
+        with pytest.raises(ImproperlyConfigured, match="SESSION_COOKIE_AGE must be a number"):
+            session.save()
+    assert message.id == "sessionstores.E024"
+    assert "SESSION_COOKIE_AGE must be a number" in message.msg
+
+
+def test_a_serializer_that_does_not_exist():
+    """E025: Django has had a PickleSerializer, and the first session would find out."""
+    path = "django.contrib.sessions.serializers.PickleSerializer"
+    with override_settings(SESSION_SERIALIZER=path):
+        (message,) = check_django_settings(None)
+        session = SessionStore()
+        session["x"] = 1
+        with pytest.raises(ImproperlyConfigured, match="SESSION_SERIALIZER is "):
+            session.save()
+    assert message.id == "sessionstores.E025"
+    assert path in message.msg
+
+
+@pytest.mark.parametrize("age", [1209600, 0.5])
+def test_settings_of_django_that_are_fine(age):
+    with override_settings(SESSION_COOKIE_AGE=age):
+        assert check_django_settings(None) == []

@@ -107,3 +107,23 @@ def test_cookies_from_before_the_move(name, entry):
         (message,) = check_previous_backends(None)
         assert message.id == "sessionstores.W016"
         assert "up to 2 days" in message.msg
+
+
+@pytest.mark.parametrize("old", [None, {"SESSION_CACHE_ALIAS": "old"}])
+def test_the_registry_of_the_cookie_engine_in_the_cache_of_the_old_sessions(old):
+    """E016: another cache cures it, and another kind of registry would not be needed."""
+    path = ENGINES + "cached_db"
+    caches = {
+        name: {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": f"redis://127.0.0.1:1/{number}",
+        }
+        for number, name in enumerate(("default", "old"))
+    }
+    options = {"REGISTRY": "cache", "MIGRATE_FROM": [(path, old) if old else path]}
+    with override_settings(SESSION_ENGINE=ENGINES + "cookie", SESSIONSTORES=options, CACHES=caches):
+        found = [each for each in check_previous_backends(None) if each.id.endswith("E016")]
+    assert len(found) == (0 if old else 1)
+    for message in found:
+        assert "Set SESSION_CACHE_ALIAS to another cache" in message.hint
+        assert f"('{path}', {{'SESSION_CACHE_ALIAS': 'old'}})" in message.hint

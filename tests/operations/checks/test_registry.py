@@ -6,7 +6,11 @@ import pytest
 from django.test import override_settings
 
 from django_sessionstores.operations.checks.engine import check_engine
-from django_sessionstores.operations.checks.registry import check_limit_and_rotation, check_registry
+from django_sessionstores.operations.checks.registry import (
+    check_limit_and_rotation,
+    check_registry,
+    check_unused_registry,
+)
 from tests.operations.checks.configurations import (
     DUMMY,
     ENGINES,
@@ -93,7 +97,7 @@ def test_a_registry_in_the_database_needs_the_app(registry):
 )
 def test_limits_and_rotations_that_have_no_list_of_sessions(registry, found):
     """E019, W022: every login would fail, and a leaked key would go on working."""
-    options = {"MAX_SESSIONS": 3, "ROTATE_AFTER": 60, "REGISTRY": registry}
+    options = {"MAX_SESSIONS": 3, "ROTATE_AFTER": 600, "REGISTRY": registry}
     with override_settings(SESSION_ENGINE=ENGINES + "cookie", SESSIONSTORES=options):
         assert [each.id[-4:] for each in check_limit_and_rotation(None)] == found
     with override_settings(SESSION_ENGINE=ENGINES + "db", SESSIONSTORES=options | {"REGISTRY": ""}):
@@ -109,3 +113,36 @@ def test_a_registry_under_keys_that_hide_its_sessions_is_refused():
     assert message.id == "sessionstores.E005"
     assert "KEY_FUNCTION" in message.msg
     assert "Use 'db'" in message.msg
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"ROTATE_AFTER": 3600, "ROTATION_GRACE": 0}, "is 0"),
+        ({"ROTATE_AFTER": 60, "ROTATION_GRACE": 600}, "is longer than"),
+        ({"ROTATE_AFTER": 60}, "is longer than"),
+        ({"ROTATE_AFTER": 600, "ROTATION_GRACE": 600}, ""),
+        ({"ROTATION_GRACE": 0}, ""),
+    ],
+)
+def test_a_grace_period_that_does_not_fit(options, says):
+    """W027: parallel requests would be signed out, or old keys outlive the new ones."""
+    with override_settings(SESSION_ENGINE=ENGINES + "db", SESSIONSTORES=options):
+        messages = check_limit_and_rotation(None)
+    assert [each.id for each in messages] == (["sessionstores.W027"] if says else [])
+    assert all(says in each.msg for each in messages)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "found"),
+    [
+        ("db", {"REGISTRY": "cached_db"}, ["sessionstores.W028"]),
+        ("db", {}, []),
+        ("cookie", {"REGISTRY": "db"}, []),
+        ("db", {"REGISTRY": "db", "MIGRATE_FROM": [ENGINES + "cookie"]}, []),
+    ],
+)
+def test_a_registry_that_the_engine_does_not_use(name, options, found):
+    """W028: whoever set it expects something from it. A previous backend may need it."""
+    with override_settings(SESSION_ENGINE=ENGINES + name, SESSIONSTORES=options):
+        assert ids(check_unused_registry) == found

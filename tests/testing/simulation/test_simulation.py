@@ -13,13 +13,16 @@ import pytest
 from django_sessionstores.core.records import Record
 from django_sessionstores.storages.base import Outcome, Updated
 from django_sessionstores.storages.memory import MemoryStorage
-from django_sessionstores.testing.simulation import exhaustive, random_programs
+from django_sessionstores.testing.simulation import exhaustive, language, random_programs
 from django_sessionstores.testing.simulation.__main__ import main
 from django_sessionstores.testing.simulation.configuration import ENGINES
+from django_sessionstores.testing.simulation.history import Violation
+from django_sessionstores.testing.simulation.operations import OPERATIONS
 from django_sessionstores.testing.simulation.programs import Amount, Program, Result, run
 from django_sessionstores.testing.simulation.random_programs import shrink
 from django_sessionstores.testing.simulation.report import Report
 from django_sessionstores.testing.simulation.scheduler import Scheduler, Stuck, drive
+from django_sessionstores.testing.simulation.views import spelling
 from tests.testing.simulation.known import OTHER, PROGRAMS, USER, VISITOR
 from tests.testing.simulation.test_planted_faults import tell_twice
 
@@ -214,6 +217,41 @@ class TestMachinery:
         told = " ".join(capsys.readouterr().err.split())
         assert arguments[-1].split()[0].rstrip(":") in told
         assert says in told
+
+    @pytest.mark.parametrize(
+        ("program", "says"),
+        [
+            ("db own sync +fast: 1:x.read", "'+fast' is not an option of a site"),
+            ("db own sync: 1:x.dance", "no operation 'dance'. There are: read, poll"),
+            ("db own sync: 1:x.login", "is written 'login.PK'"),
+            ("db own sync: 1:x.put.a+wait", "'+wait' is not an end of a view"),
+            ("db own sync: 1:x.put.a@home", "'@home' is not a transaction"),
+            ("db own sync: 1:x.read dance", "'dance' is not a step"),
+            ("db own sync: away", "wrong number of arguments"),
+        ],
+    )
+    def test_a_word_that_does_not_exist_is_refused(
+        self, capsys: pytest.CaptureFixture[str], program: str, says: str
+    ) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            main(["--replay", program])
+        assert says in " ".join(capsys.readouterr().err.split())
+
+    def test_every_word_of_the_language_is_accepted(self) -> None:
+        """The documentation lists them, and a typing error must not be taken for one."""
+        views = [spelling(name).replace("KEY...", "a").replace("PK", "1") for name in OPERATIONS]
+        views += [f"put.a{end}" for end in (*language.ENDS, *language.TRANSACTIONS)]
+        steps = [f"{number}:x.{view}" for number, view in enumerate(views)]
+        for option in language.OPTIONS:
+            Program.parse(f"db own sync {option}: {' '.join((*language.STEPS, *steps))}").check()
+
+    def test_a_heading_ends_with_a_word(self) -> None:
+        """The kinds of faults are told by the beginning of their texts."""
+        violation = Violation(1, f"{'It says a lot of words. ' * 4}In the end")
+        told: list[str] = []
+        program = Program.parse(f"memory own sync: {VISITOR}")
+        Report(told.append).add(program, Result([violation], 0, [], []))
+        assert told[0].endswith(" It says a lot ...")
 
     def test_without_its_extra_the_command_says_how_to_install_it(self) -> None:
         without = (

@@ -1,0 +1,68 @@
+"""The language of programs: what each word of a line means.
+
+The documentation shows these tables, and `programs.Program.check` refuses all other words.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+STEPS: Final = {
+    "2:x.put.a": "Request 2 of browser ``x`` begins, and stops before its first call. Its view is "
+    "``put.a``.",
+    "3:o.purge": "Request 3 is a call of an operator, who is ``o``.",
+    "2": "Request 2 makes its next call.",
+    "2*": "Request 2 makes all of its remaining calls.",
+    "2-": "The next call of request 2 fails and has no effect.",
+    "2~": "The next call of request 2 takes effect, but its answer is lost.",
+    "2!": "The process of request 2 dies.",
+    "2%": "Request 2 is cancelled, and may still clean up.",
+    ">2": "The response to request 2 arrives at its browser.",
+    "+1001": "1001 seconds pass.",
+    "evict": "The cache of ``cached_db`` loses all entries.",
+    "away.NAME": "The store with this name becomes unreachable.",
+    "back.NAME": "The store is reachable again.",
+    "secret": "The site gets another ``SECRET_KEY``, and keeps the old one as a fallback.",
+    "skew.2.50": "The clock of the server of request 2 is 50 milliseconds ahead.",
+    "previous.x.1": "Browser ``x`` has a session of user 1 (0: nobody) in the previous backend.",
+}
+"""The steps, each by an example."""
+COMMANDS: Final = {each.partition(".")[0]: each.count(".") for each in STEPS if each[0].isalpha()}
+"""The steps that are not about one request, with the number of their arguments."""
+
+ENDS: Final = {
+    "+save": "The view saves the session.",
+    "+error": "The view raises an error.",
+    "+404": "The view answers with status 404.",
+}
+"""What a view may do after its operation, in this order of the text."""
+
+TRANSACTIONS: Final = {
+    "@atomic": "The view runs in a transaction, which is committed.",
+    "@rollback": "The transaction is rolled back.",
+    "@again": "The transaction is rolled back, and the view then sets the key ``c``.",
+    "@savepoint": "The view runs in a savepoint, which is rolled back. The transaction around it "
+    "is committed.",
+    "@manual": "Autocommit is off, and the view calls ``commit()``.",
+    "@undone": "Autocommit is off, and the view calls ``rollback()``.",
+}
+"""The transactions in which a view may run. Only sync views run in transactions."""
+
+OPTIONS: Final = {
+    "+2step": "Stores rotate in two steps.",
+    "+limit": "``MAX_SESSIONS`` is 2, and the oldest session ends.",
+    "+refuse": "``MAX_SESSIONS`` is 2, and the login is refused.",
+    "+idle": "``IDLE_TIMEOUT`` is set.",
+    "+merge": "The site has a merge function that can fail.",
+    "+memory": "The site has a previous backend with sessions in memory.",
+    "+cookie": "The site has a previous backend with sessions in the cookie.",
+    "+strict": "Responses that arrive late are not excused.",
+    "+workers": "Two processes of ``cached_db`` share the cache and the database.",
+}
+"""The options of a site."""
+
+
+def check_word(word: str, words: dict[str, str], kind: str) -> None:
+    """Raise ``ValueError`` if a word is not one of ``words``; the text names them."""
+    if word not in words:
+        raise ValueError(f"{word!r} is not {kind}. There are: {', '.join(words)}.")

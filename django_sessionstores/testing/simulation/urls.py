@@ -1,0 +1,3 @@
+"""The URLconf of a simulated site: its views are called directly."""
+
+urlpatterns: list[object] = []
