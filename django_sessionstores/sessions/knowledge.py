@@ -224,8 +224,15 @@ class KnownSession(Engine):
 
     @property
     def belongs_to_request(self) -> bool:
-        """Whether a middleware of the package has made it, or its key was drawn here."""
-        return self.policy is not None or self.has_new_key or self.drawn_id is not None
+        """Whether a middleware has made it from the cookie, or its key was drawn here."""
+        by_middleware = self._is_first or self.policy is not None
+        return by_middleware or self.has_new_key or self.drawn_id is not None
+
+    def may_be_of(self, user_id: str) -> bool:
+        """Return whether the stored session may be one of a user; True if it was not read."""
+        state = self._current_state
+        known = state.previous if isinstance(state, Rotating) else state
+        return not isinstance(known, Stored) or known.record.user_id == user_id
 
     @property
     def new_id(self) -> str | None:
