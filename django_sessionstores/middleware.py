@@ -38,7 +38,7 @@ from .core.flow import Call, Flow, arun, run
 from .core.records import Client, as_secret
 from .exceptions import StorageUnavailable
 from .payloads.cookie_chunks import join, parts, split
-from .sessions import SessionStore
+from .sessions import SessionStore, request_sessions
 from .sessions.state import RequestPolicy
 
 logger = logging.getLogger("django_sessionstores")
@@ -145,6 +145,7 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         finished = getattr(request, "session", None)
         if isinstance(finished, SessionStore) and not finished.is_settled:
             yield Call(finished, "settle", ())
+        yield from request_sessions.settle()
         return response
 
     def _save(self, request: HttpRequest, response: HttpResponse) -> Flow[HttpResponse]:

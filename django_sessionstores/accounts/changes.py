@@ -8,7 +8,8 @@ end the sessions when the user is saved or deleted.
 A model does not know in which session it was changed. So the sessions of the running request are
 left to that request (see `request_sessions`): after a password change, the session continues under
 a new key, because the view calls ``update_session_auth_hash()``; a view that deletes an account
-calls ``logout()``.
+calls ``logout()``. Whether a session that the request has opened by its key is its own is known
+only when the request is over, see `_OpenedSessions`.
 
 The receivers compare a user with the stored row, not with the values that the instance was loaded
 with: to remember those would cost time at each request, and would miss changes made since.
@@ -23,6 +24,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any, Final, NamedTuple
 
+from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.conf import settings as django_settings
 from django.contrib.auth import HASH_SESSION_KEY
@@ -220,8 +222,49 @@ def _end(
     With ``only`` (see `_sessions_of`), logins with the new password of the user that ``find``
     returns are spared as well.
     """
-    is_outdated = partial(_is_outdated, find, clock.now())
-    kept = request_sessions.own_ids()
+    moment, opened = clock.now(), request_sessions.sessions()
+    end = partial(_end_except, user_id, cause)
+    spared = own = request_sessions.own_ids(opened)
+    if request_sessions.is_in_request():
+        opened = [each for each in opened if each.may_be_of(user_id)]
+        spared = own.union(*(each.stored_ids for each in opened))
+    end(spared, only, partial(_is_outdated, find, moment))
+    if spared > own:
+        # Without a hash to compare, those end that have not begun since.
+        find = find if cause == "password" else lambda: None
+        end_rest = partial(end, only=(), is_outdated=partial(_is_outdated, find, moment))
+        request_sessions.keep(_OpenedSessions(opened, end_rest))
+
+
+class _OpenedSessions:
+    """Session objects that a request has made by their keys, before it changed an account.
+
+    Such a session may be the request's own: its key may come from a header, or the object may
+    replace that of the middleware. Or the request may have only looked at the session of somebody
+    else. At the end of the request it is known: its own continues under a new key by then.
+    """
+
+    def __init__(self, sessions: list[Any], end_except: Callable[[set[str]], None]) -> None:
+        self._sessions = sessions
+        self._end_except = end_except
+
+    def settle(self) -> None:
+        """End those that are not the request's own."""
+        self._end_except(request_sessions.own_ids(self._sessions))
+
+    async def asettle(self) -> None:
+        """See `settle`. The user is in a database that only sync code can ask."""
+        await sync_to_async(self.settle)()
+
+
+def _end_except(
+    user_id: str,
+    cause: str,
+    kept: set[str],
+    only: Collection[str] | None,
+    is_outdated: Callable[[Record, Mapping[str, Any]], bool],
+) -> None:
+    """End the sessions of a user, see `Inventory.end_for`, and log an outage."""
     try:
         Inventory().end_for(cause, user_id, kept, only=only, is_outdated=is_outdated)
     except StorageUnavailable as error:

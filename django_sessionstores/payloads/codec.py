@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
@@ -36,6 +37,8 @@ from .compact import compact, expand
 from .deep_calls import with_enough_stack
 from .serializers import TypedSerializer
 
+_QUOTE_NO_VALUES: Final = frozenset({TypedSerializer.__module__, "json.encoder"})
+"""The modules whose ``TypeError`` names types only."""
 _FORMAT: Final = 1
 _COMPRESSED: Final = 0x80
 _SERIALIZER_BITS: Final = 0x7F
@@ -163,6 +166,18 @@ class Snapshot(msgspec.Struct, frozen=True):
         return f"<Snapshot of {len(self.data)} bytes>"
 
 
+def _reason(error: Exception, value: object) -> str:
+    """Return why a value cannot be serialised, without a part of it.
+
+    The text of an error may quote the value, unless the package's serializer or Python's encoder of
+    JSON has raised it for a type.
+    """
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if isinstance(error, TypeError) and frame.f_globals.get("__name__") in _QUOTE_NO_VALUES:
+        return str(error)
+    return f"serializing this {type(value).__name__} raises {type(error).__name__}"
+
+
 class Codec:
     """Serialises, compresses and encrypts session data, and reverses that.
 
@@ -211,7 +226,7 @@ class Codec:
         try:
             return Snapshot(self._writes, self._dumps_change(change))
         except Exception as error:  # noqa: BLE001 - whatever a serializer raises for a value
-            problem = f"A change of the session cannot be saved: {error}."
+            problem = f"A change of the session cannot be saved: {_reason(error, change)}."
         del change  # Error reports show local variables.
         raise UnserializableValue(problem)
 
@@ -232,10 +247,10 @@ class Codec:
                 self._dumps({key: value})
             except Exception as reason:  # noqa: BLE001
                 return (
-                    f"session[{key!r}] cannot be saved: {reason}. Store a simpler value, or choose "
-                    "another SESSION_SERIALIZER."
+                    f"session[{key!r}] cannot be saved: {_reason(reason, value)}. Store a simpler "
+                    "value, or choose another SESSION_SERIALIZER."
                 )
-        return f"The session cannot be saved: {error}."
+        return f"The session cannot be saved: {_reason(error, data)}."
 
     def deserialize(self, snapshot: Snapshot) -> dict[Any, Any]:
         """Return the dict of a snapshot, a new dict at each call. Raises `UnreadablePayload`."""

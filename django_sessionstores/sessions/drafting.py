@@ -72,10 +72,12 @@ def draft(
     created = _start_time(base, data) if base and goes_on else moment
     try:
         expires = expires_at(env, data, moment, created)
-    except (TypeError, ValueError, ArithmeticError) as error:
+    except (TypeError, ValueError, ArithmeticError):
+        # The text of the error may quote the value.
+        kind = type(data.get(EXPIRY)).__name__
         raise UnserializableValue(
-            f"session[{EXPIRY!r}] cannot be saved: {error}. Call set_expiry() with a number of "
-            "seconds, a timedelta, a datetime or None."
+            f"session[{EXPIRY!r}] cannot be saved: this {kind} is not an expiry. Call set_expiry() "
+            "with a number of seconds, a timedelta, a datetime or None."
         ) from None
     if base and _keeps_expiry(base, expires, moment):
         expires = base.expires

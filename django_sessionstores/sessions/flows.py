@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -45,6 +45,8 @@ from .state import (
     with_base,
 )
 
+T = TypeVar("T", bound=State)
+
 
 class SessionFlows(KnownSession):
     """A session object with its operations: load, save, rotate, end.
@@ -84,11 +86,12 @@ class SessionFlows(KnownSession):
         That object stores it now. It may be no longer the session of the request, so the browser
         needs a cookie for this one.
         """
-        is_drawn = bool(request_sessions.cycled()) and (
-            yield from self._store_drawn_key(unread.key)
-        )
-        loaded = yield from self._tell_failure(loading.load(self._environment(), unread))
-        if is_drawn and isinstance(loaded.state, Stored):
+        known = unread
+        if request_sessions.cycled():
+            known = yield from _store_drawn_key(self, unread)
+        loaded = yield from self._tell_failure(loading.load(self._environment(), known))
+        if known is not unread and isinstance(loaded.state, Stored):
+            self.cookie_is_due = True
             return replace(loaded, state=replace(loaded.state, is_announced=False))
         return loaded
 
@@ -266,7 +269,7 @@ class SessionFlows(KnownSession):
         if valid is None:
             return False
         env, secret = self._environment(), SecretText(valid)
-        yield from self._store_drawn_key(secret)
+        secret = (yield from _store_drawn_key(self, Unread(secret, secret))).key
         try:
             record = yield from env.calls.peek(secret)
             if record is not None and is_in_grace(record):
@@ -279,7 +282,7 @@ class SessionFlows(KnownSession):
     def _delete(self, key: str | None) -> Flow[None]:
         state, env = self._current_state, self._environment()
         if key is None or key == state.key:
-            yield from self._store_rotation_from(state)
+            state = yield from _store_rotation_from(self, state)
             ended = yield from self._tell_failure(ending.end_state(env, state))
             if state.key is not None:
                 yield from self._report_replaced()
@@ -295,36 +298,15 @@ class SessionFlows(KnownSession):
             return
         known = self.storage().key_of(key)
         if known is not None:
-            yield from self._store_rotation_from(Unread(SecretText(known), SecretText(key)))
+            unread = Unread(SecretText(known), SecretText(key))
+            unread = yield from _store_rotation_from(self, unread)
             own_id = self.drawn_id
-            ended = yield from ending.end_key(env, SecretText(known), SecretText(key), own_id)
+            ended = yield from ending.end_key(env, unread.key, unread.cookie, own_id)
             yield from self._send(_end_events(ended, "logout"))
-
-    def _store_rotation_from(self, state: State) -> Flow[None]:
-        """Store the new key that another object of the request has drawn for the same session.
-
-        The caller ends the session by its old key, which the new one has replaced, or by the new
-        one.
-        """
-        if not isinstance(state, Unread):
-            return
-        session_id = self.storage().identify(state.key)
-        others = [each for each in request_sessions.cycled() if each is not self]
-        yield from _store_new_keys(each for each in others if session_id in each.stored_ids)
-
-    def _store_drawn_key(self, key: SecretText) -> Flow[bool]:
-        """Store a key that another object of the request has drawn; return whether there is one."""
-        others = [each for each in request_sessions.cycled() if each is not self]
-        if not others:
-            return False
-        session_id = self.storage().identify(key)
-        drawn = [each for each in others if each.new_id == session_id]
-        yield from _store_new_keys(drawn)
-        return bool(drawn)
 
     def _flush(self) -> Flow[None]:
         state, env = self._current_state, self._environment()
-        yield from self._store_rotation_from(state)
+        state = yield from _store_rotation_from(self, state)
         is_logout, self.is_logging_out = self.is_logging_out, False
         flushing = ending.flush(env, state, is_logout=is_logout)
         flushed = yield from self._tell_failure(flushing)
@@ -389,6 +371,36 @@ class SessionFlows(KnownSession):
         storage = self.storage()
         record = yield from Calls(storage).read(storage.locate(state.key))
         return record is not None and record.is_live(clock.now())
+
+
+def _store_rotation_from(session: SessionFlows, state: T) -> Flow[T | Unread]:
+    """Store the new key that another object of the request has drawn for the session of this one.
+
+    The caller ends the session by its old key, which the new one has replaced, or by the new one.
+    Return its state with the key under which it is stored now.
+    """
+    if not isinstance(state, Unread):
+        return state
+    known = yield from _store_drawn_key(session, state)
+    if known is state:
+        session_id = session.storage().identify(state.key)
+        others = [each for each in request_sessions.cycled() if each is not session]
+        yield from _store_new_keys(each for each in others if session_id in each.stored_ids)
+    return known
+
+
+def _store_drawn_key(session: SessionFlows, unread: Unread) -> Flow[Unread]:
+    """Store a key that another object of the request has drawn.
+
+    Return the state with the key under which the session is stored now: another key if keys hold
+    the data. If no other object has drawn the key, return the same state.
+    """
+    drawn = session._drawn_by_others(unread.key)
+    yield from _store_new_keys(drawn)
+    for each in drawn:
+        if each.is_stored:
+            return replace(unread, key=each._state.key, cookie=each._state.key)
+    return unread
 
 
 def _store_new_keys(sessions: Iterable[Any]) -> Flow[None]:

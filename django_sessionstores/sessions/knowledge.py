@@ -222,8 +222,15 @@ class KnownSession(Engine):
 
     @property
     def belongs_to_request(self) -> bool:
-        """Whether a middleware of the package has made it, or its key was drawn here."""
-        return self.policy is not None or self.has_new_key or self.drawn_id is not None
+        """Whether a middleware has made it from the cookie, or its key was drawn here."""
+        by_middleware = self._is_first or self.policy is not None
+        return by_middleware or self.has_new_key or self.drawn_id is not None
+
+    def may_be_of(self, user_id: str) -> bool:
+        """Return whether the stored session may be one of a user; True if it was not read."""
+        state = self._current_state
+        known = state.previous if isinstance(state, Rotating) else state
+        return not isinstance(known, Stored) or known.record.user_id == user_id
 
     @property
     def new_id(self) -> str | None:
@@ -259,12 +266,15 @@ class KnownSession(Engine):
     def modified(self) -> bool:
         """True when set, or when the data is no longer what was loaded, at any depth.
 
-        Also when the stored session is not up to date with its keys or its client. Setting it to
-        False dismisses the changes made so far, until the next one.
+        Also when the stored session is not up to date with its keys or its client, and when the
+        browser may lack the key. Setting it to False dismisses the changes made so far, until the
+        next one.
         """
         state = self._current_state  # First, because a rollback changes the other attributes.
-        if self._modified or not hasattr(self, "_session_cache"):
-            return self._modified
+        if self._modified:
+            return True
+        if not hasattr(self, "_session_cache"):
+            return isinstance(state, Unread) and self._is_stored_by_others(state)
         if self._has_changed(state):
             return True
         if not isinstance(state, Stored):
@@ -285,6 +295,23 @@ class KnownSession(Engine):
             return False
         baseline = self._baseline or state.base
         return bool(data) if baseline is None else not codec().matches(baseline, data)
+
+    def _is_stored_by_others(self, unread: Unread) -> bool:
+        """Return whether another object of the request has drawn the key and stored the session.
+
+        Then a view has put this object into the request in place of that one, which is not there to
+        send the key.
+        """
+        return any(not each.has_new_key for each in self._drawn_by_others(unread.key))
+
+    def _drawn_by_others(self, key: SecretText) -> list[Any]:
+        """Return the other objects of the request that have drawn this key."""
+        others = [each for each in request_sessions.cycled() if each is not self]
+        if not others:
+            return []
+        # A key that will hold data is a plain one until its session is stored.
+        new_id = self.storage().identify(key) or session_id(key)
+        return [each for each in others if each.new_id == new_id]
 
     def _tell_failure(self, flow: Flow[T]) -> Flow[T]:
         """Run a flow; note an outage that it meets, and tell what it has ended before an error."""

@@ -13,7 +13,7 @@ that all contexts of the request share.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, Final
 from weakref import WeakKeyDictionary, ref
@@ -25,6 +25,8 @@ from django.contrib.sessions.backends.base import SessionBase
 from django.core.signals import request_finished, request_started
 from django.urls import get_urlconf
 
+from ..core.flow import Call, Flow, run
+
 _FEWEST: Final = 16
 
 
@@ -32,8 +34,6 @@ class _Node(msgspec.Struct, frozen=True):
     """A node of an immutable linked list: copies of a context must not share changes."""
 
     session: ref[SessionBase]
-    is_first: bool
-    """Whether it was the first one of a request: the middleware has made it from the cookie."""
     before: _Node | None
     size: int
     limit: int
@@ -46,7 +46,7 @@ class _Request:
     def __init__(self) -> None:
         self.is_over = False
         self.kept: list[Any] = []
-        """The session objects that still have a signal to send when the request is over."""
+        """What has a ``settle()`` to call when the request is over."""
         self.cycled: list[Any] = []
         """The session objects whose ``cycle_key()`` was called. A view may replace one of them by
         another object for its new key, before anything is stored under that."""
@@ -70,17 +70,24 @@ def add(session: SessionBase) -> bool:
         node, limit = None, max(_FEWEST, 2 * len(alive))
         for each in reversed(alive):
             size = node.size + 1 if node else 1
-            node = _Node(each.session, each.is_first, node, size, limit)
+            node = _Node(each.session, node, size, limit)
     size, limit = (node.size + 1, node.limit) if node else (1, _FEWEST)
-    _noted.set(_Node(ref(session), is_first, node, size, limit))
+    _noted.set(_Node(ref(session), node, size, limit))
     return is_first
 
 
-def keep(session: SessionBase) -> None:
-    """Keep a session object until the request is over, because it has a signal to send then."""
+def keep(settled: Any) -> None:
+    """Keep an object, such as a session, until the request is over. Then call its ``settle()``."""
     request = _begin()
-    if request is not None and not any(each is session for each in request.kept):
-        request.kept.append(session)
+    if request is not None and not any(each is settled for each in request.kept):
+        request.kept.append(settled)
+
+
+def settle() -> Flow[None]:
+    """Settle what is kept until the request is over."""
+    request = _find()
+    while request is not None and request.kept:
+        yield Call(request.kept.pop(0), "settle", ())
 
 
 def add_cycled(session: SessionBase) -> None:
@@ -112,16 +119,15 @@ def sessions() -> list[Any]:
     return [session for each in _nodes() if (session := each.session()) is not None]
 
 
-def own_ids() -> set[str]:
+def own_ids(opened: Iterable[Any]) -> set[str]:
     """Return the ids of the sessions that belong to the running request.
 
-    These are the session that its cookie names, and those whose keys it has drawn itself. Sessions
-    that its code has opened by their keys may be other people's.
+    ``opened`` are the session objects that its code has made. The request's own are the session
+    that its cookie names, and those whose keys it has drawn itself.
     """
     found = set[str]()
-    for each in _nodes():
-        session: Any = each.session()
-        if session is not None and (each.is_first or session.belongs_to_request):
+    for session in [*opened, *cycled()]:
+        if session.belongs_to_request:
             found |= session.stored_ids
     return found
 
@@ -191,9 +197,10 @@ def _finish(**kwargs: Any) -> None:
     request = _find()
     if request is not None:
         request.is_over = True
-        for session in request.kept:
-            session.settle()
-        request.kept, request.cycled = [], []
+        try:
+            run(settle())
+        finally:
+            request.kept, request.cycled = [], []
     _forget()
 
 

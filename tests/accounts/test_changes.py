@@ -7,14 +7,17 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from asgiref.sync import async_to_sync, iscoroutinefunction
 from django.apps import apps
+from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
 from django.contrib.auth.models import User
-from django.db import models, transaction
+from django.db import connections, models, transaction
 from django.db.models import signals as model_signals
 from django.http import HttpRequest, HttpResponse
-from django.test import Client, override_settings
+from django.test import AsyncClient, Client, override_settings
 from django.urls import path
+from django.utils.decorators import sync_and_async_middleware
 
 from django_sessionstores.accounts import changes as accounts
 from django_sessionstores.exceptions import StorageUnavailable
@@ -41,7 +44,7 @@ def resign(request: HttpRequest, how: str) -> HttpResponse:
 urlpatterns = [
     *urls.urlpatterns,
     path("resign/<str:how>/", resign),
-    path("look_at/<path:key>/", lambda request, key: look_at(request, key)),
+    path("look_at/<str:act>/<path:key>/", lambda request, **facts: look_at(request, **facts)),
 ]
 
 
@@ -115,6 +118,77 @@ def test_a_new_password_ends_the_other_sessions(inventory: Any, user: Any, prefi
     assert [who(each) for each in others] == ["", ""]
 
 
+@sync_and_async_middleware
+def replace_session(get_response: Any) -> Any:
+    """Puts another object into the request: for the key in a header, or for the same key."""
+
+    def replace(request: HttpRequest) -> None:
+        key = request.headers.get("X-Session-Token", request.session.session_key)
+        request.session = type(request.session)(key)
+
+    if iscoroutinefunction(get_response):
+
+        async def arespond(request: HttpRequest) -> Any:
+            replace(request)
+            return await get_response(request)
+
+        return arespond
+
+    def respond(request: HttpRequest) -> Any:
+        replace(request)
+        return get_response(request)
+
+    return respond
+
+
+@pytest.fixture
+def replaced(middleware: str) -> Iterator[None]:
+    """A request has another session object than the middleware has made from the cookie."""
+    first, *others = settings.MIDDLEWARE
+    with override_settings(MIDDLEWARE=[first, f"{__name__}.replace_session", *others]):
+        yield
+
+
+def from_header(browser: Client) -> dict[str, str]:
+    """The header for a browser, which has no cookie any more."""
+    return {"X-Session-Token": browser.cookies.pop("sessionid").value}
+
+
+@pytest.mark.engines("memory", "file", "db:sqlite", "cached_db:locmem+sqlite", "cookie:sqlite")
+@pytest.mark.parametrize("is_in_header", [False, True], ids=["cookie", "header"])
+@pytest.mark.parametrize("serves", ["sync", "async", "atomic"])
+@pytest.mark.usefixtures("replaced")
+def test_the_session_in_the_request_goes_on_after_a_new_password(
+    inventory: Any, user: Any, is_in_header: bool, serves: str, monkeypatch: Any
+) -> None:
+    """Apps that have no cookies send the key in a header, and allauth opens the session by it."""
+    if serves == "atomic":
+        monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
+    mine, other = browsers(2)
+    headers = from_header(mine) if is_in_header else {}
+    previous = {each.id for each in inventory.iterate(user=user)}
+    with ended() as told:
+        url = "/async/password/" if serves == "async" else "/password/"
+        assert mine.get(url, headers=headers).status_code == 200
+    (left,) = inventory.list(user=user, expired=None).sessions
+    assert left.id not in previous
+    assert [reason for _, reason in told] == ["password"]
+    assert (who(mine), who(other)) == ("ada", "")
+
+
+@pytest.mark.engines("memory", "file", "db:sqlite", "cookie:sqlite")
+@pytest.mark.parametrize("is_in_header", [False, True], ids=["cookie", "header"])
+@pytest.mark.parametrize("how", ["delete", "deactivate"])
+@pytest.mark.usefixtures("replaced")
+def test_a_user_who_leaves_is_answered_whatever_object_is_in_the_request(
+    inventory: Any, user: Any, is_in_header: bool, how: str
+) -> None:
+    mine, other = browsers(2)
+    headers = from_header(mine) if is_in_header else {}
+    assert mine.get(f"/resign/{how}/", headers=headers).status_code == 200
+    assert who(mine) == who(other) == ""
+
+
 @CHANGES
 def test_the_sessions_end_without_a_request(
     inventory: Any, user: Any, act: Any, reason: str, setting: str
@@ -131,29 +205,80 @@ def test_the_sessions_end_without_a_request(
         assert who(browser) == ""
 
 
-def look_at(request: HttpRequest, key: str) -> HttpResponse:
+def look_at(request: HttpRequest, key: str, act: str) -> HttpResponse:
     """Support looks at a customer's cart, and deactivates the account."""
-    session = type(request.session)(key)
+    # Held to the end, as the request's own would be.
+    request.opened = type(request.session)(key)  # type: ignore[attr-defined]
+    request.opened.get("cart")  # type: ignore[attr-defined]
+    ACTS[act](get_user_model()._default_manager.get(username="ada"))
+    return HttpResponse("done")
+
+
+def count_at_the_response(get_response: Any) -> Any:
+    """Notes how many sessions there are when the response is about to be sent."""
+
+    def respond(request: HttpRequest) -> Any:
+        response = get_response(request)
+        COUNTS.append(Inventory().count())
+        return response
+
+    return respond
+
+
+ACTS: dict[str, Callable[[Any], None]] = {"change": change, "deactivate": deactivate}
+COUNTS: list[int] = []
+
+
+@pytest.mark.parametrize("serves", ["wsgi", "asgi"])
+@pytest.mark.parametrize(("act", "reason"), [("change", "password"), ("deactivate", "deactivated")])
+def test_a_session_that_a_view_has_only_opened_ends(
+    inventory: Any, user: Any, middleware: str, act: str, reason: str, serves: str
+) -> None:
+    """The package's middleware ends it before it answers, Django's cannot."""
+    (browser,) = browsers(1)
+    key = browser.cookies["sessionid"].value
+    COUNTS.clear()
+    with (
+        override_settings(
+            AUTHENTICATION_BACKENDS=["django.contrib.auth.backends.AllowAllUsersModelBackend"],
+            MIDDLEWARE=[f"{__name__}.count_at_the_response", *settings.MIDDLEWARE],
+        ),
+        ended() as told,
+    ):
+        if serves == "asgi":
+            async_to_sync(AsyncClient().get)(f"/look_at/{act}/{key}/")
+        else:
+            Client().get(f"/look_at/{act}/{key}/")
+        assert [each for _, each in told] == [reason]
+        (left,) = COUNTS
+        assert left == (0 if middleware.startswith("django_sessionstores") else 1)
+        assert inventory.count(user=user) == 0
+        assert who(browser) == ""
+
+
+@pytest.mark.engines("memory", "db:sqlite")
+def test_a_session_that_was_opened_outside_of_a_request_ends_at_once(
+    inventory: Any, user: Any, engine: Any
+) -> None:
+    (browser,) = browsers(1)
+    session = engine.SessionStore(browser.cookies["sessionid"].value)
     session.get("cart")
-    deactivate(get_user_model()._default_manager.get(username="ada"))
-    return HttpResponse(session.session_key)
+    deactivate(user)
+    assert inventory.count(user=user) == 0
 
 
 @pytest.mark.usefixtures("middleware")
-def test_a_session_that_a_view_has_only_opened_ends(inventory: Any, user: Any, engine: Any) -> None:
-    (browser,) = browsers(1)
-    key = browser.cookies["sessionid"].value
-    with override_settings(
-        AUTHENTICATION_BACKENDS=["django.contrib.auth.backends.AllowAllUsersModelBackend"]
-    ):
-        Client().get(f"/look_at/{key}/")
-        assert who(browser) == ""
-        get_user_model()._default_manager.update(is_active=True)
-        (browser,) = browsers(1)
-        session = engine.SessionStore(browser.cookies["sessionid"].value)
-        session.get("cart")
-        deactivate(get_user_model()._default_manager.get(username="ada"))
-        assert who(browser) == ""
+@pytest.mark.engines("memory", "db:sqlite")
+def test_a_request_that_has_opened_sessions_of_others_ends_all_at_once(
+    inventory: Any, user: Any, engine: Any
+) -> None:
+    """Nothing is left for its end that would list the sessions of the user once more."""
+    other = engine.SessionStore()
+    other["cart"] = 1
+    other.save()
+    with mock.patch.object(Inventory, "end_for", autospec=True) as end_for:
+        Client().get(f"/look_at/deactivate/{other.session_key}/")
+    assert end_for.call_count == 1
 
 
 @CHANGES

@@ -42,6 +42,7 @@ def configure(backend: Backend, redis_url: str) -> None:
             "django_sessionstores",
             "allauth",
             "allauth.account",
+            "allauth.headless",
             "allauth.socialaccount",
             "allauth.socialaccount.providers.dummy",
             "allauth.usersessions",
@@ -80,6 +81,8 @@ def configure(backend: Backend, redis_url: str) -> None:
         SESSION_ENGINE=backend.engine,
         SESSION_CACHE_ALIAS=CACHE_ALIAS if backend.needs_redis else "default",
         ACCOUNT_EMAIL_VERIFICATION="none",
+        EMAIL_BACKEND="django.core.mail.backends.locmem.EmailBackend",
+        HEADLESS_CLIENTS=["app"],
         USERSESSIONS_TRACK_ACTIVITY=True,
         CAS_SERVER_URL="http://cas.example/",
         CAS_LOGIN_MSG=None,
@@ -200,6 +203,45 @@ def password_change_beside_a_poll() -> dict[str, Any]:
     return {"change": answer.status_code, "polls": polls, "afterwards": who(here)}
 
 
+def app_password_change() -> dict[str, Any]:
+    """allauth.headless: an app has no cookies, and sends the key of its session in a header."""
+    from django.test import modify_settings
+
+    user("anna")
+    # It puts a user into the request that allauth cannot take out.
+    with modify_settings(MIDDLEWARE={"remove": "hijack.middleware.HijackUserMiddleware"}):
+        here, there = _App(), _App()
+        for app in (here, there):
+            app.ask("POST", "auth/login", username="anna", password="secret")
+        before, key = [here.is_signed_in(), there.is_signed_in()], here.key
+        change = {"current_password": "secret", "new_password": "An0ther-one"}
+        status = here.ask("POST", "account/password/change", **change)
+        return {
+            "before": before,
+            "change": status,
+            "has another key": here.key != key,
+            "after": [here.is_signed_in(), there.is_signed_in()],
+        }
+
+
+class _App:
+    """A client of allauth.headless that keeps the key of its session itself."""
+
+    def __init__(self) -> None:
+        self.key = ""
+
+    def ask(self, method: str, path: str, **data: str) -> int:
+        headers = {"X-Session-Token": self.key} if self.key else {}
+        address, text, kind = f"/_allauth/app/v1/{path}", json.dumps(data), "application/json"
+        answer = browser().generic(method, address, text, kind, headers=headers)
+        if answer["Content-Type"] == kind:
+            self.key = answer.json().get("meta", {}).get("session_token") or self.key
+        return int(answer.status_code)
+
+    def is_signed_in(self) -> bool:
+        return self.ask("GET", "auth/session") == 200
+
+
 def one_login_at_a_time() -> dict[str, Any]:
     """django-preventconcurrentlogins: ends the session whose key it has noted at the last login."""
     from django.test import modify_settings
@@ -238,6 +280,7 @@ SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {
         social_login,
         users_sessions,
         password_change_beside_a_poll,
+        app_password_change,
         one_login_at_a_time,
         hijacking,
     )

@@ -36,6 +36,7 @@ urlpatterns = [
     path("expire/<int:seconds>/", expire),
     path("expiry/", expiry),
     path("accounts/", include("allauth.urls")),
+    path("_allauth/", include("allauth.headless.urls")),
     path("hijack/", include("hijack.urls")),
     path("cas/login", django_cas_ng.views.LoginView.as_view(), name="cas_ng_login"),
     path("cas/callback", django_cas_ng.views.CallbackView.as_view(), name="cas_ng_proxy_callback"),

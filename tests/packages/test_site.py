@@ -75,6 +75,17 @@ def test_password_change_beside_a_poll(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", [*DJANGOS, *KEEPING_THE_KEY])
+def test_app_password_change(backend: str) -> None:
+    """allauth.headless puts the session of the key in a header into the request. It goes on."""
+    assert observe(backend, "app_password_change") == {
+        "before": [True, True],
+        "change": 200,
+        "has another key": True,
+        "after": [True, False],
+    }
+
+
+@pytest.mark.parametrize("backend", [*DJANGOS, *KEEPING_THE_KEY])
 def test_one_login_at_a_time(backend: str) -> None:
     """django-preventconcurrentlogins deletes the session of the login before, and no other."""
     assert observe(backend, "one_login_at_a_time") == {

@@ -16,7 +16,7 @@ from django.test import Client, override_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_sessionstores.conf import codec
+from django_sessionstores.conf import codec, key_ring
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.records import SecretDict
 from django_sessionstores.exceptions import PayloadTooLarge, UnserializableValue
@@ -274,6 +274,49 @@ def test_an_unserializable_value_names_its_key(engine: Any, value: Any) -> None:
     with pytest.raises(UnserializableValue, match=r"session\['culprit'\]"):
         session.save()
     assert load(engine, key) == {"color": "blue"}
+
+
+class QuotingDict(dict[str, Any]):
+    """A project's own, with an error that quotes what is in it."""
+
+    def items(self) -> Any:
+        raise TypeError(f"no items of {dict(self)}")
+
+
+class QuotingSerializer:
+    """A project's own, as pickle does with some values."""
+
+    def dumps(self, obj: Any) -> bytes:
+        raise ValueError(f"cannot pickle {obj}")
+
+    def loads(self, data: bytes) -> Any:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("serializer", "value", "reason"),
+    [
+        (TypedSerializer(), [object()], "builtins.object is not serializable"),
+        (TypedSerializer(), QuotingDict(pin="4711"), "this QuotingDict raises TypeError"),
+        (JSONSerializer(), [{4711}], "Object of type set is not JSON serializable"),
+        (JSONSerializer(), QuotingDict(pin="4711"), "this QuotingDict raises TypeError"),
+        (QuotingSerializer(), "4711", "this str raises ValueError"),
+    ],
+    ids=["object", "quoted", "JSON", "quoted in JSON", "quoted by a serializer"],
+)
+def test_the_reason_names_types_and_quotes_no_value(
+    serializer: Any, value: Any, reason: str
+) -> None:
+    codec = Codec(key_ring(), {1: serializer}, writes=1)
+    for refused in (
+        lambda: codec.serialize({"culprit": value}),
+        lambda: codec.serialize_change({"culprit": value}),
+    ):
+        with pytest.raises(UnserializableValue) as caught:
+            refused()
+        assert "4711" not in str(caught.value)
+    with pytest.raises(UnserializableValue, match=rf"session\['culprit'\].*{reason}"):
+        codec.serialize({"culprit": value})
 
 
 def test_a_value_that_contains_itself_is_refused(engine: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
+from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY, get_user_model, login
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import Client, override_settings
@@ -60,6 +60,28 @@ def rotate_before_an_outage(request: HttpRequest) -> HttpResponse:
     raise StorageUnavailable("no route to the store")
 
 
+def log_in_and_replace(request: HttpRequest, does: str) -> HttpResponse:
+    """A view that logs its user in again, and puts another object for the new key in place."""
+    login(request, get_user_model()._default_manager.get(username="ada"))
+    if does in ("save", "fail"):
+        request.session.save()
+    key = request.session.session_key
+    request.session = type(request.session)(key)
+    if does == "exists":
+        assert request.session.exists(key)
+    elif does in ("read", "read and fail"):
+        assert request.session[SESSION_KEY]
+    elif does == "delete":
+        request.session.delete()
+    elif does == "delete by key":
+        type(request.session)().delete(key)
+    elif does == "flush":
+        request.session.flush()
+    if does.endswith("fail"):
+        raise RuntimeError("a mistake of the view's own")
+    return HttpResponse("replaced")
+
+
 def copy(request: HttpRequest) -> HttpResponse:
     request.session["x"] = 1
     copied = pickle.loads(pickle.dumps(request.session))
@@ -75,6 +97,7 @@ urlpatterns = [
     path("give_up/", give_up),
     path("rotate_before_an_outage/", rotate_before_an_outage),
     path("copy/", copy),
+    path("log_in_and_replace/<str:does>/", log_in_and_replace),
 ]
 
 
@@ -357,6 +380,58 @@ def test_the_page_of_an_outage_brings_the_key_that_was_stored(engine: Any, store
         browser = browser_with(visitor.session_key)
         assert browser.get("/rotate_before_an_outage/").status_code == 503
         assert browser.cookies["sessionid"].value == visitor.session_key
+
+
+OF_THE_PACKAGE = "django_sessionstores.middleware.SessionMiddleware"
+
+
+@pytest.mark.parametrize("does", ["nothing", "save", "exists", "read", "fail", "read and fail"])
+@pytest.mark.parametrize("begins", ["user", "visitor"])
+@pytest.mark.usefixtures("engine", "user")
+def test_the_browser_gets_the_key_of_a_login_from_another_object(
+    middleware: str, begins: str, does: str
+) -> None:
+    """Django keeps the key at another login of the same user. Here the old one is superseded."""
+    if does.endswith("fail") and middleware != OF_THE_PACKAGE:
+        pytest.skip("Django's middleware sends no cookie with an error")
+    browser = Client(raise_request_exception=False)
+    browser.get("/login/ada/" if begins == "user" else "/write/x/1/")
+    before = browser.cookies["sessionid"].value
+    status = browser.get(f"/log_in_and_replace/{does}/").status_code
+    assert status == (500 if does.endswith("fail") else 200)
+    # If nobody asks for the new key, nothing is stored under it, and the old session goes on.
+    is_stored = does != "nothing"
+    assert browser.get("/who/").content == (b"ada" if is_stored or begins == "user" else b"")
+    assert (browser.cookies["sessionid"].value != before) is is_stored
+
+
+@pytest.mark.authoritative
+@pytest.mark.parametrize("does", ["delete", "delete by key", "flush"])
+@pytest.mark.usefixtures("engine", "user", "middleware")
+def test_another_object_ends_the_session_by_the_key_of_a_login(does: str) -> None:
+    """Also if keys hold the data: the new one is a plain key as long as nothing is stored."""
+    browser = Client()
+    browser.get("/login/ada/")
+    before = browser.cookies["sessionid"].value
+    assert browser.get(f"/log_in_and_replace/{does}/").status_code == 200
+    assert browser.get("/who/").content == b""
+    assert browser_with(before).get("/who/").content == b""
+
+
+@pytest.mark.engines("memory", "db:sqlite")
+@pytest.mark.usefixtures("in_request")
+def test_an_unread_session_is_modified_only_by_a_new_key(engine: Any, stored: Any) -> None:
+    """Objects for other keys, and for the old one, cost the store nothing, as ever."""
+    session, other = stored(**SIGNED_IN), stored(x=1)
+    old = session.session_key
+    session.cycle_key()
+    with observed(engine.storage) as calls:
+        assert engine.SessionStore(session.session_key).modified
+        assert not any(engine.SessionStore(key).modified for key in (old, other.session_key, None))
+    assert calls == []
+    visitor = stored(x=1)
+    visitor.cycle_key()  # Nothing is stored under the new key, so the old one is valid.
+    assert not engine.SessionStore(visitor.session_key).modified
 
 
 # In a transaction ----------------------------------------------------------------------------

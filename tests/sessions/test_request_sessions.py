@@ -212,12 +212,12 @@ def test_only_the_first_session_of_a_request_is_the_one_of_its_cookie(engine: An
     try:
         opened = [engine.SessionStore(key) for key in keys]
         assert all(each["a"] == 1 for each in opened)
-        assert request_sessions.own_ids() == {session_id(keys[0])}
+        assert request_sessions.own_ids(request_sessions.sessions()) == {session_id(keys[0])}
     finally:
         set_urlconf(None)
     request_sessions._start()
     opened = [engine.SessionStore(key) for key in keys]
-    assert request_sessions.own_ids() == set()
+    assert request_sessions.own_ids(request_sessions.sessions()) == set()
     assert len(opened) == 2
 
 
