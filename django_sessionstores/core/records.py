@@ -88,6 +88,9 @@ class Change(NamedTuple):
     encrypted: bytes
 
 
+_LOGIN: Final = b"\1"
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One session as a storage keeps it. All times are milliseconds since the epoch, UTC.
 
@@ -153,6 +156,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         link = self.payload[:ID_SIZE]
         return link.hex() if any(link) else ""
 
+    @property
+    def is_login(self) -> bool:
+        """Whether this is the tombstone of a session whose user has logged in again.
+
+        It is stored after the successor.
+        """
+        return self.state is State.SUPERSEDED and self.payload[ID_SIZE:] == _LOGIN
+
 
 def make_tombstone(
     record_id: str,
@@ -163,16 +174,18 @@ def make_tombstone(
     of: Record | None = None,
     successor: str = "",
     nonce: int = 0,
+    is_login: bool = False,
 ) -> Record:
     """Return a record without data that says for ``seconds`` what became of a session id.
 
     ``now`` is in milliseconds since the epoch. ``of`` is the session that had the id; the tombstone
     keeps its user and its site. ``successor`` is the id under which the session continues, and
     ``nonce`` the number with which its key was derived, which is stored in place of a version.
+    ``is_login`` is whether the user of the session has logged in again.
     """
     return Record(
         id=record_id,
-        payload=bytes.fromhex(successor),
+        payload=bytes.fromhex(successor) + (_LOGIN if is_login else b""),
         version=nonce,
         state=state,
         user_id=of.user_id if of else None,

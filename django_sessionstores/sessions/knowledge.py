@@ -324,4 +324,4 @@ def send_events(kind: type[Any], events: Sequence[Event]) -> Flow[None]:
 
 
 def _is_cycled(state: State) -> bool:
-    return isinstance(state, Rotating) and state.cause is RotationCause.CYCLED
+    return isinstance(state, Rotating) and state.cause is not RotationCause.AGE

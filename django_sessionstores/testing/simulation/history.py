@@ -93,6 +93,22 @@ class Request:
             return False
         return life.keys[str(self.key)].was_superseded_after(since)
 
+    @property
+    def repeats_login(self) -> bool:
+        """Return whether it signs in the user of a session whose key only a login of the same user
+        has superseded, before this request began."""
+        life = self.presented
+        if life is None or len(life.children) != 1 or self.signs_in is None:
+            return False
+        child, events = life.children[0], life.keys[str(self.key)].superseded
+        events = [each for each in events if each.request is not self]
+        return (
+            life.user == child.user == self.signs_in
+            and not child.endings
+            and not any(key.superseded for key in child.keys.values())
+            and all(each.request.name == "login" and each.acked for each in events)
+        )
+
     def overlaps(self, other: Request) -> bool:
         """Return whether neither request began after the response to the other."""
         return self.began < (other.ended or FOREVER) and other.began < (self.ended or FOREVER)

@@ -204,8 +204,10 @@ class Model(Judge):
     def _going_on(self, request: Request, own: Life | None, text: str, now: int) -> Life:
         """Return the session that a save under a new key belongs to."""
         pk = request.signs_in
-        if own is None and pk is None and request.has_superseded_key(self._world.time - _GRACE_AT):
-            self._broken(11, f"{request}: under a superseded key it has stored another session")
+        joins = pk is None or request.repeats_login
+        if own is None and joins and request.has_superseded_key(self._world.time - _GRACE_AT):
+            promise, text = 11 if pk is None else 15, "under a superseded key it has stored"
+            self._broken(promise, f"{request}: {text} another session")
         if own is None or pk is not None:
             life = self._born(request, pk, now)
             is_uncertain = own is not None and self._is_hash_uncertain(own, request)
