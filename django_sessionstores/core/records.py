@@ -88,9 +88,6 @@ class Change(NamedTuple):
     encrypted: bytes
 
 
-_LOGIN: Final = b"\1"
-
-
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One session as a storage keeps it. All times are milliseconds since the epoch, UTC.
 
@@ -158,11 +155,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_login(self) -> bool:
-        """Whether this is the tombstone of a session whose user has logged in again.
-
-        It is stored after the successor.
-        """
-        return self.state is State.SUPERSEDED and self.payload[ID_SIZE:] == _LOGIN
+        """Whether this is the tombstone of a session whose user has logged in again."""
+        return self.state is State.SUPERSEDED and bool(self.successor) and self.version % 2 == 1
 
 
 def make_tombstone(
@@ -174,18 +168,17 @@ def make_tombstone(
     of: Record | None = None,
     successor: str = "",
     nonce: int = 0,
-    is_login: bool = False,
 ) -> Record:
     """Return a record without data that says for ``seconds`` what became of a session id.
 
     ``now`` is in milliseconds since the epoch. ``of`` is the session that had the id; the tombstone
     keeps its user and its site. ``successor`` is the id under which the session continues, and
-    ``nonce`` the number with which its key was derived, which is stored in place of a version.
-    ``is_login`` is whether the user of the session has logged in again.
+    ``nonce`` the number with which its key was derived, which is stored in place of a version. See
+    `draw_nonce`.
     """
     return Record(
         id=record_id,
-        payload=bytes.fromhex(successor) + (_LOGIN if is_login else b""),
+        payload=bytes.fromhex(successor),
         version=nonce,
         state=state,
         user_id=of.user_id if of else None,
@@ -194,6 +187,14 @@ def make_tombstone(
         expires=now + int(seconds * 1000),
         site=of.site if of else 0,
     )
+
+
+def draw_nonce(*, is_login: bool) -> int:
+    """Return a random number from which a session's next key is derived: it has 63 bits.
+
+    It is odd if the user of the session has logged in again, see `Record.is_login`.
+    """
+    return secrets.randbits(62) << 1 | is_login
 
 
 def next_version(version: int = 0) -> int:

@@ -220,10 +220,10 @@ class SessionFlows(KnownSession):
             case Unreachable(outage=outage):
                 raise outage  # Without the store, the old key would stay valid.
             case Rotating() as rotating:
-                again = rotating if rotating.is_tried else rotation.redraw_key(rotating)
                 if cause is not rotating.cause:
-                    cause = RotationCause.CYCLED
-                self._set_state(replace(again, cycles=rotating.cycles + 1, cause=cause))
+                    rotating = replace(rotating, cause=RotationCause.CYCLED)
+                again = rotating if rotating.is_tried else rotation.redraw_key(rotating)
+                self._set_state(replace(again, cycles=rotating.cycles + 1))
                 yield from self._store_key(at_once)
             case New() as new:
                 self._set_state(replace(new, key=SecretText(draw_key()), is_promised=True))

@@ -109,6 +109,15 @@ class Request:
             and all(each.request.name == "login" and each.acked for each in events)
         )
 
+    @property
+    def may_repeat_login(self) -> bool:
+        """Return whether the answer to a login of the same user, with the same key, was lost."""
+        life = self.presented
+        return life is not None and any(
+            each.request.is_uncertain and each.request.signs_in == self.signs_in == life.user
+            for each in life.keys[str(self.key)].superseded
+        )
+
     def overlaps(self, other: Request) -> bool:
         """Return whether neither request began after the response to the other."""
         return self.began < (other.ended or FOREVER) and other.began < (self.ended or FOREVER)

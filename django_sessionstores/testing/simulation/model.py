@@ -226,6 +226,10 @@ class Model(Judge):
                 is_uncertain |= self._may_be_joined(own, request)
                 acked = None if is_uncertain else now
                 own.end(Ending(request.began, acked, "replaced", request, self._world.time))
+            elif request.presented is not None and request.may_repeat_login:
+                life.parent, life.inherited_until = request.presented, now
+                life.inherits_surely = False
+                request.presented.note_child(life, is_skewed=self._is_skewed)
             return life
         # The new key of a session from a previous backend is derived from its old one.
         is_derived = not request.cycles and text == internals.derived_key(request.key or "")

@@ -177,7 +177,7 @@ def clear(view: View) -> Steps:
 
 
 def login(view: View, pk: str, order: str = "") -> Steps:
-    """Sign a user in. With ``order`` "first", the password is checked before the session is read."""
+    """Sign a user in. With an ``order``, the password is checked before the session is read."""
     user = view.world.find_user(int(pk)) if order else None
     yield from view.look()
     if not order:
