@@ -173,8 +173,8 @@ def make_tombstone(
 
     ``now`` is in milliseconds since the epoch. ``of`` is the session that had the id; the tombstone
     keeps its user and its site. ``successor`` is the id under which the session continues, and
-    ``nonce`` the number with which its key was derived, which is stored in place of a version. See
-    `draw_nonce`.
+    ``nonce`` the number with which its key was derived, which is stored in place of a version. It
+    is odd if the user of the session has logged in again.
     """
     return Record(
         id=record_id,
@@ -187,14 +187,6 @@ def make_tombstone(
         expires=now + int(seconds * 1000),
         site=of.site if of else 0,
     )
-
-
-def draw_nonce(*, is_login: bool) -> int:
-    """Return a random number from which a session's next key is derived: it has 63 bits.
-
-    It is odd if the user of the session has logged in again, see `Record.is_login`.
-    """
-    return secrets.randbits(62) << 1 | is_login
 
 
 def next_version(version: int = 0) -> int:

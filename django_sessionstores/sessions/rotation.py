@@ -11,6 +11,7 @@ the old key to the new one:
 
 from __future__ import annotations
 
+import secrets
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -21,7 +22,7 @@ from django.contrib.auth import HASH_SESSION_KEY
 from ..conf import key_ring, settings
 from ..core import clock
 from ..core.flow import Call, Flow
-from ..core.records import Record, SecretText, State, draw_nonce, make_tombstone, session_id
+from ..core.records import Record, SecretText, State, make_tombstone, session_id
 from ..exceptions import SessionConflict
 from ..payloads.codec import Snapshot
 from ..payloads.merge import AUTH_KEYS, AUTHENTICATED_AT
@@ -37,7 +38,7 @@ def begin_rotation(
     previous: Stored, cause: RotationCause, cycles: int = 1, drawn: int | None = None
 ) -> Rotating:
     """Return the state of a session that gets another key with its next save."""
-    nonce = draw_nonce(is_login=cause is RotationCause.LOGIN)
+    nonce = secrets.randbits(62) << 1 | (cause is RotationCause.LOGIN)  # See `make_tombstone`.
     key = next(key_ring().successors(previous.key, nonce))
     return Rotating(key, previous, cause, nonce, clock.now(), cycles, drawn or next(count))
 
