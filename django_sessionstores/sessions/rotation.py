@@ -7,6 +7,7 @@ the old key to the new one:
 * After a rotation for age: any request, for the rotation grace period.
 * After ``cycle_key()``: only a request that was running meanwhile, and that has logged its user in
   or changed the password. So two parallel logins of one browser result in one session.
+* After a login of the user who was logged in already: also a later login of this user.
 """
 
 from __future__ import annotations
