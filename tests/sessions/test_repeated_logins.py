@@ -239,3 +239,37 @@ def test_a_login_with_a_password_that_was_changed_meanwhile(engine: Any, browser
         session.save()
     assert browser.who() == "ada"
     assert sessions_of("ada") == 1
+
+
+ADA = {"_auth_user_id": "1", "_auth_user_backend": "b"}
+BOB = {"_auth_user_id": "2", "_auth_user_backend": "b"}
+
+
+def saved(engine: Any, key: str | None, data: dict[str, Any], *, is_login: bool = False) -> Any:
+    """Return a session object that has saved the data under a key, or has given it a new one."""
+    session = engine.SessionStore(key)
+    session.update(data)
+    if is_login:
+        session.rotate_later(is_login=True)
+    session.save()
+    return session
+
+
+@pytest.mark.engines(*ENGINES)
+@pytest.mark.parametrize(
+    ("first", "then", "later"),
+    [
+        pytest.param(BOB, ADA, ADA, id="another-before"),
+        pytest.param(ADA, ADA, BOB, id="another-since"),
+        pytest.param({}, ADA, ADA, id="nobody-before"),
+    ],
+)
+def test_the_session_was_always_of_the_user(
+    engine: Any, first: dict[str, Any], then: dict[str, Any], later: dict[str, Any]
+) -> None:
+    """Also if a view has changed the user without Django's ``login()``."""
+    key = saved(engine, None, {"x": 1, **first}).session_key
+    second = saved(engine, key, then, is_login=True)
+    saved(engine, second.session_key, later)
+    again = saved(engine, key, ADA)
+    assert dict(engine.SessionStore(again.session_key).items()) == ADA

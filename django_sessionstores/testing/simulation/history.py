@@ -107,6 +107,7 @@ class Request:
             and not child.endings
             and not any(key.superseded for key in child.keys.values())
             and all(each.request.name == "login" and each.acked for each in events)
+            and not any(each.request.was_rolled_back for each in events)
         )
 
     @property
