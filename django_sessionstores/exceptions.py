@@ -1,5 +1,6 @@
 """The exceptions of this package, derived from those that callers of Django already catch."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.contrib.sessions.backends.base import UpdateError
@@ -9,6 +10,10 @@ from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 
 class SessionStoresError(Exception):
     """The base class of the exceptions of this package."""
+
+    evicted: tuple[Any, ...] = ()
+    """The records of sessions that ``MAX_SESSIONS`` had ended before a login failed. They have
+    ended nevertheless, so the session of the request tells it."""
 
 
 class StorageUnavailable(SessionStoresError):
@@ -24,15 +29,17 @@ class PartlyEnded(StorageUnavailable):
     """The store stopped answering while sessions were being ended or purged.
 
     ``ended`` is the number of sessions that are known to have ended. ``reason`` is the exception
-    that stopped the operation.
+    that stopped the operation. ``sessions`` has those sessions if `Inventory.end_many` was called.
     """
 
-    def __init__(self, ended: int, reason: StorageUnavailable) -> None:
+    def __init__(
+        self, ended: int, reason: StorageUnavailable, sessions: Sequence[Any] = ()
+    ) -> None:
         super().__init__(f"{reason} Sessions that were ended before that: {ended}.")
-        self.ended, self.reason = ended, reason
+        self.ended, self.reason, self.sessions = ended, reason, sessions
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.ended, self.reason)
+        return type(self), (self.ended, self.reason, self.sessions)
 
 
 class StorageFull(StorageUnavailable):

@@ -10,3 +10,5 @@ pytest.register_assert_rewrite("django_sessionstores.testing")
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 """The folder of the checkout."""
+BYTECODE: Final = str(ROOT / ".cache" / "bytecode")
+"""Where bytecode is kept of what must have none beside its sources."""

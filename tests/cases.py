@@ -306,6 +306,20 @@ def empty_memory() -> None:
         records.clear()
 
 
+def remove_users() -> None:
+    """Remove all users, and tell nobody: for each, the package would look for sessions to end."""
+    from django.contrib.admin.models import LogEntry
+    from django.contrib.auth import get_user_model
+
+    model = get_user_model()
+    if not model._base_manager.exists():
+        return
+    groups, permissions = model.groups.through, model.user_permissions.through
+    for each in (LogEntry, groups, permissions, model):
+        rows = each._base_manager.all()
+        rows._raw_delete(rows.db)
+
+
 def _empty_folder(folder: Path) -> None:
     """Remove what is in a folder and in its folders, which stay: one that is missing would be taken
     for one that is not mounted."""
@@ -403,7 +417,10 @@ def _add_database(alias: str, entry: dict[str, Any], *, migrate: bool) -> None:
     completed = connections.configure_settings({DEFAULT_DB_ALIAS: {}, alias: entry})
     connections.settings[alias] = completed[alias]
     if migrate:
-        call_command("migrate", database=alias, verbosity=0, interactive=False)
+        # Users and all else of Django's are in the default database.
+        call_command(
+            "migrate", "django_sessionstores", database=alias, verbosity=0, interactive=False
+        )
 
 
 def _remove_database(alias: str) -> None:

@@ -3,10 +3,21 @@
 import contextvars
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+
+from tests import BYTECODE
+
+# Before what is imported here, so that it is kept as well. Without any bytecode, which many
+# containers forbid beside the sources, each worker and each subprocess would compile Django, the
+# package and the tests anew, which took more than a hundred seconds of processor time.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode, sys.pycache_prefix = False, BYTECODE
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = BYTECODE
 
 import hypothesis
 import pytest
@@ -91,20 +102,30 @@ _LONGEST: Final = (
     "test_suites",
     "test_simulation",
     "test_races",
-    "test_channels",
-    "devices.test_views",
-    "test_demo",
+    "management.test_sessions",
     "admin.test_pages",
+    "devices.test_views",
+    "test_conformance",
+    "test_rotation",
+    "test_user_models",
     "test_lazy",
+    "test_transactions",
+    "test_channels",
+    "redis.test_storage",
+    "test_limits",
+    "test_recent_authentication",
+    "test_inventory",
+    "test_types",
+    "memcached.test_storage",
+    "test_middleware",
+    "test_secret_keys",
+    "test_mistakes",
+    "test_demo",
     "test_services",
     "test_site",
     "test_cookie_growth",
-    "redis.test_storage",
     "test_demo_in_browser",
-    "management.test_sessions",
-    "memcached.test_storage",
-    "test_conformance",
-    "test_rotation",
+    "test_answers",
 )
 """The modules that take longest, most of it waiting. A worker that began one of them last would
 keep all the others waiting."""
@@ -174,15 +195,11 @@ def engine(
     No transaction is around the test: other threads and processes see what it writes. What it
     writes besides sessions and users it has to remove.
     """
-    from django.contrib.auth import get_user_model
-
     marker = request.node.get_closest_marker("private_servers")
     private = (marker.args[0] if marker.args else True) if marker else False
     with django_db_blocker.unblock(), cases.activate(request.param, private=private) as active:
         yield active
-        users = get_user_model()._default_manager
-        if users.exists():  # Another file of tests may use the same names.
-            users.all().delete()
+        cases.remove_users()  # Another file of tests may use the same names.
 
 
 @pytest.fixture(params=["django.contrib.sessions", "django_sessionstores"])
@@ -220,7 +237,7 @@ def user(django_db_setup: None, django_db_blocker: Any) -> Iterator[Any]:
     with django_db_blocker.unblock():
         user = get_user_model()._default_manager.create(username="ada")
         yield user
-        user.delete()
+        cases.remove_users()
 
 
 _MAX_REASONS = 4

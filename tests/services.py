@@ -225,6 +225,17 @@ class Server(Service):
     def prepare(self) -> None:
         """Make the data folder, once, before the first start."""
 
+    def make_data(self, make: Callable[[], object]) -> None:
+        """Make the folder ``data`` by a function, the first time; then copy what it has made."""
+        template, data = _templates.get(type(self)), self.folder / "data"
+        if template is not None:
+            run("cp", "-a", str(template), str(data))
+            return
+        make()
+        template = temporary_folder() / "data"
+        run("cp", "-a", str(data), str(template))
+        _templates[type(self)] = template
+
     def url(self) -> str:
         return self.addresses[0]
 
@@ -510,11 +521,13 @@ class PostgreSQL(Server):
     def prepare(self) -> None:
         initdb = executable("initdb")
         assert initdb is not None, "initdb comes with postgres"
-        run(
-            *(initdb, "-D", str(self.folder / "data"), "-U", self.USER, "-A", "trust"),
-            *("-E", "UTF8", "--locale=C", "--no-sync"),
-            cwd=self.folder,
-            **self.as_account(),
+        self.make_data(
+            lambda: run(
+                *(initdb, "-D", str(self.folder / "data"), "-U", self.USER, "-A", "trust"),
+                *("-E", "UTF8", "--locale=C", "--no-sync"),
+                cwd=self.folder,
+                **self.as_account(),
+            )
         )
 
     def command(self) -> list[str]:
@@ -572,10 +585,12 @@ class MariaDB(Server):
         install = executable("mariadb-install-db", "mysql_install_db")
         if install is None:
             skip_or_fail(f"mariadb-install-db is missing. Install it with: {self.install_hint}")
-        run(
-            *(install, *self._common(), "--skip-test-db", "--skip-name-resolve"),
-            # Two of them in one folder for temporary tables disturb each other.
-            *("--auth-root-authentication-method=normal", f"--tmpdir={self.folder}"),
+        self.make_data(
+            lambda: run(
+                *(install, *self._common(), "--skip-test-db", "--skip-name-resolve"),
+                # Two of them in one folder for temporary tables disturb each other.
+                *("--auth-root-authentication-method=normal", f"--tmpdir={self.folder}"),
+            )
         )
         (self.folder / "init.sql").write_text(
             f"CREATE DATABASE IF NOT EXISTS {self.DATABASE} CHARACTER SET utf8mb4;"
@@ -729,6 +744,7 @@ class RedisSentinel(Group):
 
 _running: list[Server] = []
 _folders: list[Path] = []
+_templates: dict[type[Server], Path] = {}
 _owner = os.getpid()
 
 S = TypeVar("S", bound=Service)

@@ -9,8 +9,9 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from django.db import transaction
+from django.db import connections, transaction
 from django.test import Client, override_settings
+from django.test.utils import CaptureQueriesContext
 
 from django_sessionstores import signals
 from django_sessionstores.core.clock import now
@@ -30,7 +31,7 @@ from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages import inspection
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.redis import storage as redis_storage
-from django_sessionstores.testing import DAY, HOUR, Twin, at, in_threads, observed
+from django_sessionstores.testing import DAY, HOUR, Twin, at, in_threads, observed, stores_of
 from tests.sessions.test_lifetimes import limits
 
 COOKIE = "sessionid"
@@ -400,8 +401,11 @@ def test_end_for_so_long(engine: Any, listing: Any, monkeypatch: pytest.MonkeyPa
         stored(engine, user=7)
     totals = [listing.end_all(7, seconds=0) for _ in range(4)]
     assert totals == [2, 2, 1, 0]
-    assert [total.is_complete for total in totals] == [False, False, False, True]
-    stored(engine, user=7)
+    # Who has ended the last ones need not call again to learn that.
+    assert [total.is_complete for total in totals] == [False, False, True, True]
+    first, *_ = (stored(engine, user=7) for _ in range(4))
+    totals = [listing.end_all(7, but=first.session_id, most=most) for most in (2, 1)]
+    assert [(int(total), total.is_complete) for total in totals] == [(2, False), (1, True)]
     total = listing.end_everything(seconds=60)
     assert (total, total.is_complete) == (1, True)
     for copied in (copy.deepcopy(total), pickle.loads(pickle.dumps(total))):
@@ -479,6 +483,112 @@ def test_a_session_that_rotates_before_its_batch_ends_is_followed(
     assert again.session_id != sessions[1].session_id
     assert sorted(told) == sorted(expected)
     assert not any(is_alive(engine, each) for each in [*sessions, again])
+
+
+@pytest.mark.authoritative
+def test_a_session_between_the_steps_of_a_rotation_counts_once(engine: Any) -> None:
+    """It has two records then, which both end, at whichever call of a store it happens."""
+    if not engine.storage.lists:
+        pytest.skip(f"{engine.id} declares that it cannot list")
+    for step in range(1, 12):
+        session, told, calls, totals = stored(engine, user=7), list[str](), 0, list[int]()
+
+        def receiver(session_id: str, told: Any = told, **kwargs: Any) -> None:
+            told.append(session_id)
+
+        def end(name: str, step: int = step, totals: list[int] = totals) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == step:
+                totals.append(Inventory().end_all(7))
+
+        signals.session_ended.connect(receiver)
+        try:
+            with observed(*stores_of(engine.storage), before=end), suppress(SessionEnded):
+                again = engine.SessionStore(session.session_key)
+                again["y"] = 2
+                again.cycle_key()
+                again.save()
+            if not totals:
+                break
+            assert totals == [1], step
+            assert len(told) == 1, step
+            assert Inventory().count(user=7) == 0
+        finally:
+            signals.session_ended.disconnect(receiver)
+        assert not is_alive(engine, session)
+
+
+def test_end_many_by_their_ids(engine: Any, inventory: Any) -> None:
+    """In one call of the storage. What has another id is followed, and nothing is told twice."""
+    if not engine.storage.authoritative:
+        pytest.skip(f"{engine.id} declares that it cannot end sessions")
+    sessions = [stored(engine, user=number) for number in range(4)]
+    kept, gone = stored(engine), stored(engine)
+    Inventory().end(gone.session_id)
+    again = None
+    if not engine.storage.holds_in_key:
+        again = engine.SessionStore(sessions[3].session_key)
+        again["y"] = 2
+        again.rotate_later()
+        again.save()
+    told: list[tuple[str, str | None]] = []
+
+    def receiver(session_id: str, user_id: str | None, **kwargs: Any) -> None:
+        told.append((session_id, user_id))
+
+    ids = [each.session_id for each in (*sessions, gone, sessions[0])]
+    signals.session_ended.connect(receiver)
+    try:
+        with observed(engine.storage) as calls:
+            ended = inventory.end_many(ids)
+    finally:
+        signals.session_ended.disconnect(receiver)
+    assert calls[:6] == ["lookup"] * 5 + ["end_many"]
+    newest = [*sessions[:3], sessions[3] if again is None else again]
+    expected = [(each.session_id, str(number)) for number, each in enumerate(newest)]
+    assert sorted((each.id, each.user_id) for each in ended) == sorted(expected)
+    assert sorted(told) == sorted(expected)
+    assert not any(is_alive(engine, each) for each in newest)
+    assert is_alive(engine, kept)
+    assert inventory.end_many(ids) == []
+    with pytest.raises(ValueError, match="not a session id"):
+        inventory.end_many([kept.session_id, "nonsense"])
+    assert is_alive(engine, kept)
+
+
+@pytest.mark.engines("db:sqlite", "db:postgresql")
+def test_selected_ones_end_in_one_statement(engine: Any, inventory: Any) -> None:
+    sessions = [stored(engine) for _ in range(20)]
+    ids = [each.session_id for each in sessions]
+    with CaptureQueriesContext(connections[engine.database]) as captured:
+        assert len(Inventory().end_many(ids)) == 20
+    words = [query["sql"].split()[0] for query in captured]
+    assert words == ["SELECT"] * 20 + ["DELETE"]
+
+
+@pytest.mark.authoritative
+def test_an_outage_while_selected_ones_end(
+    engine: Any, inventory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller learns which have ended."""
+    monkeypatch.setattr(inventory_ending, "MOST_AT_ONCE", 2)
+    sessions = [stored(engine, user=7) for _ in range(4)]
+    ids = [each.session_id for each in sessions]
+    done: list[str] = []
+
+    def broken(name: str) -> None:
+        if name == "end_many":
+            done.append(name)
+            if len(done) > 1:
+                raise StorageUnavailable("no route")
+
+    with observed(engine.storage, before=broken), pytest.raises(PartlyEnded) as caught:
+        inventory.end_many(ids)
+    assert caught.value.ended == 2
+    for each in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert [info.id for info in each.sessions] == ids[:2]
+    assert [is_alive(engine, each) for each in sessions] == [False, False, True, True]
 
 
 def test_purge_so_many(engine: Any, listing: Any) -> None:

@@ -195,11 +195,11 @@ class Schemas(Arrangement):
                 cursor.execute(statement)
 
 
-class Workers(Arrangement):
-    """Two workers of pytest-xdist, which have a database each and share everything else."""
+class Names(Arrangement):
+    """Two sites that share everything but their names, such as two workers of pytest-xdist."""
 
     def settings(self, name: str) -> AbstractContextManager[Any]:
-        return mock.patch("django_sessionstores.conf.isolation._test_worker", return_value=name)
+        return limits(SITE=name)
 
 
 def _tables() -> list[Any]:
@@ -238,7 +238,7 @@ ARRANGEMENTS: Final[dict[type[Arrangement], tuple[str, ...]]] = {
     ),
     DatabasesOfUsers: ("db:sqlite", "cached_db:django-redis+sqlite", "cookie:sqlite"),
     Schemas: ("db:postgresql", "cached_db:redis-cache+postgresql"),
-    Workers: ("file", *IN_A_CACHE),
+    Names: ("file", *IN_A_CACHE),
 }
 """The engines on which each arrangement makes a difference."""
 QUICK: Final = {
@@ -252,7 +252,7 @@ QUICK: Final = {
     (Databases, "cookie:sqlite"),
     (DatabasesOfUsers, "db:sqlite"),
     (Schemas, "db:postgresql"),
-    (Workers, "cache:redis-cache"),
+    (Names, "cache:redis-cache"),
 }
 """What is run by default; the rest is slow."""
 
@@ -560,6 +560,7 @@ settings.configure(
         "BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": os.environ["REDIS"],
     }},
     SESSION_ENGINE="django_sessionstores.backends.cache",
+    SESSIONSTORES={"SITE": os.environ.get("PYTEST_XDIST_WORKER", "")},
 )
 django.setup()
 """
@@ -589,9 +590,32 @@ def test_a_worker():
 """
 
 
+@pytest.mark.engines(
+    "cached_db:locmem+sqlite",
+    "cookie:sqlite",
+    "cookie:redis-cache+postgresql",
+    "cookie:django-redis",
+)
+def test_what_a_key_function_does_not_separate(engine: cases.Engine) -> None:
+    """The documentation names the engines whose table it leaves to all tenants, and no check can:
+    a KEY_FUNCTION may have any purpose. A registry in the cache is separated."""
+    cache = {**settings.CACHES.get(cases.CACHE_ALIAS, settings.CACHES["default"])}
+    cache["KEY_FUNCTION"] = f"{__name__}.key_of_tenant"
+    with override_settings(CACHES={**settings.CACHES, cases.CACHE_ALIAS: cache}):
+        session = engine.SessionStore()
+        session["_auth_user_id"] = "7"
+        session.save()
+        token = _current.set("staging")
+        try:
+            listed = Inventory().count(user="7")
+        finally:
+            _current.reset(token)
+    assert listed == (0 if engine.id == "cookie:django-redis" else 1)
+
+
 @pytest.mark.slow
 def test_two_workers_of_xdist(tmp_path: Path) -> None:
-    """Nothing in their settings differs."""
+    """Nothing else in their settings differs, and they count at the same time."""
     with Redis() as server:
         _run_workers(tmp_path, server.url())
 

@@ -439,7 +439,7 @@ def pages(site: Any, root: Any, client: Client) -> Iterator[str]:
     yield text(client.post(f"{PAGES}end/", {"id": [client.session.session_id]}))
     yield text(client.post(f"{PAGES}end/", follow=True))
     yield text(confirmed(client, f"{PAGES}end/", id=ids))
-    with without("delete"):
+    with without("end_many"):
         page = text(confirmed(client, f"{PAGES}end/", id=[visitors[1].session_id]))
     yield page
     yield text(confirmed(client, f"{PAGES}purge/"))

@@ -196,7 +196,8 @@ def _session_of(request: HttpRequest) -> SessionStore:
     if not isinstance(session, SessionStore):
         raise ImproperlyConfigured(
             f"Only sessions of django_sessionstores know when their user has logged in, and "
-            f"SESSION_ENGINE is {django_settings.SESSION_ENGINE!r}."
+            f"SESSION_ENGINE is {django_settings.SESSION_ENGINE!r}. Set it to an engine of the "
+            "package, or do not ask for a recent login."
         )
     return session
 

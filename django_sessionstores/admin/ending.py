@@ -21,23 +21,23 @@ def end_each(page: Page, ids: Sequence[str]) -> None:
 
     Messages say how many ended, how many had ended already, and how many may still be live.
     """
-    own, ended, gone, failed, reason = page.own_ids, list[SessionInfo](), 0, 0, ""
-    if any(id_ in own for id_ in ids):
+    ended: Sequence[SessionInfo] = ()
+    own, reason = page.own_ids, ""
+    others = [id_ for id_ in ids if id_ not in own]
+    if len(others) < len(ids):
         text = _("Your own session was kept: log out to end it.")
         page.message(text, messages.WARNING)
-    for number, id_ in enumerate(others := [id_ for id_ in ids if id_ not in own]):
-        try:
-            found = page.inventory.get(id_)
-            if page.inventory.end(id_) and found:
-                ended.append(found)
-            else:
-                gone += 1
-        except StorageUnavailable as error:
-            failed, reason = len(others) - number, translated_message(error)
-            break
+    try:
+        ended = page.inventory.end_many(others)
+    except PartlyEnded as error:
+        ended, reason = error.sessions, translated_message(error.reason)
+    except StorageUnavailable as error:
+        reason = translated_message(error)
     if ended:
         log_ended(page, page.rows(ended))
         _say_ended(page, len(ended))
+    left = len(others) - len(ended)
+    gone, failed = (0, left) if reason else (left, 0)
     if gone:
         text = ngettext(
             "%(number)s session had ended already.",

@@ -88,7 +88,7 @@ class Search(msgspec.Struct, kw_only=True):
 
 def selects(request: HttpRequest) -> list[Select]:
     """Return the filters of the list, with the options that the address selects."""
-    idle = (_("Last use"), _IDLE) if records_reads() else (_("Last change"), _UNCHANGED)
+    idle = (_("Last activity"), _IDLE) if records_reads() else (_("Last change"), _UNCHANGED)
     return [
         Select(name, label, options, request.GET.get(name, ""))
         for name, label, options in (

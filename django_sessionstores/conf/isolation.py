@@ -7,19 +7,14 @@ without a setting of their own. While a site rotates its secret, it has a mark f
 from __future__ import annotations
 
 import hashlib
-import os
 from functools import cache
-from typing import Final
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, router
 
 from .codecs import key_ring
+from .options import settings
 from .resets import reset_on_change
-
-_TEST_WORKER: Final = "PYTEST_XDIST_WORKER"
-"""The environment variable that names a worker of pytest-xdist. Workers have a database each, but
-may share other stores."""
 
 
 def tenant(database: str = DEFAULT_DB_ALIAS) -> str:
@@ -28,18 +23,13 @@ def tenant(database: str = DEFAULT_DB_ALIAS) -> str:
     A session names its user by primary key, and each database has users of its own. So a tenant is
     the database to which the routers write users. If a router raises an error, no tenant is
     selected. ``database`` is that of the sessions: if it is the same one, they are kept apart
-    anyway.
+    anyway. The name of the site, see ``SITE``, is part of the tenant.
     """
-    worker = _test_worker()
+    site = settings.SITE
     if not router.routers:
-        return worker
+        return site
     users = _database_of_users()
-    return worker if users in {database, DEFAULT_DB_ALIAS} else f"{worker} {users}"
-
-
-@cache
-def _test_worker() -> str:
-    return os.environ.get(_TEST_WORKER, "")
+    return site if users in {database, DEFAULT_DB_ALIAS} else f"{site} {users}"
 
 
 def _database_of_users() -> str:

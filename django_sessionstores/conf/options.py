@@ -168,6 +168,16 @@ class Settings:
             )
         return keys
 
+    # Sites that share a store.
+
+    @cached_property
+    def SITE(self) -> str:
+        """A name that tells sites apart that share both a store and a ``SECRET_KEY``, such as the
+        workers of a test run. Each lists, counts, ends and purges its own sessions only; a session
+        that was saved under another name is listed again when it is next saved. A session key is
+        valid at each of the sites."""
+        return text("SITE", default="")
+
     # Previous backends.
 
     @cached_property
@@ -232,7 +242,10 @@ class Settings:
         try:
             Proxies.parse(proxies)
         except ValueError as error:
-            raise ImproperlyConfigured(f"{full_name('TRUSTED_PROXIES')}: {error}.") from error
+            raise ImproperlyConfigured(
+                f"{full_name('TRUSTED_PROXIES')}: {error}. Write addresses and networks such as "
+                "'10.0.0.1' and '10.0.0.0/8', or 'unix'."
+            ) from error
         return proxies
 
     @cached_property
@@ -313,7 +326,11 @@ class Settings:
         if not all(isinstance(name, str) and name.strip("_- ") for name in names):
             raise ImproperlyConfigured(
                 Phrase(
-                    _("%(setting)s has an entry that is not a name."),
+                    _(
+                        "%(setting)s has an entry that is not a string with letters or digits. "
+                        "Each entry is a part of a name, such as %(example)s."
+                    ),
+                    example=repr("iban"),
                     setting=full_name("SECRET_NAMES"),
                 )
             )

@@ -20,6 +20,7 @@ from ..core.flow import Call, Flow, arun, run
 from ..core.lifetime import utc_datetime
 from ..core.records import is_session_id
 from ..inventory import REQUEST_SECONDS, Inventory, SessionInfo, SessionPage, Total
+from ..middleware import records_reads
 from ..sessions.user_ids import user_id_of
 from .names import describe_device, describe_place
 
@@ -45,17 +46,22 @@ class YourSession(msgspec.Struct, frozen=True, kw_only=True):
     created: datetime
     """When the user logged in."""
     last_activity: datetime
-    """When the session was last used, see `SessionInfo`. For the current session: now."""
+    """When the session was last active, see `SessionInfo`. For the current session: now."""
     is_current: bool
     """Whether it is the session of the request."""
 
 
 class YourSessionList(msgspec.Struct, frozen=True, kw_only=True):
-    """A list of sessions: the current session first, then the others by last use."""
+    """A list of sessions: the current session first, then the others by last activity."""
 
     sessions: Sequence[YourSession]
     is_complete: bool
     """Whether the list has all sessions of the user."""
+    records_reads: bool
+    """Whether a request that only reads its session counts as activity.
+
+    If not, call ``last_activity`` "last change" on your pages, as the package's pages do.
+    """
 
     @property
     def current(self) -> YourSession | None:
@@ -147,7 +153,9 @@ class YourSessions:
         found.sort(key=lambda each: each.last_activity, reverse=True)
         found.sort(key=lambda each: each.id not in current)
         sessions = yield Call(_Descriptions, "describe", (found, current))
-        return YourSessionList(sessions=sessions, is_complete=not page.next)
+        return YourSessionList(
+            sessions=sessions, is_complete=not page.next, records_reads=records_reads()
+        )
 
     def _count_others(self) -> Flow[int]:
         user_id, current = yield from self._user_and_ids()

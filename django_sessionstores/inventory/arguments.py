@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ..core.records import is_session_id, is_storable
 from ..sessions.user_ids import user_id_of
 
-KeptIds: TypeAlias = str | Collection[str] | None
+KeptIds: TypeAlias = str | Iterable[str] | None
 """The id or ids of sessions that must not end; ``None`` for none."""
 
 
@@ -40,11 +40,12 @@ def checked_id(session_id: str) -> str:
     return session_id
 
 
-def checked_ids(kept: KeptIds) -> Collection[str]:
-    """Return the ids of the sessions that must not end. Raises ``ValueError``."""
-    if kept is None:
-        return ()
-    return [checked_id(each) for each in ([kept] if isinstance(kept, str) else kept)]
+def checked_ids(session_ids: KeptIds) -> list[str]:
+    """Return session ids, each once. Raises ``ValueError``."""
+    if session_ids is None:
+        return []
+    ids = [session_ids] if isinstance(session_ids, str) else session_ids
+    return list(dict.fromkeys(map(checked_id, ids)))
 
 
 def user_id_or_any(user: Any) -> str | None:

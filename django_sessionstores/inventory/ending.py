@@ -8,21 +8,24 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from .. import signals
 from ..core import clock
-from ..core.flow import Call, Flow, run
+from ..core.flow import Call, Flow
 from ..core.records import Record, State
 from ..exceptions import PartlyEnded, StorageUnavailable, UnreadablePayload
-from ..sessions import SessionStore, Total
+from ..sessions import SessionStore, Total, events, loading
 from ..storages import revocation
 from ..storages.base import MOST_AT_ONCE, Storage
 from ..storages.calls import Calls
 from ..storages.revocation import EndedSession
 from .arguments import Limits
 from .listing import PAGE_SIZE, Listing
+from .session_info import session_info
 
 _ROUNDS: Final = 20
 """How often the sessions are searched again while new ones keep appearing."""
+
+_MOST_REMEMBERED: Final = 100_000
+"""How many of the sessions that one call has ended it remembers, so that none counts twice."""
 
 IsOutdated: TypeAlias = Callable[[Record, Mapping[str, Any]], bool]
 """Return whether a session must end, by its record and its data, which may be empty."""
@@ -41,6 +44,7 @@ class _Progress:
     def __init__(self, limits: Limits) -> None:
         self.ended = 0
         self.batches = 0
+        self._lineages: dict[str, None] = {}
         self._limits = limits
         self._began = clock.monotonic()
 
@@ -58,6 +62,23 @@ class _Progress:
         most = self._limits.most
         return records[: MOST_AT_ONCE if most is None else min(MOST_AT_ONCE, most - self.ended)]
 
+    def add(self, records: Sequence[Record]) -> list[Record]:
+        """Count the sessions with these records, which have ended; return one record of each.
+
+        While a session rotates, it may have two records. Both end, and perhaps not in one batch.
+        """
+        newest: dict[str, Record] = {}
+        for each in records:
+            other = newest.get(each.lineage, each)
+            # The newest record has the id that the session had in the end.
+            newest[each.lineage] = max(other, each, key=_last_write)
+        added = [each for lineage, each in newest.items() if lineage not in self._lineages]
+        self._lineages.update(dict.fromkeys(newest))
+        if len(self._lineages) > 2 * _MOST_REMEMBERED:
+            self._lineages = dict.fromkeys(list(self._lineages)[-_MOST_REMEMBERED:])
+        self.ended += len(added)
+        return added
+
 
 class Ending(msgspec.Struct, frozen=True):
     """Ends the sessions of an engine."""
@@ -68,19 +89,68 @@ class Ending(msgspec.Struct, frozen=True):
 
     def end(self, session_id: str, user_id: str | None) -> Flow[bool]:
         """End a session, and return whether it was live, see `Inventory.end`."""
+        found = yield from self._lookup(session_id)
+        if user_id is not None and (found is None or found.user_id != user_id):
+            return False
+        ended = yield from self._end_one(session_id, found)
+        if ended is None:
+            return False
+        yield from self._send([ended.record or Record(id=ended.id)], "revoked")
+        return True
+
+    def end_many(self, session_ids: Sequence[str]) -> Flow[list[Record]]:
+        """End sessions, and return the records of those that were live.
+
+        See `Inventory.end_many`.
+        """
+        progress, ended = _Progress(Limits()), list[Record]()
+        try:
+            for start in range(0, len(session_ids), MOST_AT_ONCE):
+                yield from self._end_some(session_ids[start:][:MOST_AT_ONCE], progress, ended)
+        except StorageUnavailable as error:
+            if ended:
+                moment = clock.now()
+                sessions = [session_info(each, moment) for each in ended]
+                raise PartlyEnded(len(ended), error, sessions) from error
+            raise
+        return ended
+
+    def _end_some(
+        self, session_ids: Sequence[str], progress: _Progress, ended: list[Record]
+    ) -> Flow[None]:
+        """End sessions in one batch, and add the records of those that were live to ``ended``."""
+        known: dict[str, Record | None] = {}
+        for each in session_ids:
+            known[each] = yield from self._lookup(each)
+        now = clock.now()
+        live = [each for each in known.values() if each is not None and each.is_live(now)]
+        if live := [each for each in live if self.storage.is_own(each)]:
+            ended += yield from self._end_batch(live, "revoked", progress)
+        # The others have ended, or have other ids, perhaps since they were looked up.
+        in_batch = {each.id for each in ended}
+        for session_id, record in known.items():
+            if session_id not in in_batch:
+                followed = yield from self._end_one(session_id, record)
+                if followed is not None:
+                    added = progress.add([followed.record or Record(id=followed.id)])
+                    yield from self._send(added, "revoked")
+                    ended += added
+
+    def _lookup(self, session_id: str) -> Flow[Record | None]:
         found: Record | None = None
         with suppress(UnreadablePayload):  # The session must end nevertheless.
             found = yield Call(self.storage, "lookup", (session_id,))
-        if user_id is not None and (found is None or found.user_id != user_id):
-            return False
-        if found is not None and not self.storage.is_own(found):
-            return False
+        return found
+
+    def _end_one(self, session_id: str, known: Record | None) -> Flow[EndedSession | None]:
+        """End the session with an id, and return it; ``None`` if it was not live."""
+        if known is not None and not self.storage.is_own(known):
+            return None
         # Also without a record: a session that is not live must not become live.
-        ended = yield from revocation.end(self.storage, session_id, known=found)
+        ended = yield from revocation.end(self.storage, session_id, known=known)
         if ended is None or (ended.record is not None and ended.record.expires <= clock.now()):
-            return False
-        yield from self._send([ended], "revoked")
-        return True
+            return None
+        return ended
 
     def end_all(
         self,
@@ -107,12 +177,20 @@ class Ending(msgspec.Struct, frozen=True):
                 found = yield from self._end_round(user_id, kept, reason, progress, selection)
                 if not found or progress.is_enough:
                     break
+            is_left = found and progress.is_enough and (yield from self._is_left(user_id, kept))
         except StorageUnavailable as error:
             if progress.ended:
                 raise PartlyEnded(progress.ended, error) from error
             raise
         # Without limits, what still appears has begun after this call.
-        return Total(progress.ended, is_complete=not (found and progress.is_enough))
+        return Total(progress.ended, is_complete=not is_left)
+
+    def _is_left(self, user_id: str | None, kept: Collection[str]) -> Flow[bool]:
+        """Return whether a session may be left to end, by one page of the list."""
+        page = yield from self.listing.scan("", PAGE_SIZE, user_id)
+        return bool(page.next) or any(
+            each.id not in kept and each.lineage not in kept for each in page.records
+        )
 
     def _end_round(
         self,
@@ -153,19 +231,19 @@ class Ending(msgspec.Struct, frozen=True):
             if not cursor:
                 return found
 
-    def _end_batch(self, records: Sequence[Record], reason: str, progress: _Progress) -> Flow[None]:
-        """End sessions, and count and tell those that were live.
+    def _end_batch(
+        self, records: Sequence[Record], reason: str, progress: _Progress
+    ) -> Flow[list[Record]]:
+        """End sessions, count and tell those that were live, and return them.
 
-        The next round finds those that have got other ids at this moment.
+        Those that have got other ids at this moment are not among them.
         """
         progress.batches += 1
         ids = frozenset((yield from Calls(self.storage).end_many([each.id for each in records])))
         now = clock.now()
-        ended = [
-            EndedSession(each.id, each) for each in records if each.id in ids and each.is_live(now)
-        ]
-        progress.ended += len(ended)
+        ended = progress.add([each for each in records if each.id in ids and each.is_live(now)])
         yield from self._send(ended, reason)
+        return ended
 
     def _is_outdated(self, record: Record, selection: Selection) -> Flow[bool | None]:
         """Return whether a session is outdated; ``None`` if it has another id by now, or none."""
@@ -179,18 +257,11 @@ class Ending(msgspec.Struct, frozen=True):
             data = self.store.data_of(current)
         return selection.is_outdated(record, data)
 
-    def _send(self, sessions: Sequence[EndedSession], reason: str) -> Flow[None]:
+    def _send(self, ended: Sequence[Record], reason: str) -> Flow[None]:
         """Send ``session_ended`` for each, after the commit if the caller is in a transaction."""
-        if not sessions:
-            return
+        told = [loading.end_event(each.id, reason, each.user_id) for each in ended]
+        return events.send_if_committed(self.store, self.storage, told)
 
-        def send() -> Flow[None]:
-            for each in sessions:
-                user_id = each.record.user_id if each.record else None
-                facts = {"session_id": each.id, "user_id": user_id, "reason": reason}
-                yield from signals.send(signals.session_ended, self.store, **facts)
 
-        if (yield Call(self.storage, "in_transaction", ())):
-            yield Call(self.storage, "after_commit", (lambda: run(send()),))
-        else:
-            yield from send()
+def _last_write(record: Record) -> tuple[int, int]:
+    return record.last_activity, record.version

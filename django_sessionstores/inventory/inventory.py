@@ -6,7 +6,7 @@ name. Nothing here knows or shows a session key.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -135,8 +135,8 @@ class Inventory:
         return await arun(self._count(user))
 
     def summarize(self, limit: int) -> Summary:
-        """Return counts of all sessions, or of a random sample of ``limit`` of them if the store
-        cannot count in groups."""
+        """Return counts of all sessions, or of a random sample of at least ``limit`` of them if the
+        store cannot count in groups, or would take long."""
         self._listing.check()
         return self.storage.summarize(clock.now(), limit)
 
@@ -162,6 +162,18 @@ class Inventory:
     async def aend(self, session_id: str, *, user: Any = None) -> bool:
         """See `end`."""
         return await arun(self._ending.end(checked_id(session_id), user_id_or_any(user)))
+
+    def end_many(self, session_ids: Iterable[str]) -> Sequence[SessionInfo]:
+        """End several sessions in batches, each as `end` does; return those that were live.
+
+        Raises `PartlyEnded`, whose ``sessions`` are those that have ended, if the store stops
+        answering after the first ones.
+        """
+        return _infos(run(self._ending.end_many(checked_ids(session_ids))))
+
+    async def aend_many(self, session_ids: Iterable[str]) -> Sequence[SessionInfo]:
+        """See `end_many`."""
+        return _infos(await arun(self._ending.end_many(checked_ids(session_ids))))
 
     def end_all(
         self,
@@ -279,3 +291,8 @@ class Inventory:
     def _reindex(self) -> Flow[int | None]:
         indexed: int | None = yield Call(self.storage, "reindex", ())
         return indexed
+
+
+def _infos(records: Iterable[Record]) -> list[SessionInfo]:
+    moment = clock.now()
+    return [session_info(each, moment) for each in records]

@@ -27,7 +27,7 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     created: datetime
     """When the session began, or when its user logged in."""
     last_activity: datetime
-    """When the session was last used.
+    """When the session was last active.
 
     A request that only reads the session counts under the package's middleware, and this may lag
     behind by ``ACTIVITY_INTERVAL``. If such requests do not count, this is when the session was

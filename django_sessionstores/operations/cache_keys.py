@@ -22,7 +22,8 @@ from ..exceptions import StorageUnavailable
 from ..migration.lazy import sources
 from ..migration.sources import CacheSource
 from ..storages.base import NAMESPACE, prefix_of
-from ..storages.caches.selection import Kind, kind_of
+from ..storages.caches.selection import Kind, cache_object, kind_of
+from ..storages.sql.connection_errors import connection_error
 
 BATCH: Final = 500
 """How many keys are removed at once. Every SQLite accepts up to 999 parameters."""
@@ -134,7 +135,10 @@ class DatabaseKeys(CacheKeys):
                 cursor.execute(sql, parameters)
                 return cursor.fetchall() if cursor.description else cursor.rowcount
         except Error as error:
-            raise StorageUnavailable(f"{self.describe()}: {type(error).__name__}") from error
+            raise StorageUnavailable(
+                connection_error(self._connection, error)
+                or f"{self.describe()}: {type(error).__name__}. Look at its table and its log."
+            ) from error
 
 
 def keys_besides_sessions(alias: str) -> CacheKeys:
@@ -146,7 +150,7 @@ def keys_besides_sessions(alias: str) -> CacheKeys:
         raise CommandError(
             f"CACHES has no {alias!r}. It has: {', '.join(map(repr, caches.settings))}."
         )
-    kind, cache = kind_of(alias), caches.create_connection(alias)
+    kind, cache = kind_of(alias), cache_object(alias)
     if kind is Kind.REDIS:
         return RedisKeys(alias)
     if isinstance(cache, BaseDatabaseCache):

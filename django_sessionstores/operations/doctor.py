@@ -73,6 +73,7 @@ _DISABLED_BY_ZERO: Final = ("IDLE_TIMEOUT", "ABSOLUTE_TIMEOUT", "ROTATE_AFTER", 
 _CHECKS: Final = (f"{checks.__name__}.", "django.core.checks.security.sessions")
 """How the names of modules begin whose checks are about sessions."""
 _WRONG: Final = django_checks.WARNING
+_TENTH: Final = 0.1
 LEVELS: Final = {
     "critical": gettext_lazy("Critical"),
     "error": gettext_lazy("Error"),
@@ -264,7 +265,11 @@ def _about_stores(
                 policy=eviction_policy,
             ),
             hint=Phrase(
-                gettext_noop("Set it to noeviction, or give sessions a store of their own.")
+                gettext_noop(
+                    "Set %(setting)s in the configuration of Redis to noeviction, or give sessions "
+                    "a server of their own."
+                ),
+                setting="maxmemory-policy",
             ),
             id="sessionstores.W026",
         )
@@ -359,7 +364,9 @@ def _store_in_words(store: Store) -> str:
 
 
 def _format_milliseconds(milliseconds: float | None) -> str:
-    return number_format(milliseconds or 0, decimal_pos=1)
+    milliseconds = milliseconds or 0
+    # "0.0 ms" would say that it took no time.
+    return number_format(milliseconds, decimal_pos=1 if milliseconds >= _TENTH else 3)
 
 
 def _size_limit_in_words(diagnosis: Diagnosis) -> str:

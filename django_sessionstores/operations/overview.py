@@ -1,8 +1,8 @@
 """Numbers of a site's sessions, for the admin's overview.
 
 An overview takes the same few calls of the store for a million sessions as for ten. A database
-counts all sessions. Other stores would have to read each of them, so a random sample stands for
-them if there are many.
+counts all sessions unless there are hundreds of thousands. Other stores would have to read each of
+them. So a random sample stands for them if there are many.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from . import statistics
 from .charts import Columns, Row, columns, rows, spans
 
 SAMPLE: Final = 1000
-"""How many sessions are read at most, from a store that cannot count them in groups."""
+"""How many sessions are read at most, from a store that cannot count them in groups. A database,
+which reads them in one statement, may read more."""
 _MAX_DEVICES: Final = 8
 """How many kinds of devices are listed; the rest are summed up."""
 _DAYS: Final = 30

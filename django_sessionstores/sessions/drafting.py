@@ -20,6 +20,7 @@ from ..core.records import (
 from ..exceptions import PayloadTooLarge, UnserializableValue
 from ..payloads.codec import Snapshot, change_context, newest_data
 from ..payloads.merge import AUTHENTICATED_AT, changes
+from . import activity
 from .state import Environment, Stored
 from .user_ids import normal_user_id
 
@@ -204,12 +205,6 @@ def has_moved(env: Environment, record: Record) -> bool:
     return env.client(record) != (record.ip, record.user_agent)
 
 
-def is_activity_due(record: Record) -> bool:
-    """Return whether the stored time of the last activity is older than ``ACTIVITY_INTERVAL``."""
-    interval = settings.ACTIVITY_INTERVAL * 1000
-    return interval > 0 and clock.now() - record.last_activity >= interval
-
-
 def with_rotation_time(env: Environment, record: Record, data: dict[str, Any]) -> dict[str, Any]:
     """Return the data of a session whose key is rotated now, with the time of the rotation.
 
@@ -247,5 +242,8 @@ def is_due(env: Environment, state: Stored, data: dict[str, Any]) -> bool:
         or env.storage.is_outdated(record)
         or is_old(env, record, data)
         or has_moved(env, record)
-        or bool(settings.IDLE_TIMEOUT and is_behind(env, record, data))
+        or bool(
+            settings.IDLE_TIMEOUT
+            and (is_behind(env, record, data) or activity.is_due(env.storage, record))
+        )
     )

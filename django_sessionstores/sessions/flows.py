@@ -14,15 +14,21 @@ from ..core.flow import Flow
 from ..core.records import SecretDict, SecretText, draw_key
 from ..exceptions import (
     PayloadTooLarge,
-    SessionConflict,
     SessionEnded,
-    StorageUnavailable,
-    UnreadablePayload,
 )
 from ..payloads.merge import merge
 from ..storages.calls import Calls
 from ..storages.revocation import EndedSession, is_in_grace
-from . import conflicts, drafting, ending, loading, request_sessions, rotation, saving
+from . import (
+    activity,
+    conflicts,
+    drafting,
+    ending,
+    loading,
+    request_sessions,
+    rotation,
+    saving,
+)
 from .knowledge import KnownSession
 from .state import (
     Dead,
@@ -81,7 +87,7 @@ class SessionFlows(KnownSession):
         is_drawn = bool(request_sessions.cycled()) and (
             yield from self._store_drawn_key(unread.key)
         )
-        loaded = yield from self._note_outage(loading.load(self._environment(), unread))
+        loaded = yield from self._tell_failure(loading.load(self._environment(), unread))
         if is_drawn and isinstance(loaded.state, Stored):
             return replace(loaded, state=replace(loaded.state, is_announced=False))
         return loaded
@@ -135,10 +141,9 @@ class SessionFlows(KnownSession):
             must_create=must_create,
         )
         try:
-            saved = yield from saving.save(self._environment(), began, given, intent)
-        except StorageUnavailable as outage:
-            self.outage = outage
-            raise
+            saved = yield from self._tell_failure(
+                saving.save(self._environment(), began, given, intent)
+            )
         except PayloadTooLarge as error:
             raise PayloadTooLarge(f"{error} {drafting.largest_keys(given)}") from error
         except SessionEnded:
@@ -278,7 +283,7 @@ class SessionFlows(KnownSession):
         state, env = self._current_state, self._environment()
         if key is None or key == state.key:
             yield from self._store_rotation_from(state)
-            ended = yield from self._note_outage(ending.end_state(env, state))
+            ended = yield from self._tell_failure(ending.end_state(env, state))
             if state.key is not None:
                 yield from self._report_replaced()
                 baseline = self._baseline or state.base
@@ -326,7 +331,7 @@ class SessionFlows(KnownSession):
         yield from self._store_rotation_from(state)
         is_logout, self.is_logging_out = self.is_logging_out, False
         flushing = ending.flush(env, state, is_logout=is_logout)
-        flushed = yield from self._note_outage(flushing)
+        flushed = yield from self._tell_failure(flushing)
         yield from self._report_replaced()
         self.clear()
         if flushed.is_outdated and state.key is not None:
@@ -379,13 +384,8 @@ class SessionFlows(KnownSession):
 
     def _record_activity(self) -> Flow[None]:
         state = self._current_state
-        if not isinstance(state, Stored):
-            return
-        moment, record, calls = clock.now(), state.record, Calls(self.storage())
-        # The request must not fail. In the caller's transaction, a lost race would undo the rest.
-        with suppress(StorageUnavailable, SessionConflict, UnreadablePayload):
-            if not (yield from calls.in_transaction()):
-                yield from calls.touch(record, record.expires, moment, moment)
+        if isinstance(state, Stored):
+            yield from activity.store(self.storage(), state.record)
 
     def _prove(self) -> Flow[bool]:
         state = self._current_state

@@ -9,15 +9,14 @@ from typing import Any, Self, TypeVar
 
 from msgspec.structs import replace
 
-from .. import signals
 from ..conf import codec
 from ..core import clock
 from ..core.flow import Flow, run
 from ..core.records import SecretDict, SecretText, draw_key, session_id
-from ..exceptions import StorageUnavailable, UnserializableValue
+from ..exceptions import SessionStoresError, StorageUnavailable, UnserializableValue
 from ..payloads.codec import Snapshot
 from ..storages.calls import Calls
-from . import drafting, request_sessions
+from . import activity, drafting, events, loading, request_sessions
 from .engine import Engine
 from .rollback import ProvisionalStates
 from .state import (
@@ -253,7 +252,7 @@ class KnownSession(Engine):
     def is_activity_due(self) -> bool:
         """Whether `record_activity` should be called if the request does not save the session."""
         state = self._current_state
-        return isinstance(state, Stored) and drafting.is_activity_due(state.record)
+        return isinstance(state, Stored) and activity.is_due(self.storage(), state.record)
 
     # --- What changed ----------------------------------------------------------------------
 
@@ -288,17 +287,22 @@ class KnownSession(Engine):
         baseline = self._baseline or state.base
         return bool(data) if baseline is None else not codec().matches(baseline, data)
 
-    def _note_outage(self, flow: Flow[T]) -> Flow[T]:
+    def _tell_failure(self, flow: Flow[T]) -> Flow[T]:
+        """Run a flow; note an outage that it meets, and tell what it has ended before an error."""
         try:
             return (yield from flow)
-        except StorageUnavailable as outage:
-            self.outage = outage
+        except SessionStoresError as error:
+            if isinstance(error, StorageUnavailable):
+                self.outage = error
+            evicted, error.evicted = error.evicted, ()
+            told = loading.eviction_events(evicted)
+            yield from events.send_if_committed(type(self), self.storage(), told)
             raise
 
     def _advance(
-        self, before: State, after: State, events: Sequence[Event], is_provisional: bool
+        self, before: State, after: State, told: Sequence[Event], is_provisional: bool
     ) -> Flow[None]:
-        """Set the state and send the events.
+        """Set the state and send the events in ``told``.
 
         With ``is_provisional``, the events are sent after the caller's transaction has committed,
         and a rollback restores the state ``before``.
@@ -308,19 +312,13 @@ class KnownSession(Engine):
             kind, calls = type(self), Calls(self.storage())
             with self._provisional.note_write(before) as note:
                 note.has_committed = yield from calls.after_commit(
-                    lambda: run(send_events(kind, events))
+                    lambda: run(events.send(kind, told))
                 )
-        elif events:
-            yield from self._send(events)
+        elif told:
+            yield from self._send(told)
 
-    def _send(self, events: Sequence[Event]) -> Flow[None]:
-        return send_events(type(self), events)
-
-
-def send_events(kind: type[Any], events: Sequence[Event]) -> Flow[None]:
-    """Send the signal of each event, from the class ``kind``."""
-    for event in events:
-        yield from signals.send(event.signal, kind, **event.facts)
+    def _send(self, told: Sequence[Event]) -> Flow[None]:
+        return events.send(type(self), told)
 
 
 def _is_cycled(state: State) -> bool:

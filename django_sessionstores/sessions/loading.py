@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -118,6 +119,11 @@ def rejection_event(record_id: str | None, reason: str, detail: str = "") -> Eve
     """Return the event for a key that is not accepted."""
     facts = {"session_id": record_id, "reason": reason, "detail": detail}
     return Event(signals.session_rejected, facts)
+
+
+def eviction_events(evicted: Sequence[Record]) -> tuple[Event, ...]:
+    """Return the events for sessions that ``MAX_SESSIONS`` has ended."""
+    return tuple(end_event(each.id, "evicted", each.user_id) for each in evicted)
 
 
 def end_event(record_id: str, reason: str, user_id: str | None) -> Event:

@@ -148,7 +148,9 @@ def is_over() -> bool:
 def _asgi_context() -> Any:
     """Return an object that lives as long as an ASGI request and is the same in all its contexts.
 
-    Return ``None`` for a request that another handler serves.
+    Return ``None`` for a request that another handler serves. The name is one that asgiref does not
+    document, read in asgiref 3.13: Django's handler enters a ``ThreadSensitiveContext`` for each
+    request, before it sends `request_started`.
     """
     return SyncToAsync.thread_sensitive_context.get(None)
 

@@ -26,11 +26,12 @@ from ..payloads.codec import Snapshot
 from ..payloads.merge import changes
 from ..storages import revocation
 from ..storages.base import Conflict, Gone, Taken, Updated
+from ..storages.outcomes import noting_evicted
 from ..storages.revocation import is_in_grace
 from ..storages.tombstones import leave_tombstone
-from . import conflicts, drafting, rotation
+from . import activity, conflicts, drafting, rotation
 from .conflicts import NextTry
-from .loading import end_event
+from .loading import end_event, eviction_events
 from .state import (
     Dead,
     Environment,
@@ -143,7 +144,8 @@ def save(env: Environment, state: State, data: dict[str, Any], intent: Intent) -
             yield Call(Pause, "sleep", (seconds,))
     if isinstance(state, New):
         raise StorageUnavailable(
-            f"{env.storage.describe()} calls every new session id taken; is it working?"
+            f"{env.storage.describe()} says of each new session id that it is taken. "
+            "It does not keep its promises: run the conformance suite on it."
         )
     raise SessionConflict(
         f"Other requests changed the session {settings.CONFLICT_RETRIES} times while it was "
@@ -165,13 +167,17 @@ def _create(env: Environment, state: New, key: SecretText, data: dict[str, Any])
     record = drafting.draft(env, key, data, snapshot, None)
     outcome = yield from env.calls.create(record, clock.now())
     if isinstance(outcome, Updated):
-        events = [_event(signals.session_created, outcome.record)]
-        if state.replaces is not None:
-            events = [*(yield from _replace_flushed(env, state.replaces, outcome.record)), *events]
-        if state.superseded is not None and state.superseded.outdated is not None:
-            outdated = state.superseded.outdated
-            events = [*(yield from _end_outdated(env, outdated, outcome.record)), *events]
-        return _save_result(key, None, outcome, snapshot, (*events, *_eviction_events(outcome)))
+        created = _event(signals.session_created, outcome.record)
+        events = [created, *eviction_events(outcome.evicted)]
+        with noting_evicted(lambda evicted: (*outcome.evicted, *evicted)):
+            if state.replaces is not None:
+                ended = yield from _replace_flushed(env, state.replaces, outcome.record)
+                events = [*ended, *events]
+            if state.superseded is not None and state.superseded.outdated is not None:
+                outdated = state.superseded.outdated
+                ended = yield from _end_outdated(env, outdated, outcome.record)
+                events = [*ended, *events]
+        return _save_result(key, None, outcome, snapshot, tuple(events))
     if state.is_given:
         raise CreateError
     return (yield from conflicts.resolve_creation(env, state, key, data))
@@ -292,6 +298,10 @@ def _touch(env: Environment, state: Stored, data: dict[str, Any], intent: Intent
     moment, record = clock.now(), state.record
     is_behind = drafting.is_behind(env, record, data)
     if not is_behind:
+        if activity.is_due(env.storage, record):
+            active = yield from activity.store(env.storage, record)
+            if active is not None:
+                return _proved(state, with_times(record, record.expires, active))
         if env.storage.holds_in_key:
             return (yield from _prove_token(env, state, intent))
         # The package's middleware sends no cookie after a save that changed nothing.
@@ -304,14 +314,19 @@ def _touch(env: Environment, state: Stored, data: dict[str, Any], intent: Intent
         return SaveResult(touched, is_written=True, is_news=True, is_proved=True)
     current = yield from env.calls.read_latest(record.id)
     if current is not None and current.is_live(moment):
-        is_news = not state.is_announced
-        known = replace(state, is_announced=True)
-        return SaveResult(known, is_proved=True, is_written=is_news, is_news=is_news)
+        return _proved(state, record)
     if is_in_grace(current):
         return (yield from conflicts.resolve_update(env, state, data, Conflict(current)))
     if env.policy is not None:
         return SaveResult(state)  # Nothing is lost, and the middleware does not send a cookie.
     raise SessionEnded("The session got a new key, was deleted, or expired meanwhile.")
+
+
+def _proved(state: Stored, record: Record) -> SaveResult:
+    """Return the result of a save that changes nothing and has found the session live."""
+    is_news = not state.is_announced
+    known = replace(state, record=record, is_announced=True)
+    return SaveResult(known, is_proved=True, is_written=is_news, is_news=is_news)
 
 
 def _prove_token(env: Environment, state: Stored, intent: Intent) -> Flow[SaveResult]:
@@ -366,7 +381,7 @@ def _rotate(env: Environment, state: Rotating, data: dict[str, Any], intent: Int
         events = (
             _event(signals.session_rotated, outcome.record, previous_id=previous.record.id),
             *_client_events(previous.record, outcome.record),
-            *_eviction_events(outcome),
+            *eviction_events(outcome.evicted),
         )
         saved = _save_result(state.key, previous, outcome, snapshot, events, state.drawn)
         return saved if data is given else replace(saved, data=data)
@@ -435,12 +450,6 @@ def _save_result(
 
 def _event(signal: Any, record: Record, **facts: Any) -> Event:
     return Event(signal, {"session_id": record.id, "user_id": record.user_id, **facts})
-
-
-def _eviction_events(outcome: Updated) -> tuple[Event, ...]:
-    if not outcome.evicted:
-        return ()
-    return tuple(end_event(each.id, "evicted", each.user_id) for each in outcome.evicted)
 
 
 def _client_events(base: Record, record: Record) -> tuple[Event, ...]:

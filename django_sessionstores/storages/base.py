@@ -227,7 +227,8 @@ class Storage(Inspection):
         ``expires`` and ``last_activity`` are in milliseconds since the epoch. Return whether the
         times were set. Nothing happens unless the store still has the version of ``base``, because
         a request that has saved since has set the times too, and a shorter lifetime must not be
-        undone.
+        undone. Nothing happens either if the call would have to wait for another transaction:
+        requests that only read touch their session, and later ones do it again.
         """
         raise NotImplementedError
 

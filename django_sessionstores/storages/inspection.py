@@ -25,7 +25,7 @@ class Inspection(SiteMarks):
         return ""
 
     def summarize(self, now: int, limit: int) -> Summary:
-        """Return counts of all sessions, or of a random sample of ``limit`` of them.
+        """Return counts of all sessions, or of a random sample of at least ``limit`` of them.
 
         Only if the storage `lists`. The default is for a storage that lists sessions in the order
         of their ids: ids are digests, so the sessions after a random id are a random sample.

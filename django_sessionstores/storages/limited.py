@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shlex
 from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from . import revocation
 from .base import MOST_AT_ONCE, Outcome, Storage, Taken, Updated
 from .calls import Calls
 from .composed import Wrapper
+from .outcomes import noting_evicted
 
 T = TypeVar("T")
 _Records: TypeAlias = list[Record]
@@ -122,11 +124,12 @@ class LimitedStorage(Wrapper):
             return (yield from self._evict(outcome, surplus))
 
         is_held = False
-        while not is_held:
-            counted, is_held = yield from self._run_under_lock(str(record.user_id), count)
-            if counted is None:
-                break
-            outcome = counted
+        with noting_evicted(lambda evicted: (*outcome.evicted, *evicted)):
+            while not is_held:
+                counted, is_held = yield from self._run_under_lock(str(record.user_id), count)
+                if counted is None:
+                    break
+                outcome = counted
         return outcome
 
     # --- Counting --------------------------------------------------------------------------
@@ -146,10 +149,7 @@ class LimitedStorage(Wrapper):
             if are_all or len(others) >= self._most:
                 break
         if self._refuses and len(others) >= self._most:
-            raise SessionLimitReached(
-                f"The user has {self._most} sessions, as many as SESSIONSTORES['MAX_SESSIONS'] "
-                "allows."
-            )
+            raise _refusal(record.user_id, len(others), self._most, are_all=are_all)
         surplus = len(others) - (self._most - 1)
         return sorted(others, key=_creation)[: max(0, surplus)]
 
@@ -215,15 +215,19 @@ class LimitedStorage(Wrapper):
         """
         began, live = clock.monotonic(), set[str]()
         records = list(chain.from_iterable(surplus))
-        for start in range(0, len(records), MOST_AT_ONCE):
-            if start and clock.monotonic() - began >= _EVICTION_SECONDS:
-                break
-            batch = records[start : start + MOST_AT_ONCE]
-            ended = yield from revocation.end_many(self.inner, batch)
-            live |= {each.lineage for each in ended}
-        latest = map(_latest_record, surplus)
-        evicted = [each for each in latest if each.lineage in live]
-        return replace(outcome, evicted=(*outcome.evicted, *evicted))
+
+        def evicted(ended: Sequence[Record]) -> tuple[Record, ...]:
+            live.update(each.lineage for each in ended)
+            return tuple(each for each in map(_latest_record, surplus) if each.lineage in live)
+
+        with noting_evicted(evicted):
+            for start in range(0, len(records), MOST_AT_ONCE):
+                if start and clock.monotonic() - began >= _EVICTION_SECONDS:
+                    break
+                batch = records[start : start + MOST_AT_ONCE]
+                ended = yield from revocation.end_many(self.inner, batch)
+                live.update(each.lineage for each in ended)
+        return replace(outcome, evicted=(*outcome.evicted, *evicted(())))
 
     # --- The lock --------------------------------------------------------------------------
 
@@ -264,8 +268,9 @@ class LimitedStorage(Wrapper):
                 return lock
             if clock.monotonic() > deadline:
                 raise StorageUnavailable(
-                    f"{self.describe()}: another login of the same user has kept its lock for "
-                    f"{2 * _LOCK_SECONDS} seconds."
+                    f"{self.describe()}: another login of user {user_id!r} has kept the lock of "
+                    f"SESSIONSTORES['MAX_SESSIONS'] for {2 * _LOCK_SECONDS} seconds. Try again "
+                    "later."
                 )
             if current is not None:
                 yield Call(Pause, "sleep", (random.uniform(*_PAUSES),))  # noqa: S311
@@ -297,6 +302,18 @@ def _lock_of(user_id: str, site: int, now: int) -> Record:
         created=now,
         last_activity=now,
         expires=now + _LOCK_SECONDS * 1000,
+    )
+
+
+def _refusal(user_id: str | None, others: int, most: int, *, are_all: bool) -> SessionLimitReached:
+    """Return the exception for a login of a user who has ``others`` sessions already."""
+    listing = f"manage.py sessions list --user-id {shlex.quote(str(user_id))}"
+    number = f"{'' if are_all else 'at least '}{others} live session{'' if others == 1 else 's'}"
+    return SessionLimitReached(
+        f"User {user_id!r} has {number}, and a login was refused because "
+        f"SESSIONSTORES['MAX_SESSIONS'] is {most} and SESSIONSTORES['ON_LIMIT'] is 'refuse'. "
+        f"End one of them ({listing} shows them), raise MAX_SESSIONS, or set ON_LIMIT to "
+        "'end_oldest'."
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import msgspec
 
 from ..core.records import Record, State, is_session_id, list_entry
+from ..exceptions import SessionStoresError
 
 
 class Updated(msgspec.Struct, frozen=True):
@@ -26,6 +28,19 @@ class Updated(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         # Error reports show local variables.
         return f"<Updated {self.record!r}>"
+
+
+@contextmanager
+def noting_evicted(evicted: Callable[[tuple[Record, ...]], tuple[Record, ...]]) -> Generator[None]:
+    """Note on an error of this context which sessions were evicted before it.
+
+    ``evicted`` returns their records, from those that the error has already.
+    """
+    try:
+        yield
+    except SessionStoresError as error:
+        error.evicted = evicted(error.evicted)
+        raise
 
 
 class Conflict(NamedTuple):

@@ -12,6 +12,7 @@ from ..core.records import Record, State
 from ..exceptions import UnreadablePayload
 from .base import Storage
 from .calls import Calls
+from .outcomes import noting_evicted
 
 _ROUNDS: Final = 50
 """How often a session that keeps getting other ids is looked up again."""
@@ -80,16 +81,16 @@ def end(
 def end_many(storage: Storage, records: Sequence[Record]) -> Flow[list[Record]]:
     """End sessions, in one call of the storage; return the records of those that were live.
 
-    Those that have got other ids at this moment are ended one by one.
+    Those that have got other ids at this moment are ended one by one. If that fails, the error has
+    those that were ended, see `SessionStoresError.evicted`.
     """
     ids = frozenset((yield from Calls(storage).end_many([each.id for each in records])))
-    ended = []
-    for each in records:
-        was_live = each.id in ids
-        if not was_live:
-            was_live = (yield from end(storage, each.id, known=each)) is not None
-        if was_live:
-            ended.append(each)
+    ended = [each for each in records if each.id in ids]
+    with noting_evicted(lambda _: tuple(ended)):
+        for each in [record for record in records if record.id not in ids]:
+            gone = yield from end(storage, each.id, known=each)
+            if gone is not None:
+                ended.append(each)
     return ended
 
 

@@ -10,8 +10,8 @@ from django import template
 from django.template import Context
 from django.template.defaultfilters import date
 from django.utils import timezone
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
+from django.utils.html import conditional_escape, format_html
+from django.utils.safestring import SafeString, mark_safe
 
 from ..core.phrases import format_distance
 from ..devices.sessions import YourSessionList, YourSessions
@@ -59,6 +59,15 @@ def moment(when: datetime, now: datetime) -> SafeString:
     return format_html(
         '<time datetime="{}" title="{}">{}</time>', when.isoformat(), exact(when), words
     )
+
+
+@register.filter
+def breakable(ip: str) -> SafeString:
+    """Return an IP address that breaks after a colon if it is too long for a line, not in a group.
+
+    What is copied from the page is the address alone.
+    """
+    return mark_safe(conditional_escape(ip).replace(":", ":<wbr>"))  # noqa: S308 - escaped
 
 
 @register.filter

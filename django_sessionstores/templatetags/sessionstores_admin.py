@@ -15,13 +15,14 @@ from ..exceptions import CannotList, StorageUnavailable
 from ..inventory import Inventory
 from ..operations.overview import count_of_user
 from ..sessions.user_ids import user_id_of
-from .sessionstores import exact, moment
+from .sessionstores import breakable, exact, moment
 
 register = template.Library()
 
 
 register.simple_tag(moment)
 register.filter(exact)
+register.filter(breakable)
 
 
 @register.simple_tag(takes_context=True)

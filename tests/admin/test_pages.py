@@ -500,7 +500,14 @@ def test_end_selected_ones(site: Any, client: Client) -> None:
     assert "End 4 sessions?" in text(question)
     assert "This one stays." in text(question)
     assert all(is_alive(site, each) for each in sessions)
-    answer = confirmed(client, f"{PAGES}end/", id=ids)
+    with observed(site.storage) as calls:
+        answer = confirmed(client, f"{PAGES}end/", id=ids)
+    # One lookup for each, and one more to see what has become of the one that is gone.
+    assert [each for each in calls if each in {"lookup", "end_many"}] == [
+        *["lookup"] * 4,
+        "end_many",
+        "lookup",
+    ]
     assert "3 sessions were ended." in said(answer)
     assert "1 session had ended already." in said(answer)
     assert "Your own session was kept" in said(answer)
@@ -619,8 +626,7 @@ def test_more_than_one_request_can_end(
         assert sum(is_alive(site, each) for each in sessions) == 1
         answer = confirmed(client, f"{PAGES}{page}")
         assert "1 session was ended." in said(answer)
-        while "data-continues" in answer.content.decode():
-            answer = confirmed(client, f"{PAGES}{page}")
+        assert "data-continues" not in answer.content.decode()
         assert sum(is_alive(site, each) for each in sessions) == 0
     messages = [each.get_change_message() for each in LogEntry.objects.order_by("pk")]
     assert len(messages) == 4
@@ -1007,9 +1013,17 @@ def test_an_administrator_signs_somebody_out(
 
 
 @ONE_ENGINE
-@pytest.mark.parametrize("middleware", [OURS, DJANGOS], ids=["package", "django"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", WIDTHS)
+# Each pair of them: a fault of colour, of width or of a middleware needs no third to show.
+@pytest.mark.parametrize(
+    ("middleware", "scheme", "size"),
+    [
+        (OURS, "light", "wide"),
+        (OURS, "dark", "phone"),
+        (DJANGOS, "light", "phone"),
+        (DJANGOS, "dark", "wide"),
+    ],
+    ids=["package-light-wide", "package-dark-phone", "django-light-phone", "django-dark-wide"],
+)
 def test_pages_can_be_used_by_everybody(
     site: Any, client: Client, chromium: Chromium, scheme: str, size: str, middleware: str
 ) -> None:
@@ -1103,7 +1117,7 @@ def test_the_page_continues(
 
     pressed, said = chromium.do(scene)
     assert (pressed == 1) is scripts
-    assert "0 sessions were ended." in said
+    assert "1 session was ended." in said
     assert not any(is_alive(site, each) for each in sessions)
     assert LogEntry.objects.count() == 3
 

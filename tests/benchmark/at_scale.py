@@ -120,7 +120,7 @@ def _pages(sought: Any) -> Iterator[Figure]:
             "search for an address": "?q=192.0.2.1",
             "search for an address that none has": "?q=192.0.2.2",
             "search for the beginning of an id": f"?q={some_id[:12]}",
-            "filter by last use": "?idle=24",
+            "filter by last activity": "?idle=24",
             "overview": "overview/",
             "one session": f"{some_id}/change/",
         }.items():

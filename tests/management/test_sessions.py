@@ -32,6 +32,7 @@ from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory, SessionInfo
 from django_sessionstores.management import reports, selection
 from django_sessionstores.management.commands.sessions import Command
+from django_sessionstores.operations import doctor
 from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.registered import RegisteredStorage
@@ -471,7 +472,10 @@ def test_end_by_id_works_on_every_engine(engine: Engine) -> None:
     """The one that was named, and no other."""
     one, two, three = (stored(engine) for _ in range(3))
     ids = [one.session_id, two.session_id, one.session_id]
-    assert sessions("end", *ids, interactive=False) == "2 sessions ended.\n"
+    with observed(engine.storage) as calls:
+        assert sessions("end", *ids, interactive=False) == "2 sessions ended.\n"
+    # Each is looked up to be found, and once more for what is told of it.
+    assert calls == [*["lookup"] * 4, "end_many"]
     assert alive(engine, one, two, three) == [False, False, True]
 
 
@@ -800,6 +804,14 @@ def test_doctor_has_no_complaints_in_development(engine: Engine) -> None:
         assert typed("doctor")[0] == 1
 
 
+@pytest.mark.parametrize(
+    ("milliseconds", "said"), [(0.012, "0.012"), (0.4, "0.4"), (12.345, "12.3")]
+)
+def test_no_store_answers_in_no_time(milliseconds: float, said: str) -> None:
+    store = doctor.Store(description="a store", milliseconds=milliseconds)
+    assert doctor._store_in_words(store) == f"a store: answers in {said} ms"
+
+
 @pytest.mark.engines("db:sqlite")
 def test_the_last_activity_is_called_what_it_is(engine: Engine) -> None:
     """Without requests that only read, it is the last change."""
@@ -812,6 +824,7 @@ def test_the_last_activity_is_called_what_it_is(engine: Engine) -> None:
         with override_settings(**options):
             assert words.upper() in sessions("list")
             assert f"\n{words} " in sessions("show", session.session_id)
+            assert document("list")["records_reads"] is (words == "Last activity")
 
 
 @pytest.mark.engines("db:sqlite")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests import BYTECODE
 from tests.packages import environments
 from tests.packages.backends import Backend
 from tests.packages.expected import expected_tests
@@ -103,6 +104,6 @@ def _environment(suite: Suite, overlay: dict[str, Any]) -> dict[str, str]:
     return {
         **kept,
         "PYTHONPATH": str(INSIDE),
-        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPYCACHEPREFIX": BYTECODE,
         "SESSIONSTORES_OVERLAY": json.dumps(overlay),
     }

@@ -2,8 +2,8 @@
 
 ``python -m tests.sessions.race_worker`` takes jobs from its input, one JSON object a line:
 ``case``, ``environment`` (which has the ports of the servers, see `tests.services.shared_service`),
-``key`` and ``writers``. It prints ``ready`` when it can begin, waits for a line, and prints as JSON
-what was answered as saved.
+``key``, ``writers`` and ``rounds``. It prints ``ready`` when it can begin, waits for a line, and
+prints as JSON what was answered as saved.
 """
 
 import json
@@ -18,19 +18,18 @@ from django_sessionstores.testing import Twin, in_threads
 from tests.cases import attach
 
 WRITERS = 16
-ROUNDS = 50
 SHARED_KEYS = ("shared-0", "shared-1", "shared-2")
 MOST_TRIES = 100
 
 
-def write_rounds(engine: Any, key: str, writer: int) -> list[str]:
+def write_rounds(engine: Any, key: str, rounds: int, writer: int) -> list[str]:
     """One key for each round, each in a request of its own; the keys answered as saved.
 
     What the engine refuses, for a conflict or because the store is busy, is tried again, as the
     visitor would.
     """
     saved = []
-    for number in range(ROUNDS):
+    for number in range(rounds):
         name = f"{writer}-{number}"
         for _ in range(MOST_TRIES):
             session = Twin(engine(key), awaited=bool(writer % 2))
@@ -45,9 +44,9 @@ def write_rounds(engine: Any, key: str, writer: int) -> list[str]:
     return saved
 
 
-def write_in_threads(engine: Any, key: str, writers: Iterable[int]) -> list[list[str]]:
+def write_in_threads(engine: Any, key: str, rounds: int, writers: Iterable[int]) -> list[list[str]]:
     """`write_rounds` of each writer, all at the same time."""
-    return in_threads([partial(write_rounds, engine, key, writer) for writer in writers])
+    return in_threads([partial(write_rounds, engine, key, rounds, writer) for writer in writers])
 
 
 def main() -> None:
@@ -57,7 +56,7 @@ def main() -> None:
         with attach(job["case"]) as engine:
             print("ready", flush=True)
             sys.stdin.readline()
-            saved = write_in_threads(engine.SessionStore, job["key"], job["writers"])
+            saved = write_in_threads(engine.SessionStore, job["key"], job["rounds"], job["writers"])
         print(json.dumps(saved), flush=True)
 
 

@@ -210,6 +210,53 @@ def test_an_idle_timeout_moves_both_in_one_step(listing: Any) -> None:
             assert since(moment) == pytest.approx(10, abs=0.01)
 
 
+@pytest.mark.parametrize("middleware", [OURS, DJANGOS])
+@pytest.mark.parametrize(
+    "rolling", [{"SESSION_SAVE_EVERY_REQUEST": True}, {"IDLE_TIMEOUT": 86_400}], ids=str
+)
+def test_a_long_touch_interval_does_not_delay_it(
+    listing: Any, prefix: str, rolling: dict[str, Any], middleware: str
+) -> None:
+    """Where reading moves the expiry in steps that are longer than those of the activity."""
+    own = {name: value for name, value in rolling.items() if name == "IDLE_TIMEOUT"}
+    middlewares = [middleware, *django_settings.MIDDLEWARE[1:]]
+    with (
+        limits(TOUCH_INTERVAL=3600, **own),
+        override_settings(MIDDLEWARE=middlewares),
+        override_settings(**{name: rolling[name] for name in rolling if name not in own}),
+    ):
+        browser, moment = Client(), now()
+        with at(moment):
+            browser.get(f"{prefix}write/x/1/")
+        expires = listed().expires
+        for minutes in (6, 12, 18):
+            with at(moment + minutes * MINUTE):
+                with observed(listing.storage) as calls:
+                    assert browser.get(f"{prefix}read/").json() == {"x": "1"}
+                assert calls == ["read", "touch"]
+                assert since(moment) == pytest.approx(minutes, abs=0.01)
+                assert listed().expires == expires
+
+
+@pytest.mark.engines("db:sqlite", "cache:django-redis", "cookie:sqlite")
+def test_a_save_of_no_change_does_not_fail_because_of_it(engine: Any, prefix: str) -> None:
+    """With SESSION_SAVE_EVERY_REQUEST, too, a request that only reads does not need the store."""
+    browser, moment = Client(), now()
+    fail = mock.Mock(side_effect=StorageUnavailable("away"))
+    afail = mock.AsyncMock(side_effect=StorageUnavailable("away"))
+    with limits(TOUCH_INTERVAL=3600), override_settings(SESSION_SAVE_EVERY_REQUEST=True):
+        with at(moment):
+            browser.get(f"{prefix}write/x/1/")
+        with (
+            at(moment + 6 * MINUTE),
+            mock.patch.multiple(engine.storage, touch=fail, atouch=afail),
+        ):
+            answer = browser.get(f"{prefix}read/")
+    assert (answer.status_code, answer.json()) == (200, {"x": "1"})
+    assert COOKIE not in answer.cookies
+    assert fail.called or afail.called
+
+
 @pytest.mark.engines("cookie:sqlite", "cookie:django-redis")
 def test_a_read_by_a_clock_that_is_ahead_ends_no_session(listing: Any) -> None:
     """What a cookie says of its own time is refused if it is from the future; that another server

@@ -40,7 +40,18 @@ def stream(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(parts())
 
 
+LEFT: list[Any] = []
+
+
+def leave(request: HttpRequest) -> HttpResponse:
+    """Hand the session to code that goes on after the response."""
+    request.session.get("_auth_user_id")
+    LEFT.append(request.session)
+    return HttpResponse("left")
+
+
 urlpatterns = [
+    path("leave/", leave),
     *urls.urlpatterns,
     path("other/", save_another_object),
     path("stream/", stream),
@@ -105,6 +116,25 @@ def test_a_response_saves_the_session_after_its_headers(browser: Client, middlew
         assert b"".join(response)
     with at(now() + 2 * HOUR):
         assert is_signed_in_later(browser)
+
+
+def test_code_that_a_view_has_started_saves_after_the_response(browser: Client) -> None:
+    """The session object is that of the request, but the request is over."""
+    with at(now() - 2 * HOUR + 1):
+        assert browser.get("/leave/").content == b"left"
+    before, session = key_of(browser), LEFT.pop()
+    session["progress"] = 1
+    session.save()
+    assert session.session_key == before
+    assert is_signed_in_later(browser)
+
+
+@pytest.mark.parametrize("path", ["/write/a/1/", "/async/write/a/1/"])
+def test_the_request_itself_rotates_the_key(browser: Client, path: str) -> None:
+    before = key_of(browser)
+    assert browser.get(path).status_code == 200
+    assert key_of(browser) != before
+    assert is_signed_in_later(browser)
 
 
 def test_a_connection_that_sends_no_cookie(engine: Any, browser: Client) -> None:

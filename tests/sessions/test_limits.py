@@ -1,6 +1,9 @@
 """At most so many sessions for a user, whoever logs in at the same time."""
 
 import asyncio
+import io
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,11 +11,12 @@ from unittest import mock
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.core.management import call_command
 from django.test import Client, override_settings
 
 from django_sessionstores import signals
 from django_sessionstores.core.clock import now
-from django_sessionstores.exceptions import SessionLimitReached
+from django_sessionstores.exceptions import SessionLimitReached, StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.storages import limited
 from django_sessionstores.testing import Twin, at, in_threads, observed
@@ -228,6 +232,71 @@ def test_a_session_that_rotates_before_it_is_evicted_is_followed(engine: Any) ->
     assert [reason for _, reason in told] == ["evicted"]
 
 
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("batches", [1, 2])
+def test_what_was_evicted_before_an_outage_is_told(
+    engine: Any, monkeypatch: pytest.MonkeyPatch, batches: int, is_async: bool
+) -> None:
+    """The login fails, because the user would have too many sessions. Those that it has ended are
+    not found by the next one, which tells the rest."""
+    monkeypatch.setattr(limited, "MOST_AT_ONCE", 2)
+    moment = now()
+    for number in range(8):
+        with at(moment + number):
+            log_in(engine, number)
+    before, left = {each.id for each in Inventory().list(user="1").sessions}, batches
+
+    def fail(name: str) -> None:
+        nonlocal left
+        if name == "end_many":
+            left -= 1
+            if left < 0:
+                raise StorageUnavailable("away")
+
+    with limits(MAX_SESSIONS=2), ended() as told:
+        with (
+            at(moment + 8),
+            observed(engine.storage, before=fail),
+            pytest.raises(StorageUnavailable, match="away"),
+        ):
+            log_in(engine, int(is_async))
+        gone = before - {each.id for each in Inventory().list(user="1").sessions}
+        assert len(gone) == 2 * batches
+        assert sorted(told) == sorted((each, "evicted") for each in gone)
+        with at(moment + 9):
+            assert log_in(engine, 0) is not None
+        gone = before - {each.id for each in Inventory().list(user="1").sessions}
+        assert gone == before
+        assert sorted({each for each, _ in told} & before) == sorted(gone)
+        assert len(told) == len(set(told))
+
+
+def test_what_a_batch_has_evicted_before_an_outage_is_told(engine: Any) -> None:
+    """A session that has got another id is ended after the batch, by calls that may fail."""
+    sessions = [log_in(engine, number) for number in range(3)]
+    rotated: list[Any] = []
+
+    def interrupt(name: str) -> None:
+        if name == "end_many" and not rotated:
+            again = engine.SessionStore(sessions[0].session_key)
+            again["y"] = 2
+            again.cycle_key()
+            again.save()
+            rotated.append(again)
+        elif name == "lookup" and rotated:
+            raise StorageUnavailable("away")
+
+    with (
+        limits(MAX_SESSIONS=1),
+        ended() as told,
+        observed(engine.storage, before=interrupt),
+        pytest.raises(StorageUnavailable, match="away"),
+    ):
+        log_in(engine, 0)
+    assert told == [(each.session_id, "evicted") for each in sessions[1:]]
+    assert is_live(engine, rotated[0])
+
+
 def test_a_login_stops_to_end_others_in_time(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store may be slow. One batch ends at least, or the limit would never be kept."""
     monkeypatch.setattr(limited, "_EVICTION_SECONDS", 0)
@@ -341,6 +410,44 @@ def test_a_user_whom_a_view_puts_into_a_session_counts(engine: Any, policy: str)
         else:
             visitor.save()
         assert Inventory().count(user="1") == 1
+
+
+@pytest.mark.engines("memory", "cache:redis-cache", "db:sqlite", "cache:memcached+sqlite")
+@pytest.mark.parametrize(("has", "says"), [(1, "1 live session,"), (3, "3 live sessions,")])
+def test_a_refusal_says_whose_login_why_and_what_to_do(engine: Any, has: int, says: str) -> None:
+    """A user may have more sessions than the limit allows, from before it was set."""
+    for number in range(has):
+        log_in(engine, number)
+    with limits(MAX_SESSIONS=1, ON_LIMIT="refuse"):
+        session = engine.SessionStore()
+        session["_auth_user_id"] = "1"
+        with pytest.raises(SessionLimitReached) as caught:
+            session.save()
+    said = str(caught.value)
+    assert f"User '1' has {says}" in said
+    assert "SESSIONSTORES['MAX_SESSIONS'] is 1" in said
+    assert "SESSIONSTORES['ON_LIMIT'] is 'refuse'" in said
+    assert "'end_oldest'" in said
+    # The command in the message is one that there is.
+    (command,) = re.findall(r"manage\.py (.+) shows them", said)
+    output = io.StringIO()
+    call_command(*command.split(), "--json", stdout=output)
+    assert len(json.loads(output.getvalue())["sessions"]) == has
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_refusal_does_not_say_a_number_that_it_did_not_count(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limited, "_PAGE", 2)
+    monkeypatch.setattr(limited, "_MOST_EVICTED", 2)
+    for number in range(5):
+        log_in(engine, number)
+    with limits(MAX_SESSIONS=1, ON_LIMIT="refuse"):
+        session = engine.SessionStore()
+        session["_auth_user_id"] = "1"
+        with pytest.raises(SessionLimitReached, match="at least 2 live sessions"):
+            session.save()
 
 
 @pytest.mark.engines("memory", "cache:redis-cache", "db:sqlite", "cache:memcached+sqlite")

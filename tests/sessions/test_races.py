@@ -21,7 +21,7 @@ from django_sessionstores.exceptions import SessionConflict, SessionEnded
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.testing import Twin, at, inner_storages, observed
 from tests import ROOT
-from tests.sessions.race_worker import ROUNDS, SHARED_KEYS, WRITERS, write_in_threads
+from tests.sessions.race_worker import SHARED_KEYS, WRITERS, write_in_threads
 
 # Of the others' keys each is as good as the next, see `CookieStorage`.
 pytestmark = pytest.mark.authoritative
@@ -383,6 +383,15 @@ def test_another_request_during_an_end(engine: Any, awaited: bool, view: Any) ->
 # By force --------------------------------------------------------------------------------------
 
 
+def rounds_of(engine: Any) -> int:
+    """How often each writer saves.
+
+    A lock of the package that is missing somewhere is met by few saves out of many. A condition
+    that is missing in what a server or a database is told is met by the first ones.
+    """
+    return 20 if engine.servers or engine.case.database else 50
+
+
 def assert_nothing_lost(engine: Any, key: str, saved: list[list[str]]) -> None:
     if not all(storage.shared for storage in inner_storages(engine.storage)):
         engine.empty_cache()  # The copy of this process may be a lease behind.
@@ -390,7 +399,7 @@ def assert_nothing_lost(engine: Any, key: str, saved: list[list[str]]) -> None:
     everything = {name for names in saved for name in names}
     assert everything - data.keys() == set()
     # The workers repeat what was refused, so in the end all of it was saved.
-    assert len(everything) == WRITERS * ROUNDS
+    assert len(everything) == WRITERS * rounds_of(engine)
     assert data.keys() - everything == {"start", *SHARED_KEYS}
     assert data["start"] == "kept"
 
@@ -404,9 +413,9 @@ def new_key(engine: Any) -> str:
 
 @pytest.mark.payload_stored
 def test_many_threads(engine: Any) -> None:
-    """16 writers, 50 saves each, every other one awaited: Django's engines keep 50 to 136."""
+    """16 writers, every other one awaited. Of 50 saves each, Django's engines keep 50 to 136."""
     key = new_key(engine)
-    saved = write_in_threads(engine.SessionStore, key, range(WRITERS))
+    saved = write_in_threads(engine.SessionStore, key, rounds_of(engine), range(WRITERS))
     assert_nothing_lost(engine, key, saved)
 
 
@@ -452,6 +461,7 @@ def test_many_processes(engine: Any, workers: list[subprocess.Popen[str]]) -> No
     for number, worker in enumerate(workers):
         writers = list(range(number, WRITERS, PROCESSES))
         job = {"case": engine.id, "environment": places, "key": key, "writers": writers}
+        job["rounds"] = rounds_of(engine)
         tell(worker, json.dumps(job))
     assert [hear(worker) for worker in workers] == ["ready\n"] * PROCESSES
     for worker in workers:  # All are up before the first begins.

@@ -21,6 +21,7 @@ from ...core import clock
 from ...core.lifetime import utc_datetime
 from ...exceptions import StorageUnavailable
 from ...inventory import Inventory, SessionInfo
+from ...middleware import records_reads
 from ...migration.lazy import sources
 from ...operations import bulk_migration, cache_keys, doctor, statistics
 from ...sessions.user_ids import normal_user_id
@@ -83,7 +84,9 @@ class Command(BaseCommand):
         except ValueError as error:
             raise CommandError(str(error)) from error
         if json:
-            self.terminal.write(reports.as_json(page._asdict()))
+            self.terminal.write(
+                reports.as_json({**page._asdict(), "records_reads": records_reads()})
+            )
             return
         names = self._names(each.user_id for each in page.sessions)
         header, *lines = reports.session_table(page.sessions, names, _now(), self.terminal.screen)
@@ -139,7 +142,7 @@ class Command(BaseCommand):
         inventory = self._inventory()
         found = selection.find(inventory, ids)
         if self._is_end_confirmed(len(found), "", **options):
-            self._report_end(lambda: sum([inventory.end(each.id) for each in found]))
+            self._report_end(lambda: len(inventory.end_many(each.id for each in found)))
 
     def _end_of_user(
         self, inventory: Inventory, user: FoundUser, *, but: str | None, **options: Any

@@ -125,7 +125,9 @@ def translate_errors(source: Source, damage: tuple[type[Exception], ...] = ()) -
             raise UnreadablePayload(f"entry of the cache is damaged ({name})") from None
         hint = ""
         if isinstance(error, DatabaseError | InterfaceError):
-            hint = " Is the table there?"
+            hint = " Look at the entry of that database in DATABASES, and whether the table exists."
+        elif alias := getattr(source, "alias", None):
+            hint = f" Look at CACHES[{alias!r}], and whether its server runs."
         raise StorageUnavailable(
             f"A previous backend, {source.describe()}, does not answer ({summary_of(error)}).{hint}"
         ) from None

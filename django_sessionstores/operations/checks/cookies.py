@@ -36,13 +36,13 @@ def check_cookie(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
             checks.Error(
                 Phrase(
                     _(
-                        "Browsers refuse the cookie %(cookie)s with these settings: nobody keeps a "
-                        "session."
+                        "SESSION_COOKIE_NAME is %(cookie)s, and browsers refuse a cookie with this "
+                        "name unless other settings fit: nobody keeps a session."
                     ),
                     cookie=repr(name),
                 ),
                 hint=Phrase(
-                    _("The prefix %(prefix)s asks for: %(settings)s."),
+                    _("Set %(settings)s, or choose a name that does not begin with %(prefix)s."),
                     prefix=prefix,
                     settings=", ".join(wrong),
                 ),

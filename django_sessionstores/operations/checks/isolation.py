@@ -8,12 +8,12 @@ from typing import Any, Final
 from django.apps import apps
 from django.conf import settings as django_settings
 from django.core import checks
-from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop as _
 
 from ...core.phrases import Phrase
 from ...storages.base import CacheStorage, Storage, has_fixed_keys, prefix_of
+from ...storages.caches.selection import cache_object
 from ...storages.files.storage import FileStorage
 from ...storages.sql.storage import DatabaseStorage
 from .configuration import configured_storage, parts
@@ -59,7 +59,7 @@ def _shared_by_schemas(found: Sequence[Storage], function: str) -> Iterator[chec
     alias = django_settings.SESSION_CACHE_ALIAS
     for part in found:
         if isinstance(part, CacheStorage):
-            if has_fixed_keys(caches.create_connection(alias)):
+            if has_fixed_keys(cache_object(alias)):
                 hint = Phrase(
                     _("Add %(line)s to %(setting)s."),
                     line=f'"KEY_FUNCTION": "{function}"',
@@ -123,7 +123,7 @@ def _hidden_keys(found: Sequence[Storage]) -> Iterator[checks.CheckMessage]:
     alias = django_settings.SESSION_CACHE_ALIAS
     if not any(isinstance(part, CacheStorage) for part in found):
         return
-    cache = caches.create_connection(alias)
+    cache = cache_object(alias)
     try:
         is_hidden = not has_fixed_keys(cache) and prefix_of(cache.make_key) is None
     except Exception:  # noqa: BLE001 - a function of the project, which may expect a request

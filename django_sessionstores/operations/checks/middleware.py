@@ -46,20 +46,15 @@ def check_middleware(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMe
     messages: list[checks.CheckMessage] = []
     present = session_middlewares()
     if len(present) > 1 and has_package_middleware():
-        others = [path for path, each in present if not issubclass(each, SessionMiddleware)]
-        # There may be several of the package: then any of them can stay.
-        surplus = others or [path for path, _each in present[1:]]
         messages.append(
             checks.Error(
                 Phrase(
                     _(
-                        "MIDDLEWARE has more than one session middleware: the last one's session "
-                        "is used, and the first one's answer."
+                        "MIDDLEWARE has more than one session middleware: views get the session of "
+                        "the last one, and each of them saves it."
                     )
                 ),
-                hint=Phrase(
-                    _("Remove from MIDDLEWARE: %(paths)s."), paths=", ".join(map(repr, surplus))
-                ),
+                hint=_what_to_remove(present),
                 id="sessionstores.E009",
             )
         )
@@ -85,20 +80,31 @@ def check_middleware(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMe
     return messages
 
 
+def _what_to_remove(present: Sequence[tuple[str, type[Any]]]) -> Phrase:
+    """Return the hint that leaves one of several session middlewares, of the package."""
+    paths = [path for path, _each in present]
+    kept = next(path for path, each in present if issubclass(each, SessionMiddleware))
+    if surplus := [path for path in dict.fromkeys(paths) if path != kept]:
+        return Phrase(_("Remove from MIDDLEWARE: %(paths)s."), paths=", ".join(map(repr, surplus)))
+    return Phrase(
+        _("MIDDLEWARE lists %(path)s %(number)s times: keep the first line and remove the others."),
+        path=repr(kept),
+        number=paths.count(kept),
+    )
+
+
 @checks.register
 def check_middleware_order(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """Check that the package's middleware is above those that use the session, and below those
-    that store responses."""
-    found = middlewares()
-    own = [
-        place
-        for place, (_path, each) in enumerate(found)
-        if isinstance(each, type) and issubclass(each, SessionMiddleware)
-    ]
-    if len(own) != 1:
+    """Check that the session middleware is above those that use the session, and below those that
+    store responses.
+
+    Django has no check for its own middleware, which is checked if the engine is of the package.
+    """
+    found, present = middlewares(), session_middlewares()
+    if len(present) != 1 or not (has_package_middleware() or _has_package_engine()):
         return []  # check_middleware reports it if there are several.
-    (place,) = own
-    path = found[place][0]
+    ((path, _each),) = present
+    place = [each for each, _middleware in found].index(path)
     needing = [*_NEED_SESSION]
     if django_settings.CSRF_USE_SESSIONS:
         needing.append("django.middleware.csrf.CsrfViewMiddleware")
@@ -111,7 +117,8 @@ def check_middleware_order(app_configs: Any, **kwargs: Any) -> Sequence[checks.C
                 Phrase(
                     _(
                         "Middlewares that use the session stand above the session middleware in "
-                        "MIDDLEWARE, where requests do not have a session yet: %(paths)s."
+                        "MIDDLEWARE, where requests do not have a session yet, so that requests "
+                        "fail: %(paths)s."
                     ),
                     paths=", ".join(map(repr, too_high)),
                 ),
@@ -183,6 +190,13 @@ def report_unknown_clients(app_configs: Any, **kwargs: Any) -> Sequence[checks.C
             id="sessionstores.I003",
         )
     ]
+
+
+def _has_package_engine() -> bool:
+    try:
+        return configured_storage() is not None
+    except (ImportError, ImproperlyConfigured):
+        return False  # check_engine reports it.
 
 
 def _lacks_clients() -> bool:

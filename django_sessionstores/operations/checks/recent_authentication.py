@@ -9,9 +9,11 @@ from urllib.parse import urlsplit
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch, Resolver404, resolve
+from django.utils.translation import gettext_noop as _
 
 from ...accounts import recent_authentication
 from ...conf import full_name, settings
+from ...core.phrases import Phrase
 from .configuration import configured_storage, views
 
 
@@ -30,8 +32,14 @@ def check_recent_authentication(app_configs: Any, **kwargs: Any) -> Sequence[che
     except NoReverseMatch as error:
         return [
             checks.Warning(
-                f"The page where users log in again does not exist: {error}",
-                hint=f"Correct {full_name('RECENT_AUTHENTICATION_URL')} or LOGIN_URL.",
+                Phrase(
+                    _("The page where users log in again does not exist: %(error)s"),
+                    error=str(error),
+                ),
+                hint=Phrase(
+                    _("Correct %(setting)s, or LOGIN_URL if that is empty."),
+                    setting=full_name("RECENT_AUTHENTICATION_URL"),
+                ),
                 id="sessionstores.W019",
             )
         ]
@@ -39,10 +47,18 @@ def check_recent_authentication(app_configs: Any, **kwargs: Any) -> Sequence[che
         return []
     return [
         checks.Warning(
-            f"The page {url} redirects users who are logged in, so they cannot log in again there: "
-            "the browser is redirected back and forth.",
-            hint=f"Set {full_name('RECENT_AUTHENTICATION_URL')} to a LoginView of its own, with "
-            "redirect_authenticated_user=False.",
+            Phrase(
+                _(
+                    "The page %(url)s redirects users who are logged in, so they cannot log in "
+                    "again there: the browser is redirected back and forth."
+                ),
+                url=url,
+            ),
+            hint=Phrase(
+                _("Set %(setting)s to a LoginView of its own, with %(argument)s."),
+                setting=full_name("RECENT_AUTHENTICATION_URL"),
+                argument="redirect_authenticated_user=False",
+            ),
             id="sessionstores.W018",
         )
     ]

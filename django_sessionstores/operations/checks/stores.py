@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from django.conf import settings as django_settings
 from django.core import checks
-from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop as _
@@ -16,6 +15,7 @@ from ...conf import full_name
 from ...core.phrases import Phrase
 from ...storages.base import CacheStorage
 from ...storages.caches.database_cache import DatabaseCacheStorage
+from ...storages.caches.selection import cache_object
 from ...storages.files.storage import FileStorage
 from ...storages.layered import LayeredStorage
 from ...storages.memory import MemoryStorage
@@ -58,7 +58,7 @@ def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage
     if not in_cache:
         return []
     alias = django_settings.SESSION_CACHE_ALIAS
-    cache = caches.create_connection(alias)
+    cache = cache_object(alias)
     messages: list[checks.CheckMessage] = []
     if isinstance(cache, LocMemCache):
         messages.append(_cache_in_one_process(alias))
@@ -73,7 +73,13 @@ def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage
 
 def _cache_in_one_process(alias: str) -> checks.Warning:
     return checks.Warning(
-        Phrase(_("The cache %(cache)s is in the memory of one process."), cache=repr(alias)),
+        Phrase(
+            _(
+                "The cache %(cache)s, which has sessions or copies of them, is in the memory of "
+                "one process: other workers do not see its sessions, and a restart loses them."
+            ),
+            cache=repr(alias),
+        ),
         hint=Phrase(
             _("Point SESSION_CACHE_ALIAS to a cache that all workers share, such as Redis.")
         ),
@@ -92,10 +98,8 @@ def _cache_too_small(alias: str, limit: int) -> checks.Warning:
             limit=limit,
         ),
         hint=Phrase(
-            _(
-                "Raise OPTIONS['MAX_ENTRIES'] of the cache above the number of sessions, "
-                "or use the db or cached_db engine."
-            )
+            _("Raise %(setting)s above the number of sessions, or use the db or cached_db engine."),
+            setting=f"CACHES[{alias!r}]['OPTIONS']['MAX_ENTRIES']",
         ),
         id="sessionstores.W002",
     )

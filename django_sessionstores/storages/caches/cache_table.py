@@ -27,6 +27,7 @@ from ...core.records import (
 )
 from ...exceptions import UnreadablePayload
 from ..base import NAMESPACE
+from ..sql.free_rows import if_free
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -63,6 +64,7 @@ class Statements(NamedTuple):
     insert: str
     take_over: str
     replace: str
+    touch: str
     overwrite: str
     delete: str
     find_expired: str
@@ -84,7 +86,8 @@ def compile_statements(table: str, connection: BaseDatabaseWrapper) -> Statement
     if connection.vendor in {"postgresql", "sqlite"}:
         # On other databases it fails if the key exists, but does not abort a transaction.
         insert += " ON CONFLICT DO NOTHING"
-    overwrite = f"UPDATE {table} SET {value} = %s, {expires} = %s WHERE {key} = %s"
+    overwrite = f"UPDATE {table} SET {value} = %s, {expires} = %s"
+    same = f"{key} = %s AND {value} = %s"
     tombstones = ", ".join(["%s"] * len(TOMBSTONE_VALUES))
     locks = connection.features.has_select_for_update
     between = f"{key} > %s AND {key} < %s"
@@ -99,11 +102,12 @@ def compile_statements(table: str, connection: BaseDatabaseWrapper) -> Statement
         # just been found outdated.
         read_latest=read + (" FOR UPDATE" if locks else ""),
         insert=insert,
-        take_over=f"{overwrite} AND {expires} <= %s",
+        take_over=f"{overwrite} WHERE {key} = %s AND {expires} <= %s",
         # The whole value is compared, because there is no column for the version. MySQL does not
         # distinguish upper and lower case; no two payloads differ only in that.
-        replace=f"{overwrite} AND {value} = %s",
-        overwrite=overwrite,
+        replace=f"{overwrite} WHERE {same}",
+        touch=f"{overwrite} {if_free(connection, table, key, same)}",
+        overwrite=f"{overwrite} WHERE {key} = %s",
         # Also values that are not records.
         delete=(
             f"DELETE FROM {table} WHERE {key} = %s AND SUBSTR({value}, 1, 3) NOT IN ({tombstones}) "

@@ -8,10 +8,10 @@ key a row that was expired when it looked.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from django.core.cache.backends.db import BaseDatabaseCache
@@ -38,7 +38,9 @@ from ..base import (
     prefix_of,
 )
 from ..copies import is_refused
+from ..sql.connection_errors import TOO_LARGE, connection_error
 from ..sql.deadline import LimitedCursor
+from ..sql.free_rows import write, write_if_free
 from ..sql.lost_races import conflict_before_cleanup, conflict_in_transaction, retry, summary_of
 from ..sql.table_storage import TableStorage
 from .cache_table import (
@@ -55,6 +57,9 @@ from .cache_table import (
     site_letters,
     value_of,
 )
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
 
 # A round is lost only to a request that touches or fills the same session at that very moment.
 _ROUNDS: Final = 50
@@ -142,7 +147,8 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         if current is None or current.version != base.version:
             return False
         touched = with_times(current, expires, last_activity)
-        return self._replace(base.id, value_of(touched), touched.expires, current.handle)
+        values = (value_of(touched), touched.expires, self._key(base.id), current.handle)
+        return self._execute("touch", *values, write=write_if_free) == 1
 
     def delete(self, session_id: str) -> bool:
         letters = self._site_letters()
@@ -271,18 +277,19 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
     def _replace(self, session_id: str, text: str, expires: int, seen: str) -> bool:
         return self._execute("replace", text, expires, self._key(session_id), seen) == 1
 
-    def _execute(self, statement: str, *parameters: Any, sites: Sequence[str] = ()) -> int:
-        """Return how many rows a statement changed. An integer in its parameters is a moment."""
+    def _execute(
+        self,
+        statement: str,
+        *parameters: Any,
+        sites: Sequence[str] = (),
+        write: Callable[[BaseDatabaseWrapper, str, Sequence[Any]], int] = write,
+    ) -> int:
+        """Return how many rows the statement changed. An integer in its parameters is a moment."""
         connection, statements = self._database()
         adapted = [expiry_of(p, connection) if isinstance(p, int) else p for p in parameters]
-
-        def count() -> int:
-            with LimitedCursor(connection) as cursor:
-                cursor.execute(statements.for_sites(statement, sites), adapted)
-                return int(cursor.rowcount)
-
+        sql = statements.for_sites(statement, sites)
         with self._errors():
-            return retry(connection, count)
+            return retry(connection, lambda: write(connection, sql, adapted))
 
     def _records(self, last: str, limit: int, user_id: str | None) -> Iterator[Record]:
         """Yield the readable live records after an id, in order of ids, without payloads."""
@@ -336,11 +343,10 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
             if conflict := conflict_in_transaction(self.connection(), error):
                 raise conflict from error
             if error.args[:1] == (_MYSQL_PACKET_TOO_LARGE,) or "too big" in str(error):
-                raise PayloadTooLarge(
-                    f"{self.describe()} cannot store a session of this size."
-                ) from error
+                raise PayloadTooLarge(f"{self.describe()} {TOO_LARGE}") from error
             raise StorageUnavailable(
-                f"{self.describe()} did not answer as it should ({summary_of(error)}). If the "
+                connection_error(self.connection(), error)
+                or f"{self.describe()} did not answer as it should ({summary_of(error)}). If the "
                 "table is missing, run: python manage.py createcachetable"
             ) from error
 

@@ -11,11 +11,10 @@ import hashlib
 import struct
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 import msgspec
-from django.core.cache import caches
 from django.core.cache.backends.base import default_key_func
 from django.core.cache.backends.filebased import FileBasedCache
 from django.utils.translation import gettext_noop
@@ -29,6 +28,7 @@ from ..copies import is_refused
 from ..files.folder import Folder
 from ..files.record_file import read_head
 from ..files.storage import FileStorage, Place
+from .selection import cache_object
 
 # Precedes each payload. For a copy, whose file ends with the lease, it is when the session expires;
 # for a session that is stored here, 0.
@@ -40,8 +40,7 @@ _OWN: Final = _EXPIRES.pack(0)
 
 def from_cache(alias: str) -> FileCacheStorage:
     """Return the storage for sessions in the file-based cache with this alias."""
-    cache: Any = caches.create_connection(alias)
-    return FileCacheStorage(alias, cache)
+    return FileCacheStorage(alias, cache_object(alias))
 
 
 class CacheFolder(Folder):
@@ -55,14 +54,12 @@ class CacheFolder(Folder):
     """Whether this process has seen a session that is not a copy."""
 
     def _is_expected(self, was_there: bool) -> bool:
-        # The cache makes the folder around it when it writes: at first that may be missing.
-        return was_there and self.holds_sessions
-
-    def make(self) -> None:
-        self.require()
-        # The cache makes its own folder as well when it writes.
+        if was_there and self.holds_sessions:
+            return True
+        # The cache makes the folder around it when it writes, so at first that may be missing. But
+        # if it cannot be made, it is not known whether there are sessions.
         Path(self.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        super().make()
+        return False
 
 
 class FileCacheStorage(FileStorage, CacheStorage):

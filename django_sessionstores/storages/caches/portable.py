@@ -144,7 +144,10 @@ class PortableStorage(CacheStorage):
                     return False
             self._ask("delete", NAMESPACE + session_id)
             if not self._reliable and self._ask("get", NAMESPACE + session_id) is not None:
-                raise StorageUnavailable(f"{self.describe()} did not delete a session")
+                raise StorageUnavailable(
+                    f"{self.describe()} did not delete a session. Look at CACHES[{self._alias!r}], "
+                    "and whether its server accepts writes."
+                )
         return record is not None
 
     def purge(self, now: int, batch: int) -> int:
@@ -221,7 +224,10 @@ class PortableStorage(CacheStorage):
             raise self._outage(error) from error
 
     def _outage(self, error: Exception) -> StorageUnavailable:
-        return StorageUnavailable(f"{self.describe()}: {type(error).__name__}")
+        return StorageUnavailable(
+            f"{self.describe()}: {type(error).__name__}. Look at CACHES[{self._alias!r}], and "
+            "whether its server runs."
+        )
 
     # --- Locks --------------------------------------------------------------------------------
 
@@ -264,7 +270,7 @@ class PortableStorage(CacheStorage):
             if time.monotonic() > until:
                 raise StorageUnavailable(
                     f"{self.describe()}: the lock of a session was not free for "
-                    f"{WAIT_SECONDS:g} seconds"
+                    f"{WAIT_SECONDS:g} seconds. Try again later."
                 )
             time.sleep(random.uniform(0.0005, 0.004))  # noqa: S311 - not all at the same time
 
@@ -289,7 +295,7 @@ class LocMemStorage(PortableStorage):
         if not lock.acquire(timeout=WAIT_SECONDS):
             raise StorageUnavailable(
                 f"{self.describe()}: a thread did not release the lock of a session for "
-                f"{WAIT_SECONDS:g} seconds"
+                f"{WAIT_SECONDS:g} seconds. Try again later."
             )
         try:
             yield math.inf

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from django.core.cache import InvalidCacheBackendError, caches
+from django.core.cache.backends.filebased import FileBasedCache
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
@@ -94,6 +95,21 @@ def storage_for(alias: str) -> CacheStorage:
     from . import portable
 
     return portable.from_cache(alias)
+
+
+def cache_object(alias: str) -> Any:
+    """Return a new object of the cache with this alias, as ``caches.create_connection()`` does.
+
+    Django's file-based cache makes its folder with the object, and raises ``OSError`` if it cannot.
+    Here it makes none: the storage does, at the first write, and says which setting is wrong.
+    """
+    backend, entry = _cache_class(alias), dict(caches.settings[alias])
+    if not issubclass(backend, FileBasedCache):
+        return caches.create_connection(alias)
+    without_folder = type(backend.__name__, (backend,), {"_createdir": lambda cache: None})
+    location = entry.pop("LOCATION", "")
+    del entry["BACKEND"]
+    return without_folder(location, entry)
 
 
 def _require_location(alias: str) -> None:

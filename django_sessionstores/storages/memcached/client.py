@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ssl import SSLError
 from typing import Any, Final
 
 from ...exceptions import PayloadTooLarge, StorageFull, StorageUnavailable, missing_extra
@@ -37,11 +38,12 @@ BROKEN: Final = (ConnectionError, MemcacheUnexpectedCloseError)
 
 
 def translate_error(
-    error: Exception, node: str, arguments: tuple[Any, ...]
+    error: Exception, node: str, alias: str, arguments: tuple[Any, ...]
 ) -> StorageUnavailable | PayloadTooLarge:
     """Return the exception of this package for an error of the client.
 
-    ``arguments`` are those of the command, of which the first one is the data.
+    ``alias`` is that of the cache. ``arguments`` are those of the command, of which the first one
+    is the data.
     """
     said = b" ".join(arg for arg in error.args if isinstance(arg, bytes))
     if isinstance(error, MemcacheServerError):
@@ -54,4 +56,8 @@ def translate_error(
         if b"out of memory" in said:
             return StorageFull(f"memcached at {node} has no memory left: give it more with -m")
     reason = said.decode("ascii", "replace") or str(error)
-    return StorageUnavailable(f"memcached at {node}: {type(error).__name__}: {reason}")
+    option = "['OPTIONS']['tls_context']" if isinstance(error, SSLError) else "['LOCATION']"
+    return StorageUnavailable(
+        f"memcached at {node}: {type(error).__name__}: {reason}. Look at "
+        f"CACHES[{alias!r}]{option}, and whether the server runs."
+    )

@@ -39,10 +39,11 @@ class Nodes:
     """The nodes of ``cache``, with a pool of connections for each.
 
     A session belongs to one node, chosen from the whole list whether nodes are up or not.
-    ``options`` are the ``OPTIONS`` of the cache.
+    ``alias`` is that of the cache, and ``options`` are its ``OPTIONS``.
     """
 
-    def __init__(self, cache: BaseCache, options: dict[str, Any]) -> None:
+    def __init__(self, alias: str, cache: BaseCache, options: dict[str, Any]) -> None:
+        self.alias = alias
         self._cache = cache
         self._options = {
             "allow_unicode_keys": True,
@@ -136,7 +137,7 @@ class Nodes:
                 raise
             pool.release(client)
         except FAILURES as error:
-            raise translate_error(error, name, arguments) from error
+            raise translate_error(error, name, self.alias, arguments) from error
         return answer
 
     def call_at_once(self, commands: dict[str, list[bytes]]) -> list[Answer]:
@@ -152,7 +153,7 @@ class Nodes:
                 try:
                     client = taken.enter_context(pool.get_and_release(destroy_on_fail=True))
                 except FAILURES as error:  # The pool is used up.
-                    raise translate_error(error, node, ()) from error
+                    raise translate_error(error, node, self.alias, ()) from error
                 exchanges.append(Exchange(client, sent))
             if all(exchange.is_open for exchange in exchanges):
                 for exchange in exchanges:

@@ -59,7 +59,7 @@ def from_cache(alias: str) -> MemcachedStorage:
     # what it reads, answers "no such key" for a node that is down, and then moves the node's keys
     # to others: a user who logged out meanwhile is logged in again when the node is back.
     return MemcachedStorage(
-        caches.create_connection(alias), caches.settings[alias].get("OPTIONS") or {}
+        alias, caches.create_connection(alias), caches.settings[alias].get("OPTIONS") or {}
     )
 
 
@@ -72,12 +72,13 @@ class MemcachedStorage(CacheStorage):
 
     self_expiring = True
 
-    def __init__(self, cache: BaseCache, options: dict[str, Any]) -> None:
-        self._nodes = Nodes(cache, options)
+    def __init__(self, alias: str, cache: BaseCache, options: dict[str, Any]) -> None:
+        self._nodes = Nodes(alias, cache, options)
 
     def describe(self) -> str:
         return Phrase(
-            gettext_noop("memcached at %(nodes)s through pymemcache"),
+            gettext_noop("memcached at %(nodes)s through pymemcache (cache alias %(alias)s)"),
+            alias=repr(self._nodes.alias),
             nodes=", ".join(sorted(self._nodes.clients)),
         )
 
@@ -310,7 +311,8 @@ class MemcachedStorage(CacheStorage):
             # Closed while it was idle, most likely; but the answer may have been lost.
             return self._holds(session_id, data)
         if isinstance(answer, Exception):
-            raise translate_error(answer, self._nodes.node_of(session_id), (data,)) from answer
+            node = self._nodes.node_of(session_id)
+            raise translate_error(answer, node, self._nodes.alias, (data,)) from answer
         return answer == STORED
 
     def _put_back(self, base: Record, end: bytes, now: int) -> None:
@@ -322,7 +324,7 @@ class MemcachedStorage(CacheStorage):
     def _contention(self, session_id: str) -> StorageUnavailable:
         return StorageUnavailable(
             f"memcached at {self._nodes.node_of(session_id)}: other requests changed the item of a "
-            f"session {_ROUNDS} times in a row"
+            f"session {_ROUNDS} times in a row. Try again later."
         )
 
 

@@ -19,12 +19,19 @@ from redis.asyncio import connection as awaiting
 from redis.asyncio.retry import Retry
 from redis.cluster import RedisCluster
 from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    InvalidResponse,
+    MaxConnectionsError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
+    ReadOnlyError,
     RedisClusterException,
     RedisError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as BlockingRetry
 
 from ...core.flow import Call, Flow
@@ -38,6 +45,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _ERRORS: Final = (RedisError, RedisClusterException, OSError)
+_UNREACHABLE: Final = (RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError)
 _BATCH: Final = 1000
 
 _MAX_CONNECTIONS: Final = 50
@@ -213,6 +221,13 @@ class Server:
                 client = cache._cache.get_client(None, write=True)
             else:
                 client = cache.client.get_client(write=True)
+        except ValueError:
+            # The message may quote a part of a password that has a slash in it.
+            raise ImproperlyConfigured(
+                f"CACHES[{self._alias!r}]['LOCATION'] is not an address of Redis. Write "
+                "'redis://USER:PASSWORD@HOST:PORT/NUMBER', or 'rediss://...' for TLS, and "
+                "percent-encode what is special in a URL."
+            ) from None
         except NotImplementedError:
             raise ImproperlyConfigured(
                 f"CACHES[{self._alias!r}]['OPTIONS']['CLIENT_CLASS'] spreads its keys over "
@@ -247,6 +262,35 @@ class Server:
             f"+@connection +info ~{self._cache.make_key(NAMESPACE)}*"
         )
 
+    def _cure(self, error: Exception, said: str) -> str:
+        """Return what to do about an error, as a sentence; empty if the error itself says it."""
+        entry = f"CACHES[{self._alias!r}]"
+        # An error of a command in a script hides its code in the text.
+        if isinstance(error, NoPermissionError) or "user executing the script" in said:
+            return self._rights_to_give()
+        # The server names HELLO, the first command, if that comes without a password.
+        if isinstance(error, AuthenticationError):
+            return f"Correct the user name and the password in {entry}['LOCATION'] or ['OPTIONS']."
+        if "HELLO" in said or "NOPROTO" in said:
+            return (
+                "The server is older than Redis 6: add protocol=2 to the options of the "
+                f"connection pool in {entry}['OPTIONS']."
+            )
+        if "DB index" in said:
+            return f"Correct the database number at the end of {entry}['LOCATION']."
+        if isinstance(error, ReadOnlyError):
+            return f"Put the address of the primary first in {entry}['LOCATION']."
+        if "CERTIFICATE" in said:
+            return f"Set ssl_ca_certs of the connection pool in {entry}['OPTIONS']."
+        if isinstance(error, MaxConnectionsError):
+            return f"Raise max_connections of the connection pool in {entry}['OPTIONS']."
+        if isinstance(error, _UNREACHABLE) and not isinstance(error, BusyLoadingError):
+            return (
+                f"Look at the host, the port and the scheme ('rediss' is for TLS) in "
+                f"{entry}['LOCATION'], and whether the server runs."
+            )
+        return ""
+
     def _answers(self, answers: list[Any]) -> list[Any]:
         for answer in answers:
             if isinstance(answer, _ERRORS) and "WRONGTYPE" not in str(answer):
@@ -259,14 +303,8 @@ class Server:
         said, quotes, _ = str(error).partition(", with args")
         if "WRONGTYPE" in said:
             raise UnreadablePayload("its key in Redis holds something else") from None
-        if "HELLO" in said or "NOPROTO" in said:
-            said += (
-                ". The server is older than Redis 6: add protocol=2 to the options of its "
-                "connection pool"
-            )
-        # An error of a command in a script hides its code in the text.
-        if isinstance(error, NoPermissionError) or "user executing the script" in said:
-            said += f". {self._rights_to_give()}"
+        if cure := self._cure(error, said):
+            said = f"{said.rstrip('.')}. {cure}"
         # Before Redis 7, an error in a script hides its code in the text.
         is_full = isinstance(error, OutOfMemoryError) or "OOM command" in said
         failure = StorageFull if is_full else StorageUnavailable

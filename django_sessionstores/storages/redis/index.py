@@ -152,7 +152,7 @@ class SessionIndex:
             [
                 each
                 for each in found
-                if each and user_id in {None, each.user_id} and self._site_of(each) == site
+                if each and user_id in {None, each.user_id} and each.site in {0, site}
             ],
             following,
         )
@@ -199,7 +199,7 @@ class SessionIndex:
         for site in own:
             if gone := (yield from self._purge(site, now, batch)):
                 return gone
-        others: set[bytes] = yield Call(self._server, "ask", ("SMEMBERS", self._server.key(_SITES)))
+        others: set[bytes] = yield Call(self._server, "ask", ("SMEMBERS", self._sites_key))
         for site in sorted(set(map(int, others)).difference(own)):
             if gone := (yield from self._purge(site, now - LITTER_AGE, batch)):
                 return gone
@@ -226,8 +226,18 @@ class SessionIndex:
             logger.warning("The index of sessions is behind until it heals: %s", error)
 
     def is_complete(self) -> bool:
-        """Return whether the index has all sessions: the empty member of each set says so."""
-        return all(self._server.ask("ZSCORE", name, "") is not None for name in self.keys)
+        """Return whether the indexes of the site have all sessions.
+
+        The empty member of each set says so. A mark without an index is that of a new key.
+        """
+        begun = set(map(int, self._server.ask("SMEMBERS", self._sites_key)))
+        known = [each for each in self._storage.sites() if not begun or each in begun]
+        names = self.keys_of(*known)
+        return all(self._server.ask("ZSCORE", name, "") is not None for name in names)
+
+    @property
+    def _sites_key(self) -> str:
+        return self._server.key(_SITES)
 
     # --- Building --------------------------------------------------------------------------
 
@@ -244,16 +254,19 @@ class SessionIndex:
         if not builder:
             builder = secrets.token_hex(8)
             self._server.ask("SET", self.lock, builder, "PX", _BUILDER_TTL)
-        held_at, total = time.monotonic(), 0
+        held_at, total, sites = time.monotonic(), 0, set[int]()
         try:
-            for ids in self._batches_of_ids():
+            for ids in _batches_of_ids(self._server):
                 if time.monotonic() - held_at > BUILDER_SECONDS / 4:
                     run(self._server.evaluate(scripts.HOLD, (self.lock,), builder, _BUILDER_TTL))
                     held_at = time.monotonic()
                 if ids:
-                    total += self._list(ids)
+                    records = [each for each in run(self._records(ids)) if each]
+                    sites.update(map(self._site_of, records))
+                    total += self._list(records)
+            run(self._server.evaluate(scripts.NOTE_SITES, (self._sites_key,), *sites))
             for site in self._storage.sites():
-                keys = (*self._keys(site), self._server.key(_SITES))
+                keys = (*self._keys(site), self._sites_key)
                 run(self._server.evaluate(scripts.COMPLETE, keys, site))
         finally:
             with suppress(StorageUnavailable):  # The lock ends by itself.
@@ -263,13 +276,18 @@ class SessionIndex:
     def _ask(self, site: int, script: Script, *arguments: Any) -> Flow[Any]:
         """Return what a script reads from an index, which is rebuilt first if it is incomplete.
 
-        One request of all processes does that. The others wait for it, and raise
+        One request of all processes does that, and never because the site has a new key or tenant:
+        the index of a new mark is complete, see `scripts.BEGIN`. The others wait for it, and raise
         `StorageUnavailable` if it takes longer than `WAIT_SECONDS`: what they could return
         meanwhile would leave sessions out. If the builder is killed, its lock ends, and another
         request builds.
         """
         keys = self._keys(site)
         answer = yield from self._server.evaluate(script, keys, *arguments)
+        if answer is None and (
+            yield from self._server.evaluate(scripts.BEGIN, (*keys, self._sites_key), site)
+        ):
+            answer = yield from self._server.evaluate(script, keys, *arguments)
         if answer is not None:
             return answer
         deadline, pause = time.monotonic() + WAIT_SECONDS, _FIRST_PAUSE
@@ -302,9 +320,9 @@ class SessionIndex:
             yield Call(Pause, "sleep", (pause * random.uniform(0.5, 1),))  # noqa: S311
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _list(self, ids: Sequence[str]) -> int:
-        """Add the live sessions among some ids to the index, and return how many there are."""
-        total, records = 0, [each for each in run(self._records(ids)) if each]
+    def _list(self, records: Sequence[Record]) -> int:
+        """Add the records of this site to its indexes, and return how many there are."""
+        total = 0
         for site in self._storage.sites():
             names = [
                 (Member(each.id, each.user_id).name, each.expires)
@@ -316,27 +334,6 @@ class SessionIndex:
                 run(self._server.evaluate(scripts.LIST, keys, *chain.from_iterable(names)))
             total += len(names)
         return total
-
-    def _batches_of_ids(self) -> Iterator[list[str]]:
-        """Yield the ids of all records, and perhaps of some that have gone.
-
-        A batch may be empty: one comes after each round trip.
-        """
-        prefix = self._server.key("")
-        if self._server.key("a") != f"{prefix}a":
-            return
-        pattern = _GLOB.sub(r"\\\g<0>", prefix) + "*"
-        ids: list[str] = []
-        for keys in self._server.scan_pages(pattern):
-            for key in keys:
-                session_id = key[len(prefix.encode()) :].decode(errors="replace")
-                if is_session_id(session_id):
-                    ids.append(session_id)
-            full = len(ids) >= _BATCH
-            yield ids if full else []
-            if full:
-                ids = []
-        yield ids
 
     # --- Members and their records ---------------------------------------------------------
 
@@ -416,11 +413,12 @@ class SessionIndex:
     ) -> Flow[int]:
         """Bring members up to date with their records, and return how many members are gone.
 
-        A record with another mark than that of the index is in another index.
+        A record with another mark than that of the index is in another index. One without a mark
+        stays in the index that has it.
         """
         arguments: list[Any] = []
         for member, record in zip(members, found, strict=True):
-            if record is not None and self._site_of(record) != site:
+            if record is not None and record.site not in {0, site}:
                 record = None
             if record is None or record.user_id != member.user_id:
                 arguments += (member.name, member.score, b"")
@@ -433,6 +431,28 @@ class SessionIndex:
             return 0
         gone: int = yield from self._server.evaluate(scripts.HEAL, self._keys(site), *arguments)
         return gone
+
+
+def _batches_of_ids(server: Server) -> Iterator[list[str]]:
+    """Yield the ids of all records, and perhaps of some that have gone.
+
+    A batch may be empty: one comes after each round trip.
+    """
+    prefix = server.key("")
+    if server.key("a") != f"{prefix}a":
+        return
+    pattern = _GLOB.sub(r"\\\g<0>", prefix) + "*"
+    ids: list[str] = []
+    for keys in server.scan_pages(pattern):
+        for key in keys:
+            session_id = key[len(prefix.encode()) :].decode(errors="replace")
+            if is_session_id(session_id):
+                ids.append(session_id)
+        full = len(ids) >= _BATCH
+        yield ids if full else []
+        if full:
+            ids = []
+    yield ids
 
 
 def _pairs(answer: Sequence[bytes]) -> list[tuple[bytes, bytes]]:

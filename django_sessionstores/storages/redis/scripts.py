@@ -348,12 +348,34 @@ return redis.call('DEL', KEYS[1])
 """
 )
 
-# The third key is the set of the sites that have an index, and the argument the mark of this one.
-COMPLETE: Final = Script(
-    """
+# In the next three, the last key is the set of the sites that have an index, and the argument the
+# mark of the index. A mark that is not in the set has no records but those whose writes have
+# listed them, so its index needs not be built. That is so because `NOTE_SITES` makes the set with
+# the marks of all records that there are.
+_COMPLETE: Final = """
 redis.call('ZADD', KEYS[1], '-inf', '')
 redis.call('ZADD', KEYS[2], 0, '')
 redis.call('SADD', KEYS[3], ARGV[1])
+return 1
+"""
+
+COMPLETE: Final = Script(_COMPLETE)
+
+# Returns 1 if the index is that of a new mark, and so is complete.
+BEGIN: Final = Script(
+    f"""
+if redis.call('EXISTS', KEYS[3]) == 0 or redis.call('SISMEMBER', KEYS[3], ARGV[1]) == 1 then
+    return 0
+end
+{_COMPLETE}
+"""
+)
+
+# The arguments are the marks of all records. Does nothing if the set is there.
+NOTE_SITES: Final = Script(
+    """
+if redis.call('EXISTS', KEYS[1]) == 1 then return end
+for _, site in ipairs(ARGV) do redis.call('SADD', KEYS[1], site) end
 """
 )
 

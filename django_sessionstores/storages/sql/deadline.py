@@ -134,6 +134,7 @@ class LimitedCursor:
             raise StorageUnavailable(
                 f"The database {self._connection.alias!r} ({self._connection.vendor}) did not "
                 f"answer within {self.seconds:g} s, the limit that {NAME}['DATABASE_TIMEOUT'] sets."
+                " Look at the load and the locks of the database, or raise the limit."
             ) from error
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...core.records import TOMBSTONES
+from .free_rows import if_free
 from .rows import FIELDS, SAVED_FIELDS
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def compile_statements(model: type[StoredSession], connection: BaseDatabaseWrapp
         update=_update(table, FIELDS[1:]),
         save=_update(table, SAVED_FIELDS),
         rotate=_rotate(table) if connection.vendor == "postgresql" else None,
-        touch=_touch(table, connection.vendor),
+        touch=_touch(table, connection),
         # Also rows of an unknown state.
         delete=(
             f"DELETE FROM {table.name} WHERE {id_} = %s AND {state} NOT IN ({tombstones}) "
@@ -111,7 +112,7 @@ def _marks(number: int) -> str:
 def _condition(table: Table) -> str:
     """Return the condition that a row still is the version that was read."""
     id_, version, expires = (table.column[field] for field in ("id", "version", "expires"))
-    return f"WHERE {id_} = %s AND {version} = %s AND {expires} > %s"
+    return f"{id_} = %s AND {version} = %s AND {expires} > %s"
 
 
 def _create(table: Table, vendor: str) -> str:
@@ -123,7 +124,7 @@ def _create(table: Table, vendor: str) -> str:
 
 def _update(table: Table, fields: Sequence[str]) -> str:
     assignments = ", ".join(f"{table.column[field]} = %s" for field in fields)
-    return f"UPDATE {table.name} SET {assignments} {_condition(table)}"
+    return f"UPDATE {table.name} SET {assignments} WHERE {_condition(table)}"
 
 
 def _rotate(table: Table) -> str:
@@ -136,12 +137,13 @@ def _rotate(table: Table) -> str:
     )
 
 
-def _touch(table: Table, vendor: str) -> str:
+def _touch(table: Table, connection: BaseDatabaseWrapper) -> str:
     expires, active = table.column["expires"], table.column["last_activity"]
-    greatest = "MAX" if vendor == "sqlite" else "GREATEST"
+    greatest = "MAX" if connection.vendor == "sqlite" else "GREATEST"
     return (
         f"UPDATE {table.name} SET {expires} = {greatest}({expires}, %s), "
-        f"{active} = {greatest}({active}, %s) {_condition(table)}"
+        f"{active} = {greatest}({active}, %s) "
+        f"{if_free(connection, table.name, table.column['id'], _condition(table))}"
     )
 
 

@@ -31,11 +31,13 @@ from ...core.summary import Summary
 from ...exceptions import PayloadTooLarge, StorageUnavailable
 from ..base import LITTER_AGE, Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
 from . import transactions
+from .connection_errors import TOO_LARGE, connection_error
 from .deadline import LimitedCursor
+from .free_rows import write_if_free
 from .lost_races import code_of, conflict_before_cleanup, conflict_in_transaction, retry, summary_of
 from .rows import LIST_FIELDS, Row, differs_only_as_saved, record_of, row_of
 from .statements import Statements, compile_statements, returns_deleted
-from .summary import summarize
+from .summary import count_live, summarize
 from .table_storage import TableStorage
 
 if TYPE_CHECKING:
@@ -189,7 +191,9 @@ class DatabaseStorage(TableStorage[Statements]):
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
         connection, statements = self._database()
         parameters = (expires, last_activity, base.id, base.version, now)
-        return _execute(connection, statements.touch, parameters) > 0
+        touch = partial(write_if_free, connection, statements.touch, parameters)
+        with _errors_of(connection):
+            return retry(connection, touch) > 0
 
     def delete(self, session_id: str) -> bool:
         connection, statements = self._database()
@@ -254,11 +258,14 @@ class DatabaseStorage(TableStorage[Statements]):
 
     def count(self, now: int, user_id: str | None) -> int:
         with _errors_of(self.connection()):
-            return self._rows(user_id).filter(expires__gt=now).count()
+            rows = self._rows(user_id)
+            return (
+                count_live(rows, now) if user_id is None else rows.filter(expires__gt=now).count()
+            )
 
     def summarize(self, now: int, limit: int) -> Summary:
         with _errors_of(self.connection()):
-            return summarize(self._rows(None), now)
+            return summarize(self._rows(None), now, limit)
 
     def _rows(self, user_id: str | None) -> QuerySet[StoredSession]:
         rows = self._model._base_manager.using(self.connection().alias).filter(
@@ -362,11 +369,13 @@ def _translate(error: Exception, connection: BaseDatabaseWrapper) -> Exception |
         return conflict
     code = code_of(error)
     if code == _PACKET_TOO_LARGE or (isinstance(error, DataError) and "too big" in str(error)):
-        return PayloadTooLarge(f"{database} cannot store a session of this size.")
+        return PayloadTooLarge(f"{database} {TOO_LARGE}")
     if isinstance(error, IntegrityError | DataError | TransactionManagementError):
         return None
     if code == _TRANSACTION_IS_ABORTED:
         return None
+    if unopened := connection_error(connection, error):
+        return StorageUnavailable(unopened)
     # The statements are fixed: if they are wrong, the table is not the one that they are for.
     if isinstance(error, ProgrammingError) or any(text in str(error) for text in _SCHEMA_DIFFERS):
         return StorageUnavailable(
@@ -374,4 +383,7 @@ def _translate(error: Exception, connection: BaseDatabaseWrapper) -> Exception |
             f"Run: python manage.py migrate --database={connection.alias} (or give its user the "
             "right to the table)."
         )
-    return StorageUnavailable(f"{database} did not answer as it should ({summary_of(error)}).")
+    return StorageUnavailable(
+        f"{database} did not answer as it should ({summary_of(error)}). The "
+        "cause of this exception, and the log of the database, say more."
+    )

@@ -23,6 +23,19 @@ _ENGINE_HELP = (
 )
 
 
+_PROGRESS_HELP = (
+    "write a line to stderr for every N steps of a random run, and for every N pairs of operations "
+    "of an exhaustive one; without this, the progress is only shown at a terminal"
+)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} must be 1 or more")
+    return number
+
+
 def set_up() -> None:
     """Configure Django, unless it is configured already."""
     if not settings.configured:
@@ -56,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _explore(options: argparse.Namespace) -> int:
     from . import exhaustive, random_programs
     from .configuration import DRIVERS, ENGINES, MIDDLEWARES, Config
+    from .programs import Amount
     from .progress import ProgressLine
     from .report import Report
 
@@ -68,27 +82,33 @@ def _explore(options: argparse.Namespace) -> int:
         for site in itertools.product(*sites.values()):
             Config(*site).check()
         exhaustive.check_setups(options.setup or ())
-    report, started = Report(_tell), time.perf_counter()
-    line = ProgressLine(sys.stderr)
+    line = ProgressLine(sys.stderr, options.progress)
+
+    def tell(text: str) -> None:
+        line.clear()
+        _tell(text)
+
+    report, started, amount = Report(tell), time.perf_counter(), Amount()
     sites["progress"] = line.show
-    points = 0
     if options.random:
-        points += random_programs.explore(report.add, options.random, options.seed, **sites)
+        amount += random_programs.explore(report.add, options.random, options.seed, **sites)
     if options.exhaustive:
-        points += exhaustive.explore(
+        amount += exhaustive.explore(
             report.add,
             setups=options.setup or exhaustive.SETUPS,
             preemptions=options.preemptions,
             **sites,
         )
-        points += exhaustive.explore_faults(report.add, **sites)
+        amount += exhaustive.explore_faults(report.add, **sites)
         del sites["drivers"]
-        points += exhaustive.explore_twins(report.add, **sites)
-    line.clear()
+        amount += exhaustive.explore_twins(report.add, **sites)
     seconds = time.perf_counter() - started
-    _tell(f"{points} steps in {seconds:.0f} s, {points / seconds:.0f} per second.")
+    tell(
+        f"{amount.programs} programs with {amount.points} steps in {seconds:.0f} s, "
+        f"{amount.points / seconds:.0f} steps per second."
+    )
     report.tell()
-    _tell(f"{report.kinds} kinds of faults.")
+    tell(f"{report.kinds} kinds of faults.")
     return bool(report.kinds)
 
 
@@ -117,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", action="append", help=_ENGINE_HELP)
     add("--middleware", action="append", help="only this middleware: own or django")
     add("--driver", action="append", help="only views of this kind: sync or async")
+    add("--progress", type=_positive, metavar="N", help=_PROGRESS_HELP)
     add("--replay", metavar="PROGRAM", help="run one program, and show its calls and answers")
     return parser
 
@@ -141,6 +162,8 @@ def _replay(line: str) -> int:
 
 def _tell(line: str) -> None:
     sys.stdout.write(f"{line}\n")
+    # A file or a pipe would otherwise get all lines at the end, and none if the run is killed.
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

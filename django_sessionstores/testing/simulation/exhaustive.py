@@ -2,7 +2,7 @@
 
 With one preemption, the second operation runs to its end, and then the first one goes on. With two
 preemptions, the second is also interrupted at each of its calls, and goes on after the first one
-has ended. The responses arrive in both orders.
+has ended. The responses arrive in both orders if both of them set the cookie of one browser.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from .configuration import ENGINES, Config
 from .history import Violation
-from .programs import Program, Result, run_in
+from .programs import Amount, Program, Result, run_in
 from .progress import Progress, silent
 from .site import site
 from .world import World
@@ -127,12 +127,12 @@ def explore(
     drivers: Iterable[str] = ("sync", "async"),
     preemptions: int = 1,
     progress: Progress = silent,
-) -> int:
-    """Try every pair of operations; return the number of points.
+) -> Amount:
+    """Try every pair of operations; return how much was run.
 
     ``found`` is called with each program that fails, and its result.
     """
-    points = done = 0
+    amount, done = Amount(), 0
     tried = [
         (setup, config, pairs)
         for setup in (SETUPS[name] for name in setups)
@@ -144,9 +144,9 @@ def explore(
         with site(config) as new_world:
             for a, b in pairs:
                 progress("Pairs of operations", done, total)
-                points += _pair(found, new_world, config, setup.steps, a, b, preemptions)
+                amount += _pair(found, new_world, config, setup.steps, a, b, preemptions)
                 done += 1
-    return points
+    return amount
 
 
 def _pairs(setup: Setup, config: Config) -> Iterator[tuple[str, str]]:
@@ -162,12 +162,12 @@ def explore_faults(
     middlewares: Iterable[str] = ("own", "django"),
     drivers: Iterable[str] = ("sync", "async"),
     progress: Progress = silent,
-) -> int:
-    """Let each call of each operation fail, or its process die there; return the number of points.
+) -> Amount:
+    """Let each call of each operation fail, or its process die there; return how much was run.
 
     Then the browser comes back, reads its session, and sets a key.
     """
-    points = done = 0
+    amount, done = Amount(), 0
     tried = [
         (setup, config, (*setup.first, "x.recover", "o.end.x", "o.end_all.1", "o.purge"))
         for setup in (SETUPS["visitor"], SETUPS["due"])
@@ -181,15 +181,14 @@ def explore_faults(
                 done += 1
                 start = (*setup.steps, f"a:{operation}")
                 world = new_world()
-                points += run_in(world, (*start, "a*")).points
+                amount.add(run_in(world, (*start, "a*")))
                 faults = "-~!%" if config.driver == "async" else "-~!"
                 for k, fault in product(range(world.scheduler.actors["a"].points), faults):
                     steps = (*start, *["a"] * k, f"a{fault}", "a*", ">a", *_COME_BACK)
-                    result = run_in(new_world(), steps)
-                    points += result.points
+                    result = amount.add(run_in(new_world(), steps))
                     if result.violations:
                         found(Program(config, steps), result)
-    return points
+    return amount
 
 
 def explore_twins(
@@ -198,9 +197,9 @@ def explore_twins(
     engines: Iterable[str] = ENGINES,
     middlewares: Iterable[str] = ("own", "django"),
     progress: Progress = silent,
-) -> int:
-    """Compare the calls of each operation in sync and async views; return the number of points."""
-    points = 0
+) -> Amount:
+    """Compare the calls of each operation in sync and async views; return how much was run."""
+    amount = Amount()
     sites = list(product(("visitor", "due"), engines, middlewares))
     for done, (name, engine, kind) in enumerate(sites):
         progress("Sites with sync and async views", done, len(sites))
@@ -210,15 +209,14 @@ def explore_twins(
         for driver in ("sync", "async"):
             config = Config(engine, kind, driver, frozenset(setup.options))
             with site(config) as new_world:
-                results = [run_in(new_world(), steps) for steps in programs]
-            points += sum(each.points for each in results)
+                results = [amount.add(run_in(new_world(), steps)) for steps in programs]
             traces.append(results)
         for steps, blocking, awaited in zip(programs, *traces, strict=True):
             if _calls(blocking) != _calls(awaited):
                 text = f"sync calls {_calls(blocking)}, async {_calls(awaited)}"
                 differing = awaited._replace(violations=[Violation(30, text)])
                 found(Program(config, steps), differing)
-    return points
+    return amount
 
 
 def _calls(result: Result) -> list[str]:
@@ -238,16 +236,20 @@ def _pair(
     a: str,
     b: str,
     preemptions: int,
-) -> int:
-    points = 0
+) -> Amount:
+    amount = Amount()
 
     def attempt(*steps: str) -> World:
-        nonlocal points
         world = new_world()
-        result = run_in(world, steps)
-        points += result.points
+        result = amount.add(run_in(world, steps))
         if result.violations:
             found(Program(config, steps), result)
+        return world
+
+    def deliver(*steps: str) -> World:
+        world = attempt(*steps, ">a", ">b")
+        if _is_order_felt(world):
+            attempt(*steps, ">b", ">a")
         return world
 
     def calls(world: World, label: str) -> int:
@@ -257,10 +259,14 @@ def _pair(
     # In the last round, A has ended, and its response is under way.
     for k in range(calls(attempt(*start, "a*"), "a") + 1):
         head = (*start, *["a"] * k, f"b:{b}")
-        b_calls = calls(attempt(*head, "b*", "a*", ">a", ">b"), "b")
-        attempt(*head, "b*", "a*", ">b", ">a")
+        b_calls = calls(deliver(*head, "b*", "a*"), "b")
         if preemptions > 1:
             for j in range(1, b_calls):
-                attempt(*head, *["b"] * j, "a*", "b*", ">a", ">b")
-                attempt(*head, *["b"] * j, "a*", "b*", ">b", ">a")
-    return points
+                deliver(*head, *["b"] * j, "a*", "b*")
+    return amount
+
+
+def _is_order_felt(world: World) -> bool:
+    """Return whether the order of the responses to ``a`` and ``b`` decides on a cookie."""
+    a, b = world.requests["a"], world.requests["b"]
+    return a.who == b.who and a.cookie is not None and b.cookie is not None

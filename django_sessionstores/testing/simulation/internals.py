@@ -123,15 +123,18 @@ COMPOSED_CALLS: Final = frozenset({"find", "peek", "read_latest", "follow", "end
 """The methods that the contract composes from the others."""
 
 
+_ATTRIBUTES: Final = frozenset(
+    name
+    for kind in (Storage, CacheStorage)
+    for name, value in vars(kind).items()
+    if not name.startswith("_") and not callable(value) and not hasattr(value, "__func__")
+)
+"""The class attributes and properties by which a storage is described."""
+
+
 def attributes(storage: Storage) -> dict[str, Any]:
-    """Return the values of the class attributes and properties by which a storage is described."""
-    names = {
-        name
-        for kind in (Storage, CacheStorage)
-        for name, value in vars(kind).items()
-        if not name.startswith("_") and not callable(value) and not hasattr(value, "__func__")
-    }
-    return {name: getattr(storage, name) for name in names if hasattr(storage, name)}
+    """Return the values of the attributes by which a storage is described."""
+    return {name: getattr(storage, name) for name in _ATTRIBUTES if hasattr(storage, name)}
 
 
 def methods() -> Iterator[str]:

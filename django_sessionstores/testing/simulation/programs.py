@@ -30,6 +30,7 @@ that has ended, does nothing. Therefore parts of a program can be left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from .audit import audit
@@ -56,6 +57,25 @@ class Program(NamedTuple):
         """Return the program that ``str()`` turned into this line; raise ``ValueError``."""
         head, _, steps = line.partition(":")
         return cls(Config.parse(head), tuple(steps.split()))
+
+
+@dataclass
+class Amount:
+    """How much was run: the number of programs, and of their points."""
+
+    programs: int = 0
+    points: int = 0
+
+    def add(self, result: Result) -> Result:
+        """Count the result of a program, and return it."""
+        self.programs += 1
+        self.points += result.points
+        return result
+
+    def __iadd__(self, other: Amount) -> Amount:
+        self.programs += other.programs
+        self.points += other.points
+        return self
 
 
 class Result(NamedTuple):

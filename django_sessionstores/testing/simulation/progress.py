@@ -18,18 +18,33 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 class ProgressLine:
-    """A line that shows the progress at a terminal. Elsewhere it shows nothing."""
+    """A line that shows the progress at a terminal.
 
-    def __init__(self, stream: TextIO) -> None:
+    Elsewhere it shows nothing, unless ``every`` is given: then there is a line of its own whenever
+    so much more is done.
+    """
+
+    def __init__(self, stream: TextIO, every: int | None = None) -> None:
         self._stream = stream
         self._is_shown = stream.isatty()
+        self._every = every
         self._next = 0.0
+        self._shown = "", 0
+        """The work that the last line of its own was about, and how many of them it had."""
 
     def show(self, what: str, done: int, total: int) -> None:
-        """Write the progress, at most a few times per second."""
+        """Write the progress, at a terminal at most a few times per second."""
+        line = f"{what}: {done:,} of {total:,} ({done / total:.0%})"
+        if self._every is not None:
+            reached = what, done // self._every
+            if reached != self._shown:
+                self._shown = reached
+                self.clear()
+                self._stream.write(f"{line}\n")
+                self._stream.flush()
         if self._is_shown and time.monotonic() >= self._next:
             self._next = time.monotonic() + _SECONDS
-            self._write(f"{what}: {done:,} of {total:,} ({done / total:.0%})")
+            self._write(line)
 
     def clear(self) -> None:
         """Remove the line before other output."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from .configuration import ENGINES, Config
 from .history import Violation
-from .programs import Program, Result, judge, run_in, take
+from .programs import Amount, Program, Result, judge, run_in, take
 from .progress import Progress, silent
 from .scheduler import Stuck
 from .site import site
@@ -46,14 +46,14 @@ def explore(
     drivers: Sequence[str] = ("sync", "async"),
     options: Iterable[str] | None = None,
     progress: Progress = silent,
-) -> int:
-    """Run programs until they took ``steps`` points; return the number of points.
+) -> Amount:
+    """Run programs until they took ``steps`` points; return how much was run.
 
     ``found`` is called with each program that fails, and its result.
     """
-    points = number = 0
-    while points < steps:
-        chance = _chance(f"{seed}:{number}")
+    amount = Amount()
+    while amount.points < steps:
+        chance = _chance(f"{seed}:{amount.programs}")
         engine = chance.choice(engines)
         config = Config(
             engine,
@@ -63,15 +63,14 @@ def explore(
         )
         with site(config) as new_world:
             for _ in range(_SITE):
-                progress("Steps", points, steps)
-                program, result = draw(new_world(), _chance(f"{seed}:{number}"))
-                points += result.points
-                number += 1
+                progress("Steps", amount.points, steps)
+                program, result = draw(new_world(), _chance(f"{seed}:{amount.programs}"))
+                amount.add(result)
                 if result.violations:
                     found(program, result)
-                if points >= steps:
+                if amount.points >= steps:
                     break
-    return points
+    return amount
 
 
 def _chance(seed: str) -> random.Random:

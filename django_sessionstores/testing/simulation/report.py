@@ -46,8 +46,14 @@ class Report:
         self._shortest: dict[Kind, tuple[Program, Result]] = {}
 
     def add(self, program: Program, result: Result) -> None:
-        """Note a program that has broken promises."""
+        """Note a program that has broken promises, and tell it if it is the first of its kind.
+
+        The smallest program follows in `tell`, but a long run may be stopped before that.
+        """
         for kind in dict.fromkeys(_kinds(program.config.engine, result)):
+            if not self._times[kind]:
+                self._tell(f"Promise {kind.promise}, {kind.engine}: {kind.text}")
+                self._tell(f"    --replay '{program}'")
             self._times[kind] += 1
             known = self._shortest.get(kind)
             if known is None or len(program.steps) < len(known[0].steps):

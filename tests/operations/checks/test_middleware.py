@@ -7,13 +7,14 @@ from django.contrib.auth.middleware import AuthenticationMiddleware
 from django.core import checks as django_checks
 from django.test import override_settings
 
+from django_sessionstores.middleware import SessionMiddleware
 from django_sessionstores.operations.checks.middleware import (
     check_devices_page,
     check_middleware,
     check_middleware_order,
     report_unknown_clients,
 )
-from tests.operations.checks.configurations import DJANGOS, ENGINES, OURS, ids
+from tests.operations.checks.configurations import DJANGO, DJANGOS, ENGINES, OURS, ids
 
 
 def test_two_session_middlewares_are_refused():
@@ -21,12 +22,23 @@ def test_two_session_middlewares_are_refused():
     for middleware, surplus in (
         ([OURS, DJANGOS], DJANGOS),
         ([DJANGOS, OURS], DJANGOS),
-        ([OURS, OURS], OURS),
+        ([OURS, THEIRS], THEIRS),
+        ([OURS, OURS, DJANGOS], DJANGOS),
     ):
         with override_settings(MIDDLEWARE=middleware):
             (message,) = check_middleware(None)
             assert message.id == "sessionstores.E009"
             assert message.hint == f"Remove from MIDDLEWARE: {surplus!r}."
+
+
+def test_a_session_middleware_that_is_listed_twice_stays_once():
+    """Who removed each line that has its name would have none."""
+    with override_settings(MIDDLEWARE=[OURS, AUTHENTICATION, OURS]):
+        (message,) = check_middleware(None)
+        assert message.id == "sessionstores.E009"
+        assert message.hint == (
+            f"MIDDLEWARE lists {OURS!r} 2 times: keep the first line and remove the others."
+        )
 
 
 AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
@@ -39,6 +51,11 @@ class OwnAuthentication(AuthenticationMiddleware):
     """A project's own."""
 
 
+class OwnSessions(SessionMiddleware):
+    """A project's own, built on the package's."""
+
+
+THEIRS = f"{OwnSessions.__module__}.{OwnSessions.__qualname__}"
 OWN = f"{OwnAuthentication.__module__}.{OwnAuthentication.__qualname__}"
 
 
@@ -46,33 +63,40 @@ OWN = f"{OwnAuthentication.__module__}.{OwnAuthentication.__qualname__}"
     ("too_high", "settings"),
     [(AUTHENTICATION, {}), (MESSAGES, {}), (OWN, {}), (CSRF, {"CSRF_USE_SESSIONS": True})],
 )
-def test_the_middleware_must_be_above_those_that_use_the_session(too_high, settings):
+@pytest.mark.parametrize("middleware", [OURS, DJANGOS])
+def test_the_middleware_must_be_above_those_that_use_the_session(too_high, settings, middleware):
     """E020: Django's message would be to insert a middleware that is there."""
-    with override_settings(MIDDLEWARE=[too_high, OURS], **settings):
+    with override_settings(MIDDLEWARE=[too_high, middleware], **settings):
         (message,) = check_middleware_order(None)
         assert message.id == "sessionstores.E020"
-        assert message.hint == f"Move the line {OURS!r} above {too_high!r}."
-    with override_settings(MIDDLEWARE=[OURS, too_high], **settings):
+        assert message.hint == f"Move the line {middleware!r} above {too_high!r}."
+    with override_settings(MIDDLEWARE=[middleware, too_high], **settings):
         assert ids(check_middleware_order) == []
 
 
-def test_the_middleware_must_be_below_the_cache_of_pages():
+@pytest.mark.parametrize("middleware", [OURS, DJANGOS])
+def test_the_middleware_must_be_below_the_cache_of_pages(middleware):
     """E021: it would store a user's page as one for everybody."""
-    with override_settings(MIDDLEWARE=[OURS, AUTHENTICATION, UPDATE_CACHE]):
+    with override_settings(MIDDLEWARE=[middleware, AUTHENTICATION, UPDATE_CACHE]):
         (message,) = check_middleware_order(None)
         assert message.id == "sessionstores.E021"
-        assert message.hint == f"Move the line {UPDATE_CACHE!r} above {OURS!r}."
-    with override_settings(MIDDLEWARE=[UPDATE_CACHE, OURS, AUTHENTICATION]):
+        assert message.hint == f"Move the line {UPDATE_CACHE!r} above {middleware!r}."
+    with override_settings(MIDDLEWARE=[UPDATE_CACHE, middleware, AUTHENTICATION]):
         assert ids(check_middleware_order) == []
 
 
 @pytest.mark.parametrize(
     "middleware",
-    [[CSRF, OURS], [AUTHENTICATION, DJANGOS], [AUTHENTICATION], [f"{__name__}.plain", OURS]],
+    [[CSRF, OURS], [CSRF, DJANGOS], [AUTHENTICATION], [f"{__name__}.plain", OURS]],
 )
 def test_an_order_that_matters_not_is_nobodys_concern(middleware):
-    """CSRF tokens in a cookie need no session, and Django's middleware is Django's concern."""
+    """CSRF tokens in a cookie need no session."""
     with override_settings(MIDDLEWARE=middleware):
+        assert ids(check_middleware_order) == []
+
+
+def test_the_order_of_a_site_without_the_package_is_djangos_concern():
+    with override_settings(MIDDLEWARE=[AUTHENTICATION, DJANGOS], SESSION_ENGINE=DJANGO + "db"):
         assert ids(check_middleware_order) == []
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from django.core.cache import caches
-from django.test import override_settings
+from django.core.checks.registry import registry
+from django.test import Client, override_settings
 
 from django_sessionstores.core import clock
 from django_sessionstores.core.records import Record, State, make_tombstone, pack
@@ -151,13 +152,52 @@ def test_a_key_function_that_depends_on_the_request_tells_tenants_apart(location
 
 def test_the_folder_is_made_by_the_first_write(storage: FileCacheStorage, location: Path) -> None:
     """As that of the cache's own entries is: until then there are no sessions."""
-    shutil.rmtree(location)
+    assert not location.exists()
     assert storage.read(ID) is None
     assert storage.update(successor(record()), record(), now()) == Gone()
-    assert not location.exists()
+    assert list(location.iterdir()) == []
 
     assert isinstance(storage.create(record(), now()), Updated)
     assert storage.read(ID) is not None
+
+
+@pytest.mark.parametrize("below", ["a file", "/proc/nowhere"])
+def test_a_folder_that_cannot_be_made_is_an_outage_and_names_its_setting(
+    tmp_path: Path, below: str
+) -> None:
+    """Django's cache raises a bare OSError as soon as there is an object of it."""
+    (tmp_path / "a file").touch()
+    with storage_of(tmp_path / below / "cache") as storage:
+        for call in (
+            lambda: storage.read(ID),
+            lambda: storage.create(record(), now()),
+            lambda: storage.delete(ID),
+            lambda: storage.fill(record(), now() + HOUR, now()),
+        ):
+            with pytest.raises(StorageUnavailable, match=r"CACHES\['default'\]\['LOCATION'\]"):
+                call()
+
+
+def test_a_browser_keeps_its_cookie_if_the_folder_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "a file").touch()
+    entry = {
+        "BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
+        "LOCATION": tmp_path / "a file" / "cache",
+    }
+    with override_settings(
+        CACHES={"default": entry},
+        SESSION_ENGINE="django_sessionstores.backends.cache",
+        MIDDLEWARE=["django_sessionstores.middleware.SessionMiddleware"],
+    ):
+        browser = Client()
+        browser.cookies["sessionid"] = "a" * 32
+        for page in ("/read/", "/write/x/1/"):
+            answer = browser.get(page)
+            assert answer.status_code == 503
+            assert "sessionid" not in answer.cookies
+        for check in registry.get_checks(include_deployment_checks=True):
+            if check.__module__.startswith("django_sessionstores"):  # Django's raise the error.
+                check(app_configs=None)
 
 
 def test_a_folder_that_has_held_sessions_and_is_missing_is_an_outage(
@@ -195,7 +235,7 @@ def test_a_folder_that_is_none_is_an_outage_and_names_its_setting(
     storage: FileCacheStorage, location: Path
 ) -> None:
     """SESSION_FILE_PATH, which files are otherwise kept by, would be the wrong place to look."""
-    shutil.rmtree(location)
+    location.parent.mkdir(parents=True)
     location.write_text("no folder")
 
     for operation in (

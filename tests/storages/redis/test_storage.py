@@ -1028,6 +1028,62 @@ def test_a_complete_index_is_not_made_again(storage: redis.RedisStorage) -> None
     assert "SCAN" not in sent
 
 
+def own(storage: redis.RedisStorage, letter: str, **fields: Any) -> Record:
+    """A record as the site stores it, with its mark."""
+    return record(letter * 40, site=storage.sites()[0], **fields)
+
+
+@pytest.mark.parametrize(
+    "ring", [("new", "tests only"), ("tests only", "new"), ("newer", "new", "tests only")], ids=str
+)
+def test_a_new_key_makes_no_index_anew(storage: redis.RedisStorage, ring: tuple[str, ...]) -> None:
+    """What has its mark was written after it came, and is in its index."""
+    storage.create(record("0" * 40), NOW)  # By a version without marks.
+    storage.create(own(storage, "a", user_id="7"), NOW)
+    assert len(listed(storage)) == 2
+    with override_settings(SECRET_KEY=ring[0], SECRET_KEY_FALLBACKS=ring[1:]):
+        storage.create(own(storage, "b", user_id="7"), NOW)
+        with commands() as sent:
+            assert storage.index_is_complete()
+            assert sorted(listed(storage, "7")) == ["a" * 40, "b" * 40]
+            assert sorted(listed(storage)) == ["0" * 40, "a" * 40, "b" * 40]
+            assert storage.count(NOW, None) == 3
+            assert storage.index_is_complete()
+        assert "SCAN" not in sent
+
+        # From then on it is an index like any other, which a server may drop.
+        raw_client().delete(*storage._index.keys_of(storage.sites()[0]))
+        storage.create(own(storage, "c", user_id="7"), NOW)
+        assert not storage.index_is_complete()
+        assert sorted(listed(storage, "7")) == ["a" * 40, "b" * 40, "c" * 40]
+        assert storage.index_is_complete()
+
+
+def test_a_new_site_makes_no_index_anew(storage: redis.RedisStorage) -> None:
+    """Another site, or a tenant, in the same store."""
+    storage.create(own(storage, "a"), NOW)
+    assert listed(storage) == ["a" * 40]
+    with override_settings(SECRET_KEY="of another site"):
+        storage.create(own(storage, "b"), NOW)
+        with commands() as sent:
+            assert listed(storage) == ["b" * 40]
+        assert "SCAN" not in sent
+    assert listed(storage) == ["a" * 40]
+
+
+def test_an_index_of_another_site_is_not_new(storage: redis.RedisStorage) -> None:
+    """If a server has dropped all indexes, the first site that makes its own tells the others."""
+    storage.create(own(storage, "a"), NOW)
+    with override_settings(SECRET_KEY="of another site"):
+        storage.create(own(storage, "b"), NOW)
+    raw_client().delete(*index_keys(), storage._index._sites_key)
+    assert not storage.index_is_complete()
+    assert listed(storage) == ["a" * 40]
+    with override_settings(SECRET_KEY="of another site"):
+        assert not storage.index_is_complete()
+        assert listed(storage) == ["b" * 40]
+
+
 # One builder of the index -------------------------------------------------------------------------
 
 

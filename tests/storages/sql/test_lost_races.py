@@ -98,6 +98,8 @@ OPERATIONS: dict[str, Operation] = {
     ),
 }
 on_operations = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+WAITING = {name: each for name, each in OPERATIONS.items() if name != "touch"}
+on_operations_that_wait = pytest.mark.parametrize("operation", WAITING.values(), ids=WAITING)
 
 
 @on_postgresql
@@ -188,7 +190,7 @@ def execute_raw(site: cases.Engine, sql: str) -> None:
 
 
 @on_both
-@on_operations
+@on_operations_that_wait
 def test_a_deadlock_in_the_callers_transaction_is_a_conflict(
     site: cases.Engine, operation: Operation
 ) -> None:
@@ -211,7 +213,7 @@ def test_whoever_catches_the_conflict_cannot_go_on(site: cases.Engine) -> None:
 
 @on_postgresql
 @strictly
-@on_operations
+@on_operations_that_wait
 def test_a_lost_race_in_autocommit_is_tried_again(
     site: cases.Engine, level: str, operation: Operation
 ) -> None:

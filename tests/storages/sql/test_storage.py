@@ -42,6 +42,7 @@ from django_sessionstores.exceptions import (
 from django_sessionstores.models import StoredSession
 from django_sessionstores.storages.base import Conflict, Gone, Taken, Updated
 from django_sessionstores.storages.sql import storage as database
+from django_sessionstores.storages.sql.deadline import LimitedCursor
 from django_sessionstores.storages.sql.rows import FIELDS
 from tests.cases import Engine
 from tests.services import MariaDB, PostgreSQL, wait_until
@@ -243,15 +244,14 @@ def test_what_a_request_waits_for_has_a_limit(
 ) -> None:
     """A single statement past the limit hangs the site with its server. A purge, which nobody
     waits for, takes its time: cut short, it would never get to the end of a large batch."""
-    limited = []
+    limited, enter = [], LimitedCursor.__enter__
 
-    class Noted(database.LimitedCursor):
-        def __enter__(self) -> Any:
-            limited.append(self)
-            return super().__enter__()
+    def noted(cursor: LimitedCursor) -> Any:
+        limited.append(cursor)
+        return enter(cursor)
 
     record = stored(engine)
-    monkeypatch.setattr(database, "LimitedCursor", Noted)
+    monkeypatch.setattr(LimitedCursor, "__enter__", noted)
     action, statements = OPERATIONS[operation]
     action(engine.storage, record)
     assert len(limited) == (0 if operation == "purge" else len(statements))

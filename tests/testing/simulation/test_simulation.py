@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,17 +10,23 @@ from typing import Any, Final
 
 import pytest
 
+from django_sessionstores.core.records import Record
+from django_sessionstores.storages.base import Outcome, Updated
 from django_sessionstores.storages.memory import MemoryStorage
 from django_sessionstores.testing.simulation import exhaustive, random_programs
 from django_sessionstores.testing.simulation.__main__ import main
 from django_sessionstores.testing.simulation.configuration import ENGINES
-from django_sessionstores.testing.simulation.programs import Program, Result, run
+from django_sessionstores.testing.simulation.programs import Amount, Program, Result, run
 from django_sessionstores.testing.simulation.random_programs import shrink
+from django_sessionstores.testing.simulation.report import Report
 from django_sessionstores.testing.simulation.scheduler import Scheduler, Stuck, drive
 from tests.testing.simulation.known import OTHER, PROGRAMS, USER, VISITOR
 from tests.testing.simulation.test_planted_faults import tell_twice
 
-SEEDS: Final = ("1", "2", "3", "4")
+SEEDS: Final = (
+    *("1", "2"),
+    *(pytest.param(each, marks=pytest.mark.slow) for each in ("3", "4")),
+)
 """Of the random programs, 50,000 steps each. Other seeds may find what is not known yet."""
 
 
@@ -45,6 +52,16 @@ def unlisted() -> MemoryStorage:
     return _Unlisted(1000)
 
 
+class _Forgetful(MemoryStorage):
+    def update(self, record: Record, base: Record, now: int) -> Outcome:
+        return Updated(record)
+
+
+def forgetful() -> MemoryStorage:
+    """A storage with a fault, which any program finds."""
+    return _Forgetful(1000)
+
+
 class TestProgramsThatHaveFailed:
     @pytest.mark.parametrize("name", PROGRAMS)
     def test_nothing_is_broken(self, name: str) -> None:
@@ -55,14 +72,14 @@ class TestShortRuns:
     @pytest.mark.parametrize("backend", ENGINES)
     def test_pairs(self, backend: str) -> None:
         found: list[str] = []
-        points = exhaustive.explore(
+        amount = exhaustive.explore(
             lambda program, result: found.append(f"{program} {result.violations[0]}"),
             setups=("visitor", "moved"),
             engines=[backend],
             middlewares=["own"],
             drivers=["sync"],
         )
-        assert points > 1000
+        assert amount.points > 1000
         assert found == []
 
     @pytest.mark.parametrize("backend", ENGINES)
@@ -215,13 +232,49 @@ class TestMachinery:
     ) -> None:
         arguments = ["--exhaustive", "--engine", "memory", "--setup", "idle for long"]
         arguments += ["--middleware", "own", "--driver", "sync"]
-        monkeypatch.setattr(exhaustive, "explore_faults", lambda found, **sites: 1)
-        monkeypatch.setattr(exhaustive, "explore_twins", lambda found, **sites: 1)
+        monkeypatch.setattr(exhaustive, "explore_faults", lambda found, **sites: Amount())
+        monkeypatch.setattr(exhaustive, "explore_twins", lambda found, **sites: Amount())
         assert main(arguments) == 0
         assert capsys.readouterr().err == ""
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
         assert main(arguments) == 0
         assert "Pairs of operations: 0 of 4 (0%)" in capsys.readouterr().err
+
+    def test_into_a_file_each_line_is_written_at_once(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A run may take hours, and may be killed."""
+        file = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(file)))  # type: ignore[arg-type]
+        assert main(["--replay", f"memory own sync: {VISITOR}"]) == 0
+        assert b"memory.create" in file.getvalue()
+
+    def test_the_first_program_of_each_kind_of_fault_is_told_when_it_is_found(self) -> None:
+        told: list[str] = []
+        report = Report(told.append)
+        for _ in range(2):
+            report.add(
+                Program.parse(f"{__name__}.forgetful own sync: {VISITOR}"),
+                run(Program.parse(f"{__name__}.forgetful own sync: {VISITOR} 1:x.put.a 1*")),
+            )
+        assert told[0].startswith("Promise 1, ")
+        assert told[1].startswith("    --replay '")
+        assert len(told) == 2 * report.kinds
+
+    def test_without_a_terminal_the_command_writes_lines_if_asked(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        arguments = ["--exhaustive", "--engine", "memory", "--setup", "idle for long"]
+        arguments += ["--middleware", "own", "--driver", "sync", "--progress", "2"]
+        monkeypatch.setattr(exhaustive, "explore_faults", lambda found, **sites: Amount())
+        monkeypatch.setattr(exhaustive, "explore_twins", lambda found, **sites: Amount())
+        assert main(arguments) == 0
+        told = capsys.readouterr()
+        assert told.err.splitlines() == [
+            "Pairs of operations: 0 of 4 (0%)",
+            "Pairs of operations: 2 of 4 (50%)",
+        ]
+        assert told.out.startswith("38 programs with ")
 
     def test_actors_that_wait_for_each_other_are_found(self) -> None:
         scheduler = Scheduler()

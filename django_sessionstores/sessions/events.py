@@ -1,0 +1,29 @@
+"""Sending the signals of events, when what they tell is certain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .. import signals
+from ..core.flow import Flow, run
+from ..storages.base import Storage
+from ..storages.calls import Calls
+from .state import Event
+
+
+def send(kind: type[Any], events: Sequence[Event]) -> Flow[None]:
+    """Send the signal of each event, from the class ``kind``."""
+    for event in events:
+        yield from signals.send(event.signal, kind, **event.facts)
+
+
+def send_if_committed(kind: type[Any], storage: Storage, events: Sequence[Event]) -> Flow[None]:
+    """Send the signals now, or after the commit if the caller is in a transaction."""
+    calls = Calls(storage)
+    if not events:
+        return
+    if (yield from calls.in_transaction()):
+        yield from calls.after_commit(lambda: run(send(kind, events)))
+    else:
+        yield from send(kind, events)

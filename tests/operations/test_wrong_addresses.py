@@ -1,0 +1,329 @@
+"""A wrong password, port, scheme or name: the error, the doctor and the command name the option."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import CommandError, call_command
+from django.db import connections
+from django.test import override_settings
+
+from django_sessionstores.conf import session_store
+from django_sessionstores.exceptions import StorageUnavailable
+from django_sessionstores.operations.doctor import diagnose
+from tests.cases import MARIADB, POSTGRESQL
+from tests.operations.checks.configurations import ENGINES
+from tests.services import (
+    HOST,
+    MariaDB,
+    Memcached,
+    PostgreSQL,
+    Redis,
+    accepts,
+    free_port,
+    shared_service,
+)
+
+SECRET: Final = "hunter2"
+REDIS: Final = {
+    "redis-cache": "django.core.cache.backends.redis.RedisCache",
+    "django-redis": "django_redis.cache.RedisCache",
+}
+PYMEMCACHE: Final = "django.core.cache.backends.memcached.PyMemcacheCache"
+ALIAS: Final = "sessions"
+QUICK: Final = "?socket_timeout=0.3&socket_connect_timeout=0.3"
+
+
+def assert_said(engine: str, *parts: str) -> None:
+    """Assert that an outage says where to look, by each way in which somebody may see it.
+
+    And never the password.
+    """
+    store = session_store(ENGINES + engine)
+    assert store is not None
+    with pytest.raises(StorageUnavailable) as caught:
+        store("k" * 32).load()
+    finding = diagnose(store.own_storage()).findings[0]
+    assert finding.id == "sessionstores.E022"
+    errors = io.StringIO()
+    with pytest.raises(CommandError) as stopped:
+        call_command("sessions", "list", stderr=errors)
+    for said in (str(caught.value), finding.message, str(stopped.value)):
+        for part in parts:
+            assert part in said
+        assert SECRET not in said
+
+
+# Redis and memcached ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def locked() -> Iterator[Redis]:
+    """A Redis with a password."""
+    with Redis() as server:
+        server.cli("config", "set", "requirepass", "another password")
+        yield server
+
+
+class EncryptedRedis(Redis):
+    """A Redis that speaks TLS only, with a certificate that nobody else trusts."""
+
+    def prepare(self) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
+        now = datetime.datetime.now(datetime.UTC)
+        certificate = (
+            x509.CertificateBuilder(name, name, key.public_key(), 1)
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .sign(key, hashes.SHA256())
+        )
+        (self.folder / "certificate").write_bytes(
+            certificate.public_bytes(serialization.Encoding.PEM)
+        )
+        (self.folder / "key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+
+    def command(self) -> list[str]:
+        self.options |= {
+            "port": "0",
+            "tls_port": str(self.port),
+            "tls_cert_file": str(self.folder / "certificate"),
+            "tls_key_file": str(self.folder / "key"),
+            "tls_auth_clients": "no",
+            "tls_ca_cert_file": str(self.folder / "certificate"),
+        }
+        return super().command()
+
+    def answers(self) -> bool:
+        return accepts(self.port)
+
+
+@pytest.fixture(scope="module")
+def encrypted() -> Iterator[Redis]:
+    with EncryptedRedis() as server:
+        yield server
+
+
+Fixture = Callable[[str], Any]
+
+REDIS_MISTAKES: Final[dict[str, tuple[Callable[[Fixture], str], tuple[str, ...]]]] = {
+    "no password": (lambda get: get("locked").url(), ("password", "['LOCATION'] or ['OPTIONS']")),
+    "wrong password": (
+        lambda get: get("locked").url().replace("//", f"//:{SECRET}@"),
+        ("password", "['LOCATION'] or ['OPTIONS']"),
+    ),
+    "unknown user": (
+        lambda get: get("locked").url().replace("//", f"//shop:{SECRET}@"),
+        ("user name", "['LOCATION'] or ['OPTIONS']"),
+    ),
+    "wrong port": (
+        lambda get: f"redis://:{SECRET}@{HOST}:{free_port()}/0",
+        ("the port", "['LOCATION']"),
+    ),
+    "wrong host": (
+        lambda get: f"redis://:{SECRET}@redis.invalid:6379/0",
+        ("the host", "['LOCATION']"),
+    ),
+    "wrong number": (
+        lambda get: shared_service(Redis).url(99),
+        ("database number", "['LOCATION']"),
+    ),
+    "TLS to a server without": (
+        lambda get: (
+            shared_service(Redis).url().replace("redis:", "rediss:") + "?socket_timeout=0.3"
+            "&socket_connect_timeout=0.3"
+        ),
+        ("'rediss' is for TLS", "['LOCATION']"),
+    ),
+    "no TLS": (lambda get: get("encrypted").url(), ("'rediss' is for TLS", "['LOCATION']")),
+    "untrusted certificate": (
+        lambda get: get("encrypted").url().replace("redis:", "rediss:"),
+        ("ssl_ca_certs", "['OPTIONS']"),
+    ),
+    "another server": (
+        lambda get: f"redis://{HOST}:{shared_service(Memcached).port}/0",
+        ("the port", "['LOCATION']"),
+    ),
+}
+
+
+@pytest.mark.parametrize("client", REDIS)
+@pytest.mark.parametrize("mistake", REDIS_MISTAKES)
+def test_redis(mistake: str, client: str, request: pytest.FixtureRequest) -> None:
+    make, parts = REDIS_MISTAKES[mistake]
+    cache = {"BACKEND": REDIS[client], "LOCATION": make(request.getfixturevalue)}
+    with override_settings(
+        SESSION_ENGINE=ENGINES + "cache", SESSION_CACHE_ALIAS=ALIAS, CACHES={ALIAS: cache}
+    ):
+        assert_said("cache", f"CACHES['{ALIAS}']", *parts)
+
+
+def test_a_missing_password_is_not_taken_for_an_old_server(locked: Redis) -> None:
+    """Its error names HELLO, which Redis before 6 did not know."""
+    cache = {"BACKEND": REDIS["redis-cache"], "LOCATION": locked.url()}
+    with (
+        override_settings(CACHES={"default": cache}, SESSION_ENGINE=ENGINES + "cache"),
+        pytest.raises(StorageUnavailable) as caught,
+    ):
+        session_store(ENGINES + "cache")("k" * 32).load()  # type: ignore[misc]
+    assert "older than Redis 6" not in str(caught.value)
+
+
+@pytest.mark.parametrize("client", REDIS)
+@pytest.mark.parametrize("location", ["http://:hunter2@host", "redis://:hunter2/x@host:6379/0"])
+def test_an_address_that_is_not_one_of_redis(client: str, location: str) -> None:
+    """The client's own error quotes a part of the second one, which is the password."""
+    cache = {"BACKEND": REDIS[client], "LOCATION": location}
+    with (
+        override_settings(
+            SESSION_ENGINE=ENGINES + "cache", SESSION_CACHE_ALIAS=ALIAS, CACHES={ALIAS: cache}
+        ),
+        pytest.raises(ImproperlyConfigured) as caught,
+    ):
+        session_store(ENGINES + "cache")("k" * 32).load()  # type: ignore[misc]
+    assert f"CACHES['{ALIAS}']['LOCATION']" in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("location", "options", "part"),
+    [
+        (lambda: f"{HOST}:{free_port()}", {}, "['LOCATION']"),
+        (lambda: "memcached.invalid:11211", {}, "['LOCATION']"),
+        (lambda: f"{HOST}:{shared_service(Redis).port}", {}, "['LOCATION']"),
+        (
+            lambda: shared_service(Memcached).addresses[0],
+            {"tls_context": ssl.create_default_context()},
+            "['OPTIONS']['tls_context']",
+        ),
+    ],
+    ids=["wrong port", "wrong host", "another server", "TLS to a server without"],
+)
+def test_memcached(location: Callable[[], str], options: dict[str, Any], part: str) -> None:
+    cache = {"BACKEND": PYMEMCACHE, "LOCATION": location(), "OPTIONS": options}
+    store = session_store(ENGINES + "cache")
+    assert store is not None
+    with override_settings(
+        SESSION_ENGINE=ENGINES + "cache", SESSION_CACHE_ALIAS=ALIAS, CACHES={ALIAS: cache}
+    ):
+        with pytest.raises(StorageUnavailable) as caught:
+            store("k" * 32).load()
+        finding = diagnose(store.own_storage()).findings[0]
+    assert finding.id == "sessionstores.E022"
+    for said in (str(caught.value), finding.message):
+        assert f"CACHES['{ALIAS}']{part}" in said
+
+
+# Databases ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[dict[str, Any]]:
+    """A PostgreSQL that asks for a password."""
+    with PostgreSQL() as server:
+        (server.folder / "data" / "pg_hba.conf").write_text("host all all all scram-sha-256\n")
+        server.restart()
+        yield POSTGRESQL.configure(server)
+
+
+def postgresql(**entry: Any) -> Callable[[Fixture], dict[str, Any]]:
+    return lambda get: {**POSTGRESQL.configure(shared_service(PostgreSQL)), **entry}
+
+
+def mariadb(**entry: Any) -> Callable[[Fixture], dict[str, Any]]:
+    return lambda get: {**MARIADB.configure(shared_service(MariaDB)), **entry}
+
+
+DATABASE_MISTAKES: Final[dict[str, tuple[Callable[[Fixture], dict[str, Any]], str]]] = {
+    "postgresql: wrong password": (
+        lambda get: {**get("guarded"), "PASSWORD": SECRET},
+        "['USER'] and ['PASSWORD']",
+    ),
+    "postgresql: no password": (lambda get: get("guarded"), "['USER'] and ['PASSWORD']"),
+    "postgresql: unknown user": (postgresql(USER="shop"), "['USER'] and ['PASSWORD']"),
+    "postgresql: wrong port": (postgresql(PORT=1), "['HOST'] and ['PORT']"),
+    "postgresql: wrong host": (postgresql(HOST="postgres.invalid"), "['HOST'] and ['PORT']"),
+    "postgresql: wrong name": (postgresql(NAME="shop"), "['NAME']"),
+    "postgresql: TLS to a server without": (
+        postgresql(OPTIONS={"sslmode": "require"}),
+        "['OPTIONS']",
+    ),
+    "mariadb: wrong password": (mariadb(PASSWORD=SECRET), "['USER'] and ['PASSWORD']"),
+    "mariadb: unknown user": (mariadb(USER="shop"), "['USER'] and ['PASSWORD']"),
+    "mariadb: wrong port": (mariadb(PORT=1), "['HOST'] and ['PORT']"),
+    "mariadb: wrong name": (mariadb(NAME="shop"), "['NAME']"),
+    "sqlite: no such folder": (
+        lambda get: {"ENGINE": "django.db.backends.sqlite3", "NAME": "/nowhere/db.sqlite3"},
+        "['NAME']",
+    ),
+}
+
+
+class ToSessions:
+    """Sends the tables of sessions and of caches to the database "sessions"."""
+
+    def db_for_write(self, model: Any, **hints: Any) -> str | None:
+        return ALIAS if model._meta.app_label in {"django_sessionstores", "django_cache"} else None
+
+    db_for_read = db_for_write
+
+
+@pytest.fixture
+def open_database(
+    django_db_setup: None, django_db_blocker: Any
+) -> Iterator[Callable[[dict[str, Any]], AbstractContextManager[None]]]:
+    """Adds the database that `ToSessions` uses."""
+
+    @contextmanager
+    def added(entry: dict[str, Any]) -> Iterator[None]:
+        connections.settings[ALIAS] = connections.settings["default"] | {"OPTIONS": {}} | entry
+        try:
+            yield
+        finally:
+            connections[ALIAS].close()
+            del connections[ALIAS], connections.settings[ALIAS]
+
+    with django_db_blocker.unblock():
+        yield added
+
+
+@pytest.mark.parametrize("mistake", DATABASE_MISTAKES)
+def test_databases(mistake: str, request: pytest.FixtureRequest, open_database: Any) -> None:
+    make, part = DATABASE_MISTAKES[mistake]
+    with (
+        open_database(make(request.getfixturevalue)),
+        override_settings(SESSION_ENGINE=ENGINES + "db", DATABASE_ROUTERS=[ToSessions()]),
+    ):
+        assert_said("db", f"DATABASES['{ALIAS}']{part}")
+
+
+def test_a_cache_in_a_database(open_database: Any) -> None:
+    """The settings to look at are those of the database."""
+    cache = {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "kept"}
+    with (
+        open_database(postgresql(PORT=1)(lambda _: None)),
+        override_settings(
+            SESSION_ENGINE=ENGINES + "cache",
+            CACHES={"default": cache},
+            DATABASE_ROUTERS=[ToSessions()],
+        ),
+    ):
+        assert_said("cache", f"DATABASES['{ALIAS}']['HOST'] and ['PORT']")

@@ -1,0 +1,107 @@
+"""The rights that the documentation lists for a user of Redis: enough for all, and all needed."""
+
+from __future__ import annotations
+
+import re
+import unittest
+from collections.abc import Iterator
+
+import pytest
+from django.core.cache import caches
+from django.test import override_settings
+
+from django_sessionstores.core.clock import now
+from django_sessionstores.operations.cache_keys import keys_besides_sessions
+from django_sessionstores.storages.redis.client import Server
+from django_sessionstores.storages.redis.storage import RedisStorage, from_cache
+from django_sessionstores.testing import StorageContract
+from tests import ROOT
+from tests.services import Redis
+
+REDIS_CACHE = "django.core.cache.backends.redis.RedisCache"
+PAGE = (ROOT / "docs/reference/engines/cache.rst").read_text(encoding="utf-8")
+BROAD, NARROW = re.findall(r"^    ACL SETUSER shop on >secret (.*)$", PAGE, re.MULTILINE)
+ITS_OWN = {"info", "flushall", "hello", "auth", "select", "ping"}
+"""The commands of the test and of the client, besides those that change the configuration."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Redis]:
+    with Redis() as redis:
+        yield redis
+
+
+def user_with(server: Redis, rights: str) -> None:
+    said = server.cli("acl", "setuser", "shop", "reset", "on", ">secret", *rights.split())
+    assert said == "OK"
+
+
+def calls(server: Redis) -> dict[str, tuple[int, int]]:
+    """How often each command ran, also in scripts, and how often it was refused."""
+    found = re.findall(
+        r"cmdstat_(\S+?):calls=(\d+),.*rejected_calls=(\d+)", server.cli("info", "commandstats")
+    )
+    return {name: (int(ran), int(refused)) for name, ran, refused in found}
+
+
+def contract_of(storage: RedisStorage, server: Redis) -> type[unittest.TestCase]:
+    """Each operation of a storage, and those that only Redis has."""
+
+    class Contract(StorageContract, unittest.TestCase):
+        def setUp(self) -> None:
+            super().setUp()
+            server.cli("flushall")
+            self.storage = storage
+
+        def test_what_only_redis_has(self) -> None:
+            assert storage.write_obstacle() == ""
+            assert storage.eviction_policy() == ""
+            for _ in range(20):
+                self.create_record()
+            assert storage.summarize(now(), 5).live == 5
+            assert storage.summarize(now(), 50).live == 20
+            server.cli("del", *storage._index.keys)
+            assert not storage.index_is_complete()
+            assert storage.count(now(), None) == 20  # Rebuilt.
+            assert storage.reindex() == 20
+            assert storage.purge(now(), 100) == 0  # Of an index, as Redis drops the records.
+
+    return Contract
+
+
+@pytest.mark.parametrize("rights", [BROAD, NARROW], ids=["broad", "narrow"])
+def test_the_rights_are_enough_for_all_and_needed(server: Redis, rights: str) -> None:
+    user_with(server, rights)
+    server.cli("config", "resetstat")
+    url = server.url().replace("redis://", "redis://shop:secret@")
+    with override_settings(CACHES={"default": {"BACKEND": REDIS_CACHE, "LOCATION": url}}):
+        storage = from_cache("default")
+        result = unittest.TestResult()
+        contract = contract_of(storage, server)
+        unittest.defaultTestLoader.loadTestsFromTestCase(contract).run(result)
+        storage.close()
+    assert [said for _, said in (*result.errors, *result.failures)] == []
+    assert result.testsRun > len(result.skipped) + 50
+    found = calls(server)
+    assert [name for name, (_, refused) in found.items() if refused] == []
+    if rights == NARROW:
+        given = set(re.findall(r"\+([a-z]+)", NARROW)) - {"info"}
+        assert given == {name for name in found if "|" not in name} - ITS_OWN
+
+
+def test_clearing_the_cache(server: Redis) -> None:
+    """It also needs the rights that the documentation names for it."""
+    server.cli("flushall")
+    user_with(server, f"{NARROW} +unlink ~:1:*")
+    url = server.url().replace("redis://", "redis://shop:secret@")
+    with override_settings(CACHES={"default": {"BACKEND": REDIS_CACHE, "LOCATION": url}}):
+        server.cli("set", ":1:page", "1")
+        assert keys_besides_sessions("default").remove_all() == 1
+
+
+def test_the_line_of_an_error_is_that_of_the_documentation(server: Redis) -> None:
+    url = server.url().replace("redis://", "redis://shop:secret@")
+    with override_settings(CACHES={"default": {"BACKEND": REDIS_CACHE, "LOCATION": url}}):
+        asked = Server("default", caches.create_connection("default"))
+        asked.connect()
+        assert asked._rights_to_give().endswith(f"ACL SETUSER shop {BROAD}")
