@@ -112,10 +112,13 @@ class Request:
 
     @property
     def may_repeat_login(self) -> bool:
-        """Return whether the answer to a login of the same user, with the same key, was lost."""
+        """Return whether a login of the same user, with the same key, may have been stored though
+        it is not acknowledged: it has not ended, or its answer was lost."""
         life = self.presented
         return life is not None and any(
-            each.request.is_uncertain and each.request.signs_in == self.signs_in == life.user
+            each.request.signs_in == self.signs_in == life.user
+            and each.request is not self
+            and (each.request.is_uncertain or each.request.overlaps(self))
             for each in life.keys[str(self.key)].superseded
         )
 
