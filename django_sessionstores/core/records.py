@@ -200,6 +200,11 @@ def next_version(version: int = 0) -> int:
     return (((version >> 32) + 1) << 32) | random.getrandbits(32)
 
 
+def last_write(record: Record) -> tuple[int, int]:
+    """Return the last activity and the version of a record, to sort records by their age."""
+    return record.last_activity, record.version
+
+
 def without_payload(record: Record) -> Record:
     """Return the record without its payload, and without the fields that belong to the payload.
 

@@ -10,7 +10,7 @@ import msgspec
 
 from ..core import clock
 from ..core.flow import Call, Flow
-from ..core.records import Record, State
+from ..core.records import Record, State, last_write
 from ..exceptions import PartlyEnded, StorageUnavailable, UnreadablePayload
 from ..sessions import SessionStore, Total, events, loading
 from ..storages import revocation
@@ -71,7 +71,7 @@ class _Progress:
         for each in records:
             other = newest.get(each.lineage, each)
             # The newest record has the id that the session had in the end.
-            newest[each.lineage] = max(other, each, key=_last_write)
+            newest[each.lineage] = max(other, each, key=last_write)
         added = [each for lineage, each in newest.items() if lineage not in self._lineages]
         self._lineages.update(dict.fromkeys(newest))
         if len(self._lineages) > 2 * _MOST_REMEMBERED:
@@ -126,6 +126,7 @@ class Ending(msgspec.Struct, frozen=True):
         live = [each for each in known.values() if each is not None and each.is_live(now)]
         if live := [each for each in live if self.storage.is_own(each)]:
             ended += yield from self._end_batch(live, "revoked", progress)
+            yield from self._end_other_ids(live)
         # The others have ended, or have other ids, perhaps since they were looked up.
         in_batch = {each.id for each in ended}
         for session_id, record in known.items():
@@ -148,9 +149,30 @@ class Ending(msgspec.Struct, frozen=True):
             return None
         # Also without a record: a session that is not live must not become live.
         ended = yield from revocation.end(self.storage, session_id, known=known)
+        if ended is not None and known is not None:
+            yield from self._end_other_ids([known])
         if ended is None or (ended.record is not None and ended.record.expires <= clock.now()):
             return None
         return ended
+
+    def _end_other_ids(self, records: Sequence[Record]) -> Flow[None]:
+        """End sessions also under the other ids that they are listed with.
+
+        With a registry, a request that was stopped while it rotated a key has left two entries, and
+        only one of them has the data. No index has the entries of anonymous sessions.
+        """
+        rotated = [each for each in records if each.origin] if self.storage.lists_lost else []
+        lineages = {each.lineage for each in rotated}
+        for user_id in {each.user_id for each in rotated} - {None}:
+            others, cursor = list[Record](), ""
+            while True:
+                page = yield from self.listing.scan(cursor, PAGE_SIZE, user_id)
+                others += [each for each in page.records if each.lineage in lineages]
+                cursor = page.next
+                if not cursor:
+                    break
+            for each in others:
+                yield from revocation.end(self.storage, each.id, known=each)
 
     def end_all(
         self,
@@ -261,7 +283,3 @@ class Ending(msgspec.Struct, frozen=True):
         """Send ``session_ended`` for each, after the commit if the caller is in a transaction."""
         told = [loading.end_event(each.id, reason, each.user_id) for each in ended]
         return events.send_if_committed(self.store, self.storage, told)
-
-
-def _last_write(record: Record) -> tuple[int, int]:
-    return record.last_activity, record.version

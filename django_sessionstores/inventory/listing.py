@@ -12,7 +12,7 @@ from django.utils.translation import gettext_noop
 from ..core import clock
 from ..core.flow import Call, Flow
 from ..core.phrases import Phrase
-from ..core.records import Record
+from ..core.records import Record, last_write
 from ..exceptions import CannotList
 from ..storages.base import Page, Storage
 from .arguments import check_number, check_type
@@ -111,8 +111,8 @@ def _previous_ids(records: Collection[Record]) -> set[str]:
     for each in records:
         other = newest.setdefault(each.lineage, each)
         if other is not each:
-            # The record that began the session is the one of the oldest key.
-            older, newer = sorted((other, each), key=lambda record: record.origin != "")
+            # If the rotation was interrupted, requests may go on to use the older record.
+            older, newer = sorted((other, each), key=last_write)
             newest[each.lineage] = newer
             previous.add(older.id)
     return previous

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import signals
@@ -18,12 +18,18 @@ def send(kind: type[Any], events: Sequence[Event]) -> Flow[None]:
         yield from signals.send(event.signal, kind, **event.facts)
 
 
+def send_after_commit(
+    kind: type[Any], storage: Storage, events: Sequence[Event]
+) -> Flow[Callable[[], bool | None]]:
+    """Send the signals when the caller's transaction commits, see `Storage.after_commit`."""
+    return Calls(storage).after_commit(lambda: run(send(kind, events)))
+
+
 def send_if_committed(kind: type[Any], storage: Storage, events: Sequence[Event]) -> Flow[None]:
     """Send the signals now, or after the commit if the caller is in a transaction."""
-    calls = Calls(storage)
     if not events:
         return
-    if (yield from calls.in_transaction()):
-        yield from calls.after_commit(lambda: run(send(kind, events)))
+    if (yield from Calls(storage).in_transaction()):
+        yield from send_after_commit(kind, storage, events)
     else:
         yield from send(kind, events)

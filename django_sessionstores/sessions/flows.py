@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -288,7 +288,7 @@ class SessionFlows(KnownSession):
                 yield from self._report_replaced()
                 baseline = self._baseline or state.base
                 dead = Dead(state.key)
-                yield from self._set_ended(state, dead, ended, "logout")
+                yield from self._set_ended(state, dead, _end_events(ended, "logout"))
                 self._baseline = baseline  # The data at hand has not changed by that.
             return
         if isinstance(state, Rotating) and key == state.previous.key:
@@ -301,8 +301,7 @@ class SessionFlows(KnownSession):
             yield from self._store_rotation_from(Unread(SecretText(known), SecretText(key)))
             own_id = self.drawn_id
             ended = yield from ending.end_key(env, SecretText(known), SecretText(key), own_id)
-            if ended is not None:
-                yield from self._send((_end_event(ended, "logout"),))
+            yield from self._send(_end_events(ended, "logout"))
 
     def _store_rotation_from(self, state: State) -> Flow[None]:
         """Store the new key that another object of the request has drawn for the same session.
@@ -339,30 +338,26 @@ class SessionFlows(KnownSession):
             self._modified = False
             outdated = state.record if isinstance(state, Stored) else None
             dead = Dead(state.key, outdated=outdated)
-            yield from self._set_ended(_state_before_flush(state), dead, flushed.ended, "password")
+            told = _end_events(flushed.ended, "password")
+            yield from self._set_ended(_state_before_flush(state), dead, told)
             return
         ended = flushed.ended
         replaces = None
         if ended is not None:
-            user_id = ended.record.user_id if ended.record else None
             # A login may follow, so the reason of the end is known only later, and is sent then.
             may_wait = self.policy is not None or request_sessions.is_in_request()
             is_told = is_logout or request_sessions.is_over() or not may_wait
-            replaces = ReplacedSession(ended.id, user_id, is_told)
+            replaces = ReplacedSession(ended.id, ended.user_id, is_told)
             if not is_told:
                 request_sessions.keep(self)
-        told = ended if replaces is not None and replaces.is_told else None
-        yield from self._set_ended(
-            _state_before_flush(state), New(replaces=replaces), told, "logout"
-        )
+        told = _end_events(ended, "logout") if replaces is not None and replaces.is_told else ()
+        yield from self._set_ended(_state_before_flush(state), New(replaces=replaces), told)
 
-    def _set_ended(
-        self, before: State, after: State, ended: EndedSession | None, reason: str
-    ) -> Flow[None]:
+    def _set_ended(self, before: State, after: State, events: Sequence[Event]) -> Flow[None]:
+        """Set the state after an end, which a rollback of the caller's transaction may undo."""
         is_provisional = False
         if not isinstance(before, New):
             is_provisional = yield from Calls(self.storage()).in_transaction()
-        events = () if ended is None else (_end_event(ended, reason),)
         yield from self._advance(before, after, events, is_provisional)
 
     @property
@@ -373,14 +368,17 @@ class SessionFlows(KnownSession):
         return replaced if replaced and replaced.is_over and not replaced.is_told else None
 
     def _report_replaced(self) -> Flow[None]:
-        replaced = self._flush_to_report
+        replaced, state = self._flush_to_report, self._state
         if replaced is None:
             return
-        self._set_state(replace(self._state, replaces=replace(replaced, is_told=True)))
         # If there is a user, a login has ended the session, even if that login was refused.
         is_login = drafting.user_of(getattr(self, "_session_cache", {})) is not None
         reason = "replaced" if is_login else "logout"
-        yield from self._send((loading.end_event(replaced.id, reason, replaced.user_id),))
+        event = loading.end_event(replaced.id, reason, replaced.user_id)
+        # Before anything is awaited, because another task of the request may come here as well.
+        self._set_state(replace(state, replaces=replace(replaced, is_told=True)))
+        is_provisional = yield from Calls(self.storage()).in_transaction()
+        yield from self._advance(state, self._state, (event,), is_provisional)
 
     def _record_activity(self) -> Flow[None]:
         state = self._current_state
@@ -403,8 +401,8 @@ def _store_new_keys(sessions: Iterable[Any]) -> Flow[None]:
                 yield from each._save()
 
 
-def _end_event(ended: EndedSession, reason: str) -> Event:
-    return loading.end_event(ended.id, reason, ended.record.user_id if ended.record else None)
+def _end_events(ended: EndedSession | None, reason: str) -> tuple[Event, ...]:
+    return () if ended is None else (loading.end_event(ended.id, reason, ended.user_id),)
 
 
 def _with_fresh_key(state: State) -> New:

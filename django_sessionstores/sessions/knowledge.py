@@ -11,11 +11,10 @@ from msgspec.structs import replace
 
 from ..conf import codec
 from ..core import clock
-from ..core.flow import Flow, run
+from ..core.flow import Flow
 from ..core.records import SecretDict, SecretText, draw_key, session_id
 from ..exceptions import SessionStoresError, StorageUnavailable, UnserializableValue
 from ..payloads.codec import Snapshot
-from ..storages.calls import Calls
 from . import activity, drafting, events, loading, request_sessions
 from .engine import Engine
 from .rollback import ProvisionalStates
@@ -296,7 +295,7 @@ class KnownSession(Engine):
                 self.outage = error
             evicted, error.evicted = error.evicted, ()
             told = loading.eviction_events(evicted)
-            yield from events.send_if_committed(type(self), self.storage(), told)
+            yield from self._send(told)
             raise
 
     def _advance(
@@ -309,16 +308,16 @@ class KnownSession(Engine):
         """
         self._set_state(after)
         if is_provisional:
-            kind, calls = type(self), Calls(self.storage())
             with self._provisional.note_write(before) as note:
-                note.has_committed = yield from calls.after_commit(
-                    lambda: run(events.send(kind, told))
+                note.has_committed = yield from events.send_after_commit(
+                    type(self), self.storage(), told
                 )
-        elif told:
-            yield from self._send(told)
+        else:
+            yield from events.send(type(self), told)
 
     def _send(self, told: Sequence[Event]) -> Flow[None]:
-        return events.send(type(self), told)
+        """Send events that do not change the state, after the commit if it is not certain yet."""
+        return events.send_if_committed(type(self), self.storage(), told)
 
 
 def _is_cycled(state: State) -> bool:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from .. import conf
 from ..core import clock
 from ..core.flow import Call, Flow, Pause
-from ..core.records import Record, State, next_version
+from ..core.records import Record, State, last_write, next_version
 from ..exceptions import SessionLimitReached, StorageUnavailable, UnreadablePayload
 from . import revocation
 from .base import MOST_AT_ONCE, Outcome, Storage, Taken, Updated
@@ -190,7 +190,7 @@ class LimitedStorage(Wrapper):
         kept, lost = [], list[str]()
         for records in others:
             # The older record first. If it is superseded at this moment, the newer one is there.
-            for each in sorted(records, key=_last_write):
+            for each in sorted(records, key=last_write):
                 if not (yield from self._is_lost(each.id)):
                     kept.append(records)
                     break
@@ -324,12 +324,7 @@ def _deadline_of(record: Record) -> int:
 
 def _latest_record(records: _Records) -> Record:
     """Return the newest record of a session, by its last activity and version."""
-    return max(records, key=_last_write)
-
-
-def _last_write(record: Record) -> tuple[int, int]:
-    """Return the last activity and the version of a record, to sort records by their age."""
-    return record.last_activity, record.version
+    return max(records, key=last_write)
 
 
 def _creation(records: _Records) -> tuple[int, str]:

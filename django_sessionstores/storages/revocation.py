@@ -26,6 +26,11 @@ class EndedSession(NamedTuple):
     record: Record | None
     """Its record, as far as it is known."""
 
+    @property
+    def user_id(self) -> str | None:
+        """Return the id of its user; ``None`` if there is none, or it is not known."""
+        return None if self.record is None else self.record.user_id
+
 
 def end(
     storage: Storage,

@@ -1047,14 +1047,16 @@ def test_pages_can_be_used_by_everybody(
             return problems_of(context.new_page(), pages, WIDTHS[size])
 
     SessionStatistics.objects.create(hour=now() // HOUR, reason="logout", number=3)
-    with (
-        limits(STATISTICS=True),
-        override_settings(MIDDLEWARE=[middleware, *MIDDLEWARE[1:]]),
-        serve() as served,
-    ):
-        assert "Ended in the last 24 hours" in text(client.get(f"{PAGES}overview/"))
-        assert chromium.do(scene) == []
-    SessionStatistics.objects.all().delete()
+    try:
+        with (
+            limits(STATISTICS=True),
+            override_settings(MIDDLEWARE=[middleware, *MIDDLEWARE[1:]]),
+            serve() as served,
+        ):
+            assert "Ended in the last 24 hours" in text(client.get(f"{PAGES}overview/"))
+            assert chromium.do(scene) == []
+    finally:
+        SessionStatistics.objects.all().delete()
 
 
 @ONE_ENGINE

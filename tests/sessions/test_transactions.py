@@ -444,6 +444,116 @@ def test_a_flush_that_was_committed_is_told_although_a_later_one_is_rolled_back(
     assert told == [ended]
 
 
+@pytest.fixture
+def told() -> Iterator[list[tuple[str, str]]]:
+    """The kind and the id of each session that was created or ended, as signals tell it."""
+    heard = list[tuple[str, str]]()
+
+    def created(session_id: str, **facts: Any) -> None:
+        heard.append(("created", session_id))
+
+    def ended(session_id: str, **facts: Any) -> None:
+        heard.append(("ended", session_id))
+
+    signals.session_created.connect(created)
+    signals.session_ended.connect(ended)
+    yield heard
+    signals.session_created.disconnect(created)
+    signals.session_ended.disconnect(ended)
+
+
+def test_a_deletion_by_key_that_is_rolled_back_is_not_told(
+    engine: Any, undo: Undo, told: list[tuple[str, str]]
+) -> None:
+    key = stored(engine, x=1)
+    told.clear()
+    with undo():
+        engine.SessionStore().delete(key)
+    assert told == []
+    assert data_of(engine, key) == {"x": 1}
+    engine.SessionStore().delete(key)
+    assert [kind for kind, _ in told] == ["ended"]
+
+
+def test_what_is_committed_is_told_in_its_order(
+    engine: Any, alias: str, told: list[tuple[str, str]]
+) -> None:
+    with transaction.atomic(alias):
+        session = engine.SessionStore()
+        session.save()
+        engine.SessionStore().delete(session.session_key)
+        assert told == []
+    assert told == [("created", session.session_id), ("ended", session.session_id)]
+
+
+def test_a_session_that_two_logins_in_a_transaction_replace_is_told_once(
+    engine: Any, undo: Undo, told: list[tuple[str, str]]
+) -> None:
+    """Only by the save after the rollback, which replaces it for good."""
+    session = engine.SessionStore(stored(engine, _auth_user_id="1"))
+    session.policy = RequestPolicy()
+    session.load()
+    ended = session.session_id
+    told.clear()
+    with undo():
+        for user in ("2", "3"):
+            session.flush()
+            session["_auth_user_id"] = user
+    assert told == []
+    session.save()
+    assert told == [("ended", ended), ("created", session.session_id)]
+
+
+def test_a_login_and_a_logout_that_are_rolled_back_are_not_told(
+    engine: Any, undo: Undo, told: list[tuple[str, str]]
+) -> None:
+    key = stored(engine, _auth_user_id="1")
+    session = engine.SessionStore(key)
+    session.policy = RequestPolicy()
+    session.load()
+    told.clear()
+    with undo():
+        session.flush()
+        session["_auth_user_id"] = "2"
+        session.flush()
+    session.settle()
+    assert told == []
+    assert data_of(engine, key) == {"_auth_user_id": "1"}
+
+
+def test_a_flush_is_told_although_the_report_of_it_is_rolled_back(
+    engine: Any, undo: Undo, told: list[tuple[str, str]]
+) -> None:
+    session = engine.SessionStore(stored(engine, x=1))
+    session.policy = RequestPolicy()
+    ended = session.session_id
+    told.clear()
+    session.flush()
+    with undo():
+        session.flush()
+    session.settle()
+    assert told == [("ended", ended)]
+
+
+def test_a_save_that_another_task_has_overtaken_is_not_told_if_it_is_rolled_back(
+    engine: Any, undo: Undo, told: list[tuple[str, str]]
+) -> None:
+    session = engine.SessionStore()
+    session["x"] = 1
+    with undo():
+        saving = session._save()
+        call = next(saving)
+        while call.name != "create":
+            call = saving.send(getattr(call.target, call.name)(*call.args))
+        created = call.target.create(*call.args)
+        session.flush()
+        with suppress(StopIteration):
+            while True:
+                call, created = saving.send(created), None
+                created = getattr(call.target, call.name)(*call.args)
+    assert told == []
+
+
 @pytest.mark.parametrize("operation", ["save", "cycle_key", "create", "flush", "delete"])
 def test_the_first_operation_after_a_flush_that_was_rolled_back(
     engine: Any, undo: Undo, operation: str

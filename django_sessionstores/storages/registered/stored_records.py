@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from asyncio import CancelledError
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from ...core.flow import Call, Flow, run
+from ...core.flow import Call, Flow
 from ...core.records import Record, State, next_version, without_payload
 from ...exceptions import StorageUnavailable, UnreadablePayload
-from ..base import Conflict, Gone, Outcome, Storage, Taken, Updated, was_rotated
+from ..base import Conflict, Gone, Outcome, Taken, Updated, was_rotated
 from ..revocation import is_same_session
 from .entries import (
     combine_outcomes,
@@ -24,22 +25,16 @@ from .entries import (
     without_entry,
 )
 from .late_saves import carry_over
+from .pair import Pair, call_of
 
 logger: Final = logging.getLogger("django_sessionstores")
 
 
-class StoredRecords:
+class StoredRecords(Pair):
     """The operations of `RegisteredStorage` if the storage of the data compares versions itself.
 
     The entry follows the record: it knows the user, the client and the expiry.
-
-    The registry may be in a transaction of which the data is not a part. A write of data that a
-    rollback could not undo then waits for the commit.
     """
-
-    def __init__(self, data: Storage, registry: Storage) -> None:
-        self._data = data
-        self._registry = registry
 
     def read(self, locator: str, method: str = "read") -> Flow[Record | None]:
         """See `Storage.read`. ``method`` is the method of both storages to read with."""
@@ -68,6 +63,13 @@ class StoredRecords:
 
     def create(self, record: Record, now: int) -> Flow[Updated | Taken]:
         """See `Storage.create`."""
+        try:
+            return (yield from self._create(record, now))
+        except CancelledError:
+            yield from self._withdraw(record)
+            raise
+
+    def _create(self, record: Record, now: int) -> Flow[Updated | Taken]:
         # The entry decides which of several requests creates the session.
         registered: Updated | Taken = yield Call(
             self._registry, "create", (without_payload(record), now)
@@ -78,10 +80,10 @@ class StoredRecords:
             yield from self._call_after_commit("delete", record.id)
             yield from self._call_after_commit("create", record, now)
             return registered
-        created = yield from self._create_data(registered.record, record, now)
+        created = yield from self._create_data(record, now)
         return created if isinstance(created, Taken) else combine_outcomes(created, registered)
 
-    def _create_data(self, entry: Record, record: Record, now: int) -> Flow[Updated | Taken]:
+    def _create_data(self, record: Record, now: int) -> Flow[Updated | Taken]:
         """Create the data for an entry that was just created; without the data, remove the entry.
 
         If the data is there already, either another request has taken over, or it was left over
@@ -92,15 +94,21 @@ class StoredRecords:
             if isinstance(created, Updated):
                 return created
             current: Record | None = yield Call(self._registry, "read", (record.id,))
-            if current is None or current.version != entry.version:
+            if current is None or current.version != record.version:
                 return created
             yield Call(self._data, "delete", (record.id,))
             created = yield Call(self._data, "create", (record, now))
         except Exception:
-            with suppress(StorageUnavailable):
-                yield Call(self._registry, "delete", (record.id,))
+            yield from self._withdraw(record)
             raise
         return created
+
+    def _withdraw(self, record: Record) -> Flow[None]:
+        """Remove the entry that was created for a record, unless another request has its own."""
+        with suppress(StorageUnavailable):
+            entry: Record | None = yield Call(self._registry, "read", (record.id,))
+            if entry is not None and entry.version == record.version:
+                yield Call(self._registry, "delete", (record.id,))
 
     def _take_over(self, record: Record, now: int) -> Flow[Updated | Taken]:
         """Create the data for an entry if the request that created the entry has stopped there."""
@@ -190,6 +198,34 @@ class StoredRecords:
         self, record: Record, base: Record, tombstone: Record, now: int
     ) -> Flow[Outcome | Taken]:
         """See `Storage.rotate`."""
+        try:
+            return (yield from self._rotate(record, base, tombstone, now))
+        except CancelledError:
+            yield from self._settle_rotation(record, base, tombstone, now)
+            raise
+
+    def _settle_rotation(
+        self, record: Record, base: Record, tombstone: Record, now: int
+    ) -> Flow[None]:
+        """Make the entries agree with the data after a rotation was cancelled at any of its calls.
+
+        In a transaction of the registry, that is left to the rollback.
+        """
+        if (yield from self._is_ahead()):
+            return
+        with suppress(StorageUnavailable, UnreadablePayload):
+            if not (yield from was_rotated(self._data, record, base)):
+                yield from self._withdraw(record)
+                # The call that was cancelled may have gone on in its thread.
+                if not (yield from was_rotated(self._data, record, base)):
+                    return
+                yield Call(self._registry, "create", (without_payload(record), now))
+            if not (yield from self._supersede(entry_of(base), tombstone, now)):
+                yield from self.delete(record.id)
+
+    def _rotate(
+        self, record: Record, base: Record, tombstone: Record, now: int
+    ) -> Flow[Outcome | Taken]:
         entry = entry_of(base)
         registered: Updated | Taken = yield Call(
             self._registry, "create", (without_payload(record), now)
@@ -230,7 +266,7 @@ class StoredRecords:
             outcome = Conflict(with_entry(current, entry))
         elif current is not None:
             # The entry of the old id is replaced last: the caller may commit after a failure.
-            outcome = yield from self._create_data(registered.record, record, now)
+            outcome = yield from self._create_data(record, now)
             if isinstance(outcome, Updated):
                 if (yield from self._supersede(entry, tombstone, now)):
                     step = partial(carry_over, self._data, current, tombstone, record.id)
@@ -251,8 +287,12 @@ class StoredRecords:
                 outcome: Outcome = yield Call(self._registry, "update", (tombstone, entry, now))
                 if isinstance(outcome, Updated):
                     return True
-                if isinstance(outcome, Gone) or not outcome.current.is_live(now):
+                if isinstance(outcome, Gone):
                     return False
+                if not outcome.current.is_live(now):
+                    # The same tombstone, if the answer to this call was lost.
+                    successor = outcome.current.successor
+                    return bool(successor) and successor == tombstone.successor
                 entry = outcome.current
         except StorageUnavailable as error:
             # The session goes on under its new id, and the response must say so.
@@ -287,7 +327,7 @@ class StoredRecords:
             if (yield from self._is_ahead()):
                 # The data must outlive a rollback.
                 yield from self._run_after_commit(
-                    session_ids[0], lambda: _call_of(self._data, "end_many", session_ids)
+                    session_ids[0], lambda: call_of(self._data, "end_many", session_ids)
                 )
                 for each in had_entry:
                     yield from self._delete_successor((yield from self._read_or_none(each)))
@@ -312,41 +352,3 @@ class StoredRecords:
         entry: Record | None = yield Call(self._registry, "read", (tombstone.successor,))
         if entry is not None and is_same_session(tombstone, entry):
             yield from self.delete(entry.id)
-
-    # --- Transactions of the registry ------------------------------------------------------
-
-    def _is_ahead(self) -> Flow[bool]:
-        """Return whether data is written at once, but an entry may still be rolled back."""
-        if not (yield Call(self._registry, "in_transaction", ())):
-            return False
-        is_behind: bool = yield Call(self._data, "in_transaction", ())
-        return not is_behind
-
-    def _call_after_commit(self, name: str, subject: Record | str, *args: Any) -> Flow[None]:
-        """Call a method of the data's storage when the transaction of the registry commits."""
-        session_id = subject if isinstance(subject, str) else subject.id
-        yield from self._run_after_commit(
-            session_id, lambda: _call_of(self._data, name, subject, *args)
-        )
-
-    def _run_after_commit(self, session_id: str, step: Callable[[], Flow[object]]) -> Flow[None]:
-        """Run a flow when the transaction of the registry commits."""
-
-        def take() -> None:
-            # Nothing can be undone any more, and an error would skip the hooks that the project has
-            # for the same commit. Without its entry, the data counts for nothing.
-            try:
-                with suppress(StorageUnavailable):
-                    run(step())
-            except Exception as error:  # noqa: BLE001 - whatever it is
-                logger.warning(
-                    "Session %s: its data was not brought up to date after a commit (%s).",
-                    session_id,
-                    type(error).__name__,
-                )
-
-        yield Call(self._registry, "after_commit", (take,))
-
-
-def _call_of(storage: Storage, name: str, *args: Any) -> Flow[object]:
-    return (yield Call(storage, name, args))

@@ -302,6 +302,8 @@ def _audit_signals(world: World) -> None:
         if reasons & {"password", "deactivated"}:
             # Django ends the session if it finds that the user is not valid any more.
             reasons |= {"logout", "replaced"}
+        if any(each.request and each.request.name == "visit" for each in endings):
+            reasons |= {"logout", "replaced"}
         first = next((key.id for key in life.keys.values()), None)
         later = life.ids - {first}
         if later & signals.creations and "password" in told:

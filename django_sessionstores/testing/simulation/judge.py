@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .world import World
 
 _READS: Final = frozenset({"read", "poll"})
-ENDS_OWN: Final = frozenset({"logout", "flush", "delete"})
+ENDS_OWN: Final = frozenset({"logout", "visit", "flush", "delete"})
 _LEASE_AT: Final = 60_000
 MOST: Final = 2
 """``MAX_SESSIONS`` of the sites that set it."""

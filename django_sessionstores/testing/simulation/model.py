@@ -50,7 +50,7 @@ class Model(Judge):
         if life is None or request.who == "o":
             return
         # The hash of a login under another SECRET_KEY is no longer that of its user.
-        changes_user = request.name == "login" and life.user is not None
+        changes_user = request.name in {"login", "visit"} and life.user is not None
         if changes_user and life.secrets == self._world.secrets:
             changes_user = request.operation.split(".")[1][:1] != str(life.user)
         if request.name in ENDS_OWN or changes_user:
@@ -276,6 +276,9 @@ class Model(Judge):
                 key = life.keys[str(request.key)]
                 beside = not request.has_looked and key.is_superseded_beside(request)
                 beside |= self._may_be_joined(life, request)
+                if request.name == "visit":
+                    # The login may have left the session to a request that sets a new password.
+                    beside |= self._is_hash_uncertain(life, request)
                 acked = None if beside else self._now
                 ending = Ending(request.began, acked, "logout", request, self._world.time)
                 self._end_by_key(life, key, ending)
@@ -358,15 +361,25 @@ class Model(Judge):
             self._broken(8, f"{request}: ended session {life.number}, which had ended")
         if answer is False and must:
             self._broken(8, f"{request}: did not find session {life.number}, which is live")
-        if answer:
-            ending = Ending(request.began, now, "revoked", request, at)
-            life.end(ending)
-            life.may_end_children(ending, is_skewed=self._is_skewed)
-        elif answer is None:
-            # If another request changes the key at the same time, it may not lead to a session
-            # any more.
-            acked = None if key.is_superseded_beside(request) else now
-            self._end_by_key(life, key, Ending(request.began, acked, "logout", request, at))
+        for subject, what in request.tentative:
+            if isinstance(what, Ending):
+                subject.end(what)  # Until it is certain.
+
+        def certain() -> None:
+            now, at = self._now, self._world.time
+            for subject, what in request.tentative:
+                subject.forget(what)
+            if answer:
+                ending = Ending(request.began, now, "revoked", request, at)
+                life.end(ending)
+                life.may_end_children(ending, is_skewed=self._is_skewed)
+            elif answer is None:
+                # If another request changes the key at the same time, it may not lead to a session
+                # any more.
+                acked = None if key.is_superseded_beside(request) else now
+                self._end_by_key(life, key, Ending(request.began, acked, "logout", request, at))
+
+        self._world.when_certain(certain)
 
     def _end_by_key(self, life: Life, key: Key, ending: Ending) -> None:
         """Note that a request has ended the session that its key leads to."""

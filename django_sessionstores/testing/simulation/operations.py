@@ -195,6 +195,17 @@ def logout(view: View) -> Steps:
     view.model.ends_own(view.request)
 
 
+def visit(view: View, pk: str) -> Steps:
+    """Sign a user in, and out again."""
+    yield from view.look()
+    user = view.world.find_user(int(pk))
+    if user is not None:
+        view.request.cycles = True
+        yield Do(auth, "login", (view.http, user))
+    yield Do(auth, "logout", (view.http,))
+    view.model.ends_own(view.request)
+
+
 def flush(view: View) -> Steps:
     """Flush the session without reading it."""
     yield Do(view.session, "flush")
@@ -337,8 +348,9 @@ def wait(view: View, seconds: str) -> Steps:
 OPERATIONS: Final[dict[str, Operation]] = {
     each.__name__: each
     for each in (
-        *(read, poll, put, drop, nested, clear, login, logout, flush, delete, cycle, password),
+        *(read, poll, put, drop, nested, clear, login, logout, visit, flush, delete, cycle),
         *(
+            password,
             others,
             save,
             replace,

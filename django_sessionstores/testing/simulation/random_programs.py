@@ -19,15 +19,18 @@ _OPERATIONS: Final = (
     *("login.1.first", "login.2.first"),
     *("logout", "flush", "delete", "cycle", "password", "others", "save", "replace", "load"),
     *("put.a+save", "put.b+save+error", "login.1+save", "put.a+404", "clear", "cycle+save"),
+    *("visit.1", "visit.2"),
 )
 _ATOMIC: Final = (
     *("put.a@atomic", "put.a+save@rollback", "put.b+save+404@atomic", "login.1@atomic"),
     *("login.1+save@rollback", "cycle+save+404@atomic", "logout@atomic", "logout@rollback"),
     *("password@atomic", "password+404@atomic", "put.a+save@savepoint", "put.a+save@again"),
-    *("read@rollback", "poll@atomic", "others@atomic"),
+    *("read@rollback", "poll@atomic", "others@atomic", "visit.2@atomic", "visit.2@rollback"),
+    *("flush@rollback", "delete@rollback", "visit.2+error@atomic"),
 )
 _MANUAL: Final = ("put.a+save@manual", "put.a+save@undone", "login.1+save@manual")
 _OPERATOR: Final = ("end.x", "end.y", "delete_key.x", "end_all.1", "deactivate.2", "purge")
+_ATOMIC_OPERATOR: Final = ("delete_key.x@rollback", "delete_key.x@atomic", "end.x@rollback")
 _BROWSERS: Final = "xyzw"
 _MAX_ACTIVE: Final = 3
 _SITE: Final = 40
@@ -120,7 +123,8 @@ class _Drawing:
         if is_sync and chance.random() < 0.05:
             every += _MANUAL
         self._operations = ["login.1", "read", *chance.sample(every, chance.randint(2, 7))]
-        self._operator = chance.sample(_OPERATOR, chance.randint(0, 2))
+        operator = [*_OPERATOR, *(_ATOMIC_OPERATOR if is_sync else ())]
+        self._operator = chance.sample(operator, chance.randint(0, 2))
         self._browsers = _BROWSERS[: chance.randint(1, 4)]
         self._faults = chance.random() < 0.25
         self._skews = chance.random() < 0.1

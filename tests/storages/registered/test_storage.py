@@ -1,7 +1,10 @@
 """A registry beside memcached: what has no entry has ended, and nothing is lost on the way."""
 
+import asyncio
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from typing import Any
 from unittest import mock
 
@@ -9,6 +12,7 @@ import msgspec
 import pytest
 from django.test import override_settings
 
+from django_sessionstores import signals
 from django_sessionstores.backends import cookie
 from django_sessionstores.conf import codec
 from django_sessionstores.core.clock import now
@@ -26,6 +30,7 @@ from django_sessionstores.exceptions import (
     StorageUnavailable,
     UnreadablePayload,
 )
+from django_sessionstores.inventory import Inventory
 from django_sessionstores.models import StoredSession
 from django_sessionstores.payloads.codec import newest_data
 from django_sessionstores.payloads.merge import MISSING
@@ -33,6 +38,7 @@ from django_sessionstores.storages.base import Conflict, Gone, Taken, Updated
 from django_sessionstores.storages.cookie import CookieStorage
 from django_sessionstores.storages.memory import MemoryStorage
 from django_sessionstores.storages.registered import RegisteredStorage, late_saves
+from django_sessionstores.storages.registered.entries import without_entry
 from django_sessionstores.testing import DAY, HOUR, Twin, at, observed
 
 Make = Callable[..., Record]
@@ -538,6 +544,125 @@ def test_a_rotation_that_fails_leaves_the_session(
     assert pair.registry.read(record.id) is None
 
 
+def cancel_at(place: int) -> Callable[[str], None]:
+    """Return a hook that cancels at one of the calls, by its number."""
+    places = count()
+
+    def hook(name: str) -> None:
+        if next(places) == place:
+            raise CancelledError
+
+    return hook
+
+
+def aged_rotation(base: Record) -> tuple[Record, Record, Record, int]:
+    """Return the arguments of a rotation after which the session is the same one."""
+    record = new(created=base.created, origin=base.lineage, version=base.version + (1 << 32))
+    tombstone = make_tombstone(
+        base.id, State.ROTATED, now=now(), seconds=60, of=base, successor=record.id
+    )
+    return record, base, tombstone, now()
+
+
+def live_ids(part: Any, *records: Record) -> list[str]:
+    found = [part.read(each.id) for each in records]
+    return [each.id for each in found if each is not None and each.state is State.LIVE]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_rotation_that_is_cancelled_leaves_the_entry_of_its_data(
+    pair: RegisteredStorage, when: str
+) -> None:
+    """At whichever call. The other entry would hide the session from lists, and from an end."""
+    for place in count():
+        base = stored(pair)
+        record, *rest = aged_rotation(base)
+        hooks: dict[str, Any] = {when: cancel_at(place)}
+        try:
+            with observed(pair.data, pair.registry, **hooks):
+                asyncio.run(pair.arotate(record, *rest))
+        except CancelledError:
+            assert live_ids(pair.registry, base, record) == live_ids(pair.data, base, record)
+        else:
+            break
+    assert place > 2
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_create_that_is_cancelled_leaves_no_entry(pair: RegisteredStorage, when: str) -> None:
+    for place in count():
+        record = new()
+        hooks: dict[str, Any] = {when: cancel_at(place)}
+        try:
+            with observed(pair.data, pair.registry, **hooks):
+                asyncio.run(pair.acreate(record, now()))
+        except CancelledError:
+            assert pair.registry.read(record.id) is None
+        else:
+            break
+    assert place > 1
+
+
+def test_a_create_that_is_cancelled_leaves_the_session_of_another_request(
+    pair: RegisteredStorage,
+) -> None:
+    """As two requests do that migrate a session from a previous backend at the same time."""
+    base = stored(pair)
+    with observed(pair.registry, after=cancel_at(0)), pytest.raises(CancelledError):
+        asyncio.run(pair.acreate(new(id=base.id, version=5), now()))
+    assert live_ids(pair, base) == [base.id]
+
+
+def test_a_rotation_whose_cancelled_call_goes_on_in_its_thread(pair: RegisteredStorage) -> None:
+    base = stored(pair)
+    record, _, tombstone, moment = aged_rotation(base)
+    rotate = pair.data.rotate
+
+    def go_on(name: str) -> None:
+        if name == "delete":
+            rotate(record, without_entry(base), tombstone, moment)
+
+    def cancel(name: str) -> None:
+        if name == "rotate":
+            raise CancelledError
+
+    with (
+        observed(pair.data, before=cancel),
+        observed(pair.registry, before=go_on),
+        pytest.raises(CancelledError),
+    ):
+        asyncio.run(pair.arotate(record, base, tombstone, moment))
+    assert live_ids(pair, record) == live_ids(pair.registry, base, record) == [record.id]
+
+
+def test_an_end_beside_a_rotation_that_is_cancelled(pair: RegisteredStorage) -> None:
+    """The data has moved, and the entry of the old id has gone: the session has ended."""
+    base = stored(pair)
+    record, *rest = aged_rotation(base)
+
+    def end(name: str) -> None:
+        if name == "rotate":
+            pair.registry.delete(base.id)
+            raise CancelledError
+
+    with observed(pair.data, after=end), pytest.raises(CancelledError):
+        asyncio.run(pair.arotate(record, *rest))
+    assert live_ids(pair, base, record) == live_ids(pair.registry, base, record) == []
+
+
+def test_a_store_that_fails_after_a_cancellation(pair: RegisteredStorage) -> None:
+    """The task is cancelled nevertheless."""
+    base = stored(pair)
+
+    def fail(name: str) -> None:
+        if name == "rotate":
+            raise CancelledError
+        raise StorageUnavailable(f"{name} is broken")
+
+    with observed(pair.data, before=fail), pytest.raises(CancelledError):
+        asyncio.run(pair.arotate(*aged_rotation(base)))
+
+
 @pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
 def test_an_end_by_the_old_id_in_the_middle_of_a_rotation(
     pair: RegisteredStorage, store: Any, many: bool
@@ -853,6 +978,62 @@ def test_a_save_after_its_end_elsewhere_is_refused_or_unseen(engine: Any, key: s
     with at(now() + HOUR), pytest.raises(SessionEnded):
         late.save()
     assert dict(engine.SessionStore(key).items()) == {}
+
+
+@pytest.fixture
+def stopped(engine: Any, key: str) -> str:
+    """The key of a session whose rotation was stopped before the data was moved, as by a signal."""
+    with (
+        mock.patch.object(type(engine.storage.data), "rotate", side_effect=SystemExit(1)),
+        pytest.raises(SystemExit),
+    ):
+        engine.SessionStore(key).cycle_key()
+    assert engine.SessionStore(key)["color"] == "blue"
+    return key
+
+
+@pytest.mark.engines("cache:memcached+sqlite")
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+def test_an_end_after_a_rotation_that_was_stopped(
+    engine: Any, stopped: str, awaited: bool, many: bool
+) -> None:
+    """By whichever id it is listed: that of the new entry has no data."""
+    inventory = Twin(Inventory(), awaited)
+    (listed,) = inventory.list().sessions
+    assert inventory.end_many([listed.id]) if many else inventory.end(listed.id)
+    assert engine.SessionStore(stopped).load() == {}
+    assert list(inventory.list().sessions) == []
+
+
+@pytest.mark.engines("cache:memcached+sqlite")
+def test_the_end_of_all_tells_a_session_once_whose_rotation_was_stopped(
+    engine: Any, stopped: str
+) -> None:
+    told = list[str]()
+
+    def note(session_id: str, **facts: Any) -> None:
+        told.append(session_id)
+
+    signals.session_ended.connect(note)
+    try:
+        assert Inventory().end_all("7") == 1
+    finally:
+        signals.session_ended.disconnect(note)
+    assert len(told) == 1
+    assert engine.SessionStore(stopped).load() == {}
+
+
+@pytest.mark.engines("cache:memcached+sqlite")
+def test_a_session_whose_rotation_was_stopped_is_listed_as_it_is_used(
+    engine: Any, stopped: str
+) -> None:
+    with at(now() + HOUR):
+        session = engine.SessionStore(stopped)
+        session.load()
+        session.record_activity()
+        (listed,) = Inventory().list().sessions
+    assert listed.id == session_id(stopped)
 
 
 # What a pair is, by what its two storages are -----------------------------------------------------

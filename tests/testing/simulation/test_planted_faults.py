@@ -21,7 +21,15 @@ from django_sessionstores.inventory.arguments import Limits
 from django_sessionstores.inventory.ending import Ending
 from django_sessionstores.migration import lazy
 from django_sessionstores.payloads import codec, merge
-from django_sessionstores.sessions import conflicts, ending, loading, rotation, saving, store
+from django_sessionstores.sessions import (
+    conflicts,
+    ending,
+    events,
+    loading,
+    rotation,
+    saving,
+    store,
+)
 from django_sessionstores.sessions.rollback import ProvisionalStates
 from django_sessionstores.sessions.state import New, RotationCause
 from django_sessionstores.storages import base, limited, revocation, tombstones
@@ -91,6 +99,14 @@ def tell_twice(plant: pytest.MonkeyPatch) -> None:
         yield from original(signal, sender, **facts)
 
     plant.setattr(signals, "send", send)
+
+
+def tell_before_the_commit(plant: pytest.MonkeyPatch) -> None:
+    def send_after_commit(kind: Any, storage: Any, told: Any) -> Flow[Any]:
+        yield from events.send(kind, told)
+        return (yield from Calls(storage).after_commit(lambda: None))
+
+    plant.setattr(events, "send_after_commit", send_after_commit)
 
 
 def tell_nothing(plant: pytest.MonkeyPatch) -> None:
@@ -395,6 +411,8 @@ CASES: Final = [
     (take_an_outage_for_nothing, 21, f"memory own sync: {USER} 1:x.read 1- 1* >1"),
     (delete_the_cookie_in_an_outage, 21, f"memory own sync: {USER} 1:x.read 1- 1* >1"),
     (tell_twice, 10, f"memory own sync: {USER} 1:x.logout 1*"),
+    (tell_before_the_commit, 10, f"db own sync: {USER} 1:o.delete_key.x@rollback"),
+    (tell_before_the_commit, 10, f"db own sync: {USER} 1:x.visit.2@rollback"),
     (tell_nothing, 10, f"memory own sync: {USER} 1:x.logout 1*"),
     (list_nothing, 26, f"memory own sync: {USER}"),
     (publish_before_the_commit, 18, f"cached_db own sync: {USER} 1:x.put.a+save+error@rollback 1*"),
