@@ -88,12 +88,12 @@ def mark_authenticated(request: HttpRequest) -> None:
     a new key, and ``ABSOLUTE_TIMEOUT`` starts again. Raises ``ValueError`` for an anonymous
     session.
     """
-    run(_mark(_session_of(request)))
+    run(_mark(_session_of(request), is_login=False))
 
 
 async def amark_authenticated(request: HttpRequest) -> None:
     """See `mark_authenticated`."""
-    await arun(_mark(_session_of(request)))
+    await arun(_mark(_session_of(request), is_login=False))
 
 
 @overload
@@ -177,10 +177,10 @@ def _after_login(request: HttpRequest | None, user: Any, **kwargs: Any) -> None:
     if isinstance(session, SessionStore) and session.get(
         SESSION_KEY
     ) == user._meta.pk.value_to_string(user):
-        run(_mark(session))
+        run(_mark(session, is_login=True))
 
 
-def _mark(session: SessionStore) -> Flow[None]:
+def _mark(session: SessionStore, *, is_login: bool) -> Flow[None]:
     if (yield Call(session, "get", (SESSION_KEY,))) is None:
         raise ValueError("The session is anonymous; it needs an authenticated user.")
     yield Call(session, "update", ({AUTHENTICATED_AT: clock.now()},))
@@ -188,7 +188,7 @@ def _mark(session: SessionStore) -> Flow[None]:
         # Django keeps the key if the same user logs in again. An attacker who has that key must not
         # profit from the recent login. No other request can undo this rotation, so one write is
         # enough.
-        yield Call(session, "rotate_later", ())
+        yield Call(session, "rotate_later", (), {"is_login": is_login})
 
 
 def _session_of(request: HttpRequest) -> SessionStore:

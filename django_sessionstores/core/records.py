@@ -153,6 +153,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         link = self.payload[:ID_SIZE]
         return link.hex() if any(link) else ""
 
+    @property
+    def is_login(self) -> bool:
+        """Whether this is the tombstone of a session whose user has logged in again."""
+        return self.state is State.SUPERSEDED and bool(self.successor) and self.version % 2 == 1
+
 
 def make_tombstone(
     record_id: str,
@@ -168,7 +173,8 @@ def make_tombstone(
 
     ``now`` is in milliseconds since the epoch. ``of`` is the session that had the id; the tombstone
     keeps its user and its site. ``successor`` is the id under which the session continues, and
-    ``nonce`` the number with which its key was derived, which is stored in place of a version.
+    ``nonce`` the number with which its key was derived, which is stored in place of a version. It
+    is odd if the user of the session has logged in again.
     """
     return Record(
         id=record_id,

@@ -24,7 +24,7 @@ from ..payloads.merge import AUTH_KEYS, merge
 from ..storages.base import Conflict, Gone
 from ..storages.revocation import is_in_grace
 from . import drafting, rotation, verification
-from .state import Environment, New, Rotating, RotationCause, State, Stored
+from .state import Dead, Environment, New, Rotating, RotationCause, State, Stored
 
 
 class NextTry(NamedTuple):
@@ -101,7 +101,7 @@ def resolve_rotation(
         followed = yield from _follow_rotation(env, previous, current)
         if followed is not None:
             merged = yield from merge_with_stored(base, data, followed.base)
-            if state.cause is RotationCause.CYCLED:
+            if state.cause is not RotationCause.AGE:
                 # The old key leads to the new one for a grace period, and must lead no further.
                 return NextTry(rotation.begin_rotation(followed, state.cause), merged)
             # Another request has rotated the key since this request read the session. If this
@@ -161,6 +161,38 @@ def _open_current(env: Environment, current: Record) -> Snapshot:
             f"Another request saved the session meanwhile, and its data is unreadable here: "
             f"{reason}. Are SECRET_KEY_FALLBACKS the same in all workers?"
         ) from None  # Error reports show the frames of causes, and the decrypted data in them.
+
+
+def resolve_superseded(
+    env: Environment, superseded: Dead, data: dict[str, Any]
+) -> Flow[NextTry | None]:
+    """Return the next try for a request whose key was superseded before it read its session.
+
+    Only a login may save. If the user of the session had logged in under this key meanwhile, the
+    login continues that session, as one does that has read the session earlier. Django would have
+    kept the key at that login, so whoever has the key would have the session there, even without
+    the password. After any other change of the key, ``None`` is returned, and the login begins
+    another session: the key may be one that an attacker has planted, or knows, who also knows the
+    password. Such an attacker must not get what a second factor has added to the session since.
+
+    Raises `SessionEnded` for a save that is not a login, and for a login with a password that was
+    changed meanwhile.
+    """
+    tombstone, user_id = superseded.tombstone, drafting.user_of(data)
+    if user_id is None:
+        raise SessionEnded("The session got a new key before this save.")
+    if tombstone is None:
+        return None
+    if (yield from verification.login_is_outdated(data)):
+        # The browser has another session, or none. A session that ends with the next request must
+        # not replace it.
+        raise SessionEnded("The user got a new password before this login was saved.")
+    if not tombstone.is_login or tombstone.user_id != user_id:
+        return None
+    joined = yield from rotation.join(env, superseded, tombstone, has_proof=False)
+    if joined is None or joined.record.user_id != user_id:
+        return None
+    return NextTry(joined, (yield from merge_with_stored(SecretDict(), data, joined.base)))
 
 
 # --- Merging -------------------------------------------------------------------------------

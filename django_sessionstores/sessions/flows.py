@@ -212,7 +212,8 @@ class SessionFlows(KnownSession):
             return self.is_proved
         return False
 
-    def _cycle(self, *, at_once: bool = True) -> Flow[None]:
+    def _cycle(self, *, at_once: bool = True, is_login: bool = False) -> Flow[None]:
+        cause = RotationCause.LOGIN if is_login else RotationCause.CYCLED
         request_sessions.add_cycled(self)
         self._forget_undone()
         if not hasattr(self, "_session_cache"):
@@ -222,11 +223,13 @@ class SessionFlows(KnownSession):
             yield from self._load_behind_data(unread)
         match self._current_state:
             case Stored() as previous:
-                self._set_state(rotation.begin_rotation(previous, RotationCause.CYCLED))
+                self._set_state(rotation.begin_rotation(previous, cause))
                 yield from self._store_key(at_once)
             case Unreachable(outage=outage):
                 raise outage  # Without the store, the old key would stay valid.
             case Rotating() as rotating:
+                if cause is not rotating.cause:
+                    rotating = replace(rotating, cause=RotationCause.CYCLED)
                 again = rotating if rotating.is_tried else rotation.redraw_key(rotating)
                 self._set_state(replace(again, cycles=rotating.cycles + 1))
                 yield from self._store_key(at_once)
@@ -287,7 +290,7 @@ class SessionFlows(KnownSession):
             if state.key is not None:
                 yield from self._report_replaced()
                 baseline = self._baseline or state.base
-                dead = Dead(state.key, is_superseded=False)
+                dead = Dead(state.key)
                 yield from self._set_ended(state, dead, _end_events(ended, "logout"))
                 self._baseline = baseline  # The data at hand has not changed by that.
             return
@@ -316,7 +319,7 @@ class SessionFlows(KnownSession):
             # The request is anonymous, and its cookie stays, as with every superseded key.
             self._modified = False
             outdated = state.record if isinstance(state, Stored) else None
-            dead = Dead(state.key, is_superseded=True, outdated=outdated)
+            dead = Dead(state.key, outdated=outdated)
             told = _end_events(flushed.ended, "password")
             yield from self._set_ended(_state_before_flush(state), dead, told)
             return
@@ -418,7 +421,7 @@ def _with_fresh_key(state: State) -> New:
     """Return the state of a session that gets a new key because its key is not accepted."""
     key = SecretText(draw_key())
     if isinstance(state, Dead) and state.is_superseded:
-        return New(key, is_promised=True, is_superseded=True, outdated=state.outdated)
+        return New(key, is_promised=True, superseded=state)
     return New(key, is_promised=True)
 
 

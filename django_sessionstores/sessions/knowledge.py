@@ -348,4 +348,4 @@ class KnownSession(Engine):
 
 
 def _is_cycled(state: State) -> bool:
-    return isinstance(state, Rotating) and state.cause is RotationCause.CYCLED
+    return isinstance(state, Rotating) and state.cause is not RotationCause.AGE

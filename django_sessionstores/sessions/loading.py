@@ -111,7 +111,7 @@ def _load_dead(key: SecretText, record: Record, moment: int) -> LoadResult | Non
     if record.state is RecordState.ENDED or record.expires <= moment:
         return LoadResult(New(), {}, (rejection_event(record.id, "unknown"),))
     reason = "too old" if record.state is RecordState.ROTATED else "superseded"
-    return LoadResult(Dead(key, is_superseded=True), {}, (rejection_event(record.id, reason),))
+    return LoadResult(Dead(key, tombstone=record), {}, (rejection_event(record.id, reason),))
 
 
 def _check_issued(record: Record, moment: int) -> None:

@@ -7,6 +7,7 @@ the old key to the new one:
 * After a rotation for age: any request, for the rotation grace period.
 * After ``cycle_key()``: only a request that was running meanwhile, and that has logged its user in
   or changed the password. So two parallel logins of one browser result in one session.
+* After a login of the user who was logged in already: also a later login of this user.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ..payloads.codec import Snapshot
 from ..payloads.merge import AUTH_KEYS, AUTHENTICATED_AT
 from ..storages.revocation import is_in_grace
 from . import drafting, verification
-from .state import Environment, Rotating, RotationCause, Stored, count
+from .state import Dead, Environment, Rotating, RotationCause, Stored, count
 
 _MAX_JOINED: Final = 20
 """How many rotations a request may follow that were made while it was running."""
@@ -38,7 +39,7 @@ def begin_rotation(
     previous: Stored, cause: RotationCause, cycles: int = 1, drawn: int | None = None
 ) -> Rotating:
     """Return the state of a session that gets another key with its next save."""
-    nonce = secrets.randbits(63)
+    nonce = secrets.randbits(62) << 1 | (cause is RotationCause.LOGIN)  # See `make_tombstone`.
     key = next(key_ring().successors(previous.key, nonce))
     return Rotating(key, previous, cause, nonce, clock.now(), cycles, drawn or next(count))
 
@@ -109,7 +110,7 @@ def successor_key(key: SecretText, tombstone: Record) -> SecretText | None:
 
 
 def join(
-    env: Environment, previous: Stored, tombstone: Record, *, has_proof: bool
+    env: Environment, previous: Stored | Dead, tombstone: Record, *, has_proof: bool
 ) -> Flow[Stored | None]:
     """Return the live session to which a tombstone of any kind leads; ``None`` if there is none.
 
@@ -117,18 +118,17 @@ def join(
     `has_proof`, the keys in between may have been superseded.
     """
     key, record = previous.key, tombstone
+    known = tombstone if isinstance(previous, Dead) else _known_record(env, previous)
     for _ in range(_MAX_JOINED):
         found: Record | None = None
         if env.storage.holds_in_key:
             # The registry keeps the changes since the known record, and applies them to it. That
             # fails for another user's session, and after too many changes.
             with suppress(SessionConflict):
-                found = yield from env.calls.follow(
-                    _without_pending_changes(env, previous), record.successor
-                )
+                found = yield from env.calls.follow(known, record.successor)
         elif (successor := successor_key(key, record)) is not None:
             key = successor
-            found = yield from env.calls.follow(previous.record, record.successor)
+            found = yield from env.calls.follow(known, record.successor)
         if found is None:
             return None
         if found.is_live(clock.now()):
@@ -139,8 +139,10 @@ def join(
     return None
 
 
-def _without_pending_changes(env: Environment, previous: Stored) -> Record:
+def _known_record(env: Environment, previous: Stored) -> Record:
     """Return the record with its pending changes in the payload: they are bound to its id."""
+    if not env.storage.holds_in_key:
+        return previous.record
     payload = env.storage.codec.encrypt(previous.record.id, previous.base)
     return msgspec.structs.replace(previous.record, payload=payload, pending=())
 

@@ -123,7 +123,7 @@ def save(env: Environment, state: State, data: dict[str, Any], intent: Intent) -
                 state = New(SecretText(draw_key()))
                 continue
             case Dead(is_superseded=True) if drafting.user_of(data) is not None:
-                state = New(SecretText(draw_key()), outdated=state.outdated)
+                state = New(SecretText(draw_key()), superseded=state)
                 continue
             case Dead():
                 if state.is_superseded and env.policy is not None and not intent.is_wanted:
@@ -159,8 +159,10 @@ def save(env: Environment, state: State, data: dict[str, Any], intent: Intent) -
 def _create(env: Environment, state: New, key: SecretText, data: dict[str, Any]) -> _Step:
     if state.is_given and env.storage.holds_in_key:
         raise CreateError  # A save has made such a key: its session is stored, or has ended.
-    if state.is_superseded and drafting.user_of(data) is None:
-        raise SessionEnded("The session got a new key before this save.")
+    if state.superseded is not None:
+        joined = yield from conflicts.resolve_superseded(env, state.superseded, data)
+        if joined is not None:
+            return joined
     snapshot = codec().serialize(data)
     record = drafting.draft(env, key, data, snapshot, None)
     outcome = yield from env.calls.create(record, clock.now())
@@ -171,8 +173,9 @@ def _create(env: Environment, state: New, key: SecretText, data: dict[str, Any])
             if state.replaces is not None:
                 ended = yield from _replace_flushed(env, state.replaces, outcome.record)
                 events = [*ended, *events]
-            if state.outdated is not None:
-                ended = yield from _end_outdated(env, state.outdated, outcome.record)
+            if state.superseded is not None and state.superseded.outdated is not None:
+                outdated = state.superseded.outdated
+                ended = yield from _end_outdated(env, outdated, outcome.record)
                 events = [*ended, *events]
         return _save_result(key, None, outcome, snapshot, tuple(events))
     if state.is_given:

@@ -52,6 +52,9 @@ class RotationCause(Enum):
 
     CYCLED = "cycled"
     """``cycle_key()`` was called. From then on the old key is not accepted."""
+    LOGIN = "login"
+    """The user of the session has logged in again. The old key is accepted from now on only for
+    another login of this user, see `conflicts.resolve_superseded`."""
     AGE = "age"
     """The key was older than ``ROTATE_AFTER``. The old key is accepted for a grace period."""
 
@@ -75,10 +78,9 @@ class New(msgspec.Struct, frozen=True):
     """Whether the caller chose the key, so that it must not be replaced by another one."""
     is_promised: bool = False
     """Whether other code expects the session to be stored under this key."""
-    is_superseded: bool = False
-    """Whether the previous key was superseded, so that only a login may store a session."""
-    outdated: Record | None = None
-    """See `Dead.outdated`."""
+    superseded: Dead | None = None
+    """The state under the previous key, if that was superseded. Then only a login may store a
+    session."""
     replaces: ReplacedSession | None = None
     base: ClassVar[None] = None
 
@@ -118,11 +120,16 @@ class Rotating(msgspec.Struct, frozen=True):
 
 class Dead(msgspec.Struct, frozen=True):
     key: SecretText
-    is_superseded: bool
+    tombstone: Record | None = None
+    """The tombstone that was found under the key, if it was superseded."""
     outdated: Record | None = None
     """The session that was flushed because its user has a new password. If a login follows, it
     replaces this session."""
     base: ClassVar[None] = None
+
+    @property
+    def is_superseded(self) -> bool:
+        return self.tombstone is not None or self.outdated is not None
 
 
 class Unreadable(msgspec.Struct, frozen=True):

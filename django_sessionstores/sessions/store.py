@@ -238,13 +238,17 @@ class SessionStore(SessionFlows):
         """See `cycle_key`."""
         await arun(self._cycle())
 
-    def rotate_later(self) -> None:
-        """Give the session a new key as `cycle_key` does, but store it only with the next save."""
-        run(self._cycle(at_once=False))
+    def rotate_later(self, *, is_login: bool = False) -> None:
+        """Give the session a new key as `cycle_key` does, but store it only with the next save.
 
-    async def arotate_later(self) -> None:
+        ``is_login`` is whether the session's user has logged in again. Then a login of the same
+        user that still has the old key may continue the session.
+        """
+        run(self._cycle(at_once=False, is_login=is_login))
+
+    async def arotate_later(self, *, is_login: bool = False) -> None:
         """See `rotate_later`."""
-        await arun(self._cycle(at_once=False))
+        await arun(self._cycle(at_once=False, is_login=is_login))
 
     @classmethod
     def clear_expired(cls) -> int:  # type: ignore[override]

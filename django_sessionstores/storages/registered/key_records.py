@@ -60,8 +60,10 @@ class KeyRecords:
         if record is None or record.state is not State.LIVE:
             return record
         entry: Record | None = yield Call(self._registry, method, (record.id,))
-        if entry is None or entry.state is not State.LIVE:
-            return entry
+        if entry is None:
+            return None
+        if entry.state is not State.LIVE:
+            return msgspec.structs.replace(entry, handle=record)  # For `follow`.
         if record.version >> 32 > entry.version >> 32:
             # The entry is a copy that lags, or from a backup. A save finds out which.
             return with_entry(record, entry, (record.version, self._data.mark(record)))
@@ -87,13 +89,18 @@ class KeyRecords:
     def follow(self, base: Record, successor: str) -> Flow[Record | None]:
         """See `Storage.follow`. ``base`` has no pending changes; its data is brought forward.
 
+        If it is a tombstone that was read by a key, the data is what the key holds.
+
         Raises `SessionConflict` if the registry does not know what to merge with.
         """
         entry: Record | None = yield Call(self._registry, "read", (successor,))
         if entry is None or entry.state is not State.LIVE:
             return entry
-        handle = base.handle
-        known = handle.known if isinstance(handle, Handle) else None
+        handle, known = base.handle, None
+        if isinstance(handle, Handle):
+            known = handle.known
+        elif isinstance(handle, Record):
+            base, known = handle, (handle.version, self._data.mark(handle))
         missed = _missed_changes(entry, known)
         return _bring_forward(msgspec.structs.replace(base, id=successor), entry, missed)
 

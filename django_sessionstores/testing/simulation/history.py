@@ -93,6 +93,35 @@ class Request:
             return False
         return life.keys[str(self.key)].was_superseded_after(since)
 
+    @property
+    def repeats_login(self) -> bool:
+        """Return whether it signs in the user of a session whose key only a login of the same user
+        has superseded, before this request began."""
+        life = self.presented
+        if life is None or len(life.children) != 1 or self.signs_in is None:
+            return False
+        child, events = life.children[0], life.keys[str(self.key)].superseded
+        events = [each for each in events if each.request is not self]
+        return (
+            life.user == child.user == self.signs_in
+            and not child.endings
+            and not any(key.superseded for key in child.keys.values())
+            and all(each.request.name == "login" and each.acked for each in events)
+            and not any(each.request.was_rolled_back for each in events)
+        )
+
+    @property
+    def may_repeat_login(self) -> bool:
+        """Return whether a login of the same user, with the same key, may have been stored though
+        it is not acknowledged: it has not ended, or its answer was lost."""
+        life = self.presented
+        return life is not None and any(
+            each.request.signs_in == self.signs_in == life.user
+            and each.request is not self
+            and (each.request.is_uncertain or each.request.overlaps(self))
+            for each in life.keys[str(self.key)].superseded
+        )
+
     def overlaps(self, other: Request) -> bool:
         """Return whether neither request began after the response to the other."""
         return self.began < (other.ended or FOREVER) and other.began < (self.ended or FOREVER)

@@ -221,7 +221,7 @@ def end_account_sessions(user_id: str, cause: str, only: set[str] | None) -> Non
 @contextmanager
 def handled_request() -> Iterator[None]:
     """Do before and after a request what the package needs from Django's handler."""
-    set_urlconf(f"{__package__}.urls")
+    set_urlconf("simulated")
     request_sessions._start()
     try:
         yield

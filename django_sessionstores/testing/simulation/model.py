@@ -204,8 +204,10 @@ class Model(Judge):
     def _going_on(self, request: Request, own: Life | None, text: str, now: int) -> Life:
         """Return the session that a save under a new key belongs to."""
         pk = request.signs_in
-        if own is None and pk is None and request.has_superseded_key(self._world.time - _GRACE_AT):
-            self._broken(11, f"{request}: under a superseded key it has stored another session")
+        joins = pk is None or request.repeats_login
+        if own is None and joins and request.has_superseded_key(self._world.time - _GRACE_AT):
+            promise, text = 11 if pk is None else 15, "under a superseded key it has stored"
+            self._broken(promise, f"{request}: {text} another session")
         if own is None or pk is not None:
             life = self._born(request, pk, now)
             is_uncertain = own is not None and self._is_hash_uncertain(own, request)
@@ -224,6 +226,10 @@ class Model(Judge):
                 is_uncertain |= self._may_be_joined(own, request)
                 acked = None if is_uncertain else now
                 own.end(Ending(request.began, acked, "replaced", request, self._world.time))
+            elif request.presented is not None and request.may_repeat_login:
+                life.parent, life.inherited_until = request.presented, now
+                life.inherits_surely = False
+                request.presented.note_child(life, is_skewed=self._is_skewed)
             return life
         # The new key of a session from a previous backend is derived from its old one.
         is_derived = not request.cycles and text == internals.derived_key(request.key or "")

@@ -280,4 +280,21 @@ PROGRAMS: Final = {
     "a login as another user ends the session of a login beside it, whose first one is ahead": (
         "cached_db django sync +refuse: 3:x.login.2 skew.3.40 3* >3 6:x.login.1 7:x.login.2 7 7 7 7"
     ),
+    "a login with a password that is changed before its session is read signs out": (
+        f"db own sync: {USER} 1:x.password 2:x.login.1.first 2 1* 2* >1 >2"
+    ),
+    "the same in a cookie, under Django's middleware": (
+        f"cookie_registry django async: {USER} 1:x.password 2:x.login.1.first 2 1* 2* >1 >2"
+    ),
+    "a second login under the key before the first one begins another session": (
+        f"db own sync: {USER} 1:x.login.1 2:x.login.1 1* 2* >1 >2"
+    ),
+    "the same in a cookie, which holds the data": (
+        f"cookie_registry django async: {USER} 1:x.login.1 2:x.login.1.first 1* 2* >2 >1"
+    ),
+    "the same in a cache": f"cached_db own async: {USER} 1:x.login.1 2:x.login.1 1* 2* >2 >1",
+    "the answer to the first of two logins is lost, and the second has joined it": (
+        "cache django async +memory +workers: previous.x.1 1:x.login.1.first 1 1 1 1 1 1 1~ "
+        "8:x.login.1.first"
+    ),
 }
