@@ -142,12 +142,17 @@ def save(env: Environment, state: State, data: dict[str, Any], intent: Intent) -
             # So many conflicts mean that many requests write at once: spread them in time.
             seconds = random.uniform(0, 0.002 * min(refused, 20))  # noqa: S311
             yield Call(Pause, "sleep", (seconds,))
+    raise _refusal(env, state)
+
+
+def _refusal(env: Environment, state: State) -> StorageUnavailable | SessionConflict:
+    """Return the error for a session that could not be stored in as many rounds as there may be."""
     if isinstance(state, New):
-        raise StorageUnavailable(
+        return StorageUnavailable(
             f"{env.storage.describe()} says of each new session id that it is taken. "
             "It does not keep its promises: run the conformance suite on it."
         )
-    raise SessionConflict(
+    return SessionConflict(
         f"Other requests changed the session {settings.CONFLICT_RETRIES} times while it was "
         "being saved. Raise SESSIONSTORES['CONFLICT_RETRIES'], or write to it less often."
     )
