@@ -103,7 +103,7 @@ class Model(Judge):
         self._judge_cookie(request)
 
     def _note_what_may_be(self, request: Request, life: Life) -> None:
-        is_flushed = request.is_uncertain or self._is_hash_uncertain(life, request)
+        is_flushed = request.is_uncertain or _is_hash_uncertain(self._world, life, request)
         if request.name == "password" or (request.name == "login" and is_flushed):
             reason = "password" if request.name == "password" else "replaced"
             life.end(Ending(request.began, None, reason, request))
@@ -177,7 +177,7 @@ class Model(Judge):
     def _follow(self, request: Request, own: Life, life: Life, now: int) -> None:
         """Note that a session has got the key of another request's, which was answered first."""
         pk = request.signs_in
-        if not request.cycles and (pk is None or not self._keeps_data(own, pk)):
+        if not request.cycles and (pk is None or not _keeps_data(self._world, own, pk)):
             return
         own.supersede(request, now, self._world.time, None)
         if own.user in {None, life.user} and life not in own.children:
@@ -210,9 +210,9 @@ class Model(Judge):
             self._broken(promise, f"{request}: {text} another session")
         if own is None or pk is not None:
             life = self._born(request, pk, now)
-            is_uncertain = own is not None and self._is_hash_uncertain(own, request)
+            is_uncertain = own is not None and _is_hash_uncertain(self._world, own, request)
             may_keep = is_uncertain and own is not None and own.user == pk
-            if own is not None and (may_keep or self._keeps_data(own, pk)):
+            if own is not None and (may_keep or _keeps_data(self._world, own, pk)):
                 life.parent, life.inherited_until = own, now
                 own.note_child(life, is_skewed=self._is_skewed)
                 life.inherits_surely = not own.endings
@@ -235,25 +235,12 @@ class Model(Judge):
         is_derived = not request.cycles and text == internals.derived_key(request.key or "")
         if request.cycles:
             own.supersede(request, now, self._world.time, None)
-        elif self._world.config.rotates and self._is_hash_uncertain(own, request):
+        elif self._world.config.rotates and _is_hash_uncertain(self._world, own, request):
             # Django cycles the key if the login was made under a previous SECRET_KEY.
             own.supersede(request, None, self._world.time, None)
         elif self._world.config.rotates and not is_derived:
             own.supersede(request, now, self._world.time, _GRACE_AT)
         return own
-
-    def _keeps_data(self, life: Life, pk: int | None) -> bool:
-        """Return whether a login keeps the data of a session: a visitor's, or the same user's."""
-        if life.user is None or pk is None:
-            return True
-        return life.user == pk and life.password == self._world.users[pk].password
-
-    def _is_hash_uncertain(self, life: Life, request: Request) -> bool:
-        """Return whether the password or the ``SECRET_KEY`` may have changed before a login."""
-        return life.secrets < self._world.secrets or any(
-            each.name == "password" and each.overlaps(request)
-            for each in self._world.requests.values()
-        )
 
     def _born(self, request: Request, user: int | None, now: int) -> Life:
         life = Life(len(self.lives) + 1, user, request, request.began, now)
@@ -278,7 +265,7 @@ class Model(Judge):
                 beside |= self._may_be_joined(life, request)
                 if request.name == "visit":
                     # The login may have left the session to a request that sets a new password.
-                    beside |= self._is_hash_uncertain(life, request)
+                    beside |= _is_hash_uncertain(self._world, life, request)
                 acked = None if beside else self._now
                 ending = Ending(request.began, acked, "logout", request, self._world.time)
                 self._end_by_key(life, key, ending)
@@ -397,3 +384,17 @@ class Model(Judge):
         now = self._now
         for life in self.lives:
             life.end(Ending(now, now, "expired", None, self._world.time))
+
+
+def _keeps_data(world: World, life: Life, pk: int | None) -> bool:
+    """Return whether a login keeps the data of a session: a visitor's, or the same user's."""
+    if life.user is None or pk is None:
+        return True
+    return life.user == pk and life.password == world.users[pk].password
+
+
+def _is_hash_uncertain(world: World, life: Life, request: Request) -> bool:
+    """Return whether the password or the ``SECRET_KEY`` may have changed before a login."""
+    return life.secrets < world.secrets or any(
+        each.name == "password" and each.overlaps(request) for each in world.requests.values()
+    )
