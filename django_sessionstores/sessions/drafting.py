@@ -69,7 +69,7 @@ def draft(
     user_id = _storable_user_of(data, base)
     goes_on = base is not None and base.user_id == user_id
     # Only a login starts the absolute timeout again.
-    created = _start_time(base, data) if base and goes_on else moment
+    created = _start_time(base if goes_on else None, data, user_id, moment)
     try:
         expires = expires_at(env, data, moment, created)
     except (TypeError, ValueError, ArithmeticError):
@@ -126,12 +126,17 @@ def _origin(base: Record | None, *, is_rotation: bool, goes_on: bool) -> str:
     return base.lineage if goes_on else ""
 
 
-def _start_time(base: Record, data: dict[str, Any]) -> int:
+def _start_time(
+    base: Record | None, data: dict[str, Any], user_id: str | None, moment: int
+) -> int:
     """Return when the session began or its user last logged in, whichever is later."""
+    began = base.created if base else moment
     authenticated_at = data.get(AUTHENTICATED_AT)
-    if base.user_id is None or not isinstance(authenticated_at, int):
-        return base.created
-    return max(base.created, authenticated_at)
+    if user_id is None or not isinstance(authenticated_at, int):
+        return began
+    # Also of a new session: the clock may have been set back since the login began. The next record
+    # must not begin later than this one, which would make it another session.
+    return max(began, authenticated_at)
 
 
 def _changes(before: Snapshot, after: Snapshot, context: str) -> Iterator[tuple[bytes, bytes]]:
