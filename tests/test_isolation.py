@@ -20,6 +20,7 @@ from unittest import mock
 import pytest
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.core.management import call_command
 from django.db import OperationalError, connections
 from django.test import override_settings
 
@@ -160,7 +161,10 @@ class Databases(Arrangement):
             "NAME": f"{_FOLDER}/second.sqlite3",
             "OPTIONS": {"timeout": 30},
         }
-        cases._add_database(SECOND, entry, migrate=not os.path.exists(entry["NAME"]))
+        is_new = not os.path.exists(entry["NAME"])
+        cases._add_database(SECOND, entry, migrate=False)
+        if is_new:  # With the tables of users.
+            call_command("migrate", database=SECOND, verbosity=0, interactive=False)
         stack.callback(cases._remove_database, SECOND)
         for model in _tables():
             model._base_manager.using(SECOND).all().delete()

@@ -126,9 +126,7 @@ def _origin(base: Record | None, *, is_rotation: bool, goes_on: bool) -> str:
     return base.lineage if goes_on else ""
 
 
-def _start_time(
-    base: Record | None, data: dict[str, Any], user_id: str | None, moment: int
-) -> int:
+def _start_time(base: Record | None, data: dict[str, Any], user_id: str | None, moment: int) -> int:
     """Return when the session began or its user last logged in, whichever is later."""
     began = base.created if base else moment
     authenticated_at = data.get(AUTHENTICATED_AT)

@@ -20,6 +20,7 @@ from django_sessionstores.core.records import State, make_tombstone, pack
 from django_sessionstores.exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
 from django_sessionstores.storages.base import LITTER_AGE, Conflict, Taken, Updated
 from django_sessionstores.storages.caches import cache_table, database_cache
+from django_sessionstores.storages.sql.deadline import LimitedCursor
 from django_sessionstores.testing import StorageContract, in_threads, now, successor
 from tests import cases
 from tests.storages.records import (
@@ -114,12 +115,12 @@ def test_what_a_request_waits_for_has_a_limit(
     """A single statement past the limit hangs the site with its server. A purge takes its time."""
     limited = []
 
-    class Noted(database_cache.LimitedCursor):
-        def __enter__(self) -> Any:
-            limited.append(self)
-            return super().__enter__()
+    def enter(cursor: LimitedCursor) -> Any:
+        limited.append(cursor)
+        return original(cursor)
 
-    monkeypatch.setattr(database_cache, "LimitedCursor", Noted)
+    original = LimitedCursor.__enter__
+    monkeypatch.setattr(LimitedCursor, "__enter__", enter)
     base = make_record()
     with CaptureQueriesContext(connection) as queries:
         storage.create(base, now())

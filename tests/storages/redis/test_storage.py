@@ -856,8 +856,8 @@ def test_decoded_answers_are_refused(backend: str) -> None:
     # A database of its own: django-redis keeps one pool for each address, whatever its options.
     url = shared_service(Redis).url(database=9)
     with (
-        storage_at(url, backend, OPTIONS=options) as storage,
         pytest.raises(ImproperlyConfigured, match="decode_responses"),
+        storage_at(url, backend, OPTIONS=options) as storage,
     ):
         storage.read("a" * 40)
 

@@ -287,7 +287,7 @@ def ignore_the_lock(plant: pytest.MonkeyPatch) -> None:
 
 
 def keep_the_key_at_login(plant: pytest.MonkeyPatch) -> None:
-    def cycle(self: Any, *, at_once: bool = True) -> Flow[None]:
+    def cycle(self: Any, **kwargs: bool) -> Flow[None]:
         self.modified = True
         return
         yield

@@ -223,7 +223,7 @@ class TestMachinery:
         [
             ("db own sync +fast: 1:x.read", "'+fast' is not an option of a site"),
             ("db own sync: 1:x.dance", "no operation 'dance'. There are: read, poll"),
-            ("db own sync: 1:x.login", "is written 'login.PK'"),
+            ("db own sync: 1:x.login", "is written 'login.PK.ORDER'"),
             ("db own sync: 1:x.put.a+wait", "'+wait' is not an end of a view"),
             ("db own sync: 1:x.put.a@home", "'@home' is not a transaction"),
             ("db own sync: 1:x.read dance", "'dance' is not a step"),
