@@ -67,13 +67,13 @@ class _Progress:
 
         While a session rotates, it may have two records. Both end, and perhaps not in one batch.
         """
-        newest: dict[str, Record] = {}
+        oldest: dict[str, Record] = {}
         for each in records:
-            other = newest.get(each.lineage, each)
-            # The newest record has the id that the session had in the end.
-            newest[each.lineage] = max(other, each, key=last_write)
-        added = [each for lineage, each in newest.items() if lineage not in self._lineages]
-        self._lineages.update(dict.fromkeys(newest))
+            other = oldest.get(each.lineage, each)
+            # If both were live, the rotation is not over and fails now, so nobody gets the new id.
+            oldest[each.lineage] = min(other, each, key=last_write)
+        added = [each for lineage, each in oldest.items() if lineage not in self._lineages]
+        self._lineages.update(dict.fromkeys(oldest))
         if len(self._lineages) > 2 * _MOST_REMEMBERED:
             self._lineages = dict.fromkeys(list(self._lineages)[-_MOST_REMEMBERED:])
         self.ended += len(added)

@@ -198,8 +198,7 @@ class Model(Judge):
 
     def _of_id(self, session_id: str | None) -> Life | None:
         """Return the session with this id; if keys hold sessions, several keys may share it."""
-        found = (life for life in self.lives if session_id in life.ids)
-        return next(found, None) if session_id else None
+        return next((life for life in self.lives if session_id and session_id in life.ids), None)
 
     def _going_on(self, request: Request, own: Life | None, text: str, now: int) -> Life:
         """Return the session that a save under a new key belongs to."""
@@ -243,8 +242,8 @@ class Model(Judge):
         return own
 
     def _born(self, request: Request, user: int | None, now: int) -> Life:
-        life = Life(len(self.lives) + 1, user, request, request.began, now)
-        life.used_at = request.began_at
+        number, began = len(self.lives) + 1, request.began
+        life = Life(number, user, request, began, now, used_at=request.began_at)
         if user is not None:
             life.password = self._world.users[user].password
             life.secrets = request.secrets
@@ -394,7 +393,8 @@ def _keeps_data(world: World, life: Life, pk: int | None) -> bool:
 
 
 def _is_hash_uncertain(world: World, life: Life, request: Request) -> bool:
-    """Return whether the password or the ``SECRET_KEY`` may have changed before a login."""
+    """Return whether a login may find either hash: beside a new password, or after a new key."""
     return life.secrets < world.secrets or any(
-        each.name == "password" and each.overlaps(request) for each in world.requests.values()
+        each.name == "password" and (each.overlaps(request) or each.overlaps(life.request))
+        for each in world.requests.values()
     )

@@ -297,4 +297,14 @@ PROGRAMS: Final = {
         "cache django async +memory +workers: previous.x.1 1:x.login.1.first 1 1 1 1 1 1 1~ "
         "8:x.login.1.first"
     ),
+    "a clock is set back during a login, and a logout beside a new password ends nothing": (
+        "db own sync +workers: 2:x.login.1 2 skew.2.-40 2* >2 10:x.password 15:x.logout@atomic 15"
+    ),
+    "an end beside a rotation is told with an id that nobody gets": (
+        "cache_registry own async +refuse: 8:x.login.1 8* >8 9:o.end_all.1 10:x.cycle 10 10 10"
+    ),
+    "a session that began beside a new password, which is rolled back, is kept by a login": (
+        "cached_db own sync +limit: 4:x.login.1 4* 7:x.login.1 >4 9:x.password+404@atomic 7 9 9 9 "
+        "9 7* >7 9* 16:x.put.b+save+error 18:x.login.1"
+    ),
 }
