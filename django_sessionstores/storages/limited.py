@@ -253,7 +253,7 @@ class LimitedStorage(Wrapper):
         current: Record | None = None
         while True:
             now = clock.now()
-            lock = _lock_of(user_id, self.sites()[0], now)
+            lock = _lock_of(user_id, self._tenant(), now)
             outcome: Outcome | Taken | None = None
             try:
                 if current is None:
@@ -290,9 +290,13 @@ class LimitedStorage(Wrapper):
         return True
 
 
-def _lock_of(user_id: str, site: int, now: int) -> Record:
-    """Return a new lock of a user of a site, which expires `_LOCK_SECONDS` after ``now``."""
-    name = f"{site} {user_id}"
+def _lock_of(user_id: str, tenant: str, now: int) -> Record:
+    """Return a new lock of a user, which expires `_LOCK_SECONDS` after ``now``.
+
+    The mark of the site is not part of its name: while a site rotates its secret, its workers have
+    different marks. Users of two sites with one primary key wait for each other, and that is all.
+    """
+    name = f"{tenant} {user_id}"
     digest = hashlib.blake2b(name.encode(), digest_size=20, person=b"session limit")
     return Record(
         id=digest.hexdigest(),

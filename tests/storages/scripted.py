@@ -188,7 +188,7 @@ _NAMES: Final = {
     "ended": ENDED,
     "led": LED,
     "other": OTHER,
-    "lock": _lock_of("7", SITE, NOW),
+    "lock": _lock_of("7", "", NOW),
 }
 """The records of the trees, by their names. They have the id ``aa...``, except ``other``."""
 

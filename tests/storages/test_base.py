@@ -284,7 +284,7 @@ SITE = MemoryStorage(1).sites()[0]
 
 def is_held(locks: MemoryStorage) -> bool:
     """Return whether a login of the user 7 holds the lock."""
-    lock = locks.read(limited_storage._lock_of("7", SITE, now()).id)
+    lock = locks.read(limited_storage._lock_of("7", "", now()).id)
     assert lock is not None
     return lock.expires > now()
 
@@ -293,7 +293,7 @@ def is_held(locks: MemoryStorage) -> bool:
 def test_the_lock_of_a_process_that_was_killed_expires(milliseconds: int, is_over: bool) -> None:
     locks, moment, seconds = MemoryStorage(10), now(), count()
     limited = LimitedStorage(MemoryStorage(10), locks, most=1, refuses=False)
-    locks.create(limited_storage._lock_of("7", SITE, moment), moment)
+    locks.create(limited_storage._lock_of("7", "", moment), moment)
     with (
         clock.use(now=lambda: moment + milliseconds, monotonic=lambda: next(seconds)),
         nullcontext() if is_over else pytest.raises(StorageUnavailable),
@@ -333,7 +333,7 @@ def _cancel_login(at: int, is_done: bool, loses_lock: bool) -> bool:
     hooks: Any = {"after" if is_done else "before": hook}
     with observed(storage, locks, **hooks), suppress(asyncio.CancelledError):
         async_to_sync(limited.acreate)(make_record(user_id="7"), now())
-    lock = locks.read(limited_storage._lock_of("7", SITE, now()).id)
+    lock = locks.read(limited_storage._lock_of("7", "", now()).id)
     assert lock is None or lock.expires == 1, (at, is_done)
     return cancelled
 
@@ -342,7 +342,7 @@ def test_a_login_does_not_wait_for_a_lock_for_ever() -> None:
     """Logins that wait one behind the other would use up all threads of a site."""
     locks, moment = MemoryStorage(10), now()
     limited = LimitedStorage(MemoryStorage(10), locks, most=1, refuses=False)
-    locks.create(limited_storage._lock_of("7", SITE, moment), moment)
+    locks.create(limited_storage._lock_of("7", "", moment), moment)
     # The lock of the other login would expire after the waiting of this one.
     passed, seconds = count(moment, 400), count()
     with (

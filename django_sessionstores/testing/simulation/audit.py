@@ -64,8 +64,12 @@ def _audit_browser(world: World, browser: str, seen: dict[str, dict[str, Any] | 
     is_over = current and (current.endings or world.model.may_be_evicted(current))
     if current and any(each.is_uncertain and each.life is current for each in requests):
         is_over = True  # The request died before it could send a new key to the browser.
-    if is_over and current and current not in lives and current.request.presented not in lives:
-        return  # Of two logins without a cookie, the session of the current one has ended.
+    if is_over and current and current not in lives:
+        before = current.request.presented
+        if before not in lives:
+            return  # Of two logins without a cookie, the session of the current one has ended.
+        if before is not None and before.user not in {None, current.user}:
+            return  # The session of a login as another user has ended.
     request = Request("look", browser, "poll", world.browsers[browser], 0, world.time)
     with world.undisturbed():
         request.began = world.scheduler.tick()

@@ -94,21 +94,22 @@ class Request:
         return life.keys[str(self.key)].was_superseded_after(since)
 
     @property
-    def repeats_login(self) -> bool:
-        """Return whether it signs in the user of a session whose key only a login of the same user
-        has superseded, before this request began."""
+    def repeated_login(self) -> Life | None:
+        """Return the session that a login has continued under another key, if this request signs in
+        the same user with the key before, and only that login has superseded it."""
         life = self.presented
         if life is None or len(life.children) != 1 or self.signs_in is None:
-            return False
+            return None
         child, events = life.children[0], life.keys[str(self.key)].superseded
         events = [each for each in events if each.request is not self]
-        return (
+        is_repeated = (
             life.user == child.user == self.signs_in
             and not child.endings
             and not any(key.superseded for key in child.keys.values())
             and all(each.request.name == "login" and each.acked for each in events)
             and not any(each.request.was_rolled_back for each in events)
         )
+        return child if is_repeated else None
 
     @property
     def may_repeat_login(self) -> bool:

@@ -139,8 +139,7 @@ class Model(Judge):
         """
         if text is None:
             return
-        now, own = self._now, request.life
-        knows = request.has_looked or request.name == "clear"
+        now, own, knows = self._now, request.life, request.has_looked or request.name == "clear"
         if own is not None and not knows and not own.goes_on(request, data):
             own = None
         life = self.by_key.get(text) or self._of_id(self._world.id_of(text))
@@ -184,8 +183,8 @@ class Model(Judge):
             own.note_child(life, is_skewed=self._is_skewed)
 
     def _begins_again(self, request: Request, own: Life, text: str) -> bool:
-        """Return whether a password change began another session, because the first had ended."""
-        # A request at the same time may find the new password, and end the first session for it.
+        """Return whether a password change began another session: a request beside it may find the
+        new password, and end the first session for it."""
         is_told = self._world.id_of(text) in self.signals.creations
         return is_told and request.name == "password" and own.user is not None
 
@@ -203,10 +202,11 @@ class Model(Judge):
     def _going_on(self, request: Request, own: Life | None, text: str, now: int) -> Life:
         """Return the session that a save under a new key belongs to."""
         pk = request.signs_in
-        joins = pk is None or request.repeats_login
+        child = request.repeated_login
+        joins = pk is None or (child is not None and not self.may_be_evicted(child))
         if own is None and joins and request.has_superseded_key(self._world.time - _GRACE_AT):
-            promise, text = 11 if pk is None else 15, "under a superseded key it has stored"
-            self._broken(promise, f"{request}: {text} another session")
+            told = f"{request}: under a superseded key it has stored another session"
+            self._broken(11 if pk is None else 15, told)
         if own is None or pk is not None:
             life = self._born(request, pk, now)
             is_uncertain = own is not None and _is_hash_uncertain(self._world, own, request)

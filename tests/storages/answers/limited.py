@@ -34,7 +34,6 @@ from tests.storages.scripted import (
     NOW,
     OTHER,
     OVER,
-    SITE,
     Script,
     Scripted,
 )
@@ -88,8 +87,8 @@ def limited(
     return make
 
 
-_HELD: Final = _lock_of("7", SITE, NOW)
-_OLD: Final = _lock_of("7", SITE, NOW - 10_000)
+_HELD: Final = _lock_of("7", "", NOW)
+_OLD: Final = _lock_of("7", "", NOW - 10_000)
 
 
 def cases() -> Iterator[Case]:

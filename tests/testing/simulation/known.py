@@ -307,4 +307,16 @@ PROGRAMS: Final = {
         "cached_db own sync +limit: 4:x.login.1 4* 7:x.login.1 >4 9:x.password+404@atomic 7 9 9 9 "
         "9 7* >7 9* 16:x.put.b+save+error 18:x.login.1"
     ),
+    "a limit ends the session that a second login would continue": (
+        "db own async +limit +workers: 5:y.login.1 5* >5 12:y.login.1 13:x.login.1+save "
+        "14:z.login.1 15:y.login.1"
+    ),
+    "a login as another user replaces a session that has got a new key, and is ended": (
+        "cookie_registry own async +workers: 2:x.login.1 2* >2 6:x.login.2.first 7:x.password 7* "
+        ">7 6 12:o.deactivate.2 12*"
+    ),
+    "two logins at once have different secrets, and one lock": (
+        "cache_registry own sync +refuse +workers: 3:x.login.1 5:x.login.1 5* 8:x.login.1 8 8 8 8 "
+        "8 12:x.drop.a 12! 8 secret 8 8 8"
+    ),
 }
