@@ -14,7 +14,7 @@ from django.shortcuts import render
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 
-from django_sessionstores.conf import serializer_path
+from django_sessionstores.conf.codecs import serializer_path
 from django_sessionstores.core.records import Record, State
 from django_sessionstores.sessions import SessionStore
 from testproject import engines

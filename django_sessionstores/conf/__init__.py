@@ -13,7 +13,7 @@
 ===================== ===========================================================
 """
 
-from .codecs import codec, key_ring, serializer_class, serializer_path, unencrypted_codec
+from .codecs import codec, key_ring, serializer_class, unencrypted_codec
 from .cookies import cookie_age, cookie_bytes, cookie_parts, splits_cookies
 from .engines import engine_setting, session_store, settings_of
 from .isolation import sites, tenant
@@ -21,7 +21,7 @@ from .merge import merge_functions
 from .options import DURATIONS, OPTIONS, Settings, settings, stated_options
 from .previous_backends import PreviousBackend, previous_backend
 from .proxies import trusted_proxies
-from .resets import reset_on_change
+from .resets import cached_until_change, reset_on_change
 from .validation import NAME, full_name, wrong_type_message
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "OPTIONS",
     "PreviousBackend",
     "Settings",
+    "cached_until_change",
     "codec",
     "cookie_age",
     "cookie_bytes",
@@ -41,7 +42,6 @@ __all__ = [
     "previous_backend",
     "reset_on_change",
     "serializer_class",
-    "serializer_path",
     "session_store",
     "settings",
     "settings_of",

@@ -7,7 +7,6 @@ using it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, Final
 
 from django.conf import settings as django_settings
@@ -19,12 +18,13 @@ from ..core.phrases import Phrase
 from ..payloads.codec import Codec, KeyRing, Serializer, UnencryptedCodec
 from ..payloads.serializers import TypedSerializer
 from .options import settings
-from .resets import reset_on_change
+from .resets import cached_until_change
 
 # Numbers of the serializers, part of the stored format: never reuse one.
 TYPED_SERIALIZER: Final = 1
 DJANGO_JSON_SERIALIZER: Final = 2
 CUSTOM_SERIALIZER: Final = 3
+_SETTINGS: Final = ("SECRET_KEY", "SECRET_KEY_FALLBACKS", "SESSION_SERIALIZER")
 _DJANGO_JSON: Final = "django.contrib.sessions.serializers.JSONSerializer"
 
 
@@ -57,7 +57,7 @@ def serializer_class() -> Any:
         ) from error
 
 
-@cache
+@cached_until_change(*_SETTINGS)
 def key_ring() -> KeyRing:
     """Return the encryption keys."""
     secrets: Sequence[str | bytes] = settings.ENCRYPTION_KEYS or [
@@ -67,13 +67,13 @@ def key_ring() -> KeyRing:
     return KeyRing(secrets)
 
 
-@cache
+@cached_until_change(*_SETTINGS)
 def codec() -> Codec:
     """Return the codec that serializes, compresses and encrypts session data."""
     return _make_codec(Codec)
 
 
-@cache
+@cached_until_change(*_SETTINGS)
 def unencrypted_codec() -> Codec:
     """Return the codec for a storage that encrypts whole records itself."""
     return _make_codec(UnencryptedCodec)
@@ -93,7 +93,3 @@ def _make_codec(kind: type[Codec]) -> Codec:
         serializers[CUSTOM_SERIALIZER] = chosen()
         writes = CUSTOM_SERIALIZER
     return kind(key_ring(), serializers, writes)
-
-
-for _cached in (key_ring, codec, unencrypted_codec):
-    reset_on_change("SECRET_KEY", "SECRET_KEY_FALLBACKS", "SESSION_SERIALIZER")(_cached.cache_clear)

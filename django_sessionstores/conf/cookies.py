@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from ..payloads.cookie_chunks import capacity
 from .options import settings
-from .resets import reset_on_change
+from .resets import cached_until_change
 from .validation import wrong_type_message
 
 
@@ -22,7 +20,7 @@ def cookie_age() -> float:
     raise ImproperlyConfigured(wrong_type_message("SESSION_COOKIE_AGE", (int, float), age))
 
 
-@cache
+@cached_until_change("MIDDLEWARE")
 def splits_cookies() -> bool:
     """Return whether a middleware of the project can split a session over several cookies."""
     return any(
@@ -30,19 +28,13 @@ def splits_cookies() -> bool:
     )
 
 
-reset_on_change("MIDDLEWARE")(splits_cookies.cache_clear)
-
-
 def cookie_parts() -> int:
     """Return over how many cookies a session may be split."""
     return settings.COOKIE_MAX_PARTS if splits_cookies() else 1
 
 
-@cache
+@cached_until_change("MIDDLEWARE", "SESSION_COOKIE_NAME")
 def cookie_bytes() -> int:
     """Return how many bytes the values of a session's cookies may have together."""
     fits = capacity(django_settings.SESSION_COOKIE_NAME, cookie_parts())
     return min(fits, settings.COOKIE_MAX_BYTES)
-
-
-reset_on_change("MIDDLEWARE", "SESSION_COOKIE_NAME")(cookie_bytes.cache_clear)

@@ -7,14 +7,13 @@ without a setting of their own. While a site rotates its secret, it has a mark f
 from __future__ import annotations
 
 import hashlib
-from functools import cache
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, router
 
 from .codecs import key_ring
 from .options import settings
-from .resets import reset_on_change
+from .resets import cached_until_change
 
 
 def tenant(database: str = DEFAULT_DB_ALIAS) -> str:
@@ -48,7 +47,7 @@ def _database_of_users() -> str:
         return DEFAULT_DB_ALIAS
 
 
-@cache
+@cached_until_change("SECRET_KEY", "SECRET_KEY_FALLBACKS")
 def sites(tenant: str, namespace: str = "") -> tuple[int, ...]:
     """Return the marks of the records of this site, or of one of its tenants.
 
@@ -67,6 +66,3 @@ def _mark(key_id: bytes, tenant: str, namespace: str) -> int:
         ).digest()
     # 0 is not a mark, see `Record.site`.
     return int.from_bytes(key_id, "big", signed=True) or 1
-
-
-reset_on_change("SECRET_KEY", "SECRET_KEY_FALLBACKS")(sites.cache_clear)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 
 from django.utils.module_loading import import_string
 
 from ..payloads.merge import MergeFunction
 from .options import settings
-from .resets import reset_on_change
+from .resets import cached_until_change
 
 
-@cache
+@cached_until_change()
 def merge_functions() -> Mapping[str, MergeFunction]:
     """Return the functions in ``MERGE`` by session key, imported. Raises ``ImportError``."""
     return {
         key: import_string(function) if isinstance(function, str) else function
         for key, function in settings.MERGE.items()
     }
-
-
-reset_on_change()(merge_functions.cache_clear)

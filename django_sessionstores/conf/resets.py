@@ -1,15 +1,17 @@
-"""Functions to call when a setting changes, as ``override_settings`` does in tests."""
+"""What is forgotten or called when a setting changes, as ``override_settings`` does in tests."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import Any, TypeVar, cast
 
 from django.core.signals import setting_changed
 
 from .validation import NAME
 
 R = TypeVar("R", bound=Callable[[], Any])
+F = TypeVar("F", bound=Callable[..., Any])
 
 _resets: list[tuple[frozenset[str], Callable[[], Any]]] = []
 
@@ -22,6 +24,20 @@ def reset_on_change(*names: str) -> Callable[[R], R]:
         return reset
 
     return register
+
+
+def cached_until_change(*names: str, maxsize: int | None = None) -> Callable[[F], F]:
+    """Cache a function's results until ``SESSIONSTORES`` or one of the named settings changes.
+
+    ``maxsize`` limits the number of results, which is unlimited by default.
+    """
+
+    def decorate(function: F) -> F:
+        cached = lru_cache(maxsize)(function)
+        reset_on_change(*names)(cached.cache_clear)
+        return cast(F, cached)
+
+    return decorate
 
 
 def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:

@@ -5,18 +5,19 @@ They are for pages only. Both come from what the client sent, so they do not pro
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, Final, NamedTuple
 
 from django.conf import settings as django_settings
 from django.utils.translation import gettext, pgettext
 
-from ..conf import reset_on_change
+from ..conf import cached_until_change
 from ..core.phrases import isolate_direction
 
 _KNOWN: Final = 4096
 """How many results are cached, for user agents and for addresses."""
+_PLACE_SETTINGS: Final = ("GEOIP_PATH", "GEOIP_CITY", "GEOIP_COUNTRY")
 _MAC: Final = {"Mac OS X": "macOS"}
 
 
@@ -78,7 +79,7 @@ class _Place(NamedTuple):
 _NOWHERE: Final = _Place("", "")
 
 
-@lru_cache(_KNOWN)
+@cached_until_change(*_PLACE_SETTINGS, maxsize=_KNOWN)
 def _locate(ip: str) -> _Place:
     reader = _reader()
     # GeoIP2 would ask a name server about a text that is not an address.
@@ -93,7 +94,7 @@ def _locate(ip: str) -> _Place:
     return _Place(found.get("city") or "", found.get("country_name") or "")
 
 
-@cache
+@cached_until_change(*_PLACE_SETTINGS)
 def _reader() -> Any:
     """Return the database of places; ``None`` if there is none."""
     if not getattr(django_settings, "GEOIP_PATH", None):
@@ -117,7 +118,3 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-for _function in (_reader, _locate):
-    reset_on_change("GEOIP_PATH", "GEOIP_CITY", "GEOIP_COUNTRY")(_function.cache_clear)

@@ -24,7 +24,7 @@ from ...core.records import (
 )
 from ...exceptions import StorageUnavailable, UnreadablePayload
 from ..base import LITTER_AGE, Page, Storage, cursor_error
-from . import scripts as scripts
+from . import scripts
 from .client import Server
 from .scripts import Script
 

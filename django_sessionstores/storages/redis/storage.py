@@ -18,7 +18,7 @@ from ...core.summary import Summary, summarize
 from ...exceptions import StorageUnavailable
 from ..base import CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated, rotate_in_two_steps
 from ..flows import FlowStorage
-from . import scripts as scripts
+from . import scripts
 from .client import Server
 from .index import Moves, SessionIndex
 from .scripts import Script
