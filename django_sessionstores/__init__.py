@@ -1,5 +1,5 @@
 """Session engines for Django, reached through ``SESSION_ENGINE``.
 
 See ``django_sessionstores.backends`` for the engines, ``storages`` for where sessions live and
-``session`` for how they behave.
+``sessions`` for how they behave.
 """

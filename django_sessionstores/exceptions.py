@@ -12,8 +12,8 @@ class SessionStoresError(Exception):
     """The base class of the exceptions of this package."""
 
     evicted: tuple[Any, ...] = ()
-    """The records of sessions that ``MAX_SESSIONS`` had ended before a login failed. They have
-    ended nevertheless, so the session of the request tells it."""
+    """The records of sessions that ``MAX_SESSIONS`` had ended before a login failed. They stay
+    ended, so the session of the request sends their signals."""
 
 
 class StorageUnavailable(SessionStoresError):

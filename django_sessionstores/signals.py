@@ -59,7 +59,7 @@ it is the id in the cookie, which nothing vouches for if the cookie cannot be de
 """
 
 REJECTION_REASONS: Final = {
-    "unknown": "there is no session with this key, or no longer",
+    "unknown": "no session has this key, or it has ended",
     "superseded": "the session got another key, by ``cycle_key()``, or a login has begun another "
     "session",
     "too old": "the key was rotated, and its grace period is over",

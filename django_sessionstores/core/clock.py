@@ -1,4 +1,6 @@
-"""The one clock of the package, which tests and the simulation may replace.
+"""The clock of sessions, which tests and the simulation may replace.
+
+It decides when sessions begin and expire. Code that only waits, as for a lock, uses `time` itself.
 
 Call `now` and `monotonic` through the module, and never import them by name: a replaced clock must
 reach every caller.

@@ -21,7 +21,7 @@ T = TypeVar("T")
 class Call(msgspec.Struct, frozen=True):
     """A call that a flow asks for: ``target.name(...)``, or ``target.aname(...)`` in async code.
 
-    It is a msgspec struct because each request makes some of them, and to make a named tuple takes
+    It is a msgspec struct because each request makes some of them, and creating a named tuple takes
     three times as long.
     """
 

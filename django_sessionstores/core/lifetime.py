@@ -75,7 +75,7 @@ def expiry_age(expiry: Expiry, modification: datetime | None, default_age: int) 
     ``modification`` is now if it is ``None``, and ``default_age`` is in seconds. A cookie can have
     the moment to which the result leads: see `expiry_date`.
     """
-    # Each cookie asks for this, and nearly always it is in this century.
+    # This runs for every cookie, and the result is nearly always within this century.
     if modification is None and expiry is None and 0 <= default_age <= _CENTURY:
         return int(default_age)
     modification = modification or timezone.now()
@@ -108,7 +108,7 @@ def expires_at(expiry: Expiry, now: int, default_age: float) -> int:
 def _within(least: N, value: N, most: N) -> N:
     """Return the value, or the nearest one that is not less than ``least`` or more than ``most``.
 
-    Each save of a session and each cookie asks, and nearly always the value is within the bounds.
+    This runs for every save and every cookie, and the value is nearly always within the bounds.
     """
     return value if least <= value <= most else min(max(value, least), most)
 

@@ -92,8 +92,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One session as a storage keeps it. All times are milliseconds since the epoch, UTC.
 
     Times are integers, not ``datetime``, because integers need no conversion, mean the same in
-    every store and survive a change of ``USE_TZ``. The class is a msgspec struct, because to make a
-    frozen dataclass takes ten times as long.
+    every store and survive a change of ``USE_TZ``. The class is a msgspec struct, because creating
+    a frozen dataclass takes ten times as long.
     """
 
     id: str
@@ -278,7 +278,7 @@ def session_id(key: str) -> str:
     return digest.hexdigest()
 
 
-# To copy a hash takes a third less than to make one.
+# Copying a hash object is a third faster than creating one.
 _ID_DIGEST: Final = hashlib.blake2b(digest_size=ID_SIZE, person=b"session id")
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{40}")
 
@@ -334,8 +334,7 @@ OWNER_OFFSET: Final = HEAD_SIZE + 1
 START_SIZE: Final = 4096
 """The bytes of the packed form that have all fields except the payload, in almost any record."""
 
-_encode_tail = msgspec.msgpack.Encoder().encode
-_encode_text = msgspec.msgpack.Encoder().encode
+_encode = msgspec.msgpack.Encoder().encode
 _decode_tail = msgspec.msgpack.Decoder(tuple[str | None, str, str, bytes, bytes]).decode
 _decode_text = msgspec.msgpack.Decoder(str | None).decode
 
@@ -352,9 +351,7 @@ def pack(record: Record) -> bytes:
         record.site,
     )
     origin = bytes.fromhex(record.origin)
-    return head + _encode_tail(
-        (record.user_id, record.ip, record.user_agent, origin, record.payload)
-    )
+    return head + _encode((record.user_id, record.ip, record.user_agent, origin, record.payload))
 
 
 def pack_times(last_activity: int, expires: int) -> bytes:
@@ -369,7 +366,7 @@ def pack_site(site: int) -> bytes:
 
 def pack_owner(user_id: str) -> bytes:
     """Return the bytes at `OWNER_OFFSET` in the records of this user, and of no other user."""
-    return _encode_text(user_id)
+    return _encode(user_id)
 
 
 def _open_head(data: bytes) -> tuple[State, int, int, int, int, int]:

@@ -82,7 +82,7 @@ class KeyRing:
         if not self._keys:
             raise ValueError("a key ring needs at least one secret")
         self._newest = next(iter(self._keys))
-        # To copy a hash takes a third less than to make one.
+        # Copying a hash object is a third faster than creating one.
         self._subkeys = {
             each: hashlib.blake2b(digest_size=32, key=key) for each, key in self._keys.items()
         }

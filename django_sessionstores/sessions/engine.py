@@ -147,5 +147,5 @@ def _forget_storages(*, setting: str, **kwargs: Any) -> None:
         storage.close()
 
 
-# This runs after the handler of ``conf``, which has connected before and forgets the old settings.
+# This runs after the handler of ``conf``, which connected earlier and forgets the old settings.
 setting_changed.connect(_forget_storages, dispatch_uid="django_sessionstores.sessions")
