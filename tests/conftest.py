@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,8 +93,30 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if metafunc.definition.get_closest_marker("payload_stored"):
             selected = [case for case in selected if case.engine != "cookie"]
         if not metafunc.config.getoption("--all-stores"):
-            selected = cases.representatives(selected, marker.args if marker else ())
+            kept = cases.representatives(selected, marker.args if marker else ())
+            _count(metafunc.config, _NARROWED, len(kept) < len(selected))
+            selected = kept
         metafunc.parametrize("engine", selected, ids=lambda case: case.id, indirect=True)
+
+
+_LEFT_OUT: Final = "tests that were left out"
+_NARROWED: Final = "test functions that ran on some of their cases only"
+_COUNTS: Final = pytest.StashKey[dict[str, int]]()
+
+
+def _count(config: pytest.Config, what: str, number: int) -> None:
+    """Count something for the summary; in a worker, for the process that writes it."""
+    counts = getattr(config, "workeroutput", None)
+    if counts is None:
+        counts = config.stash.setdefault(_COUNTS, {})
+    counts[what] = counts.get(what, 0) + number
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Keep what a worker has counted. Each of them collects all tests, so one is enough."""
+    found = getattr(node, "workeroutput", {})
+    node.config.stash[_COUNTS] = {what: found.get(what, 0) for what in (_LEFT_OUT, _NARROWED)}
 
 
 _LONGEST: Final = (
@@ -144,21 +166,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return min(places.get(module[-1], 99), places.get(".".join(module[-2:]), 99))
 
     items.sort(key=place)  # What is shuffled stays so among itself.
-    if config.getoption("--all-stores"):
-        return
     named = {Path(each.partition("::")[0]).resolve() for each in config.invocation_params.args}
-    rest = {item for item in items if _is_left_out(item) and item.path not in named}
+    rest = {item for item in items if _is_left_out(item, named)}
     if rest:
         config.hook.pytest_deselected(items=list(rest))
         items[:] = [item for item in items if item not in rest]
+        _count(config, _LEFT_OUT, len(rest))
 
 
-def _is_left_out(item: pytest.Item) -> bool:
+def _is_left_out(item: pytest.Item, named: Collection[Path]) -> bool:
+    """Return whether a test runs only if an option or marker asks for it.
+
+    Tests of other packages take many minutes, so that naming their file is not enough.
+    """
+    config = item.config
+    if item.get_closest_marker("all_packages"):
+        return "all_packages" not in config.option.markexpr
+    if item.get_closest_marker("packages"):
+        return not config.getoption("--packages") and "packages" not in config.option.markexpr
+    if config.getoption("--all-stores") or item.path in named:
+        return False
     case = getattr(getattr(item, "cls", None), "case", None)
     if isinstance(case, cases.Case):
         return case.id not in cases.KINDS
-    is_asked_for = "packages" in item.config.option.markexpr or item.get_closest_marker("packages")
-    return item.get_closest_marker("slow") is not None and not is_asked_for
+    return item.get_closest_marker("slow") is not None
 
 
 @pytest.fixture(scope="session")
@@ -244,9 +275,23 @@ _MAX_REASONS = 4
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Tell what was skipped, and how many of Django's own session tests each engine passed."""
+    """Tell what was left out and skipped, and how many of Django's tests each engine passed."""
+    _tell_left_out(terminalreporter)
     _tell_skipped(terminalreporter)
     _tell_upstream(terminalreporter)
+
+
+def _tell_left_out(terminalreporter: Any) -> None:
+    counts = terminalreporter.config.stash.get(_COUNTS, {})
+    told = []
+    if number := counts.get(_LEFT_OUT, 0):
+        told.append(f"{number} tests were left out")
+    if number := counts.get(_NARROWED, 0):
+        told.append(f"{number} test functions ran on some combinations of engine and store only")
+    if told:
+        terminalreporter.write_line(
+            f"{', and '.join(told)}. See --all-stores, --packages and the marker all_packages."
+        )
 
 
 def _tell_skipped(terminalreporter: Any) -> None:
