@@ -50,12 +50,9 @@ def write(engine: str) -> str:
     return f"Write SESSION_ENGINE = 'django_sessionstores.backends.{engine}'."
 
 
-ALL_ENGINES = (
-    "The engines are: 'django_sessionstores.backends.cache', "
-    "'django_sessionstores.backends.cached_db', 'django_sessionstores.backends.cookie', "
-    "'django_sessionstores.backends.db', 'django_sessionstores.backends.file', "
-    "'django_sessionstores.backends.memory'."
-)
+MODULES = {path.stem for path in (ROOT / "django_sessionstores/backends").glob("[!_]*.py")}
+NAMES = sorted(MODULES - {*NOT_ENGINES})
+ALL_ENGINES = f"The engines are: {', '.join(repr(ENGINES + name) for name in NAMES)}."
 
 
 @pytest.mark.parametrize(
@@ -120,9 +117,7 @@ def test_a_cache_without_its_location_is_named(backend, location):
 
 def test_the_engines_that_a_hint_names_are_all():
     """One that is missing does not exist for readers."""
-    folder = ROOT / "django_sessionstores/backends"
-    modules = sorted(path.stem for path in folder.glob("[!_]*.py"))
-    assert [name for name in modules if name not in NOT_ENGINES] == list(engine.ENGINES)
+    assert list(engine.ENGINES) == NAMES
 
 
 def test_the_name_of_django_for_the_cookie_engine_is_explained_at_once():
