@@ -15,6 +15,7 @@ from ..exceptions import CannotList
 from ..inventory import SessionInfo
 from .page import Page
 from .search import WITHIN, may_be_a_key, search, selects
+from .session_row import columns
 
 PER_PAGE: Final = 50
 
@@ -55,6 +56,7 @@ def list_page(page: Page) -> HttpResponse:
         per_page=PER_PAGE,
         end_user_url=page.end_user_url(wanted.user),
         sessions=rows,
+        columns=columns(),
         selects=selects(request),
         more_url=page.url("changelist", **wanted.parameters, cursor=cursor) if cursor else "",
         first_url="" if is_first else page.url("changelist", **wanted.parameters),

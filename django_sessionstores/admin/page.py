@@ -27,7 +27,7 @@ from ..devices.names import describe_device, describe_place
 from ..devices.sessions import ids_of_request
 from ..inventory import Inventory, SessionInfo
 from ..middleware import SessionMiddleware, has_package_middleware, records_reads
-from .session_row import SessionRow
+from .session_row import SessionRow, last_activity_heading
 
 if TYPE_CHECKING:
     from .model_admin import SessionAdmin
@@ -65,7 +65,7 @@ class Page:
         """Return sessions as pages show them."""
         names, own_ids = usernames(each.user_id for each in sessions), self.own_ids
         if names.problem is not None:
-            text = _("Users are shown by primary key: their database does not answer: %(reason)s")
+            text = _("Users are shown by primary key: their database is unreachable: %(reason)s")
             reason = isolate_direction(str(names.problem))
             self.message(text % {"reason": reason}, messages.WARNING)
         return [
@@ -149,7 +149,7 @@ class Page:
                 "end_others_url": self.url("end_others"),
                 "purge_url": self.url("purge"),
                 "records_reads": records_reads(),
-                "last_activity": _("Last activity") if records_reads() else _("Last change"),
+                "last_activity": last_activity_heading(),
                 "notes": _notes(),
                 **context,
             },

@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 import msgspec
+from django.utils.translation import gettext as _
 
 from ..inventory import SHORT_ID, SessionInfo
+from ..middleware import records_reads
+
+_TEMPLATES: Final = "admin/django_sessionstores"
+
+
+class Column(NamedTuple):
+    """A column of the list of sessions."""
+
+    heading: str
+    template: str
+    """The template of a cell, which is given a `SessionRow` as ``session``, and ``now``."""
+    css_class: str = ""
+
+
+def columns() -> list[Column]:
+    """Return the columns of the list in their order. The first one names the row."""
+    return [
+        Column(_("User"), f"{_TEMPLATES}/_user.html"),
+        Column(_("Device"), f"{_TEMPLATES}/cells/device.html"),
+        Column(_("IP address"), f"{_TEMPLATES}/_ip_address.html"),
+        Column(_("Began"), f"{_TEMPLATES}/cells/began.html"),
+        Column(last_activity_heading(), f"{_TEMPLATES}/cells/last_activity.html"),
+        Column(_("Expires"), f"{_TEMPLATES}/cells/expires.html"),
+        Column(_("Size"), f"{_TEMPLATES}/cells/size.html", "ss-number"),
+        Column(_("Id"), f"{_TEMPLATES}/cells/id.html"),
+    ]
+
+
+def last_activity_heading() -> str:
+    """Return what the last activity of a session is called, with the present settings."""
+    return _("Last activity") if records_reads() else _("Last change")
 
 
 class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A session in the words of a page: a row of the list, or the subject of another page.
-
-    The columns of the list are in the template ``list.html``.
-    """
+    """A session in the words of a page: a row of the list, or the subject of another page."""
 
     info: SessionInfo
     user: str

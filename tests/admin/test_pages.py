@@ -22,6 +22,7 @@ from django.urls import path
 from msgspec import structs
 
 from django_sessionstores.admin import SessionAdmin, end_pages, list_page
+from django_sessionstores.admin.session_row import columns
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.records import Client as Who
 from django_sessionstores.core.records import draw_key, session_id
@@ -161,6 +162,22 @@ def test_the_list_shows_what_there_is(site: Any, root: Any, client: Client) -> N
     assert page.count("this is you") == 1
     assert f'value="{session.session_id}"' in page
     assert f'value="{own(client).session_id}"' not in page
+
+
+@ONE_ENGINE
+def test_a_column_needs_no_more_than_a_line(
+    site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heading, the cells and the labels that phones show come from one list."""
+    kept = columns()
+    more = kept[-1]._replace(heading="Twice", css_class="ss-twice")
+    monkeypatch.setattr("django_sessionstores.admin.list_page.columns", lambda: [*kept, more])
+    stored(site)
+    page = text(client.get(PAGES)).partition('<table class="ss-list">')[2]
+    headings = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', page)
+    assert headings == [column.heading for column in (*kept, more)]
+    assert re.findall(r'<td data-label="(.*?)"', page) == headings[1:] * 2
+    assert page.count("ss-twice") == 3
 
 
 @EVERY_ENGINE
@@ -964,7 +981,7 @@ def test_names_that_cannot_be_read(site: Any, root: Any, client: Client) -> None
 
     with mock.patch.object(ModelIterable, "__iter__", broken), suppress(OperationalError):
         page = text(client.get(PAGES, {"q": "ada"}))
-        assert "The database of users does not answer" in page
+        assert "The database of users is unreachable" in page
 
 
 # In a browser -------------------------------------------------------------------------------------
