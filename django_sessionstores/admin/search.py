@@ -144,7 +144,7 @@ def _search_text(inventory: Inventory, text: str, found: Search, filters: dict[s
         try:
             users = find_users(wanted)
         except DatabaseError as error:
-            users, problem = [], _("The database of users does not answer: %s") % error
+            users, problem = [], _("The database of users is unreachable: %s") % error
         if _select_user([*users, *_unknown_user(inventory, wanted, users)], found):
             return
     if kind in {"", "ip"} and (network := normal_network(wanted)):
@@ -158,7 +158,7 @@ def _search_text(inventory: Inventory, text: str, found: Search, filters: dict[s
             if _select_user(find_users_by_part(wanted, _MOST_CHOICES), found):
                 return
         except DatabaseError as error:
-            problem = _("The database of users does not answer: %s") % error
+            problem = _("The database of users is unreachable: %s") % error
     if problem:
         found.problem = problem
         return

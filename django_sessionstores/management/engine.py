@@ -46,7 +46,7 @@ def errors_reported() -> Iterator[None]:
     except StorageUnavailable as error:
         storage = Inventory().storage
         store = "" if _names_store(error, storage) else f", {storage.describe()},"
-        raise CommandError(f"The store of sessions{store} does not answer: {error}") from error
+        raise CommandError(f"The store of sessions{store} is unreachable: {error}") from error
     except (CannotList, ImproperlyConfigured) as error:
         raise CommandError(str(error)) from error
 

@@ -52,7 +52,7 @@ def _by_text(inventory: Inventory, text: str, warn: Callable[[str], None] | None
     try:
         found = find_users(text)
     except Error as error:
-        problem = f"The database of users does not answer: {error}"
+        problem = f"The database of users is unreachable: {error}"
         unknown = None if warn is None else find_unknown_user(inventory, text)
         if warn is None or unknown is None:
             raise CommandError(f"{problem}. With --user-id it is not needed.") from error

@@ -237,7 +237,7 @@ def _unreachable(stores: Sequence[Store]) -> list[django_checks.CheckMessage]:
     return [
         django_checks.Error(
             Phrase(
-                gettext_noop("Sessions are in %(store)s, which does not answer: %(error)s"),
+                gettext_noop("Sessions are in %(store)s, which is unreachable: %(error)s"),
                 store=store.description,
                 error=store.error,
             ),

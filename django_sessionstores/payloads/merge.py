@@ -27,7 +27,7 @@ class _Missing:
 MISSING: Final = _Missing()
 
 AUTHENTICATED_AT: Final = "_authenticated_at"
-"""The key of the session data for the time of the last sign-in, in milliseconds since the epoch."""
+"""The key of the session data for the time of the last login, in milliseconds since the epoch."""
 AUTH_KEYS: Final = frozenset(
     {"_auth_user_id", "_auth_user_backend", "_auth_user_hash", AUTHENTICATED_AT}
 )

@@ -703,7 +703,7 @@ def test_doctor_finds_a_store_that_is_unreachable(sound: Engine) -> None:
         findings = document_of_failure("doctor")["findings"]
     # The first of the problems, whatever else is wrong.
     assert [each["id"] for each in findings[:2]] == ["sessionstores.E022", "sessionstores.E002"]
-    assert findings[0]["message"].endswith("which does not answer: no route")
+    assert findings[0]["message"].endswith("which is unreachable: no route")
 
 
 @pytest.mark.engines("db:sqlite")
@@ -984,7 +984,7 @@ def test_an_outage_is_told_as_one(engine: Engine) -> None:
         with observed(watched, before=broken):
             code, said = typed(*arguments)
         assert code == 1
-        assert f"The store of sessions, {storage.describe()}, does not answer: no route" in said
+        assert f"The store of sessions, {storage.describe()}, is unreachable: no route" in said
 
 
 @pytest.mark.engines(
@@ -1004,7 +1004,7 @@ def test_a_server_that_is_gone(engine: Engine) -> None:
     code, said = typed("end", session.session_id, "--no-input")
     assert code == 1
     message = " ".join(said.split())
-    assert "The store of sessions does not answer: " in message
+    assert "The store of sessions is unreachable: " in message
     stores = [message.count(store) for store in ("Redis through", "memcached at", "database '")]
     assert sorted(stores) == [0, 0, 1]
     code, said = typed("doctor")
@@ -1023,7 +1023,7 @@ def test_users_that_cannot_be_read(engine: Engine) -> None:
 
     session = stored(engine, 7)
     with mock.patch.object(ModelIterable, "__iter__", broken):
-        with pytest.raises(CommandError, match="The database of users does not answer: no route"):
+        with pytest.raises(CommandError, match="The database of users is unreachable: no route"):
             sessions("end", "--user", "7", interactive=False)
         assert "User         primary key 7\n" in sessions("show", session.session_id)
 

@@ -951,7 +951,7 @@ def test_error_reports_show_neither_keys_nor_data(
             method = {"find": "first", "remove": "delete"}[call]
             monkeypatch.setattr(f"django.db.models.query.QuerySet.{method}", fail)
         report = visitor.report(engine)
-    assert "away" in report or "does not answer" in report
+    assert "away" in report or "is unreachable" in report
     assert "lazy.py" in report
     assert visitor.key not in report
     assert CARD not in report

@@ -262,7 +262,7 @@ class Command(BaseCommand):
         names = usernames(user_ids)
         if names.problem is not None:
             self.terminal.warn(
-                f"The database of users does not answer: {names.problem}. Users are shown by "
+                f"The database of users is unreachable: {names.problem}. Users are shown by "
                 "primary key."
             )
         return names

@@ -129,5 +129,5 @@ def translate_errors(source: Source, damage: tuple[type[Exception], ...] = ()) -
         elif alias := getattr(source, "alias", None):
             hint = f" Look at CACHES[{alias!r}], and whether its server runs."
         raise StorageUnavailable(
-            f"A previous backend, {source.describe()}, does not answer ({summary_of(error)}).{hint}"
+            f"A previous backend, {source.describe()}, is unreachable ({summary_of(error)}).{hint}"
         ) from None

@@ -298,7 +298,7 @@ class SessionIndex:
             # Another request may have finished just before.
             answer = yield from self._server.evaluate(script, keys, *arguments)
             if is_builder and answer is None:
-                logger.info("The index of sessions is not complete and is made anew.")
+                logger.info("The session index is incomplete and is being rebuilt.")
                 yield Call(self._storage, "reindex", (builder,))
                 answer = yield from self._server.evaluate(script, keys, *arguments)
                 if answer is None:
