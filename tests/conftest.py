@@ -26,7 +26,7 @@ from django.core.management import call_command
 from django.test import override_settings
 
 from tests import cases, services
-from tests.browser import Chromium
+from tests.browser import Chromium, Site, serve
 
 # A busy machine is slow to draw values and to run an example, which is no fault of the code.
 hypothesis.settings.register_profile(
@@ -258,6 +258,14 @@ def chromium() -> Iterator[Chromium]:
     """The browser of a test file; each of its tests makes windows of its own."""
     with Chromium() as browser:
         yield browser
+
+
+@pytest.fixture
+def served(site: Any) -> Iterator[Site]:
+    """The site of a test file on a server, which must not have met an error in the end."""
+    with serve() as running:
+        yield running
+    assert running.errors == []
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ from django_sessionstores.management.commands import clearsessions
 from django_sessionstores.management.commands.sessions import Command
 from django_sessionstores.testing import Twin
 from tests.cases import CACHE_ALIAS, Engine
-from tests.management.test_sessions import is_alive, manage, on_terminal, plain, stored, widest
+from tests.management.test_sessions import manage, on_terminal, plain, stored, widest
 from tests.migration.previous_backends import DJANGO
+from tests.stored_sessions import is_alive
 
 ID = "a" * 40
 NOT_IDS: list[Any] = [

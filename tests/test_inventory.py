@@ -33,6 +33,7 @@ from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.redis import storage as redis_storage
 from django_sessionstores.testing import DAY, HOUR, Twin, at, in_threads, observed, stores_of
 from tests.sessions.test_lifetimes import limits
+from tests.stored_sessions import is_alive
 
 COOKIE = "sessionid"
 
@@ -74,10 +75,6 @@ def pages_of(listing: Any) -> Iterator[Any]:
 
 def ids(sessions: list[SessionInfo]) -> set[str]:
     return {session.id for session in sessions}
-
-
-def is_alive(engine: Any, session: Any) -> bool:
-    return dict(engine.SessionStore(session.session_key).items()) != {}
 
 
 # Find ---------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from django_sessionstores.testing import DAY, HOUR, at, observed
 from tests.browser import Chromium, Site, serve
 from tests.pages import FIREFOX, MIDDLEWARE, WIDTHS, problems_of, window
 from tests.sessions.test_lifetimes import limits
+from tests.stored_sessions import is_alive
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -108,10 +109,6 @@ def stored(
 def expired(engine: Any) -> Any:
     with at(now() - 30 * DAY):
         return stored(engine)
-
-
-def is_alive(engine: Any, session: Any) -> bool:
-    return dict(engine.SessionStore(session.session_key).items()) != {}
 
 
 def text(response: Any) -> str:
@@ -985,13 +982,6 @@ def test_names_that_cannot_be_read(site: Any, root: Any, client: Client) -> None
 
 
 # In a browser -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def served(site: Any, root: Any) -> Iterator[Site]:
-    with serve() as running:
-        yield running
-    assert running.errors == []
 
 
 @ONE_ENGINE

@@ -39,11 +39,12 @@ from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.templatetags.sessionstores import breakable
 from django_sessionstores.testing import DAY, HOUR, Twin, at, observed
 from tests import urls
-from tests.browser import Chromium, Site, serve
+from tests.browser import Chromium, Site
 from tests.devices.test_names import CITY, database
 from tests.pages import FIREFOX, MIDDLEWARE, WIDTHS, problems_of, window
 from tests.services import skip_or_fail
 from tests.sessions.test_lifetimes import limits
+from tests.stored_sessions import is_alive
 
 IPHONE = (
     "Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like "
@@ -162,10 +163,6 @@ def stored(engine: Any, user: Any, ip: str = "192.0.2.1", agent: str = IPHONE) -
     session["_auth_user_id"] = str(user.pk)
     session.save()
     return session
-
-
-def is_alive(engine: Any, session: Any) -> bool:
-    return dict(engine.SessionStore(session.session_key).items()) != {}
 
 
 def text(response: Any) -> str:
@@ -902,13 +899,6 @@ def render(template: str, request: HttpRequest) -> str:
 
 
 # In a browser -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def served(site: Any, ada: Any) -> Iterator[Site]:
-    with serve() as running:
-        yield running
-    assert running.errors == []
 
 
 @ONE_ENGINE  # The others are held to the same without a browser: test_end_all_others.

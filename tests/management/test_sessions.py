@@ -41,6 +41,7 @@ from tests import ROOT
 from tests.cases import Engine
 from tests.management.test_layout import columns_of
 from tests.migration.previous_backends import DJANGO, at_django, empty_django
+from tests.stored_sessions import is_alive
 
 OURS = "django_sessionstores.middleware.SessionMiddleware"
 DJANGOS = "django.contrib.sessions.middleware.SessionMiddleware"
@@ -102,10 +103,6 @@ def put(engine: Engine, record_id: str, **values: Any) -> None:
     moment = now()
     times = {"created": moment, "last_activity": moment, "expires": moment + DAY}
     engine.storage.create(Record(id=record_id, **(times | values)), moment)
-
-
-def is_alive(engine: Engine, session: Any) -> bool:
-    return dict(engine.SessionStore(session.session_key).items()) != {}
 
 
 def alive(engine: Engine, *sessions: Any) -> list[bool]:

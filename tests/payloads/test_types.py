@@ -24,15 +24,9 @@ from django_sessionstores.payloads.codec import Codec, KeyRing, Snapshot
 from django_sessionstores.payloads.merge import changes, is_same, merge
 from django_sessionstores.payloads.serializers import TypedSerializer
 from django_sessionstores.testing import DAY, MALFORMED_KEYS, at, observed, stores_of
+from tests.stored_sessions import stored
 
 COOKIE = "sessionid"
-
-
-def stored(engine: Any, **data: Any) -> str:
-    session = engine.SessionStore()
-    session.update(data)
-    session.save()
-    return str(session.session_key)
 
 
 def load(engine: Any, key: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from django_sessionstores.sessions.rollback import ProvisionalStates
 from django_sessionstores.sessions.state import New, RequestPolicy
 from django_sessionstores.storages.sql import transactions
 from django_sessionstores.testing import Twin
+from tests.stored_sessions import stored
 
 T = TypeVar("T")
 
@@ -116,13 +117,6 @@ def alias(engine: Any) -> str:
         ),
         DEFAULT_DB_ALIAS,
     )
-
-
-def stored(engine: Any, **data: Any) -> str:
-    session = engine.SessionStore()
-    session.update(data)
-    session.save()
-    return str(session.session_key)
 
 
 def elsewhere(call: Callable[[], T]) -> T:
