@@ -372,7 +372,7 @@ def test_an_outage_closes_a_new_socket_with_a_code(engine: Any, user: Any) -> No
 
 @pytest.mark.engines("memory", "db:sqlite", "cache:django-redis")
 def test_an_outage_that_a_consumer_meets_closes_the_socket(engine: Any, user: Any) -> None:
-    """What it was told to store is not stored, and the page learns that."""
+    """The change is not stored, and the page learns that."""
     browser = signed_in(user.username)
 
     async def scenario() -> int:
@@ -387,7 +387,7 @@ def test_an_outage_that_a_consumer_meets_closes_the_socket(engine: Any, user: An
 
 @pytest.mark.engines("memory", "cache:django-redis")
 def test_an_outage_answers_a_consumer_of_http_with_503(engine: Any) -> None:
-    """As the package's middleware answers a view."""
+    """The middleware of the package does the same for a view."""
     browser = Client()
     browser.get("/write/color/red/")
 
@@ -456,8 +456,8 @@ def test_sockets_come_back_with_the_database(engine: Any, user: Any) -> None:
 @listing
 @pytest.mark.parametrize("how", ["logout", "inventory"])
 def test_an_ended_session_closes_its_sockets(engine: Any, user: Any, how: str) -> None:
-    """Who signs out, or ends a stolen session from another device, does not want it to go on
-    listening."""
+    """After a logout, or the end of a stolen session, the socket must not receive any more
+    messages."""
     browser = signed_in(user.username)
 
     async def scenario() -> int:
@@ -684,7 +684,7 @@ def test_a_real_server(engine: Any, user: Any) -> None:
 
 
 def test_a_missing_extra_names_the_command() -> None:
-    """Who imports it without Channels learns what to install."""
+    """An import without Channels says what to install."""
     code = "import sys; sys.modules['channels'] = None; import django_sessionstores.channels"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert 'pip install "django-sessionstores[channels]"' in done.stderr

@@ -183,7 +183,8 @@ def test_of_another_project(engine: Any) -> None:
 
 
 def test_a_payload_of_another_engine(engine: Any) -> None:
-    """What is encrypted for a store must not be taken for a token, under the same keys."""
+    """A payload that was encrypted for a store is not accepted as a token, although the keys are
+    the same."""
     record_id = session_id(draw_key())
     payload = codec().encrypt(record_id, codec().serialize(WORDS))
     token = base64.urlsafe_b64encode(bytes.fromhex(record_id) + payload).rstrip(b"=").decode()
@@ -354,7 +355,7 @@ def assert_replay_fails(browser: Browser, cookies: dict[str, str]) -> None:
 
 @pytest.mark.engines(*REGISTERED)
 def test_replay_after_logout(browser: Browser, captured: dict[str, str]) -> None:
-    """What Django's cookie engine, and every peer's, goes on accepting."""
+    """The registry refuses the copied cookie. Django's cookie engine accepts it."""
     assert browser.get("/logout/").status_code == 200
     assert_replay_fails(browser, captured)
 
@@ -421,7 +422,7 @@ def test_replay_after_all_of_a_user_were_ended(
 def test_without_a_registry_a_copy_outlives_the_logout(
     browser: Browser, captured: dict[str, str]
 ) -> None:
-    """As the check and the docs say. A registry is what changes it."""
+    """The check and the documentation say so. A registry changes it."""
     browser.get("/logout/")
     browser.send(captured)
     assert browser.user() == "ada"
@@ -445,7 +446,7 @@ def test_a_lifetime_that_was_set_is_honoured_exactly(engine: Any) -> None:
 
 @pytest.mark.engines(*REGISTERED)
 def test_a_shorter_lifetime_holds_for_older_cookies(engine: Any) -> None:
-    """Or who kept one would keep the session for as long as it was to last then."""
+    """Otherwise a kept cookie would be valid for as long as it was when it was made."""
     key = stored(engine)
     session = engine.SessionStore(key)
     session.set_expiry(60)
@@ -597,7 +598,7 @@ def test_a_login_does_not_join_the_new_key_of_a_cookie_that_the_registry_does_no
 
 @pytest.mark.engines(*REGISTERED)
 def test_more_changes_than_the_registry_remembers_are_refused(engine: Any) -> None:
-    """What was answered as saved stays; what would push it out is not answered as saved."""
+    """A successful save stays. A save that would displace it fails."""
     key = stored(engine)
     saved = 0
     with pytest.raises(SessionConflict, match="32 kB"):  # noqa: PT012
@@ -727,7 +728,8 @@ def test_a_key_that_was_made_by_a_save_is_never_created_again(engine: Any) -> No
 
 @pytest.mark.engines(*REGISTERED)
 def test_a_serializer_that_makes_text_of_keys(engine: Any) -> None:
-    """What is remembered of a change is what will be read, or it says that a key was deleted."""
+    """The registry notes a change under the key that will be read. Otherwise it would note a
+    deletion."""
     with override_settings(SESSION_SERIALIZER="django.contrib.sessions.serializers.JSONSerializer"):
         session = engine.SessionStore()
         session["start"] = 0
@@ -929,7 +931,7 @@ def test_rolling(engine: Any, browser: Browser, age: int, sent: bool) -> None:
 
 @pytest.mark.engines(*REGISTERED)
 def test_an_older_cookie_knows_the_user_of_the_newest(engine: Any) -> None:
-    """Who is logged in counts, not who was when the cookie was made."""
+    """The user of the newest save counts, not the user when the cookie was made."""
     key = stored(engine)
     session = engine.SessionStore(key)
     session["_auth_user_id"] = "7"

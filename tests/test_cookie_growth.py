@@ -188,7 +188,8 @@ def visitor(chromium: Chromium) -> Iterator[Client]:
 
 
 def test_every_size_is_kept_or_refused(engine: Any, client: Client) -> None:
-    """What a client drops without a word is data lost, and a part of one is a session lost."""
+    """A client that silently drops a cookie loses data, and one that drops a part loses the
+    session."""
     most = CURL_SENDS if isinstance(client, Curl) else FOUR_PARTS
     with site_with(OURS, most) as site:
         grow_and_shrink(Visit(client, site, site.url), min(most, capacity(COOKIE, 4)))

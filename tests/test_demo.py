@@ -330,7 +330,7 @@ def test_the_admin_shows_a_crowd() -> None:
 
 
 def test_the_devices_of_a_user(tmp_path: Path) -> None:
-    """Who asks for them is sent to sign in, and back; there are some from the beginning."""
+    """A visitor is sent to sign in and back. The user has some devices from the beginning."""
     with served("memory") as (address, browser, _):
         page = read(browser, f"{address}devices/")
         token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)

@@ -378,7 +378,7 @@ def assert_known(parser: ArgumentParser, arguments: list[str]) -> None:
 
 
 def test_every_engine_has_a_page_with_the_same_headings() -> None:
-    """Who compares engines at night finds the answer at the same place on each page."""
+    """A reader who compares engines finds each answer at the same place on each page."""
     headings = [
         "When to use it",
         "Setup",

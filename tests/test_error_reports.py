@@ -355,7 +355,7 @@ def test_data_that_cannot_be_read_from_a_store(visit: Visit) -> None:
 
 @REGISTERED
 def test_a_session_that_ended_meanwhile(visit: Visit) -> None:
-    """What should have been saved is not shown instead."""
+    """The report does not show the data that could not be saved."""
     visit.again().delete()
     assert error_of(visit, Visit.save) is SessionEnded
 
@@ -402,7 +402,7 @@ def test_a_merge_function_that_raises(visit: Visit, deed: Deed) -> None:
 
 
 def test_a_change_that_cannot_be_read(visit: Visit) -> None:
-    """What it should have been laid over is not shown."""
+    """The report does not show the data to which the change belongs."""
     codec = conf.unencrypted_codec()
     payload = codec.encrypt("", codec.serialize({"card": CARD}))
     record = Record(id="", payload=payload, pending=(Change(1, b"of another worker"),))
@@ -415,7 +415,7 @@ def test_a_change_that_cannot_be_read(visit: Visit) -> None:
 
 @REGISTERED
 def test_a_merge_function_whose_value_cannot_be_kept(visit: Visit) -> None:
-    """What was merged is not shown."""
+    """The report does not show the merged values."""
     other = visit.again()
     other["nested"] = [CARD, CARD]
     other.save()
@@ -426,7 +426,7 @@ def test_a_merge_function_whose_value_cannot_be_kept(visit: Visit) -> None:
 
 
 def test_the_reports_of_these_tests_show_variables(visit: Visit) -> None:
-    """Or all of the above would pass whatever there is to be shown."""
+    """Otherwise all of these tests would pass, whatever a report shows."""
 
     async def fail(visit: Visit) -> None:
         shown = visit.tokens[-1]

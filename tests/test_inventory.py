@@ -81,7 +81,8 @@ def ids(sessions: list[SessionInfo]) -> set[str]:
 
 
 def test_list_shows_what_there_is(engine: Any, listing: Any) -> None:
-    """Who is logged in since when, until when; and nothing that would let one be them."""
+    """The list shows who is logged in, since when and until when, but nothing that would let a
+    reader take over a session."""
     session = stored(engine, user=7)
     ((found,), cursor) = listing.list()
     assert (found.id, found.user_id, cursor) == (session.session_id, "7", "")
@@ -184,7 +185,7 @@ def test_expired_sessions_are_found_without_reading_the_live_ones(
 
 
 def test_a_logged_out_session_is_not_listed(engine: Any, listing: Any, user: Any) -> None:
-    """Nor the anonymous one that a login replaced."""
+    """The anonymous session that a login replaced is not listed, either."""
     browser = Client()
     browser.get("/write/x/1/")
     browser.get("/login/ada/")
@@ -232,7 +233,8 @@ def test_sizes(engine: Any, listing: Any) -> None:
 
 
 def test_data(engine: Any, inventory: Any) -> None:
-    """What is in a session, for who has its id; of a cookie, only the browser could tell."""
+    """The inventory returns the data of a session by its id. With the cookie engine, only the
+    browser has it."""
     session = stored(engine, user=7, cart={"apples": 3})
     if engine.storage.holds_in_key:
         with pytest.raises(UnreadablePayload, match="only in the browser"):
@@ -290,7 +292,7 @@ def test_end_all_of_a_user_but_one(engine: Any, listing: Any) -> None:
 
 
 def test_end_all_takes_a_user_object(engine: Any, listing: Any, user: Any) -> None:
-    """As everything in Django that takes a user does."""
+    """Django's functions accept a user object as well."""
     browser = Client()
     browser.get("/login/ada/")
     assert listing.end_all(user) == 1
@@ -382,7 +384,7 @@ def test_more_sessions_than_a_page(engine: Any, listing: Any) -> None:
 
 
 def test_end_so_many(engine: Any, listing: Any) -> None:
-    """Who has only so long goes on later."""
+    """A caller with limited time can end the rest later."""
     sessions = [stored(engine, user=7) for _ in range(5)]
     assert listing.end_all(7, most=2) == 2
     assert sum(is_alive(engine, each) for each in sessions) == 3
@@ -701,7 +703,7 @@ def test_an_engine_that_cannot_list_says_so(engine: Any, inventory: Any) -> None
 
 
 def test_an_outage_is_no_empty_list(engine: Any, listing: Any) -> None:
-    """Who ends a user's sessions has to know that it was not done."""
+    """A caller that ends the sessions of a user must know if that failed."""
 
     def broken(name: str) -> None:
         raise StorageUnavailable(f"{name} is broken")

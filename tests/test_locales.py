@@ -292,7 +292,7 @@ def test_pages_and_commands_tell_the_same_distance() -> None:
 
 
 def test_distances_of_less_than_a_minute() -> None:
-    """Which nobody counts."""
+    """Seconds are not counted."""
     second = timedelta(seconds=1)
     with translation.override("en"):
         assert (
@@ -337,7 +337,7 @@ def test_phrases() -> None:
 
 
 def test_checks_are_in_english_and_findings_are_not() -> None:
-    """As Django's checks are, whatever the language of the site."""
+    """Django's checks are in English whatever the language of the site is."""
     engine = "django_sessionstores.backends.memory"
     with override_settings(SESSION_ENGINE=engine, LANGUAGE_CODE="de"), translation.override("de"):
         (message,) = report_storage(None)

@@ -510,7 +510,7 @@ def test_a_flushed_session_has_its_cookie_deleted(ada: Browser) -> None:
 
 @memory
 def test_a_failed_view_saves_nothing(ada: Browser, engine: Any) -> None:
-    """What it left behind is half done."""
+    """The data of a failed view may be incomplete."""
     with observed(engine.storage) as calls:
         answer = ada.get("fail/")
     assert answer.status == 500
@@ -538,7 +538,7 @@ def test_a_new_key_reaches_the_browser(ada: Browser, route: str, status: int, co
 
 @memory
 def test_a_session_that_ended_meanwhile_is_a_400(ada: Browser, engine: Any) -> None:
-    """As Django's: the user may have logged out in another request."""
+    """Django does the same, because the user may have logged out in another request."""
     stored = session_id(ada.cookies[COOKIE])
 
     def end(name: str) -> None:
@@ -916,7 +916,7 @@ def test_an_outage_is_logged_in_one_line(ada: Browser, engine: Any) -> None:
 def test_the_project_has_a_page_of_its_own_for_outages(
     site: Any, engine: Any, tmp_path: Any
 ) -> None:
-    """As for 404 and 500: 503.html, rendered without context."""
+    """The page is ``503.html``, which is rendered without context like those for 404 and 500."""
     (tmp_path / "503.html").write_text("<h1>Back in {{ request }}{% now 'Y' %}</h1>")
     backend = "django.template.backends.django.DjangoTemplates"
     with override_settings(TEMPLATES=[{"BACKEND": backend, "DIRS": [tmp_path]}]):
@@ -1308,7 +1308,7 @@ def test_prefixed_names_work_in_parts(browser: Browser, keys: KeyInCookie) -> No
 
 @memory
 def test_the_record_tells_who_the_client_is(browser: Browser, engine: Any) -> None:
-    """What a list of one's own sessions shows, behind a proxy that is trusted."""
+    """Behind a trusted proxy, the list of a user's own sessions shows the address of the client."""
     with override_settings(SESSIONSTORES={"TRUSTED_PROXIES": ["10.0.0.0/8"]}):
         browser.get(
             "write/x/1/",

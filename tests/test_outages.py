@@ -477,8 +477,9 @@ def test_the_cache_is_used_again_when_it_is_back(engine: Any, ada: Browser) -> N
 @pytest.mark.private_servers
 @pytest.mark.parametrize("outage", [kill, pause])
 def test_cached_db_without_its_database(engine: Any, ada: Browser, user: Any, outage: Any) -> None:
-    """What the cache holds is served until a write goes unanswered. Then nobody knows whether it
-    was made, and the copies are not believed for a lease: an error, but no logout."""
+    """The copies in the cache are used until the database does not answer a write. Then nobody
+    knows whether the write happened, so the copies are not trusted for a lease. This is an error,
+    but not a logout."""
     (database,) = [one for one in engine.servers.values() if one is not cache_server(engine)]
     assert ada.user() == "ada"
     with rescued(database):

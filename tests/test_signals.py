@@ -179,7 +179,8 @@ def test_who_is_ended_for_want_of_room_at_a_login_is_told(
 def test_ended_by_the_login_of_another_user(
     engine: Any, awaited: bool, user: Any, told: Told
 ) -> None:
-    """Who left without logging out; and a logout, then a login, is none."""
+    """The first user did not log out. A logout before the login does not end a session in this
+    way."""
     bob = get_user_model()._default_manager.create(username="bob")
     try:
         browser: Any = AsyncClient() if awaited else Client()
@@ -202,7 +203,7 @@ def test_ended_by_the_login_of_another_user(
 
 @pytest.mark.engines("memory", "db:sqlite", "cookie")
 def test_expired(engine: Any, awaited: bool, session: Any, told: Told) -> None:
-    """As the request finds out that comes too late, where the store has it still."""
+    """A request that comes too late finds the expired session, if the store still has it."""
     session.set("_auth_user_id", "7")
     session.save()
     with at(now() + 15 * DAY):

@@ -193,7 +193,8 @@ def test_a_user_who_leaves_is_answered_whatever_object_is_in_the_request(
 def test_the_sessions_end_without_a_request(
     inventory: Any, user: Any, act: Any, reason: str, setting: str
 ) -> None:
-    """As from a command, or from the request of an administrator."""
+    """A command or an administrator may change the user, in a process that serves no request of
+    this user."""
     (browser,) = browsers(1)
     with override_settings(
         AUTHENTICATION_BACKENDS=["django.contrib.auth.backends.AllowAllUsersModelBackend"]

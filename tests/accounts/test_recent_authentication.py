@@ -285,7 +285,7 @@ def test_nobody_has_proved_anything(browser: Any, engine: Any) -> None:
 
 
 def test_the_absolute_end_starts_anew(browser: Any, engine: Any) -> None:
-    """Who signs in again after seven hours is not signed out an hour later."""
+    """A user who signs in again after seven hours is not signed out one hour later."""
     moment = now()
     with limits(ABSOLUTE_TIMEOUT=8 * 3600), override_settings(SESSION_COOKIE_AGE=90 * 3600):
         with at(moment):
@@ -338,7 +338,8 @@ def test_a_new_secret_key_in_the_same_request(browser: Any, engine: Any) -> None
 @pytest.mark.engines("memory")
 @pytest.mark.parametrize("ours", [True, False], ids=["package", "django"])
 def test_moving_from_another_engine(browser: Any, engine: Any, user: Any, ours: bool) -> None:
-    """What one of the package's knows goes along. One of Django's knows nothing."""
+    """The time of the login moves with a session of the package. Django's engines do not store
+    it."""
     path = ("django_sessionstores" if ours else "django.contrib.sessions") + ".backends.db"
     moment = now()
     with at(moment):
@@ -439,7 +440,8 @@ def test_ages_of_their_own(browser: Any, engine: Any) -> None:
 
 @pytest.mark.engines("memory")
 def test_a_session_from_before_is_not_recent(browser: Any, engine: Any) -> None:
-    """Or from a site that had not the app installed."""
+    """A session without the time of its login, such as one of a site without the app, is not
+    recent."""
     with limits(RECENT_AUTHENTICATION_AGE=600):
         browser.ask("login/ada")
         session = engine.SessionStore(browser.cookies[COOKIE].value)
@@ -523,7 +525,8 @@ def test_back_to_the_page() -> None:
     ],
 )
 def test_back_to_the_form(referer: str, way_back: str) -> None:
-    """What was sent is not sent again. A link of another site must not be where it leads."""
+    """The form is shown again, but its data is not sent again. A link from another site cannot
+    choose where the login page leads."""
     response = refused(method="post", headers={"referer": referer})
     assert response["Location"] == "/sign-in/" + way_back
 

@@ -149,7 +149,8 @@ def detail(session: Any) -> str:
 
 @EVERY_ENGINE
 def test_the_list_shows_what_there_is(site: Any, root: Any, client: Client) -> None:
-    """Who, on what, from where, and which is one's own."""
+    """The list shows the user, device and IP address of each session, and marks the reader's
+    own."""
     ada = person("ada")
     session, visitor = stored(site, ada), stored(site, ip="192.0.2.2")
     page = text(client.get(PAGES))
@@ -424,7 +425,7 @@ def test_secrets_are_shown_to_who_may_and_asks(site: Any) -> None:
 
 @ONE_ENGINE
 def test_a_session_with_an_absolute_end(site: Any, client: Client) -> None:
-    """Which nobody moves."""
+    """Activity does not move the absolute end."""
     session = stored(site)
     assert "Ends in any case" not in text(client.get(detail(session)))
     for timeout in (3600, 10**12):
@@ -605,7 +606,7 @@ def test_end_all_but_mine_under_a_new_secret_key(site: Any, client: Client) -> N
 
 @EVERY_ENGINE
 def test_purge(site: Any, client: Client) -> None:
-    """What is over already."""
+    """The page removes expired sessions only."""
     session = stored(site)
     # A store that drops them by itself does so by its own clock.
     over = [] if site.storage.self_expiring else [expired(site) for _ in range(2)]
@@ -651,7 +652,8 @@ def test_more_than_one_request_can_end(
 def test_an_outage_in_the_middle(
     site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was ended was ended, and of the rest it is not said that it was."""
+    """Sessions that ended before the outage stay ended, and the page does not claim that the others
+    have."""
     monkeypatch.setattr(inventory_ending, "MOST_AT_ONCE", 1)
     sessions = [stored(site, person("ada")) for _ in range(1)] + [stored(site) for _ in range(2)]
     done: list[str] = []
@@ -726,7 +728,7 @@ def test_permissions(
 
 @ONE_ENGINE
 def test_nobody_gets_in_without_signing_in(site: Any) -> None:
-    """Nor a user who is not of the staff."""
+    """A user who is not a member of the staff does not get in, either."""
     session = stored(site)
     plain = get_user_model()._default_manager.create(username="plain")
     for client in (Client(), signed_in(plain)):
@@ -850,7 +852,7 @@ def test_pages_say_what_is_not_known_and_why(
     records_clients: bool,
     records_reads: bool,
 ) -> None:
-    """Which line of the settings it is that decides; and no time is called what it is not."""
+    """Pages name the setting that decides, and give no time a name that it does not deserve."""
     session = stored(site, person("ada"))
     with limits(**options), override_settings(MIDDLEWARE=[middleware, *MIDDLEWARE[1:]]):
         client = signed_in(root)

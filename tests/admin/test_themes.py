@@ -70,7 +70,7 @@ print("all is well")
 
 @pytest.mark.parametrize("theme", ["unfold", "jazzmin"])
 def test_every_page_is_whole_and_a_session_is_ended(theme: str) -> None:
-    """Who has changed the look of the admin must not find empty or broken pages in it."""
+    """The pages are neither empty nor broken if a project has changed the look of the admin."""
     if find_spec(theme) is None:
         skip_or_fail(f"django-{theme} is not installed. Install it with: uv sync --group tests")
     done = subprocess.run(

@@ -59,7 +59,7 @@ def test_names_of_secrets(name: str) -> None:
     ["cart", "_auth_user_id", "author", "monkey", "laptop", "compass", "promo_code", "pinned", 7],
 )
 def test_other_names(name: Any) -> None:
-    """Who hides all shows nothing."""
+    """Hiding every value would leave nothing to show."""
     assert not Redactor().is_secret(name)
 
 

@@ -46,7 +46,7 @@ FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.
     ids=["firefox", "chrome", "safari", "iphone", "program", "own", "none"],
 )
 def test_devices_in_words(user_agent: str, words: str) -> None:
-    """As a person would name them."""
+    """Devices have the names that people use."""
     assert describe_device(user_agent) == words
 
 
@@ -62,7 +62,7 @@ def test_devices_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_words_are_those_of_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is remembered of a user agent is not the text that the first reader saw."""
+    """The cached result for a user agent is not a text in the language of its first reader."""
 
     def gettext(text: str) -> str:
         return "%(browser)s auf %(system)s" if translation.get_language() == "de" else text
@@ -99,7 +99,7 @@ def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 def test_places(places: str) -> None:
-    """As good as the database knows them."""
+    """A place is described as precisely as the database knows it."""
     expected = "Uppsala, Sweden" if places.endswith("City") else "Sweden"
     assert describe_place("192.0.2.7") == expected
     assert describe_place("10.0.0.1") == ""

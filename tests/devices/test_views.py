@@ -247,7 +247,7 @@ def test_a_long_address_breaks_between_its_groups() -> None:
 
 @ENGINES
 def test_the_current_device_is_in_use(site: Any, ada: Any, flavour: str) -> None:
-    """What the store knows of it is from before this request."""
+    """The current device is in use now, although the store knows only an earlier time."""
     with at(now() - 3 * DAY):
         browser = Browser(flavour, ada)
     page = text(browser.get())
@@ -391,7 +391,7 @@ def test_end_more_than_one_request_can(
 def test_a_device_that_got_another_key_since_the_page_was_read(
     site: Any, ada: Any, browser: Browser
 ) -> None:
-    """What is meant is the device."""
+    """The request ends the session of the device, whatever its id is now."""
     session = stored(site, ada)
     with limits(ROTATE_AFTER=60), at(now() + HOUR):
         rotated = site.SessionStore(session.session_key)
@@ -602,7 +602,8 @@ def test_an_outage(site: Any, browser: Browser, another: Browser) -> None:
 def test_an_outage_in_the_middle(
     site: Any, ada: Any, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was ended was ended, and of the rest it is not said that it was."""
+    """Sessions that ended before the outage stay ended, and the page does not claim that the others
+    have."""
     monkeypatch.setattr(inventory_ending, "MOST_AT_ONCE", 1)
     sessions = [stored(site, ada) for _ in range(4)]
     done: list[str] = []
@@ -629,7 +630,7 @@ def test_an_outage_in_the_middle(
 
 @ONE_ENGINE
 def test_a_site_without_messages(site: Any, ada: Any, flavour: str) -> None:
-    """What was done is told all the same."""
+    """The page says what was done even if the project does not use Django's messages."""
     kept = [name for name in settings.MIDDLEWARE if "messages" not in name]
     with override_settings(MIDDLEWARE=kept):
         browser = Browser(flavour, ada)

@@ -53,7 +53,7 @@ def test_it_removes_what_has_expired_and_says_how_many(engine: Engine) -> None:
 
 @pytest.mark.engines("db:sqlite")
 def test_the_transcript_is_true(engine: Engine) -> None:
-    """What a reader compares with the own screen."""
+    """The documentation shows exactly what the command prints."""
     make_sessions(engine, expired=2, alive=1)
     ((arguments, expected),) = transcripts(PAGE, "clearsessions")
     assert (arguments, clear_sessions().strip()) == ("", expected)

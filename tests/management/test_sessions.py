@@ -139,7 +139,8 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
 
 
 def test_list_has_a_line_for_each_session(listing: Engine, user: Any) -> None:
-    """Who is here, and since when; with nothing that would let the reader be them."""
+    """The list shows who is logged in and since when, but nothing that would let a reader take over
+    a session."""
     known, visitor = stored(listing, user.pk), stored(listing)
     head, *lines = sessions("list").splitlines()
     assert head.split() == ["ID", "USER", "LAST", "CHANGE", "EXPIRES", "IP"]
@@ -198,7 +199,7 @@ def test_list_for_machines(listing: Engine) -> None:
 def test_filters_of_list(
     engine: Engine, user: Any, arguments: list[str], expected: set[str]
 ) -> None:
-    """What is not shown is not ended: a filter that lets too little through hides somebody."""
+    """A filter that finds too little hides sessions, and nobody would end them."""
     moment = now()
     made = {
         "ada": {"user_id": str(user.pk)},
@@ -323,7 +324,7 @@ def test_no_key_and_no_value_is_shown(engine: Engine) -> None:
 
 
 def test_show_by_the_beginning_of_an_id(listing: Engine) -> None:
-    """As long as lists show them, or shorter; capitals are a matter of taste."""
+    """The beginning may be as long as in lists, or shorter, and in upper or lower case."""
     session = stored(listing)
     stored(listing)
     for prefix in (session.session_id[:12], session.session_id[:6].upper()):
@@ -477,7 +478,7 @@ def test_end_by_id_works_on_every_engine(engine: Engine) -> None:
 
 
 def test_end_by_the_beginning_of_an_id(listing: Engine) -> None:
-    """As a list shows it."""
+    """A session can be ended by the part of its id that lists show."""
     one, two = stored(listing), stored(listing)
     assert sessions("end", one.session_id[:12], interactive=False) == "1 session ended.\n"
     assert alive(listing, one, two) == [False, True]
@@ -567,7 +568,7 @@ def test_a_dry_run_ends_nothing(engine: Engine, user: Any, answers: Any) -> None
 
 @pytest.mark.engines("memory", "file", "db:sqlite", "cached_db:locmem+sqlite", "cookie:sqlite")
 def test_purge(engine: Engine) -> None:
-    """What clearsessions does; and only counting changes nothing."""
+    """The subcommand removes what ``clearsessions`` removes, and only counting changes nothing."""
     for _ in range(3):
         stored(engine)
     with at(now() + 15 * DAY):
@@ -634,7 +635,8 @@ def test_doctor_finds_a_folder_that_cannot_be_written(
 def test_doctor_finds_a_database_that_cannot_be_written(
     sound: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a file that the user who ran migrate has made, and not the one of the site."""
+    """This happens if the user who ran ``migrate`` owns the file, and the site runs as another
+    user."""
     refuse(monkeypatch, Path(connections["default"].settings_dict["NAME"]))
     code, said = typed("doctor")
     assert code == 1
@@ -726,7 +728,7 @@ def test_doctor_finds_that_a_full_redis_logs_users_out(
 
 @pytest.mark.engines("cache:redis-cache", "file", "cached_db:redis-cache+postgresql", "memory")
 def test_doctor_tells_of_the_index(sound: Engine) -> None:
-    """Which is made by the first list, and can be lost in Redis."""
+    """The first list creates the index, and Redis can lose it."""
     has_index = sound.name in {"cache", "file"}
     assert (document("doctor")["index_is_complete"] is not None) is has_index
     assert ("Index  " in sessions("doctor")) is has_index
@@ -742,7 +744,7 @@ def test_doctor_tells_of_the_index(sound: Engine) -> None:
 
 
 def test_doctor_tells_the_policy(sound: Engine) -> None:
-    """As it is in force, not as it was meant."""
+    """The doctor shows the policy that is in force."""
     with override_settings(SESSIONSTORES={"IDLE_TIMEOUT": 1800}, SECRET_KEY_FALLBACKS=["a", "b"]):
         said = sessions("doctor")
         policy = document("doctor")["policy"]
@@ -826,7 +828,7 @@ def test_the_last_activity_is_called_what_it_is(engine: Engine) -> None:
 
 @pytest.mark.engines("db:sqlite")
 def test_doctor_heeds_silenced_checks(sound: Engine) -> None:
-    """What the project knows of is no news."""
+    """The doctor does not report what the project has silenced."""
     silenced = [f"security.W01{number}" for number in range(10)]
     with override_settings(SESSION_COOKIE_SECURE=False, SILENCED_SYSTEM_CHECKS=silenced):
         assert typed("doctor")[0] == 0
@@ -965,7 +967,8 @@ def test_sessions_that_only_browsers_have(engine: Engine) -> None:
 
 @pytest.mark.engines("memory", "file", "db:sqlite", "cookie:sqlite", "cache:locmem")
 def test_an_outage_is_told_as_one(engine: Engine) -> None:
-    """Which store, without a traceback, and with exit code 1: not "there are none"."""
+    """The command names the store, prints no traceback and exits with 1. It never says that there
+    are no sessions."""
 
     def broken(name: str) -> None:
         raise StorageUnavailable("no route")
@@ -1505,7 +1508,8 @@ def run_transcript(command: str, monkeypatch: pytest.MonkeyPatch, answer: Callab
 
 @pytest.mark.engines("db:sqlite")
 def test_transcripts_are_true(engine: Engine, site: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a reader compares with the own screen. In order: ending changes what is listed."""
+    """The documentation shows exactly what the commands print. They run in its order, because
+    ending changes what is listed."""
     shown = transcripts()
     actions = {action[0] for action in ACTIONS} | {"move", "clear"}
     assert {command.split()[0] for command, _ in shown} == actions

@@ -263,7 +263,7 @@ def test_a_browser_notices_nothing(engine: Engine, user: Any, name: str, middlew
 
 @pytest.mark.engines("db:sqlite")
 def test_altered_and_expired_cookies_are_not_taken_over(engine: Engine) -> None:
-    """Who can write a cookie must not write a session."""
+    """Somebody who can write a cookie must not be able to write a session."""
     key = at_django("signed_cookies", _auth_user_id="7")
     data, stamp, signature = key.rsplit(":", 2)
     with migrating(f"{DJANGO}.signed_cookies"):
@@ -657,7 +657,7 @@ def test_logging_out_without_reading(engine: Engine, source: str) -> None:
 def test_logging_in_as_another_user_leaves_parallel_requests_their_cookie(
     engine: Engine, source: str
 ) -> None:
-    """As it does where nothing is migrated, see test_sessions."""
+    """The behaviour is the same as without migration, see test_sessions."""
     key = at_django(source, _auth_user_id="7")
     session = engine.SessionStore(key)
     session.load()
@@ -724,7 +724,8 @@ def test_a_transaction_around_the_request(engine: Engine, source: str, commits: 
 def test_others_save_after_a_transaction_around_the_request_was_rolled_back(
     engine: Engine, source: str
 ) -> None:
-    """What they have saved is merged as always, and what the view holds stays the session's."""
+    """The changes of other requests are merged as always, and the data of the view stays in the
+    session."""
     key = at_django(source, visits=0)
     functions = {"visits": lambda base, mine, theirs: mine + theirs - base}
     with override_settings(SESSIONSTORES=settings.SESSIONSTORES | {"MERGE": functions}):
@@ -784,7 +785,7 @@ def test_an_outage_of_the_source_is_no_logout(
 @pytest.mark.engines("cached_db:django-redis+sqlite")
 @pytest.mark.private_servers
 def test_redis_goes_away_with_the_previous_sessions(engine: Engine) -> None:
-    """Who has been moved goes on from the database; of the others nobody knows."""
+    """Migrated sessions go on from the database. For all other keys, the outage is reported."""
     moved, left = at_django("cache"), at_django("cache")
     middleware = ["django_sessionstores.middleware.SessionMiddleware", *settings.MIDDLEWARE[1:]]
     with migrating(f"{DJANGO}.cache"), override_settings(MIDDLEWARE=middleware):
@@ -1030,7 +1031,7 @@ def test_there_and_back(engine: Engine) -> None:
 
 @pytest.mark.engines("cache:redis-cache")
 def test_another_alias_of_the_same_engine(engine: Engine) -> None:
-    """What the engine used is named beside it."""
+    """The entry names the setting that the engine had used."""
     entry = settings.CACHES[settings.SESSION_CACHE_ALIAS]
     aliases = {**settings.CACHES, "new": {**entry, "KEY_PREFIX": "new"}}
     django_key, session = at_django("cache"), engine.SessionStore()

@@ -237,7 +237,7 @@ def test_a_logout_during_the_move_wins(engine: Engine, move_during: Any) -> None
 
 @pytest.mark.engines("file", "cache:redis-cache", "cached_db:locmem+sqlite")
 def test_a_save_during_the_move_is_not_lost(engine: Engine, move_during: Any) -> None:
-    """Nor is anybody logged out by it."""
+    """The save does not log out its user, either."""
 
     def save(session: Any) -> None:
         session["saved"] = True

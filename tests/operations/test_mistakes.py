@@ -96,7 +96,7 @@ def test_an_engine_that_needs_no_app(middleware: str) -> None:
 
 
 def test_the_name_of_django_for_the_cookie_engine() -> None:
-    """As whoever moves from Django's engine types it, without the app."""
+    """Somebody who moves from Django's engine may use its name, and forget the app."""
     for middleware, step in ((OURS, CHECK), (OURS, SERVE), (DJANGOS, SERVE)):
         said = stop_of(middleware, step, SESSION_ENGINE=ENGINES + "signed_cookies")
         assert "'django_sessionstores.backends.cookie'" in said

@@ -126,7 +126,7 @@ def test_another_client_is_counted(engine: Any, awaited: bool, metrics: Metrics)
 
 @pytest.mark.engines(*MAIN)
 def test_calls_of_the_store_are_measured(engine: Any, awaited: bool, metrics: Metrics) -> None:
-    """As many as there are, in seconds."""
+    """Each call is counted once, and its duration is in seconds."""
     with observed(*stores_of(engine.storage)) as calls:
         session = logged_in(engine, awaited)
         Twin(engine.SessionStore(session.session_key), awaited).get("x")
@@ -170,7 +170,7 @@ def test_outcomes_are_told_apart(engine: Any, awaited: bool, metrics: Metrics) -
 def test_a_storage_of_two_is_measured_by_its_parts(
     engine: Any, awaited: bool, metrics: Metrics
 ) -> None:
-    """Or each call would count twice."""
+    """Measuring the storage itself as well would count each call twice."""
     logged_in(engine, awaited)
     assert isinstance(engine.storage, LayeredStorage)
     assert {storage for storage, *_ in metrics.measured()} == {"DatabaseStorage", "LocMemStorage"}

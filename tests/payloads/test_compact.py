@@ -84,8 +84,9 @@ def in_a_tuple(guess: str) -> dict[str, Any]:
 def test_a_length_does_not_tell_a_secret(
     engine: Any, session_of: Callable[[str], dict[str, Any]], json: bool
 ) -> None:
-    """Who can put text beside a secret, and sees how long the cookie is, must not learn whether
-    the text has a part of the secret. Compressed together, it took 62 guesses for a character."""
+    """An attacker who can store text beside a secret and sees the length of the cookie must not
+    learn whether the text has a part of the secret. When both were compressed together, 62 guesses
+    found one character."""
     options = {}
     if json:
         if session_of is in_a_tuple:
@@ -174,7 +175,7 @@ def test_it_comes_back_to_the_byte(data: dict[str, Any]) -> None:
 
 
 def test_each_kind_gets_shorter() -> None:
-    """Or the tables are of no use, and the deflating."""
+    """Otherwise the tables and the compression would be useless."""
 
     def saved(data: dict[str, Any]) -> int:
         before = serializer.dumps(data)
@@ -311,8 +312,9 @@ ENCRYPTED = {
 @pytest.mark.engines("cookie:unregistered")
 @pytest.mark.parametrize(("flags", "packed"), ENCRYPTED.values(), ids=ENCRYPTED)
 def test_a_valid_encryption_around_something_else(engine: Any, flags: int, packed: bytes) -> None:
-    """As a later version may make one, and this be put back in its place: an empty session and a
-    line in the log, never an error 500 for as long as the browser keeps its cookie."""
+    """A later version may write such a cookie before it is rolled back. The result is an empty
+    session and a line in the log, never an error 500 for as long as the browser keeps its
+    cookie."""
     key = token(flags, packed)
     with suspicions() as messages:
         assert engine.SessionStore(key).load() == {}

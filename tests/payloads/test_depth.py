@@ -177,7 +177,8 @@ def test_a_full_stack_is_not_a_damaged_session(
 
 
 def test_errors_come_back_from_the_thread() -> None:
-    """As from the call itself. What needs more than a whole stack has no end."""
+    """The caller gets the error that the call raised. Data that exceeds a whole stack is
+    refused."""
 
     def call(error: type[Exception]) -> None:
         if threading.current_thread() is threading.main_thread():

@@ -68,7 +68,7 @@ class Text(str):
 
 @given(st.dictionaries(ANY_TEXT, VALUES, max_size=4))
 def test_every_text_comes_back(data: Any) -> None:
-    """As the same text, from the same bytes each time, also in a cookie."""
+    """Each text comes back unchanged and has the same bytes each time, also in a cookie."""
     serializer = TypedSerializer()
     dumped = serializer.dumps(data)
     loaded = serializer.loads(dumped)
@@ -105,7 +105,7 @@ def test_a_subclass_of_text() -> None:
 
 @pytest.mark.parametrize("name", [*TEXTS, *TYPED])
 def test_a_store_keeps_it(engine: Any, name: str) -> None:
-    """What Django's backends store, every engine stores; and reading it is no change."""
+    """Every engine stores what Django's backends store, and reading it is not a change."""
     value = (TEXTS | TYPED)[name]
     key = stored(engine, value=value)
     assert is_same(load(engine, key), {"value": value})

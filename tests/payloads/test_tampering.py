@@ -77,7 +77,7 @@ def trap(tmp_path: Path) -> Iterator[bytes]:
 
 
 def test_a_dump_holds_neither_key_nor_words(engine: Any) -> None:
-    """Who reads a backup must not be able to log in, nor learn what is in the sessions."""
+    """Somebody who reads a backup must not be able to log in, or learn what is in the sessions."""
     key = stored(engine)
     everything = dump(engine).lower()
     assert engine.storage.read(session_id(key)).payload.lower() in everything  # It is a dump.
@@ -102,7 +102,7 @@ def test_what_was_saved_before_is_not_readable_either(engine: Any) -> None:
 
 
 def test_equal_sessions_do_not_look_equal(engine: Any) -> None:
-    """Or a dump would tell which sessions hold the same."""
+    """Otherwise a dump would tell which sessions have the same data."""
     first, second = stored(engine), stored(engine)
     payloads = {engine.storage.read(session_id(key)).payload for key in (first, second)}
     assert len(payloads) == 2
@@ -145,7 +145,7 @@ class TestPayload:
             codec().decrypt(self.ID, self.encrypted(data) + b"\0")
 
     def test_of_another_session(self, data: dict[str, Any]) -> None:
-        """Who can write to the store must not be able to give himself another's session."""
+        """Somebody who can write to the store must not be able to take over another session."""
         with pytest.raises(UnreadablePayload, match="another session"):
             codec().decrypt(session_id(draw_key()), self.encrypted(data))
 
@@ -261,7 +261,8 @@ def test_no_pickle_in_the_folder_of_a_cache_of_files_is_loaded(
 
 
 def test_record_header_flipped(engine: Any) -> None:
-    """What stands beside the payload is not encrypted: no error, and never any other data."""
+    """The fields beside the payload are not encrypted. An altered one never causes an error or
+    shows other data."""
     key = stored(engine)
     size = payload_size(engine, key)
     for place, original in each_place(engine, key):
@@ -303,7 +304,7 @@ def test_a_damaged_session_is_not_overwritten(engine: Any) -> None:
 
 
 def test_flush_removes_a_damaged_session(engine: Any) -> None:
-    """Who logs out leaves nothing behind, readable or not."""
+    """A logout removes the session, whether or not it is readable."""
     key = stored(engine)
     damage(engine, key)
     payload = places(engine, session_id(key))[0].read()[-64:]
@@ -357,7 +358,8 @@ def test_what_is_no_record_ends_without_an_error(
 
 @pytest.mark.engines("db", "cache:redis-cache", "cache:database-cache")
 def test_a_tombstone_is_no_garbage(engine: Any) -> None:
-    """What is removed because it cannot be read must not be what keeps a session away."""
+    """The removal of unreadable records must not remove a tombstone, which keeps the session
+    ended."""
     key = stored(engine)
     session = engine.SessionStore(key)
     session.cycle_key()

@@ -81,7 +81,7 @@ def test_every_value_comes_back_the_same(data: Any) -> None:
 
 @given(SESSIONS)
 def test_what_was_loaded_serializes_to_the_same_bytes(data: Any) -> None:
-    """Or a request that only reads would count as a change."""
+    """Otherwise a request that only reads would count as a change."""
     serializer = TypedSerializer()
     data = serializer.dumps(data)
     assert serializer.dumps(serializer.loads(data)) == data
@@ -506,7 +506,8 @@ def test_a_strange_cookie_makes_no_round_trip_and_no_error(engine: Any, route: s
 
 @pytest.mark.parametrize("serializer", [TypedSerializer, JSONSerializer])
 def test_a_key_is_found_without_deserialising(serializer: Any) -> None:
-    """Or may be there: only the bytes of the package's own serializer tell."""
+    """Only the bytes of the package's own serializer tell whether a key is missing. With others, it
+    may be there."""
     kind = f"{serializer.__module__}.{serializer.__qualname__}"
     with override_settings(SESSION_SERIALIZER=kind):
         used = codec()

@@ -259,8 +259,8 @@ def test_a_save_of_no_change_does_not_fail_because_of_it(engine: Any, prefix: st
 
 @pytest.mark.engines("cookie:sqlite", "cookie:django-redis")
 def test_a_read_by_a_clock_that_is_ahead_ends_no_session(listing: Any) -> None:
-    """What a cookie says of its own time is refused if it is from the future; that another server
-    has read the session is not."""
+    """A cookie that states a time in the future is refused, but a session that another server has
+    read is not."""
     browser, moment = Client(), now()
     with at(moment):
         browser.get("/write/x/1/")

@@ -146,7 +146,7 @@ def test_a_connection_that_sends_no_cookie(engine: Any, browser: Client) -> None
 
 
 def test_the_next_request_rotates_the_key(engine: Any, browser: Client) -> None:
-    """What has waited is not forgotten."""
+    """A rotation that had to wait happens with the next request."""
     before = key_of(browser)
     test_a_task_saves_the_session(engine, browser)
     assert key_of(browser) != before

@@ -62,7 +62,7 @@ def test_an_idle_session_ends(browser: Client) -> None:
 
 
 def test_reading_keeps_a_session(browser: Client) -> None:
-    """Who only looks is not idle. Ten minutes apart, for three hours."""
+    """A user who only reads is not idle. The test reads every ten minutes, for three hours."""
     with limits(IDLE_TIMEOUT=1800):
         moment = now()
         with at(moment):

@@ -63,7 +63,7 @@ def ended() -> Iterator[list[tuple[str, str]]]:
 
 
 def test_the_oldest_session_ends(browser_of: Any, user: Any) -> None:
-    """As with a television that may be watched on three devices."""
+    """A television service that allows three devices works like this."""
     moment = now()
     browsers = [browser_of() for _ in range(5)]
     with limits(MAX_SESSIONS=3):

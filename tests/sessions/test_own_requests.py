@@ -262,7 +262,7 @@ def test_create_for_another_user_begins_another_session(engine: Any) -> None:
 
 
 def test_create_on_a_loaded_session_begins_another_one(engine: Any, stored: Any) -> None:
-    """As with Django's backends."""
+    """Django's backends do the same."""
     session = stored(x=1)
     before = session.session_id
     session.create()

@@ -196,7 +196,7 @@ def test_two_saves_of_one_key(engine: Any, awaited: bool) -> None:
 
 @both_ways
 def test_save_during_login(engine: Any, awaited: bool) -> None:
-    """What was answered as saved is in the session that the login's browser holds."""
+    """A save that succeeded is in the session of the browser that has logged in."""
     for race, login, save, where in at_each_stop(
         engine, awaited, log_in(**ADA), setting(b=2), {"old": 0}
     ):

@@ -246,7 +246,7 @@ def test_a_login_ends_the_grace(visit: Any) -> None:
 
 
 def test_a_key_cycled_by_hand_ends_the_grace(engine: Any) -> None:
-    """As a change of password does."""
+    """A change of password ends it, too."""
     moment = now()
     old = stored(engine, moment).session_key
     with at(moment + HOUR):

@@ -250,7 +250,7 @@ def test_another_order_of_keys_is_stored_if_that_is_asked_for(
 
 
 def test_a_save_that_fails_proves_nothing(open_session: Any) -> None:
-    """What the save before has found out no longer counts."""
+    """The failed save invalidates what the previous save had proved."""
     session = open_session(stored(open_session))
     session.set("b", 2)
     session.save()

@@ -104,8 +104,9 @@ urlpatterns = [*urls.urlpatterns, path("show_key/", show_key), path("async/show_
 
 @override_settings(ROOT_URLCONF=__name__)
 def test_a_key_that_was_read_is_the_one_of_the_session(browser: Browser) -> None:
-    """As Django's. A middleware that allows a user one session compares it with the last one, and
-    ends that: the request's own, if the session kept the key."""
+    """The key is the one that Django would have. A middleware that allows each user one session
+    compares it with the previous one and ends that, which would be the request's own if the session
+    kept the key."""
     key = browser.key
     with after_rotation():
         shown = json.loads(browser.get("show_key").content)
@@ -231,7 +232,7 @@ def test_the_key_from_before_a_password_change_is_anonymous(
 def test_a_password_change_ends_the_other_sessions(
     browser: Browser, awaited: bool, user: Any, keys: None
 ) -> None:
-    """What somebody does who fears that another one is logged in."""
+    """Users change their password because they fear that somebody else is logged in."""
     other = Browser(awaited)
     other.get(f"login/{user.username}")
     assert other.user == "ada"

@@ -117,7 +117,7 @@ DIFFERENT = [
 def test_an_equal_value_in_place_is_no_change(
     session: Open, stored: Any, before: Any, after: Any
 ) -> None:
-    """Or a request that only reads would write, since sets have no order of their own."""
+    """Otherwise a request that only reads would write, because sets have no order."""
     request = session(stored(box=[before]))
     request.get("box")[0] = after
     assert not request.modified
@@ -127,7 +127,7 @@ def test_an_equal_value_in_place_is_no_change(
 def test_a_different_value_in_place_is_a_change(
     session: Open, stored: Any, before: Any, after: Any
 ) -> None:
-    """``==`` says that 1 is True; who stored the one must not get back the other."""
+    """``1 == True`` holds, but each of them must come back as it was stored."""
     key = stored(box=[before])
     request = session(key)
     request.get("box")[0] = after
@@ -140,7 +140,7 @@ def test_a_different_value_in_place_is_a_change(
 def test_a_different_value_is_a_change_beside_a_save_of_another_request(
     session: Open, stored: Any, before: Any, after: Any
 ) -> None:
-    """As it is when nobody else saves: one rule says what a change is."""
+    """The definition of a change does not depend on whether other requests save."""
     key = stored(box=before)
     request = session(key)
     request.set("box", after)
@@ -165,7 +165,7 @@ def test_a_set_to_an_equal_value_rewrites_nothing(session: Open, stored: Any, st
 
 
 def test_a_change_of_order_is_saved_when_modified_is_set(session: Open, stored: Any) -> None:
-    """Who says that it is modified means it."""
+    """Setting ``modified`` saves a mere change of order."""
     key = stored(d={"a": 1, "b": 2})
     request = session(key)
     request.get("d")["a"] = request.get("d").pop("a")
@@ -252,7 +252,7 @@ def test_what_is_known_of_an_unread_session(session: Open, stored: Any, name: st
 def test_a_save_that_changes_nothing_makes_no_cookie_due(
     session: Open, stored: Any, store: Any
 ) -> None:
-    """Nor does it move the expiry, for which an index would have to change."""
+    """The expiry does not move, either, so that no index has to change."""
     key = stored(a=1)
     before = record(store, key)
     request = session(key)
@@ -413,7 +413,7 @@ def test_clear_without_load_does_not_revive(session: Open, stored: Any) -> None:
 
 
 def test_clear_then_cycle_key_ends_the_old_key(session: Open, stored: Any) -> None:
-    """Or what was cleared would still be there under the old key."""
+    """Otherwise the cleared data would still exist under the old key."""
     key = stored(x=1)
     request = session(key)
     request.clear()
@@ -434,7 +434,7 @@ def test_clear_then_cycle_key_does_not_keep_what_was_cleared(session: Open, stor
 
 
 def test_create_stores_an_empty_session_at_once(session: Open, store: Any) -> None:
-    """As Django documents it, in one round trip."""
+    """This is what Django documents, in one round trip."""
     request = session()
     with observed(store) as calls:
         request.create()
@@ -467,7 +467,7 @@ def test_a_store_in_which_every_key_is_taken_is_an_outage(session: Open, store: 
 
 
 def test_must_create_keeps_the_key(session: Open) -> None:
-    """Who names a key gets that one, or ``CreateError``."""
+    """The session gets the key that the caller names, or ``CreateError`` is raised."""
     key = draw_key()
     request = session(key)
     request.save(must_create=True)
@@ -1273,7 +1273,8 @@ def test_a_login_that_a_new_password_has_outdated_is_refused_and_its_cookie_stay
 
 
 def test_django_sees_no_key_after_it_has_flushed_an_outdated_login(engine: Any, user: Any) -> None:
-    """Nor any data; but the session is not empty, for which the cookie would be deleted."""
+    """Django sees no data, either. But ``is_empty()`` is false, because the cookie of an empty
+    session would be deleted."""
     browser = Client()
     browser.get(f"/login/{user.username}/")
     user.set_password("another")

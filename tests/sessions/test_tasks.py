@@ -84,8 +84,8 @@ def test_two_tasks_get_the_same_values(store: type[SessionStore], key: str) -> N
 def test_a_task_goes_on_while_another_one_saves(
     store: type[SessionStore], key: str, other: str
 ) -> None:
-    """What was merged with the save of another request comes into the data at hand, unless that is
-    of another session by now."""
+    """A merge with the save of another request updates the data of the task, unless that has
+    another session by now."""
     session, elsewhere = store(key), store(key)
     session["mine"] = 1
     elsewhere["theirs"] = 1

@@ -237,7 +237,8 @@ def test_the_old_key_leads_on_after_a_login_that_was_rolled_back(engine: Any, un
 def test_a_new_key_in_a_transaction_that_is_tried_again(
     engine: Any, undo: Undo, alias: str, op: str
 ) -> None:
-    """As after a deadlock. The object keeps the key, and a cache has kept what it stored."""
+    """A deadlock has this effect. The session object keeps its key, and a cache keeps the copy of
+    the first attempt."""
     user = {} if op.startswith("login") else {"_auth_user_id": "7"}
     key = stored(engine, cart=1, **user)
     session = engine.SessionStore(key)
@@ -340,7 +341,8 @@ def test_another_login_after_a_flush_does_not_get_the_old_key(engine: Any, undo:
 def test_what_was_merged_with_a_new_key_is_not_a_change_after_the_rollback(
     engine: Any, undo: Undo
 ) -> None:
-    """What another request has saved stays its own; later changes of that are not overwritten."""
+    """Changes of another request do not count as changes of this one, so later changes of them are
+    not overwritten."""
     if engine.storage.holds_in_key:
         pytest.skip("a key that holds the session is not cycled here")
     key = stored(engine, x=0)
@@ -593,7 +595,7 @@ def test_signals_tell_only_what_was_committed(engine: Any, undo: Undo) -> None:
 def test_a_rollback_is_noticed_while_something_keeps_the_callback(
     engine: Any, alias: str, undo: Undo
 ) -> None:
-    """As the traceback of an error does that was caught, until the garbage is collected."""
+    """The traceback of a caught error keeps it until the garbage is collected."""
     key = stored(engine, base=1)
     session = engine.SessionStore(key)
     session["x"] = 1

@@ -83,7 +83,7 @@ def test_what_a_storage_answers_unless_it_says_otherwise() -> None:
 def test_a_storage_asks_itself_for_what_it_does_not_say(
     monkeypatch: pytest.MonkeyPatch, awaited: bool
 ) -> None:
-    """What it says of reading and deleting holds for all ways to read and to delete."""
+    """The default methods use ``read`` and ``delete`` of the storage."""
     storage, record, asked = Storage(), make_record(), list[tuple[Any, ...]]()
 
     def note(name: str, answer: Any) -> None:
@@ -505,7 +505,7 @@ _TRAITS += ["keeps_client", "keeps_changes", "native_async", "codec", "max_paylo
 
 @pytest.mark.parametrize("trait", _TRAITS)
 def test_a_wrapper_is_what_the_storage_in_it_is(trait: str) -> None:
-    """What wraps a storage must not change what the checks and the sessions take it for."""
+    """A wrapper has the properties of its storage, on which the checks and the sessions depend."""
     for value in True, False:
         inner = type("Inner", (MemoryStorage,), {trait: value})(10)
         assert getattr(Wrapper(inner), trait) is value

@@ -100,7 +100,7 @@ def test_what_it_cannot_do(store: Any, name: str, args: tuple[Any, ...], answer:
     ("length", "is_key"), [(7, False), (8, True), (405_504, True), (405_505, False)]
 )
 def test_the_length_of_a_key(length: int, is_key: bool) -> None:
-    """What the cookies of a site can have at most is not read as far as it goes."""
+    """A value that is longer than all cookies of a site together is refused without reading it."""
     value = "." * length
     assert CookieStorage().key_of(value) == (value if is_key else None)
 

@@ -286,8 +286,8 @@ def test_a_late_reader_does_not_bring_back_a_session_that_ended(storage, cache):
 def test_a_copy_that_comes_when_the_tombstone_has_gone_does_not_count(
     storage, cache, authority, clock, monkeypatch, change
 ):
-    """What is sent to a cache that stands still is done when that goes on, long after the sender
-    has given up. A copy that counted from then on would undo a logout for a lease."""
+    """A cache that stands still executes a write when it goes on, long after the sender has given
+    up. If such a copy were trusted from then on, it would undo a logout for a whole lease."""
     authority.create(record(), NOW)
     late: list[Any] = []
     with monkeypatch.context() as stalled:
@@ -339,7 +339,7 @@ def test_a_copy_that_cannot_be_read_is_no_copy(storage, cache):
 
 
 def test_a_stale_copy_is_corrected_by_the_conflict_it_causes(storage, cache, authority):
-    """Or each later save would lose again until the lease ends."""
+    """Otherwise each later save would fail again until the lease ends."""
     storage.create(record(), NOW)
     authority.update(record(2), record(1), NOW)
     outcome = storage.update(record(2), record(1), NOW)
@@ -421,7 +421,8 @@ def test_suspects_are_forgotten_after_a_lease(storage, cache, clock):
 
 
 def test_too_many_suspects_make_all_copies_suspect(storage, cache, clock, monkeypatch):
-    """What cannot be remembered must not be believed, and memory has an end."""
+    """Memory is limited, and a copy must not be trusted if nobody remembers whether it is
+    suspect."""
     monkeypatch.setattr(layered, "_MAX_SUSPECTS", 5)
     storage.create(record(), NOW)
     cache.fails_with = StorageUnavailable("away")
@@ -559,8 +560,8 @@ def test_an_error_of_a_copy_after_the_commit_is_nobodys(over_database, cache, mo
 
 
 def test_a_copy_is_not_of_a_transaction_that_has_begun_since(over_database, cache, monkeypatch):
-    """As in a test of a project: it runs the hooks of a commit within a transaction of its own,
-    which is rolled back."""
+    """A test of a project may run the hooks of a commit within a transaction that is rolled back
+    later."""
     cache.delete(ID)
     with transaction.atomic():
         over_database.read(ID)
@@ -650,7 +651,7 @@ def test_what_is_committed_reaches_the_cache(over_database, cache):
 
 
 def test_a_transaction_reads_its_own_writes(over_database):
-    """Or every test of a project that runs in a TestCase would see the session from before."""
+    """Otherwise each test of a project in a ``TestCase`` would see the session as it was before."""
     with transaction.atomic():
         over_database.update(record(2), record(1), NOW)
         assert over_database.read(ID).version == 2

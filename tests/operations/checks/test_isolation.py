@@ -85,7 +85,7 @@ def test_a_key_function_that_hides_the_keys(name):
 
 
 def test_a_key_function_that_expects_a_request():
-    """What it does then is not the check's to say."""
+    """The check does not report a key function that fails outside a request."""
     cache = {"BACKEND": LOCMEM, "KEY_FUNCTION": f"{__name__}.of_request"}
     with override_settings(SESSION_ENGINE=ENGINES + "cache", CACHES={"default": cache}):
         assert ids(check_isolation) == []

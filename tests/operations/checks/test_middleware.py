@@ -32,7 +32,8 @@ def test_two_session_middlewares_are_refused():
 
 
 def test_a_session_middleware_that_is_listed_twice_stays_once():
-    """Who removed each line that has its name would have none."""
+    """The hint says to keep one line, because a reader who removed all of them would have no
+    sessions."""
     with override_settings(MIDDLEWARE=[OURS, AUTHENTICATION, OURS]):
         (message,) = check_middleware(None)
         assert message.id == "sessionstores.E009"

@@ -67,7 +67,7 @@ def test_previous_backend_on_the_same_storage(name, entry, settings):
     ids=lambda value: str(value).removeprefix(ENGINES),
 )
 def test_previous_backends_that_are_fine(name, entry, settings):
-    """What the guide shows is not complained about."""
+    """The checks accept what the guide shows."""
     same = {"BACKEND": LOCMEM, "LOCATION": "same"}
     with source(name, entry, CACHES={"default": same, "other": {**same, "KEY_PREFIX": "x"}}):
         assert ids(check_previous_backends) == []
@@ -102,7 +102,7 @@ def test_previous_backend_that_cannot_be_used(entry, says, hint):
     ids=lambda value: value.removeprefix(ENGINES),
 )
 def test_cookies_from_before_the_move(name, entry):
-    """What cannot be taken back has to be waited for."""
+    """Cookies cannot be revoked, so the check says how long they last."""
     with source(name, entry, SESSION_COOKIE_AGE=86_401):
         (message,) = check_previous_backends(None)
         assert message.id == "sessionstores.W016"

@@ -134,7 +134,7 @@ def test_what_a_request_waits_for_has_a_limit(
 
 
 def test_a_second_save_needs_no_read(storage: Any, connection: Any) -> None:
-    """What was written is what the next save compares with."""
+    """A save compares with the record that the previous save wrote."""
     created = storage.create(make_record(), now()).record
     with CaptureQueriesContext(connection) as queries:
         saved = storage.update(successor(created), created, now()).record
@@ -176,8 +176,8 @@ def test_a_touch_of_a_previous_version_does_nothing(storage: Any) -> None:
 
 
 def test_rows_hold_no_pickle(storage: Any, connection: Any) -> None:
-    """What Django's cache writes, it unpickles when it reads: who can write the table could run
-    code in the site."""
+    """Django's cache unpickles the rows that it reads, so anyone who can write to the table could
+    run code in the site."""
     base = make_record()
     storage.create(base, now())
 

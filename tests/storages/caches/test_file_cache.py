@@ -151,7 +151,7 @@ def test_a_key_function_that_depends_on_the_request_tells_tenants_apart(location
 
 
 def test_the_folder_is_made_by_the_first_write(storage: FileCacheStorage, location: Path) -> None:
-    """As that of the cache's own entries is: until then there are no sessions."""
+    """Django's cache creates its folder at the same time. Until then there are no sessions."""
     assert not location.exists()
     assert storage.read(ID) is None
     assert storage.update(successor(record()), record(), now()) == Gone()
@@ -248,13 +248,13 @@ def test_a_folder_that_is_none_is_an_outage_and_names_its_setting(
 
 
 def test_it_says_where_the_sessions_are(storage: FileCacheStorage, location: Path) -> None:
-    """Who looks for them in the cache's own files would find none."""
+    """The sessions are not in the files of the cache itself."""
     folder = location / "django_sessionstores++1"
     assert storage.describe() == f"files in {folder} (cache 'default')"
 
 
 def test_the_cache_does_not_lose_sessions(storage: FileCacheStorage) -> None:
-    """What it declares is what the checks warn of, or do not."""
+    """The checks depend on these declarations."""
     assert isinstance(storage, CacheStorage)
     assert storage.durable
     assert storage.shared

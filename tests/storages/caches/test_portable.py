@@ -190,7 +190,7 @@ def test_who_cannot_get_the_lock_changes_nothing(storage: Any, operation: str) -
 
 @under_lock
 def test_the_lock_is_given_back(storage: Any, operation: str) -> None:
-    """Or the next request would wait for it in vain."""
+    """Otherwise the next request would wait for the lock in vain."""
     storage.create(make_record(), now())
     OPERATIONS[operation](storage, make_record())
 
@@ -367,7 +367,7 @@ def test_a_copy_without_a_lease_is_not_kept(storage: Any) -> None:
 
 
 def test_a_pickled_object_is_no_session(other: Any) -> None:
-    """What unpickles is not thereby a record: only bytes are looked into."""
+    """Only bytes are read as a record, whatever else the cache unpickles."""
     OtherCache.data[KEY] = pickle.loads(pickle.dumps(time.gmtime(0)))
 
     with pytest.raises(UnreadablePayload):

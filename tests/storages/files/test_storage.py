@@ -143,7 +143,7 @@ def test_an_update_of_another_version_is_a_conflict_with_the_current_record(
 def test_an_update_of_an_absent_record_brings_nothing_back(
     storage: FileStorage, folder: Path, neighbour: str
 ) -> None:
-    """Or a save that overtakes a logout undoes it."""
+    """Otherwise a save that comes after a logout would undo it."""
     storage.create(live(neighbour), NOW)
 
     assert storage.update(live(version=2), live(), NOW) == Gone()
@@ -159,7 +159,7 @@ def test_an_update_of_an_expired_record_is_refused(storage: FileStorage) -> None
 
 
 def test_a_tombstone_takes_the_place_of_the_record(storage: FileStorage) -> None:
-    """Who follows the old key must learn that it was superseded, and be given nothing else."""
+    """A request with the old key must learn that it was superseded, and must not get any data."""
     tombstone = make_tombstone(ID, State.SUPERSEDED, now=NOW, seconds=60, of=live())
     storage.create(live(), NOW)
 
@@ -292,7 +292,7 @@ def test_files_are_named_by_the_id_not_by_the_key(engine_folder: Path) -> None:
 
 
 def test_reading_creates_nothing(storage: FileStorage, folder: Path) -> None:
-    """Nor does anything else but a new session. Else bots would make folders."""
+    """Only a new session creates a folder. Otherwise bots could create folders."""
     assert storage.read(ID) is None
     assert storage.update(live(version=2), live(), NOW) == Gone()
     assert not storage.touch(live(), NOW + HOUR, NOW, NOW)
@@ -369,7 +369,7 @@ def test_without_the_folder_around_it_every_process_knows(tmp_path: Path) -> Non
 
 
 def test_a_folder_whose_sessions_are_removed_on_purpose(storage: FileStorage, folder: Path) -> None:
-    """What the message says to do about it: the site goes on without a restart."""
+    """If an operator follows the message, the site goes on without a restart."""
     storage.create(live(), NOW)
     shutil.rmtree(folder)
     folder.mkdir(mode=0o700)
@@ -495,7 +495,7 @@ def test_in_the_temp_folder_each_user_has_a_folder(monkeypatch: pytest.MonkeyPat
 def test_a_folder_that_another_user_has_put_in_the_temp_folder_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who makes it first owns it, and could read and remove what is in there."""
+    """A user who creates the folder first owns it, and could read and remove the sessions."""
     tmp_path.chmod(0o1777)
     (tmp_path / "sessions").mkdir()
     uid = os.geteuid() + 1
@@ -1049,7 +1049,7 @@ def test_many_files_of_a_shard_take_its_lock_once(
 
 @pytest.mark.parametrize("batch", [1, 7, 100, 1000])
 def test_a_batch_removes_no_more_than_it_may(storage: FileStorage, batch: int) -> None:
-    """What is left of a hundred files that were looked at together comes with the next batch."""
+    """The batch reads a hundred files at once. The next batch removes the rest of them."""
     for number in range(230):
         storage.create(live(f"00{number:038x}", expires=NOW), NOW - 1)
     removed = purge_all(storage, batch)
@@ -1060,7 +1060,8 @@ def test_a_batch_removes_no_more_than_it_may(storage: FileStorage, batch: int) -
 def test_a_purge_that_was_left_unfinished_is_begun_anew_before_it_says_done(
     storage: FileStorage,
 ) -> None:
-    """Who stopped after a batch, and comes back later, must not be told that nothing is left."""
+    """A caller that stopped after one batch and comes back later must not be told that nothing is
+    left."""
     for shard in ("00", "01"):
         storage.create(live(f"{shard}{1:038x}", expires=NOW), NOW - 1)
     assert storage.purge(NOW, 1) == 1
@@ -1209,7 +1210,7 @@ def test_what_a_killed_purge_left_goes_with_the_next(storage: FileStorage, folde
 
 
 def test_a_purge_leaves_strange_files_alone(storage: FileStorage, folder: Path) -> None:
-    """What someone else put there is not ours to remove."""
+    """The purge removes no file that the storage has not written."""
     storage.create(live(), NOW)
     for path in (folder / "README", folder / "3f" / "3fREADME"):
         path.write_text("mine")
@@ -1421,7 +1422,7 @@ def test_a_writer_after_the_folder(
 def test_a_writer_between_the_look_and_the_lock(
     writer: Writer, folder: Path, empty_shard: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What seemed to be empty need not be so under the lock."""
+    """A folder that seemed empty may have a file once the lock is held."""
     purging = FileStorage(folder)
     remove = purging._purge._remove_if_empty
 

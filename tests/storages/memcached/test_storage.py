@@ -670,8 +670,8 @@ def test_timeouts_are_there_without_being_asked_for(service: Service) -> None:
 
 
 def test_options_of_a_single_client_are_honoured(service: Service) -> None:
-    """What the project says of its connections in CACHES holds for sessions too; what is for
-    HashClient is no error."""
+    """The connection options in CACHES apply to sessions, too. Options that only HashClient knows
+    cause no error."""
     options = {"timeout": 7, "no_delay": False, "max_pool_size": 3, "use_pooling": True}
     with storage_at(service.addresses, OPTIONS={**QUICK_TO_GIVE_UP, **options}) as storage:
         for node in storage._nodes.clients.values():
@@ -972,7 +972,7 @@ def test_a_new_session_whose_answer_was_lost_is_not_taken(
 def test_an_id_that_someone_else_has_is_taken_also_when_sent_again(
     relayed: tuple[Proxy, memcached.MemcachedStorage],
 ) -> None:
-    """Or one visitor would go on with the session of another."""
+    """Otherwise one visitor would get the session of another."""
     proxy, storage = relayed
     storage.create(make_record(payload=b"theirs"), now())
     proxy.break_after = b"add"
@@ -1337,7 +1337,7 @@ def test_a_save_meanwhile_on_the_other_node_leaves_no_successor(between: Between
 
 
 def test_a_logout_meanwhile_on_the_other_node_leaves_no_successor(between: Between) -> None:
-    """Who has signed out is not signed in again under another key."""
+    """A user who has signed out is not signed in again under another key."""
     between.log_out()
 
     assert isinstance(between.rotate(), Gone)
@@ -1424,7 +1424,7 @@ def test_a_node_that_falls_silent_leaves_half_a_rotation_to_nobody(
 def test_a_node_whose_connection_is_closed_is_asked_before_the_session_is_superseded(
     between: Between,
 ) -> None:
-    """As after an outage: who cannot log in keeps the session, whatever happens meanwhile."""
+    """Connections are closed after an outage. If the login fails, the session stays as it was."""
     between.storage._nodes.clients[between.new.address].close()
     between.new.change = lambda _: b""
 

@@ -1037,7 +1037,8 @@ def own(storage: redis.RedisStorage, letter: str, **fields: Any) -> Record:
     "ring", [("new", "tests only"), ("tests only", "new"), ("newer", "new", "tests only")], ids=str
 )
 def test_a_new_key_makes_no_index_anew(storage: redis.RedisStorage, ring: tuple[str, ...]) -> None:
-    """What has its mark was written after it came, and is in its index."""
+    """Records that have the mark of the new key were written with an index, so no index is
+    rebuilt."""
     storage.create(record("0" * 40), NOW)  # By a version without marks.
     storage.create(own(storage, "a", user_id="7"), NOW)
     assert len(listed(storage)) == 2
@@ -1170,7 +1171,8 @@ def test_of_many_tasks_one_makes_the_index(backend: str, builds: list[float]) ->
 def test_a_request_does_not_wait_for_ever_for_an_index(
     deployment: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, builds: list[float]
 ) -> None:
-    """Nor does it tell of a part: who ends all sessions of a user would leave some."""
+    """The request does not return a part of the list, either, because ending all sessions of a user
+    would miss some."""
     monkeypatch.setattr(redis_index, "WAIT_SECONDS", 0.3)
     with deployment() as storage:
         storage._server.connect().flushall()

@@ -146,7 +146,7 @@ def test_damaged_bytes_are_no_journal(data: bytes) -> None:
 
 
 def test_packing(begun: Journal) -> None:
-    """As it was, and small."""
+    """A journal comes back unchanged, and is small."""
     journal = saved(begun, 2, 1, 0, a=b"2")
     assert Journal.unpack(journal.pack()) == journal
     assert len(begun.pack()) < 30

@@ -221,7 +221,7 @@ def test_a_save_does_not_write_the_registry(pair: RegisteredStorage, store: Any)
     ids=str,
 )
 def test_the_entry_follows(pair: RegisteredStorage, store: Any, change: dict[str, Any]) -> None:
-    """Or lists would show who was logged in at first."""
+    """Otherwise lists would show the user who was logged in at first."""
     record = stored(store)
     (name,) = change
     for number in range(2):
@@ -289,7 +289,7 @@ def test_a_save_of_an_ended_session_that_moves_its_entry(
 
 
 def test_a_touch_moves_both(pair: RegisteredStorage, store: Any) -> None:
-    """Or the entry would expire while the session is in use."""
+    """Otherwise the entry would expire while the session is in use."""
     record = stored(store)
     assert store.touch(record, record.expires + DAY, now(), now())
     for storage in (pair.data, pair.registry):
@@ -606,7 +606,7 @@ def test_a_create_that_is_cancelled_leaves_no_entry(pair: RegisteredStorage, whe
 def test_a_create_that_is_cancelled_leaves_the_session_of_another_request(
     pair: RegisteredStorage,
 ) -> None:
-    """As two requests do that migrate a session from a previous backend at the same time."""
+    """Two requests may migrate the same session from a previous backend at the same time."""
     base = stored(pair)
     with observed(pair.registry, after=cancel_at(0)), pytest.raises(CancelledError):
         asyncio.run(pair.acreate(new(id=base.id, version=5), now()))
@@ -741,7 +741,7 @@ def test_a_rotation_in_a_transaction_that_is_refused(
 def test_a_rotation_in_a_transaction_whose_data_cannot_be_stored(
     pair: RegisteredStorage, store: Any, hooks: Any
 ) -> None:
-    """Who catches the error may commit, and the session goes on under its old id."""
+    """If the caller catches the error and commits, the session goes on under its old id."""
     base = stored(store)
     record, *rest = rotation(base)
     with observed(pair.data, before=break_at("create")), pytest.raises(StorageUnavailable):
@@ -964,7 +964,7 @@ def key(engine: Any) -> Iterator[str]:
 
 @pytest.mark.engines("cache:memcached+sqlite")
 def test_sessions_in_memcached_can_be_found_by_user(engine: Any, key: str) -> None:
-    """What memcached itself cannot do at all."""
+    """Memcached by itself cannot list sessions at all."""
     (entry,) = StoredSession.objects.using(engine.database).filter(user_id="7")
     assert entry.id == session_id(key)
 
@@ -1097,7 +1097,7 @@ def test_a_pair_is_in_the_transactions_of_both_storages(
     data: bool,
     registry: bool,
 ) -> None:
-    """What waits for a commit waits for that of the registry, which decides what is live."""
+    """Callbacks run after the commit of the registry, which decides which sessions are live."""
     waiting: list[tuple[str, object]] = []
     for name, value in ("data", data), ("registry", registry):
         storage, note = getattr(pair, name), partial(_note, waiting, name)

@@ -171,7 +171,7 @@ def test_who_has_left_is_not_cut_off(line: Line) -> None:
 
 
 def test_an_error_takes_the_cursor_back(line: Line) -> None:
-    """What stays behind would cut the connection off in the middle of something else."""
+    """Otherwise the connection would be cut off during another statement."""
     with pytest.raises(ZeroDivisionError), LimitedCursor(line):  # type: ignore[arg-type]
         raise ZeroDivisionError
     line.cursor = lambda: 1 / 0  # type: ignore[method-assign]
@@ -460,7 +460,7 @@ def test_a_row_that_somebody_locks_is_waited_for_so_long(engine: Engine) -> None
 
 @on_servers
 def test_a_transaction_that_was_cut_off_fails_as_a_whole(engine: Engine) -> None:
-    """Who swallows the error must not commit the rest of it on another connection."""
+    """A caller that swallows the error must not commit the rest on another connection."""
     locked, written = stored(engine), a_record()
     with other_connection(engine) as other:
         other.set_autocommit(False)

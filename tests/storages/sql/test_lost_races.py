@@ -108,7 +108,8 @@ on_operations_that_wait = pytest.mark.parametrize("operation", WAITING.values(),
 def test_a_lost_race_in_the_callers_transaction_is_a_conflict(
     site: cases.Engine, level: str, operation: Operation
 ) -> None:
-    """As an outage it would be answered with 503, and be looked for in the database."""
+    """If it were an outage, the response would be a 503 and operators would search the database for
+    a fault."""
     site.storage.create(record(), now())
     with transaction.atomic(using=site.database), other_cursor(site) as cursor:
         execute(site, f"SET TRANSACTION ISOLATION LEVEL {level}")
@@ -238,7 +239,7 @@ def test_a_lost_race_in_autocommit_is_tried_again(
 @on_postgresql
 @strictly
 def test_a_session_that_is_saved_in_a_transaction(site: cases.Engine, level: str) -> None:
-    """What a view sees that saves by itself."""
+    """A view that saves the session itself gets ``SessionConflict``, and can try again."""
     session: SessionStore = site.SessionStore()
     session["x"] = 1
     session.save()

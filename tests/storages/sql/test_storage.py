@@ -202,7 +202,8 @@ def test_a_database_that_does_not_return_what_it_deletes_commits_once(
 def test_an_outage_among_many_that_end_tells_which_have_ended(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What their transaction had done is rolled back. Those before the outage end by themselves."""
+    """The transaction that would end all of them is rolled back. Then each ends by itself, until
+    the outage."""
     monkeypatch.setattr(database, "returns_deleted", lambda connection: False)
     ids = sorted(stored(engine).id for _ in range(3))
     delete = engine.storage.delete
