@@ -311,7 +311,7 @@ def test_a_new_secret_key_signs_nobody_out(engine: Any, user: Any) -> None:
 
 @pytest.mark.engines("memory", "db:sqlite")
 def test_a_changed_password_signs_the_socket_out(engine: Any, user: Any) -> None:
-    """With fallbacks as without them."""
+    """``SECRET_KEY_FALLBACKS`` makes no difference."""
     browser = signed_in(user.username)
     user.set_password("another")
     user.save()
@@ -407,7 +407,7 @@ def test_an_outage_answers_a_consumer_of_http_with_503(engine: Any) -> None:
 
 @pytest.mark.engines("memory", "db:sqlite")
 def test_an_outage_does_not_close_an_open_socket(engine: Any, user: Any) -> None:
-    """It says nothing of the session. When it is over, the socket is looked after again."""
+    """An outage says nothing about the session. When it is over, the socket is checked again."""
 
     async def scenario(browser: Client) -> int:
         async with connected(quick_application, browser) as socket:
@@ -475,7 +475,7 @@ def test_an_ended_session_closes_its_sockets(engine: Any, user: Any, how: str) -
 
 @every_engine
 def test_the_absolute_timeout_closes_the_socket(engine: Any, user: Any) -> None:
-    """To the second, without a look at the store in between, and whatever is said."""
+    """The socket closes to the second, whatever is sent, and the store is not asked in between."""
     began = datetime.now(UTC)
 
     async def scenario(browser: Client) -> int:

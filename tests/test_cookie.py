@@ -150,7 +150,7 @@ def test_every_byte_flipped(engine: Any) -> None:
 
 @pytest.mark.engines("cookie:unregistered")
 def test_every_character_replaced(engine: Any) -> None:
-    """The spelling counts too: no second cookie value opens the same session."""
+    """The spelling counts, too: no second cookie value opens the same session."""
     key = stored(engine)
     for place in range(len(key)):
         for character in ("A", "!", "é", "=", "+"):
@@ -176,7 +176,7 @@ def test_under_another_cookies_name(engine: Any) -> None:
 
 
 def test_of_another_project(engine: Any) -> None:
-    """Its keys are not ours."""
+    """The other project has other keys."""
     with override_settings(SECRET_KEY="of another project, and long enough for one"):
         key = stored(engine)
     assert_refused(engine, {COOKIE: key}, "unknown key")
@@ -192,7 +192,8 @@ def test_a_payload_of_another_engine(engine: Any) -> None:
 
 
 def test_expired(engine: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """The server decides, whatever the browser says. Not suspicious, but told."""
+    """The server decides, whatever the browser says. An expired cookie is reported, but not as
+    suspicious."""
     key = stored(engine)
     browser = Browser()
     browser.send({COOKIE: key})
@@ -256,7 +257,7 @@ def test_parts_make_one_session(engine: Any, parts: dict[str, str], browser: Bro
 
 
 def test_parts_in_another_order(engine: Any, parts: dict[str, str]) -> None:
-    """Each is whole; the token is not."""
+    """Each part is valid, but the token is not."""
     parts[f"{COOKIE}-1"], parts[f"{COOKIE}-2"] = parts[f"{COOKIE}-2"], parts[f"{COOKIE}-1"]
     assert_refused(engine, parts)
 
@@ -306,7 +307,8 @@ def test_with_djangos_middleware_one_cookie_is_the_limit(engine: Any) -> None:
 
 @pytest.mark.engines("cookie:unregistered")
 def test_a_cookie_fills_its_4096_bytes(engine: Any) -> None:
-    """Counted as browsers do, name and value: not a byte too many, nor refused too early."""
+    """Browsers count the name and the value. No byte is too many, and nothing is refused too
+    early."""
     sizes = []
     with override_settings(MIDDLEWARE=["django.contrib.sessions.middleware.SessionMiddleware"]):
         for size in range(2950, 3060):
@@ -322,7 +324,7 @@ def test_a_cookie_fills_its_4096_bytes(engine: Any) -> None:
 
 @pytest.mark.engines("cookie:unregistered", "cookie:sqlite")
 def test_a_login_takes_no_more_than_djangos_signed_cookie(engine: Any, user: Any) -> None:
-    """Private, and no longer for it."""
+    """The cookie is encrypted and still not longer."""
     browser = Browser()
     browser.get("/login/ada/")
     session = engine.SessionStore(browser.cookies()[COOKIE])
@@ -373,7 +375,8 @@ def test_replay_after_logout_in_a_later_session(browser: Browser, captured: dict
 
 @pytest.mark.engines(*REGISTERED)
 def test_replay_of_the_cookie_from_before_a_login(engine: Any, browser: Browser, user: Any) -> None:
-    """Session fixation: who planted the anonymous cookie is left with nothing."""
+    """This prevents session fixation: the cookie that an attacker planted is of no use after the
+    login."""
     browser.get("/write/cart/1/")
     anonymous = browser.cookies()
     browser.get("/login/ada/")
@@ -396,7 +399,7 @@ def test_replay_after_a_password_change(
 def test_replay_after_the_account_was_deactivated(
     browser: Browser, captured: dict[str, str], user: Any
 ) -> None:
-    """Django's ModelBackend asks; without a registry too."""
+    """Django's ``ModelBackend`` refuses the user, also without a registry."""
     user.is_active = False
     user.save()
     browser.send(captured)
@@ -407,7 +410,7 @@ def test_replay_after_the_account_was_deactivated(
 def test_replay_after_all_of_a_user_were_ended(
     engine: Any, browser: Browser, captured: dict[str, str], user: Any
 ) -> None:
-    """From outside: the registry finds a user's sessions, and who has none is not touched."""
+    """The registry finds the sessions of a user, and those of other users stay."""
     other = Browser()
     other.get("/write/color/green/")
     of_user = StoredSession.objects.using(engine.database).filter(user_id=str(user.pk))
@@ -524,8 +527,8 @@ def test_whichever_cookie_the_browser_keeps(engine: Any, last: str) -> None:
 
 @pytest.mark.engines(*REGISTERED)
 def test_an_answer_that_never_arrived(engine: Any, browser: Browser) -> None:
-    """The connection broke. What was answered as saved is there, and the browser is brought up to
-    date by the next answer."""
+    """If the connection breaks, the saved change is there, and the next response brings the browser
+    up to date."""
     browser.send({COOKIE: stored(engine, color="blue")})
     before = browser.cookies()
     browser.get("/write/color/red/")
@@ -564,7 +567,8 @@ def test_a_cookie_that_the_registry_does_not_know(engine: Any) -> None:
 
 @pytest.mark.engines("cookie:sqlite")
 def test_a_registry_that_has_lost_its_journals(engine: Any) -> None:
-    """Restored from a list without payloads, perhaps. Every session goes on."""
+    """Every session goes on if the registry was restored without its payloads, for example from a
+    list."""
     key = stored(engine, color="blue")
     StoredSession.objects.update(payload=b"")
     newer = save(engine, key, x=1)
@@ -632,7 +636,7 @@ def test_more_saves_than_the_registry_remembers(
 
 @pytest.mark.engines(*REGISTERED)
 def test_a_large_value_that_is_saved_often(engine: Any) -> None:
-    """Only its newest state has to be remembered."""
+    """The registry has to remember only its newest state."""
     key = stored(engine)
     for number in range(12):
         save(engine, key, blob=os.urandom(6000), number=number)
@@ -651,7 +655,7 @@ def test_many_requests_with_the_same_old_cookie(engine: Any) -> None:
 @pytest.mark.engines(*REGISTERED)
 @pytest.mark.parametrize("ahead", [90_000, -90_000])
 def test_servers_whose_clocks_differ(engine: Any, ahead: int) -> None:
-    """By as much as is said to do no harm: nobody forgets what was saved a moment ago."""
+    """Within the documented difference of clocks, no server forgets a recent save."""
     key = stored(engine)
     save(engine, key, a=1)
     with at(now() + ahead):
@@ -746,8 +750,8 @@ def test_a_serializer_that_makes_text_of_keys(engine: Any) -> None:
     "middleware", ["django.contrib.sessions.middleware", "django_sessionstores.middleware"]
 )
 def test_an_unreadable_cookie_that_rolls_stays(engine: Any, settings: Any, middleware: str) -> None:
-    """With SESSION_SAVE_EVERY_REQUEST, too: one worker with a wrong key must not log out everybody
-    it meets, nor junk fill the registry."""
+    """This holds with ``SESSION_SAVE_EVERY_REQUEST``, too: a worker with a wrong key must not log
+    out every user, and junk must not fill the registry."""
     with override_settings(SESSION_SAVE_EVERY_REQUEST=True):
         key = stored(engine)
         settings.MIDDLEWARE = [f"{middleware}.SessionMiddleware"]
@@ -765,7 +769,7 @@ def test_an_unreadable_cookie_that_rolls_stays(engine: Any, settings: Any, middl
 
 @pytest.mark.engines(*REGISTERED)
 def test_many_saves_at_once_all_arrive(engine: Any) -> None:
-    """By force, as browsers do it: each request sends the cookie that was set last."""
+    """Requests run in parallel like those of a browser: each sends the cookie that was set last."""
     jar = [stored(engine, start="kept")]
 
     def request(name: str) -> Callable[[], None]:
@@ -784,7 +788,7 @@ def test_many_saves_at_once_all_arrive(engine: Any) -> None:
 
 @pytest.mark.engines(*REGISTERED)
 def test_a_save_after_the_end_is_refused(engine: Any) -> None:
-    """Whatever cookie it began with."""
+    """The save is refused whatever cookie the request began with."""
     key = stored(engine)
     late = engine.SessionStore(key)
     late["x"] = 1
@@ -820,7 +824,7 @@ def test_a_save_that_changes_nothing_finds_out_whether_the_session_lives(
 
 @pytest.mark.engines(*REGISTERED)
 def test_the_registry_holds_neither_keys_nor_words(engine: Any) -> None:
-    """Not in what it remembers of changes, either."""
+    """The changes that the registry remembers do not have them, either."""
     key = stored(engine)
     session = engine.SessionStore(key)
     session["color"] = "vermilion"
@@ -863,7 +867,7 @@ def test_errors_do_not_show_the_key(engine: Any) -> None:
 
 
 def test_the_session_id_is_stable(engine: Any) -> None:
-    """For other tables to refer to: over saves, and known without loading."""
+    """Other tables can refer to the id: saves do not change it, and it is known without loading."""
     session: SessionStore = engine.SessionStore(stored(engine))
     before = session.session_id
     assert before is not None
@@ -903,7 +907,7 @@ def test_every_change_reaches_the_browser(engine: Any, browser: Browser, view: s
 
 
 def test_a_save_in_the_view_reaches_the_browser(engine: Any) -> None:
-    """It is the answer that carries it."""
+    """The response carries the session."""
     key = stored(engine, cart={})
 
     def view(request: Any) -> HttpResponse:
@@ -942,7 +946,7 @@ def test_an_older_cookie_knows_the_user_of_the_newest(engine: Any) -> None:
 
 @pytest.mark.engines(*REGISTERED)
 def test_the_registry_knows_the_client(engine: Any) -> None:
-    """For lists of sessions; a change of address follows when the last write is long ago."""
+    """Lists of sessions show the client. A new address is written if the last write is long ago."""
     browser = Browser()
     browser.client.defaults["REMOTE_ADDR"] = "192.0.2.1"
     browser.get("/write/color/blue/")
@@ -1036,7 +1040,7 @@ MOVES = [
 @pytest.mark.engines("cookie:sqlite")
 @pytest.mark.parametrize(("old", "new"), MOVES, ids=lambda name: name)
 def test_every_session_survives_a_move(engine: Any, old: str, new: str) -> None:
-    """And not only those whose tokens happen to have a character that no plain key has."""
+    """This includes sessions whose tokens have only characters of plain keys."""
     paths = {name: f"django_sessionstores.backends.{name}" for name in (old, new)}
     engine.file_path.mkdir(mode=0o700, exist_ok=True)
     stores = {name: import_module(path).SessionStore for name, path in paths.items()}

@@ -94,7 +94,8 @@ def test_list_shows_what_there_is(engine: Any, listing: Any) -> None:
 
 
 def test_pages_hold_each_session_once(engine: Any, listing: Any) -> None:
-    """With a filter that leaves out most of a page, too: the cursor goes on behind the last."""
+    """This holds with a filter that leaves out most of a page, too: the cursor continues after the
+    last session."""
     wanted = {stored(engine, user=7).session_id for _ in range(5)}
     for _ in range(6):
         stored(engine)
@@ -118,7 +119,7 @@ def test_pages_hold_each_session_once(engine: Any, listing: Any) -> None:
     ids=["all", "user", "logged in", "anonymous", "user, anonymous", "ip", "network", "no network"],
 )
 def test_filters(engine: Any, listing: Any, filters: dict[str, Any], expected: set[str]) -> None:
-    """All of them must hold."""
+    """A session must match all of the filters."""
     visitor = engine.SessionStore()
     sessions = {"ada": stored(engine, user=1), "bob": stored(engine, user=2)}
     visitor.policy = RequestPolicy(client=lambda: Who("192.0.2.1", "browser"))
@@ -251,14 +252,14 @@ def test_data(engine: Any, inventory: Any) -> None:
 
 
 def test_count(engine: Any, listing: Any) -> None:
-    """All, or a user's."""
+    """The count is that of all sessions, or of a user's."""
     for user in (1, 1, 2, None):
         stored(engine, user=user)
     assert (listing.count(), listing.count(user=1), listing.count(user=3)) == (4, 2, 0)
 
 
 def test_get(engine: Any, inventory: Any) -> None:
-    """By id, on every engine, whether it lists or not."""
+    """Every engine finds a session by its id, whether or not it can list sessions."""
     session = stored(engine, user=7)
     if engine.storage.authoritative:
         assert inventory.get(session.session_id).user_id == "7"
@@ -281,7 +282,7 @@ def test_an_ended_session_is_gone_for_the_next_request(engine: Any, inventory: A
 
 
 def test_end_all_of_a_user_but_one(engine: Any, listing: Any) -> None:
-    """ "Log out on all other devices"."""
+    """Sites offer this as "Log out on all other devices"."""
     mine = [stored(engine, user=7) for _ in range(4)]
     others = [stored(engine, user=77), stored(engine)]
     assert listing.end_all(7, but=mine[0].session_id) == 3
@@ -367,7 +368,7 @@ def test_end_a_users_session_by_its_previous_id(engine: Any, listing: Any) -> No
 
 
 def test_end_everything(engine: Any, listing: Any) -> None:
-    """After a breach, for one."""
+    """A site may need this after a breach."""
     sessions = [stored(engine, user=user) for user in (1, 2, None)]
     assert listing.end_everything() == 3
     assert not any(is_alive(engine, each) for each in sessions)
@@ -412,7 +413,7 @@ def test_end_for_so_long(engine: Any, listing: Any, monkeypatch: pytest.MonkeyPa
 
 
 def test_many_end_in_few_calls(engine: Any, listing: Any) -> None:
-    """To end one session costs a database a commit: thousands took minutes."""
+    """Ending one session costs a database a commit, so ending thousands took minutes."""
     for _ in range(12):
         stored(engine, user=7)
     with pytest.MonkeyPatch.context() as patch:
@@ -519,7 +520,8 @@ def test_a_session_between_the_steps_of_a_rotation_counts_once(engine: Any) -> N
 
 
 def test_end_many_by_their_ids(engine: Any, inventory: Any) -> None:
-    """In one call of the storage. What has another id is followed, and nothing is told twice."""
+    """They end in one call of the storage. Sessions that have another id by now end, too, and no
+    signal is sent twice."""
     if not engine.storage.authoritative:
         pytest.skip(f"{engine.id} declares that it cannot end sessions")
     sessions = [stored(engine, user=number) for number in range(4)]
@@ -591,7 +593,7 @@ def test_an_outage_while_selected_ones_end(
 
 
 def test_purge_so_many(engine: Any, listing: Any) -> None:
-    """The batch that exceeds it is finished."""
+    """The batch that exceeds the number is finished."""
     if engine.storage.self_expiring:
         pytest.skip("nothing to purge")
     with at(now() - 30 * DAY):
@@ -677,7 +679,7 @@ def test_ending_holds_against_saves_and_logins_meanwhile(engine: Any) -> None:
 
 @pytest.mark.authoritative
 def test_a_save_does_not_survive_the_end(engine: Any, inventory: Any) -> None:
-    """It began before, and ends after."""
+    """The save begins before the session ends, and finishes after that."""
     session = stored(engine)
     late = engine.SessionStore(session.session_key)
     late["x"] = 2
@@ -691,7 +693,7 @@ def test_a_save_does_not_survive_the_end(engine: Any, inventory: Any) -> None:
 
 
 def test_an_engine_that_cannot_list_says_so(engine: Any, inventory: Any) -> None:
-    """Not an empty list: that would mean that nobody is logged in."""
+    """An empty list would mean that nobody is logged in."""
     if engine.storage.lists:
         pytest.skip(f"{engine.id} lists")
     stored(engine, user=7)
@@ -718,7 +720,7 @@ def test_an_outage_is_no_empty_list(engine: Any, listing: Any) -> None:
 
 @pytest.mark.engines("memory")
 def test_bad_input(engine: Any, inventory: Any) -> None:
-    """Ends nothing, and says what is wrong."""
+    """It ends no session, and the error says what is wrong."""
     session = stored(engine, user=7)
     with pytest.raises(ValueError, match="limit"):
         inventory.list(limit=0)
@@ -731,7 +733,7 @@ def test_bad_input(engine: Any, inventory: Any) -> None:
 
 @pytest.mark.engines("db:sqlite")
 def test_a_cursor_that_no_page_gave(engine: Any, inventory: Any) -> None:
-    """It comes from an address bar."""
+    """Anybody can type a cursor into an address bar."""
     stored(engine)
     with pytest.raises(ValueError, match="cursor"):
         inventory.list(cursor="nonsense")
@@ -739,7 +741,7 @@ def test_a_cursor_that_no_page_gave(engine: Any, inventory: Any) -> None:
 
 @pytest.mark.engines("memory")
 def test_engines_of_others_are_refused(engine: Any) -> None:
-    """They have no ids, only keys."""
+    """Their sessions have keys, but no ids."""
     with (
         override_settings(SESSION_ENGINE="django.contrib.sessions.backends.db"),
         pytest.raises(CannotList, match="not an engine of django_sessionstores"),
@@ -748,7 +750,7 @@ def test_engines_of_others_are_refused(engine: Any) -> None:
 
 
 def test_an_index_can_be_made_anew(engine: Any, listing: Any) -> None:
-    """It loses nobody, and finds nobody twice."""
+    """The new index has each session exactly once."""
     sessions = [stored(engine, 7), stored(engine, 7), stored(engine)]
     assert listing.reindex() in {None, len(sessions)}
 
@@ -760,7 +762,7 @@ def test_an_index_can_be_made_anew(engine: Any, listing: Any) -> None:
 
 
 def test_a_summary_counts_every_session(engine: Any, listing: Any) -> None:
-    """In a database by its queries, and elsewhere one by one, with the same result."""
+    """A database counts by queries, and other stores count one by one, with the same result."""
     moment = now()
     for hours, user, agent in [
         (0, None, "a"),

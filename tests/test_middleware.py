@@ -474,7 +474,8 @@ def test_the_admin_takes_it_for_djangos() -> None:
 
 @pytest.mark.parametrize("cookie", [True, False])
 def test_an_untouched_session_costs_nothing(site: Any, engine: Any, cookie: bool) -> None:
-    """Most requests of most sites: no round trip, no cookie, and pages that any cache may share."""
+    """This is the case for most requests of most sites: there is no round trip and no cookie, and
+    any cache may share the page."""
     browser = Browser(site, **({COOKIE: draw_key()} if cookie else {}))
     with observed(engine.storage) as calls:
         answer = browser.get("nothing/")
@@ -485,7 +486,7 @@ def test_an_untouched_session_costs_nothing(site: Any, engine: Any, cookie: bool
 
 
 def test_what_is_written_is_read(ada: Browser) -> None:
-    """The path of every session: a cookie from one request, its data in the next."""
+    """Each session does this: one request sets the cookie, and the next one reads the data."""
     answer = ada.get("read/")
     assert b"blue" in answer.body
     assert answer.header("Vary") == "Cookie"
@@ -493,7 +494,7 @@ def test_what_is_written_is_read(ada: Browser) -> None:
 
 
 def test_a_login_gives_a_new_key(ada: Browser, user: Any) -> None:
-    """Without AuthenticationMiddleware, which is not asked by the views."""
+    """These views do not ask AuthenticationMiddleware."""
     before = ada.cookies[COOKIE]
     ada.get(f"login/{user.username}/")
     assert ada.cookies[COOKIE] != before
@@ -526,10 +527,9 @@ def test_a_failed_view_saves_nothing(ada: Browser, engine: Any) -> None:
     ids=["failed-view", "replaced-session"],
 )
 def test_a_new_key_reaches_the_browser(ada: Browser, route: str, status: int, color: str) -> None:
-    """Also if the view that cycled it failed: the old key is a tombstone already, and a browser
-    left with it would have lost the session. And if the view put a session of its own in the place
-    of the request's: Django's middleware uses the one that is there at the end, as this one does.
-    """
+    """This holds if the view that cycled the key failed, because the old key is a tombstone already
+    and its browser would lose the session. It also holds if the view replaced the session of the
+    request: both this middleware and Django's use the one that is there at the end."""
     before = ada.cookies[COOKIE]
     assert ada.get(route).status == status
     assert ada.cookies[COOKIE] != before
@@ -710,8 +710,8 @@ def test_an_outage_at_the_save_is_a_503(ada: Browser, engine: Any, path: str) ->
 def test_a_response_that_is_replaced_is_closed(
     ada: Browser, engine: Any, status: int, failing: str
 ) -> None:
-    """The server closes the 503 alone: each outage would leave files open. At the end, and once:
-    close() also tells Django that the request is finished, as other receivers believe."""
+    """The server closes only the 503, so each outage would leave files open. The response is closed
+    once, at the end, because ``close()`` also tells Django that the request is finished."""
     finished: list[int] = []
 
     def refuse(name: str) -> None:
@@ -760,7 +760,7 @@ def test_an_outage_behind_a_required_login_is_a_503(ada: Browser, engine: Any) -
 
 @memory
 def test_an_outage_of_a_rolling_session_is_a_503(ada: Browser, engine: Any) -> None:
-    """SESSION_SAVE_EVERY_REQUEST: the session is read only after the view."""
+    """With ``SESSION_SAVE_EVERY_REQUEST``, the session is read only after the view."""
     with (
         override_settings(SESSION_SAVE_EVERY_REQUEST=True),
         observed(engine.storage, before=broken),
@@ -845,7 +845,8 @@ CACHING = [
 
 @pytest.mark.engines("memory", "db:sqlite", "cookie:sqlite")
 def test_djangos_cache_stores_no_cookie_of_a_session(site: Any, engine: Any, user: Any) -> None:
-    """In the order that Django documents, for a site whose pages are all cached."""
+    """The middleware are in the order that Django documents for a site whose pages are all
+    cached."""
     with override_settings(
         MIDDLEWARE=CACHING,
         CACHE_MIDDLEWARE_SECONDS=600,
@@ -873,7 +874,7 @@ def test_djangos_cache_stores_no_cookie_of_a_session(site: Any, engine: Any, use
 
 @memory
 def test_a_visitor_without_cookie_does_not_notice_an_outage(browser: Browser, engine: Any) -> None:
-    """There is no session to ask for."""
+    """There is no session that the store could have."""
     with observed(engine.storage, before=broken):
         answer = browser.get("read/")
     assert answer.status == 200
@@ -896,8 +897,8 @@ def test_another_error_stays_a_500(ada: Browser, engine: Any) -> None:
 
 @memory
 def test_an_outage_is_logged_in_one_line(ada: Browser, engine: Any) -> None:
-    """With the storage's words and without the key; not once more as an error, which many sites
-    send as mail, for each request."""
+    """The line has the words of the storage but not the key. There is no error for each request,
+    which many sites would send as mail."""
     with (
         messages() as ours,
         messages("django.request") as djangos,
@@ -930,7 +931,7 @@ def test_the_project_has_a_page_of_its_own_for_outages(
 
 @memory
 def test_the_time_to_come_back_is_the_projects(site: Any, engine: Any) -> None:
-    """OUTAGE_RETRY_AFTER."""
+    """``OUTAGE_RETRY_AFTER`` sets it."""
     browser = Browser(site, **{COOKIE: draw_key()})
     with (
         override_settings(SESSIONSTORES={"OUTAGE_RETRY_AFTER": 90}),
@@ -975,7 +976,7 @@ def test_an_anonymous_request_that_writes_is_a_503(ada: Browser, engine: Any, pa
 def test_an_anonymous_request_writes_nothing_when_the_store_is_back(
     ada: Browser, engine: Any
 ) -> None:
-    """It read an empty session. Saved, that would empty the real one."""
+    """The request has read an empty session. Saving that would empty the real one."""
 
     def miss_the_read(name: str) -> None:
         if name == "read":
@@ -1003,7 +1004,8 @@ def test_a_rolling_session_is_let_alone_in_an_outage(ada: Browser, engine: Any) 
 @memory
 @pytest.mark.usefixtures("anonymous")
 def test_a_login_in_an_outage_is_a_503(ada: Browser, engine: Any, user: Any) -> None:
-    """Not even when the store is back at the save: the old session would be left in force."""
+    """The login is refused even if the store is back at the save, because the old session would
+    stay valid."""
 
     def miss_the_reads(name: str) -> None:
         if name == "read":
@@ -1019,8 +1021,8 @@ def test_a_login_in_an_outage_is_a_503(ada: Browser, engine: Any, user: Any) -> 
 
 @memory
 def test_a_cookie_that_is_not_due_is_not_sent(ada: Browser, engine: Any) -> None:
-    """SESSION_SAVE_EVERY_REQUEST: 100 bytes in each response, and none of them could be cached.
-    It is sent when the stored expiry moves."""
+    """With ``SESSION_SAVE_EVERY_REQUEST``, the cookie is sent when the stored expiry moves.
+    Otherwise each response would be 100 bytes longer, and none could be cached."""
     with override_settings(SESSION_SAVE_EVERY_REQUEST=True):
         for path in ("read/", "nothing/"):
             answer = ada.get(path)
@@ -1033,7 +1035,8 @@ def test_a_cookie_that_is_not_due_is_not_sent(ada: Browser, engine: Any) -> None
 
 @memory
 def test_a_rolling_session_that_has_ended_is_not_replaced(site: Any, engine: Any) -> None:
-    """SESSION_SAVE_EVERY_REQUEST: Django's makes a record for each cookie that means nothing."""
+    """With ``SESSION_SAVE_EVERY_REQUEST``, Django's middleware creates a record for each
+    meaningless cookie."""
     browser = Browser(site, **{COOKIE: draw_key()})
     with override_settings(SESSION_SAVE_EVERY_REQUEST=True), observed(engine.storage) as calls:
         answer = browser.get("nothing/")
@@ -1065,7 +1068,7 @@ def test_another_kind_of_cookie_reaches_the_browser(ada: Browser) -> None:
 
 @memory
 def test_a_rolling_request_overtaken_by_a_login_is_answered(ada: Browser, engine: Any) -> None:
-    """Nothing of it was to be saved. Its cookie must not take the place of the login's."""
+    """The request has nothing to save, and its cookie must not replace that of the login."""
     key = ada.cookies[COOKIE]
 
     def log_in(name: str) -> None:
@@ -1141,7 +1144,7 @@ def keys(engine: Any, monkeypatch: pytest.MonkeyPatch) -> KeyInCookie:
     ids=["growing", "shrinking", "ending"],
 )
 def test_long_keys_come_back_whole(browser: Browser, keys: KeyInCookie, sizes: list[int]) -> None:
-    """At every size, after every other: no stale part is left, and none is missing."""
+    """Keys of each size follow each other: no stale part is left, and none is missing."""
     for size in sizes:
         keys.size = size
         browser.get("write/x/1/")
@@ -1253,7 +1256,7 @@ def test_parts_go_when_the_limit_was_lowered(browser: Browser, keys: KeyInCookie
     ids=str,
 )
 def test_odd_parts_are_no_error(site: Any, engine: Any, cookies: dict[str, str]) -> None:
-    """Anybody can send anything."""
+    """Anybody can send any cookie."""
     assert Browser(site, **cookies).get("read/").body == b"{}"
 
 
@@ -1322,7 +1325,7 @@ def test_the_record_tells_who_the_client_is(browser: Browser, engine: Any) -> No
 
 @memory
 def test_nobody_is_trusted_unless_named(browser: Browser, engine: Any) -> None:
-    """Everybody can send the header."""
+    """Any client can send the header."""
     browser.get("write/x/1/", REMOTE_ADDR="10.0.0.1", HTTP_X_FORWARDED_FOR="1.1.1.1")
     assert engine.storage.read(session_id(browser.cookies[COOKIE])).ip == "10.0.0.1"
 

@@ -180,7 +180,7 @@ def test_a_column_needs_no_more_than_a_line(
 
 @EVERY_ENGINE
 def test_no_page_shows_a_key_or_a_secret(site: Any, root: Any, client: Client) -> None:
-    """Whoever sees a key has the session."""
+    """Anyone who sees a key controls the session."""
     session = stored(site, root, password=SECRET, url=f"/?token={SECRET}")
     ended = stored(site)
     pages = [
@@ -204,7 +204,7 @@ def test_no_page_shows_a_key_or_a_secret(site: Any, root: Any, client: Client) -
 
 @EVERY_ENGINE
 def test_search(site: Any, client: Client) -> None:
-    """By what an administrator has at hand."""
+    """An administrator can search for anything that a log or a user tells."""
     ada = person("ada")
     session, other = stored(site, ada, ip="192.0.2.9"), stored(site, ip="2001:db8::1")
     assert listed(client, q="ada") == short(session)
@@ -224,7 +224,7 @@ def test_search(site: Any, client: Client) -> None:
 
 @ONE_ENGINE
 def test_a_search_for_nothing_that_is_there(site: Any, client: Client) -> None:
-    """Says what could have been searched for."""
+    """The page says what can be searched for."""
     stored(site)
     for query in ("nobody", "ip:nonsense", "id:xyz", "abc12"):
         page = text(client.get(PAGES, {"q": query}))
@@ -234,7 +234,8 @@ def test_a_search_for_nothing_that_is_there(site: Any, client: Client) -> None:
 
 @ONE_ENGINE
 def test_a_search_that_means_two_users(site: Any, client: Client) -> None:
-    """Both are offered: to end the sessions of the wrong one would be worse than to ask."""
+    """The page offers both, because ending the sessions of the wrong user is worse than a
+    question."""
     ada = person("ada")
     person(str(ada.pk))
     page = text(client.get(PAGES, {"q": str(ada.pk)}))
@@ -290,7 +291,7 @@ def test_a_key_that_was_pasted_is_not_shown_again(
 
 @EVERY_ENGINE
 def test_filters(site: Any, client: Client) -> None:
-    """Together, too."""
+    """Filters can be combined."""
     ada = person("ada")
     with at(now() - 2 * HOUR):
         idle = stored(site, ada)
@@ -329,7 +330,7 @@ def test_pages_hold_each_session_once(
 
 @ONE_ENGINE
 def test_a_page_that_is_not_there(site: Any, client: Client) -> None:
-    """Cursors come from address bars."""
+    """Anybody can type a cursor into an address bar."""
     assert "Start with the first page" in text(client.get(PAGES, {"cursor": "nonsense"}))
 
 
@@ -401,7 +402,7 @@ def test_one_session(site: Any, root: Any, client: Client) -> None:
 
 @ONE_ENGINE
 def test_secrets_are_shown_to_who_may_and_asks(site: Any) -> None:
-    """By a permission of its own, never by a link, and not without a trace."""
+    """This needs a permission of its own and a POST, and leaves an entry in the log."""
     session = stored(site, access_token=SECRET, url=f"/?token={SECRET}")
     url = f"{PAGES}{session.session_id}/secrets/"
     for number, permissions in enumerate([(VIEW,), (VIEW, DATA), (VIEW, SECRETS)]):
@@ -472,7 +473,7 @@ def test_a_user_that_cannot_be(site: Any, client: Client) -> None:
 
 @ONE_ENGINE
 def test_data_that_cannot_be_read(site: Any, client: Client) -> None:
-    """After a change of keys; the rest of the page is there."""
+    """This happens after a change of keys. The rest of the page is shown."""
     session = stored(site)
     record = site.storage.read(session.session_id)
     damaged = structs.replace(record, payload=record.payload[:-1], version=2)
@@ -487,7 +488,7 @@ def test_data_that_cannot_be_read(site: Any, client: Client) -> None:
 
 @EVERY_ENGINE
 def test_end_one(site: Any, root: Any, client: Client) -> None:
-    """Only after a question, only by POST, and with a note of who did it."""
+    """The page asks first and accepts only a POST. The log says who ended the session."""
     ada = person("ada")
     session, other = stored(site, ada), stored(site, ada)
     url = f"{PAGES}{session.session_id}/end/"
@@ -533,7 +534,7 @@ def test_end_selected_ones(site: Any, client: Client) -> None:
 
 @ONE_ENGINE
 def test_end_none(site: Any, client: Client) -> None:
-    """Nothing chosen, and ids that are none."""
+    """The user has selected nothing, or the ids do not exist."""
     for ids in ([], ["nonsense"], [draw_key()]):
         answer = client.post(f"{PAGES}end/", {"id": ids}, follow=True)
         assert "No session was selected." in said(answer)
@@ -544,7 +545,7 @@ def test_end_none(site: Any, client: Client) -> None:
 
 @EVERY_ENGINE
 def test_end_all_of_a_user(site: Any, client: Client) -> None:
-    """With a note in that user's history."""
+    """The history of that user has an entry."""
     ada, bob = person("ada"), person("bob")
     sessions, other = [stored(site, ada) for _ in range(3)], stored(site, bob)
     url = f"{PAGES}user/{ada.pk}/end/"
@@ -585,7 +586,7 @@ def test_end_all_of_a_user_who_is_gone(site: Any, client: Client) -> None:
 
 @EVERY_ENGINE
 def test_end_all_but_mine(site: Any, client: Client) -> None:
-    """After a breach, for one."""
+    """A site may need this after a breach."""
     sessions = [stored(site, person("ada")), stored(site)]
     url = f"{PAGES}end-others/"
     assert "End all sessions but yours?" in text(client.get(url))
@@ -704,7 +705,7 @@ SECRETS = "view_session_secrets"
 def test_permissions(
     site: Any, permissions: list[str], sees: bool, ends: bool, reads: bool
 ) -> None:
-    """To view, to end and to see data are three."""
+    """Viewing sessions, ending them and seeing their data need three permissions."""
     session, other = stored(site, cart={"apples": 3}), expired(site)
     client = signed_in(person("ada", *permissions))
     assert (PAGES in text(client.get("/admin/"))) is sees
@@ -789,7 +790,7 @@ def test_the_pages_of_another_admin_site(site: Any, client: Client) -> None:
 
 @EVERY_ENGINE
 def test_the_overview(site: Any, client: Client) -> None:
-    """Numbers, and how the store is."""
+    """The page shows numbers and the state of the store."""
     stored(site, person("ada"))
     stored(site)
     stored(site)
@@ -877,7 +878,7 @@ def test_pages_say_what_is_not_known_and_why(
 
 @ONE_ENGINE
 def test_the_session_of_the_reader_is_active_now(site: Any, root: Any) -> None:
-    """However long ago that was stored."""
+    """The stored time of its last activity does not matter."""
     moment = now()
     with at(moment - 4 * 60_000):
         client = signed_in(root)
@@ -892,7 +893,7 @@ def test_the_session_of_the_reader_is_active_now(site: Any, root: Any) -> None:
 
 @EVERY_ENGINE
 def test_the_page_of_a_user_links_to_the_sessions(site: Any, client: Client) -> None:
-    """With how many there are."""
+    """The link shows how many there are."""
     ada = person("ada")
     stored(site, ada)
     stored(site, ada)
@@ -903,8 +904,8 @@ def test_the_page_of_a_user_links_to_the_sessions(site: Any, client: Client) -> 
 
 @ONE_ENGINE
 def test_the_page_of_a_user_without_the_sessions(site: Any, client: Client) -> None:
-    """It is not of this package: it works for who may not see sessions, and while the store does
-    not answer."""
+    """The page belongs to Django. It works for staff who may not see sessions, and while the store
+    is unreachable."""
     ada, bob = person("ada"), person("bob")
     bob.user_permissions.add(Permission.objects.get(codename="view_user"))
     url = f"/admin/auth/user/{ada.pk}/change/"
@@ -956,7 +957,7 @@ def test_an_engine_of_django(site: Any, root: Any) -> None:
 
 @ONE_ENGINE
 def test_the_list_while_the_store_is_unreachable(site: Any, client: Client) -> None:
-    """No empty list: that would mean that nobody is logged in."""
+    """An empty list would mean that nobody is logged in."""
 
     def broken(name: str) -> None:
         if name == "scan":
@@ -990,8 +991,8 @@ def test_names_that_cannot_be_read(site: Any, root: Any, client: Client) -> None
 def test_an_administrator_signs_somebody_out(
     site: Any, client: Client, served: Site, chromium: Chromium
 ) -> None:
-    """From the user's page to the session, with the keyboard alone; the other browser is signed
-    out at its next click."""
+    """The administrator goes from the user's page to the session with the keyboard alone. The other
+    browser is signed out at its next click."""
     ada = person("ada")
     theirs = signed_in(ada)
     stored(site, person("bob"))
@@ -1072,7 +1073,7 @@ def test_pages_can_be_used_by_everybody(
 def test_all_on_a_page_can_be_selected_at_once(
     site: Any, client: Client, served: Site, chromium: Chromium
 ) -> None:
-    """Fifty boxes are many clicks."""
+    """Selecting fifty boxes one by one would be tedious."""
     for _ in range(3):
         stored(site)
 
@@ -1106,7 +1107,8 @@ def test_the_page_continues(
     monkeypatch: pytest.MonkeyPatch,
     scripts: bool,
 ) -> None:
-    """By itself until all have ended, or with its button where no scripts run."""
+    """The page continues by itself until all sessions have ended, or with its button if no scripts
+    run."""
     monkeypatch.setattr(end_pages, "REQUEST_SECONDS", 0)
     monkeypatch.setattr(inventory_ending, "MOST_AT_ONCE", 2)
     sessions = [stored(site) for _ in range(5)]

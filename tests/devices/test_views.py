@@ -240,7 +240,7 @@ def test_the_list_says_what_is_not_recorded(
 
 
 def test_a_long_address_breaks_between_its_groups() -> None:
-    """And what it is made of is escaped, wherever it is from."""
+    """The parts of the address are escaped, wherever it comes from."""
     assert breakable("2001:db8::1") == "2001:<wbr>db8:<wbr>:<wbr>1"
     assert breakable("<b>") == "&lt;b&gt;"
 
@@ -257,7 +257,7 @@ def test_the_current_device_is_in_use(site: Any, ada: Any, flavour: str) -> None
 
 @ENGINES
 def test_the_only_device(site: Any, browser: Browser) -> None:
-    """Has nothing to end."""
+    """There are no other devices to sign out."""
     page = browser.get()
     assert shown(page) == ["Firefox on Linux"]
     assert "You are not signed in anywhere else." in text(page)
@@ -267,7 +267,7 @@ def test_the_only_device(site: Any, browser: Browser) -> None:
 
 @ENGINES
 def test_one_look_at_the_store(site: Any, ada: Any, browser: Browser) -> None:
-    """However many devices there are."""
+    """The page makes one query, however many devices there are."""
     counts = []
     for _ in range(2):
         with observed(site.storage) as calls:
@@ -300,7 +300,7 @@ def test_more_devices_than_a_page_has(
 
 @ENGINES
 def test_end_one(site: Any, ada: Any, browser: Browser, another: Browser) -> None:
-    """By POST; the others stay, and the device is signed out."""
+    """A POST signs the device out, and the others stay."""
     third = stored(site, ada)
     url = f"{another.session.session_id}/end/"
     assert f'action="{browser.root}{url}"' in text(browser.get())
@@ -353,7 +353,7 @@ def test_the_current_one_is_not_ended(site: Any, browser: Browser) -> None:
 
 @ENGINES
 def test_end_all_others(site: Any, ada: Any, browser: Browser, another: Browser) -> None:
-    """After a question, which takes no JavaScript."""
+    """The page asks first, which needs no JavaScript."""
     third, theirs = stored(site, ada), stored(site, person("bob"))
     assert f'href="{browser.root}end-others/"' in text(browser.get())
     question = browser.get("end-others/")
@@ -373,7 +373,7 @@ def test_end_all_others(site: Any, ada: Any, browser: Browser, another: Browser)
 def test_end_more_than_one_request_can(
     site: Any, ada: Any, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The user is told to go on."""
+    """The page tells the user to continue."""
     monkeypatch.setattr(your_sessions, "REQUEST_SECONDS", 0)
     monkeypatch.setattr(inventory_ending, "MOST_AT_ONCE", 2)
     for _ in range(4):
@@ -509,7 +509,7 @@ def test_a_get_and_a_forged_request_end_nothing(site: Any, ada: Any, flavour: st
 
 @ONE_ENGINE
 def test_a_site_that_checks_no_tokens_itself(site: Any, ada: Any, flavour: str) -> None:
-    """The pages do, whatever middleware there is."""
+    """The pages check CSRF tokens, whatever middleware there is."""
     session = stored(site, ada)
     kept = [name for name in settings.MIDDLEWARE if "csrf" not in name]
     with override_settings(MIDDLEWARE=kept):
@@ -536,7 +536,7 @@ def test_nothing_is_kept_in_a_cache(site: Any, ada: Any, flavour: str, browser: 
 
 @ENGINES
 def test_nothing_shows_a_key(site: Any, ada: Any, browser: Browser, another: Browser) -> None:
-    """Whoever sees one has the session."""
+    """Anyone who sees a key controls the session."""
     session = stored(site, ada)
     keys = [each.session_key for each in (session, browser.session, another.session)]
     parts = {part for key in keys for part in (key, key[:20], key[-20:])}
@@ -780,7 +780,7 @@ def test_the_description_is_served_where_it_belongs(site: Any, flavour: str) -> 
 
 @ONE_ENGINE
 def test_below_other_namespaces_and_captured_parts_of_the_path(site: Any, ada: Any) -> None:
-    """Links stay where the pages are."""
+    """The links lead to the same pages."""
     browser = Browser("sync", ada)
     browser.root = "/shop/uppsala/devices/"
     session = stored(site, ada)
@@ -837,7 +837,7 @@ def request_of(browser: Browser) -> Any:
 
 @ENGINES
 def test_in_python(site: Any, ada: Any, flavour: str, browser: Browser, another: Browser) -> None:
-    """Sync and async alike."""
+    """The functions do the same in sync and async code."""
     yours = Twin(YourSessions(request_of(browser)), flavour == "async")
     third = stored(site, ada)
     found = yours.list()
@@ -906,7 +906,7 @@ def render(template: str, request: HttpRequest) -> str:
 def test_a_user_signs_out_the_other_devices(
     site: Any, browser: Browser, another: Browser, served: Site, chromium: Chromium
 ) -> None:
-    """With the keyboard alone; the other browser is signed out at its next click."""
+    """The user needs only the keyboard, and the other browser is signed out at its next click."""
 
     def scene(chrome: Any) -> tuple[str, list[str], str]:
         other = window(chrome, served, another.client).new_page()

@@ -215,7 +215,7 @@ def test_filters_of_list(
 
 @pytest.mark.engines("db:sqlite")
 def test_users_go_by_primary_key_as_well(engine: Engine, user: Any) -> None:
-    """Logs have one, people the other."""
+    """Logs have primary keys, and people have usernames."""
     session = stored(engine, user.pk)
     for name in ("ada", str(user.pk)):
         (found,) = document("list", "--user", name)["sessions"]
@@ -298,7 +298,8 @@ def test_an_empty_list_says_so(engine: Engine) -> None:
 
 @pytest.mark.authoritative
 def test_show_by_id_works_on_every_engine(engine: Engine) -> None:
-    """Whether it lists or not: the id of a log line leads to a user and an address."""
+    """The id in a line of a log leads to a user and an address, whether or not the engine can list
+    sessions."""
     session = stored(engine, 7, "192.0.2.1", "Browser/1.0")
     shown = sessions("show", session.session_id)
     assert f"Session      {session.session_id}\n" in shown
@@ -384,7 +385,7 @@ def test_stats(listing: Engine) -> None:
 
 @pytest.mark.engines("db:sqlite")
 def test_stats_for_people(engine: Engine, user: Any) -> None:
-    """Users by name: nobody knows primary keys."""
+    """The command names users, because nobody knows primary keys."""
     for pk in (user.pk, user.pk, None):
         stored(engine, pk)
     assert sessions("stats") == (
@@ -423,8 +424,8 @@ def test_counting_users_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_bar_comes_when_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And goes: what is printed next has the line for itself. The store is not asked for a total
-    that nobody sees."""
+    """The bar is removed before anything else is printed. If nobody sees it, the store is not asked
+    for a total."""
     drawn: list[str] = []
     totals: list[int] = []
 
@@ -445,7 +446,7 @@ def test_the_bar_comes_when_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.engines("db:sqlite")
 def test_only_a_terminal_gets_the_bar(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a log it would be a line of a thousand bars."""
+    """In a log, the bar would be a line of a thousand bars."""
     monkeypatch.setattr(reports, "_PATIENCE", 0.0)
     stored(engine)
     assert "\r" not in typed("stats")[1]
@@ -518,7 +519,7 @@ def test_the_session_to_keep_has_to_be_one_of_the_user(engine: Engine, user: Any
 
 
 def test_end_of_all(listing: Engine) -> None:
-    """After a breach."""
+    """A site may need this after a breach."""
     everyone = [stored(listing, user) for user in (1, 2, None)]
     assert sessions("end", "--all", interactive=False) == "3 sessions ended.\n"
     assert alive(listing, *everyone) == [False] * 3
@@ -530,7 +531,7 @@ def test_end_of_all(listing: Engine) -> None:
 def test_without_a_yes_nothing_is_ended(
     engine: Engine, user: Any, answers: Any, answer: str | None
 ) -> None:
-    """Not even by the Enter key, or by a script that has nobody to ask."""
+    """Neither the Enter key nor a script without a terminal confirms."""
     session = stored(engine, user.pk)
     for arguments, asked in (
         ([session.session_id], "End 1 session? [y/N] "),
@@ -555,7 +556,7 @@ def test_with_a_yes_they_are(engine: Engine, answers: Any) -> None:
 
 @pytest.mark.engines("db:sqlite")
 def test_a_dry_run_ends_nothing(engine: Engine, user: Any, answers: Any) -> None:
-    """And asks nothing."""
+    """A dry run does not ask, either."""
     session = stored(engine, user.pk)
     for arguments in ([session.session_id[:12]], ["--user", "ada"], ["--all"]):
         assert sessions("end", *arguments, "--dry-run").startswith("Would end 1 session")
@@ -592,7 +593,8 @@ def sound(engine: Engine) -> Iterator[Engine]:
 
 @pytest.mark.authoritative
 def test_doctor_asks_every_store(sound: Engine) -> None:
-    """Each of them by itself: sessions go on while a cache is down, so nothing else tells."""
+    """Each store is asked by itself, because sessions go on while a cache is down and nothing else
+    reports that."""
     found = document("doctor")
     assert found["engine"] == f"django_sessionstores.backends.{sound.name}"
     assert found["problems"] == 0
@@ -673,7 +675,7 @@ def document_of_failure(*arguments: str) -> Any:
 def test_doctor_tells_how_large_cookies_may_be(
     engine: Engine, middleware: str, options: dict[str, Any], limit: str
 ) -> None:
-    """Beyond it, a save raises PayloadTooLarge: "none" is what nobody should read there."""
+    """A save of a larger session raises ``PayloadTooLarge``, so the answer must not be "none"."""
     stated = {**getattr(settings, "SESSIONSTORES", {}), **options}
     with override_settings(SESSIONSTORES=stated, MIDDLEWARE=[middleware]):
         _code, said = typed("doctor")
@@ -682,7 +684,7 @@ def test_doctor_tells_how_large_cookies_may_be(
 
 @pytest.mark.engines("cached_db:locmem+sqlite", "cookie:sqlite", "db:sqlite", "file")
 def test_doctor_finds_a_store_that_is_unreachable(sound: Engine) -> None:
-    """With exit code 1, so that a monitor can run it."""
+    """The exit code is 1, so that a monitor can run the command."""
 
     def broken(name: str) -> None:
         raise StorageUnavailable("no route")
@@ -759,7 +761,7 @@ def test_doctor_tells_the_policy(sound: Engine) -> None:
 
 @pytest.mark.engines("db:sqlite")
 def test_doctor_never_tells_the_encryption_keys(sound: Engine) -> None:
-    """Its output goes into tickets."""
+    """The output is pasted into tickets."""
     with override_settings(SESSIONSTORES={"ENCRYPTION_KEYS": ["hush-hush"]}):
         for form in ([], ["--json"]):
             code, said = typed("doctor", *form)
@@ -813,7 +815,7 @@ def test_no_store_answers_in_no_time(milliseconds: float, said: str) -> None:
 
 @pytest.mark.engines("db:sqlite")
 def test_the_last_activity_is_called_what_it_is(engine: Engine) -> None:
-    """Without requests that only read, it is the last change."""
+    """If requests that only read are not recorded, the time is that of the last change."""
     session = stored(engine)
     for options, words in (
         ({"MIDDLEWARE": [OURS]}, "Last activity"),
@@ -836,7 +838,7 @@ def test_doctor_heeds_silenced_checks(sound: Engine) -> None:
 
 @pytest.mark.engines("db:sqlite")
 def test_doctor_in_silence(sound: Engine) -> None:
-    """From cron, it speaks up when something is wrong."""
+    """If cron runs the command, it prints something only if there is a problem."""
     assert typed("doctor", "-v0") == (0, "")
     with override_settings(SESSIONSTORES={"IDEL_TIMEOUT": 5}):
         code, said = typed("doctor", "-v0")
@@ -899,7 +901,7 @@ def test_usage_errors(
 
 @pytest.mark.engines("db:sqlite")
 def test_a_session_key_is_not_repeated(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
-    """Somebody takes it for the id. The message would put it into a log."""
+    """A user may mistake the key for the id. The message could end up in a log."""
     key = "z" + draw_key()[1:]
     for action in ("show", "end"):
         code, said = typed(action, key)
@@ -918,7 +920,7 @@ def test_a_cursor_that_no_page_gave(engine: Engine) -> None:
     "arguments", [*ACTIONS, ["end", "--all"], ["purge", "--dry-run"]], ids=" ".join
 )
 def test_engines_of_others(arguments: list[str]) -> None:
-    """They have no ids. To purge them is all that can be done."""
+    """Their sessions have no ids, so they can only be purged."""
     with override_settings(SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies"):
         if arguments == ["purge"]:
             assert sessions("purge") == "The expired sessions were removed.\n"
@@ -929,7 +931,7 @@ def test_engines_of_others(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("arguments", ACTIONS, ids=" ".join)
 def test_an_engine_that_is_not_there(arguments: list[str]) -> None:
-    """No traceback: the setting is wrong, not the package."""
+    """There is no traceback, because the setting is wrong and not the package."""
     with (
         override_settings(SESSION_ENGINE="django_sessionstores.backends.nosuch"),
         pytest.raises(CommandError, match=r"SESSION_ENGINE '.*nosuch' cannot be used"),
@@ -938,7 +940,7 @@ def test_an_engine_that_is_not_there(arguments: list[str]) -> None:
 
 
 def test_an_engine_that_cannot_list_says_so(engine: Engine, user: Any) -> None:
-    """Not an empty list: that would mean that nobody is logged in."""
+    """An empty list would mean that nobody is logged in."""
     if engine.storage.lists:
         pytest.skip(f"{engine.id} lists")
     session = stored(engine, user.pk)
@@ -958,7 +960,7 @@ def test_an_engine_that_cannot_list_says_so(engine: Engine, user: Any) -> None:
 
 @pytest.mark.engines("cookie:unregistered")
 def test_sessions_that_only_browsers_have(engine: Engine) -> None:
-    """ "Ended" would not be true."""
+    """It would not be true to say that they have ended."""
     session = stored(engine)
     for action in ("show", "end"):
         with pytest.raises(CommandError, match="only the browsers have them"):
@@ -997,7 +999,7 @@ def test_an_outage_is_told_as_one(engine: Engine) -> None:
 )
 @pytest.mark.private_servers
 def test_a_server_that_is_gone(engine: Engine) -> None:
-    """Whatever its client raises."""
+    """The message is the same whatever error the client raises."""
     session = stored(engine)
     for server in engine.servers.values():
         server.kill()
@@ -1015,8 +1017,8 @@ def test_a_server_that_is_gone(engine: Engine) -> None:
 
 @pytest.mark.engines("cache:locmem", "db:sqlite")
 def test_users_that_cannot_be_read(engine: Engine) -> None:
-    """Their database is away. That they are unknown would not be true; but what does not need
-    their names goes on, with primary keys."""
+    """The database of users is unreachable, so it would not be true that they are unknown.
+    Everything that needs no names goes on, with primary keys."""
 
     def broken(*_: Any) -> None:
         raise OperationalError("no route")
@@ -1077,7 +1079,7 @@ def test_djangos_own_options_may_stand_anywhere(engine: Engine, before: bool) ->
     ],
 )
 def test_spans(seconds: float, text: str) -> None:
-    """In the unit in which people think of it."""
+    """A span has the unit in which people think of it."""
     assert format_duration(seconds) == text
 
 
@@ -1362,7 +1364,7 @@ def test_no_color(engine: Engine, crowded: Any) -> None:
 @pytest.mark.engines("db:sqlite")
 @pytest.mark.parametrize("columns", [32, 40, 60])
 def test_a_list_on_a_narrow_terminal(engine: Engine, crowded: Any, columns: int) -> None:
-    """A phone, or half of a screen."""
+    """The terminal is that of a phone, or half a screen wide."""
     _, seen = on_terminal(engine, "sessions list", columns=columns)
     assert len(plain(seen)) == 5
     assert widest(plain(seen)) <= max(columns, 34)

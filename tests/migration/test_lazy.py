@@ -169,7 +169,7 @@ def test_a_flush_of_a_previous_backends_session_is_rolled_back(
 def test_what_was_deleted_by_its_id_is_not_migrated(
     engine: Engine, source: str, in_async: bool
 ) -> None:
-    """By the id alone, Django's backends cannot be told. A tombstone keeps the session away."""
+    """Django's backends cannot delete a session by its id alone. A tombstone keeps it away."""
     key = at_django(source, _auth_user_id="7")
     storage = Twin(engine.SessionStore.storage(), in_async)
     storage.delete(session_id(key))
@@ -289,7 +289,7 @@ def test_altered_and_expired_cookies_are_not_taken_over(engine: Engine) -> None:
 
 @pytest.mark.engines("db:sqlite")
 def test_unknown_keys_are_unknown(engine: Engine, source: str) -> None:
-    """And cost the round trips that they have to, once in each engine and once again."""
+    """They cost one round trip in each engine and one more."""
     with observed(engine.storage) as calls, observed_sources() as asked:
         session = engine.SessionStore("a" * 32)
         assert session.load() == {}
@@ -383,7 +383,7 @@ def test_stored_by_another_and_not_to_be_seen_yet(engine: Engine, source: str) -
 
 @pytest.mark.engines("cache:memcached+sqlite")
 def test_memcached_forgets_that_a_session_has_ended(engine: Engine, source: str) -> None:
-    """Its registry does not."""
+    """The registry still knows that it has."""
     key = at_django(source)
     with before(lazy.sources()[0], "remove", crash), pytest.raises(KeyboardInterrupt):
         engine.SessionStore(key).load()
@@ -460,7 +460,8 @@ def crash() -> None:
 @pytest.mark.engines("db:sqlite", "cache:redis-cache", "cached_db:locmem+sqlite")
 @pytest.mark.parametrize("way", ["logout", "inventory", "rotate"])
 def test_a_copy_that_a_crash_left_behind_stays_dead(engine: Engine, source: str, way: str) -> None:
-    """Stored, not removed, killed. Then the session ends or gets another key."""
+    """The process was killed after it had stored the session and before it removed the copy. Then
+    the session ends or gets another key."""
     key = at_django(source, _auth_user_id="7")
     with before(lazy.sources()[0], "remove", crash), pytest.raises(KeyboardInterrupt):
         engine.SessionStore(key).load()
@@ -646,7 +647,7 @@ def test_a_logout_in_a_transaction(engine: Engine, source: str, commits: bool) -
 
 @pytest.mark.engines("db:sqlite", "cookie:sqlite")
 def test_logging_out_without_reading(engine: Engine, source: str) -> None:
-    """The session is still where it was."""
+    """The session has not been migrated yet."""
     key = at_django(source)
     engine.SessionStore(key).flush()
     assert not is_at_django(source, key)
@@ -808,7 +809,8 @@ def test_redis_goes_away_with_the_previous_sessions(engine: Engine) -> None:
 def test_a_node_of_memcached_goes_away_with_previous_sessions(
     engine: Engine, how: str, options: dict[str, Any]
 ) -> None:
-    """However long that is. pymemcache soon calls it empty, and asks others for its keys."""
+    """The outage may last long. pymemcache soon treats the node as empty, and asks other nodes for
+    its keys."""
     middleware = ["django_sessionstores.middleware.SessionMiddleware", *settings.MIDDLEWARE[1:]]
     options = {**options, "timeout": 0.1, "connect_timeout": 0.1}
     entry = {"SESSION_CACHE_ALIAS": "source"}
@@ -1071,7 +1073,7 @@ def test_a_registered_cookie_moves_with_its_registry(engine: Engine) -> None:
 
 
 def test_async_requests_in_parallel(django_db_setup: None, django_db_blocker: Any) -> None:
-    """On one event loop, where each await lets the others in."""
+    """They run on one event loop, in which each ``await`` lets other requests run."""
     store = import_module(f"{OURS}.memory").SessionStore
     with (
         django_db_blocker.unblock(),

@@ -327,7 +327,8 @@ def test_two_rotations_of_a_login(engine: Any, awaited: bool) -> None:
 
 @both_ways
 def test_logins_of_two_users_do_not_mix(engine: Any, awaited: bool) -> None:
-    """Over one anonymous session: each gets the user it logged in, whole."""
+    """Both begin with one anonymous session. Each browser gets a session of its own user, with all
+    keys of that login."""
     for race, a, b, where in at_each_stop(
         engine, awaited, log_in(**ADA), log_in(**BOB), {"old": 0}
     ):
@@ -413,7 +414,8 @@ def new_key(engine: Any) -> str:
 
 @pytest.mark.payload_stored
 def test_many_threads(engine: Any) -> None:
-    """16 writers, every other one awaited. Of 50 saves each, Django's engines keep 50 to 136."""
+    """There are 16 writers, every other one awaited. Of 50 saves each, Django's engines keep 50 to
+    136."""
     key = new_key(engine)
     saved = write_in_threads(engine.SessionStore, key, rounds_of(engine), range(WRITERS))
     assert_nothing_lost(engine, key, saved)

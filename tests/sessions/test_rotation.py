@@ -86,7 +86,7 @@ def save(engine: Any, key: str) -> Any:
 
 
 def test_an_old_key_is_replaced(visit: Any) -> None:
-    """By a request that only reads, with its answer. A young one stays."""
+    """The response to a request that only reads has the new key. A recent key stays."""
     moment = now()
     browser, old = log_in(visit, moment)
     with at(moment + 59 * MINUTE):
@@ -124,7 +124,7 @@ def test_a_save_without_changes_that_comes_after_a_rotation(engine: Any) -> None
 def test_a_save_without_changes_under_an_old_key_makes_a_cookie_due_once(
     engine: Any, policy: RequestPolicy | None, seconds: int
 ) -> None:
-    """With the new key, and only if the store confirms it."""
+    """The cookie has the new key, and is sent only if the store confirms it."""
     moment = now()
     key = stored(engine, moment).session_key
     with at(moment + HOUR):
@@ -158,8 +158,8 @@ def test_a_save_with_the_old_key_of_a_session_that_has_ended_under_the_new(
 
 
 def test_the_old_key_goes_on_for_a_grace_and_no_longer(visit: Any) -> None:
-    """For requests under way, and a browser that the answer did not reach: it gets the new key
-    again. After that the key is of no use."""
+    """Requests under way need the old key, and so does a browser that the response did not reach:
+    it gets the new key again. After that, the old key is of no use."""
     moment = now()
     browser, old = log_in(visit, moment)
     with at(moment):
@@ -203,7 +203,7 @@ def test_a_replaced_key_is_known_for_a_while(visit: Any, entries: list[str]) -> 
 
 @pytest.mark.parametrize("entries", [[], [f"{DJANGO}.db"]], ids=["alone", "migrating"])
 def test_a_superseded_key_is_known_for_a_while(engine: Any, visit: Any, entries: list[str]) -> None:
-    """Also where sessions end sooner than tombstones."""
+    """This holds if sessions end sooner than tombstones, too."""
     moment = now()
     with migrating(*entries, IDLE_TIMEOUT=30):
         with at(moment):
@@ -220,7 +220,7 @@ def test_a_superseded_key_is_known_for_a_while(engine: Any, visit: Any, entries:
 
 
 def test_a_write_with_the_old_key_counts(visit: Any) -> None:
-    """And its answer brings the new one."""
+    """The response brings the new key."""
     moment = now()
     browser, old = log_in(visit, moment)
     late = carrying(old)
@@ -233,7 +233,8 @@ def test_a_write_with_the_old_key_counts(visit: Any) -> None:
 
 
 def test_a_login_ends_the_grace(visit: Any) -> None:
-    """Never across a change of privilege: whoever stole the key would be whoever logs in."""
+    """The old key must not survive a change of privilege, because anyone who stole it would be
+    logged in."""
     moment = now()
     browser, old = log_in(visit, moment)
     with at(moment + HOUR):
@@ -321,7 +322,7 @@ def test_an_end_ends_it_under_both_keys(engine: Any, visit: Any, user: Any) -> N
 
 @pytest.mark.parametrize("way", ["flush", "delete", "key", "id"])
 def test_an_old_key_ends_what_it_leads_to(engine: Any, way: str) -> None:
-    """Even if a view has put another user into the session, without a new key, since."""
+    """This holds even if a view has put another user into the session since, without a new key."""
     moment = now()
     first = stored(engine, moment)
     old = first.session_key
@@ -379,7 +380,7 @@ def test_how_long_a_noted_key_or_id_ends_the_session(
 
 
 def test_anonymous_sessions_keep_their_key(visit: Any) -> None:
-    """Their login brings another one."""
+    """The login brings another key."""
     browser, moment = Client(), now()
     with at(moment):
         visit(browser, "/write/cart/full/")
@@ -390,7 +391,7 @@ def test_anonymous_sessions_keep_their_key(visit: Any) -> None:
 
 
 def test_what_the_session_was_stays(engine: Any, user: Any) -> None:
-    """A rotation is not a login: the absolute end stays where it was."""
+    """A rotation is not a login, so the absolute end does not move."""
     moment = now()
     session = stored(engine, moment)
     before = Inventory().get(session.session_id)
@@ -487,7 +488,7 @@ def test_a_logout_and_a_rotation(
 
 
 def test_many_requests_with_an_old_key(engine: Any) -> None:
-    """By force, not at chosen moments."""
+    """The requests run in parallel, not one after the other at chosen moments."""
     first = stored(engine, now() - HOUR)
 
     def save_one(number: int) -> str:

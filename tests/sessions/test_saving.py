@@ -51,7 +51,7 @@ def superseded(open_session: Any, **data: Any) -> str:
 
 
 def test_a_save_that_is_asked_for_fails_in_an_outage(engine: Any, open_session: Any) -> None:
-    """Although nothing has changed: code that sets ``modified`` wants to know."""
+    """Nothing has changed, but code that sets ``modified`` must learn that the save failed."""
     session = open_session(stored(open_session))
     session.target.policy = RequestPolicy(anonymous_on_outage=True)
     with observed(engine.storage, before=fail):
@@ -89,7 +89,8 @@ def test_a_superseded_session_is_refused_if_a_save_is_asked_for(
 
 
 def test_a_view_that_puts_a_user_into_a_superseded_session(open_session: Any) -> None:
-    """Without Django's ``login()``, which would draw a key: this is a login nevertheless."""
+    """The view does not call Django's ``login()``, which would draw a key, but this is a login
+    nevertheless."""
     key = superseded(open_session)
     session = open_session(key)
     session.set("_auth_user_id", "7")
@@ -296,7 +297,8 @@ def stored_key(engine: Any, **data: Any) -> str:
 
 @pytest.mark.parametrize(("number", "is_joined"), [(20, True), (21, False)])
 def test_a_login_follows_so_many_new_keys(engine: Any, number: int, is_joined: bool) -> None:
-    """That were drawn while it was running; a bound, as each of them costs a read."""
+    """The keys were drawn while the login was running. Their number is limited, because each costs
+    a read."""
     key = stored_key(engine, _auth_user_id="7")
     session = engine.SessionStore(key)
     session[HASH_SESSION_KEY] = "new hash"
@@ -311,7 +313,7 @@ def test_a_login_follows_so_many_new_keys(engine: Any, number: int, is_joined: b
 
 
 def test_a_storage_is_made_once(engine: Any) -> None:
-    """Also if two threads ask for it at the same time."""
+    """This holds if two threads ask for it at the same time, too."""
     made: list[object] = []
 
     class Slow(engine.SessionStore):  # type: ignore[misc, name-defined]

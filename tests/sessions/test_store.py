@@ -328,7 +328,7 @@ def test_delete_test_cookie_is_a_change(session: Open) -> None:
 
 
 def test_a_value_that_cannot_be_serialized_is_a_change(session: Open, stored: Any) -> None:
-    """So that saving says what is wrong, instead of the value silently missing."""
+    """The save reports the error. Otherwise the value would silently be missing."""
     key = stored(box=[])
     request = session(key)
     request.get("box").append(object())
@@ -356,7 +356,8 @@ def test_cycle_key_waits_for_the_save(session: Open, stored: Any, store: Any) ->
 
 
 def test_cycle_key_denies_the_old_key_at_once(session: Open, stored: Any, store: Any) -> None:
-    """On that object, as code that checks after cycle_key() expects; without a round trip."""
+    """The object denies the old key without a round trip, as code that checks it after
+    ``cycle_key()`` expects."""
     key = stored(x=1)
     request = session(key)
     request.cycle_key()
@@ -383,7 +384,7 @@ def test_login_and_logout_in_one_request_leave_nothing(
 def test_flush_of_an_unread_session_is_one_round_trip(
     session: Open, stored: Any, store: Any
 ) -> None:
-    """Logout fetches nothing first."""
+    """A logout does not load the session first."""
     request = session(stored(x=1))
     with observed(store) as calls:
         request.flush()
@@ -444,7 +445,7 @@ def test_create_stores_an_empty_session_at_once(session: Open, store: Any) -> No
 
 
 def test_create_draws_again_when_a_key_is_taken(session: Open, store: Any) -> None:
-    """Without a probe before the insert, the insert must find out."""
+    """There is no probe before the insert, so the insert must find out."""
     request = session()
     answers = iter([Taken(), Taken()])
     real = store.create
@@ -744,7 +745,8 @@ def test_a_superseded_key_is_anonymous_with_its_cookie_untouched(engine: Any, us
 
 @pytest.mark.usefixtures("middleware")
 def test_a_write_under_a_superseded_key_is_refused(engine: Any, user: Any) -> None:
-    """With a 400, so that the client may repeat it with the new cookie. Nothing is lost unsaid."""
+    """The response is a 400, so that the client may repeat the request with the new cookie. No data
+    is lost silently."""
     browser = Client()
     browser.get("/write/x/1/")
     before_login = browser.cookies["sessionid"].value
@@ -756,7 +758,7 @@ def test_a_write_under_a_superseded_key_is_refused(engine: Any, user: Any) -> No
 
 
 def test_a_tombstone_ends(session: Open, stored: Any, store: Any) -> None:
-    """After TOMBSTONE_AGE the old key is one that nobody knows."""
+    """After ``TOMBSTONE_AGE``, the old key is an unknown key."""
     key = stored(x=1)
     request = session(key)
     request.cycle_key()
@@ -865,7 +867,7 @@ def test_a_value_that_a_view_holds_is_the_sessions_after_a_conflict(
 def test_a_merge_function_decides_when_both_changed_a_key(
     settings: Any, engine: Any, session: Open, stored: Any
 ) -> None:
-    """A counter loses no step."""
+    """A counter does not lose a step."""
     settings.SESSIONSTORES = {"MERGE": {"n": f"{__name__}.add"}}
     key = stored(n=10)
     first, second = session(key), session(key)
@@ -900,7 +902,8 @@ def test_a_merge_function_is_told_what_is_missing(
 def test_a_save_that_always_loses_is_a_conflict(
     settings: Any, engine: Any, session: Open, stored: Any
 ) -> None:
-    """Bounded: the request must not hang. Nothing of it is stored, and it says so."""
+    """The number of attempts is limited, so that the request does not hang. Nothing is stored, and
+    the error says so."""
     settings.SESSIONSTORES = {"CONFLICT_RETRIES": 3}
     key = stored(x=1)
     store = engine.storage
@@ -951,11 +954,9 @@ def test_a_contested_save_makes_one_more_round_trip(session: Open, stored: Any, 
 def test_saving_every_request_rarely_writes(
     settings: Any, engine: Any, user: Any, prefix: str
 ) -> None:
-    """SESSION_SAVE_EVERY_REQUEST: rolling expiry costs two reads, and a touch once in a while.
-
-    The second one proves that the key, which Django's middleware sends again, is still the one of
-    the session.
-    """
+    """With ``SESSION_SAVE_EVERY_REQUEST``, a request costs two reads, and a touch once in a while.
+    The second read proves that the key, which Django's middleware sends again, is still that of the
+    session."""
     settings.SESSION_SAVE_EVERY_REQUEST = True
     browser = Client()
     browser.get(f"{prefix}login/{user.username}/")
@@ -1028,7 +1029,8 @@ def test_a_key_cycled_without_a_login_brings_nothing_back(session: Open, stored:
 
 
 def test_two_cycled_keys_leave_one_session(session: Open, stored: Any) -> None:
-    """Two requests at once cycle the key: one wins, and there is no second live session."""
+    """If two requests cycle the key at once, one of them succeeds and there is no second live
+    session."""
     key = stored(otp_user=5)
     first, second = session(key), session(key)
     for request in (first, second):
@@ -1040,7 +1042,8 @@ def test_two_cycled_keys_leave_one_session(session: Open, stored: Any) -> None:
 
 
 def test_load_changes_nothing_in_a_loaded_session(session: Open, stored: Any) -> None:
-    """It is public. Moving what changes are merged against would lose another's write."""
+    """The method is public. If it changed the base of the merge, another request's write would be
+    lost."""
     key = stored(a=1)
     mine = session(key)
     mine.get("a")
@@ -1072,7 +1075,7 @@ def test_create_after_cycle_key_supersedes_the_old_key(session: Open, stored: An
 
 
 def test_the_old_key_may_be_deleted_after_cycling(session: Open, stored: Any) -> None:
-    """The order of Django's own cycle_key(): create, then delete the old one."""
+    """Django's own ``cycle_key()`` creates the new session and then deletes the old one."""
     key = stored(a=1)
     request = session(key)
     request.cycle_key()
@@ -1374,7 +1377,7 @@ def test_no_secret_is_in_the_variables_of_a_failed_request(session: Open, stored
 def test_login_and_logout_make_the_round_trips_they_must(
     engine: Any, user: Any, prefix: str
 ) -> None:
-    """Two each: Django's engines make up to seven."""
+    """Each of them makes two. Django's engines make up to seven."""
     browser = Client()
     browser.get(f"{prefix}write/x/1/")
     with observed(engine.storage) as calls:
@@ -1390,7 +1393,7 @@ def test_login_and_logout_make_the_round_trips_they_must(
 @pytest.mark.usefixtures("middleware")
 @pytest.mark.parametrize("prefix", ["/", "/async/"])
 def test_a_nested_change_reaches_the_next_request(engine: Any, prefix: str) -> None:
-    """Through the middleware, which asks ``modified``."""
+    """The middleware reads ``modified`` and saves the change."""
     browser = Client()
     browser.get(f"{prefix}nest/a/1/")
     with observed(engine.storage) as calls:
