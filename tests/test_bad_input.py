@@ -110,7 +110,8 @@ def test_numbers(engine: Engine, inventory: Any, session: Any) -> None:
 
 
 def test_users(engine: Engine, inventory: Any, session: Any) -> None:
-    """Whoever is not there has no sessions; who is nobody must not stand for everybody."""
+    """A user who does not exist has no sessions. A value that cannot be a primary key is refused,
+    and never means all users."""
     if not engine.storage.lists:
         pytest.skip(f"{engine.id} declares that it cannot list")
     for unknown in NOBODY:
@@ -354,7 +355,7 @@ def test_a_closed_pipe(engine: Engine, session: Any, line: str) -> None:
 @pytest.mark.engines("file")
 @pytest.mark.parametrize("stdin", ["nothing", "closed", "garbage", "empty line"])
 def test_nobody_answers(engine: Engine, session: Any, stdin: str) -> None:
-    """From cron, or in a container: it says which option is missing, and ends nothing."""
+    """If cron or a container runs the command, it says which option is missing and ends nothing."""
     options: dict[str, Any] = {"stdin": subprocess.PIPE}
     if stdin == "nothing":
         options["stdin"] = subprocess.DEVNULL

@@ -92,7 +92,7 @@ def test_it_can_be_started_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cache", [Redis, Memcached], ids=lambda server: server.name)
 @pytest.mark.parametrize("database", [PostgreSQL, MariaDB], ids=lambda server: server.name)
 def test_the_variable_moves_the_site_to_servers(cache: Any, database: Any) -> None:
-    """The whole path: URL, settings, tables, requests."""
+    """The test follows the whole path: URL, settings, tables and requests."""
     with ExitStack() as stack:
         servers = [stack.enter_context(kind()) for kind in (cache, database)]
         in_front, behind = servers
@@ -284,7 +284,7 @@ def test_the_page_shows_ids_and_no_key() -> None:
 
 @pytest.mark.parametrize("port", ["taken", "70000"])
 def test_a_port_that_cannot_be_used_is_told_first(port: str) -> None:
-    """Not below an address to open, and with the option that helps."""
+    """The error comes before any address is printed, and names the option that helps."""
     with socket.socket() as other:
         other.bind((HOST, 0))
         other.listen()

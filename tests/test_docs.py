@@ -249,7 +249,7 @@ def test_storage_of_the_guide_passes_the_conformance_suite(
 
 
 def test_the_view_of_the_guide_on_outages_works(workshop: dict[str, Any]) -> None:
-    """With the store, and without."""
+    """The view is called with the store and without it."""
     names = run(DOCS / "howto" / "outages.rst", workshop)
     session = memory.SessionStore()
     session["name"] = "Ada"
@@ -316,7 +316,7 @@ def test_the_login_form_of_the_guide_refuses_what_the_limit_refuses(
 def test_tests_of_the_guide_pass(
     workshop: dict[str, Any], django_db_setup: None, django_db_blocker: Any, name: str
 ) -> None:
-    """On the engine that it names, and on one whose signals wait for a commit."""
+    """They run on the engine that the guide names, and on one whose signals wait for a commit."""
     names = run(DOCS / "howto" / "testing.rst", workshop)
     suite = unittest.TestSuite(
         unittest.defaultTestLoader.loadTestsFromTestCase(names[tests])

@@ -200,7 +200,7 @@ def report() -> str:
 @REGISTERED
 @pytest.mark.parametrize("deed", DEEDS, ids=lambda deed: deed.__name__)
 def test_an_outage_of_the_registry(engine: Any, visit: Visit, deed: Deed) -> None:
-    """At each of the calls that are made of it, one after the other."""
+    """Each of the calls to the registry fails in turn."""
     errors = []
     for place in range(6):
         visit.begin()
@@ -268,7 +268,7 @@ async def read_directly(visit: Visit) -> None:
 def test_a_token_that_does_not_open_here(
     visit: Visit, changed: dict[str, Any], error: type[Exception]
 ) -> None:
-    """It does elsewhere."""
+    """The token can be decrypted elsewhere."""
     with override_settings(**changed):
         assert error_of(visit, read_directly) is error
 
@@ -362,7 +362,7 @@ def test_a_session_that_ended_meanwhile(visit: Visit) -> None:
 
 @REGISTERED
 def test_too_many_conflicts(visit: Visit) -> None:
-    """Neither what was to be saved nor what others have saved."""
+    """The report shows neither the data of this save nor that of the others."""
     other = visit.again()
     other["other"] = CARD
     other.save()

@@ -223,7 +223,8 @@ def test_a_bounded_page_is_a_bounded_number_of_calls(engine: Any, listing: Any) 
 
 
 def test_sizes(engine: Any, listing: Any) -> None:
-    """Of what is stored; unknown where only a registry is asked, which has it not."""
+    """The size is that of the stored data. It is unknown if only a registry is asked, which does
+    not have the data."""
     small, large = stored(engine), stored(engine, text="".join(draw_key() for _ in range(20)))
     sizes = {each.id: each.size for each in listing.list().sessions}
     assert listing.get(large.session_id).size == sizes[large.session_id]
@@ -271,7 +272,7 @@ def test_get(engine: Any, inventory: Any) -> None:
 
 @pytest.mark.authoritative
 def test_an_ended_session_is_gone_for_the_next_request(engine: Any, inventory: Any) -> None:
-    """Whatever copies of it there are, in a cache or in a cookie."""
+    """Copies in a cache or in a cookie do not matter."""
     session, other = stored(engine), stored(engine)
     assert is_alive(engine, session)
     assert inventory.end(session.session_id)

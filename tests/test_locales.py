@@ -123,7 +123,7 @@ def test_to_bring_a_catalog_up_to_date_changes_nothing_else(fresh: Path, locale:
 
 
 def test_the_catalog_is_brought_up_to_date(fresh: Path, tmp_path: Path) -> None:
-    """By the command: a new text comes in without a translation, one that is gone goes out."""
+    """The command adds new texts without a translation, and removes those that no longer exist."""
     package = copytree(fresh, tmp_path / PACKAGE.name)
     page = package / "templates" / "admin" / "django_sessionstores" / "failure.html"
     source = page.read_text(encoding="utf-8")
@@ -150,7 +150,8 @@ def test_the_compiled_catalog_is_in_step(locale: str) -> None:
 
 @EACH
 def test_placeholders_and_tags_are_kept(locale: str) -> None:
-    """In every plural form. One that is missing loses a number, one too many breaks the page."""
+    """This holds for every plural form. A missing placeholder loses a number, and an additional one
+    breaks the page."""
 
     def parts(words: str) -> Counter[str]:
         found = re.findall(r"%\(\w+\)[sd]|%[sd]|</?\w+[^>]*>|\{\.\.\.\}", words)
@@ -303,7 +304,8 @@ def test_distances_of_less_than_a_minute() -> None:
 
 
 def test_spans_and_numbers() -> None:
-    """With what parts thousands in the language; commands have none, and keep the comma."""
+    """Pages separate thousands as the language does. Commands are not translated, and use
+    commas."""
     with translation.override(None):
         assert (format_number(1_209_600), format_duration(2000 * 86_400)) == (
             "1,209,600",
@@ -468,7 +470,7 @@ def localised(site: Any) -> Iterator[None]:
 def test_every_word_on_a_page_is_marked(
     site: Any, root: Any, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With all translations in brackets, nothing but data and names of settings is outside."""
+    """All translations are in brackets, and only data and names of settings are outside."""
     for model in apps.get_models():
         model._meta.verbose_name_raw  # noqa: B018 - Kept for good when it is first asked for.
 
@@ -512,7 +514,7 @@ def test_every_word_on_a_page_is_marked(
 def test_pages_have_no_english_left(
     localised: None, site: Any, root: Any, client: Client, locale: str
 ) -> None:
-    """In the language that the browser asks for."""
+    """The pages are in the language that the browser asks for."""
     language = to_language(locale)
     client.defaults["HTTP_ACCEPT_LANGUAGE"] = language
     direction = "rtl" if locale == "ar" else "ltr"
@@ -551,7 +553,7 @@ def test_english_would_be_found(site: Any, root: Any, client: Client) -> None:
 def test_each_reads_the_history_in_their_language(
     localised: None, site: Any, root: Any, client: Client
 ) -> None:
-    """Whoever has written it: entries are kept as Django keeps those of what it deletes."""
+    """Entries are stored like Django's entries of deletions, whoever has caused them."""
     session, ada = stored(site), person("ada")
     stored(site, ada)
     client.defaults["HTTP_ACCEPT_LANGUAGE"] = "fr"

@@ -794,7 +794,7 @@ def assert_not_shared(answer: Answer) -> None:
 
 
 def test_no_cache_may_keep_an_answer_with_the_cookie(ada: Browser, user: Any) -> None:
-    """Whoever got the answer from there would get the session, or lose their own."""
+    """A visitor who got the response from a cache would get the session, or lose their own."""
     paths = ("write/a/1/", "public/", "stream/", f"login/{user.username}/", "expire/60/")
     for hours, path_ in enumerate(paths, 1):
         # The cookie of a session that the browser knows is sent when its expiry moves.

@@ -463,7 +463,7 @@ def test_a_stalled_cache_costs_one_timeout_not_one_per_request(engine: Any, ada:
 @pytest.mark.engines(*CACHED)
 @pytest.mark.private_servers
 def test_the_cache_is_used_again_when_it_is_back(engine: Any, ada: Browser) -> None:
-    """After the time for which it is distrusted, without a restart of the process."""
+    """This happens after the time for which it is not trusted, without a restart of the process."""
     with override_settings(SESSIONSTORES={"CACHE_RETRY": 0.2, "CACHE_LEASE": 1}):
         assert ada.user() == "ada"
         cache_server(engine).pause()

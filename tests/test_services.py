@@ -161,7 +161,7 @@ def _start_missing() -> None:
 
 
 def test_a_missing_server_skips_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At home, nobody should have to look for what to install."""
+    """A developer does not have to find out what to install."""
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("SESSIONSTORES_REQUIRE_SERVERS", raising=False)
 

@@ -73,7 +73,7 @@ def test_created(session: Any, told: Told) -> None:
 
 
 def test_rotated(engine: Any, awaited: bool, session: Any, told: Told) -> None:
-    """A login: who, and which two ids are the same visitor's."""
+    """A login sends the user and the two ids of the same visitor."""
     session.set("x", 1)
     session.save()
     previous = session.session_id
@@ -91,7 +91,7 @@ def test_rotated(engine: Any, awaited: bool, session: Any, told: Told) -> None:
 
 @pytest.mark.parametrize("how", ["flush", "delete"])
 def test_ended_by_a_logout(session: Any, told: Told, how: str) -> None:
-    """Under the id that was stored."""
+    """The signal has the id that was stored."""
     session.set("x", 1)
     session.save()
     ended = session.session_id
@@ -103,7 +103,7 @@ def test_ended_by_a_logout(session: Any, told: Told, how: str) -> None:
 
 @pytest.mark.authoritative
 def test_ended_by_the_inventory(engine: Any, awaited: bool, session: Any, told: Told) -> None:
-    """Not a second time when there is nothing to end any more."""
+    """If the session has already ended, no second signal is sent."""
     session.set("x", 1)
     session.save()
     inventory = Twin(Inventory(), awaited)
@@ -264,7 +264,7 @@ def test_a_key_that_was_rotated_long_ago_is_rejected(
 def test_what_cannot_be_read_is_rejected(
     engine: Any, awaited: bool, session: Any, told: Told
 ) -> None:
-    """With the reason that the log has."""
+    """The signal has the same reason as the log."""
     session.set("x", 1)
     session.save()
     told.clear()
@@ -317,7 +317,8 @@ def test_an_unreadable_cookie_of_a_previous_backend_has_no_id(
 
 @pytest.mark.engines("memory", "db:sqlite", "cookie:sqlite")
 def test_a_changed_client(engine: Any, awaited: bool, told: Told) -> None:
-    """From where to where; not for the first one, nor for every request in between."""
+    """The signal has the old and the new client. It is not sent for the first client, or for each
+    request in between."""
     with override_settings(MIDDLEWARE=["django_sessionstores.middleware.SessionMiddleware"]):
         browser: Any = AsyncClient() if awaited else Client()
 
@@ -367,7 +368,7 @@ def test_a_receiver_that_fails_changes_nothing(
 
 @pytest.mark.engines("memory")
 def test_an_async_receiver(engine: Any, session: Any, awaited: bool) -> None:
-    """Is awaited, whichever the save was."""
+    """The receiver is awaited after a sync save as well as after an async one."""
     heard = []
 
     async def receive(session_id: str, **facts: Any) -> None:
@@ -383,7 +384,7 @@ def test_an_async_receiver(engine: Any, session: Any, awaited: bool) -> None:
 
 
 def test_no_key_is_told(engine: Any, awaited: bool, session: Any, told: Told) -> None:
-    """Receivers write logs."""
+    """Receivers write logs, which must not contain keys."""
     session.set("x", 1)
     session.save()
     keys = [session.session_key]

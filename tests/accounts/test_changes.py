@@ -287,7 +287,7 @@ def test_a_request_that_has_opened_sessions_of_others_ends_all_at_once(
 def test_each_can_be_turned_off(
     inventory: Any, user: Any, act: Any, reason: str, setting: str
 ) -> None:
-    """For a site that does it in its own way."""
+    """A site may do this in its own way."""
     browsers(1)
     with limits(**{setting: False}):
         act(user)
@@ -299,7 +299,7 @@ def test_each_can_be_turned_off(
 def test_what_is_rolled_back_ends_nothing(
     inventory: Any, user: Any, act: Any, reason: str, setting: str
 ) -> None:
-    """And what is committed ends them then, not before."""
+    """A committed change ends the sessions at its commit, and not before."""
     (browser,) = browsers(1)
     with transaction.atomic():
         act(user)
@@ -353,7 +353,8 @@ def while_saved(act: Callable[[], object]) -> Iterator[None]:
 
 
 def test_a_login_beside_a_change_of_password(engine: Any, inventory: Any, user: Any) -> None:
-    """With the old password it ends, with the new one it stays, whenever it was stored."""
+    """A login with the old password ends, and one with the new password stays, whenever it was
+    stored."""
     user.set_password("old")
     user.save()
     outdated: list[str] = []
@@ -369,7 +370,8 @@ def test_a_login_beside_a_change_of_password(engine: Any, inventory: Any, user: 
     "cookie:django-redis",
 )
 def test_a_login_before_the_commit_of_a_password(engine: Any, inventory: Any, user: Any) -> None:
-    """With ``ATOMIC_REQUESTS``, for example. The user has the old password for other requests."""
+    """This happens with ``ATOMIC_REQUESTS``, for example. For other requests, the user still has
+    the old password."""
     user.set_password("old")
     user.save()
     with ended() as told, transaction.atomic():

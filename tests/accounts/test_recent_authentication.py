@@ -179,7 +179,7 @@ def test_a_login_is_remembered(engine: Any, browser: Any) -> None:
 
 
 def test_a_login_is_marked_in_no_round_trip_of_its_own(engine: Any, browser: Any) -> None:
-    """Neither the first one nor that of a user who signs in again."""
+    """Neither a first login nor that of a user who signs in again makes a further round trip."""
     browser.ask("write/x/1")
     with observed(engine.storage) as calls:
         browser.ask("login/ada")
@@ -399,7 +399,7 @@ def test_logins_that_leave_the_session_alone(engine: Any, user: Any) -> None:
 @pytest.mark.engines(*MAIN)
 @pytest.mark.parametrize("route", ["page", "class", "method"])
 def test_a_view_asks_for_a_recent_authentication(browser: Any, engine: Any, route: str) -> None:
-    """To the second, by the server's clock."""
+    """The limit holds to the second, by the clock of the server."""
     moment = now()
     with limits(RECENT_AUTHENTICATION_AGE=600):
         assert not browser.sees_page(route)
@@ -506,7 +506,7 @@ def refused(**request: Any) -> HttpResponse:
 
 
 def test_back_to_the_page() -> None:
-    """With its query, all of it."""
+    """The address keeps its whole query."""
     response = refused()
     assert response.status_code == 302
     assert response["Location"] == "/sign-in/?next=%2Fpage%2F%3Ftab%3D2%26x%3D%2526"

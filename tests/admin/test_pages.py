@@ -356,7 +356,7 @@ def test_a_rare_session_is_not_looked_for_forever(
 def test_as_many_calls_with_many_sessions(
     site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the store, and of the database of users."""
+    """This counts the calls of the store and the queries for users."""
     monkeypatch.setattr(list_page, "PER_PAGE", 5)
     monkeypatch.setattr(overview, "SAMPLE", 5)
     # A sample begins at a random id, and goes on with the first ids if it meets the last one.

@@ -124,7 +124,7 @@ def test_what_is_too_long_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_longest_address_is_parsed() -> None:
-    """With all that a proxy may write around it."""
+    """A proxy may write more around the address."""
     longest = "[1111:2222:3333:4444:5555:6666:255.255.255.255%enp255s31f7np15]:65535"
     expected = "1111:2222:3333:4444:5555:6666:ffff:ffff"
     assert client_ip("10.0.0.1", f"1.1.1.1, {longest} ", Proxies.parse(ONE)) == expected
@@ -211,5 +211,5 @@ def test_networks(text: str, network: str) -> None:
     ],
 )
 def test_addresses_in_networks(ip: str, network: str, expected: bool) -> None:
-    """By bits, not by text: 192.0.2 is not the beginning of 192.0.20."""
+    """Addresses are compared by bits and not as texts: 192.0.2 is not the beginning of 192.0.20."""
     assert is_in_network(ip, network) == expected

@@ -50,7 +50,7 @@ def texts(data: dict[Any, Any], *names: str) -> str:
     ],
 )
 def test_names_of_secrets(name: str) -> None:
-    """However they are written."""
+    """The spelling of a name does not matter."""
     assert Redactor().is_secret(name)
 
 
@@ -64,7 +64,7 @@ def test_other_names(name: Any) -> None:
 
 
 def test_names_of_the_project() -> None:
-    """Only it knows what its values are."""
+    """Only the project knows which of its values are secret."""
     redactor = Redactor(["Health_Record"])
     assert redactor.is_secret("old-health-records")
     assert not redactor.is_secret("record")
@@ -86,7 +86,7 @@ def test_names_of_the_project() -> None:
     ids=["dict", "deep", "url", "header", "json", "broken", "many", "bytes", "bytearray"],
 )
 def test_no_secret_is_shown(value: Any) -> None:
-    """Wherever it is."""
+    """The place of the secret does not matter."""
     assert SECRET not in texts({"value": value})
 
 

@@ -123,5 +123,5 @@ def test_no_usable_database_is_no_place(content: bytes | None, tmp_path: Path) -
 
 
 def test_no_database_is_no_place() -> None:
-    """The default."""
+    """By default, there is no database of places."""
     assert describe_place("192.0.2.7") == ""

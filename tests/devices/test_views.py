@@ -444,7 +444,7 @@ def test_nobody_gets_in_without_signing_in(site: Any, ada: Any, flavour: str) ->
 @OTHER_ENGINES
 @pytest.mark.parametrize("again", ["", "/again/"])
 def test_ending_may_ask_to_sign_in_again(site: Any, ada: Any, browser: Browser, again: str) -> None:
-    """Whoever sits down at a machine that was left on may look, and end nothing."""
+    """Somebody who sits down at a computer that was left on may look, but cannot end a session."""
     session = stored(site, ada)
     asked = requests_of(session.session_id)
     with limits(RECENT_AUTHENTICATION_AGE=600, RECENT_AUTHENTICATION_URL=again), at(now() + HOUR):
@@ -556,7 +556,8 @@ def test_nothing_shows_a_key(site: Any, ada: Any, browser: Browser, another: Bro
 
 @pytest.mark.engines("cookie:unregistered", "cache:memcached")
 def test_an_engine_that_cannot_list(engine: Any, flavour: str) -> None:
-    """Says so, and claims neither that nobody is signed in nor that somebody was signed out."""
+    """The page says so. It does not claim that nobody is signed in, or that somebody was signed
+    out."""
     browser = Browser(flavour, person("ada"))
     for method, url in requests_of(UNKNOWN):
         answer = browser.ask(method, url)
@@ -584,7 +585,7 @@ def test_an_engine_of_django(engine: Any, flavour: str) -> None:
 
 @ENGINES
 def test_an_outage(site: Any, browser: Browser, another: Browser) -> None:
-    """Is no empty list, and nothing was ended."""
+    """The page shows no empty list, and no session has ended."""
 
     def broken(name: str) -> None:
         if name in {"scan", "lookup"}:

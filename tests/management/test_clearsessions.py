@@ -77,7 +77,7 @@ def test_it_removes_more_than_one_batch(engine: Engine, monkeypatch: pytest.Monk
 
 
 def test_it_serves_engines_that_do_not_count() -> None:
-    """Whoever installs the package may still run one of Django's engines."""
+    """A project may have the package installed and still use one of Django's engines."""
     with override_settings(SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies"):
         assert clear_sessions() == "The expired sessions were removed.\n"
 

@@ -57,7 +57,7 @@ def test_fields_of_any_texts(values: Any, screen: Screen) -> None:
 
 @given(ANY_TEXT, SCREENS)
 def test_sentences_with_any_texts(text: str, screen: Screen) -> None:
-    """Also the first line of an error, behind the name of its class."""
+    """The first line of an error is one of them, and the name of its class is before it."""
     lines = layout.wrap_text(text, screen, behind="CommandError: ").split("\n")
     for number, line in enumerate(lines):
         assert_harmless(line if number else f"CommandError: {line}", screen)
@@ -65,7 +65,7 @@ def test_sentences_with_any_texts(text: str, screen: Screen) -> None:
 
 @given(ANY_TEXT)
 def test_nothing_is_lost_in_a_pipe(text: str) -> None:
-    """But what is not visible."""
+    """Only what is not visible is left out."""
     (line,) = layout.table(("",), [(text,)], Screen())[1:]
     assert line == single_line(text).rstrip()
 
@@ -99,12 +99,13 @@ def test_one_line(text: str, shown: str) -> None:
     ],
 )
 def test_what_an_encoding_lacks_is_escaped(encoding: str, shown: str) -> None:
-    """So that an operator can tell which user it is."""
+    """An operator can tell which user the line is about."""
     assert Screen(None, encoding).show("zoë 王…") == shown
 
 
 def test_columns_stand_below_each_other() -> None:
-    """By the columns of a terminal, of which some characters take two and some none."""
+    """Widths are counted in columns of a terminal. Some characters take two of them, and some
+    none."""
     names = ["ada", "王小明", "e\u0301e\u0301", "กำลังใจ", "🎉", "한글", "\u1112\u1161\u11ab"]
     lines = layout.table(("NAME", "IP"), [(name, "|") for name in names], Screen())
     # The widest name takes six columns, and two are between the columns of the table.
@@ -113,7 +114,8 @@ def test_columns_stand_below_each_other() -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
 def test_a_long_name_is_cut(encoding: str) -> None:
-    """At the width of the terminal, between characters, and marked with what it has for that."""
+    """The cut is at the width of the terminal, between characters, and marked in the encoding of
+    the terminal."""
     screen = Screen(40, encoding)
     name = "n" * 150
     (line,) = layout.table(("ID", "NAME"), [("12ab", name)], screen)[1:]
@@ -156,7 +158,7 @@ class Stream(io.StringIO):
 
 
 def test_the_width_is_that_of_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not of stdout, which may be a pipe. COLUMNS overrides it."""
+    """The width is not that of stdout, which may be a pipe. ``COLUMNS`` overrides it."""
     monkeypatch.delenv("COLUMNS", raising=False)
     stream = Stream()
     monkeypatch.setattr(stream, "fileno", lambda: 7, raising=False)

@@ -695,7 +695,7 @@ def test_logging_in_as_another_user_right_after(engine: Engine, source: str, use
 
 @pytest.mark.engines("db:sqlite", "memory")
 def test_exists(engine: Engine, source: str, in_async: bool) -> None:
-    """Whoever asks before using a key is told the truth."""
+    """Code that asks before it uses a key gets the right answer."""
     key = at_django(source)
     store = Twin(engine.SessionStore(), in_async)
     assert store.exists(key)
@@ -710,8 +710,8 @@ def test_exists(engine: Engine, source: str, in_async: bool) -> None:
 )
 @pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
 def test_a_transaction_around_the_request(engine: Engine, source: str, commits: bool) -> None:
-    """With ATOMIC_REQUESTS, a view that fails takes back what was stored in the database. What was
-    removed elsewhere would be in neither then."""
+    """With ``ATOMIC_REQUESTS``, a view that fails rolls back what was stored in the database. If
+    the session had been removed from the previous backend, it would be lost."""
     key = at_django(source)
     with suppress(RuntimeError), transaction.atomic(using=engine.database):
         assert engine.SessionStore(key).load() != {}
@@ -886,7 +886,8 @@ def test_what_cannot_be_read_is_left_alone(engine: Engine, source: str) -> None:
 def test_a_logout_ends_no_session_of_another_site(
     engine: Engine, name: str, is_read: bool, in_transaction: bool
 ) -> None:
-    """Neither in a previous backend that both share, nor after the other site has migrated it."""
+    """The other session stays in a previous backend that both sites share, and after the other site
+    has migrated it."""
     empty_django()
     key = at_django(name)
     with migrating(f"{DJANGO}.{name}"):
@@ -1051,7 +1052,7 @@ def test_another_alias_of_the_same_engine(engine: Engine) -> None:
 
 @pytest.mark.engines("cookie:sqlite")
 def test_a_registered_cookie_moves_with_its_registry(engine: Engine) -> None:
-    """Of any of its cookies, and not after it was ended."""
+    """Each cookie of the session moves, unless the session has ended."""
     sessions = []
     for _ in range(2):
         session = engine.SessionStore()

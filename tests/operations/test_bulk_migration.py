@@ -174,7 +174,7 @@ def test_the_source_is_read_a_batch_at_a_time(engine: Engine, old: None) -> None
 
 @pytest.mark.engines("file")
 def test_progress_on_a_terminal(engine: Engine, old: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And none through a pipe."""
+    """A pipe does not get any."""
     empty_django()
     for _ in range(3):
         at_django("db")
@@ -294,7 +294,7 @@ def test_a_request_while_a_session_of_the_package_is_being_removed(
 
 @pytest.mark.engines("file")
 def test_two_moves_at_once(engine: Engine, old: None) -> None:
-    """Neither takes what the other is doing for a logout."""
+    """Neither of them treats the work of the other as a logout."""
     empty_django()
     keys = [at_django("db") for _ in range(20)]
     first = bulk_migration.move(opened(f"{DJANGO}.db"), engine.storage, 5)
@@ -507,7 +507,8 @@ class Browsers:
 
 @pytest.mark.engines("cached_db:redis-cache+postgresql")
 def test_a_site_under_load_moves_and_nobody_notices(engine: Engine, user: Any) -> None:
-    """From Django's cached_db to cache on Redis, to cached_db, and back."""
+    """The site moves from Django's ``cached_db`` to ``cache`` on Redis, then to ``cached_db``, and
+    back."""
     from django.contrib.sessions.models import Session
 
     empty_django()

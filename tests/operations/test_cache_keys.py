@@ -88,7 +88,7 @@ def test_transcripts_are_true(engine: Engine, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.engines(*CACHES)
 @pytest.mark.parametrize("prefix", GLOBS)
 def test_clear_ends_sessions_and_keeps_the_cache(engine: Engine, prefix: str) -> None:
-    """Whatever the prefix means to Redis or to SQL."""
+    """The prefix may have characters that are special in Redis or SQL."""
     with prefixed(prefix, "other", "aab", "x") as (cache, *others):
         for each in (cache, *others):
             fill(each)
@@ -100,7 +100,7 @@ def test_clear_ends_sessions_and_keeps_the_cache(engine: Engine, prefix: str) ->
 
 @pytest.mark.engines("cache:redis-cache", "cache:database-cache")
 def test_clear_keeps_the_sessions_of_others(engine: Engine) -> None:
-    """Of sites with another prefix, and of the same in another version."""
+    """This includes sites with another prefix, and the same site in another version."""
     with prefixed("a", "*") as (_, other):
         ended = stored(engine)
         other.set(f"{NAMESPACE}x", 1)
@@ -122,7 +122,7 @@ def test_clear_elsewhere(engine: Engine) -> None:
 
 @pytest.mark.engines("db:sqlite", "cache:database-cache", "cache:redis-cache")
 def test_clear_asks(engine: Engine, answers: tuple[list[str], list[str]]) -> None:
-    """And does nothing without a yes, nor in a rehearsal."""
+    """Without a confirmation, and in a dry run, nothing is removed."""
     given, asked = answers
     session = stored(engine)
     assert typed("clear", "--dry-run") == (0, "Would end 1 session.\n")
@@ -248,7 +248,7 @@ def dashed(key: str, prefix: str, version: int) -> str:
 @pytest.mark.engines("cache:memcached", "cache:locmem", "cache:file-cache", "db:sqlite")
 @pytest.mark.parametrize("arguments", [["--no-input"], ["--dry-run"]], ids=["remove", "rehearse"])
 def test_clear_cache_where_nobody_knows_the_keys(engine: Engine, arguments: list[str]) -> None:
-    """Never a clear() that would take sessions along."""
+    """The command never calls ``clear()``, which would end sessions as well."""
     session = stored(engine)
     alias = CACHE_ALIAS if engine.case.cache else "default"
     caches[alias].set("page", 1)
@@ -294,7 +294,7 @@ def test_redis_is_unreachable(engine: Engine) -> None:
 
 @pytest.mark.engines("cache:database-cache")
 def test_the_database_is_unreachable(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same."""
+    """The command reports the outage, and does not print what the error says."""
 
     def fail(*args: Any) -> Any:
         raise OperationalError("secret")

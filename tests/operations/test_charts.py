@@ -16,7 +16,7 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 @given(st.lists(st.integers(-(10**9), 10**9), max_size=30))
 def test_all_moments_are_in_a_column(seconds: list[int]) -> None:
-    """Whatever the span of time: those before now before the mark, the others behind it."""
+    """For any span of time, moments before now are before the mark and the others are behind it."""
     moments = [NOW + timedelta(seconds=each) for each in seconds]
     chart = columns(Counter(moments), NOW)
     assert len(chart.columns) <= 32
@@ -30,7 +30,7 @@ def test_all_moments_are_in_a_column(seconds: list[int]) -> None:
 
 
 def test_heights() -> None:
-    """In proportion; a single one among many is seen too."""
+    """Heights are proportional, but a single session among many is visible, too."""
     hour = timedelta(hours=1)
     chart = columns({NOW - hour / 2: 1000, NOW - 3 * hour / 2: 1}, NOW)
     assert [(each.number, each.height) for each in chart.columns] == [(1, "2"), (1000, f"{HEIGHT}")]
@@ -45,7 +45,7 @@ def test_rows() -> None:
 
 @pytest.mark.parametrize(("hours", "place"), [(0, "0"), (5, "50"), (10, "100"), (99, "100")])
 def test_positions_on_a_line(hours: int, place: str) -> None:
-    """From the first to the last moment."""
+    """The line goes from the first moment to the last."""
     hour = timedelta(hours=1)
     assert position(NOW + hours * hour, NOW, NOW + 10 * hour, 100) == place
     assert position(NOW, NOW, NOW, 100) == "0"

@@ -147,7 +147,7 @@ def test_old_hours_go(engine: Any, counting: statistics.Statistics) -> None:
 def test_requests_store_what_was_counted_now_and_then(
     engine: Any, counting: statistics.Statistics, monkeypatch: pytest.MonkeyPatch, awaited: bool
 ) -> None:
-    """After the answer. Those within the interval ask the table for nothing."""
+    """This happens after the response. Requests within the interval do not query the table."""
     monkeypatch.setattr(statistics, "INTERVAL", 3600.0)
 
     def get() -> None:

@@ -91,7 +91,7 @@ def logged_in(engine: Any, awaited: bool, user_id: str = "7") -> Any:
 
 @pytest.mark.engines(*MAIN)
 def test_what_happens_to_sessions_is_counted(engine: Any, awaited: bool, metrics: Metrics) -> None:
-    """With the reason, where there is one."""
+    """The counters have the reason, if there is one."""
     session = logged_in(engine, awaited)
     previous = session.session_key
     session.cycle_key()
@@ -190,7 +190,7 @@ def test_nothing_tells_who(engine: Any, awaited: bool, metrics: Metrics) -> None
 
 @pytest.mark.engines("memory")
 def test_it_costs_nothing_until_it_is_asked_for(engine: Any) -> None:
-    """Neither an observer nor a watch on each call."""
+    """Without the option, no observer is registered and no call is watched."""
     before = list(signals.observers)
     assert flow._watcher is None
     for _ in range(2):
@@ -209,7 +209,7 @@ def test_no_operation_of_a_storage_is_left_out() -> None:
 
 
 def test_without_the_extra() -> None:
-    """Whoever sets the option is told what to install."""
+    """The error says what to install."""
     name = telemetry.__name__
     with mock.patch.dict(sys.modules, {"opentelemetry.metrics": None}):
         del sys.modules[name]
@@ -228,7 +228,8 @@ def test_without_the_extra() -> None:
     ids=str,
 )
 def test_one_line_turns_it_on(options: Any, expected: str) -> None:
-    """When Django starts. What is set wrongly is for the checks, which run later, to say."""
+    """This happens when Django starts. Wrong settings are reported by the checks, which run
+    later."""
     code = (
         "import django; from django.conf import settings; settings.configure("
         f"SESSIONSTORES={options!r}, INSTALLED_APPS=['django.contrib.contenttypes',"

@@ -109,7 +109,7 @@ def test_a_length_does_not_tell_a_secret(
 
 @pytest.mark.parametrize("size", [60, 128, 400])
 def test_equal_values_are_as_long_as_different_ones(size: int) -> None:
-    """Not even a whole value that is there twice, short or long."""
+    """This holds even for a whole value that occurs twice, whether it is short or long."""
     one, other = (Random(seed).randbytes(size) for seed in (1, 2))
     lengths = {
         len(compact(serializer.dumps(login(secret=one, guess=guess))) or b"")
@@ -166,7 +166,7 @@ def test_what_a_serializer_of_the_projects_writes_stays_as_it_is() -> None:
     ids=lambda data: ",".join(data)[:40],
 )
 def test_it_comes_back_to_the_byte(data: dict[str, Any]) -> None:
-    """Byte for byte: a session is unchanged if its bytes are."""
+    """Sessions are compared by their bytes."""
     before = serializer.dumps(data)
     short = compact(before)
     assert short is not None
@@ -217,7 +217,8 @@ def test_codes_of_the_format() -> None:
 
 @pytest.mark.engines("cookie:unregistered")
 def test_a_login_is_shorter_than_djangos_signed_cookie(engine: Any) -> None:
-    """Though nothing of it is compressed, and 32 bits of its version are random."""
+    """The cookie is shorter although none of it is compressed and 32 bits of its version are
+    random."""
     ours, signed = engine.SessionStore(), SignedCookies()
     for session in (ours, signed):
         session.update(login(_auth_user_hash=os.urandom(32).hex()))
@@ -276,7 +277,7 @@ def test_inflating_is_bounded(texts: int) -> None:
 
 @pytest.mark.engines("cookie:unregistered")
 def test_what_would_not_open_is_not_encrypted(engine: Any) -> None:
-    """However short it gets: or the next request would find an unreadable session."""
+    """Even if it were compressed to few bytes, the next request could not read the session."""
     session = engine.SessionStore()
     session["fits"] = "x" * (MAX_UNENCRYPTED - 100)
     session.save()

@@ -38,13 +38,13 @@ SIZES = [0, 1, 7, 8, 4000, 20_000] + [
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_split_is_joined_again(name: str, size: int) -> None:
-    """At every size around which one more cookie is needed, to the character."""
+    """The test tries each length around a size that needs one more cookie."""
     assert join(name, split(name, value(size))) == value(size)
 
 
 @given(st.text(ALPHABET, max_size=64), st.integers(0, 300))
 def test_any_value_is_joined_again(start: str, repeats: int) -> None:
-    """Whatever stands at the seams."""
+    """The characters at the seams do not matter."""
     text = start * repeats
     assert join("sessionid", split("sessionid", text)) == text
 
@@ -70,7 +70,7 @@ def test_a_short_value_is_sent_as_it_is() -> None:
 
 
 def test_the_first_part_says_how_many_there_are() -> None:
-    """Without it a set that lost its tail would look whole."""
+    """Otherwise a value that lost its last part would look complete."""
     cookies = split("sessionid", value(10_000))
     assert list(cookies) == ["sessionid", "sessionid-1", "sessionid-2"]
     assert cookies["sessionid"].startswith("3.")

@@ -77,7 +77,7 @@ def test_a_deep_value_is_kept_wherever_the_view_is(engine: Any, kind: str) -> No
 def test_two_views_change_a_session_with_a_deep_value(
     engine: Any, kind: str, is_deep: bool
 ) -> None:
-    """Neither change is lost, and the value is no change while nobody changes it."""
+    """Neither change is lost, and the deep value does not count as a change."""
     session = engine.SessionStore()
     session.update({"value": nested(kind, MAX_DEPTH - 1), "x": 1, "y": 1})
     session.save()

@@ -257,7 +257,7 @@ def test_the_length_of_a_compressed_payload() -> None:
 
 
 def test_ids_and_derived_keys() -> None:
-    """By which sessions are found. Another digest would find none."""
+    """Sessions are found by them, so another digest would find none."""
     assert session_id(KEY) == "d5fad12217c88dd2f0c321d8200662e4559fe682"
     assert derived_key("secret") == "drmvrxpdktdrzodl3k4ofbjieuarqh7e"
     ring = KeyRing([SECRET, PREVIOUS_SECRET])
@@ -325,7 +325,7 @@ def test_a_token_opens_by_the_recipe() -> None:
 
 
 def test_no_nonce_is_used_twice() -> None:
-    """And each is of its full length."""
+    """Each nonce has its full length."""
     codec = conf.codec()
     nonces = {codec.encrypt(ID, codec.serialize(LOGIN))[6:18] for _ in range(1000)}
     assert len(nonces) == 1000

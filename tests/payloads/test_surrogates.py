@@ -124,7 +124,7 @@ def test_djangos_serializer_keeps_it(engine: Any, name: str) -> None:
 
 @pytest.mark.authoritative
 def test_both_of_two_changes_are_kept(engine: Any) -> None:
-    """Under keys with surrogates, which the registry remembers by their digests."""
+    """The keys have surrogates, and the registry remembers them by their digests."""
     session = engine.SessionStore()
     session.update({HALF: 1, NAME: [1], "x": 1})
     session.save()
@@ -160,7 +160,7 @@ def test_half_an_emoji_from_a_browser(engine: Any) -> None:
 @pytest.mark.parametrize("name", [*TEXTS, *TYPED])
 @pytest.mark.parametrize("reveals", [True, False])
 def test_a_page_shows_it(name: str, reveals: bool) -> None:
-    """Escaped: the page is sent as UTF-8."""
+    """The text is escaped, because the page is sent as UTF-8."""
     for data in (TEXTS | TYPED, {HALF: NAME, "text": json.dumps({HALF: NAME})}):
         for node in Redactor(reveals=reveals).tree(data):
             (node.name + node.text + repr(node)).encode()
@@ -170,7 +170,7 @@ def test_a_page_shows_it(name: str, reveals: bool) -> None:
 
 @pytest.mark.engines("memory", "db:sqlite")
 def test_a_session_of_djangos_backend_is_migrated(engine: Any) -> None:
-    """Whatever texts Django's JSON has kept."""
+    """Any text that Django's JSON serializer has stored is migrated."""
     from django.contrib.sessions.backends.db import SessionStore
 
     empty_django()
@@ -190,7 +190,7 @@ BAD_USERS = [HALF, f"7{NAME}", "nul\0nul", "7" * 256]
 
 @pytest.mark.parametrize("user_id", BAD_USERS, ids=["half", "name", "nul", "long"])
 def test_a_user_that_no_index_can_hold_is_refused(engine: Any, user_id: str) -> None:
-    """By name, on every engine; the stored session stays whole."""
+    """Every engine raises an error that names the key, and the stored session stays as it was."""
     key = stored(engine, color="blue")
     session = engine.SessionStore(key)
     session["_auth_user_id"] = user_id
@@ -203,7 +203,7 @@ def test_a_user_that_no_index_can_hold_is_refused(engine: Any, user_id: str) -> 
 
 @pytest.mark.parametrize("user_id", ["山" * 255, "a b\n:*'\"\\%😀"], ids=["long", "odd"])
 def test_any_other_user_is_found(engine: Any, user_id: str) -> None:
-    """Whatever the primary keys of a project are."""
+    """A project may have any kind of primary key."""
     key = stored(engine, _auth_user_id=user_id)
     assert load(engine, key) == {"_auth_user_id": user_id}
     if engine.storage.lists:
@@ -214,7 +214,7 @@ def test_any_other_user_is_found(engine: Any, user_id: str) -> None:
 
 @pytest.mark.engines("memory", "db:sqlite")
 def test_a_session_of_djangos_with_such_a_user_reads_as_empty(engine: Any) -> None:
-    """Not as an error of the page."""
+    """The page does not fail."""
     from django.contrib.sessions.backends.db import SessionStore
 
     empty_django()

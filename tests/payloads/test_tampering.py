@@ -123,7 +123,7 @@ class TestPayload:
         assert codec().deserialize(codec().decrypt(self.ID, self.encrypted(data))) == data
 
     def test_flipped_at_every_bit(self, data: dict[str, Any]) -> None:
-        """Each is noticed: the header is authenticated too."""
+        """Each change is detected, because the header is authenticated, too."""
         payload = self.encrypted(data)
         for position in range(len(payload)):
             for bit in range(8):
@@ -140,7 +140,7 @@ class TestPayload:
                 codec().decrypt(self.ID, payload[:length])
 
     def test_with_something_behind_it(self, data: dict[str, Any]) -> None:
-        """Nothing rides along."""
+        """A payload with more bytes at its end is refused."""
         with pytest.raises(UnreadablePayload):
             codec().decrypt(self.ID, self.encrypted(data) + b"\0")
 
@@ -207,7 +207,7 @@ def test_payload_flipped_in_each_field(engine: Any) -> None:
 
 
 def test_payload_cut(engine: Any) -> None:
-    """In the middle of each of its fields, and to nothing."""
+    """The payload is cut in the middle of each field, and to nothing."""
     key = stored(engine)
     size = payload_size(engine, key)
     for place, original in each_place(engine, key):

@@ -74,7 +74,7 @@ SESSIONS = st.dictionaries(st.text() | st.integers(), VALUES, max_size=5)
 
 @given(SESSIONS)
 def test_every_value_comes_back_the_same(data: Any) -> None:
-    """In value and type, at any depth: what `is_same` says."""
+    """Values and types are the same at any depth, which `is_same` checks."""
     serializer = TypedSerializer()
     assert is_same(serializer.loads(serializer.dumps(data)), data)
 
@@ -111,7 +111,7 @@ def test_merge_keeps_every_change_that_only_one_side_made(
 
 @given(SESSIONS, SESSIONS)
 def test_merge_without_others_changes_gives_mine(base: Any, mine: Any) -> None:
-    """And mine without changes gives theirs."""
+    """If only the other side has changes, the merge returns theirs."""
     for merged in (merge(base, mine, base), merge(base, base, mine)):
         assert merged.keys() == mine.keys()
         assert all(is_same(merged[key], value) for key, value in mine.items())
@@ -260,7 +260,7 @@ def test_an_empty_session(engine: Any) -> None:
     ids=["object", "nested", "as-key", "function", "class"],
 )
 def test_an_unserializable_value_names_its_key(engine: Any, value: Any) -> None:
-    """And the stored session stays whole: not half of the new one, not gone."""
+    """The stored session stays complete and is not overwritten in part."""
     key = stored(engine, color="blue")
     session = engine.SessionStore(key)
     session["color"] = "red"
@@ -314,7 +314,7 @@ def test_the_reason_names_types_and_quotes_no_value(
 
 
 def test_a_value_that_contains_itself_is_refused(engine: Any) -> None:
-    """Not by a crash of the interpreter."""
+    """The interpreter does not crash."""
     loop: list[Any] = []
     loop.append(loop)
     with pytest.raises(UnserializableValue, match=r"session\['loop'\]"):

@@ -49,7 +49,8 @@ def since(moment: int) -> float:
 
 
 def test_reading_is_activity(listing: Any, prefix: str) -> None:
-    """In steps of five minutes; nothing else of the session moves, and no cookie is sent."""
+    """The time moves in steps of five minutes. Nothing else of the session changes, and no cookie
+    is sent."""
     browser, moment = Client(), now()
     with at(moment):
         browser.get(f"{prefix}write/x/1/")
@@ -88,7 +89,7 @@ def test_a_session_that_is_not_read_is_not_active(listing: Any, prefix: str) -> 
 
 @pytest.mark.engines("memory", "db:sqlite", "cookie:sqlite", "cache:memcached+sqlite")
 def test_it_can_be_disabled_and_needs_the_middleware(listing: Any) -> None:
-    """Then lists show the last change, and a read writes nothing."""
+    """In both cases, lists show the last change and a read writes nothing."""
     browser, moment = Client(), now()
     with at(moment):
         browser.get("/write/x/1/")

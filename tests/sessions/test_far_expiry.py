@@ -102,7 +102,7 @@ def test_a_past_expiry_ends_the_session(engine: Any, name: str) -> None:
 
 @pytest.mark.parametrize("expiry", NO_EXPIRY, ids=repr)
 def test_what_is_no_expiry_is_refused(engine: Any, expiry: Any) -> None:
-    """By name, when it is saved; the stored session stays whole."""
+    """The save raises an error that names the value, and the stored session stays as it was."""
     key = stored(engine, x=1)
     session = engine.SessionStore(key)
     session["_session_expiry"] = expiry
@@ -123,7 +123,7 @@ def test_what_is_no_expiry_is_refused(engine: Any, expiry: Any) -> None:
 @pytest.mark.parametrize("name", ["year 9999", "huge int"])
 @pytest.mark.parametrize("zone", ZONES)
 def test_it_is_listed_and_shown(engine: Any, name: str, zone: str) -> None:
-    """In each time zone: some have a later date than the last that Python knows."""
+    """In some time zones, the date is later than the last one that Python knows."""
     session = engine.SessionStore()
     session.set_expiry(FAR[name])
     session["_auth_user_id"] = "7"
@@ -220,7 +220,7 @@ def test_a_past_age_and_date(engine: Any, use_tz: bool, name: str) -> None:
 
 
 def test_usual_ages_are_as_djangos() -> None:
-    """To the second, whatever the type of the number."""
+    """The ages are equal to the second, whatever type of number was set."""
     moment = datetime.datetime(2026, 3, 29, 0, 30, tzinfo=UTC)
     for expiry, age in ((60, 60), (60.9, 60), (-5, -5), (None, 7), (0, 7), (True, 1)):
         assert lifetime.expiry_age(expiry, moment, 7) == age
@@ -239,7 +239,7 @@ def test_an_endless_age_from_now(age: int) -> None:
 
 @pytest.mark.parametrize("is_naive", [True, False])
 def test_a_lifetime_ends_where_stores_end(is_naive: bool) -> None:
-    """Not in the last hours of the year 9999, which some time zones do not have."""
+    """The last hours of the year 9999 are not used, because some time zones do not have them."""
     moment = datetime.datetime(2026, 3, 29, 0, 30, tzinfo=None if is_naive else UTC)
     last_hour = datetime.datetime(9999, 12, 31, 23, tzinfo=moment.tzinfo)
     seconds = int((last_hour - moment).total_seconds())

@@ -54,7 +54,7 @@ def test_create_keeps_a_key_that_was_drawn_if_its_session_lives(
 
 
 def test_a_login_has_what_others_have_saved(open_session: Any) -> None:
-    """Also in the data at hand, which the view may read after it."""
+    """The data at hand has it, too, because the view may read it after the login."""
     key = stored(open_session)
     session = open_session(key)
     session.get("a")

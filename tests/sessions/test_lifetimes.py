@@ -52,7 +52,7 @@ def write(browser: Client) -> None:
 
 
 def test_an_idle_session_ends(browser: Client) -> None:
-    """Though SESSION_COOKIE_AGE would keep it for two weeks."""
+    """``SESSION_COOKIE_AGE`` alone would keep it for two weeks."""
     with limits(IDLE_TIMEOUT=1800):
         moment = now()
         with at(moment):

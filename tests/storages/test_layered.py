@@ -128,7 +128,7 @@ def test_a_copy_lives_for_a_lease_only(storage, cache):
 
 
 def test_a_copy_counts_until_its_lease_ends(storage, authority):
-    """Neither longer, which would delay a logout, nor shorter."""
+    """A longer time would delay a logout, and a shorter one would waste the copy."""
     with core_clock.freeze(NOW):
         storage.create(record(), NOW)
     authority._sessions.clear()
@@ -641,7 +641,7 @@ def test_what_is_rolled_back_never_reached_the_cache(over_database, change):
 
 
 def test_what_is_committed_reaches_the_cache(over_database, cache):
-    """The other half: nothing is forgotten when the transaction ends well."""
+    """After a commit, the cache has the change."""
     with transaction.atomic():
         over_database.update(record(2), record(1), NOW)
     assert portable.LocMemStorage.read(cache, ID).version == 2
@@ -745,7 +745,7 @@ def test_many_that_end_in_a_transaction(over_database, cache, is_committed):
 
 @pytest.mark.parametrize("payload", [b"", b"x", b"encrypted"])
 def test_a_copy_has_what_its_record_has(payload):
-    """Also of a record without a payload, as registries have it."""
+    """This includes a record without a payload, as registries have it."""
     original = record(payload=payload)
     copy = copies.make_copy(original, NOW + 1)
     assert copies.read_copy(copy, NOW) == original

@@ -131,7 +131,7 @@ def test_two_purges_beside_touches_and_logins(engine: Any) -> None:
 
 
 def test_a_purge_that_is_killed_is_finished_by_the_next(engine: Any) -> None:
-    """By ``kill -9``, between two batches or in the middle of one."""
+    """The process is killed by ``kill -9``, between two batches or within one."""
     if not engine.storage.shared:
         pytest.skip("no other process can purge it")
     alive = [stored(engine, now() + HOUR) for _ in range(20)]

@@ -548,7 +548,7 @@ def test_a_pickle_in_the_store_is_not_executed(
 
 
 def test_a_session_of_garbage_reads_as_empty(session_class: Any, service: Service) -> None:
-    """Never an error page for what a stranger wrote, nor a logout: the key stays."""
+    """Bytes that a stranger wrote cause neither an error page nor a logout: the key stays."""
     session = session_class()
     session["cart"] = 1
     session.save()
@@ -679,7 +679,7 @@ def test_options_of_a_single_client_are_honoured(service: Service) -> None:
 
 
 def test_a_pool_that_is_used_up_is_an_outage(service: Service) -> None:
-    """Not a RuntimeError, which nothing above expects."""
+    """Callers do not expect the ``RuntimeError`` of the client."""
     options = {"max_pool_size": 1}
     with storage_at(service.addresses, OPTIONS=options) as storage, ExitStack() as stack:
         for node in storage._nodes.clients.values():

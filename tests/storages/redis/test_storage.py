@@ -1018,7 +1018,7 @@ def test_an_index_that_is_not_there_is_made_anew(storage: redis.RedisStorage) ->
 
 
 def test_a_complete_index_is_not_made_again(storage: redis.RedisStorage) -> None:
-    """That looks at each key of the server."""
+    """Rebuilding it reads each key of the server."""
     storage.create(record(), NOW)
     listed(storage)
     with commands() as sent:
@@ -1242,7 +1242,8 @@ def test_a_command_makes_the_index_whoever_else_does(
 def test_an_index_that_is_dropped_while_it_is_made(
     storage: redis.RedisStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a server without memory. A list that leaves sessions out must not be taken for all."""
+    """A server without memory drops it. A list that leaves out sessions must not count as
+    complete."""
     _store_without_index(storage)
     monkeypatch.setattr(redis_scripts, "COMPLETE", redis_scripts.Script("return 1"))
     with pytest.raises(StorageUnavailable, match="dropped the index"):
@@ -1250,7 +1251,8 @@ def test_an_index_that_is_dropped_while_it_is_made(
 
 
 def test_pages_take_two_round_trips(storage: redis.RedisStorage) -> None:
-    """However many sessions there are: the members, and the beginnings of their records."""
+    """However many sessions there are, one round trip gets the members and one gets the beginnings
+    of their records."""
     for number in range(1, 50):
         storage.create(record(f"{number:040x}", user_id="7"), NOW)
     listed(storage)
@@ -1321,7 +1323,7 @@ def test_nobody_need_ever_purge(storage: redis.RedisStorage) -> None:
 
 
 def test_the_index_is_no_session(storage: redis.RedisStorage) -> None:
-    """Whoever ends sessions by what a form says must not end the index."""
+    """An id from a form must not be able to end the index."""
     storage.create(record(user_id="7"), NOW)
     for each in ("{index}:all", "{index}:users", "", "*", "a" * 39, "A" * 40):
         storage.delete(each)

@@ -189,7 +189,7 @@ def test_many_whose_end_is_not_committed_keep_their_data(
 
 
 def test_a_registry_that_does_not_answer_is_an_outage(pair: RegisteredStorage, store: Any) -> None:
-    """Neither a logout nor the acceptance of what it might have ended."""
+    """The session is neither logged out nor accepted, because the registry might have ended it."""
     record = stored(store)
     with observed(pair.registry, before=break_at("read")), pytest.raises(StorageUnavailable):
         store.read(record.id)
@@ -299,7 +299,7 @@ def test_a_touch_moves_both(pair: RegisteredStorage, store: Any) -> None:
 
 
 def test_a_touch_of_an_ended_session(pair: RegisteredStorage, store: Any) -> None:
-    """Says that it did nothing."""
+    """The touch reports that it did nothing."""
     record = stored(store)
     pair.registry.delete(record.id)
     assert not store.touch(record, record.expires + DAY, now(), now())
@@ -763,7 +763,7 @@ def test_a_rotation_in_a_transaction_that_is_tried_again(
 
 
 def test_a_rotation_to_a_taken_id(pair: RegisteredStorage, store: Any) -> None:
-    """Neither session is touched."""
+    """Neither of the two sessions changes."""
     base, other = stored(store), stored(store, user_id="9")
     _, *rest = rotation(base)
     assert isinstance(store.rotate(new(id=other.id), *rest), Taken)

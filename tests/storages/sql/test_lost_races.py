@@ -294,7 +294,7 @@ def test_a_snapshot_of_sqlite_that_is_outdated(site: cases.Engine, tmp_path: Pat
 
 @on_both
 def test_an_outage_stays_an_outage(site: cases.Engine) -> None:
-    """In a transaction, too."""
+    """This holds in a transaction, too."""
     site.storage.create(record(), now())
     outcome: list[Exception] = []
 
