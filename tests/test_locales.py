@@ -50,11 +50,10 @@ DJANGO = Path(django.__file__).parent
 EACH = pytest.mark.parametrize("locale", LOCALES)
 
 # Fixtures.
-site, root, client, served = (
+site, root, client = (
     test_pages.site,
     test_pages.root,
     test_pages.client,
-    test_pages.served,
 )
 
 
