@@ -80,6 +80,8 @@ ALL_ENGINES = (
         (DJANGO + "redis", write("cache")),
         ("tests.cases", None),
         ("Not a path", ALL_ENGINES),
+        (None, ALL_ENGINES),
+        (5, ALL_ENGINES),
     ],
 )
 def test_a_wrong_path_is_told_the_engines(name, hint):
