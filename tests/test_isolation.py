@@ -617,6 +617,31 @@ def test_what_a_key_function_does_not_separate(engine: cases.Engine) -> None:
     assert listed == (0 if engine.id == "cookie:django-redis" else 1)
 
 
+@pytest.mark.engines("db:sqlite", "cache:django-redis", "file", "cookie:sqlite")
+def test_a_name_separates_lists_but_not_keys(engine: cases.Engine) -> None:
+    """As the documentation says: the session belongs to the site that has saved it last, and a
+    logout at the other one leaves it alone."""
+    here, there = NAMES
+    with limits(SITE=here):
+        session = engine.SessionStore()
+        session["_auth_user_id"] = "7"
+        session.save()
+    with limits(SITE=there):
+        engine.SessionStore(session.session_key).flush()
+        assert Inventory().count() == 0
+    with limits(SITE=here):
+        assert engine.SessionStore(session.session_key)["_auth_user_id"] == "7"
+        assert Inventory().count() == 1
+    with limits(SITE=there):
+        visited = engine.SessionStore(session.session_key)
+        visited["x"] = 1
+        visited.save()
+        assert Inventory().count() == 1
+    with limits(SITE=here):
+        assert Inventory().count() == 0
+        assert engine.SessionStore(visited.session_key)["x"] == 1
+
+
 @pytest.mark.slow
 def test_two_workers_of_xdist(tmp_path: Path) -> None:
     """Nothing else in their settings differs, and they count at the same time."""

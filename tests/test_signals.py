@@ -347,6 +347,44 @@ def test_a_changed_client(engine: Any, awaited: bool, told: Told) -> None:
     ]
 
 
+@pytest.mark.engines("memory", "db:sqlite", "file", "cache:django-redis", "cookie:sqlite")
+@pytest.mark.parametrize(
+    ("options", "rolling", "step"),
+    [
+        ({"IDLE_TIMEOUT": 600}, False, 30),
+        ({}, True, 50),
+        ({"TOUCH_INTERVAL": 3600}, False, 120),
+        ({"TOUCH_INTERVAL": 3600}, True, 120),
+    ],
+    ids=["idle", "rolling", "activity", "rolling-activity"],
+)
+def test_steady_reading_does_not_hide_a_changed_client(
+    engine: Any, told: Told, options: dict[str, Any], rolling: bool, step: int
+) -> None:
+    """Touches write as well. The client is stored in place of the first one, and is then known."""
+    if engine.case.registry:
+        options = {**options, "REGISTRY": engine.case.registry}
+    browser, moment = Client(), now()
+    with override_settings(
+        MIDDLEWARE=["django_sessionstores.middleware.SessionMiddleware"],
+        SESSIONSTORES=options,
+        SESSION_SAVE_EVERY_REQUEST=rolling,
+        SESSION_COOKIE_AGE=900,
+    ):
+        with at(moment):
+            browser.get("/write/x/1/", REMOTE_ADDR="192.0.2.1", HTTP_USER_AGENT="owner")
+        for seconds in range(step, 721, step):
+            with at(moment + seconds * 1000):
+                answer = browser.get("/read/", REMOTE_ADDR="192.0.2.2", HTTP_USER_AGENT="thief")
+                assert answer.json() == {"x": "1"}
+                found = Inventory().list().sessions if engine.storage.lists else []
+    assert [(each.ip, each.user_agent) for each in found] == [("192.0.2.2", "thief")] * len(found)
+    changes = [facts for name, facts in told if name == "client_changed"]
+    assert [(each["before"].ip, each["after"].ip) for each in changes] == [
+        ("192.0.2.1", "192.0.2.2")
+    ]
+
+
 def test_a_receiver_that_fails_changes_nothing(
     engine: Any, awaited: bool, session: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -144,7 +144,8 @@ def _has_recent_authentication(session: Any, age: float | None) -> Flow[bool]:
     if moment is None:
         return False
     passed = clock.now() - moment
-    # A server whose clock is ahead must not make a login recent for longer than the others would.
+    # A login by a server whose clock is ahead stays recent for longer by its lead, so the lead is
+    # limited.
     return -CLOCK_SKEW <= passed <= age * 1000
 
 

@@ -13,7 +13,7 @@
 ===================== ===========================================================
 """
 
-from .codecs import codec, key_ring, serializer_class, unencrypted_codec
+from .codecs import codec, key_ring, serializer, unencrypted_codec
 from .cookies import cookie_age, cookie_bytes, cookie_parts, splits_cookies
 from .engines import engine_setting, session_store, settings_of
 from .isolation import sites, tenant
@@ -41,7 +41,7 @@ __all__ = [
     "merge_functions",
     "previous_backend",
     "reset_on_change",
-    "serializer_class",
+    "serializer",
     "session_store",
     "settings",
     "settings_of",

@@ -39,14 +39,14 @@ def serializer_path() -> str:
     return f"{TypedSerializer.__module__}.{TypedSerializer.__qualname__}"
 
 
-def serializer_class() -> Any:
-    """Return the class of the serializer in use.
+def serializer() -> Any:
+    """Return the serializer in use, made as Django makes it: without arguments.
 
-    Raises ``ImproperlyConfigured`` if it cannot be imported.
+    Raises ``ImproperlyConfigured`` if it cannot be imported, or is not a serializer.
     """
     path = serializer_path()
     try:
-        return import_string(path)
+        kind = import_string(path)
     except ImportError as error:
         raise ImproperlyConfigured(
             Phrase(
@@ -55,6 +55,21 @@ def serializer_class() -> Any:
                 error=str(error),
             )
         ) from error
+    try:
+        made = kind()
+    except Exception:  # noqa: BLE001 - the message says what it has to be
+        made = None
+    if not all(callable(getattr(made, name, None)) for name in ("dumps", "loads")):
+        raise ImproperlyConfigured(
+            Phrase(
+                _(
+                    "SESSION_SERIALIZER is %(path)s, which is not a class with the methods "
+                    "dumps() and loads()."
+                ),
+                path=repr(path),
+            )
+        )
+    return made
 
 
 @cached_until_change(*_SETTINGS)
@@ -84,12 +99,12 @@ def _make_codec(kind: type[Codec]) -> Codec:
         TYPED_SERIALIZER: TypedSerializer(),
         DJANGO_JSON_SERIALIZER: import_string(_DJANGO_JSON)(),
     }
-    chosen = serializer_class()
+    chosen = serializer()
     for number, known in serializers.items():
-        if chosen is type(known):
+        if type(chosen) is type(known):
             writes = number
             break
     else:
-        serializers[CUSTOM_SERIALIZER] = chosen()
+        serializers[CUSTOM_SERIALIZER] = chosen
         writes = CUSTOM_SERIALIZER
     return kind(key_ring(), serializers, writes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
@@ -9,15 +11,21 @@ from django.utils.module_loading import import_string
 from ..payloads.cookie_chunks import capacity
 from .options import settings
 from .resets import cached_until_change
-from .validation import wrong_type_message
+from .validation import wrong_seconds_message, wrong_type_message
 
 
 def cookie_age() -> float:
-    """Return ``SESSION_COOKIE_AGE``. Raises ``ImproperlyConfigured`` if it is not a number."""
+    """Return ``SESSION_COOKIE_AGE``.
+
+    Raises ``ImproperlyConfigured`` if it is not a number, or not a finite one.
+    """
     age: float = django_settings.SESSION_COOKIE_AGE
-    if isinstance(age, int | float) and not isinstance(age, bool):
-        return age
-    raise ImproperlyConfigured(wrong_type_message("SESSION_COOKIE_AGE", (int, float), age))
+    if not isinstance(age, int | float) or isinstance(age, bool):
+        raise ImproperlyConfigured(wrong_type_message("SESSION_COOKIE_AGE", (int, float), age))
+    # Of an integer, not even its size is asked: it may be too large for a float.
+    if isinstance(age, float) and not math.isfinite(age):
+        raise ImproperlyConfigured(wrong_seconds_message("SESSION_COOKIE_AGE", age))
+    return age
 
 
 @cached_until_change("MIDDLEWARE")

@@ -20,7 +20,7 @@ def session_store(path: str) -> Any:
 
     Raises ``ImportError`` if there is no such module, or if the module itself fails.
     """
-    if not all(part.isidentifier() for part in path.split(".")):
+    if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")):
         raise ImportError(f"{path!r} is not the dotted path of a module")
     try:
         module = import_module(path)

@@ -175,7 +175,7 @@ class Settings:
         """A name that tells sites apart that share both a store and a ``SECRET_KEY``, such as the
         workers of a test run. Each lists, counts, ends and purges its own sessions only; a session
         that was saved under another name is listed again when it is next saved. A session key is
-        valid at each of the sites."""
+        valid at each of the sites; give them different secrets if it must not be."""
         return text("SITE", default="")
 
     # Previous backends.

@@ -17,6 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop as _
 
 from ..core.phrases import Phrase
+from ..core.records import is_storable
 
 NAME: Final = "SESSIONSTORES"
 """The Django setting that holds the options."""
@@ -58,8 +59,16 @@ def flag(name: str, *, default: bool) -> bool:
 
 
 def text(name: str, *, default: str) -> str:
-    """Return an option that is a string. Raises `WrongType`."""
-    return typed_value(name, default, str)
+    """Return an option that is a string. Raises `WrongType` or ``ImproperlyConfigured``."""
+    value = typed_value(name, default, str)
+    if not is_storable(value):
+        raise ImproperlyConfigured(
+            Phrase(
+                _("%(setting)s must be a string without NUL and surrogates."),
+                setting=full_name(name),
+            )
+        )
+    return value
 
 
 def entries(name: str) -> Sequence[Any]:
@@ -74,14 +83,17 @@ def seconds(name: str, *, default: float) -> float:
     """Return an option that is a number of seconds, 0 or more. Raises ``ImproperlyConfigured``."""
     value = typed_value(name, default, (int, float))
     if not (math.isfinite(value) and value >= 0):
-        raise ImproperlyConfigured(
-            Phrase(
-                _("%(setting)s is %(value)s; it must be a number of seconds, 0 or more."),
-                setting=full_name(name),
-                value=value,
-            )
-        )
+        raise ImproperlyConfigured(wrong_seconds_message(full_name(name), value))
     return value
+
+
+def wrong_seconds_message(setting: str, value: float) -> Phrase:
+    """Return the message for a number that cannot be the seconds of a setting."""
+    return Phrase(
+        _("%(setting)s is %(value)s; it must be a number of seconds, 0 or more."),
+        setting=setting,
+        value=value,
+    )
 
 
 def count(name: str, *, default: int, least: int, most: float = math.inf) -> int:

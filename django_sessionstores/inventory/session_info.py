@@ -27,7 +27,7 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     created: datetime
     """When the session began, or when its user logged in."""
     last_activity: datetime
-    """When the session was last active.
+    """When the session was last active; never later than the list.
 
     A request that only reads the session counts under the package's middleware, and this may lag
     behind by ``ACTIVITY_INTERVAL``. If such requests do not count, this is when the session was
@@ -61,7 +61,8 @@ def session_info(record: Record, moment: int) -> SessionInfo:
         id=record.id,
         user_id=record.user_id,
         created=utc_datetime(record.created),
-        last_activity=utc_datetime(record.last_activity),
+        # A server whose clock is ahead may have written it.
+        last_activity=utc_datetime(min(record.last_activity, moment)),
         expires=utc_datetime(record.expires),
         ip=record.ip,
         user_agent=record.user_agent,

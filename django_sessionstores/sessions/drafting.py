@@ -198,16 +198,21 @@ def is_behind(env: Environment, record: Record, data: dict[str, Any]) -> bool:
     return expires - record.expires >= step
 
 
-def has_moved(env: Environment, record: Record) -> bool:
-    """Return whether the client has changed since the last write.
+def has_moved(env: Environment, record: Record, *, is_touched: bool = False) -> bool:
+    """Return whether the client has changed and should be stored now.
 
-    Always False until ``TOUCH_INTERVAL`` seconds have passed since that write.
+    It is stored ``TOUCH_INTERVAL`` seconds after the last write. A touch is a write that does not
+    store it, so it is also stored in place of each touch: that of the last activity, and with
+    ``is_touched`` that of the expiry. If touches went first, the interval might never pass.
     """
     if env.policy is None or env.policy.client is None or not env.storage.keeps_client:
         return False
-    if clock.now() - record.last_activity < settings.TOUCH_INTERVAL * 1000:
-        return False
-    return env.client(record) != (record.ip, record.user_agent)
+    passed = clock.now() - record.last_activity
+    return (
+        is_touched
+        or passed >= settings.TOUCH_INTERVAL * 1000
+        or activity.is_due(env.storage, record)
+    ) and env.client(record) != (record.ip, record.user_agent)
 
 
 def with_rotation_time(env: Environment, record: Record, data: dict[str, Any]) -> dict[str, Any]:

@@ -249,10 +249,9 @@ def _update(env: Environment, state: Stored, data: dict[str, Any], intent: Inten
         return (yield from _replace(env, state, data, snapshot, intent))
     storage = env.storage
     is_outdated = storage.is_outdated(record) or not storage.codec.is_newest(record.payload)
-    moves_in_key = storage.holds_in_key and (
-        drafting.is_behind(env, record, data) or _was_joined(env, state)
-    )
-    if is_outdated or moves_in_key or drafting.has_moved(env, record):
+    is_behind = drafting.is_behind(env, record, data)
+    moves_in_key = storage.holds_in_key and (is_behind or _was_joined(env, state))
+    if is_outdated or moves_in_key or drafting.has_moved(env, record, is_touched=is_behind):
         try:
             return (yield from _replace(env, state, data, snapshot, intent))
         except _HARMLESS_TO_READERS as error:
@@ -260,7 +259,7 @@ def _update(env: Environment, state: Stored, data: dict[str, Any], intent: Inten
             if intent.is_asked_for or _resends_old_key(env, error):
                 raise
             return SaveResult(state)
-    return (yield from _touch(env, state, data, intent))
+    return (yield from _touch(env, state, data, intent, is_behind=is_behind))
 
 
 def _was_joined(env: Environment, state: Stored) -> bool:
@@ -294,14 +293,15 @@ def _has_same_expiry(state: Stored, data: dict[str, Any]) -> bool:
     return bool(drafting.data_of(state.base).get(drafting.EXPIRY) == data.get(drafting.EXPIRY))
 
 
-def _touch(env: Environment, state: Stored, data: dict[str, Any], intent: Intent) -> _Step:
+def _touch(
+    env: Environment, state: Stored, data: dict[str, Any], intent: Intent, *, is_behind: bool
+) -> _Step:
     """Move the expiry if it is behind, and check that the session is live if that matters.
 
     After a save, Django's middleware sends the cookie again. If the session got another key
     meanwhile, the old cookie would replace the new one and log the user out.
     """
     moment, record = clock.now(), state.record
-    is_behind = drafting.is_behind(env, record, data)
     if not is_behind:
         if activity.is_due(env.storage, record):
             active = yield from activity.store(env.storage, record)

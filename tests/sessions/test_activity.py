@@ -271,3 +271,14 @@ def test_a_read_by_a_clock_that_is_ahead_ends_no_session(listing: Any) -> None:
         assert browser.get("/read/").json() == {"x": "1"}
         assert browser.get("/write/y/2/").status_code == 200
         assert browser.get("/read/").json() == {"x": "1", "y": "2"}
+
+
+def test_a_list_never_shows_an_activity_in_the_future(listing: Any) -> None:
+    """A server whose clock is ahead has written the time, and the store keeps the later one."""
+    browser, moment = Client(), now()
+    with at(moment):
+        browser.get("/write/x/1/")
+    with at(moment + HOUR):
+        assert browser.get("/read/").json() == {"x": "1"}
+    with at(moment + MINUTE):
+        assert since(moment) == pytest.approx(1, abs=0.01)

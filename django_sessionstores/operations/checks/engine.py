@@ -55,7 +55,7 @@ def check_engine(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
                 engine=repr(engine),
                 error=problem,
             ),
-            hint=engine_hint(engine),
+            hint=engine_hint(str(engine)),
             id="sessionstores.E005",
         )
     ]

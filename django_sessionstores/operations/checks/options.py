@@ -77,7 +77,7 @@ def check_django_settings(app_configs: Any, **kwargs: Any) -> Sequence[checks.Ch
             )
         )
     try:
-        conf.serializer_class()
+        conf.serializer()
     except ImproperlyConfigured as error:
         messages.append(
             checks.Error(

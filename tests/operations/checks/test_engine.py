@@ -77,6 +77,8 @@ ALL_ENGINES = f"The engines are: {', '.join(repr(ENGINES + name) for name in NAM
         (DJANGO + "redis", write("cache")),
         ("tests.cases", None),
         ("Not a path", ALL_ENGINES),
+        (None, ALL_ENGINES),
+        (5, ALL_ENGINES),
     ],
 )
 def test_a_wrong_path_is_told_the_engines(name, hint):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 
 import pytest
+from django.contrib.sessions.serializers import JSONSerializer
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
@@ -212,6 +214,76 @@ def test_a_cookie_age_that_is_not_a_number(age):
             session.save()
     assert message.id == "sessionstores.E024"
     assert "SESSION_COOKIE_AGE must be a number" in message.msg
+
+
+@pytest.mark.parametrize("age", [math.nan, math.inf, -math.inf])
+def test_a_cookie_age_that_is_not_finite(age):
+    """E024: it is a number to Python, but no cookie and no store can have it."""
+    with override_settings(SESSION_COOKIE_AGE=age):
+        (message,) = check_django_settings(None)
+        with pytest.raises(ImproperlyConfigured, match="SESSION_COOKIE_AGE is "):
+            SessionStore().get_expiry_age()
+    assert message.id == "sessionstores.E024"
+    assert f"SESSION_COOKIE_AGE is {age}; it must be a number" in message.msg
+
+
+class Failing:
+    def __init__(self):
+        raise RuntimeError
+
+
+class Attributes:
+    dumps = loads = "text"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "json.JSONEncoder",
+        "math.pi",
+        "os.path",
+        "django.core.signing.dumps",
+        f"{__name__}.Failing",
+        f"{__name__}.Attributes",
+    ],
+)
+def test_a_serializer_that_is_not_one(path):
+    """E025: it can be imported, and each save would fail."""
+    with override_settings(SESSION_SERIALIZER=path):
+        (message,) = check_django_settings(None)
+        session = SessionStore()
+        session["x"] = 1
+        with pytest.raises(ImproperlyConfigured, match="SESSION_SERIALIZER is "):
+            session.save()
+    assert message.id == "sessionstores.E025"
+    assert path in message.msg
+
+
+def make_serializer():
+    return JSONSerializer()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "django.contrib.sessions.serializers.JSONSerializer",
+        "django.core.signing.JSONSerializer",
+        f"{__name__}.make_serializer",
+    ],
+)
+def test_a_serializer_that_django_would_use(path):
+    """Django calls whatever the path leads to."""
+    with override_settings(SESSION_SERIALIZER=path):
+        assert check_django_settings(None) == []
+
+
+@pytest.mark.parametrize("site", ["\udcff", "a\0b"])
+def test_a_site_whose_name_has_no_bytes(site):
+    """E003: an undecodable byte of an environment variable, for example."""
+    with override_settings(SESSIONSTORES={"SITE": site}):
+        (message,) = check_settings(None)
+    assert message.id == "sessionstores.E003"
+    assert message.msg == "SESSIONSTORES['SITE'] must be a string without NUL and surrogates."
 
 
 def test_a_serializer_that_does_not_exist():
