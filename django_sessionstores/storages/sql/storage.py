@@ -204,6 +204,8 @@ class DatabaseStorage(TableStorage[Statements]):
     def end_many(self, session_ids: Sequence[str]) -> Collection[str]:
         """See `Storage.end_many`. One statement, if the database can return what it has deleted.
 
+        MySQL and MariaDB need two statements in a transaction.
+
         Rows that no other transaction has locked are deleted first, so that a locked one does not
         hold up the others. A statement that waited for it with other rows locked would also keep
         them locked in the server after this process has given up. In the caller's transaction, the
