@@ -118,12 +118,12 @@ class LayeredStorage(ComposedStorage):
         return outcome
 
     def _touch(self, base: Record, expires: int, last_activity: int, now: int) -> Flow[bool]:
-        asked = clock.now()
-        with self._distrust_on_error(base.id):
-            times = (expires, last_activity)
-            touched: bool = yield Call(self.authority, "touch", (base, *times, now))
-            if touched:
-                yield from self._publish(base.id, with_times(base, *times), asked)
+        asked, times = clock.now(), (expires, last_activity)
+        # After an error, the copy may only lag behind: times never move back. If it were suspect, a
+        # request that only reads would fail while the authority does not answer.
+        touched: bool = yield Call(self.authority, "touch", (base, *times, now))
+        if touched:
+            yield from self._publish(base.id, with_times(base, *times), asked)
         return touched
 
     def _delete(self, session_id: str) -> Flow[bool]:

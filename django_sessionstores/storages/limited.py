@@ -280,14 +280,16 @@ class LimitedStorage(Wrapper):
 
     def _unlock(self, lock: Record) -> Flow[bool]:
         """Release a lock, and return whether it was held until now."""
+        # An expired lock that nobody has taken yet can be released, but it was not held.
+        is_in_time = clock.now() < lock.expires
         # This time has passed by the clock of any server.
         released = replace(lock, version=next_version(lock.version), expires=1)
         # Without this, the lock ends when it expires.
         with suppress(StorageUnavailable):
             now = min(clock.now(), lock.expires - 1)
             outcome = yield from self._locks.update(released, lock, now)
-            return isinstance(outcome, Updated)
-        return True
+            return is_in_time and isinstance(outcome, Updated)
+        return is_in_time
 
 
 def _lock_of(user_id: str, tenant: str, now: int) -> Record:

@@ -15,6 +15,7 @@ from django.core.management import call_command
 from django.test import Client, override_settings
 
 from django_sessionstores import signals
+from django_sessionstores.core import clock
 from django_sessionstores.core.clock import now
 from django_sessionstores.exceptions import SessionLimitReached, StorageUnavailable
 from django_sessionstores.inventory import Inventory
@@ -312,6 +313,34 @@ def test_a_login_stops_to_end_others_in_time(engine: Any, monkeypatch: pytest.Mo
             assert Inventory().count(user="1") == left
     # The oldest first.
     assert [id_ for id_, _ in told] == [each.session_id for each in sessions[:6]]
+
+
+@pytest.mark.parametrize("policy", ["end_oldest", "refuse"])
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_login_that_takes_longer_than_its_lock_keeps_the_limit(
+    engine: Any, policy: str, is_async: bool
+) -> None:
+    """Nobody else has taken the lock meanwhile, but the surplus session has not ended either."""
+    moment, names = now(), list[str]()
+
+    def delay(name: str) -> None:
+        nonlocal moment
+        if name in {"create", "update", "rotate"} and names[-1:] == ["scan"]:
+            moment += 11_000  # Longer than the lock of a login.
+        names.append(name)
+
+    with limits(MAX_SESSIONS=2, ON_LIMIT=policy), clock.use(now=lambda: moment):
+        oldest = log_in(engine, 0)
+        if policy == "end_oldest":
+            moment += 1
+            log_in(engine, 0)
+        moment += 1
+        with ended() as told, observed(engine.storage, before=delay):
+            newest = log_in(engine, int(is_async))
+        assert names.count("scan") == 2
+        assert Inventory().count(user="1") == 2
+        assert is_live(engine, newest)
+    assert told == ([(oldest.session_id, "evicted")] if policy == "end_oldest" else [])
 
 
 @pytest.mark.parametrize("number", [2, 30])

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.core.cache import caches
 from django.db import transaction
 from django.test import override_settings
@@ -408,6 +409,18 @@ def test_an_unanswered_write_makes_that_session_suspect_and_no_other(storage, au
     assert storage.read(OTHER_ID) == other
     with pytest.raises(StorageUnavailable):
         storage.read(ID)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_an_unanswered_touch_leaves_the_copy_alone(storage, authority, is_async):
+    """The copy has the data, and times that are a little behind at most. Requests that only read
+    do without the authority while it is away; the error of the touch is for the caller."""
+    storage.create(record(), NOW)
+    authority.touch = authority.read = unanswered
+    touch = async_to_sync(storage.atouch) if is_async else storage.touch
+    with pytest.raises(StorageUnavailable):
+        touch(record(), NOW + 2 * HOUR, NOW + 1, NOW)
+    assert storage.read(ID) == record()
 
 
 def test_suspects_are_forgotten_after_a_lease(storage, cache, clock):

@@ -177,6 +177,8 @@ class SessionIndex:
             counts[site] = yield from self._ask(site, scripts.COUNT, now)
         live, names = sum(counts.values()), list[bytes]()
         for site, number in counts.items():
+            if not number:
+                continue  # A range from -0 would be the whole set.
             listed, _ = self._keys(site)
             if live <= limit:
                 names += yield Call(self._server, "ask", ("ZRANGE", listed, -number, -1))

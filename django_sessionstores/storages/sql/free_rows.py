@@ -1,7 +1,9 @@
-"""Updates that do not wait for another transaction: they leave out a row that one has locked.
+"""Statements that do not wait for another transaction: they leave out rows that one has locked.
 
 A request that only reads its session moves times. It must not wait until another request, which has
 saved the same session in a transaction, is done. The times are due again at the next read.
+
+Nor must one such session hold up others that end together with it.
 """
 
 # ruff: noqa: S608 - the statements are made of names from the model; values are parameters.
@@ -18,7 +20,7 @@ from .deadline import LimitedCursor
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-_SKIP_LOCKED: Final = " SKIP LOCKED"
+SKIP_LOCKED: Final = " SKIP LOCKED"
 _SQLITE_BUSY: Final = frozenset({5, 6})
 """SQLite's primary codes for a lock of another connection: ``SQLITE_BUSY``, ``SQLITE_LOCKED``."""
 
@@ -31,9 +33,14 @@ def if_free(connection: BaseDatabaseWrapper, table: str, key: str, condition: st
     """
     if connection.vendor not in {"postgresql", "mysql"}:
         return f"WHERE {condition}"
-    locking = f"SELECT {key} FROM {table} WHERE {condition} FOR UPDATE{_SKIP_LOCKED}"
+    locking = f"SELECT {key} FROM {table} WHERE {condition} FOR UPDATE{SKIP_LOCKED}"
     # MySQL reads the table that it updates only through a derived table.
     return f"WHERE {key} = (SELECT {key} FROM ({locking}) AS free_row)"
+
+
+def skips_locked(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether the database can leave out locked rows. May ask a server for its version."""
+    return bool(connection.features.has_select_for_update_skip_locked)
 
 
 def write(connection: BaseDatabaseWrapper, sql: str, parameters: Sequence[Any]) -> int:
@@ -48,8 +55,8 @@ def write_if_free(connection: BaseDatabaseWrapper, sql: str, parameters: Sequenc
     with LimitedCursor(connection) as cursor:
         if connection.vendor != "sqlite":
             # Known only now: a server is asked for its version when it is connected.
-            if not connection.features.has_select_for_update_skip_locked:
-                sql = sql.replace(_SKIP_LOCKED, "")
+            if not skips_locked(connection):
+                sql = sql.replace(SKIP_LOCKED, "")
             cursor.execute(sql, parameters)
             return int(cursor.rowcount)
         # Not through Django's cursor: these are neither queries of the request nor round trips.

@@ -994,6 +994,19 @@ def test_a_session_that_redis_dropped_leaves_the_index_when_looked_for(
     assert members() == [1, 1]
 
 
+@pytest.mark.parametrize("limit", [0, 10])
+def test_a_sample_does_not_read_an_index_without_live_sessions(
+    storage: redis.RedisStorage, limit: int
+) -> None:
+    """There may be many that have expired, as under a secret key that is no longer used."""
+    for each in "abc":
+        storage.create(record(each * 40), NOW)
+    assert storage.summarize(NOW, 10).live == 3  # The first one makes the index.
+    with commands() as seen:
+        assert storage.summarize(NOW + HOUR, limit).live == 0
+    assert seen == ["EVALSHA"]  # The count.
+
+
 def test_an_index_that_is_not_there_is_made_anew(storage: redis.RedisStorage) -> None:
     """Evicted, deleted by hand, or never made by an earlier version. Nobody must be out of reach
     of who ends all sessions of a user."""

@@ -1,9 +1,10 @@
-"""A touch does not wait for the transaction of another request on the same session."""
+"""Neither a touch nor an ending of other sessions waits for the transaction of another request."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +13,11 @@ from django.conf import settings as django_settings
 from django.db import connections
 from django.test import Client, override_settings
 
+from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.storages.sql.free_rows import if_free
 from django_sessionstores.testing import HOUR, at, now, observed
 from tests import cases
+from tests.services import wait_until
 from tests.sessions.test_activity import OURS
 from tests.sessions.test_lifetimes import limits
 from tests.storages.sql.test_lost_races import IDS, change, other_cursor, record
@@ -139,3 +142,62 @@ def test_a_server_that_cannot_skip_locked_rows(
     assert site.storage.touch(base, base.expires, moment + 1, moment) is True
     monkeypatch.setattr(connection, "vendor", "another")
     assert if_free(connection, "t", "id", "id = %s") == "WHERE id = %s"
+
+
+on_tables = pytest.mark.parametrize(
+    "site",
+    [cases.Case("db", database=each) for each in SERVERS],
+    ids=lambda each: each.id,
+    indirect=True,
+)
+
+
+@on_tables
+def test_a_locked_row_does_not_hold_up_others_that_end(site: cases.Engine) -> None:
+    """The others end, and the next call tells that the locked one could not be ended."""
+    for each in IDS:
+        site.storage.create(record(each), now())
+    with locked(site, IDS[3]), limits(DATABASE_TIMEOUT=1):
+        assert sorted(site.storage.end_many(IDS)) == [*IDS[:3], *IDS[4:]]
+        with pytest.raises(StorageUnavailable):
+            site.storage.end_many(IDS)
+    site.storage.delete(IDS[3])
+
+
+@on_tables
+def test_an_ending_that_gives_up_leaves_other_rows_free(site: cases.Engine) -> None:
+    """The server goes on waiting for a statement after its client has left."""
+    for each in IDS[:9]:
+        site.storage.create(record(each), moment := now())
+    with locked(site, *IDS[:2]), limits(DATABASE_TIMEOUT=1):
+        with pytest.raises(StorageUnavailable):
+            site.storage.end_many(IDS[:2])
+        with locked(site, *IDS[2:4]):
+            assert sorted(site.storage.end_many(IDS[:9])) == IDS[4:9]
+        for each in IDS[2:4]:
+            base = site.storage.read(each)
+            assert site.storage.touch(base, base.expires, moment + 1, moment) is True
+
+
+@on_tables
+def test_an_ending_waits_for_a_transaction_that_ends_in_time(site: cases.Engine) -> None:
+    """A session that is written at the moment must end as well."""
+    for each in IDS[:9]:
+        site.storage.create(record(each), now())
+    ended: list[str] = []
+    with ThreadPoolExecutor(1) as pool, other_cursor(site) as cursor:
+        cursor.execute("BEGIN")
+        change(site, cursor, *IDS[3:6])
+
+        def end() -> None:
+            try:
+                ended.extend(site.storage.end_many(IDS[:9]))
+            finally:
+                connections[site.database].close()
+
+        ending = pool.submit(end)
+        wait_until(lambda: len(site.storage.scan("", 99, None).records) == 3, "the others end")
+        cursor.execute("COMMIT")
+        ending.result()
+    assert sorted(ended) == IDS[:9]
+    assert not site.storage.scan("", 99, None).records
