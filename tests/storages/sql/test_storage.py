@@ -182,14 +182,17 @@ def test_many_end_in_a_fixed_number_of_statements(engine: Engine) -> None:
     """One where DELETE leaves out locked rows. MariaDB locks the rows that are free before it
     deletes them. Only if sessions are left, it is asked which of them still live."""
     vendor = connections[engine.database].vendor
-    in_transaction = ["SET", "BEGIN", "SELECT", "DELETE", "COMMIT", "SET"]
-    expected = in_transaction if vendor == "mysql" else ["DELETE"]
+    expected = ["BEGIN", "SELECT", "DELETE", "COMMIT"] if vendor == "mysql" else ["DELETE"]
+
+    def words_of_ending(ids: list[str]) -> list[str]:
+        found = first_words(engine, lambda: ended.extend(engine.storage.end_many(ids)))
+        return [each for each in found if each != "SET"]  # How autocommit is switched.
+
     ids, ended = [stored(engine).id for _ in range(500)], list[str]()
-    words = first_words(engine, lambda: ended.extend(engine.storage.end_many(ids)))
-    assert (words, sorted(ended)) == (expected, sorted(ids))
+    assert (words_of_ending(ids), sorted(ended)) == (expected, sorted(ids))
     left = [] if vendor == "sqlite" else ["SELECT"]
     ids = [stored(engine).id, *(a_record().id for _ in range(499))]
-    assert first_words(engine, lambda: engine.storage.end_many(ids)) == [*expected, *left]
+    assert words_of_ending(ids) == [*expected, *left]
     # In the caller's transaction, rows stay locked until the caller commits in any case.
     ids = [stored(engine).id for _ in range(3)]
     with transaction.atomic(engine.database):
