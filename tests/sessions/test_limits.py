@@ -294,7 +294,8 @@ def test_what_a_batch_has_evicted_before_an_outage_is_told(engine: Any) -> None:
         pytest.raises(StorageUnavailable, match="away"),
     ):
         log_in(engine, 0)
-    assert told == [(each.session_id, "evicted") for each in sessions[1:]]
+    # They may have begun in one millisecond, and have no order then.
+    assert sorted(told) == sorted((each.session_id, "evicted") for each in sessions[1:])
     assert is_live(engine, rotated[0])
 
 
