@@ -245,8 +245,7 @@ def _audit_lists(world: World, seen: dict[str, dict[str, Any] | None]) -> None:
             _broken(world, 26, f"afterwards: session {life.number} is listed {times} times")
         if times and not is_there and not uncertain:
             _broken(world, 26, f"afterwards: session {life.number} is listed, and is not there")
-    known = set().union(*(life.ids for life in world.model.lives))
-    strange = [each for each in listed if each not in known]
+    strange = [each for each in listed if each not in world.model.known_ids]
     if strange and not uncertain:
         _broken(world, 26, f"afterwards: {len(strange)} sessions are listed that nobody has")
     if not uncertain:
@@ -291,8 +290,7 @@ def _audit_signals(world: World) -> None:
         if times > 1:
             _broken(world, 10, f"afterwards: {session_id[:8]} was told to begin {times} times")
     requests = list(world.requests.values())
-    known = set[str]().union(*(life.ids for life in world.model.lives))
-    signals = world.model.signals
+    signals, known = world.model.signals, world.model.known_ids
     ends = [(signals.known_id(each, known), reason) for each, reason in signals.ends]
     for life in world.model.lives:
         told = [reason for session_id, reason in ends if session_id in life.ids]

@@ -29,6 +29,11 @@ class Judge:
         self._user_endings: list[Ending] = []
 
     @property
+    def known_ids(self) -> set[str]:
+        """Return the ids of all keys that were handed out."""
+        return set().union(*(life.ids for life in self.lives))
+
+    @property
     def _is_skewed(self) -> bool:
         """Return whether the clocks of the servers differ."""
         return any(each.skew for each in self._world.scheduler.actors.values())
