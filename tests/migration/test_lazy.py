@@ -26,7 +26,7 @@ from django.utils import timezone
 from django.views.debug import ExceptionReporter
 
 from django_sessionstores.core.clock import now
-from django_sessionstores.core.records import session_id
+from django_sessionstores.core.records import State, session_id
 from django_sessionstores.exceptions import SessionConflict, SessionEnded, StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.migration import lazy
@@ -543,11 +543,17 @@ def test_an_old_key_is_kept_from_the_browser_for_a_while_only(engine: Engine, so
     session["_auth_user_id"] = "7"
     session.cycle_key()
     session.save()
-    superseded = engine.storage.read(session_id(key)).last_activity
+    old_id = session_id(key)
+    superseded = engine.storage.read(old_id).last_activity
     for milliseconds, is_kept in ((59_999, True), (60_000, False), (HOUR, False)):
         with at(superseded + milliseconds):
             old = engine.SessionStore(key)
             assert (old.load(), old.session_key) == ({}, key if is_kept else None)
+            storage = engine.SessionStore.storage()
+            found = [storage.find(key, key).record, storage.peek(key), storage.read(old_id)]
+            # It is known to have ended, and not unknown.
+            expected = State.SUPERSEDED if is_kept else State.ENDED
+            assert [each.state for each in found] == [expected] * 3
 
 
 @pytest.mark.engines("db:sqlite", "cookie:sqlite", "cache:redis-cache")
