@@ -319,7 +319,7 @@ PROGRAMS: Final = {
         "cache_registry own sync +refuse +workers: 3:x.login.1 5:x.login.1 5* 8:x.login.1 8 8 8 8 "
         "8 12:x.drop.a 12! 8 secret 8 8 8"
     ),
-    "another request gives a session a new key that a joined login gets, and it is ended under it": (
+    "another request has given the session that a login joins a new key, under which it ends": (
         "cookie_registry django async: 1:y.put.a 1* >1 4:y.login.1 6:y.login.1 6 4* >4 8:y.cycle "
         "9:o.end_all.1 8 8 6* 9*"
     ),
