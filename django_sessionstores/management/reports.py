@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from ..core.phrases import format_duration
 from ..inventory import SHORT_ID, SessionInfo
-from ..middleware import records_reads
+from ..middleware.installed import records_reads
 from ..operations import bulk_migration, statistics
 from .layout import Screen, single_line, table
 

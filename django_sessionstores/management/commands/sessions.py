@@ -21,7 +21,7 @@ from ...core import clock
 from ...core.lifetime import utc_datetime
 from ...exceptions import StorageUnavailable
 from ...inventory import Inventory, SessionInfo
-from ...middleware import records_reads
+from ...middleware.installed import records_reads
 from ...migration.lazy import sources
 from ...operations import bulk_migration, cache_keys, doctor, statistics
 from ...sessions.user_ids import normal_user_id
