@@ -125,7 +125,7 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         give_policy(request)  # A view may have replaced the session of the request.
         session: Any = getattr(request, "session", None)
         try:
-            accessed, modified, empty = session.accessed, session.modified, session.is_empty()
+            accessed, modified, empty = session.accessed, _is_changed(session), session.is_empty()
         except AttributeError:  # There is no session, or an object that is not a session.
             return response
         is_ours = isinstance(session, SessionStore)
@@ -135,7 +135,7 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
             # A cookie with an unknown key must not create a session, so the session is read first.
             yield Call(session, "get", ("_session_expiry",))
             session.accessed = accessed
-            modified, empty = session.modified, session.is_empty()
+            modified, empty = _is_changed(session), session.is_empty()
         if outage_of(request) and not modified:
             # The response was made without the session, so it must not be cached.
             keep_out_of_caches(response)
@@ -203,3 +203,8 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         if session.session_key != sent:
             yield from send_cookie(response, session)
             complete_cookies(request, response)
+
+
+def _is_changed(session: Any) -> bool:
+    """Return whether a session should be saved: one that was changed, or whose save is due."""
+    return bool(session.modified) or getattr(session, "is_save_due", False)
