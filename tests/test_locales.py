@@ -350,7 +350,7 @@ def test_checks_are_in_english_and_findings_are_not() -> None:
 def test_the_page_of_an_outage() -> None:
     """The one line that the middleware says to visitors."""
     with translation.override("de"):
-        page = middleware._OutagePage().response(
+        page = middleware.outages.OutagePage().response(
             RequestFactory().get("/"), StorageUnavailable("no route")
         )
     assert page.content.decode().startswith("Dienst nicht verfügbar.")

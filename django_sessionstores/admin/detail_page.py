@@ -16,7 +16,7 @@ from ..core.phrases import translated_message
 from ..core.redaction import Node, Redactor
 from ..exceptions import UnreadablePayload
 from ..inventory import SHORT_ID, SessionInfo
-from ..middleware import reads_move_expiry, records_reads
+from ..middleware.installed import reads_move_expiry, records_reads
 from ..operations.charts import position
 from .log_entries import log_secrets_shown
 from .page import Page

@@ -8,7 +8,7 @@ import msgspec
 from django.utils.translation import gettext as _
 
 from ..inventory import SHORT_ID, SessionInfo
-from ..middleware import records_reads
+from ..middleware.installed import records_reads
 
 _TEMPLATES: Final = "admin/django_sessionstores"
 

@@ -20,7 +20,7 @@ from ..core.flow import Call, Flow, arun, run
 from ..core.lifetime import utc_datetime
 from ..core.records import is_session_id
 from ..inventory import REQUEST_SECONDS, Inventory, SessionInfo, SessionPage, Total
-from ..middleware import records_reads
+from ..middleware.installed import records_reads
 from ..sessions.user_ids import user_id_of
 from .names import describe_device, describe_place
 

@@ -14,8 +14,9 @@ from django.utils import timezone
 
 from ..core.phrases import format_duration
 from ..inventory import SHORT_ID, SessionInfo
-from ..middleware import records_reads
-from ..operations import bulk_migration, statistics
+from ..middleware.installed import records_reads
+from ..migration import bulk
+from ..operations import statistics
 from .layout import Screen, single_line, table
 
 T = TypeVar("T")
@@ -185,7 +186,7 @@ def _last_day_fields(sums: statistics.Sums) -> dict[str, str]:
     }
 
 
-def moved_fields(report: bulk_migration.Report) -> dict[str, str]:
+def moved_fields(report: bulk.Report) -> dict[str, str]:
     """Return the names and values of the results of a move, or of its dry run."""
     numbers = {
         "Moved": report.moved,

@@ -26,7 +26,7 @@ from ..core.phrases import (
 )
 from ..core.records import draw_key, session_id
 from ..exceptions import StorageUnavailable
-from ..middleware import SessionMiddleware, has_package_middleware, session_middlewares
+from ..middleware.installed import OWN_PATH, has_package_middleware, session_middlewares
 from ..payloads.cookie_chunks import split
 from ..storages.base import Storage
 from . import checks
@@ -293,7 +293,7 @@ def _about_settings(has_middleware: bool) -> Iterator[django_checks.CheckMessage
             Phrase(gettext_noop("MIDDLEWARE has no session middleware, so no view has a session.")),
             hint=Phrase(
                 gettext_noop("Add %(path)s to MIDDLEWARE, above those that use the session."),
-                path=repr(f"{SessionMiddleware.__module__}.{SessionMiddleware.__qualname__}"),
+                path=repr(OWN_PATH),
             ),
             id="sessionstores.E023",
         )

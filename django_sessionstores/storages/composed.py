@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ..core.flow import Flow
 from ..core.records import Record, list_entry
 from ..core.summary import Summary
 from .base import Found, Outcome, Page, Storage, Taken, Updated
 from .calls import Calls
+from .contract import TRAITS
 from .flows import FlowStorage
 
 if TYPE_CHECKING:
     from ..payloads.codec import Codec
-
-_TRAITS: Final = (
-    "thread_sensitive",
-    "shared",
-    "durable",
-    "self_expiring",
-    "max_payload",
-    "authoritative",
-    "holds_in_key",
-    "lists",
-    "lists_lost",
-    "indexes_users",
-    "indexes_counts",
-    "keeps_client",
-    "keeps_changes",
-)
-"""The attributes by which a storage declares what it can do."""
 
 
 class ComposedStorage(FlowStorage):
@@ -132,7 +116,7 @@ class Wrapper(ComposedStorage):
         super().__init__(listing=inner)
         self.inner = inner
         self._calls = Calls(inner)
-        for trait in _TRAITS:
+        for trait in TRAITS:
             setattr(self, trait, getattr(inner, trait))
 
     def parts(self) -> tuple[Storage, ...]:

@@ -1348,15 +1348,21 @@ def test_a_line_break_in_a_name_forges_no_field(engine: Engine, user: Any) -> No
 def test_no_color(engine: Engine, crowded: Any) -> None:
     """The environment variable and the option; --force-color says the contrary."""
 
-    def is_coloured(line: str, **variables: str) -> bool:
-        return "\x1b" in on_terminal(engine, f"sessions {line}", variables=variables)[1]
+    def are_coloured(*options: str, **variables: str) -> list[bool]:
+        """Return it for a report and an error, with each of some options."""
+        lines = [
+            f"sessions {line} {option}"
+            for option in options
+            for line in ("list", "end --user nobody")
+        ]
+        _, seen = on_terminal(engine, *lines, variables=variables)
+        _, *outputs = re.split(r"\$ sessions .*\n", seen)
+        return ["\x1b" in output for output in outputs]
 
-    for line in ("list", "end --user nobody"):
-        assert is_coloured(line)
-        assert is_coloured(line, NO_COLOR="")
-        assert not is_coloured(line, NO_COLOR="1")
-        assert not is_coloured(f"{line} --no-color")
-    assert is_coloured("list --force-color", NO_COLOR="1")
+    assert are_coloured("", "--no-color") == [True, True, False, False]
+    assert are_coloured("", NO_COLOR="") == [True, True]
+    without, forced = [False, False], [True, True]
+    assert are_coloured("", "--force-color", NO_COLOR="1") == without + forced
     _, piped = through_pipes(engine, "sessions list --force-color")
     assert piped.startswith("\x1b[")
 

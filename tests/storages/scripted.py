@@ -28,6 +28,7 @@ from django_sessionstores.storages.base import (
     Taken,
     Updated,
 )
+from django_sessionstores.storages.contract import TWINS
 from django_sessionstores.storages.limited import _lock_of
 from django_sessionstores.storages.registered.entries import Handle
 from django_sessionstores.storages.registered.journal import Journal
@@ -130,13 +131,6 @@ def _awaited(name: str) -> Callable[..., Any]:
 
     return call
 
-
-TWINS: Final = tuple(
-    name
-    for name in dir(CacheStorage)
-    if not name.startswith("_") and hasattr(CacheStorage, "a" + name)
-)
-"""The methods of a storage that have an async twin."""
 
 for _name in (*TWINS, "remove", "remove_id"):
     setattr(Scripted, _name, _blocking(_name))

@@ -123,9 +123,9 @@ def _add_methods() -> None:
     for name in internals.methods():
         if name in vars(Scheduled) or name in internals.COMPOSED_CALLS:
             continue
-        blocking, awaited = (scheduled if name in internals.CALLS else forwarded)(name)
+        blocking, awaited = (scheduled if name in internals.STORE_CALLS else forwarded)(name)
         setattr(Scheduled, name, blocking)
-        if name in internals.CALLS | internals.LOCAL_CALLS:
+        if name in internals.STORE_CALLS | internals.LOCAL_CALLS:
             setattr(Scheduled, f"a{name}", awaited)
 
 

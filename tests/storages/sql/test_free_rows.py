@@ -20,7 +20,7 @@ from tests import cases
 from tests.services import wait_until
 from tests.sessions.test_activity import OURS
 from tests.sessions.test_lifetimes import limits
-from tests.storages.sql.test_lost_races import IDS, change, other_cursor, record
+from tests.storages.sql.rows import IDS, change, opened, other_cursor, record
 
 SERVERS = (cases.POSTGRESQL, cases.MARIADB)
 SITES = [
@@ -48,9 +48,8 @@ on_sqlite, on_servers = (
 def site(
     request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any
 ) -> Iterator[cases.Engine]:
-    with django_db_blocker.unblock(), cases.activate(request.param) as engine:
+    with django_db_blocker.unblock(), opened(request.param) as engine:
         yield engine
-        connections[engine.database].close()
 
 
 @contextmanager

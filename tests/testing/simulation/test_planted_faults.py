@@ -145,14 +145,14 @@ def ignore_tombstones_in_the_cache(plant: pytest.MonkeyPatch) -> None:
 
 
 def delete_the_cookie_in_an_outage(plant: pytest.MonkeyPatch) -> None:
-    original = middleware._OutagePage.response
+    original = middleware.outages.OutagePage.response
 
     def response(self: Any, *args: Any) -> Any:
         answer = original(self, *args)
         answer.delete_cookie("sessionid")
         return answer
 
-    plant.setattr(middleware._OutagePage, "response", response)
+    plant.setattr(middleware.outages.OutagePage, "response", response)
 
 
 def end_only_the_first(plant: pytest.MonkeyPatch) -> None:
