@@ -18,7 +18,7 @@ from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.operations.doctor import diagnose
 from tests import ROOT
-from tests.operations.checks.configurations import DJANGOS, ENGINES, OURS
+from tests.operations.checks.configurations import DJANGO, DJANGOS, ENGINES, OURS
 from tests.services import Redis
 
 SITE = """
@@ -54,6 +54,11 @@ urlpatterns: list[Any] = []
 
 def stop_of(middleware: str, step: str, **options: Any) -> str:
     """Return the last line of what a site without the app says before it stops."""
+    return errors_of(middleware, step, **options).rpartition("\n")[2]
+
+
+def errors_of(middleware: str, step: str, **options: Any) -> str:
+    """Return what a site without the app says before it stops."""
     done = subprocess.run(
         [sys.executable, "-c", SITE + step, middleware, repr(options)],
         capture_output=True,
@@ -62,7 +67,18 @@ def stop_of(middleware: str, step: str, **options: Any) -> str:
         cwd=ROOT,
         check=False,
     )
-    return "" if done.returncode == 0 else done.stderr.strip().rpartition("\n")[2]
+    return "" if done.returncode == 0 else done.stderr.strip()
+
+
+@pytest.mark.parametrize("name", ["db", "cached_db"])
+def test_the_app_of_a_previous_backend_is_removed_too_early(name: str) -> None:
+    """E017: no other setting would help. In this process, the app cannot be taken away."""
+    options = {"MIGRATE_FROM": [DJANGO + name]}
+    apps = ["django.contrib.auth", "django.contrib.contenttypes", "django_sessionstores"]
+    said = errors_of(DJANGOS, CHECK, SESSIONSTORES=options, INSTALLED_APPS=apps)
+    assert "sessionstores.E017" in said
+    assert "HINT: Add the app to INSTALLED_APPS again" in said
+    assert "backends 'django.contrib.sessions'," in said
 
 
 @pytest.mark.parametrize(
