@@ -81,9 +81,9 @@ class Listing(msgspec.Struct, frozen=True):
             raise CannotList(
                 Phrase(
                     gettext_noop(
-                        "%(engine)s cannot list sessions, because %(store)s keeps no list"
-                        " of them. Name a registry in SESSIONSTORES['REGISTRY'] if the "
-                        "engine can have one, or choose another SESSION_ENGINE."
+                        "%(engine)s cannot list sessions, because %(store)s keeps no list of "
+                        "them. With the cookie or cache engine, set SESSIONSTORES['REGISTRY'], for "
+                        "example to 'db'. Otherwise choose another SESSION_ENGINE."
                     ),
                     engine=self.engine,
                     store=self.storage.describe(),

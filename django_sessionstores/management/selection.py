@@ -102,7 +102,7 @@ def find(inventory: Inventory, prefixes: Sequence[str]) -> list[SessionInfo]:
     if not inventory.storage.authoritative:
         raise CommandError(
             f"Sessions in {inventory.storage.describe()} cannot be found or ended: only the "
-            "browsers have them. Set SESSIONSTORES['REGISTRY']."
+            "browsers have them. Set SESSIONSTORES['REGISTRY'], for example to 'db'."
         )
     found: dict[str, dict[str, SessionInfo]] = {prefix: {} for prefix in prefixes}
     for prefix, matches in found.items():

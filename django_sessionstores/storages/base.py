@@ -141,7 +141,7 @@ class Storage(Inspection):
 
         It must not show secrets. A `Phrase` is translated on pages.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "describe")
 
     @property
     def codec(self) -> Codec:
@@ -184,7 +184,7 @@ class Storage(Inspection):
 
         Damaged bytes read as a record whose payload is unreadable, or raise `UnreadablePayload`.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "read")
 
     def find(self, key: str, cookie: str) -> Found:
         """Return the record or tombstone of a key, as `read` does.
@@ -211,7 +211,7 @@ class Storage(Inspection):
 
     def create(self, record: Record, now: int) -> Updated | Taken:
         """Store a new record, unless a record with its id exists. One round trip."""
-        raise NotImplementedError
+        raise _unwritten(self, "create")
 
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         """Replace ``base`` by ``record`` if the store still has that version. One round trip.
@@ -219,7 +219,7 @@ class Storage(Inspection):
         ``record`` is the next version, or a tombstone. A `Conflict` has the current record, from
         the same round trip if the store can do that. Raises `PayloadTooLarge`.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "update")
 
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
         """Set the times of a record without rewriting its payload. One round trip.
@@ -230,7 +230,7 @@ class Storage(Inspection):
         undone. Nothing happens either if the call would have to wait for another transaction:
         requests that only read touch their session, and later ones do it again.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "touch")
 
     def delete(self, session_id: str) -> bool:
         """Remove the record with this id; return whether there was one that is not a tombstone.
@@ -239,7 +239,7 @@ class Storage(Inspection):
         without an error, because the session must end nevertheless; the storage may return either
         value then. One round trip, or two if the store cannot tell records from tombstones.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "delete")
 
     def end(self, session_id: str, presented: str | None) -> bool:
         """Delete the record as `delete` does, and keep copies elsewhere from coming back.
@@ -273,7 +273,7 @@ class Storage(Inspection):
 
         Only if the storage `holds_in_key` and `create` may return `Taken`.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "issue")
 
     def purge(self, now: int, batch: int) -> int:
         """Remove up to ``batch`` records that have expired by ``now``, and return how many.
@@ -283,7 +283,7 @@ class Storage(Inspection):
         Callers repeat the call until it returns 0. No statement locks more than a batch, and a
         record that is touched meanwhile stays.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "purge")
 
     def lookup(self, session_id: str) -> Record | None:
         """Return the record or tombstone with this id, as far as it is known without the key.
@@ -300,7 +300,7 @@ class Storage(Inspection):
         since the page before. Memory and time must be bounded at any number of sessions. Only if
         the storage `lists`. Raises ``ValueError`` for a cursor that no page has returned.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "scan")
 
     def first_expired(self, now: int) -> str:
         """Return the cursor of a scan that begins after the live records.
@@ -311,7 +311,7 @@ class Storage(Inspection):
 
     def count(self, now: int, user_id: str | None) -> int:
         """Return how many sessions are live, of one user or of all. Only if the storage `lists`."""
-        raise NotImplementedError
+        raise _unwritten(self, "count")
 
     def reindex(self) -> int | None:
         """Rebuild the index from the records, while others write; return its number of sessions.
@@ -338,14 +338,14 @@ class Storage(Inspection):
         Return a function that tells whether it has committed: ``None`` while it is open, ``False``
         after a rollback. The function may be called in any thread, and asks no store.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "after_commit")
 
     def after_rollback(self, action: Callable[[], object]) -> None:
         """Call ``action`` if the caller rolls back what was just written. Only if `in_transaction`.
 
         ``action`` is called outside of any transaction.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "after_rollback")
 
     def close(self) -> None:
         """Close all connections. The storage is not used afterwards."""
@@ -503,11 +503,11 @@ class CacheStorage(Storage):
         The copy counts until ``until``, in milliseconds since the epoch. A copy of the same version
         is replaced. Callers do not need an answer: a copy that was refused must not be stored.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "fill")
 
     def leave_tombstone(self, tombstone: Record, now: int) -> None:
         """Replace whatever is stored under an id by a tombstone, until that expires."""
-        raise NotImplementedError
+        raise _unwritten(self, "leave_tombstone")
 
     def leave_tombstones(self, tombstones: Sequence[Record], now: int) -> None:
         """Do what `leave_tombstone` does for several ids, in one pipeline if the store can."""
@@ -525,3 +525,12 @@ class CacheStorage(Storage):
     async def aleave_tombstones(self, tombstones: Sequence[Record], now: int) -> None:
         """See `leave_tombstones`."""
         await self._in_thread(self.leave_tombstones)(tombstones, now)
+
+
+def _unwritten(storage: Storage, method: str) -> NotImplementedError:
+    kind = type(storage)
+    because = ", because its `lists` is true" if method in {"scan", "count"} else ""
+    return NotImplementedError(
+        f"{kind.__module__}.{kind.__qualname__} must have the method {method}(){because}. See "
+        f"{Storage.__module__}.{Storage.__qualname__}.{method}()."
+    )

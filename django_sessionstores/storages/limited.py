@@ -178,7 +178,8 @@ class LimitedStorage(Wrapper):
         if not self.lists:
             raise ImproperlyConfigured(
                 f"SESSIONSTORES['MAX_SESSIONS'] is set, but {self.describe()} cannot tell how many "
-                "sessions a user has. Set SESSIONSTORES['REGISTRY'], or choose another "
+                "sessions a user has. With the cookie or cache engine, set "
+                "SESSIONSTORES['REGISTRY'], for example to 'db'. Otherwise choose another "
                 "SESSION_ENGINE."
             )
         own = {record.lineage} if base is None else {record.lineage, base.lineage}

@@ -18,7 +18,7 @@ from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.operations.doctor import diagnose
 from tests import ROOT
-from tests.operations.checks.configurations import DJANGOS, ENGINES, OURS
+from tests.operations.checks.configurations import DJANGO, DJANGOS, ENGINES, OURS
 from tests.services import Redis
 
 SITE = """
@@ -61,7 +61,12 @@ urlpatterns: list[Any] = []
 
 
 def stops_of(middleware: str, *steps: str, **options: Any) -> list[str]:
-    """Return the last line of what a site without the app says before it stops, for each step.
+    """Return the last line of what a site without the app says before it stops, for each step."""
+    return [each.rpartition("\n")[2] for each in errors_of(middleware, *steps, **options)]
+
+
+def errors_of(middleware: str, *steps: str, **options: Any) -> list[str]:
+    """Return what a site without the app says before it stops, for each step.
 
     Each step is taken by a process of its own; it is empty if that does not stop.
     """
@@ -76,10 +81,18 @@ def stops_of(middleware: str, *steps: str, **options: Any) -> list[str]:
     assert done.returncode == 0, done.stderr
     *parts, _ = done.stderr.split("\0")
     said, codes = parts[::2], map(int, parts[1::2])
-    return [
-        text.strip().rpartition("\n")[2] if code else ""
-        for text, code in zip(said, codes, strict=True)
-    ]
+    return [text.strip() if code else "" for text, code in zip(said, codes, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["db", "cached_db"])
+def test_the_app_of_a_previous_backend_is_removed_too_early(name: str) -> None:
+    """E017: no other setting would help. In this process, the app cannot be taken away."""
+    options = {"MIGRATE_FROM": [DJANGO + name]}
+    apps = ["django.contrib.auth", "django.contrib.contenttypes", "django_sessionstores"]
+    (said,) = errors_of(DJANGOS, CHECK, SESSIONSTORES=options, INSTALLED_APPS=apps)
+    assert "sessionstores.E017" in said
+    assert "HINT: Add the app to INSTALLED_APPS again" in said
+    assert "backends 'django.contrib.sessions'," in said
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from django.contrib import auth
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
+from . import language
 from .internals import Inventory, StorageUnavailable
 from .model import DELETED, Request
 
@@ -145,11 +146,11 @@ def dismiss(view: View, key: str) -> Steps:
     view.session.modified = False
 
 
-def put(view: View, *keys: str) -> Steps:
+def put(view: View, key: str, *keys: str) -> Steps:
     """Set keys."""
     yield from view.look()
-    for key in keys:
-        yield from view.set(key, view.world.new_value())
+    for each in (key, *keys):
+        yield from view.set(each, view.world.new_value())
 
 
 def drop(view: View, key: str) -> Steps:
@@ -176,7 +177,7 @@ def clear(view: View) -> Steps:
     if view.request.life is not None and view.request.life.user is not None:
         yield from put(view, "a")
         return
-    for key in ("base", "a", "b", "c", "nest", "m"):
+    for key in language.KEYS:
         view.note(key, DELETED)
     view.session.clear()
     yield from view.set("a", view.world.new_value())

@@ -163,7 +163,9 @@ class _Drawing:
         if kind < 0.2 and self._waits:
             return self._wait()
         if kind < 0.22 and self._faults:
-            return chance.choice(("evict", "secret", "away.cache", "back.cache"))
+            step = chance.choice(("evict", "secret", "away.cache", "back.cache"))
+            # A site without a cache refuses its name.
+            return step if "." not in step or "cache" in world.storages.leaves else "evict"
         if active and (kind < 0.7 or len(active) >= _MAX_ACTIVE):
             label = chance.choice(active).label
             if self._faults and chance.random() < 0.05:

@@ -68,7 +68,7 @@ class Scheduled(CacheStorage):
         if isinstance(subject, list):
             subject = subject[0]
         subject = subject.id if isinstance(subject, Record) else subject
-        fault = self.scheduler.point(f"{self.name}.{method}({str(subject)[:8]})")
+        fault = self.scheduler.point(f"{self.name}.{method}({str(subject)[:8]})", can_fail=True)
         if self.is_away or fault is not None:
             self.scheduler.failed(self.name)
         if self.is_away or fault is Fault.BEFORE:
