@@ -83,6 +83,8 @@ class Speaker(AsyncWebsocketConsumer):
             await channels_auth.logout(self.scope)
         elif command == "flush":
             await session.aflush()
+        elif command == "load":
+            await session.aload()
         elif command.startswith("write "):
             # Not awaited: the session is loaded, so that this blocks nothing.
             session["word"] = command.removeprefix("write ")
@@ -371,14 +373,17 @@ def test_an_outage_closes_a_new_socket_with_a_code(engine: Any, user: Any) -> No
 
 
 @pytest.mark.engines("memory", "db:sqlite", "cache:django-redis")
-def test_an_outage_that_a_consumer_meets_closes_the_socket(engine: Any, user: Any) -> None:
-    """The change is not stored, and the page learns that."""
+@pytest.mark.parametrize("command", ["write one", "load"])
+def test_an_outage_that_a_consumer_meets_closes_the_socket(
+    engine: Any, user: Any, command: str
+) -> None:
+    """The change is not stored, and the page learns that. The session does not read as empty."""
     browser = signed_in(user.username)
 
     async def scenario() -> int:
         async with connected(application, browser) as socket:
             with observed(engine.storage, before=broken):
-                await socket.send_to(text_data="write one")
+                await socket.send_to(text_data=command)
                 return await close_code(socket)
 
     assert asyncio.run(scenario()) == TRY_AGAIN_LATER

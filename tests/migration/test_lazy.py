@@ -26,7 +26,8 @@ from django.utils import timezone
 from django.views.debug import ExceptionReporter
 
 from django_sessionstores.core.clock import now
-from django_sessionstores.core.records import session_id
+from django_sessionstores.core.flow import Pause
+from django_sessionstores.core.records import State, session_id
 from django_sessionstores.exceptions import SessionConflict, SessionEnded, StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.migration import lazy
@@ -406,9 +407,12 @@ def test_stored_by_another_and_never_to_be_seen(
         mock.patch.object(engine.storage, "read", return_value=None),
         mock.patch.object(engine.storage, "read_latest", return_value=None),
         mock.patch.object(engine.storage, "lookup", read if is_listed else lambda _: None),
+        mock.patch.object(Pause, "sleep") as sleep,
         pytest.raises(StorageUnavailable, match="another request is migrating"),
     ):
         engine.SessionStore(key).load()
+    # About a third of a second in all: a thread of the site waits for that long.
+    assert [each.args[0] for each in sleep.call_args_list] == [0.02, 0.04, 0.08, 0.16]
 
 
 @pytest.mark.engines(*STORED, "cookie:sqlite")
@@ -543,11 +547,17 @@ def test_an_old_key_is_kept_from_the_browser_for_a_while_only(engine: Engine, so
     session["_auth_user_id"] = "7"
     session.cycle_key()
     session.save()
-    superseded = engine.storage.read(session_id(key)).last_activity
+    old_id = session_id(key)
+    superseded = engine.storage.read(old_id).last_activity
     for milliseconds, is_kept in ((59_999, True), (60_000, False), (HOUR, False)):
         with at(superseded + milliseconds):
             old = engine.SessionStore(key)
             assert (old.load(), old.session_key) == ({}, key if is_kept else None)
+            storage = engine.SessionStore.storage()
+            found = [storage.find(key, key).record, storage.peek(key), storage.read(old_id)]
+            # It is known to have ended, and not unknown.
+            expected = State.SUPERSEDED if is_kept else State.ENDED
+            assert [each.state for each in found] == [expected] * 3
 
 
 @pytest.mark.engines("db:sqlite", "cookie:sqlite", "cache:redis-cache")
@@ -1114,6 +1124,7 @@ def test_many_that_end_at_once_leave_no_copy_that_comes_back(
 @pytest.mark.engines("db:sqlite")
 def test_many_that_end_beside_a_previous_backend_take_one_commit(engine: Engine) -> None:
     """Each end takes several statements, of which the commit is the dearest."""
+    django_store("file")  # It makes the folder.
     with migrating(f"{DJANGO}.file"):
         for _ in range(4):
             session = engine.SessionStore()

@@ -14,7 +14,7 @@ from asgiref.sync import async_to_sync
 from django_sessionstores import conf
 from django_sessionstores.core import clock, flow
 from django_sessionstores.core.clock import now
-from django_sessionstores.core.flow import run
+from django_sessionstores.core.flow import Flow, run
 from django_sessionstores.core.records import State, make_tombstone, session_id
 from django_sessionstores.exceptions import (
     SessionLimitReached,
@@ -34,6 +34,7 @@ from django_sessionstores.storages.base import (
 )
 from django_sessionstores.storages.composed import Wrapper
 from django_sessionstores.storages.contract import TRAITS
+from django_sessionstores.storages.flows import FlowStorage
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.limited import LimitedStorage
 from django_sessionstores.storages.memory import MemoryStorage
@@ -106,6 +107,41 @@ def test_a_storage_asks_itself_for_what_it_does_not_say(
     located = ("read", session_id(key))
     ids = [("read", name) for name in ("one", "two", "three")]
     assert asked == [located, located, *ids, ("delete", "four")]
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+def test_a_storage_of_flows_ends_many_sessions_by_its_flow_for_one(awaited: bool) -> None:
+    """A storage of a project need not say how to end several."""
+
+    class Written(FlowStorage):
+        def _delete(self, session_id: str) -> Flow[bool]:
+            yield from ()
+            return session_id != "two"
+
+    assert Twin(Written(), awaited).end_many(["one", "two", "three"]) == ["one", "three"]
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("kind", [Storage, FlowStorage])
+@pytest.mark.parametrize("lasts", [0, 1, 2])
+def test_a_store_that_stops_answering_while_several_sessions_end(
+    kind: type[Any], awaited: bool, lasts: int
+) -> None:
+    """Those that have ended by then are told. If there are none, it is an outage."""
+
+    def delete(self: Storage, session_id: str) -> bool:
+        if session_id >= str(lasts):
+            raise StorageUnavailable("no route to the store")
+        return True
+
+    def flow_of_delete(self: Storage, session_id: str) -> Flow[bool]:
+        yield from ()
+        return delete(self, session_id)
+
+    written = {"delete": delete} if kind is Storage else {"_delete": flow_of_delete}
+    storage = Twin(type("Written", (kind,), written)(), awaited)
+    with nullcontext() if lasts else pytest.raises(StorageUnavailable):
+        assert storage.end_many(["0", "1", "2"]) == ["0", "1", "2"][:lasts]
 
 
 @pytest.mark.parametrize("name", _twins())
@@ -520,6 +556,7 @@ def test_a_wrapper_is_what_the_storage_in_it_is(trait: str) -> None:
         ],
         *[("is_outdated", 1), ("first_expired", 1), ("index_is_complete", 0)],
         *[("eviction_policy", 0), ("after_rollback", 1), ("close", 0)],
+        *[("namespace", 0), ("sites", 0), ("mark_by", 1), ("summarize", 2), ("end_each", 2)],
     ],
 )
 def test_a_wrapper_asks_the_storage_in_it(
@@ -536,7 +573,7 @@ def test_a_wrapper_asks_the_storage_in_it(
     args = tuple(object() for _ in range(number))
     returned = getattr(Wrapper(inner), name)(*args)
     assert asked == [args]
-    assert returned is (None if name in {"after_rollback", "close"} else answer)
+    assert returned is (None if name in {"after_rollback", "close", "mark_by"} else answer)
 
 
 @pytest.mark.parametrize("kind", ["layered", "registered"])
