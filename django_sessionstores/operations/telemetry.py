@@ -49,7 +49,16 @@ _COUNTED: Final = {
 OPERATIONS: Final = frozenset(
     {
         *("read", "create", "update", "touch", "delete", "rotate", "fill", "leave_tombstone"),
-        *("lookup", "scan", "count", "purge", "reindex", "end_many", "leave_tombstones"),
+        *(
+            "lookup",
+            "lookup_many",
+            "scan",
+            "count",
+            "purge",
+            "reindex",
+            "end_many",
+            "leave_tombstones",
+        ),
     }
 )
 """The calls of storages that are measured: those that ask a store."""

@@ -20,7 +20,8 @@ Time is an argument
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
@@ -32,8 +33,10 @@ from ..core.flow import Call, Flow, run
 from ..core.records import (
     Record,
     is_well_formed,
+    list_entry,
     session_id,
 )
+from ..exceptions import UnreadablePayload
 from .ending import end_one_by_one, end_without_key
 from .inspection import Inspection
 from .outcomes import (
@@ -292,13 +295,29 @@ class Storage(Inspection):
         """
         return self.read(session_id)
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    def lookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
+        """Return what `lookup` returns for each id, without the payloads of sessions.
+
+        Ids without a record, and those of records that cannot be read, are left out. Callers pass
+        `MOST_AT_ONCE` ids at most. A storage does this in one statement or pipeline if it can; the
+        default looks up one id after the other.
+        """
+        found = {}
+        for each in session_ids:
+            with suppress(UnreadablePayload):
+                if (record := self.lookup(each)) is not None:
+                    found[each] = list_entry(record)
+        return found
+
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """Return a page of up to ``limit`` records, of one user or of all users.
 
         The page begins after ``cursor``, or at the start if that is empty, in the storage's own
         order. It has no tombstones. It may have expired records, and records that have changed
-        since the page before. Memory and time must be bounded at any number of sessions. Only if
-        the storage `lists`. Raises ``ValueError`` for a cursor that no page has returned.
+        since the page before. Those that have expired by ``live_at`` may be left out, and are if
+        the store can do that without reading them: there may be thousands that no purge has
+        removed. Memory and time must be bounded at any number of sessions. Only if the storage
+        `lists`. Raises ``ValueError`` for a cursor that no page has returned.
         """
         raise NotImplementedError
 
@@ -406,9 +425,13 @@ class Storage(Inspection):
         """See `lookup`."""
         return await self._in_thread(self.lookup)(session_id)
 
-    async def ascan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    async def alookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
+        """See `lookup_many`."""
+        return await self._in_thread(self.lookup_many)(session_ids)
+
+    async def ascan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """See `scan`."""
-        return await self._in_thread(self.scan)(cursor, limit, user_id)
+        return await self._in_thread(self.scan)(cursor, limit, user_id, live_at)
 
     async def acount(self, now: int, user_id: str | None) -> int:
         """See `count`."""

@@ -13,7 +13,7 @@ from .site_marks import SiteMarks
 class Inspection(SiteMarks):
     """The base class of `Storage` that answers operators, not requests."""
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """See `Storage.scan`."""
         raise NotImplementedError
 

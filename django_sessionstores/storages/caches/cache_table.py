@@ -125,7 +125,7 @@ def compile_statements(table: str, connection: BaseDatabaseWrapper) -> Statement
             f"SELECT {key}, CASE WHEN {value} LIKE %s AND SUBSTR({value}, {_OWNER_LETTER + 1}, %s)"
             f" = %s THEN SUBSTR({value}, 1, {_START_LETTERS}) END, "
             f"CASE WHEN {value} LIKE %s THEN LENGTH(REPLACE({value}, '=', '')) END "
-            f"FROM {table} WHERE {between} ORDER BY {key} LIMIT %s"
+            f"FROM {table} WHERE {between} AND {expires} > %s ORDER BY {key} LIMIT %s"
         ),
         count_live=(
             f"SELECT COUNT(*) FROM {table} WHERE {between} AND {starts} = %s "

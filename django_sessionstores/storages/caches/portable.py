@@ -307,7 +307,7 @@ class LocMemStorage(PortableStorage):
         """Whether the keys show the ids, which depends on the cache's KEY_FUNCTION."""
         return prefix_of(self._cache.make_key) is not None
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """See `Storage.scan`. Unpacks the entries of the page, and those of other users before."""
         return page_of(self.own(self._records(id_of_cursor(cursor), user_id)), limit)
 

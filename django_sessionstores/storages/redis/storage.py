@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -224,12 +224,18 @@ class RedisStorage(FlowStorage, CacheStorage):
     async def alookup(self, session_id: str) -> Record | None:
         return await self.aread(session_id)
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
-        """See `Storage.scan`. The last to expire comes first, unless ``user_id`` is given."""
-        return run(self._index.scan(cursor, limit, user_id))
+    def lookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
+        return run(self._index.find(session_ids))
 
-    async def ascan(self, cursor: str, limit: int, user_id: str | None) -> Page:
-        return await arun(self._index.scan(cursor, limit, user_id))
+    async def alookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
+        return await arun(self._index.find(session_ids))
+
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
+        """See `Storage.scan`. The last to expire comes first, unless ``user_id`` is given."""
+        return run(self._index.scan(cursor, limit, user_id, live_at))
+
+    async def ascan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
+        return await arun(self._index.scan(cursor, limit, user_id, live_at))
 
     def count(self, now: int, user_id: str | None) -> int:
         return run(self._index.count(now, user_id))

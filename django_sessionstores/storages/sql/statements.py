@@ -58,6 +58,19 @@ class Statements(NamedTuple):
         """Return one of the statements for rows of some sites, whose marks are parameters."""
         return sql.replace(_OF_SITES, f"{self.table.column['site']} IN ({_placeholders(sites)})")
 
+    def lookup_many(self, number: int) -> str:
+        """Return the statement that reads the rows with ``number`` ids, without their payloads.
+
+        Those of tombstones are read, and the sizes of all follow the columns.
+        """
+        names, column = self.table.name, dict(self.table.column)
+        payload, states = column["payload"], ", ".join(str(int(each)) for each in TOMBSTONES)
+        column["payload"] = f"CASE WHEN {column['state']} IN ({states}) THEN {payload} END"
+        return (
+            f"SELECT {', '.join(column.values())}, LENGTH({payload}) FROM {names} "
+            f"WHERE {column['id']} IN ({_marks(number)})"
+        )
+
     # The next three are statements `for_sites`. Their other parameters are ``number`` ids and the
     # states of tombstones.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,12 @@ from msgspec.structs import replace
 from ...core.phrases import Phrase
 from ...core.records import TOMBSTONES, Record, State
 from ...core.summary import Summary
-from ...exceptions import PayloadTooLarge, SessionConflict, StorageUnavailable
+from ...exceptions import (
+    PayloadTooLarge,
+    SessionConflict,
+    StorageUnavailable,
+    UnreadablePayload,
+)
 from ..base import LITTER_AGE, Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
 from . import transactions
 from .connection_errors import TOO_LARGE, connection_error
@@ -128,6 +133,17 @@ class DatabaseStorage(TableStorage[Statements]):
 
     def lookup(self, session_id: str) -> Record | None:
         return self.read_latest(session_id)
+
+    def lookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
+        connection, statements = self._database()
+        sql, found = statements.lookup_many(len(session_ids)), dict[str, Record]()
+        if _reads_the_past(connection):
+            sql += " FOR UPDATE"
+        for *fields, size in _fetch_all(connection, sql, tuple(session_ids)) if session_ids else ():
+            with suppress(UnreadablePayload):
+                record = record_of((fields[0], fields[1] or b"", *fields[2:]))
+                found[record.id] = replace(record, size=size)
+        return found
 
     async def alookup(self, session_id: str) -> Record | None:
         return await self._in_thread(self.read_latest)(session_id)
@@ -291,9 +307,11 @@ class DatabaseStorage(TableStorage[Statements]):
             ids = list(rows.order_by("expires").values_list("pk", flat=True)[:batch])
             return rows.filter(pk__in=ids).delete()[0] if ids else 0
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """See `Storage.scan`. The last to expire comes first, which is the last one used."""
         rows = self._rows(user_id)
+        if live_at:
+            rows = rows.filter(expires__gt=live_at)
         if user_id is not None and _reads_the_past(self.connection()):
             # A limit and `end_all` must not miss sessions that have begun meanwhile.
             rows = rows.select_for_update()

@@ -17,7 +17,7 @@ from ...storages.base import Storage
 STORAGE_METHODS: Final = (
     *("read", "create", "update", "touch", "delete", "purge", "rotate"),
     *("end_many", "fill", "leave_tombstone", "leave_tombstones"),
-    *("lookup", "scan", "count"),
+    *("lookup", "lookup_many", "scan", "count"),
 )
 """The blocking names of the methods that `observed` watches."""
 

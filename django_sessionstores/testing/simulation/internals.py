@@ -112,7 +112,7 @@ __all__ = [
 CALLS: Final = frozenset(
     {
         *("read", "create", "update", "rotate", "touch", "delete", "purge"),
-        *("lookup", "scan", "count", "reindex", "end_many"),
+        *("lookup", "lookup_many", "scan", "count", "reindex", "end_many"),
         *("fill", "leave_tombstone", "leave_tombstones"),
     }
 )

@@ -1093,7 +1093,7 @@ def test_a_copied_folder_keeps_its_sessions(storage: FileStorage, folder: Path) 
     assert purge_all(storage) == [0]
 
     assert storage.read(ID) == live()
-    assert path_of(folder).stat().st_mtime_ns == (NOW + HOUR) * 1_000_000
+    assert path_of(folder).stat().st_mtime_ns // 1_000_000 == NOW + HOUR
 
 
 def test_a_touched_record_is_no_candidate(storage: FileStorage, folder: Path) -> None:
@@ -1101,7 +1101,7 @@ def test_a_touched_record_is_no_candidate(storage: FileStorage, folder: Path) ->
     storage.create(live(expires=NOW), NOW - HOUR)
     storage.touch(live(), NOW + HOUR, NOW, NOW - HOUR)
 
-    assert path_of(folder).stat().st_mtime_ns == (NOW + HOUR) * 1_000_000
+    assert path_of(folder).stat().st_mtime_ns // 1_000_000 == NOW + HOUR
 
 
 @pytest.mark.parametrize("rescue", ["touch", "update"])
