@@ -40,6 +40,7 @@ from ..base import (
 from ..copies import is_refused
 from ..sql.connection_errors import TOO_LARGE, connection_error
 from ..sql.deadline import LimitedCursor
+from ..sql.end_statements import EndStatements
 from ..sql.free_rows import write, write_if_free
 from ..sql.lost_races import conflict_before_cleanup, conflict_in_transaction, retry, summary_of
 from ..sql.table_storage import TableStorage
@@ -154,6 +155,16 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         letters = self._site_letters()
         values = [*TOMBSTONE_VALUES, LIVE_VALUES, *letters]
         return bool(self._execute("delete", self._key(session_id), *values, sites=letters))
+
+    def _end_statements(self) -> tuple[EndStatements, Sequence[Any]]:
+        _, statements = self._database()
+        letters = self._site_letters()
+        is_live = statements.for_sites("is_live", letters)
+        values = (*TOMBSTONE_VALUES, LIVE_VALUES, *letters)
+        return statements.end._replace(is_live=is_live), values
+
+    def _row_key(self, session_id: str) -> str:
+        return self._key(session_id)
 
     def purge(self, now: int, batch: int) -> int:
         # After a while all expired rows, not only sessions: the cache itself does the same when it

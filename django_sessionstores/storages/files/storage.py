@@ -14,6 +14,7 @@ from ...core.phrases import Phrase
 from ...core.records import HEAD_SIZE, TIMES_OFFSET, Record, State, pack, pack_times, unpack_head
 from ...exceptions import StorageUnavailable, UnreadablePayload
 from ..base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated, id_of_cursor, page_of
+from ..outcomes import LockTaken
 from .disk import READ, insist, open_file, overwrite, read_rest
 from .folder import NEW, Folder
 from .index import UserIndex, owner_of
@@ -175,8 +176,8 @@ class FileStorage(Storage):
 
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
         with (
-            contextlib.suppress(FileNotFoundError, UnreadablePayload),
-            self._locks.hold(base.id),
+            contextlib.suppress(FileNotFoundError, UnreadablePayload, LockTaken),
+            self._locks.hold(base.id, waits=False),
         ):
             path = self._folder.path_of(base.id)
             with open_file(path) as fd:
