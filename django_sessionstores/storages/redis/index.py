@@ -14,17 +14,14 @@ from typing import Any, Final, NamedTuple
 
 from ...core.flow import Call, Flow, Pause, run
 from ...core.records import (
-    START_SIZE,
     Record,
     State,
     is_session_id,
-    list_entry,
-    unpack,
-    unpack_start,
 )
-from ...exceptions import StorageUnavailable, UnreadablePayload
+from ...exceptions import StorageUnavailable
 from ..base import LITTER_AGE, Page, Storage, cursor_error
 from . import scripts
+from .answers import find, may_evict
 from .client import Server
 from .scripts import Script
 
@@ -290,10 +287,10 @@ class SessionIndex:
         """
         keys = self._keys(site)
         answer = yield from self._server.evaluate(script, keys, *arguments)
-        if answer is None and (
-            yield from self._server.evaluate(scripts.BEGIN, (*keys, self._sites_key), site)
-        ):
-            answer = yield from self._server.evaluate(script, keys, *arguments)
+        if answer is None and not (yield from self._may_be_evicted()):
+            begin = (*keys, self._sites_key)
+            if (yield from self._server.evaluate(scripts.BEGIN, begin, site)):
+                answer = yield from self._server.evaluate(script, keys, *arguments)
         if answer is not None:
             return answer
         deadline, pause = time.monotonic() + WAIT_SECONDS, _FIRST_PAUSE
@@ -325,6 +322,17 @@ class SessionIndex:
                 )
             yield Call(Pause, "sleep", (pause * random.uniform(0.5, 1),))  # noqa: S311
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _may_be_evicted(self) -> Flow[bool]:
+        """Return whether a full server may drop an index, which has no lifetime.
+
+        If so, the index of a new mark is not known to be complete. A server that does not say what
+        it does is one that may.
+        """
+        try:
+            return may_evict((yield Call(self._server, "ask", ("INFO", "memory"))))
+        except StorageUnavailable:
+            return True
 
     def _list(self, records: Sequence[Record]) -> int:
         """Add the records of this site to its indexes, and return how many there are."""
@@ -394,36 +402,8 @@ class SessionIndex:
 
     def _records(self, ids: Sequence[str]) -> Flow[list[Record | None]]:
         """Return the live records with these ids, without payloads."""
-        found = yield from self.find(ids, State.LIVE)
+        found = yield from find(self._server, ids, State.LIVE)
         return [found.get(each) for each in ids]
-
-    def find(self, ids: Sequence[str], *states: State) -> Flow[dict[str, Record]]:
-        """Return the records with these ids, in these states or in any, without payloads.
-
-        Takes two pipelines at most. The second one is for tombstones, and hardly ever for others.
-        """
-        keys = [self._server.key(each) for each in ids]
-        starts = [("GETRANGE", key, 0, START_SIZE - 1) for key in keys]
-        lengths = [("STRLEN", key) for key in keys]
-        answers = yield Call(self._server, "ask_all", ([*starts, *lengths],))
-        found, left = dict[str, Record](), list[str]()
-        for each, start, length in zip(ids, answers[: len(ids)], answers[len(ids) :], strict=True):
-            with suppress(UnreadablePayload, TypeError):  # Not bytes: another kind of value.
-                record = unpack_start(each, start, length)
-                if record is not None and record.state is State.LIVE:
-                    found[each] = list_entry(record)
-                elif record is None or not states or record.state in states:
-                    left.append(each)
-        if left:
-            commands = [("GET", self._server.key(each)) for each in left]
-            for each, packed in zip(
-                left, (yield Call(self._server, "ask_all", (commands,))), strict=True
-            ):
-                with suppress(UnreadablePayload, TypeError):
-                    record = unpack(each, packed)
-                    if not states or record.state in states:
-                        found[each] = list_entry(record)
-        return found
 
     def _heal(
         self, site: int, members: Sequence[Member], found: Sequence[Record | None]

@@ -19,6 +19,7 @@ from ...exceptions import StorageUnavailable
 from ..base import CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated, rotate_in_two_steps
 from ..flows import FlowStorage
 from . import scripts
+from .answers import eviction_policy, find
 from .client import Server
 from .index import Moves, SessionIndex
 from .scripts import Script
@@ -225,10 +226,10 @@ class RedisStorage(FlowStorage, CacheStorage):
         return await self.aread(session_id)
 
     def lookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
-        return run(self._index.find(session_ids))
+        return run(find(self._server, session_ids))
 
     async def alookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
-        return await arun(self._index.find(session_ids))
+        return await arun(find(self._server, session_ids))
 
     def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """See `Storage.scan`. The last to expire comes first, unless ``user_id`` is given."""
@@ -268,9 +269,7 @@ class RedisStorage(FlowStorage, CacheStorage):
         """
         if self._server.spans_slots:
             return ""
-        memory: dict[str, Any] = self._server.ask("INFO", "memory")
-        policy = str(memory.get("maxmemory_policy", ""))
-        return policy if memory.get("maxmemory") and policy != "noeviction" else ""
+        return eviction_policy(self._server.ask("INFO", "memory"))
 
     def reindex(self, builder: str = "") -> int:
         """See `Storage.reindex`, and `SessionIndex.rebuild` for ``builder``."""
