@@ -1291,7 +1291,7 @@ def test_the_index_of_a_new_mark_may_have_been_evicted(server: Redis, policy: st
             storage.create(record("b" * 40, user_id="7", site=storage.sites()[0]), NOW)
             if policy == "allkeys-lru":
                 server.cli("del", *storage._index.keys)
-            with commands() as sent:
+            with commands(server) as sent:
                 assert listed(storage, "7") == ["b" * 40]
                 assert storage.count(NOW, None) == 1
             assert ("SCAN" in sent) == (policy == "allkeys-lru")
