@@ -391,7 +391,7 @@ def test_stats_for_people(engine: Engine, user: Any) -> None:
     assert sessions("stats") == (
         "Live                 3\n"
         "  logged in          2\n"
-        "  anonymous          1\n"
+        "  visitors           1\n"
         "Expired, not purged  0\n"
         "Most sessions        2  ada\n"
     )
