@@ -403,11 +403,13 @@ for _, site in ipairs(ARGV) do redis.call('SADD', KEYS[1], site) end
 
 # --- Rights -----------------------------------------------------------------------------------
 
-# These two call the commands of saves so that they change nothing: the key is that of no record,
-# and no member of an index has that name. A replica, or a user without a right, refuses them.
+# These two call the commands of saves, lists and rebuilds so that they change nothing: the key is
+# that of no record, no member of an index has that name, and what the last key holds is removed
+# before anybody sees it. A replica, or a user without a right, refuses them.
 MAY_WRITE_RECORD: Final = Script(
     """
 redis.call('GETRANGE', KEYS[1], 0, 0)
+redis.call('STRLEN', KEYS[1])
 redis.call('SET', KEYS[1], '', 'PX', 1, 'XX')
 redis.call('SETRANGE', KEYS[1], 0, '')
 redis.call('PEXPIRE', KEYS[1], 1)
@@ -417,11 +419,22 @@ redis.call('DEL', KEYS[1])
 
 MAY_WRITE_INDEX: Final = Script(
     """
+local probe = table.remove(KEYS)
 for _, set in ipairs(KEYS) do
     redis.call('ZADD', set, 'XX', 0, 'x')
     redis.call('ZREM', set, 'x')
     redis.call('ZSCORE', set, 'x')
     redis.call('ZRANGEBYSCORE', set, 1, 0)
+    redis.call('ZREVRANGEBYSCORE', set, 0, 1)
+    redis.call('ZRANGEBYLEX', set, '[b', '[a')
+    redis.call('ZRANGE', set, 1, 0)
+    redis.call('ZCOUNT', set, 1, 0)
+    redis.call('ZCARD', set)
 end
+redis.call('SMEMBERS', probe)
+redis.call('SISMEMBER', probe, 'x')
+redis.call('EXISTS', probe)
+redis.call('SADD', probe, 'x')
+redis.call('DEL', probe)
 """
 )

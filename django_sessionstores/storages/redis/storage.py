@@ -254,10 +254,13 @@ class RedisStorage(FlowStorage, CacheStorage):
     def write_obstacle(self) -> str:
         """See `Storage.write_obstacle`. Asks the server, and changes nothing."""
         unknown, index = self._server.key(_NO_SESSION), self._index.keys_of(self.sites()[0])
+        probe = self._server.key("{index}:probe")
         try:
             self._server.ask("EVAL", "return 1", 0)
             run(self._server.evaluate(scripts.MAY_WRITE_RECORD, (unknown,)))
-            run(self._server.evaluate(scripts.MAY_WRITE_INDEX, index))
+            run(self._server.evaluate(scripts.MAY_WRITE_INDEX, (*index, probe)))
+            if not self._server.spans_slots:  # Only to rebuild the index.
+                self._server.ask("SCAN", 0, "COUNT", 1)
         except StorageUnavailable as error:
             return str(error).removeprefix(f"{self.describe()}: ")
         return ""
