@@ -9,6 +9,10 @@ Django's handler for ASGI runs a request in a task of its own, and sends `reques
 `request_finished` outside of that task. And the tasks that a view starts may go on after the
 response. So what has to be known at the end of a request is not in the context, but in a `_Request`
 that all contexts of the request share.
+
+The code of a request may run another one, as with ``django.test.Client`` in a view. The sessions of
+that one are known apart only if its handler sends `request_started` in the context of the view, as
+the handlers for WSGI do.
 """
 
 from __future__ import annotations
@@ -43,7 +47,13 @@ class _Node(msgspec.Struct, frozen=True):
 class _Request:
     """A request, for all contexts in which its code runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, outer: _Request | None = None, noted: _Node | None = None) -> None:
+        self.outer: Final = outer
+        """The request whose code runs this one, if there is one."""
+        self.noted: Final = noted
+        """The session objects of the outer request."""
+        self.inner = 0
+        """The number of the requests that the code of this one runs now."""
         self.is_over = False
         self.kept: list[Any] = []
         """What has a ``settle()`` to call when the request is over."""
@@ -181,6 +191,13 @@ def _begin() -> _Request | None:
 
 
 def _start(**kwargs: Any) -> None:
+    request = _find()
+    # A server may have failed to end a request. Nobody holds its session any more.
+    if request is not None and not request.is_over and sessions():
+        request.inner += 1
+        _running.set(_Request(request, _noted.get()))
+        _noted.set(None)
+        return
     if (context := _asgi_context()) is not None:
         _running_in_asgi.pop(context, None)
     _forget()
@@ -195,13 +212,21 @@ def _forget() -> None:
 
 def _finish(**kwargs: Any) -> None:
     request = _find()
-    if request is not None:
-        request.is_over = True
-        try:
+    if request is not None and request.inner:
+        request.inner -= 1
+        return
+    try:
+        if request is not None:
+            request.is_over = True
             run(settle())
-        finally:
+    finally:
+        _forget()
+        if request is not None:
             request.kept, request.cycled = [], []
-    _forget()
+            if request.outer is not None:
+                request.outer.inner -= 1
+                _running.set(request.outer)
+                _noted.set(request.noted)
 
 
 def _log_out(request: Any = None, **kwargs: Any) -> None:

@@ -90,7 +90,14 @@ class LimitedStorage(Wrapper):
         """
 
         def store(lock: Record) -> Flow[T]:
-            surplus = yield from self._surplus(record, base)
+            try:
+                surplus = yield from self._surplus(record, base)
+            except SessionLimitReached:
+                if base is None or (yield from self._is_current(base)):
+                    raise
+                # Another request has changed the session that the login would replace. So nothing
+                # is stored now, and the login may continue the session of another login.
+                surplus = ()
             outcome = yield from storing
             # If the lock has expired, another login may have ended the same sessions.
             if isinstance(outcome, Updated) and clock.now() < lock.expires:
@@ -102,6 +109,11 @@ class LimitedStorage(Wrapper):
             # The lock has expired meanwhile, so another login may have stored a session as well.
             outcome = cast("T", (yield from self._count_again(outcome)))
         return outcome
+
+    def _is_current(self, record: Record) -> Flow[bool]:
+        """Return whether a record is still stored as it was read."""
+        current = yield from self._calls.read_latest(record.id)
+        return current is not None and current.version == record.version
 
     def _count_again(self, outcome: Updated) -> Flow[Updated]:
         """End surplus sessions after the session of a login was stored without the lock.

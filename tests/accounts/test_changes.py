@@ -22,6 +22,7 @@ from django.utils.decorators import sync_and_async_middleware
 from django_sessionstores.accounts import changes as accounts
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
+from django_sessionstores.sessions import request_sessions
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.testing import in_threads, observed
 from tests import urls
@@ -41,8 +42,26 @@ def resign(request: HttpRequest, how: str) -> HttpResponse:
     return HttpResponse("gone")
 
 
+def change_after_nested(request: HttpRequest) -> HttpResponse:
+    """A view that asks a page of the same site first, as another visitor and as this one."""
+    mine = Client()
+    mine.cookies[settings.SESSION_COOKIE_NAME] = str(request.session.session_key)
+    assert [who(Client()), who(mine)] == ["", "ada"]
+    return urls.change_password(request)
+
+
+async def achange_after_nested(request: HttpRequest) -> HttpResponse:
+    mine = AsyncClient()
+    mine.cookies[settings.SESSION_COOKIE_NAME] = str(request.session.session_key)
+    seen = [(await each.get("/who/")).content.decode() for each in (AsyncClient(), mine)]
+    assert seen == ["", "ada"]
+    return await urls.achange_password(request)
+
+
 urlpatterns = [
     *urls.urlpatterns,
+    path("nested/password/", change_after_nested),
+    path("async/nested/password/", achange_after_nested),
     path("resign/<str:how>/", resign),
     path("look_at/<str:act>/<path:key>/", lambda request, **facts: look_at(request, **facts)),
 ]
@@ -116,6 +135,27 @@ def test_a_new_password_ends_the_other_sessions(inventory: Any, user: Any, prefi
     assert [reason for _, reason in told] == ["password"] * 2
     assert who(mine) == "ada"
     assert [who(each) for each in others] == ["", ""]
+
+
+@pytest.mark.parametrize("handler", ["sync", "async", "ASGI"])
+@pytest.mark.usefixtures("middleware")
+def test_a_request_is_known_after_it_has_run_another_one(
+    inventory: Any, user: Any, handler: str
+) -> None:
+    """Its view asks ``django.test.Client`` for another page, and then changes the password."""
+    (mine,) = browsers(1)
+    with ended() as told:
+        if handler == "ASGI":
+            client = AsyncClient()
+            client.cookies = mine.cookies
+            response = async_to_sync(client.get)("/async/nested/password/")
+        else:
+            prefix = "" if handler == "sync" else "/async"
+            response = mine.get(f"{prefix}/nested/password/")
+    assert response.status_code == 200
+    assert who(mine) == "ada"
+    assert told == []
+    assert not request_sessions.is_in_request()
 
 
 @sync_and_async_middleware

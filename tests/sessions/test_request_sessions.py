@@ -214,11 +214,33 @@ def test_only_the_first_session_of_a_request_is_the_one_of_its_cookie(engine: An
         assert all(each["a"] == 1 for each in opened)
         assert request_sessions.own_ids(request_sessions.sessions()) == {session_id(keys[0])}
     finally:
+        request_sessions._finish()
         set_urlconf(None)
-    request_sessions._start()
     opened = [engine.SessionStore(key) for key in keys]
     assert request_sessions.own_ids(request_sessions.sessions()) == set()
     assert len(opened) == 2
+
+
+@pytest.mark.engines("memory")
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_request_that_was_never_ended_is_forgotten_with_its_session(
+    engine: Any, is_held: bool
+) -> None:
+    """Only the code of a request that goes on can hold its session, and run another request."""
+    set_urlconf("tests.urls")
+    try:
+        session = engine.SessionStore()
+        request_sessions.add_cycled(held := SimpleNamespace())
+        if not is_held:
+            del session
+        request_sessions._start()
+        assert request_sessions.cycled() == []
+        request_sessions._finish()
+        assert request_sessions.cycled() == ([held] if is_held else [])
+    finally:
+        request_sessions._finish()
+        set_urlconf(None)
+    assert not request_sessions.is_in_request()
 
 
 @pytest.mark.parametrize("has_mark", [False, True])
