@@ -120,10 +120,11 @@ class Ending(msgspec.Struct, frozen=True):
     ) -> Flow[None]:
         """End sessions in one batch, and add the records of those that were live to ``ended``."""
         known = yield from Calls(self.storage).lookup_many(session_ids)
-        now, own = clock.now(), [each for each in known.values() if self.storage.is_own(each)]
+        now = clock.now()
         # Also without a record: a session that is not live must not become live.
+        found = [known.get(each) or Record(id=each) for each in session_ids]
+        own = [each for each in found if each.id not in known or self.storage.is_own(each)]
         batch = [each for each in own if each.state is State.LIVE]
-        batch += [Record(id=each) for each in session_ids if each not in known]
         if batch:
             ended += yield from self._end_batch(batch, "revoked", progress)
             yield from self._end_other_ids(batch)
@@ -131,7 +132,7 @@ class Ending(msgspec.Struct, frozen=True):
         in_batch = {each.id for each in ended}
         for each in own:
             if each.id in in_batch or (each.state is State.LIVE and not each.is_live(now)):
-                continue
+                continue  # Without a record, it is not live.
             followed = yield from self._end_one(each.id, each)
             if followed is not None:
                 added = progress.add([followed.record or Record(id=followed.id)])

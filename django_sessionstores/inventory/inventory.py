@@ -288,9 +288,10 @@ class Inventory:
         found: dict[str, SessionInfo] = {}
         for start in range(0, len(session_ids), MOST_AT_ONCE):
             batch = session_ids[start : start + MOST_AT_ONCE]
-            for record in (yield from Calls(self.storage).lookup_many(batch)).values():
-                if info := self._info_if_live(record):
-                    found[info.id] = info
+            known = yield from Calls(self.storage).lookup_many(batch)
+            for each in batch:
+                if each in known and (info := self._info_if_live(known[each])):
+                    found[each] = info
         return found
 
     def _info_if_live(self, record: Record) -> SessionInfo | None:

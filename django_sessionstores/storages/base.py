@@ -21,7 +21,6 @@ Time is an argument
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
@@ -33,10 +32,8 @@ from ..core.flow import Call, Flow, run
 from ..core.records import (
     Record,
     is_well_formed,
-    list_entry,
     session_id,
 )
-from ..exceptions import UnreadablePayload
 from .ending import end_one_by_one, end_without_key
 from .inspection import Inspection
 from .outcomes import (
@@ -295,20 +292,6 @@ class Storage(Inspection):
         """
         return self.read(session_id)
 
-    def lookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
-        """Return what `lookup` returns for each id, without the payloads of sessions.
-
-        Ids without a record, and those of records that cannot be read, are left out. Callers pass
-        `MOST_AT_ONCE` ids at most. A storage does this in one statement or pipeline if it can; the
-        default looks up one id after the other.
-        """
-        found = {}
-        for each in session_ids:
-            with suppress(UnreadablePayload):
-                if (record := self.lookup(each)) is not None:
-                    found[each] = list_entry(record)
-        return found
-
     def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """Return a page of up to ``limit`` records, of one user or of all users.
 
@@ -320,13 +303,6 @@ class Storage(Inspection):
         `lists`. Raises ``ValueError`` for a cursor that no page has returned.
         """
         raise NotImplementedError
-
-    def first_expired(self, now: int) -> str:
-        """Return the cursor of a scan that begins after the live records.
-
-        It is empty if the order of the storage does not allow that. Does not ask the store.
-        """
-        return ""
 
     def count(self, now: int, user_id: str | None) -> int:
         """Return how many sessions are live, of one user or of all. Only if the storage `lists`."""

@@ -132,6 +132,7 @@ def test_redis_looks_at_so_many_members_in_one_call(engine: Any) -> None:
 @pytest.mark.engines("file")
 def test_files_of_expired_sessions_are_not_opened(engine: Any) -> None:
     store_both(engine)
+    engine.storage.reindex()
     opened = mock.Mock(wraps=files.read_list_entry)
     with mock.patch.object(files, "read_list_entry", opened):
         assert Inventory().count(user="1") == LIVE
