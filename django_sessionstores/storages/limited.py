@@ -112,7 +112,9 @@ class LimitedStorage(Wrapper):
 
     def _is_current(self, record: Record) -> Flow[bool]:
         """Return whether a record is still stored as it was read."""
-        current = yield from self._calls.read_latest(record.id)
+        # If the key holds the record, only the registry knows what belongs to an id.
+        read = self._calls.lookup if self.holds_in_key else self._calls.read_latest
+        current = yield from read(record.id)
         return current is not None and current.version == record.version
 
     def _count_again(self, outcome: Updated) -> Flow[Updated]:
