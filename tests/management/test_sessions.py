@@ -616,7 +616,8 @@ def test_doctor_asks_every_store(sound: Engine) -> None:
 def test_doctor_finds_a_folder_that_cannot_be_written(
     sound: Engine, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    """Reads find no session there, and nothing fails before the first login."""
+    """A folder that cannot be made is an outage. In the others, reads find no session, and nothing
+    fails before the first login."""
     folder = sound.file_path / "django_sessionstores"
     if place != "parent":
         stored(sound)
@@ -628,9 +629,11 @@ def test_doctor_finds_a_folder_that_cannot_be_written(
     code, said = typed("doctor")
     said = " ".join(said.split())
     assert code == 1
-    assert f"CANNOT BE WRITTEN. This process may not write to {refused}. Make the user" in said
+    assert f"his process may not write to {refused}. Make the user" in said
     assert "SESSION_FILE_PATH" in said
-    assert document_of_failure("doctor")["stores"][0]["write_obstacle"]
+    is_outage = place == "parent"
+    assert f"CANNOT BE {'USED' if is_outage else 'WRITTEN'}. " in said
+    assert document_of_failure("doctor")["stores"][0]["error" if is_outage else "write_obstacle"]
 
 
 @pytest.mark.engines("db:sqlite", "cached_db:locmem+sqlite")
