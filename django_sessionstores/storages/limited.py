@@ -93,10 +93,10 @@ class LimitedStorage(Wrapper):
             try:
                 surplus = yield from self._surplus(record, base)
             except SessionLimitReached:
-                if base is None or (yield from self._is_current(base)):
+                if base is None or (yield from self._is_there(base.id)):
                     raise
-                # Another request has changed the session that the login would replace. So nothing
-                # is stored now, and the login may continue the session of another login.
+                # The session that the login would replace has got another key. So nothing is stored
+                # now, and the login may continue the session of another login.
                 surplus = ()
             outcome = yield from storing
             # If the lock has expired, another login may have ended the same sessions.
@@ -110,12 +110,10 @@ class LimitedStorage(Wrapper):
             outcome = cast("T", (yield from self._count_again(outcome)))
         return outcome
 
-    def _is_current(self, record: Record) -> Flow[bool]:
-        """Return whether a record is still stored as it was read."""
-        # If the key holds the record, only the registry knows what belongs to an id.
-        read = self._calls.lookup if self.holds_in_key else self._calls.read_latest
-        current = yield from read(record.id)
-        return current is not None and current.version == record.version
+    def _is_there(self, session_id: str) -> Flow[bool]:
+        """Return whether a live session is stored under an id."""
+        current = yield from self._calls.lookup(session_id)
+        return current is not None and current.is_live(clock.now())
 
     def _count_again(self, outcome: Updated) -> Flow[Updated]:
         """End surplus sessions after the session of a login was stored without the lock.
@@ -126,8 +124,7 @@ class LimitedStorage(Wrapper):
         record = outcome.record
 
         def count(lock: Record) -> Flow[Updated | None]:
-            current = yield from self._calls.lookup(record.id)
-            if current is None or not current.is_live(clock.now()):
+            if not (yield from self._is_there(record.id)):
                 # Another login has ended this session as a surplus one.
                 return None
             try:

@@ -10,7 +10,7 @@ from .internals import SessionConflict, SessionEnded, SessionLimitReached, Stora
 if TYPE_CHECKING:
     from .world import World
 
-_READS: Final = frozenset({"read", "poll"})
+_READS: Final = frozenset({"read", "poll", "dismiss"})
 ENDS_OWN: Final = frozenset({"logout", "visit", "flush", "delete"})
 _LEASE_AT: Final = 60_000
 MOST: Final = 2
@@ -357,16 +357,20 @@ class Judge:
         return request.signs_in == pk or (life is not None and life.user == pk)
 
     def _judge_refusal(self, request: Request) -> None:
+        # Logins of one visitor at once share a session.
+        shared = request.presented if request.presented and request.presented.user is None else None
         others = [
             each
             for each in self.lives
             if each.user == request.signs_in
+            and (shared is None or each not in shared.children)
             and not any(end.acked and end.acked < request.began for end in each.endings)
         ]
         beside = [
             each
             for each in self._world.requests.values()
             if each is not request
+            and (shared is None or each.presented is not shared)
             and self._may_have_stored(each, request.signs_in)
             and (each.overlaps(request) or each.is_uncertain)
         ]
