@@ -563,4 +563,4 @@ def test_each_reads_the_history_in_their_language(
     with translation.override("de"):
         translated_message = of_session.get_change_message()
         assert translated_message.startswith(f"Sitzung „{session.session_id[:12]}")
-        assert of_user.get_change_message() == "Sitzungen „1“ gelöscht."
+        assert of_user.get_change_message() == "Sitzungen „ada: 1“ gelöscht."

@@ -58,7 +58,7 @@ def _detail(page: Page, found: SessionInfo, *, reveals: bool = False) -> HttpRes
         title=_("Session %(id)s") % {"id": found.id[:SHORT_ID]},
         session=row,
         clocks=_timeline(found, page.now),
-        user_link=page.user_url(found.user_id),
+        user_link="" if row.is_of_deleted_user else page.user_url(found.user_id),
         sessions_of_user=page.url("changelist", user=found.user_id) if found.user_id else "",
         end_user_url=page.end_user_url(found.user_id),
         can_see_data=model_admin.has_data_permission(request),

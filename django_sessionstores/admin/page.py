@@ -76,6 +76,9 @@ class Page:
                 place=describe_place(each.ip),
                 url=self.url("change", each.id),
                 is_own=each.id in own_ids,
+                is_of_deleted_user=(
+                    each.user_id is not None and not names.problem and each.user_id not in names
+                ),
             )
             for each in sessions
         ]

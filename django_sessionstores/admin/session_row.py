@@ -52,6 +52,8 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     is_own: bool
     """Whether the session is the one of the reader's own request."""
+    is_of_deleted_user: bool
+    """Whether the session is of a user who no longer exists."""
 
     @property
     def summary(self) -> str:

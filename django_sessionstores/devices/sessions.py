@@ -199,12 +199,8 @@ class YourSessions:
         self, inventory: Inventory, user_id: str, ids: Collection[str]
     ) -> Flow[Sequence[SessionInfo]]:
         """Return the live sessions with these ids that belong to the user."""
-        found: list[SessionInfo] = []
-        for session_id in ids:
-            info: SessionInfo | None = yield Call(inventory, "get", (session_id,))
-            if info and info.user_id == user_id:
-                found.append(info)
-        return found
+        found: dict[str, SessionInfo] = yield Call(inventory, "get_many", (ids,))
+        return [each for each in found.values() if each.user_id == user_id]
 
 
 def ids_of_request(request: HttpRequest) -> Collection[str]:

@@ -171,7 +171,7 @@ def stats_fields(stats: Stats, names: Mapping[str, str]) -> dict[str, str]:
     return {
         "Live": f"{stats.live:,}",
         "  logged in": f"{stats.logged_in:,}",
-        "  anonymous": f"{stats.anonymous:,}",
+        "  visitors": f"{stats.anonymous:,}",
         "Expired, not purged": f"{stats.expired:,}",
         "Most sessions": "\n".join(map(single_line, most)) or "-",
         **(_last_day_fields(stats.last_day) if stats.last_day else {}),

@@ -237,7 +237,7 @@ def _unreachable(stores: Sequence[Store]) -> list[django_checks.CheckMessage]:
     return [
         django_checks.Error(
             Phrase(
-                gettext_noop("Sessions are in %(store)s, which is unreachable: %(error)s"),
+                gettext_noop("Sessions are in %(store)s, which cannot be used: %(error)s"),
                 store=store.description,
                 error=store.error,
             ),
@@ -345,7 +345,7 @@ def _index_in_words(diagnosis: Diagnosis) -> dict[str, str]:
 
 def _store_in_words(store: Store) -> str:
     if store.error:
-        words = _("%(store)s: DOES NOT ANSWER. %(error)s")
+        words = _("%(store)s: CANNOT BE USED. %(error)s")
         return words % {
             "store": isolate_direction(store.description),
             "error": isolate_direction(store.error),

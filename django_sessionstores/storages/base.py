@@ -20,7 +20,7 @@ Time is an argument
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
@@ -292,22 +292,17 @@ class Storage(Inspection):
         """
         return self.read(session_id)
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """Return a page of up to ``limit`` records, of one user or of all users.
 
         The page begins after ``cursor``, or at the start if that is empty, in the storage's own
         order. It has no tombstones. It may have expired records, and records that have changed
-        since the page before. Memory and time must be bounded at any number of sessions. Only if
-        the storage `lists`. Raises ``ValueError`` for a cursor that no page has returned.
+        since the page before. Those that have expired by ``live_at`` may be left out, and are if
+        the store can do that without reading them: there may be thousands that no purge has
+        removed. Memory and time must be bounded at any number of sessions. Only if the storage
+        `lists`. Raises ``ValueError`` for a cursor that no page has returned.
         """
         raise _unwritten(self, "scan")
-
-    def first_expired(self, now: int) -> str:
-        """Return the cursor of a scan that begins after the live records.
-
-        It is empty if the order of the storage does not allow that. Does not ask the store.
-        """
-        return ""
 
     def count(self, now: int, user_id: str | None) -> int:
         """Return how many sessions are live, of one user or of all. Only if the storage `lists`."""
@@ -406,9 +401,13 @@ class Storage(Inspection):
         """See `lookup`."""
         return await self._in_thread(self.lookup)(session_id)
 
-    async def ascan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    async def alookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
+        """See `lookup_many`."""
+        return await self._in_thread(self.lookup_many)(session_ids)
+
+    async def ascan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """See `scan`."""
-        return await self._in_thread(self.scan)(cursor, limit, user_id)
+        return await self._in_thread(self.scan)(cursor, limit, user_id, live_at)
 
     async def acount(self, now: int, user_id: str | None) -> int:
         """See `count`."""

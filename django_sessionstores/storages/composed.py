@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..core.flow import Flow
@@ -44,14 +44,23 @@ class ComposedStorage(FlowStorage):
     async def alookup(self, session_id: str) -> Record | None:
         return self._session_or_none(await self._listing.alookup(session_id))
 
+    def lookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
+        return self._sessions(self._listing.lookup_many(session_ids))
+
+    async def alookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
+        return self._sessions(await self._listing.alookup_many(session_ids))
+
+    def _sessions(self, entries: Mapping[str, Record]) -> Mapping[str, Record]:
+        return {key: self._session_of_entry(entry) for key, entry in entries.items()}
+
     def _session_or_none(self, entry: Record | None) -> Record | None:
         return None if entry is None else self._session_of_entry(entry)
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
-        return self._page_of_sessions(self._listing.scan(cursor, limit, user_id))
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
+        return self._page_of_sessions(self._listing.scan(cursor, limit, user_id, live_at))
 
-    async def ascan(self, cursor: str, limit: int, user_id: str | None) -> Page:
-        return self._page_of_sessions(await self._listing.ascan(cursor, limit, user_id))
+    async def ascan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
+        return self._page_of_sessions(await self._listing.ascan(cursor, limit, user_id, live_at))
 
     def first_expired(self, now: int) -> str:
         return self._listing.first_expired(now)

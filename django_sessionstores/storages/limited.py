@@ -188,8 +188,8 @@ class LimitedStorage(Wrapper):
         found: dict[str, _Records] = {}
         cursor = ""
         while True:
-            page = yield from self._calls.scan(cursor, min(_PAGE, enough), record.user_id)
             now = clock.now()
+            page = yield from self._calls.scan(cursor, min(_PAGE, enough), record.user_id, now)
             for each in page.records:
                 if each.lineage not in own and each.is_live(now) and _deadline_of(each) > now:
                     found.setdefault(each.lineage, []).append(each)

@@ -219,6 +219,8 @@ def show(value: Any) -> str:
             return f"now{value - NOW:+}" if value != NOW else "now"
         case _ if callable(value):
             return "action"
+    if isinstance(value, dict):
+        return f"{{{', '.join(map(show, value.values()))}}}"
     if isinstance(value, set | frozenset):
         return f"{{{', '.join(sorted(map(show, value)))}}}"
     if isinstance(value, tuple | list):

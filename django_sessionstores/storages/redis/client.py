@@ -290,7 +290,12 @@ class Server:
                 f"connection pool in {entry}['OPTIONS']."
             )
         if "DB index" in said:
-            return f"Correct the database number at the end of {entry}['LOCATION']."
+            pool = getattr(self._client, "connection_pool", None)
+            number = getattr(pool, "connection_kwargs", {}).get("db", "")
+            return (
+                f"The server has no database {number}: correct the number at the end of "
+                f"{entry}['LOCATION'], or raise databases in the configuration of Redis."
+            )
         if isinstance(error, ReadOnlyError):
             return f"Put the address of the primary first in {entry}['LOCATION']."
         if "CERTIFICATE" in said:

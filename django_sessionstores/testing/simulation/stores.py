@@ -206,7 +206,7 @@ class SimulatedCache(CacheStorage):
             del self.records[each]
         return len(expired)
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         return page_of_rows(self.records, cursor, limit, user_id)
 
     def count(self, now: int, user_id: str | None) -> int:

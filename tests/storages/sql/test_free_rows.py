@@ -143,15 +143,7 @@ def test_a_server_that_cannot_skip_locked_rows(
     assert if_free(connection, "t", "id", "id = %s") == "WHERE id = %s"
 
 
-on_tables = pytest.mark.parametrize(
-    "site",
-    [cases.Case("db", database=each) for each in SERVERS],
-    ids=lambda each: each.id,
-    indirect=True,
-)
-
-
-@on_tables
+@on_servers
 def test_a_locked_row_does_not_hold_up_others_that_end(site: cases.Engine) -> None:
     """The others end, and the next call tells that the locked one could not be ended."""
     for each in IDS:
@@ -163,7 +155,7 @@ def test_a_locked_row_does_not_hold_up_others_that_end(site: cases.Engine) -> No
     site.storage.delete(IDS[3])
 
 
-@on_tables
+@on_servers
 def test_an_ending_that_gives_up_leaves_other_rows_free(site: cases.Engine) -> None:
     """The server goes on waiting for a statement after its client has left."""
     for each in IDS[:9]:
@@ -178,7 +170,7 @@ def test_an_ending_that_gives_up_leaves_other_rows_free(site: cases.Engine) -> N
             assert site.storage.touch(base, base.expires, moment + 1, moment) is True
 
 
-@on_tables
+@on_servers
 def test_an_ending_waits_for_a_transaction_that_ends_in_time(site: cases.Engine) -> None:
     """A session that is written at the moment must end as well."""
     for each in IDS[:9]:

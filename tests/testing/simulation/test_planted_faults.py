@@ -114,7 +114,7 @@ def tell_nothing(plant: pytest.MonkeyPatch) -> None:
 
 
 def list_nothing(plant: pytest.MonkeyPatch) -> None:
-    plant.setattr(MemoryStorage, "scan", lambda self, cursor, limit, user_id: Page([], ""))
+    plant.setattr(MemoryStorage, "scan", lambda self, *arguments: Page([], ""))
 
 
 def publish_before_the_commit(plant: pytest.MonkeyPatch) -> None:
