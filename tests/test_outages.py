@@ -59,7 +59,7 @@ def short_timeouts() -> AbstractContextManager[Any]:
         entry["OPTIONS"] = {"timeout": TIMEOUT, "connect_timeout": TIMEOUT}
     return override_settings(
         CACHES={**django_settings.CACHES, CACHE_ALIAS: entry},
-        SESSIONSTORES={**getattr(django_settings, "SESSIONSTORES", {}), "CACHE_RETRY": 0.2},
+        SESSIONSTORES={**getattr(django_settings, "SESSIONSTORES", {}), "STORE_RETRY": 0.2},
     )
 
 
@@ -448,7 +448,7 @@ def test_cached_db_without_its_cache(engine: Any, ada: Browser, user: Any, outag
 @pytest.mark.private_servers
 def test_a_stalled_cache_costs_one_timeout_not_one_per_request(engine: Any, ada: Browser) -> None:
     """While it is left alone, requests do not ask it at all."""
-    with override_settings(SESSIONSTORES={"CACHE_RETRY": 60}):
+    with override_settings(SESSIONSTORES={"STORE_RETRY": 60}):
         storage = engine.storage
         assert ada.user() == "ada"
         cache_server(engine).pause()
@@ -464,7 +464,7 @@ def test_a_stalled_cache_costs_one_timeout_not_one_per_request(engine: Any, ada:
 @pytest.mark.private_servers
 def test_the_cache_is_used_again_when_it_is_back(engine: Any, ada: Browser) -> None:
     """This happens after the time for which it is not trusted, without a restart of the process."""
-    with override_settings(SESSIONSTORES={"CACHE_RETRY": 0.2, "CACHE_LEASE": 1}):
+    with override_settings(SESSIONSTORES={"STORE_RETRY": 0.2, "CACHE_LEASE": 1}):
         assert ada.user() == "ada"
         cache_server(engine).pause()
         assert ada.get("/write/x/1/").status_code == 200

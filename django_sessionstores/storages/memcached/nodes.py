@@ -15,6 +15,7 @@ from django.core.cache.backends.base import BaseCache
 from django.core.exceptions import ImproperlyConfigured
 
 from ..base import NAMESPACE
+from ..breaker import Breaker
 from .client import BROKEN, FAILURES, TIMEOUT_SECONDS, HashClient, PooledClient, translate_error
 from .exchange import Answer, Exchange
 
@@ -139,7 +140,8 @@ class Nodes:
         options: dict[str, Any],
     ) -> tuple[Any, bool]:
         """See `call`."""
-        pool = self._pool(name)
+        pool, breaker = self._pool(name), self._breakers[name]
+        began = breaker.begin()
         try:
             # Not get_and_release(): its context manager takes 4 % of the time of a read.
             client = pool.get()
@@ -150,7 +152,10 @@ class Nodes:
                 raise
             pool.release(client)
         except FAILURES as error:
-            raise translate_error(error, name, self.alias, arguments) from error
+            failure = translate_error(error, name, self.alias, arguments)
+            breaker.failed(began, failure)
+            raise failure from error
+        breaker.answered()
         return answer
 
     def call_at_once(self, commands: dict[str, list[bytes]]) -> list[Answer]:
@@ -160,6 +165,8 @@ class Nodes:
         pymemcache itself sends one command at a time, or several of one kind to one node.
         """
         exchanges = []
+        if any(self._breakers[node].is_open for node in commands):
+            return [None for sent in commands.values() for _ in sent]
         with ExitStack() as taken:
             for node, sent in commands.items():
                 pool = self._pool(node)
@@ -188,6 +195,7 @@ class Nodes:
             for server in self._cache.client_servers  # type: ignore[attr-defined]
         ]
         self.clients: dict[str, PooledClient] = {_name(client): client for client in clients}
+        self._breakers = {name: Breaker() for name in self.clients}
         self._process = os.getpid()
 
     def key(self, session_id: str) -> str:

@@ -38,6 +38,7 @@ from ...core.flow import Call, Flow
 from ...core.phrases import Phrase
 from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..base import NAMESPACE, has_fixed_keys
+from ..breaker import Breaker
 from .loops import LoopClients
 from .scripts import Script
 
@@ -75,6 +76,7 @@ class Server:
         self._client: Any = None
         self.spans_slots = False
         """Whether keys may be on different nodes; known after the first command."""
+        self._breaker = Breaker()
         self._loops = LoopClients(self._connect_loop)
 
     def describe(self) -> str:
@@ -104,23 +106,29 @@ class Server:
         Raises `StorageUnavailable`, `StorageFull` if there is no memory for a write, and
         `UnreadablePayload` if the key does not hold a string.
         """
+        began = self._breaker.begin()
         try:
             client = self._client or self.connect()
             # Not the methods named like the commands, which take longer to get here. Nor the
             # connections of the pool, which are faster still: tracing of Redis hooks in here.
-            return client.execute_command(*command)
+            answer = client.execute_command(*command)
         except _ERRORS as error:
-            self._fail(error)
+            self._fail(error, began)
+        self._breaker.answered()
+        return answer
 
     async def aask(self, *command: Any) -> Any:
         """See `ask`."""
         client = self._loops.client_of_running_loop()
         if client is None:
             return await _in_thread(self.ask)(*command)
+        began = self._breaker.begin()
         try:
-            return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+            answer = await client.execute_command(*command)  # type: ignore[no-untyped-call]
         except _ERRORS as error:
-            self._fail(error)
+            self._fail(error, began)
+        self._breaker.answered()
+        return answer
 
     def ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return the answers to several commands in one round trip.
@@ -130,12 +138,15 @@ class Server:
         """
         if not commands:
             return []
+        began = self._breaker.begin()
         try:
             client = self._client or self.connect()
             pipeline = _fill(client.pipeline(transaction=False), commands)
-            return self._answers(pipeline.execute(raise_on_error=False))
+            answers = pipeline.execute(raise_on_error=False)
         except _ERRORS as error:
-            self._fail(error)
+            self._fail(error, began)
+        self._breaker.answered()
+        return self._checked(answers)
 
     async def aask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """See `ask_all`."""
@@ -144,11 +155,14 @@ class Server:
         client = self._loops.client_of_running_loop()
         if client is None:
             return await _in_thread(self.ask_all)(commands)
+        began = self._breaker.begin()
         try:
             pipeline = _fill(client.pipeline(transaction=False), commands)
-            return self._answers(await pipeline.execute(raise_on_error=False))
+            answers = await pipeline.execute(raise_on_error=False)
         except _ERRORS as error:
-            self._fail(error)
+            self._fail(error, began)
+        self._breaker.answered()
+        return self._checked(answers)
 
     def key(self, name: str) -> str:
         """Return the key in Redis of what the package calls ``name``."""
@@ -304,14 +318,18 @@ class Server:
             )
         return ""
 
-    def _answers(self, answers: list[Any]) -> list[Any]:
+    def _checked(self, answers: list[Any]) -> list[Any]:
+        """Return the answers to several commands. Raises an exception for the first error."""
         for answer in answers:
             if isinstance(answer, _ERRORS) and "WRONGTYPE" not in str(answer):
                 self._fail(answer)
         return answers
 
-    def _fail(self, error: Exception) -> NoReturn:
-        """Raise the exception that an error of the client means, see `ask`."""
+    def _fail(self, error: Exception, began: float | None = None) -> NoReturn:
+        """Raise the exception that an error of the client means, see `ask`.
+
+        ``began`` is what the breaker has returned for the call that failed.
+        """
         # A server quotes what it does not know, including a password or a payload.
         said, quotes, _ = str(error).partition(", with args")
         if "WRONGTYPE" in said:
@@ -322,6 +340,8 @@ class Server:
         is_full = isinstance(error, OutOfMemoryError) or "OOM command" in said
         failure = StorageFull if is_full else StorageUnavailable
         message = f"{self.describe()}: {type(error).__name__}: {said}"
+        if began is not None:
+            self._breaker.failed(began, f"{message.rstrip('.')}.")
         raise failure(message) from (None if quotes else error)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import defaultdict
 from contextlib import suppress
 from math import inf
 from threading import Event, Lock, Thread
@@ -27,10 +28,16 @@ from django.db import Error
 
 from ...conf import NAME, settings
 from ...exceptions import StorageUnavailable
+from ..breaker import Breaker
+from .connection_errors import connection_error
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.utils import CursorWrapper
+
+
+_breakers: Final = defaultdict[str, Breaker](Breaker)
+"""The breaker of each database, by its alias."""
 
 
 class LimitedCursor:
@@ -39,12 +46,22 @@ class LimitedCursor:
     If the database does not answer the statements of the block within ``DATABASE_TIMEOUT`` seconds,
     the block ends with `StorageUnavailable`. If Django opens a connection for the cursor, the time
     begins when the connection is open; the client's ``connect_timeout`` limits how long that takes.
+    While the database does not answer, most blocks end at once, see `Breaker`.
 
     There is no limit for SQLite, which has its busy timeout, and for clients that do not show their
     socket.
     """
 
-    __slots__ = ("_connection", "_cursor", "_lost", "_socket", "deadline", "seconds")
+    __slots__ = (
+        "_began",
+        "_breaker",
+        "_connection",
+        "_cursor",
+        "_lost",
+        "_socket",
+        "deadline",
+        "seconds",
+    )
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._connection = connection
@@ -63,6 +80,8 @@ class LimitedCursor:
         # The watcher cannot find the socket, because mysqlclient does not show it while a statement
         # runs. It is found before the cursor is made, because Django may check the health of the
         # connection then.
+        self._breaker = _breakers[connection.alias]
+        self._began = self._breaker.begin()
         noted = self._socket = _socket_of(connection)
         self.deadline = monotonic() + self.seconds
         _watcher.pending.add(self)
@@ -71,6 +90,8 @@ class LimitedCursor:
         try:
             self._cursor = connection.cursor()
         except BaseException as error:
+            if isinstance(error, Error) and (said := connection_error(connection, error)):
+                self._breaker.failed(self._began, said)
             self._leave(error)
             raise
         if _owner_of(connection) is not noted.owner:
@@ -122,6 +143,8 @@ class LimitedCursor:
             _watcher.pending.remove(self)
         except KeyError:
             _watcher.take_back(self)
+        if error is None:
+            self._breaker.answered()
         # If the connection is another one by now, its errors have another cause.
         if self._lost is None or self._lost is not self._connection.connection:
             return
@@ -131,11 +154,13 @@ class LimitedCursor:
             with suppress(Error):
                 self._connection.close()
         if isinstance(error, Error):
-            raise StorageUnavailable(
+            failure = StorageUnavailable(
                 f"The database {self._connection.alias!r} ({self._connection.vendor}) did not "
                 f"answer within {self.seconds:g} s, the limit that {NAME}['DATABASE_TIMEOUT'] sets."
                 " Look at the load and the locks of the database, or raise the limit."
-            ) from error
+            )
+            self._breaker.failed(self._began, failure)
+            raise failure from error
 
 
 class _Socket(NamedTuple):
