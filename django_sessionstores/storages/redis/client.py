@@ -17,6 +17,7 @@ from redis import asyncio as awaited
 from redis import connection as blocking
 from redis.asyncio import connection as awaiting
 from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.exceptions import (
     AuthenticationError,
@@ -369,6 +370,10 @@ def _awaiting_pool(client: Any) -> awaited.ConnectionPool | None:
             arguments[name] = Retry(value._backoff, value._retries)
         else:
             arguments[name] = value
+    if arguments.get("retry") is None:
+        # A connection that the server has closed while it was idle must not fail a request. Unlike
+        # that for threads, this pool does not always notice. The scripts may be run twice.
+        arguments["retry"] = Retry(NoBackoff(), 1, (RedisConnectionError,))
     return awaited.BlockingConnectionPool(
         connection_class=connection_class,
         max_connections=min(pool.max_connections, _MAX_CONNECTIONS),
