@@ -85,7 +85,8 @@ def _short_database_timeouts(
     names = {"postgresql": "connect_timeout", "mysql": "read_timeout"}
     if name := names.get(connection.vendor):
         monkeypatch.setitem(connection.settings_dict["OPTIONS"], name, CONNECT_TIMEOUT)
-    options = {**getattr(django_settings, "SESSIONSTORES", {}), "DATABASE_TIMEOUT": TIMEOUT}
+    options = {"DATABASE_TIMEOUT": TIMEOUT, "STORE_RETRY": 0.2}
+    options |= getattr(django_settings, "SESSIONSTORES", {})
     with override_settings(SESSIONSTORES=options):
         yield
 
