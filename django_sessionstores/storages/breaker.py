@@ -43,21 +43,26 @@ class Breaker:
         """Whether the server has failed to answer."""
         return self._is_open
 
-    def begin(self) -> float:
-        """Return the time, for `failed`. Raises `StorageUnavailable` while the breaker is open."""
+    def begin(self, *, may_wait: bool = False) -> float:
+        """Return the time, for `failed`. Raises `StorageUnavailable` while the breaker is open.
+
+        ``may_wait`` means that the call may wait for a lock, however well the server is. Then
+        others can try the server as well.
+        """
         now = clock.monotonic()
         if self._is_open:
-            self._try(now)
+            self._try(now, may_wait)
         return now
 
-    def _try(self, now: float) -> None:
+    def _try(self, now: float, may_wait: bool) -> None:
         if now >= self._next_at:
-            # If this one never returns, because its task was cancelled, another one follows.
-            self._next_at = now + settings.STORE_RETRY
+            if not may_wait:
+                # If this one never returns, because its task was cancelled, another one follows.
+                self._next_at = now + settings.STORE_RETRY
             return
         raise StorageUnavailable(
-            f"{self._error} It has failed to answer before, and this request did not wait for it: "
-            f"it is tried again within {settings.STORE_RETRY:g} s, see {NAME}['STORE_RETRY']."
+            f"{self._error} An earlier request has waited in vain, so this one did not wait. The "
+            f"server is tried again within {settings.STORE_RETRY:g} s, see {NAME}['STORE_RETRY']."
         )
 
     def answered(self) -> None:

@@ -255,7 +255,7 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         parameters = (self._key(session_id), second_of(moment, connection))
 
         def fetch() -> Any:
-            with LimitedCursor(connection) as cursor:
+            with LimitedCursor(connection, only_reads=not lock) as cursor:
                 cursor.execute(statements.read_latest if lock else statements.read, parameters)
                 return cursor.fetchone()
 
@@ -300,7 +300,7 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         wanted = (LIVE_VALUES, len(letters), letters, LIVE_VALUES)
         while True:
             connection, statements = self._database()
-            with self._errors(), LimitedCursor(connection) as cursor:
+            with self._errors(), LimitedCursor(connection, only_reads=True) as cursor:
                 cursor.execute(statements.list_page, (*wanted, key, end, at_once))
                 rows = cursor.fetchall()
             for key, text, length in rows:

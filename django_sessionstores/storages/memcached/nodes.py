@@ -153,7 +153,9 @@ class Nodes:
             pool.release(client)
         except FAILURES as error:
             failure = translate_error(error, name, self.alias, arguments)
-            breaker.failed(began, failure)
+            # A pool that is used up is no answer of the node, and fails at once.
+            if not isinstance(error, RuntimeError):
+                breaker.failed(began, failure)
             raise failure from error
         breaker.answered()
         return answer
@@ -164,7 +166,8 @@ class Nodes:
         Nothing is sent unless all connections are open: only the client opens connections.
         pymemcache itself sends one command at a time, or several of one kind to one node.
         """
-        exchanges = []
+        exchanges = dict[str, Exchange]()
+        # `call` is the one that tries whether a node answers again.
         if any(self._breakers[node].is_open for node in commands):
             return [None for sent in commands.values() for _ in sent]
         with ExitStack() as taken:
@@ -174,14 +177,23 @@ class Nodes:
                     client = taken.enter_context(pool.get_and_release(destroy_on_fail=True))
                 except FAILURES as error:  # The pool is used up.
                     raise translate_error(error, node, self.alias, ()) from error
-                exchanges.append(Exchange(client, sent))
-            if all(exchange.is_open for exchange in exchanges):
-                for exchange in exchanges:
-                    if not exchange.send():
-                        break
-                for exchange in exchanges:
-                    exchange.receive()
-        return [answer for exchange in exchanges for answer in exchange.answers]
+                exchanges[node] = Exchange(client, sent)
+            if all(exchange.is_open for exchange in exchanges.values()):
+                self._send_all(exchanges)
+        return [answer for exchange in exchanges.values() for answer in exchange.answers]
+
+    def _send_all(self, exchanges: dict[str, Exchange]) -> None:
+        began = {node: self._breakers[node].begin() for node in exchanges}
+        for exchange in exchanges.values():
+            if not exchange.send():
+                break
+        for node, exchange in exchanges.items():
+            exchange.receive()
+            if isinstance(error := exchange.answers[0], Exception):
+                failure = translate_error(error, node, self.alias, ())
+                self._breakers[node].failed(began[node], failure)
+            elif error is not None:
+                self._breakers[node].answered()
 
     def close(self) -> None:
         """Close all connections."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
@@ -30,6 +31,7 @@ from redis.exceptions import (
     ReadOnlyError,
     RedisClusterException,
     RedisError,
+    ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -78,6 +80,7 @@ class Server:
         self.spans_slots = False
         """Whether keys may be on different nodes; known after the first command."""
         self._breaker = Breaker()
+        self._node_breakers = defaultdict[str, Breaker](Breaker)
         self._loops = LoopClients(self._connect_loop)
 
     def describe(self) -> str:
@@ -107,15 +110,16 @@ class Server:
         Raises `StorageUnavailable`, `StorageFull` if there is no memory for a write, and
         `UnreadablePayload` if the key does not hold a string.
         """
-        began = self._breaker.begin()
+        breaker = self._breaker if not self.spans_slots else self._breaker_for(command)
+        began = breaker.begin()
         try:
             client = self._client or self.connect()
             # Not the methods named like the commands, which take longer to get here. Nor the
             # connections of the pool, which are faster still: tracing of Redis hooks in here.
             answer = client.execute_command(*command)
         except _ERRORS as error:
-            self._fail(error, began)
-        self._breaker.answered()
+            self._fail(error, breaker, began)
+        breaker.answered()
         return answer
 
     async def aask(self, *command: Any) -> Any:
@@ -127,7 +131,7 @@ class Server:
         try:
             answer = await client.execute_command(*command)  # type: ignore[no-untyped-call]
         except _ERRORS as error:
-            self._fail(error, began)
+            self._fail(error, self._breaker, began)
         self._breaker.answered()
         return answer
 
@@ -139,14 +143,15 @@ class Server:
         """
         if not commands:
             return []
-        began = self._breaker.begin()
+        breaker = self._breaker if not self.spans_slots else self._breaker_for(commands[0])
+        began = breaker.begin()
         try:
             client = self._client or self.connect()
             pipeline = _fill(client.pipeline(transaction=False), commands)
             answers = pipeline.execute(raise_on_error=False)
         except _ERRORS as error:
-            self._fail(error, began)
-        self._breaker.answered()
+            self._fail(error, breaker, began)
+        breaker.answered()
         return self._checked(answers)
 
     async def aask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -161,7 +166,7 @@ class Server:
             pipeline = _fill(client.pipeline(transaction=False), commands)
             answers = await pipeline.execute(raise_on_error=False)
         except _ERRORS as error:
-            self._fail(error, began)
+            self._fail(error, self._breaker, began)
         self._breaker.answered()
         return self._checked(answers)
 
@@ -326,11 +331,28 @@ class Server:
                 self._fail(answer)
         return answers
 
-    def _fail(self, error: Exception, began: float | None = None) -> NoReturn:
+    def _breaker_for(self, command: tuple[Any, ...]) -> Breaker:
+        """Return the breaker of the node of a cluster that has the first key of a command.
+
+        The other nodes go on if that one hangs. Does not ask the cluster.
+        """
+        first = 3 if command[0] in {"EVALSHA", "EVAL"} else 1
+        client = self._client
+        if client is None or len(command) <= first:
+            return self._breaker
+        try:
+            node = client.get_node_from_key(command[first])
+        except _ERRORS:  # It knows of no node for the key.
+            return self._breaker
+        return self._node_breakers[node.name]
+
+    def _fail(self, error: Exception, breaker: Breaker | None = None, began: float = 0) -> NoReturn:
         """Raise the exception that an error of the client means, see `ask`.
 
-        ``began`` is what the breaker has returned for the call that failed.
+        ``breaker`` is that of the call that failed, and ``began`` is what it has returned.
         """
+        if breaker is not None and isinstance(error, ResponseError):
+            breaker.answered()
         # A server quotes what it does not know, including a password or a payload.
         said, quotes, _ = str(error).partition(", with args")
         if "WRONGTYPE" in said:
@@ -341,8 +363,9 @@ class Server:
         is_full = isinstance(error, OutOfMemoryError) or "OOM command" in said
         failure = StorageFull if is_full else StorageUnavailable
         message = f"{self.describe()}: {type(error).__name__}: {said}"
-        if began is not None:
-            self._breaker.failed(began, f"{message.rstrip('.')}.")
+        # A pool that is used up is no answer of the server, and fails at once.
+        if breaker is not None and not isinstance(error, ResponseError | MaxConnectionsError):
+            breaker.failed(began, f"{message.rstrip('.')}.")
         raise failure(message) from (None if quotes else error)
 
 
