@@ -11,25 +11,32 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from django.conf import settings as django_settings
-from django.db import close_old_connections, connections
+from django.db import close_old_connections, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test import override_settings
+from pymemcache.exceptions import MemcacheServerError
 from redis import asyncio as awaited
 from redis.client import Redis as BlockingRedis
 from redis.cluster import RedisCluster
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import MaxConnectionsError, OutOfMemoryError, ResponseError
 
 from django_sessionstores.core import clock
-from django_sessionstores.exceptions import StorageUnavailable
+from django_sessionstores.core.records import State, make_tombstone
+from django_sessionstores.exceptions import StorageUnavailable, UnreadablePayload
+from django_sessionstores.storages.breaker import Breaker
 from django_sessionstores.storages.memcached import nodes as memcached_nodes
 from django_sessionstores.storages.redis import loops as redis_loops
+from django_sessionstores.testing import now
 from tests import test_outages
 from tests.cases import Engine
 from tests.services import Redis, Service, wait_until
 from tests.services import RedisCluster as RedisNodes
+from tests.storages.records import make_record
 from tests.storages.redis.test_storage import BOTH, NOW, ClusterCache, record, storage_at
 from tests.storages.redis.test_storage import short_timeouts as redis_timeouts
 from tests.storages.sql.test_storage import next_version, other_connection, stored
@@ -326,3 +333,105 @@ def test_a_locked_row_does_not_concern_other_sessions(engine: Engine) -> None:
     storage.update(next_version(locked), locked, NOW)
     assert storage.read(locked.id) == next_version(locked)
     assert storage.read(other.id) == next_version(other)
+
+
+# What counts as an answer -----------------------------------------------------------------------
+
+
+@pytest.mark.engines("db:postgresql", "db:mariadb")
+@pytest.mark.private_servers
+@pytest.mark.usefixtures("impatient")
+def test_a_call_that_is_refused_does_not_harm_the_callers_transaction(engine: Engine) -> None:
+    """Nothing was sent, so the caller can do without the session and commit the rest."""
+    ask, record = saved(engine), stored(engine)
+    engine.server().pause()
+    for _ in range(2):
+        fails(ask)
+    engine.server().resume()
+    connection = connections[engine.database]
+    connection.close()
+    with transaction.atomic(engine.database):
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "DELETE FROM django_sessionstores_storedsession WHERE id = %s", [record.id]
+            )
+        assert "STORE_RETRY" in fails(ask)
+    with later(times=2):
+        assert engine.storage.read(record.id) is None
+        assert ask() == "blue"
+
+
+def opened(breaker: Breaker) -> Breaker:
+    """Open a breaker, for as long as nobody says that the server has answered."""
+    breaker.failed(breaker.begin() - 1, "It did not answer.")
+    assert breaker.is_open
+    return breaker
+
+
+@pytest.mark.parametrize(
+    ("error", "closes"),
+    [
+        (ResponseError("WRONGTYPE Operation against a key"), True),
+        (OutOfMemoryError("command not allowed"), True),
+        (RedisConnectionError("Connection refused"), True),
+        (MaxConnectionsError("Too many connections"), False),
+    ],
+)
+def test_errors_of_redis(error: Exception, closes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool that is used up, by calls that wait, says nothing about the server."""
+
+    def fail(*args: Any) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(BlockingRedis, "execute_command", fail)
+    with settings(STORE_RETRY=RETRY), storage_at("redis://127.0.0.1:1") as storage:
+        breaker = opened(storage._server._breaker)
+        with pytest.raises((StorageUnavailable, UnreadablePayload)):
+            storage.read("a" * 40)
+        assert breaker.is_open is not closes
+
+
+@pytest.mark.parametrize(
+    ("error", "closes"),
+    [
+        (MemcacheServerError(b"out of memory"), True),
+        (ConnectionRefusedError(), True),
+        (RuntimeError("Too many objects"), False),
+    ],
+)
+@pytest.mark.engines("cache:memcached")
+@pytest.mark.usefixtures("impatient")
+def test_errors_of_memcached(
+    engine: Engine, error: Exception, closes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool that is used up, by calls that wait, says nothing about the node."""
+
+    def fail(*args: Any) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(memcached_nodes, "_ask", fail)
+    (breaker,) = engine.storage._nodes._breakers.values()
+    opened(breaker)
+    fails(lambda: engine.storage.read("a" * 40))
+    assert breaker.is_open is not closes
+
+
+@pytest.mark.engines("cache:memcached")
+@pytest.mark.private_servers
+@pytest.mark.usefixtures("impatient")
+def test_a_node_that_hangs_during_a_rotation(engine: Engine, calls: list[str]) -> None:
+    """Both commands of a rotation are sent past the client's methods, and count like these."""
+    ask, storage = saved(engine), engine.storage
+    base = make_record(expires=now() + 60_000)
+    storage.create(base, now())
+    base = storage.read(base.id)
+    calls.clear()
+    engine.server().pause()
+    rotated = make_record("b" * 40, expires=base.expires)
+    tombstone = make_tombstone(base.id, State.SUPERSEDED, now=now(), seconds=60)
+    fails(lambda: storage.rotate(rotated, base, tombstone, now()))
+    fails(ask)
+    assert len(calls) == 1
+    assert "STORE_RETRY" in fails(ask)
+    assert len(calls) == 1
+    engine.server().resume()
