@@ -209,9 +209,11 @@ class Settings:
 
     @cached_property
     def STORE_RETRY(self) -> float:
-        """How long a process does not ask a server again that has failed to answer, in seconds.
-        Requests that need it fail at once during that time, and with ``cached_db`` go on without
-        its cache. Then one request tries the server. ``0`` means that each request waits for it."""
+        """How long a process does not ask Redis, memcached, PostgreSQL or MySQL again after the
+        server has kept requests waiting until their timeout, in seconds. During that time,
+        requests that need the server fail at once; those that need only the cache of ``cached_db``
+        go on without it. Then one request tries the server. ``0`` means that each request waits
+        until its timeout."""
         return seconds("STORE_RETRY", default=5)
 
     @cached_property

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from django.db.backends.utils import CursorWrapper
 
 
-_breakers: Final = defaultdict[str, Breaker](Breaker)
-"""The breaker of each database, by its alias."""
+_breakers: Final = defaultdict[tuple[Any, ...], Breaker](Breaker)
+"""The breaker of each database, by its alias and its address, which tests may change."""
 
 
 class LimitedCursor:
@@ -86,7 +86,8 @@ class LimitedCursor:
         # The watcher cannot find the socket, because mysqlclient does not show it while a statement
         # runs. It is found before the cursor is made, because Django may check the health of the
         # connection then.
-        self._breaker = _breakers[connection.alias]
+        entry = connection.settings_dict
+        self._breaker = _breakers[connection.alias, entry["HOST"], entry["PORT"]]
         self._began = self._breaker.begin(may_wait=self._may_wait)
         noted = self._socket = _socket_of(connection)
         self.deadline = monotonic() + self.seconds

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import pytest
 from django.db import (
@@ -52,6 +52,7 @@ class Line:
 
     vendor = "postgresql"
     alias = "sessions"
+    settings_dict: ClassVar = {"HOST": "", "PORT": ""}
 
     def __init__(self) -> None:
         self.connection: Any
@@ -178,7 +179,7 @@ _seconds = itertools.count(1)
 @pytest.fixture
 def breaker(line: Line, monkeypatch: pytest.MonkeyPatch) -> Breaker:
     breaker = Breaker()
-    monkeypatch.setitem(deadline._breakers, line.alias, breaker)
+    monkeypatch.setitem(deadline._breakers, (line.alias, "", ""), breaker)
     return breaker
 
 
