@@ -5,10 +5,9 @@ from __future__ import annotations
 import inspect
 import re
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any, Final, NoReturn, ParamSpec, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NoReturn
 
-from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.redis import RedisCache as DjangoRedisCache
 from django.core.exceptions import ImproperlyConfigured
@@ -42,11 +41,9 @@ from ...core.phrases import Phrase
 from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..base import NAMESPACE, has_fixed_keys
 from ..breaker import Breaker
+from ..threads import in_thread
 from .loops import LoopClients
 from .scripts import Script
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _ERRORS: Final = (RedisError, RedisClusterException, OSError)
 _UNREACHABLE: Final = (RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError)
@@ -126,7 +123,7 @@ class Server:
         """See `ask`."""
         client = self._loops.client_of_running_loop()
         if client is None:
-            return await _in_thread(self.ask)(*command)
+            return await in_thread(self.ask)(*command)
         began = self._breaker.begin()
         try:
             answer = await client.execute_command(*command)  # type: ignore[no-untyped-call]
@@ -160,7 +157,7 @@ class Server:
             return []
         client = self._loops.client_of_running_loop()
         if client is None:
-            return await _in_thread(self.ask_all)(commands)
+            return await in_thread(self.ask_all)(commands)
         began = self._breaker.begin()
         try:
             pipeline = _fill(client.pipeline(transaction=False), commands)
@@ -409,7 +406,3 @@ def _fill(pipeline: Any, commands: Sequence[tuple[Any, ...]]) -> Any:
     for command in commands:
         pipeline.execute_command(*command)
     return pipeline
-
-
-def _in_thread(method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
-    return sync_to_async(method, thread_sensitive=False)

@@ -86,13 +86,13 @@ def loop() -> Iterator[Loop]:
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What was sent to a thread since the first command, which makes the blocking client."""
     sent: list[Any] = []
-    in_thread = redis_client._in_thread
+    in_thread = redis_client.in_thread
 
     def noted(method: Any) -> Any:
         sent.append(method)
         return in_thread(method)
 
-    monkeypatch.setattr(redis_client, "_in_thread", noted)
+    monkeypatch.setattr(redis_client, "in_thread", noted)
     return sent
 
 
