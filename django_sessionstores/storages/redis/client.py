@@ -335,10 +335,10 @@ class Server:
         """
         first = 3 if command[0] in {"EVALSHA", "EVAL"} else 1
         client = self._client
-        if client is None or len(command) <= first:
+        if not isinstance(client, RedisCluster) or len(command) <= first:
             return self._breaker
         try:
-            node = client.get_node_from_key(command[first])
+            node = client.get_node_from_key(command[first])  # type: ignore[no-untyped-call]
         except _ERRORS:  # It knows of no node for the key.
             return self._breaker
         return self._node_breakers[node.name]
