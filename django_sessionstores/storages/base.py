@@ -50,6 +50,7 @@ from .outcomes import (
     refusal,
 )
 from .site_marks import LITTER_AGE
+from .threads import in_thread
 
 if TYPE_CHECKING:
     from ..payloads.codec import Codec
@@ -432,7 +433,8 @@ class Storage(Inspection):
         return await self._in_thread(self.after_commit)(action)
 
     def _in_thread(self, method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
-        return sync_to_async(method, thread_sensitive=self.thread_sensitive)
+        # Django's own thread for what must share one.
+        return sync_to_async(method) if self.thread_sensitive else in_thread(method)
 
 
 def rotate_in_two_steps(

@@ -267,7 +267,7 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         parameters = (self._key(session_id), second_of(moment, connection))
 
         def fetch() -> Any:
-            with LimitedCursor(connection) as cursor:
+            with LimitedCursor(connection, only_reads=not lock) as cursor:
                 cursor.execute(statements.read_latest if lock else statements.read, parameters)
                 return cursor.fetchone()
 
@@ -317,7 +317,7 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         wanted = (LIVE_VALUES, len(letters), letters, LIVE_VALUES)
         while True:
             connection, statements = self._database()
-            with self._errors(), LimitedCursor(connection) as cursor:
+            with self._errors(), LimitedCursor(connection, only_reads=True) as cursor:
                 moment = second_of(live_at, connection)
                 cursor.execute(statements.list_page, (*wanted, key, end, moment, at_once))
                 rows = cursor.fetchall()

@@ -99,10 +99,15 @@ end
 # after that of the record are the sets of the index, and of the index with the member to remove, if
 # that is another one.
 
+# Returns 1 if it wrote. A client that retries may send a command twice: no other session is
+# encrypted to the same bytes, but two tombstones may be equal.
 CREATE: Final = Script(
-    """
+    f"""
 local record, ttl, removed, added, expires, litter = unpack(ARGV)
-if not redis.call('SET', KEYS[1], record, 'PX', ttl, 'NX') then return 0 end
+if not redis.call('SET', KEYS[1], record, 'PX', ttl, 'NX') then
+    local is_live = string.byte(record, {_STATE_OFFSET + 1}) == {State.LIVE.value}
+    return is_live and redis.pcall('GET', KEYS[1]) == record and 1 or 0
+end
 move(KEYS[2], KEYS[3], removed, added, expires, litter)
 return 1
 """

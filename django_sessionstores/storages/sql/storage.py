@@ -119,15 +119,10 @@ class DatabaseStorage(TableStorage[Statements]):
         )
 
     def read(self, session_id: str) -> Record | None:
-        connection, statements = self._database()
-        row = _fetch(connection, statements.read, (session_id,))
-        return None if row is None else record_of(row)
+        return self._find(session_id)
 
     def read_latest(self, session_id: str) -> Record | None:
-        connection, statements = self._database()
-        read = statements.read_latest if _reads_the_past(connection) else statements.read
-        row = _fetch(connection, read, (session_id,))
-        return None if row is None else record_of(row)
+        return self._find(session_id, locks=_reads_the_past(self.connection()))
 
     # Callers decide by these reads, as they do by the record that an update of no row returns.
 
@@ -295,14 +290,15 @@ class DatabaseStorage(TableStorage[Statements]):
 
     def _refusal(self, session_id: str, now: int) -> Conflict | Gone:
         """Return why a write found no row to change."""
+        current = self._find(session_id, locks=transactions.is_open(self.connection()))
+        return Gone() if current is None or current.expires <= now else Conflict(current)
+
+    def _find(self, session_id: str, *, locks: bool = False) -> Record | None:
+        """Return the record in the store. With ``locks``, it is the latest, and its row locked."""
         connection, statements = self._database()
-        in_transaction = transactions.is_open(connection)
-        read = statements.read_latest if in_transaction else statements.read
-        row = _fetch(connection, read, (session_id,))
-        if row is None:
-            return Gone()
-        current = record_of(row)
-        return Conflict(current) if current.expires > now else Gone()
+        sql = statements.read_latest if locks else statements.read
+        rows = _fetch_all(connection, sql, (session_id,), only_reads=not locks)
+        return record_of(rows[0]) if rows else None
 
 
 def _outcome(connection: BaseDatabaseWrapper, record: Record) -> Updated:
@@ -321,14 +317,13 @@ def _reads_the_past(connection: BaseDatabaseWrapper) -> bool:
     return getattr(connection, "isolation_level", None) not in _CURRENT_READS
 
 
-def _fetch(connection: BaseDatabaseWrapper, sql: str, parameters: Row) -> Row | None:
-    rows = _fetch_all(connection, sql, parameters)
-    return rows[0] if rows else None
+def _fetch_all(
+    connection: BaseDatabaseWrapper, sql: str, parameters: Row, *, only_reads: bool = False
+) -> Sequence[Row]:
+    """Return the rows of a statement. ``only_reads`` is as for a `LimitedCursor`."""
 
-
-def _fetch_all(connection: BaseDatabaseWrapper, sql: str, parameters: Row) -> Sequence[Row]:
     def fetch() -> Sequence[Row]:
-        with LimitedCursor(connection) as cursor:
+        with LimitedCursor(connection, only_reads=only_reads) as cursor:
             cursor.execute(sql, parameters)
             rows: Sequence[Row] = cursor.fetchall()
         return rows
