@@ -327,14 +327,14 @@ class KnownSession(Engine):
             if isinstance(error, StorageUnavailable):
                 self.outage = error
             evicted, error.evicted = error.evicted, ()
-            told = loading.eviction_events(evicted)
-            yield from self._send(told)
+            to_send = loading.eviction_events(evicted)
+            yield from self._send(to_send)
             raise
 
     def _advance(
-        self, before: State, after: State, told: Sequence[Event], is_provisional: bool
+        self, before: State, after: State, to_send: Sequence[Event], is_provisional: bool
     ) -> Flow[None]:
-        """Set the state and send the events in ``told``.
+        """Set the state and send the events in ``to_send``.
 
         With ``is_provisional``, the events are sent after the caller's transaction has committed,
         and a rollback restores the state ``before``.
@@ -343,14 +343,14 @@ class KnownSession(Engine):
         if is_provisional:
             with self._provisional.note_write(before) as note:
                 note.has_committed = yield from events.send_after_commit(
-                    type(self), self.storage(), told
+                    type(self), self.storage(), to_send
                 )
         else:
-            yield from events.send(type(self), told)
+            yield from events.send(type(self), to_send)
 
-    def _send(self, told: Sequence[Event]) -> Flow[None]:
+    def _send(self, to_send: Sequence[Event]) -> Flow[None]:
         """Send events that do not change the state, after the commit if it is not certain yet."""
-        return events.send_if_committed(type(self), self.storage(), told)
+        return events.send_if_committed(type(self), self.storage(), to_send)
 
 
 def _is_cycled(state: State) -> bool:
