@@ -20,8 +20,6 @@ from .site import site
 from .world import World
 
 _COME_BACK: Final = ("c1:x.poll", "c1*", ">c1", "c2:x.put.b", "c2*", ">c2")
-
-
 Found = Callable[[Program, Result], None]
 
 
