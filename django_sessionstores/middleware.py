@@ -153,7 +153,7 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         _give_policy(request)  # A view may have replaced the session of the request.
         session: Any = getattr(request, "session", None)
         try:
-            accessed, modified, empty = session.accessed, session.modified, session.is_empty()
+            accessed, modified, empty = session.accessed, _is_changed(session), session.is_empty()
         except AttributeError:  # There is no session, or an object that is not a session.
             return response
         is_ours = isinstance(session, SessionStore)
@@ -163,7 +163,7 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
             # A cookie with an unknown key must not create a session, so the session is read first.
             yield Call(session, "get", ("_session_expiry",))
             session.accessed = accessed
-            modified, empty = session.modified, session.is_empty()
+            modified, empty = _is_changed(session), session.is_empty()
         if _outage_of(request) and not modified:
             # The response was made without the session, so it must not be cached.
             _keep_out_of_caches(response)
@@ -322,6 +322,11 @@ class _RequestClient:
             header("REMOTE_ADDR", ""), header("HTTP_X_FORWARDED_FOR", ""), trusted_proxies()
         )
         return Client(ip, clean_user_agent(header("HTTP_USER_AGENT", "")))
+
+
+def _is_changed(session: Any) -> bool:
+    """Return whether a session should be saved: one that was changed, or whose save is due."""
+    return bool(session.modified) or getattr(session, "is_save_due", False)
 
 
 def _outage_of(request: HttpRequest) -> StorageUnavailable | None:

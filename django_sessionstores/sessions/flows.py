@@ -338,7 +338,7 @@ class SessionFlows(KnownSession):
     def _set_ended(self, before: State, after: State, events: Sequence[Event]) -> Flow[None]:
         """Set the state after an end, which a rollback of the caller's transaction may undo."""
         is_provisional = False
-        if not isinstance(before, New):
+        if not (isinstance(before, New) and isinstance(after, New)):
             is_provisional = yield from Calls(self.storage()).in_transaction()
         yield from self._advance(before, after, events, is_provisional)
 

@@ -266,20 +266,12 @@ class KnownSession(Engine):
     def modified(self) -> bool:
         """True when set, or when the data is no longer what was loaded, at any depth.
 
-        Also when the stored session is not up to date with its keys or its client, and when the
-        browser may lack the key. Setting it to False dismisses the changes made so far, until the
-        next one.
+        Under Django's middleware, which knows nothing else, also when a save is due. Setting it to
+        False dismisses the changes made so far, until the next one.
         """
         state = self._current_state  # First, because a rollback changes the other attributes.
-        if self._modified:
-            return True
-        if not hasattr(self, "_session_cache"):
-            return isinstance(state, Unread) and self._is_stored_by_others(state)
-        if self._has_changed(state):
-            return True
-        if not isinstance(state, Stored):
-            return False
-        return drafting.is_due(self._environment(), state, SecretDict(self._session_cache))
+        is_changed = self._modified or self._has_changed(state)
+        return is_changed or (self.policy is None and self.is_save_due)
 
     @modified.setter
     def modified(self, value: bool) -> None:
@@ -288,6 +280,20 @@ class KnownSession(Engine):
             with suppress(UnserializableValue):
                 self._baseline = codec().serialize(self._session_cache)
         self._modified = bool(value)
+
+    @property
+    def is_save_due(self) -> bool:
+        """Whether a request that changes nothing should save the session nevertheless.
+
+        That is so if the stored session is not up to date with its keys or its client, and if the
+        browser may lack the key. But a save would also store changes that were dismissed.
+        """
+        state = self._current_state
+        if not hasattr(self, "_session_cache"):
+            return isinstance(state, Unread) and self._is_stored_by_others(state)
+        if not isinstance(state, Stored) or self._baseline is not None:
+            return False
+        return drafting.is_due(self._environment(), state, SecretDict(self._session_cache))
 
     def _has_changed(self, state: State) -> bool:
         data = getattr(self, "_session_cache", None)

@@ -21,7 +21,13 @@ from ..core import clock
 from ..core.flow import Call, Flow, Pause
 from ..core.records import Client, Record, SecretText, draw_key, make_tombstone, with_times
 from ..core.records import State as RecordState
-from ..exceptions import SessionConflict, SessionEnded, StorageUnavailable, UnreadablePayload
+from ..exceptions import (
+    PayloadTooLarge,
+    SessionConflict,
+    SessionEnded,
+    StorageUnavailable,
+    UnreadablePayload,
+)
 from ..payloads.codec import Snapshot
 from ..payloads.merge import changes
 from ..storages import revocation
@@ -49,7 +55,12 @@ from .state import (
 )
 
 _EXPIRY: Final = drafting.EXPIRY.encode()
-_HARMLESS_TO_READERS: Final = (SessionEnded, SessionConflict, StorageUnavailable)
+_HARMLESS_TO_READERS: Final = (
+    PayloadTooLarge,
+    SessionConflict,
+    SessionEnded,
+    StorageUnavailable,
+)
 
 
 class Intent(msgspec.Struct, frozen=True):

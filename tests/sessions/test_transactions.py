@@ -285,6 +285,27 @@ def test_the_first_read_after_a_flush_finds_the_session(
     assert Twin(session, in_async).get("a") == 1
 
 
+@pytest.mark.parametrize("in_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("is_login", [False, True])
+def test_a_deletion_of_what_was_not_stored_yet_is_undone(
+    engine: Any, undo: Undo, is_login: bool, in_async: bool
+) -> None:
+    """As with Django's backends, a login of the same request is not lost."""
+    session = Twin(engine.SessionStore(), in_async)
+    session.cycle_key()
+    if is_login:
+        session.set("_auth_user_id", "7")
+    session.set("a", 1)
+    key = session.session_key
+    with undo():
+        session.delete()
+    session.set("b", 2)
+    session.save()
+    assert session.session_key == key or engine.storage.holds_in_key
+    data = {"a": 1, "b": 2, **({"_auth_user_id": "7"} if is_login else {})}
+    assert data_of(engine, session.session_key) == data
+
+
 def test_a_flush_of_what_was_never_stored_is_not_undone(engine: Any, undo: Undo) -> None:
     """There is nothing to go back to, and its key leads nowhere."""
     session = engine.SessionStore()

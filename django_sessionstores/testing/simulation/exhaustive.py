@@ -37,7 +37,7 @@ class Setup(NamedTuple):
 _WRITES: Final = ("x.put.a", "x.nested", "x.drop.base", "x.put.a+save", "x.save", "x.replace")
 _ENDS: Final = ("x.logout", "x.flush", "x.delete")
 _OWN: Final = (
-    *("x.read", "x.poll", *_WRITES, "x.put.a+save+error", "x.load", "x.clear"),
+    *("x.read", "x.poll", "x.dismiss.a", *_WRITES, "x.put.a+save+error", "x.load", "x.clear"),
     *("x.login.1", "x.login.1.first", "x.login.2", "x.login.1+save", "x.cycle", *_ENDS),
 )
 _SIGNED_IN: Final = ("x.password", "x.others", "y.password", "y.others", "y.put.a")

@@ -131,10 +131,18 @@ def read(view: View) -> Steps:
 
 
 def poll(view: View) -> Steps:
-    """Ask for the signed-in user."""
+    """Ask for the signed-in user, and for messages, which are not there."""
     yield from view.look()
     user = yield from view.user()
     view.request.user = user.pk
+    yield Do(view.session, "pop", ("messages", None))
+
+
+def dismiss(view: View, key: str) -> Steps:
+    """Set a key, and dismiss the change."""
+    yield from view.look()
+    yield Do(_Items(view.session), "set", (key, view.world.new_value()))
+    view.session.modified = False
 
 
 def put(view: View, *keys: str) -> Steps:
@@ -346,7 +354,21 @@ def wait(view: View, seconds: str) -> Steps:
 OPERATIONS: Final[dict[str, Operation]] = {
     each.__name__: each
     for each in (
-        *(read, poll, put, drop, nested, clear, login, logout, visit, flush, delete, cycle),
+        *(
+            read,
+            poll,
+            dismiss,
+            put,
+            drop,
+            nested,
+            clear,
+            login,
+            logout,
+            visit,
+            flush,
+            delete,
+            cycle,
+        ),
         *(
             password,
             others,

@@ -15,7 +15,18 @@ from .site import site
 from .world import World
 
 _OPERATIONS: Final = (
-    *("read", "poll", "put.a", "put.b", "put.a.b", "nested", "drop.a", "login.1", "login.2"),
+    *(
+        "read",
+        "poll",
+        "dismiss.a",
+        "put.a",
+        "put.b",
+        "put.a.b",
+        "nested",
+        "drop.a",
+        "login.1",
+        "login.2",
+    ),
     *("login.1.first", "login.2.first"),
     *("logout", "flush", "delete", "cycle", "password", "others", "save", "replace", "load"),
     *("put.a+save", "put.b+save+error", "login.1+save", "put.a+404", "clear", "cycle+save"),
