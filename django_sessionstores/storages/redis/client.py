@@ -140,7 +140,7 @@ class Server:
         """
         if not commands:
             return []
-        breaker = self._breaker if not self.spans_slots else self._breaker_for(commands[0])
+        breaker = self._breaker if not self.spans_slots else self._breaker_for_all(commands)
         began = breaker.begin()
         try:
             client = self._client or self.connect()
@@ -347,6 +347,19 @@ class Server:
         except _ERRORS:  # It knows of no node for the key.
             return self._breaker
         return self._node_breakers[node.name]
+
+    def _breaker_for_all(self, commands: Sequence[tuple[Any, ...]]) -> Breaker:
+        """Return the breaker of the node for several commands; a new one for several nodes.
+
+        The error of several nodes does not say which of them has failed. Raises
+        `StorageUnavailable` if the breaker of one of them is open.
+        """
+        breakers = {self._breaker_for(each) for each in commands}
+        if len(breakers) == 1:
+            return breakers.pop()
+        for each in breakers:
+            each.begin(may_wait=True)
+        return Breaker()
 
     def _fail(self, error: Exception, breaker: Breaker | None = None, began: float = 0) -> NoReturn:
         """Raise the exception that an error of the client means, see `ask`.
