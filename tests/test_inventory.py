@@ -162,6 +162,19 @@ def test_idle_since(engine: Any, listing: Any) -> None:
     assert ids(listing.list(idle_since=an_hour_ago).sessions) == {idle.session_id}
 
 
+@pytest.mark.engines("memory", "file", "db", "cookie:sqlite")
+def test_the_moment_from_which_a_session_is_idle_or_expired(engine: Any, listing: Any) -> None:
+    """It is idle since its last use, and expires at the moment that lists show."""
+    stored(engine)
+    (info,) = listing.list().sessions
+    for early in (0, 1):
+        since = info.last_activity - datetime.timedelta(milliseconds=early)
+        assert len(listing.list(idle_since=since).sessions) == 1 - early
+        with at(round(info.expires.timestamp() * 1000) - early):
+            found = [len(listing.list(expired=each).sessions) for each in (True, False)]
+            assert found == [1 - early, early]
+
+
 def test_expired_sessions_are_not_listed_unless_asked_for(engine: Any, listing: Any) -> None:
     """They are as good as absent, though some stores still hold them."""
     stored(engine)
@@ -814,12 +827,14 @@ def test_a_summary_counts_every_session(engine: Any, listing: Any) -> None:
     for hours, user, agent in [
         (0, None, "a"),
         (0, 1, "a"),
+        (4.7 / 60, None, "a"),
+        (5.2 / 60, None, "a"),
         (1, 1, "b"),
         (2, 2, ""),
         (30, 2, "a"),
         (200, None, "c"),
     ]:
-        with at(moment - hours * HOUR - 1234):
+        with at(moment - int(hours * HOUR) - 1234):
             session = engine.SessionStore()
             session.policy = RequestPolicy(client=lambda agent=agent: Who("", agent))
             session["x"] = 1
@@ -833,10 +848,10 @@ def test_a_summary_counts_every_session(engine: Any, listing: Any) -> None:
         if engine.storage.self_expiring and not found.expired:  # By another clock.
             records = [each for each in records if each.is_live(moment)]
     assert found == summarize(records, moment, is_whole=True)
-    assert (found.live, found.logged_in) == (4, 3)
+    assert (found.live, found.logged_in) == (6, 3)
     assert found.expired == 2 or engine.storage.self_expiring
-    assert found.active == (2, 2, 4, 4)
-    assert found.user_agents == {"a": 2, "b": 1, "": 1}
+    assert found.active == (3, 4, 6, 6)
+    assert found.user_agents == {"a": 4, "b": 1, "": 1}
     assert sum(found.created.values()) == sum(found.expires.values()) == found.live + found.expired
     assert all((moment - each) % HOUR == HOUR - 1 for each in (*found.created, *found.expires))
 

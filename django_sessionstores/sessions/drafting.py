@@ -12,7 +12,6 @@ from ..core.records import (
     Changes,
     Record,
     SecretDict,
-    State,
     is_user_id,
     next_version,
     session_id,
@@ -172,12 +171,10 @@ def expires_at(env: Environment, data: dict[str, Any], moment: int, created: int
 
 
 def ends_at(record: Record) -> int:
-    """Return when a record ends, in milliseconds since the epoch.
+    """Return when a live record ends, in milliseconds since the epoch.
 
     That may be earlier than its stored expiry, if the timeouts were shortened since.
     """
-    if record.state is not State.LIVE:
-        return record.expires
     return min(record.expires, settings.timeouts.end(record.created, record.last_activity))
 
 

@@ -43,6 +43,14 @@ def test_rows() -> None:
     assert rows([]) == []
 
 
+@pytest.mark.parametrize(("number", "share"), [(0, 0), (1, 1)])
+def test_a_single_session_has_the_full_size_and_none_has_no_bar(number: int, share: int) -> None:
+    (row,), chart = rows([("a", number)]), columns({NOW: number}, NOW)
+    assert row.width == f"{share * ROW_WIDTH}"
+    (column,) = chart.columns
+    assert (column.height, chart.most) == (f"{share * HEIGHT}", 1)
+
+
 @pytest.mark.parametrize(("hours", "place"), [(0, "0"), (5, "50"), (10, "100"), (99, "100")])
 def test_positions_on_a_line(hours: int, place: str) -> None:
     """The line goes from the first moment to the last."""

@@ -118,6 +118,25 @@ def test_option_of_a_useless_value_is_named(options):
 
 
 @pytest.mark.parametrize(
+    ("name", "accepted", "refused"),
+    [
+        ("MAX_SESSIONS", 0, -1),
+        ("OUTAGE_RETRY_AFTER", 0, -1),
+        ("CONFLICT_RETRIES", 0, -1),
+        ("COOKIE_MAX_PARTS", 1, 0),
+        ("COOKIE_MAX_PARTS", 16, 17),
+        ("COOKIE_MAX_BYTES", 256, 255),
+        ("MEMORY_MAX_SESSIONS", 1, 0),
+    ],
+)
+def test_the_limits_of_an_option(name, accepted, refused):
+    """E003 does not refuse the least and the most that the reference allows."""
+    for value, expected in ((accepted, []), (refused, ["sessionstores.E003"])):
+        with override_settings(SESSIONSTORES={name: value}):
+            assert ids(check_settings) == expected
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"TRUSTED_PROXIES": ["10.0.0.1/8"]},
