@@ -234,6 +234,32 @@ def test_a_logout_during_the_move_wins(engine: Engine, move_during: Any) -> None
     assert opened(f"{DJANGO}.db").find(key) is None
 
 
+@pytest.mark.engines("file", "db:sqlite")
+@pytest.mark.parametrize("is_damaged", [True, False], ids=["damaged", "too large"])
+def test_a_save_during_the_move_that_the_target_cannot_keep(
+    engine: Engine, old: None, is_damaged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session stays where it was, and is counted with the reason."""
+    from django.contrib.sessions.models import Session
+
+    empty_django()
+    key = at_django("db", _auth_user_id="7")
+    monkeypatch.setattr(engine.storage, "max_payload", 1000)
+
+    def save() -> None:
+        if is_damaged:
+            Session.objects.filter(pk=key).update(session_data="abc")
+            return
+        session = django_store("db")(key)
+        session["text"] = "".join(map(str, range(1000)))
+        session.save()
+
+    (reason,) = moved_while(engine, before, "claim", save)
+    assert ("it was altered" if is_damaged else "it is too large") in reason
+    assert Session.objects.filter(pk=key).exists()
+    assert engine.storage.read(session_id(key)) is None
+
+
 @pytest.mark.engines("file", "cache:redis-cache", "cached_db:locmem+sqlite")
 def test_a_save_during_the_move_is_not_lost(engine: Engine, move_during: Any) -> None:
     """The save does not log out its user, either."""

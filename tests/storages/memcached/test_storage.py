@@ -18,6 +18,7 @@ from unittest import mock
 import pytest
 from django.core.cache import InvalidCacheKey
 from django.core.signals import request_finished
+from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 from pymemcache.client.base import Client
 
@@ -564,6 +565,15 @@ def test_a_session_of_garbage_reads_as_empty(session_class: Any, service: Servic
 
     assert dict(again.items()) == {}
     assert again.session_key == session.session_key
+
+
+def test_an_option_that_pymemcache_does_not_know_is_named() -> None:
+    """It would have no effect, and nobody would notice that a time limit is misspelled."""
+    with (
+        pytest.raises(ImproperlyConfigured, match=r"does not know: 'time_out'\."),
+        storage_at([f"{HOST}:1"], OPTIONS={"timeout": 1, "time_out": 1}),
+    ):
+        pass
 
 
 # Outages ------------------------------------------------------------------------------------------
