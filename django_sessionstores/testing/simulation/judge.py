@@ -354,8 +354,8 @@ class Judge:
 
 def _other_sessions(judge: Judge, requests: Iterable[Request], login: Request) -> int:
     """Return how many sessions of its user a login may have met, besides its own."""
-    # Logins of one visitor at once share a session.
-    shared = login.presented if login.presented and login.presented.user is None else None
+    # Logins of one visitor share a session if all of them have read it before the first was saved.
+    shared = login.life if login.life and login.life.user is None else None
     others = [
         each
         for each in judge.lives
