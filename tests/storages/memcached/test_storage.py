@@ -17,8 +17,8 @@ from unittest import mock
 
 import pytest
 from django.core.cache import InvalidCacheKey
-from django.core.signals import request_finished
 from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import request_finished
 from django.test import override_settings
 from pymemcache.client.base import Client
 
