@@ -42,7 +42,8 @@ class StoredSession(models.Model):
         # changed, PostgreSQL rewrites the row in its page and does not touch the indexes.
         indexes = [
             models.Index(fields=["expires"], name="sessionstores_expires"),
-            models.Index(fields=["user_id"], name="sessionstores_user"),
+            # With the expiry, so that the list of a user does not read rows that have expired.
+            models.Index(fields=["user_id", "expires"], name="sessionstores_user"),
         ]
 
     def __str__(self) -> str:

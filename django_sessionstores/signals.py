@@ -4,8 +4,10 @@ Each signal is sent after the event. Its sender is the ``SessionStore`` class of
 keyword arguments are listed below; they never have a session key. Receivers may be sync or async.
 If a receiver raises an exception, that is logged, and the request continues.
 
-If the sessions are in a database and a transaction is open on it, the signal is sent when the
-transaction commits. It is not sent if the transaction is rolled back.
+If the sessions are in a database and a transaction is open on it, the signal of what was stored or
+ended is sent when the transaction commits. It is not sent if the transaction is rolled back. What a
+request finds when it reads its session is sent at once, because a rollback does not change it:
+``session_rejected``, and ``session_ended`` with the reason ``"expired"``.
 """
 
 from __future__ import annotations

@@ -38,10 +38,10 @@ INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.contenttypes",
     "django.contrib.auth",
+    "django_sessionstores",
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
-    "django_sessionstores",
 ]
 TEMPLATES = [
     {

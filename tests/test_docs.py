@@ -450,6 +450,16 @@ def test_the_page_of_compatibility_lists_each_test_of_djangos_that_fails() -> No
     assert found == expected
 
 
+def test_the_setup_of_each_scenario_is_that_of_the_site_that_is_measured() -> None:
+    """A reader who copies it has what was tried."""
+    rows = read("reference", "compatibility.rst").split("* - Scenario", 1)[1]
+    shown = re.findall(r'``(?:include\()?"([\w.]+)"\)?``', rows.partition("\n\n")[0])
+    folder = ROOT / "tests" / "packages"
+    site = "".join((folder / f"{name}.py").read_text("utf-8") for name in ("site", "site_urls"))
+    assert len(shown) > 15
+    assert [each for each in shown if f'"{each}"' not in site] == []
+
+
 def test_the_table_of_packages_is_what_was_measured() -> None:
     """``python -m tests.packages --table`` writes both."""
     page = read("reference", "compatibility.rst")

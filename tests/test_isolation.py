@@ -27,9 +27,10 @@ from django.test import override_settings
 from django_sessionstores import signals
 from django_sessionstores.core.clock import now
 from django_sessionstores.inventory import Inventory
+from django_sessionstores.migration import bulk
 from django_sessionstores.migration.sources import OwnSource
 from django_sessionstores.models import SessionStatistics
-from django_sessionstores.operations import bulk_migration, statistics
+from django_sessionstores.operations import statistics
 from django_sessionstores.storages.memory import MemoryStorage
 from django_sessionstores.testing import HOUR, at
 from tests import ROOT, cases
@@ -394,7 +395,7 @@ def migrates(pair: Pair) -> None:
         storage = pair.arrangement.engine.storage
         if storage.holds_in_key:
             return
-        moved = list(bulk_migration.move(OwnSource(storage, is_shared=True), target, 100))
+        moved = list(bulk.move(OwnSource(storage, is_shared=True), target, 100))
         assert moved == ["moved"] * 3
         assert target.count(now(), None) == 3
         assert Inventory().count() == 0

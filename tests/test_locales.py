@@ -350,7 +350,7 @@ def test_checks_are_in_english_and_findings_are_not() -> None:
 def test_the_page_of_an_outage() -> None:
     """The one line that the middleware says to visitors."""
     with translation.override("de"):
-        page = middleware._OutagePage().response(
+        page = middleware.outages.OutagePage().response(
             RequestFactory().get("/"), StorageUnavailable("no route")
         )
     assert page.content.decode().startswith("Dienst nicht verfügbar.")
@@ -563,4 +563,4 @@ def test_each_reads_the_history_in_their_language(
     with translation.override("de"):
         translated_message = of_session.get_change_message()
         assert translated_message.startswith(f"Sitzung „{session.session_id[:12]}")
-        assert of_user.get_change_message() == "Sitzungen „1“ gelöscht."
+        assert of_user.get_change_message() == "Sitzungen „ada: 1“ gelöscht."

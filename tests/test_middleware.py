@@ -1333,7 +1333,7 @@ def test_nobody_is_trusted_unless_named(browser: Browser, engine: Any) -> None:
 @memory
 def test_reading_does_not_ask_who_the_client_is(ada: Browser) -> None:
     """Parsing addresses is for the few requests that write."""
-    with mock.patch("django_sessionstores.middleware.client_ip") as asked:
+    with mock.patch("django_sessionstores.middleware.policy.client_ip") as asked:
         ada.get("read/")
         ada.get("nothing/")
     assert not asked.called

@@ -16,7 +16,7 @@ from ..core.phrases import translated_message
 from ..core.redaction import Node, Redactor
 from ..exceptions import UnreadablePayload
 from ..inventory import SHORT_ID, SessionInfo
-from ..middleware import reads_move_expiry, records_reads
+from ..middleware.installed import reads_move_expiry, records_reads
 from ..operations.charts import position
 from .log_entries import log_secrets_shown
 from .page import Page
@@ -58,7 +58,7 @@ def _detail(page: Page, found: SessionInfo, *, reveals: bool = False) -> HttpRes
         title=_("Session %(id)s") % {"id": found.id[:SHORT_ID]},
         session=row,
         clocks=_timeline(found, page.now),
-        user_link=page.user_url(found.user_id),
+        user_link="" if row.is_of_deleted_user else page.user_url(found.user_id),
         sessions_of_user=page.url("changelist", user=found.user_id) if found.user_id else "",
         end_user_url=page.end_user_url(found.user_id),
         can_see_data=model_admin.has_data_permission(request),

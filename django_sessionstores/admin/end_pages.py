@@ -57,7 +57,8 @@ def end_selected(page: Page) -> HttpResponse:
         page.message(_("No session was selected."), messages.WARNING)
         return HttpResponseRedirect(back)
     if "confirmed" not in page.request.POST:
-        found = [info for id_ in ids if (info := page.inventory.get(id_))]
+        known = page.inventory.get_many(ids)
+        found = [known[each] for each in ids if each in known]
         if not found:
             return page.redirect_not_found()
         return _question(

@@ -44,11 +44,12 @@ def log_ended(page: Page, rows: Iterable[SessionRow]) -> None:
 
 
 def log_number_ended(page: Page, subject: Subject, flag: int, number: int) -> None:
-    """Write that this number of sessions of a subject was ended.
+    """Write whose sessions have ended, and how many.
 
     ``flag`` is the action on the subject, for example ``CHANGE`` for a user.
     """
-    entry = _entry(page.request, subject, flag, _deletion_message("sessions", str(number)))
+    message = _deletion_message("sessions", f"{subject.words}: {number}")
+    entry = _entry(page.request, subject, flag, message)
     LogEntry.objects.bulk_create([entry])
 
 

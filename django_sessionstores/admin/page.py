@@ -26,7 +26,7 @@ from ..core.records import is_session_id
 from ..devices.names import describe_device, describe_place
 from ..devices.sessions import ids_of_request
 from ..inventory import Inventory, SessionInfo
-from ..middleware import SessionMiddleware, has_package_middleware, records_reads
+from ..middleware.installed import OWN_PATH, has_package_middleware, records_reads
 from .session_row import SessionRow, last_activity_heading
 
 if TYPE_CHECKING:
@@ -76,6 +76,9 @@ class Page:
                 place=describe_place(each.ip),
                 url=self.url("change", each.id),
                 is_own=each.id in own_ids,
+                is_of_deleted_user=(
+                    each.user_id is not None and not names.problem and each.user_id not in names
+                ),
             )
             for each in sessions
         ]
@@ -159,16 +162,17 @@ class Page:
 
 def _notes() -> list[str]:
     """Return what the pages do not show because of the settings, and which setting that is."""
-    path = f"{SessionMiddleware.__module__}.{SessionMiddleware.__qualname__}"
     notes = []
     if not has_package_middleware():
         text = _("Devices and IP addresses are not stored, because MIDDLEWARE has no %(path)s.")
-        notes.append(text % {"path": isolate_direction(path)})
+        notes.append(text % {"path": isolate_direction(OWN_PATH)})
     if not records_reads():
         text = _(
             "The last change is when a session was last saved. Requests that only read it are "
             "recorded by %(path)s if %(option)s is greater than 0."
         )
         option = full_name("ACTIVITY_INTERVAL")
-        notes.append(text % {"path": isolate_direction(path), "option": isolate_direction(option)})
+        notes.append(
+            text % {"path": isolate_direction(OWN_PATH), "option": isolate_direction(option)}
+        )
     return notes

@@ -23,7 +23,7 @@ from ..accounts.users import (
 )
 from ..core.client import normal_ip, normal_network
 from ..inventory import Inventory
-from ..middleware import records_reads
+from ..middleware.installed import records_reads
 
 WITHIN: Final = 2000
 """How many sessions are read at most for one page of those that match the filters."""

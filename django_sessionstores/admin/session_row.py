@@ -8,7 +8,7 @@ import msgspec
 from django.utils.translation import gettext as _
 
 from ..inventory import SHORT_ID, SessionInfo
-from ..middleware import records_reads
+from ..middleware.installed import records_reads
 
 _TEMPLATES: Final = "admin/django_sessionstores"
 
@@ -52,6 +52,8 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     is_own: bool
     """Whether the session is the one of the reader's own request."""
+    is_of_deleted_user: bool
+    """Whether the session is of a user who no longer exists."""
 
     @property
     def summary(self) -> str:

@@ -16,7 +16,7 @@ CACHED_DATABASE_SETTINGS: Final = (
     *CACHE_SETTINGS,
     *DATABASE_SETTINGS,
     "CACHE_LEASE",
-    "CACHE_RETRY",
+    "STORE_RETRY",
 )
 REGISTRY_SETTINGS: Final = ("REGISTRY", "MERGE_WINDOW", *CACHED_DATABASE_SETTINGS)
 """The settings that `with_registry` depends on, for each kind of registry."""

@@ -25,5 +25,5 @@ class SessionStore(BaseSessionStore):
             storage_for(engine_setting("SESSION_CACHE_ALIAS")),
             DatabaseStorage(),
             lease=settings.CACHE_LEASE,
-            retry=settings.CACHE_RETRY,
+            retry=settings.STORE_RETRY,
         )

@@ -208,6 +208,15 @@ class Settings:
         return count("OUTAGE_RETRY_AFTER", default=5, least=0)
 
     @cached_property
+    def STORE_RETRY(self) -> float:
+        """How long a process does not ask Redis, memcached, PostgreSQL or MySQL again after the
+        server has kept requests waiting until their timeout, in seconds. During that time,
+        requests that need the server fail at once; those that need only the cache of ``cached_db``
+        go on without it. Then one request tries the server. ``0`` means that each request waits
+        until its timeout."""
+        return seconds("STORE_RETRY", default=5)
+
+    @cached_property
     def DATABASE_TIMEOUT(self) -> float:
         """How long a request waits for PostgreSQL or MySQL to execute one statement for a session,
         in seconds. This includes waiting for another transaction that has locked the session's
@@ -288,12 +297,6 @@ class Settings:
         """How long ``cached_db`` trusts a cached copy before it asks the database again, in
         seconds. A logout that did not reach the cache can go unnoticed for this time."""
         return seconds("CACHE_LEASE", default=60)
-
-    @cached_property
-    def CACHE_RETRY(self) -> float:
-        """How long ``cached_db`` does not use a cache that was unreachable, in seconds. Sessions
-        come from the database during that time."""
-        return seconds("CACHE_RETRY", default=5)
 
     # The memory engine.
 

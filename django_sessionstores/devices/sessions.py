@@ -20,7 +20,7 @@ from ..core.flow import Call, Flow, arun, run
 from ..core.lifetime import utc_datetime
 from ..core.records import is_session_id
 from ..inventory import REQUEST_SECONDS, Inventory, SessionInfo, SessionPage, Total
-from ..middleware import records_reads
+from ..middleware.installed import records_reads
 from ..sessions.user_ids import user_id_of
 from .names import describe_device, describe_place
 
@@ -199,12 +199,8 @@ class YourSessions:
         self, inventory: Inventory, user_id: str, ids: Collection[str]
     ) -> Flow[Sequence[SessionInfo]]:
         """Return the live sessions with these ids that belong to the user."""
-        found: list[SessionInfo] = []
-        for session_id in ids:
-            info: SessionInfo | None = yield Call(inventory, "get", (session_id,))
-            if info and info.user_id == user_id:
-                found.append(info)
-        return found
+        found: dict[str, SessionInfo] = yield Call(inventory, "get_many", (ids,))
+        return [each for each in found.values() if each.user_id == user_id]
 
 
 def ids_of_request(request: HttpRequest) -> Collection[str]:

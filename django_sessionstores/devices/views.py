@@ -34,7 +34,7 @@ from ..core.flow import Call, Flow, arun, run
 from ..core.lifetime import utc_datetime
 from ..exceptions import CannotList, PartlyEnded
 from ..inventory import Total
-from ..middleware import has_package_middleware, records_reads
+from ..middleware.installed import has_package_middleware, records_reads
 from ..sessions import SessionStore
 from .sessions import YourSession, YourSessionList, YourSessions
 

@@ -119,23 +119,25 @@ class Ending(msgspec.Struct, frozen=True):
         self, session_ids: Sequence[str], progress: _Progress, ended: list[Record]
     ) -> Flow[None]:
         """End sessions in one batch, and add the records of those that were live to ``ended``."""
-        known: dict[str, Record | None] = {}
-        for each in session_ids:
-            known[each] = yield from self._lookup(each)
+        known = yield from Calls(self.storage).lookup_many(session_ids)
         now = clock.now()
-        live = [each for each in known.values() if each is not None and each.is_live(now)]
-        if live := [each for each in live if self.storage.is_own(each)]:
-            ended += yield from self._end_batch(live, "revoked", progress)
-            yield from self._end_other_ids(live)
+        # Also without a record: a session that is not live must not become live.
+        found = [known.get(each) or Record(id=each) for each in session_ids]
+        own = [each for each in found if each.id not in known or self.storage.is_own(each)]
+        batch = [each for each in own if each.state is State.LIVE]
+        if batch:
+            ended += yield from self._end_batch(batch, "revoked", progress)
+            yield from self._end_other_ids(batch)
         # The others have ended, or have other ids, perhaps since they were looked up.
         in_batch = {each.id for each in ended}
-        for session_id, record in known.items():
-            if session_id not in in_batch:
-                followed = yield from self._end_one(session_id, record)
-                if followed is not None:
-                    added = progress.add([followed.record or Record(id=followed.id)])
-                    yield from self._send(added, "revoked")
-                    ended += added
+        for each in own:
+            if each.id in in_batch or (each.state is State.LIVE and not each.is_live(now)):
+                continue  # Without a record, it is not live.
+            followed = yield from self._end_one(each.id, each)
+            if followed is not None:
+                added = progress.add([followed.record or Record(id=followed.id)])
+                yield from self._send(added, "revoked")
+                ended += added
 
     def _lookup(self, session_id: str) -> Flow[Record | None]:
         found: Record | None = None
@@ -258,12 +260,14 @@ class Ending(msgspec.Struct, frozen=True):
     ) -> Flow[list[Record]]:
         """End sessions, count and tell those that were live, and return them.
 
-        Those that have got other ids at this moment are not among them.
+        Those that have got other ids at this moment are not among them. A record without an expiry
+        stands for one that could not be read.
         """
         progress.batches += 1
         ids = frozenset((yield from Calls(self.storage).end_many([each.id for each in records])))
         now = clock.now()
-        ended = progress.add([each for each in records if each.id in ids and each.is_live(now)])
+        gone = [each for each in records if each.id in ids]
+        ended = progress.add([each for each in gone if not each.expires or each.is_live(now)])
         yield from self._send(ended, reason)
         return ended
 

@@ -46,10 +46,11 @@ class Listing(msgspec.Struct, frozen=True):
         # Without an index, the storage would read on until it has enough sessions of this user.
         is_indexed = within is None or self.storage.indexes_users
         user_id = filters.user_id if is_indexed else None
+        live_at = moment if filters.expired is False else 0
         requested = limit
         while True:
             requested = int(min(requested, unseen, _MAX_AT_ONCE))
-            page = yield from self.scan(cursor, requested, user_id)
+            page = yield from self.scan(cursor, requested, user_id, live_at)
             previous = _previous_ids(page.records)
             places = [
                 place
@@ -69,10 +70,10 @@ class Listing(msgspec.Struct, frozen=True):
             # Request more than the missing ones: if few match, each would cost a call.
             requested = max(limit - len(found), PAGE_SIZE)
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Flow[Page]:
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Flow[Page]:
         """Return a page of records, see `Storage.scan`. Raises `CannotList`."""
         self.check()
-        page: Page = yield Call(self.storage, "scan", (cursor, limit, user_id))
+        page: Page = yield Call(self.storage, "scan", (cursor, limit, user_id, live_at))
         return page
 
     def check(self) -> None:
@@ -81,9 +82,9 @@ class Listing(msgspec.Struct, frozen=True):
             raise CannotList(
                 Phrase(
                     gettext_noop(
-                        "%(engine)s cannot list sessions, because %(store)s keeps no list"
-                        " of them. Name a registry in SESSIONSTORES['REGISTRY'] if the "
-                        "engine can have one, or choose another SESSION_ENGINE."
+                        "%(engine)s cannot list sessions, because %(store)s keeps no list of "
+                        "them. With the cookie or cache engine, set SESSIONSTORES['REGISTRY'], for "
+                        "example to 'db'. Otherwise choose another SESSION_ENGINE."
                     ),
                     engine=self.engine,
                     store=self.storage.describe(),

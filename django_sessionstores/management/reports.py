@@ -14,8 +14,9 @@ from django.utils import timezone
 
 from ..core.phrases import format_duration
 from ..inventory import SHORT_ID, SessionInfo
-from ..middleware import records_reads
-from ..operations import bulk_migration, statistics
+from ..middleware.installed import records_reads
+from ..migration import bulk
+from ..operations import statistics
 from .layout import Screen, single_line, table
 
 T = TypeVar("T")
@@ -170,7 +171,7 @@ def stats_fields(stats: Stats, names: Mapping[str, str]) -> dict[str, str]:
     return {
         "Live": f"{stats.live:,}",
         "  logged in": f"{stats.logged_in:,}",
-        "  anonymous": f"{stats.anonymous:,}",
+        "  visitors": f"{stats.anonymous:,}",
         "Expired, not purged": f"{stats.expired:,}",
         "Most sessions": "\n".join(map(single_line, most)) or "-",
         **(_last_day_fields(stats.last_day) if stats.last_day else {}),
@@ -185,7 +186,7 @@ def _last_day_fields(sums: statistics.Sums) -> dict[str, str]:
     }
 
 
-def moved_fields(report: bulk_migration.Report) -> dict[str, str]:
+def moved_fields(report: bulk.Report) -> dict[str, str]:
     """Return the names and values of the results of a move, or of its dry run."""
     numbers = {
         "Moved": report.moved,

@@ -102,12 +102,11 @@ def find(inventory: Inventory, prefixes: Sequence[str]) -> list[SessionInfo]:
     if not inventory.storage.authoritative:
         raise CommandError(
             f"Sessions in {inventory.storage.describe()} cannot be found or ended: only the "
-            "browsers have them. Set SESSIONSTORES['REGISTRY']."
+            "browsers have them. Set SESSIONSTORES['REGISTRY'], for example to 'db'."
         )
     found: dict[str, dict[str, SessionInfo]] = {prefix: {} for prefix in prefixes}
-    for prefix, matches in found.items():
-        if len(prefix) == _FULL and (match := inventory.get(prefix)):
-            matches[prefix] = match
+    for id_, match in inventory.get_many(key for key in found if len(key) == _FULL).items():
+        found[id_][id_] = match
     _find_by_prefix(inventory, {key: found[key] for key in found if len(key) < _FULL})
     if problems := [text for each in found.items() if (text := _problem(*each))]:
         raise CommandError("\n".join(problems))

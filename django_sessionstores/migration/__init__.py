@@ -1,1 +1,1 @@
-"""The migration of sessions from previous backends."""
+"""The migration of sessions from previous backends: one at its next request, or all at once."""

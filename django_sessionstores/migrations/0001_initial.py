@@ -77,7 +77,7 @@ class Migration(migrations.Migration):
                 "default_permissions": (),
                 "indexes": [
                     models.Index(fields=["expires"], name="sessionstores_expires"),
-                    models.Index(fields=["user_id"], name="sessionstores_user"),
+                    models.Index(fields=["user_id", "expires"], name="sessionstores_user"),
                 ],
             },
         ),

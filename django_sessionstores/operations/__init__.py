@@ -1,1 +1,1 @@
-"""What operators use: checks, doctor, statistics, telemetry, bulk migration."""
+"""What operators use: checks, doctor, statistics, telemetry."""

@@ -26,7 +26,7 @@ from ..core.phrases import (
 )
 from ..core.records import draw_key, session_id
 from ..exceptions import StorageUnavailable
-from ..middleware import SessionMiddleware, has_package_middleware, session_middlewares
+from ..middleware.installed import OWN_PATH, has_package_middleware, session_middlewares
 from ..payloads.cookie_chunks import split
 from ..storages.base import Storage
 from . import checks
@@ -237,7 +237,7 @@ def _unreachable(stores: Sequence[Store]) -> list[django_checks.CheckMessage]:
     return [
         django_checks.Error(
             Phrase(
-                gettext_noop("Sessions are in %(store)s, which is unreachable: %(error)s"),
+                gettext_noop("Sessions are in %(store)s, which cannot be used: %(error)s"),
                 store=store.description,
                 error=store.error,
             ),
@@ -293,7 +293,7 @@ def _about_settings(has_middleware: bool) -> Iterator[django_checks.CheckMessage
             Phrase(gettext_noop("MIDDLEWARE has no session middleware, so no view has a session.")),
             hint=Phrase(
                 gettext_noop("Add %(path)s to MIDDLEWARE, above those that use the session."),
-                path=repr(f"{SessionMiddleware.__module__}.{SessionMiddleware.__qualname__}"),
+                path=repr(OWN_PATH),
             ),
             id="sessionstores.E023",
         )
@@ -345,7 +345,7 @@ def _index_in_words(diagnosis: Diagnosis) -> dict[str, str]:
 
 def _store_in_words(store: Store) -> str:
     if store.error:
-        words = _("%(store)s: DOES NOT ANSWER. %(error)s")
+        words = _("%(store)s: CANNOT BE USED. %(error)s")
         return words % {
             "store": isolate_direction(store.description),
             "error": isolate_direction(store.error),

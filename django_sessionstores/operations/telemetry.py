@@ -20,6 +20,7 @@ from ..core.flow import Call
 from ..exceptions import missing_extra
 from ..storages.base import Conflict, Gone, Storage, Taken, Updated
 from ..storages.composed import ComposedStorage
+from ..storages.contract import SAME_AS, STORE_CALLS
 
 try:
     from opentelemetry.metrics import MeterProvider, get_meter
@@ -46,18 +47,6 @@ _COUNTED: Final = {
         "Sessions whose client has changed.",
     ),
 }
-OPERATIONS: Final = frozenset(
-    {
-        *("read", "create", "update", "touch", "delete", "rotate", "fill", "leave_tombstone"),
-        *("lookup", "scan", "count", "purge", "reindex", "end_many", "leave_tombstones"),
-    }
-)
-"""The calls of storages that are measured: those that ask a store."""
-_SAME_AS: Final = {
-    **dict.fromkeys(("find", "peek", "read_latest", "follow"), "read"),
-    "end": "delete",
-}
-"""Calls that a storage answers like another one of its calls, by the name of that call."""
 _OUTCOMES: Final = {Updated: "updated", Conflict: "conflict", Gone: "gone", Taken: "taken"}
 _observing: Final[list[signals.Observer]] = []
 _BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
@@ -91,8 +80,8 @@ def instrument(meter_provider: MeterProvider | None = None) -> None:
 
     def measure(call: Call, seconds: float, outcome: object) -> None:
         storage = call.target
-        operation = _SAME_AS.get(call.name, call.name)
-        if not isinstance(storage, Storage) or operation not in OPERATIONS:
+        operation = SAME_AS.get(call.name, call.name)
+        if not isinstance(storage, Storage) or operation not in STORE_CALLS:
             return
         # A composed storage calls other storages, whose calls are measured. A cookie has no store.
         if isinstance(storage, ComposedStorage) or storage.holds_in_key:

@@ -140,7 +140,7 @@ class SessionFlows(KnownSession):
             began = New(known.key, is_given=True)
         intent = saving.Intent(
             is_asked_for=self._modified,
-            is_wanted=self._modified or self._has_changed(began),
+            has_changes=self._modified or self._has_changed(began),
             must_create=must_create,
         )
         try:
@@ -320,25 +320,25 @@ class SessionFlows(KnownSession):
             self._modified = False
             outdated = state.record if isinstance(state, Stored) else None
             dead = Dead(state.key, outdated=outdated)
-            told = _end_events(flushed.ended, "password")
-            yield from self._set_ended(_state_before_flush(state), dead, told)
+            to_send = _end_events(flushed.ended, "password")
+            yield from self._set_ended(_state_before_flush(state), dead, to_send)
             return
         ended = flushed.ended
         replaces = None
         if ended is not None:
             # A login may follow, so the reason of the end is known only later, and is sent then.
             may_wait = self.policy is not None or request_sessions.is_in_request()
-            is_told = is_logout or request_sessions.is_over() or not may_wait
-            replaces = ReplacedSession(ended.id, ended.user_id, is_told)
-            if not is_told:
+            is_reported = is_logout or request_sessions.is_over() or not may_wait
+            replaces = ReplacedSession(ended.id, ended.user_id, is_reported)
+            if not is_reported:
                 request_sessions.keep(self)
-        told = _end_events(ended, "logout") if replaces is not None and replaces.is_told else ()
-        yield from self._set_ended(_state_before_flush(state), New(replaces=replaces), told)
+        to_send = _end_events(ended, "logout") if replaces and replaces.is_reported else ()
+        yield from self._set_ended(_state_before_flush(state), New(replaces=replaces), to_send)
 
     def _set_ended(self, before: State, after: State, events: Sequence[Event]) -> Flow[None]:
         """Set the state after an end, which a rollback of the caller's transaction may undo."""
         is_provisional = False
-        if not isinstance(before, New):
+        if not (isinstance(before, New) and isinstance(after, New)):
             is_provisional = yield from Calls(self.storage()).in_transaction()
         yield from self._advance(before, after, events, is_provisional)
 
@@ -347,7 +347,7 @@ class SessionFlows(KnownSession):
         """The session that was flushed, if it has ended and `session_ended` was not sent."""
         state = self._current_state
         replaced = state.replaces if isinstance(state, New) else None
-        return replaced if replaced and replaced.is_over and not replaced.is_told else None
+        return replaced if replaced and replaced.is_over and not replaced.is_reported else None
 
     def _report_replaced(self) -> Flow[None]:
         replaced, state = self._flush_to_report, self._state
@@ -358,7 +358,7 @@ class SessionFlows(KnownSession):
         reason = "replaced" if is_login else "logout"
         event = loading.end_event(replaced.id, reason, replaced.user_id)
         # Before anything is awaited, because another task of the request may come here as well.
-        self._set_state(replace(state, replaces=replace(replaced, is_told=True)))
+        self._set_state(replace(state, replaces=replace(replaced, is_reported=True)))
         is_provisional = yield from Calls(self.storage()).in_transaction()
         yield from self._advance(state, self._state, (event,), is_provisional)
 
@@ -432,8 +432,8 @@ def _state_before_flush(state: State) -> State:
         return before
     known = state.previous if isinstance(state, Rotating) else state
     record = known.record if isinstance(known, Stored) else None
-    replaced = ReplacedSession(record.id, record.user_id, is_told=False) if record else None
-    return replace(before, flushed=replaced or ReplacedSession("", None, is_told=True))
+    replaced = ReplacedSession(record.id, record.user_id, is_reported=False) if record else None
+    return replace(before, flushed=replaced or ReplacedSession("", None, is_reported=True))
 
 
 def _is_continued(saved: State, began: State, known: State) -> bool:

@@ -266,20 +266,12 @@ class KnownSession(Engine):
     def modified(self) -> bool:
         """True when set, or when the data is no longer what was loaded, at any depth.
 
-        Also when the stored session is not up to date with its keys or its client, and when the
-        browser may lack the key. Setting it to False dismisses the changes made so far, until the
-        next one.
+        Under Django's middleware, which knows nothing else, also when a save is due. Setting it to
+        False dismisses the changes made so far, until the next one.
         """
         state = self._current_state  # First, because a rollback changes the other attributes.
-        if self._modified:
-            return True
-        if not hasattr(self, "_session_cache"):
-            return isinstance(state, Unread) and self._is_stored_by_others(state)
-        if self._has_changed(state):
-            return True
-        if not isinstance(state, Stored):
-            return False
-        return drafting.is_due(self._environment(), state, SecretDict(self._session_cache))
+        is_changed = self._modified or self._has_changed(state)
+        return is_changed or (self.policy is None and self.is_save_due)
 
     @modified.setter
     def modified(self, value: bool) -> None:
@@ -288,6 +280,20 @@ class KnownSession(Engine):
             with suppress(UnserializableValue):
                 self._baseline = codec().serialize(self._session_cache)
         self._modified = bool(value)
+
+    @property
+    def is_save_due(self) -> bool:
+        """Whether a request that changes nothing should save the session nevertheless.
+
+        That is so if the stored session is not up to date with its keys or its client, and if the
+        browser may lack the key. But a save would also store changes that were dismissed.
+        """
+        state = self._current_state
+        if not hasattr(self, "_session_cache"):
+            return isinstance(state, Unread) and self._is_stored_by_others(state)
+        if not isinstance(state, Stored) or self._baseline is not None:
+            return False
+        return drafting.is_due(self._environment(), state, SecretDict(self._session_cache))
 
     def _has_changed(self, state: State) -> bool:
         data = getattr(self, "_session_cache", None)
@@ -321,14 +327,14 @@ class KnownSession(Engine):
             if isinstance(error, StorageUnavailable):
                 self.outage = error
             evicted, error.evicted = error.evicted, ()
-            told = loading.eviction_events(evicted)
-            yield from self._send(told)
+            to_send = loading.eviction_events(evicted)
+            yield from self._send(to_send)
             raise
 
     def _advance(
-        self, before: State, after: State, told: Sequence[Event], is_provisional: bool
+        self, before: State, after: State, to_send: Sequence[Event], is_provisional: bool
     ) -> Flow[None]:
-        """Set the state and send the events in ``told``.
+        """Set the state and send the events in ``to_send``.
 
         With ``is_provisional``, the events are sent after the caller's transaction has committed,
         and a rollback restores the state ``before``.
@@ -337,14 +343,14 @@ class KnownSession(Engine):
         if is_provisional:
             with self._provisional.note_write(before) as note:
                 note.has_committed = yield from events.send_after_commit(
-                    type(self), self.storage(), told
+                    type(self), self.storage(), to_send
                 )
         else:
-            yield from events.send(type(self), told)
+            yield from events.send(type(self), to_send)
 
-    def _send(self, told: Sequence[Event]) -> Flow[None]:
+    def _send(self, to_send: Sequence[Event]) -> Flow[None]:
         """Send events that do not change the state, after the commit if it is not certain yet."""
-        return events.send_if_committed(type(self), self.storage(), told)
+        return events.send_if_committed(type(self), self.storage(), to_send)
 
 
 def _is_cycled(state: State) -> bool:

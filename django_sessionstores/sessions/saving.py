@@ -21,7 +21,13 @@ from ..core import clock
 from ..core.flow import Call, Flow, Pause
 from ..core.records import Client, Record, SecretText, draw_key, make_tombstone, with_times
 from ..core.records import State as RecordState
-from ..exceptions import SessionConflict, SessionEnded, StorageUnavailable, UnreadablePayload
+from ..exceptions import (
+    PayloadTooLarge,
+    SessionConflict,
+    SessionEnded,
+    StorageUnavailable,
+    UnreadablePayload,
+)
 from ..payloads.codec import Snapshot
 from ..payloads.merge import changes
 from ..storages import revocation
@@ -49,7 +55,12 @@ from .state import (
 )
 
 _EXPIRY: Final = drafting.EXPIRY.encode()
-_HARMLESS_TO_READERS: Final = (SessionEnded, SessionConflict, StorageUnavailable)
+_HARMLESS_TO_READERS: Final = (
+    PayloadTooLarge,
+    SessionConflict,
+    SessionEnded,
+    StorageUnavailable,
+)
 
 
 class Intent(msgspec.Struct, frozen=True):
@@ -57,7 +68,7 @@ class Intent(msgspec.Struct, frozen=True):
 
     is_asked_for: bool = False
     """Whether ``modified`` was set."""
-    is_wanted: bool = False
+    has_changes: bool = False
     """Whether ``modified`` was set, or the data differs from the data that was loaded."""
     must_create: bool = False
     """Whether the save must store a new session, as Django's ``save(must_create=True)``."""
@@ -112,12 +123,12 @@ def save(env: Environment, state: State, data: dict[str, Any], intent: Intent) -
             case Unread():
                 raise AssertionError("what is stored must be read before it is replaced")
             case Unreachable():
-                if intent.is_wanted:
+                if intent.has_changes:
                     # The session was served as empty, which must not replace its stored data.
                     raise state.outage
                 return SaveResult(state)
             case Unreadable():
-                if not intent.is_wanted:
+                if not intent.has_changes:
                     # Nothing changed, and a worker with the right keys can read the session.
                     return SaveResult(state)
                 state = New(SecretText(draw_key()))
@@ -126,7 +137,7 @@ def save(env: Environment, state: State, data: dict[str, Any], intent: Intent) -
                 state = New(SecretText(draw_key()), superseded=state)
                 continue
             case Dead():
-                if state.is_superseded and env.policy is not None and not intent.is_wanted:
+                if state.is_superseded and env.policy is not None and not intent.has_changes:
                     return SaveResult(state)
                 raise SessionEnded("The session got a new key, or was deleted, before this save.")
         if isinstance(step, SaveResult):
@@ -195,12 +206,12 @@ def _replace_flushed(
 
     After a login it is also superseded by the session in ``record``.
     """
-    is_login, is_told = record.user_id is not None, replaced.is_told
+    is_login, is_reported = record.user_id is not None, replaced.is_reported
     if not replaced.is_over and replaced.id:
-        is_told = (yield from revocation.end(env.storage, replaced.id)) is None
+        is_reported = (yield from revocation.end(env.storage, replaced.id)) is None
     if is_login and replaced.id:
         yield from _supersede(env, replaced.id, record)
-    if is_told:
+    if is_reported:
         return []
     return [end_event(replaced.id, "replaced" if is_login else "logout", replaced.user_id)]
 
@@ -362,7 +373,7 @@ def _rotate_for_age(
         return (yield from save(env, rotating, data, intent))
     except _HARMLESS_TO_READERS as error:
         # A request that only reads continues with the old key. A later request rotates it.
-        if intent.is_wanted or _resends_old_key(env, error):
+        if intent.has_changes or _resends_old_key(env, error):
             raise
         return SaveResult(state)
 

@@ -41,7 +41,7 @@ class ReplacedSession(msgspec.Struct, frozen=True):
 
     id: str
     user_id: str | None
-    is_told: bool
+    is_reported: bool
     """Whether `session_ended` was sent for it."""
     is_over: bool = True
     """Whether it has ended. False if its end was rolled back."""

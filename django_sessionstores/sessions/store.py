@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from django.conf import settings as django_settings
 from django.utils.functional import cached_property
@@ -21,6 +21,8 @@ from .rollback import ProvisionalStates
 from .state import Dead, New, Stored
 
 T = TypeVar("T")
+
+_MISSING: Final = object()
 
 
 class SessionStore(SessionFlows):
@@ -90,6 +92,21 @@ class SessionStore(SessionFlows):
             if not hasattr(self, "_session_cache"):
                 self._session_cache = data
         return self._session_cache
+
+    # Django's methods set ``modified`` to itself, so that a save which is only due would become one
+    # that the view has asked for.
+
+    def pop(self, key: str, default: Any = _MISSING) -> Any:
+        """Remove a key; return its value, or the default. Raises ``KeyError`` if there is none."""
+        return self._pop(self._session, key, default)
+
+    async def apop(self, key: str, default: Any = _MISSING) -> Any:
+        """See `pop`."""
+        return self._pop(await self._aget_session(), key, default)
+
+    def _pop(self, data: dict[str, Any], key: str, default: Any) -> Any:
+        self._modified |= key in data
+        return data.pop(key) if default is _MISSING else data.pop(key, default)
 
     async def adelete_test_cookie(self) -> None:
         # Django's method does not set ``modified``.

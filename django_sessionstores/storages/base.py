@@ -20,7 +20,7 @@ Time is an argument
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
@@ -50,6 +50,7 @@ from .outcomes import (
     refusal,
 )
 from .site_marks import LITTER_AGE
+from .threads import in_thread
 
 if TYPE_CHECKING:
     from ..payloads.codec import Codec
@@ -141,7 +142,7 @@ class Storage(Inspection):
 
         It must not show secrets. A `Phrase` is translated on pages.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "describe")
 
     @property
     def codec(self) -> Codec:
@@ -184,7 +185,7 @@ class Storage(Inspection):
 
         Damaged bytes read as a record whose payload is unreadable, or raise `UnreadablePayload`.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "read")
 
     def find(self, key: str, cookie: str) -> Found:
         """Return the record or tombstone of a key, as `read` does.
@@ -211,7 +212,7 @@ class Storage(Inspection):
 
     def create(self, record: Record, now: int) -> Updated | Taken:
         """Store a new record, unless a record with its id exists. One round trip."""
-        raise NotImplementedError
+        raise _unwritten(self, "create")
 
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         """Replace ``base`` by ``record`` if the store still has that version. One round trip.
@@ -219,7 +220,7 @@ class Storage(Inspection):
         ``record`` is the next version, or a tombstone. A `Conflict` has the current record, from
         the same round trip if the store can do that. Raises `PayloadTooLarge`.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "update")
 
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
         """Set the times of a record without rewriting its payload. One round trip.
@@ -230,7 +231,7 @@ class Storage(Inspection):
         undone. Nothing happens either if the call would have to wait for another transaction:
         requests that only read touch their session, and later ones do it again.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "touch")
 
     def delete(self, session_id: str) -> bool:
         """Remove the record with this id; return whether there was one that is not a tombstone.
@@ -239,7 +240,7 @@ class Storage(Inspection):
         without an error, because the session must end nevertheless; the storage may return either
         value then. One round trip, or two if the store cannot tell records from tombstones.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "delete")
 
     def end(self, session_id: str, presented: str | None) -> bool:
         """Delete the record as `delete` does, and keep copies elsewhere from coming back.
@@ -273,7 +274,7 @@ class Storage(Inspection):
 
         Only if the storage `holds_in_key` and `create` may return `Taken`.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "issue")
 
     def purge(self, now: int, batch: int) -> int:
         """Remove up to ``batch`` records that have expired by ``now``, and return how many.
@@ -283,7 +284,7 @@ class Storage(Inspection):
         Callers repeat the call until it returns 0. No statement locks more than a batch, and a
         record that is touched meanwhile stays.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "purge")
 
     def lookup(self, session_id: str) -> Record | None:
         """Return the record or tombstone with this id, as far as it is known without the key.
@@ -292,26 +293,21 @@ class Storage(Inspection):
         """
         return self.read(session_id)
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """Return a page of up to ``limit`` records, of one user or of all users.
 
         The page begins after ``cursor``, or at the start if that is empty, in the storage's own
         order. It has no tombstones. It may have expired records, and records that have changed
-        since the page before. Memory and time must be bounded at any number of sessions. Only if
-        the storage `lists`. Raises ``ValueError`` for a cursor that no page has returned.
+        since the page before. Those that have expired by ``live_at`` may be left out, and are if
+        the store can do that without reading them: there may be thousands that no purge has
+        removed. Memory and time must be bounded at any number of sessions. Only if the storage
+        `lists`. Raises ``ValueError`` for a cursor that no page has returned.
         """
-        raise NotImplementedError
-
-    def first_expired(self, now: int) -> str:
-        """Return the cursor of a scan that begins after the live records.
-
-        It is empty if the order of the storage does not allow that. Does not ask the store.
-        """
-        return ""
+        raise _unwritten(self, "scan")
 
     def count(self, now: int, user_id: str | None) -> int:
         """Return how many sessions are live, of one user or of all. Only if the storage `lists`."""
-        raise NotImplementedError
+        raise _unwritten(self, "count")
 
     def reindex(self) -> int | None:
         """Rebuild the index from the records, while others write; return its number of sessions.
@@ -338,14 +334,14 @@ class Storage(Inspection):
         Return a function that tells whether it has committed: ``None`` while it is open, ``False``
         after a rollback. The function may be called in any thread, and asks no store.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "after_commit")
 
     def after_rollback(self, action: Callable[[], object]) -> None:
         """Call ``action`` if the caller rolls back what was just written. Only if `in_transaction`.
 
         ``action`` is called outside of any transaction.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "after_rollback")
 
     def close(self) -> None:
         """Close all connections. The storage is not used afterwards."""
@@ -406,9 +402,13 @@ class Storage(Inspection):
         """See `lookup`."""
         return await self._in_thread(self.lookup)(session_id)
 
-    async def ascan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    async def alookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
+        """See `lookup_many`."""
+        return await self._in_thread(self.lookup_many)(session_ids)
+
+    async def ascan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """See `scan`."""
-        return await self._in_thread(self.scan)(cursor, limit, user_id)
+        return await self._in_thread(self.scan)(cursor, limit, user_id, live_at)
 
     async def acount(self, now: int, user_id: str | None) -> int:
         """See `count`."""
@@ -433,7 +433,8 @@ class Storage(Inspection):
         return await self._in_thread(self.after_commit)(action)
 
     def _in_thread(self, method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
-        return sync_to_async(method, thread_sensitive=self.thread_sensitive)
+        # Django's own thread for what must share one.
+        return sync_to_async(method) if self.thread_sensitive else in_thread(method)
 
 
 def rotate_in_two_steps(
@@ -503,11 +504,11 @@ class CacheStorage(Storage):
         The copy counts until ``until``, in milliseconds since the epoch. A copy of the same version
         is replaced. Callers do not need an answer: a copy that was refused must not be stored.
         """
-        raise NotImplementedError
+        raise _unwritten(self, "fill")
 
     def leave_tombstone(self, tombstone: Record, now: int) -> None:
         """Replace whatever is stored under an id by a tombstone, until that expires."""
-        raise NotImplementedError
+        raise _unwritten(self, "leave_tombstone")
 
     def leave_tombstones(self, tombstones: Sequence[Record], now: int) -> None:
         """Do what `leave_tombstone` does for several ids, in one pipeline if the store can."""
@@ -525,3 +526,12 @@ class CacheStorage(Storage):
     async def aleave_tombstones(self, tombstones: Sequence[Record], now: int) -> None:
         """See `leave_tombstones`."""
         await self._in_thread(self.leave_tombstones)(tombstones, now)
+
+
+def _unwritten(storage: Storage, method: str) -> NotImplementedError:
+    kind = type(storage)
+    because = ", because its `lists` is true" if method in {"scan", "count"} else ""
+    return NotImplementedError(
+        f"{kind.__module__}.{kind.__qualname__} must have the method {method}(){because}. See "
+        f"{Storage.__module__}.{Storage.__qualname__}.{method}()."
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -61,6 +61,11 @@ class Calls(msgspec.Struct, frozen=True):
         record: Record | None = yield Call(self.storage, "lookup", (session_id,))
         return record
 
+    def lookup_many(self, session_ids: Sequence[str]) -> Flow[Mapping[str, Record]]:
+        """See `Storage.lookup_many`."""
+        found: Mapping[str, Record] = yield Call(self.storage, "lookup_many", (session_ids,))
+        return found
+
     def create(self, record: Record, now: int) -> Flow[Updated | Taken]:
         """See `Storage.create`."""
         outcome: Updated | Taken = yield Call(self.storage, "create", (record, now))
@@ -95,9 +100,9 @@ class Calls(msgspec.Struct, frozen=True):
         removed: int = yield Call(self.storage, "purge", (now, batch))
         return removed
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Flow[Page]:
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Flow[Page]:
         """See `Storage.scan`."""
-        page: Page = yield Call(self.storage, "scan", (cursor, limit, user_id))
+        page: Page = yield Call(self.storage, "scan", (cursor, limit, user_id, live_at))
         return page
 
     def in_transaction(self) -> Flow[bool]:

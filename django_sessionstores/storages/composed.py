@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ..core.flow import Flow
 from ..core.records import Record, list_entry
 from ..core.summary import Summary
 from .base import Found, Outcome, Page, Storage, Taken, Updated
 from .calls import Calls
+from .contract import TRAITS
 from .flows import FlowStorage
 
 if TYPE_CHECKING:
     from ..payloads.codec import Codec
-
-_TRAITS: Final = (
-    "thread_sensitive",
-    "shared",
-    "durable",
-    "self_expiring",
-    "max_payload",
-    "authoritative",
-    "holds_in_key",
-    "lists",
-    "lists_lost",
-    "indexes_users",
-    "indexes_counts",
-    "keeps_client",
-    "keeps_changes",
-)
-"""The attributes by which a storage declares what it can do."""
 
 
 class ComposedStorage(FlowStorage):
@@ -60,14 +44,23 @@ class ComposedStorage(FlowStorage):
     async def alookup(self, session_id: str) -> Record | None:
         return self._session_or_none(await self._listing.alookup(session_id))
 
+    def lookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
+        return self._sessions(self._listing.lookup_many(session_ids))
+
+    async def alookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
+        return self._sessions(await self._listing.alookup_many(session_ids))
+
+    def _sessions(self, entries: Mapping[str, Record]) -> Mapping[str, Record]:
+        return {key: self._session_of_entry(entry) for key, entry in entries.items()}
+
     def _session_or_none(self, entry: Record | None) -> Record | None:
         return None if entry is None else self._session_of_entry(entry)
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
-        return self._page_of_sessions(self._listing.scan(cursor, limit, user_id))
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
+        return self._page_of_sessions(self._listing.scan(cursor, limit, user_id, live_at))
 
-    async def ascan(self, cursor: str, limit: int, user_id: str | None) -> Page:
-        return self._page_of_sessions(await self._listing.ascan(cursor, limit, user_id))
+    async def ascan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
+        return self._page_of_sessions(await self._listing.ascan(cursor, limit, user_id, live_at))
 
     def first_expired(self, now: int) -> str:
         return self._listing.first_expired(now)
@@ -132,7 +125,7 @@ class Wrapper(ComposedStorage):
         super().__init__(listing=inner)
         self.inner = inner
         self._calls = Calls(inner)
-        for trait in _TRAITS:
+        for trait in TRAITS:
             setattr(self, trait, getattr(inner, trait))
 
     def parts(self) -> tuple[Storage, ...]:

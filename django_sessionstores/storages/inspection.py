@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
-from ..core.records import ID_SIZE, session_id
+from ..core.records import ID_SIZE, Record, list_entry, session_id
 from ..core.summary import Summary, summarize
+from ..exceptions import UnreadablePayload
 from .outcomes import Page
 from .site_marks import SiteMarks
 
@@ -13,9 +16,34 @@ from .site_marks import SiteMarks
 class Inspection(SiteMarks):
     """The base class of `Storage` that answers operators, not requests."""
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """See `Storage.scan`."""
         raise NotImplementedError
+
+    def first_expired(self, now: int) -> str:
+        """Return the cursor of a scan that begins after the live records.
+
+        It is empty if the order of the storage does not allow that. Does not ask the store.
+        """
+        return ""
+
+    def lookup(self, session_id: str) -> Record | None:
+        """See `Storage.lookup`."""
+        raise NotImplementedError
+
+    def lookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
+        """Return what `Storage.lookup` returns for each id, without the payloads of sessions.
+
+        Ids without a record, and those of records that cannot be read, are left out. Callers pass
+        `MOST_AT_ONCE` ids at most. A storage does this in one statement or pipeline if it can; the
+        default looks up one id after the other.
+        """
+        found = {}
+        for each in session_ids:
+            with suppress(UnreadablePayload):
+                if (record := self.lookup(each)) is not None:
+                    found[each] = list_entry(record)
+        return found
 
     def stated_id(self, key: str) -> str | None:
         """Return the session id that a key states, for logs; ``None`` if it states none.

@@ -90,7 +90,14 @@ class LimitedStorage(Wrapper):
         """
 
         def store(lock: Record) -> Flow[T]:
-            surplus = yield from self._surplus(record, base)
+            try:
+                surplus = yield from self._surplus(record, base)
+            except SessionLimitReached:
+                if base is None or (yield from self._is_there(base.id)):
+                    raise
+                # The session that the login would replace has got another key. So nothing is stored
+                # now, and the login may continue the session of another login.
+                surplus = ()
             outcome = yield from storing
             # If the lock has expired, another login may have ended the same sessions.
             if isinstance(outcome, Updated) and clock.now() < lock.expires:
@@ -103,6 +110,11 @@ class LimitedStorage(Wrapper):
             outcome = cast("T", (yield from self._count_again(outcome)))
         return outcome
 
+    def _is_there(self, session_id: str) -> Flow[bool]:
+        """Return whether a live session is stored under an id."""
+        current = yield from self._calls.lookup(session_id)
+        return current is not None and current.is_live(clock.now())
+
     def _count_again(self, outcome: Updated) -> Flow[Updated]:
         """End surplus sessions after the session of a login was stored without the lock.
 
@@ -112,8 +124,7 @@ class LimitedStorage(Wrapper):
         record = outcome.record
 
         def count(lock: Record) -> Flow[Updated | None]:
-            current = yield from self._calls.lookup(record.id)
-            if current is None or not current.is_live(clock.now()):
+            if not (yield from self._is_there(record.id)):
                 # Another login has ended this session as a surplus one.
                 return None
             try:
@@ -167,7 +178,8 @@ class LimitedStorage(Wrapper):
         if not self.lists:
             raise ImproperlyConfigured(
                 f"SESSIONSTORES['MAX_SESSIONS'] is set, but {self.describe()} cannot tell how many "
-                "sessions a user has. Set SESSIONSTORES['REGISTRY'], or choose another "
+                "sessions a user has. With the cookie or cache engine, set "
+                "SESSIONSTORES['REGISTRY'], for example to 'db'. Otherwise choose another "
                 "SESSION_ENGINE."
             )
         own = {record.lineage} if base is None else {record.lineage, base.lineage}
@@ -176,8 +188,8 @@ class LimitedStorage(Wrapper):
         found: dict[str, _Records] = {}
         cursor = ""
         while True:
-            page = yield from self._calls.scan(cursor, min(_PAGE, enough), record.user_id)
             now = clock.now()
+            page = yield from self._calls.scan(cursor, min(_PAGE, enough), record.user_id, now)
             for each in page.records:
                 if each.lineage not in own and each.is_live(now) and _deadline_of(each) > now:
                     found.setdefault(each.lineage, []).append(each)

@@ -134,7 +134,7 @@ class MemoryStorage(Storage):
                     found += 1
         return found
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         last = id_of_cursor(cursor)
         with self._lock:
             found = sorted(each for each in self._sessions if each > last)

@@ -12,6 +12,10 @@ from ..core.records import Record, State, is_session_id, list_entry
 from ..exceptions import SessionStoresError
 
 
+class LockTaken(Exception):
+    """Another request holds a lock, and the caller does not wait for it."""
+
+
 class Updated(msgspec.Struct, frozen=True):
     """The write was done. ``record`` is what the store now has, with a new handle."""
 

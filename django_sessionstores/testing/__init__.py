@@ -10,7 +10,6 @@ from .conformance.engine import EngineContract
 from .conformance.execution import Twin, in_threads
 from .conformance.failures import RaisedError, raises
 from .conformance.observation import (
-    STORAGE_METHODS,
     Hook,
     inner_storages,
     observed,
@@ -25,7 +24,6 @@ __all__ = [
     "DAY",
     "HOUR",
     "MALFORMED_KEYS",
-    "STORAGE_METHODS",
     "EngineContract",
     "Hook",
     "RaisedError",

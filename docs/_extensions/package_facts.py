@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
+from collections.abc import Mapping
 from typing import Any, Final
 
 from docutils import nodes
@@ -179,17 +180,28 @@ def replay_language() -> list[str]:
     }
     tables = {
         "Step": language.STEPS,
+        "Store": language.STORES,
         "View": views,
+        "Argument of a view": language.ARGUMENTS,
         "At the end of a view": language.ENDS,
         "Around a sync view": language.TRANSACTIONS,
         "Option of the site": language.OPTIONS,
     }
-    lines: list[str] = []
-    for heading, words in tables.items():
-        lines += ["", ".. list-table::", "   :header-rows: 1", "   :widths: 22 78", ""]
-        lines += _row(heading, "Meaning")
-        for word, meaning in words.items():
-            lines += _row(f"``{word}``", meaning)
+    return [line for heading, words in tables.items() for line in _words(heading, words)]
+
+
+def simulation_setups() -> list[str]:
+    """What has happened before the pairs that the exhaustive run tries, as the lines of a table."""
+    from django_sessionstores.testing.simulation.setups import SETUPS
+
+    return _words("Setup", {name: setup.meaning for name, setup in SETUPS.items()})
+
+
+def _words(heading: str, words: Mapping[str, str]) -> list[str]:
+    lines = ["", ".. list-table::", "   :header-rows: 1", "   :widths: 22 78", ""]
+    lines += _row(heading, "Meaning")
+    for word, meaning in words.items():
+        lines += _row(f"``{word}``", meaning)
     return lines
 
 
@@ -197,6 +209,12 @@ class ReplayLanguage(_Generated):
     """``.. replay-language::``"""
 
     lines = staticmethod(replay_language)
+
+
+class SimulationSetups(_Generated):
+    """``.. simulation-setups::``"""
+
+    lines = staticmethod(simulation_setups)
 
 
 class Default(SphinxRole):
@@ -211,5 +229,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("options", Options)
     app.add_directive("reasons", Reasons)
     app.add_directive("replay-language", ReplayLanguage)
+    app.add_directive("simulation-setups", SimulationSetups)
     app.add_role("default", Default())
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -588,7 +588,7 @@ def test_an_outage(site: Any, browser: Browser, another: Browser) -> None:
     """The page shows no empty list, and no session has ended."""
 
     def broken(name: str) -> None:
-        if name in {"scan", "lookup"}:
+        if name in {"scan", "lookup", "lookup_many"}:
             raise StorageUnavailable("no route")
 
     with observed(site.storage, before=broken):

@@ -9,6 +9,8 @@ from django.apps import apps
 
 # Makes this module an engine, one that leaves everything to be done.
 from django.contrib.sessions.backends.base import SessionBase as SessionStore  # noqa: F401
+from django.contrib.sessions.management.commands.clearsessions import Command as DjangosCommand
+from django.core import checks
 from django.core.management import CommandError, call_command, get_commands
 from django.test import override_settings
 
@@ -136,3 +138,18 @@ def test_an_error_on_a_terminal_that_lacks_its_characters(
     screen.flush()
     assert rb"zur\xfcckgewiesen [2J" in written.getvalue()
     assert b"\x1b" not in written.getvalue()
+
+
+@pytest.mark.parametrize("kind", [Command, DjangosCommand], ids=["package", "Django"])
+def test_warnings_of_checks_come_on_the_error_stream(
+    engine: Engine, kind: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As from Django's command. The output has only what the command itself says."""
+    warning = checks.Warning("a warning of the project", id="project.W001")
+    with mock.patch.object(checks, "run_checks", return_value=[warning]):
+        kind().run_from_argv(["manage.py", "clearsessions"])
+        said = capsys.readouterr()
+        assert "a warning of the project" in said.err
+        assert "a warning" not in said.out
+        kind().run_from_argv(["manage.py", "clearsessions", "--skip-checks"])
+        assert "a warning" not in capsys.readouterr().err

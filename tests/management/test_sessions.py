@@ -391,7 +391,7 @@ def test_stats_for_people(engine: Engine, user: Any) -> None:
     assert sessions("stats") == (
         "Live                 3\n"
         "  logged in          2\n"
-        "  anonymous          1\n"
+        "  visitors           1\n"
         "Expired, not purged  0\n"
         "Most sessions        2  ada\n"
     )
@@ -473,8 +473,8 @@ def test_end_by_id_works_on_every_engine(engine: Engine) -> None:
     ids = [one.session_id, two.session_id, one.session_id]
     with observed(engine.storage) as calls:
         assert sessions("end", *ids, interactive=False) == "2 sessions ended.\n"
-    # Each is looked up to be found, and once more for what is told of it.
-    assert calls == [*["lookup"] * 4, "end_many"]
+    # They are looked up to be found, and once more for what is told of them.
+    assert calls == ["lookup_many", "lookup_many", "end_many"]
     assert alive(engine, one, two, three) == [False, False, True]
 
 
@@ -616,7 +616,8 @@ def test_doctor_asks_every_store(sound: Engine) -> None:
 def test_doctor_finds_a_folder_that_cannot_be_written(
     sound: Engine, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    """Reads find no session there, and nothing fails before the first login."""
+    """A folder that cannot be made is an outage. In the others, reads find no session, and nothing
+    fails before the first login."""
     folder = sound.file_path / "django_sessionstores"
     if place != "parent":
         stored(sound)
@@ -628,9 +629,11 @@ def test_doctor_finds_a_folder_that_cannot_be_written(
     code, said = typed("doctor")
     said = " ".join(said.split())
     assert code == 1
-    assert f"CANNOT BE WRITTEN. This process may not write to {refused}. Make the user" in said
+    assert f"his process may not write to {refused}. Make the user" in said
     assert "SESSION_FILE_PATH" in said
-    assert document_of_failure("doctor")["stores"][0]["write_obstacle"]
+    is_outage = place == "parent"
+    assert f"CANNOT BE {'USED' if is_outage else 'WRITTEN'}. " in said
+    assert document_of_failure("doctor")["stores"][0]["error" if is_outage else "write_obstacle"]
 
 
 @pytest.mark.engines("db:sqlite", "cached_db:locmem+sqlite")
@@ -697,14 +700,14 @@ def test_doctor_finds_a_store_that_is_unreachable(sound: Engine) -> None:
     with observed(storage, before=broken):
         code, said = typed("doctor")
     assert code == 1
-    assert f"{storage.describe()}: DOES NOT ANSWER. no route\n" in said
+    assert f"{storage.describe()}: CANNOT BE USED. no route\n" in said
     assert said.endswith("CommandError: 1 problem found.\n")
     wrong = {**getattr(settings, "SESSIONSTORES", {}), "AAA": 1}
     with observed(storage, before=broken), override_settings(SESSIONSTORES=wrong):
         findings = document_of_failure("doctor")["findings"]
     # The first of the problems, whatever else is wrong.
     assert [each["id"] for each in findings[:2]] == ["sessionstores.E022", "sessionstores.E002"]
-    assert findings[0]["message"].endswith("which is unreachable: no route")
+    assert findings[0]["message"].endswith("which cannot be used: no route")
 
 
 @pytest.mark.engines("db:sqlite")
@@ -1011,8 +1014,8 @@ def test_a_server_that_is_gone(engine: Engine) -> None:
     assert sorted(stores) == [0, 0, 1]
     code, said = typed("doctor")
     assert code == 1
-    assert said.count("DOES NOT ANSWER") == len(engine.servers)
-    assert not re.search("DOES NOT ANSWER. Redis through", " ".join(said.split()))
+    assert said.count("CANNOT BE USED") == len(engine.servers)
+    assert not re.search("CANNOT BE USED. Redis through", " ".join(said.split()))
 
 
 @pytest.mark.engines("cache:locmem", "db:sqlite")
@@ -1348,15 +1351,21 @@ def test_a_line_break_in_a_name_forges_no_field(engine: Engine, user: Any) -> No
 def test_no_color(engine: Engine, crowded: Any) -> None:
     """The environment variable and the option; --force-color says the contrary."""
 
-    def is_coloured(line: str, **variables: str) -> bool:
-        return "\x1b" in on_terminal(engine, f"sessions {line}", variables=variables)[1]
+    def are_coloured(*options: str, **variables: str) -> list[bool]:
+        """Return it for a report and an error, with each of some options."""
+        lines = [
+            f"sessions {line} {option}"
+            for option in options
+            for line in ("list", "end --user nobody")
+        ]
+        _, seen = on_terminal(engine, *lines, variables=variables)
+        _, *outputs = re.split(r"\$ sessions .*\n", seen)
+        return ["\x1b" in output for output in outputs]
 
-    for line in ("list", "end --user nobody"):
-        assert is_coloured(line)
-        assert is_coloured(line, NO_COLOR="")
-        assert not is_coloured(line, NO_COLOR="1")
-        assert not is_coloured(f"{line} --no-color")
-    assert is_coloured("list --force-color", NO_COLOR="1")
+    assert are_coloured("", "--no-color") == [True, True, False, False]
+    assert are_coloured("", NO_COLOR="") == [True, True]
+    without, forced = [False, False], [True, True]
+    assert are_coloured("", "--force-color", NO_COLOR="1") == without + forced
     _, piped = through_pipes(engine, "sessions list --force-color")
     assert piped.startswith("\x1b[")
 

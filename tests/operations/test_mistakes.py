@@ -18,10 +18,11 @@ from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.operations.doctor import diagnose
 from tests import ROOT
-from tests.operations.checks.configurations import DJANGOS, ENGINES, OURS
+from tests.operations.checks.configurations import DJANGO, DJANGOS, ENGINES, OURS
 from tests.services import Redis
 
 SITE = """
+import os
 import sys
 
 import django
@@ -44,6 +45,13 @@ settings.configure(
     }
 )
 django.setup()
+for step in sys.argv[3:]:
+    child = os.fork()
+    if not child:
+        exec(step)
+        sys.exit()
+    _, status = os.waitpid(child, 0)
+    print("\\0", status, end="\\0", file=sys.stderr, flush=True)
 """
 CHECK = "from django.core.management import call_command; call_command('check')"
 SERVE = "from django.core.wsgi import get_wsgi_application; get_wsgi_application()"
@@ -52,17 +60,39 @@ ASK = "from django.test import Client; Client().get('/')"
 urlpatterns: list[Any] = []
 
 
-def stop_of(middleware: str, step: str, **options: Any) -> str:
-    """Return the last line of what a site without the app says before it stops."""
+def stops_of(middleware: str, *steps: str, **options: Any) -> list[str]:
+    """Return the last line of what a site without the app says before it stops, for each step."""
+    return [each.rpartition("\n")[2] for each in errors_of(middleware, *steps, **options)]
+
+
+def errors_of(middleware: str, *steps: str, **options: Any) -> list[str]:
+    """Return what a site without the app says before it stops, for each step.
+
+    Each step is taken by a process of its own; it is empty if that does not stop.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", SITE + step, middleware, repr(options)],
+        [sys.executable, "-c", SITE, middleware, repr(options), *steps],
         capture_output=True,
         text=True,
         timeout=120,
         cwd=ROOT,
         check=False,
     )
-    return "" if done.returncode == 0 else done.stderr.strip().rpartition("\n")[2]
+    assert done.returncode == 0, done.stderr
+    *parts, _ = done.stderr.split("\0")
+    said, codes = parts[::2], map(int, parts[1::2])
+    return [text.strip() if code else "" for text, code in zip(said, codes, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["db", "cached_db"])
+def test_the_app_of_a_previous_backend_is_removed_too_early(name: str) -> None:
+    """E017: no other setting would help. In this process, the app cannot be taken away."""
+    options = {"MIGRATE_FROM": [DJANGO + name]}
+    apps = ["django.contrib.auth", "django.contrib.contenttypes", "django_sessionstores"]
+    (said,) = errors_of(DJANGOS, CHECK, SESSIONSTORES=options, INSTALLED_APPS=apps)
+    assert "sessionstores.E017" in said
+    assert "HINT: Add the app to INSTALLED_APPS again" in said
+    assert "backends 'django.contrib.sessions'," in said
 
 
 @pytest.mark.parametrize(
@@ -78,11 +108,10 @@ def test_a_table_without_its_app(options: dict[str, Any]) -> None:
     """The checks of an app that is not installed do not run. ``check`` finds it nevertheless on a
     site with the package's middleware, and on one with Django's no server starts."""
     steps = {OURS: [CHECK, SERVE, ASK], DJANGOS: [SERVE]}
+    if "REGISTRY" in str(options):
+        del steps[DJANGOS]  # The first session that is read or saved finds it.
     for middleware, each in steps.items():
-        for step in each:
-            if middleware == DJANGOS and "REGISTRY" in str(options):
-                continue  # The first session that is read or saved finds it.
-            said = stop_of(middleware, step, **options)
+        for said in stops_of(middleware, *each, **options):
             assert said.startswith("django.core.exceptions.ImproperlyConfigured: ")
             assert "Add 'django_sessionstores' to INSTALLED_APPS" in said
             assert "manage.py migrate" in said
@@ -91,15 +120,14 @@ def test_a_table_without_its_app(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("middleware", [OURS, DJANGOS])
 def test_an_engine_that_needs_no_app(middleware: str) -> None:
     """The app is for tables, commands and pages."""
-    for step in (CHECK, SERVE, ASK):
-        assert stop_of(middleware, step, SESSION_ENGINE=ENGINES + "memory") == ""
+    assert stops_of(middleware, CHECK, SERVE, ASK, SESSION_ENGINE=ENGINES + "memory") == [""] * 3
 
 
 def test_the_name_of_django_for_the_cookie_engine() -> None:
     """Somebody who moves from Django's engine may use its name, and forget the app."""
-    for middleware, step in ((OURS, CHECK), (OURS, SERVE), (DJANGOS, SERVE)):
-        said = stop_of(middleware, step, SESSION_ENGINE=ENGINES + "signed_cookies")
-        assert "'django_sessionstores.backends.cookie'" in said
+    for middleware, steps in {OURS: [CHECK, SERVE], DJANGOS: [SERVE]}.items():
+        for said in stops_of(middleware, *steps, SESSION_ENGINE=ENGINES + "signed_cookies"):
+            assert "'django_sessionstores.backends.cookie'" in said
 
 
 # Redis ------------------------------------------------------------------------------------------

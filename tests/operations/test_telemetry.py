@@ -20,9 +20,8 @@ from django_sessionstores.exceptions import MissingExtra, StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.operations import telemetry
 from django_sessionstores.sessions.state import RequestPolicy
-from django_sessionstores.storages.base import Storage
 from django_sessionstores.storages.layered import LayeredStorage
-from django_sessionstores.testing import STORAGE_METHODS, Twin, at, observed, stores_of
+from django_sessionstores.testing import Twin, at, observed, stores_of
 from tests.sessions.test_lifetimes import limits
 
 MAIN = ("memory", "db:sqlite", "file", "cache:redis-cache", "cookie:sqlite")
@@ -200,12 +199,6 @@ def test_it_costs_nothing_until_it_is_asked_for(engine: Any) -> None:
     telemetry.uninstrument()
     assert flow._watcher is None
     assert signals.observers == before
-
-
-def test_no_operation_of_a_storage_is_left_out() -> None:
-    assert set(STORAGE_METHODS) <= telemetry.OPERATIONS
-    of_caches = {"fill", "leave_tombstone", "leave_tombstones"}
-    assert all(hasattr(Storage, name) for name in telemetry.OPERATIONS - of_caches)
 
 
 def test_without_the_extra() -> None:

@@ -56,6 +56,8 @@ def assert_said(engine: str, *parts: str) -> None:
         store("k" * 32).load()
     finding = diagnose(store.own_storage()).findings[0]
     assert finding.id == "sessionstores.E022"
+    # True of a server that refuses as well as of one that does not answer.
+    assert ", which cannot be used: " in finding.message
     errors = io.StringIO()
     with pytest.raises(CommandError) as stopped:
         call_command("sessions", "list", stderr=errors)
@@ -143,7 +145,7 @@ REDIS_MISTAKES: Final[dict[str, tuple[Callable[[Fixture], str], tuple[str, ...]]
     ),
     "wrong number": (
         lambda get: shared_service(Redis).url(99),
-        ("database number", "['LOCATION']"),
+        ("no database 99", "the number", "['LOCATION']"),
     ),
     "TLS to a server without": (
         lambda get: (

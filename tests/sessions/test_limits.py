@@ -5,7 +5,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -409,6 +409,35 @@ def test_two_visitors_log_in_at_once(engine: Any, policy: str) -> None:
             assert [session for session in admitted if session] == [live]
             # Who was refused is a visitor still, with the cart.
             assert Inventory().count() == 2
+
+
+@pytest.mark.parametrize("policy", ["end_oldest", "refuse"])
+@pytest.mark.parametrize("in_async", [False, True], ids=["sync", "async"])
+def test_a_visitor_who_logs_in_twice_at_once_has_one_session(
+    engine: Any, in_async: bool, policy: str
+) -> None:
+    """The second login continues the session of the first, so it needs no room of its own."""
+    visitor = engine.SessionStore()
+    visitor["cart"] = "full"
+    visitor.save()
+    logins = [Twin(engine.SessionStore(visitor.session_key), in_async) for _ in range(2)]
+    with limits(MAX_SESSIONS=2, ON_LIMIT=policy), ended() as told:
+        assert log_in(engine, 1)
+        for each in logins:
+            assert each.get("cart") == "full"
+            each.cycle_key()
+        for number, each in enumerate(logins):
+            each.set("_auth_user_id", "1")
+            each.set(f"from {number}", True)
+            each.save()
+        session = engine.SessionStore(logins[1].session_key)
+        assert {*session.keys()} == {"_auth_user_id", "cart", "from 0", "from 1"}
+        assert Inventory().count(user="1") == 2
+        assert told == []
+        with pytest.raises(SessionLimitReached) if policy == "refuse" else nullcontext():
+            over = engine.SessionStore()
+            over["_auth_user_id"] = "1"
+            over.save()
 
 
 @pytest.mark.parametrize("policy", ["end_oldest", "refuse"])

@@ -12,6 +12,7 @@ from copy import copy, deepcopy
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
+from unittest import mock
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
@@ -193,14 +194,39 @@ def test_the_second_save_asks_whether_the_session_lives(session: Open, store: An
     assert calls == ["read"]
 
 
-def test_modified_false_dismisses_the_changes_so_far(session: Open, stored: Any) -> None:
-    """The documented way to keep a request from saving; the next change counts again."""
+@pytest.mark.parametrize("is_due", [False, True])
+def test_modified_false_dismisses_the_changes_so_far(
+    session: Open, stored: Any, store: Any, is_due: bool
+) -> None:
+    """The documented way to keep a request from saving, also if a save is due, which would store
+    them; the next change counts again."""
     request = session(stored(box=[]))
-    request.get("box").append(1)
-    request.target.modified = False
-    assert not request.modified
-    request.get("box").append(2)
-    assert request.modified
+    with mock.patch.object(store, "is_outdated", return_value=is_due):
+        request.get("box").append(1)
+        request.target.modified = False
+        assert not request.modified
+        assert not request.target.is_save_due
+        request.get("box").append(2)
+        assert request.modified
+
+
+@pytest.mark.parametrize("has_policy", [False, True])
+def test_a_save_that_is_due_is_no_change(
+    session: Open, stored: Any, store: Any, has_policy: bool
+) -> None:
+    """Only Django's middleware, which does not know better, takes it for one."""
+    request = session(stored(a=1))
+    request.target.policy = RequestPolicy() if has_policy else None
+    with mock.patch.object(store, "is_outdated", return_value=True):
+        assert request.get("a") == 1
+        assert request.target.is_save_due
+        assert request.modified is not has_policy
+        with pytest.raises(KeyError):
+            request.pop("b")
+        assert request.pop("b", 2) == request.pop("b", default=2) == 2
+        assert request.modified is not has_policy
+        assert request.pop("a") == 1
+        assert request.modified
 
 
 def test_two_saves_of_a_request_make_no_cookie_due(session: Open, stored: Any) -> None:
@@ -725,7 +751,7 @@ def test_another_client_is_stored_when_the_touch_interval_has_passed(
             request = engine.SessionStore(key)
             request.policy = RequestPolicy(client=lambda: ClientOfRequest("192.0.2.1", "Firefox"))
             assert request["x"] == 1
-            assert request.modified is is_due
+            assert request.is_save_due is is_due
 
 
 # Concurrency -----------------------------------------------------------------------------------

@@ -21,11 +21,12 @@ from django.test import override_settings
 from django_sessionstores import signals
 from django_sessionstores.core import clock
 from django_sessionstores.core.flow import Call, Flow, run
+from django_sessionstores.core.records import draw_key
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.sessions.rollback import ProvisionalStates
 from django_sessionstores.sessions.state import New, RequestPolicy
 from django_sessionstores.storages.sql import transactions
-from django_sessionstores.testing import Twin
+from django_sessionstores.testing import DAY, Twin, at, now
 from tests.stored_sessions import stored
 
 T = TypeVar("T")
@@ -262,6 +263,26 @@ def test_a_new_key_in_a_transaction_that_is_tried_again(
     assert data_of(engine, key) == {}
 
 
+@pytest.mark.engines("db", "cached_db", "cache:memcached+sqlite")
+@pytest.mark.parametrize("change", ["cycle_key", "rotate_later", "create"])
+def test_a_new_key_that_was_rolled_back_is_kept_for_the_next_save(
+    engine: Any, undo: Undo, change: str
+) -> None:
+    """The view may have passed it on, as the documentation says."""
+    old = stored(engine, a=1)
+    session = engine.SessionStore(old)
+    session["b"] = 2
+    with undo():
+        getattr(session, change)()
+        new = session.session_key
+        session.save()
+    assert session.session_key == new != old
+    assert (data_of(engine, old), data_of(engine, new)) == ({"a": 1}, {})
+    session.save()
+    assert data_of(engine, session.session_key) == {"a": 1, "b": 2}
+    assert data_of(engine, old) == ({"a": 1} if change == "create" else {})
+
+
 def test_a_flush_leaves_the_session_and_its_data(engine: Any, undo: Undo) -> None:
     key = stored(engine, _auth_user_id="7", a=1)
     session = engine.SessionStore(key)
@@ -283,6 +304,27 @@ def test_the_first_read_after_a_flush_finds_the_session(
     with undo():
         session.flush()
     assert Twin(session, in_async).get("a") == 1
+
+
+@pytest.mark.parametrize("in_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("is_login", [False, True])
+def test_a_deletion_of_what_was_not_stored_yet_is_undone(
+    engine: Any, undo: Undo, is_login: bool, in_async: bool
+) -> None:
+    """As with Django's backends, a login of the same request is not lost."""
+    session = Twin(engine.SessionStore(), in_async)
+    session.cycle_key()
+    if is_login:
+        session.set("_auth_user_id", "7")
+    session.set("a", 1)
+    key = session.session_key
+    with undo():
+        session.delete()
+    session.set("b", 2)
+    session.save()
+    assert session.session_key == key or engine.storage.holds_in_key
+    data = {"a": 1, "b": 2, **({"_auth_user_id": "7"} if is_login else {})}
+    assert data_of(engine, session.session_key) == data
 
 
 def test_a_flush_of_what_was_never_stored_is_not_undone(engine: Any, undo: Undo) -> None:
@@ -586,6 +628,29 @@ def test_signals_tell_only_what_was_committed(engine: Any, undo: Undo) -> None:
             session.save()
             session.flush()
         assert told == []
+    finally:
+        for signal in watched:
+            signal.disconnect(note)
+
+
+def test_signals_of_a_read_do_not_wait_for_the_commit(engine: Any, undo: Undo) -> None:
+    """A rollback does not change what a request has found."""
+    expired, unknown = stored(engine, _auth_user_id="7"), draw_key()
+    reasons = []
+
+    def note(reason: str, **facts: Any) -> None:
+        reasons.append(reason)
+
+    watched = (signals.session_rejected, signals.session_ended)
+    for signal in watched:
+        signal.connect(note)
+    try:
+        with undo():
+            engine.SessionStore(unknown).load()
+            with at(now() + 15 * DAY):
+                engine.SessionStore(expired).load()
+            assert reasons == ["unknown", "expired"]
+        assert reasons == ["unknown", "expired"]
     finally:
         for signal in watched:
             signal.disconnect(note)

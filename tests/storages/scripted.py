@@ -28,6 +28,7 @@ from django_sessionstores.storages.base import (
     Taken,
     Updated,
 )
+from django_sessionstores.storages.contract import TWINS
 from django_sessionstores.storages.limited import _lock_of
 from django_sessionstores.storages.registered.entries import Handle
 from django_sessionstores.storages.registered.journal import Journal
@@ -131,13 +132,6 @@ def _awaited(name: str) -> Callable[..., Any]:
     return call
 
 
-TWINS: Final = tuple(
-    name
-    for name in dir(CacheStorage)
-    if not name.startswith("_") and hasattr(CacheStorage, "a" + name)
-)
-"""The methods of a storage that have an async twin."""
-
 for _name in (*TWINS, "remove", "remove_id"):
     setattr(Scripted, _name, _blocking(_name))
     setattr(Scripted, "a" + _name, _awaited(_name))
@@ -225,6 +219,8 @@ def show(value: Any) -> str:
             return f"now{value - NOW:+}" if value != NOW else "now"
         case _ if callable(value):
             return "action"
+    if isinstance(value, dict):
+        return f"{{{', '.join(map(show, value.values()))}}}"
     if isinstance(value, set | frozenset):
         return f"{{{', '.join(sorted(map(show, value)))}}}"
     if isinstance(value, tuple | list):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import pytest
 
+from django_sessionstores.storages.base import Storage
+from django_sessionstores.storages.contract import LOCAL_CALLS, SAME_AS, TWINS
 from tests.storages.answers import CASES, FILES, trees_of
-from tests.storages.answers.common import Case
+from tests.storages.answers.common import ARGUMENTS, Case
 
 
 @pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
@@ -17,6 +19,17 @@ from tests.storages.answers.common import Case
 def test_each_answer(case: Case, awaited: bool) -> None:
     """The calls that a storage makes, and what it answers, follow from what it is answered."""
     assert case.tree(awaited=awaited) == trees_of(case.file)[case.title]
+
+
+def test_each_method_is_tried() -> None:
+    """A method that the contract gets has trees, too."""
+    of_caches = {name for name in TWINS if not hasattr(Storage, name)}
+    assert ARGUMENTS.keys() == TWINS - of_caches
+
+
+def test_methods_are_named_that_there_are() -> None:
+    """Those that the contract tells apart from the others."""
+    assert LOCAL_CALLS | SAME_AS.keys() | set(SAME_AS.values()) <= TWINS
 
 
 @pytest.mark.parametrize("file", FILES)

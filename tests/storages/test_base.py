@@ -33,6 +33,7 @@ from django_sessionstores.storages.base import (
     refusal,
 )
 from django_sessionstores.storages.composed import Wrapper
+from django_sessionstores.storages.contract import TRAITS
 from django_sessionstores.storages.flows import FlowStorage
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.limited import LimitedStorage
@@ -534,12 +535,7 @@ def test_a_write_is_refused_if_its_base_is_not_what_is_stored(
     assert refusal(None, base, moment) == Gone()
 
 
-_TRAITS = ["thread_sensitive", "shared", "durable", "self_expiring", "authoritative"]
-_TRAITS += ["holds_in_key", "lists", "lists_lost", "indexes_users", "indexes_counts"]
-_TRAITS += ["keeps_client", "keeps_changes", "native_async", "codec", "max_payload"]
-
-
-@pytest.mark.parametrize("trait", _TRAITS)
+@pytest.mark.parametrize("trait", [*TRAITS, "native_async", "codec"])
 def test_a_wrapper_is_what_the_storage_in_it_is(trait: str) -> None:
     """A wrapper has the properties of its storage, on which the checks and the sessions depend."""
     for value in True, False:

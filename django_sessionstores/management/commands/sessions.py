@@ -21,11 +21,12 @@ from ...core import clock
 from ...core.lifetime import utc_datetime
 from ...exceptions import StorageUnavailable
 from ...inventory import Inventory, SessionInfo
-from ...middleware import records_reads
+from ...middleware.installed import records_reads
+from ...migration import bulk
 from ...migration.lazy import sources
-from ...operations import bulk_migration, cache_keys, doctor, statistics
+from ...operations import cache_keys, doctor, statistics
 from ...sessions.user_ids import normal_user_id
-from .. import reports, selection
+from .. import moved_engines, reports, selection
 from ..engine import errors_reported, open_inventory, purge
 from ..layout import single_line
 from ..options import add_actions
@@ -216,18 +217,16 @@ class Command(BaseCommand):
         json: bool,
         **options: Any,
     ) -> None:
-        storage = bulk_migration.target(settings.SESSION_ENGINE if target is None else target)
-        backend = bulk_migration.source(source, from_cache)
-        bulk_migration.check_pair(backend, storage)
-        if self.terminal.verbosity > 0 and not bulk_migration.is_named(source):
+        storage = moved_engines.target(settings.SESSION_ENGINE if target is None else target)
+        backend = moved_engines.source(source, from_cache)
+        moved_engines.check_pair(backend, storage)
+        if self.terminal.verbosity > 0 and not moved_engines.is_named(source):
             self.terminal.warn(
                 f"{NAME}['MIGRATE_FROM'] does not name {source}: until its session is moved, a "
                 "browser that comes back is logged out."
             )
-        report = bulk_migration.Report()
-        outcomes = (bulk_migration.survey if dry_run else bulk_migration.move)(
-            backend, storage, batch
-        )
+        report = bulk.Report()
+        outcomes = (bulk.survey if dry_run else bulk.move)(backend, storage, batch)
         try:
             for outcome in self.terminal.with_progress(outcomes, backend.count):
                 report.add(outcome)

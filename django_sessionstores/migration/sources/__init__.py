@@ -2,6 +2,7 @@
 
 from .base import Claim, Entry, ForeignSession, PreviousSession, Source
 from .cache import CacheSource
+from .database import MissingApp
 from .own_storage import OwnSource
 from .selection import DJANGO_ENGINES, open_source
 
@@ -11,6 +12,7 @@ __all__ = [
     "Claim",
     "Entry",
     "ForeignSession",
+    "MissingApp",
     "OwnSource",
     "PreviousSession",
     "Source",

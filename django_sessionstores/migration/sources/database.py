@@ -19,6 +19,10 @@ from .cache import cache_alias
 from .django_backend import DjangoSource, session_or_error, translate_errors
 
 
+class MissingApp(ImproperlyConfigured):
+    """The app with the table of a previous backend is not installed."""
+
+
 class DatabaseSource(DjangoSource):
     """Django's ``db``, and backends built on it with a model of their own."""
 
@@ -27,7 +31,7 @@ class DatabaseSource(DjangoSource):
         try:
             model = self._store.get_model_class()  # type: ignore[attr-defined]
         except RuntimeError as error:
-            raise ImproperlyConfigured(
+            raise MissingApp(
                 "Its table belongs to an app that INSTALLED_APPS does not have, such as "
                 f"'django.contrib.sessions': {error}"
             ) from None

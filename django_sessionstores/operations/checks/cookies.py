@@ -12,7 +12,7 @@ from django.utils.translation import gettext_noop as _
 
 from ...conf import cookie_bytes, full_name, settings
 from ...core.phrases import Phrase
-from ...middleware import has_package_middleware
+from ...middleware.installed import has_package_middleware
 from ...payloads.cookie_chunks import split
 from .configuration import production_storage
 

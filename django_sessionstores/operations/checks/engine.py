@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pkgutil import iter_modules
 from typing import Any, Final
 
 from django.conf import settings as django_settings
@@ -19,11 +20,8 @@ from ...storages.base import CacheStorage
 from .configuration import configured_storage
 from .options import check_settings
 
-ENGINES: Final = ("cache", "cached_db", "cookie", "db", "file", "memory")
-"""The engines of the package: modules of its `backends`."""
 _BACKENDS: Final = backends.__name__
 _PACKAGE: Final = _BACKENDS.partition(".")[0]
-_PATHS: Final = tuple(f"{_BACKENDS}.{name}" for name in ENGINES)
 _OTHER_NAMES: Final = {
     "cache": ("redis", "valkey", "memcached", "memcache", "dbcache"),
     "cached_db": ("db_cache", "cached_database"),
@@ -67,7 +65,7 @@ def engine_hint(path: str, others: Sequence[str] = ()) -> Phrase | None:
     These are the engines of the package and ``others``. Returns ``None`` for one of them, and for
     any other module that exists: its problem is not its name.
     """
-    paths = (*_PATHS, *others)
+    paths = (*_engine_paths(), *others)
     is_in_package = path.partition(".")[0] == _PACKAGE
     if path in paths or not (is_in_package or _is_missing(path)):
         return None
@@ -86,6 +84,16 @@ def engine_hint(path: str, others: Sequence[str] = ()) -> Phrase | None:
     if near := difflib.get_close_matches(path, named_alike, n=1, cutoff=least):
         return Phrase(_("Did you mean %(option)s?"), option=repr(near[0]))
     return Phrase(_("The engines are: %(engines)s."), engines=", ".join(map(repr, paths)))
+
+
+def _engine_paths() -> tuple[str, ...]:
+    """Return the paths of the package's engines: its backends, without other names of one."""
+    other_names = {name for names in _OTHER_NAMES.values() for name in names}
+    return tuple(
+        f"{_BACKENDS}.{each.name}"
+        for each in iter_modules(backends.__path__)
+        if each.name not in other_names
+    )
 
 
 def _is_missing(path: str) -> bool:

@@ -12,8 +12,9 @@ from django.utils.translation import gettext_noop as _
 
 from ...conf import NAME
 from ...core.phrases import Phrase
-from ...middleware import (
-    SessionMiddleware,
+from ...middleware import SessionMiddleware
+from ...middleware.installed import (
+    OWN_PATH,
     has_package_middleware,
     middlewares,
     session_middlewares,
@@ -36,7 +37,6 @@ _NEED_SESSION: Final = (
     "django.contrib.messages.middleware.MessageMiddleware",
 )
 """Django's middlewares that use the session of a request when it comes in."""
-_OWN_PATH: Final = f"{SessionMiddleware.__module__}.{SessionMiddleware.__qualname__}"
 _STORES_PAGES: Final = "django.middleware.cache.UpdateCacheMiddleware"
 
 
@@ -164,7 +164,7 @@ def check_devices_page(app_configs: Any, **kwargs: Any) -> Sequence[checks.Check
                     "The pages of devices show each device as unknown and no IP address, because "
                     "MIDDLEWARE has no %(path)s."
                 ),
-                path=_OWN_PATH,
+                path=OWN_PATH,
             ),
             hint=_how_to_replace(),
             id="sessionstores.W025",
@@ -184,7 +184,7 @@ def report_unknown_clients(app_configs: Any, **kwargs: Any) -> Sequence[checks.C
                     "Lists of sessions have no devices and IP addresses, because MIDDLEWARE has "
                     "no %(path)s."
                 ),
-                path=_OWN_PATH,
+                path=OWN_PATH,
             ),
             hint=_how_to_replace(),
             id="sessionstores.I003",
@@ -218,7 +218,7 @@ def _how_to_replace() -> Phrase | None:
         return None
     ((path, _each),) = present
     return Phrase(
-        _("In MIDDLEWARE, replace %(path)s by %(other)s."), path=repr(path), other=repr(_OWN_PATH)
+        _("In MIDDLEWARE, replace %(path)s by %(other)s."), path=repr(path), other=repr(OWN_PATH)
     )
 
 

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_noop as _
 from ... import conf
 from ...conf import NAME, OPTIONS, full_name
 from ...core.phrases import Phrase, message_of
-from ...middleware import has_package_middleware
+from ...middleware.installed import has_package_middleware
 from .configuration import configured_storage
 
 

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_noop as _
 
 from ...conf import cookie_age, full_name, previous_backend, settings
 from ...core.phrases import Phrase, message_of
-from ...migration.sources import DJANGO_ENGINES, OwnSource, Source, open_source
+from ...migration.sources import DJANGO_ENGINES, MissingApp, OwnSource, Source, open_source
 from ...storages.base import CacheStorage, Storage
 from .configuration import configured_storage, parts
 from .engine import engine_hint
@@ -61,16 +61,28 @@ def _unusable_error(path: str, error: ImproperlyConfigured) -> checks.Error:
             engine=repr(path),
             error=message_of(error),
         ),
-        hint=engine_hint(path, DJANGO_ENGINES)
-        or Phrase(
-            _(
-                "If the backend used other settings than the current ones, write a pair of its "
-                "path and a dict of those settings, such as %(example)s. To migrate nothing from "
-                "it, remove the entry."
-            ),
-            example=f"({path!r}, {{'SESSION_CACHE_ALIAS': 'old'}})",
-        ),
+        hint=_how_to_use(path, error),
         id="sessionstores.E017",
+    )
+
+
+def _how_to_use(path: str, error: ImproperlyConfigured) -> Phrase:
+    if isinstance(error, MissingApp):
+        return Phrase(
+            _(
+                "Add the app to INSTALLED_APPS again, for Django's own backends %(app)s, until the "
+                "sessions of this backend have expired or are moved. To migrate nothing from it, "
+                "remove the entry."
+            ),
+            app="'django.contrib.sessions'",
+        )
+    return engine_hint(path, DJANGO_ENGINES) or Phrase(
+        _(
+            "If the backend used other settings than the current ones, write a pair of its "
+            "path and a dict of those settings, such as %(example)s. To migrate nothing from "
+            "it, remove the entry."
+        ),
+        example=f"({path!r}, {{'SESSION_CACHE_ALIAS': 'old'}})",
     )
 
 

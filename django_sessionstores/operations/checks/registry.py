@@ -91,7 +91,10 @@ def check_limit_and_rotation(app_configs: Any, **kwargs: Any) -> Sequence[checks
         return []
     messages: list[checks.CheckMessage] = []
     hint = Phrase(
-        _("Set %(setting)s if the engine can have one, or choose another SESSION_ENGINE."),
+        _(
+            "With the cookie or cache engine, set %(setting)s, for example to 'db'. Otherwise "
+            "choose another SESSION_ENGINE."
+        ),
         setting=full_name("REGISTRY"),
     )
     if has_limit and not storage.lists:

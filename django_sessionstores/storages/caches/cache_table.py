@@ -27,6 +27,7 @@ from ...core.records import (
 )
 from ...exceptions import UnreadablePayload
 from ..base import NAMESPACE
+from ..sql.end_statements import EndStatements, deletes_free
 from ..sql.free_rows import if_free
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ class Statements(NamedTuple):
     find_expired: str
     list_page: str
     count_live: str
+    is_live: str
+    """The condition of `end`."""
+    end: EndStatements
 
     def for_sites(self, statement: str, letters: Sequence[str]) -> str:
         """Return a statement with a placeholder for each site."""
@@ -96,6 +100,7 @@ def compile_statements(table: str, connection: BaseDatabaseWrapper) -> Statement
     if connection.vendor == "mysql":
         starts = f"CONVERT({starts} USING utf8mb4) COLLATE utf8mb4_bin"
     of_sites = f"SUBSTR({value}, {_SITE_LETTER + 1}, {_SITE_LETTERS}) IN ({_SITES})"
+    is_live = f"SUBSTR({value}, 1, 3) NOT IN ({tombstones}) AND ({value} NOT LIKE %s OR {of_sites})"
     return Statements(
         read=read,
         # In a transaction at REPEATABLE READ, MySQL would continue to return the value that has
@@ -109,10 +114,7 @@ def compile_statements(table: str, connection: BaseDatabaseWrapper) -> Statement
         touch=f"{overwrite} {if_free(connection, table, key, same)}",
         overwrite=f"{overwrite} WHERE {key} = %s",
         # Also values that are not records.
-        delete=(
-            f"DELETE FROM {table} WHERE {key} = %s AND SUBSTR({value}, 1, 3) NOT IN ({tombstones}) "
-            f"AND ({value} NOT LIKE %s OR {of_sites})"
-        ),
+        delete=f"DELETE FROM {table} WHERE {key} = %s AND {is_live}",
         # The first condition is implied by the second, but the index is used for the first.
         find_expired=(
             f"SELECT {key} FROM {table} WHERE {expires} <= %s AND ({expires} <= %s "
@@ -125,12 +127,14 @@ def compile_statements(table: str, connection: BaseDatabaseWrapper) -> Statement
             f"SELECT {key}, CASE WHEN {value} LIKE %s AND SUBSTR({value}, {_OWNER_LETTER + 1}, %s)"
             f" = %s THEN SUBSTR({value}, 1, {_START_LETTERS}) END, "
             f"CASE WHEN {value} LIKE %s THEN LENGTH(REPLACE({value}, '=', '')) END "
-            f"FROM {table} WHERE {between} ORDER BY {key} LIMIT %s"
+            f"FROM {table} WHERE {between} AND {expires} > %s ORDER BY {key} LIMIT %s"
         ),
         count_live=(
             f"SELECT COUNT(*) FROM {table} WHERE {between} AND {starts} = %s "
             f"AND {of_sites} AND {expires} > %s AND {value} LIKE %s"
         ),
+        is_live=is_live,
+        end=EndStatements(table, key, is_live, deletes_free(connection)),
     )
 
 

@@ -40,6 +40,7 @@ from ..base import (
 from ..copies import is_refused
 from ..sql.connection_errors import TOO_LARGE, connection_error
 from ..sql.deadline import LimitedCursor
+from ..sql.end_statements import EndStatements
 from ..sql.free_rows import write, write_if_free
 from ..sql.lost_races import conflict_before_cleanup, conflict_in_transaction, retry, summary_of
 from ..sql.table_storage import TableStorage
@@ -155,6 +156,16 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         values = [*TOMBSTONE_VALUES, LIVE_VALUES, *letters]
         return bool(self._execute("delete", self._key(session_id), *values, sites=letters))
 
+    def _end_statements(self) -> tuple[EndStatements, Sequence[Any]]:
+        _, statements = self._database()
+        letters = self._site_letters()
+        is_live = statements.for_sites("is_live", letters)
+        values = (*TOMBSTONE_VALUES, LIVE_VALUES, *letters)
+        return statements.end._replace(is_live=is_live), values
+
+    def _row_key(self, session_id: str) -> str:
+        return self._key(session_id)
+
     def purge(self, now: int, batch: int) -> int:
         # After a while all expired rows, not only sessions: the cache itself does the same when it
         # is full.
@@ -178,9 +189,10 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
             )
             return int(cursor.rowcount)
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """See `Storage.scan`. Reads the start of each row of the page, or of the user."""
-        return page_of(self.own(self._records(id_of_cursor(cursor), limit, user_id)), limit)
+        records = self._records(id_of_cursor(cursor), limit, user_id, live_at)
+        return page_of(self.own(records), limit)
 
     def count(self, now: int, user_id: str | None) -> int:
         """See `Storage.count`. Reads all rows of sessions.
@@ -188,7 +200,7 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         The count of all sessions leaves out those that expire within this second.
         """
         if user_id is not None:
-            records = self._records("", _MAX_LISTED, user_id)
+            records = self._records("", _MAX_LISTED, user_id, now)
             return sum(record.is_live(now) for record in self.own(records))
         connection, statements = self._database()
         letters, prefix = self._site_letters(), self._prefix()
@@ -255,7 +267,7 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         parameters = (self._key(session_id), second_of(moment, connection))
 
         def fetch() -> Any:
-            with LimitedCursor(connection) as cursor:
+            with LimitedCursor(connection, only_reads=not lock) as cursor:
                 cursor.execute(statements.read_latest if lock else statements.read, parameters)
                 return cursor.fetchone()
 
@@ -291,8 +303,13 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         with self._errors():
             return retry(connection, lambda: write(connection, sql, adapted))
 
-    def _records(self, last: str, limit: int, user_id: str | None) -> Iterator[Record]:
-        """Yield the readable live records after an id, in order of ids, without payloads."""
+    def _records(
+        self, last: str, limit: int, user_id: str | None, live_at: int
+    ) -> Iterator[Record]:
+        """Yield the readable live records after an id, in order of ids, without payloads.
+
+        Those that have expired by ``live_at`` are left out, but for the second in which it is.
+        """
         prefix = self._prefix()
         start = prefix + NAMESPACE
         key, end, letters = start + last, _keys_after(prefix)[1], owner_letters(user_id)
@@ -300,8 +317,9 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         wanted = (LIVE_VALUES, len(letters), letters, LIVE_VALUES)
         while True:
             connection, statements = self._database()
-            with self._errors(), LimitedCursor(connection) as cursor:
-                cursor.execute(statements.list_page, (*wanted, key, end, at_once))
+            with self._errors(), LimitedCursor(connection, only_reads=True) as cursor:
+                moment = second_of(live_at, connection)
+                cursor.execute(statements.list_page, (*wanted, key, end, moment, at_once))
                 rows = cursor.fetchall()
             for key, text, length in rows:
                 if text is not None and key.startswith(start):

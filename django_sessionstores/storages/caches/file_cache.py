@@ -54,7 +54,7 @@ class CacheFolder(Folder):
     """Whether this process has seen a session that is not a copy."""
 
     def _is_expected(self, was_there: bool) -> bool:
-        if was_there and self.holds_sessions:
+        if (was_there and self.holds_sessions) or Path(self.path).is_symlink():
             return True
         # The cache makes the folder around it when it writes, so at first that may be missing. But
         # if it cannot be made, it is not known whether there are sessions.

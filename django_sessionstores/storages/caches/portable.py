@@ -43,6 +43,7 @@ from ..base import (
     refusal,
 )
 from ..copies import is_refused
+from ..outcomes import LockTaken
 from .database_cache import DatabaseCacheStorage
 
 WAIT_SECONDS: Final = 5.0
@@ -125,13 +126,14 @@ class PortableStorage(CacheStorage):
         return Updated(record)
 
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
-        with self._lock(base.id) as deadline:
+        with suppress(LockTaken), self._lock(base.id, waits=False) as deadline:
             current = self._find(base.id)
             if current is None or refusal(current, base, now) is not None:
                 return False
             touched = with_times(current, expires, last_activity)
             self._replace(current, touched, now, deadline)
-        return True
+            return True
+        return False
 
     def delete(self, session_id: str) -> bool:
         # Under the lock. Otherwise a request that has just compared versions would undo it.
@@ -240,10 +242,11 @@ class PortableStorage(CacheStorage):
             )
 
     @contextmanager
-    def _lock(self, session_id: str) -> Generator[float]:
+    def _lock(self, session_id: str, *, waits: bool = True) -> Generator[float]:
         """Keep other requests from changing the session.
 
-        Provides the moment until which that is certain, of the monotonic clock.
+        Waits for the lock, or raises `LockTaken` instead. Provides the moment until which the lock
+        is certain, of the monotonic clock.
         """
         name, token = f"{NAMESPACE}lock:{session_id}", secrets.token_hex(8)
         started = 0.0
@@ -253,7 +256,7 @@ class PortableStorage(CacheStorage):
             started = time.monotonic()
             return bool(self._ask("add", name, token, LOCK_SECONDS))
 
-        self._wait_for(attempt)
+        self._wait_for(attempt, waits=waits)
         try:
             yield started + SAFE_SECONDS
         finally:
@@ -263,10 +266,15 @@ class PortableStorage(CacheStorage):
                     if self._ask("get", name) == token:
                         self._ask("delete", name)
 
-    def _wait_for(self, attempt: Callable[[], bool]) -> None:
-        """Try to take a lock until that works. Raises `StorageUnavailable` after `WAIT_SECONDS`."""
+    def _wait_for(self, attempt: Callable[[], bool], *, waits: bool) -> None:
+        """Try to take a lock until that works.
+
+        Raises `StorageUnavailable` after `WAIT_SECONDS`; `LockTaken` at once unless it ``waits``.
+        """
         until = time.monotonic() + WAIT_SECONDS
         while not attempt():
+            if not waits:
+                raise LockTaken
             if time.monotonic() > until:
                 raise StorageUnavailable(
                     f"{self.describe()}: the lock of a session was not free for "
@@ -290,9 +298,11 @@ class LocMemStorage(PortableStorage):
     _locks: Final = tuple(threading.Lock() for _ in range(_STRIPES))
 
     @contextmanager
-    def _lock(self, session_id: str) -> Generator[float]:
+    def _lock(self, session_id: str, *, waits: bool = True) -> Generator[float]:
         lock = self._locks[_stripe(session_id)]
-        if not lock.acquire(timeout=WAIT_SECONDS):
+        if not lock.acquire(timeout=WAIT_SECONDS if waits else 0):
+            if not waits:
+                raise LockTaken
             raise StorageUnavailable(
                 f"{self.describe()}: a thread did not release the lock of a session for "
                 f"{WAIT_SECONDS:g} seconds. Try again later."
@@ -307,7 +317,7 @@ class LocMemStorage(PortableStorage):
         """Whether the keys show the ids, which depends on the cache's KEY_FUNCTION."""
         return prefix_of(self._cache.make_key) is not None
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """See `Storage.scan`. Unpacks the entries of the page, and those of other users before."""
         return page_of(self.own(self._records(id_of_cursor(cursor), user_id)), limit)
 

@@ -83,16 +83,16 @@ class Folder:
         self.refuse_other_owner()
 
     def require(self) -> None:
-        """Raise `StorageUnavailable` if the folder is missing and was there, or its parent is.
+        """Raise `StorageUnavailable` if the folder is missing and was there, or cannot be made.
 
-        Before the first session there is no folder yet, which is not an outage.
+        Before the first session there is no folder yet, which is not an outage. But where a write
+        could not make it, nobody knows whether there are sessions: a permission may be wrong.
         """
         # Before the look: another thread may be about to make the first folder.
         was_there = self.was_there
         with self.translate_errors():
             try:
-                os.stat(self.path)
-                self.was_there = True
+                self.was_there |= stat.S_ISDIR(os.stat(self.path).st_mode)
             except FileNotFoundError:
                 if self._is_expected(was_there):
                     raise StorageUnavailable(
@@ -100,12 +100,19 @@ class Folder:
                         "disk or restore the folder; if you removed the sessions on purpose, "
                         "create it again, empty."
                     ) from None
+                parent = os.path.dirname(self.path)
+                if not _may_write(parent):
+                    raise StorageUnavailable(
+                        f"The folder {self.path} (see {self._setting}) is missing, and this "
+                        f"process may not write to {parent}. {self._cure()}"
+                    ) from None
 
     def _is_expected(self, was_there: bool) -> bool:
         """Return whether the folder, which is missing, should exist."""
         if was_there and not self._is_temporary:
             return True
-        return not os.path.isdir(os.path.dirname(self.path))
+        # A link leads to a disk that is not mounted.
+        return os.path.islink(self.path) or not os.path.isdir(os.path.dirname(self.path))
 
     def refuse_other_owner(self) -> None:
         """Raise `StorageUnavailable` if the folder is another user's.
@@ -125,10 +132,15 @@ class Folder:
     def write_obstacle(self) -> str:
         """Return why this process cannot write to the folder, with the cure; empty if it can."""
         # Those that are missing are made by a write. A command may have made some as another user.
-        shards = [f"{self.path}/{shard}" for shard in SHARDS]
-        for place in (os.path.dirname(self.path), self.path, *shards):
-            is_needed = place != os.path.dirname(self.path) or not os.path.isdir(self.path)
-            if is_needed and os.path.isdir(place) and not os.access(place, os.W_OK | os.X_OK):
+        places = [self.path, *(f"{self.path}/{shard}" for shard in SHARDS)]
+        if not os.path.lexists(self.path):
+            places = [_nearest_folder(self.path)]
+        for place in filter(os.path.lexists, places):
+            if not os.path.isdir(place):
+                return (
+                    f"{place} is not a folder. Remove it, or name another one in {self._setting}."
+                )
+            if not _may_write(place):
                 return f"This process may not write to {place}. {self._cure()}"
         return ""
 
@@ -162,6 +174,17 @@ class Folder:
         return kind(
             f"The sessions in {self.path} (see {self._setting}) are unreachable: {error}{cure}"
         )
+
+
+def _may_write(folder: str) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _nearest_folder(path: str) -> str:
+    """Return the nearest place above a path at which there is something."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def is_id(name: str) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ...exceptions import StorageUnavailable
+from ..outcomes import LockTaken
 from .disk import POLL_SECONDS
 from .folder import LOCK, Folder
 
@@ -60,11 +61,14 @@ class ShardLocks:
         self._folder = folder
 
     @contextlib.contextmanager
-    def hold(self, session_id: str, *, make_folders: bool = False) -> Iterator[None]:
+    def hold(
+        self, session_id: str, *, make_folders: bool = False, waits: bool = True
+    ) -> Iterator[None]:
         """Keep all other threads and processes from changing the shard of this id.
 
-        Raises ``FileNotFoundError`` if there is no such shard, unless ``make_folders`` says to
-        make it. Any other ``OSError``, also of the body, becomes `StorageUnavailable`.
+        Waits for them, or raises `LockTaken` instead. Raises ``FileNotFoundError`` if there is no
+        such shard, unless ``make_folders`` says to make it. Any other ``OSError``, also of the
+        body, becomes `StorageUnavailable`.
         """
         shard = self._folder.shard_of(session_id)
         deadline = time.monotonic() + LOCK_SECONDS
@@ -73,7 +77,7 @@ class ShardLocks:
             while True:
                 fd = self._open(shard, make_folders, deadline)
                 try:
-                    self._wait(fd, deadline)
+                    self._wait(fd, deadline if waits else None)
                     try:
                         if _is_at(fd, f"{shard}/{LOCK}"):
                             yield
@@ -106,12 +110,14 @@ class ShardLocks:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(shard, 0o700)
 
-    def _wait(self, fd: int, deadline: float) -> None:
+    def _wait(self, fd: int, deadline: float | None) -> None:
         is_late = False
         while True:
             try:
                 return try_lock(fd)
             except BlockingIOError:
+                if deadline is None:
+                    raise LockTaken from None
                 is_late = self._is_late(deadline, was_late=is_late)
             time.sleep(POLL_SECONDS)
 

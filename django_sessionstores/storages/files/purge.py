@@ -167,6 +167,6 @@ class Purge:
 
 def _seems_expired(entry: os.DirEntry[str], now: int) -> bool:
     try:
-        return entry.stat(follow_symlinks=False).st_mtime_ns <= now * 1_000_000
+        return entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000 <= now
     except FileNotFoundError:
         return False

@@ -8,7 +8,10 @@ ext4 allocate its blocks at once, which is most of what a save costs there; trun
 a reader half of the old record.
 
 A file's modification time is the moment its record expires: a purge finds its candidates without
-opening the others. It is a hint, lost by a careless copy; the record itself decides.
+opening the others, and a list leaves out what has expired long ago. It is a hint, lost by a
+careless copy; the record itself decides. So that a list can tell a hint from the time of a copy or
+of a write, the hint has a certain number of nanoseconds. If a file system does not store those,
+lists open more files, and that is all.
 """
 
 from __future__ import annotations
@@ -33,6 +36,12 @@ from ...core.records import (
 )
 from .disk import READ, WRITE, insist, open_file, read_rest, write_all
 
+_HINT: Final = 1_000
+"""The nanoseconds of a hint below a millisecond: not 0, which coarse clocks have, and no fewer than
+file systems store that have parts of a millisecond."""
+_LONG: Final = 3_600_000
+"""How many milliseconds after its expiry a list leaves out a session by the hint. A network file
+system may show a hint that is some minutes old."""
 FRONT_SIZE: Final = HEAD_SIZE + ID_SIZE
 """Bytes of the head and of the id of a successor."""
 
@@ -103,7 +112,16 @@ def hint_expiry(path: str, expires: int) -> None:
     """Set the modification time of a file to when its record expires, if that is possible."""
     # Some network file systems set no times. Then a purge opens more files, and that is all.
     with contextlib.suppress(OSError):
-        os.utime(path, ns=(expires * 1_000_000, expires * 1_000_000))
+        os.utime(path, ns=(expires * 1_000_000 + _HINT, expires * 1_000_000 + _HINT))
+
+
+def has_long_expired(path: str, moment: int) -> bool:
+    """Return whether the hint of a file says that its record expired long before a moment.
+
+    Raises ``FileNotFoundError`` if there is no file.
+    """
+    hint = os.stat(path).st_mtime_ns
+    return hint % 1_000_000 == _HINT and hint <= (moment - _LONG) * 1_000_000
 
 
 def _packed_form(data: bytes) -> bytes:

@@ -14,6 +14,7 @@ from ...core.phrases import Phrase
 from ...core.records import HEAD_SIZE, TIMES_OFFSET, Record, State, pack, pack_times, unpack_head
 from ...exceptions import StorageUnavailable, UnreadablePayload
 from ..base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated, id_of_cursor, page_of
+from ..outcomes import LockTaken
 from .disk import READ, insist, open_file, overwrite, read_rest
 from .folder import NEW, Folder
 from .index import UserIndex, owner_of
@@ -23,6 +24,7 @@ from .purge import Purge
 from .record_file import (
     FRONT_SIZE,
     front,
+    has_long_expired,
     hint_expiry,
     read_head,
     read_list_entry,
@@ -174,8 +176,8 @@ class FileStorage(Storage):
 
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
         with (
-            contextlib.suppress(FileNotFoundError, UnreadablePayload),
-            self._locks.hold(base.id),
+            contextlib.suppress(FileNotFoundError, UnreadablePayload, LockTaken),
+            self._locks.hold(base.id, waits=False),
         ):
             path = self._folder.path_of(base.id)
             with open_file(path) as fd:
@@ -214,13 +216,14 @@ class FileStorage(Storage):
     def purge(self, now: int, batch: int) -> int:
         return self._purge.remove(now, batch)
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """See `Storage.scan`. Reads the start of each file of the page, or of the user."""
-        return page_of(self.own(self._records(id_of_cursor(cursor), user_id)), limit)
+        records = self._records(id_of_cursor(cursor), user_id, live_at)
+        return page_of(self.own(records), limit)
 
     def count(self, now: int, user_id: str | None) -> int:
         """See `Storage.count`. Reads the head of each file, or of each of the user."""
-        records = self._heads() if user_id is None else self._records("", user_id)
+        records = self._heads(now) if user_id is None else self._records("", user_id, now)
         return sum(record.is_live(now) for record in self.own(records))
 
     def reindex(self) -> int | None:
@@ -239,22 +242,25 @@ class FileStorage(Storage):
     def _all_records(self) -> Iterator[Record]:
         return self._records("", None)
 
-    def _records(self, last: str, user_id: str | None) -> Iterator[Record]:
-        """Yield the readable records after an id, in order of their ids, without payloads."""
+    def _records(self, last: str, user_id: str | None, live_at: int = 0) -> Iterator[Record]:
+        """Yield the readable records after an id, in order of their ids, without payloads.
+
+        Those that expired long before ``live_at`` may be left out.
+        """
         self._folder.require()
         with self._folder.translate_errors():
             if user_id is None:
-                yield from self._look_at_all(self._folder.ids(last))
+                yield from self._look_at_all(self._folder.ids(last), live_at)
             elif self.indexes_users and self._upkeep.ensure_complete():
-                yield from self._records_of(user_id, last)
+                yield from self._records_of(user_id, last, live_at)
             else:
-                for record in self._records(last, None):
+                for record in self._records(last, None, live_at):
                     if record.user_id == user_id:
                         yield record
 
-    def _records_of(self, user_id: str, last: str) -> Iterator[Record]:
+    def _records_of(self, user_id: str, last: str, live_at: int) -> Iterator[Record]:
         for entry in self._index.entries_of_user(user_id, last):
-            for record in self._look_at_all([entry.session_id]):
+            for record in self._look_at_all([entry.session_id], live_at):
                 if record.user_id == user_id:
                     yield record
                 else:
@@ -262,16 +268,20 @@ class FileStorage(Storage):
                     with contextlib.suppress(StorageUnavailable):
                         self._upkeep.remove_if_stale(entry)
 
-    def _heads(self) -> Iterator[Record]:
+    def _heads(self, live_at: int) -> Iterator[Record]:
         """Yield the readable records by id, as far as `Record.is_live` needs them."""
         self._folder.require()
         with self._folder.translate_errors():
-            yield from self._look_at_all(self._folder.ids(""), heads_only=True)
+            yield from self._look_at_all(self._folder.ids(""), live_at, heads_only=True)
 
-    def _look_at_all(self, ids: Iterable[str], *, heads_only: bool = False) -> Iterator[Record]:
+    def _look_at_all(
+        self, ids: Iterable[str], live_at: int, *, heads_only: bool = False
+    ) -> Iterator[Record]:
         look = self._look_at_head if heads_only else self._look
         for session_id in ids:
             try:
+                if live_at and has_long_expired(self._folder.path_of(session_id), live_at):
+                    continue
                 record = look(session_id)
             except (FileNotFoundError, UnreadablePayload):
                 continue

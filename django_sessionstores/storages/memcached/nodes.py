@@ -15,6 +15,7 @@ from django.core.cache.backends.base import BaseCache
 from django.core.exceptions import ImproperlyConfigured
 
 from ..base import NAMESPACE
+from ..breaker import Breaker
 from .client import BROKEN, FAILURES, TIMEOUT_SECONDS, HashClient, PooledClient, translate_error
 from .exchange import Answer, Exchange
 
@@ -139,7 +140,8 @@ class Nodes:
         options: dict[str, Any],
     ) -> tuple[Any, bool]:
         """See `call`."""
-        pool = self._pool(name)
+        pool, breaker = self._pool(name), self._breakers[name]
+        began = breaker.begin()
         try:
             # Not get_and_release(): its context manager takes 4 % of the time of a read.
             client = pool.get()
@@ -150,7 +152,12 @@ class Nodes:
                 raise
             pool.release(client)
         except FAILURES as error:
-            raise translate_error(error, name, self.alias, arguments) from error
+            failure = translate_error(error, name, self.alias, arguments)
+            # A pool that is used up is no answer of the node, and fails at once.
+            if not isinstance(error, RuntimeError):
+                breaker.failed(began, failure)
+            raise failure from error
+        breaker.answered()
         return answer
 
     def call_at_once(self, commands: dict[str, list[bytes]]) -> list[Answer]:
@@ -159,7 +166,10 @@ class Nodes:
         Nothing is sent unless all connections are open: only the client opens connections.
         pymemcache itself sends one command at a time, or several of one kind to one node.
         """
-        exchanges = []
+        exchanges = dict[str, Exchange]()
+        # `call` is the one that tries whether a node answers again.
+        if any(self._breakers[node].is_open for node in commands):
+            return [None for sent in commands.values() for _ in sent]
         with ExitStack() as taken:
             for node, sent in commands.items():
                 pool = self._pool(node)
@@ -167,14 +177,23 @@ class Nodes:
                     client = taken.enter_context(pool.get_and_release(destroy_on_fail=True))
                 except FAILURES as error:  # The pool is used up.
                     raise translate_error(error, node, self.alias, ()) from error
-                exchanges.append(Exchange(client, sent))
-            if all(exchange.is_open for exchange in exchanges):
-                for exchange in exchanges:
-                    if not exchange.send():
-                        break
-                for exchange in exchanges:
-                    exchange.receive()
-        return [answer for exchange in exchanges for answer in exchange.answers]
+                exchanges[node] = Exchange(client, sent)
+            if all(exchange.is_open for exchange in exchanges.values()):
+                self._send_all(exchanges)
+        return [answer for exchange in exchanges.values() for answer in exchange.answers]
+
+    def _send_all(self, exchanges: dict[str, Exchange]) -> None:
+        began = {node: self._breakers[node].begin() for node in exchanges}
+        for exchange in exchanges.values():
+            if not exchange.send():
+                break
+        for node, exchange in exchanges.items():
+            exchange.receive()
+            if isinstance(error := exchange.answers[0], Exception):
+                failure = translate_error(error, node, self.alias, ())
+                self._breakers[node].failed(began[node], failure)
+            elif error is not None:
+                self._breakers[node].answered()
 
     def close(self) -> None:
         """Close all connections."""
@@ -188,6 +207,7 @@ class Nodes:
             for server in self._cache.client_servers  # type: ignore[attr-defined]
         ]
         self.clients: dict[str, PooledClient] = {_name(client): client for client in clients}
+        self._breakers = {name: Breaker() for name in self.clients}
         self._process = os.getpid()
 
     def key(self, session_id: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -12,7 +12,7 @@ from django.core.cache.backends.base import BaseCache
 from django.utils.translation import gettext_noop
 
 from ...core.phrases import Phrase
-from ...core.records import Record, State, pack, unpack, with_times
+from ...core.records import Record, State, list_entry, pack, unpack, with_times
 from ...exceptions import StorageUnavailable, UnreadablePayload
 from ..base import CacheStorage, Conflict, Gone, Outcome, Taken, Updated
 from ..copies import is_refused
@@ -142,6 +142,15 @@ class MemcachedStorage(CacheStorage):
             if answer.stored is not False:
                 return answer.stored is True or answer.sent_twice
         raise self._contention(session_id)
+
+    def lookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
+        found = dict[str, Record]()
+        for start in range(0, len(session_ids), _AT_ONCE):
+            items = self._nodes.items(session_ids[start : start + _AT_ONCE])
+            for each, (data, _) in items.items():
+                with suppress(UnreadablePayload):
+                    found[each] = list_entry(unpack(each, data))
+        return found
 
     def end_many(self, session_ids: Sequence[str]) -> Collection[str]:
         """See `Storage.end_many`. Two round trips for `_AT_ONCE` sessions of a node."""

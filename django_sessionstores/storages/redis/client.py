@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any, Final, NoReturn, ParamSpec, TypeVar
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NoReturn
 
-from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.redis import RedisCache as DjangoRedisCache
 from django.core.exceptions import ImproperlyConfigured
@@ -17,6 +17,7 @@ from redis import asyncio as awaited
 from redis import connection as blocking
 from redis.asyncio import connection as awaiting
 from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.exceptions import (
     AuthenticationError,
@@ -29,6 +30,7 @@ from redis.exceptions import (
     ReadOnlyError,
     RedisClusterException,
     RedisError,
+    ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -38,11 +40,10 @@ from ...core.flow import Call, Flow
 from ...core.phrases import Phrase
 from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..base import NAMESPACE, has_fixed_keys
+from ..breaker import Breaker
+from ..threads import in_thread
 from .loops import LoopClients
 from .scripts import Script
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _ERRORS: Final = (RedisError, RedisClusterException, OSError)
 _UNREACHABLE: Final = (RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError)
@@ -75,6 +76,8 @@ class Server:
         self._client: Any = None
         self.spans_slots = False
         """Whether keys may be on different nodes; known after the first command."""
+        self._breaker = Breaker()
+        self._node_breakers = defaultdict[str, Breaker](Breaker)
         self._loops = LoopClients(self._connect_loop)
 
     def describe(self) -> str:
@@ -104,23 +107,30 @@ class Server:
         Raises `StorageUnavailable`, `StorageFull` if there is no memory for a write, and
         `UnreadablePayload` if the key does not hold a string.
         """
+        breaker = self._breaker if not self.spans_slots else self._breaker_for(command)
+        began = breaker.begin()
         try:
             client = self._client or self.connect()
             # Not the methods named like the commands, which take longer to get here. Nor the
             # connections of the pool, which are faster still: tracing of Redis hooks in here.
-            return client.execute_command(*command)
+            answer = client.execute_command(*command)
         except _ERRORS as error:
-            self._fail(error)
+            self._fail(error, breaker, began)
+        breaker.answered()
+        return answer
 
     async def aask(self, *command: Any) -> Any:
         """See `ask`."""
         client = self._loops.client_of_running_loop()
         if client is None:
-            return await _in_thread(self.ask)(*command)
+            return await in_thread(self.ask)(*command)
+        began = self._breaker.begin()
         try:
-            return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+            answer = await client.execute_command(*command)  # type: ignore[no-untyped-call]
         except _ERRORS as error:
-            self._fail(error)
+            self._fail(error, self._breaker, began)
+        self._breaker.answered()
+        return answer
 
     def ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return the answers to several commands in one round trip.
@@ -130,12 +140,16 @@ class Server:
         """
         if not commands:
             return []
+        breaker = self._breaker if not self.spans_slots else self._breaker_for_all(commands)
+        began = breaker.begin()
         try:
             client = self._client or self.connect()
             pipeline = _fill(client.pipeline(transaction=False), commands)
-            return self._answers(pipeline.execute(raise_on_error=False))
+            answers = pipeline.execute(raise_on_error=False)
         except _ERRORS as error:
-            self._fail(error)
+            self._fail(error, breaker, began)
+        breaker.answered()
+        return self._checked(answers)
 
     async def aask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """See `ask_all`."""
@@ -143,12 +157,15 @@ class Server:
             return []
         client = self._loops.client_of_running_loop()
         if client is None:
-            return await _in_thread(self.ask_all)(commands)
+            return await in_thread(self.ask_all)(commands)
+        began = self._breaker.begin()
         try:
             pipeline = _fill(client.pipeline(transaction=False), commands)
-            return self._answers(await pipeline.execute(raise_on_error=False))
+            answers = await pipeline.execute(raise_on_error=False)
         except _ERRORS as error:
-            self._fail(error)
+            self._fail(error, self._breaker, began)
+        self._breaker.answered()
+        return self._checked(answers)
 
     def key(self, name: str) -> str:
         """Return the key in Redis of what the package calls ``name``."""
@@ -290,7 +307,12 @@ class Server:
                 f"connection pool in {entry}['OPTIONS']."
             )
         if "DB index" in said:
-            return f"Correct the database number at the end of {entry}['LOCATION']."
+            pool = getattr(self._client, "connection_pool", None)
+            number = getattr(pool, "connection_kwargs", {}).get("db", "")
+            return (
+                f"The server has no database {number}: correct the number at the end of "
+                f"{entry}['LOCATION'], or raise databases in the configuration of Redis."
+            )
         if isinstance(error, ReadOnlyError):
             return f"Put the address of the primary first in {entry}['LOCATION']."
         if "CERTIFICATE" in said:
@@ -304,14 +326,48 @@ class Server:
             )
         return ""
 
-    def _answers(self, answers: list[Any]) -> list[Any]:
+    def _checked(self, answers: list[Any]) -> list[Any]:
+        """Return the answers to several commands. Raises an exception for the first error."""
         for answer in answers:
             if isinstance(answer, _ERRORS) and "WRONGTYPE" not in str(answer):
                 self._fail(answer)
         return answers
 
-    def _fail(self, error: Exception) -> NoReturn:
-        """Raise the exception that an error of the client means, see `ask`."""
+    def _breaker_for(self, command: tuple[Any, ...]) -> Breaker:
+        """Return the breaker of the node of a cluster that has the first key of a command.
+
+        The other nodes go on if that one hangs. Does not ask the cluster.
+        """
+        first = 3 if command[0] in {"EVALSHA", "EVAL"} else 1
+        client = self._client
+        if not isinstance(client, RedisCluster) or len(command) <= first:
+            return self._breaker
+        try:
+            node = client.get_node_from_key(command[first])  # type: ignore[no-untyped-call]
+        except _ERRORS:  # It knows of no node for the key.
+            return self._breaker
+        return self._node_breakers[node.name]
+
+    def _breaker_for_all(self, commands: Sequence[tuple[Any, ...]]) -> Breaker:
+        """Return the breaker of the node for several commands; a new one for several nodes.
+
+        The error of several nodes does not say which of them has failed. Raises
+        `StorageUnavailable` if the breaker of one of them is open.
+        """
+        breakers = {self._breaker_for(each) for each in commands}
+        if len(breakers) == 1:
+            return breakers.pop()
+        for each in breakers:
+            each.begin(may_wait=True)
+        return Breaker()
+
+    def _fail(self, error: Exception, breaker: Breaker | None = None, began: float = 0) -> NoReturn:
+        """Raise the exception that an error of the client means, see `ask`.
+
+        ``breaker`` is that of the call that failed, and ``began`` is what it has returned.
+        """
+        if breaker is not None and isinstance(error, ResponseError):
+            breaker.answered()
         # A server quotes what it does not know, including a password or a payload.
         said, quotes, _ = str(error).partition(", with args")
         if "WRONGTYPE" in said:
@@ -322,6 +378,9 @@ class Server:
         is_full = isinstance(error, OutOfMemoryError) or "OOM command" in said
         failure = StorageFull if is_full else StorageUnavailable
         message = f"{self.describe()}: {type(error).__name__}: {said}"
+        # A pool that is used up is no answer of the server, and fails at once.
+        if breaker is not None and not isinstance(error, ResponseError | MaxConnectionsError):
+            breaker.failed(began, f"{message.rstrip('.')}.")
         raise failure(message) from (None if quotes else error)
 
 
@@ -349,6 +408,10 @@ def _awaiting_pool(client: Any) -> awaited.ConnectionPool | None:
             arguments[name] = Retry(value._backoff, value._retries)
         else:
             arguments[name] = value
+    if arguments.get("retry") is None:
+        # A connection that the server has closed while it was idle must not fail a request. Unlike
+        # that for threads, this pool does not always notice. The scripts may be run twice.
+        arguments["retry"] = Retry(NoBackoff(), 1, (RedisConnectionError,))
     return awaited.BlockingConnectionPool(
         connection_class=connection_class,
         max_connections=min(pool.max_connections, _MAX_CONNECTIONS),
@@ -361,7 +424,3 @@ def _fill(pipeline: Any, commands: Sequence[tuple[Any, ...]]) -> Any:
     for command in commands:
         pipeline.execute_command(*command)
     return pipeline
-
-
-def _in_thread(method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
-    return sync_to_async(method, thread_sensitive=False)

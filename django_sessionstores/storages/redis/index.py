@@ -14,17 +14,14 @@ from typing import Any, Final, NamedTuple
 
 from ...core.flow import Call, Flow, Pause, run
 from ...core.records import (
-    START_SIZE,
     Record,
     State,
     is_session_id,
-    list_entry,
-    unpack,
-    unpack_start,
 )
-from ...exceptions import StorageUnavailable, UnreadablePayload
+from ...exceptions import StorageUnavailable
 from ..base import LITTER_AGE, Page, Storage, cursor_error
 from . import scripts
+from .answers import find, may_evict
 from .client import Server
 from .scripts import Script
 
@@ -40,6 +37,8 @@ WAIT_SECONDS: Final = 5.0
 _BUILDER_TTL: Final = int(BUILDER_SECONDS * 1000)
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.25
+_MOST_LOOKS: Final = 1000
+"""About how many members of a user one call looks at to find those that have not expired."""
 _MEMBER_AGE: Final = 3_600_000
 """How many milliseconds after its expiry a member of the index is litter, by any clock."""
 _SITES: Final = "{index}:sites"
@@ -143,9 +142,11 @@ class SessionIndex:
     def _site_of(self, record: Record) -> int:
         return record.site or self._storage.sites()[0]
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Flow[Page]:
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Flow[Page]:
         """See `Storage.scan`."""
-        site, members, following = yield from self._page(cursor, limit, user_id)
+        # On a cluster, a member may be behind its record, and only a list makes up for that.
+        floor = 0 if self._server.spans_slots else live_at
+        site, members, following = yield from self._page(cursor, limit, user_id, floor)
         found = yield from self._find(members)
         yield from self._heal(site, members, found)
         return Page(
@@ -165,7 +166,7 @@ class SessionIndex:
                 total += yield from self._ask(site, scripts.COUNT, now)
             return total
         while True:
-            _, members, cursor = yield from self._page(cursor, _BATCH, user_id)
+            _, members, cursor = yield from self._page(cursor, _BATCH, user_id, now)
             total += sum(bool(each.score) and int(each.score) > now for each in members)
             if not cursor:
                 return total
@@ -286,10 +287,10 @@ class SessionIndex:
         """
         keys = self._keys(site)
         answer = yield from self._server.evaluate(script, keys, *arguments)
-        if answer is None and (
-            yield from self._server.evaluate(scripts.BEGIN, (*keys, self._sites_key), site)
-        ):
-            answer = yield from self._server.evaluate(script, keys, *arguments)
+        if answer is None and not (yield from self._may_be_evicted()):
+            begin = (*keys, self._sites_key)
+            if (yield from self._server.evaluate(scripts.BEGIN, begin, site)):
+                answer = yield from self._server.evaluate(script, keys, *arguments)
         if answer is not None:
             return answer
         deadline, pause = time.monotonic() + WAIT_SECONDS, _FIRST_PAUSE
@@ -322,6 +323,17 @@ class SessionIndex:
             yield Call(Pause, "sleep", (pause * random.uniform(0.5, 1),))  # noqa: S311
             pause = min(2 * pause, _LONGEST_PAUSE)
 
+    def _may_be_evicted(self) -> Flow[bool]:
+        """Return whether a full server may drop an index, which has no lifetime.
+
+        If so, the index of a new mark is not known to be complete. A server that does not say what
+        it does is one that may.
+        """
+        try:
+            return may_evict((yield Call(self._server, "ask", ("INFO", "memory"))))
+        except StorageUnavailable:
+            return True
+
     def _list(self, records: Sequence[Record]) -> int:
         """Add the records of this site to its indexes, and return how many there are."""
         total = 0
@@ -340,9 +352,11 @@ class SessionIndex:
     # --- Members and their records ---------------------------------------------------------
 
     def _page(
-        self, cursor: str, limit: int, user_id: str | None
+        self, cursor: str, limit: int, user_id: str | None, floor: int
     ) -> Flow[tuple[int, list[Member], str]]:
         """Return the mark of a site, up to ``limit`` members of its index, and the next cursor.
+
+        Members that have expired by ``floor`` are left out.
 
         The pages of one index follow those of another one. The cursor has the place of the index
         among them, unless that is the first one. Raises ``ValueError`` if the cursor is not one.
@@ -354,61 +368,42 @@ class SessionIndex:
         if parts[2] and bool(parts[3]) is not (user_id is None):
             raise cursor_error(cursor)
         members, following = yield from self._page_of(
-            sites[place], parts[3] or "", bytes.fromhex(parts[4] or ""), limit, user_id
+            sites[place], parts[3] or "", bytes.fromhex(parts[4] or ""), limit, user_id, floor
         )
         if not following and place + 1 < len(sites):
             return sites[place], members, f"{place + 1}/"
         return sites[place], members, f"{place}/{following}" if following and place else following
 
     def _page_of(
-        self, site: int, moment: str, after: bytes, limit: int, user_id: str | None
+        self, site: int, moment: str, after: bytes, limit: int, user_id: str | None, floor: int
     ) -> Flow[tuple[list[Member], str]]:
         """Return up to ``limit`` members of an index, and the cursor of the rest."""
+        if user_id is not None:
+            litter = max(0, floor - _MEMBER_AGE)
+            asked = (user_id, after, limit, floor, litter, _MOST_LOOKS)
+            last, found = yield from self._ask(site, scripts.PAGE_OF_USER, *asked)
+            return [
+                Member(name.hex(), user_id, score)
+                for name, score in _pairs(found)
+                if len(name) == scripts.ID_SIZE
+            ], f".{last.hex()}" if last else ""
         # One more tells whether there is another page.
-        if user_id is None:
-            asked = (scripts.PAGE, moment or "+inf", after, limit + 1)
-        else:
-            asked = (scripts.PAGE_OF_USER, user_id, after, limit + 1)
-        answer = yield from self._ask(site, *asked)
+        start = moment or "+inf"
+        answer = yield from self._ask(site, scripts.PAGE, start, after, limit + 1, floor or "-inf")
         pairs, following = _pairs(answer), ""
         if len(pairs) > limit:
             pairs = pairs[:limit]
             name, score = pairs[-1]
-            following = f".{name.hex()}"
-            if user_id is None:
-                following = f"{int(score)}.{name[: scripts.ID_SIZE].hex()}"
-        if user_id is None:
-            return [Member.parse(*pair) for pair in pairs], following
-        return [
-            Member(name.hex(), user_id, score)
-            for name, score in pairs
-            if len(name) == scripts.ID_SIZE
-        ], following
+            following = f"{int(score)}.{name[: scripts.ID_SIZE].hex()}"
+        return [Member.parse(*pair) for pair in pairs], following
 
     def _find(self, members: Sequence[Member]) -> Flow[list[Record | None]]:
         return (yield from self._records([each.id for each in members]))
 
     def _records(self, ids: Sequence[str]) -> Flow[list[Record | None]]:
         """Return the live records with these ids, without payloads."""
-        keys = [self._server.key(each) for each in ids]
-        starts = [("GETRANGE", key, 0, START_SIZE - 1) for key in keys]
-        lengths = [("STRLEN", key) for key in keys]
-        answers = yield Call(self._server, "ask_all", ([*starts, *lengths],))
-        records: list[Record | None] = []
-        for each in zip(ids, answers[: len(ids)], answers[len(ids) :], strict=True):
-            record = yield from self._record(*each)
-            records.append(record)
-        return records
-
-    def _record(self, session_id: str, start: Any, length: Any) -> Flow[Record | None]:
-        try:
-            record = unpack_start(session_id, start, length)
-            if record is None:
-                packed = yield Call(self._server, "ask", ("GET", self._server.key(session_id)))
-                record = None if packed is None else unpack(session_id, packed)
-        except (UnreadablePayload, TypeError):  # Not bytes: another kind of value.
-            return None
-        return list_entry(record) if record and record.state is State.LIVE else None
+        found = yield from find(self._server, ids, State.LIVE)
+        return [found.get(each) for each in ids]
 
     def _heal(
         self, site: int, members: Sequence[Member], found: Sequence[Record | None]

@@ -99,10 +99,15 @@ end
 # after that of the record are the sets of the index, and of the index with the member to remove, if
 # that is another one.
 
+# Returns 1 if it wrote. A client that retries may send a command twice: no other session is
+# encrypted to the same bytes, but two tombstones may be equal.
 CREATE: Final = Script(
-    """
+    f"""
 local record, ttl, removed, added, expires, litter = unpack(ARGV)
-if not redis.call('SET', KEYS[1], record, 'PX', ttl, 'NX') then return 0 end
+if not redis.call('SET', KEYS[1], record, 'PX', ttl, 'NX') then
+    local is_live = string.byte(record, {_STATE_OFFSET + 1}) == {State.LIVE.value}
+    return is_live and redis.pcall('GET', KEYS[1]) == record and 1 or 0
+end
 move(KEYS[2], KEYS[3], removed, added, expires, litter)
 return 1
 """
@@ -271,10 +276,11 @@ return gone
 )
 
 # The two scripts for pages return members, or ids, with scores; nothing if the set is incomplete.
-# Members of the same moment come in descending order of their bytes.
+# Members of the same moment come in descending order of their bytes. Those whose score is not above
+# ``floor`` are left out.
 PAGE: Final = Script(
     f"""
-local from, after, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local from, after, limit, floor = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 if not is_complete(KEYS[1]) then return false end
 local function is_before(id)
     for i = 1, {ID_SIZE} do
@@ -286,7 +292,7 @@ end
 local found, offset = {{}}, 0
 repeat
     local some = redis.call(
-        'ZREVRANGEBYSCORE', KEYS[1], from, '(-inf', 'WITHSCORES', 'LIMIT', offset, limit
+        'ZREVRANGEBYSCORE', KEYS[1], from, '(' .. floor, 'WITHSCORES', 'LIMIT', offset, limit
     )
     for i = 1, #some, 2 do
         if after == '' or some[i + 1] ~= from or is_before(some[i]) then
@@ -300,20 +306,41 @@ return found
 """
 )
 
-# Ids of a user whose name continues after a NUL are returned as well; they are too long.
+# Returns the last id that was looked at, if there are others, and up to ``limit`` pairs. The
+# members of a user are not in the order of their expiry, so those that have expired are looked at:
+# up to ``most`` in one call, and only once, because litter is removed. A server that refuses that
+# can still be read. Ids of a user whose name continues after a NUL are returned as well; they are
+# too long.
 PAGE_OF_USER: Final = Script(
     """
-local user, after, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local user, at, limit, floor, litter, most = unpack(ARGV)
 if not (is_complete(KEYS[1]) and is_complete(KEYS[2])) then return false end
-local first = (after == '' and '[' or '(') .. user .. '\\0' .. after
-local found = {}
-local some = redis.call('ZRANGEBYLEX', KEYS[2], first, '(' .. user .. '\\1', 'LIMIT', 0, limit)
-for _, entry in ipairs(some) do
-    local id = string.sub(entry, #user + 2)
-    table.insert(found, id)
-    table.insert(found, redis.call('ZSCORE', KEYS[1], id .. ':' .. user) or '')
-end
-return found
+limit, floor, litter, most = tonumber(limit), tonumber(floor), tonumber(litter), tonumber(most)
+local first = (at == '' and '[' or '(') .. user .. '\\0' .. at
+local found, looks, some = {}, 0, nil
+repeat
+    some = redis.call(
+        'ZRANGEBYLEX', KEYS[2], first, '(' .. user .. '\\1', 'LIMIT', 0, limit + 1
+    )
+    for _, entry in ipairs(some) do
+        local id = string.sub(entry, #user + 2)
+        local member = id .. ':' .. user
+        local score = redis.call('ZSCORE', KEYS[1], member)
+        local expires = tonumber(score or '+inf')
+        if expires > floor then
+            if #found == 2 * limit then return {at, found} end
+            table.insert(found, id)
+            table.insert(found, score or '')
+        elseif expires <= litter then
+            redis.pcall('ZREM', KEYS[1], member)
+            redis.pcall('ZREM', KEYS[2], entry)
+        end
+        at = id
+    end
+    looks = looks + #some
+    first = '(' .. user .. '\\0' .. at
+until #some <= limit or looks >= most
+return {#some > limit and at or '', found}
 """
 )
 
@@ -381,11 +408,13 @@ for _, site in ipairs(ARGV) do redis.call('SADD', KEYS[1], site) end
 
 # --- Rights -----------------------------------------------------------------------------------
 
-# These two call the commands of saves so that they change nothing: the key is that of no record,
-# and no member of an index has that name. A replica, or a user without a right, refuses them.
+# These two call the commands of saves, lists and rebuilds so that they change nothing: the key is
+# that of no record, no member of an index has that name, and what the last key holds is removed
+# before anybody sees it. A replica, or a user without a right, refuses them.
 MAY_WRITE_RECORD: Final = Script(
     """
 redis.call('GETRANGE', KEYS[1], 0, 0)
+redis.call('STRLEN', KEYS[1])
 redis.call('SET', KEYS[1], '', 'PX', 1, 'XX')
 redis.call('SETRANGE', KEYS[1], 0, '')
 redis.call('PEXPIRE', KEYS[1], 1)
@@ -395,11 +424,22 @@ redis.call('DEL', KEYS[1])
 
 MAY_WRITE_INDEX: Final = Script(
     """
+local probe = table.remove(KEYS)
 for _, set in ipairs(KEYS) do
     redis.call('ZADD', set, 'XX', 0, 'x')
     redis.call('ZREM', set, 'x')
     redis.call('ZSCORE', set, 'x')
     redis.call('ZRANGEBYSCORE', set, 1, 0)
+    redis.call('ZREVRANGEBYSCORE', set, 0, 1)
+    redis.call('ZRANGEBYLEX', set, '[b', '[a')
+    redis.call('ZRANGE', set, 1, 0)
+    redis.call('ZCOUNT', set, 1, 0)
+    redis.call('ZCARD', set)
 end
+redis.call('SMEMBERS', probe)
+redis.call('SISMEMBER', probe, 'x')
+redis.call('EXISTS', probe)
+redis.call('SADD', probe, 'x')
+redis.call('DEL', probe)
 """
 )

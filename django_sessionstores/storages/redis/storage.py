@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +19,7 @@ from ...exceptions import StorageUnavailable
 from ..base import CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated, rotate_in_two_steps
 from ..flows import FlowStorage
 from . import scripts
+from .answers import eviction_policy, find
 from .client import Server
 from .index import Moves, SessionIndex
 from .scripts import Script
@@ -224,12 +225,18 @@ class RedisStorage(FlowStorage, CacheStorage):
     async def alookup(self, session_id: str) -> Record | None:
         return await self.aread(session_id)
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
-        """See `Storage.scan`. The last to expire comes first, unless ``user_id`` is given."""
-        return run(self._index.scan(cursor, limit, user_id))
+    def lookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
+        return run(find(self._server, session_ids))
 
-    async def ascan(self, cursor: str, limit: int, user_id: str | None) -> Page:
-        return await arun(self._index.scan(cursor, limit, user_id))
+    async def alookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
+        return await arun(find(self._server, session_ids))
+
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
+        """See `Storage.scan`. The last to expire comes first, unless ``user_id`` is given."""
+        return run(self._index.scan(cursor, limit, user_id, live_at))
+
+    async def ascan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
+        return await arun(self._index.scan(cursor, limit, user_id, live_at))
 
     def count(self, now: int, user_id: str | None) -> int:
         return run(self._index.count(now, user_id))
@@ -247,10 +254,13 @@ class RedisStorage(FlowStorage, CacheStorage):
     def write_obstacle(self) -> str:
         """See `Storage.write_obstacle`. Asks the server, and changes nothing."""
         unknown, index = self._server.key(_NO_SESSION), self._index.keys_of(self.sites()[0])
+        probe = self._server.key("{index}:probe")
         try:
             self._server.ask("EVAL", "return 1", 0)
             run(self._server.evaluate(scripts.MAY_WRITE_RECORD, (unknown,)))
-            run(self._server.evaluate(scripts.MAY_WRITE_INDEX, index))
+            run(self._server.evaluate(scripts.MAY_WRITE_INDEX, (*index, probe)))
+            if not self._server.spans_slots:  # Only to rebuild the index.
+                self._server.ask("SCAN", 0, "COUNT", 1)
         except StorageUnavailable as error:
             return str(error).removeprefix(f"{self.describe()}: ")
         return ""
@@ -262,9 +272,7 @@ class RedisStorage(FlowStorage, CacheStorage):
         """
         if self._server.spans_slots:
             return ""
-        memory: dict[str, Any] = self._server.ask("INFO", "memory")
-        policy = str(memory.get("maxmemory_policy", ""))
-        return policy if memory.get("maxmemory") and policy != "noeviction" else ""
+        return eviction_policy(self._server.ask("INFO", "memory"))
 
     def reindex(self, builder: str = "") -> int:
         """See `Storage.reindex`, and `SessionIndex.rebuild` for ``builder``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from asyncio import CancelledError
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -54,6 +54,16 @@ class StoredRecords(Pair):
             data: Record | None = yield Call(self._data, "read", (session_id,))
             entry = data if data is not None and data.state is not State.LIVE else None
         return entry
+
+    def lookup_many(self, session_ids: Sequence[str]) -> Flow[Mapping[str, Record]]:
+        """See `Storage.lookup_many`."""
+        entries: Mapping[str, Record] = yield Call(self._registry, "lookup_many", (session_ids,))
+        unlisted = [each for each in session_ids if each not in entries]
+        if not unlisted:
+            return entries
+        data: Mapping[str, Record] = yield Call(self._data, "lookup_many", (unlisted,))
+        left = {key: each for key, each in data.items() if each.state is not State.LIVE}
+        return {**entries, **left}
 
     def follow(self, base: Record, successor: str) -> Flow[Record | None]:
         """See `Storage.follow`."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import defaultdict
 from contextlib import suppress
 from math import inf
 from threading import Event, Lock, Thread
@@ -27,10 +28,17 @@ from django.db import Error
 
 from ...conf import NAME, settings
 from ...exceptions import StorageUnavailable
+from ..breaker import Breaker
+from .connection_errors import connection_error
+from .lost_races import is_answer, summary_of
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.utils import CursorWrapper
+
+
+_breakers: Final = defaultdict[tuple[Any, ...], Breaker](Breaker)
+"""The breaker of each database, by its alias and its address, which tests may change."""
 
 
 class LimitedCursor:
@@ -39,15 +47,30 @@ class LimitedCursor:
     If the database does not answer the statements of the block within ``DATABASE_TIMEOUT`` seconds,
     the block ends with `StorageUnavailable`. If Django opens a connection for the cursor, the time
     begins when the connection is open; the client's ``connect_timeout`` limits how long that takes.
+    While the database does not answer, most blocks end at once, see `Breaker`.
+
+    ``only_reads`` means that the statements wait for no row. If others are late, another
+    transaction may have locked theirs, which must not keep anyone from the rest.
 
     There is no limit for SQLite, which has its busy timeout, and for clients that do not show their
     socket.
     """
 
-    __slots__ = ("_connection", "_cursor", "_lost", "_socket", "deadline", "seconds")
+    __slots__ = (
+        "_began",
+        "_breaker",
+        "_connection",
+        "_cursor",
+        "_lost",
+        "_may_wait",
+        "_socket",
+        "deadline",
+        "seconds",
+    )
 
-    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+    def __init__(self, connection: BaseDatabaseWrapper, *, only_reads: bool = False) -> None:
         self._connection = connection
+        self._may_wait = not only_reads
         self.seconds = 0.0 if connection.vendor == "sqlite" else settings.DATABASE_TIMEOUT
         self._lost: object = None
         """The client's connection whose socket was shut down."""
@@ -63,6 +86,9 @@ class LimitedCursor:
         # The watcher cannot find the socket, because mysqlclient does not show it while a statement
         # runs. It is found before the cursor is made, because Django may check the health of the
         # connection then.
+        entry = connection.settings_dict
+        self._breaker = _breakers[connection.alias, entry["HOST"], entry["PORT"]]
+        self._began = self._breaker.begin(may_wait=self._may_wait)
         noted = self._socket = _socket_of(connection)
         self.deadline = monotonic() + self.seconds
         _watcher.pending.add(self)
@@ -123,7 +149,12 @@ class LimitedCursor:
         except KeyError:
             _watcher.take_back(self)
         # If the connection is another one by now, its errors have another cause.
-        if self._lost is None or self._lost is not self._connection.connection:
+        was_cut_off = self._lost is not None and self._lost is self._connection.connection
+        if error is None:
+            self._breaker.answered()
+        elif isinstance(error, Error):
+            self._note(error, was_cut_off)
+        if not was_cut_off:
             return
         # In a transaction, Django closes the connection at the end. It must not be closed earlier:
         # on a new connection, the next statements of the caller would succeed without those before.
@@ -131,11 +162,29 @@ class LimitedCursor:
             with suppress(Error):
                 self._connection.close()
         if isinstance(error, Error):
-            raise StorageUnavailable(
-                f"The database {self._connection.alias!r} ({self._connection.vendor}) did not "
-                f"answer within {self.seconds:g} s, the limit that {NAME}['DATABASE_TIMEOUT'] sets."
-                " Look at the load and the locks of the database, or raise the limit."
-            ) from error
+            raise StorageUnavailable(self._late()) from error
+
+    def _note(self, error: Error, was_cut_off: bool) -> None:
+        """Tell the breaker what an error says about the server."""
+        if is_answer(error):
+            self._breaker.answered()
+        elif unopened := connection_error(self._connection, error):
+            self._breaker.failed(self._began, unopened)
+        elif not self._may_wait:
+            # The client may have a limit of its own, which is shorter.
+            said = self._late() if was_cut_off else f"{self._database}: {summary_of(error)}."
+            self._breaker.failed(self._began, said)
+
+    def _late(self) -> str:
+        return (
+            f"{self._database} did not answer within {self.seconds:g} s, the limit that "
+            f"{NAME}['DATABASE_TIMEOUT'] sets. Look at the load and the locks of the database, or "
+            "raise the limit."
+        )
+
+    @property
+    def _database(self) -> str:
+        return f"The database {self._connection.alias!r} ({self._connection.vendor})"
 
 
 class _Socket(NamedTuple):

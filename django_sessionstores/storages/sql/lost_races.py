@@ -30,6 +30,8 @@ _SQLITE_BUSY_SNAPSHOT: Final = 517
 # The codes of five characters are PostgreSQL's: serialization failure and deadlock. The numbers are
 # MySQL's: deadlock, and MariaDB's "record has changed since last read".
 _LOST_A_RACE: Final = frozenset({"40001", "40P01", 1213, 1020})
+_CODES_OF_CLIENTS: Final = frozenset({0, *range(2000, 3000)})
+"""What the clients of MySQL call errors of their own, such as a lost connection."""
 
 
 def code_of(error: BaseException) -> object:
@@ -45,6 +47,12 @@ def has_lost_race(error: BaseException) -> bool:
     if getattr(error.__cause__, "sqlite_errorcode", None) == _SQLITE_BUSY_SNAPSHOT:
         return True
     return code_of(error) in _LOST_A_RACE
+
+
+def is_answer(error: Error) -> bool:
+    """Return whether the server has sent an error. If not, the client has made it."""
+    code = code_of(error)
+    return code is not None and code not in _CODES_OF_CLIENTS
 
 
 def retry(connection: BaseDatabaseWrapper, statement: Callable[[], T]) -> T:

@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...core.records import TOMBSTONES
-from .free_rows import SKIP_LOCKED, if_free
+from .end_statements import EndStatements, deletes_free, marks
+from .free_rows import if_free
 from .rows import FIELDS, SAVED_FIELDS
 
 if TYPE_CHECKING:
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 
 
 _OF_SITES: Final = "/* of these sites */"
-_SQLITE_RETURNING: Final = (3, 35)
-"""The version of SQLite from which on DELETE has RETURNING."""
-_BY_KEY: Final = " FORCE INDEX (PRIMARY)"
-"""For MySQL and MariaDB, which scan a small table instead, and lock or wait for rows that are not
-asked for."""
 
 
 class Table(NamedTuple):
@@ -49,67 +44,26 @@ class Statements(NamedTuple):
     touch: str
     delete: str
     purge: str | None
-    deletes_free: bool
-    """Whether `free_ids` deletes the rows. A DELETE of MySQL or MariaDB would lock rows before it
-    looks at a subquery that leaves them out."""
+    end: EndStatements
+    """Statements `for_sites`."""
     table: Table
 
     def for_sites(self, sql: str, sites: Sequence[int]) -> str:
         """Return one of the statements for rows of some sites, whose marks are parameters."""
         return sql.replace(_OF_SITES, f"{self.table.column['site']} IN ({_placeholders(sites)})")
 
-    # The next three are statements `for_sites`. Their other parameters are ``number`` ids and the
-    # states of tombstones.
+    def lookup_many(self, number: int) -> str:
+        """Return the statement that reads the rows with ``number`` ids, without their payloads.
 
-    def live_ids(self, number: int) -> str:
-        """Return the statement that selects the ids of live sessions among ``number`` ids."""
-        return f"SELECT {self.table.column['id']} {self._live(number)}"
-
-    def delete_returning(self, number: int) -> str:
-        """Return the statement that deletes live sessions and returns their ids.
-
-        Only if a database `returns_deleted` rows.
+        Those of tombstones are read, and the sizes of all follow the columns.
         """
-        return f"DELETE {self._live(number)} RETURNING {self.table.column['id']}"
-
-    def free_ids(self, number: int) -> str:
-        """Return the statement that returns the ids of live sessions whose rows are not locked.
-
-        It deletes the rows if `deletes_free`, and locks them otherwise. Only if a database
-        `skips_locked` rows.
-        """
-        id_ = self.table.column["id"]
-        if not self.deletes_free:
-            return f"SELECT {id_} {self._live(number, _BY_KEY)} FOR UPDATE{SKIP_LOCKED}"
-        # ARRAY as in `_purge`.
-        free = f"{self.live_ids(number)} FOR UPDATE{SKIP_LOCKED}"
-        return f"DELETE FROM {self.table.name} WHERE {id_} = ANY(ARRAY({free})) RETURNING {id_}"
-
-    def delete_ids(self, number: int) -> str:
-        """Return the statement that deletes the rows that `free_ids` has locked, by their ids."""
-        table, id_ = self.table.name, self.table.column["id"]
-        locked = f"SELECT {id_} FROM {table}{_BY_KEY} WHERE {id_} IN ({_marks(number)})"
-        # A join, because without one DELETE ignores the hint.
+        names, column = self.table.name, dict(self.table.column)
+        payload, states = column["payload"], ", ".join(str(int(each)) for each in TOMBSTONES)
+        column["payload"] = f"CASE WHEN {column['state']} IN ({states}) THEN {payload} END"
         return (
-            f"DELETE {table} FROM ({locked} FOR UPDATE{SKIP_LOCKED}) AS locked_rows "
-            f"STRAIGHT_JOIN {table}{_BY_KEY} ON {table}.{id_} = locked_rows.{id_}"
+            f"SELECT {', '.join(column.values())}, LENGTH({payload}) FROM {names} "
+            f"WHERE {column['id']} IN ({marks(number)})"
         )
-
-    def _live(self, number: int, hint: str = "") -> str:
-        id_, state = self.table.column["id"], self.table.column["state"]
-        return (
-            f"FROM {self.table.name}{hint} WHERE {id_} IN ({_marks(number)}) "
-            f"AND {state} NOT IN ({_placeholders(TOMBSTONES)}) AND {_OF_SITES}"
-        )
-
-
-def returns_deleted(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether DELETE of this database has RETURNING. May ask a server for its version."""
-    if connection.vendor == "mysql":
-        return bool(getattr(connection, "mysql_is_mariadb", False))
-    if connection.vendor == "sqlite":
-        return sqlite3.sqlite_version_info >= _SQLITE_RETURNING
-    return connection.vendor == "postgresql"
 
 
 def compile_statements(model: type[StoredSession], connection: BaseDatabaseWrapper) -> Statements:
@@ -135,17 +89,18 @@ def compile_statements(model: type[StoredSession], connection: BaseDatabaseWrapp
             f"AND {_OF_SITES}"
         ),
         purge=_purge(table, connection.vendor),
-        deletes_free=connection.vendor == "postgresql",
+        end=EndStatements(
+            table.name,
+            id_,
+            is_live=f"{state} NOT IN ({tombstones}) AND {_OF_SITES}",
+            deletes_free=deletes_free(connection),
+        ),
         table=table,
     )
 
 
 def _placeholders(values: Sequence[object]) -> str:
-    return _marks(len(values))
-
-
-def _marks(number: int) -> str:
-    return ", ".join(["%s"] * number)
+    return marks(len(values))
 
 
 def _condition(table: Table) -> str:

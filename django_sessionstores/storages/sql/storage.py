@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
@@ -28,15 +28,20 @@ from msgspec.structs import replace
 from ...core.phrases import Phrase
 from ...core.records import TOMBSTONES, Record, State
 from ...core.summary import Summary
-from ...exceptions import PayloadTooLarge, SessionConflict, StorageUnavailable
+from ...exceptions import (
+    PayloadTooLarge,
+    StorageUnavailable,
+    UnreadablePayload,
+)
 from ..base import LITTER_AGE, Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
 from . import transactions
 from .connection_errors import TOO_LARGE, connection_error
 from .deadline import LimitedCursor
-from .free_rows import skips_locked, write_if_free
+from .end_statements import EndStatements
+from .free_rows import write_if_free
 from .lost_races import code_of, conflict_before_cleanup, conflict_in_transaction, retry, summary_of
 from .rows import LIST_FIELDS, Row, differs_only_as_saved, record_of, row_of
-from .statements import Statements, compile_statements, returns_deleted
+from .statements import Statements, compile_statements
 from .summary import count_live, summarize
 from .table_storage import TableStorage
 
@@ -114,20 +119,26 @@ class DatabaseStorage(TableStorage[Statements]):
         )
 
     def read(self, session_id: str) -> Record | None:
-        connection, statements = self._database()
-        row = _fetch(connection, statements.read, (session_id,))
-        return None if row is None else record_of(row)
+        return self._find(session_id)
 
     def read_latest(self, session_id: str) -> Record | None:
-        connection, statements = self._database()
-        read = statements.read_latest if _reads_the_past(connection) else statements.read
-        row = _fetch(connection, read, (session_id,))
-        return None if row is None else record_of(row)
+        return self._find(session_id, locks=_reads_the_past(self.connection()))
 
     # Callers decide by these reads, as they do by the record that an update of no row returns.
 
     def lookup(self, session_id: str) -> Record | None:
         return self.read_latest(session_id)
+
+    def lookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
+        connection, statements = self._database()
+        sql, found = statements.lookup_many(len(session_ids)), dict[str, Record]()
+        if _reads_the_past(connection):
+            sql += " FOR UPDATE"
+        for *fields, size in _fetch_all(connection, sql, tuple(session_ids)) if session_ids else ():
+            with suppress(UnreadablePayload):
+                record = record_of((fields[0], fields[1] or b"", *fields[2:]))
+                found[record.id] = replace(record, size=size)
+        return found
 
     async def alookup(self, session_id: str) -> Record | None:
         return await self._in_thread(self.read_latest)(session_id)
@@ -201,78 +212,12 @@ class DatabaseStorage(TableStorage[Statements]):
         sql = statements.for_sites(statements.delete, sites)
         return bool(_execute(connection, sql, (session_id, *TOMBSTONES, *sites)))
 
-    def end_many(self, session_ids: Sequence[str]) -> Collection[str]:
-        """See `Storage.end_many`. One statement, if the database can return what it has deleted.
-
-        MySQL and MariaDB need two statements in a transaction.
-
-        Rows that no other transaction has locked are deleted first, so that a locked one does not
-        hold up the others. A statement that waited for it with other rows locked would also keep
-        them locked in the server after this process has given up. In the caller's transaction, the
-        rows stay locked in any case.
-        """
-        connection, ended = self.connection(), list[str]()
-        # In the order of the ids, so that no two transactions wait for each other's rows.
-        ids = sorted(session_ids)
-        with _errors_of(connection):
-            if transactions.is_open(connection) or not skips_locked(connection):
-                return self._end_together(ids)
-        try:
-            locked = self._end_free(ids, ended)
-            while locked:
-                awaited, *others = locked
-                try:
-                    if self.delete(awaited):
-                        ended.append(awaited)
-                except StorageUnavailable:
-                    # Others may have become free. A wait for each of them would take too long.
-                    self._end_free(others, ended)
-                    raise
-                locked = self._end_free(others, ended)
-        except StorageUnavailable:
-            if not ended:
-                raise
-        return ended
-
-    def _end_free(self, session_ids: Sequence[str], ended: list[str]) -> Sequence[str]:
-        """End sessions whose rows are not locked, and add their ids to ``ended``.
-
-        Return the ids of live sessions that are left.
-        """
-        if not session_ids:
-            return []
+    def _end_statements(self) -> tuple[EndStatements, Sequence[Any]]:
         _, statements = self._database()
-        if statements.deletes_free:
-            ended += self._fetch_ids(statements.free_ids, session_ids)
-        else:
-            with suppress(SessionConflict):  # A deadlock, after which all are left.
-                ended += self._end_selected(session_ids)
-        left = sorted(set(session_ids).difference(ended))
-        return self._fetch_ids(statements.live_ids, left) if left else []
-
-    def _end_selected(self, session_ids: Sequence[str]) -> Sequence[str]:
-        """End sessions whose rows are not locked, in a transaction; return their ids."""
-        connection, statements = self._database()
-        with self._errors(), transaction.atomic(connection.alias):
-            free = self._fetch_ids(statements.free_ids, session_ids)
-            if free:
-                _execute(connection, statements.delete_ids(len(free)), tuple(free))
-        return free
-
-    def _end_together(self, session_ids: Sequence[str]) -> Collection[str]:
-        """End sessions as `end_many` does, and wait for each row that is locked."""
-        connection, statements = self._database()
-        if returns_deleted(connection):
-            return self._fetch_ids(statements.delete_returning, session_ids)
-        return super().end_many(session_ids)
-
-    def _fetch_ids(self, sql: Callable[[int], str], session_ids: Sequence[str]) -> Sequence[str]:
-        """Return the ids that a statement returns for rows of this site with these ids."""
-        connection, statements = self._database()
         sites = (0, *self.sites())
-        statement = statements.for_sites(sql(len(session_ids)), sites)
-        rows = _fetch_all(connection, statement, (*session_ids, *TOMBSTONES, *sites))
-        return sorted(row[0] for row in rows)
+        end = statements.end
+        is_live = statements.for_sites(end.is_live, sites)
+        return end._replace(is_live=is_live), (*TOMBSTONES, *sites)
 
     def _errors(self) -> AbstractContextManager[None]:
         return _errors_of(self.connection())
@@ -291,9 +236,11 @@ class DatabaseStorage(TableStorage[Statements]):
             ids = list(rows.order_by("expires").values_list("pk", flat=True)[:batch])
             return rows.filter(pk__in=ids).delete()[0] if ids else 0
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """See `Storage.scan`. The last to expire comes first, which is the last one used."""
         rows = self._rows(user_id)
+        if live_at:
+            rows = rows.filter(expires__gt=live_at)
         if user_id is not None and _reads_the_past(self.connection()):
             # A limit and `end_all` must not miss sessions that have begun meanwhile.
             rows = rows.select_for_update()
@@ -343,14 +290,15 @@ class DatabaseStorage(TableStorage[Statements]):
 
     def _refusal(self, session_id: str, now: int) -> Conflict | Gone:
         """Return why a write found no row to change."""
+        current = self._find(session_id, locks=transactions.is_open(self.connection()))
+        return Gone() if current is None or current.expires <= now else Conflict(current)
+
+    def _find(self, session_id: str, *, locks: bool = False) -> Record | None:
+        """Return the record in the store. With ``locks``, it is the latest, and its row locked."""
         connection, statements = self._database()
-        in_transaction = transactions.is_open(connection)
-        read = statements.read_latest if in_transaction else statements.read
-        row = _fetch(connection, read, (session_id,))
-        if row is None:
-            return Gone()
-        current = record_of(row)
-        return Conflict(current) if current.expires > now else Gone()
+        sql = statements.read_latest if locks else statements.read
+        rows = _fetch_all(connection, sql, (session_id,), only_reads=not locks)
+        return record_of(rows[0]) if rows else None
 
 
 def _outcome(connection: BaseDatabaseWrapper, record: Record) -> Updated:
@@ -369,14 +317,13 @@ def _reads_the_past(connection: BaseDatabaseWrapper) -> bool:
     return getattr(connection, "isolation_level", None) not in _CURRENT_READS
 
 
-def _fetch(connection: BaseDatabaseWrapper, sql: str, parameters: Row) -> Row | None:
-    rows = _fetch_all(connection, sql, parameters)
-    return rows[0] if rows else None
+def _fetch_all(
+    connection: BaseDatabaseWrapper, sql: str, parameters: Row, *, only_reads: bool = False
+) -> Sequence[Row]:
+    """Return the rows of a statement. ``only_reads`` is as for a `LimitedCursor`."""
 
-
-def _fetch_all(connection: BaseDatabaseWrapper, sql: str, parameters: Row) -> Sequence[Row]:
     def fetch() -> Sequence[Row]:
-        with LimitedCursor(connection) as cursor:
+        with LimitedCursor(connection, only_reads=only_reads) as cursor:
             cursor.execute(sql, parameters)
             rows: Sequence[Row] = cursor.fetchall()
         return rows

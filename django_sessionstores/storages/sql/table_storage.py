@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from django.db import connections, router, transaction
@@ -14,6 +14,10 @@ from ...exceptions import SessionConflict, StorageUnavailable
 from ..base import Storage
 from ..ending import end_one_by_one
 from . import transactions
+from .deadline import LimitedCursor
+from .end_statements import EndStatements, returns_deleted
+from .free_rows import skips_locked, write
+from .lost_races import retry
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -62,6 +66,94 @@ class TableStorage(Storage, Generic[S]):
             lambda: [each for each in session_ids if run(end(each))],
             lambda: run(end_one_by_one(session_ids, end)),
         )
+
+    def end_many(self, session_ids: Sequence[str]) -> Collection[str]:
+        """See `Storage.end_many`. One statement, if the database can return what it has deleted.
+
+        MySQL and MariaDB need two statements in a transaction.
+
+        Rows that no other transaction has locked are deleted first, so that a locked one does not
+        hold up the others. A statement that waited for it with other rows locked would also keep
+        them locked in the server after this process has given up. In the caller's transaction, the
+        rows stay locked in any case.
+        """
+        connection, ended = self.connection(), list[str]()
+        # In the order of the ids, so that no two transactions wait for each other's rows.
+        ids = sorted(session_ids)
+        with self._errors():
+            if transactions.is_open(connection) or not skips_locked(connection):
+                return self._end_together(ids)
+        try:
+            locked = self._end_free(ids, ended)
+            while locked:
+                awaited, *others = locked
+                try:
+                    if self.delete(awaited):
+                        ended.append(awaited)
+                except StorageUnavailable:
+                    # Others may have become free. A wait for each of them would take too long.
+                    self._end_free(others, ended)
+                    raise
+                locked = self._end_free(others, ended)
+        except StorageUnavailable:
+            if not ended:
+                raise
+        return ended
+
+    def _end_free(self, session_ids: Sequence[str], ended: list[str]) -> Sequence[str]:
+        """End sessions whose rows are not locked, and add their ids to ``ended``.
+
+        Return the ids of live sessions that are left.
+        """
+        if not session_ids:
+            return []
+        statements, _ = self._end_statements()
+        if statements.deletes_free:
+            ended += self._fetch_ids(statements.free_keys, session_ids)
+        else:
+            with suppress(SessionConflict):  # A deadlock, after which all are left.
+                ended += self._end_selected(session_ids)
+        left = sorted(set(session_ids).difference(ended))
+        return self._fetch_ids(statements.live_keys, left) if left else []
+
+    def _end_selected(self, session_ids: Sequence[str]) -> Sequence[str]:
+        """End sessions whose rows are not locked, in a transaction; return their ids."""
+        connection, (statements, _) = self.connection(), self._end_statements()
+        with self._errors(), transaction.atomic(connection.alias):
+            free = self._fetch_ids(statements.free_keys, session_ids)
+            if free:
+                sql, keys = statements.delete_keys(len(free)), [*map(self._row_key, free)]
+                retry(connection, lambda: write(connection, sql, keys))
+        return free
+
+    def _end_together(self, session_ids: Sequence[str]) -> Collection[str]:
+        """End sessions as `end_many` does, and wait for each row that is locked."""
+        if session_ids and returns_deleted(self.connection()):
+            statements, _ = self._end_statements()
+            return self._fetch_ids(statements.delete_returning, session_ids)
+        return super().end_many(session_ids)
+
+    def _fetch_ids(self, sql: Callable[[int], str], session_ids: Sequence[str]) -> Sequence[str]:
+        """Return the ids that one of the `EndStatements` returns for sessions with these ids."""
+        connection, (_, values) = self.connection(), self._end_statements()
+        ids = {self._row_key(each): each for each in session_ids}
+
+        def fetch() -> list[tuple[str]]:
+            with LimitedCursor(connection) as cursor:
+                cursor.execute(sql(len(ids)), (*ids, *values))
+                rows: list[tuple[str]] = cursor.fetchall()
+            return rows
+
+        with self._errors():
+            return sorted(ids[key] for (key,) in retry(connection, fetch) if key in ids)
+
+    def _end_statements(self) -> tuple[EndStatements, Sequence[Any]]:
+        """Return the statements that end sessions, and the parameters of their ``is_live``."""
+        raise NotImplementedError
+
+    def _row_key(self, session_id: str) -> str:
+        """Return the primary key of the row of a session."""
+        return session_id
 
     def _commit_once(self, work: Callable[[], T], otherwise: Callable[[], T]) -> T:
         """Return the result of ``work``, whose statements are committed together.

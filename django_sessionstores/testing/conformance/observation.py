@@ -6,20 +6,14 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar, Token
-from typing import Any, Final
+from typing import Any
 from unittest import mock
 
 from asgiref.sync import sync_to_async
 
 from ...core.flow import in_event_loop
 from ...storages.base import Storage
-
-STORAGE_METHODS: Final = (
-    *("read", "create", "update", "touch", "delete", "purge", "rotate"),
-    *("end_many", "fill", "leave_tombstone", "leave_tombstones"),
-    *("lookup", "scan", "count"),
-)
-"""The blocking names of the methods that `observed` watches."""
+from ...storages.contract import STORE_CALLS
 
 Hook = Callable[[str], None]
 """A function that is called with the name of a storage's method."""
@@ -41,7 +35,7 @@ def observed(
     watch = _Watch(before, after)
     with ExitStack() as stack:
         for storage in storages:
-            for name in STORAGE_METHODS:
+            for name in STORE_CALLS:
                 if hasattr(storage, name):
                     blocking, awaited = watch.blocking(storage, name), watch.awaited(storage, name)
                     stack.enter_context(mock.patch.object(storage, name, blocking))

@@ -14,15 +14,25 @@ import django
 from django.conf import settings
 
 from ...exceptions import MissingExtra
+from .configuration import DRIVERS, ENGINES, MIDDLEWARES
+from .setups import SETUPS, check_setups
 
 _EXHAUSTIVE_HELP = (
     "try every pair of operations, and every fault; takes about five minutes per engine"
 )
-_ENGINE_HELP = (
-    "only this backend, or the dotted path of a function that returns a storage (repeatable)"
+_PREEMPTIONS_HELP = (
+    "2: also interrupt the second operation, which takes many times as long; choose one engine, "
+    "one middleware, one driver and a few setups"
 )
-
-
+_SETUP_HELP = (
+    "of the exhaustive run: only what is tried after these steps (repeatable): "
+    + ", ".join(map(repr, SETUPS))
+)
+_ENGINE_HELP = (
+    f"only this backend (repeatable): {', '.join(ENGINES)}, or the dotted path of a function that "
+    "returns a storage"
+)
+_ONLY = "only this {1} (repeatable): {0}"
 _PROGRESS_HELP = (
     "write a line to stderr for every N steps of a random run, and for every N pairs of operations "
     "of an exhaustive one; without this, the progress is only shown at a terminal"
@@ -68,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _explore(options: argparse.Namespace) -> int:
     from . import exhaustive, random_programs
-    from .configuration import DRIVERS, ENGINES, MIDDLEWARES, Config
+    from .configuration import Config
     from .programs import Amount
     from .progress import ProgressLine
     from .report import Report
@@ -81,7 +91,7 @@ def _explore(options: argparse.Namespace) -> int:
     with _refusing():
         for site in itertools.product(*sites.values()):
             Config(*site).check()
-        exhaustive.check_setups(options.setup or ())
+        check_setups(options.setup or ())
     line = ProgressLine(sys.stderr, options.progress)
 
     def tell(text: str) -> None:
@@ -95,7 +105,7 @@ def _explore(options: argparse.Namespace) -> int:
     if options.exhaustive:
         amount += exhaustive.explore(
             report.add,
-            setups=options.setup or exhaustive.SETUPS,
+            setups=options.setup or SETUPS,
             preemptions=options.preemptions,
             **sites,
         )
@@ -130,13 +140,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--exhaustive", action="store_true", help=_EXHAUSTIVE_HELP)
-    add("--preemptions", type=int, default=1, help="2: also interrupt the second operation")
-    add("--setup", action="append", help="of the exhaustive run: only this setup (repeatable)")
+    add("--preemptions", type=int, default=1, metavar="N", help=_PREEMPTIONS_HELP)
+    add("--setup", action="append", metavar="NAME", help=_SETUP_HELP)
     add("--random", type=int, metavar="STEPS", help="run random programs for so many steps")
     add("--seed", default="1", help="of the random programs")
     add("--engine", action="append", help=_ENGINE_HELP)
-    add("--middleware", action="append", help="only this middleware: own or django")
-    add("--driver", action="append", help="only views of this kind: sync or async")
+    add("--middleware", action="append", help=_ONLY.format(" or ".join(MIDDLEWARES), "middleware"))
+    add("--driver", action="append", help=_ONLY.format(" or ".join(DRIVERS), "kind of views"))
     add("--progress", type=_positive, metavar="N", help=_PROGRESS_HELP)
     add("--replay", metavar="PROGRAM", help="run one program, and show its calls and answers")
     return parser

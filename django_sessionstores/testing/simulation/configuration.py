@@ -38,7 +38,9 @@ class Config(NamedTuple):
 
     def check(self) -> None:
         """Raise ``ValueError`` if there is no such site; the text names the valid choices."""
-        if self.engine not in ENGINES and not _is_function(self.engine):
+        if "." in self.engine:
+            _check_function(self.engine)
+        elif self.engine not in ENGINES:
             raise ValueError(
                 f"{self.engine!r} is not an engine. The engines are: {', '.join(ENGINES)}. For a "
                 "storage of your own, give the dotted path of a function that returns it."
@@ -137,11 +139,40 @@ def _lists(path: str) -> bool:
     return bool(import_string(path)().lists)
 
 
-def _is_function(path: str) -> bool:
+def _check_function(path: str) -> None:
+    """Raise ``ValueError`` if a path does not lead to a function that returns a storage."""
+    from .internals import Storage
+
     try:
-        return callable(import_string(path))
-    except ImportError:
-        return False
+        function = import_string(path)
+    except ModuleNotFoundError as error:
+        problem = f"{path!r} cannot be imported: {error}."
+        if path.startswith(f"{error.name}."):
+            problem += (
+                " Run the command in the folder from which your project imports it, or add that "
+                "folder to PYTHONPATH."
+            )
+        raise ValueError(problem) from error
+    except Exception as error:
+        raise ValueError(f"{path!r} cannot be imported: {_told(error)}") from error
+    if not callable(function):
+        raise ValueError(f"{path!r} is {function!r}, and must be a function.")  # noqa: TRY004
+    try:
+        storage = function()
+    except Exception as error:
+        raise ValueError(
+            f"{path!r} fails when it is called without arguments: {_told(error)}"
+        ) from error
+    if not isinstance(storage, Storage):
+        kind = "the class " if isinstance(storage, type) else ""
+        raise ValueError(  # noqa: TRY004 - the value of an argument
+            f"{path!r} returns {kind}{storage!r}, and must return an object of a subclass of "
+            f"{Storage.__module__}.{Storage.__qualname__}."
+        )
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 class MergeFailed(Exception):

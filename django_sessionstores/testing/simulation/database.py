@@ -204,7 +204,7 @@ class SimulatedDatabase(Storage):
             self._put(connection, each, None)
         return len(expired)
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         return page_of_rows({**self._all(self._open())}, cursor, limit, user_id)
 
     def count(self, now: int, user_id: str | None) -> int:

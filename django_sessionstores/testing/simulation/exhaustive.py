@@ -9,98 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product
-from typing import Final, NamedTuple
+from typing import Final
 
 from .configuration import ENGINES, Config
 from .history import Violation
 from .programs import Amount, Program, Result, run_in
 from .progress import Progress, silent
+from .setups import OPERATOR, SETUPS, WAIT, Setup
 from .site import site
 from .world import World
 
-_VISITOR: Final = ("s1:x.put.base", "s1*", ">s1")
-_USER: Final = (*_VISITOR, "s2:x.login.1", "s2*", ">s2")
-_OTHER: Final = ("t1:y.put.base", "t1*", ">t1", "t2:y.login.1", "t2*", ">t2")
-_WAIT: Final = "+1001"
 _COME_BACK: Final = ("c1:x.poll", "c1*", ">c1", "c2:x.put.b", "c2*", ">c2")
-
-
-class Setup(NamedTuple):
-    """The steps before the two operations, the options of the site, and the operations to try."""
-
-    steps: tuple[str, ...]
-    options: tuple[str, ...] = ()
-    first: tuple[str, ...] = ()
-    second: tuple[str, ...] = ()
-
-
-_WRITES: Final = ("x.put.a", "x.nested", "x.drop.base", "x.put.a+save", "x.save", "x.replace")
-_ENDS: Final = ("x.logout", "x.flush", "x.delete")
-_OWN: Final = (
-    *("x.read", "x.poll", *_WRITES, "x.put.a+save+error", "x.load", "x.clear"),
-    *("x.login.1", "x.login.1.first", "x.login.2", "x.login.1+save", "x.cycle", *_ENDS),
-)
-_SIGNED_IN: Final = ("x.password", "x.others", "y.password", "y.others", "y.put.a")
-_OPERATOR: Final = ("o.end.x", "o.delete_key.x", "o.end_all.1", "o.deactivate.1", "o.purge")
-_ATOMIC: Final = (
-    *("x.put.a+save@rollback", "x.put.a+save+404@atomic", "x.put.a+save@savepoint"),
-    *("x.login.1+save+404@atomic", "x.login.1+save@rollback", "x.cycle+save+404@atomic"),
-    *("x.put.a@atomic", "x.login.1@atomic", "x.logout@rollback", "x.password+404@atomic"),
-    *("x.read@rollback", "x.password@atomic", "x.put.a+save@manual", "x.put.a+save@undone"),
-    *("x.put.a+save@again", "x.login.1+save@again"),
-)
-
-SETUPS: Final = {
-    "visitor": Setup(_VISITOR, first=_OWN, second=("x.put.b", *_OWN, "o.purge")),
-    "user": Setup(
-        (*_OTHER, *_USER),
-        first=(*_OWN, *_SIGNED_IN),
-        second=("x.put.b", *_OWN, *_SIGNED_IN, *_OPERATOR),
-    ),
-    "due": Setup(
-        (*_OTHER, *_USER, _WAIT),
-        first=(*_OWN, *_SIGNED_IN),
-        second=("x.put.b", *_OWN, *_SIGNED_IN, *_OPERATOR),
-    ),
-    "atomic": Setup(
-        _USER,
-        first=_ATOMIC,
-        second=("o.purge", "x.put.b", "x.poll", "x.login.1", *_ENDS, *_ATOMIC),
-    ),
-    "atomic visitor": Setup(
-        _VISITOR, first=_ATOMIC, second=("o.purge", "x.put.b", "x.poll", "x.login.1", "x.flush")
-    ),
-    "merge": Setup(_USER, ("merge",), ("x.retry.a",), ("x.put.b.m", "x.put.m", "x.logout")),
-    "idle": Setup(_USER, ("idle",), ("x.load", "x.read", "x.put.a"), ("x.put.b", "x.logout")),
-    "idle for long": Setup(
-        (*_USER, "+60000"), ("idle",), ("x.load", "x.read", "x.poll", "x.put.a"), ("o.wait.60000",)
-    ),
-    "moved": Setup(
-        ("previous.x.1",), ("memory",), ("x.read", "x.put.a", *_ENDS, "x.poll@rollback"),
-        ("x.read", "x.put.b", "x.login.1", *_ENDS, "o.end_all.1", "o.purge"),
-    ),
-    "moved from cookie": Setup(
-        ("previous.x.1",), ("cookie",), ("x.read", "x.put.a", *_ENDS, "x.read@rollback"),
-        ("x.read", "x.put.b", "x.login.1", *_ENDS, "o.end_all.1", "o.purge"),
-    ),
-    "limit": Setup(
-        (*_OTHER, *_USER, _WAIT), ("limit",), ("x.poll", "z.login.1", "x.put.a", "x.cycle"),
-        ("z.login.1", "w.login.1", "y.logout", "x.put.b"),
-    ),
-    "refuse": Setup(
-        (*_USER, _WAIT), ("refuse",), ("x.poll", "z.login.1", "x.put.a", "x.cycle"),
-        ("z.login.1", "w.login.1", "x.put.b"),
-    ),
-}  # fmt: skip
-
-
-def check_setups(names: Iterable[str]) -> None:
-    """Raise ``ValueError`` if a name is not in `SETUPS`; the text names the setups."""
-    for name in names:
-        if name not in SETUPS:
-            raise ValueError(f"{name!r} is not a setup. The setups are: {', '.join(SETUPS)}.")
-
-
 Found = Callable[[Program, Result], None]
 
 
@@ -114,7 +33,7 @@ def configs(
         if "cookie" in setup.options and engine == "cookie_registry":
             continue
         yield Config(engine, kind, driver, frozenset(setup.options))
-        if engine in {"cache", "db", "cached_db"} and _WAIT in setup.steps:
+        if engine in {"cache", "db", "cached_db"} and WAIT in setup.steps:
             yield Config(engine, kind, driver, frozenset((*setup.options, "2step")))
 
 
@@ -204,7 +123,7 @@ def explore_twins(
     for done, (name, engine, kind) in enumerate(sites):
         progress("Sites with sync and async views", done, len(sites))
         setup, traces = SETUPS[name], []
-        operations = (*setup.first, "x.recover", *_OPERATOR)
+        operations = (*setup.first, "x.recover", *OPERATOR)
         programs = [(*setup.steps, f"a:{each}", "a*") for each in operations]
         for driver in ("sync", "async"):
             config = Config(engine, kind, driver, frozenset(setup.options))

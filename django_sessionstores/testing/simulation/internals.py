@@ -50,6 +50,7 @@ from ...storages.base import (
     page_of,
     rotate_in_two_steps,
 )
+from ...storages.contract import LOCAL_CALLS, SAME_AS, STORE_CALLS
 from ...storages.cookie import CookieStorage
 from ...storages.copies import is_refused
 from ...storages.ending import end_one_by_one, end_without_key
@@ -59,9 +60,9 @@ from ...storages.registered import RegisteredStorage
 from . import users
 
 __all__ = [
-    "CALLS",
     "COMPOSED_CALLS",
     "LOCAL_CALLS",
+    "STORE_CALLS",
     "CacheStorage",
     "Codec",
     "Conflict",
@@ -109,17 +110,7 @@ __all__ = [
     "with_times",
 ]
 
-CALLS: Final = frozenset(
-    {
-        *("read", "create", "update", "rotate", "touch", "delete", "purge"),
-        *("lookup", "scan", "count", "reindex", "end_many"),
-        *("fill", "leave_tombstone", "leave_tombstones"),
-    }
-)
-"""The methods of a storage that call its store; each has an async twin."""
-LOCAL_CALLS: Final = frozenset({"in_transaction", "after_commit", "issue"})
-"""The methods with an async twin that do not call the store."""
-COMPOSED_CALLS: Final = frozenset({"find", "peek", "read_latest", "follow", "end", "end_each"})
+COMPOSED_CALLS: Final = SAME_AS.keys() | {"end_each"}
 """The methods that the contract composes from the others."""
 
 

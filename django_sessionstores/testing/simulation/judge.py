@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from .history import DELETED, FOREVER, Ending, Key, Life, Request, Superseding, Violation
@@ -10,7 +11,7 @@ from .internals import SessionConflict, SessionEnded, SessionLimitReached, Stora
 if TYPE_CHECKING:
     from .world import World
 
-_READS: Final = frozenset({"read", "poll"})
+_READS: Final = frozenset({"read", "poll", "dismiss"})
 ENDS_OWN: Final = frozenset({"logout", "visit", "flush", "delete"})
 _LEASE_AT: Final = 60_000
 MOST: Final = 2
@@ -165,7 +166,9 @@ class Judge:
             if self._world.config.middleware == "own":
                 self._broken(17, text)
         elif isinstance(error, SessionLimitReached):
-            self._judge_refusal(request)
+            others = _other_sessions(self, self._world.requests.values(), request)
+            if others < MOST:
+                self._broken(25, f"{request}: refused, with {others} sessions")
         elif not self._is_explained(request, error):
             self._broken(20 if "@" in request.operation else 15, text)
 
@@ -348,27 +351,33 @@ class Judge:
         ]
         return len(newer) + len(uncertain) >= MOST
 
-    def _may_have_stored(self, request: Request, pk: int | None) -> bool:
-        """Return whether a request may have stored a session of a user that nobody knows of.
 
-        A rotation whose answer was lost leaves the new record, also if the session ended beside it.
-        """
-        life = request.life if request.is_uncertain else None
-        return request.signs_in == pk or (life is not None and life.user == pk)
+def _other_sessions(judge: Judge, requests: Iterable[Request], login: Request) -> int:
+    """Return how many sessions of its user a login may have met, besides its own."""
+    # Logins of one visitor share a session if all of them have read it before the first was saved.
+    shared = login.life if login.life and login.life.user is None else None
+    others = [
+        each
+        for each in judge.lives
+        if each.user == login.signs_in
+        and (shared is None or each not in shared.children)
+        and not any(end.acked and end.acked < login.began for end in each.endings)
+    ]
+    beside = [
+        each
+        for each in requests
+        if each is not login
+        and (shared is None or each.presented is not shared)
+        and _may_have_stored(each, login.signs_in)
+        and (each.overlaps(login) or each.is_uncertain)
+    ]
+    return len(others) + len(beside)
 
-    def _judge_refusal(self, request: Request) -> None:
-        others = [
-            each
-            for each in self.lives
-            if each.user == request.signs_in
-            and not any(end.acked and end.acked < request.began for end in each.endings)
-        ]
-        beside = [
-            each
-            for each in self._world.requests.values()
-            if each is not request
-            and self._may_have_stored(each, request.signs_in)
-            and (each.overlaps(request) or each.is_uncertain)
-        ]
-        if len(others) + len(beside) < MOST:
-            self._broken(25, f"{request}: refused, with {len(others)} sessions")
+
+def _may_have_stored(request: Request, pk: int | None) -> bool:
+    """Return whether a request may have stored a session of a user that nobody knows of.
+
+    A rotation whose answer was lost leaves the new record, also if the session ended beside it.
+    """
+    life = request.life if request.is_uncertain else None
+    return request.signs_in == pk or (life is not None and life.user == pk)

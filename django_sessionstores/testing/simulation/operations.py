@@ -18,6 +18,7 @@ from django.contrib import auth
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
+from . import language
 from .internals import Inventory, StorageUnavailable
 from .model import DELETED, Request
 
@@ -131,17 +132,25 @@ def read(view: View) -> Steps:
 
 
 def poll(view: View) -> Steps:
-    """Ask for the signed-in user."""
+    """Ask for the signed-in user, and for messages, which are not there."""
     yield from view.look()
     user = yield from view.user()
     view.request.user = user.pk
+    yield Do(view.session, "pop", ("messages", None))
 
 
-def put(view: View, *keys: str) -> Steps:
+def dismiss(view: View, key: str) -> Steps:
+    """Set a key, and dismiss the change."""
+    yield from view.look()
+    yield Do(_Items(view.session), "set", (key, view.world.new_value()))
+    view.session.modified = False
+
+
+def put(view: View, key: str, *keys: str) -> Steps:
     """Set keys."""
     yield from view.look()
-    for key in keys:
-        yield from view.set(key, view.world.new_value())
+    for each in (key, *keys):
+        yield from view.set(each, view.world.new_value())
 
 
 def drop(view: View, key: str) -> Steps:
@@ -168,7 +177,7 @@ def clear(view: View) -> Steps:
     if view.request.life is not None and view.request.life.user is not None:
         yield from put(view, "a")
         return
-    for key in ("base", "a", "b", "c", "nest", "m"):
+    for key in language.KEYS:
         view.note(key, DELETED)
     view.session.clear()
     yield from view.set("a", view.world.new_value())
@@ -346,7 +355,21 @@ def wait(view: View, seconds: str) -> Steps:
 OPERATIONS: Final[dict[str, Operation]] = {
     each.__name__: each
     for each in (
-        *(read, poll, put, drop, nested, clear, login, logout, visit, flush, delete, cycle),
+        *(
+            read,
+            poll,
+            dismiss,
+            put,
+            drop,
+            nested,
+            clear,
+            login,
+            logout,
+            visit,
+            flush,
+            delete,
+            cycle,
+        ),
         *(
             password,
             others,

@@ -14,7 +14,7 @@ that has ended, does nothing. Therefore parts of a program can be left out.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -24,11 +24,15 @@ from .configuration import Config
 from .history import Request, Violation
 from .scheduler import Fault, Stuck
 from .site import rotate_secret_key, site
+from .site_storages import stores_of
 from .views import operation
 from .world import World
 
 _FAULTS: Final = {"-": Fault.BEFORE, "~": Fault.AFTER}
-_REQUEST_STEP: Final = re.compile(r"\w*\d[-~!%*]?|>\w*\d|\+\d+")
+_REQUEST_STEP: Final = re.compile(r"(\w+)[-~!%*]?|>(\w+)", re.ASCII)
+_LABEL: Final = re.compile(r"\w+", re.ASCII)
+_PASSING_TIME: Final = re.compile(r"\+\d+", re.ASCII)
+_NUMBER: Final = re.compile(r"-?\d+", re.ASCII)
 
 
 class Program(NamedTuple):
@@ -49,11 +53,14 @@ class Program(NamedTuple):
     def check(self) -> None:
         """Raise ``ValueError`` if there is no such site, step or view.
 
-        A step of a request that does not exist is allowed: it does nothing.
+        A step of a request that has ended, or of a number without a request, does nothing.
         """
         self.config.check()
+        labels = {
+            label for label, colon, _ in (each.partition(":") for each in self.steps) if colon
+        }
         for step in self.steps:
-            _check_step(step)
+            _check_step(step, self.config, labels)
 
 
 @dataclass
@@ -86,16 +93,38 @@ class Result(NamedTuple):
     requests: list[Request]
 
 
-def _check_step(step: str) -> None:
-    _label, colon, action = step.partition(":")
+def _check_step(step: str, config: Config, labels: Collection[str]) -> None:
+    label, colon, action = step.partition(":")
     name, *arguments = step.split(".")
     if colon:
-        operation(action.partition(".")[2])
+        who, dot, view = action.partition(".")
+        if not (dot and _LABEL.fullmatch(label)) or label in language.COMMANDS:
+            raise ValueError(f"{step!r} does not begin a request, as '2:x.put.a' does.")
+        operation(view).check(who, config.driver)
     elif name in language.COMMANDS:
         if len(arguments) != language.COMMANDS[name]:
             raise ValueError(f"{step!r} has the wrong number of arguments.")
-    elif not _REQUEST_STEP.fullmatch(step):
+        _check_command(step, name, arguments, config)
+    elif not _is_step_of_a_request(step, labels) and not _PASSING_TIME.fullmatch(step):
         raise ValueError(f"{step!r} is not a step. Examples are: {', '.join(language.STEPS)}.")
+
+
+def _is_step_of_a_request(step: str, labels: Collection[str]) -> bool:
+    match = _REQUEST_STEP.fullmatch(step)
+    label = match and (match[1] or match[2])
+    return bool(label) and (label in labels or str(label).isdecimal())
+
+
+def _check_command(step: str, name: str, arguments: Sequence[str], config: Config) -> None:
+    if name in {"away", "back"}:
+        language.check_word(arguments[0], stores_of(config), "a store of this site")
+    elif name == "skew" and not _NUMBER.fullmatch(arguments[1]):
+        raise ValueError(f"{step!r} must end with a number of milliseconds.")
+    elif name == "previous":
+        if not config.options & {"memory", "cookie"}:
+            raise ValueError(f"{step!r} needs a site with the option '+memory' or '+cookie'.")
+        language.check_argument("BROWSER", arguments[0])
+        language.check_word(arguments[1], ("0", *language.USERS), "a user")
 
 
 def run(program: Program) -> Result:

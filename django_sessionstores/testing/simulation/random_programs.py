@@ -15,7 +15,18 @@ from .site import site
 from .world import World
 
 _OPERATIONS: Final = (
-    *("read", "poll", "put.a", "put.b", "put.a.b", "nested", "drop.a", "login.1", "login.2"),
+    *(
+        "read",
+        "poll",
+        "dismiss.a",
+        "put.a",
+        "put.b",
+        "put.a.b",
+        "nested",
+        "drop.a",
+        "login.1",
+        "login.2",
+    ),
     *("login.1.first", "login.2.first"),
     *("logout", "flush", "delete", "cycle", "password", "others", "save", "replace", "load"),
     *("put.a+save", "put.b+save+error", "login.1+save", "put.a+404", "clear", "cycle+save"),
@@ -152,7 +163,9 @@ class _Drawing:
         if kind < 0.2 and self._waits:
             return self._wait()
         if kind < 0.22 and self._faults:
-            return chance.choice(("evict", "secret", "away.cache", "back.cache"))
+            step = chance.choice(("evict", "secret", "away.cache", "back.cache"))
+            # A site without a cache refuses its name.
+            return step if "." not in step or "cache" in world.storages.leaves else "evict"
         if active and (kind < 0.7 or len(active) >= _MAX_ACTIVE):
             label = chance.choice(active).label
             if self._faults and chance.random() < 0.05:

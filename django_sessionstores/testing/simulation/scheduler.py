@@ -149,8 +149,10 @@ class Scheduler:
         actor.resume()
         return actor
 
-    def point(self, text: str) -> Fault | None:
+    def point(self, text: str, *, can_fail: bool = False) -> Fault | None:
         """Stop the running actor before a call; return the fault of the call, if any.
+
+        With ``can_fail``, the caller lets the call fail. The trace says if a fault has no effect.
 
         If no actor runs, for example during the audit, do nothing.
         """
@@ -161,7 +163,8 @@ class Scheduler:
         actor.point()
         self.tick()
         fault, actor.fault = actor.fault, None
-        said = text if fault is None else f"{text} ({fault.value})"
+        outcome = fault.value if fault and can_fail else "which cannot fail"
+        said = text if fault is None else f"{text} ({outcome})"
         self.trace.append(Step(actor.label, said, self.ticks))
         return fault
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import cast
 
 from django.utils.module_loading import import_string
@@ -15,6 +15,11 @@ from .stores import Scheduled, SimulatedCache, WorkersStorage
 
 _WINDOW = 10 * WEEKS
 """The window of registries, in seconds: longer than any program takes."""
+
+
+def stores_of(config: Config) -> Collection[str]:
+    """Return the names of the stores that a site has."""
+    return SiteStorages(config, Scheduler()).leaves.keys()
 
 
 class SiteStorages:
@@ -65,6 +70,8 @@ class SiteStorages:
     def _make_previous(self) -> Storage:
         if "cookie" in self._config.options:
             return CookieStorage()
+        if "memory" not in self._config.options:
+            return MemoryStorage(1)  # The site has no previous backend.
         return self._leaf("previous", MemoryStorage(10_000))
 
     def _leaf(self, name: str, inner: Storage) -> Scheduled:

@@ -68,7 +68,7 @@ class Scheduled(CacheStorage):
         if isinstance(subject, list):
             subject = subject[0]
         subject = subject.id if isinstance(subject, Record) else subject
-        fault = self.scheduler.point(f"{self.name}.{method}({str(subject)[:8]})")
+        fault = self.scheduler.point(f"{self.name}.{method}({str(subject)[:8]})", can_fail=True)
         if self.is_away or fault is not None:
             self.scheduler.failed(self.name)
         if self.is_away or fault is Fault.BEFORE:
@@ -123,9 +123,9 @@ def _add_methods() -> None:
     for name in internals.methods():
         if name in vars(Scheduled) or name in internals.COMPOSED_CALLS:
             continue
-        blocking, awaited = (scheduled if name in internals.CALLS else forwarded)(name)
+        blocking, awaited = (scheduled if name in internals.STORE_CALLS else forwarded)(name)
         setattr(Scheduled, name, blocking)
-        if name in internals.CALLS | internals.LOCAL_CALLS:
+        if name in internals.STORE_CALLS | internals.LOCAL_CALLS:
             setattr(Scheduled, f"a{name}", awaited)
 
 
@@ -206,7 +206,7 @@ class SimulatedCache(CacheStorage):
             del self.records[each]
         return len(expired)
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         return page_of_rows(self.records, cursor, limit, user_id)
 
     def count(self, now: int, user_id: str | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from inspect import Parameter, signature
 from typing import Any
@@ -22,15 +23,26 @@ class Parsed:
         name, *self._args = name.split(".")
         if name not in OPERATIONS:
             raise ValueError(f"There is no operation {name!r}. There are: {', '.join(OPERATIONS)}.")
-        try:
-            signature(OPERATIONS[name]).bind(None, *self._args)
-        except TypeError:
-            raise ValueError(f"The operation {name!r} is written {spelling(name)!r}.") from None
+        _check_arguments(name, self._args)
         for each in self._last:
             language.check_word(f"+{each}", language.ENDS, "an end of a view")
         if self.wrap:
             language.check_word(f"@{self.wrap}", language.TRANSACTIONS, "a transaction")
         self.name = name
+
+    def check(self, who: str, driver: str) -> None:
+        """Raise ``ValueError`` if a browser or an operator cannot make this request on a site with
+        views of this kind."""
+        if self.wrap and driver == "async":
+            raise ValueError(f"'@{self.wrap}' needs sync views, and this site has async ones.")
+        if who != "o":
+            language.check_argument("BROWSER", who)
+            return
+        language.check_word(self.name, language.OPERATOR, "a call of an operator")
+        if self._last:
+            raise ValueError(f"'+{self._last[0]}' is for views of browsers, not for an operator.")
+        if self.wrap == "again":
+            raise ValueError("'@again' sets a key of the session, which an operator does not have.")
 
     def run(self, view: View) -> HttpResponse:
         """Run the operation by blocking calls, and return the response."""
@@ -105,14 +117,33 @@ class Parsed:
         return HttpResponse()
 
 
+def _check_arguments(name: str, values: Sequence[str]) -> None:
+    """Raise ``ValueError`` if an operation does not accept these arguments."""
+    try:
+        bound = signature(OPERATIONS[name]).bind(None, *values)
+    except TypeError:
+        raise ValueError(f"The operation {name!r} is written {spelling(name)!r}.") from None
+    for argument, value in bound.arguments.items():
+        for each in value if isinstance(value, tuple) else (value,):
+            if each is not None:  # The view itself.
+                language.check_argument(_word_of(argument), each)
+
+
 def spelling(name: str) -> str:
-    """Return how an operation is written with its arguments, such as ``login.PK``."""
+    """Return how an operation is written with its arguments, such as ``login.PK[.ORDER]``."""
     _view, *arguments = signature(OPERATIONS[name]).parameters.values()
-    words = [
-        "KEY..." if each.kind is Parameter.VAR_POSITIONAL else each.name.upper()
+    return name + "".join(
+        f"[.{_word_of(each.name)}...]"
+        if each.kind is Parameter.VAR_POSITIONAL
+        else f".{_word_of(each.name)}"
+        if each.default is Parameter.empty
+        else f"[.{_word_of(each.name)}]"
         for each in arguments
-    ]
-    return ".".join((name, *words))
+    )
+
+
+def _word_of(argument: str) -> str:
+    return "KEY" if argument == "keys" else argument.upper()
 
 
 def _note_commit(request: Request) -> None:

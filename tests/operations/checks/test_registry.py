@@ -99,7 +99,10 @@ def test_limits_and_rotations_that_have_no_list_of_sessions(registry, found):
     """E019, W022: every login would fail, and a leaked key would go on working."""
     options = {"MAX_SESSIONS": 3, "ROTATE_AFTER": 600, "REGISTRY": registry}
     with override_settings(SESSION_ENGINE=ENGINES + "cookie", SESSIONSTORES=options):
-        assert [each.id[-4:] for each in check_limit_and_rotation(None)] == found
+        messages = check_limit_and_rotation(None)
+        assert [each.id[-4:] for each in messages] == found
+        hints = [str(each.hint) for each in messages if each.id.endswith("E019")]
+        assert all("['REGISTRY'], for example to 'db'" in hint for hint in hints)
     with override_settings(SESSION_ENGINE=ENGINES + "db", SESSIONSTORES=options | {"REGISTRY": ""}):
         assert check_limit_and_rotation(None) == []
 

@@ -12,6 +12,7 @@ from django_sessionstores.operations.checks.cookies import (
 )
 from django_sessionstores.operations.checks.encryption import check_encryption_keys
 from django_sessionstores.operations.checks.engine import check_engine
+from django_sessionstores.operations.checks.installed_apps import check_order_of_apps
 from django_sessionstores.operations.checks.middleware import (
     check_devices_page,
     check_middleware,
@@ -53,6 +54,7 @@ from tests.operations.checks.configurations import ENGINES, ids
         check_middleware,
         check_middleware_order,
         check_devices_page,
+        check_order_of_apps,
         check_cookie_protection,
         check_previous_backends,
     ],

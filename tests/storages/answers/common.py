@@ -86,50 +86,32 @@ def action() -> None:
     """Wait for a commit."""
 
 
-FORWARDED: Final[Mapping[str, tuple[Any, ...]]] = {
-    "read": (BASE,),
-    "find": (Found(BASE, "key"),),
-    "peek": (BASE,),
-    "read_latest": (NEWER,),
-    "follow": (OTHER,),
-    "create": (Updated(NEWER), Taken()),
-    "update": (Updated(NEWER), Conflict(NEWER), Gone()),
-    "rotate": (Updated(NEWER), Taken()),
-    "touch": (True, False),
-    "delete": (True, False),
-    "end": (True, False),
-    "end_many": (all_of, none_of),
-    "issue": (Updated(NEWER, "key"),),
-    "purge": (0, 2),
-    "lookup": (BASE, None),
-    "scan": (Page([BASE, OTHER], "next"),),
-    "count": (3,),
-    "reindex": (4, None),
-    "in_transaction": (True, False),
-    "after_commit": (lambda action: action,),
+_EXAMPLES: Final[Mapping[str, tuple[tuple[Any, ...], tuple[Any, ...]]]] = {
+    "read": (("locator",), (BASE,)),
+    "find": (("plainkey", "plainkey"), (Found(BASE, "key"),)),
+    "peek": (("plainkey",), (BASE,)),
+    "read_latest": ((BASE.id,), (NEWER,)),
+    "follow": ((BASE, OTHER.id), (OTHER,)),
+    "create": ((BASE, NOW), (Updated(NEWER), Taken())),
+    "update": ((NEXT, BASE, NOW), (Updated(NEWER), Conflict(NEWER), Gone())),
+    "rotate": ((OTHER, BASE, LED, NOW), (Updated(NEWER), Taken())),
+    "touch": ((BASE, NOW + 2 * HOUR, NOW + 2, NOW), (True, False)),
+    "delete": ((BASE.id,), (True, False)),
+    "end": ((BASE.id, "plainkey"), (True, False)),
+    "end_many": (((BASE.id, OTHER.id),), (all_of, none_of)),
+    "issue": ((BASE, NOW), (Updated(NEWER, "key"),)),
+    "purge": ((NOW, 10), (0, 2)),
+    "lookup": ((BASE.id,), (BASE, None)),
+    "lookup_many": (((BASE.id, OTHER.id),), ({BASE.id: BASE, OTHER.id: OTHER}, {})),
+    "scan": (("cursor", 5, "7", NOW), (Page([BASE, OTHER], "next"),)),
+    "count": ((NOW, "7"), (3,)),
+    "reindex": ((), (4, None)),
+    "in_transaction": ((), (True, False)),
+    "after_commit": ((action,), (lambda action: action,)),
 }
-ARGUMENTS: Final[Mapping[str, tuple[Any, ...]]] = {
-    "read": ("locator",),
-    "find": ("plainkey", "plainkey"),
-    "peek": ("plainkey",),
-    "read_latest": (BASE.id,),
-    "follow": (BASE, OTHER.id),
-    "create": (BASE, NOW),
-    "update": (NEXT, BASE, NOW),
-    "rotate": (OTHER, BASE, LED, NOW),
-    "touch": (BASE, NOW + 2 * HOUR, NOW + 2, NOW),
-    "delete": (BASE.id,),
-    "end": (BASE.id, "plainkey"),
-    "end_many": ((BASE.id, OTHER.id),),
-    "issue": (BASE, NOW),
-    "purge": (NOW, 10),
-    "lookup": (BASE.id,),
-    "scan": ("cursor", 5, "7"),
-    "count": (NOW, "7"),
-    "reindex": (),
-    "in_transaction": (),
-    "after_commit": (action,),
-}
+"""The arguments of each method that has an async twin, and the answers that it may get."""
+ARGUMENTS: Final = {name: arguments for name, (arguments, _) in _EXAMPLES.items()}
+FORWARDED: Final = {name: answers for name, (_, answers) in _EXAMPLES.items()}
 
 
 class Flows:

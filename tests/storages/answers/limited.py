@@ -58,16 +58,16 @@ _LOCKS: Final[Mapping[str, tuple[Any, ...]]] = {
 class Paged(Scripted):
     """A storage whose list has two pages."""
 
-    def scan(self, cursor: str, limit: int, user_id: str | None) -> Page:
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         return self.script.answer(
             self.part,
             "scan",
-            (cursor, limit, user_id),
+            (cursor, limit, user_id, live_at),
             (Page([*LISTED[2:]], "") if cursor else Page([*LISTED[:2]], "next"),),
         )
 
-    async def ascan(self, cursor: str, limit: int, user_id: str | None) -> Page:
-        return self.scan(cursor, limit, user_id)
+    async def ascan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
+        return self.scan(cursor, limit, user_id, live_at)
 
 
 def limited(

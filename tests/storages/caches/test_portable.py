@@ -181,11 +181,24 @@ under_lock = pytest.mark.parametrize("operation", OPERATIONS)
 def test_who_cannot_get_the_lock_changes_nothing(storage: Any, operation: str) -> None:
     """A change beside the lock is what undoes a logout, or loses a save. Deleting needs it too:
     a writer that has compared versions would put the session back."""
-    storage.create(make_record(), now())
+    storage.create(base := make_record(), now())
 
-    with storage._lock(ID), pytest.raises(StorageUnavailable):
-        OPERATIONS[operation](storage, make_record())
-    assert storage.read(ID).version == 1
+    with storage._lock(ID):
+        if operation == "touch":  # No request waits for it.
+            assert OPERATIONS[operation](storage, base) is False
+        else:
+            with pytest.raises(StorageUnavailable):
+                OPERATIONS[operation](storage, base)
+    assert (storage.read(ID).version, storage.read(ID).expires) == (1, base.expires)
+
+
+def test_a_touch_does_not_wait_for_the_lock(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that only reads its session must not queue behind one that saves it."""
+    monkeypatch.setattr(portable.time, "sleep", mock.Mock(side_effect=AssertionError("waits")))
+    storage.create(base := make_record(), now())
+    with storage._lock(ID):
+        assert storage.touch(base, base.expires + HOUR, now(), now()) is False
+    assert storage.touch(base, base.expires + HOUR, now(), now()) is True
 
 
 @under_lock

@@ -59,7 +59,8 @@ def churn(storage: FileStorage, rounds: int) -> None:
                 continue
             second = msgspec.structs.replace(first, version=2)
             assert storage.update(second, first, now=0) == Updated(second), "lost"
-            assert storage.touch(second, FAR + 1, 1, now=0), "lost"
+            storage.touch(second, FAR + 1, 1, now=0)  # Unless another worker holds the lock.
+            assert storage.read(second.id) is not None, "lost"
             third = msgspec.structs.replace(second, version=3, last_activity=1, expires=FAR + 1)
             assert storage.update(third, second, now=0) == Updated(third), "lost"
             assert storage.read(session_id) == third, "lost"

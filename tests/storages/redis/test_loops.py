@@ -14,13 +14,14 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+import msgspec
 import pytest
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from django_sessionstores.core.records import State, make_tombstone
 from django_sessionstores.exceptions import SessionConflict, StorageFull, StorageUnavailable
-from django_sessionstores.storages.base import Updated
+from django_sessionstores.storages.base import Taken, Updated
 from django_sessionstores.storages.redis import client as redis_client
 from django_sessionstores.storages.redis import loops as redis_loops
 from django_sessionstores.storages.redis import storage as redis
@@ -85,13 +86,13 @@ def loop() -> Iterator[Loop]:
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What was sent to a thread since the first command, which makes the blocking client."""
     sent: list[Any] = []
-    in_thread = redis_client._in_thread
+    in_thread = redis_client.in_thread
 
     def noted(method: Any) -> Any:
         sent.append(method)
         return in_thread(method)
 
-    monkeypatch.setattr(redis_client, "_in_thread", noted)
+    monkeypatch.setattr(redis_client, "in_thread", noted)
     return sent
 
 
@@ -484,6 +485,44 @@ def test_a_server_that_forgets_its_scripts_is_told_again(
         assert isinstance(loop.run(storage.aupdate(record(version=2), record(), NOW)), Updated)
     assert sent == ["EVALSHA", "EVAL"]
     assert threads == []
+
+
+@BOTH
+def test_connections_that_the_server_has_closed_fail_no_request(
+    backend: str, server: Redis, loop: Loop, at_once: None, threads: list[Any]
+) -> None:
+    """It closes those that were idle for its ``timeout``, and all of them when it restarts."""
+    with storage_at(server.url(), backend) as storage:
+        storage.create(record(), NOW)
+
+        async def read() -> list[Any]:
+            return await asyncio.gather(*[storage.aread("a" * 40) for _ in range(20)])
+
+        loop.run(read())
+        assert int(server.cli("client", "kill", "type", "normal", "skipme", "yes")) > 10
+        assert loop.run(read()) == [record()] * 20
+        server.cli("client", "kill", "type", "normal", "skipme", "yes")
+        written = [storage.acreate(record(f"{number:040x}"), NOW) for number in range(20)]
+        outcomes = loop.run(gather(*written))
+        assert {type(each) for each in outcomes} == {Updated}
+    assert threads == []
+
+
+@pytest.mark.parametrize("state", [State.LIVE, State.ENDED])
+def test_a_session_that_is_created_twice_by_a_client_that_retries(
+    storage: redis.RedisStorage, state: State
+) -> None:
+    """Its first command was carried out, and the answer was lost. Tombstones may be equal."""
+    created = msgspec.structs.replace(record(), state=state)
+    assert isinstance(storage.create(created, NOW), Updated)
+    again = storage.create(created, NOW)
+    assert isinstance(again, Updated if state is State.LIVE else Taken)
+    other = msgspec.structs.replace(created, version=created.version + 1)
+    assert isinstance(storage.create(other, NOW), Taken)
+
+
+async def gather(*coroutines: Any) -> list[Any]:
+    return await asyncio.gather(*coroutines)
 
 
 def test_a_server_that_is_unreachable_when_the_site_starts(loop: Loop, at_once: None) -> None:

@@ -12,6 +12,7 @@ from django.test import override_settings
 
 from django_sessionstores.core.clock import now
 from django_sessionstores.operations.cache_keys import keys_besides_sessions
+from django_sessionstores.operations.doctor import ask_stores
 from django_sessionstores.storages.redis.client import Server
 from django_sessionstores.storages.redis.storage import RedisStorage, from_cache
 from django_sessionstores.testing import StorageContract
@@ -87,6 +88,24 @@ def test_the_rights_are_enough_for_all_and_needed(server: Redis, rights: str) ->
     if rights == NARROW:
         given = set(re.findall(r"\+([a-z]+)", NARROW)) - {"info"}
         assert given == {name for name in found if "|" not in name} - ITS_OWN
+
+
+@pytest.mark.parametrize(
+    "right", sorted(set(re.findall(r"\+([a-z]+)", NARROW)) - {"connection", "info"})
+)
+def test_the_doctor_notices_each_right_that_is_missing(server: Redis, right: str) -> None:
+    """Also those that only a rebuild of the index needs, which may be due in a year."""
+    user_with(server, f"{NARROW} -{right}")
+    server.cli("flushall")
+    url = server.url().replace("redis://", "redis://shop:secret@")
+    with override_settings(CACHES={"default": {"BACKEND": REDIS_CACHE, "LOCATION": url}}):
+        storage = from_cache("default")
+        try:
+            (store,) = ask_stores(storage)
+        finally:
+            storage.close()
+    assert "ACL SETUSER shop" in store.error or "ACL SETUSER shop" in store.write_obstacle
+    assert server.cli("dbsize") == "0"
 
 
 def test_clearing_the_cache(server: Redis) -> None:

@@ -1278,6 +1278,25 @@ def test_pages_take_two_round_trips(storage: redis.RedisStorage) -> None:
     assert sent.count("GETRANGE") == 40
 
 
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-lru", "noeviction"])
+def test_the_index_of_a_new_mark_may_have_been_evicted(server: Redis, policy: str) -> None:
+    """It is complete because writes have made it, unless the server has dropped it since. Only a
+    server that drops keys without a lifetime may have done so."""
+    server.cli("config", "set", "maxmemory-policy", policy)
+    server.cli("config", "set", "maxmemory", "1gb")
+    with storage_at(server.url(), REDIS_CACHE) as storage:
+        storage.create(record(user_id="7", site=storage.sites()[0]), NOW)
+        storage.reindex()
+        with override_settings(SECRET_KEY="of another site"):
+            storage.create(record("b" * 40, user_id="7", site=storage.sites()[0]), NOW)
+            if policy == "allkeys-lru":
+                server.cli("del", *storage._index.keys)
+            with commands(server) as sent:
+                assert listed(storage, "7") == ["b" * 40]
+                assert storage.count(NOW, None) == 1
+            assert ("SCAN" in sent) == (policy == "allkeys-lru")
+
+
 @pytest.mark.parametrize("prefix", ["*", "[ab]?", "a\\b", "^-"])
 @BOTH
 def test_glob_characters_in_the_prefix_are_no_globs(backend: str, prefix: str) -> None:

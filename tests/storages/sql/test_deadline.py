@@ -4,22 +4,33 @@ The mechanics run on a pair of sockets, whose other end answers when the test le
 clients make of a socket that is shut is tested on the servers, and in the tests of outages.
 """
 
+import itertools
 import os
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 import pytest
-from django.db import Error, OperationalError, close_old_connections, connections, transaction
+from django.db import (
+    Error,
+    IntegrityError,
+    OperationalError,
+    close_old_connections,
+    connections,
+    transaction,
+)
 from django.test import override_settings
 
+from django_sessionstores.core import clock
 from django_sessionstores.exceptions import StorageUnavailable
+from django_sessionstores.storages.breaker import Breaker
 from django_sessionstores.storages.sql import deadline
 from django_sessionstores.storages.sql.deadline import LimitedCursor
 from tests.cases import Engine
@@ -41,6 +52,7 @@ class Line:
 
     vendor = "postgresql"
     alias = "sessions"
+    settings_dict: ClassVar = {"HOST": "", "PORT": ""}
 
     def __init__(self) -> None:
         self.connection: Any
@@ -155,6 +167,75 @@ def test_several_wait_at_once_each_its_own_time() -> None:
     for thread in threads:
         thread.join(20)
     assert sorted(outcomes) == ["answer"] + ["cut off"] * 4
+
+
+# What the breaker learns -------------------------------------------------------------------------
+
+
+_seconds = itertools.count(1)
+"""A clock by which each call takes a second."""
+
+
+@pytest.fixture
+def breaker(line: Line, monkeypatch: pytest.MonkeyPatch) -> Breaker:
+    breaker = Breaker()
+    monkeypatch.setitem(deadline._breakers, (line.alias, "", ""), breaker)
+    return breaker
+
+
+def end_slowly(line: Line, error: Exception, *, only_reads: bool = True) -> None:
+    """A statement that ends in an error after a second."""
+
+    def execute() -> NoReturn:
+        raise error
+
+    cursor = LimitedCursor(line, only_reads=only_reads)  # type: ignore[arg-type]
+    with clock.use(monotonic=partial(next, _seconds)), pytest.raises(type(error)), cursor:
+        execute()
+
+
+def test_a_limit_of_the_client_counts_like_that_of_the_package(
+    line: Line, breaker: Breaker
+) -> None:
+    """Whichever is shorter ends the wait."""
+    end_slowly(line, OperationalError("timed out"), only_reads=False)
+    assert not breaker.is_open
+    end_slowly(line, OperationalError("timed out"))
+    assert breaker.is_open
+
+
+def test_a_connection_that_cannot_be_opened_counts_for_each_statement(
+    line: Line, breaker: Breaker
+) -> None:
+    """No lock is in its way."""
+    line.connection, connection = None, line.connection
+    end_slowly(line, OperationalError("timeout expired"), only_reads=False)
+    assert breaker.is_open
+    line.connection = connection
+
+
+def canceled() -> OperationalError:
+    """The error that Django makes of one of psycopg's."""
+    error = OperationalError("canceling statement due to statement timeout")
+    error.__cause__ = Exception()
+    error.__cause__.sqlstate = "57014"  # type: ignore[attr-defined]
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        IntegrityError(1062, "Duplicate entry"),
+        OperationalError(1205, "Lock wait timeout exceeded"),
+        canceled(),
+    ],
+)
+def test_an_error_of_the_server_is_an_answer(line: Line, breaker: Breaker, error: Any) -> None:
+    """However late it comes, the server does not hang."""
+    end_slowly(line, OperationalError(2013, "Lost connection to MySQL server during query"))
+    assert breaker.is_open
+    end_slowly(line, error)
+    assert not breaker.is_open
 
 
 # In time ------------------------------------------------------------------------------------------

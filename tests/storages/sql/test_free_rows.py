@@ -20,7 +20,7 @@ from tests import cases
 from tests.services import wait_until
 from tests.sessions.test_activity import OURS
 from tests.sessions.test_lifetimes import limits
-from tests.storages.sql.test_lost_races import IDS, change, other_cursor, record
+from tests.storages.sql.rows import IDS, change, opened, other_cursor, record
 
 SERVERS = (cases.POSTGRESQL, cases.MARIADB)
 SITES = [
@@ -48,9 +48,8 @@ on_sqlite, on_servers = (
 def site(
     request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any
 ) -> Iterator[cases.Engine]:
-    with django_db_blocker.unblock(), cases.activate(request.param) as engine:
+    with django_db_blocker.unblock(), opened(request.param) as engine:
         yield engine
-        connections[engine.database].close()
 
 
 @contextmanager
@@ -144,15 +143,7 @@ def test_a_server_that_cannot_skip_locked_rows(
     assert if_free(connection, "t", "id", "id = %s") == "WHERE id = %s"
 
 
-on_tables = pytest.mark.parametrize(
-    "site",
-    [cases.Case("db", database=each) for each in SERVERS],
-    ids=lambda each: each.id,
-    indirect=True,
-)
-
-
-@on_tables
+@on_servers
 def test_a_locked_row_does_not_hold_up_others_that_end(site: cases.Engine) -> None:
     """The others end, and the next call tells that the locked one could not be ended."""
     for each in IDS:
@@ -164,7 +155,7 @@ def test_a_locked_row_does_not_hold_up_others_that_end(site: cases.Engine) -> No
     site.storage.delete(IDS[3])
 
 
-@on_tables
+@on_servers
 def test_an_ending_that_gives_up_leaves_other_rows_free(site: cases.Engine) -> None:
     """The server goes on waiting for a statement after its client has left."""
     for each in IDS[:9]:
@@ -179,7 +170,7 @@ def test_an_ending_that_gives_up_leaves_other_rows_free(site: cases.Engine) -> N
             assert site.storage.touch(base, base.expires, moment + 1, moment) is True
 
 
-@on_tables
+@on_servers
 def test_an_ending_waits_for_a_transaction_that_ends_in_time(site: cases.Engine) -> None:
     """A session that is written at the moment must end as well."""
     for each in IDS[:9]:

@@ -21,9 +21,8 @@ from django_sessionstores.storages.base import Conflict
 from django_sessionstores.testing import now, successor
 from tests import cases
 from tests.services import wait_until
-from tests.storages.records import HOUR, make_record
-
-IDS = [f"{number:040x}" for number in range(30)]
+from tests.storages.records import HOUR
+from tests.storages.sql.rows import IDS, change, opened, other_cursor, record, table
 
 POSTGRESQL = [
     cases.Case("db", database=cases.POSTGRESQL),
@@ -45,38 +44,8 @@ strictly = pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 def site(
     request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any
 ) -> Iterator[cases.Engine]:
-    with django_db_blocker.unblock(), cases.activate(request.param) as engine:
+    with django_db_blocker.unblock(), opened(request.param) as engine:
         yield engine
-        connections[engine.database].close()
-
-
-def record(record_id: str = IDS[0], **fields: Any) -> Record:
-    return make_record(record_id, **fields)
-
-
-def table(site: cases.Engine) -> tuple[str, str]:
-    """The table of the sessions, and the part of a condition that names a row."""
-    if site.name == "db":
-        return "django_sessionstores_storedsession", "id LIKE"
-    return cases.CACHE_TABLE, "cache_key LIKE"
-
-
-def change(site: cases.Engine, cursor: Any, *record_ids: str) -> None:
-    """Write rows as another request does, without changing what they say."""
-    name, condition = table(site)
-    later = "expires + 1" if site.name == "db" else "expires + INTERVAL '1' SECOND"
-    for each in record_ids:
-        cursor.execute(f"UPDATE {name} SET expires = {later} WHERE {condition} %s", [f"%{each}"])
-
-
-@contextmanager
-def other_cursor(site: cases.Engine) -> Iterator[Any]:
-    other = connections[site.database].copy()
-    try:
-        with other.cursor() as cursor:
-            yield cursor
-    finally:
-        other.close()
 
 
 def execute(site: cases.Engine, sql: str) -> None:

@@ -42,6 +42,7 @@ from django_sessionstores.exceptions import (
 from django_sessionstores.models import StoredSession
 from django_sessionstores.storages.base import Conflict, Gone, Taken, Updated
 from django_sessionstores.storages.sql import storage as database
+from django_sessionstores.storages.sql import table_storage
 from django_sessionstores.storages.sql.deadline import LimitedCursor
 from django_sessionstores.storages.sql.rows import FIELDS
 from tests.cases import Engine
@@ -204,7 +205,7 @@ def test_many_end_in_a_fixed_number_of_statements(engine: Engine) -> None:
 def neither_returns_nor_skips(monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that cannot return deleted rows and cannot leave out locked ones."""
     for name in ("returns_deleted", "skips_locked"):
-        monkeypatch.setattr(database, name, lambda connection: False)
+        monkeypatch.setattr(table_storage, name, lambda connection: False)
 
 
 @on_each

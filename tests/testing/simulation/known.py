@@ -319,4 +319,17 @@ PROGRAMS: Final = {
         "cache_registry own sync +refuse +workers: 3:x.login.1 5:x.login.1 5* 8:x.login.1 8 8 8 8 "
         "8 12:x.drop.a 12! 8 secret 8 8 8"
     ),
+    "another request has given the session that a login joins a new key, under which it ends": (
+        "cookie_registry django async: 1:y.put.a 1* >1 4:y.login.1 6:y.login.1 6 4* >4 8:y.cycle "
+        "9:o.end_all.1 8 8 6* 9*"
+    ),
+    "a page that removes what is not there is due for another key beside a new one": (
+        f"memory own sync: {USER} +1001 1:x.poll 1 2:x.cycle 2* 1*"
+    ),
+    "a save that is due stores a change that was dismissed": (
+        f"db own async: {USER} +1001 1:x.dismiss.a 1* >1 2:x.read"
+    ),
+    "a limit refuses the second of two logins that would share one session": (
+        f"cached_db own sync +refuse: {VISITOR} 1:y.login.1 1* 2:x.login.1 2 3:x.login.1 3 2* 3*"
+    ),
 }

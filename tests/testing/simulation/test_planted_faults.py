@@ -114,7 +114,7 @@ def tell_nothing(plant: pytest.MonkeyPatch) -> None:
 
 
 def list_nothing(plant: pytest.MonkeyPatch) -> None:
-    plant.setattr(MemoryStorage, "scan", lambda self, cursor, limit, user_id: Page([], ""))
+    plant.setattr(MemoryStorage, "scan", lambda self, *arguments: Page([], ""))
 
 
 def publish_before_the_commit(plant: pytest.MonkeyPatch) -> None:
@@ -145,14 +145,14 @@ def ignore_tombstones_in_the_cache(plant: pytest.MonkeyPatch) -> None:
 
 
 def delete_the_cookie_in_an_outage(plant: pytest.MonkeyPatch) -> None:
-    original = middleware._OutagePage.response
+    original = middleware.outages.OutagePage.response
 
     def response(self: Any, *args: Any) -> Any:
         answer = original(self, *args)
         answer.delete_cookie("sessionid")
         return answer
 
-    plant.setattr(middleware._OutagePage, "response", response)
+    plant.setattr(middleware.outages.OutagePage, "response", response)
 
 
 def end_only_the_first(plant: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,21 +13,25 @@ from typing import Any, Final
 import pytest
 
 from django_sessionstores.core.records import Record
-from django_sessionstores.storages.base import Outcome, Updated
+from django_sessionstores.storages.base import Outcome, Storage, Updated
 from django_sessionstores.storages.memory import MemoryStorage
 from django_sessionstores.testing.simulation import exhaustive, language, random_programs
 from django_sessionstores.testing.simulation.__main__ import main
-from django_sessionstores.testing.simulation.configuration import ENGINES
+from django_sessionstores.testing.simulation.configuration import ENGINES, Config
 from django_sessionstores.testing.simulation.history import Violation
 from django_sessionstores.testing.simulation.operations import OPERATIONS
 from django_sessionstores.testing.simulation.programs import Amount, Program, Result, run
 from django_sessionstores.testing.simulation.random_programs import shrink
 from django_sessionstores.testing.simulation.report import Report
 from django_sessionstores.testing.simulation.scheduler import Scheduler, Stuck, drive
+from django_sessionstores.testing.simulation.setups import SETUPS
+from django_sessionstores.testing.simulation.site import site as world_of
+from django_sessionstores.testing.simulation.site_storages import stores_of
 from django_sessionstores.testing.simulation.views import spelling
 from tests.testing.simulation.known import OTHER, PROGRAMS, USER, VISITOR
 from tests.testing.simulation.test_planted_faults import tell_twice
 
+HERE: Final = __name__
 SEEDS: Final = (
     *("1", "2"),
     *(pytest.param(each, marks=pytest.mark.slow) for each in ("3", "4")),
@@ -58,6 +64,28 @@ def unlisted() -> MemoryStorage:
 class _Forgetful(MemoryStorage):
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         return Updated(record)
+
+
+class _Listed(Storage):
+    lists = True
+
+
+FOUND: Final = 3
+
+
+def a_dict() -> dict[str, object]:
+    """A function that was mistaken for the one that returns the storage."""
+    return {}
+
+
+def a_class() -> type[MemoryStorage]:
+    """Without the brackets after the name of the class."""
+    return MemoryStorage
+
+
+def in_need(size: int) -> MemoryStorage:
+    """A storage that cannot be made without knowing its size."""
+    return MemoryStorage(size)
 
 
 def forgetful() -> MemoryStorage:
@@ -111,7 +139,7 @@ class TestShortRuns:
             lambda program, result: found.append(f"{program} {result.violations[0]}"),
             10_000,
             "1",
-            engines=[f"{__name__}.{function}"],
+            engines=[f"{HERE}.{function}"],
         )
         assert found == []
 
@@ -125,7 +153,7 @@ class TestShortRuns:
 
 @pytest.mark.parametrize("driver", ["sync", "async"])
 @pytest.mark.parametrize("kind", ["own", "django"])
-@pytest.mark.parametrize("backend", [*ENGINES, f"{__name__}.storage"])
+@pytest.mark.parametrize("backend", [*ENGINES, f"{HERE}.storage"])
 class TestWhatNobodyMayFindWrong:
     """Programs without a fault: the model must not see any."""
 
@@ -201,7 +229,13 @@ class TestMachinery:
         ("arguments", "says"),
         [
             (["--exhaustive", "--engine", "redis"], "memory, db, cache, cached_db"),
-            (["--exhaustive", "--engine", "no.such.function"], "dotted path of a function"),
+            (["--exhaustive", "--engine", "no.such.function"], "No module named 'no'. Run the"),
+            (["--replay", "no.such.function own sync: 1:x.read"], "No module named 'no'. Run the"),
+            (["--random", "10", "--engine", f"{HERE}.missing"], 'does not define a "missing"'),
+            (["--random", "10", "--engine", f"{HERE}.FOUND"], "must be a function"),
+            (["--random", "10", "--engine", f"{HERE}.a_dict"], "a_dict' returns {}, and must"),
+            (["--random", "10", "--engine", f"{HERE}.a_class"], "returns the class <class"),
+            (["--random", "10", "--engine", f"{HERE}.in_need"], "missing 1 required positional"),
             (["--random", "10", "--middleware", "none"], "own, django"),
             (["--random", "10", "--driver", "none"], "sync, async"),
             (["--exhaustive", "--setup", "none"], "visitor, user"),
@@ -223,7 +257,29 @@ class TestMachinery:
         [
             ("db own sync +fast: 1:x.read", "'+fast' is not an option of a site"),
             ("db own sync: 1:x.dance", "no operation 'dance'. There are: read, poll"),
-            ("db own sync: 1:x.login", "is written 'login.PK.ORDER'"),
+            ("db own sync: 1:x.login", "is written 'login.PK[.ORDER]'"),
+            ("db own sync: 1:x.login.1.first.more", "is written 'login.PK[.ORDER]'"),
+            ("db own sync: 1:x.login.1.foo", "'foo' is not ORDER. There are: first."),
+            ("db own sync: 1:x.login.9", "'9' is not PK. There are: 1, 2."),
+            ("db own sync: 1:o.end_all.me", "'me' is not PK. There are: 1, 2."),
+            ("db own sync: 1:x.put", "is written 'put.KEY[.KEY...]'"),
+            ("db own sync: 1:x.put.a.basket", "'basket' is not KEY. There are: base, a, b, c"),
+            ("db own sync: 1:o.end.o", "'o' is not the name of a browser"),
+            ("db own sync: 1:o.wait.long", "'long' is not a number of seconds"),
+            ("db own async: 1:x.put.a@atomic", "'@atomic' needs sync views"),
+            ("db own sync: 1:o.read", "'read' is not a call of an operator. There are: end, "),
+            ("db own sync: 1:o.purge+save", "'+save' is for views of browsers"),
+            ("db own sync: 1:o.purge@again", "'@again' sets a key of the session"),
+            ("db own sync: 1:read", "'1:read' does not begin a request, as '2:x.put.a' does"),
+            ("db own sync: secret:x.read", "'secret:x.read' does not begin a request"),
+            ("db own sync: away.cash", "'cash' is not a store of this site. There are: database."),
+            ("cached_db own sync: back.db", "There are: cache, database."),
+            ("db own sync +memory: away.x", "There are: previous, database."),
+            (f"{HERE}.unlisted own sync: away.x", "There are: storage, registry."),
+            ("db own sync: skew.2.much", "must end with a number of milliseconds"),
+            ("db own sync: previous.x.1", "needs a site with the option '+memory' or '+cookie'"),
+            ("db own sync +memory: previous.x.3", "'3' is not a user. There are: 0, 1, 2."),
+            ("db own sync: a:x.read b*", "'b*' is not a step"),
             ("db own sync: 1:x.put.a+wait", "'+wait' is not an end of a view"),
             ("db own sync: 1:x.put.a@home", "'@home' is not a transaction"),
             ("db own sync: 1:x.read dance", "'dance' is not a step"),
@@ -239,11 +295,73 @@ class TestMachinery:
 
     def test_every_word_of_the_language_is_accepted(self) -> None:
         """The documentation lists them, and a typing error must not be taken for one."""
-        views = [spelling(name).replace("KEY...", "a").replace("PK", "1") for name in OPERATIONS]
+        words = {"[": "", "]": "", "...": "", "KEY": "a", "PK": "1", "ORDER": "first"}
+        words |= {"BROWSER": "x", "SECONDS": "1"}
+        views = [spelling(name) for name in OPERATIONS]
+        for word, value in words.items():
+            views = [each.replace(word, value) for each in views]
+        views += [f"put.{'.'.join(language.KEYS)}"]
         views += [f"put.a{end}" for end in (*language.ENDS, *language.TRANSACTIONS)]
         steps = [f"{number}:x.{view}" for number, view in enumerate(views)]
+        steps += [each.replace("STORE", "cache") for each in language.STEPS]
         for option in language.OPTIONS:
-            Program.parse(f"db own sync {option}: {' '.join((*language.STEPS, *steps))}").check()
+            steps_here = [
+                each
+                for each in steps
+                if not each.startswith("previous.") or option in {"+memory", "+cookie"}
+            ]
+            Program.parse(f"cached_db own sync {option}: {' '.join(steps_here)}").check()
+
+    def test_every_store_is_one_of_a_site(self) -> None:
+        found: set[str] = set()
+        for engine in (*ENGINES, f"{HERE}.unlisted"):
+            found |= set(stores_of(Config(engine, options=frozenset({"memory"}))))
+        assert found == language.STORES.keys()
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--random", "500"],
+            ["--exhaustive", "--setup", "idle for long", "--middleware", "own", "--driver", "sync"],
+        ],
+        ids=["random", "exhaustive"],
+    )
+    def test_what_a_run_has_found_can_be_replayed(
+        self,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        arguments: list[str],
+    ) -> None:
+        monkeypatch.setattr(exhaustive, "explore_faults", lambda found, **sites: Amount())
+        monkeypatch.setattr(exhaustive, "explore_twins", lambda found, **sites: Amount())
+        main([*arguments, "--engine", f"{HERE}.forgetful"])
+        found = re.findall(r"--replay '(.+)'$", capsys.readouterr().out, re.MULTILINE)
+        assert found
+        for line in found:
+            assert main(["--replay", line]) == 1
+
+    @pytest.mark.parametrize("site", ["memory own async", "cached_db django sync"])
+    def test_drawn_programs_have_no_word_that_is_refused(self, site: str) -> None:
+        with world_of(config := Config.parse(site)) as new_world:
+            for seed in range(100):
+                program, _result = random_programs.draw(new_world(), random.Random(seed))
+                program.check()
+        assert program.config == config
+
+    def test_a_fault_where_nothing_can_fail_is_told_as_such(self) -> None:
+        trace = result_of(f"memory own sync: {VISITOR} 1:x.read 1 1- 1*").trace
+        assert trace[-1] == "1: the view ends (which cannot fail)"
+
+    def test_a_method_that_was_not_written_is_named(self) -> None:
+        with pytest.raises(NotImplementedError, match=r"_Listed must have the method scan\(\)"):
+            _Listed().scan("", 1, None)
+
+    def test_the_help_names_engines_and_setups(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit, match="0"):
+            main(["--help"])
+        told = " ".join(capsys.readouterr().out.split())
+        assert all(f"'{each}'" in told for each in SETUPS)
+        assert all(each in told for each in (*ENGINES, "own or django", "sync or async"))
 
     def test_a_heading_ends_with_a_word(self) -> None:
         """The kinds of faults are told by the beginning of their texts."""
@@ -292,8 +410,8 @@ class TestMachinery:
         report = Report(told.append)
         for _ in range(2):
             report.add(
-                Program.parse(f"{__name__}.forgetful own sync: {VISITOR}"),
-                run(Program.parse(f"{__name__}.forgetful own sync: {VISITOR} 1:x.put.a 1*")),
+                Program.parse(f"{HERE}.forgetful own sync: {VISITOR}"),
+                run(Program.parse(f"{HERE}.forgetful own sync: {VISITOR} 1:x.put.a 1*")),
             )
         assert told[0].startswith("Promise 1, ")
         assert told[1].startswith("    --replay '")

@@ -8,7 +8,7 @@ from unittest import SkipTest
 import msgspec
 
 from ....core.clock import now
-from ....core.records import Record, draw_key, session_id
+from ....core.records import Record, State, draw_key, session_id
 from ....storages.base import Updated
 from ..values import DAY, HOUR
 from .case import StorageCase
@@ -111,3 +111,22 @@ class ListingTests(StorageCase):
         held = self.store.lookup(record.id)
         assert (held.id, held.user_id, held.expires) == (record.id, "7", record.expires)
         assert self.store.lookup(session_id(draw_key())) is None
+
+    def test_lookup_many(self) -> None:
+        """A lookup of several ids returns what lookups of each return, without payloads."""
+        sessions = [self.create_record(user_id="7"), self.create_record(user_id=None)]
+        tombstone = self.create_superseded()
+        ids = [*(each.id for each in sessions), tombstone.id, session_id(draw_key())]
+        found = self.store.lookup_many(ids)
+        assert found.keys() == {each for each in ids if self.store.lookup(each) is not None}
+        assert set(ids[:2]) <= found.keys()
+        for each in found.values():
+            held = self.store.lookup(each.id)
+            assert (each.state, each.user_id, each.expires) == (
+                held.state,
+                held.user_id,
+                held.expires,
+            )
+            assert each.successor == held.successor
+            assert held.state is not State.LIVE or not each.payload
+        assert self.store.lookup_many([]) == {}

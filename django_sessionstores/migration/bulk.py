@@ -1,4 +1,4 @@
-"""Move all sessions from one engine to another while the site is running.
+"""Move all sessions from a previous backend to a storage while the site is running.
 
 Each session is created in the target, unless the target has a session with this id, and is then
 removed from the source if it is still as it was read. If a request has saved it meanwhile, it is
@@ -16,21 +16,15 @@ from enum import StrEnum
 from typing import Final
 
 import msgspec
-from django.conf import settings as django_settings
-from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import CommandError
 
-from ..conf import NAME, PreviousBackend, previous_backend, session_store, settings
 from ..core import clock
 from ..core.flow import run
 from ..core.records import Record, State, make_tombstone, next_version
 from ..exceptions import PayloadTooLarge, UnreadablePayload
-from ..migration import lazy
-from ..migration.sources import Claim, Entry, PreviousSession, Source, open_source
-from ..sessions import SessionStore
 from ..storages.base import Storage, Taken, Updated
 from ..storages.tombstones import leave_tombstone
-from .checks.previous_backends import shared_parts
+from . import lazy
+from .sources import Claim, Entry, PreviousSession, Source
 
 PATIENCE: Final = 1.0
 """Seconds after which a copy in the source counts as left by a killed run. Until then, the request
@@ -73,92 +67,6 @@ class Report(msgspec.Struct, kw_only=True):
         if outcome not in self.unreadable and len(self.unreadable) >= _MAX_REASONS:
             outcome = "for other reasons"
         self.unreadable[outcome] = self.unreadable.get(outcome, 0) + 1
-
-
-# --- Which engines -------------------------------------------------------------------------
-
-
-def source(path: str, cache_alias: str | None) -> Source:
-    """Return the source for an engine to move from.
-
-    ``path`` is the dotted path of the engine. ``cache_alias`` is the cache in which it keeps its
-    sessions; ``None`` for the one in ``MIGRATE_FROM`` or in the settings. Raises ``CommandError``.
-    """
-    options = {} if cache_alias is None else {"SESSION_CACHE_ALIAS": cache_alias}
-    entry = PreviousBackend(path, options)
-    if not entry.options:
-        if path == django_settings.SESSION_ENGINE and not is_named(path):
-            raise CommandError(
-                f"{path} is SESSION_ENGINE, so moving its sessions would log their users out. "
-                f"Change SESSION_ENGINE first, and name {path} in {NAME}['MIGRATE_FROM']."
-            )
-        entry = _named_source(path) or entry
-    try:
-        source = open_source(entry)
-    except ImproperlyConfigured as error:
-        raise CommandError(f"--from {path} cannot be used: {error}") from error
-    if not source.lists:
-        raise CommandError(
-            f"{path} cannot list its sessions: {source.describe()}. Name it in "
-            f"{NAME}['MIGRATE_FROM']: each session is then migrated at its next request."
-        )
-    return source
-
-
-def is_named(path: str) -> bool:
-    """Return whether ``MIGRATE_FROM`` names this engine."""
-    return _named_source(path) is not None
-
-
-def _named_source(path: str) -> PreviousBackend | None:
-    """Return the entry of ``MIGRATE_FROM`` for this engine, which has its cache or folder."""
-    entries = map(previous_backend, settings.MIGRATE_FROM)
-    return next((entry for entry in entries if entry.path == path), None)
-
-
-def target(path: str) -> Storage:
-    """Return the storage of the engine to move to. Raises ``CommandError``."""
-    try:
-        store = session_store(path)
-        if not (isinstance(store, type) and issubclass(store, SessionStore)):
-            raise CommandError(
-                f"--to {path} is not a session engine of django_sessionstores. Sessions cannot be "
-                "moved to other engines: this package stores digests of the session keys, and "
-                "other engines need the keys. Switching back logs all users out."
-            )
-        storage = store.own_storage()
-    except (ImportError, ImproperlyConfigured) as error:
-        raise CommandError(f"--to {path} cannot be used: {error}") from error
-    if storage.holds_in_key:
-        cure = (
-            f"{NAME}['MIGRATE_FROM'] names the previous engine, so there is nothing to move: each "
-            "session is migrated at its next request. Keep the entry until the others have expired."
-            if settings.MIGRATE_FROM
-            else f"Name the previous engine in {NAME}['MIGRATE_FROM']: each session is then "
-            "migrated at its next request."
-        )
-        raise CommandError(
-            f"{path} keeps sessions in the browsers, so only a request can store one. {cure}"
-        )
-    return storage
-
-
-def check_pair(source: Source, storage: Storage) -> None:
-    """Raise ``CommandError`` if sessions cannot be moved from the source to the storage."""
-    for each in (storage, getattr(source, "storage", storage)):
-        if not each.shared:
-            raise CommandError(
-                f"Sessions in {each.describe()} are in the memory of each process of the site, so "
-                "this command cannot move them."
-            )
-    if shared := shared_parts(storage, source):
-        raise CommandError(
-            f"Both engines store their sessions in {shared[0].describe()}, so there is nothing to "
-            "move."
-        )
-
-
-# --- Moving --------------------------------------------------------------------------------
 
 
 def move(source: Source, storage: Storage, batch: int) -> Iterator[Outcome | str]:

@@ -26,8 +26,7 @@ from django_sessionstores.core.clock import now
 from django_sessionstores.core.records import session_id
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
-from django_sessionstores.migration import sources
-from django_sessionstores.operations import bulk_migration
+from django_sessionstores.migration import bulk, sources
 from django_sessionstores.testing import DAY, at
 from tests import ROOT
 from tests.cases import CACHE_ALIAS, Engine
@@ -47,7 +46,7 @@ from tests.migration.previous_backends import (
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk_migration, "PATIENCE", 0.05)
+    monkeypatch.setattr(bulk, "PATIENCE", 0.05)
 
 
 @pytest.fixture
@@ -165,7 +164,7 @@ def test_the_source_is_read_a_batch_at_a_time(engine: Engine, old: None) -> None
     limits: list[int] = []
     scan = source.scan
     source.scan = lambda cursor, limit: (limits.append(limit), scan(cursor, limit))[1]
-    outcomes = bulk_migration.move(source, engine.storage, 2)
+    outcomes = bulk.move(source, engine.storage, 2)
     assert list(islice(outcomes, 2)) == ["moved", "moved"]
     assert limits == [2]
     assert list(outcomes) == ["moved"] * 3
@@ -193,7 +192,7 @@ def moved_while(engine: Engine, hook: Any, name: str, action: Any) -> dict[str, 
     """The outcomes of a move during which something happens around a call of the source."""
     source = opened(f"{DJANGO}.db")
     with hook(source, name, action):
-        outcomes = list(bulk_migration.move(source, engine.storage, 10))
+        outcomes = list(bulk.move(source, engine.storage, 10))
     return {outcome: outcomes.count(outcome) for outcome in outcomes}
 
 
@@ -292,9 +291,7 @@ def opened_source() -> Any:
 
 
 def list_moved(engine: Engine) -> None:
-    assert list(bulk_migration.move(opened(f"{DJANGO}.db"), engine.storage, 10)) == [
-        "already_there"
-    ]
+    assert list(bulk.move(opened(f"{DJANGO}.db"), engine.storage, 10)) == ["already_there"]
 
 
 @pytest.mark.engines("db:sqlite")
@@ -312,7 +309,7 @@ def test_a_request_while_a_session_of_the_package_is_being_removed(
         monkeypatch.setattr(type(old_storage), "delete", lambda *args: None)
 
         def move_all() -> None:
-            list(bulk_migration.move(opened(f"{OURS}.db"), store.storage(), 10))
+            list(bulk.move(opened(f"{OURS}.db"), store.storage(), 10))
 
         with before(opened_source(), "find", move_all):
             assert store(session.session_key).load() == {"x": 1}
@@ -323,8 +320,8 @@ def test_two_moves_at_once(engine: Engine, old: None) -> None:
     """Neither of them treats the work of the other as a logout."""
     empty_django()
     keys = [at_django("db") for _ in range(20)]
-    first = bulk_migration.move(opened(f"{DJANGO}.db"), engine.storage, 5)
-    second = bulk_migration.move(opened(f"{DJANGO}.db"), engine.storage, 7)
+    first = bulk.move(opened(f"{DJANGO}.db"), engine.storage, 5)
+    second = bulk.move(opened(f"{DJANGO}.db"), engine.storage, 7)
     for _ in first:
         next(second, None)
     list(second)
@@ -336,7 +333,7 @@ def test_a_move_while_another_one_is_removing(engine: Engine, old: None) -> None
     """Between store and removal the session is in both; it is the first one's to remove."""
     empty_django()
     key = at_django("db")
-    second = bulk_migration.move(opened(f"{DJANGO}.db"), engine.storage, 10)
+    second = bulk.move(opened(f"{DJANGO}.db"), engine.storage, 10)
     assert moved_while(engine, before, "claim", lambda: next(second)) == {"moved": 1}
     assert list(second) == []
     assert engine.SessionStore(key).load() != {}
@@ -351,7 +348,7 @@ with attach({case!r}):
     from django.test import override_settings
     from django_sessionstores.conf import PreviousBackend
     from django_sessionstores.migration.sources import open_source
-    from django_sessionstores.operations import bulk_migration
+    from django_sessionstores.migration import bulk
     from django_sessionstores.backends.{engine} import SessionStore
     source, calls = open_source(PreviousBackend({path!r}, {{}})), []
     claim = source.claim
@@ -361,7 +358,7 @@ with attach({case!r}):
             os.kill(os.getpid(), signal.SIGKILL)
         return claim(*args)
     source.claim = killed
-    list(bulk_migration.move(source, SessionStore.storage(), 2))
+    list(bulk.move(source, SessionStore.storage(), 2))
 """
 
 

@@ -1,0 +1,93 @@
+"""The engines that ``manage.py sessions move`` moves sessions from and to."""
+
+from __future__ import annotations
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import CommandError
+
+from ..conf import NAME, PreviousBackend, previous_backend, session_store, settings
+from ..migration.sources import Source, open_source
+from ..operations.checks.previous_backends import shared_parts
+from ..sessions import SessionStore
+from ..storages.base import Storage
+
+
+def source(path: str, cache_alias: str | None) -> Source:
+    """Return the source for an engine to move from.
+
+    ``path`` is the dotted path of the engine. ``cache_alias`` is the cache in which it keeps its
+    sessions; ``None`` for the one in ``MIGRATE_FROM`` or in the settings. Raises ``CommandError``.
+    """
+    options = {} if cache_alias is None else {"SESSION_CACHE_ALIAS": cache_alias}
+    entry = PreviousBackend(path, options)
+    if not entry.options:
+        if path == django_settings.SESSION_ENGINE and not is_named(path):
+            raise CommandError(
+                f"{path} is SESSION_ENGINE, so moving its sessions would log their users out. "
+                f"Change SESSION_ENGINE first, and name {path} in {NAME}['MIGRATE_FROM']."
+            )
+        entry = _named_source(path) or entry
+    try:
+        source = open_source(entry)
+    except ImproperlyConfigured as error:
+        raise CommandError(f"--from {path} cannot be used: {error}") from error
+    if not source.lists:
+        raise CommandError(
+            f"{path} cannot list its sessions: {source.describe()}. Name it in "
+            f"{NAME}['MIGRATE_FROM']: each session is then migrated at its next request."
+        )
+    return source
+
+
+def is_named(path: str) -> bool:
+    """Return whether ``MIGRATE_FROM`` names this engine."""
+    return _named_source(path) is not None
+
+
+def _named_source(path: str) -> PreviousBackend | None:
+    """Return the entry of ``MIGRATE_FROM`` for this engine, which has its cache or folder."""
+    entries = map(previous_backend, settings.MIGRATE_FROM)
+    return next((entry for entry in entries if entry.path == path), None)
+
+
+def target(path: str) -> Storage:
+    """Return the storage of the engine to move to. Raises ``CommandError``."""
+    try:
+        store = session_store(path)
+        if not (isinstance(store, type) and issubclass(store, SessionStore)):
+            raise CommandError(
+                f"--to {path} is not a session engine of django_sessionstores. Sessions cannot be "
+                "moved to other engines: this package stores digests of the session keys, and "
+                "other engines need the keys. Switching back logs all users out."
+            )
+        storage = store.own_storage()
+    except (ImportError, ImproperlyConfigured) as error:
+        raise CommandError(f"--to {path} cannot be used: {error}") from error
+    if storage.holds_in_key:
+        cure = (
+            f"{NAME}['MIGRATE_FROM'] names the previous engine, so there is nothing to move: each "
+            "session is migrated at its next request. Keep the entry until the others have expired."
+            if settings.MIGRATE_FROM
+            else f"Name the previous engine in {NAME}['MIGRATE_FROM']: each session is then "
+            "migrated at its next request."
+        )
+        raise CommandError(
+            f"{path} keeps sessions in the browsers, so only a request can store one. {cure}"
+        )
+    return storage
+
+
+def check_pair(source: Source, storage: Storage) -> None:
+    """Raise ``CommandError`` if sessions cannot be moved from the source to the storage."""
+    for each in (storage, getattr(source, "storage", storage)):
+        if not each.shared:
+            raise CommandError(
+                f"Sessions in {each.describe()} are in the memory of each process of the site, so "
+                "this command cannot move them."
+            )
+    if shared := shared_parts(storage, source):
+        raise CommandError(
+            f"Both engines store their sessions in {shared[0].describe()}, so there is nothing to "
+            "move."
+        )
