@@ -1399,18 +1399,21 @@ def test_the_decisions_are_those_of_django(
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("db", "INSTALLED_APPS"), ("memory", ""), ("no_such", "cannot be used")]
+    ("name", "registry", "says"),
+    [
+        ("db", "", "INSTALLED_APPS"),
+        ("cookie", "db", "INSTALLED_APPS"),
+        ("memory", "", ""),
+        ("no_such", "", "cannot be used"),
+    ],
 )
 def test_an_engine_that_needs_the_app_is_named_when_the_middleware_is_imported(
-    name: str, says: str
+    name: str, registry: str, says: str
 ) -> None:
     """The checks of an app that is not installed do not run."""
     needs = pytest.raises(ImproperlyConfigured, match=says) if says else nullcontext()
-    with (
-        override_settings(SESSION_ENGINE=f"django_sessionstores.backends.{name}"),
-        mock.patch.object(apps, "is_installed", return_value=False),
-        needs,
-    ):
-        installed.require_app()
-    with override_settings(SESSION_ENGINE=f"django_sessionstores.backends.{name}"):
+    path = f"django_sessionstores.backends.{name}"
+    with override_settings(SESSION_ENGINE=path, SESSIONSTORES={"REGISTRY": registry or None}):
+        with mock.patch.object(apps, "is_installed", return_value=False), needs:
+            installed.require_app()
         installed.require_app()
