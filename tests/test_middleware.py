@@ -34,6 +34,7 @@ from django_sessionstores.core.clock import now
 from django_sessionstores.core.records import draw_key, session_id
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.middleware import SessionMiddleware, installed
+from django_sessionstores.sessions import SessionStore
 from django_sessionstores.testing import HOUR, at, observed
 from tests import upstream, urls
 from tests.services import skip_or_fail
@@ -1413,7 +1414,10 @@ def test_an_engine_that_needs_the_app_is_named_when_the_middleware_is_imported(
     """The checks of an app that is not installed do not run."""
     needs = pytest.raises(ImproperlyConfigured, match=says) if says else nullcontext()
     path = f"django_sessionstores.backends.{name}"
-    with override_settings(SESSION_ENGINE=path, SESSIONSTORES={"REGISTRY": registry or None}):
+    with (
+        override_settings(SESSION_ENGINE=path, SESSIONSTORES={"REGISTRY": registry or None}),
+        mock.patch.dict(SessionStore._own_storages, clear=True),  # As in a new process.
+    ):
         with mock.patch.object(apps, "is_installed", return_value=False), needs:
             installed.require_app()
         installed.require_app()
