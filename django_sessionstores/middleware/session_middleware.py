@@ -206,5 +206,5 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
 
 
 def _is_changed(session: Any) -> bool:
-    """Return whether a session should be saved: one that was changed, or whose save is due."""
-    return bool(session.modified) or getattr(session, "is_save_due", False)
+    """Return whether a session should be saved. It may be one of another package."""
+    return session.needs_save if isinstance(session, SessionStore) else bool(session.modified)

@@ -270,8 +270,11 @@ class KnownSession(Engine):
         False dismisses the changes made so far, until the next one.
         """
         state = self._current_state  # First, because a rollback changes the other attributes.
-        is_changed = self._modified or self._has_changed(state)
-        return is_changed or (self.policy is None and self.is_save_due)
+        return (
+            self._modified
+            or self._has_changed(state)
+            or (self.policy is None and self._is_save_due(state))
+        )
 
     @modified.setter
     def modified(self, value: bool) -> None:
@@ -288,12 +291,21 @@ class KnownSession(Engine):
         That is so if the stored session is not up to date with its keys or its client, and if the
         browser may lack the key. But a save would also store changes that were dismissed.
         """
+        return self._is_save_due(self._current_state)
+
+    @property
+    def needs_save(self) -> bool:
+        """Whether a middleware should save the session: it was changed, or its save is due."""
         state = self._current_state
-        if not hasattr(self, "_session_cache"):
+        return self._modified or self._has_changed(state) or self._is_save_due(state)
+
+    def _is_save_due(self, state: State) -> bool:
+        data = getattr(self, "_session_cache", None)
+        if data is None:
             return isinstance(state, Unread) and self._is_stored_by_others(state)
-        if not isinstance(state, Stored) or self._baseline is not None:
+        if self._baseline is not None or not isinstance(state, Stored):
             return False
-        return drafting.is_due(self._environment(), state, SecretDict(self._session_cache))
+        return drafting.is_due(self._environment(), state, SecretDict(data))
 
     def _has_changed(self, state: State) -> bool:
         data = getattr(self, "_session_cache", None)
