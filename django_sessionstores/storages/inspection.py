@@ -53,6 +53,10 @@ class Inspection(SiteMarks):
         """
         return session_id(key)
 
+    def database(self) -> str | None:
+        """Return the alias of Django's database that has the records; ``None`` for other stores."""
+        return None
+
     def write_obstacle(self) -> str:
         """Return what keeps this process from writing to the store, for the doctor.
 
