@@ -157,13 +157,6 @@ class Storage(Inspection):
         """The codec that makes payloads for this storage from session data."""
         return conf.codec()
 
-    def place(self) -> str:
-        """Return a text that two storages have in common if they see each other's records.
-
-        It may have secrets, and is only compared.
-        """
-        return self.describe()
-
     def parts(self) -> tuple[Storage, ...]:
         """Return the storages that this storage consists of; an empty tuple if it uses a store."""
         return ()
@@ -323,13 +316,6 @@ class Storage(Inspection):
     def count(self, now: int, user_id: str | None) -> int:
         """Return how many sessions are live, of one user or of all. Only if the storage `lists`."""
         raise _unwritten(self, "count")
-
-    def reindex(self) -> int | None:
-        """Rebuild the index from the records, while others write; return its number of sessions.
-
-        Return ``None`` if there is no index besides the records.
-        """
-        return None
 
     def rotate(self, record: Record, base: Record, tombstone: Record, now: int) -> Outcome | Taken:
         """Store ``record`` under its new id and replace ``base`` by ``tombstone``.
