@@ -1,5 +1,7 @@
 """Names of other packages that these do not document: each is listed, and is as it was read.
 
+The sizes of the package's own modules, classes and functions are limited as well.
+
 A failure here means that a new version of a package has changed one of them. Read its code, correct
 the module that uses it, and then the version in ``CONTRIBUTING.rst``.
 """
@@ -19,6 +21,7 @@ from typing import Any, Final
 
 from asgiref.sync import SyncToAsync
 from django.conf import settings
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.core.asgi import get_asgi_application
 from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
@@ -29,6 +32,7 @@ from django.middleware.csrf import CsrfViewMiddleware
 from django.test import override_settings
 from django.urls import path
 
+from django_sessionstores.core import login_keys
 from tests import ROOT
 from tests.services import Memcached, Redis, shared_service
 
@@ -65,6 +69,20 @@ def names_used(tree: ast.Module) -> Iterator[str]:
             and isinstance(node.args[1], ast.Constant)
         ):
             yield str(node.args[1].value)
+
+
+def test_modules_classes_and_functions_stay_short() -> None:
+    """The limits in lines. What grows beyond them does more than one thing: divide it."""
+    too_long = []
+    for file, tree in modules():
+        if len(file.read_text(encoding="utf-8").splitlines()) > 600:
+            too_long.append(file.name)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                limit = 350 if isinstance(node, ast.ClassDef) else 60
+                if (node.end_lineno or 0) - node.lineno >= limit:
+                    too_long.append(f"{file.name}: {node.name}")
+    assert too_long == []
 
 
 def test_each_private_name_of_others_is_listed() -> None:
@@ -148,6 +166,19 @@ def test_an_asgi_request_has_one_context_of_asgiref() -> None:
 
 
 # Django, its caches and the clients ---------------------------------------------------------------
+
+
+def test_the_keys_of_a_login() -> None:
+    """The package has no others, and writes them in one place."""
+    keys = (SESSION_KEY, BACKEND_SESSION_KEY, HASH_SESSION_KEY)
+    assert keys == (login_keys.USER_ID, login_keys.USER_BACKEND, login_keys.USER_HASH)
+    written = {
+        str(file.relative_to(PACKAGE))
+        for file, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value in keys
+    }
+    assert {each for each in written if not each.startswith("testing/")} == {"core/login_keys.py"}
 
 
 def test_django() -> None:

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from django.conf import settings as django_settings
 from django.core import checks
-from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop as _
 
@@ -15,7 +14,7 @@ from ...conf import cookie_age, full_name, previous_backend, settings
 from ...core.phrases import Phrase, message_of
 from ...migration.sources import DJANGO_ENGINES, MissingApp, OwnSource, Source, open_source
 from ...storages.base import CacheStorage, Storage
-from .configuration import configured_storage, parts
+from .configuration import configured_storage, if_valid, parts
 from .engine import engine_hint
 
 _MIGRATE_FROM: Final = full_name("MIGRATE_FROM")
@@ -25,11 +24,10 @@ _DAY: Final = 86_400  # Seconds.
 @checks.register
 def check_previous_backends(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Check that each previous backend can be read and has a storage of its own."""
-    try:
-        entries, storage = settings.MIGRATE_FROM, configured_storage()
-        cookie_age()
-    except (ImportError, ImproperlyConfigured):
-        return []  # check_settings, check_engine and check_django_settings report it.
+    read = if_valid(lambda: (settings.MIGRATE_FROM, configured_storage(), cookie_age()))
+    if read is None:
+        return []
+    entries, storage, _age = read
     messages: list[checks.CheckMessage] = []
     with_cookies: list[str] = []
     for backend in map(previous_backend, entries):
@@ -133,14 +131,8 @@ def shared_parts(storage: Storage, source: Source) -> list[Storage]:
     if not isinstance(source, OwnSource) or (source.in_key and not storage.holds_in_key):
         # Sessions that are migrated from cookies get new ids, so the same table can hold both.
         return []
-    places = {_place(part) for part in parts(storage)}
-    return [part for part in parts(source.storage) if _place(part) in places]
-
-
-def _place(part: Storage) -> str:
-    """Return where a storage keeps its records. Two aliases may stand for the same cache."""
-    alias = getattr(part, "_alias", None)
-    return part.describe() if alias is None else repr(sorted(caches.settings[alias].items()))
+    places = {part.place() for part in parts(storage)}
+    return [part for part in parts(source.storage) if part.place() in places]
 
 
 def _how_to_separate(

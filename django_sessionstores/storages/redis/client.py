@@ -39,7 +39,7 @@ from redis.retry import Retry as BlockingRetry
 from ...core.flow import Call, Flow
 from ...core.phrases import Phrase
 from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
-from ..base import NAMESPACE, has_fixed_keys
+from ..base import NAMESPACE, has_fixed_keys, place_of_cache
 from ..breaker import Breaker
 from ..threads import in_thread
 from .loops import LoopClients
@@ -48,6 +48,8 @@ from .scripts import Script
 _ERRORS: Final = (RedisError, RedisClusterException, OSError)
 _UNREACHABLE: Final = (RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError)
 _BATCH: Final = 1000
+_GLOB: Final = re.compile(r"[][*?\\^-]")
+"""What has a meaning in the patterns of Redis."""
 
 _MAX_CONNECTIONS: Final = 50
 """The connections of a loop. Each is in use for as long as a command takes; more commands wait."""
@@ -87,6 +89,10 @@ class Server:
             client="Django's RedisCache" if self._is_djangos else "django-redis",
             alias=repr(self._alias),
         )
+
+    def place(self) -> str:
+        """See `Storage.place`."""
+        return place_of_cache(self._alias)
 
     @property
     def is_native(self) -> bool:
@@ -187,19 +193,20 @@ class Server:
         # The server is new, or was told to forget its scripts. This makes it know the script.
         return (yield Call(self, "ask", ("EVAL", script.text, *rest)))
 
-    def scan_keys(self, pattern: str) -> Iterator[bytes]:
-        """Yield the keys that match, some of them more than once.
+    def scan_keys(self, prefix: str) -> Iterator[bytes]:
+        """Yield the keys that begin with ``prefix``, some of them more than once.
 
         As many round trips as the server needs.
         """
-        for keys in self.scan_pages(pattern):
+        for keys in self.scan_pages(prefix):
             yield from keys
 
-    def scan_pages(self, pattern: str) -> Iterator[list[bytes]]:
+    def scan_pages(self, prefix: str) -> Iterator[list[bytes]]:
         """Yield what `scan_keys` yields, a list for each round trip, which may be empty.
 
         So the caller can do something else from time to time, however few keys match.
         """
+        pattern = _GLOB.sub(r"\\\g<0>", prefix) + "*"
         try:
             client = self._client or self.connect()
             nodes: list[Any] = [None]
