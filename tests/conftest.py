@@ -306,14 +306,16 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 def _tell_left_out(terminalreporter: Any) -> None:
     counts = terminalreporter.config.stash.get(_COUNTS, {})
-    told = []
+    sentences = []
     if number := counts.get(_LEFT_OUT, 0):
-        told.append(f"{number} tests were left out")
+        sentences.append(f"{number} tests were left out")
     if number := counts.get(_NARROWED, 0):
-        told.append(f"{number} test functions ran on some combinations of engine and store only")
-    if told:
+        sentences.append(
+            f"{number} test functions ran on some combinations of engine and store only"
+        )
+    if sentences:
         terminalreporter.write_line(
-            f"{', and '.join(told)}. See --all-stores, --packages and the marker all_packages."
+            f"{', and '.join(sentences)}. See --all-stores, --packages and the marker all_packages."
         )
 
 
