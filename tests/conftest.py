@@ -294,7 +294,7 @@ def user(django_db_setup: None, django_db_blocker: Any) -> Iterator[Any]:
         cases.remove_users()
 
 
-_MAX_REASONS = 4
+_MAX_REASONS = 5
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -330,11 +330,12 @@ def _tell_skipped(terminalreporter: Any) -> None:
     if not reasons:
         return
     terminalreporter.section("Skipped tests, by reason")
-    for reason, number in reasons.most_common(_MAX_REASONS):
+    # One line for the rest says less than the only reason in it.
+    shown = len(reasons) if len(reasons) <= _MAX_REASONS else _MAX_REASONS - 1
+    for reason, number in reasons.most_common(shown):
         terminalreporter.write_line(f"{number:>5}  {reason}")
-    rest = reasons.total() - sum(number for _, number in reasons.most_common(_MAX_REASONS))
-    if rest:
-        others = len(reasons) - _MAX_REASONS
+    if others := len(reasons) - shown:
+        rest = sum(number for _, number in reasons.most_common()[shown:])
         terminalreporter.write_line(f"{rest:>5}  for {others} other reasons, which -rs lists")
 
 

@@ -255,11 +255,15 @@ class Server(Service):
         account = self.account()
         return {"user": account, "extra_groups": []} if account else {}
 
-    def start(self) -> Self:
+    def find_program(self) -> str:
+        """Return the path of the server's program; skip the test if it is not installed."""
         program = executable(*self.executables)
         if program is None:
             skip_or_fail(f"{self.name} is not installed. Install it with: {self.install_hint}")
-        self._program = program
+        return program
+
+    def start(self) -> Self:
+        self._program = self.find_program()
         for _ in range(3):  # Another test run may take the port between the look and the start.
             self.ports = [free_port()]
             self._folder = temporary_folder()

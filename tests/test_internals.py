@@ -1,5 +1,7 @@
 """Names of other packages that these do not document: each is listed, and is as it was read.
 
+The sizes of the package's own modules, classes and functions are limited as well.
+
 A failure here means that a new version of a package has changed one of them. Read its code, correct
 the module that uses it, and then the version in ``CONTRIBUTING.rst``.
 """
@@ -65,6 +67,20 @@ def names_used(tree: ast.Module) -> Iterator[str]:
             and isinstance(node.args[1], ast.Constant)
         ):
             yield str(node.args[1].value)
+
+
+def test_modules_classes_and_functions_stay_short() -> None:
+    """The limits in lines. What grows beyond them does more than one thing: divide it."""
+    too_long = []
+    for file, tree in modules():
+        if len(file.read_text(encoding="utf-8").splitlines()) > 600:
+            too_long.append(file.name)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                limit = 350 if isinstance(node, ast.ClassDef) else 60
+                if (node.end_lineno or 0) - node.lineno >= limit:
+                    too_long.append(f"{file.name}: {node.name}")
+    assert too_long == []
 
 
 def test_each_private_name_of_others_is_listed() -> None:

@@ -391,6 +391,16 @@ def content(page: str) -> str:
     return translated_message + page[begin : page.index('<footer id="footer">', begin)]
 
 
+def without(site: Any, call: str) -> Any:
+    """Have the store fail in one kind of call."""
+
+    def refuse(name: str) -> None:
+        if name == call:
+            raise StorageUnavailable("no route")
+
+    return observed(site.storage, before=refuse)
+
+
 def pages(site: Any, root: Any, client: Client) -> Iterator[str]:
     """Yield each page, in each of its states."""
     ada = person("ada")
@@ -405,13 +415,6 @@ def pages(site: Any, root: Any, client: Client) -> Iterator[str]:
 
     def get(url: str, **parameters: str) -> str:
         return text(client.get(url, parameters, follow=True))
-
-    def without(call: str) -> Any:
-        def refuse(name: str) -> None:
-            if name == call:
-                raise StorageUnavailable("no route")
-
-        return observed(site.storage, before=refuse)
 
     yield get(PAGES)
     for state in ("expired", "all"):
@@ -440,13 +443,13 @@ def pages(site: Any, root: Any, client: Client) -> Iterator[str]:
     yield text(client.post(f"{PAGES}end/", {"id": [client.session.session_id]}))
     yield text(client.post(f"{PAGES}end/", follow=True))
     yield text(confirmed(client, f"{PAGES}end/", id=ids))
-    with without("end_many"):
+    with without(site, "end_many"):
         page = text(confirmed(client, f"{PAGES}end/", id=[visitors[1].session_id]))
     yield page
     yield text(confirmed(client, f"{PAGES}purge/"))
     yield text(confirmed(client, f"{PAGES}user/{ada.pk}/end/"))
     yield get(detail(visitors[1]))
-    with without("scan"):
+    with without(site, "scan"):
         page = get(PAGES)
     yield page
     reader = test_pages.signed_in(person("reader", test_pages.VIEW))

@@ -182,6 +182,7 @@ def test_a_missing_server_fails_where_everything_must_run(
 
 def test_an_interrupted_process_leaves_no_server() -> None:
     """Ctrl-C ends a test run in any line; servers left behind would pile up run by run."""
+    services.Redis().find_program()
     code = (
         "import signal, time\n"
         # A shell has its jobs in the background ignore it, and so would what they start.

@@ -134,7 +134,7 @@ class SessionFlows(KnownSession):
         known, given = self._current_state, SecretDict(self._session_cache)
         if isinstance(known, Rotating):
             # Even if this save fails, the store may have the key from now on.
-            self._state = known = replace(known, is_tried=True)
+            known = self._note(replace(known, is_tried=True))
         began = known
         if must_create and not isinstance(known, New | Rotating):
             began = New(known.key, is_given=True)

@@ -39,7 +39,8 @@ T = TypeVar("T")
 class KnownSession(Engine):
     """A session object: its state, its data, and the writes that may be rolled back.
 
-    Only `_set_state` assigns the state, and `_advance` calls it and sends the events.
+    Only `_set_state` and `_note` assign the state. `_advance` calls `_set_state` and sends the
+    events.
     """
 
     _session_cache: dict[str, Any]
@@ -135,7 +136,7 @@ class KnownSession(Engine):
         """Return the state. From now on, other code expects its key to be the session's."""
         state = self._current_state
         if isinstance(state, Rotating) and state.is_optional and not state.is_tried:
-            self._state = state = replace(state, is_optional=False, cycles=state.cycles + 1)
+            return self._note(replace(state, is_optional=False, cycles=state.cycles + 1))
         return state
 
     def _forget_undone(self) -> None:
@@ -169,6 +170,14 @@ class KnownSession(Engine):
             self._set_state(before_reading(before))
             self.__dict__.pop("_session_cache", None)
             self._modified = False
+
+    def _note(self, state: Rotating) -> Rotating:
+        """Set and return the state, if only what is known of its new key differs.
+
+        Unlike after `_set_state`, the data at hand is compared with the same data as before.
+        """
+        self._state = state
+        return state
 
     def _set_state(self, state: State) -> None:
         self._state = state

@@ -25,6 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
+from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache, default_key_func
 
 from .. import conf
@@ -74,6 +75,7 @@ __all__ = [
     "has_fixed_keys",
     "id_of_cursor",
     "page_of",
+    "place_of_cache",
     "prefix_of",
     "refusal",
     "rotate_in_two_steps",
@@ -107,6 +109,10 @@ class Storage(Inspection):
     """Whether all processes of a site see the same records."""
     durable: bool = True
     """Whether records survive a restart of the store and are never evicted."""
+    tells_eviction: bool = False
+    """Whether `eviction_policy` tells if the store drops records in use, so that nobody guesses."""
+    temporary: bool = False
+    """Whether the records are in a folder that the system may empty at any time."""
     self_expiring: bool = False
     """Whether the store removes expired records itself, so that `purge` has nothing to do."""
     max_payload: int | None = None
@@ -129,6 +135,8 @@ class Storage(Inspection):
     """Whether an index has the number of sessions. If not, `count` reads all records."""
     keeps_client: bool = True
     """Whether the IP address and user agent of a record are stored."""
+    asks_for_rights: bool = False
+    """Whether `write_obstacle` asks the store, so that system checks must not call it."""
     keeps_changes: bool = False
     """Whether writes must pass the changed keys in `Record.changes`."""
 
@@ -309,13 +317,6 @@ class Storage(Inspection):
         """Return how many sessions are live, of one user or of all. Only if the storage `lists`."""
         raise _unwritten(self, "count")
 
-    def reindex(self) -> int | None:
-        """Rebuild the index from the records, while others write; return its number of sessions.
-
-        Return ``None`` if there is no index besides the records.
-        """
-        return None
-
     def rotate(self, record: Record, base: Record, tombstone: Record, now: int) -> Outcome | Taken:
         """Store ``record`` under its new id and replace ``base`` by ``tombstone``.
 
@@ -491,6 +492,11 @@ def prefix_of(make_key: Callable[[str], str]) -> str | None:
     """
     prefix = make_key("")
     return prefix if make_key(_PROBE) == prefix + _PROBE else None
+
+
+def place_of_cache(alias: str) -> str:
+    """Return the place of the cache with this alias. Two aliases may stand for the same cache."""
+    return repr(sorted(caches.settings[alias].items()))
 
 
 class CacheStorage(Storage):

@@ -16,6 +16,17 @@ from .site_marks import SiteMarks
 class Inspection(SiteMarks):
     """The base class of `Storage` that answers operators, not requests."""
 
+    def describe(self) -> str:
+        """See `Storage.describe`."""
+        raise NotImplementedError
+
+    def place(self) -> str:
+        """Return a text that two storages have in common if they see each other's records.
+
+        It may have secrets, and is only compared.
+        """
+        return self.describe()
+
     def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """See `Storage.scan`."""
         raise NotImplementedError
@@ -53,6 +64,10 @@ class Inspection(SiteMarks):
         """
         return session_id(key)
 
+    def database(self) -> str | None:
+        """Return the alias of Django's database that has the records; ``None`` for other stores."""
+        return None
+
     def write_obstacle(self) -> str:
         """Return what keeps this process from writing to the store, for the doctor.
 
@@ -80,6 +95,13 @@ class Inspection(SiteMarks):
         """Return whether the index has all sessions; ``None`` if there is no index.
 
         Asks the store.
+        """
+        return None
+
+    def reindex(self) -> int | None:
+        """Rebuild the index from the records, while others write; return its number of sessions.
+
+        Return ``None`` if there is no index besides the records.
         """
         return None
 

@@ -18,6 +18,37 @@ from tests.packages.backends import BACKENDS, Backend
 
 DJANGOS_MIDDLEWARE = "django.contrib.sessions.middleware.SessionMiddleware"
 CACHE_ALIAS = "sessions"
+_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    # django-preventconcurrentlogins imports its model.
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.humanize",
+    "django_sessionstores",
+    "allauth",
+    "allauth.account",
+    "allauth.headless",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.dummy",
+    "allauth.usersessions",
+    "django_cas_ng",
+    "hijack",
+    "preventconcurrentlogins",
+]
+_TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
 
 
 def configure(backend: Backend, redis_url: str) -> None:
@@ -32,24 +63,7 @@ def configure(backend: Backend, redis_url: str) -> None:
         ROOT_URLCONF="tests.packages.site_urls",
         DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
         DEFAULT_AUTO_FIELD="django.db.models.AutoField",
-        INSTALLED_APPS=[
-            "django.contrib.auth",
-            "django.contrib.contenttypes",
-            # django-preventconcurrentlogins imports its model.
-            "django.contrib.sessions",
-            "django.contrib.messages",
-            "django.contrib.humanize",
-            "django_sessionstores",
-            "allauth",
-            "allauth.account",
-            "allauth.headless",
-            "allauth.socialaccount",
-            "allauth.socialaccount.providers.dummy",
-            "allauth.usersessions",
-            "django_cas_ng",
-            "hijack",
-            "preventconcurrentlogins",
-        ],
+        INSTALLED_APPS=_APPS,
         MIDDLEWARE=[
             backend.middleware or DJANGOS_MIDDLEWARE,
             "django.contrib.auth.middleware.AuthenticationMiddleware",
@@ -58,19 +72,7 @@ def configure(backend: Backend, redis_url: str) -> None:
             "allauth.usersessions.middleware.UserSessionsMiddleware",
             "hijack.middleware.HijackUserMiddleware",
         ],
-        TEMPLATES=[
-            {
-                "BACKEND": "django.template.backends.django.DjangoTemplates",
-                "APP_DIRS": True,
-                "OPTIONS": {
-                    "context_processors": [
-                        "django.template.context_processors.request",
-                        "django.contrib.auth.context_processors.auth",
-                        "django.contrib.messages.context_processors.messages",
-                    ]
-                },
-            }
-        ],
+        TEMPLATES=_TEMPLATES,
         AUTHENTICATION_BACKENDS=[
             "django.contrib.auth.backends.ModelBackend",
             "django_cas_ng.backends.CASBackend",

@@ -14,8 +14,6 @@ from django.utils.translation import gettext_noop as _
 from ...core.phrases import Phrase
 from ...storages.base import CacheStorage, Storage, has_fixed_keys, prefix_of
 from ...storages.caches.selection import cache_object
-from ...storages.files.storage import FileStorage
-from ...storages.sql.storage import DatabaseStorage
 from .configuration import configured_storage, parts
 
 # By the package of the database backend, because none of these sets anything else that tells.
@@ -66,11 +64,12 @@ def _shared_by_schemas(found: Sequence[Storage], function: str) -> Iterator[chec
                     setting=f"CACHES[{alias!r}]",
                 )
                 yield _shared_store(part, hint)
-        elif isinstance(part, FileStorage):
+        elif part.database() is not None:
+            if _has_shared_table():
+                yield _shared_table()
+        elif part.shared and not part.holds_in_key:
             hint = Phrase(_("Set SESSION_ENGINE to the db or cached_db engine."))
             yield _shared_store(part, hint)
-        elif isinstance(part, DatabaseStorage) and _has_shared_table():
-            yield _shared_table()
 
 
 def _has_shared_table() -> bool:

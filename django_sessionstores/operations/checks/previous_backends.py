@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from django.conf import settings as django_settings
 from django.core import checks
-from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop as _
 
@@ -133,14 +132,8 @@ def shared_parts(storage: Storage, source: Source) -> list[Storage]:
     if not isinstance(source, OwnSource) or (source.in_key and not storage.holds_in_key):
         # Sessions that are migrated from cookies get new ids, so the same table can hold both.
         return []
-    places = {_place(part) for part in parts(storage)}
-    return [part for part in parts(source.storage) if _place(part) in places]
-
-
-def _place(part: Storage) -> str:
-    """Return where a storage keeps its records. Two aliases may stand for the same cache."""
-    alias = getattr(part, "_alias", None)
-    return part.describe() if alias is None else repr(sorted(caches.settings[alias].items()))
+    places = {part.place() for part in parts(storage)}
+    return [part for part in parts(source.storage) if part.place() in places]
 
 
 def _how_to_separate(

@@ -12,8 +12,6 @@ from django.utils.translation import gettext_noop as _
 from ...conf import full_name, settings
 from ...core.phrases import Phrase
 from ...storages.base import Storage
-from ...storages.caches.database_cache import DatabaseCacheStorage
-from ...storages.caches.portable import LocMemStorage, PortableStorage
 from ...storages.registered import RegisteredStorage
 from .configuration import configured_storage, production_storage
 
@@ -32,10 +30,8 @@ def check_registry(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMess
 
 
 def _may_lose_records(registry: Storage) -> bool:
-    # check_cache reports LocMemCache; only Redis itself knows how it is configured.
-    return isinstance(registry, PortableStorage | DatabaseCacheStorage) and not isinstance(
-        registry, LocMemStorage
-    )
+    # check_cache reports a store in the memory of one process.
+    return registry.shared and not (registry.durable or registry.tells_eviction)
 
 
 def _no_registry() -> checks.Warning:

@@ -9,25 +9,29 @@ from django.conf import settings as django_settings
 from django.core import checks
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 from django.utils.translation import gettext_noop as _
 
 from ...conf import full_name
 from ...core.phrases import Phrase
-from ...storages.base import CacheStorage
-from ...storages.caches.database_cache import DatabaseCacheStorage
+from ...storages.base import CacheStorage, Storage
 from ...storages.caches.selection import cache_object
-from ...storages.files.storage import FileStorage
-from ...storages.layered import LayeredStorage
-from ...storages.memory import MemoryStorage
 from ...storages.registered import RegisteredStorage
-from ...storages.sql.storage import DatabaseStorage
 from .configuration import configured_storage, parts, production_storage
+
+
+def _parts_in_production() -> list[Storage]:
+    storage = production_storage()
+    return parts(storage) if storage else []
 
 
 @checks.register
 def check_memory(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Check that the memory engine is used only for development and tests."""
-    if not isinstance(production_storage(), MemoryStorage):
+    # check_cache reports a cache in the memory of one process.
+    if not any(
+        not (part.shared or isinstance(part, CacheStorage)) for part in _parts_in_production()
+    ):
         return []
     return [
         checks.Error(
@@ -54,7 +58,11 @@ def check_cache(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage
     both = (
         (storage.data, storage.registry) if isinstance(storage, RegisteredStorage) else (storage,)
     )
-    in_cache = [each for each in both if isinstance(each, CacheStorage | LayeredStorage)]
+    in_cache = [
+        each
+        for each in both
+        if each and any(isinstance(part, CacheStorage) for part in parts(each))
+    ]
     if not in_cache:
         return []
     alias = django_settings.SESSION_CACHE_ALIAS
@@ -133,14 +141,10 @@ _OTHER_TIMEOUTS: Final = {"pool", "service", "read_default_file"}
 @checks.register
 def check_database(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Check that opening a connection to a database that hangs has a timeout."""
-    storage = production_storage()
-    connections = {
-        part.connection().alias: part.connection()
-        for part in (parts(storage) if storage else ())
-        if isinstance(part, DatabaseStorage | DatabaseCacheStorage)
-    }
+    aliases = dict.fromkeys(part.database() for part in _parts_in_production())
     messages: list[checks.CheckMessage] = []
-    for alias, connection in connections.items():
+    for alias in filter(None, aliases):
+        connection = connections[alias]
         client = getattr(connection, "Database", None)
         option = _CONNECT_TIMEOUTS.get(getattr(client, "__name__", ""))
         options = connection.settings_dict["OPTIONS"]
@@ -174,16 +178,10 @@ def check_write_access(app_configs: Any, **kwargs: Any) -> Sequence[checks.Check
         storage = configured_storage()
     except (ImportError, ImproperlyConfigured):
         return []  # check_engine reports it.
-    # Other stores would have to be asked.
-    local = [
-        part
-        for part in (parts(storage) if storage else ())
-        if isinstance(part, FileStorage | DatabaseStorage)
-    ]
     return [
         write_warning(part.describe(), obstacle)
-        for part in local
-        if (obstacle := part.write_obstacle())
+        for part in (parts(storage) if storage else ())
+        if not part.asks_for_rights and (obstacle := part.write_obstacle())
     ]
 
 
@@ -199,11 +197,7 @@ def write_warning(store: str, obstacle: str) -> checks.Warning:
 @checks.register
 def check_file_path(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Check that the project sets the folder of session files."""
-    storage = production_storage()
-    # A file-based cache has a folder of its own.
-    if not isinstance(storage, FileStorage) or isinstance(storage, CacheStorage):
-        return []
-    if django_settings.SESSION_FILE_PATH:
+    if not any(part.temporary for part in _parts_in_production()):
         return []
     return [
         checks.Warning(

@@ -107,7 +107,7 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
     def describe(self) -> str:
         return Phrase(
             gettext_noop("cache table %(table)s in database %(database)s (%(vendor)s)"),
-            **self._place(),
+            **self._texts(),
         )
 
     def namespace(self) -> str:

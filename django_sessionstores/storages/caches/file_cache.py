@@ -23,7 +23,7 @@ from ...core import clock
 from ...core.phrases import Phrase
 from ...core.records import Record, State
 from ...exceptions import UnreadablePayload
-from ..base import NAMESPACE, CacheStorage, has_fixed_keys
+from ..base import NAMESPACE, CacheStorage, has_fixed_keys, place_of_cache
 from ..copies import is_refused
 from ..files.folder import Folder
 from ..files.record_file import read_head
@@ -104,6 +104,9 @@ class FileCacheStorage(FileStorage, CacheStorage):
             store=super().describe(),
             alias=repr(self._alias),
         )
+
+    def place(self) -> str:
+        return place_of_cache(self._alias)
 
     def namespace(self) -> str:
         return self._cache.make_key(NAMESPACE)

@@ -39,6 +39,7 @@ from ..base import (
     Updated,
     id_of_cursor,
     page_of,
+    place_of_cache,
     prefix_of,
     refusal,
 )
@@ -101,6 +102,9 @@ class PortableStorage(CacheStorage):
             cache=type(self._cache).__name__,
             alias=repr(self._alias),
         )
+
+    def place(self) -> str:
+        return place_of_cache(self._alias)
 
     def namespace(self) -> str:
         return str(self._cache.make_key(NAMESPACE))

@@ -77,7 +77,7 @@ class FileStorage(Storage):
         is_temporary: bool = False,
     ) -> None:
         self._setting = setting
-        self._is_temporary = is_temporary
+        self.temporary = is_temporary
         self._opened = self._open(folder)
 
     def _open(self, path: str | os.PathLike[str]) -> Place:
@@ -86,7 +86,7 @@ class FileStorage(Storage):
         folder = self._folder_class(
             path,
             setting=self._setting,
-            is_temporary=self._is_temporary,
+            is_temporary=self.temporary,
             index=index if self.indexes_users else None,
         )
         locks = ShardLocks(folder)

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_noop
 from ...core.phrases import Phrase
 from ...core.records import Record, State, list_entry, pack, unpack, with_times
 from ...exceptions import StorageUnavailable, UnreadablePayload
-from ..base import CacheStorage, Conflict, Gone, Outcome, Taken, Updated
+from ..base import CacheStorage, Conflict, Gone, Outcome, Taken, Updated, place_of_cache
 from ..copies import is_refused
 from .client import BROKEN, translate_error
 from .exchange import STORED, Answer
@@ -81,6 +81,9 @@ class MemcachedStorage(CacheStorage):
             alias=repr(self._nodes.alias),
             nodes=", ".join(sorted(self._nodes.clients)),
         )
+
+    def place(self) -> str:
+        return place_of_cache(self._nodes.alias)
 
     def namespace(self) -> str:
         return self._nodes.key("")

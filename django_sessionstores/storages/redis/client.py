@@ -39,7 +39,7 @@ from redis.retry import Retry as BlockingRetry
 from ...core.flow import Call, Flow
 from ...core.phrases import Phrase
 from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
-from ..base import NAMESPACE, has_fixed_keys
+from ..base import NAMESPACE, has_fixed_keys, place_of_cache
 from ..breaker import Breaker
 from ..threads import in_thread
 from .loops import LoopClients
@@ -87,6 +87,10 @@ class Server:
             client="Django's RedisCache" if self._is_djangos else "django-redis",
             alias=repr(self._alias),
         )
+
+    def place(self) -> str:
+        """See `Storage.place`."""
+        return place_of_cache(self._alias)
 
     @property
     def is_native(self) -> bool:

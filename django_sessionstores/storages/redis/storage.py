@@ -62,6 +62,8 @@ class RedisStorage(FlowStorage, CacheStorage):
     is next used or listed.
     """
 
+    tells_eviction = True
+    asks_for_rights = True
     self_expiring = True
     lists = True
     indexes_users = True
@@ -77,6 +79,9 @@ class RedisStorage(FlowStorage, CacheStorage):
 
     def describe(self) -> str:
         return self._server.describe()
+
+    def place(self) -> str:
+        return self._server.place()
 
     def namespace(self) -> str:
         return self._server.key("")

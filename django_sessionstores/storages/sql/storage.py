@@ -100,7 +100,7 @@ class DatabaseStorage(TableStorage[Statements]):
     def describe(self) -> str:
         return Phrase(
             gettext_noop("table %(table)s in database %(database)s (%(vendor)s)"),
-            **self._place(),
+            **self._texts(),
         )
 
     def write_obstacle(self) -> str:

@@ -47,6 +47,9 @@ class TableStorage(Storage, Generic[S]):
         """Return Django's connection to the database of the table, which need not be open."""
         return self._database()[0]
 
+    def database(self) -> str:
+        return self.connection().alias
+
     def in_transaction(self) -> bool:
         return transactions.is_open(self.connection())
 
@@ -186,7 +189,7 @@ class TableStorage(Storage, Generic[S]):
             statements = self._compiled[alias] = self._compile_statements(connection)
         return connection, statements
 
-    def _place(self) -> dict[str, str]:
+    def _texts(self) -> dict[str, str]:
         """Return the name of the table, and the alias and the vendor of its database."""
         connection = self.connection()
         return {

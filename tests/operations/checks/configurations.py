@@ -18,6 +18,7 @@ MEMCACHED = "django.core.cache.backends.memcached.PyMemcacheCache"
 DUMMY = "django.core.cache.backends.dummy.DummyCache"
 
 HERE = __name__
+OWN_STORE = __name__.replace("configurations", "own_store")
 OTHER_CACHE = f"{HERE}.OtherCache"
 
 

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.test import override_settings
 
 from django_sessionstores.operations.checks.isolation import check_isolation
-from tests.operations.checks.configurations import ENGINES, HERE, LOCMEM, ids
+from tests.operations.checks.configurations import ENGINES, HERE, LOCMEM, OWN_STORE, ids
 
 BACKENDS = {
     "django_tenants.postgresql_backend": "django_tenants.cache.make_key",
@@ -56,6 +56,19 @@ def test_tenants_that_share_a_folder(tmp_path):
     with site("file"), override_settings(SESSION_FILE_PATH=tmp_path):
         (message,) = check_isolation(None)
     assert (message.id, "cached_db" in str(message.hint)) == ("sessionstores.W030", True)
+
+
+def test_tenants_that_share_a_store_of_the_project():
+    """W030. Nothing says that it tells them apart."""
+    with site("db"), override_settings(SESSION_ENGINE=OWN_STORE):
+        assert ids(check_isolation) == ["sessionstores.W030"]
+
+
+@pytest.mark.parametrize("name", ["cookie", "memory"])
+def test_tenants_that_share_no_store(name):
+    """Each cookie is sent to one site, and the memory engine is for development."""
+    with site(name):
+        assert ids(check_isolation) == []
 
 
 @pytest.mark.parametrize(

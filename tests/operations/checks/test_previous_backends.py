@@ -7,7 +7,14 @@ from django.test import override_settings
 
 from django_sessionstores.operations.checks.options import check_settings
 from django_sessionstores.operations.checks.previous_backends import check_previous_backends
-from tests.operations.checks.configurations import DJANGO, ENGINES, LOCMEM, ids
+from tests.operations.checks.configurations import (
+    DJANGO,
+    ENGINES,
+    LOCMEM,
+    MEMCACHED,
+    OTHER_CACHE,
+    ids,
+)
 
 
 def source(engine: str, *entries: object, **settings: object):
@@ -53,6 +60,27 @@ def test_previous_backend_on_the_same_storage(name, entry, settings):
     # Only there can both engines stay, with the registry elsewhere.
     names_registry = "['REGISTRY']" in found["sessionstores.E016"].hint
     assert names_registry == (name == "cookie" and entry != ENGINES + "cookie")
+
+
+@pytest.mark.parametrize(
+    ("backend", "location"),
+    [
+        ("django.core.cache.backends.redis.RedisCache", "redis://127.0.0.1:1/1"),
+        ("django_redis.cache.RedisCache", "redis://127.0.0.1:1/1"),
+        (MEMCACHED, "127.0.0.1:1"),
+        ("django.core.cache.backends.filebased.FileBasedCache", "{folder}/cache"),
+        (OTHER_CACHE, ""),
+    ],
+)
+def test_two_aliases_of_one_cache(backend, location, tmp_path):
+    """E016, whatever the cache is. No server is asked: none runs at port 1."""
+    same = {"BACKEND": backend, "LOCATION": location.format(folder=tmp_path)}
+    entry = (ENGINES + "cache", {"SESSION_CACHE_ALIAS": "twin"})
+    with source("cache", entry, CACHES={"default": same, "twin": dict(same)}):
+        assert ids(check_previous_backends) == ["sessionstores.E016"]
+    other = {**same, "KEY_PREFIX": "other"}
+    with source("cache", entry, CACHES={"default": same, "twin": other}):
+        assert ids(check_previous_backends) == []
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from django.db import connections
 from django.test import override_settings
 
+from django_sessionstores.operations.checks import stores
 from django_sessionstores.operations.checks.registry import check_registry
 from django_sessionstores.operations.checks.stores import (
     check_cache,
@@ -20,9 +21,37 @@ from django_sessionstores.operations.checks.stores import (
     check_memory,
     check_write_access,
 )
-from django_sessionstores.storages.sql.storage import DatabaseStorage
 from tests.management.test_sessions import refuse
-from tests.operations.checks.configurations import ENGINES, HERE, LOCMEM, ids, with_registry
+from tests.operations.checks.configurations import (
+    ENGINES,
+    HERE,
+    LOCMEM,
+    OWN_STORE,
+    ids,
+    with_registry,
+)
+from tests.operations.checks.own_store import OwnStorage
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize(
+    ("traits", "expected"),
+    [
+        ({}, ["W024"]),
+        ({"asks_for_rights": True}, []),
+        ({"shared": False}, ["E006", "W024"]),
+        ({"temporary": True}, ["W004", "W024"]),
+    ],
+    ids=lambda value: "-".join(value) or "none",
+)
+def test_a_storage_of_a_project_is_judged_by_its_traits(traits, expected, monkeypatch):
+    """The checks must not pass over a storage because they do not know its class."""
+    for name, value in traits.items():
+        monkeypatch.setattr(OwnStorage, name, value)
+    every = (check_memory, check_cache, check_database, check_file_path, check_write_access)
+    with override_settings(SESSION_ENGINE=OWN_STORE):
+        found = [message.id for check in every for message in check(None)]
+    assert found == [f"sessionstores.{each}" for each in expected]
 
 
 @pytest.mark.usefixtures("production")
@@ -92,12 +121,10 @@ def database(client: str, **options) -> Iterator[None]:
     """Sessions in a database with these OPTIONS, as seen through a client. Nothing is connected."""
     backend = "mysql" if client in {"MySQLdb", "pymysql"} else "postgresql"
     entry = {"ENGINE": f"django.db.backends.{backend}", "NAME": "shop", "OPTIONS": options}
-    connection = SimpleNamespace(
-        alias="default", Database=ModuleType(client), settings_dict=entry, vendor=backend
-    )
+    connection = SimpleNamespace(Database=ModuleType(client), settings_dict=entry)
     with (
         override_settings(SESSION_ENGINE=ENGINES + "db"),
-        mock.patch.object(DatabaseStorage, "connection", return_value=connection),
+        mock.patch.object(stores, "connections", {"default": connection}),
     ):
         yield
 
