@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from django.conf import settings as django_settings
-from django.contrib.auth import aget_user
+from django.contrib.auth import SESSION_KEY, aget_user
 from django.contrib.auth.signals import user_logged_out
 from django.utils.translation import gettext
 
@@ -101,7 +101,7 @@ class SessionMiddleware(sessions.SessionMiddleware):  # type: ignore[misc]
     ) -> Any:
         session = scope["session"]
         # Reading any key loads the session, so that the consumer does not block the event loop.
-        await session.aget("_auth_user_id")
+        await session.aget(SESSION_KEY)
         # The session is a lazy object, for which isinstance() tests the wrapped session.
         if not isinstance(session, SessionStore):
             return await self.inner(scope, receive, send)

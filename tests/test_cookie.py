@@ -40,7 +40,15 @@ from django_sessionstores.payloads.cookie_chunks import join, split
 from django_sessionstores.sessions import SessionStore
 from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages.registered import journal
-from django_sessionstores.testing import DAY, HOUR, at, in_threads, observed, stores_of, suspicions
+from django_sessionstores.testing import (
+    DAY,
+    HOUR,
+    at,
+    in_threads,
+    observed,
+    stores_of,
+    suspicious_messages,
+)
 from tests.dumps import dump
 from tests.urls import Visitor
 
@@ -119,7 +127,7 @@ def assert_refused(engine: Any, cookies: dict[str, str], reason: str = "") -> No
     """Assert that the session is empty, the cookie stays, and one log line has the reason."""
     browser = Browser()
     browser.send(cookies)
-    with suspicions() as messages:
+    with suspicious_messages() as messages:
         response = browser.get("/read/")
     assert (response.status_code, response.json()) == (200, {})
     assert len(messages) == 1, messages
@@ -143,7 +151,7 @@ def test_every_byte_flipped(engine: Any) -> None:
             altered = bytearray(token)
             altered[place] ^= bit
             text = "." + base64.urlsafe_b64encode(altered).rstrip(b"=").decode()
-            with suspicions() as messages:
+            with suspicious_messages() as messages:
                 assert load(engine, text) == {}, place
             assert len(messages) == 1, place
 
@@ -156,7 +164,7 @@ def test_every_character_replaced(engine: Any) -> None:
         for character in ("A", "!", "é", "=", "+"):
             altered = key[:place] + character + key[place + 1 :]
             if altered != key:
-                with suspicions() as messages:
+                with suspicious_messages() as messages:
                     assert load(engine, altered) == {}, (place, character)
                 assert len(messages) == 1, (place, character)
 
@@ -248,7 +256,7 @@ def parts(engine: Any) -> dict[str, str]:
 def test_parts_make_one_session(engine: Any, parts: dict[str, str], browser: Browser) -> None:
     """The others below fail for what they did to the parts, not because nothing joins."""
     browser.send(parts)
-    with suspicions() as messages:
+    with suspicious_messages() as messages:
         assert browser.get("/nothing/").status_code == 200
         assert browser.get("/nest/x/1/").status_code == 200
         assert browser.get("/who/").status_code == 200
@@ -1021,7 +1029,7 @@ def test_no_plain_key_looks_like_a_token(engine: Any) -> None:
     """It is looked for in the previous backends, and not reported as damaged."""
     for length in [*range(8, 129)] * 5:
         key = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(length))
-        with suspicions() as messages:
+        with suspicious_messages() as messages:
             assert engine.storage.read(key) is None
         assert messages == []
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from asgiref.sync import SyncToAsync
 from django.conf import settings
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.core.asgi import get_asgi_application
 from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
@@ -31,6 +32,7 @@ from django.middleware.csrf import CsrfViewMiddleware
 from django.test import override_settings
 from django.urls import path
 
+from django_sessionstores.core import login_keys
 from tests import ROOT
 from tests.services import Memcached, Redis, shared_service
 
@@ -164,6 +166,19 @@ def test_an_asgi_request_has_one_context_of_asgiref() -> None:
 
 
 # Django, its caches and the clients ---------------------------------------------------------------
+
+
+def test_the_keys_of_a_login() -> None:
+    """The package has no others, and writes them in one place."""
+    keys = (SESSION_KEY, BACKEND_SESSION_KEY, HASH_SESSION_KEY)
+    assert keys == (login_keys.USER_ID, login_keys.USER_BACKEND, login_keys.USER_HASH)
+    written = {
+        str(file.relative_to(PACKAGE))
+        for file, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value in keys
+    }
+    assert {each for each in written if not each.startswith("testing/")} == {"core/login_keys.py"}
 
 
 def test_django() -> None:

@@ -22,6 +22,7 @@ from ..accounts.users import (
     usernames,
 )
 from ..core.client import normal_ip, normal_network
+from ..core.records import is_typed_id
 from ..inventory import Inventory
 from ..middleware.installed import records_reads
 
@@ -29,7 +30,6 @@ WITHIN: Final = 2000
 """How many sessions are read at most for one page of those that match the filters."""
 _MOST_CHOICES: Final = 20
 """How many users are offered if a text could be several."""
-_ID_PREFIX: Final = re.compile(r"[0-9a-f]{6,40}", re.ASCII)
 _LIKE_A_KEY: Final = re.compile(r"(?<![a-z0-9])[a-z0-9]{32}(?![a-z0-9])|\S{150}", re.ASCII)
 
 _WHO: Final = {
@@ -103,7 +103,7 @@ def may_be_a_key(text: str) -> bool:
     """Return whether a text could be a session key, which must not be shown again."""
     if not _LIKE_A_KEY.search(text):
         return False
-    return not (_ID_PREFIX.fullmatch(text) or text.startswith("user:"))
+    return not (is_typed_id(text) or text.startswith("user:"))
 
 
 def search(inventory: Inventory, request: HttpRequest, text: str, now: datetime) -> Search:
@@ -150,7 +150,7 @@ def _search_text(inventory: Inventory, text: str, found: Search, filters: dict[s
     if kind in {"", "ip"} and (network := normal_network(wanted)):
         filters["ip"] = network
         return
-    if kind in {"", "id"} and _ID_PREFIX.fullmatch(wanted.lower()):
+    if kind in {"", "id"} and is_typed_id(wanted.lower()):
         filters["id_prefix"] = wanted.lower()
         return
     if kind in {"", "user"} and not problem:

@@ -280,7 +280,11 @@ def session_id(key: str) -> str:
 
 # Copying a hash object is a third faster than creating one.
 _ID_DIGEST: Final = hashlib.blake2b(digest_size=ID_SIZE, person=b"session id")
-_SESSION_ID: Final = re.compile(r"[0-9a-f]{40}")
+ID_LENGTH: Final = 2 * ID_SIZE
+"""The characters of a session id, two for each byte."""
+LEAST_OF_ID: Final = 6
+"""The characters that the beginning of an id must have if somebody types it."""
+_SESSION_ID: Final = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}")
 
 
 def is_session_id(text: str) -> bool:
@@ -290,7 +294,12 @@ def is_session_id(text: str) -> bool:
 
 def is_beginning_of_id(text: str) -> bool:
     """Return whether a session id can begin with ``text``, which may be empty."""
-    return _SESSION_ID.fullmatch(text.ljust(40, "0")) is not None
+    return is_session_id(text.ljust(ID_LENGTH, "0"))
+
+
+def is_typed_id(text: str) -> bool:
+    """Return whether ``text`` is a session id in lower case, or enough of its beginning."""
+    return len(text) >= LEAST_OF_ID and is_beginning_of_id(text)
 
 
 def is_storable(text: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from ..core.records import is_session_id, is_storable
+from ..core.records import ID_LENGTH, is_session_id, is_storable
 from ..sessions.user_ids import user_id_of
 
 KeptIds: TypeAlias = str | Iterable[str] | None
@@ -34,7 +34,7 @@ def checked_id(session_id: str) -> str:
     """
     if not (isinstance(session_id, str) and is_session_id(session_id)):
         raise ValueError(
-            "This is not a session id, which has 40 characters of 0-9 and a-f. "
+            f"This is not a session id, which has {ID_LENGTH} characters of 0-9 and a-f. "
             "A session key is not accepted."
         )
     return session_id

@@ -17,14 +17,10 @@ from django.utils.dateparse import parse_datetime
 from ..core import clock
 from ..core.client import normal_ip, normal_network
 from ..core.lifetime import utc_datetime
+from ..core.records import ID_LENGTH, LEAST_OF_ID, is_typed_id
 from ..exceptions import CannotList
 from ..inventory import Inventory, SessionInfo
 
-_FULL: Final = 40
-"""Characters of a session id."""
-_LEAST: Final = 6
-"""Characters that the beginning of an id must have."""
-_PREFIX: Final = re.compile(rf"[0-9a-f]{{{_LEAST},{_FULL}}}", re.ASCII)
 _DURATION: Final = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -34,10 +30,10 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w":
 
 def id_prefix(text: str) -> str:
     """Return a session id or its beginning, in lower case."""
-    if not _PREFIX.fullmatch(text.lower()):
+    if not is_typed_id(text.lower()):
         # The message does not repeat the text, which may be a session key.
         raise argparse.ArgumentTypeError(
-            f"not a session id or its beginning: {_LEAST} to {_FULL} of 0-9 and a-f"
+            f"not a session id or its beginning: {LEAST_OF_ID} to {ID_LENGTH} of 0-9 and a-f"
         )
     return text.lower()
 
@@ -105,9 +101,9 @@ def find(inventory: Inventory, prefixes: Sequence[str]) -> list[SessionInfo]:
             "browsers have them. Set SESSIONSTORES['REGISTRY'], for example to 'db'."
         )
     found: dict[str, dict[str, SessionInfo]] = {prefix: {} for prefix in prefixes}
-    for id_, match in inventory.get_many(key for key in found if len(key) == _FULL).items():
+    for id_, match in inventory.get_many(key for key in found if len(key) == ID_LENGTH).items():
         found[id_][id_] = match
-    _find_by_prefix(inventory, {key: found[key] for key in found if len(key) < _FULL})
+    _find_by_prefix(inventory, {key: found[key] for key in found if len(key) < ID_LENGTH})
     if problems := [text for each in found.items() if (text := _problem(*each))]:
         raise CommandError("\n".join(problems))
     return list({id_: each for matches in found.values() for id_, each in matches.items()}.values())
@@ -122,7 +118,7 @@ def _find_by_prefix(inventory: Inventory, found: dict[str, dict[str, SessionInfo
                 if each.id.startswith(prefix):
                     matches[each.id] = each
     except CannotList as error:
-        raise CommandError(f"{error} Full ids of {_FULL} characters need no list.") from error
+        raise CommandError(f"{error} Full ids of {ID_LENGTH} characters need no list.") from error
 
 
 def _problem(prefix: str, matches: dict[str, SessionInfo]) -> str:

@@ -31,8 +31,6 @@ SESSIONS: Final = (NAMESPACE, "django.contrib.sessions.")
 """The beginnings of the keys of sessions, after the cache's prefix. The second is for sessions of
 Django's engines that have not been migrated yet."""
 
-_GLOB: Final = re.compile(r"[*?\[\]^\\]")
-
 
 class CacheKeys:
     """The keys of a cache, in all its versions, except those of sessions of any engine.
@@ -92,7 +90,7 @@ class RedisKeys(CacheKeys):
         return self._server.describe()
 
     def _scan(self) -> Iterator[bytes]:
-        return self._server.scan_keys(_GLOB.sub(r"\\\g<0>", self._prefix) + "*")
+        return self._server.scan_keys(self._prefix)
 
     def _remove(self, keys: list[bytes]) -> int:
         if self._server.spans_slots:

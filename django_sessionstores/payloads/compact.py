@@ -29,6 +29,7 @@ import msgspec
 from msgspec import Raw
 from msgspec.msgpack import Ext
 
+from ..core.login_keys import USER_BACKEND, USER_HASH, USER_ID
 from ..exceptions import UnreadablePayload
 from .deep_calls import with_enough_stack
 from .serializers import SURROGATES
@@ -38,9 +39,9 @@ DEFLATE_FROM: Final = 128
 
 # The tables and codes are part of the format of tokens: add at the end, never change or remove.
 _NAMES: Final = (
-    "_auth_user_id",
-    "_auth_user_backend",
-    "_auth_user_hash",
+    USER_ID,
+    USER_BACKEND,
+    USER_HASH,
     "_session_expiry",
     "_csrftoken",
     "_messages",
@@ -68,7 +69,7 @@ _BACKEND_VALUES: Final = tuple(map(_encode, _BACKENDS))
 _BACKEND_CODES: Final = {
     value: Ext(_BACKEND, bytes((code,))) for code, value in enumerate(_BACKEND_VALUES)
 }
-_WITH_SHORT_FORM: Final = frozenset({"_auth_user_hash", "_auth_user_backend"})
+_WITH_SHORT_FORM: Final = frozenset({USER_HASH, USER_BACKEND})
 """The names whose values have a short form although they are not long."""
 _HEX_HEAD: Final = b"\xd9\x40"
 """The head of a text of 64 bytes in MessagePack."""
@@ -115,11 +116,11 @@ def _shorten(name: str, value: Raw) -> Raw | Ext:
             deflated = deflater.compress(raw) + deflater.flush()
             if len(deflated) + _EXT_HEAD_SIZE < len(raw):
                 return Ext(_DEFLATED, deflated)
-    elif name == "_auth_user_hash":
+    elif name == USER_HASH:
         raw = bytes(value)
         if _HEX_VALUE.fullmatch(raw):
             return Ext(_HEX, bytes.fromhex(raw[len(_HEX_HEAD) :].decode("ascii")))
-    elif name == "_auth_user_backend":
+    elif name == USER_BACKEND:
         return _BACKEND_CODES.get(bytes(value), value)
     return value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from ..core.login_keys import USER_BACKEND, USER_HASH, USER_ID
 from ..core.records import SecretDict
 from .serializers import TypedSerializer
 
@@ -28,9 +29,7 @@ MISSING: Final = _Missing()
 
 AUTHENTICATED_AT: Final = "_authenticated_at"
 """The key of the session data for the time of the last login, in milliseconds since the epoch."""
-AUTH_KEYS: Final = frozenset(
-    {"_auth_user_id", "_auth_user_backend", "_auth_user_hash", AUTHENTICATED_AT}
-)
+AUTH_KEYS: Final = frozenset({USER_ID, USER_BACKEND, USER_HASH, AUTHENTICATED_AT})
 """The keys of a login. They belong together: a merge must not mix the keys of two logins."""
 
 
@@ -114,11 +113,11 @@ def _is_outdated_login(
     base: Mapping[Any, Any], mine: Mapping[Any, Any], theirs: Mapping[Any, Any]
 ) -> bool:
     """Return whether I have signed the same user in with the password that they have changed."""
-    same_user = all(_is_unchanged("_auth_user_id", base, each) for each in (mine, theirs))
+    same_user = all(_is_unchanged(USER_ID, base, each) for each in (mine, theirs))
     return (
         same_user
-        and _is_unchanged("_auth_user_hash", base, mine)
-        and not _is_unchanged("_auth_user_hash", base, theirs)
+        and _is_unchanged(USER_HASH, base, mine)
+        and not _is_unchanged(USER_HASH, base, theirs)
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ..conf import codec, key_ring, settings
 from ..core import clock, lifetime
+from ..core.login_keys import USER_ID
 from ..core.records import (
     MAX_USER_ID,
     Changes,
@@ -25,13 +26,12 @@ from .user_ids import normal_user_id
 
 ROTATED: Final = "_session_rotated"
 """The key in session data for the time of the last rotation, in milliseconds since the epoch."""
-USER: Final = "_auth_user_id"
 EXPIRY: Final = "_session_expiry"
 
 
 def user_of(data: dict[str, Any]) -> str | None:
     """Return the user id in session data; ``None`` if anonymous."""
-    user_id = data.get(USER)
+    user_id = data.get(USER_ID)
     return None if user_id is None else normal_user_id(str(user_id))
 
 
@@ -105,12 +105,12 @@ def _storable_user_of(data: dict[str, Any], base: Record | None) -> str | None:
 
     ``base`` is the record that is replaced: most saves are of the same user.
     """
-    if base is not None and data.get(USER) == base.user_id:
+    if base is not None and data.get(USER_ID) == base.user_id:
         return base.user_id
     user_id = user_of(data)
     if user_id is not None and not is_user_id(user_id):
         raise UnserializableValue(
-            f"session[{USER!r}] cannot be saved: it must have at most {MAX_USER_ID} "
+            f"session[{USER_ID!r}] cannot be saved: it must have at most {MAX_USER_ID} "
             "characters, without NUL and surrogates. Store the primary key of the user."
         )
     return user_id

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 from django.conf import settings as django_settings
-from django.contrib.auth import HASH_SESSION_KEY
+from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
 
 from ..conf import key_ring, settings
 from ..core import clock
@@ -157,7 +157,7 @@ def has_proof(base: Snapshot, data: dict[str, Any]) -> bool:
     before = drafting.data_of(base)
     return any(
         before.get(each) != data.get(each)
-        for each in (drafting.USER, HASH_SESSION_KEY, AUTHENTICATED_AT)
+        for each in (SESSION_KEY, HASH_SESSION_KEY, AUTHENTICATED_AT)
     )
 
 

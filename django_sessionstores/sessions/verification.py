@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.utils.crypto import constant_time_compare
 
 from ..core.flow import Call, Flow
@@ -34,7 +34,7 @@ def login_is_outdated(data: Mapping[str, Any]) -> Flow[bool]:
 def was_issued_under_fallback(data: Mapping[str, Any]) -> bool:
     """Return whether the login belongs to the current password and a key of
     ``SECRET_KEY_FALLBACKS``. False after a password change."""
-    return _is_fallback_hash_of(_user_of(data), data["_auth_user_hash"])
+    return _is_fallback_hash_of(_user_of(data), data[HASH_SESSION_KEY])
 
 
 async def awas_issued_under_fallback(data: Mapping[str, Any]) -> bool:
@@ -47,7 +47,7 @@ def is_outdated(data: Mapping[str, Any]) -> bool:
 
     Raises an error if there is no such user, or if users have no session hashes.
     """
-    return not is_hash_of(_user_of(data), data["_auth_user_hash"])
+    return not is_hash_of(_user_of(data), data[HASH_SESSION_KEY])
 
 
 async def ais_outdated(data: Mapping[str, Any]) -> bool:
@@ -71,5 +71,5 @@ def _user_of(data: Mapping[str, Any]) -> Any:
     # Not at the top: the models of django.contrib.auth need the app registry.
     from django.contrib.auth import get_user_model, load_backend
 
-    user_id = get_user_model()._meta.pk.to_python(data["_auth_user_id"])
-    return load_backend(data["_auth_user_backend"]).get_user(user_id)
+    user_id = get_user_model()._meta.pk.to_python(data[SESSION_KEY])
+    return load_backend(data[BACKEND_SESSION_KEY]).get_user(user_id)

@@ -11,7 +11,7 @@ from django.utils.translation import gettext_noop
 
 from .. import conf
 from ..core.phrases import Phrase
-from ..core.records import Record, SecretText, is_well_formed
+from ..core.records import ID_SIZE, Record, SecretText, is_well_formed
 from ..exceptions import PayloadTooLarge, UnreadablePayload
 from .base import Outcome, Storage, Taken, Updated
 
@@ -22,7 +22,6 @@ _SIGN: Final = "."
 """The first character of every token. No session key of another engine has it, so that sessions can
 be migrated between this engine and others: without it, one token in thirty would have only letters
 and digits, and look like a plain key. A cookie can have this character without quoting."""
-_ID_SIZE: Final = 20
 _LEAST: Final = 75
 """The length of the shortest token: the sign, an id, and what encryption adds to empty data."""
 _MOST: Final = 99 * 4096
@@ -200,7 +199,7 @@ def _stated_id(locator: str) -> str | None:
     if len(locator) < _LEAST:
         return None
     try:
-        return _decode_text(locator)[:_ID_SIZE].hex()
+        return _decode_text(locator)[:ID_SIZE].hex()
     except UnreadablePayload:
         return None
 
@@ -208,7 +207,7 @@ def _stated_id(locator: str) -> str | None:
 def _decrypt(locator: str) -> Record:
     """Return the record in a token. Raises `UnreadablePayload`."""
     token = _decode_text(locator)
-    record_id, encrypted = token[:_ID_SIZE].hex(), token[_ID_SIZE:]
+    record_id, encrypted = token[:ID_SIZE].hex(), token[ID_SIZE:]
     ring = conf.key_ring()
     flags, packed = ring.decrypt(_context(record_id), encrypted)
     if flags != _FLAGS:

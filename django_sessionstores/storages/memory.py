@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 from django.utils.translation import gettext_noop
 
 from ..core.phrases import Phrase
 from ..core.records import Record, State, with_times
-from .base import Outcome, P, Page, Storage, T, Taken, Updated, id_of_cursor, page_of, refusal
+from .base import Outcome, Page, Storage, Taken, Updated, id_of_cursor, page_of, refusal
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _NEVER: Final = 2**63
 

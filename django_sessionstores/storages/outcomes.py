@@ -97,6 +97,15 @@ def refusal(current: Record | None, base: Record, now: int) -> Conflict | Gone |
     return Conflict(current) if current.version != base.version else None
 
 
+def known_base(base: Record, now: int) -> Record | None:
+    """Return ``base`` if it is what to compare with `refusal` at first, without asking the store.
+
+    For storages whose handle is the value to compare and set. ``None`` if it has none, or if
+    ``base`` has expired: another request may have prolonged it.
+    """
+    return base if base.handle is not None and base.expires > now else None
+
+
 def cursor_error(cursor: str) -> ValueError:
     """Return the exception for a cursor that no page has returned."""
     return ValueError(f"{cursor!r} is not the cursor of a page of sessions.")

@@ -14,7 +14,7 @@ from .conformance.observation import (
     inner_storages,
     observed,
     stores_of,
-    suspicions,
+    suspicious_messages,
 )
 from .conformance.request import RequestContract
 from .conformance.storage import StorageContract
@@ -38,6 +38,6 @@ __all__ = [
     "raises",
     "stores_of",
     "successor",
-    "suspicions",
+    "suspicious_messages",
     "without_handle",
 ]

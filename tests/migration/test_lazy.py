@@ -31,7 +31,15 @@ from django_sessionstores.core.records import State, session_id
 from django_sessionstores.exceptions import SessionConflict, SessionEnded, StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.migration import lazy
-from django_sessionstores.testing import DAY, HOUR, Twin, at, in_threads, observed, suspicions
+from django_sessionstores.testing import (
+    DAY,
+    HOUR,
+    Twin,
+    at,
+    in_threads,
+    observed,
+    suspicious_messages,
+)
 from tests.cases import Engine
 from tests.migration.previous_backends import (
     DJANGO,
@@ -277,14 +285,14 @@ def test_altered_and_expired_cookies_are_not_taken_over(engine: Engine) -> None:
             "x" * 500,
             "ä:ö:ü",
         ):
-            with suspicions():
+            with suspicious_messages():
                 assert engine.SessionStore(bad).load() == {}
-        with override_settings(SECRET_KEY="another"), suspicions():
+        with override_settings(SECRET_KEY="another"), suspicious_messages():
             assert engine.SessionStore(key).load() == {}
         with override_settings(SECRET_KEY="another", SECRET_KEY_FALLBACKS=[settings.SECRET_KEY]):
             assert engine.SessionStore(key).load() != {}
         other = at_django("signed_cookies")
-        with override_settings(SESSION_COOKIE_AGE=-1), suspicions():
+        with override_settings(SESSION_COOKIE_AGE=-1), suspicious_messages():
             assert engine.SessionStore(other).load() == {}
 
 
@@ -877,11 +885,11 @@ def test_what_cannot_be_read_is_left_alone(engine: Engine, source: str) -> None:
         caches[settings.SESSION_CACHE_ALIAS].set(
             f"django.contrib.sessions.cache{key}", {"when": time.struct_time([0] * 9), "x": Engine}
         )
-        with suspicions() as messages:
+        with suspicious_messages() as messages:
             assert engine.SessionStore(key).load() == {}
         assert "session['x'] cannot be saved" in messages[0]
     else:
-        with override_settings(SECRET_KEY="another"), suspicions() as messages:
+        with override_settings(SECRET_KEY="another"), suspicious_messages() as messages:
             session = engine.SessionStore(key)
             assert session.load() == {}
         assert session.session_key == key
@@ -902,7 +910,7 @@ def test_a_logout_ends_no_session_of_another_site(
     key = at_django(name)
     with migrating(f"{DJANGO}.{name}"):
         around = transaction.atomic(engine.database or "default")
-        with override_settings(SECRET_KEY="another"), suspicions():
+        with override_settings(SECRET_KEY="another"), suspicious_messages():
             session = engine.SessionStore(key)
             if is_read:
                 assert session.load() == {}
@@ -1074,7 +1082,7 @@ def test_a_registered_cookie_moves_with_its_registry(engine: Engine) -> None:
     source = (f"{OURS}.cookie", {"REGISTRY": "db"})
     with override_settings(SESSION_ENGINE=f"{OURS}.db"), migrating(source, REGISTRY=""):
         New = import_module(f"{OURS}.db").SessionStore  # noqa: N806
-        with suspicions():
+        with suspicious_messages():
             assert New(ended.session_key).load() == {}
         taken = New(kept.session_key)
         assert taken.load() == {"x": 1}

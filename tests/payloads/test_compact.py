@@ -31,7 +31,7 @@ from django_sessionstores.payloads.codec import (
 from django_sessionstores.payloads.compact import DEFLATE_FROM, compact, expand
 from django_sessionstores.payloads.serializers import TypedSerializer
 from django_sessionstores.storages import cookie
-from django_sessionstores.testing import at, suspicions
+from django_sessionstores.testing import at, suspicious_messages
 
 ALPHABET = string.ascii_letters + string.digits
 SECRET = "".join(Random(1).choices(ALPHABET, k=32))
@@ -317,7 +317,7 @@ def test_a_valid_encryption_around_something_else(engine: Any, flags: int, packe
     session and a line in the log, never an error 500 for as long as the browser keeps its
     cookie."""
     key = token(flags, packed)
-    with suspicions() as messages:
+    with suspicious_messages() as messages:
         assert engine.SessionStore(key).load() == {}
     assert len(messages) == 1
 

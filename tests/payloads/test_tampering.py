@@ -20,7 +20,7 @@ from django_sessionstores.core.records import HEAD_SIZE, Record, draw_key, pack,
 from django_sessionstores.exceptions import SessionConflict, SessionEnded, UnreadablePayload
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.storages.layered import LayeredStorage
-from django_sessionstores.testing import suspicions
+from django_sessionstores.testing import suspicious_messages
 from tests.dumps import TABLE, Place, dump, places
 
 WORDS = {"color": "ultramarine", "owner": "Rumpelstiltskin", "note": "straw into gold " * 200}
@@ -44,7 +44,7 @@ def request(key: str, path: str = "/read/") -> tuple[Any, list[str]]:
     """Return the response of Django, whole, to a request with this cookie; and what was logged."""
     browser = Client()
     browser.cookies[COOKIE] = key
-    with suspicions() as messages:
+    with suspicious_messages() as messages:
         return browser.get(path), messages
 
 
@@ -271,7 +271,7 @@ def test_record_header_flipped(engine: Any) -> None:
                 altered = bytearray(original)
                 altered[position] ^= bit
                 place.write(bytes(altered))
-                with suspicions():
+                with suspicious_messages():
                     assert engine.SessionStore(key).load() in ({}, WORDS), (place.name, position)
 
 
@@ -311,7 +311,7 @@ def test_flush_removes_a_damaged_session(engine: Any) -> None:
     response, _ = request(key, "/logout/")
     assert response.status_code == 200
     assert payload not in dump(engine)
-    with suspicions() as messages:
+    with suspicious_messages() as messages:
         assert engine.SessionStore(key).load() == {}
     assert messages == []
 
@@ -338,7 +338,7 @@ def test_what_is_no_record_ends_without_an_error(
         key = stored(engine)
         spoil(engine, key)
         session = engine.SessionStore(key)
-        with suspicions():
+        with suspicious_messages():
             if way == "logout":
                 assert request(key, "/logout/")[0].status_code == 200
             elif way == "key":
@@ -350,7 +350,7 @@ def test_what_is_no_record_ends_without_an_error(
             else:
                 assert session.get("color") is None
                 getattr(session, way)()
-        with suspicions() as messages:
+        with suspicious_messages() as messages:
             assert engine.SessionStore(key).load() == {}
         assert messages == []
         assert b"\xff" * 60 not in dump(engine)

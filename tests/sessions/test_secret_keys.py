@@ -12,7 +12,7 @@ from django.test import AsyncClient, Client, override_settings
 from django.urls import path
 
 from django_sessionstores.core.records import session_id
-from django_sessionstores.testing import observed, suspicions
+from django_sessionstores.testing import observed, suspicious_messages
 from tests import urls
 
 OLD, NEW = "the key that leaked", "the key that follows"
@@ -188,7 +188,7 @@ def test_a_removed_key_leaves_the_visitor_anonymous(engine: Any, browser: Browse
     key = browser.key
     stored = engine.storage.read(session_id(key)).payload
     with after_the_fallback_is_gone():
-        with suspicions() as messages:
+        with suspicious_messages() as messages:
             response = browser.get("who")
         assert response.content == b""
         assert COOKIE not in response.cookies

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from django.conf import settings as django_settings
+from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.backends.base import SessionBase
 from django.core import signing
 from django.core.exceptions import ImproperlyConfigured
@@ -67,7 +68,7 @@ class DjangoSource(Source):
 
         Times are in milliseconds since the epoch. Raises `UnreadablePayload`.
         """
-        user_id = data.get("_auth_user_id")
+        user_id = data.get(SESSION_KEY)
         user_id = None if user_id is None else str(user_id)
         if user_id is not None and not is_user_id(user_id):
             raise UnreadablePayload("the user in it cannot be stored")

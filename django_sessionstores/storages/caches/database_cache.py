@@ -27,7 +27,6 @@ from ..base import (
     LITTER_AGE,
     NAMESPACE,
     CacheStorage,
-    Conflict,
     Gone,
     Outcome,
     Page,
@@ -36,9 +35,11 @@ from ..base import (
     id_of_cursor,
     page_of,
     prefix_of,
+    refusal,
 )
 from ..copies import is_refused
-from ..sql.connection_errors import TOO_LARGE, connection_error
+from ..outcomes import known_base
+from ..sql.connection_errors import TOO_LARGE, connection_error, is_too_large
 from ..sql.deadline import LimitedCursor
 from ..sql.end_statements import EndStatements
 from ..sql.free_rows import write, write_if_free
@@ -70,8 +71,6 @@ _MAX_PURGED: Final = 500
 
 _MAX_LISTED: Final = 1000
 """The maximum number of rows that one statement of a list reads."""
-
-_MYSQL_PACKET_TOO_LARGE: Final = 1153
 
 
 class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
@@ -127,12 +126,11 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
 
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         text = value_of(record)
-        current = self._record_to_compare(base, now)
+        current = known_base(base, now) or self._current_record(base.id, now)
         for _ in range(_ROUNDS):
-            if current is None:
-                return Gone()
-            if current.version != base.version:
-                return Conflict(current)
+            refused = refusal(current, base, now)
+            if current is None or refused is not None:
+                return refused or Gone()
             if self._replace(record.id, text, record.expires, current.handle):
                 return self._outcome(record, text)
             # If the version is still the same, another request has only moved the expiry.
@@ -144,8 +142,8 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
             return super().rotate(record, base, tombstone, now)
 
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
-        current = self._record_to_compare(base, now)
-        if current is None or current.version != base.version:
+        current = known_base(base, now) or self._current_record(base.id, now)
+        if current is None or refusal(current, base, now) is not None:
             return False
         touched = with_times(current, expires, last_activity)
         values = (value_of(touched), touched.expires, self._key(base.id), current.handle)
@@ -245,17 +243,10 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
 
     # --- Rows ---------------------------------------------------------------------------------
 
-    def _record_to_compare(self, base: Record, now: int) -> Record | None:
-        """Return the record to compare with ``base``: itself, if its value is known."""
-        if base.handle is not None and base.expires > now:
-            return base
-        return self._current_record(base.id, now)
-
     def _current_record(self, session_id: str, now: int) -> Record | None:
-        """Return the record in the store, unless it has expired."""
+        """Return the record in the store; ``None`` if it had expired a second before ``now``."""
         text = self._find(session_id, now, latest=True)
-        record = None if text is None else record_of(session_id, text)
-        return record if record is not None and record.expires > now else None
+        return None if text is None else record_of(session_id, text)
 
     def _find(self, session_id: str, moment: int, *, latest: bool = False) -> str | None:
         """Return the value of a row that expires after ``moment``, or in the same second.
@@ -360,7 +351,7 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         except (DatabaseError, InterfaceError) as error:
             if conflict := conflict_in_transaction(self.connection(), error):
                 raise conflict from error
-            if error.args[:1] == (_MYSQL_PACKET_TOO_LARGE,) or "too big" in str(error):
+            if is_too_large(error):
                 raise PayloadTooLarge(f"{self.describe()} {TOO_LARGE}") from error
             raise StorageUnavailable(
                 connection_error(self.connection(), error)

@@ -18,6 +18,7 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
+from ...core.records import is_session_id
 from ...exceptions import StorageFull, StorageUnavailable
 from .disk import names_in
 from .index import UserIndex
@@ -26,7 +27,6 @@ SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
 LOCK: Final = ".lock"
 NEW: Final = ".new"
 
-_ID_LENGTH: Final = 40
 _NO_PERMISSION: Final = (errno.EACCES, errno.EPERM)
 _NO_SPACE: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -63,7 +63,7 @@ class Folder:
     def path_of(self, session_id: str) -> str:
         """Return the path of the record with this id."""
         # Ids are digests. Anything else must not name a file outside the folder.
-        if not session_id.isalnum():
+        if not is_session_id(session_id):
             raise ValueError("not a session id")
         return f"{self.path}/{session_id[:2]}/{session_id}"
 
@@ -71,7 +71,7 @@ class Folder:
         """Yield the ids of the files that sort after an id, in order."""
         for shard in SHARDS:
             if shard >= last[:2]:
-                yield from filter(is_id, names_in(f"{self.path}/{shard}", after=last))
+                yield from filter(is_session_id, names_in(f"{self.path}/{shard}", after=last))
 
     def make(self) -> None:
         """Make the folder if it is missing and may be. Raises `StorageUnavailable`."""
@@ -185,8 +185,3 @@ def _nearest_folder(path: str) -> str:
     while not os.path.lexists(path):
         path = os.path.dirname(path)
     return path
-
-
-def is_id(name: str) -> bool:
-    """Return whether a file name is a session id."""
-    return len(name) == _ID_LENGTH and name.isalnum()

@@ -23,13 +23,13 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from ...core.records import Record, State
+from ...core.records import ID_LENGTH, Record, State
 from .disk import insist, names_in
 
 _FOLDER: Final = "users"
 _COMPLETE: Final = ".complete"
 _BUILDER: Final = ".builder"
-_ENTRY: Final = re.compile(r"([0-9a-f]{32})-([0-9A-Za-z]{40})", re.ASCII)
+_ENTRY: Final = re.compile(rf"([0-9a-f]{{32}})-([0-9a-f]{{{ID_LENGTH}}})", re.ASCII)
 _SHARD: Final = re.compile(r"[0-9a-f]{2}", re.ASCII)
 _EMPTY_FILE: Final = os.O_WRONLY | os.O_CREAT
 _TRIES: Final = 10

@@ -9,10 +9,10 @@ from collections.abc import Callable, Generator, Sequence
 from itertools import islice
 from typing import Final, TypeAlias
 
-from ...core.records import Record
+from ...core.records import Record, is_session_id
 from ...exceptions import UnreadablePayload
 from .disk import insist
-from .folder import LOCK, NEW, SHARDS, Folder, is_id
+from .folder import LOCK, NEW, SHARDS, Folder
 from .index import Entry, UserIndex
 from .index_upkeep import IndexUpkeep
 from .locks import ShardLocks
@@ -109,7 +109,7 @@ class Purge:
             left = 0
             with entries:
                 while some := list(islice(entries, _AT_ONCE)):
-                    files = [each for each in some if is_id(each.name)]
+                    files = [each for each in some if is_session_id(each.name)]
                     left += len(files)
                     for left_over in (each for each in some if each.name == NEW):
                         self._remove_left_over(shard, left_over.path)
@@ -131,7 +131,7 @@ class Purge:
     def _remove_if_empty(self, shard: str) -> None:
         folder = self._folder.shard_of(shard)
         with contextlib.suppress(FileNotFoundError), self._locks.hold(shard):
-            if not any(map(is_id, os.listdir(folder))):
+            if not any(map(is_session_id, os.listdir(folder))):
                 os.unlink(f"{folder}/{LOCK}")
                 # From here on this lock keeps nobody out. A writer that comes now makes the next
                 # lock file, which is in the way of rmdir(), or finds no folder.

@@ -14,8 +14,9 @@ from django.utils.translation import gettext_noop
 from ...core.phrases import Phrase
 from ...core.records import Record, State, list_entry, pack, unpack, with_times
 from ...exceptions import StorageUnavailable, UnreadablePayload
-from ..base import CacheStorage, Conflict, Gone, Outcome, Taken, Updated, place_of_cache
+from ..base import CacheStorage, Gone, Outcome, Taken, Updated, place_of_cache, refusal
 from ..copies import is_refused
+from ..outcomes import known_base
 from .client import BROKEN, translate_error
 from .exchange import STORED, Answer
 from .nodes import Nodes
@@ -100,12 +101,11 @@ class MemcachedStorage(CacheStorage):
 
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         data = pack(record)
-        current = self._record_to_compare(base, now)
+        current = known_base(base, now) or self.read(base.id)
         for _ in range(_ROUNDS):
-            if current is None or current.expires <= now:
-                return Gone()
-            if current.version != base.version:
-                return Conflict(current)
+            refused = refusal(current, base, now)
+            if current is None or refused is not None:
+                return refused or Gone()
             answer = self._store("cas", record, data, record.expires, now, current.handle)
             if answer.stored:
                 return Updated(_without_handle(record))
@@ -121,8 +121,8 @@ class MemcachedStorage(CacheStorage):
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
         # Not memcached's own ``touch``, which looks at no version and leaves the times in the
         # record as they are.
-        current = self._record_to_compare(base, now)
-        if current is None or current.expires <= now or current.version != base.version:
+        current = known_base(base, now) or self.read(base.id)
+        if current is None or refusal(current, base, now) is not None:
             return False
         touched = with_times(current, expires, last_activity)
         answer = self._store("cas", touched, pack(touched), touched.expires, now, current.handle)
@@ -230,12 +230,6 @@ class MemcachedStorage(CacheStorage):
         return [each for each in found if answers.get(each) == STORED or self.delete(each)]
 
     # --- Records and items ------------------------------------------------------------------
-
-    def _record_to_compare(self, base: Record, now: int) -> Record | None:
-        """Return the record to compare with ``base``: itself, if it came with its cas token."""
-        if base.handle is not None and base.expires > now:
-            return base
-        return self.read(base.id)
 
     def _find(self, session_id: str) -> _Item | None:
         (data, cas), _ = self._nodes.call(session_id, "gets")

@@ -48,6 +48,8 @@ from .scripts import Script
 _ERRORS: Final = (RedisError, RedisClusterException, OSError)
 _UNREACHABLE: Final = (RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError)
 _BATCH: Final = 1000
+_GLOB: Final = re.compile(r"[][*?\\^-]")
+"""What has a meaning in the patterns of Redis."""
 
 _MAX_CONNECTIONS: Final = 50
 """The connections of a loop. Each is in use for as long as a command takes; more commands wait."""
@@ -191,19 +193,20 @@ class Server:
         # The server is new, or was told to forget its scripts. This makes it know the script.
         return (yield Call(self, "ask", ("EVAL", script.text, *rest)))
 
-    def scan_keys(self, pattern: str) -> Iterator[bytes]:
-        """Yield the keys that match, some of them more than once.
+    def scan_keys(self, prefix: str) -> Iterator[bytes]:
+        """Yield the keys that begin with ``prefix``, some of them more than once.
 
         As many round trips as the server needs.
         """
-        for keys in self.scan_pages(pattern):
+        for keys in self.scan_pages(prefix):
             yield from keys
 
-    def scan_pages(self, pattern: str) -> Iterator[list[bytes]]:
+    def scan_pages(self, prefix: str) -> Iterator[list[bytes]]:
         """Yield what `scan_keys` yields, a list for each round trip, which may be empty.
 
         So the caller can do something else from time to time, however few keys match.
         """
+        pattern = _GLOB.sub(r"\\\g<0>", prefix) + "*"
         try:
             client = self._client or self.connect()
             nodes: list[Any] = [None]

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from ...core.flow import Call, Flow, Pause, run
 from ...core.records import (
+    ID_SIZE,
     Record,
     State,
     is_session_id,
@@ -29,7 +30,6 @@ logger: Final = logging.getLogger("django_sessionstores")
 
 _BATCH: Final = 1000
 _CURSOR: Final = re.compile(r"(?:(\d{1,9})/)?((\d{0,18})\.((?:[0-9a-f]{2})+))?", re.ASCII)
-_GLOB: Final = re.compile(r"[][*?\\^-]")
 BUILDER_SECONDS: Final = 10.0
 """How long the lock stays after a request that was killed while it rebuilt the index."""
 WAIT_SECONDS: Final = 5.0
@@ -79,8 +79,8 @@ class Member(NamedTuple):
     @classmethod
     def parse(cls, name: bytes, score: bytes) -> Member:
         """Return the member with this name in the set of all sessions."""
-        user = name[scripts.ID_SIZE + 1 :].decode() if len(name) > scripts.ID_SIZE else None
-        return cls(name[: scripts.ID_SIZE].hex(), user, score)
+        user = name[ID_SIZE + 1 :].decode() if len(name) > ID_SIZE else None
+        return cls(name[:ID_SIZE].hex(), user, score)
 
     @property
     def name(self) -> bytes:
@@ -385,7 +385,7 @@ class SessionIndex:
             return [
                 Member(name.hex(), user_id, score)
                 for name, score in _pairs(found)
-                if len(name) == scripts.ID_SIZE
+                if len(name) == ID_SIZE
             ], f".{last.hex()}" if last else ""
         # One more tells whether there is another page.
         start = moment or "+inf"
@@ -394,7 +394,7 @@ class SessionIndex:
         if len(pairs) > limit:
             pairs = pairs[:limit]
             name, score = pairs[-1]
-            following = f"{int(score)}.{name[: scripts.ID_SIZE].hex()}"
+            following = f"{int(score)}.{name[:ID_SIZE].hex()}"
         return [Member.parse(*pair) for pair in pairs], following
 
     def _find(self, members: Sequence[Member]) -> Flow[list[Record | None]]:
@@ -438,9 +438,8 @@ def _batches_of_ids(server: Server) -> Iterator[list[str]]:
     prefix = server.key("")
     if server.key("a") != f"{prefix}a":
         return
-    pattern = _GLOB.sub(r"\\\g<0>", prefix) + "*"
     ids: list[str] = []
-    for keys in server.scan_pages(pattern):
+    for keys in server.scan_pages(prefix):
         for key in keys:
             session_id = key[len(prefix.encode()) :].decode(errors="replace")
             if is_session_id(session_id):

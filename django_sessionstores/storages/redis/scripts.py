@@ -17,6 +17,7 @@ from typing import Final
 from ...core.records import (
     FORMAT,
     HEAD_SIZE,
+    ID_SIZE,
     SITE_OFFSET,
     SITE_SIZE,
     START_SIZE,
@@ -25,8 +26,6 @@ from ...core.records import (
     State,
 )
 
-ID_SIZE: Final = 20
-"""Bytes of a session id in the index."""
 _STATE_OFFSET: Final = 1
 VERSION_SIZE: Final = 8
 

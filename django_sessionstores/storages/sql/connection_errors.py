@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from django.db import DataError
+
+from .lost_races import code_of
+
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -13,6 +17,7 @@ TOO_LARGE: Final = (
     "of the server if it is MySQL or MariaDB."
 )
 """What follows the name of a database."""
+_MYSQL_PACKET_TOO_LARGE: Final = 1153
 
 _CAUSES: Final = (
     # The first match counts. PostgreSQL may speak another language, and then nothing matches.
@@ -28,6 +33,13 @@ _CAUSES: Final = (
     ),
 )
 """What the drivers say in English, and the parts of an entry of ``DATABASES`` to look at."""
+
+
+def is_too_large(error: Exception) -> bool:
+    """Return whether a statement failed because a value is larger than the database accepts."""
+    if code_of(error) == _MYSQL_PACKET_TOO_LARGE:
+        return True
+    return isinstance(error, DataError) and "too big" in str(error)  # SQLite has no code for it.
 
 
 def connection_error(connection: BaseDatabaseWrapper, error: Exception) -> str | None:

@@ -26,7 +26,7 @@ from django.utils.translation import gettext_noop
 from msgspec.structs import replace
 
 from ...core.phrases import Phrase
-from ...core.records import TOMBSTONES, Record, State
+from ...core.records import ID_LENGTH, TOMBSTONES, Record, State
 from ...core.summary import Summary
 from ...exceptions import (
     PayloadTooLarge,
@@ -35,7 +35,7 @@ from ...exceptions import (
 )
 from ..base import LITTER_AGE, Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
 from . import transactions
-from .connection_errors import TOO_LARGE, connection_error
+from .connection_errors import TOO_LARGE, connection_error, is_too_large
 from .deadline import LimitedCursor
 from .end_statements import EndStatements
 from .free_rows import write_if_free
@@ -52,16 +52,14 @@ if TYPE_CHECKING:
     from ...models import StoredSession
 
 _APP: Final = "django_sessionstores"
-# Errors of drivers for which Django has no class. The numbers are MySQL's, the codes of five
-# characters are PostgreSQL's.
-_PACKET_TOO_LARGE: Final = 1153
+# PostgreSQL's error for which Django has no class.
 _TRANSACTION_IS_ABORTED: Final = "25P02"
 _SCHEMA_DIFFERS: Final = ("no such table", "no such column", "has no column named")
 
 _CURRENT_READS: Final = frozenset({"read committed", "read uncommitted"})
 """The isolation levels, as Django names them, at which each statement sees the current rows."""
 
-_CURSOR: Final = re.compile(r"\d{1,18}\.([0-9a-f]{40}|~)", re.ASCII)
+_CURSOR: Final = re.compile(rf"\d{{1,18}}\.([0-9a-f]{{{ID_LENGTH}}}|~)", re.ASCII)
 """The expiry of the last session of a page, as large as the column allows, and its id, or a string
 that sorts after all ids."""
 
@@ -376,12 +374,11 @@ def _translate(error: Exception, connection: BaseDatabaseWrapper) -> Exception |
     database = f"The database {connection.alias!r} ({connection.vendor})"
     if conflict := conflict_in_transaction(connection, error):
         return conflict
-    code = code_of(error)
-    if code == _PACKET_TOO_LARGE or (isinstance(error, DataError) and "too big" in str(error)):
+    if is_too_large(error):
         return PayloadTooLarge(f"{database} {TOO_LARGE}")
     if isinstance(error, IntegrityError | DataError | TransactionManagementError):
         return None
-    if code == _TRANSACTION_IS_ABORTED:
+    if code_of(error) == _TRANSACTION_IS_ABORTED:
         return None
     if unopened := connection_error(connection, error):
         return StorageUnavailable(unopened)

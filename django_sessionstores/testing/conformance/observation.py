@@ -114,7 +114,7 @@ def stores_of(storage: Storage) -> list[Storage]:
 
 
 @contextmanager
-def suspicions() -> Iterator[list[str]]:
+def suspicious_messages() -> Iterator[list[str]]:
     """Yield a list that grows by the messages logged on ``django.security.SuspiciousSession``."""
     messages: list[str] = []
 

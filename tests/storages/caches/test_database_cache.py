@@ -585,6 +585,16 @@ def test_a_row_that_is_too_large_is_no_outage(
         storage.create(make_record(), now())
 
 
+def test_other_errors_that_say_too_big_are_outages(storage: Any, connection: Any) -> None:
+    """A user who is told to store less could do nothing about them."""
+
+    def fail(execute: Any, sql: str, *args: Any) -> Any:
+        raise OperationalError("the log is too big")
+
+    with connection.execute_wrapper(fail), pytest.raises(StorageUnavailable):
+        storage.create(make_record(), now())
+
+
 def test_a_purge_takes_no_more_than_a_batch(storage: Any, connection: Any) -> None:
     """And only what has expired, long ago if it is of others in the table, who may be gone."""
     for number in range(5):

@@ -256,7 +256,9 @@ def test_a_cut_record_is_unreadable_not_absent(
         storage.read(ID)
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "..", "", "a/b", "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "..", "", "a/b", "a\0b", "A" * 40, "\u00e4" * 40, "a" * 39]
+)
 def test_no_id_names_a_file_outside_the_folder(storage: FileStorage, name: str) -> None:
     """Ids are digests. Should a mistake let something else through, it ends here."""
     with pytest.raises(ValueError, match="not a session id"):

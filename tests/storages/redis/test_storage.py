@@ -38,7 +38,7 @@ from django_sessionstores.storages.redis import index as redis_index
 from django_sessionstores.storages.redis import scripts as redis_scripts
 from django_sessionstores.storages.redis import storage as redis
 from django_sessionstores.storages.redis.client import Server
-from django_sessionstores.testing import StorageContract, successor, suspicions
+from django_sessionstores.testing import StorageContract, successor, suspicious_messages
 from tests import cases
 from tests.dumps import contents
 from tests.services import (
@@ -663,7 +663,7 @@ def test_rubbish_reads_as_an_empty_session(engine: cases.Engine, rubbish: bytes)
     key = the_record()
     raw_client().set(key, rubbish)
 
-    with suspicions() as messages:
+    with suspicious_messages() as messages:
         assert engine.SessionStore(session.session_key).load() == {}
     assert len(messages) == 1
     session["x"] = 2

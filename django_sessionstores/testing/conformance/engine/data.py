@@ -15,7 +15,7 @@ from ....core.clock import now
 from ....exceptions import PayloadTooLarge, UnreadablePayload, UnserializableValue
 from ....storages.base import Updated
 from ..failures import raises
-from ..observation import suspicions
+from ..observation import suspicious_messages
 from ..values import successor
 from .case import EngineCase
 
@@ -104,7 +104,7 @@ class DataTests(EngineCase):
         """
         key = self.create_damaged_session()
         session = self.session(key)
-        with suspicions() as messages:
+        with suspicious_messages() as messages:
             assert session.get("color") is None
             assert session.get("color") is None
         assert len(messages) == 1
