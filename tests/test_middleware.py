@@ -7,7 +7,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -15,10 +15,12 @@ from unittest import mock
 
 import pytest
 from asgiref.sync import SyncToAsync, async_to_sync
+from django.apps import apps
 from django.conf import settings as django_settings
 from django.contrib.admin.checks import check_dependencies
 from django.contrib.sessions.middleware import SessionMiddleware as DjangosSessionMiddleware
 from django.core.cache import caches
+from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import request_finished
@@ -31,7 +33,8 @@ from django.utils.http import parse_http_date
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.records import draw_key, session_id
 from django_sessionstores.exceptions import StorageUnavailable
-from django_sessionstores.middleware import SessionMiddleware
+from django_sessionstores.middleware import SessionMiddleware, installed
+from django_sessionstores.sessions import SessionStore
 from django_sessionstores.testing import HOUR, at, observed
 from tests import upstream, urls
 from tests.services import skip_or_fail
@@ -1392,3 +1395,30 @@ def test_the_decisions_are_those_of_django(
 
     with override_settings(SESSION_SAVE_EVERY_REQUEST=every):
         assert decided(SessionMiddleware) == decided(DjangosSessionMiddleware)
+
+
+# Without the app ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "registry", "says"),
+    [
+        ("db", "", "INSTALLED_APPS"),
+        ("cookie", "db", "INSTALLED_APPS"),
+        ("memory", "", ""),
+        ("no_such", "", "cannot be used"),
+    ],
+)
+def test_an_engine_that_needs_the_app_is_named_when_the_middleware_is_imported(
+    name: str, registry: str, says: str
+) -> None:
+    """The checks of an app that is not installed do not run."""
+    needs = pytest.raises(ImproperlyConfigured, match=says) if says else nullcontext()
+    path = f"django_sessionstores.backends.{name}"
+    with (
+        override_settings(SESSION_ENGINE=path, SESSIONSTORES={"REGISTRY": registry or None}),
+        mock.patch.dict(SessionStore._own_storages, clear=True),  # As in a new process.
+    ):
+        with mock.patch.object(apps, "is_installed", return_value=False), needs:
+            installed.require_app()
+        installed.require_app()

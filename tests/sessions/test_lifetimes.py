@@ -9,6 +9,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.test import Client, override_settings
 
+from django_sessionstores.conf import settings
 from django_sessionstores.core.clock import now
 from django_sessionstores.testing import DAY, HOUR, Twin, at
 
@@ -242,3 +243,9 @@ def test_a_key_that_cannot_be_revoked_is_not_rotated(
             assert browser.get("/who/").content.decode() == user.username
             assert browser.get("/write/x/1/").status_code == 200
             assert engine.SessionStore(browser.cookies[COOKIE].value).session_id == before
+
+
+def test_timeouts_are_seconds() -> None:
+    """Sessions compare times in milliseconds."""
+    with override_settings(SESSIONSTORES={"IDLE_TIMEOUT": 1800, "ABSOLUTE_TIMEOUT": 43_200.5}):
+        assert settings.timeouts == (1_800_000, 43_200_500)
