@@ -115,9 +115,9 @@ class SessionMiddleware(sessions.SessionMiddleware):  # type: ignore[misc]
 
 
 class AuthMiddleware(auth.AuthMiddleware):  # type: ignore[misc]
-    """Channels' ``AuthMiddleware``, but users stay logged in when ``SECRET_KEY`` has changed.
+    """Channels' ``AuthMiddleware``, but users stay signed in when ``SECRET_KEY`` has changed.
 
-    Channels flushes a session whose user logged in under one of ``SECRET_KEY_FALLBACKS``. Django
+    Channels flushes a session whose user signed in under one of ``SECRET_KEY_FALLBACKS``. Django
     does not: the next HTTP request updates the session.
     """
 

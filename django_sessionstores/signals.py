@@ -44,10 +44,10 @@ END_REASONS: Final = {
     "revoked": "it was ended through the inventory",
     "evicted": "to make room: at a login over ``MAX_SESSIONS``, or for a new session if the "
     "``memory`` engine is full",
-    "replaced": "the same browser has logged in another user, even if ``ON_LIMIT`` has then "
+    "replaced": "the same browser has signed in another user, even if ``ON_LIMIT`` has then "
     "refused that login or the view has failed, or the same user after a change of the password",
     "password": "the user has a new password",
-    "deactivated": "the user may no longer log in",
+    "deactivated": "the user may no longer sign in",
     "deleted": "the user was deleted",
 }
 """Why a session has ended."""

@@ -89,7 +89,7 @@ class Client(ABC):
 
     @abstractmethod
     def cookies(self) -> dict[str, str]:
-        """What the visitor holds, by name."""
+        """Return what the visitor holds, by name."""
 
     @abstractmethod
     def close(self) -> None: ...
@@ -186,7 +186,7 @@ class Chromium:
             raise
 
     def do(self, what: Callable[[Browser], T]) -> T:
-        """What a function of Playwright's browser returns, called in its thread."""
+        """Return what a function of Playwright's browser returns, called in its thread."""
         return self._thread.submit(what, self._browser).result()
 
     def close(self) -> None:

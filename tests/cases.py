@@ -149,7 +149,7 @@ class Case:
 
     @property
     def registry(self) -> str:
-        """The engine that keeps the registry, the stores being its; empty without one."""
+        """Return the engine that keeps the registry, which uses the stores; empty without one."""
         if self.engine == "cache":
             return "db" if self.database else ""
         if self.engine != "cookie":
@@ -191,7 +191,7 @@ CASES = (
 
 
 def select(*names: str) -> list[Case]:
-    """The cases with any of the names: an id, an engine, a store or a server. None: all cases.
+    """Return the cases with any of the names: ids, engines, stores or servers. None: all cases.
 
     Raises ``ValueError`` for a name that selects nothing: its tests would silently not exist.
     """
@@ -246,7 +246,7 @@ class Engine:
 
     @property
     def name(self) -> str:
-        """The engine: memory, file, db, cache, cached_db or cookie."""
+        """Return the engine: memory, file, db, cache, cached_db or cookie."""
         return self.case.engine
 
     @property
@@ -264,7 +264,7 @@ class Engine:
         return _folder("sessions")
 
     def server(self, *kinds: type[Service]) -> Any:
-        """The one server of the case, or that of the given kind."""
+        """Return the one server of the case, or that of the given kind."""
         found = [server for kind, server in self.servers.items() if not kinds or kind in kinds]
         if len(found) != 1:
             raise LookupError(f"{self.id} has {len(found)} such servers")

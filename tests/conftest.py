@@ -99,7 +99,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test per case for who asks for `engine`; see the marker ``engines``."""
+    """Make one test per case of a test that uses `engine`; see the marker ``engines``."""
     if "engine" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("engines")
         selected = cases.select(*(marker.args if marker else ()))
@@ -209,11 +209,11 @@ def _is_left_out(item: pytest.Item, named: Collection[Path]) -> bool:
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_test_environment: None, django_db_blocker: Any) -> None:
-    """The tables of the default database, whatever tests ask for it.
+    """Make the tables of the default database, whichever tests use it.
 
-    In place of pytest-django's fixture, which makes a second database beside the one in the
-    settings, and none where only tests outside a transaction use it. The settings' own is a
-    temporary file already.
+    This replaces pytest-django's fixture, which makes a second database beside the one in the
+    settings, and none if only tests outside a transaction use it. The database in the settings
+    is a temporary file already.
     """
     with django_db_blocker.unblock():
         call_command("migrate", verbosity=0, interactive=False)
@@ -230,7 +230,7 @@ def _empty_memory() -> Iterator[None]:
 def engine(
     request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any
 ) -> Iterator[cases.Engine]:
-    """A case in force, its store empty; the test runs once for each case.
+    """Yield a case in force, with an empty store. The test runs once for each case.
 
     ``@pytest.mark.engines("redis", "db")`` picks cases by engine, store, server or id.
     ``@pytest.mark.authoritative`` leaves out what cannot end a session, and
@@ -250,7 +250,7 @@ def engine(
 
 @pytest.fixture(params=["django.contrib.sessions", "django_sessionstores"])
 def middleware(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A session middleware in force, Django's and then the package's.
+    """Yield the session middleware in force, first Django's and then the package's.
 
     ``@pytest.mark.usefixtures("middleware")`` holds a test to be true under both.
     """
@@ -262,7 +262,7 @@ def middleware(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def in_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each session object is that of a request, whose response can bring the browser a new key."""
+    """Make each session object count as one of a request, whose response can send a new key."""
     from django_sessionstores.sessions import SessionStore
 
     monkeypatch.setattr(SessionStore, "_can_send_key", lambda session: True)
@@ -270,14 +270,14 @@ def in_requests(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Chromium]:
-    """The browser of a test file; each of its tests makes windows of its own."""
+    """Yield the browser of a test file; each of its tests makes windows of its own."""
     with Chromium() as browser:
         yield browser
 
 
 @pytest.fixture
 def served(site: Any) -> Iterator[Site]:
-    """The site of a test file on a server, which must not have met an error in the end."""
+    """Yield the site of a test file on a server, which must not have met an error in the end."""
     with serve() as running:
         yield running
     assert running.errors == []
@@ -285,7 +285,7 @@ def served(site: Any) -> Iterator[Site]:
 
 @pytest.fixture
 def user(django_db_setup: None, django_db_blocker: Any) -> Iterator[Any]:
-    """A user in the default database, for tests without a transaction."""
+    """Yield a user in the default database, for tests without a transaction."""
     from django.contrib.auth import get_user_model
 
     with django_db_blocker.unblock():
@@ -306,14 +306,16 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 def _tell_left_out(terminalreporter: Any) -> None:
     counts = terminalreporter.config.stash.get(_COUNTS, {})
-    told = []
+    sentences = []
     if number := counts.get(_LEFT_OUT, 0):
-        told.append(f"{number} tests were left out")
+        sentences.append(f"{number} tests were left out")
     if number := counts.get(_NARROWED, 0):
-        told.append(f"{number} test functions ran on some combinations of engine and store only")
-    if told:
+        sentences.append(
+            f"{number} test functions ran on some combinations of engine and store only"
+        )
+    if sentences:
         terminalreporter.write_line(
-            f"{', and '.join(told)}. See --all-stores, --packages and the marker all_packages."
+            f"{', and '.join(sentences)}. See --all-stores, --packages and the marker all_packages."
         )
 
 

@@ -30,7 +30,7 @@ class Place:
 
 
 def places(engine: Any, session_id: str) -> list[Place]:
-    """The bytes of a session in each store of the case, the store that is asked first first.
+    """Return the bytes of a session in each store of the case, in the order of asking.
 
     Either a packed record, whose payload stands at its end, or a payload alone.
     """
@@ -49,7 +49,7 @@ def places(engine: Any, session_id: str) -> list[Place]:
 
 
 def dump(engine: Any) -> bytes:
-    """All that the stores hold, names included, with what they did to pack it undone."""
+    """Return all that the stores hold, names included, with what they did to pack it undone."""
     parts: list[bytes] = []
     if engine.name == "memory":
         storage = engine.storage
@@ -120,7 +120,7 @@ def _memcached_names(port: int) -> list[bytes]:
 
 
 def contents(client: redis.Redis, name: bytes) -> list[bytes]:
-    """All that Redis holds under a key: a record's, or one of the index."""
+    """Return all that Redis holds under a key: a record's, or one of the index."""
     return client.zrange(name, 0, -1) if client.type(name) == b"zset" else [client.get(name)]
 
 

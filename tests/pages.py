@@ -31,7 +31,7 @@ MIDDLEWARE = [
 
 
 def with_policy(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
-    """A middleware that forbids browsers all that is inline or from elsewhere."""
+    """Return a middleware that forbids browsers all that is inline or from elsewhere."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)

@@ -53,7 +53,8 @@ def skip_or_fail(reason: str) -> NoReturn:
 
 
 def executable(*names: str) -> str | None:
-    """The first of the programs that is installed, also where Debian keeps it off the PATH."""
+    """Return the first of the programs that is installed, also where Debian keeps it off the
+    PATH."""
     versions = Path("/usr/lib/postgresql").glob("*/bin")
     newest_first = sorted(versions, key=lambda folder: float(folder.parent.name), reverse=True)
     path = os.pathsep.join([*os.get_exec_path(), *map(str, newest_first), "/usr/sbin"])
@@ -61,7 +62,8 @@ def executable(*names: str) -> str | None:
 
 
 def run(*command: str, **options: Any) -> str:
-    """The output of a command that must succeed; its output is in the error where it does not."""
+    """Return the output of a command that must succeed; its output is in the error where it does
+    not."""
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
     )
@@ -109,7 +111,7 @@ def free_port() -> int:
 
 
 def answer(port: int, question: bytes, size: int = 512) -> bytes:
-    """The first bytes that a server says to a question; empty where it says nothing."""
+    """Return the first bytes that a server says to a question; empty where it says nothing."""
     try:
         with socket.create_connection((HOST, port), timeout=ANSWER_SECONDS) as connection:
             connection.sendall(question)
@@ -119,9 +121,9 @@ def answer(port: int, question: bytes, size: int = 512) -> bytes:
 
 
 def temporary_folder() -> Path:
-    """A new folder, removed when this process ends.
+    """Return a new folder, which is removed when this process ends.
 
-    In memory where there is room. Short in any case, for the 104 characters of a Unix socket.
+    It is in memory if there is room. Its path is short, for the 104 characters of a Unix socket.
     """
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and os.access(memory, os.W_OK)
@@ -160,7 +162,7 @@ class Service(ABC):
 
     @abstractmethod
     def resume(self) -> None:
-        """The end of `pause`. What was asked meanwhile is answered now."""
+        """Resume the server after `pause`. It then answers what it was asked in between."""
 
     @abstractmethod
     def kill(self) -> None:
@@ -216,11 +218,11 @@ class Server(Service):
 
     @abstractmethod
     def command(self) -> Sequence[str]:
-        """What runs the server in the foreground, on `port` and in `folder`."""
+        """Return the command that runs the server in the foreground, on `port` and in `folder`."""
 
     @abstractmethod
     def answers(self) -> bool:
-        """Whether it serves. True only for a server of this kind."""
+        """Return whether a server of this kind answers."""
 
     def prepare(self) -> None:
         """Make the data folder, once, before the first start."""
@@ -240,7 +242,7 @@ class Server(Service):
         return self.addresses[0]
 
     def account(self) -> str | None:
-        """The first account of `accounts` that exists, for root; None for anybody else."""
+        """Return the first account of `accounts` that exists, for root; None for anybody else."""
         if sys.platform == "win32" or os.geteuid() != 0:
             return None
         import pwd
@@ -299,11 +301,11 @@ class Server(Service):
         return answered
 
     def log(self) -> str:
-        """What the server has said so far."""
+        """Return the log of the server so far."""
         return (self.folder / "log").read_text(errors="replace")
 
     def processes(self) -> list[int]:
-        """The process ids that make up the server, the parent first."""
+        """Return the process ids that make up the server, the parent first."""
         return [self.pid]
 
     def pause(self) -> None:
@@ -394,7 +396,7 @@ class Redis(Server):
         return f"redis://{HOST}:{self.port}/{database}"
 
     def cli(self, *arguments: str) -> str:
-        """What redis-cli prints for a command."""
+        """Return what redis-cli prints for a command."""
         program = executable("redis-cli")
         if program is None:
             skip_or_fail("redis-cli is not installed. Install it with: apt-get install redis-tools")
@@ -760,7 +762,7 @@ def _environment_name(kind: type[Service]) -> str:
 
 @cache
 def shared_service(kind: type[S]) -> S:
-    """The instance of this test run, or the parent process's in a subprocess of a test."""
+    """Return the instance of this test run, or the parent process's in a subprocess of a test."""
     service = kind()
     if ports := os.environ.get(_environment_name(kind)):
         service.ports = [int(port) for port in ports.split()]

@@ -19,7 +19,7 @@ TINY = ("--rounds", "1")
 
 
 def benchmark(*arguments: str) -> str:
-    """What the command prints, from a process of its own: it goes on where tests end."""
+    """Return what the command prints, from a process of its own: it goes on where tests end."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmark", *TINY, *arguments],
         capture_output=True,

@@ -113,13 +113,13 @@ quick_application = AuthMiddlewareStack(Speaker.as_asgi(), check_interval=SHORT)
 
 
 def cookie_header(browser: Client) -> list[tuple[bytes, bytes]]:
-    """The cookies that the browser sends, as a header."""
+    """Return the cookies that the browser sends, as a header."""
     cookies = "; ".join(f"{name}={morsel.value}" for name, morsel in browser.cookies.items())
     return [(b"cookie", cookies.encode())]
 
 
 def signed_in(username: str) -> Client:
-    """A browser that has signed in."""
+    """Return a browser that has signed in."""
     browser = Client(raise_request_exception=False)
     assert browser.get(f"/login/{username}/").status_code == 200
     return browser
@@ -134,7 +134,7 @@ awho = sync_to_async(who)
 
 @asynccontextmanager
 async def connected(app: Any, browser: Client) -> AsyncIterator[WebsocketCommunicator]:
-    """An open WebSocket with the cookies of the browser."""
+    """Yield an open WebSocket with the cookies of the browser."""
     socket = WebsocketCommunicator(app, "/", headers=cookie_header(browser))
     accepted, _ = await socket.connect()
     assert accepted
@@ -150,7 +150,7 @@ async def ask(socket: WebsocketCommunicator, text: str) -> str:
 
 
 async def close_code(socket: WebsocketCommunicator) -> int:
-    """The code with which the server closes the WebSocket."""
+    """Return the code with which the server closes the WebSocket."""
     message = await socket.receive_output(timeout=LONG)
     assert message["type"] == "websocket.close"
     return int(message["code"])
@@ -559,7 +559,7 @@ def test_a_logout_of_the_consumers_own_keeps_the_socket(engine: Any, user: Any) 
 
 @contextmanager
 def reasons() -> Iterator[list[str]]:
-    """The reasons of the sessions that end meanwhile."""
+    """Yield the reasons of the sessions that end in the block."""
     found = list[str]()
 
     def note(reason: str, **facts: Any) -> None:

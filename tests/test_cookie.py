@@ -112,7 +112,7 @@ def stored(engine: Any, **data: Any) -> str:
 
 
 def save(engine: Any, key: str, **changes: Any) -> str:
-    """The key after a request with this one that changes something."""
+    """Return the key after a request with this one that changes something."""
     session = engine.SessionStore(key)
     session.update(changes)
     session.save()
@@ -124,7 +124,7 @@ def load(engine: Any, key: str) -> dict[str, Any]:
 
 
 def assert_refused(engine: Any, cookies: dict[str, str], reason: str = "") -> None:
-    """An empty session, no 500, and one line in the log that says why; the cookie stays."""
+    """Assert that the session is empty, the cookie stays, and one log line has the reason."""
     browser = Browser()
     browser.send(cookies)
     with suspicious_messages() as messages:
@@ -347,7 +347,7 @@ def test_a_login_takes_no_more_than_djangos_signed_cookie(engine: Any, user: Any
 
 @pytest.fixture
 def captured(browser: Browser, user: Any) -> dict[str, str]:
-    """The cookies of Ada's session, copied while she is logged in."""
+    """Return the cookies of Ada's session, copied while she is logged in."""
     browser.get("/login/ada/")
     browser.get("/write/color/blue/")
     cookies = browser.cookies()

@@ -68,7 +68,7 @@ def put(request: HttpRequest, size: int) -> HttpResponse:
 
 
 def held(request: HttpRequest) -> HttpResponse:
-    """How many bytes the session holds, if they are those that were put."""
+    """Return how many bytes the session holds, if they are those that were put."""
     data = request.session.get("data")
     if data is None:
         return HttpResponse("nothing")
@@ -80,7 +80,7 @@ urlpatterns = [path("put/<int:size>/", put), path("held/", held)]
 
 @contextmanager
 def site_with(middleware: str, most: int) -> Iterator[Site]:
-    """A site as usual, whose session cookies may have so many bytes."""
+    """Yield a site as usual, whose session cookies may have so many bytes."""
     options = django_settings.SESSIONSTORES if hasattr(django_settings, "SESSIONSTORES") else {}
     with ExitStack() as stack:
         stack.enter_context(
@@ -117,7 +117,7 @@ class Visit:
 
     @property
     def cookies(self) -> dict[str, str]:
-        """Those of the session."""
+        """Return the cookies of the session."""
         held = self.client.cookies()
         return {name: held[name] for name in sorted(held) if name.startswith(COOKIE)}
 
@@ -126,7 +126,7 @@ class Visit:
         return join(COOKIE, self.cookies)
 
     def put(self, size: int) -> bool:
-        """Whether the session kept so many bytes. It was refused clearly, or this fails."""
+        """Return whether the session kept so many bytes. It was refused clearly, or this fails."""
         before, errors = self.cookies, len(self.site.errors)
         reply = self.client.get(f"{self.url}/put/{size}/")
         if kept := reply == Reply(200, "kept"):
@@ -140,7 +140,7 @@ class Visit:
         return kept
 
     def check(self, when: str) -> None:
-        """The site finds what was kept last, and the visitor has no part of anything else."""
+        """Check that the site finds what was kept last, and that no other parts are left."""
         assert self.client.get(f"{self.url}/held/") == Reply(200, self.held), when
         assert self.cookies == split(COOKIE, self.key), when
 

@@ -48,12 +48,12 @@ def demo(value: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def sqlite(path: Path) -> str:
-    """The part of a value that names a file; on Windows a path begins with a drive."""
+    """Return the part of a value that names a file; on Windows a path begins with a drive."""
     return f"sqlite:///{path.as_posix().lstrip('/')}"
 
 
 def assert_keeps_its_promises(value: str, promises: int = 18) -> str:
-    """What the demo says meanwhile."""
+    """Assert that the demo passes its own checks, and return its output."""
     done = demo(value, "--check")
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("  ok         /") == promises, done.stdout
@@ -234,7 +234,7 @@ def test_the_name_of_a_second_engine_is_the_registry(value: str, registry: str) 
 
 @contextmanager
 def served(value: str) -> Iterator[tuple[str, OpenerDirector, CookieJar]]:
-    """The address of a demo that runs, and a browser of sorts."""
+    """Yield the address of a demo that runs, and a simple browser."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "manage.py", "demo", "--port", str(port)],

@@ -33,7 +33,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 
 def signed_in(browser: Browser, address: str) -> Page:
-    """A window in which demo has signed in."""
+    """Return a window in which demo has signed in."""
     page = browser.new_context(base_url=address).new_page()
     page.set_default_timeout(15_000)
     page.goto("/?next=/devices/")

@@ -57,7 +57,7 @@ def read(*parts: str) -> str:
 
 
 def blocks(page: Path) -> list[str]:
-    """The Python code of a page, block by block."""
+    """Return the Python code of a page, block by block."""
     return [textwrap.dedent(code) for code in BLOCK.findall(page.read_text(encoding="utf-8"))]
 
 
@@ -66,7 +66,7 @@ def blocks(page: Path) -> list[str]:
 
 @pytest.fixture
 def workshop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """The names that code in the documentation finds, on the memory engine."""
+    """Yield the names that code in the documentation finds, on the memory engine."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "shop", types.ModuleType("shop"))
     (tmp_path / "sessions").mkdir()
@@ -97,7 +97,7 @@ def execute(code: str, names: dict[str, Any]) -> None:
 
 
 def assigned_settings(code: str, names: dict[str, Any]) -> dict[str, Any]:
-    """The settings that a block assigns at its top."""
+    """Return the settings that a block assigns at its top."""
     targets = [
         target.id
         for statement in ast.parse(code).body
@@ -335,13 +335,13 @@ COMMAND = re.compile(r"(\$ (?:python )?|``|python |uv run )?manage\.py ([a-z_]+)
 
 
 def commands(page: Path) -> Iterator[tuple[str, list[str], bool]]:
-    """The commands that a page names, with their arguments, and whether they are whole."""
+    """Yield the commands that a page names, with their arguments, and whether they are whole."""
     for before, name, arguments in COMMAND.findall(page.read_text(encoding="utf-8")):
         yield name, shlex.split(arguments), before.endswith(("$ ", "python ", "run "))
 
 
 def parser_of(name: str) -> CommandParser:
-    """The parser of a command of Django, the package or the demo site."""
+    """Return the parser of a command of Django, the package or the demo site."""
     app = get_commands().get(name, "testproject")
     command = load_command_class(app, name) if isinstance(app, str) else app
     return command.create_parser("manage.py", name)
@@ -365,7 +365,7 @@ def test_commands_exist_with_their_options() -> None:
 
 
 def assert_known(parser: ArgumentParser, arguments: list[str]) -> None:
-    """What text names has the action and the options, but not always what they need."""
+    """Assert that the command in a text has the action and the options that the text names."""
     for action in parser._actions:
         if isinstance(action, _SubParsersAction) and arguments:
             assert arguments[0] in action.choices
@@ -471,7 +471,7 @@ def test_the_table_of_packages_is_what_was_measured() -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The documentation as text, built with warnings as errors."""
+    """Return the documentation as text, built with warnings as errors."""
     if find_spec("sphinx") is None or find_spec("furo") is None:
         skip_or_fail("Sphinx and furo are not installed. Install them with: uv sync --group docs")
     target = tmp_path_factory.mktemp("docs")
@@ -493,7 +493,7 @@ def test_the_page_of_settings_has_every_option(built: Path) -> None:
 
 
 def table(page: str) -> Iterator[list[str]]:
-    """The rows of the table in a text page, their cells' lines joined."""
+    """Yield the rows of the table in a text page, their cells' lines joined."""
     for row in re.split(r"^[+|][-=+|]+$", page, flags=re.MULTILINE):
         lines = [line.strip("|").split("|") for line in row.splitlines() if line.startswith("|")]
         if lines:

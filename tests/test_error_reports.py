@@ -155,7 +155,7 @@ def visit(request: pytest.FixtureRequest, engine: Any) -> Iterator[Visit]:
 
 
 def error_of(visit: Visit, deed: Deed) -> type[BaseException] | None:
-    """The error that a deed ends with, whose report shows nothing that it must not."""
+    """Return the error that an action raises, after checking that its report shows no secret."""
     try:
         if visit.awaited:
             async_to_sync(deed)(visit)
@@ -187,7 +187,7 @@ def drive(coroutine: Any) -> None:
 
 
 def report() -> str:
-    """What is shown of the error at hand: Django's page, and all variables as Python writes them.
+    """Return what is shown of the error: Django's page, and all variables as Python writes them.
 
     Pages break long values into lines.
     """
@@ -384,7 +384,7 @@ def test_a_conflict_with_what_cannot_be_read(visit: Visit) -> None:
 
 
 def refuse(base: Any, mine: Any, theirs: Any) -> Any:
-    """A merge function with a mistake."""
+    """Raise an error, as a merge function with a mistake does."""
     raise ZeroDivisionError
 
 

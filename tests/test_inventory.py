@@ -47,14 +47,14 @@ def inventory(request: pytest.FixtureRequest, engine: Any) -> Any:
 
 @pytest.fixture
 def listing(inventory: Any, engine: Any) -> Any:
-    """The inventory, of an engine that can list."""
+    """Return the inventory, of an engine that can list."""
     if not engine.storage.lists:
         pytest.skip(f"{engine.id} declares that it cannot list")
     return inventory
 
 
 def stored(engine: Any, user: Any = None, **data: Any) -> Any:
-    """A saved session."""
+    """Return a saved session."""
     session = engine.SessionStore()
     session.update({"x": 1, **data})
     if user is not None:

@@ -66,7 +66,7 @@ def key(entry: Any) -> tuple[str | None, str, str]:
 
 
 def forms(entry: Any) -> list[str]:
-    """What a text is translated to: one, or one for each plural form of the language."""
+    """Return what a text is translated to: one, or one for each plural form of the language."""
     if entry.msgid_plural:
         return [entry.msgstr_plural[number] for number in sorted(entry.msgstr_plural)]
     return [entry.msgstr]
@@ -77,7 +77,7 @@ def forms(entry: Any) -> list[str]:
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the package, its catalogs brought up to date with its texts."""
+    """Return a copy of the package, its catalogs brought up to date with its texts."""
     if executable("msgfmt") is None:
         skip_or_fail("GNU gettext is not installed. Install it with: apt-get install gettext")
     folder = tmp_path_factory.mktemp("fresh") / PACKAGE.name
@@ -385,7 +385,7 @@ class Texts(HTMLParser):
 
 
 def content(page: str) -> str:
-    """What is ours: the messages, and the page below them, without the frame of the admin."""
+    """Return the messages of a page and its content, without the frame of the admin."""
     translated_message = "".join(re.findall(r'<ul class="messagelist">.*?</ul>', page, re.DOTALL))
     begin = page.index('<div id="content-main"')
     return translated_message + page[begin : page.index('<footer id="footer">', begin)]
@@ -402,7 +402,7 @@ def without(site: Any, call: str) -> Any:
 
 
 def pages(site: Any, root: Any, client: Client) -> Iterator[str]:
-    """Each page, in each of its states."""
+    """Yield each page, in each of its states."""
     ada = person("ada")
     with at(now() - 2 * DAY):
         session = stored(site, ada, cart={"apples": 3}, token="x", raw=b"x", nothing="")
@@ -459,7 +459,7 @@ def pages(site: Any, root: Any, client: Client) -> Iterator[str]:
 
 @pytest.fixture
 def localised(site: Any) -> Iterator[None]:
-    """A site that speaks the language of its readers."""
+    """Have a site that uses the language of its readers."""
     from django.conf import settings
 
     first, *others = settings.MIDDLEWARE

@@ -260,7 +260,7 @@ urlpatterns = [
 
 
 def reader(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
-    """An inner middleware that needs the session before the view is asked."""
+    """Return an inner middleware that needs the session before the view is asked."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         request.session.get("color")
@@ -270,7 +270,8 @@ def reader(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
 
 
 def ender(get_response: Callable[[HttpRequest], HttpResponse]) -> Any:
-    """An inner middleware that ends the session, as Django's does after a password change."""
+    """Return an inner middleware that ends the session, as Django's does after a password
+    change."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         request.session.flush()
@@ -303,7 +304,7 @@ class Answer:
     body: bytes
 
     def header(self, name: str) -> str:
-        """The values of the header, with commas between them."""
+        """Return the values of the header, with commas between them."""
         return ", ".join(value for key, value in self.headers if key.lower() == name.lower())
 
     @property
@@ -405,7 +406,7 @@ class Browser:
 
 @pytest.fixture(params=[WSGISite, ASGISite], ids=["wsgi", "asgi"])
 def site(request: pytest.FixtureRequest, engine: Any) -> Iterator[Any]:
-    """The test views on both kinds of server, under this middleware."""
+    """Yield the test views on both kinds of server, under this middleware."""
     with override_settings(MIDDLEWARE=[MIDDLEWARE], ROOT_URLCONF=__name__):
         yield request.param()
 
@@ -434,7 +435,7 @@ def broken(name: str) -> None:
 
 @contextmanager
 def messages(name: str = "django_sessionstores") -> Iterator[list[logging.LogRecord]]:
-    """What is logged meanwhile."""
+    """Yield the log records of the block."""
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = records.append  # type: ignore[method-assign]
@@ -605,7 +606,7 @@ def test_djangos_own_engines_work_under_it(site: Any, name: str, tmp_path: Any) 
 
 @pytest.fixture
 def hops(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The functions that were sent from a loop to a thread."""
+    """Return the functions that were sent from a loop to a thread."""
     sent: list[Any] = []
     call = SyncToAsync.__call__
 
@@ -668,7 +669,7 @@ NEEDY = ["read/", "template/", "write/color/red/", "stream/", "reset/"]
 
 
 def assert_unavailable(answer: Answer) -> None:
-    """The whole of what a client is told."""
+    """Assert the whole response that a client gets."""
     assert answer.status == 503
     assert answer.header("Retry-After") == "5"
     assert answer.header("Vary") == "Cookie"

@@ -50,7 +50,8 @@ CACHED = ("cached_db:redis-cache+postgresql", "cached_db:memcached+mariadb")
 
 
 def short_timeouts() -> AbstractContextManager[Any]:
-    """The caches of the case, their clients impatient, and a cached_db that soon tries again."""
+    """Return the caches of the case, their clients impatient, and a cached_db that soon tries
+    again."""
     entry = dict(django_settings.CACHES[CACHE_ALIAS])
     if "redis" in entry["BACKEND"]:
         # In the address, because django-redis keeps a pool of connections for each address.
@@ -76,9 +77,9 @@ def _short_timeouts(engine: Any) -> Iterator[None]:
 def _short_database_timeouts(
     engine: Any, _short_timeouts: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """The limit of the package, and that of the client for a new connection.
+    """Set the limit of the package, and that of the client for a new connection.
 
-    The connection that is open has no limit of its client's: there only the package's counts.
+    An open connection has no limit of its client, so only the package's limit applies to it.
     """
     connection = connections[engine.database]
     # What PyMySQL calls connect_timeout ends when TCP is connected, before the server's greeting.
@@ -121,19 +122,19 @@ def ada(engine: Any, _short_timeouts: None, user: Any) -> Browser:
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """The 500s are what is asked for; their tracebacks would bury the others."""
+    """Hide the tracebacks of the expected 500s, which would bury the others."""
     caplog.set_level("CRITICAL", logger="django.request")
 
 
 def assert_fails(response: Any, *statuses: int) -> None:
-    """An error, and the cookie stays. A 500 of Django's middleware, or a 503 of the package's."""
+    """Assert an error that leaves the cookie: Django's 500, or 503 under our middleware."""
     is_djangos = django_settings.MIDDLEWARE[0].startswith("django.")
     assert response.status_code in (statuses or [500 if is_djangos else 503])
     assert COOKIE not in response.cookies
 
 
 def until_the_store_is_asked(browser: Browser) -> None:
-    """A store that has hung is not asked at once: what fails meanwhile does so without harm."""
+    """Retry until the store is asked again. Until then, requests fail without harm."""
 
     def is_served() -> bool:
         response = browser.get("/who/")
@@ -203,7 +204,7 @@ def test_stalled_cache(engine: Any, ada: Browser, user: Any) -> None:
 
 @contextmanager
 def rescued(server: Any) -> Iterator[None]:
-    """The server goes on after half a minute: what would wait for ever fails then, for its time."""
+    """Resume the server after half a minute, so that a call that would wait for ever ends."""
     rescue = threading.Timer(30, server.resume)
     rescue.start()
     try:
@@ -321,7 +322,7 @@ def full_memcached(engine: Any) -> Iterator[None]:
 
 @contextmanager
 def replica(engine: Any) -> Iterator[None]:
-    """A failover that the client has not heard of: what it takes for the primary is none."""
+    """Turn the server into a replica, as after a failover that the client does not know of."""
     engine.server(Redis).cli("replicaof", "127.0.0.1", "1")
     yield
     engine.server(Redis).cli("replicaof", "no", "one")

@@ -30,7 +30,7 @@ Told = list[tuple[str, dict[str, Any]]]
 
 @pytest.fixture
 def told(engine: Any) -> Iterator[Told]:
-    """The signals that were sent, each with its facts."""
+    """Yield the signals that were sent, each with its facts."""
     heard: Told = []
     receivers = []
     for name in NAMES:
@@ -59,7 +59,7 @@ def awaited(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def session(engine: Any, awaited: bool) -> Any:
-    """A new session, not saved."""
+    """Return a new session, not saved."""
     return Twin(engine.SessionStore(), awaited)
 
 

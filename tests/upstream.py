@@ -123,7 +123,7 @@ REVOCATION_TESTS = (
 
 
 def expected_failures(*engines: str) -> set[str]:
-    """Those of `EXPECTED_FAILURES` for any of the engines that the Django under test has."""
+    """Return those of `EXPECTED_FAILURES` for any of the engines that the Django under test has."""
     return {
         expected.test
         for expected in EXPECTED_FAILURES

@@ -59,7 +59,7 @@ async def anest(request: HttpRequest, key: str, value: str) -> HttpResponse:
 
 
 def _cart(cart: dict[str, Any] | None, session: Any) -> dict[str, Any]:
-    """The cart, which is put into a loaded session the first time."""
+    """Return the cart, which is put into a loaded session the first time."""
     if cart is None:
         cart = session["cart"] = {}
     return cart
@@ -120,7 +120,7 @@ async def achange_password(request: HttpRequest) -> HttpResponse:
 
 
 def show_username(request: HttpRequest) -> HttpResponse:
-    """The user's name, empty where anonymous."""
+    """Return the user's name, empty for a visitor."""
     return HttpResponse(get_user(request).get_username())
 
 

@@ -1,4 +1,4 @@
-"""Recent authentication: when the user of a session last logged in, and views that require a
+"""Recent authentication: when the user of a session last signed in, and views that require a
 recent login.
 
 The time is in the session data, beside the values of Django's ``login()``, and is stored by the
@@ -53,7 +53,7 @@ def connect() -> None:
 
 
 def authenticated_at(session: Any) -> datetime | None:
-    """Return when the session's user last logged in, as an aware datetime in UTC.
+    """Return when the session's user last signed in, as an aware datetime in UTC.
 
     Returns ``None`` for an anonymous session, or if the time is not known.
     """
@@ -66,7 +66,7 @@ async def aauthenticated_at(session: Any) -> datetime | None:
 
 
 def has_recent_authentication(session: Any, age: float | None = None) -> bool:
-    """Return whether the session's user has logged in within the last ``age`` seconds.
+    """Return whether the session's user has signed in within the last ``age`` seconds.
 
     ``RECENT_AUTHENTICATION_AGE`` is the default. If that is ``None``, every login is recent. A
     login that is more than 5 minutes in the future, by the clock of this server, is not. Check
@@ -101,7 +101,7 @@ def recent_authentication_required(view: View) -> View: ...
 @overload
 def recent_authentication_required(*, age: float | None = None) -> Callable[[View], View]: ...
 def recent_authentication_required(view: View | None = None, *, age: float | None = None) -> Any:
-    """Require that the user of a view has logged in within the last ``age`` seconds.
+    """Require that the user of a view has signed in within the last ``age`` seconds.
 
     Other users are redirected to the login page, which leads back to the view. Requests that ask
     for JSON get a response with status 403. ``RECENT_AUTHENTICATION_AGE`` is the default age. If
@@ -150,7 +150,7 @@ def _has_recent_authentication(session: Any, age: float | None) -> Flow[bool]:
 
 
 def _moment(session: Any) -> Flow[int | None]:
-    """Return when the user last logged in, in milliseconds since the epoch; ``None`` if unknown."""
+    """Return when the user last signed in, in milliseconds since the epoch; ``None`` if unknown."""
     if (yield Call(session, "get", (SESSION_KEY,))) is None:
         return None
     moment = yield Call(session, "get", (AUTHENTICATED_AT,))
@@ -233,7 +233,7 @@ def _refusal(request: HttpRequest, age: float | None) -> Flow[HttpResponse | Non
 
 
 def sign_in_url() -> str:
-    """Return the URL of the page on which a user who is logged in logs in again."""
+    """Return the URL of the page on which a user who is signed in signs in again."""
     return resolve_url(settings.RECENT_AUTHENTICATION_URL or django_settings.LOGIN_URL)
 
 

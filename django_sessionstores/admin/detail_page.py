@@ -57,7 +57,7 @@ def _detail(page: Page, found: SessionInfo, *, reveals: bool = False) -> HttpRes
         "detail",
         title=_("Session %(id)s") % {"id": found.id[:SHORT_ID]},
         session=row,
-        clocks=_timeline(found, page.now),
+        timeline=_timeline(found, page.now),
         user_link="" if row.is_of_deleted_user else page.user_url(found.user_id),
         sessions_of_user=page.url("changelist", user=found.user_id) if found.user_id else "",
         end_user_url=page.end_user_url(found.user_id),

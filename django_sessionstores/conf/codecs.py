@@ -99,12 +99,12 @@ def _make_codec(kind: type[Codec]) -> Codec:
         TYPED_SERIALIZER: TypedSerializer(),
         DJANGO_JSON_SERIALIZER: import_string(_DJANGO_JSON)(),
     }
-    chosen = serializer()
+    in_use = serializer()
     for number, known in serializers.items():
-        if type(chosen) is type(known):
+        if type(in_use) is type(known):
             writes = number
             break
     else:
-        serializers[CUSTOM_SERIALIZER] = chosen
+        serializers[CUSTOM_SERIALIZER] = in_use
         writes = CUSTOM_SERIALIZER
     return kind(key_ring(), serializers, writes)

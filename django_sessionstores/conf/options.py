@@ -74,7 +74,7 @@ class Settings:
 
     @cached_property
     def ROTATE_AFTER(self) -> float:
-        """The age at which the key of a logged-in session is replaced by a new one, in seconds. The
+        """The age at which the key of a signed-in session is replaced by a new one, in seconds. The
         next request rotates the key, so that a leaked key, for example from a log file, soon stops
         working. This requires a store that can list sessions, and has no effect with the
         ``cookie`` engine, which makes a new cookie on each save. ``0`` disables it: only a login
@@ -133,8 +133,8 @@ class Settings:
     @cached_property
     def RECENT_AUTHENTICATION_AGE(self) -> float | None:
         """How long an authentication counts as recent, in seconds. A view that requires recent
-        authentication asks users to log in again after this time. With ``None``, such a view
-        accepts every logged-in user, unless it sets an age of its own."""
+        authentication asks users to sign in again after this time. With ``None``, such a view
+        accepts every signed-in user, unless it sets an age of its own."""
         age = typed_value("RECENT_AUTHENTICATION_AGE", None, (int, float, NoneType))
         if age is not None and not (math.isfinite(age) and age > 0):
             raise ImproperlyConfigured(
@@ -145,7 +145,7 @@ class Settings:
 
     @cached_property
     def RECENT_AUTHENTICATION_URL(self) -> str:
-        """The page where logged-in users log in again: a path, a URL or the name of a URL pattern.
+        """The page where signed-in users sign in again: a path, a URL or the name of a URL pattern.
         If it is empty, ``LOGIN_URL`` is used."""
         return text("RECENT_AUTHENTICATION_URL", default="")
 

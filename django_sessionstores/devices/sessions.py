@@ -44,7 +44,7 @@ class YourSession(msgspec.Struct, frozen=True, kw_only=True):
     ip: str
     """The IP address. Empty without the package's middleware."""
     created: datetime
-    """When the user logged in."""
+    """When the user signed in."""
     last_activity: datetime
     """When the session was last active, see `SessionInfo`. For the current session: now."""
     is_current: bool

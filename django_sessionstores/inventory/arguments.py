@@ -18,7 +18,7 @@ REQUEST_SECONDS: Final = 5.0
 
 
 class Limits(NamedTuple):
-    """How much one call may do: ``None`` is no limit."""
+    """How much one call may do; ``None`` disables a limit."""
 
     most: int | None = None
     """How many sessions may end."""

@@ -285,5 +285,5 @@ class Ending(msgspec.Struct, frozen=True):
 
     def _send(self, ended: Sequence[Record], reason: str) -> Flow[None]:
         """Send ``session_ended`` for each, after the commit if the caller is in a transaction."""
-        told = [loading.end_event(each.id, reason, each.user_id) for each in ended]
-        return events.send_if_committed(self.store, self.storage, told)
+        end_events = [loading.end_event(each.id, reason, each.user_id) for each in ended]
+        return events.send_if_committed(self.store, self.storage, end_events)

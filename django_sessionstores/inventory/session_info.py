@@ -25,7 +25,7 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str | None
     """The primary key of the user as text; ``None`` for an anonymous session."""
     created: datetime
-    """When the session began, or when its user logged in."""
+    """When the session began, or when its user signed in."""
     last_activity: datetime
     """When the session was last active; never later than the list.
 

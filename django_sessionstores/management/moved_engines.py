@@ -66,10 +66,10 @@ def target(path: str) -> Storage:
         raise CommandError(f"--to {path} cannot be used: {error}") from error
     if storage.holds_in_key:
         cure = (
-            f"{NAME}['MIGRATE_FROM'] names the previous engine, so there is nothing to move: each "
+            f"{NAME}['MIGRATE_FROM'] names the previous backend, so there is nothing to move: each "
             "session is migrated at its next request. Keep the entry until the others have expired."
             if settings.MIGRATE_FROM
-            else f"Name the previous engine in {NAME}['MIGRATE_FROM']: each session is then "
+            else f"Name the previous backend in {NAME}['MIGRATE_FROM']: each session is then "
             "migrated at its next request."
         )
         raise CommandError(

@@ -179,9 +179,9 @@ class MigratingStorage(Wrapper):
             yield from self._remove(source, presented, outcome)
             return Found(outcome.record, is_provisional=outcome.is_provisional)
         if asked and not self.holds_in_key:
-            moved = yield from self._calls.read(self.locate(key))
-            if moved is not None:
-                return Found(_with_effective_state(moved, clock.now()))
+            record_in_use = yield from self._calls.read(self.locate(key))
+            if record_in_use is not None:
+                return Found(_with_effective_state(record_in_use, clock.now()))
         if failure is not None:
             raise failure
         return Found(tombstone)

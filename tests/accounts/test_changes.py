@@ -31,7 +31,7 @@ from tests.sessions.test_limits import ended
 
 
 def resign(request: HttpRequest, how: str) -> HttpResponse:
-    """A user that gives up the account, and a view that still writes to the session."""
+    """Delete or deactivate the user, and write to the session afterwards."""
     user: Any = request.user
     if how == "delete":
         user.delete()
@@ -43,7 +43,7 @@ def resign(request: HttpRequest, how: str) -> HttpResponse:
 
 
 def change_after_nested(request: HttpRequest) -> HttpResponse:
-    """A view that asks a page of the same site first, as another visitor and as this one."""
+    """Ask a page of the same site first, as another visitor and as this one."""
     mine = Client()
     mine.cookies[settings.SESSION_COOKIE_NAME] = str(request.session.session_key)
     assert [who(Client()), who(mine)] == ["", "ada"]
@@ -81,7 +81,7 @@ def inventory(engine: Any) -> Any:
 
 
 def browsers(count: int) -> list[Client]:
-    """Each logged in, and its session read since, so that a cache has its copy."""
+    """Return signed-in browsers, whose sessions were read since, so that a cache has copies."""
     made = [Client() for _ in range(count)]
     for browser in made:
         browser.get("/login/ada/")
@@ -183,14 +183,14 @@ def replace_session(get_response: Any) -> Any:
 
 @pytest.fixture
 def replaced(middleware: str) -> Iterator[None]:
-    """A request has another session object than the middleware has made from the cookie."""
+    """Give requests another session object than the one that the middleware makes."""
     first, *others = settings.MIDDLEWARE
     with override_settings(MIDDLEWARE=[first, f"{__name__}.replace_session", *others]):
         yield
 
 
 def from_header(browser: Client) -> dict[str, str]:
-    """The header for a browser, which has no cookie any more."""
+    """Return the header for a browser, which has no cookie any more."""
     return {"X-Session-Token": browser.cookies.pop("sessionid").value}
 
 

@@ -119,7 +119,7 @@ def _urls() -> Iterator[None]:
 
 @pytest.fixture(params=["sync", "async"])
 def browser(request: pytest.FixtureRequest, user: Any, middleware: str) -> Any:
-    """A browser that asks for one kind of views: under WSGI, or under ASGI."""
+    """Return a browser that asks for one kind of views: under WSGI, or under ASGI."""
     is_async = request.param == "async"
     client: Any = AsyncClient() if is_async else Client()
 
@@ -134,7 +134,7 @@ def browser(request: pytest.FixtureRequest, user: Any, middleware: str) -> Any:
 
         @staticmethod
         def meets_a_restart() -> None:
-            """The middleware reads some settings when it is made."""
+            """Make the middleware again, because it reads some settings when it is made."""
             client.handler._middleware_chain = None
 
         def since(self) -> datetime.datetime | None:

@@ -56,7 +56,7 @@ DJANGOS = "django.contrib.sessions.middleware.SessionMiddleware"
 
 @pytest.fixture
 def site(engine: Any) -> Iterator[Any]:
-    """A site with an admin, on an engine that lists. What a test makes there is removed."""
+    """Yield a site with an admin, on an engine that lists. What a test makes there is removed."""
     if not engine.storage.lists:
         pytest.skip(f"{engine.id} declares that it cannot list")
     with override_settings(MIDDLEWARE=MIDDLEWARE):
@@ -66,7 +66,7 @@ def site(engine: Any) -> Iterator[Any]:
 
 
 def person(name: str, *permissions: str, **values: Any) -> Any:
-    """A member of the staff with these permissions of the package, all as a superuser."""
+    """Return a member of the staff with these permissions of the package, all as a superuser."""
     user = get_user_model()._default_manager.create(username=name, is_staff=True, **values)
     user.user_permissions.set(
         Permission.objects.filter(
@@ -89,14 +89,14 @@ def signed_in(user: Any) -> Client:
 
 @pytest.fixture
 def client(root: Any) -> Client:
-    """The browser of an administrator."""
+    """Return the browser of an administrator."""
     return signed_in(root)
 
 
 def stored(
     engine: Any, user: Any = None, ip: str = "192.0.2.1", agent: str = FIREFOX, **data: Any
 ) -> Any:
-    """A saved session."""
+    """Return a saved session."""
     session = engine.SessionStore()
     session.policy = RequestPolicy(client=lambda: Who(ip, agent))
     session.update({"x": 1, **data})
@@ -117,7 +117,7 @@ def text(response: Any) -> str:
 
 
 def listed(client: Client, **parameters: str) -> set[str]:
-    """The beginnings of the ids on a page of the list."""
+    """Return the beginnings of the ids on a page of the list."""
     page = text(client.get(PAGES, parameters, follow=True))
     return set(re.findall(r"<code>([0-9a-f]{12})</code>", page))
 
@@ -131,7 +131,7 @@ def own(client: Client) -> Any:
 
 
 def said(response: Any) -> str:
-    """What the page told at its top, of what was done before it."""
+    """Return the messages at the top of the page."""
     told = r'<li class="(?:success|warning|error)">(.*?)</li>'
     return " ".join(re.findall(told, text(response), re.DOTALL))
 

@@ -67,7 +67,7 @@ def chosen(options: argparse.Namespace) -> list[Case]:
 
 
 def rows(cases: list[Case], rounds: int) -> Iterator[dict[str, Any]]:
-    """One row for each operation on each case, as it becomes known."""
+    """Yield one row for each operation on each case, as it becomes known."""
     for case in cases:
         try:
             with measure.in_force(case) as engine:

@@ -45,7 +45,8 @@ class Figure(NamedTuple):
 
 
 def figures(engine: Any, number: int) -> Iterator[Figure]:
-    """Each as it becomes known. Half of the sessions expire in an hour, the others in a day."""
+    """Yield each figure when it is known. Half of the sessions expire in an hour, the others in a
+    day."""
     sought = get_user_model()._default_manager.create(username=f"sought-{draw_key()[:6]}")
     some_user = str(sought.pk)
     yield Figure("filling", _once(lambda: _fill(engine, number, sought.pk)), "s")
@@ -102,7 +103,7 @@ def _logins(engine: Any) -> Iterator[list[float]]:
 
 
 def _pages(sought: Any) -> Iterator[Figure]:
-    """The pages of the admin, through all of its middleware."""
+    """Yield the pages of the admin, through all of its middleware."""
     root = get_user_model()._default_manager.create(
         username=f"root-{draw_key()[:6]}", is_staff=True, is_superuser=True
     )
@@ -199,13 +200,16 @@ def _median(do: Callable[[], Any]) -> float:
 
 
 def _reset_memory() -> float:
-    """What the process takes now, in megabytes, from which on the most is told anew. Linux only."""
+    """Reset the peak of the memory of the process, and return its present use in megabytes.
+
+    This works on Linux only.
+    """
     Path("/proc/self/clear_refs").write_text("5")
     return _memory()
 
 
 def _memory() -> float:
-    """The most that the process has taken since, in megabytes."""
+    """Return the peak of the memory of the process since the reset, in megabytes."""
     status = Path("/proc/self/status").read_text()
     (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1024

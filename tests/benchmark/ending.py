@@ -21,8 +21,9 @@ _USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/
 
 
 def figures(engine: Any, number: int) -> Iterator[Figure]:
-    """Each as it becomes known: of ending ``number`` sessions of a user, of logins over the limit
-    for a user with twice as many, and of purging ten times as many of twenty times as many."""
+    """Yield each figure when it is known: of ending ``number`` sessions of a user, of logins over
+    the limit for a user with twice as many, and of purging ten times as many of twenty times as
+    many."""
     engine.empty()
     user = get_user_model()._default_manager.create(username=f"bot-{draw_key()[:6]}")
     _fill(engine, number, str(user.pk))

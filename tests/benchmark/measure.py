@@ -75,7 +75,7 @@ class Everywhere(OneDatabase):
 
 @contextmanager
 def in_force(case: Case) -> Iterator[Engine]:
-    """A case with its stores, for both the package's engine and Django's."""
+    """Yield a case with its stores, for both the package's engine and Django's."""
     # What Django has that keeps sessions in the process is its cache engine on LocMemCache.
     memory = {
         "CACHES": {alias: LOCMEM.configure(None) for alias in ("default", CACHE_ALIAS)},
@@ -130,7 +130,7 @@ def take_turns(taking_part: dict[str, Contender], rounds: int) -> dict[str, list
 
 
 def quietest(times: dict[str, list[float]]) -> dict[str, list[float]]:
-    """The times of the rounds that count, the same rounds for each contender."""
+    """Return the times of the rounds that count, the same rounds for each contender."""
     rounds = sorted(zip(*times.values(), strict=True), key=sum)
     counting = rounds[: max(1, int(len(rounds) * QUIET))]
     return dict(zip(times, map(list, zip(*counting, strict=True)), strict=True))
@@ -154,7 +154,7 @@ def cost(requests: list[float], bare: list[float]) -> float:
 
 @contextmanager
 def contenders(engine: Engine, operation: Operation) -> Iterator[dict[str, Contender]]:
-    """Who takes part: the package's engine, Django's, no sessions and the bare client."""
+    """Yield the contenders: the package's engine, Django's, no sessions and the bare client."""
     taking_part = {
         OURS: through_middleware(engine.SessionStore, operation),
         DJANGOS: through_middleware(djangos_engine(engine.case), operation),
@@ -176,7 +176,7 @@ def djangos_engine(case: Case) -> Any:
 
 
 def through_middleware(store: Any, operation: Operation) -> Contender:
-    """The request through Django's SessionMiddleware, with sessions of this class."""
+    """Return the request through Django's SessionMiddleware, with sessions of this class."""
     middleware = SessionMiddleware(operation.view)
     # Not by SESSION_ENGINE: the two engines take turns, and a changed setting starts ours anew.
     middleware.SessionStore = store
@@ -196,7 +196,7 @@ def through_middleware(store: Any, operation: Operation) -> Contender:
 
 
 def stored(store: Any, data: dict[str, Any] | None) -> str:
-    """The key of a new session with this data."""
+    """Return the key of a new session with this data."""
     session = store()
     session.update(data)
     session.save()
@@ -204,7 +204,7 @@ def stored(store: Any, data: dict[str, Any] | None) -> str:
 
 
 def without_sessions(operation: Operation) -> Contender:
-    """The same view on data that is there already."""
+    """Return the same view on data that is there already."""
 
     def prepare() -> HttpRequest:
         request = _request("none")

@@ -38,7 +38,7 @@ class PlainSession(dict[str, Any]):
 
 
 def visitor() -> Any:
-    """A user whom logging in does not save: ``last_login`` is not the session's."""
+    """Return a user that a login does not save, because ``last_login`` is not part of a session."""
     user = auth.get_user_model()(pk=1, username="ada", password="not a password")
     user.save = lambda **_: None
     return user

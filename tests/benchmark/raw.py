@@ -287,7 +287,7 @@ def _database(value: bytes, engine: Engine) -> Client:
 
 
 def client(engine: Engine, value: bytes, calls: tuple[str, ...]) -> Client | None:
-    """The bare client for these calls; ``None`` for an engine without a store.
+    """Return the bare client for these calls; ``None`` for an engine without a store.
 
     For sessions in cookies it is that of their registry.
     """

@@ -67,7 +67,7 @@ def _followed_by(client: Contender, request: Contender) -> Contender:
 
 
 def without(engine: Engine, operation: Operation, replacement: Replacement) -> Contender:
-    """The same request with something in place of one of its parts."""
+    """Return the same request with something in place of one of its parts."""
     whole = measure.through_middleware(engine.SessionStore, operation)
     target, name, value = replacement
     # A method stands in its class; what is put before it in an object is taken away again.

@@ -37,7 +37,7 @@ def of_django(case: Case, operation: str) -> float | None:
 
 
 def row(case: Case, operation: str, figures: Figures) -> dict[str, Any]:
-    """The figures of an operation with its targets, in plain types."""
+    """Return the figures of an operation with its targets, in plain types."""
     aims = {
         "over_client": over_client(case, operation),
         "of_django": of_django(case, operation),

@@ -21,7 +21,7 @@ def nodes(found: list[Node]) -> Iterator[Node]:
 
 
 def texts(data: dict[Any, Any], *names: str) -> str:
-    """All that a page would show of it."""
+    """Return all that a page would show of it."""
     return " ".join(f"{each.name} {each.text}" for each in nodes(Redactor(names).tree(data)))
 
 

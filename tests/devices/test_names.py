@@ -78,7 +78,7 @@ def test_words_are_those_of_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def database(folder: Path, kind: str, place: dict[str, Any]) -> str:
-    """A file of places, which knows one network."""
+    """Return a file of places, which knows one network."""
     writer = MMDBWriter(ip_version=6, ipv4_compatible=True, database_type=kind)
     writer.insert_network(IPSet(["192.0.2.0/24"]), place)
     path = folder / f"{kind}.mmdb"
@@ -92,7 +92,7 @@ CITY = {**COUNTRY, "city": {"names": {"en": "Uppsala"}}}
 
 @pytest.fixture(params=["GeoLite2-City", "GeoLite2-Country"])
 def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Whether the database in force knows cities."""
+    """Yield whether the database in force knows cities."""
     place = CITY if request.param.endswith("City") else COUNTRY
     with override_settings(GEOIP_PATH=database(tmp_path, request.param, place)):
         yield request.param

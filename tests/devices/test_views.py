@@ -75,7 +75,7 @@ urlpatterns = [
 
 
 def in_force(**settings: Any) -> Any:
-    """The settings of a site that has the pages."""
+    """Return the settings of a site that has the pages."""
     return override_settings(**{"MIDDLEWARE": MIDDLEWARE, "ROOT_URLCONF": __name__, **settings})
 
 
@@ -89,7 +89,7 @@ def flavour(request: pytest.FixtureRequest, engine: Any) -> Iterator[str]:
 
 @pytest.fixture
 def site(engine: Any, flavour: str) -> Any:
-    """An engine that lists, on a site that has the pages."""
+    """Return an engine that lists, on a site that has the pages."""
     if not engine.storage.lists:
         pytest.skip(f"{engine.id} declares that it cannot list")
     return engine
@@ -152,12 +152,12 @@ def browser(site: Any, flavour: str, ada: Any) -> Browser:
 
 @pytest.fixture
 def another(site: Any, flavour: str, ada: Any, browser: Browser) -> Browser:
-    """A second one of the same user."""
+    """Return a second browser of the same user."""
     return Browser(flavour, ada)
 
 
 def stored(engine: Any, user: Any, ip: str = "192.0.2.1", agent: str = IPHONE) -> Any:
-    """A session of a user."""
+    """Return a session of a user."""
     session = engine.SessionStore()
     session.policy = RequestPolicy(client=lambda: Who(ip, agent))
     session["_auth_user_id"] = str(user.pk)
@@ -171,13 +171,13 @@ def text(response: Any) -> str:
 
 
 def said(response: Any) -> str:
-    """What a page tells at its top."""
+    """Return the messages at the top of a page."""
     told = re.findall(r'<p class="ssd-message[^>]*>(.*?)</p>', text(response), re.DOTALL)
     return " ".join(told)
 
 
 def shown(response: Any) -> list[str]:
-    """The devices on a page, in order."""
+    """Return the devices on a page, in order."""
     return re.findall(r'<p class="ssd-name"><bdi>(.*?)</bdi>', text(response))
 
 
@@ -418,7 +418,7 @@ def test_a_new_secret_key_does_not_cost_the_own_session(
 
 
 def requests_of(id_: str) -> list[tuple[str, str]]:
-    """All that the pages and the interface answer."""
+    """Return all that the pages and the interface answer."""
     return [
         *(("get", ""), ("get", f"{id_}/end/"), ("post", f"{id_}/end/")),
         *(("get", "end-others/"), ("post", "end-others/")),
@@ -675,12 +675,12 @@ DESCRIPTION = json.loads(Path(views.__file__).with_name("openapi.json").read_tex
 
 @cache
 def description(root: str) -> OpenAPI:
-    """What answers are held to; it takes longer to read than an answer."""
+    """Return the description that answers must match. It is read once, because that takes long."""
     return OpenAPI.from_dict({**DESCRIPTION, "servers": [{"url": f"http://testserver{root}api"}]})
 
 
 def described(browser: Browser, method: str, url: str = "", **headers: str) -> Any:
-    """An answer, which is as the description says."""
+    """Return an answer, after comparing it with the description."""
     request = RequestFactory().generic(method, f"{browser.root}api/{url}", headers=headers)
     request.COOKIES["sessionid"] = "any"
     answer = browser.ask(method, f"api/{url}", headers=headers)
@@ -739,7 +739,7 @@ def test_answers_are_as_the_description_says(
 
 
 def documented() -> Iterator[tuple[str, int, str]]:
-    """Each answer in the description, but outages: method, status and code."""
+    """Yield the method, status and code of each answer in the description, except outages."""
 
     def codes(schema: Any) -> Iterator[str]:
         for key, value in schema.items() if isinstance(schema, dict) else ():
@@ -823,7 +823,7 @@ def test_a_project_puts_them_into_its_own_page(
 
 
 def request_of(browser: Browser) -> Any:
-    """A request that comes with the browser's session."""
+    """Return a request that comes with the browser's session."""
     session, user = browser.session, get_user_model()._default_manager.get(username="ada")
     request = RequestFactory().get("/")
     request.session = session

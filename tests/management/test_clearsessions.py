@@ -30,7 +30,7 @@ def clear_sessions(**options: Any) -> str:
 
 
 def make_sessions(engine: Engine, *, expired: int, alive: int) -> list[str]:
-    """The keys of those alive."""
+    """Make sessions, and return the keys of those that are live."""
     keys = []
     for number in range(expired + alive):
         session = engine.SessionStore()

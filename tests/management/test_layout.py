@@ -25,7 +25,7 @@ SCREENS = st.builds(Screen, st.none() | st.integers(40, 120), st.sampled_from(EN
 
 
 def columns_of(text: str) -> int:
-    """The columns of a text with the characters of these tests, by the simplest rule."""
+    """Return the columns of a text with the characters of these tests, by the simplest rule."""
     wide = sum(unicodedata.east_asian_width(each) in {"W", "F"} for each in text)
     none = sum(unicodedata.category(each) in {"Mn", "Me", "Cf"} for each in text)
     jamo = sum(0x1160 <= ord(each) <= 0x11FF for each in text)

@@ -64,7 +64,7 @@ class Terminal(io.StringIO):
 
 
 def sessions(*arguments: str, **options: Any) -> str:
-    """What the command prints."""
+    """Return what the command prints."""
     output = io.StringIO()
     call_command("sessions", *arguments, stdout=output, stderr=io.StringIO(), **options)
     return output.getvalue()
@@ -87,7 +87,7 @@ def typed(*arguments: str, screen: io.StringIO | None = None) -> tuple[int, str]
 
 
 def stored(engine: Engine, user: Any = None, ip: str = "", agent: str = "") -> Any:
-    """A saved session."""
+    """Return a saved session."""
     session = engine.SessionStore()
     session["secret"] = "a value"
     if ip:
@@ -99,7 +99,7 @@ def stored(engine: Engine, user: Any = None, ip: str = "", agent: str = "") -> A
 
 
 def put(engine: Engine, record_id: str, **values: Any) -> None:
-    """A record with an id of the test's choice, past the session."""
+    """Store a record with an id of the test's choice, past the session."""
     moment = now()
     times = {"created": moment, "last_activity": moment, "expires": moment + DAY}
     engine.storage.create(Record(id=record_id, **(times | values)), moment)
@@ -111,7 +111,7 @@ def alive(engine: Engine, *sessions: Any) -> list[bool]:
 
 @pytest.fixture
 def listing(engine: Engine) -> Engine:
-    """An engine that can list."""
+    """Return an engine that can list."""
     if not engine.storage.lists:
         pytest.skip(f"{engine.id} declares that it cannot list")
     return engine
@@ -119,7 +119,7 @@ def listing(engine: Engine) -> Engine:
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
-    """What an operator will type, and the questions that were asked."""
+    """Return what an operator will type, and the questions that were asked."""
     given: list[str] = []
     asked: list[str] = []
 
@@ -586,7 +586,7 @@ def test_purge(engine: Engine) -> None:
 
 @pytest.fixture
 def sound(engine: Engine) -> Iterator[Engine]:
-    """A site with nothing to complain of."""
+    """Yield a site without findings."""
     with override_settings(SESSION_COOKIE_SECURE=True, SESSION_COOKIE_AGE=3600):
         yield engine
 
@@ -1190,7 +1190,7 @@ def widest(lines: list[str]) -> int:
 
 @pytest.fixture
 def crowded(engine: Engine, user: Any) -> Any:
-    """A session with everything as long as it may be."""
+    """Return a session whose texts are all as long as they may be."""
     user.username = "ada." + "山" * 60 + "@example.com"
     user.save()
     session = stored(engine, user.pk, LONG_IP, "Browser/1.0 " * 30)
@@ -1449,7 +1449,7 @@ PROMPT = "$ python manage.py "
 
 
 def transcripts(page: Path = PAGE, name: str = "sessions") -> list[tuple[str, str]]:
-    """What is given to a command on the page, and what it says that it prints."""
+    """Return what is given to a command on the page, and what it says that it prints."""
     text = "\n".join(TRANSCRIPT.findall(page.read_text(encoding="utf-8")))
     text = re.sub(r"^ {4}", "", text, flags=re.MULTILINE)
     parts = [part.partition("\n") for part in text.split(PROMPT)[1:]]
@@ -1462,7 +1462,7 @@ def transcripts(page: Path = PAGE, name: str = "sessions") -> list[tuple[str, st
 
 @pytest.fixture
 def site(engine: Engine) -> Iterator[None]:
-    """The site of the page: two people and two visitors, at noon."""
+    """Make the site of the page: two users and two visitors, at noon."""
     users = get_user_model()._default_manager
     ada, bob = users.create(pk=7, username="ada"), users.create(pk=12, username="bob")
     agent = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)"

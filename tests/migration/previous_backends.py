@@ -24,7 +24,7 @@ def migrating(*entries: Any, **options: Any) -> Iterator[None]:
 
 
 def django_store(name: str) -> Any:
-    """One of Django's engines, in the folder that the settings say now."""
+    """Return one of Django's engines, in the folder that the settings say now."""
     if name == "file":
         # Django remembers the folder of the first settings that it saw.
         DjangoFileStore._storage_path = settings.SESSION_FILE_PATH
@@ -39,13 +39,13 @@ def empty_django() -> None:
 
 
 def empty_folder() -> None:
-    """A folder for session files, where the case has made none."""
+    """Make a folder for session files, if the case has made none."""
     shutil.rmtree(settings.SESSION_FILE_PATH, ignore_errors=True)
     os.makedirs(settings.SESSION_FILE_PATH)
 
 
 def at_django(name: str, **data: Any) -> str:
-    """The key of a session that Django's engine has stored."""
+    """Return the key of a session that Django's engine has stored."""
     session = django_store(name)()
     session.update({"cart": {"apples": 1}, **data})
     session.save()

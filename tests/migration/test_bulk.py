@@ -189,7 +189,7 @@ def test_progress_on_a_terminal(engine: Engine, old: None, monkeypatch: pytest.M
 
 
 def moved_while(engine: Engine, hook: Any, name: str, action: Any) -> dict[str, int]:
-    """The outcomes of a move during which something happens around a call of the source."""
+    """Return the outcomes of a move during which something happens around a call of the source."""
     source = opened(f"{DJANGO}.db")
     with hook(source, name, action):
         outcomes = list(bulk.move(source, engine.storage, 10))

@@ -79,7 +79,7 @@ def is_at_django(name: str, key: str) -> bool:
 
 @pytest.fixture(params=PLAIN)
 def source(request: pytest.FixtureRequest, engine: Engine) -> Iterator[str]:
-    """One of Django's engines that store sessions, named in MIGRATE_FROM."""
+    """Yield one of Django's engines that store sessions, named in MIGRATE_FROM."""
     empty_django()
     django_store(request.param)
     with migrating(f"{DJANGO}.{request.param}"):
@@ -334,7 +334,7 @@ def test_only_misses_ask_previous_backends(engine: Engine, source: str) -> None:
 
 @contextmanager
 def observed_sources() -> Iterator[list[str]]:
-    """The calls of the first previous backend meanwhile."""
+    """Yield the calls of the first previous backend in the block."""
     asked: list[str] = []
     source = lazy.sources()[0]
     originals = {name: getattr(source, name) for name in ("find", "remove", "remove_id")}
@@ -934,7 +934,7 @@ class Visitor:
         self.key = at_django(name, card=CARD)
 
     def report(self, engine: Engine) -> str:
-        """What is mailed to the site's admins of an outage that the visitor meets."""
+        """Return what is mailed to the site's admins of an outage that the visitor meets."""
         try:
             engine.SessionStore(self.key).load()
         except StorageUnavailable:

@@ -63,7 +63,7 @@ def fill(cache: Any) -> None:
 
 
 def filled(cache: Any) -> int:
-    """How many of the keys there are."""
+    """Return how many of the keys the cache has."""
     there = sum(cache.get(f"page{number}") == number for number in range(7))
     return there + (cache.get("newer", version=2) == 1)
 

@@ -135,7 +135,7 @@ def test_the_name_of_django_for_the_cookie_engine() -> None:
 
 @pytest.fixture(params=["redis-cache", "django-redis"])
 def restricted(request: pytest.FixtureRequest) -> Iterator[Redis]:
-    """A Redis whose user "shop" has the rights that a test gives it."""
+    """Yield a Redis whose user "shop" has the rights that a test gives it."""
     backends = {
         "redis-cache": "django.core.cache.backends.redis.RedisCache",
         "django-redis": "django_redis.cache.RedisCache",

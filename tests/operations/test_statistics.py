@@ -43,7 +43,7 @@ ONE = pytest.mark.engines("db:sqlite")
 
 @pytest.fixture(autouse=True)
 def counting(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[statistics.Statistics]:
-    """The statistics of a process that has just started, in the database of the case."""
+    """Yield the statistics of a process that has just started, in the database of the case."""
     fresh = statistics.Statistics()
     monkeypatch.setattr(statistics, "statistics", fresh)
     monkeypatch.setattr(statistics.signals, "observers", [fresh.note])

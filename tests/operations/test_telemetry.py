@@ -35,7 +35,7 @@ class Metrics:
         self.provider = MeterProvider([self._reader])
 
     def read(self) -> dict[str, Any]:
-        """Each metric by its name."""
+        """Return the metrics by name."""
         data = self._reader.get_metrics_data()
         return {
             metric.name.removeprefix("django_sessionstores."): metric
@@ -49,14 +49,14 @@ class Metrics:
         return list(metric.data.data_points) if metric else []
 
     def counted(self, name: str) -> dict[str | None, int]:
-        """How often, by reason."""
+        """Return the counts of a metric by reason."""
         return {
             point.attributes.get("django_sessionstores.reason"): point.value
             for point in self.points(name)
         }
 
     def measured(self) -> dict[tuple[Any, ...], int]:
-        """How many calls, by storage, operation, and outcome or error."""
+        """Return the numbers of calls, by storage, operation, and outcome or error."""
         kinds = ("django_sessionstores.storage", "django_sessionstores.operation")
         return {
             (

@@ -72,7 +72,7 @@ def assert_said(engine: str, *parts: str) -> None:
 
 @pytest.fixture(scope="module")
 def locked() -> Iterator[Redis]:
-    """A Redis with a password."""
+    """Yield a Redis with a password."""
     with Redis() as server:
         server.cli("config", "set", "requirepass", "another password")
         yield server
@@ -239,7 +239,7 @@ def test_memcached(location: Callable[[], str], options: dict[str, Any], part: s
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[dict[str, Any]]:
-    """A PostgreSQL that asks for a password."""
+    """Yield a PostgreSQL that asks for a password."""
     with PostgreSQL() as server:
         (server.folder / "data" / "pg_hba.conf").write_text("host all all all scram-sha-256\n")
         server.restart()

@@ -6,7 +6,7 @@ from django.urls import include, path
 
 
 def who(request: HttpRequest) -> HttpResponse:
-    """The user's name, empty where anonymous."""
+    """Return the user's name, empty for a visitor."""
     return HttpResponse(request.user.get_username())
 
 

@@ -22,7 +22,7 @@ KEEPING_THE_KEY = ("db", "db under our middleware", "cache")
 
 
 def observe(backend: str, scenario: str) -> dict[str, Any]:
-    """What the visitors of the site find."""
+    """Return what the visitors of the site find."""
     command = [sys.executable, "-m", "tests.packages.site", backend, scenario]
     if BACKENDS[backend].needs_redis:
         command.append(shared_service(Redis).url(database=5))

@@ -12,7 +12,7 @@ from tests.packages.table import PAGE, page_with_table
 
 
 def runs() -> list[Any]:
-    """Each package on each backend. The markers say which of them run each time."""
+    """Return each package on each backend. The markers say which of them run each time."""
     parameters = []
     for suite in SUITES:
         for backend in ALL:

@@ -288,7 +288,7 @@ def test_what_would_not_open_is_not_encrypted(engine: Any) -> None:
 
 
 def token(flags: int, packed: bytes) -> str:
-    """A token with a valid encryption around anything."""
+    """Return a token with a valid encryption around anything."""
     record_id = os.urandom(20)
     encrypted = conf.key_ring().encrypt(cookie._context(record_id.hex()), flags, packed)
     return cookie._text(record_id + encrypted)

@@ -18,12 +18,12 @@ ALPHABET = string.ascii_letters + string.digits + "-_"
 
 
 def value(size: int) -> str:
-    """A value of that size, in which no two places look alike."""
+    """Return a value of that size, in which no two places look alike."""
     return "".join(f"{number:07d}_" for number in range(size // 8 + 1))[:size]
 
 
 def room(name: str, number: int) -> int:
-    """The longest value that this many cookies can carry, counted by hand."""
+    """Return the longest value that this many cookies can carry, counted by hand."""
     if number == 1:
         return LIMIT - len(name)
     prefix = len(f"{number}.")

@@ -174,7 +174,7 @@ def token() -> str:
 
 
 def written() -> dict[str, bytes]:
-    """What the package writes today, in place of the vectors."""
+    """Return what the package writes today, in place of the vectors."""
     with override_settings(SECRET_KEY=PREVIOUS_SECRET, SECRET_KEY_FALLBACKS=[]):
         previous = encrypted(LOGIN)
     return {
@@ -292,7 +292,8 @@ def test_parts_of_a_cookie() -> None:
 
 
 def decrypted(secret: str, bound_to: str, payload: bytes) -> bytes:
-    """What a payload holds, by what the documentation says of it and with none of the package."""
+    """Return what a payload holds, by what the documentation says of it and with none of the
+    package."""
     head, nonce, rest = payload[:6], payload[6:18], payload[18:]
     key = HKDF(SHA256(), 32, salt=None, info=b"django_sessionstores payload").derive(
         secret.encode()

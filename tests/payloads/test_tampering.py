@@ -41,7 +41,7 @@ def stored(engine: Any, **data: Any) -> str:
 
 
 def request(key: str, path: str = "/read/") -> tuple[Any, list[str]]:
-    """The response of Django, whole, to a request with this cookie; and what was logged."""
+    """Return the response of Django, whole, to a request with this cookie; and what was logged."""
     browser = Client()
     browser.cookies[COOKIE] = key
     with suspicious_messages() as messages:
@@ -64,7 +64,7 @@ class Trap:
 
 @pytest.fixture
 def trap(tmp_path: Path) -> Iterator[bytes]:
-    """A pickle that must not be loaded; the test fails where it was."""
+    """Yield a pickle that must not be loaded; the test fails where it was."""
     trace = tmp_path / "executed"
     pickled = pickle.dumps(Trap(trace))
     pickle.loads(pickled)  # It works.
@@ -184,7 +184,7 @@ def assert_reads_as_empty(engine: Any, key: str, what: object) -> None:
 
 
 def each_place(engine: Any, key: str) -> Iterator[tuple[Place, bytes]]:
-    """Each store of the session with what it holds, in turn the one that is asked first."""
+    """Yield each store of the session with what it holds, in turn the one that is asked first."""
     for place in places(engine, session_id(key)):
         original = place.read()
         yield place, original

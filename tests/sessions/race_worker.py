@@ -23,7 +23,7 @@ MOST_TRIES = 100
 
 
 def write_rounds(engine: Any, key: str, rounds: int, writer: int) -> list[str]:
-    """One key for each round, each in a request of its own; the keys answered as saved.
+    """Save one key for each round, each in its own request; return the keys that were saved.
 
     What the engine refuses, for a conflict or because the store is busy, is tried again, as the
     visitor would.

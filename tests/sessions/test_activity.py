@@ -32,7 +32,7 @@ def prefix(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def listing(engine: Any) -> Any:
-    """An engine that can list."""
+    """Return an engine that can list."""
     if not engine.storage.lists:
         pytest.skip(f"{engine.id} declares that it cannot list")
     return engine

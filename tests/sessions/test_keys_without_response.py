@@ -67,7 +67,7 @@ def _rotating(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def browser() -> Client:
-    """A browser that is logged in since two hours."""
+    """Return a browser that signed in two hours ago."""
     client = Client()
     with at(now() - 2 * HOUR):
         client.get("/login/ada/")

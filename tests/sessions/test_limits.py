@@ -170,7 +170,7 @@ def test_expired_sessions_do_not_count(engine: Any) -> None:
 
 
 def log_in(engine: Any, number: int, key: str | None = None) -> Any:
-    """A session of user 1 if it was let in, over the visitor's if there is a key."""
+    """Return a session of user 1 if it was let in, over the visitor's if there is a key."""
     session = Twin(engine.SessionStore(key), bool(number % 2))
     if key is not None:
         session.cycle_key()

@@ -47,7 +47,7 @@ def replace(request: HttpRequest) -> HttpResponse:
 
 
 def give_up(request: HttpRequest) -> HttpResponse:
-    """A view that fails after it has changed the key and deleted the old one."""
+    """Change the key, delete the old one, and fail."""
     old = request.session.session_key
     request.session.cycle_key()
     request.session.delete(old)
@@ -55,13 +55,13 @@ def give_up(request: HttpRequest) -> HttpResponse:
 
 
 def rotate_before_an_outage(request: HttpRequest) -> HttpResponse:
-    """A view whose store stops answering after it has stored another key."""
+    """Store another key, and fail as if the store had stopped answering."""
     request.session.cycle_key()
     raise StorageUnavailable("no route to the store")
 
 
 def log_in_and_replace(request: HttpRequest, does: str) -> HttpResponse:
-    """A view that logs its user in again, and puts another object for the new key in place."""
+    """Log the user in again, and put another object for the new key in place."""
     login(request, get_user_model()._default_manager.get(username="ada"))
     if does in ("save", "fail"):
         request.session.save()
@@ -124,7 +124,7 @@ def stored(engine: Any) -> Callable[..., Any]:
 
 @pytest.fixture
 def in_request() -> Iterator[None]:
-    """What the test does is done by one request. Otherwise each object stands for a request."""
+    """Do everything in the test in one request. Otherwise each object counts as a request."""
     set_urlconf(__name__)
     yield
     set_urlconf(None)

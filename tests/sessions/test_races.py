@@ -53,7 +53,7 @@ class Request:
 
     @property
     def key(self) -> str | None:
-        """What the browser holds after it."""
+        """Return what the browser holds after it."""
         return self.session.session_key
 
 
@@ -87,7 +87,8 @@ class Race:
     def run(
         self, view_a: Callable[[Any], object], view_b: Callable[[Any], object], stop: int
     ) -> tuple[Request, Request, str | None]:
-        """A with B at A's stop of this number; and where that was, None where A had fewer."""
+        """Run A, with B at the stop of A with this number; return that stop, or None if A had
+        fewer."""
         a, b = (Request(self.session(self.key), view) for view in (view_a, view_b))
         stops, where = 0, None
 
@@ -118,7 +119,8 @@ def at_each_stop(
     cold: bool = False,
     started: int | None = None,
 ) -> Iterator[tuple[Race, Request, Request, str]]:
-    """The outcome of the race for each stop that A has; at least two, or it tested nothing."""
+    """Yield the outcome of the race for each stop that A has; at least two, or it tested
+    nothing."""
     for stop in range(MOST_STOPS):
         race = Race(engine, awaited, start, cold, started)
         a, b, where = race.run(view_a, view_b, stop)
@@ -130,7 +132,7 @@ def at_each_stop(
 
 
 def setting(**data: Any) -> Callable[[Any], object]:
-    """A view that reads the session and sets keys in it."""
+    """Return a view that reads the session and sets keys in it."""
     return lambda session: (session.get("x"), session.update(data))
 
 
@@ -144,7 +146,7 @@ def log_out(session: Any) -> None:
 
 
 def nest(key: str) -> Callable[[Any], object]:
-    """A view that changes a dict in the session in place."""
+    """Return a view that changes a dict in the session in place."""
     return lambda session: session.get(key).update(n=1)
 
 
@@ -220,8 +222,10 @@ def test_login_during_save(engine: Any, awaited: bool) -> None:
 
 
 def assert_logged_in(race: Race, *logins: tuple[Request, dict[str, Any]], where: str) -> None:
-    """Each as its own user. A login that began after the other one had ended found the session
-    moved, and began with an empty one; the data of the session is with the first, at least."""
+    """Assert that each login has the session of its own user.
+
+    A login that began after the other one had ended found the session rotated and began with an
+    empty one, so only the first login must have the data of the session."""
     found = [race.data(login.key) for login, _ in logins]
     for data, (_, user) in zip(found, logins, strict=True):
         assert data in ({"old": 0, **user}, user), where
@@ -385,7 +389,7 @@ def test_another_request_during_an_end(engine: Any, awaited: bool, view: Any) ->
 
 
 def rounds_of(engine: Any) -> int:
-    """How often each writer saves.
+    """Return how often each writer saves.
 
     A lock of the package that is missing somewhere is met by few saves out of many. A condition
     that is missing in what a server or a database is told is met by the first ones.
@@ -423,7 +427,7 @@ def test_many_threads(engine: Any) -> None:
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[list[subprocess.Popen[str]]]:
-    """Several processes; their start costs more than what one test has them do."""
+    """Yield several processes for all tests, because starting them costs more than a test."""
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.sessions.race_worker"],

@@ -435,7 +435,7 @@ def test_the_store_holds_no_way_to_the_new_key(engine: Any) -> None:
 
 
 def _old(session: Any) -> None:
-    """A view that reads, an hour after the login."""
+    """Read the session, as a request an hour after the login does."""
     session.get("old")
 
 

@@ -827,7 +827,7 @@ def test_a_login_is_merged_as_one(session: Open, stored: Any) -> None:
 
 
 def add(base: Any, mine: Any, theirs: Any) -> Any:
-    """A merge function for counters."""
+    """Return a merge function for counters."""
     return mine + theirs - (base or 0)
 
 

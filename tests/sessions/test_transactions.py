@@ -103,13 +103,13 @@ Undo = Callable[[], AbstractContextManager[None]]
     params=[failed_view, set_rollback, inner_block, savepoint, old_savepoint, no_autocommit]
 )
 def undo(request: pytest.FixtureRequest, alias: str) -> Undo:
-    """A block whose writes are rolled back, in the database that the sessions are in."""
+    """Return a block whose writes are rolled back, in the database that the sessions are in."""
     return lambda: request.param(alias)
 
 
 @pytest.fixture
 def alias(engine: Any) -> str:
-    """The database that the sessions, or their registry, are in."""
+    """Return the database that the sessions, or their registry, are in."""
     return next(
         (
             part.connection().alias
@@ -484,7 +484,7 @@ def test_a_flush_that_was_committed_is_told_although_a_later_one_is_rolled_back(
 
 @pytest.fixture
 def told() -> Iterator[list[tuple[str, str]]]:
-    """The kind and the id of each session that was created or ended, as signals tell it."""
+    """Yield the kind and the id of each session that was created or ended, as signals tell it."""
     heard = list[tuple[str, str]]()
 
     def created(session_id: str, **facts: Any) -> None:
@@ -900,7 +900,7 @@ def test_what_others_save_before_the_commit_comes_along_to_the_new_key(engine: A
 
 @pytest.fixture
 def repeatable_read(engine: Any, alias: str) -> Iterator[Any]:
-    """The connection, whose transactions see what was there when they began."""
+    """Yield the connection, whose transactions see what was there when they began."""
     connection = connections[alias]
     options = connection.settings_dict.setdefault("OPTIONS", {})
     before = dict(options)
@@ -914,7 +914,7 @@ def repeatable_read(engine: Any, alias: str) -> Iterator[Any]:
 
 @contextmanager
 def snapshot(connection: Any) -> Iterator[None]:
-    """A transaction that has read before others write."""
+    """Open a transaction that has read before others write."""
     with transaction.atomic(connection.alias):
         connection.cursor().execute("SELECT COUNT(*) FROM django_sessionstores_storedsession")
         yield

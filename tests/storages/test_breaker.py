@@ -41,14 +41,14 @@ def breaker() -> Breaker:
 
 
 def fail(breaker: Breaker, time: Clock, seconds: float = 2 * SLOW) -> None:
-    """A call that fails after some seconds."""
+    """Make a call that fails after some seconds."""
     began = breaker.begin()
     time.now += seconds
     breaker.failed(began, "The server did not answer.")
 
 
 def is_refused(breaker: Breaker, *, may_wait: bool = False) -> bool:
-    """Whether a call that begins now is answered at once; it does not end."""
+    """Return whether a call that begins now is answered at once; it does not end."""
     try:
         breaker.begin(may_wait=may_wait)
     except StorageUnavailable:

@@ -69,7 +69,7 @@ def impatient(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The calls that have reached a client, by the names of its methods."""
+    """Return the calls that have reached a client, by the names of its methods."""
     reached: list[str] = []
 
     def count(owner: Any, name: str) -> None:
@@ -91,7 +91,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @contextmanager
 def later(times: int = 1) -> Iterator[None]:
-    """The time at which a server that hangs may be tried again; or for the second time."""
+    """Move the clock to when a server that hangs may be tried again, or a second time."""
     with clock.use(monotonic=lambda: monotonic() + times * RETRY):
         yield
 

@@ -58,7 +58,7 @@ def patiently(call: Callable[[], Any]) -> Any:
 
 
 def purge_all(engine: Any) -> int:
-    """How many a purge removes until it says that there is nothing left."""
+    """Return how many a purge removes until it says that there is nothing left."""
     total = 0
     while removed := patiently(lambda: engine.storage.purge(now(), 10)):
         total += removed

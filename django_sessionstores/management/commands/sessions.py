@@ -178,11 +178,11 @@ class Command(BaseCommand):
         keys = cache_keys.keys_besides_sessions(alias)
         try:
             number, removed = keys.count(), 0
-            which = f"{quantity(number, 'key')} of {keys.describe()}"
+            content = f"{quantity(number, 'key')} of {keys.describe()}"
             if dry_run and not json:
-                self.terminal.say(f"Would remove {which}, and no session.")
+                self.terminal.say(f"Would remove {content}, and no session.")
             elif not dry_run:
-                if interactive and not self.terminal.confirm(f"Remove {which}, and no session?"):
+                if interactive and not self.terminal.confirm(f"Remove {content}, and no session?"):
                     raise CommandError("Nothing was removed.")
                 removed = keys.remove_all()
         except StorageUnavailable as error:
@@ -269,16 +269,16 @@ class Command(BaseCommand):
     # --- Steps of ending -------------------------------------------------------------------
 
     def _is_end_confirmed(
-        self, number: int, whose: str, *, dry_run: bool, interactive: bool, **options: Any
+        self, number: int, owner: str, *, dry_run: bool, interactive: bool, **options: Any
     ) -> bool:
         """Return whether to end these sessions, and ask if need be.
 
-        ``whose`` follows the number of sessions in the messages. Raises ``CommandError`` if there
+        ``owner`` follows the number of sessions in the messages. Raises ``CommandError`` if there
         is nothing to end, or if the answer is no.
         """
         if number < 1:
-            raise CommandError(f"There is no live session{whose} to end.")
-        sessions = f"{quantity(number, 'session')}{whose}"
+            raise CommandError(f"There is no live session{owner} to end.")
+        sessions = f"{quantity(number, 'session')}{owner}"
         if dry_run:
             self.terminal.say(f"Would end {sessions}.")
         elif interactive and not self.terminal.confirm(f"End {sessions}?"):

@@ -39,7 +39,7 @@ def _no_registry() -> checks.Warning:
             _(
                 "Without a registry, no session can be ended. A cookie that was copied "
                 "before a logout works until it expires. A new password and a deactivation "
-                "are noticed only where Django asks for the user. Of two requests that "
+                "are noticed only when Django asks for the user. Of two requests that "
                 "save at once, one loses its changes."
             )
         ),

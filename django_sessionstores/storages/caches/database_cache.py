@@ -299,7 +299,7 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
     ) -> Iterator[Record]:
         """Yield the readable live records after an id, in order of ids, without payloads.
 
-        Those that have expired by ``live_at`` are left out, but for the second in which it is.
+        Those that have expired by ``live_at`` are left out, except in the second of ``live_at``.
         """
         prefix = self._prefix()
         start = prefix + NAMESPACE

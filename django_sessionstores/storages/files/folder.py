@@ -85,7 +85,7 @@ class Folder:
     def require(self) -> None:
         """Raise `StorageUnavailable` if the folder is missing and was there, or cannot be made.
 
-        Before the first session there is no folder yet, which is not an outage. But where a write
+        Before the first session there is no folder yet, which is not an outage. But if a write
         could not make it, nobody knows whether there are sessions: a permission may be wrong.
         """
         # Before the look: another thread may be about to make the first folder.

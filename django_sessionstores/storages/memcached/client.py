@@ -47,17 +47,17 @@ def translate_error(
     ``alias`` is that of the cache. ``arguments`` are those of the command, of which the first one
     is the data.
     """
-    said = b" ".join(arg for arg in error.args if isinstance(arg, bytes))
+    text = b" ".join(arg for arg in error.args if isinstance(arg, bytes))
     if isinstance(error, MemcacheServerError):
-        if b"too large" in said:
+        if b"too large" in text:
             return PayloadTooLarge(
                 f"The session takes {len(arguments[0])} bytes, more than memcached at {node} "
                 "keeps in one item. Store less in the session, or start memcached with a larger "
                 "-I (1 MB by default)."
             )
-        if b"out of memory" in said:
+        if b"out of memory" in text:
             return StorageFull(f"memcached at {node} has no memory left: give it more with -m")
-    reason = said.decode("ascii", "replace") or str(error)
+    reason = text.decode("ascii", "replace") or str(error)
     option = "['OPTIONS']['tls_context']" if isinstance(error, SSLError) else "['LOCATION']"
     return StorageUnavailable(
         f"memcached at {node}: {type(error).__name__}: {reason}. Look at "

@@ -63,13 +63,13 @@ def read_lines(connection: socket.socket, count: int) -> list[bytes]:
 
     Raises an error of the client or of the socket.
     """
-    said = b""
-    while said.count(b"\r\n") < count:
+    reply = b""
+    while reply.count(b"\r\n") < count:
         piece = connection.recv(4096)
         if not piece:
             raise MemcacheUnexpectedCloseError
-        said += piece
-    *lines, rest = said.split(b"\r\n", count)
+        reply += piece
+    *lines, rest = reply.split(b"\r\n", count)
     if rest:
         raise MemcacheError(f"{rest!r} after the last answer")
     return lines

@@ -153,7 +153,7 @@ class Nodes:
             pool.release(client)
         except FAILURES as error:
             failure = translate_error(error, name, self.alias, arguments)
-            # A pool that is used up is no answer of the node, and fails at once.
+            # A pool that is used up fails at once and is not an answer of the node.
             if not isinstance(error, RuntimeError):
                 breaker.failed(began, failure)
             raise failure from error

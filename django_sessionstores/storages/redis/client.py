@@ -299,21 +299,21 @@ class Server:
             f"+@connection +info ~{self._cache.make_key(NAMESPACE)}*"
         )
 
-    def _cure(self, error: Exception, said: str) -> str:
+    def _cure(self, error: Exception, text: str) -> str:
         """Return what to do about an error, as a sentence; empty if the error itself says it."""
         entry = f"CACHES[{self._alias!r}]"
         # An error of a command in a script hides its code in the text.
-        if isinstance(error, NoPermissionError) or "user executing the script" in said:
+        if isinstance(error, NoPermissionError) or "user executing the script" in text:
             return self._rights_to_give()
         # The server names HELLO, the first command, if that comes without a password.
         if isinstance(error, AuthenticationError):
             return f"Correct the user name and the password in {entry}['LOCATION'] or ['OPTIONS']."
-        if "HELLO" in said or "NOPROTO" in said:
+        if "HELLO" in text or "NOPROTO" in text:
             return (
                 "The server is older than Redis 6: add protocol=2 to the options of the "
                 f"connection pool in {entry}['OPTIONS']."
             )
-        if "DB index" in said:
+        if "DB index" in text:
             pool = getattr(self._client, "connection_pool", None)
             number = getattr(pool, "connection_kwargs", {}).get("db", "")
             return (
@@ -322,7 +322,7 @@ class Server:
             )
         if isinstance(error, ReadOnlyError):
             return f"Put the address of the primary first in {entry}['LOCATION']."
-        if "CERTIFICATE" in said:
+        if "CERTIFICATE" in text:
             return f"Set ssl_ca_certs of the connection pool in {entry}['OPTIONS']."
         if isinstance(error, MaxConnectionsError):
             return f"Raise max_connections of the connection pool in {entry}['OPTIONS']."
@@ -376,16 +376,16 @@ class Server:
         if breaker is not None and isinstance(error, ResponseError):
             breaker.answered()
         # A server quotes what it does not know, including a password or a payload.
-        said, quotes, _ = str(error).partition(", with args")
-        if "WRONGTYPE" in said:
+        text, quotes, _ = str(error).partition(", with args")
+        if "WRONGTYPE" in text:
             raise UnreadablePayload("its key in Redis holds something else") from None
-        if cure := self._cure(error, said):
-            said = f"{said.rstrip('.')}. {cure}"
+        if cure := self._cure(error, text):
+            text = f"{text.rstrip('.')}. {cure}"
         # Before Redis 7, an error in a script hides its code in the text.
-        is_full = isinstance(error, OutOfMemoryError) or "OOM command" in said
+        is_full = isinstance(error, OutOfMemoryError) or "OOM command" in text
         failure = StorageFull if is_full else StorageUnavailable
-        message = f"{self.describe()}: {type(error).__name__}: {said}"
-        # A pool that is used up is no answer of the server, and fails at once.
+        message = f"{self.describe()}: {type(error).__name__}: {text}"
+        # A pool that is used up fails at once and is not an answer of the server.
         if breaker is not None and not isinstance(error, ResponseError | MaxConnectionsError):
             breaker.failed(began, f"{message.rstrip('.')}.")
         raise failure(message) from (None if quotes else error)

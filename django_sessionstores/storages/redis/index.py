@@ -180,15 +180,15 @@ class SessionIndex:
         for site, number in counts.items():
             if not number:
                 continue  # A range from -0 would be the whole set.
-            listed, _ = self._keys(site)
+            key, _ = self._keys(site)
             if live <= limit:
-                names += yield Call(self._server, "ask", ("ZRANGE", listed, -number, -1))
+                names += yield Call(self._server, "ask", ("ZRANGE", key, -number, -1))
                 continue
             # Not ZRANDMEMBER, which Redis has since 6.2 and which returns expired members as well.
-            end = yield Call(self._server, "ask", ("ZCARD", listed))
+            end = yield Call(self._server, "ask", ("ZCARD", key))
             first = max(0, end - number)
             ranks = random.sample(range(first, end), min(limit * number // live, end - first))
-            commands = [("ZRANGE", listed, rank, rank) for rank in sorted(ranks)]
+            commands = [("ZRANGE", key, rank, rank) for rank in sorted(ranks)]
             names += chain.from_iterable((yield Call(self._server, "ask_all", (commands,))))
         found = yield from self._find([Member.parse(each, b"") for each in names if each])
         return [each for each in found if each and each.is_live(now)], live <= limit

@@ -140,10 +140,10 @@ class RegisteredStorage(ComposedStorage):
         if expires <= base.expires:
             # Only the activity moves, which lists take from the registry.
             entry = entry_of(base)
-            listed: bool = yield Call(
+            is_touched: bool = yield Call(
                 self.registry, "touch", (entry, entry.expires, last_activity, now)
             )
-            return listed
+            return is_touched
         times = (expires, last_activity, now)
         touched: bool = yield Call(self.data, "touch", (without_entry(base), *times))
         return touched and (yield Call(self.registry, "touch", (entry_of(base), *times)))

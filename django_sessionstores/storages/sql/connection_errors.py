@@ -49,13 +49,13 @@ def connection_error(connection: BaseDatabaseWrapper, error: Exception) -> str |
     """
     if connection.connection is not None:
         return None
-    said = " ".join(str(error).split()).rstrip(".")
+    text = " ".join(str(error).split()).rstrip(".")
     if connection.vendor == "sqlite":
-        said = f"{said}: {connection.settings_dict['NAME']}"
-    found = (parts for words, parts in _CAUSES if re.search(words, said, re.IGNORECASE))
+        text = f"{text}: {connection.settings_dict['NAME']}"
+    found = (parts for words, parts in _CAUSES if re.search(words, text, re.IGNORECASE))
     server = "" if connection.vendor == "sqlite" else ", and whether the server runs"
     return (
         f"The database {connection.alias!r} ({connection.vendor}) cannot be connected to "
-        f"({type(error).__name__}: {said}). Look at "
+        f"({type(error).__name__}: {text}). Look at "
         f"DATABASES[{connection.alias!r}]{next(found, '')}{server}."
     )

@@ -172,8 +172,8 @@ class LimitedCursor:
             self._breaker.failed(self._began, unopened)
         elif not self._may_wait:
             # The client may have a limit of its own, which is shorter.
-            said = self._late() if was_cut_off else f"{self._database}: {summary_of(error)}."
-            self._breaker.failed(self._began, said)
+            reason = self._late() if was_cut_off else f"{self._database}: {summary_of(error)}."
+            self._breaker.failed(self._began, reason)
 
     def _late(self) -> str:
         return (

@@ -251,8 +251,8 @@ class DatabaseStorage(TableStorage[Statements]):
                 expires=int(expires), pk__gte=last_id
             )
         with _errors_of(self.connection()):
-            listed = rows.values_list(*LIST_FIELDS, Length("payload"))
-            found = list(listed.order_by("-expires", "-pk")[: limit + 1])
+            columns = rows.values_list(*LIST_FIELDS, Length("payload"))
+            found = list(columns.order_by("-expires", "-pk")[: limit + 1])
         records = [
             replace(record_of((row[0], b"", *row[1:])), size=row[-1]) for row in found[:limit]
         ]

@@ -293,7 +293,7 @@ def _audit_signals(world: World) -> None:
     signals, known = world.model.signals, world.model.known_ids
     ends = [(signals.known_id(each, known), reason) for each, reason in signals.ends]
     for life in world.model.lives:
-        told = [reason for session_id, reason in ends if session_id in life.ids]
+        sent_reasons = [reason for session_id, reason in ends if session_id in life.ids]
         endings = [each for each in life.endings if each.reason != "expired"]
         certain = [each for each in endings if each.acked is not None]
         # After a login, the next session ends instead. After an expiry, none does.
@@ -308,26 +308,26 @@ def _audit_signals(world: World) -> None:
             reasons |= {"logout", "replaced"}
         first = next((key.id for key in life.keys.values()), None)
         later = life.ids - {first}
-        if later & signals.creations and "password" in told:
+        if later & signals.creations and "password" in sent_reasons:
             # A parallel request found that the user has a new password, and ended the session
             # before the request that set the password saved. That one began another session.
-            told.remove("password")
+            sent_reasons.remove("password")
         enders = sum(each.name in _ENDING for each in requests)
         if life.was_there_before and enders > 1:
             # If two requests remove a session from a previous backend, either may be the first one
             # or find that the other one was.
-            told, may_be_silent = told[:1], True
+            sent_reasons, may_be_silent = sent_reasons[:1], True
         if life.ids & signals.early:
-            told = told[-1:]
+            sent_reasons = sent_reasons[-1:]
         if world.config.rotates_in_two_steps:
             # The record that a rotation stores first may be ended, and then stored again.
-            told = list(dict.fromkeys(told))
+            sent_reasons = list(dict.fromkeys(sent_reasons))
         name = f"afterwards: the end of session {life.number}"
-        if len(told) > 1:
-            _broken(world, 10, f"{name} was told {len(told)} times: {told}")
-        elif told and not endings and not world.model.may_be_evicted(life):
-            _broken(world, 10, f"{name} was told ({told[0]}), and did not happen")
-        elif certain and not told and not may_be_silent and not _may_be_untold(world, life):
+        if len(sent_reasons) > 1:
+            _broken(world, 10, f"{name} was told {len(sent_reasons)} times: {sent_reasons}")
+        elif sent_reasons and not endings and not world.model.may_be_evicted(life):
+            _broken(world, 10, f"{name} was told ({sent_reasons[0]}), and did not happen")
+        elif certain and not sent_reasons and not may_be_silent and not _may_be_untold(world, life):
             _broken(world, 10, f"{name} was not told ({certain[0].reason})")
-        elif told and endings and told[0] not in reasons:
-            _broken(world, 10, f"{name} was told as {told[0]}, and was {endings[0].reason}")
+        elif sent_reasons and endings and sent_reasons[0] not in reasons:
+            _broken(world, 10, f"{name} was told as {sent_reasons[0]}, and was {endings[0].reason}")

@@ -154,14 +154,14 @@ def _check_function(path: str) -> None:
             )
         raise ValueError(problem) from error
     except Exception as error:
-        raise ValueError(f"{path!r} cannot be imported: {_told(error)}") from error
+        raise ValueError(f"{path!r} cannot be imported: {_summary_of(error)}") from error
     if not callable(function):
         raise ValueError(f"{path!r} is {function!r}, and must be a function.")  # noqa: TRY004
     try:
         storage = function()
     except Exception as error:
         raise ValueError(
-            f"{path!r} fails when it is called without arguments: {_told(error)}"
+            f"{path!r} fails when it is called without arguments: {_summary_of(error)}"
         ) from error
     if not isinstance(storage, Storage):
         kind = "the class " if isinstance(storage, type) else ""
@@ -171,7 +171,7 @@ def _check_function(path: str) -> None:
         )
 
 
-def _told(error: Exception) -> str:
+def _summary_of(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 

@@ -207,8 +207,8 @@ class Model(Judge):
         child = request.repeated_login
         joins = pk is None or (child is not None and not self.may_be_evicted(child))
         if own is None and joins and request.has_superseded_key(self._world.time - _GRACE_AT):
-            told = f"{request}: under a superseded key it has stored another session"
-            self._broken(11 if pk is None else 15, told)
+            message = f"{request}: under a superseded key it has stored another session"
+            self._broken(11 if pk is None else 15, message)
         if own is None or pk is not None:
             life = self._born(request, pk, now)
             is_uncertain = own is not None and _is_hash_uncertain(self._world, own, request)

@@ -35,7 +35,7 @@ def site(config: Config) -> Iterator[Callable[[], World]]:
         internals.forget_storages()
         return world
 
-    def told(signal: Any, **facts: Any) -> None:
+    def note_signal(signal: Any, **facts: Any) -> None:
         current[0].note_signal(signal, **facts)
 
     keys = random.Random(0)  # noqa: S311 - must be repeatable, not secret
@@ -49,8 +49,8 @@ def site(config: Config) -> Iterator[Callable[[], World]]:
         stack.enter_context(internals.no_event_loop())
         for name in SIGNALS:
             signal = getattr(signals, name)
-            signal.connect(told, weak=False)
-            stack.callback(signal.disconnect, told)
+            signal.connect(note_signal, weak=False)
+            stack.callback(signal.disconnect, note_signal)
         logging.disable(logging.CRITICAL)
         stack.callback(logging.disable, disabled)
         stack.callback(recording.run_in, None)

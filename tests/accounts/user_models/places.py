@@ -502,7 +502,7 @@ def inventory() -> None:
 
 
 def login_again() -> None:
-    """The same user signs in again, and another one in the same browser."""
+    """Sign in the same user again, and another user in the same browser."""
     one, other = someone(0), someone(1)
     one.client.force_login(one.user)
     assert Inventory().count(user=one.user) == 1

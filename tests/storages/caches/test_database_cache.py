@@ -289,7 +289,7 @@ COLLATIONS = {
 
 @contextmanager
 def sorted_by(connection: Any, collation: str) -> Iterator[None]:
-    """The keys of the table are in the order of some language."""
+    """Sort the keys of the table in the order of some language."""
     if connection.vendor == "sqlite":
         yield
         return
@@ -316,7 +316,7 @@ def sorted_by(connection: Any, collation: str) -> Iterator[None]:
 
 
 def listed(storage: Any, user_id: str | None = None, limit: int = 3) -> list[str]:
-    """The ids on all pages."""
+    """Return the ids on all pages."""
     found, cursor = [], ""
     for _ in range(100):
         records, cursor = storage.scan(cursor, limit, user_id)

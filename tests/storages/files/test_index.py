@@ -113,7 +113,7 @@ def test_a_folder_without_an_index_gets_one(storage: FileStorage, folder: Path) 
 
 @pytest.fixture
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """One for each time that all files are read for the index, which takes a while."""
+    """Return a list with an entry for each time that all files are read for the index."""
     begun: list[None] = []
     complete = IndexUpkeep._complete
 

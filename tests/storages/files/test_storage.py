@@ -77,7 +77,8 @@ def records_in(folder: Path) -> set[str]:
 
 
 def left_in(folder: Path) -> list[str]:
-    """What is there besides the index of users, which says that it is complete and no more."""
+    """Return what is there besides the index of users, which says that it is complete and no
+    more."""
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
     return sorted(found - {"users", "users/.complete"})
 
@@ -453,7 +454,8 @@ def test_nobody_is_signed_out_by_a_missing_folder(
 
 @contextmanager
 def as_another_user() -> Iterator[Path]:
-    """A folder that all may read and only its owner may change; this process is not the owner."""
+    """Yield a folder that all may read and only its owner may change; this process is not the
+    owner."""
     with TemporaryDirectory() as name:
         place = Path(name, "place")
         place.mkdir()
@@ -472,7 +474,7 @@ def as_another_user() -> Iterator[Path]:
 
 @contextmanager
 def storage_in(kind: str, place: Path) -> Iterator[FileStorage]:
-    """The storage of the engine, or of the cache, with its folder in ``place``."""
+    """Yield the storage of the engine, or of the cache, with its folder in ``place``."""
     backend = "django.core.cache.backends.filebased.FileBasedCache"
     caches = {"default": {"BACKEND": backend, "LOCATION": place}}
     with override_settings(SESSION_FILE_PATH=place, CACHES=caches):
@@ -868,7 +870,8 @@ def test_a_logout_needs_no_space(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def tiny_disk(path: Path) -> Iterator[Callable[[str], None]]:
-    """A file system of 64 kB at ``path``; gives a function that mounts it anew with options."""
+    """Mount a file system of 64 kB at ``path``, and yield a function that mounts it again with
+    options."""
 
     def mount(*options: str) -> None:
         done = subprocess.run(
@@ -1047,7 +1050,7 @@ def _open_locks() -> list[int]:
 
 
 def purge_all(storage: FileStorage, batch: int = 1000) -> list[int]:
-    """What each batch has removed, up to the 0 that ends it."""
+    """Return what each batch has removed, up to the 0 that ends it."""
     removed = [storage.purge(NOW, batch)]
     while removed[-1]:
         removed.append(storage.purge(NOW, batch))
@@ -1323,7 +1326,7 @@ def test_a_purge_leaves_strange_files_alone(storage: FileStorage, folder: Path) 
 
 
 def once(action: Callable[[], object]) -> Callable[[], None]:
-    """The action at its first call only, though it may lead to further ones."""
+    """Return the action at its first call only, though it may lead to further ones."""
     left = [action]
 
     def act() -> None:
@@ -1341,7 +1344,7 @@ def empty_shard(storage: FileStorage, folder: Path) -> Path:
 
 
 def _keeping_its_name(path: str) -> None:
-    """What network file systems do with a file that is removed while it is open."""
+    """Rename a file that is removed while it is open, as network file systems do."""
     os.rename(path, f"{path}.removed")
 
 
@@ -1395,7 +1398,7 @@ class Writer:
 
     @property
     def record_ids(self) -> set[str]:
-        """The records that are there after the operation."""
+        """Return the records that are there after the operation."""
         return {OTHER_ID} if self.creates else set()
 
     def write(self) -> None:

@@ -147,7 +147,7 @@ def kill(times: int) -> dict[str, Any]:
 
 
 def _litter(folder: Path) -> Iterator[Path]:
-    """What is neither a session nor the lock or the folder of one."""
+    """Yield what is neither a session nor the lock or the folder of one."""
     for shard in folder.glob("[0-9a-f][0-9a-f]"):
         names = {path.name for path in shard.iterdir()}
         sessions = {name for name in names if not name.startswith(".")}

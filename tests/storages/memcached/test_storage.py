@@ -83,7 +83,7 @@ def numbered(number: int) -> str:
 
 @contextmanager
 def storage_at(addresses: list[str], **entry: Any) -> Iterator[memcached.MemcachedStorage]:
-    """The storage in a cache with this entry in CACHES, under the alias "default"."""
+    """Yield the storage in a cache with this entry in CACHES, under the alias "default"."""
     entry = {"BACKEND": BACKEND, "LOCATION": addresses, **entry}
     with override_settings(CACHES={"default": entry}):
         storage = memcached.from_cache("default")
@@ -94,7 +94,7 @@ def storage_at(addresses: list[str], **entry: Any) -> Iterator[memcached.Memcach
 
 
 def client_of(service: Service, index: int = 0) -> Client:
-    """A client past the package, which sees what is on the wire."""
+    """Return a client past the package, which sees what is on the wire."""
     return Client((HOST, service.ports[index]), timeout=5, default_noreply=False)
 
 
@@ -110,14 +110,14 @@ def service(request: pytest.FixtureRequest) -> Service:
 
 @pytest.fixture
 def storage(service: Service) -> Iterator[memcached.MemcachedStorage]:
-    """An empty storage on shared servers."""
+    """Yield an empty storage on shared servers."""
     with storage_at(service.addresses) as storage:
         yield storage
 
 
 @pytest.fixture
 def raw(service: Service) -> Iterator[Client]:
-    """A client of the node that keeps the record ``"a" * 40``."""
+    """Yield a client of the node that keeps the record ``"a" * 40``."""
     with storage_at(service.addresses) as storage:
         address = storage._nodes.node_of("a" * 40)
     client = client_of(service, service.addresses.index(address))
@@ -164,7 +164,7 @@ def meter(service: Service) -> Iterator[Meter]:
 
 @pytest.fixture
 def session_class(service: Service, django_db_blocker: Any) -> Iterator[Any]:
-    """The cache engine on the service, its connections made."""
+    """Yield the cache engine on the service, its connections made."""
     from django_sessionstores.backends.cache import SessionStore
 
     entry = {"BACKEND": BACKEND, "LOCATION": service.addresses}
@@ -433,7 +433,7 @@ def test_a_tombstone_that_has_expired_takes_a_copy(storage: memcached.MemcachedS
 
 
 def ttl(client: Client, key: str = KEY) -> int:
-    """The seconds that the server still gives an item; -1 for ever, 0 where it has none."""
+    """Return the seconds that the server still gives an item; -1 for ever, 0 where it has none."""
     _, _, said = client.raw_command(f"mg {key} t").partition(b" t")
     return int(said or 0)
 
@@ -717,7 +717,7 @@ def test_an_outage_uses_up_no_place_in_the_pool() -> None:
 
 
 def on_node(storage: memcached.MemcachedStorage, address: str, skip: int = 0) -> str:
-    """The id of a session that belongs to the node."""
+    """Return the id of a session that belongs to the node."""
     ids = (numbered(n) for n in range(10_000))
     return [i for i in ids if storage._nodes.node_of(i) == address][skip]
 
@@ -888,7 +888,7 @@ def two_proxies() -> Iterator[tuple[Proxy, Proxy]]:
 
 @pytest.fixture
 def relayed() -> Iterator[tuple[Proxy, memcached.MemcachedStorage]]:
-    """A storage behind a proxy, connected, and empty."""
+    """Yield a storage behind a proxy, connected, and empty."""
     server = shared_service(Memcached)
     client = client_of(server)
     client.flush_all()
@@ -902,7 +902,8 @@ def relayed() -> Iterator[tuple[Proxy, memcached.MemcachedStorage]]:
 
 @pytest.fixture
 def other() -> Iterator[Client]:
-    """A client of the server behind the proxy, which passes by both the proxy and the package."""
+    """Yield a client of the server behind the proxy, which passes by both the proxy and the
+    package."""
     client = client_of(shared_service(Memcached))
     yield client
     client.close()
@@ -1016,7 +1017,7 @@ def tombstone_of(base: Record) -> Record:
 def rotating(
     relayed: tuple[Proxy, memcached.MemcachedStorage],
 ) -> Iterator[tuple[Proxy, memcached.MemcachedStorage, Record, Client]]:
-    """A storage behind a proxy, a record that it has read, and a client past the proxy."""
+    """Yield a storage behind a proxy, a record that it has read, and a client past the proxy."""
     proxy, storage = relayed
     base = stored(storage)
     proxy.commands.clear()
@@ -1165,7 +1166,7 @@ def test_a_tombstone_is_padded_to_the_byte(size: int) -> None:
 
 
 def beside(storage: memcached.MemcachedStorage, one: str, other: str) -> bool:
-    """Whether both ids belong to one node."""
+    """Return whether both ids belong to one node."""
     return storage._nodes.node_of(one) == storage._nodes.node_of(other)
 
 

@@ -84,7 +84,7 @@ def loop() -> Iterator[Loop]:
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What was sent to a thread since the first command, which makes the blocking client."""
+    """Return what was sent to a thread since the first command, which makes the blocking client."""
     sent: list[Any] = []
     in_thread = redis_client.in_thread
 
@@ -98,7 +98,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loop is trusted to stay from its first command."""
+    """Trust a loop to stay from its first command on."""
     monkeypatch.setattr(redis_loops, "LOOP_TRIAL", 0)
 
 
@@ -106,7 +106,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def storage(
     request: pytest.FixtureRequest, at_once: None, loop: Loop
 ) -> Iterator[redis.RedisStorage]:
-    """An empty storage through either adapter, connected."""
+    """Yield an empty storage through either adapter, connected."""
     shared_service(Redis).cli("flushall")
     with storage_at(shared_service(Redis).url(), request.param) as storage:
         # In a thread, as it looks at each key of the server.
@@ -188,7 +188,7 @@ def test_a_closed_storage_lets_go_of_them(
 
 
 def clients_of(storage: redis.RedisStorage) -> int:
-    """How many connections the server has with the loops of this process."""
+    """Return how many connections the server has with the loops of this process."""
     return len(storage._server._loops)
 
 

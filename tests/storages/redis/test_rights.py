@@ -38,7 +38,7 @@ def user_with(server: Redis, rights: str) -> None:
 
 
 def calls(server: Redis) -> dict[str, tuple[int, int]]:
-    """How often each command ran, also in scripts, and how often it was refused."""
+    """Return how often each command ran, also in scripts, and how often it was refused."""
     found = re.findall(
         r"cmdstat_(\S+?):calls=(\d+),.*rejected_calls=(\d+)", server.cli("info", "commandstats")
     )
@@ -46,7 +46,7 @@ def calls(server: Redis) -> dict[str, tuple[int, int]]:
 
 
 def contract_of(storage: RedisStorage, server: Redis) -> type[unittest.TestCase]:
-    """Each operation of a storage, and those that only Redis has."""
+    """Return each operation of a storage, and those that only Redis has."""
 
     class Contract(StorageContract, unittest.TestCase):
         def setUp(self) -> None:

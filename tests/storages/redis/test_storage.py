@@ -95,7 +95,7 @@ def record(record_id: str = "a" * 40, **fields: Any) -> Record:
 def storage_at(
     location: str | Sequence[str], backend: str = REDIS_CACHE, **entry: Any
 ) -> Iterator[redis.RedisStorage]:
-    """The storage in a cache with this entry in CACHES, under the alias "default"."""
+    """Yield the storage in a cache with this entry in CACHES, under the alias "default"."""
     entry = {"BACKEND": backend, "LOCATION": location, **entry}
     with override_settings(CACHES={"default": entry}):
         storage = redis.from_cache("default")
@@ -115,7 +115,7 @@ def short_timeouts(backend: str) -> dict[str, Any]:
 
 @pytest.fixture(params=[DJANGO_REDIS, REDIS_CACHE], ids=["django-redis", "redis-cache"])
 def storage(request: pytest.FixtureRequest) -> Iterator[redis.RedisStorage]:
-    """An empty storage through either adapter."""
+    """Yield an empty storage through either adapter."""
     shared_service(Redis).cli("flushall")
     with storage_at(shared_service(Redis).url(), request.param) as storage:
         yield storage
@@ -123,7 +123,7 @@ def storage(request: pytest.FixtureRequest) -> Iterator[redis.RedisStorage]:
 
 @pytest.fixture
 def server() -> Iterator[Redis]:
-    """A server of the test's own, whose data survives a kill."""
+    """Yield a server of the test's own, whose data survives a kill."""
     with Redis(appendonly="yes", appendfsync="always") as server:
         yield server
 
@@ -133,14 +133,14 @@ def raw_client(server: Any = None) -> Client:
 
 
 def the_record() -> bytes:
-    """The key of the one record that the server holds."""
+    """Return the key of the one record that the server holds."""
     (key,) = [key for key in raw_client().keys("*") if b"{index}" not in key]
     return key
 
 
 @contextmanager
 def commands(server: Any = None) -> Iterator[list[str]]:
-    """The names of the commands that clients send meanwhile; filled in when the block ends.
+    """Yield a list that gets the names of all commands in the block, when the block ends.
 
     What scripts call is not on the wire and not in the list; what a new connection says is.
     """
@@ -160,7 +160,7 @@ def commands(server: Any = None) -> Iterator[list[str]]:
 
 
 def connections_made(server: Any = None) -> int:
-    """How many connections the server has accepted so far."""
+    """Return how many connections the server has accepted so far."""
     line = re.search(r"total_connections_received:(\d+)", _info(server))
     assert line is not None
     return int(line[1])
@@ -557,7 +557,8 @@ def test_a_copy_of_an_older_version_is_refused(
 
 @pytest.fixture
 def retrying(storage: redis.RedisStorage, monkeypatch: pytest.MonkeyPatch) -> redis.RedisStorage:
-    """A storage with a record of version 2, whose client gets each answer at the second try."""
+    """Return a storage with a record of version 2, whose client gets each answer at the second
+    try."""
     storage.create(record(), NOW)
     storage.update(record(version=2), record(), NOW)
     once = storage._server._client.execute_command
@@ -626,7 +627,7 @@ def test_a_rotation_of_a_deleted_session_stores_nothing(storage: redis.RedisStor
 
 @pytest.fixture
 def foreign(storage: redis.RedisStorage) -> redis.RedisStorage:
-    """A storage that holds a list in place of the record."""
+    """Return a storage that holds a list in place of the record."""
     storage.create(record(), NOW)
     key = the_record()
     raw_client().delete(key)
@@ -899,7 +900,7 @@ def test_a_save_after_a_logout_does_nothing(storage: redis.RedisStorage) -> None
 
 
 def listed(storage: redis.RedisStorage, user_id: str | None = None, limit: int = 2) -> list[str]:
-    """The ids of all sessions, from pages of this size."""
+    """Return the ids of all sessions, from pages of this size."""
     ids: list[str] = []
     cursor = ""
     while True:
@@ -919,7 +920,7 @@ def index_keys() -> list[bytes]:
 
 
 def members() -> list[int]:
-    """How many members the two sets of the index have, besides the empty ones."""
+    """Return how many members the two sets of the index have, besides the empty ones."""
     return [raw_client().zcard(key) - 1 for key in index_keys()]
 
 
@@ -1042,7 +1043,7 @@ def test_a_complete_index_is_not_made_again(storage: redis.RedisStorage) -> None
 
 
 def own(storage: redis.RedisStorage, letter: str, **fields: Any) -> Record:
-    """A record as the site stores it, with its mark."""
+    """Return a record as the site stores it, with its mark."""
     return record(letter * 40, site=storage.sites()[0], **fields)
 
 
@@ -1131,7 +1132,7 @@ def _store_without_index(storage: redis.RedisStorage) -> None:
 
 
 def _at_once(count: int, call: Callable[[], Any]) -> list[Any]:
-    """What some threads get that make the same call; an exception is what they get, too."""
+    """Return what some threads get that make the same call; an exception is what they get, too."""
     with ThreadPoolExecutor(count) as pool:
         futures = [pool.submit(call) for _ in range(count)]
         return [future.exception() or future.result() for future in futures]

@@ -8,7 +8,8 @@ from django_sessionstores.storages.registered.journal import MOST_BYTES, MOST_SA
 
 
 def saved(journal: Journal, version: int, at: int, cutoff: int, **changes: bytes) -> Journal:
-    """The journal after a save; each change under the name of its key, in place of a digest."""
+    """Return the journal after a save; each change under the name of its key, in place of a
+    digest."""
     named: Changes = tuple((key.encode(), change) for key, change in changes.items())
     return journal.add(Save(version, at, mark(version)), named, cutoff)
 
@@ -18,7 +19,7 @@ def mark(version: int) -> bytes:
 
 
 def since(journal: Journal, version: int) -> list[bytes] | None:
-    """The changes after a version; None where it is forgotten."""
+    """Return the changes after a version; None where it is forgotten."""
     found = journal.changes_since(version, mark(version))
     return None if found is None else [change.encrypted for change in found]
 

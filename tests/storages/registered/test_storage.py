@@ -306,7 +306,7 @@ def test_a_touch_of_an_ended_session(pair: RegisteredStorage, store: Any) -> Non
 
 
 def superseded(pair: RegisteredStorage, base: Record) -> bool:
-    """Whether the registry says of a session that it got another id."""
+    """Return whether the registry says of a session that it got another id."""
     entry = pair.registry.read(base.id)
     return entry is not None and entry.state is State.SUPERSEDED
 
@@ -318,7 +318,7 @@ SECRET = "card number"
 
 @pytest.fixture
 def hooks(pair: RegisteredStorage, monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
-    """What is to be done when the transaction of the registry commits. Only the registry has
+    """Return the calls to make when the transaction of the registry commits. Only the registry has
     one."""
     hooks: list[Callable[[], object]] = []
     monkeypatch.setattr(pair.registry, "in_transaction", lambda: True)
@@ -362,7 +362,7 @@ def encrypted(record_id: str, data: Any) -> bytes:
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged, which shows nothing of the sessions but ids."""
+    """Return what was logged, which shows nothing of the sessions but ids."""
     messages = [each.getMessage() for each in caplog.records]
     assert SECRET not in caplog.text
     assert all("Session " in each for each in messages)
@@ -982,7 +982,8 @@ def test_a_save_after_its_end_elsewhere_is_refused_or_unseen(engine: Any, key: s
 
 @pytest.fixture
 def stopped(engine: Any, key: str) -> str:
-    """The key of a session whose rotation was stopped before the data was moved, as by a signal."""
+    """Return the key of a session whose rotation was stopped before the data was moved, as by a
+    signal."""
     with (
         mock.patch.object(type(engine.storage.data), "rotate", side_effect=SystemExit(1)),
         pytest.raises(SystemExit),

@@ -28,7 +28,7 @@ def record(record_id: str = IDS[0], **fields: Any) -> Record:
 
 
 def table(site: cases.Engine) -> tuple[str, str]:
-    """The table of the sessions, and the part of a condition that names a row."""
+    """Return the table of the sessions, and the part of a condition that names a row."""
     if site.name == "db":
         return "django_sessionstores_storedsession", "id LIKE"
     return cases.CACHE_TABLE, "cache_key LIKE"

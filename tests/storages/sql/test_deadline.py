@@ -97,7 +97,7 @@ def is_open(line: Line) -> bool:
 
 
 def time_is_up(cursor: LimitedCursor) -> None:
-    """The watcher finds the deadline passed, or the cursor gone."""
+    """Let the watcher find that the deadline has passed, or that the cursor is closed."""
     cursor.deadline = 0
     deadline._watcher._cut_off(cursor)
 
@@ -184,7 +184,7 @@ def breaker(line: Line, monkeypatch: pytest.MonkeyPatch) -> Breaker:
 
 
 def end_slowly(line: Line, error: Exception, *, only_reads: bool = True) -> None:
-    """A statement that ends in an error after a second."""
+    """Run a statement that ends in an error after a second."""
 
     def execute() -> NoReturn:
         raise error
@@ -215,7 +215,7 @@ def test_a_connection_that_cannot_be_opened_counts_for_each_statement(
 
 
 def canceled() -> OperationalError:
-    """The error that Django makes of one of psycopg's."""
+    """Return the error that Django makes of one of psycopg's."""
     error = OperationalError("canceling statement due to statement timeout")
     error.__cause__ = Exception()
     error.__cause__.sqlstate = "57014"  # type: ignore[attr-defined]
@@ -435,7 +435,7 @@ def answered(line: Line) -> None:
 
 @pytest.fixture
 def watcher(monkeypatch: pytest.MonkeyPatch) -> deadline._Watcher:
-    """One whose thread has not been started yet."""
+    """Return a watcher whose thread has not been started yet."""
     watcher = deadline._Watcher()
     monkeypatch.setattr(deadline, "_watcher", watcher)
     return watcher

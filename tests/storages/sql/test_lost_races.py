@@ -109,7 +109,7 @@ def test_a_lost_race_without_autocommit_is_a_conflict(site: cases.Engine) -> Non
 
 
 def _waiting(site: cases.Engine) -> bool:
-    """Whether a statement waits for a lock."""
+    """Return whether a statement waits for a lock."""
     sql = "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     if connections[site.database].vendor == "mysql":
         sql = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"

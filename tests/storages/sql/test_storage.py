@@ -70,7 +70,7 @@ def next_version(record: Record, **fields: Any) -> Record:
 
 
 def stored(engine: Engine, **fields: Any) -> Record:
-    """A record that is in the database."""
+    """Return a record that is in the database."""
     record = a_record(**fields)
     assert engine.storage.create(record, NOW) == Updated(record)
     return record
@@ -81,7 +81,7 @@ def tombstone_of(record: Record) -> Record:
 
 
 def execute(engine: Engine, sql: str, *parameters: Any) -> Any:
-    """The first row that a statement of the test's own gives, if any."""
+    """Return the first row that a statement of the test's own gives, if any."""
     with connections[engine.database].cursor() as cursor:
         cursor.execute(sql, parameters or None)
         return cursor.fetchone() if cursor.description else None
@@ -89,7 +89,7 @@ def execute(engine: Engine, sql: str, *parameters: Any) -> Any:
 
 @contextmanager
 def other_connection(engine: Engine) -> Iterator[Any]:
-    """A second connection to the same database, in the same thread."""
+    """Yield a second connection to the same database, in the same thread."""
     other = connections[engine.database].copy()
     try:
         yield other
@@ -99,7 +99,7 @@ def other_connection(engine: Engine) -> Iterator[Any]:
 
 @pytest.fixture
 def own_connection(engine: Engine) -> Iterator[None]:
-    """What the test sets on the connection ends with it."""
+    """Close the connection after the test, so that its settings end with it."""
     yield
     connections[engine.database].close()
 
@@ -147,7 +147,7 @@ def test_the_columns_are_those_of_the_model() -> None:
 
 
 def first_words(engine: Engine, action: Callable[[], object]) -> list[str]:
-    """The statements of the action, BEGIN and COMMIT included, each by its first word."""
+    """Return the statements of the action, BEGIN and COMMIT included, each by its first word."""
     with CaptureQueriesContext(connections[engine.database]) as captured:
         action()
     return [query["sql"].split()[0] for query in captured]
@@ -203,7 +203,7 @@ def test_many_end_in_a_fixed_number_of_statements(engine: Engine) -> None:
 
 @pytest.fixture
 def neither_returns_nor_skips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A database that cannot return deleted rows and cannot leave out locked ones."""
+    """Have a database that cannot return deleted rows and cannot skip locked ones."""
     for name in ("returns_deleted", "skips_locked"):
         monkeypatch.setattr(table_storage, name, lambda connection: False)
 

@@ -328,7 +328,7 @@ def fail_a_reader(plant: pytest.MonkeyPatch) -> None:
 
 
 def go_on_with_what_has_ended(plant: pytest.MonkeyPatch) -> None:
-    """A save whose session is gone stores it under another key."""
+    """Let a save whose session has ended store it under another key."""
 
     def resolve_update(env: Any, state: Any, data: Any, outcome: Any) -> Flow[Any]:
         return conflicts.NextTry(New(SecretText(draw_key())), data)

@@ -56,7 +56,7 @@ def broken(line: str) -> list[str]:
 
 
 def storage() -> MemoryStorage:
-    """What a third party would hold to the simulation."""
+    """Return a storage such as a third party would test with the simulation."""
     return MemoryStorage(1000)
 
 
@@ -65,7 +65,7 @@ class _Unlisted(MemoryStorage):
 
 
 def unlisted() -> MemoryStorage:
-    """The same without a list, so that it takes a registry."""
+    """Return a storage without a list, which needs a registry."""
     return _Unlisted(1000)
 
 
@@ -82,7 +82,7 @@ FOUND: Final = 3
 
 
 def a_dict() -> dict[str, object]:
-    """A function that was mistaken for the one that returns the storage."""
+    """Return a dict instead of a storage."""
     return {}
 
 
@@ -92,12 +92,12 @@ def a_class() -> type[MemoryStorage]:
 
 
 def in_need(size: int) -> MemoryStorage:
-    """A storage that cannot be made without knowing its size."""
+    """Return a storage that cannot be made without knowing its size."""
     return MemoryStorage(size)
 
 
 def forgetful() -> MemoryStorage:
-    """A storage with a fault, which any program finds."""
+    """Return a storage with a fault, which any program finds."""
     return _Forgetful(1000)
 
 
