@@ -281,7 +281,8 @@ class Storage(Inspection):
 
         Records of other sites stay for another `LITTER_AGE`.
 
-        Callers repeat the call until it returns 0. No statement locks more than a batch, and a
+        Callers repeat the call until it returns 0. A record that cannot be read must not stop the
+        purge of the others. No statement locks more than a batch, and a
         record that is touched meanwhile stays.
         """
         raise _unwritten(self, "purge")

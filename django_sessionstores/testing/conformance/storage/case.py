@@ -30,6 +30,14 @@ class StorageCase(NeutralSettings):
             raise SkipTest("The keys hold the records, so there is no store to test.")
         return Twin(self.storage, self.awaited)
 
+    def damage(self, session_id: str) -> None:
+        """Replace what the store has under this id by bytes that are not a record.
+
+        A subclass does this past the storage, if it can. If it does not, the tests of damaged
+        records are skipped.
+        """
+        raise SkipTest("The test class has no method damage(), so no record can be damaged.")
+
     def new_record(self, **fields: Any) -> Record:
         """Return a record as a session makes it, which is not stored yet.
 
