@@ -54,7 +54,7 @@ FORMS: Final = """\
 Any engine takes +<database> as its last part: the users are there. A + in a password is
 written %2B."""
 
-_ENGINES: Final = ("memory", "file", "db", "cache", "cached_db", "cookie")
+_ENGINES: Final = frozenset(re.findall(r"^  (\w+)", FORMS.partition("\n\n")[0], re.MULTILINE))
 _IN_A_CACHE: Final = frozenset({"cache", "cached_db"})
 _REGISTRIES: Final = frozenset({"db", *_IN_A_CACHE})
 _DATABASES: Final = {"postgres": "postgresql", "postgresql": "postgresql", "mysql": "mysql"}

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 from django.core.cache import caches
 from django.core.management import call_command
 from django.db import DEFAULT_DB_ALIAS, connections
@@ -246,12 +247,17 @@ class Engine:
 
     @property
     def name(self) -> str:
-        """Return the engine: memory, file, db, cache, cached_db or cookie."""
+        """Return the last part of SESSION_ENGINE, such as ``cached_db``."""
         return self.case.engine
 
     @property
     def storage(self) -> Any:
         return self.SessionStore.own_storage()
+
+    @property
+    def rotates_by_age(self) -> bool:
+        """Whether sessions of users get another key after ``ROTATE_AFTER``."""
+        return self.storage.lists and not self.storage.holds_in_key
 
     @property
     def cache(self) -> Any:
@@ -289,12 +295,26 @@ class Engine:
             from django_sessionstores.models import StoredSession
 
             StoredSession._base_manager.using(self.database).all()._raw_delete(self.database)
+        # The folder that SESSION_FILE_PATH names, which more engines than "file" may use.
+        self.file_path.mkdir(mode=0o700, exist_ok=True)
         if self.case.engine == "file":
-            self.file_path.mkdir(mode=0o700, exist_ok=True)
             _empty_folder(self.file_path)
         if self.case.engine not in _EMPTIED_BY_STORE:
             while self.storage.purge(_END_OF_TIME, 1000):
                 pass
+
+
+def skip_unless_rotating(engine: Engine) -> None:
+    """Skip a test that needs the rotation of keys by their age, if the engine has none."""
+    if not engine.rotates_by_age:
+        pytest.skip(
+            f"{engine.id} does not rotate keys by age: "
+            + (
+                "its keys hold the records"
+                if engine.storage.holds_in_key
+                else "it cannot list sessions"
+            )
+        )
 
 
 def empty_memory() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -18,6 +18,8 @@ from tests.cases import CACHE_TABLE, DATABASE_CACHE, FILE_CACHE
 from tests.services import HOST, Memcached, MemcachedNodes, Redis
 
 TABLE = "django_sessionstores_storedsession"
+_KNOWN: Final = frozenset({"memory", "file", "db", "cache", "cached_db", "cookie"})
+"""The engines whose stores `places` and `dump` read."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ def places(engine: Any, session_id: str) -> list[Place]:
     Either a packed record, whose payload stands at its end, or a payload alone.
     """
     found = []
+    _insist_that_it_is_known(engine)
     if engine.name == "memory":
         found.append(_in_memory(engine.storage._sessions, session_id))
     if engine.name == "file":
@@ -48,8 +51,19 @@ def places(engine: Any, session_id: str) -> list[Place]:
     return found
 
 
+def spoil(engine: Any, session_id: str) -> None:
+    """Put something that is not a record in place of what all stores of the case have."""
+    for place in places(engine, session_id):
+        place.write(b"\xff" * 60)
+    if engine.case.database is not None:
+        state = f"UPDATE {TABLE} SET state = 9 WHERE id = %s"
+        with connections[engine.database].cursor() as cursor:
+            cursor.execute(state, [session_id])
+
+
 def dump(engine: Any) -> bytes:
     """Return all that the stores hold, names included, with what they did to pack it undone."""
+    _insist_that_it_is_known(engine)
     parts: list[bytes] = []
     if engine.name == "memory":
         storage = engine.storage
@@ -62,6 +76,15 @@ def dump(engine: Any) -> bytes:
     if engine.case.database is not None:
         parts += _rows(engine.database, TABLE)
     return b"\n".join(parts)
+
+
+def _insist_that_it_is_known(engine: Any) -> None:
+    """Without this, the places of a new engine would be none, and so would be what it stores."""
+    if engine.name not in _KNOWN:
+        raise LookupError(
+            f"tests/dumps.py does not know where the engine {engine.name!r} stores sessions. Add "
+            "its place to places(), what it stores to dump(), and its name to _KNOWN."
+        )
 
 
 def _files(folder: Path) -> list[Path]:

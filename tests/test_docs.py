@@ -402,8 +402,42 @@ def test_the_readme_lists_every_engine() -> None:
     assert set(re.findall(r"^``(\w+)``", table, re.MULTILINE)) == ENGINES
 
 
+@pytest.mark.parametrize(
+    ("file", "begin", "end", "name"),
+    [
+        ("README.rst", "Session engines for Django:", ".", r"``(\w+)``"),
+        ("docs/reference/settings.rst", "and one of", ".", r"``(\w+)``"),
+        (
+            "docs/reference/checks.rst",
+            "The package has the engines",
+            ", all in",
+            r"<engines/(\w+)>",
+        ),
+        ("docs/_extensions/package_facts.py", "STORAGES: Final", "\n}\n", r'^    "``(\w+)``'),
+        ("testproject/engines.py", "FORMS: Final", "\n\n", r"^  (\w+)"),
+    ],
+)
+def test_a_list_in_prose_names_every_engine(file: str, begin: str, end: str, name: str) -> None:
+    """A reader takes such a list for all that there is."""
+    text = (ROOT / file).read_text(encoding="utf-8").split(begin)[1].split(end)[0]
+    named = set(re.findall(name, text, re.MULTILINE))
+    assert named == ENGINES, f"Name each engine in {file}, after {begin!r}."
+
+
+def test_contributors_are_told_what_each_folder_is() -> None:
+    """Each folder of modules, two levels deep."""
+    package = ROOT / "django_sessionstores"
+    folders = {path.parent.relative_to(package).parts[:2] for path in package.rglob("*.py")}
+    text = (ROOT / "CONTRIBUTING.rst").read_text(encoding="utf-8")
+    unnamed = {"/".join(parts) for parts in folders if parts} - set(
+        re.findall(r"``([\w/]+)``", text)
+    )
+    assert unnamed - {"management"} == set(), "Describe them in CONTRIBUTING.rst, Where things are."
+
+
 def test_the_page_of_checks_lists_every_id() -> None:
-    """An id without an entry sends people to read the source."""
+    """An id without an entry sends people to read the source. A new check takes the number after
+    the last one of its letter, because a number that is missing there was one of a former check."""
     ids = r"sessionstores\.[EWI]\d{3}"
     modules = [*Path(*checks.__path__).glob("*.py"), Path(doctor.__file__)]
     emitted = {id_ for path in modules for id_ in re.findall(ids, path.read_text("utf-8"))}

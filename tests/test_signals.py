@@ -15,6 +15,7 @@ from django_sessionstores.core.clock import now
 from django_sessionstores.core.records import draw_key, session_id
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.testing import DAY, HOUR, Twin, at, observed
+from tests.cases import skip_unless_rotating
 from tests.sessions.test_lifetimes import limits
 
 COOKIE = "sessionid"
@@ -241,8 +242,7 @@ def test_a_key_that_was_rotated_long_ago_is_rejected(
     engine: Any, awaited: bool, session: Any, told: Told
 ) -> None:
     """Its session goes on under another one."""
-    if engine.storage.holds_in_key or not engine.storage.lists:
-        pytest.skip(f"{engine.id} rotates no keys")
+    skip_unless_rotating(engine)
     moment = now()
     with limits(ROTATE_AFTER=1800, ROTATION_GRACE=60):
         with at(moment):

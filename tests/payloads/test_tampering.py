@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from django.conf import settings
-from django.db import connections
 from django.test import Client, override_settings
 
 from django_sessionstores.conf import codec
@@ -21,7 +20,7 @@ from django_sessionstores.exceptions import SessionConflict, SessionEnded, Unrea
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.testing import suspicious_messages
-from tests.dumps import TABLE, Place, dump, places
+from tests.dumps import Place, dump, places, spoil
 
 WORDS = {"color": "ultramarine", "owner": "Rumpelstiltskin", "note": "straw into gold " * 200}
 COOKIE = "sessionid"
@@ -316,17 +315,6 @@ def test_flush_removes_a_damaged_session(engine: Any) -> None:
     assert messages == []
 
 
-def spoil(engine: Any, key: str) -> None:
-    """Put something that is no record in place of what all stores of the case have."""
-    record_id = session_id(key)
-    for place in places(engine, record_id):
-        place.write(b"\xff" * 60)
-    if engine.case.database is not None:
-        state = f"UPDATE {TABLE} SET state = 9 WHERE id = %s"
-        with connections[engine.database].cursor() as cursor:
-            cursor.execute(state, [record_id])
-
-
 @pytest.mark.parametrize("previous", [(), ("django.contrib.sessions.backends.db",)])
 @pytest.mark.parametrize("way", ["logout", "flush", "delete", "key", "id", "async"])
 def test_what_is_no_record_ends_without_an_error(
@@ -336,7 +324,7 @@ def test_what_is_no_record_ends_without_an_error(
     options = {**getattr(settings, "SESSIONSTORES", {}), "MIGRATE_FROM": previous}
     with override_settings(SESSIONSTORES=options):
         key = stored(engine)
-        spoil(engine, key)
+        spoil(engine, session_id(key))
         session = engine.SessionStore(key)
         with suspicious_messages():
             if way == "logout":

@@ -105,8 +105,17 @@ def test_merge_keeps_every_change_that_only_one_side_made(
     merged = merge(base, mine, theirs)
     for key in {**base, **mine, **theirs}:
         was, i_say, they_say = (side.get(key, missing) for side in (base, mine, theirs))
-        expected = they_say if is_same(was, i_say) else i_say
-        assert is_same(merged.get(key, missing), expected)
+        if is_same(was, i_say):
+            assert is_same(merged.get(key, missing), they_say)
+        elif is_same(was, they_say):
+            assert is_same(merged.get(key, missing), i_say)
+
+
+@given(SESSIONS, SESSIONS)
+def test_merge_takes_mine_of_what_both_sides_added(mine: Any, theirs: Any) -> None:
+    """Mine is the later save. No value is merged with another one."""
+    merged = merge({}, mine, theirs)
+    assert all(is_same(merged[key], value) for key, value in mine.items())
 
 
 @given(SESSIONS, SESSIONS)

@@ -17,6 +17,7 @@ from django_sessionstores.payloads.merge import AUTHENTICATED_AT
 from django_sessionstores.sessions import conflicts, rotation, verification
 from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.testing import HOUR, Twin, at, in_threads
+from tests.cases import skip_unless_rotating
 from tests.migration.previous_backends import DJANGO, migrating
 from tests.sessions.test_lifetimes import limits
 from tests.sessions.test_races import ADA, at_each_stop, both_ways, log_out, setting
@@ -28,8 +29,7 @@ ROTATION = {"ROTATE_AFTER": 3600, "ROTATION_GRACE": 120, "TOMBSTONE_AGE": 60}
 
 @pytest.fixture(autouse=True)
 def _rotating(engine: Any, in_requests: None) -> Iterator[None]:
-    if not engine.storage.lists or engine.storage.holds_in_key:
-        pytest.skip(f"{engine.id} rotates no keys")
+    skip_unless_rotating(engine)
     with limits(**ROTATION):
         yield
 

@@ -68,6 +68,7 @@ NAMES = ("SESSION_ENGINE", "SESSION_FILE_PATH", "SESSION_CACHE_ALIAS", "CACHES",
 
 @pytest.mark.filterwarnings("ignore:Overriding setting DATABASES")
 def test_every_engine_is_made_again_for_its_own_settings(engine: cases.Engine) -> None:
+    assert engine.name in USED, f"Add {engine.name!r} to USED, with the settings that it reads."
     for name in NAMES:
         before = engine.storage
         setting_changed.send(None, setting=name, value=None, enter=True)

@@ -6,12 +6,17 @@ import pytest
 
 from django_sessionstores.middleware import SessionMiddleware
 from django_sessionstores.testing import EngineContract, RequestContract, StorageContract
+from tests.dumps import spoil
 
 
 class TestStorage(StorageContract):
     @pytest.fixture(autouse=True)
     def _row(self, engine: Any) -> None:
         self.storage = engine.storage
+        self.engine = engine
+
+    def damage(self, session_id: str) -> None:
+        spoil(self.engine, session_id)
 
 
 class TestStorageAsync(TestStorage):

@@ -2,6 +2,7 @@
 
 from .copies import CopyTests
 from .creation import CreationTests
+from .damage import DamageTests
 from .ending import BatchTests, DeletionTests, TombstoneTests
 from .expiry import PurgeTests
 from .isolation import IsolationTests
@@ -19,11 +20,12 @@ class StorageContract(
     BatchTests,
     RotationTests,
     PurgeTests,
+    DamageTests,
     ListingTests,
     IsolationTests,
     CopyTests,
 ):
     """All tests of a storage, blocking or, with ``awaited = True``, by its async twins.
 
-    A subclass sets ``storage`` before each test.
+    A subclass sets ``storage`` before each test, and may define ``damage``.
     """

@@ -30,6 +30,14 @@ class StorageCase(NeutralSettings):
             raise SkipTest("The keys hold the records, so there is no store to test.")
         return Twin(self.storage, self.awaited)
 
+    def damage(self, session_id: str) -> None:
+        """Replace what the store has under this id by bytes that are not a record.
+
+        A subclass does this past the storage, if it can. If it does not, the tests of damaged
+        records are skipped.
+        """
+        raise SkipTest("The test class has no method damage(), so no record can be damaged.")
+
     def new_record(self, **fields: Any) -> Record:
         """Return a record as a session makes it, which is not stored yet.
 
@@ -104,6 +112,15 @@ class StorageCase(NeutralSettings):
             if not cursor:
                 return found
         raise AssertionError("The scan does not end.")
+
+    def purge_all(self, moment: int, batch: int) -> list[int]:
+        """Purge until nothing is left to do, and return the count of each call."""
+        if self.storage.self_expiring:
+            raise SkipTest("The store removes expired records by itself.")
+        answers = [self.store.purge(moment, batch)]
+        while answers[-1] and len(answers) < 100:
+            answers.append(self.store.purge(moment, batch))
+        return answers
 
     def assert_gone(self, record_id: str) -> None:
         """Check that an id reads as None or as the tombstone of an ended session."""

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from unittest import SkipTest
-
 from ....core.clock import now
 from ....core.records import State
 from ..values import DAY, HOUR, without_handle
@@ -13,15 +11,6 @@ from .case import StorageCase
 
 class PurgeTests(StorageCase):
     """`Storage.purge`."""
-
-    def purge_all(self, moment: int, batch: int) -> list[int]:
-        """Purge until nothing is left to do, and return the count of each call."""
-        if self.storage.self_expiring:
-            raise SkipTest("The store removes expired records by itself.")
-        answers = [self.store.purge(moment, batch)]
-        while answers[-1] and len(answers) < 100:
-            answers.append(self.store.purge(moment, batch))
-        return answers
 
     def test_purge_removes_what_has_expired_and_counts_it(self) -> None:
         """A purge removes and counts expired records and tombstones, and keeps live records."""
