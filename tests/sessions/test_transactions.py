@@ -674,6 +674,32 @@ def test_a_rollback_is_noticed_while_something_keeps_the_callback(
     assert data_of(engine, session.session_key) == {"base": 1, "x": 1, "b": 1, "y": 2}
 
 
+@pytest.mark.engines("db:sqlite")
+def test_a_rollback_is_noticed_although_earlier_callbacks_stay(engine: Any, alias: str) -> None:
+    with transaction.atomic(alias):
+        transaction.on_commit(lambda: None, using=alias)
+        with inner_block(alias):
+            committed = transactions.after_commit(connections[alias], lambda: None)
+        assert committed() is False
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_rollback_that_drops_earlier_callbacks_only_is_none(engine: Any, alias: str) -> None:
+    """Django takes a savepoint for one before it, if it has begun to count anew."""
+    connection = connections[alias]
+    connection.clean_savepoints()
+    with transaction.atomic(alias):
+        with transaction.atomic(alias):
+            transaction.on_commit(lambda: None, using=alias)
+        connection.clean_savepoints()
+        committed = transactions.after_commit(connection, lambda: None)
+        with suppress(Undone), transaction.atomic(alias):
+            raise Undone
+        assert len(connection.run_on_commit) == 1
+        assert committed() is None
+    assert committed() is True
+
+
 @pytest.mark.parametrize("copied", [copy, deepcopy])
 def test_a_copy_and_its_original_each_notice_a_rollback(
     engine: Any, undo: Undo, copied: Callable[[Any], Any]

@@ -1253,6 +1253,22 @@ def test_a_command_makes_the_index_whoever_else_does(
     assert len(builds) == 1
 
 
+def test_each_command_that_makes_the_index_has_a_lock_of_its_own(
+    storage: redis.RedisStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that ends must not take the lock from another."""
+    locks: list[bytes] = []
+
+    def look(records: Sequence[Record]) -> int:
+        locks.append(raw_client().get(storage._index.lock))
+        return len(records)
+
+    storage.create(record(), NOW)
+    monkeypatch.setattr(storage._index, "_list", look)
+    assert [storage.reindex(), storage.reindex()] == [1, 1]
+    assert len(set(locks)) == 2
+
+
 def test_an_index_that_is_dropped_while_it_is_made(
     storage: redis.RedisStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
