@@ -1,6 +1,7 @@
 """Every engine on every store that it must work on: the rows that engine tests run over.
 
-A new storage is one row of `CASES`, after a `Store` if it brings one.
+A new storage is one row of `CASES`, after a `Store` if it brings one. If it has an engine of its
+own, the tests that need to know more of it fail, and tell what to add.
 """
 
 import os

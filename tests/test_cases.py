@@ -1,11 +1,13 @@
 """The table of cases holds what tests build on."""
 
+import shutil
 import sys
 from functools import partial
+from typing import Any
 
 import pytest
 
-from tests import cases
+from tests import cases, dumps
 from tests.services import Redis, run
 
 READ_IN_SUBPROCESS = """
@@ -65,7 +67,7 @@ def test_emptying_removes_sessions_at_any_time(engine: cases.Engine) -> None:
 
 @pytest.mark.engines("memory")
 def test_a_storage_that_is_new_to_the_tests_is_emptied(engine: cases.Engine) -> None:
-    """Its author adds a row to the table and nothing else."""
+    """Its author adds a row to the table, and need not tell how to empty the store."""
     session = engine.SessionStore()
     session["pet"] = "cat"
     session.save()
@@ -75,6 +77,25 @@ def test_a_storage_that_is_new_to_the_tests_is_emptied(engine: cases.Engine) -> 
 
     assert not engine.SessionStore().exists(session.session_key)
     assert engine.storage._sessions == {}
+
+
+@pytest.mark.engines("memory")
+def test_the_folder_of_an_engine_that_is_new_to_the_tests_exists(engine: cases.Engine) -> None:
+    """``SESSION_FILE_PATH`` names it, and a storage may expect a mounted folder there."""
+    shutil.rmtree(engine.file_path)
+    with cases.activate(engine.case):
+        assert engine.file_path.is_dir()
+
+
+@pytest.mark.engines("memory")
+@pytest.mark.parametrize("read", [partial(dumps.places, session_id="x"), dumps.dump])
+def test_a_dump_of_a_store_that_is_new_to_the_tests_is_refused(
+    engine: cases.Engine, read: Any
+) -> None:
+    """It would have nothing in it, and nothing is what most tests want to find in a dump."""
+    new = cases.Engine(cases.Case("bag"), engine.SessionStore, engine.database)
+    with pytest.raises(LookupError, match=r"'bag' .* Add its place to places\(\)"):
+        read(new)
 
 
 def test_a_subprocess_meets_its_parent_in_the_store(engine: cases.Engine) -> None:
