@@ -390,6 +390,24 @@ def test_an_outage_that_a_consumer_meets_closes_the_socket(
     assert who(browser) == user.username
 
 
+@pytest.mark.engines("memory")
+def test_an_outage_before_the_consumer_accepts_closes_the_socket(engine: Any, user: Any) -> None:
+    """The browser's wish to connect has been read already, and no other message follows it."""
+    browser = signed_in(user.username)
+
+    class Doorkeeper(AsyncWebsocketConsumer):
+        async def connect(self) -> None:
+            with observed(engine.storage, before=broken):
+                await self.scope["session"].aload()
+
+    async def scenario() -> int:
+        app = AuthMiddlewareStack(Doorkeeper.as_asgi())
+        async with connected(app, browser) as socket:
+            return await close_code(socket)
+
+    assert asyncio.run(scenario()) == TRY_AGAIN_LATER
+
+
 @pytest.mark.engines("memory", "cache:django-redis")
 def test_an_outage_answers_a_consumer_of_http_with_503(engine: Any) -> None:
     """The middleware of the package does the same for a view."""

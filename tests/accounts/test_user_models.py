@@ -11,7 +11,9 @@ import subprocess
 import sys
 
 import pytest
+from django.contrib.auth import get_user_model
 
+from django_sessionstores.accounts.users import find_users
 from tests import ROOT
 from tests.accounts.user_models import KINDS, VARIABLE, WITHOUT_ADMIN
 from tests.accounts.user_models.places import PLACES
@@ -67,3 +69,10 @@ def test_a_place_on_postgresql(kind: str, place: str) -> None:
     """A value that this database refuses ends the transaction of the request; SQLite takes any."""
     failure = failures(kind, postgresql=True)[place]
     assert not failure, failure
+
+
+@pytest.mark.django_db
+def test_a_username_is_found_by_other_characters_for_it() -> None:
+    """Django stores one form of each name, and an operator may paste another."""
+    user = get_user_model().objects.create_user("ren\N{LATIN SMALL LETTER E WITH ACUTE}")
+    assert [each.id for each in find_users("rene\N{COMBINING ACUTE ACCENT}")] == [str(user.pk)]

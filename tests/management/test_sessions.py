@@ -1237,6 +1237,17 @@ def test_nothing_is_cut_or_coloured_in_a_pipe(engine: Engine, crowded: Any) -> N
 
 
 @pytest.mark.engines("db:sqlite")
+def test_a_pipe_that_closes_early_is_a_failure_without_a_traceback(engine: Engine) -> None:
+    """The list of which somebody reads the beginning."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = manage(engine, "sessions list", stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    _, said = process.communicate(timeout=120)
+    assert (process.returncode, said) == (1, "")
+
+
+@pytest.mark.engines("db:sqlite")
 def test_a_question_is_asked_on_a_terminal(engine: Engine, crowded: Any) -> None:
     """Exit code 0 of a run that ended nothing would be a lie; nobody types here, so it is 1."""
     code, output = through_pipes(engine, "sessions end --all", typed="n\n")

@@ -31,6 +31,7 @@ from django_sessionstores.core.records import State, session_id
 from django_sessionstores.exceptions import SessionConflict, SessionEnded, StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.migration import lazy
+from django_sessionstores.migration.sources.own_storage import OwnSource
 from django_sessionstores.testing import (
     DAY,
     HOUR,
@@ -1142,6 +1143,13 @@ def test_many_that_end_beside_a_previous_backend_take_one_commit(engine: Engine)
             assert Inventory().end_all("7") == 4
     words = [query["sql"].split()[0] for query in captured]
     assert words.count("COMMIT") == 1
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_storage_closes_with_its_source_unless_others_use_it(is_shared: bool) -> None:
+    storage = mock.Mock()
+    OwnSource(storage, is_shared=is_shared).close()
+    assert storage.close.called is not is_shared
 
 
 def test_previous_backends_are_closed_with_their_settings() -> None:

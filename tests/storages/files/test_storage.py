@@ -305,6 +305,7 @@ def test_reading_creates_nothing(storage: FileStorage, folder: Path) -> None:
     assert not storage.touch(live(), NOW + HOUR, NOW, NOW)
     storage.delete(ID)
     assert storage.purge(NOW, 10) == 0
+    assert storage.reindex() == 0
 
     assert not folder.exists()
 

@@ -13,10 +13,14 @@ from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
+from django.core.cache import caches
+from django.core.exceptions import ImproperlyConfigured
 from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from django_sessionstores.core.records import State, make_tombstone
@@ -25,6 +29,7 @@ from django_sessionstores.storages.base import Taken, Updated
 from django_sessionstores.storages.redis import client as redis_client
 from django_sessionstores.storages.redis import loops as redis_loops
 from django_sessionstores.storages.redis import storage as redis
+from django_sessionstores.storages.redis.client import Server
 from django_sessionstores.testing import StorageContract, Twin
 from tests.services import Redis, free_port, shared_service, skip_or_fail
 from tests.storages.redis import test_storage
@@ -335,6 +340,16 @@ def test_what_cannot_be_awaited_is_not_left_out(at_once: None) -> None:
     with storage_at(shared_service(Redis).url(), OPTIONS={"redis_connect_func": print}) as storage:
         assert not storage.native_async
     with storage_at(shared_service(Redis).url()) as storage:
+        assert storage.native_async
+
+
+@pytest.mark.parametrize("error", [ImproperlyConfigured, RedisConnectionError])
+def test_a_client_that_cannot_be_made_is_not_awaited(error: type[Exception]) -> None:
+    """That of a cluster asks a node when it is made."""
+    with storage_at(shared_service(Redis).url()) as storage:
+        server = Server("default", caches["default"])
+        with mock.patch.object(Server, "connect", side_effect=error):
+            assert not server.is_native
         assert storage.native_async
 
 

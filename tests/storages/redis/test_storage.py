@@ -1099,6 +1099,16 @@ def test_an_index_of_another_site_is_not_new(storage: redis.RedisStorage) -> Non
         assert listed(storage) == ["b" * 40]
 
 
+@BOTH
+def test_a_wrong_address_is_found_before_the_first_command(backend: str) -> None:
+    """The checks make a storage, and ask it nothing."""
+    with (
+        pytest.raises(ImproperlyConfigured, match="not an address of Redis"),
+        storage_at("127.0.0.1:6379", backend),
+    ):
+        pass
+
+
 # One builder of the index -------------------------------------------------------------------------
 
 
