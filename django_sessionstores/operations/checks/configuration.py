@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from django.conf import settings as django_settings
 from django.core import mail
@@ -13,6 +13,8 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from ...conf import session_store
 from ...sessions import SessionStore
 from ...storages.base import Storage
+
+T = TypeVar("T")
 
 
 def configured_storage() -> Storage | None:
@@ -28,19 +30,35 @@ def configured_storage() -> Storage | None:
     return None
 
 
+def if_valid(read: Callable[[], T]) -> T | None:
+    """Return what ``read`` reads from the settings; ``None`` if one of them is wrong.
+
+    `engine.check_engine`, `options.check_settings` and `options.check_django_settings` report those
+    errors, so that no other check has to.
+    """
+    try:
+        return read()
+    except (ImportError, ImproperlyConfigured):
+        return None
+
+
+def usable_storage() -> Storage | None:
+    """Return the storage, or ``None`` if it cannot be made or is not of this package."""
+    return if_valid(configured_storage)
+
+
 def production_storage() -> Storage | None:
     """Return the storage, or ``None`` if it cannot be made or this is not a live site."""
     # The test runners of Django and pytest-django turn DEBUG off and set up the mail outbox.
     if django_settings.DEBUG or hasattr(mail, "outbox"):
         return None
-    try:
-        return configured_storage()
-    except (ImportError, ImproperlyConfigured):
-        return None  # check_engine reports it.
+    return usable_storage()
 
 
-def parts(storage: Storage) -> list[Storage]:
+def parts(storage: Storage | None) -> list[Storage]:
     """Return the storages that a storage is made of and that communicate with stores."""
+    if storage is None:
+        return []
     inner = storage.parts()
     return [part for each in inner for part in parts(each)] if inner else [storage]
 

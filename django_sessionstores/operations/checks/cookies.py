@@ -14,7 +14,7 @@ from ...conf import cookie_bytes, full_name, settings
 from ...core.phrases import Phrase
 from ...middleware.installed import has_package_middleware
 from ...payloads.cookie_chunks import split
-from .configuration import production_storage
+from .configuration import if_valid, production_storage
 
 
 @checks.register(checks.Tags.security)
@@ -116,11 +116,8 @@ def check_cookie_size(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckM
     storage = production_storage()
     if storage is None or not storage.holds_in_key:
         return []
-    try:
-        most = cookie_bytes()
-    except (ImportError, ImproperlyConfigured):
-        return []  # Django and check_settings report it.
-    if most <= PROXY_SAFE_BYTES:
+    most = if_valid(cookie_bytes)
+    if most is None or most <= PROXY_SAFE_BYTES:
         return []
     count = len(split(django_settings.SESSION_COOKIE_NAME, "x" * most))
     directives = "proxy_buffer_size"

@@ -17,7 +17,7 @@ from ... import backends
 from ...conf import full_name, session_store
 from ...core.phrases import Phrase, message_of
 from ...storages.base import CacheStorage
-from .configuration import configured_storage
+from .configuration import configured_storage, usable_storage
 from .options import check_settings
 
 _BACKENDS: Final = backends.__name__
@@ -106,10 +106,7 @@ def _is_missing(path: str) -> bool:
 @checks.register(deploy=True)
 def report_storage(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Report which store sessions are in, and through which adapter."""
-    try:
-        storage = configured_storage()
-    except (ImportError, ImproperlyConfigured):
-        return []  # check_engine reports it.
+    storage = usable_storage()
     if storage is None:
         return []
     where = Phrase(_("Sessions are in %(store)s."), store=storage.describe())

@@ -8,13 +8,12 @@ from typing import Any, Final
 from django.apps import apps
 from django.conf import settings as django_settings
 from django.core import checks
-from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop as _
 
 from ...core.phrases import Phrase
 from ...storages.base import CacheStorage, Storage, has_fixed_keys, prefix_of
 from ...storages.caches.selection import cache_object
-from .configuration import configured_storage, parts
+from .configuration import parts, usable_storage
 
 # By the package of the database backend, because none of these sets anything else that tells.
 _KEY_FUNCTIONS: Final = {
@@ -28,20 +27,12 @@ _KEY_FUNCTIONS: Final = {
 @checks.register
 def check_isolation(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Check that the store can tell the sessions of tenants in schemas apart."""
-    found = _parts()
+    found = parts(usable_storage())
     function = _key_function_of_schemas()
     messages = list(_hidden_keys(found))
     if function is not None:
         messages += _shared_by_schemas(found, function)
     return messages
-
-
-def _parts() -> list[Storage]:
-    try:
-        storage = configured_storage()
-    except (ImportError, ImproperlyConfigured):
-        return []  # check_engine reports it.
-    return parts(storage) if storage else []
 
 
 def _key_function_of_schemas() -> str | None:

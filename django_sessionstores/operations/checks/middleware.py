@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from django.conf import settings as django_settings
 from django.core import checks
-from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop as _
 
 from ...conf import NAME
@@ -19,7 +18,7 @@ from ...middleware.installed import (
     middlewares,
     session_middlewares,
 )
-from .configuration import configured_storage, views
+from .configuration import usable_storage, views
 
 MIDDLEWARE_OPTIONS: Final = (
     "ON_OUTAGE",
@@ -101,7 +100,7 @@ def check_middleware_order(app_configs: Any, **kwargs: Any) -> Sequence[checks.C
     Django has no check for its own middleware, which is checked if the engine is of the package.
     """
     found, present = middlewares(), session_middlewares()
-    if len(present) != 1 or not (has_package_middleware() or _has_package_engine()):
+    if len(present) != 1 or not (has_package_middleware() or usable_storage() is not None):
         return []  # check_middleware reports it if there are several.
     ((path, _each),) = present
     place = [each for each, _middleware in found].index(path)
@@ -192,19 +191,9 @@ def report_unknown_clients(app_configs: Any, **kwargs: Any) -> Sequence[checks.C
     ]
 
 
-def _has_package_engine() -> bool:
-    try:
-        return configured_storage() is not None
-    except (ImportError, ImproperlyConfigured):
-        return False  # check_engine reports it.
-
-
 def _lacks_clients() -> bool:
     """Return whether sessions are listed, and nothing tells them the client of a request."""
-    try:
-        storage = configured_storage()
-    except (ImportError, ImproperlyConfigured):
-        return False  # check_engine reports it.
+    storage = usable_storage()
     return storage is not None and storage.lists and not has_package_middleware()
 
 

@@ -15,7 +15,7 @@ from ... import conf
 from ...conf import NAME, OPTIONS, full_name
 from ...core.phrases import Phrase, message_of
 from ...middleware.installed import has_package_middleware
-from .configuration import configured_storage
+from .configuration import configured_storage, if_valid
 
 
 @checks.register
@@ -133,14 +133,10 @@ def check_unused_options(app_configs: Any, **kwargs: Any) -> Sequence[checks.Che
     options = getattr(django_settings, NAME, None)
     if not options or not isinstance(options, dict):
         return []
-    try:
-        if (
-            configured_storage() is not None
-            or conf.session_store(django_settings.SESSION_ENGINE) is None
-        ):
-            return []
-    except (ImportError, ImproperlyConfigured):
-        return []  # check_engine reports it.
+    # An engine that cannot be imported may be one of this package.
+    engine = if_valid(lambda: conf.session_store(django_settings.SESSION_ENGINE))
+    if engine is None or if_valid(lambda: configured_storage() is None) is not True:
+        return []
     used = {"COOKIE_PARTITIONED"} if has_package_middleware() else set()
     unused = sorted(options.keys() & OPTIONS - used)
     if not unused:

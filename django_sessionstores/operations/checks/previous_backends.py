@@ -14,7 +14,7 @@ from ...conf import cookie_age, full_name, previous_backend, settings
 from ...core.phrases import Phrase, message_of
 from ...migration.sources import DJANGO_ENGINES, MissingApp, OwnSource, Source, open_source
 from ...storages.base import CacheStorage, Storage
-from .configuration import configured_storage, parts
+from .configuration import configured_storage, if_valid, parts
 from .engine import engine_hint
 
 _MIGRATE_FROM: Final = full_name("MIGRATE_FROM")
@@ -24,11 +24,10 @@ _DAY: Final = 86_400  # Seconds.
 @checks.register
 def check_previous_backends(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Check that each previous backend can be read and has a storage of its own."""
-    try:
-        entries, storage = settings.MIGRATE_FROM, configured_storage()
-        cookie_age()
-    except (ImportError, ImproperlyConfigured):
-        return []  # check_settings, check_engine and check_django_settings report it.
+    read = if_valid(lambda: (settings.MIGRATE_FROM, configured_storage(), cookie_age()))
+    if read is None:
+        return []
+    entries, storage, _age = read
     messages: list[checks.CheckMessage] = []
     with_cookies: list[str] = []
     for backend in map(previous_backend, entries):

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.core import checks
-from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop as _
 
 from ...conf import full_name, settings
 from ...core.phrases import Phrase
 from ...storages.base import Storage
 from ...storages.registered import RegisteredStorage
-from .configuration import configured_storage, production_storage
+from .configuration import if_valid, production_storage, usable_storage
 
 
 @checks.register
@@ -78,13 +77,11 @@ def _unreliable_registry(registry: Storage) -> checks.Warning:
 @checks.register
 def check_limit_and_rotation(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Check that the engine can list sessions, as ``MAX_SESSIONS`` and ``ROTATE_AFTER`` need."""
-    try:
-        storage = configured_storage()
-        has_limit, rotates = bool(settings.MAX_SESSIONS), bool(settings.ROTATE_AFTER)
-    except (ImportError, ImproperlyConfigured):
-        return []  # check_engine and check_settings report it.
-    if storage is None:
+    storage = usable_storage()
+    options = if_valid(lambda: (bool(settings.MAX_SESSIONS), bool(settings.ROTATE_AFTER)))
+    if storage is None or options is None:
         return []
+    has_limit, rotates = options
     messages: list[checks.CheckMessage] = []
     hint = Phrase(
         _(
@@ -164,12 +161,10 @@ def _grace_problem() -> checks.Warning | None:
 @checks.register
 def check_unused_registry(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Check that the engine uses a registry, if there is to be one."""
-    try:
-        storage, registry = configured_storage(), settings.REGISTRY
-        is_moving = bool(settings.MIGRATE_FROM)  # The registry may be that of a previous backend.
-    except (ImportError, ImproperlyConfigured):
-        return []  # check_engine and check_settings report it.
-    if not registry or storage is None or is_moving or isinstance(storage, RegisteredStorage):
+    storage = usable_storage()
+    # The registry may be that of a previous backend.
+    is_for_this = if_valid(lambda: bool(settings.REGISTRY) and not settings.MIGRATE_FROM)
+    if storage is None or not is_for_this or isinstance(storage, RegisteredStorage):
         return []
     return [
         checks.Warning(

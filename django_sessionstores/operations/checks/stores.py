@@ -8,21 +8,15 @@ from typing import Any, Final
 from django.conf import settings as django_settings
 from django.core import checks
 from django.core.cache.backends.locmem import LocMemCache
-from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.utils.translation import gettext_noop as _
 
 from ...conf import full_name
 from ...core.phrases import Phrase
-from ...storages.base import CacheStorage, Storage
+from ...storages.base import CacheStorage
 from ...storages.caches.selection import cache_object
 from ...storages.registered import RegisteredStorage
-from .configuration import configured_storage, parts, production_storage
-
-
-def _parts_in_production() -> list[Storage]:
-    storage = production_storage()
-    return parts(storage) if storage else []
+from .configuration import parts, production_storage, usable_storage
 
 
 @checks.register
@@ -30,7 +24,7 @@ def check_memory(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
     """Check that the memory engine is used only for development and tests."""
     # check_cache reports a cache in the memory of one process.
     if not any(
-        not (part.shared or isinstance(part, CacheStorage)) for part in _parts_in_production()
+        not (part.shared or isinstance(part, CacheStorage)) for part in parts(production_storage())
     ):
         return []
     return [
@@ -141,7 +135,7 @@ _OTHER_TIMEOUTS: Final = {"pool", "service", "read_default_file"}
 @checks.register
 def check_database(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Check that opening a connection to a database that hangs has a timeout."""
-    aliases = dict.fromkeys(part.database() for part in _parts_in_production())
+    aliases = dict.fromkeys(part.database() for part in parts(production_storage()))
     messages: list[checks.CheckMessage] = []
     for alias in filter(None, aliases):
         connection = connections[alias]
@@ -174,13 +168,9 @@ def _no_connect_timeout(alias: str, option: str) -> checks.Warning:
 @checks.register
 def check_write_access(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Check that this process may write to the folder, or the SQLite file, that sessions are in."""
-    try:
-        storage = configured_storage()
-    except (ImportError, ImproperlyConfigured):
-        return []  # check_engine reports it.
     return [
         write_warning(part.describe(), obstacle)
-        for part in (parts(storage) if storage else ())
+        for part in parts(usable_storage())
         if not part.asks_for_rights and (obstacle := part.write_obstacle())
     ]
 
@@ -197,7 +187,7 @@ def write_warning(store: str, obstacle: str) -> checks.Warning:
 @checks.register
 def check_file_path(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Check that the project sets the folder of session files."""
-    if not any(part.temporary for part in _parts_in_production()):
+    if not any(part.temporary for part in parts(production_storage())):
         return []
     return [
         checks.Warning(
