@@ -119,14 +119,14 @@ class Folder:
 
         Raises ``FileNotFoundError`` if there is no folder.
         """
+        found = os.lstat(self.path)
+        is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
         # In a temp folder that all users share, another user may have been there first.
-        if os.stat(os.path.dirname(self.path)).st_mode & stat.S_ISVTX:
-            found = os.lstat(self.path)
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-                raise StorageUnavailable(
-                    f"{self.path} is not a folder of this process's user. Name another place "
-                    f"in {self._setting}, or remove it."
-                )
+        if not is_own and os.stat(os.path.dirname(self.path)).st_mode & stat.S_ISVTX:
+            raise StorageUnavailable(
+                f"{self.path} is not a folder of this process's user. Name another place "
+                f"in {self._setting}, or remove it."
+            )
         self.is_trusted = True
 
     def write_obstacle(self) -> str:
