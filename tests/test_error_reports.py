@@ -21,7 +21,7 @@ from django.test import RequestFactory, override_settings
 from django.views.debug import ExceptionReporter
 
 from django_sessionstores import conf
-from django_sessionstores.core.records import Change, Client, Record
+from django_sessionstores.core.records import ID_SIZE, Change, Client, Record
 from django_sessionstores.exceptions import (
     ForeignPayload,
     PayloadTooLarge,
@@ -172,7 +172,7 @@ def error_of(visit: Visit, deed: Deed) -> type[BaseException] | None:
     for token in visit.tokens:
         assert token not in page
         text = token[1:]
-        encrypted = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))[cookie._ID_SIZE :]
+        encrypted = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))[ID_SIZE:]
         assert repr(encrypted)[2:-1] not in page
     return kind
 

@@ -575,7 +575,7 @@ def test_a_site_under_load_moves_and_nobody_notices(engine: Engine, user: Any) -
     ("options", "says"),
     [
         ({"MIGRATE_FROM": [f"{OURS}.file"]}, "there is nothing to move"),
-        ({}, "Name the previous engine"),
+        ({}, "Name the previous backend"),
     ],
 )
 def test_to_the_cookie_engine_only_requests_move(options: dict[str, Any], says: str) -> None:

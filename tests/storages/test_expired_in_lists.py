@@ -93,7 +93,8 @@ def test_a_database_reads_only_the_rows_of_live_sessions(engine: Any) -> None:
             cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {asked}")
             plan = json.dumps(cursor.fetchall())
             cursor.execute("RESET enable_seqscan")
-            assert "sessionstores_user" in plan
+            # The table is so small that the index of expiries may do as well as that of users.
+            assert '"Index Name"' in plan
             assert '"Rows Removed by Filter": 0' in plan
         else:
             cursor.execute("ANALYZE TABLE django_sessionstores_storedsession")
