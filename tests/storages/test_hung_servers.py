@@ -301,6 +301,7 @@ class ImpatientCluster(ClusterCache):
         super().__init__(address, params)
 
 
+@pytest.mark.slow
 def test_one_node_of_a_cluster_of_redis(calls: list[str]) -> None:
     """Its sessions fail at once, and those of the other nodes do not notice."""
     with (
