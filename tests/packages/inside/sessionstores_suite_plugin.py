@@ -27,7 +27,7 @@ def change_settings() -> None:
     """Change the session backend, and what it needs, in settings that are loaded already."""
     settings.SESSION_ENGINE = OVERLAY["engine"]
     installed = list(settings.INSTALLED_APPS)
-    settings.INSTALLED_APPS = installed + [app for app in OVERLAY["apps"] if app not in installed]
+    settings.INSTALLED_APPS = [app for app in OVERLAY["apps"] if app not in installed] + installed
     if OVERLAY["middleware"]:
         settings.MIDDLEWARE = [
             OVERLAY["middleware"] if path == DJANGOS_MIDDLEWARE else path

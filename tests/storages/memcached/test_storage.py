@@ -286,7 +286,7 @@ def test_a_login_between_two_nodes_waits_no_more_often() -> None:
             nonce = next(
                 nonce
                 for nonce in itertools.count()
-                for successor_key in itertools.islice(key_ring().successors(key, nonce), 1)
+                for successor_key in itertools.islice(key_ring().successors(key, nonce << 1), 1)
                 if storage._nodes.node_of(session_id(successor_key)) == new.address
             )
             with (
