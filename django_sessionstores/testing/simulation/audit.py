@@ -70,6 +70,8 @@ def _audit_browser(world: World, browser: str, seen: dict[str, dict[str, Any] | 
             return  # Of two logins without a cookie, the session of the current one has ended.
         if before is not None and before.user not in {None, current.user}:
             return  # The session of a login as another user has ended.
+        if current.request.has_superseded_key(current.request.began_at - _TOMBSTONE_AT):
+            return  # A login under a superseded key has begun another session, which has ended.
     request = Request("look", browser, "poll", world.browsers[browser], 0, world.time)
     with world.undisturbed():
         request.began = world.scheduler.tick()

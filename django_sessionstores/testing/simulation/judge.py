@@ -354,20 +354,16 @@ class Judge:
 
 def _other_sessions(judge: Judge, requests: Iterable[Request], login: Request) -> int:
     """Return how many sessions of its user a login may have met, besides its own."""
-    # Logins of one visitor share a session if all of them have read it before the first was saved.
-    shared = login.life if login.life and login.life.user is None else None
     others = [
         each
         for each in judge.lives
         if each.user == login.signs_in
-        and (shared is None or each not in shared.children)
         and not any(end.acked and end.acked < login.began for end in each.endings)
     ]
     beside = [
         each
         for each in requests
         if each is not login
-        and (shared is None or each.presented is not shared)
         and _may_have_stored(each, login.signs_in)
         and (each.overlaps(login) or each.is_uncertain)
     ]

@@ -142,7 +142,7 @@ class Model(Judge):
         now, own, knows = self._now, request.life, request.has_looked or request.name == "clear"
         if own is not None and not knows and not own.goes_on(request, data):
             own = None
-        life = self.by_key.get(text) or self._of_id(request, self._world.id_of(text))
+        life = self.by_key.get(text) or self._of_id(self._world.id_of(text))
         if life is None and own is not None and self._begins_again(request, own, text):
             life = self._followed(request, own, now)
         life = life or self._going_on(request, own, text, now)
@@ -195,11 +195,9 @@ class Model(Judge):
         own.end(Ending(request.began, None, "password", request))
         return life
 
-    def _of_id(self, request: Request, session_id: str | None) -> Life | None:
-        """Return the session with this id, or that another request has given it, or None."""
-        before = self.signals.known_id(session_id or "", self.known_ids)
-        life = next((each for each in self.lives if before in each.ids), None)
-        return None if life is request.presented and before != session_id else life
+    def _of_id(self, session_id: str | None) -> Life | None:
+        """Return the session with this id; if keys hold sessions, several keys may share it."""
+        return next((life for life in self.lives if session_id and session_id in life.ids), None)
 
     def _going_on(self, request: Request, own: Life | None, text: str, now: int) -> Life:
         """Return the session that a save under a new key belongs to."""

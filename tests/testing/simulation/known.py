@@ -319,10 +319,6 @@ PROGRAMS: Final = {
         "cache_registry own sync +refuse +workers: 3:x.login.1 5:x.login.1 5* 8:x.login.1 8 8 8 8 "
         "8 12:x.drop.a 12! 8 secret 8 8 8"
     ),
-    "another request has given the session that a login joins a new key, under which it ends": (
-        "cookie_registry django async: 1:y.put.a 1* >1 4:y.login.1 6:y.login.1 6 4* >4 8:y.cycle "
-        "9:o.end_all.1 8 8 6* 9*"
-    ),
     "a page that removes what is not there is due for another key beside a new one": (
         f"memory own sync: {USER} +1001 1:x.poll 1 2:x.cycle 2* 1*"
     ),
@@ -331,5 +327,13 @@ PROGRAMS: Final = {
     ),
     "a limit refuses the second of two logins that would share one session": (
         f"cached_db own sync +refuse: {VISITOR} 1:y.login.1 1* 2:x.login.1 2 3:x.login.1 3 2* 3*"
+    ),
+    "a login under a superseded key begins another session, which is ended": (
+        "cache_registry django async: 5:x.login.1 5* >5 8:x.cycle+save 9:x.login.1 8* 9* >8 >9 "
+        "11:o.end.x"
+    ),
+    "the same after a move, and beside a new password": (
+        "db django async +memory +workers: previous.x.1 3:x.password 3 4:x.cycle+save 3 3 "
+        "6:x.login.1+save 4* 6 6 6"
     ),
 }
