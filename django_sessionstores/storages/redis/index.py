@@ -19,7 +19,7 @@ from ...core.records import (
     State,
     is_session_id,
 )
-from ...exceptions import StorageUnavailable
+from ...exceptions import StorageFull, StorageUnavailable
 from ..base import LITTER_AGE, Page, Storage, cursor_error
 from . import scripts
 from .answers import find, may_evict
@@ -253,10 +253,13 @@ class SessionIndex:
 
         If a KEY_FUNCTION of the cache does not end in the key, sessions cannot be told from other
         keys. They come into the index when they are next used.
+
+        Raises `StorageFull` if the server has no memory for sessions that are missing. An index
+        that lacks none can be completed without memory.
         """
         if not builder:
             builder = secrets.token_hex(8)
-            self._server.ask("SET", self.lock, builder, "PX", _BUILDER_TTL)
+            run(self._server.evaluate(scripts.SEIZE, (self.lock,), builder, _BUILDER_TTL))
         held_at, total, sites = time.monotonic(), 0, set[int]()
         try:
             for ids in _batches_of_ids(self._server):
@@ -271,6 +274,12 @@ class SessionIndex:
             for site in self._storage.sites():
                 keys = (*self._keys(site), self._sites_key)
                 run(self._server.evaluate(scripts.COMPLETE, keys, site))
+        except StorageFull as error:
+            raise StorageFull(
+                f"{self._server.describe()} has no memory left for the sessions that its index "
+                "lacks. Raise maxmemory, at least until this has run: python manage.py sessions "
+                "reindex"
+            ) from error
         finally:
             with suppress(StorageUnavailable):  # The lock ends by itself.
                 run(self._server.evaluate(scripts.RELEASE, (self.lock,), builder))
@@ -295,9 +304,10 @@ class SessionIndex:
             return answer
         deadline, pause = time.monotonic() + WAIT_SECONDS, _FIRST_PAUSE
         while True:
-            builder = secrets.token_hex(8)
-            lock = ("SET", self.lock, builder, "NX", "PX", _BUILDER_TTL)
-            is_builder = yield Call(self._server, "ask", lock)
+            builder, lock = secrets.token_hex(8), (self.lock,)
+            is_builder = yield from self._server.evaluate(
+                scripts.TAKE, lock, builder, _BUILDER_TTL
+            )
             # Another request may have finished just before.
             answer = yield from self._server.evaluate(script, keys, *arguments)
             if is_builder and answer is None:

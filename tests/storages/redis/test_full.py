@@ -1,0 +1,134 @@
+"""A Redis without memory that drops nothing: sessions can still be listed and ended on it.
+
+That is what its operator is advised to do, and it must not depend on whether the index was complete
+before: no request has asked for a list of most sites' sessions yet when their Redis fills up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from django.test import override_settings
+
+from django_sessionstores.exceptions import StorageFull
+from django_sessionstores.storages.redis.storage import RedisStorage
+from tests.services import Redis
+from tests.storages.redis import test_storage
+from tests.storages.redis.test_storage import (
+    HOUR,
+    NOW,
+    listed,
+    own,
+    record,
+    storage_at,
+)
+
+server = test_storage.server
+IDS = [letter * 40 for letter in "abcdef"]
+
+
+@contextmanager
+def full(*servers: Redis) -> Iterator[None]:
+    """Leave no memory to servers, which drop nothing for it."""
+    for each in servers:
+        each.cli("config", "set", "maxmemory-policy", "noeviction")
+        each.cli("config", "set", "maxmemory", "1")
+    yield
+    for each in servers:
+        each.cli("config", "set", "maxmemory", "0")
+
+
+@pytest.fixture
+def storage(server: Redis) -> Iterator[RedisStorage]:
+    with storage_at(server.url()) as storage:
+        yield storage
+
+
+def fill(storage: RedisStorage) -> None:
+    """Store six sessions, three of them those of a user."""
+    for number, each in enumerate(IDS):
+        user = "7" if number < 3 else None
+        storage.create(record(each, user_id=user, expires=NOW + HOUR + number), NOW)
+
+
+def contents(storage: RedisStorage) -> dict[bytes, bytes]:
+    ask = storage._server.ask
+    return {key: ask("DUMP", key) for key in ask("KEYS", "*")}
+
+
+def assert_lists_and_ends(storage: RedisStorage) -> None:
+    """Of the sessions that `fill` has stored."""
+    assert sorted(listed(storage, "7")) == IDS[:3]
+    assert sorted(listed(storage)) == IDS
+    assert (storage.count(NOW, None), storage.count(NOW, "7")) == (6, 3)
+    assert storage.summarize(NOW, 10).live == 6
+    assert storage.index_is_complete()
+    assert storage.purge(NOW, 10) == 0
+    assert sorted(storage.end_many(IDS[:2])) == IDS[:2]
+    assert storage.delete(IDS[2])
+    assert listed(storage, "7") == []
+    assert sorted(listed(storage)) == IDS[3:]
+
+
+@pytest.mark.parametrize("is_complete", [False, True], ids=["never listed", "listed before"])
+def test_a_full_server_lists_and_ends_sessions(
+    storage: RedisStorage, server: Redis, is_complete: bool
+) -> None:
+    fill(storage)
+    if is_complete:
+        storage.reindex()
+    with full(server):
+        assert storage.index_is_complete() is is_complete
+        assert_lists_and_ends(storage)
+        with pytest.raises(StorageFull):
+            storage.create(record(), NOW)
+    storage.create(record(), NOW)
+
+
+def test_an_outdated_member_is_corrected_on_a_full_server(
+    storage: RedisStorage, server: Redis
+) -> None:
+    """A list puts right what it finds, and must not fail because that is refused."""
+    fill(storage)
+    storage.reindex()
+    everyone, _ = storage._index.keys
+    (member,) = storage._server.ask("ZREVRANGE", everyone, -2, -2)  # The last one is empty.
+    storage._server.ask("ZADD", everyone, NOW + 2 * HOUR, member)
+    storage._server.ask("DEL", storage._server.key(IDS[5]))
+    with full(server):
+        assert sorted(each.id for each in storage.scan("", 10, None).records) == IDS[:5]
+        assert storage._server.ask("ZSCORE", everyone, member) == NOW + HOUR
+        assert storage._server.ask("ZCARD", everyone) == 1 + 5
+
+
+def test_the_index_of_a_new_key_on_a_full_server(storage: RedisStorage, server: Redis) -> None:
+    """The site has changed its secret key since the last list."""
+    storage.create(own(storage, "a"), NOW)
+    listed(storage)
+    with override_settings(SECRET_KEY="new", SECRET_KEY_FALLBACKS=["tests only"]):
+        storage.create(own(storage, "b"), NOW)
+        with full(server):
+            assert sorted(listed(storage)) == IDS[:2]
+            assert storage.index_is_complete()
+
+
+def test_a_full_server_has_no_memory_for_a_lost_index(storage: RedisStorage, server: Redis) -> None:
+    """There may be very many sessions that it lacks: a server that takes more memory than it was
+    given may be killed, and have nobody's session any more."""
+    fill(storage)
+    storage._server.ask("DEL", *storage._index.keys)
+    storage.create(record("0" * 40), NOW)
+    before = contents(storage)
+    with full(server):
+        for ask in (storage.reindex, lambda: listed(storage), lambda: storage.count(NOW, "7")):
+            with pytest.raises(StorageFull, match=r"maxmemory.*sessions reindex"):
+                ask()
+        # Nothing has changed, and no lock stays.
+        assert contents(storage) == before
+        assert storage.delete("0" * 40)
+        assert storage.read(IDS[0]) is not None
+    assert storage.reindex() == len(IDS)
+    with full(server):
+        assert_lists_and_ends(storage)
