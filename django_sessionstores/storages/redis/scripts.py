@@ -117,13 +117,17 @@ return 1
 """
 )
 
-# Returns 1 if it wrote, nothing if there is no record, and otherwise the current record.
+# Returns 1 if it wrote, nothing if there is no record, and otherwise the current record. A tombstone
+# takes less memory than the session that it replaces, so a full server must allow it.
 UPDATE: Final = Script(
-    """
+    f"""
 local expected, now, record, ttl, removed, added, expires, litter = unpack(ARGV)
 local current = head(KEYS[1])
 if current == '' or expired(current, now) then return false end
 if version(current) ~= expected then return redis.call('GET', KEYS[1]) end
+if string.byte(record, {_STATE_OFFSET + 1}) ~= {State.LIVE.value} then
+    redis.call('PEXPIRE', KEYS[1], ttl)
+end
 redis.call('SET', KEYS[1], record, 'PX', ttl)
 if removed ~= added or KEYS[4] or expiry(current) ~= tonumber(expires) then
     move(KEYS[2], KEYS[3], removed, added, expires, litter, KEYS[4], KEYS[5])

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 import pytest
 from django.test import override_settings
 
+from django_sessionstores.core.records import State, make_tombstone
 from django_sessionstores.exceptions import StorageFull
+from django_sessionstores.storages.base import Updated
 from django_sessionstores.storages.redis.storage import RedisStorage
 from tests.services import Redis
 from tests.storages.redis import test_storage
@@ -132,3 +134,17 @@ def test_a_full_server_has_no_memory_for_a_lost_index(storage: RedisStorage, ser
     assert storage.reindex() == len(IDS)
     with full(server):
         assert_lists_and_ends(storage)
+
+
+def test_a_tombstone_takes_the_place_of_a_session_on_a_full_server(
+    storage: RedisStorage, server: Redis
+) -> None:
+    """So a session ends whose user has a new password. It takes less memory than the session."""
+    storage.create(record(), NOW)
+    tombstone = make_tombstone(record().id, State.SUPERSEDED, now=NOW, seconds=60)
+    with full(server):
+        with pytest.raises(StorageFull):
+            storage.update(record(version=2), record(), NOW)
+        assert isinstance(storage.update(tombstone, record(), NOW), Updated)
+        assert storage.read(record().id) == tombstone
+        assert listed(storage) == []
