@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from django.core.cache.backends.base import BaseCache
@@ -41,6 +42,7 @@ from ...core.phrases import Phrase
 from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..base import NAMESPACE, has_fixed_keys, place_of_cache
 from ..breaker import Breaker
+from ..pool_waits import pauses
 from ..threads import in_thread
 from .loops import LoopClients
 from .scripts import Script
@@ -55,6 +57,8 @@ _MAX_CONNECTIONS: Final = 50
 """The connections of a loop. Each is in use for as long as a command takes; more commands wait."""
 _LONGEST_WAIT: Final = 20.0
 """Seconds that a command waits for a connection, if the settings have no timeout."""
+_WAITED_IN_VAIN: Final = "No connection available."
+"""The error of a pool whose calls wait for a connection, and have done so."""
 
 _AWAITING: Final[dict[type[Any], type[Any]]] = {
     blocking.Connection: awaiting.Connection,
@@ -121,7 +125,9 @@ class Server:
             # connections of the pool, which are faster still: tracing of Redis hooks in here.
             answer = client.execute_command(*command)
         except _ERRORS as error:
-            self._fail(error, breaker, began)
+            answer = self._ask_when_free(
+                error, lambda: client.execute_command(*command), breaker, began
+            )
         breaker.answered()
         return answer
 
@@ -148,12 +154,17 @@ class Server:
             return []
         breaker = self._breaker if not self.spans_slots else self._breaker_for_all(commands)
         began = breaker.begin()
-        try:
+
+        def ask() -> list[Any]:
             client = self._client or self.connect()
             pipeline = _fill(client.pipeline(transaction=False), commands)
-            answers = pipeline.execute(raise_on_error=False)
+            answers: list[Any] = pipeline.execute(raise_on_error=False)
+            return answers
+
+        try:
+            answers = ask()
         except _ERRORS as error:
-            self._fail(error, breaker, began)
+            answers = self._ask_when_free(error, ask, breaker, began)
         breaker.answered()
         return self._checked(answers)
 
@@ -216,7 +227,11 @@ class Server:
                 options = {} if node is None else {"target_nodes": node}
                 cursor = 0
                 while True:
-                    answer, keys = client.scan(cursor, match=pattern, count=_BATCH, **options)
+                    command = partial(client.scan, cursor, match=pattern, count=_BATCH, **options)
+                    try:
+                        answer, keys = command()
+                    except _ERRORS as error:
+                        answer, keys = self._ask_when_free(error, command)
                     yield keys
                     cursor = answer if node is None else answer[node.name]
                     if not cursor:
@@ -324,7 +339,7 @@ class Server:
             return f"Put the address of the primary first in {entry}['LOCATION']."
         if "CERTIFICATE" in text:
             return f"Set ssl_ca_certs of the connection pool in {entry}['OPTIONS']."
-        if isinstance(error, MaxConnectionsError):
+        if _is_used_up(error):
             return f"Raise max_connections of the connection pool in {entry}['OPTIONS']."
         if isinstance(error, _UNREACHABLE) and not isinstance(error, BusyLoadingError):
             return (
@@ -368,6 +383,30 @@ class Server:
             each.begin(may_wait=True)
         return Breaker()
 
+    def _ask_when_free(
+        self,
+        error: Exception,
+        ask: Callable[[], Any],
+        breaker: Breaker | None = None,
+        began: float = 0,
+    ) -> Any:
+        """Return what ``ask`` returns when a connection is free, if that is what an error is about.
+
+        Raises the exception for another error, see `_fail` for the rest of the arguments, and if
+        no connection becomes free for as long as the client waits for an answer.
+        """
+        if _is_used_up(error) and str(error) != _WAITED_IN_VAIN:
+            for _ in pauses(_timeout_of(self._client)):
+                if breaker is not None:
+                    breaker.begin(may_wait=True)
+                try:
+                    return ask()
+                except _ERRORS as another:
+                    error = another
+                if not _is_used_up(error):
+                    break
+        self._fail(error, breaker, began)
+
     def _fail(self, error: Exception, breaker: Breaker | None = None, began: float = 0) -> NoReturn:
         """Raise the exception that an error of the client means, see `ask`.
 
@@ -385,10 +424,28 @@ class Server:
         is_full = isinstance(error, OutOfMemoryError) or "OOM command" in text
         failure = StorageFull if is_full else StorageUnavailable
         message = f"{self.describe()}: {type(error).__name__}: {text}"
-        # A pool that is used up fails at once and is not an answer of the server.
-        if breaker is not None and not isinstance(error, ResponseError | MaxConnectionsError):
+        # A pool that is used up says nothing about the server.
+        if breaker is not None and not (isinstance(error, ResponseError) or _is_used_up(error)):
             breaker.failed(began, f"{message.rstrip('.')}.")
         raise failure(message) from (None if quotes else error)
+
+
+def _is_used_up(error: Exception) -> bool:
+    """Return whether all connections of a pool are in use. Nothing was sent then."""
+    # The pools that wait raise a plain error, and the others do so before redis-py 6.
+    return isinstance(error, MaxConnectionsError) or str(error) in {
+        "Too many connections",
+        _WAITED_IN_VAIN,
+    }
+
+
+def _timeout_of(client: Any) -> float:
+    """Return for how many seconds a blocking client waits for an answer."""
+    if isinstance(client, RedisCluster):
+        options = client.get_connection_kwargs()  # type: ignore[no-untyped-call]
+    else:
+        options = client.connection_pool.connection_kwargs
+    return float(options.get("socket_timeout") or _LONGEST_WAIT)
 
 
 def _awaiting_pool(client: Any) -> awaited.ConnectionPool | None:

@@ -305,9 +305,7 @@ class SessionIndex:
         deadline, pause = time.monotonic() + WAIT_SECONDS, _FIRST_PAUSE
         while True:
             builder, lock = secrets.token_hex(8), (self.lock,)
-            is_builder = yield from self._server.evaluate(
-                scripts.TAKE, lock, builder, _BUILDER_TTL
-            )
+            is_builder = yield from self._server.evaluate(scripts.TAKE, lock, builder, _BUILDER_TTL)
             # Another request may have finished just before.
             answer = yield from self._server.evaluate(script, keys, *arguments)
             if is_builder and answer is None:
