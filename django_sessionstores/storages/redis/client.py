@@ -395,17 +395,16 @@ class Server:
         Raises the exception for another error, see `_fail` for the rest of the arguments, and if
         no connection becomes free for as long as the client waits for an answer.
         """
-        if _is_used_up(error) and str(error) != _WAITED_IN_VAIN:
-            for _ in pauses(_timeout_of(self._client)):
-                if breaker is not None:
-                    breaker.begin(may_wait=True)
-                try:
-                    return ask()
-                except _ERRORS as another:
-                    error = another
-                if not _is_used_up(error):
-                    break
-        self._fail(error, breaker, began)
+        is_busy = _is_used_up(error) and str(error) != _WAITED_IN_VAIN
+        for _ in pauses(_timeout_of(self._client) if is_busy else 0):
+            if breaker is not None:
+                breaker.begin(may_wait=True)
+            try:
+                return ask()
+            except _ERRORS as another:
+                if not _is_used_up(another):
+                    return self._fail(another, breaker, began)
+        return self._fail(error, breaker, began)
 
     def _fail(self, error: Exception, breaker: Breaker | None = None, began: float = 0) -> NoReturn:
         """Raise the exception that an error of the client means, see `ask`.

@@ -117,8 +117,8 @@ return 1
 """
 )
 
-# Returns 1 if it wrote, nothing if there is no record, and otherwise the current record. A tombstone
-# takes less memory than the session that it replaces, so a full server must allow it.
+# Returns 1 if it wrote, nothing if there is no record, and otherwise the current record. A full
+# server must allow a tombstone, which takes less memory than the session that it replaces.
 UPDATE: Final = Script(
     f"""
 local expected, now, record, ttl, removed, added, expires, litter = unpack(ARGV)
