@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from django_sessionstores.storages import pool_waits
 from django_sessionstores.storages.base import Updated
 from django_sessionstores.testing import now
 from tests.services import Memcached, Redis, shared_service
+from tests.storages.memcached.test_storage import client_of
 from tests.storages.memcached.test_storage import storage_at as memcached_at
 from tests.storages.records import make_record
 from tests.storages.redis.test_storage import DJANGO_REDIS, REDIS_CACHE
@@ -66,8 +67,10 @@ def _redis_cache() -> Any:
 
 @contextmanager
 def _memcached() -> Iterator[Site]:
-    options = {"timeout": TIMEOUT, "max_pool_size": 1}
-    with memcached_at(shared_service(Memcached).addresses, OPTIONS=options) as storage:
+    server, options = shared_service(Memcached), {"timeout": TIMEOUT, "max_pool_size": 1}
+    with closing(client_of(server)) as client:
+        client.flush_all()
+    with memcached_at(server.addresses, OPTIONS=options) as storage:
         (client,) = storage._nodes.clients.values()
         pool = client.client_pool
 
@@ -76,7 +79,6 @@ def _memcached() -> Iterator[Site]:
 
         (breaker,) = storage._nodes._breakers.values()
         yield Site(storage, take, lambda: breaker)
-        storage.delete("a" * 40)
 
 
 @pytest.fixture(params=[_django_redis, _redis_cache, _memcached], ids=lambda make: make.__name__)

@@ -119,15 +119,13 @@ class Server:
         """
         breaker = self._breaker if not self.spans_slots else self._breaker_for(command)
         began = breaker.begin()
-        try:
-            client = self._client or self.connect()
+
+        def ask() -> Any:
             # Not the methods named like the commands, which take longer to get here. Nor the
             # connections of the pool, which are faster still: tracing of Redis hooks in here.
-            answer = client.execute_command(*command)
-        except _ERRORS as error:
-            answer = self._ask_when_free(
-                error, lambda: client.execute_command(*command), breaker, began
-            )
+            return (self._client or self.connect()).execute_command(*command)
+
+        answer = self._run(ask, breaker, began)
         breaker.answered()
         return answer
 
@@ -161,10 +159,7 @@ class Server:
             answers: list[Any] = pipeline.execute(raise_on_error=False)
             return answers
 
-        try:
-            answers = ask()
-        except _ERRORS as error:
-            answers = self._ask_when_free(error, ask, breaker, began)
+        answers = self._run(ask, breaker, began)
         breaker.answered()
         return self._checked(answers)
 
@@ -228,10 +223,7 @@ class Server:
                 cursor = 0
                 while True:
                     command = partial(client.scan, cursor, match=pattern, count=_BATCH, **options)
-                    try:
-                        answer, keys = command()
-                    except _ERRORS as error:
-                        answer, keys = self._ask_when_free(error, command)
+                    answer, keys = self._run(command)
                     yield keys
                     cursor = answer if node is None else answer[node.name]
                     if not cursor:
@@ -383,28 +375,26 @@ class Server:
             each.begin(may_wait=True)
         return Breaker()
 
-    def _ask_when_free(
-        self,
-        error: Exception,
-        ask: Callable[[], Any],
-        breaker: Breaker | None = None,
-        began: float = 0,
-    ) -> Any:
-        """Return what ``ask`` returns when a connection is free, if that is what an error is about.
+    def _run(self, ask: Callable[[], Any], breaker: Breaker | None = None, began: float = 0) -> Any:
+        """Return what ``ask`` returns, which waits for a connection as long as for an answer.
 
-        Raises the exception for another error, see `_fail` for the rest of the arguments, and if
-        no connection becomes free for as long as the client waits for an answer.
+        Raises the exception for an error, see `_fail` for the other arguments.
         """
-        is_busy = _is_used_up(error) and str(error) != _WAITED_IN_VAIN
+        try:
+            return ask()
+        except _ERRORS as error:
+            failure = error
+        is_busy = _is_used_up(failure) and str(failure) != _WAITED_IN_VAIN
         for _ in pauses(_timeout_of(self._client) if is_busy else 0):
             if breaker is not None:
                 breaker.begin(may_wait=True)
             try:
                 return ask()
-            except _ERRORS as another:
-                if not _is_used_up(another):
-                    return self._fail(another, breaker, began)
-        return self._fail(error, breaker, began)
+            except _ERRORS as error:
+                failure = error
+            if not _is_used_up(failure):
+                break
+        return self._fail(failure, breaker, began)
 
     def _fail(self, error: Exception, breaker: Breaker | None = None, began: float = 0) -> NoReturn:
         """Raise the exception that an error of the client means, see `ask`.
