@@ -164,7 +164,9 @@ class LimitedCursor:
         if is_answer(error):
             self._breaker.answered()
         elif unopened := connection_error(self._connection, error):
-            self._breaker.failed(self._began, unopened)
+            # PyMySQL loads certificates before it connects, which takes as long as a slow server.
+            began = inf if "refused" in str(error) else self._began
+            self._breaker.failed(began, unopened)
         elif not self._may_wait:
             # The client may have a limit of its own, which is shorter.
             reason = self._late() if was_cut_off else f"{self._database}: {summary_of(error)}."

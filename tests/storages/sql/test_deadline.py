@@ -218,6 +218,16 @@ def test_a_connection_that_cannot_be_opened_counts_for_each_statement(
     line.connection = connection
 
 
+def test_a_server_that_refuses_does_not_hang(line: Line, breaker: Breaker) -> None:
+    """PyMySQL takes long to get ready for TLS before it is refused. When the server is back, it
+    must be asked at once."""
+    line.connection, connection = None, line.connection
+    for _ in range(3):
+        end_slowly(line, OperationalError(2003, "[Errno 111] Connection refused"))
+        assert not breaker.is_open
+    line.connection = connection
+
+
 def canceled() -> OperationalError:
     """Return the error that Django makes of one of psycopg's."""
     error = OperationalError("canceling statement due to statement timeout")
