@@ -45,7 +45,8 @@ class Site(NamedTuple):
 def _redis(backend: str, options: dict[str, Any]) -> Iterator[Site]:
     server = shared_service(Redis)
     server.cli("flushall")
-    with redis_at(server.url(), backend, OPTIONS=options) as storage:
+    # django-redis keeps a pool for each address. Other tests have other options.
+    with redis_at(server.url(9), backend, OPTIONS=options) as storage:
         pool = storage._server.connect().connection_pool
 
         def take() -> Callable[[], object]:

@@ -86,6 +86,13 @@ class Nodes:
             ).digest(),
         )
 
+    def missing_timeout(self) -> str:
+        """See `Inspection.missing_timeout`."""
+        for option in ("connect_timeout", "timeout"):
+            if self._options[option] is None:
+                return f"CACHES[{self.alias!r}]['OPTIONS'][{option!r}]"
+        return ""
+
     def call(
         self, session_id: str, command: str, *arguments: Any, **options: Any
     ) -> tuple[Any, bool]:

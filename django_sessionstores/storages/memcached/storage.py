@@ -89,6 +89,9 @@ class MemcachedStorage(CacheStorage):
     def namespace(self) -> str:
         return self._nodes.key("")
 
+    def missing_timeout(self) -> str:
+        return self._nodes.missing_timeout()
+
     def read(self, session_id: str) -> Record | None:
         return _record(session_id, self._find(session_id))
 

@@ -378,14 +378,14 @@ class Server:
     def _run(self, ask: Callable[[], Any], breaker: Breaker | None = None, began: float = 0) -> Any:
         """Return what ``ask`` returns, which waits for a connection as long as for an answer.
 
-        Raises the exception for an error, see `_fail` for the other arguments.
+        If the connection is lost, ``ask`` is called once more, because the commands of the package
+        may be sent twice. Raises the exception for an error, see `_fail` for the other arguments.
         """
         try:
             return ask()
         except _ERRORS as error:
             failure = error
-        is_busy = _is_used_up(failure) and str(failure) != _WAITED_IN_VAIN
-        for _ in pauses(_timeout_of(self._client) if is_busy else 0):
+        for _ in _further_tries(self._client, failure):
             if breaker is not None:
                 breaker.begin(may_wait=True)
             try:
@@ -428,6 +428,21 @@ def _is_used_up(error: Exception) -> bool:
     }
 
 
+def _further_tries(client: Any, error: Exception) -> Iterator[None]:
+    """Yield for each further try of a command whose first one has failed."""
+    if _is_used_up(error) and str(error) != _WAITED_IN_VAIN:
+        yield from pauses(_timeout_of(client))
+    elif _is_lost(error) and not isinstance(client, RedisCluster):  # Which tries by itself.
+        yield
+
+
+def _is_lost(error: Exception) -> bool:
+    """Return whether a connection that was open is lost. A command may have been carried out."""
+    # The subclasses are answers of the server, or of a pool.
+    is_plain = type(error) is RedisConnectionError and not _is_used_up(error)
+    return is_plain and "connecting to" not in str(error)
+
+
 def _timeout_of(client: Any) -> float:
     """Return for how many seconds a blocking client waits for an answer."""
     if isinstance(client, RedisCluster):
@@ -435,6 +450,20 @@ def _timeout_of(client: Any) -> float:
     else:
         options = client.connection_pool.connection_kwargs
     return float(options.get("socket_timeout") or _LONGEST_WAIT)
+
+
+def missing_timeout(server: Server) -> str:
+    """See `Inspection.missing_timeout`. That of a cluster is not known before it is connected."""
+    client = server._client
+    if client is None or isinstance(client, RedisCluster):
+        return ""
+    pool = client.connection_pool
+    connection = pool.connection_class(**pool.connection_kwargs)
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        if getattr(connection, name, 0) is None:
+            option = name if server._is_djangos else name.upper()
+            return f"CACHES[{server._alias!r}]['OPTIONS'][{option!r}]"
+    return ""
 
 
 def _awaiting_pool(client: Any) -> awaited.ConnectionPool | None:

@@ -20,7 +20,7 @@ from ..base import CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated, 
 from ..flows import FlowStorage
 from . import scripts
 from .answers import eviction_policy, find
-from .client import Server
+from .client import Server, missing_timeout
 from .index import Moves, SessionIndex
 from .scripts import Script
 
@@ -278,6 +278,9 @@ class RedisStorage(FlowStorage, CacheStorage):
         if self._server.spans_slots:
             return ""
         return eviction_policy(self._server.ask("INFO", "memory"))
+
+    def missing_timeout(self) -> str:
+        return missing_timeout(self._server)
 
     def reindex(self, builder: str = "") -> int:
         """See `Storage.reindex`, and `SessionIndex.rebuild` for ``builder``."""

@@ -23,7 +23,9 @@ from django.test import override_settings
 from django_redis.pool import ConnectionFactory
 from redis import Redis as Client
 from redis import RedisCluster as ClusterClient
-from redis.exceptions import ResponseError
+from redis.exceptions import BusyLoadingError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.sentinel import Sentinel as SentinelManager
 
 from django_sessionstores.core.records import Record, State, make_tombstone
@@ -569,6 +571,55 @@ def retrying(storage: redis.RedisStorage, monkeypatch: pytest.MonkeyPatch) -> re
 
     monkeypatch.setattr(storage._server._client, "execute_command", twice)
     return storage
+
+
+@pytest.mark.parametrize(
+    ("error", "is_repeated"),
+    [
+        (RedisConnectionError("Connection closed by server."), True),
+        (RedisConnectionError("Error 32 while writing to socket. Broken pipe."), True),
+        (RedisConnectionError("Error 111 connecting to 127.0.0.1:1. Connection refused."), False),
+        (RedisTimeoutError("Timeout reading from socket"), False),
+        (BusyLoadingError("Redis is loading the dataset in memory"), False),
+        (ResponseError("ERR"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_command_is_sent_again_if_its_connection_is_lost(
+    storage: redis.RedisStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    is_repeated: bool,
+) -> None:
+    """A firewall has forgotten the connection, or the server has closed it before it answered."""
+    storage.create(record(), NOW)
+    client, sent = storage._server._client, list[str]()
+
+    def lost(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            answer = original(*args, **kwargs)
+            sent.append(name)
+            if len(sent) % 2:
+                raise error
+            return answer
+
+        return call
+
+    monkeypatch.setattr(client, "execute_command", lost("command", client.execute_command))
+    if not is_repeated:
+        with pytest.raises(StorageUnavailable):
+            storage.read("a" * 40)
+        assert sent == ["command"]
+        return
+    assert storage.read("a" * 40) == record()
+    assert isinstance(storage.create(record("b" * 40), NOW), Updated)
+    assert isinstance(storage.update(record(version=2), record(), NOW), Updated)
+    assert len(sent) == 6
+    monkeypatch.setattr(client, "pipeline", lambda **_: pipeline)
+    pipeline = mock.Mock()
+    pipeline.execute = lost("pipeline", lambda **_: [b"", 0])
+    assert storage.lookup_many(["c" * 40]) == {}
+    assert sent[6:8] == ["pipeline", "pipeline"]
 
 
 def test_an_update_sent_twice_is_no_conflict(retrying: redis.RedisStorage) -> None:
