@@ -21,12 +21,25 @@ from django.test import override_settings
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.signals import session_created, session_ended
+from django_sessionstores.storages.base import Updated
 from django_sessionstores.storages.memcached.storage import MemcachedStorage
 from django_sessionstores.storages.redis import loops as redis_loops
 from django_sessionstores.storages.sql import liveness
+from django_sessionstores.testing import Twin
 from tests import cases
 from tests.cases import Engine
-from tests.services import MariaDB, Memcached, PostgreSQL, Redis, Service, wait_until
+from tests.services import (
+    MariaDB,
+    Memcached,
+    PostgreSQL,
+    Redis,
+    RedisCluster,
+    RedisSentinel,
+    Service,
+    shared_service,
+    wait_until,
+)
+from tests.storages.redis import test_storage as redis_tests
 from tests.storages.sql.test_storage import NOW, TABLE, execute, next_version, stored
 from tests.test_outages import stalled
 
@@ -412,3 +425,45 @@ def reads(engine: Engine, record: Any) -> bool:
     except StorageUnavailable:
         connections[engine.database].close()
         return False
+
+
+# A cluster and a sentinel of Redis ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "deployment",
+    [
+        redis_tests._cluster_redis_cache,
+        redis_tests._cluster_django_redis,
+        redis_tests._sentinel_redis_cache,
+        redis_tests._sentinel_django_redis,
+    ],
+    ids=lambda deployment: deployment.__name__.strip("_"),
+)
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_the_nodes_of_redis_have_closed_the_connections(
+    deployment: Callable[[], Any], is_async: bool
+) -> None:
+    kind = RedisCluster if "cluster" in deployment.__name__ else RedisSentinel
+
+    def end() -> None:
+        for node in shared_service(kind).members:
+            node.cli("client", "kill", "type", "normal", "skipme", "yes")
+
+    with deployment() as storage:
+        storage._server.connect().flushall()
+        asked = Twin(storage, awaited=is_async)
+        for number in range(20):
+            record = redis_tests.record(f"{number:040x}", user_id="7")
+            end()
+            assert isinstance(asked.create(record, NOW), Updated)
+            end()
+            assert asked.read(record.id) == record
+            end()
+            assert isinstance(asked.update(next_version(record), record, NOW), Updated)
+        end()
+        assert asked.count(NOW, "7") == 20
+        end()
+        assert len(asked.scan("", 30, "7").records) == 20
+        end()
+        assert len(asked.end_many([f"{number:040x}" for number in range(20)])) == 20
