@@ -16,7 +16,7 @@ from django_sessionstores.core.records import State, make_tombstone
 from django_sessionstores.exceptions import StorageFull
 from django_sessionstores.storages.base import Updated
 from django_sessionstores.storages.redis.storage import RedisStorage
-from tests.services import Redis
+from tests.services import Redis, RedisCluster
 from tests.storages.redis import test_storage
 from tests.storages.redis.test_storage import (
     HOUR,
@@ -148,3 +148,18 @@ def test_a_tombstone_takes_the_place_of_a_session_on_a_full_server(
         assert isinstance(storage.update(tombstone, record(), NOW), Updated)
         assert storage.read(record().id) == tombstone
         assert listed(storage) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_complete", [False, True], ids=["never listed", "listed before"])
+def test_a_full_cluster_lists_and_ends_sessions(is_complete: bool) -> None:
+    """On one, the index is moved by a command of its own."""
+    with (
+        RedisCluster() as cluster,
+        storage_at(cluster.url(), f"{test_storage.__name__}.ClusterCache") as storage,
+    ):
+        fill(storage)
+        if is_complete:
+            storage.reindex()
+        with full(*cluster.members):
+            assert_lists_and_ends(storage)
