@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from django.test import override_settings
 
+from django_sessionstores.core.flow import run
 from django_sessionstores.core.records import State, make_tombstone
-from django_sessionstores.exceptions import StorageFull
+from django_sessionstores.exceptions import StorageFull, StorageUnavailable
 from django_sessionstores.storages.base import Updated
+from django_sessionstores.storages.redis import building
 from django_sessionstores.storages.redis.storage import RedisStorage
+from django_sessionstores.testing import Twin
 from tests.services import Redis, RedisCluster
 from tests.storages.redis import test_storage
 from tests.storages.redis.test_storage import (
@@ -116,24 +120,85 @@ def test_the_index_of_a_new_key_on_a_full_server(storage: RedisStorage, server: 
             assert storage.index_is_complete()
 
 
+@contextmanager
+def lost_index(storage: RedisStorage, server: Redis) -> Iterator[None]:
+    """Leave no memory to a server that has dropped the index, as with another policy before."""
+    fill(storage)
+    storage._server.ask("DEL", *storage._index.keys)
+    # Not anybody's: of another user, of another site, a tombstone, and not a session.
+    storage.create(record("0" * 40, user_id="70", expires=NOW + HOUR), NOW)
+    storage.create(record("1" * 40, site=12345), NOW)
+    storage.create(make_tombstone("2" * 40, State.SUPERSEDED, now=NOW, seconds=3600), NOW)
+    storage._server.ask("SET", storage._server.key("3" * 40), b"rubbish")
+    with full(server):
+        yield
+
+
 def test_a_full_server_has_no_memory_for_a_lost_index(storage: RedisStorage, server: Redis) -> None:
     """There may be very many sessions that it lacks: a server that takes more memory than it was
     given may be killed, and have nobody's session any more."""
-    fill(storage)
-    storage._server.ask("DEL", *storage._index.keys)
-    storage.create(record("0" * 40), NOW)
-    before = contents(storage)
-    with full(server):
-        for ask in (storage.reindex, lambda: listed(storage), lambda: storage.count(NOW, "7")):
-            with pytest.raises(StorageFull, match=r"maxmemory.*sessions reindex"):
-                ask()
+    with lost_index(storage, server):
+        before = contents(storage)
+        with pytest.raises(StorageFull, match=r"maxmemory.*sessions reindex"):
+            storage.reindex()
         # Nothing has changed, and no lock stays.
         assert contents(storage) == before
         assert storage.delete("0" * 40)
-        assert storage.read(IDS[0]) is not None
     assert storage.reindex() == len(IDS)
     with full(server):
         assert_lists_and_ends(storage)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_sessions_are_listed_and_ended_without_an_index(
+    storage: RedisStorage, server: Redis, is_async: bool
+) -> None:
+    asked = Twin(storage, awaited=is_async)
+    with lost_index(storage, server):
+        before = contents(storage)
+        for limit in range(1, 9):
+            assert pages(asked, limit, None) == ["0" * 40, *IDS]
+            assert pages(asked, limit, "7") == IDS[:3]
+            assert pages(asked, limit, "nobody") == []
+        assert (asked.count(NOW, None), asked.count(NOW, "7")) == (7, 3)
+        assert storage.summarize(NOW, 10).live == 7
+        assert storage.summarize(NOW, 2).live == 2
+        assert (
+            asked.scan("", 10, None, NOW + HOUR + 2).records
+            == storage.scan(IDS[2], 9, None).records
+        )
+        assert contents(storage) == before
+        assert not storage.index_is_complete()
+        page = asked.scan("", 2, None)
+        assert asked.end_many([each.id for each in page.records]) == ["0" * 40, IDS[0]]
+        assert [each.id for each in asked.scan(page.next, 9, None).records] == IDS[1:]
+        assert storage.purge(NOW, 10) == 0
+
+
+def pages(asked: Any, limit: int, user_id: str | None) -> list[str]:
+    """Return the ids of all pages, which have their size."""
+    ids, cursor = list[str](), ""
+    while True:
+        page = asked.scan(cursor, limit, user_id)
+        ids += [each.id for each in page.records]
+        cursor = page.next
+        if not cursor:
+            return ids
+        assert len(page.records) == limit
+
+
+def test_one_request_at_a_time_looks_at_all_keys(
+    storage: RedisStorage, server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "WAIT_SECONDS", 0.1)
+    with lost_index(storage, server):
+        cursor = storage.scan("", 2, None).next
+        token = run(storage._index.builder.take_lock())
+        for ask in (lambda: storage.scan(cursor, 2, None), lambda: storage.count(NOW, None)):
+            with pytest.raises(StorageUnavailable, match="makes the index of sessions anew"):
+                ask()
+        storage._index.builder.release(token)
+        assert storage.count(NOW, None) == 7
 
 
 def test_a_tombstone_takes_the_place_of_a_session_on_a_full_server(

@@ -36,7 +36,7 @@ from django_sessionstores.exceptions import (
     UnreadablePayload,
 )
 from django_sessionstores.storages.base import LITTER_AGE, Conflict, Gone, Taken, Updated
-from django_sessionstores.storages.redis import index as redis_index
+from django_sessionstores.storages.redis import building as redis_building
 from django_sessionstores.storages.redis import scripts as redis_scripts
 from django_sessionstores.storages.redis import storage as redis
 from django_sessionstores.storages.redis.client import Server
@@ -1142,7 +1142,7 @@ def test_an_index_of_another_site_is_not_new(storage: redis.RedisStorage) -> Non
     storage.create(own(storage, "a"), NOW)
     with override_settings(SECRET_KEY="of another site"):
         storage.create(own(storage, "b"), NOW)
-    raw_client().delete(*index_keys(), storage._index._sites_key)
+    raw_client().delete(*index_keys(), storage._index.builder.sites_key)
     assert not storage.index_is_complete()
     assert listed(storage) == ["a" * 40]
     with override_settings(SECRET_KEY="of another site"):
@@ -1172,7 +1172,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def _lose_index(storage: redis.RedisStorage) -> None:
     client = storage._server.connect()
-    for name in (*storage._index.keys, storage._index.lock):
+    for name in (*storage._index.keys, storage._index.builder.lock):
         client.delete(name)
 
 
@@ -1216,7 +1216,7 @@ def test_of_many_requests_one_makes_the_index(
         found = _at_once(8, lambda: listed(next(stores), "7"))
         assert found == [["a" * 40, "b" * 40]] * 8
         assert len(builds) == 1
-        assert storage._server.connect().exists(storage._index.lock) == 0
+        assert storage._server.connect().exists(storage._index.builder.lock) == 0
 
 
 @BOTH
@@ -1238,17 +1238,17 @@ def test_a_request_does_not_wait_for_ever_for_an_index(
 ) -> None:
     """The request does not return a part of the list, either, because ending all sessions of a user
     would miss some."""
-    monkeypatch.setattr(redis_index, "WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(redis_building, "WAIT_SECONDS", 0.3)
     with deployment() as storage:
         storage._server.connect().flushall()
         _store_without_index(storage)
-        storage._server.connect().set(storage._index.lock, "another", px=60_000)
+        storage._server.connect().set(storage._index.builder.lock, "another", px=60_000)
 
         for ask in (lambda: listed(storage, "7"), lambda: storage.count(NOW, None)):
             with pytest.raises(StorageUnavailable, match="makes the index of sessions anew"):
                 ask()
         assert builds == []
-        assert storage._server.connect().get(storage._index.lock) == b"another"
+        assert storage._server.connect().get(storage._index.builder.lock) == b"another"
         assert storage.read("a" * 40) is not None
 
 
@@ -1259,7 +1259,7 @@ def test_the_work_of_a_killed_builder_is_taken_over(
     with deployment() as storage:
         storage._server.connect().flushall()
         _store_without_index(storage)
-        storage._server.connect().set(storage._index.lock, "killed", px=400)
+        storage._server.connect().set(storage._index.builder.lock, "killed", px=400)
         began = time.monotonic()
 
         assert _at_once(4, lambda: listed(storage, "7")) == [["a" * 40]] * 4
@@ -1270,8 +1270,8 @@ def test_the_work_of_a_killed_builder_is_taken_over(
 def test_a_builder_that_takes_long_keeps_its_lock(
     storage: redis.RedisStorage, monkeypatch: pytest.MonkeyPatch, builds: list[float]
 ) -> None:
-    monkeypatch.setattr(redis_index, "BUILDER_SECONDS", 0.3)
-    monkeypatch.setattr(redis_index, "_BUILDER_TTL", 300)
+    monkeypatch.setattr(redis_building, "BUILDER_SECONDS", 0.3)
+    monkeypatch.setattr(redis_building, "_BUILDER_TTL", 300)
     _store_without_index(storage)
 
     assert _at_once(4, lambda: listed(storage, "7")) == [["a" * 40]] * 4
@@ -1284,10 +1284,12 @@ def test_a_builder_that_fails_gives_the_lock_back(
     """The next request need not wait until it ends."""
     _store_without_index(storage)
     with monkeypatch.context() as patch:
-        patch.setattr(storage._index, "_list", mock.Mock(side_effect=StorageUnavailable("away")))
+        patch.setattr(
+            storage._index.builder, "_list", mock.Mock(side_effect=StorageUnavailable("away"))
+        )
         with pytest.raises(StorageUnavailable, match="away"):
             listed(storage, "7")
-    assert raw_client().exists(storage._index.lock) == 0
+    assert raw_client().exists(storage._index.builder.lock) == 0
     assert listed(storage, "7") == ["a" * 40]
 
 
@@ -1296,10 +1298,10 @@ def test_a_command_makes_the_index_whoever_else_does(
 ) -> None:
     """An operator has asked for it. Requests wait for the command, then."""
     _store_without_index(storage)
-    raw_client().set(storage._index.lock, "another", px=60_000)
+    raw_client().set(storage._index.builder.lock, "another", px=60_000)
 
     assert storage.reindex() == 1
-    assert raw_client().exists(storage._index.lock) == 0
+    assert raw_client().exists(storage._index.builder.lock) == 0
     assert listed(storage, "7") == ["a" * 40]
     assert len(builds) == 1
 
@@ -1311,11 +1313,11 @@ def test_each_command_that_makes_the_index_has_a_lock_of_its_own(
     locks: list[Any] = []
 
     def look(records: Sequence[Record]) -> int:
-        locks.append(raw_client().get(storage._index.lock))
+        locks.append(raw_client().get(storage._index.builder.lock))
         return len(records)
 
     storage.create(record(), NOW)
-    monkeypatch.setattr(storage._index, "_list", look)
+    monkeypatch.setattr(storage._index.builder, "_list", look)
     assert [storage.reindex(), storage.reindex()] == [1, 1]
     assert len(set(locks)) == 2
 
