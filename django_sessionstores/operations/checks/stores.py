@@ -181,7 +181,7 @@ def _no_pool_timeout(alias: str) -> checks.Warning:
             _("Set %(setting)s to a few seconds."),
             setting=f"DATABASES[{alias!r}]['OPTIONS']['pool']['timeout']",
         ),
-        id="sessionstores.W034",
+        id="sessionstores.W036",
     )
 
 
@@ -202,7 +202,7 @@ def _no_timeout(store: str, setting: str) -> checks.Warning:
             store=store,
         ),
         hint=Phrase(_("Set %(setting)s to a second or two."), setting=setting),
-        id="sessionstores.W035",
+        id="sessionstores.W037",
     )
 
 

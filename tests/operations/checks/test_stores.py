@@ -163,10 +163,10 @@ def test_a_limit_of_connecting_may_stand_elsewhere(options):
 @pytest.mark.usefixtures("production")
 @pytest.mark.parametrize("pool", [True, {"max_size": 8}], ids=str)
 def test_a_pool_should_not_be_waited_for_as_long_as_it_likes(pool):
-    """W034: half a minute is not better than for ever for whoever waits for a page."""
+    """W036: half a minute is not better than for ever for whoever waits for a page."""
     with database("psycopg", pool=pool):
         (message,) = check_database(None)
-    assert message.id == "sessionstores.W034"
+    assert message.id == "sessionstores.W036"
     assert "['OPTIONS']['pool']['timeout']" in message.hint
 
 
@@ -181,7 +181,7 @@ def test_a_pool_should_not_be_waited_for_as_long_as_it_likes(pool):
 )
 @pytest.mark.parametrize("name", ["cache", "cached_db", "cookie"])
 def test_a_cache_should_have_timeouts(backend, option, other, name):
-    """W035: as for databases. A client may have them by default."""
+    """W037: as for databases. A client may have them by default."""
 
     def found(**options):
         entry = {"BACKEND": backend, "LOCATION": next(locations), "OPTIONS": options}
@@ -208,7 +208,7 @@ def test_a_cache_should_have_timeouts(backend, option, other, name):
             del no_limit[missing]
             no_limit["CONNECTION_POOL_KWARGS"] = {missing.lower(): None}
         (message,) = found(**no_limit)
-        assert message.id == "sessionstores.W035"
+        assert message.id == "sessionstores.W037"
         assert message.hint == f"Set CACHES['sessions']['OPTIONS']['{missing}'] to a second or two."
 
 
