@@ -20,9 +20,10 @@ from django_sessionstores.core.records import State, make_tombstone
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.storages import pool_waits
 from django_sessionstores.storages.base import Updated
+from django_sessionstores.storages.memcached.django_items import DjangoItems
 from django_sessionstores.testing import now
 from tests.services import Memcached, Redis, shared_service
-from tests.storages.memcached.test_storage import client_of
+from tests.storages.memcached.test_storage import BACKEND, client_of
 from tests.storages.memcached.test_storage import storage_at as memcached_at
 from tests.storages.records import make_record
 from tests.storages.redis.test_storage import DJANGO_REDIS, REDIS_CACHE
@@ -174,3 +175,20 @@ def test_whoever_waits_for_a_connection_hears_that_the_server_hangs(
             asked.result(10)
         release()
         breaker.answered()
+
+
+def test_the_items_of_djangos_cache_on_memcached(waiting: threading.Event) -> None:
+    """A session that has not been migrated yet is looked for there."""
+    server = shared_service(Memcached)
+    options = {"timeout": TIMEOUT, "max_pool_size": 1}
+    entry = {"BACKEND": BACKEND, "LOCATION": server.addresses, "OPTIONS": options}
+    with override_settings(CACHES={"default": entry}), closing(DjangoItems("default")) as items:
+        (client,) = items._nodes.clients.values()
+        site = Site(
+            items, lambda: partial(client.client_pool.release, client.client_pool.get()), int
+        )
+        assert asked_meanwhile(site, waiting, lambda: items.get("a")) is None
+        release = site.take()
+        with pytest.raises(RuntimeError):
+            items.get("a")
+        release()
