@@ -145,4 +145,7 @@ _ask: Final = _poll if hasattr(select, "poll") else _select  # The first one is 
 
 def _has_news(number: int) -> bool:
     """Return whether a socket has something to read, or is closed."""
-    return number >= 0 and _ask(number)
+    try:
+        return number >= 0 and _ask(number)
+    except (OSError, ValueError):
+        return True
