@@ -375,7 +375,14 @@ def test_redis_that_takes_no_writes(engine: Any, ada: Browser, outage: Any) -> N
 @pytest.mark.private_servers({Memcached: partial(Memcached, "-M", "-m", "2")})
 def test_memcached_that_takes_no_writes(engine: Any, ada: Browser) -> None:
     """Started with -M, it says that it is full instead of dropping sessions."""
+    leaver = Browser("ada")
+    key = leaver._client.cookies[COOKIE].value
     assert_takes_no_writes(ada, full_memcached(engine))
+    with full_memcached(engine):
+        assert leaver.get("/logout/").status_code == 200
+        stale = Browser()
+        stale._client.cookies[COOKIE] = key
+        assert stale.user() == ""
 
 
 @pytest.mark.engines("db")

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_noop
 
 from ...core.phrases import Phrase
 from ...core.records import Record, State, list_entry, pack, unpack, with_times
-from ...exceptions import StorageUnavailable, UnreadablePayload
+from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..base import CacheStorage, Gone, Outcome, Taken, Updated, place_of_cache, refusal
 from ..copies import is_refused
 from ..outcomes import known_base
@@ -144,7 +144,12 @@ class MemcachedStorage(CacheStorage):
                 return False
             if record.state is not State.LIVE or not self.is_own(record):
                 return False
-            answer = self._store("cas", record, b"", 0, 0, found.cas)
+            try:
+                answer = self._store("cas", record, b"", 0, 0, found.cas)
+            except StorageFull:
+                # A full node has no room for an empty item either, and so hardly for a tombstone.
+                deleted, sent_twice = self._nodes.call(session_id, "delete")
+                return deleted or sent_twice
             if answer.stored is not False:
                 return answer.stored is True or answer.sent_twice
         raise self._contention(session_id)
