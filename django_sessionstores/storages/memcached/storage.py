@@ -109,7 +109,14 @@ class MemcachedStorage(CacheStorage):
             refused = refusal(current, base, now)
             if current is None or refused is not None:
                 return refused or Gone()
-            answer = self._store("cas", record, data, record.expires, now, current.handle)
+            try:
+                answer = self._store("cas", record, data, record.expires, now, current.handle)
+            except StorageFull:
+                if record.state is State.LIVE or record.successor:
+                    raise
+                # The session must end, if without a tombstone.
+                self._nodes.call(base.id, "delete")
+                return Updated(_without_handle(record))
             if answer.stored:
                 return Updated(_without_handle(record))
             if answer.stored is None:

@@ -1484,6 +1484,25 @@ def test_sessions_end_on_a_full_node() -> None:
         assert storage.lookup_many(["b" * 40, "c" * 40]) == {}
 
 
+def test_a_tombstone_is_left_out_on_a_full_node() -> None:
+    """The session of a user with a new password ends. If it has a successor, the tombstone is what
+    leads to that."""
+    with full_node() as storage:
+        for each, successor, ends in (("b", "e" * 40, False), ("a", "", True)):
+            base = storage.read(each * 40)
+            assert base is not None
+            tombstone = make_tombstone(
+                base.id, State.SUPERSEDED, now=now(), seconds=60, successor=successor
+            )
+            if ends:
+                assert isinstance(storage.update(tombstone, base, now()), Updated)
+                assert storage.read(base.id) is None
+            else:
+                with pytest.raises(StorageFull):
+                    storage.update(tombstone, base, now())
+                assert storage.read(base.id) == base
+
+
 @pytest.mark.parametrize("full", ["old", "new", "both", "new, old but for one"])
 def test_a_full_node_of_two_does_no_half_of_a_rotation(full: str) -> None:
     """Of the two nodes, one may have room for the tombstone, or the record, and the other none."""
