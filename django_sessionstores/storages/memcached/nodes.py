@@ -14,8 +14,10 @@ from typing import Any, Final
 from django.core.cache.backends.base import BaseCache
 from django.core.exceptions import ImproperlyConfigured
 
+from ...exceptions import PayloadTooLarge, StorageFull, StorageUnavailable
 from ..base import NAMESPACE
 from ..breaker import Breaker
+from ..outage_log import OutageLog
 from .client import BROKEN, FAILURES, TIMEOUT_SECONDS, HashClient, PooledClient, translate_error
 from .exchange import Answer, Exchange
 
@@ -156,9 +158,25 @@ class Nodes:
             # A pool that is used up fails at once and is not an answer of the node.
             if not isinstance(error, RuntimeError):
                 breaker.failed(began, failure)
+            self.note(name, failure, command if isinstance(failure, StorageFull) else None)
             raise failure from error
         breaker.answered()
+        if breaker.log.is_open:
+            breaker.log.succeeded(command)
         return answer
+
+    def note(
+        self,
+        node: str,
+        failure: StorageUnavailable | PayloadTooLarge,
+        refused: str | None = None,
+    ) -> None:
+        """Count a failure of a node in the log of outages.
+
+        ``refused`` is the command that the node refuses, if it answers others.
+        """
+        if isinstance(failure, StorageUnavailable):
+            self._breakers[node].log.failed(failure, refused)
 
     def call_at_once(self, commands: dict[str, list[bytes]]) -> list[Answer]:
         """Return the answers to commands for several nodes, which are sent before the first answer.
@@ -176,7 +194,9 @@ class Nodes:
                 try:
                     client = taken.enter_context(pool.get_and_release(destroy_on_fail=True))
                 except FAILURES as error:  # The pool is used up.
-                    raise translate_error(error, node, self.alias, ()) from error
+                    failure = translate_error(error, node, self.alias, ())
+                    self.note(node, failure)
+                    raise failure from error
                 exchanges[node] = Exchange(client, sent)
             if all(exchange.is_open for exchange in exchanges.values()):
                 self._send_all(exchanges)
@@ -207,8 +227,11 @@ class Nodes:
             for server in self._cache.client_servers  # type: ignore[attr-defined]
         ]
         self.clients: dict[str, PooledClient] = {_name(client): client for client in clients}
-        self._breakers = {name: Breaker() for name in self.clients}
+        self._breakers = {name: Breaker(self._log(name)) for name in self.clients}
         self._process = os.getpid()
+
+    def _log(self, node: str) -> OutageLog:
+        return OutageLog(lambda: f"memcached at {node} (cache alias {self.alias!r})")
 
     def key(self, session_id: str) -> str:
         """Return the key of a session's item."""
