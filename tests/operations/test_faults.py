@@ -586,8 +586,11 @@ def test_answers_of_redis(error: Exception, meaning: str) -> None:
 
 def test_the_connection_limit_of_memcached(caplog: pytest.LogCaptureFixture) -> None:
     with Memcached("-c", "30", "-t", "1") as server, ExitStack() as held:
-        for _ in range(40):
-            held.enter_context(socket.create_connection((HOST, server.port)))
+        answer = b""
+        while not answer.startswith(b"ERROR"):
+            connection = held.enter_context(socket.create_connection((HOST, server.port)))
+            connection.sendall(b"version\r\n")
+            answer = connection.recv(100)
         cache = {"BACKEND": PYMEMCACHE, "LOCATION": server.url(), "OPTIONS": {"timeout": 0.5}}
         with site("cache", CACHES={ALIAS: cache}) as store:
             # The client may notice that it is disconnected before it has read why.

@@ -1,6 +1,6 @@
 """The lines that a process logs about outages; the clock is the test's.
 
-What real stores cause to be logged is in `tests.operations.test_outage_lines`.
+What real stores cause to be logged is in `tests.test_outage_lines`.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from django.db import DataError, ProgrammingError
+from django.db import DataError, Error, ProgrammingError
 
 from ...exceptions import StorageFull, StorageUnavailable
-from .lost_races import code_of, summary_of
+from .lost_races import code_of, is_answer, summary_of
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -47,6 +47,11 @@ class Fault(NamedTuple):
 _ADDRESS: Final = "Look at {entry}['HOST'] and ['PORT'], and whether the server runs."
 _LOGIN: Final = "Look at {entry}['USER'] and ['PASSWORD']."
 _NAME: Final = "Look at {entry}['NAME']."
+_LOST: Final = Fault(
+    "has ended the connection",
+    "The log of the server says why: it was restarted, or somebody has ended its connections.",
+    ("57P01", "57P02", "57P05", "25P03", 2006, 2013, 1927, 4031),
+)
 
 _FAULTS: Final = (
     Fault(
@@ -110,11 +115,7 @@ _FAULTS: Final = (
         ("57P03", 1053),
         "starting up|shutting down|not (yet )?accepting connections|recovery mode",
     ),
-    Fault(
-        "has ended the connection",
-        "The log of the server says why: it was restarted, or somebody has ended its connections.",
-        ("57P01", "57P02", "57P05", "25P03", 2006, 2013, 1927, 4031),
-    ),
+    _LOST,
     Fault(
         "did not finish a statement in time",
         "Look at the load and the locks of the database, and at the limits for statements.",
@@ -167,7 +168,7 @@ def connection_error(connection: BaseDatabaseWrapper, error: Exception) -> str |
 
 
 def outage_of(
-    connection: BaseDatabaseWrapper, error: Exception, table: str, command: str
+    connection: BaseDatabaseWrapper, error: Error, table: str, command: str
 ) -> StorageUnavailable:
     """Return the exception to raise for an error of a database or of its client.
 
@@ -186,7 +187,11 @@ def outage_of(
             "the table).",
         )
     if fault is None:
-        fault = _UNKNOWN if is_open else _UNOPENED
+        fault = _UNOPENED
+        if is_open:
+            # An error that the client has made.
+            is_lost = connection.vendor != "sqlite" and not is_answer(error)
+            fault = _LOST if is_lost else _UNKNOWN
     kind = StorageFull if fault.is_full else StorageUnavailable
     return kind(_message(connection, error, fault, table if is_open else ""))
 
@@ -214,12 +219,15 @@ def _message(
     is_open, code = connection.connection is not None, code_of(error)
     if code is None and not is_open and fault.codes and vendor == "postgresql":
         code = fault.codes[0]
-    name = type(error).__name__ if code is None else code
-    text = summary_of(error) if is_open and not fault.names_objects else _text_of(connection, error)
+    if is_open and not fault.names_objects:
+        text = summary_of(error) if code is None else f"{code}: {summary_of(error)}"
+    else:
+        name = type(error).__name__ if code is None else code
+        text = f"{name}: {_text_of(connection, error)}"
     if vendor == "sqlite" and not is_open:
         text = f"{text}: {connection.settings_dict['NAME']}"
     cure = fault.cure.format(entry=f"DATABASES[{alias!r}]", grant=_grant(connection, table))
-    return f"The database {alias!r} ({vendor}) {fault.meaning} ({name}: {text}). {cure}"
+    return f"The database {alias!r} ({vendor}) {fault.meaning} ({text}). {cure}"
 
 
 def _text_of(connection: BaseDatabaseWrapper, error: Exception) -> str:
