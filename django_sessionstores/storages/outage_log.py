@@ -22,6 +22,8 @@ logger: Final = logging.getLogger("django_sessionstores")
 
 INTERVAL: Final = 60.0
 """Seconds between two lines of an outage that goes on."""
+MOST_CHANGES: Final = 3
+"""How many more lines `INTERVAL` may have because another reason has come up."""
 MOST_BEGINNINGS: Final = 3
 """How many outages of a store may begin in `INTERVAL` before they count as one, which is over when
 no call has failed for as long."""
@@ -56,6 +58,8 @@ class _Outage(msgspec.Struct):
     calls: int
     calls_at_line: int
     """How many of ``calls`` had failed when the last line was written."""
+    reasons: set[str]
+    """What was wrong, as far as it was written."""
     operations: set[object]
     """Those that have failed. ``None`` stands for all."""
 
@@ -72,27 +76,32 @@ class OutageLog:
     learn that the outage is over.
     """
 
-    __slots__ = ("_beginnings", "_name", "_outage", "is_open")
+    __slots__ = ("_beginnings", "_changes", "_name", "_outage", "is_open")
 
     def __init__(self, name: Callable[[], str]) -> None:
         self._name = name
         self._outage: _Outage | None = None
+        # When outages have begun, and when lines were written because of another reason.
         self._beginnings = deque[float](maxlen=MOST_BEGINNINGS)
+        self._changes = deque[float](maxlen=MOST_CHANGES)
         self.is_open = False
         """Whether a call has failed, and none has shown yet that the store works again."""
 
-    def failed(self, error: StorageUnavailable, operation: object = None) -> None:
+    def failed(self, error: StorageUnavailable, operation: object = None, reason: str = "") -> None:
         """Count a call that has failed. An error that was counted before is ignored.
 
         ``operation`` is what the store has refused, if it answers other calls, such as the
         statement that a full disk does not allow. Only an operation that was refused shows then
         that the outage is over.
+
+        ``reason`` is the part of the message that is the same for all such errors, if the whole
+        message is not.
         """
         if error.was_logged:
             return
         error.was_logged = True
         with _lock:
-            line = self._count(error, operation)
+            line = self._count(error, operation, reason or str(error))
         self._write(line)
 
     def succeeded(self, operation: object = None) -> None:
@@ -101,17 +110,23 @@ class OutageLog:
             line = self._end(operation)
         self._write(line)
 
-    def _count(self, error: StorageUnavailable, operation: object) -> _Line | None:
+    def _count(self, error: StorageUnavailable, operation: object, reason: str) -> _Line | None:
         now, outage = clock.monotonic(), self._current()
         if outage is None:
-            self._outage, self.is_open = _Outage(_lock, now, now, now, 1, 1, {operation}), True
+            self._outage = _Outage(_lock, now, now, now, 1, 1, {reason}, {operation})
+            self.is_open = True
             self._beginnings.append(now)
             return logging.ERROR, "Session store outage begins: %s", (error,)
         outage.calls += 1
         outage.failed_at = now
         outage.operations.add(operation)
+        # A breaker adds to the reason for which it is open.
+        is_new = not reason.startswith(tuple(outage.reasons))
         if now - outage.written_at < INTERVAL:
-            return None
+            if not is_new or _is_often(self._changes, now):
+                return None
+            self._changes.append(now)
+        outage.reasons.add(reason)
         new, seconds = outage.calls - outage.calls_at_line, now - outage.written_at
         outage.written_at, outage.calls_at_line = now, outage.calls
         text = (
@@ -128,7 +143,7 @@ class OutageLog:
         now, outage = clock.monotonic(), self._current()
         if outage is None:
             return None
-        is_proof = not self._begins_often(now) and not outage.operations.isdisjoint(
+        is_proof = not _is_often(self._beginnings, now) and not outage.operations.isdisjoint(
             {None, operation}
         )
         if not is_proof and now - outage.failed_at < INTERVAL:
@@ -146,14 +161,16 @@ class OutageLog:
         if self._outage is not None and self._outage.lock is not _lock:
             self._outage, self.is_open = None, False
             self._beginnings.clear()
+            self._changes.clear()
         return self._outage
-
-    def _begins_often(self, now: float) -> bool:
-        begun = self._beginnings
-        return len(begun) == MOST_BEGINNINGS and now - begun[0] < INTERVAL
 
     @staticmethod
     def _write(line: _Line | None) -> None:
         if line is not None:
             level, text, arguments = line
             logger.log(level, text, *arguments)
+
+
+def _is_often(moments: deque[float], now: float) -> bool:
+    """Return whether as many moments as are kept are in the last `INTERVAL`."""
+    return len(moments) == moments.maxlen and now - moments[0] < INTERVAL

@@ -154,6 +154,33 @@ def test_a_store_that_fails_now_and_then_does_not_flood_the_log(
     assert kinds(caplog) == ["begins", "is over"]
 
 
+def test_another_reason_has_a_line_of_its_own(
+    log: OutageLog, time: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A database is read-only, then refuses connections: the first line would mislead."""
+    for reason in ("read-only", "full", "read-only", "full", "full. Nobody has waited"):
+        log.failed(StorageUnavailable(f"The store is {reason}."), reason=f"is {reason}")
+        time.now += 1
+    (_, begins), (level, changes) = lines(caplog)
+    assert begins.endswith("The store is read-only.")
+    assert level == "WARNING"
+    assert changes == (
+        "Session store outage continues: the store. Calls failed in the last 1 s: 1, since the "
+        "outage began 1 s ago: 2. The last error: The store is full."
+    )
+
+
+def test_ever_other_reasons_do_not_flood_the_log(
+    log: OutageLog, time: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(100):
+        log.failed(StorageUnavailable(f"Error {number:03}"))
+        if number % 10 == 9:
+            log.succeeded()
+        time.now += 0.2
+    assert len(lines(caplog)) < 10
+
+
 def test_many_threads_write_one_line(log: OutageLog, caplog: pytest.LogCaptureFixture) -> None:
     barrier = threading.Barrier(8)
 

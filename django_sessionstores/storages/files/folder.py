@@ -182,7 +182,8 @@ class Folder:
         failure = kind(
             f"The sessions in {self.path} (see {self._setting}) are unreachable: {error}{cure}"
         )
-        self.log.failed(failure, WRITE if error.errno in _NO_WRITES else None)
+        refused = WRITE if error.errno in _NO_WRITES else None
+        self.log.failed(failure, refused, str(error.strerror))
         return failure
 
 

@@ -226,7 +226,8 @@ def _message(
         text = f"{name}: {_text_of(connection, error)}"
     if vendor == "sqlite" and not is_open:
         text = f"{text}: {connection.settings_dict['NAME']}"
-    cure = fault.cure.format(entry=f"DATABASES[{alias!r}]", grant=_grant(connection, table))
+    grant = _grant(connection, table) if "{grant}" in fault.cure else ""
+    cure = fault.cure.format(entry=f"DATABASES[{alias!r}]", grant=grant)
     return f"The database {alias!r} ({vendor}) {fault.meaning} ({text}). {cure}"
 
 
@@ -235,8 +236,8 @@ def _text_of(connection: BaseDatabaseWrapper, error: Exception) -> str:
     said = error.args[1] if len(error.args) == 2 and code_of(error) == error.args[0] else error
     text, entry = " ".join(str(said).split()).rstrip("."), connection.settings_dict
     # libpq accepts a whole address in place of a name, and quotes one that it does not understand.
-    is_address = re.search("://|=", str(entry["NAME"]))
-    for secret in (entry["PASSWORD"], entry["NAME"] if is_address else ""):
+    name = str(entry.get("NAME") or "")
+    for secret in (entry.get("PASSWORD"), name if re.search("://|=", name) else ""):
         text = text.replace(str(secret), "***") if secret else text
     return text
 
@@ -245,9 +246,9 @@ def _grant(connection: BaseDatabaseWrapper, table: str) -> str:
     """Return the statement that gives the user the rights to a table, or to connect."""
     entry, quote = connection.settings_dict, connection.ops.quote_name
     if connection.vendor == "mysql":
-        place = quote(table) if table else f"{quote(entry['NAME'])}.*"
-        return f"GRANT SELECT, INSERT, UPDATE, DELETE ON {place} TO '{entry['USER']}'@'%';"
-    user = quote(entry["USER"])
+        place = quote(table) if table else f"{quote(str(entry.get('NAME')))}.*"
+        return f"GRANT SELECT, INSERT, UPDATE, DELETE ON {place} TO '{entry.get('USER')}'@'%';"
+    user = quote(str(entry.get("USER")))
     if not table:
-        return f"GRANT CONNECT ON DATABASE {quote(entry['NAME'])} TO {user};"
+        return f"GRANT CONNECT ON DATABASE {quote(str(entry.get('NAME')))} TO {user};"
     return f"GRANT SELECT, INSERT, UPDATE, DELETE ON {quote(table)} TO {user};"
