@@ -15,6 +15,7 @@ from redis.exceptions import (
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -149,6 +150,14 @@ _FAULTS: Final = (
         "Set ssl_ca_certs of the connection pool in {entry}['OPTIONS'].",
     ),
     Fault("", "refused", (), "refuses connections", _ADDRESS),
+    # The client does not say if it is a right that is missing.
+    Fault(
+        "",
+        "",
+        (RedisClusterException,),
+        "is not a cluster that can be used",
+        "Look at {entry}['LOCATION'], and whether the user may run CLUSTER SLOTS on each node.",
+    ),
     Fault("", "", (RedisTimeoutError, TimeoutError), "did not answer in time", _ADDRESS),
     Fault("", "", (RedisConnectionError, InvalidResponse, OSError), "cannot be reached", _ADDRESS),
 )
