@@ -6,6 +6,7 @@ of an outage that goes on are in `tests.storages.test_outage_log`, where the clo
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -17,16 +18,23 @@ from typing import Any, NoReturn
 
 import pytest
 from asgiref.sync import async_to_sync
+from channels.generic.websocket import AsyncWebsocketConsumer
+from channels.testing import WebsocketCommunicator
 from django.conf import settings as django_settings
 from django.test import AsyncClient, Client, override_settings
 
+from django_sessionstores.channels import SessionMiddlewareStack
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.logs import IgnoreOutages
 from django_sessionstores.storages.files import storage as files
-from django_sessionstores.testing import observed
+from django_sessionstores.storages.redis import loops as redis_loops
+from django_sessionstores.testing import now, observed
 from tests import test_outages
 from tests.cases import Engine
 from tests.services import Redis
+from tests.storages.caches.test_portable import OTHER, OtherCache, storage_of
+from tests.storages.records import make_record
+from tests.storages.redis.test_storage import REDIS_CACHE, storage_at
 from tests.test_outages import CACHED, CACHES, COOKIE, DATABASES, back, cache_server, kill, pause
 from tests.test_outages import _short_database_timeouts as _short_database_timeouts
 from tests.test_outages import _short_timeouts as _short_timeouts
@@ -34,7 +42,6 @@ from tests.test_outages import _short_timeouts as _short_timeouts
 pytestmark = pytest.mark.usefixtures("middleware")
 
 MANY = 12
-REDIS_CACHE = "django.core.cache.backends.redis.RedisCache"
 
 
 class Log(logging.Handler):
@@ -269,6 +276,66 @@ def test_a_request_without_a_session_is_not_logged(engine: Engine, log: Log) -> 
         for _ in range(MANY):
             browser.status()
     assert 1 <= len(log.lines()) <= 3
+
+
+@pytest.mark.engines("memory")
+def test_redis_without_threads(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event loop that stays has connections of its own."""
+    monkeypatch.setattr(redis_loops, "LOOP_TRIAL", 0)
+
+    async def fail(storage: Any) -> None:
+        with pytest.raises(StorageUnavailable):
+            await storage.aread("a" * 40)
+
+    async def ask(storage: Any) -> None:
+        for _ in range(2):  # The first one is asked in a thread.
+            await storage.aread("a" * 40)
+        server.kill()
+        for _ in range(MANY):
+            await fail(storage)
+        server.restart()
+        await storage.aread("a" * 40)
+
+    with Redis() as server, storage_at(server.url()) as storage:
+        asyncio.run(ask(storage))
+    assert_begins_and_ends(log)
+
+
+@pytest.mark.engines("cache:redis-cache")
+@pytest.mark.private_servers
+def test_websockets(engine: Engine, log: Log) -> None:
+    """A page that connects again and again does not fill the log."""
+
+    async def connect() -> None:
+        app = SessionMiddlewareStack(AsyncWebsocketConsumer.as_asgi())
+        name = f"{COOKIE}={browser.key}".encode()
+        socket = WebsocketCommunicator(app, "/", headers=[(b"cookie", name)])
+        await socket.connect(timeout=10)
+
+    browser = Browser()
+    engine.server().kill()
+    for _ in range(MANY):
+        asyncio.run(connect())
+    engine.server().restart()
+    assert browser.status() == 200
+    assert_begins_and_ends(log)
+
+
+@pytest.mark.engines("memory")
+@pytest.mark.parametrize("fault", ["error", "drops"])
+def test_a_cache_of_which_only_the_api_is_known(
+    fault: str, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails, or loses what it is told."""
+    with storage_of(OTHER) as storage:
+        value: Any = ConnectionRefusedError() if fault == "error" else True
+        monkeypatch.setattr(OtherCache, fault, value)
+        for _ in range(MANY):
+            with pytest.raises(StorageUnavailable):
+                storage.create(make_record(), now())
+        monkeypatch.setattr(OtherCache, fault, None)
+        storage.create(make_record(), now())
+    assert_begins_and_ends(log)
 
 
 @pytest.mark.engines("memory")

@@ -258,12 +258,16 @@ def test_codes_of_postgresql(
     open_database: OpenDatabase,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A trigger raises them, with the data in the text, as some errors of the server have it."""
+    """A trigger raises them, with the data in the text, as some errors of the server have it.
+
+    The text of a statement's error says nothing, because a user may have chosen it.
+    """
     with database(postgresql, open_database) as store:
         sql(
             postgresql,
             "CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-            f"RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = '{SECRET} {COLOR}'; END $$",
+            f"RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = 'refused {SECRET} {COLOR}'; "
+            "END $$",
             "CREATE TRIGGER fail BEFORE INSERT ON django_sessionstores_storedsession "
             "FOR EACH ROW EXECUTE FUNCTION fail()",
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -246,6 +247,7 @@ def test_a_forked_process_begins_anew(log: OutageLog, time: Clock) -> None:
     child = os.fork()
     if not child:
         said: list[str] = []
+        signal.alarm(20)  # If it waits for a lock for ever.
         try:
             handler = logging.Handler()
             handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
