@@ -25,7 +25,7 @@ class StorageUnavailable(SessionStoresError):
     """
 
     was_logged = False
-    """Whether the log of outages has counted it, so that no line of its own is needed."""
+    """Whether the log of outages has counted this error, so that it needs no line of its own."""
 
 
 class PartlyEnded(StorageUnavailable):

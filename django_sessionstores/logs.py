@@ -8,9 +8,9 @@ from .exceptions import StorageUnavailable
 
 
 class IgnoreOutages(logging.Filter):
-    """Drops the records of exceptions that the log of outages has counted.
+    """A filter for the logger ``django.request``: drop outages that the log has counted.
 
-    Django logs each request that fails with an exception, to ``django.request``, with a traceback.
+    Django logs each request that fails with an exception, with a traceback.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
