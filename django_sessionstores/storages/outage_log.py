@@ -130,14 +130,11 @@ class OutageLog:
         new, seconds = outage.calls - outage.calls_at_line, now - outage.written_at
         outage.written_at, outage.calls_at_line = now, outage.calls
         text = (
-            "Session store outage continues: %s. Calls failed in the last %.0f s: %d, since the "
-            "outage began %.0f s ago: %d. The last error: %s"
+            "Session store outage continues: %s. Calls failed: %d in the last %.0f s, %d in the "
+            "%.0f s since it began"
         )
-        return (
-            logging.WARNING,
-            text,
-            (self._name(), seconds, new, now - outage.began_at, outage.calls, error),
-        )
+        message = str(error).rstrip(".")
+        return logging.WARNING, text, (message, new, seconds, outage.calls, now - outage.began_at)
 
     def _end(self, operation: object) -> _Line | None:
         now, outage = clock.monotonic(), self._current()

@@ -24,9 +24,11 @@ from redis.exceptions import BusyLoadingError, ClusterDownError, MasterDownError
 from django_sessionstores.conf import session_store
 from django_sessionstores.exceptions import StorageFull, StorageUnavailable
 from django_sessionstores.operations.doctor import diagnose
+from django_sessionstores.storages.redis import faults
 from django_sessionstores.storages.redis.faults import fault_of
-from django_sessionstores.storages.sql import deadline
+from django_sessionstores.storages.sql import connection_errors, deadline
 from django_sessionstores.storages.sql.connection_errors import connection_error, outage_of
+from tests import ROOT
 from tests.cases import MARIADB, POSTGRESQL
 from tests.operations.checks.configurations import ENGINES
 from tests.operations.test_wrong_addresses import ALIAS, PYMEMCACHE, REDIS, SECRET, ToSessions
@@ -601,3 +603,16 @@ def test_the_connection_limit_of_memcached(caplog: pytest.LogCaptureFixture) -> 
         with site("cache", CACHES={ALIAS: cache}) as store:
             # The client may notice that it is disconnected before it has read why.
             said_of(store, caplog, "reached its connection limit, -c", f"CACHES['{ALIAS}']")
+
+
+def test_the_documentation_knows_the_codes() -> None:
+    page = (ROOT / "docs/howto/outages.rst").read_text(encoding="utf-8")
+    section = page.partition("Read the message")[2].partition("What is logged")[0]
+    written = set(re.findall(r"``([0-9A-Z]{3,})``", section)) - {"GRANT"}
+    known = {str(code) for each in connection_errors._FAULTS for code in each.codes}
+    known |= {each.code for each in faults._FAULTS}
+    known |= {word for each in faults._FAULTS for word in each.words.split("|")}
+    assert len(written) > 20
+    assert written - known == set()
+    # Those of Redis are in the documentation without exception.
+    assert {each.code for each in faults._FAULTS} - written == {""}

@@ -69,13 +69,13 @@ def test_a_line_a_minute_counts_the_others(
     time.now += INTERVAL / 6
     fail(log)
     text = (
-        "Session store outage continues: the store. Calls failed in the last 60 s: 6, since the "
-        "outage began 60 s ago: 7. The last error: The store does not answer."
+        "Session store outage continues: The store does not answer. Calls failed: 6 in the last "
+        "60 s, 7 in the 60 s since it began"
     )
     assert lines(caplog) == [("WARNING", text)]
     time.now += 2 * INTERVAL
     fail(log)
-    assert "in the last 120 s: 1, since the outage began 180 s ago: 8." in lines(caplog)[0][1]
+    assert "Calls failed: 1 in the last 120 s, 8 in the 180 s since" in lines(caplog)[0][1]
 
 
 def test_the_first_success_ends_it(
@@ -166,8 +166,8 @@ def test_another_reason_has_a_line_of_its_own(
     assert begins.endswith("The store is read-only.")
     assert level == "WARNING"
     assert changes == (
-        "Session store outage continues: the store. Calls failed in the last 1 s: 1, since the "
-        "outage began 1 s ago: 2. The last error: The store is full."
+        "Session store outage continues: The store is full. Calls failed: 1 in the last 1 s, 2 in "
+        "the 1 s since it began"
     )
 
 

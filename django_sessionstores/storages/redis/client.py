@@ -389,6 +389,8 @@ class Server:
 def _operation(command: tuple[Any, ...]) -> object:
     """Return what tells commands apart, see `OutageLog.failed`: the name, or that of a script."""
     name, *arguments = command
+    if name == "EVAL":
+        return Script(arguments[0]).sha
     return arguments[0] if name == "EVALSHA" else name
 
 
