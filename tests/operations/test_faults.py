@@ -575,14 +575,20 @@ def test_missing_rights_of_redis(redis: Redis, caplog: pytest.LogCaptureFixture)
 @pytest.mark.parametrize(
     ("error", "meaning"),
     [
-        (BusyLoadingError("Redis is loading the dataset in memory"), "is starting up"),
-        (ResponseError("LOADING Redis is loading the dataset in memory"), "is starting up"),
-        (MasterDownError("Link with MASTER is down"), "is a replica that has lost its primary"),
-        (ClusterDownError("CLUSTERDOWN Hash slot not served"), "is a cluster without some"),
-        (ResponseError("BUSY Redis is busy running a script."), "is busy with a script"),
+        (BusyLoadingError("Redis is loading the dataset in memory"), "The server is starting up"),
+        (
+            ResponseError("LOADING Redis is loading the dataset in memory"),
+            "The server is starting up",
+        ),
+        (MasterDownError("Link with MASTER is down"), "The server is a replica that has lost"),
+        (ClusterDownError("CLUSTERDOWN Hash slot not served"), "The cluster misses some"),
+        (ResponseError("BUSY Redis is busy running a script."), "The server is busy with a script"),
         # In a script, before Redis 7.
-        (ResponseError("Error running script: -READONLY You can't write"), "is a read-only"),
-        (ResponseError("something else"), "refuses a command"),
+        (
+            ResponseError("Error running script: -READONLY You can't write"),
+            "The server is a read-only",
+        ),
+        (ResponseError("something else"), "The server refuses a command"),
     ],
 )
 def test_answers_of_redis(error: Exception, meaning: str) -> None:

@@ -307,7 +307,7 @@ class Server:
         name = fault.code or type(error).__name__
         text = text.removeprefix(f"{name} ").rstrip(".")
         return (
-            f"{self.describe()} {fault.meaning.format(**values)} ({name}: {text}). "
+            f"{self.describe()}: {fault.meaning.format(**values)} ({name}: {text}). "
             f"{fault.cure.format(**values)}"
         )
 

@@ -22,7 +22,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 
 class Fault(NamedTuple):
-    """A kind of error: the server's code if it has one, and what follows the name of the server."""
+    """A kind of error: the server's code if it has one, and what it means."""
 
     code: str
     words: str
@@ -45,7 +45,7 @@ _FAULTS: Final = (
         "NOPERM",
         "NOPERM|user executing the script",
         (NoPermissionError,),
-        "does not give its user the rights that sessions need",
+        "The server does not give its user the rights that sessions need",
         "{rights}",
     ),
     # The server names HELLO, the first command, if that comes without a password.
@@ -53,21 +53,21 @@ _FAULTS: Final = (
         "",
         "NOAUTH|WRONGPASS",
         (AuthenticationError,),
-        "refuses the user name or the password",
+        "The server refuses the user name or the password",
         "Correct the user name and the password in {entry}['LOCATION'] or ['OPTIONS'].",
     ),
     Fault(
         "",
         "HELLO|NOPROTO",
         (),
-        "is older than Redis 6",
+        "The server is older than Redis 6",
         "Add protocol=2 to the options of the connection pool in {entry}['OPTIONS'].",
     ),
     Fault(
         "",
         "DB index",
         (),
-        "has no database {number}",
+        "The server has no database {number}",
         "Correct the number at the end of {entry}['LOCATION'], or raise databases in the "
         "configuration of Redis.",
     ),
@@ -75,63 +75,63 @@ _FAULTS: Final = (
         "OOM",
         "OOM command",
         (OutOfMemoryError,),
-        "has no memory left for writes",
+        "The server has no memory left for writes",
         "Raise maxmemory in the configuration of Redis, or end sessions.",
     ),
     Fault(
         "READONLY",
         "READONLY",
         (ReadOnlyError,),
-        "is a read-only replica",
+        "The server is a read-only replica",
         "Put the address of the primary first in {entry}['LOCATION'].",
     ),
     Fault(
         "NOREPLICAS",
         "NOREPLICAS",
         (),
-        "refuses writes, because too few of its replicas are connected",
+        "The server refuses writes, because too few of its replicas are connected",
         "Bring the replicas back, or lower min-replicas-to-write in the configuration of Redis.",
     ),
     Fault(
         "MISCONF",
         "MISCONF",
         (),
-        "refuses writes, because it cannot save to its disk",
+        "The server refuses writes, because it cannot save to its disk",
         "Look at the disk and at the log of Redis.",
     ),
     Fault(
         "MASTERDOWN",
         "MASTERDOWN",
         (MasterDownError,),
-        "is a replica that has lost its primary",
+        "The server is a replica that has lost its primary",
         "Put the address of the primary first in {entry}['LOCATION'].",
     ),
     Fault(
         "CLUSTERDOWN",
         "CLUSTERDOWN",
         (ClusterDownError,),
-        "is a cluster without some of its nodes",
+        "The cluster misses some of its nodes",
         "Bring them back. CLUSTER INFO and CLUSTER NODES say which they are.",
     ),
     Fault(
         "LOADING",
         "LOADING",
         (BusyLoadingError,),
-        "is starting up: it reads its data from the disk",
+        "The server is starting up: it reads its data from the disk",
         "Wait until it has done so.",
     ),
     Fault(
         "",
         "BUSY Redis",
         (),
-        "is busy with a script that takes too long",
+        "The server is busy with a script that takes too long",
         "Wait, or end it with SCRIPT KILL.",
     ),
     Fault(
         "",
         "max number of clients",
         (),
-        "has reached its connection limit",
+        "The server has reached its connection limit",
         "Raise maxclients in the configuration of Redis, or lower max_connections of the "
         "connection pool in {entry}['OPTIONS'].",
     ),
@@ -139,32 +139,38 @@ _FAULTS: Final = (
         "",
         "",
         (MaxConnectionsError,),
-        "has no free connection in the pool of this process",
+        "The connection pool of this process has no free connection",
         "Raise max_connections of the connection pool in {entry}['OPTIONS'].",
     ),
     Fault(
         "",
         "CERTIFICATE",
         (),
-        "has a TLS certificate that is not trusted",
+        "The server has a TLS certificate that is not trusted",
         "Set ssl_ca_certs of the connection pool in {entry}['OPTIONS'].",
     ),
-    Fault("", "refused", (), "refuses connections", _ADDRESS),
+    Fault("", "refused", (), "The server refuses connections", _ADDRESS),
     # The client does not say if it is a right that is missing.
     Fault(
         "",
         "",
         (RedisClusterException,),
-        "is not a cluster that can be used",
+        "The cluster cannot be used",
         "Look at {entry}['LOCATION'], and whether the user may run CLUSTER SLOTS on each node.",
     ),
-    Fault("", "", (RedisTimeoutError, TimeoutError), "did not answer in time", _ADDRESS),
-    Fault("", "", (RedisConnectionError, InvalidResponse, OSError), "cannot be reached", _ADDRESS),
+    Fault("", "", (RedisTimeoutError, TimeoutError), "The server did not answer in time", _ADDRESS),
+    Fault(
+        "",
+        "",
+        (RedisConnectionError, InvalidResponse, OSError),
+        "The server cannot be reached",
+        _ADDRESS,
+    ),
 )
 """The first one that matches counts."""
 
 
-_UNKNOWN: Final = Fault("", "", (), "refuses a command", "Look at the log of Redis.")
+_UNKNOWN: Final = Fault("", "", (), "The server refuses a command", "Look at the log of Redis.")
 
 
 def fault_of(error: Exception, text: str) -> Fault:
