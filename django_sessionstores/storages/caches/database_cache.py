@@ -39,14 +39,13 @@ from ..base import (
 )
 from ..copies import is_refused
 from ..outcomes import known_base
-from ..sql.connection_errors import TOO_LARGE, is_too_large, outage_of
+from ..sql.connection_errors import TOO_LARGE, is_too_large, outage_of, refuses_statement
 from ..sql.deadline import LimitedCursor, breaker_of
 from ..sql.end_statements import EndStatements
 from ..sql.free_rows import write, write_if_free
 from ..sql.lost_races import (
     conflict_before_cleanup,
     conflict_in_transaction,
-    is_answer,
     retry,
 )
 from ..sql.table_storage import TableStorage
@@ -364,7 +363,8 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
             if is_too_large(error):
                 raise PayloadTooLarge(f"{self.describe()} {TOO_LARGE}") from error
             failure = outage_of(self.connection(), error, self._table, "createcachetable")
-            log.failed(failure, sql if sql and is_answer(error) else None)
+            refused = sql if refuses_statement(self.connection(), error) else ""
+            log.failed(failure, refused or None)
             raise failure from error
         except StorageUnavailable as failure:
             log.failed(failure)

@@ -157,6 +157,11 @@ def is_too_large(error: Exception) -> bool:
     return isinstance(error, DataError) and "too big" in str(error)  # SQLite has no code for it.
 
 
+def refuses_statement(connection: BaseDatabaseWrapper, error: Exception) -> bool:
+    """Return whether the database has refused a statement, and may accept others."""
+    return isinstance(error, Error) and (connection.vendor == "sqlite" or is_answer(error))
+
+
 def connection_error(connection: BaseDatabaseWrapper, error: Exception) -> str | None:
     """Return the message that no connection could be opened; ``None`` if an open one has failed.
 

@@ -35,7 +35,7 @@ from ...exceptions import (
 )
 from ..base import LITTER_AGE, Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
 from . import transactions
-from .connection_errors import TOO_LARGE, is_too_large, outage_of
+from .connection_errors import TOO_LARGE, is_too_large, outage_of, refuses_statement
 from .deadline import LimitedCursor, breaker_of
 from .end_statements import EndStatements
 from .free_rows import write_if_free
@@ -43,7 +43,6 @@ from .lost_races import (
     code_of,
     conflict_before_cleanup,
     conflict_in_transaction,
-    is_answer,
     retry,
 )
 from .rows import LIST_FIELDS, Row, differs_only_as_saved, record_of, row_of
@@ -380,8 +379,8 @@ def _raise_translated(
     """Raise the exception for an error, and count it as an outage if it is one."""
     translated = _translate(error, connection)
     if isinstance(translated, StorageUnavailable):
-        is_refused = isinstance(error, Error) and is_answer(error) and sql
-        breaker_of(connection).log.failed(translated, sql if is_refused else None)
+        refused = sql if refuses_statement(connection, error) else ""
+        breaker_of(connection).log.failed(translated, refused or None)
     if translated is None or translated is error:
         raise error
     raise translated from error
