@@ -31,6 +31,7 @@ from tests.storages.redis.test_storage import storage_at as redis_at
 from tests.storages.test_hung_servers import RETRY, opened
 
 TIMEOUT = 0.3
+LONG_TIMEOUT = 20.0
 
 
 class Site(NamedTuple):
@@ -43,11 +44,12 @@ class Site(NamedTuple):
 
 
 @contextmanager
-def _redis(backend: str, options: dict[str, Any]) -> Iterator[Site]:
+def _redis(backend: str, timeout: float, options: dict[str, Any]) -> Iterator[Site]:
     server = shared_service(Redis)
     server.cli("flushall")
     # django-redis keeps a pool for each address. Other tests have other options.
-    with redis_at(server.url(9), backend, OPTIONS=options) as storage:
+    url = server.url(9 if timeout == TIMEOUT else 8)
+    with redis_at(url, backend, OPTIONS=options) as storage:
         pool = storage._server.connect().connection_pool
 
         def take() -> Callable[[], object]:
@@ -56,20 +58,18 @@ def _redis(backend: str, options: dict[str, Any]) -> Iterator[Site]:
         yield Site(storage, take, lambda: storage._server._breaker)
 
 
-def _django_redis() -> Any:
-    return _redis(
-        DJANGO_REDIS,
-        {"SOCKET_TIMEOUT": TIMEOUT, "CONNECTION_POOL_KWARGS": {"max_connections": 1}},
-    )
+def _django_redis(timeout: float) -> Any:
+    options = {"SOCKET_TIMEOUT": timeout, "CONNECTION_POOL_KWARGS": {"max_connections": 1}}
+    return _redis(DJANGO_REDIS, timeout, options)
 
 
-def _redis_cache() -> Any:
-    return _redis(REDIS_CACHE, {"socket_timeout": TIMEOUT, "max_connections": 1})
+def _redis_cache(timeout: float) -> Any:
+    return _redis(REDIS_CACHE, timeout, {"socket_timeout": timeout, "max_connections": 1})
 
 
 @contextmanager
-def _memcached() -> Iterator[Site]:
-    server, options = shared_service(Memcached), {"timeout": TIMEOUT, "max_pool_size": 1}
+def _memcached(timeout: float) -> Iterator[Site]:
+    server, options = shared_service(Memcached), {"timeout": timeout, "max_pool_size": 1}
     with closing(client_of(server)) as client:
         client.flush_all()
     with memcached_at(server.addresses, OPTIONS=options) as storage:
@@ -83,9 +83,19 @@ def _memcached() -> Iterator[Site]:
         yield Site(storage, take, lambda: breaker)
 
 
-@pytest.fixture(params=[_django_redis, _redis_cache, _memcached], ids=lambda make: make.__name__)
+SITES = [_django_redis, _redis_cache, _memcached]
+
+
+@pytest.fixture(params=SITES, ids=lambda make: make.__name__)
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    with request.param() as site:
+    """Yield a site that does not wait long, for an answer or for a connection."""
+    with request.param(TIMEOUT) as site:
+        yield site
+
+
+@pytest.fixture(params=SITES, ids=lambda make: make.__name__)
+def patient_site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    with request.param(LONG_TIMEOUT) as site:
         yield site
 
 
@@ -115,9 +125,10 @@ def asked_meanwhile(site: Site, waiting: threading.Event, ask: Callable[[], Any]
     return answer
 
 
-def test_a_call_waits_for_a_connection(site: Site, waiting: threading.Event) -> None:
+def test_a_call_waits_for_a_connection(patient_site: Site, waiting: threading.Event) -> None:
     """A site with more threads than connections would answer with an error when it has most to
     do."""
+    site = patient_site
     storage, base = site.storage, make_record(expires=now() + 60_000)
     assert isinstance(asked_meanwhile(site, waiting, lambda: storage.create(base, now())), Updated)
     read = asked_meanwhile(site, waiting, lambda: storage.read(base.id))
@@ -135,20 +146,20 @@ def test_a_call_waits_for_a_connection(site: Site, waiting: threading.Event) -> 
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_many_threads_share_one_connection(site: Site, is_async: bool) -> None:
-    ids = [f"{number:040x}" for number in range(100)]
+def test_many_threads_share_one_connection(patient_site: Site, is_async: bool) -> None:
+    storage, ids = patient_site.storage, [f"{number:040x}" for number in range(100)]
     records = [make_record(each, expires=now() + 60_000) for each in ids]
 
     async def create_all() -> list[Any]:
-        return await asyncio.gather(*(site.storage.acreate(each, now()) for each in records))
+        return await asyncio.gather(*(storage.acreate(each, now()) for each in records))
 
     if is_async:
         outcomes = asyncio.run(create_all())
     else:
         with ThreadPoolExecutor(16) as threads:
-            outcomes = list(threads.map(lambda each: site.storage.create(each, now()), records))
+            outcomes = list(threads.map(lambda each: storage.create(each, now()), records))
     assert {type(each) for each in outcomes} == {Updated}
-    assert sorted(site.storage.end_many(ids)) == ids
+    assert sorted(storage.end_many(ids)) == ids
 
 
 def test_a_call_does_not_wait_longer_than_for_an_answer(site: Site) -> None:
