@@ -376,7 +376,8 @@ class Server:
         except _ERRORS as error:
             failure = error
         for _ in _further_tries(self._client, failure):
-            breaker.begin(may_wait=True)
+            if _is_used_up(failure):
+                breaker.begin(may_wait=True)
             try:
                 return ask()
             except _ERRORS as error:
