@@ -1,7 +1,9 @@
 """Fixtures that every test file shares."""
 
 import contextvars
+import functools
 import gc
+import importlib.metadata
 import os
 import signal
 import sys
@@ -28,6 +30,9 @@ from django.test import override_settings
 
 from tests import cases, services
 from tests.browser import Chromium, Site, serve
+
+# redis-py asks for its own version with each connection, which reads and parses a file.
+importlib.metadata.version = functools.cache(importlib.metadata.version)
 
 # A busy machine is slow to draw values and to run an example, which is no fault of the code.
 hypothesis.settings.register_profile(
