@@ -49,6 +49,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "and those that take long",
     )
     parser.addoption(
+        "--other-stores",
+        action="store_true",
+        help="the same without the combinations that are run without an option",
+    )
+    parser.addoption(
         "--packages",
         action="store_true",
         help="also run the tests of other packages on the engines, some minutes",
@@ -115,7 +120,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if not metafunc.config.getoption("--all-stores"):
             kept = cases.representatives(selected, marker.args if marker else ())
             _count(metafunc.config, _NARROWED, len(kept) < len(selected))
-            selected = kept
+            others = [case for case in selected if case not in kept]
+            is_other = metafunc.config.getoption("--other-stores")
+            # A test that has no others is seldom about stores: it may find something elsewhere.
+            selected = others if is_other and others else kept
         metafunc.parametrize("engine", selected, ids=lambda case: case.id, indirect=True)
 
 
@@ -206,10 +214,11 @@ def _is_left_out(item: pytest.Item, named: Collection[Path]) -> bool:
         return not config.getoption("--packages") and "packages" not in config.option.markexpr
     if config.getoption("--all-stores") or item.path in named:
         return False
+    is_other: bool = config.getoption("--other-stores")
     case = getattr(getattr(item, "cls", None), "case", None)
     if isinstance(case, cases.Case):
-        return case.id not in cases.KINDS
-    return item.get_closest_marker("slow") is not None
+        return (case.id in cases.KINDS) is is_other
+    return not is_other and item.get_closest_marker("slow") is not None
 
 
 @pytest.fixture(scope="session")
