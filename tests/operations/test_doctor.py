@@ -1,16 +1,75 @@
-"""What the doctor measures."""
+"""What the doctor asks each store and node, what it says of their faults, and what it leaves."""
 
 from __future__ import annotations
 
+import io
+import os
+import threading
 import time
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
 from unittest import mock
 
+import msgspec
 import pytest
+from django.conf import settings
+from django.core.management import CommandError, call_command
+from django.db import connections, transaction
+from django.test import override_settings
+from pymemcache.client.base import Client as MemcachedClient
 
+from django_sessionstores.core.records import Record
+from django_sessionstores.inventory import Inventory
 from django_sessionstores.models import SessionStatistics, StoredSession
-from django_sessionstores.operations.doctor import ask_stores
-from django_sessionstores.testing import observed
+from django_sessionstores.operations.doctor import Diagnosis, ask_stores, diagnose
+from django_sessionstores.operations.doctor import probe as probes
+from django_sessionstores.operations.doctor import stores as asking
+from django_sessionstores.operations.doctor.tasks import Tasks
+from django_sessionstores.storages.base import Storage
+from django_sessionstores.storages.memory import MemoryStorage
+from django_sessionstores.testing import DAY, at, observed
+from tests.cases import CACHE_ALIAS, Engine
+from tests.management.test_sessions import document_of_failure
+from tests.services import Memcached, MemcachedNodes, Redis, wait_until
+from tests.test_outages import full, full_memcached, read_only_transactions, replica
+
+REDIS_CACHE: Final = "django.core.cache.backends.redis.RedisCache"
+OURS: Final = "django_sessionstores.middleware.SessionMiddleware"
+SECONDS: Final = 0.4
+"""The timeout of clients."""
+
+
+@pytest.fixture(autouse=True)
+def _no_other_findings() -> Iterator[None]:
+    with override_settings(SESSION_COOKIE_SECURE=True, SESSION_COOKIE_AGE=3600, MIDDLEWARE=[OURS]):
+        yield
+
+
+def examine(engine: Engine) -> Diagnosis:
+    """Return what the command finds."""
+    return diagnose(engine.storage, writes=True)
+
+
+def fault(engine: Engine) -> tuple[str, str, str]:
+    """Return the id of the only problem, what it breaks, and the rest of its text.
+
+    The command says the same, and its exit code is 1.
+    """
+    found = examine(engine)
+    (finding,) = [each for each in found.findings if each.is_wrong]
+    output = io.StringIO()
+    with pytest.raises(CommandError, match="1 problem found"):
+        call_command("sessions", "doctor", stdout=output)
+    said = output.getvalue()
+    assert ("\nWhat would break\n" in said) is bool(finding.breaks)
+    assert f"{finding.level.upper()} {finding.id}\n  {finding.breaks or finding.message}" in said
+    return finding.id, finding.breaks, f"{finding.message} {finding.hint}"
+
+
+# How each store is asked --------------------------------------------------------------------------
 
 
 @pytest.mark.engines("memory", "db:sqlite")
@@ -31,7 +90,356 @@ def test_opening_a_connection_is_not_measured(engine: Any) -> None:
     assert store.milliseconds == 250.125
 
 
-def test_rows_have_names() -> None:
-    """Error reports and the shell show them; a whole id is not needed to tell sessions apart."""
-    assert str(StoredSession(id="0123456789" * 4)) == "01234567"
-    assert str(SessionStatistics(hour=5, reason="logout", number=7)) == "5 logout: 7"
+def test_a_sound_store_is_written_and_left_as_it_was(engine: Engine) -> None:
+    """Each of its nodes. Nothing is stored in the memory of this process, which only it can see."""
+    if engine.name == "file":
+        Path(engine.file_path / "django_sessionstores").mkdir(mode=0o700, exist_ok=True)
+    found = examine(engine)
+    assert found.problems == 0, found.findings
+    for store in found.stores:
+        assert (store.error, store.write_obstacle, store.size_obstacle) == ("", "", "")
+        assert store.is_probed is (
+            "memory of" not in store.description and "LocMem" not in store.description
+        )
+    if engine.storage.lists:
+        assert Inventory().count() == 0
+    assert list(StoredSession._base_manager.using(engine.database)) == []
+    if engine.name == "file":
+        assert [each for each in engine.file_path.rglob("*") if len(each.name) == 40] == []
+    redis = engine.servers.get(Redis)
+    if redis is not None:
+        assert isinstance(redis, Redis)
+        assert redis.cli("--scan", "--pattern", "*sessionstores*") == ""
+
+
+@pytest.mark.engines("cache:memcached-nodes")
+def test_each_node_is_written(engine: Engine) -> None:
+    """A key is drawn for each of them, because the node follows from the key."""
+    before = [_stores_of_node(address) for address in engine.server().addresses]
+    stores = ask_stores(engine.storage, writes=True)
+    after = [_stores_of_node(address) for address in engine.server().addresses]
+    # Added, changed, touched, changed, touched, ended.
+    assert [each - other for each, other in zip(after, before, strict=True)] == [6, 6, 6]
+    assert sorted(store.node for store in stores) == sorted(engine.server().addresses)
+    assert all(store.is_probed for store in stores)
+
+
+def _stores_of_node(address: str) -> int:
+    host, _, port = address.partition(":")
+    with closing(MemcachedClient((host, int(port)))) as client:
+        return int(client.stats()[b"cmd_set"])
+
+
+class Nodes(MemoryStorage):
+    """A store of several nodes, each of which answers when a test lets it."""
+
+    shared = True
+
+    def __init__(self, *names: str, answer: Callable[[str], object]) -> None:
+        super().__init__(1000)
+        self._names = names
+        self._answer = answer
+
+    def nodes(self) -> Mapping[str, str]:
+        return {name: f"{number:040x}" for number, name in enumerate(self._names)}
+
+    def lookup(self, session_id: str) -> Record | None:
+        self._answer(self._names[int(session_id, 16)])
+        return super().lookup(session_id)
+
+
+def test_all_nodes_are_asked_at_the_same_time() -> None:
+    """So it takes as long as the slowest one, and not as all of them together."""
+    together = threading.Barrier(5)
+    storage = Nodes(*"abcde", answer=lambda node: together.wait(30))
+    assert [store.node for store in ask_stores(storage) if not store.error] == [*"abcde"]
+
+
+def test_a_node_that_never_answers_does_not_hold_up_the_doctor() -> None:
+    """Its client may have no timeout. The others are shown as they are."""
+    end = threading.Event()
+    storage = Nodes(*"abc", answer=lambda node: node != "b" or end.wait(60))
+    with mock.patch.object(asking, "SECONDS", 1.0):
+        a, b, c = ask_stores(storage, writes=True)
+    assert (a.is_probed, b.is_probed, c.is_probed) == (True, False, True)
+    assert "not answered within 1 seconds" in b.error
+    assert "timeout in CACHES or DATABASES" in b.error
+    assert not end.is_set()
+    end.set()
+
+
+def test_a_process_can_end_while_a_store_does_not_answer() -> None:
+    """The threads of an executor would keep it from ending."""
+    with Tasks(0.01) as tasks:
+        running = tasks.start(threading.current_thread)
+        assert tasks.result(running, grace=30).daemon  # type: ignore[union-attr]
+
+
+# Databases ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.engines("db:sqlite", "db:postgresql", "db:mariadb")
+def test_it_uses_the_connection_of_its_caller(engine: Engine) -> None:
+    """A transaction may be open on it, and a project may have told it which tenant it is for."""
+    alias = engine.database
+    with transaction.atomic(alias):
+        StoredSession._base_manager.using(alias).create(
+            id="0" * 40,
+            payload=b"",
+            version=1,
+            state=0,
+            created=0,
+            last_activity=0,
+            expires=0,
+            site=1,
+        )
+        driver, seen = connections[alias].connection, list[Any]()
+        with observed(engine.storage, before=lambda _: seen.append(connections[alias].connection)):
+            (store,) = ask_stores(engine.storage)
+        assert seen == [driver, driver]
+        assert examine(engine).problems == 0
+        assert StoredSession._base_manager.using(alias).count() == 1
+        assert not connections[alias].allow_thread_sharing
+        transaction.set_rollback(True, alias)
+    assert store.milliseconds is not None
+
+
+@pytest.mark.engines("db:postgresql")
+def test_a_connection_that_waits_is_not_used_again(engine: Engine) -> None:
+    """Otherwise the next query of this thread would wait as well, or get the other's answer."""
+    engine.storage.read("0" * 40)
+    left, end = connections[engine.database], threading.Event()
+    with (
+        mock.patch.object(asking, "SECONDS", 0.2),
+        mock.patch.object(asking, "_GRACE", 0.0),
+        observed(engine.storage, before=lambda _: end.wait(60)),
+    ):
+        (store,) = ask_stores(engine.storage)
+    assert store.error
+    assert connections[engine.database] is not left
+    assert engine.storage.read("0" * 40) is None
+    end.set()
+
+
+@pytest.mark.engines("cached_db:redis-cache+postgresql")
+def test_a_thread_closes_the_connections_that_it_opened(engine: Engine) -> None:
+    del connections[engine.database]
+    with Tasks(30) as tasks:
+        opened = tasks.result(tasks.start(lambda: _open(engine.database)))
+        assert opened is not None
+        wait_for = tasks.start(lambda: None)
+        tasks.result(wait_for)
+    assert opened.connection is None
+
+
+def _open(alias: str) -> Any:
+    connections[alias].ensure_connection()
+    return connections[alias]
+
+
+# What is stored for the test ----------------------------------------------------------------------
+
+
+@contextmanager
+def killed_in_between() -> Iterator[None]:
+    """Leave the record where it is, as the doctor does if it is killed."""
+
+    @contextmanager
+    def left(storage: Storage, session_id: str) -> Iterator[Storage]:
+        yield storage.with_mark(probes.MARK)
+
+    with mock.patch.object(probes, "_removed", left):
+        yield
+
+
+@pytest.mark.authoritative
+def test_nobody_sees_the_record(engine: Engine) -> None:
+    """It is that of no site, so no list, count, limit or end of a site includes it, even if it is
+    still there."""
+    if engine.name == "file":
+        Path(engine.file_path / "django_sessionstores").mkdir(mode=0o700, exist_ok=True)
+    session = engine.SessionStore()
+    session["_auth_user_id"] = "7"
+    session.save()
+    with (
+        killed_in_between(),
+        mock.patch.object(probes, "_draw_record", partial(_of_user, probes._draw_record)),
+    ):
+        assert examine(engine).problems == 0
+    if not engine.storage.lists:
+        return
+    inventory = Inventory()
+    assert [each.id for each in inventory.list().sessions] == [session.session_id]
+    assert [each.id for each in inventory.list(user=7).sessions] == [session.session_id]
+    assert inventory.count() == inventory.count(user=7) == 1
+    assert inventory.summarize(100).live == 1
+    assert inventory.end_all(7) == 1
+    assert inventory.end_everything() == 0
+
+
+def _of_user(draw: Callable[[str], Record], session_id: str) -> Record:
+    return msgspec.structs.replace(draw(session_id), user_id="7")
+
+
+@pytest.mark.engines("db:sqlite", "file", "cache:redis-cache", "cache:memcached")
+def test_a_record_that_was_left_expires(engine: Engine) -> None:
+    """Stores that expire records drop it after a minute, and a purge removes it from the others
+    with the litter of other sites."""
+    if engine.name == "file":
+        Path(engine.file_path / "django_sessionstores").mkdir(mode=0o700, exist_ok=True)
+    (unused,) = engine.storage.nodes().values()
+    with killed_in_between():
+        probes.probe(engine.storage, unused)
+    record = engine.storage.read(unused)
+    assert record.expires - record.created <= probes.LIFETIME + 10
+    if isinstance(engine.servers.get(Redis), Redis):
+        key = engine.storage._server.key(unused)
+        assert 0 < int(engine.server().cli("pttl", key)) <= probes.LIFETIME + 10
+    if not engine.storage.self_expiring:
+        with at(record.expires + 8 * DAY):
+            engine.SessionStore.clear_expired()
+        assert engine.storage.read(unused) is None
+
+
+def test_no_signal_and_no_statistics(engine: Engine) -> None:
+    """They are of sessions, and the doctor works with their storage."""
+    with override_settings(SESSIONSTORES={**_options(), "STATISTICS": True}):
+        examine(engine)
+        assert SessionStatistics._base_manager.count() == 0
+
+
+def _options() -> dict[str, Any]:
+    from django.conf import settings
+
+    return getattr(settings, "SESSIONSTORES", {})
+
+
+@pytest.mark.engines("file", "cache:file-cache")
+def test_nothing_is_stored_as_another_user(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody may run the command as root. The site could not write into the folders and lock
+    files that it would make then."""
+    session = engine.SessionStore()
+    session["a"] = 1
+    session.save()
+    folder = Path(engine.storage._folder.path)
+    before = sorted(folder.rglob("*"))
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    found = examine(engine)
+    assert [each.id for each in found.findings if "another user" in each.message] == [
+        "sessionstores.I004"
+    ]
+    assert (found.problems, found.stores[0].is_probed) == (0, False)
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.engines("file")
+def test_no_folder_is_made(engine: Engine) -> None:
+    """It would belong to whoever runs the command."""
+    found = examine(engine)
+    assert found.findings[0].id == "sessionstores.I004" or not found.problems
+    assert list(engine.file_path.iterdir()) in ([], [engine.file_path / "django_sessionstores"])
+
+
+# What would break ---------------------------------------------------------------------------------
+
+
+@pytest.mark.engines("cache:memcached-nodes")
+@pytest.mark.private_servers
+@pytest.mark.parametrize("how", ["kill", "pause"])
+def test_one_node_of_three(engine: Engine, how: str) -> None:
+    """Whatever ids are drawn, the node is asked."""
+    server: MemcachedNodes = engine.server()
+    getattr(server.members[1], how)()
+    with _impatient():
+        for _ in range(3):
+            id_, breaks, text = fault(engine)
+            assert id_ == "sessionstores.E022"
+            assert breaks == "Every request that uses one of these sessions fails."
+            assert f"node {server.addresses[1]} of memcached at" in text
+        stores = document_of_failure("doctor")["stores"]
+    assert {each["node"]: bool(each["error"]) for each in stores} == {
+        address: address == server.addresses[1] for address in server.addresses
+    }
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Give the client of the cache a timeout."""
+    entry = dict(settings.CACHES[CACHE_ALIAS])
+    if "redis" in entry["BACKEND"]:
+        entry["LOCATION"] += f"?socket_timeout={SECONDS}&socket_connect_timeout={SECONDS}"
+    else:
+        entry["OPTIONS"] = {"timeout": SECONDS, "connect_timeout": SECONDS}
+    with override_settings(CACHES={**settings.CACHES, CACHE_ALIAS: entry}):
+        yield
+
+
+UNWRITABLE: Final = (
+    "Logins, logouts and changes of these sessions fail. Requests that only read go on."
+)
+FULL: Final = "Logins and changes of these sessions fail. Reading and logging out go on."
+
+
+@pytest.mark.engines("cache:redis-cache", "cache:django-redis")
+@pytest.mark.private_servers
+def test_a_replica_of_redis(engine: Engine) -> None:
+    with replica(engine):
+        id_, breaks, text = fault(engine)
+    assert (id_, breaks) == ("sessionstores.E026", UNWRITABLE)
+    assert f"Put the address of the primary first in CACHES['{CACHE_ALIAS}']['LOCATION']" in text
+
+
+@pytest.mark.engines("cache:redis-cache")
+@pytest.mark.private_servers
+def test_a_full_redis(engine: Engine) -> None:
+    with full(engine):
+        id_, breaks, _ = fault(engine)
+    assert (id_, breaks) == ("sessionstores.E026", FULL)
+
+
+@pytest.mark.engines("cache:redis-cache")
+@pytest.mark.private_servers
+def test_a_redis_that_drops_sessions(engine: Engine) -> None:
+    engine.server().cli("config", "set", "maxmemory-policy", "volatile-ttl")
+    engine.server().cli("config", "set", "maxmemory", "100mb")
+    id_, breaks, text = fault(engine)
+    assert id_ == "sessionstores.W026"
+    assert breaks == "When the store is full, users are logged out before their sessions expire."
+    assert "volatile-ttl" in text
+
+
+@pytest.mark.engines("cache:memcached")
+@pytest.mark.private_servers({Memcached: partial(Memcached, "-M", "-m", "2")})
+def test_a_full_memcached(engine: Engine) -> None:
+    with full_memcached(engine):
+        id_, breaks, text = fault(engine)
+    assert (id_, breaks) == ("sessionstores.E026", FULL)
+    assert "give it more with -m" in text
+
+
+@pytest.mark.engines("cache:memcached")
+@pytest.mark.private_servers({Memcached: partial(Memcached, "-C")})
+def test_a_memcached_without_compare_and_set(engine: Engine) -> None:
+    # It also drops what is stored in the second after its cache was emptied.
+    wait_until(lambda: engine.cache.set("a", 1) or bool(engine.cache.get("a")), "it keeps items")
+    id_, breaks, text = fault(engine)
+    assert (id_, breaks) == ("sessionstores.E026", UNWRITABLE)
+    assert "Start it without -C" in text
+
+
+@pytest.mark.engines("cache:memcached")
+@pytest.mark.private_servers(
+    {Memcached: partial(Memcached, "-I", "8k", "-o", "slab_chunk_max=8192")}
+)
+def test_a_memcached_for_small_items(engine: Engine) -> None:
+    id_, breaks, text = fault(engine)
+    assert (id_, breaks) == ("sessionstores.W034", "Requests that make a session so large fail.")
+    assert "a larger -I" in text
+
+
+@pytest.mark.engines("db:sqlite", "db:postgresql", "db:mariadb")
+def test_a_database_that_is_read_only(engine: Engine) -> None:
+    with read_only_transactions(engine):
+        id_, breaks, text = fault(engine)
+    assert (id_, breaks) == ("sessionstores.E026", UNWRITABLE)
+    assert "read" in text.lower()

@@ -16,6 +16,7 @@ from ...core.records import Record, State, list_entry, pack, unpack, with_times
 from ...exceptions import StorageUnavailable, UnreadablePayload
 from ..base import CacheStorage, Gone, Outcome, Taken, Updated, place_of_cache, refusal
 from ..copies import is_refused
+from ..inspection import draw_ids
 from ..outcomes import known_base
 from .client import BROKEN, translate_error
 from .exchange import STORED, Answer
@@ -88,6 +89,9 @@ class MemcachedStorage(CacheStorage):
 
     def namespace(self) -> str:
         return self._nodes.key("")
+
+    def nodes(self) -> Mapping[str, str]:
+        return draw_ids(self._nodes.clients, self._nodes.node_of)
 
     def read(self, session_id: str) -> Record | None:
         return _record(session_id, self._find(session_id))

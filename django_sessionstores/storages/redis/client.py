@@ -224,6 +224,30 @@ class Server:
         except _ERRORS as error:
             self._fail(error)
 
+    def nodes(self) -> list[str]:
+        """Return the names of the primaries of a cluster; the empty name of any other server.
+
+        Raises `StorageUnavailable` if a cluster has to be asked and does not answer.
+        """
+        try:
+            client = self._client or self.connect()
+        except _ERRORS as error:
+            self._fail(error)
+        if not isinstance(client, RedisCluster):
+            return [""]
+        return [node.name for node in client.get_primaries()]  # type: ignore[no-untyped-call]
+
+    def node_of(self, session_id: str) -> str:
+        """Return which of the `nodes` has the record with this id. Does not ask the server."""
+        client = self._client
+        if not isinstance(client, RedisCluster):
+            return ""
+        try:
+            node = client.get_node_from_key(self.key(session_id))  # type: ignore[no-untyped-call]
+        except _ERRORS:  # It knows of no node for the key.
+            return ""
+        return str(node.name)
+
     def close(self) -> None:
         """Close all connections."""
         client, self._client = self._client, None

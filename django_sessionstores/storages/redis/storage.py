@@ -18,6 +18,7 @@ from ...core.summary import Summary, summarize
 from ...exceptions import StorageUnavailable
 from ..base import CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated, rotate_in_two_steps
 from ..flows import FlowStorage
+from ..inspection import draw_ids
 from . import scripts
 from .answers import eviction_policy, find
 from .client import Server
@@ -85,6 +86,9 @@ class RedisStorage(FlowStorage, CacheStorage):
 
     def namespace(self) -> str:
         return self._server.key("")
+
+    def nodes(self) -> Mapping[str, str]:
+        return draw_ids(self._server.nodes(), self._server.node_of)
 
     @property
     def native_async(self) -> bool:
