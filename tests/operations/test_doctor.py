@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import threading
 import time
@@ -16,7 +15,6 @@ from unittest import mock
 import msgspec
 import pytest
 from django.conf import settings
-from django.core.management import CommandError, call_command
 from django.db import connections, transaction
 from django.test import override_settings
 from pymemcache.client.base import Client as MemcachedClient
@@ -24,6 +22,7 @@ from pymemcache.client.base import Client as MemcachedClient
 from django_sessionstores.core.records import Record
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.models import SessionStatistics, StoredSession
+from django_sessionstores.operations.checks.configuration import parts
 from django_sessionstores.operations.doctor import Diagnosis, ask_stores, diagnose
 from django_sessionstores.operations.doctor import probe as probes
 from django_sessionstores.operations.doctor import stores as asking
@@ -31,10 +30,8 @@ from django_sessionstores.operations.doctor.tasks import Tasks
 from django_sessionstores.storages.base import Storage
 from django_sessionstores.storages.memory import MemoryStorage
 from django_sessionstores.testing import DAY, at, observed
-from tests.cases import CACHE_ALIAS, Engine
-from tests.management.test_sessions import document_of_failure
-from tests.services import Memcached, MemcachedNodes, Redis, wait_until
-from tests.test_outages import full, full_memcached, read_only_transactions, replica
+from tests.cases import Engine
+from tests.services import Redis
 
 REDIS_CACHE: Final = "django.core.cache.backends.redis.RedisCache"
 OURS: Final = "django_sessionstores.middleware.SessionMiddleware"
@@ -51,22 +48,6 @@ def _no_other_findings() -> Iterator[None]:
 def examine(engine: Engine) -> Diagnosis:
     """Return what the command finds."""
     return diagnose(engine.storage, writes=True)
-
-
-def fault(engine: Engine) -> tuple[str, str, str]:
-    """Return the id of the only problem, what it breaks, and the rest of its text.
-
-    The command says the same, and its exit code is 1.
-    """
-    found = examine(engine)
-    (finding,) = [each for each in found.findings if each.is_wrong]
-    output = io.StringIO()
-    with pytest.raises(CommandError, match="1 problem found"):
-        call_command("sessions", "doctor", stdout=output)
-    said = output.getvalue()
-    assert ("\nWhat would break\n" in said) is bool(finding.breaks)
-    assert f"{finding.level.upper()} {finding.id}\n  {finding.breaks or finding.message}" in said
-    return finding.id, finding.breaks, f"{finding.message} {finding.hint}"
 
 
 # How each store is asked --------------------------------------------------------------------------
@@ -110,6 +91,14 @@ def test_a_sound_store_is_written_and_left_as_it_was(engine: Engine) -> None:
     if redis is not None:
         assert isinstance(redis, Redis)
         assert redis.cli("--scan", "--pattern", "*sessionstores*") == ""
+
+
+def test_the_page_in_the_admin_writes_nothing(engine: Engine) -> None:
+    """It is read with GET, and as often as somebody likes."""
+    with observed(*parts(engine.storage)) as calls:
+        found = diagnose(engine.storage)
+    assert set(calls) <= {"lookup"}
+    assert not any(store.is_probed for store in found.stores)
 
 
 @pytest.mark.engines("cache:memcached-nodes")
@@ -309,7 +298,6 @@ def test_no_signal_and_no_statistics(engine: Engine) -> None:
 
 
 def _options() -> dict[str, Any]:
-    from django.conf import settings
 
     return getattr(settings, "SESSIONSTORES", {})
 
@@ -338,108 +326,3 @@ def test_no_folder_is_made(engine: Engine) -> None:
     found = examine(engine)
     assert found.findings[0].id == "sessionstores.I004" or not found.problems
     assert list(engine.file_path.iterdir()) in ([], [engine.file_path / "django_sessionstores"])
-
-
-# What would break ---------------------------------------------------------------------------------
-
-
-@pytest.mark.engines("cache:memcached-nodes")
-@pytest.mark.private_servers
-@pytest.mark.parametrize("how", ["kill", "pause"])
-def test_one_node_of_three(engine: Engine, how: str) -> None:
-    """Whatever ids are drawn, the node is asked."""
-    server: MemcachedNodes = engine.server()
-    getattr(server.members[1], how)()
-    with _impatient():
-        for _ in range(3):
-            id_, breaks, text = fault(engine)
-            assert id_ == "sessionstores.E022"
-            assert breaks == "Every request that uses one of these sessions fails."
-            assert f"node {server.addresses[1]} of memcached at" in text
-        stores = document_of_failure("doctor")["stores"]
-    assert {each["node"]: bool(each["error"]) for each in stores} == {
-        address: address == server.addresses[1] for address in server.addresses
-    }
-
-
-@contextmanager
-def _impatient() -> Iterator[None]:
-    """Give the client of the cache a timeout."""
-    entry = dict(settings.CACHES[CACHE_ALIAS])
-    if "redis" in entry["BACKEND"]:
-        entry["LOCATION"] += f"?socket_timeout={SECONDS}&socket_connect_timeout={SECONDS}"
-    else:
-        entry["OPTIONS"] = {"timeout": SECONDS, "connect_timeout": SECONDS}
-    with override_settings(CACHES={**settings.CACHES, CACHE_ALIAS: entry}):
-        yield
-
-
-UNWRITABLE: Final = (
-    "Logins, logouts and changes of these sessions fail. Requests that only read go on."
-)
-FULL: Final = "Logins and changes of these sessions fail. Reading and logging out go on."
-
-
-@pytest.mark.engines("cache:redis-cache", "cache:django-redis")
-@pytest.mark.private_servers
-def test_a_replica_of_redis(engine: Engine) -> None:
-    with replica(engine):
-        id_, breaks, text = fault(engine)
-    assert (id_, breaks) == ("sessionstores.E026", UNWRITABLE)
-    assert f"Put the address of the primary first in CACHES['{CACHE_ALIAS}']['LOCATION']" in text
-
-
-@pytest.mark.engines("cache:redis-cache")
-@pytest.mark.private_servers
-def test_a_full_redis(engine: Engine) -> None:
-    with full(engine):
-        id_, breaks, _ = fault(engine)
-    assert (id_, breaks) == ("sessionstores.E026", FULL)
-
-
-@pytest.mark.engines("cache:redis-cache")
-@pytest.mark.private_servers
-def test_a_redis_that_drops_sessions(engine: Engine) -> None:
-    engine.server().cli("config", "set", "maxmemory-policy", "volatile-ttl")
-    engine.server().cli("config", "set", "maxmemory", "100mb")
-    id_, breaks, text = fault(engine)
-    assert id_ == "sessionstores.W026"
-    assert breaks == "When the store is full, users are logged out before their sessions expire."
-    assert "volatile-ttl" in text
-
-
-@pytest.mark.engines("cache:memcached")
-@pytest.mark.private_servers({Memcached: partial(Memcached, "-M", "-m", "2")})
-def test_a_full_memcached(engine: Engine) -> None:
-    with full_memcached(engine):
-        id_, breaks, text = fault(engine)
-    assert (id_, breaks) == ("sessionstores.E026", FULL)
-    assert "give it more with -m" in text
-
-
-@pytest.mark.engines("cache:memcached")
-@pytest.mark.private_servers({Memcached: partial(Memcached, "-C")})
-def test_a_memcached_without_compare_and_set(engine: Engine) -> None:
-    # It also drops what is stored in the second after its cache was emptied.
-    wait_until(lambda: engine.cache.set("a", 1) or bool(engine.cache.get("a")), "it keeps items")
-    id_, breaks, text = fault(engine)
-    assert (id_, breaks) == ("sessionstores.E026", UNWRITABLE)
-    assert "Start it without -C" in text
-
-
-@pytest.mark.engines("cache:memcached")
-@pytest.mark.private_servers(
-    {Memcached: partial(Memcached, "-I", "8k", "-o", "slab_chunk_max=8192")}
-)
-def test_a_memcached_for_small_items(engine: Engine) -> None:
-    id_, breaks, text = fault(engine)
-    assert (id_, breaks) == ("sessionstores.W034", "Requests that make a session so large fail.")
-    assert "a larger -I" in text
-
-
-@pytest.mark.engines("db:sqlite", "db:postgresql", "db:mariadb")
-def test_a_database_that_is_read_only(engine: Engine) -> None:
-    with read_only_transactions(engine):
-        id_, breaks, text = fault(engine)
-    assert (id_, breaks) == ("sessionstores.E026", UNWRITABLE)
-    assert "read" in text.lower()

@@ -53,9 +53,11 @@ _FULL: Final = Phrase(
     gettext_noop("Logins and changes of these sessions fail. Reading and logging out go on.")
 )
 _REFUSED: Final = Phrase(
-    gettext_noop("What needs a command that is refused fails, such as lists of sessions.")
+    gettext_noop(
+        "Requests fail that need a command which is refused, for example to list sessions."
+    )
 )
-_TOO_SMALL: Final = Phrase(gettext_noop("Requests that make a session so large fail."))
+_TOO_SMALL: Final = Phrase(gettext_noop("Requests that store that much in a session fail."))
 _EVICTS: Final = Phrase(
     gettext_noop("When the store is full, users are logged out before their sessions expire.")
 )
@@ -135,7 +137,7 @@ def _too_small(store: Store) -> django_checks.CheckMessage:
             number=LARGE,
         ),
         hint=store.size_obstacle,
-        id="sessionstores.W034",
+        id="sessionstores.W036",
     )
 
 

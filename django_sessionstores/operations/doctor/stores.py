@@ -82,10 +82,9 @@ def ask_parts(tasks: Tasks, storage: Storage, *, writes: bool) -> list[Store]:
             groups[part.database() or id(part)].append(part)
     begun = []
     for group in groups.values():
-        questions = [_Questions(tasks, each, writes, id(each) in copies) for each in group]
-        begun.append(
-            (questions, tasks.start(partial(_ask, questions), database=group[0].database()))
-        )
+        asked = [_Questions(tasks, each, writes, id(each) in copies) for each in group]
+        database = group[0].database()
+        begun.append((asked, tasks.start(partial(_ask, asked), database=database)))
     found: list[Store] = []
     for asked, future in begun:
         stores = tasks.result(future, grace=_GRACE)
@@ -187,5 +186,7 @@ class _Questions:
         return Store(description=self._description, **facts)
 
     def _reason(self, error: Exception) -> str:
-        # Many messages begin with the store, which is named already.
-        return translated_message(error).removeprefix(f"{self._description}: ")
+        # Many messages begin with the store, which is named already. The further lines of a
+        # database's own have values of the row.
+        text = translated_message(error).removeprefix(f"{self._description}: ")
+        return text.partition("\n")[0]

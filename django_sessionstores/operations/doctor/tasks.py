@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from contextlib import suppress
 from functools import partial
 from threading import Thread
 from time import monotonic
@@ -48,10 +47,10 @@ class Tasks:
         for each in self._shared:
             each.dec_thread_sharing()
         for future, alias in self._asked:
-            if not future.done():
-                # A thread still waits for an answer on this connection. Django opens another one.
-                with suppress(AttributeError):
-                    del connections[alias]
+            # A thread still waits for an answer on this connection. Django opens another one, on
+            # which the statements of a transaction would not be.
+            if not future.done() and not connections[alias].in_atomic_block:
+                del connections[alias]
 
     def start(self, task: Callable[[], T], *, database: str | None = None) -> Future[T]:
         """Begin a task, and return the future of its result.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NoReturn
 
 from django.core.cache.backends.base import BaseCache
@@ -322,6 +322,11 @@ class Server:
             f"Give the user its rights in Redis: ACL SETUSER {user} +@read +@write +@scripting "
             f"+@connection +info ~{self._cache.make_key(NAMESPACE)}*"
         )
+
+    def describe_refusal(self, commands: Iterable[bytes]) -> str:
+        """Return which commands the user of the connections may not run, and the cure."""
+        names = dict.fromkeys(each.decode().lower() for each in commands)
+        return f"Its user may not run: {', '.join(names)}. {self._rights_to_give()}"
 
     def _cure(self, error: Exception, text: str) -> str:
         """Return what to do about an error, as a sentence; empty if the error itself says it."""

@@ -266,8 +266,10 @@ class RedisStorage(FlowStorage, CacheStorage):
         probe = self._server.key("{index}:probe")
         try:
             self._server.ask("EVAL", "return 1", 0)
-            run(self._server.evaluate(scripts.MAY_WRITE_RECORD, (unknown,)))
-            run(self._server.evaluate(scripts.MAY_WRITE_INDEX, (*index, probe)))
+            refused = run(self._server.evaluate(scripts.MAY_WRITE_RECORD, (unknown,)))
+            refused += run(self._server.evaluate(scripts.MAY_WRITE_INDEX, (*index, probe)))
+            if refused:
+                return self._server.describe_refusal(refused)
             if not self._server.spans_slots:  # Only to rebuild the index.
                 self._server.ask("SCAN", 0, "COUNT", 1)
         except StorageUnavailable as error:
