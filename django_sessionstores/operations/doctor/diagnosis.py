@@ -105,7 +105,7 @@ def diagnose(storage: Storage, *, writes: bool = False) -> Diagnosis:
         if not any(store.error for store in stores):
             said = tasks.start(partial(_about_itself, storage))
             eviction_policy, index_is_complete = tasks.result(said) or ("", None)
-        native_async = bool(tasks.result(is_native))
+        native_async = tasks.result(is_native) or False
     middleware = [path for path, _each in session_middlewares()]
     found = findings(stores, eviction_policy, has_middleware=bool(middleware))
     return Diagnosis(

@@ -9,7 +9,7 @@ from functools import partial
 from threading import Thread
 from time import monotonic
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from django.db import connections
 
@@ -31,7 +31,7 @@ class Tasks:
         self.seconds = seconds
         self._until = monotonic() + seconds
         self._shared = connections.all(initialized_only=True)
-        self._asked: list[tuple[Future[object], str]] = []
+        self._asked: list[tuple[Future[Any], str]] = []
 
     def __enter__(self) -> Self:
         for each in self._shared:
