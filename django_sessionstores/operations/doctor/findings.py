@@ -58,6 +58,7 @@ _REFUSED: Final = Phrase(
     )
 )
 _TOO_SMALL: Final = Phrase(gettext_noop("Requests that store that much in a session fail."))
+_GO_ON: Final = Phrase(gettext_noop("Requests go on without this cache, and take longer."))
 _EVICTS: Final = Phrase(
     gettext_noop("When the store is full, users are logged out before their sessions expire.")
 )
@@ -107,14 +108,13 @@ def _fail_without_writes(store: Store) -> Phrase:
 
 
 def _unusable(store: Store) -> django_checks.CheckMessage:
-    go_on = gettext_noop("Requests go on without this cache, and take longer.")
     return django_checks.Error(
         Phrase(
             gettext_noop("Sessions are in %(store)s, which cannot be used: %(error)s"),
             store=store.name,
             error=store.error,
         ),
-        hint=Phrase(go_on) if store.has_copies else None,
+        hint=_GO_ON if store.has_copies else None,
         id="sessionstores.E022",
     )
 

@@ -25,7 +25,8 @@ from .tasks import Tasks
 
 SECONDS: Final = 20.0
 """How long a store has to answer. The timeouts of its client are shorter, unless it has none."""
-_GRACE: Final = 1.0
+_MARGIN: Final = 1.0
+"""How much earlier the nodes are given up, so that those that have answered are reported."""
 
 
 class Store(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +88,7 @@ def ask_parts(tasks: Tasks, storage: Storage, *, writes: bool) -> list[Store]:
         begun.append((asked, tasks.start(partial(_ask, asked), database=database)))
     found: list[Store] = []
     for asked, future in begun:
-        stores = tasks.result(future, grace=_GRACE)
+        stores = tasks.result(future)
         found += stores or [each.without_answer() for each in asked]
     return found
 
@@ -139,7 +140,7 @@ class _Questions:
             for node, unused in nodes.items()
         }
         return [
-            self._tasks.result(future) or self.without_answer(node)
+            self._tasks.result(future, margin=_MARGIN) or self.without_answer(node)
             for node, future in sorted(begun.items())
         ]
 

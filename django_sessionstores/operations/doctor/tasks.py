@@ -65,12 +65,13 @@ class Tasks:
         Thread(target=run, name=__name__, daemon=True).start()
         return future
 
-    def result(self, future: Future[T], *, grace: float = 0.0) -> T | None:
+    def result(self, future: Future[T], *, margin: float = 0.0) -> T | None:
         """Return the result of a task, or ``None`` if there is none in time.
 
-        ``grace`` is how many seconds more there are for a task that waits for others.
+        ``margin`` is how many seconds earlier to give up, in a task that must be done in time
+        itself.
         """
-        wait([future], max(0.0, self._until + grace - monotonic()))
+        wait([future], max(0.0, self._until - margin - monotonic()))
         return future.result() if future.done() else None
 
     def _run(self, task: Callable[[], T], future: Future[T]) -> None:

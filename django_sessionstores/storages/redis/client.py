@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NoReturn
 
 from django.core.cache.backends.base import BaseCache
@@ -224,29 +224,12 @@ class Server:
         except _ERRORS as error:
             self._fail(error)
 
-    def nodes(self) -> list[str]:
-        """Return the names of the primaries of a cluster; the empty name of any other server.
-
-        Raises `StorageUnavailable` if a cluster has to be asked and does not answer.
-        """
+    def client(self) -> Any:
+        """Return the blocking client. Raises `StorageUnavailable` if a cluster does not answer."""
         try:
-            client = self._client or self.connect()
+            return self._client or self.connect()
         except _ERRORS as error:
             self._fail(error)
-        if not isinstance(client, RedisCluster):
-            return [""]
-        return [node.name for node in client.get_primaries()]  # type: ignore[no-untyped-call]
-
-    def node_of(self, session_id: str) -> str:
-        """Return which of the `nodes` has the record with this id. Does not ask the server."""
-        client = self._client
-        if not isinstance(client, RedisCluster):
-            return ""
-        try:
-            node = client.get_node_from_key(self.key(session_id))  # type: ignore[no-untyped-call]
-        except _ERRORS:  # It knows of no node for the key.
-            return ""
-        return str(node.name)
 
     def close(self) -> None:
         """Close all connections."""
@@ -289,20 +272,9 @@ class Server:
             )
         self.spans_slots = isinstance(client, RedisCluster)
         if not self.spans_slots:
-            self._check_options(client.connection_pool)
+            _check_options(self._alias, client.connection_pool)
         self._client = client
         return client
-
-    def _check_options(self, pool: Any) -> None:
-        """Raise ``ImproperlyConfigured`` if connections do not know an option. Does not connect."""
-        try:
-            pool.connection_class(**pool.connection_kwargs)
-        except TypeError as error:
-            _, _, name = str(error).rpartition("unexpected keyword argument ")
-            raise ImproperlyConfigured(
-                f"CACHES[{self._alias!r}]['OPTIONS'] has an option that connections to Redis do "
-                f"not know: {name}. Correct its name, or remove it."
-            ) from None
 
     @property
     def _is_djangos(self) -> bool:
@@ -323,10 +295,9 @@ class Server:
             f"+@connection +info ~{self._cache.make_key(NAMESPACE)}*"
         )
 
-    def describe_refusal(self, commands: Iterable[bytes]) -> str:
-        """Return which commands the user of the connections may not run, and the cure."""
-        names = dict.fromkeys(each.decode().lower() for each in commands)
-        return f"Its user may not run: {', '.join(names)}. {self._rights_to_give()}"
+    def refusal(self, commands: str) -> str:
+        """Return that the user of the connections may not run these commands, and the cure."""
+        return f"Its user may not run: {commands}. {self._rights_to_give()}"
 
     def _cure(self, error: Exception, text: str) -> str:
         """Return what to do about an error, as a sentence; empty if the error itself says it."""
@@ -418,6 +389,18 @@ class Server:
         if breaker is not None and not isinstance(error, ResponseError | MaxConnectionsError):
             breaker.failed(began, f"{message.rstrip('.')}.")
         raise failure(message) from (None if quotes else error)
+
+
+def _check_options(alias: str, pool: Any) -> None:
+    """Raise ``ImproperlyConfigured`` if connections do not know an option. Does not connect."""
+    try:
+        pool.connection_class(**pool.connection_kwargs)
+    except TypeError as error:
+        _, _, name = str(error).rpartition("unexpected keyword argument ")
+        raise ImproperlyConfigured(
+            f"CACHES[{alias!r}]['OPTIONS'] has an option that connections to Redis do "
+            f"not know: {name}. Correct its name, or remove it."
+        ) from None
 
 
 def _awaiting_pool(client: Any) -> awaited.ConnectionPool | None:

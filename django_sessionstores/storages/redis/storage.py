@@ -18,10 +18,10 @@ from ...core.summary import Summary, summarize
 from ...exceptions import StorageUnavailable
 from ..base import CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated, rotate_in_two_steps
 from ..flows import FlowStorage
-from ..inspection import draw_ids
 from . import scripts
 from .answers import eviction_policy, find
 from .client import Server
+from .cluster import ids_of_nodes
 from .index import Moves, SessionIndex
 from .scripts import Script
 
@@ -88,7 +88,7 @@ class RedisStorage(FlowStorage, CacheStorage):
         return self._server.key("")
 
     def nodes(self) -> Mapping[str, str]:
-        return draw_ids(self._server.nodes(), self._server.node_of)
+        return ids_of_nodes(self._server.client(), self._server.key)
 
     @property
     def native_async(self) -> bool:
@@ -269,7 +269,8 @@ class RedisStorage(FlowStorage, CacheStorage):
             refused = run(self._server.evaluate(scripts.MAY_WRITE_RECORD, (unknown,)))
             refused += run(self._server.evaluate(scripts.MAY_WRITE_INDEX, (*index, probe)))
             if refused:
-                return self._server.describe_refusal(refused)
+                names = dict.fromkeys(each.decode().lower() for each in refused)
+                return self._server.refusal(", ".join(names))
             if not self._server.spans_slots:  # Only to rebuild the index.
                 self._server.ask("SCAN", 0, "COUNT", 1)
         except StorageUnavailable as error:
