@@ -32,6 +32,8 @@ from tests.services import (
 from tests.storages.files.test_storage import tiny_disk
 from tests.test_outages import full, full_memcached, read_only_transactions, replica
 
+OURS: Final = "django_sessionstores.backends"
+OPTIONS: Final = getattr(settings, "SESSIONSTORES", {})
 REDIS_CACHE: Final = "django.core.cache.backends.redis.RedisCache"
 CLUSTER_CACHE: Final = "tests.storages.redis.test_storage.ClusterCache"
 SECONDS: Final = 0.4
@@ -321,3 +323,24 @@ def test_sentinels_without_a_primary() -> None:
             service.master.kill()
             id_, breaks, _ = fault()
     assert (id_, breaks) == ("sessionstores.E022", UNUSABLE)
+
+
+# Previous backends --------------------------------------------------------------------------------
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize("engine_path", ["django.contrib.sessions.backends.cache", OURS + ".cache"])
+def test_a_previous_backend(engine: Engine, engine_path: str) -> None:
+    """A request with a session that is not in the new store asks it."""
+    with Redis() as server:
+        old = {"BACKEND": REDIS_CACHE, "LOCATION": server.url()}
+        options = {"MIGRATE_FROM": [(engine_path, {"SESSION_CACHE_ALIAS": "old"})]}
+        with override_settings(
+            CACHES={**settings.CACHES, "old": old}, SESSIONSTORES={**OPTIONS, **options}
+        ):
+            assert problems() == []
+            server.kill()
+            id_, breaks, text = fault()
+    assert id_ == "sessionstores.E022"
+    assert breaks == "Every request fails whose session has not been migrated yet."
+    assert "CACHES['old']" in text

@@ -17,7 +17,7 @@ from ...exceptions import StorageUnavailable
 from ...middleware.installed import has_package_middleware, session_middlewares
 from ...storages.base import Storage
 from .findings import Finding, findings
-from .stores import SECONDS, Store, ask_parts
+from .stores import SECONDS, Store, ask_parts, ask_previous_backends
 from .tasks import Tasks
 
 T = TypeVar("T")
@@ -105,6 +105,7 @@ def diagnose(storage: Storage, *, writes: bool = False) -> Diagnosis:
         if not any(store.error for store in stores):
             said = tasks.start(partial(_about_itself, storage))
             eviction_policy, index_is_complete = tasks.result(said) or ("", None)
+            stores += ask_previous_backends(tasks)
         native_async = tasks.result(is_native) or False
     middleware = [path for path, _each in session_middlewares()]
     found = findings(stores, eviction_policy, has_middleware=bool(middleware))

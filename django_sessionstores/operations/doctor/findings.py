@@ -44,6 +44,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _UNUSABLE: Final = Phrase(gettext_noop("Every request that uses one of these sessions fails."))
+_NOT_MIGRATED: Final = Phrase(
+    gettext_noop("Every request fails whose session has not been migrated yet.")
+)
 _UNWRITABLE: Final = Phrase(
     gettext_noop(
         "Logins, logouts and changes of these sessions fail. Requests that only read go on."
@@ -93,7 +96,9 @@ def findings(
 def _of_stores(stores: Sequence[Store]) -> Iterator[tuple[django_checks.CheckMessage, str]]:
     """Yield what is wrong with stores, and which requests fail because of it."""
     for store in stores:
-        if store.error:
+        if store.error and store.is_previous:
+            yield _unusable(store), _NOT_MIGRATED
+        elif store.error:
             yield _unusable(store), "" if store.has_copies else _UNUSABLE
         if store.write_obstacle:
             yield _unwritable(store), "" if store.has_copies else _fail_without_writes(store)

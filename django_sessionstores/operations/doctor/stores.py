@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import chain
 from typing import Any, Final
 
 import msgspec
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop
 from msgspec.structs import replace
 
 from ...core.phrases import Phrase, translate, translated_message
 from ...core.records import draw_key, session_id
 from ...exceptions import PayloadTooLarge, StorageFull, StorageUnavailable
+from ...migration.lazy import sources
+from ...migration.sources import Source
 from ...storages.base import CacheStorage, Storage
 from ...storages.layered import LayeredStorage
 from ..checks.configuration import parts
@@ -51,6 +54,8 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
     """Whether nothing was stored because the files of the store belong to another user."""
     has_copies: bool = False
     """Whether requests can do without the store, which has copies of sessions."""
+    is_previous: bool = False
+    """Whether it is that of a previous backend, from which sessions are migrated."""
 
     @property
     def name(self) -> str:
@@ -91,6 +96,56 @@ def ask_parts(tasks: Tasks, storage: Storage, *, writes: bool) -> list[Store]:
         stores = tasks.result(future)
         found += stores or [each.without_answer() for each in asked]
     return found
+
+
+def ask_previous_backends(tasks: Tasks) -> list[Store]:
+    """Return the stores of the backends in ``MIGRATE_FROM``, which are only read."""
+    try:
+        asked = [each for each in sources() if not each.in_key]
+    except ImproperlyConfigured:
+        return []  # Which is also a finding.
+    found: list[Store] = []
+    for source in asked:
+        # One after the other, because two may be in one database.
+        store = tasks.result(tasks.start(partial(_ask_previous_backend, source)))
+        found.append(store or _previous(source, error=translate(_no_answer(tasks))))
+    return found
+
+
+def _ask_previous_backend(source: Source) -> Store:
+    key = draw_key()
+    try:
+        return _previous(source, milliseconds=_measure(lambda: source.find(key)))
+    except StorageUnavailable as error:
+        return _previous(source, error=translated_message(error))
+
+
+def _previous(source: Source, milliseconds: float | None = None, error: str = "") -> Store:
+    return Store(
+        description=translate(source.describe()),
+        milliseconds=milliseconds,
+        error=error,
+        is_previous=True,
+    )
+
+
+def _measure(look: Callable[[], object]) -> float:
+    """Return how many milliseconds a store takes to answer over an open connection."""
+    look()  # Opens the connection.
+    started = time.perf_counter()
+    look()
+    return round((time.perf_counter() - started) * 1000, 3)
+
+
+def _no_answer(tasks: Tasks) -> Phrase:
+    """Return what is wrong with a store for which the client waits without a limit."""
+    return Phrase(
+        gettext_noop(
+            "It has not answered within %(number)s seconds, and the client was still waiting, "
+            "as requests do. Give the client a timeout in CACHES or DATABASES."
+        ),
+        number=f"{tasks.seconds:g}",
+    )
 
 
 def _caches(storage: Storage) -> Iterator[Storage]:
@@ -145,24 +200,14 @@ class _Questions:
         ]
 
     def without_answer(self, node: str = "") -> Store:
-        """Return the store for which a client waits without a limit."""
-        reason = Phrase(
-            gettext_noop(
-                "It has not answered within %(number)s seconds, and the client was still waiting, "
-                "as requests do. Give the client a timeout in CACHES or DATABASES."
-            ),
-            number=f"{self._tasks.seconds:g}",
-        )
-        return self._store(node=node, error=translate(reason))
+        """Return the store, or the node, that has not answered in time."""
+        return self._store(node=node, error=translate(_no_answer(self._tasks)))
 
     def _ask_node(self, node: str, unused: str, *, writes: bool) -> Store:
         try:
-            self._storage.lookup(unused)  # Opens the connection, which must not be measured.
-            started = time.perf_counter()
-            self._storage.lookup(unused)
+            milliseconds = _measure(lambda: self._storage.lookup(unused))
         except StorageUnavailable as error:
             return self._store(node=node, error=self._reason(error))
-        milliseconds = round((time.perf_counter() - started) * 1000, 3)
         found = self._probe(unused) if writes else {}
         return self._store(node=node, milliseconds=milliseconds, **found)
 
