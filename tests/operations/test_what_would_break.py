@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ from redis.sentinel import Sentinel as SentinelManager
 
 from django_sessionstores.conf import session_store
 from django_sessionstores.operations.doctor import diagnose
+from tests import ROOT
 from tests.cases import CACHE_ALIAS, Engine
 from tests.management.test_sessions import document_of_failure
 from tests.services import (
@@ -121,10 +122,17 @@ FULL: Final = "Logins and changes of these sessions fail. Reading and logging ou
 @pytest.mark.engines("cache:redis-cache", "cache:django-redis")
 @pytest.mark.private_servers
 def test_a_replica_of_redis(engine: Engine) -> None:
+    output = io.StringIO()
     with replica(engine):
         id_, breaks, text = fault()
+        with suppress(CommandError):
+            call_command("sessions", "doctor", stdout=output)
     assert (id_, breaks) == ("sessionstores.E026", UNWRITABLE)
     assert f"Put the address of the primary first in CACHES['{CACHE_ALIAS}']['LOCATION']" in text
+    if engine.id == "cache:redis-cache":
+        page = (ROOT / "docs/howto/sessions_command.rst").read_text(encoding="utf-8")
+        example = page.partition("What would break\n\n    ERROR")[2].partition(".. list-table")[0]
+        assert " ".join(example.split()) in " ".join(output.getvalue().split())
 
 
 @pytest.mark.engines("cache:redis-cache")
