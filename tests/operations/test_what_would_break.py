@@ -180,7 +180,7 @@ def test_a_memcached_without_compare_and_set(engine: Engine) -> None:
 def test_a_memcached_for_small_items(engine: Engine) -> None:
     id_, breaks, text = fault()
     assert (id_, breaks) == (
-        "sessionstores.W036",
+        "sessionstores.W038",
         "Requests that store that much in a session fail.",
     )
     assert "a larger -I" in text

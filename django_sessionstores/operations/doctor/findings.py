@@ -142,7 +142,7 @@ def _too_small(store: Store) -> django_checks.CheckMessage:
             number=LARGE,
         ),
         hint=store.size_obstacle,
-        id="sessionstores.W036",
+        id="sessionstores.W038",
     )
 
 
