@@ -142,7 +142,8 @@ def _no_answer(tasks: Tasks) -> Phrase:
     return Phrase(
         gettext_noop(
             "It has not answered within %(number)s seconds, and the client was still waiting, "
-            "as requests do. Give the client a timeout in CACHES or DATABASES."
+            "as requests do. Give the client a timeout in CACHES or DATABASES, or let it try less "
+            "often."
         ),
         number=f"{tasks.seconds:g}",
     )
