@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +18,12 @@ import pytest
 from django.conf import settings
 from django.db import connections, transaction
 from django.test import override_settings
+from django.utils import translation
 from pymemcache.client.base import Client as MemcachedClient
 
+from django_sessionstores.core.phrases import Phrase
 from django_sessionstores.core.records import Record
+from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.models import SessionStatistics, StoredSession
 from django_sessionstores.operations.checks.configuration import parts
@@ -162,6 +166,24 @@ def test_a_node_that_never_answers_does_not_hold_up_the_doctor() -> None:
     assert "timeout in CACHES or DATABASES" in b.error
     assert not end.is_set()
     end.set()
+
+
+def test_the_threads_know_the_tenant_and_the_language() -> None:
+    """A KEY_FUNCTION may look into a variable of the context, and pages have a language."""
+    tenant, seen = ContextVar[str]("tenant"), list[str]()
+
+    def answer(node: str) -> None:
+        seen.append(tenant.get())
+        if node == "b":
+            raise StorageUnavailable(Phrase("Load more"))
+
+    tenant.set("shop")
+    with translation.override("de"):
+        a, b = ask_stores(Nodes("a", "b", answer=answer))
+    assert {*seen} == {"shop"}
+    assert a.error == ""
+    assert b.error == "Weiter suchen"
+    assert a.description.startswith("Arbeitsspeicher")
 
 
 def test_a_process_can_end_while_a_store_does_not_answer() -> None:

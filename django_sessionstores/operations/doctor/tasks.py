@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from django.db import connections
+from django.utils.translation import get_language, override
 
 T = TypeVar("T")
 
@@ -31,6 +32,7 @@ class Tasks:
         self.seconds = seconds
         self._until = monotonic() + seconds
         self._shared = connections.all(initialized_only=True)
+        self._language = get_language()
         self._asked: list[tuple[Future[Any], str]] = []
 
     def __enter__(self) -> Self:
@@ -60,7 +62,7 @@ class Tasks:
         future = Future[T]()
         if database is not None:
             self._asked.append((future, database))
-        # With the language, and what the project keeps in variables of the context.
+        # With what the project keeps in variables of the context, such as the tenant.
         run = partial(contextvars.copy_context().run, self._run, task, future)
         Thread(target=run, name=__name__, daemon=True).start()
         return future
@@ -78,7 +80,8 @@ class Tasks:
         for each in self._shared:
             connections[each.alias] = each
         try:
-            result = task()
+            with override(self._language):
+                result = task()
         except BaseException as error:  # noqa: BLE001 - it is raised by who asks for the result
             self._close_own()
             future.set_exception(error)
