@@ -31,6 +31,16 @@ class Inspection(SiteMarks):
         """
         return self.describe()
 
+    def nodes(self) -> dict[str, str]:
+        """Return the nodes over which the store spreads sessions, for the doctor.
+
+        The keys are their names; that of the only one is empty. The values are unused ids, of
+        which each belongs to its node. It is empty if this process must not store anything, because
+        what it would make is in the way of the site's own processes. Raises `StorageUnavailable` if
+        the store has to say which nodes it has, and does not.
+        """
+        return draw_ids([""], lambda _: "")
+
     def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """See `Storage.scan`."""
         raise NotImplementedError
@@ -71,16 +81,6 @@ class Inspection(SiteMarks):
     def database(self) -> str | None:
         """Return the alias of Django's database that has the records; ``None`` for other stores."""
         return None
-
-    def nodes(self) -> Mapping[str, str]:
-        """Return the nodes over which the store spreads sessions, for the doctor.
-
-        The keys are their names; that of the only one is empty. The values are unused ids, of
-        which each belongs to its node. There is no node if this process must not
-        store anything, because what it makes would be in the way of the site's own processes.
-        Raises `StorageUnavailable` if the store has to say which nodes it has, and does not.
-        """
-        return draw_ids([""], lambda _: "")
 
     def write_obstacle(self) -> str:
         """Return what keeps this process from writing to the store, for the doctor.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -140,7 +140,7 @@ class Nodes(MemoryStorage):
         self._names = names
         self._answer = answer
 
-    def nodes(self) -> Mapping[str, str]:
+    def nodes(self) -> dict[str, str]:
         return {name: f"{number:040x}" for number, name in enumerate(self._names)}
 
     def lookup(self, session_id: str) -> Record | None:

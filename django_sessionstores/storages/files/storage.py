@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import ClassVar, NamedTuple
 
@@ -121,12 +121,12 @@ class FileStorage(Storage):
     def describe(self) -> str:
         return Phrase(gettext_noop("files in %(folder)s"), folder=self._folder.path)
 
-    def nodes(self) -> Mapping[str, str]:
-        # As another user, such as root, the doctor would make files that the site cannot write.
-        return super().nodes() if self._folder.is_own() else {}
-
     def write_obstacle(self) -> str:
         return self._folder.write_obstacle()
+
+    def nodes(self) -> dict[str, str]:
+        # As another user, such as root, the doctor would make files that the site cannot write.
+        return super().nodes() if self._folder.is_own() else {}
 
     def read(self, session_id: str) -> Record | None:
         try:

@@ -84,14 +84,14 @@ class MemcachedStorage(CacheStorage):
             nodes=", ".join(sorted(self._nodes.clients)),
         )
 
+    def nodes(self) -> dict[str, str]:
+        return draw_ids(self._nodes.clients, self._nodes.node_of)
+
     def place(self) -> str:
         return place_of_cache(self._nodes.alias)
 
     def namespace(self) -> str:
         return self._nodes.key("")
-
-    def nodes(self) -> Mapping[str, str]:
-        return draw_ids(self._nodes.clients, self._nodes.node_of)
 
     def read(self, session_id: str) -> Record | None:
         return _record(session_id, self._find(session_id))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from redis.cluster import RedisCluster
@@ -11,7 +11,7 @@ from redis.exceptions import RedisClusterException
 from ..inspection import draw_ids
 
 
-def ids_of_nodes(client: Any, key_of: Callable[[str], str]) -> Mapping[str, str]:
+def ids_of_nodes(client: Any, key_of: Callable[[str], str]) -> dict[str, str]:
     """Return a session id for each primary of a cluster; one for any other server.
 
     ``key_of`` returns the key of a session. See `Storage.nodes`.

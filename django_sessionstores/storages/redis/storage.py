@@ -87,7 +87,7 @@ class RedisStorage(FlowStorage, CacheStorage):
     def namespace(self) -> str:
         return self._server.key("")
 
-    def nodes(self) -> Mapping[str, str]:
+    def nodes(self) -> dict[str, str]:
         return ids_of_nodes(self._server.client(), self._server.key)
 
     @property
