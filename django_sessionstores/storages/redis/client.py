@@ -224,6 +224,13 @@ class Server:
         except _ERRORS as error:
             self._fail(error)
 
+    def client(self) -> Any:
+        """Return the blocking client. Raises `StorageUnavailable` if a cluster does not answer."""
+        try:
+            return self._client or self.connect()
+        except _ERRORS as error:
+            self._fail(error)
+
     def close(self) -> None:
         """Close all connections."""
         client, self._client = self._client, None
@@ -265,20 +272,9 @@ class Server:
             )
         self.spans_slots = isinstance(client, RedisCluster)
         if not self.spans_slots:
-            self._check_options(client.connection_pool)
+            _check_options(self._alias, client.connection_pool)
         self._client = client
         return client
-
-    def _check_options(self, pool: Any) -> None:
-        """Raise ``ImproperlyConfigured`` if connections do not know an option. Does not connect."""
-        try:
-            pool.connection_class(**pool.connection_kwargs)
-        except TypeError as error:
-            _, _, name = str(error).rpartition("unexpected keyword argument ")
-            raise ImproperlyConfigured(
-                f"CACHES[{self._alias!r}]['OPTIONS'] has an option that connections to Redis do "
-                f"not know: {name}. Correct its name, or remove it."
-            ) from None
 
     @property
     def _is_djangos(self) -> bool:
@@ -298,6 +294,10 @@ class Server:
             f"Give the user its rights in Redis: ACL SETUSER {user} +@read +@write +@scripting "
             f"+@connection +info ~{self._cache.make_key(NAMESPACE)}*"
         )
+
+    def refusal(self, commands: str) -> str:
+        """Return that the user of the connections may not run these commands, and the cure."""
+        return f"Its user may not run: {commands}. {self._rights_to_give()}"
 
     def _cure(self, error: Exception, text: str) -> str:
         """Return what to do about an error, as a sentence; empty if the error itself says it."""
@@ -389,6 +389,18 @@ class Server:
         if breaker is not None and not isinstance(error, ResponseError | MaxConnectionsError):
             breaker.failed(began, f"{message.rstrip('.')}.")
         raise failure(message) from (None if quotes else error)
+
+
+def _check_options(alias: str, pool: Any) -> None:
+    """Raise ``ImproperlyConfigured`` if connections do not know an option. Does not connect."""
+    try:
+        pool.connection_class(**pool.connection_kwargs)
+    except TypeError as error:
+        _, _, name = str(error).rpartition("unexpected keyword argument ")
+        raise ImproperlyConfigured(
+            f"CACHES[{alias!r}]['OPTIONS'] has an option that connections to Redis do "
+            f"not know: {name}. Correct its name, or remove it."
+        ) from None
 
 
 def _awaiting_pool(client: Any) -> awaited.ConnectionPool | None:

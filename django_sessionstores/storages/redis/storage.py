@@ -20,6 +20,7 @@ from ..flows import FlowStorage
 from . import scripts
 from .answers import eviction_policy, find
 from .client import Server
+from .cluster import ids_of_nodes
 from .index import Moves, SessionIndex
 from .scripts import Script
 
@@ -84,6 +85,9 @@ class RedisStorage(FlowStorage, CacheStorage):
 
     def namespace(self) -> str:
         return self._server.key("")
+
+    def nodes(self) -> dict[str, str]:
+        return ids_of_nodes(self._server.client(), self._server.key)
 
     @property
     def native_async(self) -> bool:
@@ -261,8 +265,11 @@ class RedisStorage(FlowStorage, CacheStorage):
         probe = self._server.key("{index}:probe")
         try:
             self._server.ask("EVAL", "return 1", 0)
-            run(self._server.evaluate(scripts.MAY_WRITE_RECORD, (unknown,)))
-            run(self._server.evaluate(scripts.MAY_WRITE_INDEX, (*index, probe)))
+            refused = run(self._server.evaluate(scripts.MAY_WRITE_RECORD, (unknown,)))
+            refused += run(self._server.evaluate(scripts.MAY_WRITE_INDEX, (*index, probe)))
+            if refused:
+                names = dict.fromkeys(each.decode().lower() for each in refused)
+                return self._server.refusal(", ".join(names))
             if not self._server.spans_slots:  # Only to rebuild the index.
                 self._server.ask("SCAN", 0, "COUNT", 1)
         except StorageUnavailable as error:
