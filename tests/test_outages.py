@@ -16,12 +16,14 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
+from django.core.management import call_command
 from django.db import close_old_connections, connections
 from django.test import AsyncClient, Client, override_settings
 from pymemcache.client.base import Client as MemcachedClient
 from pymemcache.exceptions import MemcacheServerError
 
 from django_sessionstores.exceptions import StorageUnavailable
+from django_sessionstores.inventory import Inventory
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.testing import observed
 from tests.cases import CACHE_ALIAS
@@ -373,7 +375,14 @@ def test_redis_that_takes_no_writes(engine: Any, ada: Browser, outage: Any) -> N
 @pytest.mark.private_servers({Memcached: partial(Memcached, "-M", "-m", "2")})
 def test_memcached_that_takes_no_writes(engine: Any, ada: Browser) -> None:
     """Started with -M, it says that it is full instead of dropping sessions."""
+    leaver = Browser("ada")
+    key = leaver._client.cookies[COOKIE].value
     assert_takes_no_writes(ada, full_memcached(engine))
+    with full_memcached(engine):
+        assert leaver.get("/logout/").status_code == 200
+        stale = Browser()
+        stale._client.cookies[COOKIE] = key
+        assert stale.user() == ""
 
 
 @pytest.mark.engines("db")
@@ -513,3 +522,47 @@ def test_cached_db_without_its_database(engine: Any, ada: Browser, user: Any, ou
     assert "lost" not in ada.data()
     assert ada.get("/write/after/1/").status_code == 200
     assert ada.data()["after"] == "1"
+
+
+# A Redis without memory ------------------------------------------------------------------------
+
+
+@pytest.mark.engines(
+    *("cache:django-redis", "cache:redis-cache", "cookie:django-redis"),
+    *("cached_db:redis-cache+postgresql", "cached_db:django-redis+sqlite"),
+)
+@pytest.mark.private_servers
+@pytest.mark.parametrize("is_complete", [False, True], ids=["never listed", "listed before"])
+def test_sessions_are_listed_and_ended_without_memory(
+    engine: Any, user: Any, is_complete: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That is the advice to the operator of a Redis that is full, and gives it memory again."""
+    root = get_user_model()._default_manager.create(
+        username="root", is_staff=True, is_superuser=True
+    )
+    admin, leaver, changer, other, guest = map(Browser, ("root", "ada", "ada", "ada", ""))
+    keys = [each._client.cookies[COOKIE].value for each in (leaver, changer, other)]
+    assert guest.get("/write/before/1/").status_code == 200
+    if is_complete:
+        Inventory().count()
+    with full(engine):
+        assert admin.get("/admin/django_sessionstores/session/").status_code == 200
+        for command in (["list"], ["stats"], ["purge"]):
+            call_command("sessions", *command)
+        assert len(Inventory().list(user=user).sessions) == 3
+        assert leaver.get("/logout/").status_code == 200
+        # The password is changed, and only the new key of the session itself finds no room.
+        response, continues = changer.get("/password/"), engine.name == "cached_db"
+        if not continues:
+            assert_fails(response)
+        for key in keys:
+            stale = Browser()
+            stale._client.cookies[COOKIE] = key
+            assert stale.user() == ""
+        assert admin.user() == "root"
+        assert Inventory().count(user=user) == continues
+        call_command("sessions", "end", "--all", "--no-input")
+        assert Inventory().count() == 0
+        assert admin.user() == ""
+    assert Browser("ada").user() == "ada"
+    root.delete()

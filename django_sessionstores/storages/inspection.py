@@ -89,6 +89,13 @@ class Inspection(SiteMarks):
         """
         return ""
 
+    def missing_timeout(self) -> str:
+        """Return the setting that limits how long a call waits for a store that hangs.
+
+        It is empty if there is a limit, or if that is not known. Does not ask the store.
+        """
+        return ""
+
     def summarize(self, now: int, limit: int) -> Summary:
         """Return counts of all sessions, or of a random sample of at least ``limit`` of them.
 

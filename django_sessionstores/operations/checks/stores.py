@@ -144,6 +144,9 @@ def check_database(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMess
         options = connection.settings_dict["OPTIONS"]
         if option and not {option, *_OTHER_TIMEOUTS} & options.keys():
             messages.append(_no_connect_timeout(alias, option))
+        pool = options.get("pool")
+        if pool and "timeout" not in (pool if isinstance(pool, dict) else {}):
+            messages.append(_no_pool_timeout(alias))
     return messages
 
 
@@ -162,6 +165,44 @@ def _no_connect_timeout(alias: str, option: str) -> checks.Warning:
             option=full_name("DATABASE_TIMEOUT"),
         ),
         id="sessionstores.W006",
+    )
+
+
+def _no_pool_timeout(alias: str) -> checks.Warning:
+    return checks.Warning(
+        Phrase(
+            _(
+                "If the database %(database)s hangs, or its pool is used up, a request waits 30 "
+                "seconds for a connection."
+            ),
+            database=repr(alias),
+        ),
+        hint=Phrase(
+            _("Set %(setting)s to a few seconds."),
+            setting=f"DATABASES[{alias!r}]['OPTIONS']['pool']['timeout']",
+        ),
+        id="sessionstores.W036",
+    )
+
+
+@checks.register
+def check_cache_timeouts(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that calls of the servers that hold sessions have a timeout."""
+    return [
+        _no_timeout(part.describe(), setting)
+        for part in parts(production_storage())
+        if (setting := part.missing_timeout())
+    ]
+
+
+def _no_timeout(store: str, setting: str) -> checks.Warning:
+    return checks.Warning(
+        Phrase(
+            _("Sessions are in %(store)s. If that hangs, a request waits for it without end."),
+            store=store,
+        ),
+        hint=Phrase(_("Set %(setting)s to a second or two."), setting=setting),
+        id="sessionstores.W037",
     )
 
 

@@ -40,7 +40,7 @@ from ..base import (
 from ..copies import is_refused
 from ..outcomes import known_base
 from ..sql.connection_errors import TOO_LARGE, connection_error, is_too_large
-from ..sql.deadline import LimitedCursor
+from ..sql.deadline import LimitedCursor, renew_if_closed
 from ..sql.end_statements import EndStatements
 from ..sql.free_rows import write, write_if_free
 from ..sql.lost_races import conflict_before_cleanup, conflict_in_transaction, retry, summary_of
@@ -263,7 +263,7 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
                 return cursor.fetchone()
 
         with self._errors():
-            row = retry(connection, fetch)
+            row = retry(connection, fetch, only_reads=not lock)
         return None if row is None else row[0]
 
     def _insert(self, session_id: str, text: str, expires: int) -> bool:
@@ -345,6 +345,8 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
     def _errors(self) -> Generator[None]:
         """Translate errors of the store; errors of the caller's transaction pass."""
         try:
+            # Before a transaction begins, and before statements without a limit.
+            renew_if_closed(self.connection())
             yield
         except (IntegrityError, TransactionManagementError):
             raise

@@ -57,6 +57,11 @@ def translate_error(
             )
         if b"out of memory" in text:
             return StorageFull(f"memcached at {node} has no memory left: give it more with -m")
+    if isinstance(error, RuntimeError):
+        return StorageUnavailable(
+            f"memcached at {node}: no connection became free in time ({error}). Raise "
+            f"max_pool_size in CACHES[{alias!r}]['OPTIONS'] to the number of threads."
+        )
     reason = text.decode("ascii", "replace") or str(error)
     option = "['OPTIONS']['tls_context']" if isinstance(error, SSLError) else "['LOCATION']"
     return StorageUnavailable(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from django.core.cache import caches
 
+from ..pool_waits import pauses
 from .client import BROKEN, TIMEOUT_SECONDS
 
 
@@ -39,10 +42,16 @@ class DjangoItems:
         full_key = self._cache.make_and_validate_key(key)
         # Chosen from all nodes: this object never removes one.
         client = self._nodes.clients[self._nodes.hasher.get_node(full_key)]
+        ask = partial(getattr(client, command), full_key)
         try:
-            return getattr(client, command)(full_key)
+            return ask()
         except BROKEN:  # Closed while it was idle, most likely.
-            return getattr(client, command)(full_key)
+            return ask()
+        except RuntimeError:  # The pool is used up.
+            for _ in pauses(self._cache._options["timeout"] or TIMEOUT_SECONDS):
+                with suppress(RuntimeError):
+                    return ask()
+            raise
 
     def _open(self) -> None:
         cache: Any = caches.create_connection(self._alias)

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from inspect import signature
 from itertools import chain
 from typing import Any, Final
@@ -16,6 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..base import NAMESPACE
 from ..breaker import Breaker
+from ..pool_waits import pauses
 from .client import BROKEN, FAILURES, TIMEOUT_SECONDS, HashClient, PooledClient, translate_error
 from .exchange import Answer, Exchange
 
@@ -85,6 +86,13 @@ class Nodes:
             ).digest(),
         )
 
+    def missing_timeout(self) -> str:
+        """See `Inspection.missing_timeout`."""
+        for option in ("connect_timeout", "timeout"):
+            if self._options[option] is None:
+                return f"CACHES[{self.alias!r}]['OPTIONS'][{option!r}]"
+        return ""
+
     def call(
         self, session_id: str, command: str, *arguments: Any, **options: Any
     ) -> tuple[Any, bool]:
@@ -144,7 +152,7 @@ class Nodes:
         began = breaker.begin()
         try:
             # Not get_and_release(): its context manager takes 4 % of the time of a read.
-            client = pool.get()
+            client = self._take(pool, breaker)
             try:
                 answer = _ask(client, command, key, arguments, options)
             except BaseException:
@@ -160,10 +168,25 @@ class Nodes:
         breaker.answered()
         return answer
 
+    def _take(self, pool: Any, breaker: Breaker) -> Any:
+        """Return a client from the pool of a node, and wait for one if all are in use.
+
+        Not longer than for an answer. Raises ``RuntimeError``.
+        """
+        try:
+            return pool.get()
+        except RuntimeError:
+            for _ in pauses(self._options["timeout"] or TIMEOUT_SECONDS):
+                breaker.begin(may_wait=True)
+                with suppress(RuntimeError):
+                    return pool.get()
+            raise
+
     def call_at_once(self, commands: dict[str, list[bytes]]) -> list[Answer]:
         """Return the answers to commands for several nodes, which are sent before the first answer.
 
-        Nothing is sent unless all connections are open: only the client opens connections.
+        Nothing is sent unless all connections are open and not in use: only the client opens
+        connections, and `call` is the one that waits for one.
         pymemcache itself sends one command at a time, or several of one kind to one node.
         """
         exchanges = dict[str, Exchange]()
@@ -175,8 +198,8 @@ class Nodes:
                 pool = self._pool(node)
                 try:
                     client = taken.enter_context(pool.get_and_release(destroy_on_fail=True))
-                except FAILURES as error:  # The pool is used up.
-                    raise translate_error(error, node, self.alias, ()) from error
+                except RuntimeError:  # The pool is used up.
+                    return [None for sent in commands.values() for _ in sent]
                 exchanges[node] = Exchange(client, sent)
             if all(exchange.is_open for exchange in exchanges.values()):
                 self._send_all(exchanges)

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_noop
 
 from ...core.phrases import Phrase
 from ...core.records import Record, State, list_entry, pack, unpack, with_times
-from ...exceptions import StorageUnavailable, UnreadablePayload
+from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..base import CacheStorage, Gone, Outcome, Taken, Updated, place_of_cache, refusal
 from ..copies import is_refused
 from ..inspection import draw_ids
@@ -93,6 +93,9 @@ class MemcachedStorage(CacheStorage):
     def namespace(self) -> str:
         return self._nodes.key("")
 
+    def missing_timeout(self) -> str:
+        return self._nodes.missing_timeout()
+
     def read(self, session_id: str) -> Record | None:
         return _record(session_id, self._find(session_id))
 
@@ -110,7 +113,14 @@ class MemcachedStorage(CacheStorage):
             refused = refusal(current, base, now)
             if current is None or refused is not None:
                 return refused or Gone()
-            answer = self._store("cas", record, data, record.expires, now, current.handle)
+            try:
+                answer = self._store("cas", record, data, record.expires, now, current.handle)
+            except StorageFull:
+                if record.state is State.LIVE or record.successor:
+                    raise
+                # The session must end, if without a tombstone.
+                self._nodes.call(base.id, "delete")
+                return Updated(_without_handle(record))
             if answer.stored:
                 return Updated(_without_handle(record))
             if answer.stored is None:
@@ -145,7 +155,12 @@ class MemcachedStorage(CacheStorage):
                 return False
             if record.state is not State.LIVE or not self.is_own(record):
                 return False
-            answer = self._store("cas", record, b"", 0, 0, found.cas)
+            try:
+                answer = self._store("cas", record, b"", 0, 0, found.cas)
+            except StorageFull:
+                # A full node has no room for an empty item either, and so hardly for a tombstone.
+                deleted, sent_twice = self._nodes.call(session_id, "delete")
+                return deleted or sent_twice
             if answer.stored is not False:
                 return answer.stored is True or answer.sent_twice
         raise self._contention(session_id)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from django.core.cache.backends.base import BaseCache
@@ -41,6 +42,7 @@ from ...core.phrases import Phrase
 from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..base import NAMESPACE, has_fixed_keys, place_of_cache
 from ..breaker import Breaker
+from ..pool_waits import pauses
 from ..threads import in_thread
 from .loops import LoopClients
 from .scripts import Script
@@ -55,6 +57,8 @@ _MAX_CONNECTIONS: Final = 50
 """The connections of a loop. Each is in use for as long as a command takes; more commands wait."""
 _LONGEST_WAIT: Final = 20.0
 """Seconds that a command waits for a connection, if the settings have no timeout."""
+_WAITED_IN_VAIN: Final = "No connection available."
+"""The error of a pool whose calls wait for a connection, and have done so."""
 
 _AWAITING: Final[dict[type[Any], type[Any]]] = {
     blocking.Connection: awaiting.Connection,
@@ -115,13 +119,13 @@ class Server:
         """
         breaker = self._breaker if not self.spans_slots else self._breaker_for(command)
         began = breaker.begin()
-        try:
-            client = self._client or self.connect()
+
+        def ask() -> Any:
             # Not the methods named like the commands, which take longer to get here. Nor the
             # connections of the pool, which are faster still: tracing of Redis hooks in here.
-            answer = client.execute_command(*command)
-        except _ERRORS as error:
-            self._fail(error, breaker, began)
+            return (self._client or self.connect()).execute_command(*command)
+
+        answer = self._run(ask, breaker, began)
         breaker.answered()
         return answer
 
@@ -148,12 +152,14 @@ class Server:
             return []
         breaker = self._breaker if not self.spans_slots else self._breaker_for_all(commands)
         began = breaker.begin()
-        try:
+
+        def ask() -> list[Any]:
             client = self._client or self.connect()
             pipeline = _fill(client.pipeline(transaction=False), commands)
-            answers = pipeline.execute(raise_on_error=False)
-        except _ERRORS as error:
-            self._fail(error, breaker, began)
+            answers: list[Any] = pipeline.execute(raise_on_error=False)
+            return answers
+
+        answers = self._run(ask, breaker, began)
         breaker.answered()
         return self._checked(answers)
 
@@ -216,7 +222,8 @@ class Server:
                 options = {} if node is None else {"target_nodes": node}
                 cursor = 0
                 while True:
-                    answer, keys = client.scan(cursor, match=pattern, count=_BATCH, **options)
+                    command = partial(client.scan, cursor, match=pattern, count=_BATCH, **options)
+                    answer, keys = self._run(command)
                     yield keys
                     cursor = answer if node is None else answer[node.name]
                     if not cursor:
@@ -324,7 +331,7 @@ class Server:
             return f"Put the address of the primary first in {entry}['LOCATION']."
         if "CERTIFICATE" in text:
             return f"Set ssl_ca_certs of the connection pool in {entry}['OPTIONS']."
-        if isinstance(error, MaxConnectionsError):
+        if _is_used_up(error):
             return f"Raise max_connections of the connection pool in {entry}['OPTIONS']."
         if isinstance(error, _UNREACHABLE) and not isinstance(error, BusyLoadingError):
             return (
@@ -368,6 +375,27 @@ class Server:
             each.begin(may_wait=True)
         return Breaker()
 
+    def _run(self, ask: Callable[[], Any], breaker: Breaker | None = None, began: float = 0) -> Any:
+        """Return what ``ask`` returns, which waits for a connection as long as for an answer.
+
+        If the connection is lost, ``ask`` is called once more, because the commands of the package
+        may be sent twice. Raises the exception for an error, see `_fail` for the other arguments.
+        """
+        try:
+            return ask()
+        except _ERRORS as error:
+            failure = error
+        for _ in _further_tries(self._client, failure):
+            if breaker is not None:
+                breaker.begin(may_wait=True)
+            try:
+                return ask()
+            except _ERRORS as error:
+                failure = error
+            if not _is_used_up(failure):
+                break
+        return self._fail(failure, breaker, began)
+
     def _fail(self, error: Exception, breaker: Breaker | None = None, began: float = 0) -> NoReturn:
         """Raise the exception that an error of the client means, see `ask`.
 
@@ -385,8 +413,8 @@ class Server:
         is_full = isinstance(error, OutOfMemoryError) or "OOM command" in text
         failure = StorageFull if is_full else StorageUnavailable
         message = f"{self.describe()}: {type(error).__name__}: {text}"
-        # A pool that is used up fails at once and is not an answer of the server.
-        if breaker is not None and not isinstance(error, ResponseError | MaxConnectionsError):
+        # A pool that is used up says nothing about the server.
+        if breaker is not None and not (isinstance(error, ResponseError) or _is_used_up(error)):
             breaker.failed(began, f"{message.rstrip('.')}.")
         raise failure(message) from (None if quotes else error)
 
@@ -401,6 +429,53 @@ def _check_options(alias: str, pool: Any) -> None:
             f"CACHES[{alias!r}]['OPTIONS'] has an option that connections to Redis do "
             f"not know: {name}. Correct its name, or remove it."
         ) from None
+
+
+def _is_used_up(error: Exception) -> bool:
+    """Return whether all connections of a pool are in use. Nothing was sent then."""
+    # The pools that wait raise a plain error, and the others do so before redis-py 6.
+    return isinstance(error, MaxConnectionsError) or str(error) in {
+        "Too many connections",
+        _WAITED_IN_VAIN,
+    }
+
+
+def _further_tries(client: Any, error: Exception) -> Iterator[None]:
+    """Yield for each further try of a command whose first one has failed."""
+    if _is_used_up(error) and str(error) != _WAITED_IN_VAIN:
+        yield from pauses(_timeout_of(client))
+    elif _is_lost(error) and not isinstance(client, RedisCluster):  # Which tries by itself.
+        yield
+
+
+def _is_lost(error: Exception) -> bool:
+    """Return whether a connection that was open is lost. A command may have been carried out."""
+    # The subclasses are answers of the server, or of a pool.
+    is_plain = type(error) is RedisConnectionError and not _is_used_up(error)
+    return is_plain and "connecting to" not in str(error)
+
+
+def _timeout_of(client: Any) -> float:
+    """Return for how many seconds a blocking client waits for an answer."""
+    if isinstance(client, RedisCluster):
+        options = client.get_connection_kwargs()  # type: ignore[no-untyped-call]
+    else:
+        options = client.connection_pool.connection_kwargs
+    return float(options.get("socket_timeout") or _LONGEST_WAIT)
+
+
+def missing_timeout(server: Server) -> str:
+    """See `Inspection.missing_timeout`. That of a cluster is not known before it is connected."""
+    client = server._client
+    if client is None or isinstance(client, RedisCluster):
+        return ""
+    pool = client.connection_pool
+    connection = pool.connection_class(**pool.connection_kwargs)
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        if getattr(connection, name, 0) is None:
+            option = name if server._is_djangos else name.upper()
+            return f"CACHES[{server._alias!r}]['OPTIONS'][{option!r}]"
+    return ""
 
 
 def _awaiting_pool(client: Any) -> awaited.ConnectionPool | None:

@@ -5,91 +5,33 @@ from __future__ import annotations
 import logging
 import random
 import re
-import secrets
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from ...core.flow import Call, Flow, Pause, run
-from ...core.records import (
-    ID_SIZE,
-    Record,
-    State,
-    is_session_id,
-)
-from ...exceptions import StorageUnavailable
+from ...core.flow import Call, Flow
+from ...core.records import ID_SIZE, Record, State, is_session_id
+from ...exceptions import StorageFull, StorageUnavailable
 from ..base import LITTER_AGE, Page, Storage, cursor_error
 from . import scripts
-from .answers import find, may_evict
+from .answers import find
+from .building import IndexBuilder
 from .client import Server
-from .scripts import Script
+from .key_scan import KeyScan
+from .members import Member, Moves, pairs, site_of
 
 logger: Final = logging.getLogger("django_sessionstores")
 
 _BATCH: Final = 1000
 _CURSOR: Final = re.compile(r"(?:(\d{1,9})/)?((\d{0,18})\.((?:[0-9a-f]{2})+))?", re.ASCII)
-BUILDER_SECONDS: Final = 10.0
-"""How long the lock stays after a request that was killed while it rebuilt the index."""
-WAIT_SECONDS: Final = 5.0
-"""How long a request waits for an index that another request rebuilds."""
-_BUILDER_TTL: Final = int(BUILDER_SECONDS * 1000)
-_FIRST_PAUSE: Final = 0.02
-_LONGEST_PAUSE: Final = 0.25
 _MOST_LOOKS: Final = 1000
 """About how many members of a user one call looks at to find those that have not expired."""
 _MEMBER_AGE: Final = 3_600_000
 """How many milliseconds after its expiry a member of the index is litter, by any clock."""
-_SITES: Final = "{index}:sites"
-
-
-class Moves(NamedTuple):
-    """What a write does to the indexes."""
-
-    removed: bytes = b""
-    added: bytes = b""
-    expires: int = 0
-    litter: int = 0
-    """Members that expired before this moment are removed, a few at a time."""
-    site: int = 0
-    """The mark of the site to whose index the member is added."""
-    other: int | None = None
-    """The mark of the site from whose index the member is removed, if it is another one."""
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """The arguments of the scripts."""
-        return self[:4]
-
-    @property
-    def lists_anew(self) -> bool:
-        """Whether a session comes into the index that was not there."""
-        return bool(self.added) and self.added != self.removed
-
-
-class Member(NamedTuple):
-    """A session in the index."""
-
-    id: str
-    user_id: str | None
-    score: bytes = b""
-    """When it expires, in milliseconds as the server writes them; empty if that is not known."""
-
-    @classmethod
-    def parse(cls, name: bytes, score: bytes) -> Member:
-        """Return the member with this name in the set of all sessions."""
-        user = name[ID_SIZE + 1 :].decode() if len(name) > ID_SIZE else None
-        return cls(name[:ID_SIZE].hex(), user, score)
-
-    @property
-    def name(self) -> bytes:
-        user = b"" if self.user_id is None else b":" + self.user_id.encode()
-        return bytes.fromhex(self.id) + user
 
 
 class SessionIndex:
-    """The indexes of the site on a server, and the lock of the request that rebuilds them.
+    """The indexes of the site on a server.
 
     There is an index for each mark of the site, so more than one only while the site rotates its
     secret. ``storage`` is the storage of the records, whose ``reindex`` calls `rebuild`.
@@ -99,6 +41,8 @@ class SessionIndex:
         self._server = server
         self._storage = storage
         self._fixed_keys: dict[int, tuple[str, str]] = {}
+        self.builder = IndexBuilder(server, storage, self._keys)
+        self._key_scan = KeyScan(storage, self.builder)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -125,25 +69,28 @@ class SessionIndex:
             return self._keys(moves.site)
         return self.keys_of(moves.site, moves.other)
 
-    @property
-    def lock(self) -> str:
-        """The key of the lock."""
-        return self._server.key(f"{{index}}:{self._storage.sites()[0] & 0xFFFFFFFF:08x}:builder")
-
     def moves_of(self, base: Record | None, record: Record, now: int) -> Moves:
         """Return what the indexes have to do when ``record`` replaces ``base``."""
         removed = Member(base.id, base.user_id).name if base else b""
         added = Member(record.id, record.user_id).name if record.state is State.LIVE else b""
-        site = self._site_of(record)
-        other = self._site_of(base) if base else site
+        site = site_of(self._storage, record)
+        other = site_of(self._storage, base) if base else site
         litter = max(0, now - _MEMBER_AGE)
         return Moves(removed, added, record.expires, litter, site, other if other != site else None)
 
-    def _site_of(self, record: Record) -> int:
-        return record.site or self._storage.sites()[0]
-
     def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Flow[Page]:
         """See `Storage.scan`."""
+        if is_session_id(cursor):
+            return (yield from self._key_scan.page(cursor, limit, user_id, live_at))
+        try:
+            return (yield from self._listed(cursor, limit, user_id, live_at))
+        except StorageFull:
+            if cursor:
+                raise
+            return (yield from self._key_scan.page("", limit, user_id, live_at))
+
+    def _listed(self, cursor: str, limit: int, user_id: str | None, live_at: int) -> Flow[Page]:
+        """Return a page of the index."""
         # On a cluster, a member may be behind its record, and only a list makes up for that.
         floor = 0 if self._server.spans_slots else live_at
         site, members, following = yield from self._page(cursor, limit, user_id, floor)
@@ -160,10 +107,16 @@ class SessionIndex:
 
     def count(self, now: int, user_id: str | None) -> Flow[int]:
         """See `Storage.count`."""
+        try:
+            return (yield from self._count_listed(now, user_id))
+        except StorageFull:
+            return (yield from self._key_scan.count(now, user_id))
+
+    def _count_listed(self, now: int, user_id: str | None) -> Flow[int]:
         total, cursor = 0, ""
         if user_id is None:
             for site in self._storage.sites():
-                total += yield from self._ask(site, scripts.COUNT, now)
+                total += yield from self.builder.ask(site, scripts.COUNT, now)
             return total
         while True:
             _, members, cursor = yield from self._page(cursor, _BATCH, user_id, now)
@@ -175,7 +128,7 @@ class SessionIndex:
         """Return up to ``limit`` live sessions chosen at random, and whether these are all."""
         counts: dict[int, int] = {}
         for site in self._storage.sites():
-            counts[site] = yield from self._ask(site, scripts.COUNT, now)
+            counts[site] = yield from self.builder.ask(site, scripts.COUNT, now)
         live, names = sum(counts.values()), list[bytes]()
         for site, number in counts.items():
             if not number:
@@ -202,7 +155,7 @@ class SessionIndex:
         for site in own:
             if gone := (yield from self._purge(site, now, batch)):
                 return gone
-        others: set[bytes] = yield Call(self._server, "ask", ("SMEMBERS", self._sites_key))
+        others: set[bytes] = yield Call(self._server, "ask", ("SMEMBERS", self.builder.sites_key))
         for site in sorted(set(map(int, others)).difference(own)):
             if gone := (yield from self._purge(site, now - LITTER_AGE, batch)):
                 return gone
@@ -211,7 +164,7 @@ class SessionIndex:
     def _purge(self, site: int, now: int, batch: int) -> Flow[int]:
         keys = self._keys(site)
         while expired := (yield from self._server.evaluate(scripts.EXPIRED, keys, now, batch)):
-            members = [Member.parse(*pair) for pair in _pairs(expired)]
+            members = [Member.parse(*pair) for pair in pairs(expired)]
             records = yield from self._find(members)
             found = [each if each and each.is_live(now) else None for each in records]
             if gone := (yield from self._heal(site, members, found)):
@@ -227,127 +180,6 @@ class SessionIndex:
             if moves.lists_anew:
                 raise
             logger.warning("The index of sessions is behind until it heals: %s", error)
-
-    def is_complete(self) -> bool:
-        """Return whether the indexes of the site have all sessions.
-
-        The empty member of each set says so. A mark without an index is that of a new key.
-        """
-        begun = set(map(int, self._server.ask("SMEMBERS", self._sites_key)))
-        known = [each for each in self._storage.sites() if not begun or each in begun]
-        names = self.keys_of(*known)
-        return all(self._server.ask("ZSCORE", name, "") is not None for name in names)
-
-    @property
-    def _sites_key(self) -> str:
-        return self._server.key(_SITES)
-
-    # --- Building --------------------------------------------------------------------------
-
-    def rebuild(self, builder: str = "") -> int:
-        """Build the index from the records, and return the number of sessions.
-
-        Looks at each key of the server once, including the keys of others. Sessions of other sites
-        are left out. Requests that need the index wait for this, and do not do the same.
-        ``builder`` is the token that the lock holds, if the caller holds the lock.
-
-        If a KEY_FUNCTION of the cache does not end in the key, sessions cannot be told from other
-        keys. They come into the index when they are next used.
-        """
-        if not builder:
-            builder = secrets.token_hex(8)
-            self._server.ask("SET", self.lock, builder, "PX", _BUILDER_TTL)
-        held_at, total, sites = time.monotonic(), 0, set[int]()
-        try:
-            for ids in _batches_of_ids(self._server):
-                if time.monotonic() - held_at > BUILDER_SECONDS / 4:
-                    run(self._server.evaluate(scripts.HOLD, (self.lock,), builder, _BUILDER_TTL))
-                    held_at = time.monotonic()
-                if ids:
-                    records = [each for each in run(self._records(ids)) if each]
-                    sites.update(map(self._site_of, records))
-                    total += self._list(records)
-            run(self._server.evaluate(scripts.NOTE_SITES, (self._sites_key,), *sites))
-            for site in self._storage.sites():
-                keys = (*self._keys(site), self._sites_key)
-                run(self._server.evaluate(scripts.COMPLETE, keys, site))
-        finally:
-            with suppress(StorageUnavailable):  # The lock ends by itself.
-                run(self._server.evaluate(scripts.RELEASE, (self.lock,), builder))
-        return total
-
-    def _ask(self, site: int, script: Script, *arguments: Any) -> Flow[Any]:
-        """Return what a script reads from an index, which is rebuilt first if it is incomplete.
-
-        One request of all processes does that, and never because the site has a new key or tenant:
-        the index of a new mark is complete, see `scripts.BEGIN`. The others wait for it, and raise
-        `StorageUnavailable` if it takes longer than `WAIT_SECONDS`: what they could return
-        meanwhile would leave sessions out. If the builder is killed, its lock ends, and another
-        request builds.
-        """
-        keys = self._keys(site)
-        answer = yield from self._server.evaluate(script, keys, *arguments)
-        if answer is None and not (yield from self._may_be_evicted()):
-            begin = (*keys, self._sites_key)
-            if (yield from self._server.evaluate(scripts.BEGIN, begin, site)):
-                answer = yield from self._server.evaluate(script, keys, *arguments)
-        if answer is not None:
-            return answer
-        deadline, pause = time.monotonic() + WAIT_SECONDS, _FIRST_PAUSE
-        while True:
-            builder = secrets.token_hex(8)
-            lock = ("SET", self.lock, builder, "NX", "PX", _BUILDER_TTL)
-            is_builder = yield Call(self._server, "ask", lock)
-            # Another request may have finished just before.
-            answer = yield from self._server.evaluate(script, keys, *arguments)
-            if is_builder and answer is None:
-                logger.info("The session index is incomplete and is being rebuilt.")
-                yield Call(self._storage, "reindex", (builder,))
-                answer = yield from self._server.evaluate(script, keys, *arguments)
-                if answer is None:
-                    raise StorageUnavailable(
-                        f"{self._server.describe()} dropped the index of sessions while it was "
-                        "made. Give the server more memory, or an eviction policy that keeps what "
-                        "is used."
-                    )
-            elif is_builder:
-                yield from self._server.evaluate(scripts.RELEASE, (self.lock,), builder)
-            if answer is not None:
-                return answer
-            if time.monotonic() > deadline:
-                raise StorageUnavailable(
-                    f"{self._server.describe()}: another request or command makes the index of "
-                    f"sessions anew, which takes longer than {WAIT_SECONDS:g} seconds. Try again "
-                    "later."
-                )
-            yield Call(Pause, "sleep", (pause * random.uniform(0.5, 1),))  # noqa: S311
-            pause = min(2 * pause, _LONGEST_PAUSE)
-
-    def _may_be_evicted(self) -> Flow[bool]:
-        """Return whether a full server may drop an index, which has no lifetime.
-
-        If so, the index of a new mark is not known to be complete. A server that does not say what
-        it does is one that may.
-        """
-        try:
-            return may_evict((yield Call(self._server, "ask", ("INFO", "memory"))))
-        except StorageUnavailable:
-            return True
-
-    def _list(self, records: Sequence[Record]) -> int:
-        """Add the records of this site to its indexes, and return how many there are."""
-        total = 0
-        for site in self._storage.sites():
-            names = [
-                (Member(each.id, each.user_id).name, each.expires)
-                for each in records
-                if self._site_of(each) == site
-            ]
-            if names:
-                keys = self._keys(site)
-                run(self._server.evaluate(scripts.LIST, keys, *chain.from_iterable(names)))
-            total += len(names)
-        return total
 
     # --- Members and their records ---------------------------------------------------------
 
@@ -380,22 +212,24 @@ class SessionIndex:
         """Return up to ``limit`` members of an index, and the cursor of the rest."""
         if user_id is not None:
             litter = max(0, floor - _MEMBER_AGE)
-            asked = (user_id, after, limit, floor, litter, _MOST_LOOKS)
-            last, found = yield from self._ask(site, scripts.PAGE_OF_USER, *asked)
+            of_user = (user_id, after, limit, floor, litter, _MOST_LOOKS)
+            last, found = yield from self.builder.ask(site, scripts.PAGE_OF_USER, *of_user)
             return [
                 Member(name.hex(), user_id, score)
-                for name, score in _pairs(found)
+                for name, score in pairs(found)
                 if len(name) == ID_SIZE
             ], f".{last.hex()}" if last else ""
         # One more tells whether there is another page.
         start = moment or "+inf"
-        answer = yield from self._ask(site, scripts.PAGE, start, after, limit + 1, floor or "-inf")
-        pairs, following = _pairs(answer), ""
-        if len(pairs) > limit:
-            pairs = pairs[:limit]
-            name, score = pairs[-1]
+        answer = yield from self.builder.ask(
+            site, scripts.PAGE, start, after, limit + 1, floor or "-inf"
+        )
+        found, following = pairs(answer), ""
+        if len(found) > limit:
+            found = found[:limit]
+            name, score = found[-1]
             following = f"{int(score)}.{name[:ID_SIZE].hex()}"
-        return [Member.parse(*pair) for pair in pairs], following
+        return [Member.parse(*pair) for pair in found], following
 
     def _find(self, members: Sequence[Member]) -> Flow[list[Record | None]]:
         return (yield from self._records([each.id for each in members]))
@@ -428,29 +262,3 @@ class SessionIndex:
             return 0
         gone: int = yield from self._server.evaluate(scripts.HEAL, self._keys(site), *arguments)
         return gone
-
-
-def _batches_of_ids(server: Server) -> Iterator[list[str]]:
-    """Yield the ids of all records, and perhaps of some that have gone.
-
-    A batch may be empty: one comes after each round trip.
-    """
-    prefix = server.key("")
-    if server.key("a") != f"{prefix}a":
-        return
-    ids: list[str] = []
-    for keys in server.scan_pages(prefix):
-        for key in keys:
-            session_id = key[len(prefix.encode()) :].decode(errors="replace")
-            if is_session_id(session_id):
-                ids.append(session_id)
-        full = len(ids) >= _BATCH
-        yield ids if full else []
-        if full:
-            ids = []
-    yield ids
-
-
-def _pairs(answer: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-    """Return names and scores, from a list in which they alternate."""
-    return list(zip(answer[::2], answer[1::2], strict=True))

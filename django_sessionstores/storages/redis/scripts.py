@@ -91,6 +91,11 @@ end
 local function is_complete(set)
     return redis.call('ZSCORE', set, '')
 end
+-- A full server refuses writes that may need memory, unless the script has written before. This
+-- writes nothing, and is for those that need little memory or none.
+local function allow_when_full(key)
+    redis.call('ZREM', key, '-')
+end
 """
 
 # The last four arguments of the scripts that write are for the index: the member to remove, the
@@ -112,13 +117,17 @@ return 1
 """
 )
 
-# Returns 1 if it wrote, nothing if there is no record, and otherwise the current record.
+# Returns 1 if it wrote, nothing if there is no record, and otherwise the current record. A full
+# server must allow a tombstone, which takes less memory than the session that it replaces.
 UPDATE: Final = Script(
-    """
+    f"""
 local expected, now, record, ttl, removed, added, expires, litter = unpack(ARGV)
 local current = head(KEYS[1])
 if current == '' or expired(current, now) then return false end
 if version(current) ~= expected then return redis.call('GET', KEYS[1]) end
+if string.byte(record, {_STATE_OFFSET + 1}) ~= {State.LIVE.value} then
+    redis.call('PEXPIRE', KEYS[1], ttl)
+end
 redis.call('SET', KEYS[1], record, 'PX', ttl)
 if removed ~= added or KEYS[4] or expiry(current) ~= tonumber(expires) then
     move(KEYS[2], KEYS[3], removed, added, expires, litter, KEYS[4], KEYS[5])
@@ -246,10 +255,24 @@ move(KEYS[1], KEYS[2], removed, added, expires, litter, KEYS[3], KEYS[4])
 """
 )
 
-# Arguments are members, each followed by when it expires.
+# Arguments are members, each followed by when it expires. A full server refuses members that are
+# new, of which there may be very many, before anything is written.
 LIST: Final = Script(
-    """
-for i = 1, #ARGV, 2 do list(KEYS[1], KEYS[2], ARGV[i], ARGV[i + 1]) end
+    f"""
+local function is_listed(member)
+    return redis.call('ZSCORE', KEYS[1], member)
+        and (#member <= {ID_SIZE} or redis.call('ZSCORE', KEYS[2], by_user(member)))
+end
+local listed = {{}}
+for i = 1, #ARGV, 2 do
+    if is_listed(ARGV[i]) then
+        table.insert(listed, i)
+    else
+        list(KEYS[1], KEYS[2], ARGV[i], ARGV[i + 1])
+    end
+end
+allow_when_full(KEYS[1])
+for _, i in ipairs(listed) do redis.call('ZADD', KEYS[1], ARGV[i + 1], ARGV[i]) end
 """
 )
 
@@ -259,6 +282,7 @@ for i = 1, #ARGV, 2 do list(KEYS[1], KEYS[2], ARGV[i], ARGV[i + 1]) end
 HEAL: Final = Script(
     """
 local gone = 0
+allow_when_full(KEYS[1])
 for i = 1, #ARGV, 3 do
     local member, seen, expires = ARGV[i], ARGV[i + 1], ARGV[i + 2]
     if (redis.call('ZSCORE', KEYS[1], member) or '') == seen then
@@ -358,8 +382,23 @@ return redis.call(
 """
 )
 
-# The key of the builder's two scripts is its lock; the first argument is the token that it stored
-# there. They do nothing to the lock of another builder.
+# The key of the builder's scripts is its lock; the first argument is the token that it stores
+# there. `SEIZE` takes the lock from another builder. The other three do nothing to that lock.
+_SEIZE: Final = """
+redis.call('DEL', KEYS[1])  -- A full server allows SET after that.
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
+SEIZE: Final = Script(_SEIZE)
+
+TAKE: Final = Script(
+    f"""
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+{_SEIZE}
+"""
+)
+
 HOLD: Final = Script(
     """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -379,6 +418,7 @@ return redis.call('DEL', KEYS[1])
 # listed them, so its index needs not be built. That is so because `NOTE_SITES` makes the set with
 # the marks of all records that there are.
 _COMPLETE: Final = """
+allow_when_full(KEYS[1])
 redis.call('ZADD', KEYS[1], '-inf', '')
 redis.call('ZADD', KEYS[2], 0, '')
 redis.call('SADD', KEYS[3], ARGV[1])
@@ -401,6 +441,7 @@ end
 NOTE_SITES: Final = Script(
     """
 if redis.call('EXISTS', KEYS[1]) == 1 then return end
+allow_when_full(KEYS[1])
 for _, site in ipairs(ARGV) do redis.call('SADD', KEYS[1], site) end
 """
 )

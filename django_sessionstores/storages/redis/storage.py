@@ -14,14 +14,15 @@ from django.core.cache.backends.base import BaseCache
 from ...core.flow import Call, Flow, arun, run
 from ...core.records import Record, State, is_session_id, pack, pack_site, pack_times, unpack
 from ...core.summary import Summary, summarize
-from ...exceptions import StorageUnavailable
+from ...exceptions import StorageFull, StorageUnavailable
 from ..base import CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated, rotate_in_two_steps
 from ..flows import FlowStorage
 from . import scripts
 from .answers import eviction_policy, find
-from .client import Server
+from .client import Server, missing_timeout
 from .cluster import ids_of_nodes
-from .index import Moves, SessionIndex
+from .index import SessionIndex
+from .members import Moves
 from .scripts import Script
 
 logger: Final = logging.getLogger("django_sessionstores")
@@ -253,11 +254,14 @@ class RedisStorage(FlowStorage, CacheStorage):
         return await arun(self._index.count(now, user_id))
 
     def summarize(self, now: int, limit: int) -> Summary:
-        records, is_whole = run(self._index.sample(now, limit))
+        try:
+            records, is_whole = run(self._index.sample(now, limit))
+        except StorageFull:
+            return super().summarize(now, limit)
         return summarize(records, now, is_whole=is_whole)
 
     def index_is_complete(self) -> bool:
-        return self._index.is_complete()
+        return self._index.builder.is_complete()
 
     def write_obstacle(self) -> str:
         """See `Storage.write_obstacle`. Asks the server, and changes nothing."""
@@ -285,9 +289,12 @@ class RedisStorage(FlowStorage, CacheStorage):
             return ""
         return eviction_policy(self._server.ask("INFO", "memory"))
 
+    def missing_timeout(self) -> str:
+        return missing_timeout(self._server)
+
     def reindex(self, builder: str = "") -> int:
-        """See `Storage.reindex`, and `SessionIndex.rebuild` for ``builder``."""
-        return self._index.rebuild(builder)
+        """See `Storage.reindex`, and `IndexBuilder.rebuild` for ``builder``."""
+        return self._index.builder.rebuild(builder)
 
     async def areindex(self, builder: str = "") -> int:
         return await self._in_thread(self.reindex)(builder)

@@ -15,14 +15,15 @@ it; and a signal, because only the main thread gets it.
 from __future__ import annotations
 
 import os
-import socket
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from math import inf
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Thread, local
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from django.db import Error
 
@@ -30,6 +31,7 @@ from ...conf import NAME, settings
 from ...exceptions import StorageUnavailable
 from ..breaker import Breaker
 from .connection_errors import connection_error
+from .liveness import Socket, has_pool, may_be_closed, owner_of, renew, socket_of
 from .lost_races import is_answer, summary_of
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ class LimitedCursor:
     def __enter__(self) -> CursorWrapper:
         connection = self._connection
         if not self.seconds:
+            renew_if_closed(connection)
             self._cursor = connection.cursor()
             return self._cursor
         # The watcher cannot find the socket, because mysqlclient does not show it while a statement
@@ -89,17 +92,19 @@ class LimitedCursor:
         entry = connection.settings_dict
         self._breaker = _breakers[connection.alias, entry["HOST"], entry["PORT"]]
         self._began = self._breaker.begin(may_wait=self._may_wait)
-        noted = self._socket = _socket_of(connection)
+        noted = self._socket = socket_of(connection)
         self.deadline = monotonic() + self.seconds
         _watcher.pending.add(self)
         if self.deadline < _watcher.wakes_at:
             _watcher.wake(self.seconds)
         try:
+            if may_be_closed(connection, noted):
+                _renew(connection, self.seconds)
             self._cursor = connection.cursor()
         except BaseException as error:
             self._leave(error)
             raise
-        if _owner_of(connection) is not noted.owner:
+        if owner_of(connection) is not noted.owner:
             # Under the lock, so that the watcher does not see the new socket and the old deadline.
             with _watcher.lock:
                 self._start()
@@ -127,27 +132,17 @@ class LimitedCursor:
         # time has only begun.
         if self._socket.owner is not noted.owner:
             return
-        with suppress(OSError):
-            # A copy, because the client may close its own meanwhile. If it has already done so, the
-            # number may be that of another socket or file.
-            copy = socket.dup(noted.number)
-            if _identity(copy) != noted.identity:
-                socket.close(copy)
-                return
-            with socket.socket(fileno=copy) as opened:
-                self._lost = self._connection.connection
-                opened.shutdown(socket.SHUT_RDWR)
+        lost = self._connection.connection
+        if noted.shut_down():
+            self._lost = lost
 
     def _start(self) -> None:
         """Start the time now, for the socket that the connection has now."""
-        self._socket = _socket_of(self._connection)
+        self._socket = socket_of(self._connection)
         self.deadline = monotonic() + self.seconds
 
     def _leave(self, error: BaseException | None) -> None:
-        try:
-            _watcher.pending.remove(self)
-        except KeyError:
-            _watcher.take_back(self)
+        _watcher.leave(self)
         # If the connection is another one by now, its errors have another cause.
         was_cut_off = self._lost is not None and self._lost is self._connection.connection
         if error is None:
@@ -169,7 +164,9 @@ class LimitedCursor:
         if is_answer(error):
             self._breaker.answered()
         elif unopened := connection_error(self._connection, error):
-            self._breaker.failed(self._began, unopened)
+            # PyMySQL loads certificates before it connects, which takes as long as a slow server.
+            began = inf if "refused" in str(error) else self._began
+            self._breaker.failed(began, unopened)
         elif not self._may_wait:
             # The client may have a limit of its own, which is shorter.
             reason = self._late() if was_cut_off else f"{self._database}: {summary_of(error)}."
@@ -187,49 +184,96 @@ class LimitedCursor:
         return f"The database {self._connection.alias!r} ({self._connection.vendor})"
 
 
-class _Socket(NamedTuple):
-    """The socket of a client's connection, as it was when the connection was new."""
+def renew_if_closed(connection: BaseDatabaseWrapper) -> None:
+    """Replace a connection that the server has closed while nothing was asked on it.
 
-    owner: Any
-    """The object that has the socket. Another owner means another socket."""
-    number: int
-    """The file descriptor; -1 if the client does not show it."""
-    identity: tuple[int, int] | None
-
-
-_NOTED: Final = "_django_sessionstores_socket"
-"""The attribute of Django's connection that keeps its `_Socket`. To find the socket again for each
-statement would cost as much as everything else here."""
-
-
-def _socket_of(connection: BaseDatabaseWrapper) -> _Socket:
-    owner = _owner_of(connection)
-    noted: _Socket | None = getattr(connection, _NOTED, None)
-    if noted is None or noted.owner is not owner:
-        try:
-            number = int(owner.fileno())
-        except Exception:  # noqa: BLE001 - clients raise what they like
-            number = -1
-        noted = _Socket(owner, number, _identity(number))
-        setattr(connection, _NOTED, noted)
-    return noted
-
-
-def _owner_of(connection: BaseDatabaseWrapper) -> Any:
-    driver = connection.connection  # psycopg, psycopg2, mysqlclient
-    return getattr(driver, "_sock", driver)  # PyMySQL, whose connection may open another socket
-
-
-def _identity(number: int) -> tuple[int, int] | None:
-    """Return what differs between any two sockets.
-
-    Return ``None`` on Windows, where a socket is not a file.
+    This does not ask the server unless the socket says so. In a transaction, nothing is done.
     """
+    if connection.vendor != "sqlite" and may_be_closed(connection, socket_of(connection)):
+        _renew(connection, settings.DATABASE_TIMEOUT or inf)
+
+
+def _renew(connection: BaseDatabaseWrapper, seconds: float) -> None:
+    """See `renew_if_closed`. The server has so many seconds for each answer."""
+    if has_pool(connection):
+        _limit_check_of_pool(connection)
+    _opening.deadline = monotonic() + seconds
     try:
-        status = os.fstat(number)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        renew(connection, partial(_is_usable, connection, seconds))
+    finally:
+        _opening.deadline = None
+
+
+def _is_usable(connection: BaseDatabaseWrapper, seconds: float) -> bool:
+    with _Question(socket_of(connection), monotonic() + seconds):
+        return bool(connection.is_usable())
+
+
+class _Opening(local):
+    """What a thread does while it gets a connection for this package."""
+
+    deadline: float | None = None
+    """When the connections of a pool must have answered."""
+
+
+_opening: Final = _Opening()
+
+
+def _limit_check_of_pool(connection: Any) -> None:
+    """Limit the time for which a pool waits for a connection that it checks (CONN_HEALTH_CHECKS).
+
+    The pool has no limit for that, and Django accepts no check of the project's. The check of a
+    connection that the project gets for itself stays as it is.
+    """
+    pool = connection.pool
+    check = getattr(pool, "_check", None)
+    if check is not None and not isinstance(check, _LimitedCheck):
+        pool._check = _LimitedCheck(check)
+
+
+class _LimitedCheck:
+    """The check of a pool, with the limit of the thread that waits for it."""
+
+    def __init__(self, check: Callable[[Any], None]) -> None:
+        self._check = check
+
+    def __call__(self, driver: Any) -> None:
+        if _opening.deadline is None:
+            self._check(driver)
+            return
+        with _Question(Socket.of(driver), _opening.deadline):
+            self._check(driver)
+
+
+class _Question:
+    """A context in which a client's connection waits for an answer, until a moment."""
+
+    __slots__ = ("_socket", "deadline")
+
+    def __init__(self, asked: Socket, deadline: float) -> None:
+        self._socket = asked
+        self.deadline = deadline
+
+    def __enter__(self) -> None:
+        _watcher.pending.add(self)
+        if self.deadline < _watcher.wakes_at:
+            _watcher.wake(self.deadline - monotonic())
+
+    def __exit__(self, *exc_info: object) -> None:
+        _watcher.leave(self)
+
+    def cut_off(self) -> None:
+        """See `LimitedCursor.cut_off`."""
+        if self.deadline <= monotonic():
+            self._socket.shut_down()
+
+
+class _Watched(Protocol):
+    """What the watcher watches."""
+
+    deadline: float
+
+    def cut_off(self) -> None: ...
 
 
 class _Watcher:
@@ -248,20 +292,21 @@ class _Watcher:
 
         It does not have the thread of its parent, nor the statements of its parent's threads.
         """
-        self.pending: set[LimitedCursor] = set()
+        self.pending: set[_Watched] = set()
         self.wakes_at = inf
         self.lock = Lock()
         self._woken = Event()
         self._rest = 0.0
         self._thread: Thread | None = None
 
-    def take_back(self, cursor: LimitedCursor) -> None:
-        """Remove a cursor that the thread has taken out of ``pending``.
-
-        The thread adds it again before it releases the lock.
-        """
-        with self.lock:
-            self.pending.discard(cursor)
+    def leave(self, cursor: _Watched) -> None:
+        """Remove a cursor from ``pending``."""
+        try:
+            self.pending.remove(cursor)
+        except KeyError:
+            # The thread has taken it out, and adds it again before it releases the lock.
+            with self.lock:
+                self.pending.discard(cursor)
 
     def wake(self, rest: float) -> None:
         """Wake the thread for a deadline in ``rest`` seconds, which is before it would wake."""
@@ -294,7 +339,7 @@ class _Watcher:
             sleep = None if self.wakes_at == inf else max(0.0, self.wakes_at - monotonic())
             woken = self._woken.wait(sleep)
 
-    def _cut_off(self, cursor: LimitedCursor) -> None:
+    def _cut_off(self, cursor: _Watched) -> None:
         with self.lock:
             try:
                 self.pending.remove(cursor)

@@ -30,6 +30,8 @@ _SQLITE_BUSY_SNAPSHOT: Final = 517
 # The codes of five characters are PostgreSQL's: serialization failure and deadlock. The numbers are
 # MySQL's: deadlock, and MariaDB's "record has changed since last read".
 _LOST_A_RACE: Final = frozenset({"40001", "40P01", 1213, 1020})
+_LAST_WORDS: Final = frozenset({"57P01", "57P02", "57P05"})
+"""What PostgreSQL says to a client whose connection it closes."""
 _CODES_OF_CLIENTS: Final = frozenset({0, *range(2000, 3000)})
 """What the clients of MySQL call errors of their own, such as a lost connection."""
 
@@ -55,13 +57,30 @@ def is_answer(error: Error) -> bool:
     return code is not None and code not in _CODES_OF_CLIENTS
 
 
-def retry(connection: BaseDatabaseWrapper, statement: Callable[[], T]) -> T:
-    """Return what a statement returns, which is tried again if it loses a race in autocommit."""
+def _is_last(error: Error) -> bool:
+    """Return whether nothing more is heard on a connection after an error."""
+    return code_of(error) in _LAST_WORDS or not is_answer(error)
+
+
+def retry(
+    connection: BaseDatabaseWrapper, statement: Callable[[], T], *, only_reads: bool = False
+) -> T:
+    """Return what a statement returns, which is tried again if it loses a race in autocommit.
+
+    If it ``only_reads``, it is also tried again, once, on a new connection if the connection was
+    lost. Some proxies and firewalls forget a connection that is idle, and only say so when
+    something is sent.
+    """
+    may_repeat = only_reads and connection.vendor != "sqlite"
     for _ in range(_RETRIES):
         try:
             return statement()
         except Error as error:
-            if transactions.is_open(connection) or not has_lost_race(error):
+            if transactions.is_open(connection):
+                raise
+            if may_repeat and connection.connection is not None and _is_last(error):
+                may_repeat = False
+            elif not has_lost_race(error):
                 raise
     return statement()
 

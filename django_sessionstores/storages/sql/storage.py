@@ -36,7 +36,7 @@ from ...exceptions import (
 from ..base import LITTER_AGE, Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
 from . import transactions
 from .connection_errors import TOO_LARGE, connection_error, is_too_large
-from .deadline import LimitedCursor
+from .deadline import LimitedCursor, renew_if_closed
 from .end_statements import EndStatements
 from .free_rows import write_if_free
 from .lost_races import code_of, conflict_before_cleanup, conflict_in_transaction, retry, summary_of
@@ -327,7 +327,7 @@ def _fetch_all(
         return rows
 
     try:
-        return retry(connection, fetch)
+        return retry(connection, fetch, only_reads=only_reads)
     except Error as error:
         _raise_translated(error, connection)
 
@@ -353,6 +353,8 @@ def _execute(
 def _errors_of(connection: BaseDatabaseWrapper) -> Generator[None]:
     """Translate errors of the store; errors of the caller and of the data pass."""
     try:
+        # Before the statements of Django's that follow, and before a transaction begins.
+        renew_if_closed(connection)
         yield
     except Error as error:
         _raise_translated(error, connection)

@@ -16,7 +16,7 @@ SETTING = re.compile(
 )
 ELSEWHERE = {
     *("sessionstores.E022", "sessionstores.E026"),
-    *("sessionstores.W024", "sessionstores.W030", "sessionstores.W038"),
+    *(f"sessionstores.{number}" for number in ("W024", "W030", "W037", "W038")),
 }
 """Their cure is in the words of the store, or of the caller: other tests look at these."""
 

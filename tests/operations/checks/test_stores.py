@@ -16,6 +16,7 @@ from django_sessionstores.operations.checks import stores
 from django_sessionstores.operations.checks.registry import check_registry
 from django_sessionstores.operations.checks.stores import (
     check_cache,
+    check_cache_timeouts,
     check_database,
     check_file_path,
     check_memory,
@@ -26,11 +27,13 @@ from tests.operations.checks.configurations import (
     ENGINES,
     HERE,
     LOCMEM,
+    MEMCACHED,
     OWN_STORE,
     ids,
     with_registry,
 )
 from tests.operations.checks.own_store import OwnStorage
+from tests.storages.redis.test_storage import DJANGO_REDIS, REDIS_CACHE
 
 
 @pytest.mark.usefixtures("production")
@@ -150,11 +153,63 @@ def test_opening_a_connection_should_have_a_limit(client, limit):
 
 
 @pytest.mark.usefixtures("production")
-@pytest.mark.parametrize("option", ["pool", "service"])
-def test_a_limit_of_connecting_may_stand_elsewhere(option):
+@pytest.mark.parametrize("options", [{"pool": {"timeout": 3}}, {"service": "shop"}], ids=str)
+def test_a_limit_of_connecting_may_stand_elsewhere(options):
     """A pool gives up by itself, and a service file may say it: the check must not cry wolf."""
-    with database("psycopg", **{option: True}):
+    with database("psycopg", **options):
         assert ids(check_database) == []
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize("pool", [True, {"max_size": 8}], ids=str)
+def test_a_pool_should_not_be_waited_for_as_long_as_it_likes(pool):
+    """W036: half a minute is not better than for ever for whoever waits for a page."""
+    with database("psycopg", pool=pool):
+        (message,) = check_database(None)
+    assert message.id == "sessionstores.W036"
+    assert "['OPTIONS']['pool']['timeout']" in message.hint
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize(
+    ("backend", "option", "other"),
+    [
+        (DJANGO_REDIS, "SOCKET_TIMEOUT", "SOCKET_CONNECT_TIMEOUT"),
+        (REDIS_CACHE, "socket_timeout", "socket_connect_timeout"),
+        (MEMCACHED, "timeout", "connect_timeout"),
+    ],
+)
+@pytest.mark.parametrize("name", ["cache", "cached_db", "cookie"])
+def test_a_cache_should_have_timeouts(backend, option, other, name):
+    """W037: as for databases. A client may have them by default."""
+
+    def found(**options):
+        entry = {"BACKEND": backend, "LOCATION": next(locations), "OPTIONS": options}
+        with override_settings(
+            SESSION_ENGINE=ENGINES + name,
+            SESSIONSTORES={"REGISTRY": "cache"} if name == "cookie" else {},
+            SESSION_CACHE_ALIAS="sessions",
+            CACHES={"default": {"BACKEND": LOCMEM}, "sessions": entry},
+        ):
+            return check_cache_timeouts(None)
+
+    if name == "cookie" and backend == MEMCACHED:
+        pytest.skip("Not a registry.")
+    # django-redis keeps a pool of connections for each address.
+    locations = (f"127.0.0.1:{port}" for port in range(1, 4))
+    if backend != MEMCACHED:
+        locations = (f"redis://{each}" for each in locations)
+    assert found(**{option: 1, other: 1}) == []
+    # Without one to connect, clients of Redis use the other.
+    for missing in (option, other) if backend == MEMCACHED else (option,):
+        no_limit = {option: 1, other: 1, missing: None}
+        if backend == DJANGO_REDIS:
+            # Whose own option of this name cannot be empty.
+            del no_limit[missing]
+            no_limit["CONNECTION_POOL_KWARGS"] = {missing.lower(): None}
+        (message,) = found(**no_limit)
+        assert message.id == "sessionstores.W037"
+        assert message.hint == f"Set CACHES['sessions']['OPTIONS']['{missing}'] to a second or two."
 
 
 @pytest.mark.usefixtures("production")

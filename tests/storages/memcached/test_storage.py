@@ -21,6 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import request_finished
 from django.test import override_settings
 from pymemcache.client.base import Client
+from pymemcache.exceptions import MemcacheServerError
 
 from django_sessionstores.conf import key_ring
 from django_sessionstores.core import clock
@@ -1455,6 +1456,51 @@ def test_a_node_without_a_free_connection_leaves_the_session(between: Between) -
 
     assert between.is_as_before
     assert isinstance(between.rotate(), Updated)
+
+
+@contextmanager
+def full_node() -> Iterator[memcached.MemcachedStorage]:
+    """Yield the storage on a node without memory, which has three sessions."""
+    with Memcached("-M", "-m", "2") as server, storage_at(server.addresses) as storage:
+        for each in "abc":
+            storage.create(make_record(each * 40), now())
+        with closing(client_of(server)) as client:
+            for size in (5000, *range(1000, 0, -8)):
+                with suppress(MemcacheServerError):
+                    for number in range(100_000):
+                        client.set(f"{size}-{number}", b"x" * size)
+        yield storage
+
+
+def test_sessions_end_on_a_full_node() -> None:
+    """An empty item in their place would be one too many."""
+    with full_node() as storage:
+        with pytest.raises(StorageFull):
+            storage.create(make_record("d" * 40), now())
+        assert storage.delete("a" * 40)
+        assert storage.read("a" * 40) is None
+        assert not storage.delete("a" * 40)
+        assert storage.end_many(["b" * 40, "c" * 40, "d" * 40]) == ["b" * 40, "c" * 40]
+        assert storage.lookup_many(["b" * 40, "c" * 40]) == {}
+
+
+def test_a_tombstone_is_left_out_on_a_full_node() -> None:
+    """The session of a user with a new password ends. If it has a successor, the tombstone is what
+    leads to that."""
+    with full_node() as storage:
+        for each, successor, ends in (("b", "e" * 40, False), ("a", "", True)):
+            base = storage.read(each * 40)
+            assert base is not None
+            tombstone = make_tombstone(
+                base.id, State.SUPERSEDED, now=now(), seconds=60, successor=successor
+            )
+            if ends:
+                assert isinstance(storage.update(tombstone, base, now()), Updated)
+                assert storage.read(base.id) is None
+            else:
+                with pytest.raises(StorageFull):
+                    storage.update(tombstone, base, now())
+                assert storage.read(base.id) == base
 
 
 @pytest.mark.parametrize("full", ["old", "new", "both", "new, old but for one"])

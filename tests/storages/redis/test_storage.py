@@ -23,7 +23,9 @@ from django.test import override_settings
 from django_redis.pool import ConnectionFactory
 from redis import Redis as Client
 from redis import RedisCluster as ClusterClient
-from redis.exceptions import ResponseError
+from redis.exceptions import BusyLoadingError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.sentinel import Sentinel as SentinelManager
 
 from django_sessionstores.core.records import Record, State, make_tombstone
@@ -34,7 +36,7 @@ from django_sessionstores.exceptions import (
     UnreadablePayload,
 )
 from django_sessionstores.storages.base import LITTER_AGE, Conflict, Gone, Taken, Updated
-from django_sessionstores.storages.redis import index as redis_index
+from django_sessionstores.storages.redis import building as redis_building
 from django_sessionstores.storages.redis import scripts as redis_scripts
 from django_sessionstores.storages.redis import storage as redis
 from django_sessionstores.storages.redis.client import Server
@@ -575,6 +577,55 @@ def retrying(storage: redis.RedisStorage, monkeypatch: pytest.MonkeyPatch) -> re
     return storage
 
 
+@pytest.mark.parametrize(
+    ("error", "is_repeated"),
+    [
+        (RedisConnectionError("Connection closed by server."), True),
+        (RedisConnectionError("Error 32 while writing to socket. Broken pipe."), True),
+        (RedisConnectionError("Error 111 connecting to 127.0.0.1:1. Connection refused."), False),
+        (RedisTimeoutError("Timeout reading from socket"), False),
+        (BusyLoadingError("Redis is loading the dataset in memory"), False),
+        (ResponseError("ERR"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_command_is_sent_again_if_its_connection_is_lost(
+    storage: redis.RedisStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    is_repeated: bool,
+) -> None:
+    """A firewall has forgotten the connection, or the server has closed it before it answered."""
+    storage.create(record(), NOW)
+    client, sent = storage._server._client, list[str]()
+
+    def lost(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            answer = original(*args, **kwargs)
+            sent.append(name)
+            if len(sent) % 2:
+                raise error
+            return answer
+
+        return call
+
+    monkeypatch.setattr(client, "execute_command", lost("command", client.execute_command))
+    if not is_repeated:
+        with pytest.raises(StorageUnavailable):
+            storage.read("a" * 40)
+        assert sent == ["command"]
+        return
+    assert storage.read("a" * 40) == record()
+    assert isinstance(storage.create(record("b" * 40), NOW), Updated)
+    assert isinstance(storage.update(record(version=2), record(), NOW), Updated)
+    assert len(sent) == 6
+    monkeypatch.setattr(client, "pipeline", lambda **_: pipeline)
+    pipeline = mock.Mock()
+    pipeline.execute = lost("pipeline", lambda **_: [b"", 0])
+    assert storage.lookup_many(["c" * 40]) == {}
+    assert sent[6:8] == ["pipeline", "pipeline"]
+
+
 def test_an_update_sent_twice_is_no_conflict(retrying: redis.RedisStorage) -> None:
     """The client of a cluster retries by itself. Merging with oneself would count twice where a
     merge function adds."""
@@ -1095,7 +1146,7 @@ def test_an_index_of_another_site_is_not_new(storage: redis.RedisStorage) -> Non
     storage.create(own(storage, "a"), NOW)
     with override_settings(SECRET_KEY="of another site"):
         storage.create(own(storage, "b"), NOW)
-    raw_client().delete(*index_keys(), storage._index._sites_key)
+    raw_client().delete(*index_keys(), storage._index.builder.sites_key)
     assert not storage.index_is_complete()
     assert listed(storage) == ["a" * 40]
     with override_settings(SECRET_KEY="of another site"):
@@ -1125,7 +1176,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def _lose_index(storage: redis.RedisStorage) -> None:
     client = storage._server.connect()
-    for name in (*storage._index.keys, storage._index.lock):
+    for name in (*storage._index.keys, storage._index.builder.lock):
         client.delete(name)
 
 
@@ -1169,7 +1220,7 @@ def test_of_many_requests_one_makes_the_index(
         found = _at_once(8, lambda: listed(next(stores), "7"))
         assert found == [["a" * 40, "b" * 40]] * 8
         assert len(builds) == 1
-        assert storage._server.connect().exists(storage._index.lock) == 0
+        assert storage._server.connect().exists(storage._index.builder.lock) == 0
 
 
 @BOTH
@@ -1191,17 +1242,17 @@ def test_a_request_does_not_wait_for_ever_for_an_index(
 ) -> None:
     """The request does not return a part of the list, either, because ending all sessions of a user
     would miss some."""
-    monkeypatch.setattr(redis_index, "WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(redis_building, "WAIT_SECONDS", 0.3)
     with deployment() as storage:
         storage._server.connect().flushall()
         _store_without_index(storage)
-        storage._server.connect().set(storage._index.lock, "another", px=60_000)
+        storage._server.connect().set(storage._index.builder.lock, "another", px=60_000)
 
         for ask in (lambda: listed(storage, "7"), lambda: storage.count(NOW, None)):
             with pytest.raises(StorageUnavailable, match="makes the index of sessions anew"):
                 ask()
         assert builds == []
-        assert storage._server.connect().get(storage._index.lock) == b"another"
+        assert storage._server.connect().get(storage._index.builder.lock) == b"another"
         assert storage.read("a" * 40) is not None
 
 
@@ -1212,7 +1263,7 @@ def test_the_work_of_a_killed_builder_is_taken_over(
     with deployment() as storage:
         storage._server.connect().flushall()
         _store_without_index(storage)
-        storage._server.connect().set(storage._index.lock, "killed", px=400)
+        storage._server.connect().set(storage._index.builder.lock, "killed", px=400)
         began = time.monotonic()
 
         assert _at_once(4, lambda: listed(storage, "7")) == [["a" * 40]] * 4
@@ -1223,8 +1274,8 @@ def test_the_work_of_a_killed_builder_is_taken_over(
 def test_a_builder_that_takes_long_keeps_its_lock(
     storage: redis.RedisStorage, monkeypatch: pytest.MonkeyPatch, builds: list[float]
 ) -> None:
-    monkeypatch.setattr(redis_index, "BUILDER_SECONDS", 0.3)
-    monkeypatch.setattr(redis_index, "_BUILDER_TTL", 300)
+    monkeypatch.setattr(redis_building, "BUILDER_SECONDS", 0.3)
+    monkeypatch.setattr(redis_building, "_BUILDER_TTL", 300)
     _store_without_index(storage)
 
     assert _at_once(4, lambda: listed(storage, "7")) == [["a" * 40]] * 4
@@ -1237,10 +1288,12 @@ def test_a_builder_that_fails_gives_the_lock_back(
     """The next request need not wait until it ends."""
     _store_without_index(storage)
     with monkeypatch.context() as patch:
-        patch.setattr(storage._index, "_list", mock.Mock(side_effect=StorageUnavailable("away")))
+        patch.setattr(
+            storage._index.builder, "_list", mock.Mock(side_effect=StorageUnavailable("away"))
+        )
         with pytest.raises(StorageUnavailable, match="away"):
             listed(storage, "7")
-    assert raw_client().exists(storage._index.lock) == 0
+    assert raw_client().exists(storage._index.builder.lock) == 0
     assert listed(storage, "7") == ["a" * 40]
 
 
@@ -1249,10 +1302,10 @@ def test_a_command_makes_the_index_whoever_else_does(
 ) -> None:
     """An operator has asked for it. Requests wait for the command, then."""
     _store_without_index(storage)
-    raw_client().set(storage._index.lock, "another", px=60_000)
+    raw_client().set(storage._index.builder.lock, "another", px=60_000)
 
     assert storage.reindex() == 1
-    assert raw_client().exists(storage._index.lock) == 0
+    assert raw_client().exists(storage._index.builder.lock) == 0
     assert listed(storage, "7") == ["a" * 40]
     assert len(builds) == 1
 
@@ -1264,11 +1317,11 @@ def test_each_command_that_makes_the_index_has_a_lock_of_its_own(
     locks: list[Any] = []
 
     def look(records: Sequence[Record]) -> int:
-        locks.append(raw_client().get(storage._index.lock))
+        locks.append(raw_client().get(storage._index.builder.lock))
         return len(records)
 
     storage.create(record(), NOW)
-    monkeypatch.setattr(storage._index, "_list", look)
+    monkeypatch.setattr(storage._index.builder, "_list", look)
     assert [storage.reindex(), storage.reindex()] == [1, 1]
     assert len(set(locks)) == 2
 

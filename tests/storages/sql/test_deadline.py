@@ -31,7 +31,7 @@ from django.test import override_settings
 from django_sessionstores.core import clock
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.storages.breaker import Breaker
-from django_sessionstores.storages.sql import deadline
+from django_sessionstores.storages.sql import deadline, liveness
 from django_sessionstores.storages.sql.deadline import LimitedCursor
 from tests.cases import Engine
 from tests.services import wait_until
@@ -60,6 +60,7 @@ class Line:
         # What hangs for ever fails in the end.
         self.connection.settimeout(20)
         self.autocommit = True
+        self.in_atomic_block = self.errors_occurred = False
         self.closed = 0
 
     def cursor(self) -> Any:
@@ -72,6 +73,9 @@ class Line:
         if answer := self.connection.recv(100):
             return bytes(answer)
         raise OperationalError("server closed the connection unexpectedly")
+
+    def is_usable(self) -> bool:
+        return True  # What it has to say before it is asked is the answer of a test.
 
     def close(self) -> None:
         self.closed += 1
@@ -211,6 +215,16 @@ def test_a_connection_that_cannot_be_opened_counts_for_each_statement(
     line.connection, connection = None, line.connection
     end_slowly(line, OperationalError("timeout expired"), only_reads=False)
     assert breaker.is_open
+    line.connection = connection
+
+
+def test_a_server_that_refuses_does_not_hang(line: Line, breaker: Breaker) -> None:
+    """PyMySQL takes long to get ready for TLS before it is refused. When the server is back, it
+    must be asked at once."""
+    line.connection, connection = None, line.connection
+    for _ in range(3):
+        end_slowly(line, OperationalError(2003, "[Errno 111] Connection refused"))
+        assert not breaker.is_open
     line.connection = connection
 
 
@@ -364,7 +378,7 @@ def test_a_connection_is_asked_for_its_socket_once(
     """To learn it anew would double what a statement pays for its limit."""
     answered(line)
     asked: list[int] = []
-    monkeypatch.setattr(deadline, "_identity", asked.append)
+    monkeypatch.setattr(liveness, "_identity", asked.append)
     for _ in range(3):
         answered(line)
     assert asked == []
