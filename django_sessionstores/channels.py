@@ -218,7 +218,10 @@ class _Connection:
             await self._refuse_http()
         else:
             raise outage
-        logger.warning("Session storage unavailable: %s: %s", self.scope.get("path", ""), outage)
+        # The log of outages has a line for all connections that an outage stops.
+        level = logging.DEBUG if outage.was_logged else logging.WARNING
+        path = self.scope.get("path", "")
+        logger.log(level, "Session storage unavailable: %s: %s", path, outage)
 
     async def _refuse_websocket(self) -> None:
         if not self._answered:

@@ -24,6 +24,9 @@ class StorageUnavailable(SessionStoresError):
     ``OSError``, because code that expects those from a session must not swallow an outage.
     """
 
+    was_logged = False
+    """Whether the log of outages has counted this error, so that it needs no line of its own."""
+
 
 class PartlyEnded(StorageUnavailable):
     """The store stopped answering while sessions were being ended or purged.
@@ -37,6 +40,7 @@ class PartlyEnded(StorageUnavailable):
     ) -> None:
         super().__init__(f"{reason} Sessions that were ended before that: {ended}.")
         self.ended, self.reason, self.sessions = ended, reason, sessions
+        self.was_logged = reason.was_logged
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.ended, self.reason, self.sessions)

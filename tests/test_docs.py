@@ -33,6 +33,7 @@ from django.test import RequestFactory, override_settings
 
 from django_sessionstores import conf, exceptions, signals
 from django_sessionstores.backends import memory
+from django_sessionstores.logs import IgnoreOutages
 from django_sessionstores.operations import checks, doctor, telemetry
 from django_sessionstores.operations.checks.engine import check_engine
 from django_sessionstores.operations.checks.options import check_merge_functions, check_settings
@@ -271,6 +272,17 @@ def test_the_view_of_the_guide_on_outages_works(workshop: dict[str, Any]) -> Non
     with observed(memory.SessionStore.own_storage(), before=refuse):
         request.session = memory.SessionStore(session.session_key)
         assert greet(request).content == b"Hello, stranger"
+
+
+def test_the_filter_of_the_guide_on_outages_is_found(workshop: dict[str, Any]) -> None:
+    names = run(DOCS / "howto" / "outages.rst", workshop)
+    logger = logging.getLogger("django.request")
+    before = logger.filters[:]
+    with restored_logging():
+        logging.config.dictConfig(names["LOGGING"])
+        added = [each for each in logger.filters if each not in before]
+        logger.filters[:] = before
+    assert [type(each) for each in added] == [IgnoreOutages]
 
 
 def test_the_single_logout_of_the_reference_follows_the_session(workshop: dict[str, Any]) -> None:

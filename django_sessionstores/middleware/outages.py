@@ -85,7 +85,8 @@ class OutagePage:
             _take_over_resources(response, replaced)
         response.headers["Retry-After"] = str(settings.OUTAGE_RETRY_AFTER)
         keep_out_of_caches(response)
-        # This marks the response as logged. Otherwise Django would log it as an error.
+        # This marks the response as logged. Otherwise Django would log it as an error. The log of
+        # outages has a line for all requests that an outage stops.
         log_response(
             "Session storage unavailable: %s: %s",
             request.path,
@@ -93,7 +94,7 @@ class OutagePage:
             response=response,
             request=request,
             logger=logger,
-            level="warning",
+            level="debug" if outage.was_logged else "warning",
         )
         return response
 

@@ -11,6 +11,7 @@ from typing import Final
 from ..conf import NAME, settings
 from ..core import clock
 from ..exceptions import StorageUnavailable
+from .outage_log import OutageLog
 
 SLOW: Final = 0.1
 """Seconds from which on a failure has kept a request waiting. A server that refuses connections
@@ -24,13 +25,14 @@ class Breaker:
     opens the breaker, unless the server has answered another call meanwhile: if it has, it waits
     for something else, such as a row that is locked. While the breaker is open, `begin` lets one
     call pass, to try the server. If that fails as well, the next one follows ``STORE_RETRY``
-    seconds later.
+    seconds later. Calls that may not pass are counted in ``log``.
     """
 
     # No lock, which a fork could leave locked: if two calls meet, both of them try the server.
-    __slots__ = ("_answered_at", "_error", "_is_open", "_next_at", "_opened_at")
+    __slots__ = ("_answered_at", "_error", "_is_open", "_next_at", "_opened_at", "log")
 
-    def __init__(self) -> None:
+    def __init__(self, log: OutageLog) -> None:
+        self.log = log
         self._is_open = False
         self._answered_at = 0.0
         self._opened_at = 0.0
@@ -60,10 +62,12 @@ class Breaker:
                 # If this one never returns, because its task was cancelled, another one follows.
                 self._next_at = now + settings.STORE_RETRY
             return
-        raise StorageUnavailable(
+        refusal = StorageUnavailable(
             f"{self._error} An earlier request has waited in vain, so this one did not wait. The "
             f"server is tried again within {settings.STORE_RETRY:g} s, see {NAME}['STORE_RETRY']."
         )
+        self.log.failed(refusal)
+        raise refusal
 
     def answered(self) -> None:
         """Note that the server has answered, if only with an error."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Lock
@@ -19,9 +18,8 @@ from ..exceptions import PayloadTooLarge, StorageFull, StorageUnavailable, Unrea
 from .base import CacheStorage, Conflict, Gone, Outcome, Storage, Taken, Updated
 from .composed import ComposedStorage
 from .copies import make_copy, read_copy
+from .outage_log import OutageLog
 from .uncommitted import UncommittedWrites
-
-logger: Final = logging.getLogger("django_sessionstores")
 
 _MAX_SUSPECTS: Final = 10_000
 """The maximum number of sessions that are remembered because the cache may have an outdated copy,
@@ -49,6 +47,8 @@ class LayeredStorage(ComposedStorage):
         self.authority = authority
         self._lease = lease
         self._retry = retry
+        # For caches that keep no log of their own.
+        self._outages = OutageLog(cache.describe)
         # Moments of the monotonic clock.
         self._left_alone_until = 0.0
         self._distrusted_until = 0.0
@@ -290,7 +290,7 @@ class LayeredStorage(ComposedStorage):
         except StorageUnavailable as error:
             self._leave_alone(error)
             return None
-        self._left_alone_until = 0.0
+        self._note_answer()
         return answer
 
     def _tell_cache(
@@ -305,7 +305,7 @@ class LayeredStorage(ComposedStorage):
         try:
             if not self._is_left_alone():
                 yield Call(self.cache, name, args)
-                self._left_alone_until = 0.0
+                self._note_answer()
                 heard = True
         except (PayloadTooLarge, StorageFull):
             if name not in {"delete", "end_many"}:
@@ -328,12 +328,13 @@ class LayeredStorage(ComposedStorage):
         return False
 
     def _leave_alone(self, error: StorageUnavailable) -> None:
-        if not self._left_alone_until:
-            logger.error(
-                "The session cache is unreachable. Sessions are read from the store behind it: %s",
-                error,
-            )
+        self._outages.failed(error)
         self._left_alone_until = clock.monotonic() + self._retry
+
+    def _note_answer(self) -> None:
+        self._left_alone_until = 0.0
+        if self._outages.is_open:
+            self._outages.succeeded()
 
     @contextmanager
     def _distrust_on_error(self, *session_ids: str) -> Generator[None]:

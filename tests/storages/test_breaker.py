@@ -11,6 +11,7 @@ from django.test import override_settings
 from django_sessionstores.core import clock
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.storages.breaker import SLOW, Breaker
+from django_sessionstores.storages.outage_log import OutageLog
 
 RETRY = 5.0
 
@@ -37,7 +38,7 @@ def time() -> Iterator[Clock]:
 
 @pytest.fixture
 def breaker() -> Breaker:
-    return Breaker()
+    return Breaker(OutageLog(lambda: "the server"))
 
 
 def fail(breaker: Breaker, time: Clock, seconds: float = 2 * SLOW) -> None:

@@ -23,6 +23,7 @@ from ...conf import codec
 from ...core import clock
 from ...core.records import Record, is_user_id
 from ...exceptions import StorageUnavailable, UnreadablePayload, UnserializableValue
+from ...storages.outage_log import OutageLog
 from ...storages.sql.lost_races import summary_of
 from .base import ForeignSession, PreviousSession, Source
 
@@ -39,6 +40,7 @@ class DjangoSource(Source):
         self._serializer = import_string(django_settings.SESSION_SERIALIZER)
         self._salt: str = self._store.key_salt
         self._age: int = self._store.get_session_cookie_age()
+        self.outages = OutageLog(lambda: f"a previous backend, {self.describe()}")
 
     def _decode(self, text: str) -> dict[str, Any]:
         """Return the data that Django's ``encode`` has encoded. Raises `UnreadablePayload`."""
@@ -110,7 +112,9 @@ def session_or_error(
 
 
 @contextmanager
-def translate_errors(source: Source, damage: tuple[type[Exception], ...] = ()) -> Generator[None]:
+def translate_errors(
+    source: DjangoSource, damage: tuple[type[Exception], ...] = ()
+) -> Generator[None]:
     """Raise `StorageUnavailable` for any error of a store.
 
     Without its cause, whose frames hold session keys. Errors of the types ``damage`` become
@@ -129,6 +133,10 @@ def translate_errors(source: Source, damage: tuple[type[Exception], ...] = ()) -
             hint = " Look at the entry of that database in DATABASES, and whether the table exists."
         elif alias := getattr(source, "alias", None):
             hint = f" Look at CACHES[{alias!r}], and whether its server runs."
-        raise StorageUnavailable(
+        failure = StorageUnavailable(
             f"A previous backend, {source.describe()}, is unreachable ({summary_of(error)}).{hint}"
-        ) from None
+        )
+        source.outages.failed(failure)
+        raise failure from None
+    if source.outages.is_open:
+        source.outages.succeeded()

@@ -39,11 +39,15 @@ from ..base import (
 )
 from ..copies import is_refused
 from ..outcomes import known_base
-from ..sql.connection_errors import TOO_LARGE, connection_error, is_too_large
-from ..sql.deadline import LimitedCursor, renew_if_closed
+from ..sql.connection_errors import TOO_LARGE, is_too_large, outage_of, refuses_statement
+from ..sql.deadline import LimitedCursor, breaker_of, renew_if_closed
 from ..sql.end_statements import EndStatements
 from ..sql.free_rows import write, write_if_free
-from ..sql.lost_races import conflict_before_cleanup, conflict_in_transaction, retry, summary_of
+from ..sql.lost_races import (
+    conflict_before_cleanup,
+    conflict_in_transaction,
+    retry,
+)
 from ..sql.table_storage import TableStorage
 from .cache_table import (
     LIVE_VALUES,
@@ -255,14 +259,15 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         """
         connection, statements = self._database()
         lock = latest and connection.in_atomic_block
+        sql = statements.read_latest if lock else statements.read
         parameters = (self._key(session_id), second_of(moment, connection))
 
         def fetch() -> Any:
             with LimitedCursor(connection, only_reads=not lock) as cursor:
-                cursor.execute(statements.read_latest if lock else statements.read, parameters)
+                cursor.execute(sql, parameters)
                 return cursor.fetchone()
 
-        with self._errors():
+        with self._errors(sql):
             row = retry(connection, fetch, only_reads=not lock)
         return None if row is None else row[0]
 
@@ -291,7 +296,7 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         connection, statements = self._database()
         adapted = [expiry_of(p, connection) if isinstance(p, int) else p for p in parameters]
         sql = statements.for_sites(statement, sites)
-        with self._errors():
+        with self._errors(sql):
             return retry(connection, lambda: write(connection, sql, adapted))
 
     def _records(
@@ -342,8 +347,12 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         return self._cache.make_key(NAMESPACE + session_id)
 
     @contextmanager
-    def _errors(self) -> Generator[None]:
-        """Translate errors of the store; errors of the caller's transaction pass."""
+    def _errors(self, sql: str = "") -> Generator[None]:
+        """Translate errors of the store; errors of the caller's transaction pass.
+
+        ``sql`` is the statement, if there is one only.
+        """
+        log = breaker_of(self.connection()).log
         try:
             # Before a transaction begins, and before statements without a limit.
             renew_if_closed(self.connection())
@@ -355,11 +364,15 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
                 raise conflict from error
             if is_too_large(error):
                 raise PayloadTooLarge(f"{self.describe()} {TOO_LARGE}") from error
-            raise StorageUnavailable(
-                connection_error(self.connection(), error)
-                or f"{self.describe()} did not answer as it should ({summary_of(error)}). If the "
-                "table is missing, run: python manage.py createcachetable"
-            ) from error
+            failure = outage_of(self.connection(), error, self._table, "createcachetable")
+            refused = sql if refuses_statement(self.connection(), error) else ""
+            log.failed(failure, refused or None)
+            raise failure from error
+        except StorageUnavailable as failure:
+            log.failed(failure)
+            raise
+        if log.is_open:
+            log.succeeded(sql)
 
     def _contention(self) -> StorageUnavailable:
         return StorageUnavailable(

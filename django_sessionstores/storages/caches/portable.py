@@ -44,6 +44,7 @@ from ..base import (
     refusal,
 )
 from ..copies import is_refused
+from ..outage_log import OutageLog
 from ..outcomes import LockTaken
 from .database_cache import DatabaseCacheStorage
 
@@ -95,6 +96,7 @@ class PortableStorage(CacheStorage):
 
     def __init__(self, alias: str) -> None:
         self._alias = alias
+        self._outages = OutageLog(self.describe)
 
     def describe(self) -> str:
         return Phrase(
@@ -150,10 +152,12 @@ class PortableStorage(CacheStorage):
                     return False
             self._ask("delete", NAMESPACE + session_id)
             if not self._reliable and self._ask("get", NAMESPACE + session_id) is not None:
-                raise StorageUnavailable(
+                failure = StorageUnavailable(
                     f"{self.describe()} did not delete a session. Look at CACHES[{self._alias!r}], "
                     "and whether its server accepts writes."
                 )
+                self._outages.failed(failure, "keep")
+                raise failure
         return record is not None
 
     def purge(self, now: int, batch: int) -> int:
@@ -188,6 +192,7 @@ class PortableStorage(CacheStorage):
             raise UnreadablePayload("entry of the cache is damaged") from error
         except Exception as error:
             raise self._outage(error) from error
+        self._note_success("get")
         if data is None:
             return None
         if not isinstance(data, bytes):
@@ -217,23 +222,35 @@ class PortableStorage(CacheStorage):
     def _verify(self, record: Record, data: bytes) -> None:
         """Read a record back, if the cache may have dropped it without an error."""
         if not self._reliable and self._ask("get", NAMESPACE + record.id) != data:
-            raise StorageFull(
+            failure = StorageFull(
                 f"{self.describe()} did not keep a session of {len(data)} bytes. It is unreachable "
                 "or full, or does not accept entries of this size."
             )
+            self._outages.failed(failure, "keep")
+            raise failure
+        self._note_success("keep")
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         """Return what a method of the cache returns. Raises `StorageUnavailable` for any error."""
         try:
-            return getattr(self._cache, method)(*arguments)
+            answer = getattr(self._cache, method)(*arguments)
         except Exception as error:
             raise self._outage(error) from error
+        self._note_success(method)
+        return answer
+
+    def _note_success(self, method: str) -> None:
+        if self._outages.is_open:
+            self._outages.succeeded(method)
 
     def _outage(self, error: Exception) -> StorageUnavailable:
-        return StorageUnavailable(
+        # Not its text, which may quote the data.
+        failure = StorageUnavailable(
             f"{self.describe()}: {type(error).__name__}. Look at CACHES[{self._alias!r}], and "
             "whether its server runs."
         )
+        self._outages.failed(failure)
+        return failure
 
     # --- Locks --------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from typing import Final
 
 from ...core.records import is_session_id
 from ...exceptions import StorageFull, StorageUnavailable
+from ..outage_log import OutageLog
 from .disk import names_in
 from .index import UserIndex
 
@@ -29,6 +30,9 @@ NEW: Final = ".new"
 
 _NO_PERMISSION: Final = (errno.EACCES, errno.EPERM)
 _NO_SPACE: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_NO_WRITES: Final = (*_NO_SPACE, errno.EROFS)
+WRITE: Final = "write"
+"""The operation that a disk refuses which can be read, see `OutageLog.failed`."""
 
 
 class Folder:
@@ -52,6 +56,7 @@ class Folder:
         """Whether this process has seen the folder."""
         self.is_trusted = False
         """Whether the folder is known to belong to this process's user."""
+        self.log = OutageLog(lambda: f"the sessions in {path} (see {setting})")
         self._setting = setting
         self._is_temporary = is_temporary
         self._index = index
@@ -170,6 +175,9 @@ class Folder:
             yield
         except OSError as error:
             raise self.outage_of(error) from error
+        except StorageUnavailable as error:
+            self.log.failed(error)
+            raise
 
     def outage_of(self, error: OSError) -> StorageUnavailable:
         """Return the exception to raise for an error of the disk."""
@@ -179,9 +187,12 @@ class Folder:
             cure = f". {self._cure()}"
         elif error.errno == errno.EROFS:
             cure = ". Mount its disk for writing"
-        return kind(
+        failure = kind(
             f"The sessions in {self.path} (see {self._setting}) are unreachable: {error}{cure}"
         )
+        refused = WRITE if error.errno in _NO_WRITES else None
+        self.log.failed(failure, refused, str(error.strerror))
+        return failure
 
 
 def _may_write(folder: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Final
 from ...exceptions import StorageUnavailable
 from ..outcomes import LockTaken
 from .disk import POLL_SECONDS
-from .folder import LOCK, Folder
+from .folder import LOCK, WRITE, Folder
 
 LOCK_SECONDS: Final = 5.0
 """How long a writer waits for others in the shard. Each of them needs some milliseconds at most: a
@@ -81,6 +81,8 @@ class ShardLocks:
                     try:
                         if _is_at(fd, f"{shard}/{LOCK}"):
                             yield
+                            if self._folder.log.is_open:
+                                self._folder.log.succeeded(WRITE)
                             return
                     finally:
                         unlock(fd)

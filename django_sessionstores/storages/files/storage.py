@@ -143,6 +143,8 @@ class FileStorage(Storage):
             raise self._folder.outage_of(error) from error
         finally:
             os.close(fd)
+        if self._folder.log.is_open:
+            self._folder.log.succeeded()
         return self._unpack(session_id, data)
 
     def create(self, record: Record, now: int) -> Updated | Taken:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from socket import gaierror
 from ssl import SSLError
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ try:
         MemcacheError,
         MemcacheServerError,
         MemcacheUnexpectedCloseError,
+        MemcacheUnknownCommandError,
     )
 except ImportError as error:
     raise missing_extra("pymemcache", "memcached") from error
@@ -39,6 +41,23 @@ FAILURES: Final = (MemcacheError, OSError, RuntimeError, ValueError, LookupError
 BROKEN: Final = (ConnectionError, MemcacheUnexpectedCloseError)
 
 
+_CLOSED: Final = "has closed the connection: it has stopped, or reached its connection limit, -c"
+_MEANINGS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    # The answer to a connection too many. It knows all the commands that are sent.
+    (MemcacheUnknownCommandError, "has reached its connection limit, -c, or is another server"),
+    (ConnectionRefusedError, "refuses connections"),
+    (TimeoutError, "did not answer in time"),
+    (gaierror, "has a host name that is not known"),
+    (SSLError, "cannot be reached with these settings for TLS"),
+    (MemcacheUnexpectedCloseError, _CLOSED),
+    (ConnectionError, _CLOSED),
+    (OSError, "cannot be reached"),
+    (MemcacheServerError, "refuses a command"),
+    (RuntimeError, "has no free connection in the pool of this process"),
+)
+"""What the errors of the client say of a node. The first one that matches counts."""
+
+
 def translate_error(
     error: Exception, node: str, alias: str, arguments: tuple[Any, ...]
 ) -> StorageUnavailable | PayloadTooLarge:
@@ -56,15 +75,21 @@ def translate_error(
                 "-I (1 MB by default)."
             )
         if b"out of memory" in text:
-            return StorageFull(f"memcached at {node} has no memory left: give it more with -m")
-    if isinstance(error, RuntimeError):
-        return StorageUnavailable(
-            f"memcached at {node}: no connection became free in time ({error}). Raise "
-            f"max_pool_size in CACHES[{alias!r}]['OPTIONS'] to the number of threads."
-        )
+            return StorageFull(
+                f"memcached at {node} (cache alias {alias!r}) has no memory left. Give it more "
+                "with -m."
+            )
     reason = text.decode("ascii", "replace") or str(error)
-    option = "['OPTIONS']['tls_context']" if isinstance(error, SSLError) else "['LOCATION']"
+    meaning = next(
+        (meaning for kind, meaning in _MEANINGS if isinstance(error, kind)),
+        "did not answer as memcached does",
+    )
+    option = "['LOCATION']"
+    if isinstance(error, SSLError):
+        option = "['OPTIONS']['tls_context']"
+    elif isinstance(error, RuntimeError):
+        option = "['OPTIONS']['max_pool_size']"
     return StorageUnavailable(
-        f"memcached at {node}: {type(error).__name__}: {reason}. Look at "
+        f"memcached at {node} {meaning} ({type(error).__name__}: {reason}). Look at "
         f"CACHES[{alias!r}]{option}, and whether the server runs."
     )

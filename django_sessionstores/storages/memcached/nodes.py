@@ -14,8 +14,10 @@ from typing import Any, Final
 from django.core.cache.backends.base import BaseCache
 from django.core.exceptions import ImproperlyConfigured
 
+from ...exceptions import PayloadTooLarge, StorageFull, StorageUnavailable
 from ..base import NAMESPACE
 from ..breaker import Breaker
+from ..outage_log import OutageLog
 from ..pool_waits import pauses
 from .client import BROKEN, FAILURES, TIMEOUT_SECONDS, HashClient, PooledClient, translate_error
 from .exchange import Answer, Exchange
@@ -164,8 +166,11 @@ class Nodes:
             # A pool that is used up fails at once and is not an answer of the node.
             if not isinstance(error, RuntimeError):
                 breaker.failed(began, failure)
+            self.note(name, failure, command if isinstance(failure, StorageFull) else None)
             raise failure from error
         breaker.answered()
+        if breaker.log.is_open:
+            breaker.log.succeeded(command)
         return answer
 
     def _take(self, pool: Any, breaker: Breaker) -> Any:
@@ -181,6 +186,19 @@ class Nodes:
                 with suppress(RuntimeError):
                     return pool.get()
             raise
+
+    def note(
+        self,
+        node: str,
+        failure: StorageUnavailable | PayloadTooLarge,
+        refused: str | None = None,
+    ) -> None:
+        """Count a failure of a node in the log of outages.
+
+        ``refused`` is the command that the node refuses, if it answers others.
+        """
+        if isinstance(failure, StorageUnavailable):
+            self._breakers[node].log.failed(failure, refused)
 
     def call_at_once(self, commands: dict[str, list[bytes]]) -> list[Answer]:
         """Return the answers to commands for several nodes, which are sent before the first answer.
@@ -230,8 +248,11 @@ class Nodes:
             for server in self._cache.client_servers  # type: ignore[attr-defined]
         ]
         self.clients: dict[str, PooledClient] = {_name(client): client for client in clients}
-        self._breakers = {name: Breaker() for name in self.clients}
+        self._breakers = {name: Breaker(self._log(name)) for name in self.clients}
         self._process = os.getpid()
+
+    def _log(self, node: str) -> OutageLog:
+        return OutageLog(lambda: f"memcached at {node} (cache alias {self.alias!r})")
 
     def key(self, session_id: str) -> str:
         """Return the key of a session's item."""

@@ -255,10 +255,13 @@ class MemcachedStorage(CacheStorage):
         if data is None:
             return None
         if cas == b"0":
-            raise StorageUnavailable(
-                f"memcached at {self._nodes.node_of(session_id)} was started with -C, which "
-                "disables compare-and-set. Start it without -C."
+            node = self._nodes.node_of(session_id)
+            failure = StorageUnavailable(
+                f"memcached at {node} (cache alias {self._nodes.alias!r}) was started with -C, "
+                "which disables compare-and-set. Start it without -C."
             )
+            self._nodes.note(node, failure, "cas")
+            raise failure
         return _Item(data, cas)
 
     def _holds(self, session_id: str, data: bytes) -> bool:
@@ -337,7 +340,9 @@ class MemcachedStorage(CacheStorage):
             return self._holds(session_id, data)
         if isinstance(answer, Exception):
             node = self._nodes.node_of(session_id)
-            raise translate_error(answer, node, self._nodes.alias, (data,)) from answer
+            failure = translate_error(answer, node, self._nodes.alias, (data,))
+            self._nodes.note(node, failure)
+            raise failure from answer
         return answer == STORED
 
     def _put_back(self, base: Record, end: bytes, now: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -20,21 +19,14 @@ from redis.asyncio import connection as awaiting
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
-    AuthenticationError,
-    BusyLoadingError,
-    InvalidResponse,
     MaxConnectionsError,
-    NoPermissionError,
     NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
     RedisClusterException,
     RedisError,
     ResponseError,
 )
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as BlockingRetry
 
 from ...core.flow import Call, Flow
@@ -42,13 +34,14 @@ from ...core.phrases import Phrase
 from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..base import NAMESPACE, has_fixed_keys, place_of_cache
 from ..breaker import Breaker
+from ..outage_log import OutageLog
 from ..pool_waits import pauses
 from ..threads import in_thread
+from .faults import Fault, fault_of
 from .loops import LoopClients
 from .scripts import Script
 
 _ERRORS: Final = (RedisError, RedisClusterException, OSError)
-_UNREACHABLE: Final = (RedisConnectionError, RedisTimeoutError, InvalidResponse, OSError)
 _BATCH: Final = 1000
 _GLOB: Final = re.compile(r"[][*?\\^-]")
 """What has a meaning in the patterns of Redis."""
@@ -82,8 +75,8 @@ class Server:
         self._client: Any = None
         self.spans_slots = False
         """Whether keys may be on different nodes; known after the first command."""
-        self._breaker = Breaker()
-        self._node_breakers = defaultdict[str, Breaker](Breaker)
+        self._breaker = Breaker(OutageLog(self.describe))
+        self._node_breakers: dict[str, Breaker] = {}
         self._loops = LoopClients(self._connect_loop)
 
     def describe(self) -> str:
@@ -125,8 +118,10 @@ class Server:
             # connections of the pool, which are faster still: tracing of Redis hooks in here.
             return (self._client or self.connect()).execute_command(*command)
 
-        answer = self._run(ask, breaker, began)
+        answer = self._run(ask, breaker, began, command)
         breaker.answered()
+        if breaker.log.is_open:
+            breaker.log.succeeded(_operation(command))
         return answer
 
     async def aask(self, *command: Any) -> Any:
@@ -138,8 +133,10 @@ class Server:
         try:
             answer = await client.execute_command(*command)  # type: ignore[no-untyped-call]
         except _ERRORS as error:
-            self._fail(error, self._breaker, began)
+            self._fail(error, self._breaker, began, command)
         self._breaker.answered()
+        if self._breaker.log.is_open:
+            self._breaker.log.succeeded(_operation(command))
         return answer
 
     def ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -159,9 +156,9 @@ class Server:
             answers: list[Any] = pipeline.execute(raise_on_error=False)
             return answers
 
-        answers = self._run(ask, breaker, began)
+        answers = self._run(ask, breaker, began, commands[0])
         breaker.answered()
-        return self._checked(answers)
+        return self._checked(commands, answers, breaker)
 
     async def aask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """See `ask_all`."""
@@ -175,9 +172,9 @@ class Server:
             pipeline = _fill(client.pipeline(transaction=False), commands)
             answers = await pipeline.execute(raise_on_error=False)
         except _ERRORS as error:
-            self._fail(error, self._breaker, began)
+            self._fail(error, self._breaker, began, commands[0])
         self._breaker.answered()
-        return self._checked(answers)
+        return self._checked(commands, answers, self._breaker)
 
     def key(self, name: str) -> str:
         """Return the key in Redis of what the package calls ``name``."""
@@ -223,20 +220,20 @@ class Server:
                 cursor = 0
                 while True:
                     command = partial(client.scan, cursor, match=pattern, count=_BATCH, **options)
-                    answer, keys = self._run(command)
+                    answer, keys = self._run(command, self._breaker, None, ("SCAN",))
                     yield keys
                     cursor = answer if node is None else answer[node.name]
                     if not cursor:
                         break
         except _ERRORS as error:
-            self._fail(error)
+            self._fail(error, self._breaker, command=("SCAN",))
 
     def client(self) -> Any:
         """Return the blocking client. Raises `StorageUnavailable` if a cluster does not answer."""
         try:
             return self._client or self.connect()
         except _ERRORS as error:
-            self._fail(error)
+            self._fail(error, self._breaker)
 
     def close(self) -> None:
         """Close all connections."""
@@ -306,45 +303,31 @@ class Server:
         """Return that the user of the connections may not run these commands, and the cure."""
         return f"Its user may not run: {commands}. {self._rights_to_give()}"
 
-    def _cure(self, error: Exception, text: str) -> str:
-        """Return what to do about an error, as a sentence; empty if the error itself says it."""
-        entry = f"CACHES[{self._alias!r}]"
-        # An error of a command in a script hides its code in the text.
-        if isinstance(error, NoPermissionError) or "user executing the script" in text:
-            return self._rights_to_give()
-        # The server names HELLO, the first command, if that comes without a password.
-        if isinstance(error, AuthenticationError):
-            return f"Correct the user name and the password in {entry}['LOCATION'] or ['OPTIONS']."
-        if "HELLO" in text or "NOPROTO" in text:
-            return (
-                "The server is older than Redis 6: add protocol=2 to the options of the "
-                f"connection pool in {entry}['OPTIONS']."
-            )
-        if "DB index" in text:
-            pool = getattr(self._client, "connection_pool", None)
-            number = getattr(pool, "connection_kwargs", {}).get("db", "")
-            return (
-                f"The server has no database {number}: correct the number at the end of "
-                f"{entry}['LOCATION'], or raise databases in the configuration of Redis."
-            )
-        if isinstance(error, ReadOnlyError):
-            return f"Put the address of the primary first in {entry}['LOCATION']."
-        if "CERTIFICATE" in text:
-            return f"Set ssl_ca_certs of the connection pool in {entry}['OPTIONS']."
-        if _is_used_up(error):
-            return f"Raise max_connections of the connection pool in {entry}['OPTIONS']."
-        if isinstance(error, _UNREACHABLE) and not isinstance(error, BusyLoadingError):
-            return (
-                f"Look at the host, the port and the scheme ('rediss' is for TLS) in "
-                f"{entry}['LOCATION'], and whether the server runs."
-            )
-        return ""
+    def _message(self, fault: Fault, error: Exception, text: str) -> str:
+        """Return what an error says, and what to do about it. It ends in a dot."""
+        pool = getattr(self._client, "connection_pool", None)
+        values = {
+            "entry": f"CACHES[{self._alias!r}]",
+            "number": getattr(pool, "connection_kwargs", {}).get("db", ""),
+            "rights": self._rights_to_give() if "{rights}" in fault.cure else "",
+        }
+        name = fault.code or type(error).__name__
+        text = text.removeprefix(f"{name} ").rstrip(".")
+        return (
+            f"{self.describe()}: {fault.meaning.format(**values)} ({name}: {text}). "
+            f"{fault.cure.format(**values)}"
+        )
 
-    def _checked(self, answers: list[Any]) -> list[Any]:
+    def _checked(
+        self, commands: Sequence[tuple[Any, ...]], answers: list[Any], breaker: Breaker
+    ) -> list[Any]:
         """Return the answers to several commands. Raises an exception for the first error."""
-        for answer in answers:
+        for command, answer in zip(commands, answers, strict=True):
             if isinstance(answer, _ERRORS) and "WRONGTYPE" not in str(answer):
-                self._fail(answer)
+                self._fail(answer, breaker, None, command)
+        if breaker.log.is_open:
+            for command in commands:
+                breaker.log.succeeded(_operation(command))
         return answers
 
     def _breaker_for(self, command: tuple[Any, ...]) -> Breaker:
@@ -360,7 +343,11 @@ class Server:
             node = client.get_node_from_key(command[first])  # type: ignore[no-untyped-call]
         except _ERRORS:  # It knows of no node for the key.
             return self._breaker
-        return self._node_breakers[node.name]
+        breaker = self._node_breakers.get(node.name)
+        if breaker is None:
+            log = OutageLog(lambda: f"{self.describe()}, node {node.name}")
+            breaker = self._node_breakers.setdefault(node.name, Breaker(log))
+        return breaker
 
     def _breaker_for_all(self, commands: Sequence[tuple[Any, ...]]) -> Breaker:
         """Return the breaker of the node for several commands; a new one for several nodes.
@@ -373,9 +360,15 @@ class Server:
             return breakers.pop()
         for each in breakers:
             each.begin(may_wait=True)
-        return Breaker()
+        return Breaker(self._breaker.log)
 
-    def _run(self, ask: Callable[[], Any], breaker: Breaker | None = None, began: float = 0) -> Any:
+    def _run(
+        self,
+        ask: Callable[[], Any],
+        breaker: Breaker,
+        began: float | None,
+        command: tuple[Any, ...],
+    ) -> Any:
         """Return what ``ask`` returns, which waits for a connection as long as for an answer.
 
         If the connection is lost, ``ask`` is called once more, because the commands of the package
@@ -386,7 +379,7 @@ class Server:
         except _ERRORS as error:
             failure = error
         for _ in _further_tries(self._client, failure):
-            if breaker is not None:
+            if began is not None:
                 breaker.begin(may_wait=True)
             try:
                 return ask()
@@ -394,29 +387,45 @@ class Server:
                 failure = error
             if not _is_used_up(failure):
                 break
-        return self._fail(failure, breaker, began)
+        return self._fail(failure, breaker, began, command)
 
-    def _fail(self, error: Exception, breaker: Breaker | None = None, began: float = 0) -> NoReturn:
+    def _fail(
+        self,
+        error: Exception,
+        breaker: Breaker,
+        began: float | None = None,
+        command: tuple[Any, ...] = (),
+    ) -> NoReturn:
         """Raise the exception that an error of the client means, see `ask`.
 
-        ``breaker`` is that of the call that failed, and ``began`` is what it has returned.
+        ``breaker`` is that of the command that failed, and ``began`` is what it has returned, if
+        the error tells whether the server answers.
         """
-        if breaker is not None and isinstance(error, ResponseError):
+        is_answer = isinstance(error, ResponseError)
+        if is_answer:
             breaker.answered()
         # A server quotes what it does not know, including a password or a payload.
         text, quotes, _ = str(error).partition(", with args")
         if "WRONGTYPE" in text:
             raise UnreadablePayload("its key in Redis holds something else") from None
-        if cure := self._cure(error, text):
-            text = f"{text.rstrip('.')}. {cure}"
-        # Before Redis 7, an error in a script hides its code in the text.
-        is_full = isinstance(error, OutOfMemoryError) or "OOM command" in text
-        failure = StorageFull if is_full else StorageUnavailable
-        message = f"{self.describe()}: {type(error).__name__}: {text}"
+        fault = fault_of(error, text)
+        kind = StorageFull if fault.code == "OOM" else StorageUnavailable
+        failure = kind(self._message(fault, error, text))
         # A pool that is used up says nothing about the server.
-        if breaker is not None and not (isinstance(error, ResponseError) or _is_used_up(error)):
-            breaker.failed(began, f"{message.rstrip('.')}.")
-        raise failure(message) from (None if quotes else error)
+        if began is not None and not (is_answer or _is_used_up(error)):
+            breaker.failed(began, failure)
+        # `evaluate` sends a script that the server does not know.
+        if not isinstance(error, NoScriptError):
+            breaker.log.failed(failure, _operation(command) if is_answer else None)
+        raise failure from (None if quotes else error)
+
+
+def _operation(command: tuple[Any, ...]) -> object:
+    """Return what tells commands apart, see `OutageLog.failed`: the name, or that of a script."""
+    name, *arguments = command
+    if name == "EVAL":
+        return Script(arguments[0]).sha
+    return arguments[0] if name == "EVALSHA" else name
 
 
 def _check_options(alias: str, pool: Any) -> None:

@@ -1,13 +1,14 @@
-"""What keeps a database from being connected to or from storing, and the setting to look at."""
+"""What keeps a database from being connected to or from storing, and what to do about it."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from django.db import DataError
+from django.db import DataError, Error, ProgrammingError
 
-from .lost_races import code_of
+from ...exceptions import StorageFull, StorageUnavailable
+from .lost_races import code_of, is_answer, summary_of
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -18,21 +19,135 @@ TOO_LARGE: Final = (
 )
 """What follows the name of a database."""
 _MYSQL_PACKET_TOO_LARGE: Final = 1153
+_SCHEMA_DIFFERS: Final = ("no such table", "no such column", "has no column named")
+_MYSQL_DISK: Final = frozenset({3, 1026, 1030})
+"""Errors of a disk, of which the text says whether it is full."""
 
-_CAUSES: Final = (
-    # The first match counts. PostgreSQL may speak another language, and then nothing matches.
-    (
-        "password|authentication|access denied|role .* does not exist|pg_hba",
-        "['USER'] and ['PASSWORD']",
-    ),
-    (r"database .* does not exist|unknown database|unable to open database file", "['NAME']"),
-    (r"\bssl\b|\btls\b|certificate", "['OPTIONS']"),
-    (
-        "refused|resolve|translate host|not known|time.?out|timed out|can't connect|unreachable",
-        "['HOST'] and ['PORT']",
-    ),
+
+class Fault(NamedTuple):
+    """A kind of error.
+
+    ``codes`` are those of the server: five characters of PostgreSQL, numbers of MySQL, names of
+    SQLite. PostgreSQL's client does not hand over the code if there is no connection. Then
+    ``words``, a regular expression for the text in English, tells the kind and thereby the code,
+    which is the first one.
+    """
+
+    meaning: str
+    """What follows the name of the database."""
+    cure: str
+    """What to do: ``{entry}`` is the one of ``DATABASES``, and ``{grant}`` gives the rights."""
+    codes: tuple[object, ...] = ()
+    words: str = ""
+    names_objects: bool = False
+    """Whether the text of the server names tables and users only, and may be shown."""
+    is_full: bool = False
+
+
+_ADDRESS: Final = "Look at {entry}['HOST'] and ['PORT'], and whether the server runs."
+_LOGIN: Final = "Look at {entry}['USER'] and ['PASSWORD']."
+_NAME: Final = "Look at {entry}['NAME']."
+_LOST: Final = Fault(
+    "has ended the connection",
+    "The log of the server says why: it was restarted, or somebody has ended its connections.",
+    ("57P01", "57P02", "57P05", "25P03", 2006, 2013, 1927, 4031),
 )
-"""What the drivers say in English, and the parts of an entry of ``DATABASES`` to look at."""
+
+_FAULTS: Final = (
+    Fault(
+        "has reached its connection limit",
+        "Raise it in the server (max_connections, or the limit of the user), or keep fewer "
+        "connections: see CONN_MAX_AGE and the pool of {entry}.",
+        ("53300", 1040, 1203, 1226),
+        "too many (clients|connections)|remaining connection slots|max_user_connections",
+    ),
+    Fault(
+        "does not give its user the rights that sessions need",
+        "Run in the database: {grant}",
+        ("42501", 1044, 1142, 1143, 1370),
+        "permission denied for",
+        names_objects=True,
+    ),
+    Fault("does not know the user", _LOGIN, ("28000",), "role .* does not exist"),
+    Fault(
+        "refuses the user or the password",
+        _LOGIN,
+        ("28P01", "28000", 1045, 1698, 1862, 4151),
+        "password|authentication|access denied|pg_hba",
+    ),
+    Fault(
+        "does not exist on the server",
+        _NAME,
+        ("3D000", 1049),
+        "database .* does not exist|unknown database",
+    ),
+    Fault(
+        "cannot be opened",
+        _NAME,
+        ("SQLITE_CANTOPEN",),
+        "unable to open database file",
+    ),
+    Fault(
+        "is read-only",
+        "Name the primary in {entry}['HOST'] if this server is a standby, or let it accept writes.",
+        ("25006", 1290, 1836, 1792),
+    ),
+    Fault(
+        "is read-only",
+        "Let the user of the site write to the file {entry}['NAME'] and to its folder.",
+        ("SQLITE_READONLY", "SQLITE_READONLY_DIRECTORY", "SQLITE_READONLY_DBMOVED"),
+    ),
+    Fault(
+        "has no space left on its disk",
+        "Make room on the disk.",
+        ("53100", 1021, 1114, "SQLITE_FULL"),
+        "No space left|error 28\\b|errno: 28\\b",
+        is_full=True,
+    ),
+    Fault(
+        "has no memory left",
+        "Look at the memory of the server.",
+        ("53200", 1037, 1038, 1041, "SQLITE_NOMEM"),
+    ),
+    Fault(
+        "is starting up or shutting down",
+        "Wait until the server runs, or name another one in {entry}['HOST'].",
+        ("57P03", 1053),
+        "starting up|shutting down|not (yet )?accepting connections|recovery mode",
+    ),
+    _LOST,
+    Fault(
+        "did not finish a statement in time",
+        "Look at the load and the locks of the database, and at the limits for statements.",
+        ("57014", "55P03", 1205, 1317, 1969, 3024),
+    ),
+    Fault(
+        "is locked by another connection",
+        "Look for long transactions, or raise timeout in {entry}['OPTIONS'].",
+        ("SQLITE_BUSY", "SQLITE_LOCKED"),
+    ),
+    Fault(
+        "cannot be reached with these settings for TLS",
+        "Look at {entry}['OPTIONS'], and whether the server runs.",
+        (2026,),
+        r"\bssl\b|\btls\b|certificate",
+    ),
+    Fault("refuses connections", _ADDRESS, words="refused"),
+    Fault(
+        "has a host name that is not known",
+        _ADDRESS,
+        (2005,),
+        "resolve|translate host|not known|unknown .*host",
+    ),
+    Fault("did not answer in time", _ADDRESS, words="time.?out|timed out"),
+    Fault("cannot be reached", _ADDRESS, (2002, 2003), "can't connect|unreachable"),
+)
+"""The first one that matches counts."""
+_UNOPENED: Final = Fault("cannot be connected to", "Look at {entry}, and whether the server runs.")
+_UNKNOWN: Final = Fault(
+    "did not answer as it should",
+    "The cause of this exception, and the log of the database, say more.",
+)
 
 
 def is_too_large(error: Exception) -> bool:
@@ -42,6 +157,11 @@ def is_too_large(error: Exception) -> bool:
     return isinstance(error, DataError) and "too big" in str(error)  # SQLite has no code for it.
 
 
+def refuses_statement(connection: BaseDatabaseWrapper, error: Exception) -> bool:
+    """Return whether the database has refused a statement, and may accept others."""
+    return isinstance(error, Error) and (connection.vendor == "sqlite" or is_answer(error))
+
+
 def connection_error(connection: BaseDatabaseWrapper, error: Exception) -> str | None:
     """Return the message that no connection could be opened; ``None`` if an open one has failed.
 
@@ -49,13 +169,91 @@ def connection_error(connection: BaseDatabaseWrapper, error: Exception) -> str |
     """
     if connection.connection is not None:
         return None
-    text = " ".join(str(error).split()).rstrip(".")
-    if connection.vendor == "sqlite":
+    return _message(connection, error, _fault_of(error, is_open=False) or _UNOPENED)
+
+
+def outage_of(
+    connection: BaseDatabaseWrapper, error: Error, table: str, command: str
+) -> StorageUnavailable:
+    """Return the exception to raise for an error of a database or of its client.
+
+    ``command`` is the management command that makes the table. Of a statement's error, the text is
+    shown only if no data can be in it. The cause of the exception has the whole text.
+    """
+    is_open = connection.connection is not None
+    fault = _fault_of(error, is_open=is_open)
+    # The statements are fixed: if they are wrong, the table is not the one that they are for.
+    if fault is None and (
+        isinstance(error, ProgrammingError) or any(text in str(error) for text in _SCHEMA_DIFFERS)
+    ):
+        fault = Fault(
+            "has no table for sessions that could be used",
+            f"Run: python manage.py {command} (or give the user the right to use the schema of "
+            "the table).",
+        )
+    if fault is None:
+        fault = _UNOPENED
+        if is_open:
+            # An error that the client has made.
+            is_lost = connection.vendor != "sqlite" and not is_answer(error)
+            fault = _LOST if is_lost else _UNKNOWN
+    kind = StorageFull if fault.is_full else StorageUnavailable
+    return kind(_message(connection, error, fault, table if is_open else ""))
+
+
+def _fault_of(error: Exception, *, is_open: bool) -> Fault | None:
+    # The first codes are those that the client knows. Its texts may have data in them.
+    code, text = code_of(error) or _sqlite_code(error), str(error)
+    for fault in _FAULTS:
+        if code in fault.codes:
+            return fault
+    if is_open and code not in _MYSQL_DISK:
+        return None
+    found = (each for each in _FAULTS if each.words)
+    return next((each for each in found if re.search(each.words, text, re.IGNORECASE)), None)
+
+
+def _sqlite_code(error: Exception) -> str | None:
+    return getattr(error.__cause__, "sqlite_errorname", None)
+
+
+def _message(
+    connection: BaseDatabaseWrapper, error: Exception, fault: Fault, table: str = ""
+) -> str:
+    alias, vendor = connection.alias, connection.vendor
+    is_open, code = connection.connection is not None, code_of(error)
+    if code is None and not is_open and fault.codes and vendor == "postgresql":
+        code = fault.codes[0]
+    if is_open and not fault.names_objects:
+        text = summary_of(error) if code is None else f"{code}: {summary_of(error)}"
+    else:
+        name = type(error).__name__ if code is None else code
+        text = f"{name}: {_text_of(connection, error)}"
+    if vendor == "sqlite" and not is_open:
         text = f"{text}: {connection.settings_dict['NAME']}"
-    found = (parts for words, parts in _CAUSES if re.search(words, text, re.IGNORECASE))
-    server = "" if connection.vendor == "sqlite" else ", and whether the server runs"
-    return (
-        f"The database {connection.alias!r} ({connection.vendor}) cannot be connected to "
-        f"({type(error).__name__}: {text}). Look at "
-        f"DATABASES[{connection.alias!r}]{next(found, '')}{server}."
-    )
+    grant = _grant(connection, table) if "{grant}" in fault.cure else ""
+    cure = fault.cure.format(entry=f"DATABASES[{alias!r}]", grant=grant)
+    return f"The database {alias!r} ({vendor}) {fault.meaning} ({text}). {cure}"
+
+
+def _text_of(connection: BaseDatabaseWrapper, error: Exception) -> str:
+    """Return what the server says, in one line, without the code and without secrets."""
+    said = error.args[1] if len(error.args) == 2 and code_of(error) == error.args[0] else error
+    text, entry = " ".join(str(said).split()).rstrip("."), connection.settings_dict
+    # libpq accepts a whole address in place of a name, and quotes one that it does not understand.
+    name = str(entry.get("NAME") or "")
+    for secret in (entry.get("PASSWORD"), name if re.search("://|=", name) else ""):
+        text = text.replace(str(secret), "***") if secret else text
+    return text
+
+
+def _grant(connection: BaseDatabaseWrapper, table: str) -> str:
+    """Return the statement that gives the user the rights to a table, or to connect."""
+    entry, quote = connection.settings_dict, connection.ops.quote_name
+    if connection.vendor == "mysql":
+        place = quote(table) if table else f"{quote(str(entry.get('NAME')))}.*"
+        return f"GRANT SELECT, INSERT, UPDATE, DELETE ON {place} TO '{entry.get('USER')}'@'%';"
+    user = quote(str(entry.get("USER")))
+    if not table:
+        return f"GRANT CONNECT ON DATABASE {quote(str(entry.get('NAME')))} TO {user};"
+    return f"GRANT SELECT, INSERT, UPDATE, DELETE ON {quote(table)} TO {user};"

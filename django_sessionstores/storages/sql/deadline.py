@@ -15,7 +15,6 @@ it; and a signal, because only the main thread gets it.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -30,6 +29,7 @@ from django.db import Error
 from ...conf import NAME, settings
 from ...exceptions import StorageUnavailable
 from ..breaker import Breaker
+from ..outage_log import OutageLog
 from .connection_errors import connection_error
 from .liveness import Socket, has_pool, may_be_closed, owner_of, renew, socket_of
 from .lost_races import is_answer, summary_of
@@ -39,8 +39,21 @@ if TYPE_CHECKING:
     from django.db.backends.utils import CursorWrapper
 
 
-_breakers: Final = defaultdict[tuple[Any, ...], Breaker](Breaker)
-"""The breaker of each database, by its alias and its address, which tests may change."""
+class _Breakers(dict[tuple[str, Any, Any], Breaker]):
+    """The breaker of each database, by its alias and its address, which tests may change."""
+
+    def __missing__(self, key: tuple[str, Any, Any]) -> Breaker:
+        log = OutageLog(lambda: f"the database {key[0]!r}")
+        return self.setdefault(key, Breaker(log))
+
+
+_breakers: Final = _Breakers()
+
+
+def breaker_of(connection: BaseDatabaseWrapper) -> Breaker:
+    """Return what this process knows of the server of a database."""
+    entry = connection.settings_dict
+    return _breakers[connection.alias, entry["HOST"], entry["PORT"]]
 
 
 class LimitedCursor:
@@ -89,8 +102,7 @@ class LimitedCursor:
         # The watcher cannot find the socket, because mysqlclient does not show it while a statement
         # runs. It is found before the cursor is made, because Django may check the health of the
         # connection then.
-        entry = connection.settings_dict
-        self._breaker = _breakers[connection.alias, entry["HOST"], entry["PORT"]]
+        self._breaker = breaker_of(connection)
         self._began = self._breaker.begin(may_wait=self._may_wait)
         noted = self._socket = socket_of(connection)
         self.deadline = monotonic() + self.seconds

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DataError, Error, IntegrityError, ProgrammingError, transaction
+from django.db import DataError, Error, IntegrityError, transaction
 from django.db.models import Q
 from django.db.models.functions import Length
 from django.db.transaction import TransactionManagementError
@@ -35,11 +35,16 @@ from ...exceptions import (
 )
 from ..base import LITTER_AGE, Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
 from . import transactions
-from .connection_errors import TOO_LARGE, connection_error, is_too_large
-from .deadline import LimitedCursor, renew_if_closed
+from .connection_errors import TOO_LARGE, is_too_large, outage_of, refuses_statement
+from .deadline import LimitedCursor, breaker_of, renew_if_closed
 from .end_statements import EndStatements
 from .free_rows import write_if_free
-from .lost_races import code_of, conflict_before_cleanup, conflict_in_transaction, retry, summary_of
+from .lost_races import (
+    code_of,
+    conflict_before_cleanup,
+    conflict_in_transaction,
+    retry,
+)
 from .rows import LIST_FIELDS, Row, differs_only_as_saved, record_of, row_of
 from .statements import Statements, compile_statements
 from .summary import count_live, summarize
@@ -54,7 +59,6 @@ if TYPE_CHECKING:
 _APP: Final = "django_sessionstores"
 # PostgreSQL's error for which Django has no class.
 _TRANSACTION_IS_ABORTED: Final = "25P02"
-_SCHEMA_DIFFERS: Final = ("no such table", "no such column", "has no column named")
 
 _CURRENT_READS: Final = frozenset({"read committed", "read uncommitted"})
 """The isolation levels, as Django names them, at which each statement sees the current rows."""
@@ -327,9 +331,11 @@ def _fetch_all(
         return rows
 
     try:
-        return retry(connection, fetch, only_reads=only_reads)
-    except Error as error:
-        _raise_translated(error, connection)
+        rows = retry(connection, fetch, only_reads=only_reads)
+    except (Error, StorageUnavailable) as error:
+        _raise_translated(error, connection, sql)
+    _note_success(connection, sql)
+    return rows
 
 
 def _execute(
@@ -344,9 +350,11 @@ def _execute(
         return rows
 
     try:
-        return retry(connection, count)
-    except Error as error:
-        _raise_translated(error, connection)
+        written = retry(connection, count)
+    except (Error, StorageUnavailable) as error:
+        _raise_translated(error, connection, sql)
+    _note_success(connection, sql)
+    return written
 
 
 @contextmanager
@@ -356,42 +364,45 @@ def _errors_of(connection: BaseDatabaseWrapper) -> Generator[None]:
         # Before the statements of Django's that follow, and before a transaction begins.
         renew_if_closed(connection)
         yield
-    except Error as error:
+    except (Error, StorageUnavailable) as error:
         _raise_translated(error, connection)
+    _note_success(connection)
 
 
-def _raise_translated(error: Error, connection: BaseDatabaseWrapper) -> NoReturn:
+def _note_success(connection: BaseDatabaseWrapper, sql: str = "") -> None:
+    log = breaker_of(connection).log
+    if log.is_open:
+        log.succeeded(sql)
+
+
+def _raise_translated(
+    error: Error | StorageUnavailable, connection: BaseDatabaseWrapper, sql: str = ""
+) -> NoReturn:
+    """Raise the exception for an error, and count it as an outage if it is one."""
     translated = _translate(error, connection)
-    if translated is None:
+    if isinstance(translated, StorageUnavailable):
+        refused = sql if refuses_statement(connection, error) else ""
+        breaker_of(connection).log.failed(translated, refused or None)
+    if translated is None or translated is error:
         raise error
     raise translated from error
 
 
-def _translate(error: Exception, connection: BaseDatabaseWrapper) -> Exception | None:
-    """Return the exception for an error, or ``None`` if the error is not the store's.
-
-    The driver's message may quote data, so the text has only the parts that do not, see
-    `summary_of`. The cause has the whole message.
-    """
-    database = f"The database {connection.alias!r} ({connection.vendor})"
+def _translate(
+    error: Error | StorageUnavailable, connection: BaseDatabaseWrapper
+) -> Exception | None:
+    """Return the exception for an error, or ``None`` if the error is not the store's."""
+    if isinstance(error, StorageUnavailable):
+        return error
     if conflict := conflict_in_transaction(connection, error):
         return conflict
     if is_too_large(error):
-        return PayloadTooLarge(f"{database} {TOO_LARGE}")
+        return PayloadTooLarge(
+            f"The database {connection.alias!r} ({connection.vendor}) {TOO_LARGE}"
+        )
     if isinstance(error, IntegrityError | DataError | TransactionManagementError):
         return None
     if code_of(error) == _TRANSACTION_IS_ABORTED:
         return None
-    if unopened := connection_error(connection, error):
-        return StorageUnavailable(unopened)
-    # The statements are fixed: if they are wrong, the table is not the one that they are for.
-    if isinstance(error, ProgrammingError) or any(text in str(error) for text in _SCHEMA_DIFFERS):
-        return StorageUnavailable(
-            f"{database} has no table for sessions that could be used ({summary_of(error)}). "
-            f"Run: python manage.py migrate --database={connection.alias} (or give its user the "
-            "right to the table)."
-        )
-    return StorageUnavailable(
-        f"{database} did not answer as it should ({summary_of(error)}). The "
-        "cause of this exception, and the log of the database, say more."
-    )
+    table = apps.get_model(_APP, "StoredSession")._meta.db_table
+    return outage_of(connection, error, table, f"migrate --database={connection.alias}")

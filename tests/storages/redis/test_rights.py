@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 import unittest
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from django.core.cache import caches
 from django.test import override_settings
 
 from django_sessionstores.core.clock import now
+from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.operations.cache_keys import keys_besides_sessions
 from django_sessionstores.operations.doctor import ask_stores
 from django_sessionstores.storages.redis.client import Server
 from django_sessionstores.storages.redis.storage import RedisStorage, from_cache
 from django_sessionstores.testing import StorageContract
 from tests import ROOT
-from tests.services import Redis
+from tests.services import Redis, RedisCluster, RedisSentinel
+from tests.storages.redis.test_storage import ClusterCache
 
 REDIS_CACHE = "django.core.cache.backends.redis.RedisCache"
 PAGE = (ROOT / "docs/reference/engines/cache.rst").read_text(encoding="utf-8")
@@ -154,3 +157,66 @@ def test_the_line_of_an_error_is_that_of_the_documentation(server: Redis) -> Non
         asked = Server("default", caches.create_connection("default"))
         asked.connect()
         assert asked._rights_to_give().endswith(f"ACL SETUSER shop {BROAD}")
+
+
+# Behind a sentinel, in a cluster -----------------------------------------------------------------
+
+(ON_A_CLUSTER,) = re.findall(r"^On a cluster, it also needs ``(.*?)``", PAGE, re.MULTILINE)
+(OF_SENTINELS,) = re.findall(r"the one that the cache names needs ``(.*?)`` there", PAGE)
+
+
+def refused_of_contract(nodes: Sequence[Redis], rights: str, entry: dict[str, Any]) -> set[str]:
+    """Run the contract with these rights only; return the commands that a node has refused."""
+    for node in nodes:
+        user_with(node, rights)
+        node.cli("config", "resetstat")
+    with override_settings(CACHES={"default": entry}):
+        storage = from_cache("default")
+
+        class Contract(StorageContract, unittest.TestCase):
+            def setUp(self) -> None:
+                super().setUp()
+                for node in nodes:
+                    node.cli("flushall")
+                self.storage = storage
+
+        result = unittest.TestResult()
+        unittest.defaultTestLoader.loadTestsFromTestCase(Contract).run(result)
+        assert storage.write_obstacle() == ""
+        storage.close()
+    assert [said for _, said in (*result.errors, *result.failures)] == []
+    return {name for node in nodes for name, (_, refused) in calls(node).items() if refused}
+
+
+def test_the_rights_on_a_cluster() -> None:
+    with RedisCluster() as cluster:
+        url = cluster.url().replace("redis://", "redis://shop:secret@")
+        entry = {"BACKEND": f"{ClusterCache.__module__}.ClusterCache", "LOCATION": url}
+        assert refused_of_contract(cluster.members, f"{NARROW} {ON_A_CLUSTER}", entry) == set()
+        for node in cluster.members:
+            user_with(node, NARROW)
+        with override_settings(CACHES={"default": entry}):
+            storage = from_cache("default")
+            with pytest.raises(StorageUnavailable, match="CLUSTER SLOTS"):
+                storage.read("a" * 40)
+            storage.close()
+
+
+def test_the_rights_behind_a_sentinel() -> None:
+    with RedisSentinel() as servers:
+        for sentinel in servers.sentinels:
+            user_with(sentinel, OF_SENTINELS)
+            # Nobody else may ask it.
+            assert sentinel.cli("acl", "setuser", "default", "-sentinel") == "OK"
+        entry = {
+            "BACKEND": "django_redis.cache.RedisCache",
+            "LOCATION": servers.url(),
+            "OPTIONS": {
+                "CLIENT_CLASS": "django_redis.client.SentinelClient",
+                "CONNECTION_FACTORY": "django_redis.pool.SentinelConnectionFactory",
+                "SENTINELS": servers.sentinel_addresses,
+                "SENTINEL_KWARGS": {"username": "shop", "password": "secret"},
+                "CONNECTION_POOL_KWARGS": {"username": "shop", "password": "secret"},
+            },
+        }
+        assert refused_of_contract([servers.master], NARROW, entry) == set()

@@ -31,6 +31,7 @@ from django.test import override_settings
 from django_sessionstores.core import clock
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.storages.breaker import Breaker
+from django_sessionstores.storages.outage_log import OutageLog
 from django_sessionstores.storages.sql import deadline, liveness
 from django_sessionstores.storages.sql.deadline import LimitedCursor
 from tests.cases import Engine
@@ -182,7 +183,7 @@ _seconds = itertools.count(1)
 
 @pytest.fixture
 def breaker(line: Line, monkeypatch: pytest.MonkeyPatch) -> Breaker:
-    breaker = Breaker()
+    breaker = Breaker(OutageLog(lambda: "the server"))
     monkeypatch.setitem(deadline._breakers, (line.alias, "", ""), breaker)
     return breaker
 
