@@ -160,7 +160,7 @@ def test_a_full_memcached(engine: Engine) -> None:
     with full_memcached(engine):
         id_, breaks, text = fault()
     assert (id_, breaks) == ("sessionstores.E026", FULL)
-    assert "give it more with -m" in text
+    assert "Give it more with -m" in text
 
 
 @pytest.mark.engines("cache:memcached")
