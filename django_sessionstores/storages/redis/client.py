@@ -250,30 +250,7 @@ class Server:
         There is no lock, because requests would queue for a cluster that does not answer. If
         several clients are made at the same time, the last one stays.
         """
-        cache: Any = self._cache
-        try:
-            if self._is_djangos:
-                client = cache._cache.get_client(None, write=True)
-            else:
-                client = cache.client.get_client(write=True)
-        except ValueError:
-            # The message may quote a part of a password that has a slash in it.
-            raise ImproperlyConfigured(
-                f"CACHES[{self._alias!r}]['LOCATION'] is not an address of Redis. Write "
-                "'redis://USER:PASSWORD@HOST:PORT/NUMBER', or 'rediss://...' for TLS, and "
-                "percent-encode what is special in a URL."
-            ) from None
-        except NotImplementedError:
-            raise ImproperlyConfigured(
-                f"CACHES[{self._alias!r}]['OPTIONS']['CLIENT_CLASS'] spreads its keys over "
-                "servers that know nothing of each other. Sessions need a client with one "
-                "primary, or a cluster."
-            ) from None
-        if client.get_encoder().decode_responses:
-            raise ImproperlyConfigured(
-                f"CACHES[{self._alias!r}] sets decode_responses, which makes text of all values. "
-                "Sessions are bytes: remove it, or name another cache in SESSION_CACHE_ALIAS."
-            )
+        client = _client_of(self._alias, self._cache, is_djangos=self._is_djangos)
         self.spans_slots = isinstance(client, RedisCluster)
         if not self.spans_slots:
             _check_options(self._alias, client.connection_pool)
@@ -426,6 +403,34 @@ def _operation(command: tuple[Any, ...]) -> object:
     if name == "EVAL":
         return Script(arguments[0]).sha
     return arguments[0] if name == "EVALSHA" else name
+
+
+def _client_of(alias: str, cache: Any, *, is_djangos: bool) -> Any:
+    """Return the blocking client of a cache. Raises ``ImproperlyConfigured``."""
+    try:
+        if is_djangos:
+            client = cache._cache.get_client(None, write=True)
+        else:
+            client = cache.client.get_client(write=True)
+    except ValueError:
+        # The message may quote a part of a password that has a slash in it.
+        raise ImproperlyConfigured(
+            f"CACHES[{alias!r}]['LOCATION'] is not an address of Redis. Write "
+            "'redis://USER:PASSWORD@HOST:PORT/NUMBER', or 'rediss://...' for TLS, and "
+            "percent-encode what is special in a URL."
+        ) from None
+    except NotImplementedError:
+        raise ImproperlyConfigured(
+            f"CACHES[{alias!r}]['OPTIONS']['CLIENT_CLASS'] spreads its keys over "
+            "servers that know nothing of each other. Sessions need a client with one "
+            "primary, or a cluster."
+        ) from None
+    if client.get_encoder().decode_responses:
+        raise ImproperlyConfigured(
+            f"CACHES[{alias!r}] sets decode_responses, which makes text of all values. "
+            "Sessions are bytes: remove it, or name another cache in SESSION_CACHE_ALIAS."
+        )
+    return client
 
 
 def _check_options(alias: str, pool: Any) -> None:
