@@ -1,7 +1,9 @@
 """Fixtures that every test file shares."""
 
 import contextvars
+import functools
 import gc
+import importlib.metadata
 import os
 import signal
 import sys
@@ -29,6 +31,9 @@ from django.test import override_settings
 from tests import cases, services
 from tests.browser import Chromium, Site, serve
 
+# redis-py asks for its own version with each connection, which reads and parses a file.
+importlib.metadata.version = functools.cache(importlib.metadata.version)
+
 # A busy machine is slow to draw values and to run an example, which is no fault of the code.
 hypothesis.settings.register_profile(
     "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -42,6 +47,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run the tests on every combination of engine and stores, not on each kind only, "
         "and those that take long",
+    )
+    parser.addoption(
+        "--other-stores",
+        action="store_true",
+        help="the same without the combinations that are run without an option",
     )
     parser.addoption(
         "--packages",
@@ -110,7 +120,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if not metafunc.config.getoption("--all-stores"):
             kept = cases.representatives(selected, marker.args if marker else ())
             _count(metafunc.config, _NARROWED, len(kept) < len(selected))
-            selected = kept
+            others = [case for case in selected if case not in kept]
+            is_other = metafunc.config.getoption("--other-stores")
+            # A test that has no others is seldom about stores: it may find something elsewhere.
+            selected = others if is_other and others else kept
         metafunc.parametrize("engine", selected, ids=lambda case: case.id, indirect=True)
 
 
@@ -201,10 +214,11 @@ def _is_left_out(item: pytest.Item, named: Collection[Path]) -> bool:
         return not config.getoption("--packages") and "packages" not in config.option.markexpr
     if config.getoption("--all-stores") or item.path in named:
         return False
+    is_other: bool = config.getoption("--other-stores")
     case = getattr(getattr(item, "cls", None), "case", None)
     if isinstance(case, cases.Case):
-        return case.id not in cases.KINDS
-    return item.get_closest_marker("slow") is not None
+        return (case.id in cases.KINDS) is is_other
+    return not is_other and item.get_closest_marker("slow") is not None
 
 
 @pytest.fixture(scope="session")

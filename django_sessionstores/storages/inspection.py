@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from typing import Final
 
-from ..core.records import ID_SIZE, Record, list_entry, session_id
+from ..core.records import ID_SIZE, Record, draw_key, list_entry, session_id
 from ..core.summary import Summary, summarize
 from ..exceptions import UnreadablePayload
 from .outcomes import Page
 from .site_marks import SiteMarks
+
+_MOST_DRAWN: Final = 20_000
+"""How many ids are drawn at most to find one for each node: less than half a second."""
 
 
 class Inspection(SiteMarks):
@@ -26,6 +30,16 @@ class Inspection(SiteMarks):
         It may have secrets, and is only compared.
         """
         return self.describe()
+
+    def nodes(self) -> dict[str, str]:
+        """Return the nodes over which the store spreads sessions, for the doctor.
+
+        The keys are their names; that of the only one is empty. The values are unused ids, of
+        which each belongs to its node. It is empty if this process must not store anything, because
+        what it would make is in the way of the site's own processes. Raises `StorageUnavailable` if
+        the store has to say which nodes it has, and does not.
+        """
+        return draw_ids([""], lambda _: "")
 
     def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """See `Storage.scan`."""
@@ -118,3 +132,19 @@ class Inspection(SiteMarks):
         It is empty if the store does not drop sessions in use, or does not say. Asks the store.
         """
         return ""
+
+
+def draw_ids(nodes: Collection[str], node_of: Callable[[str], str]) -> dict[str, str]:
+    """Return a session id for each node, see `Inspection.nodes`.
+
+    ``node_of`` returns the node of an id. A node that has no ids is left out.
+    """
+    if len(nodes) == 1:
+        return {"": session_id(draw_key())}
+    found = dict[str, str]()
+    for _ in range(_MOST_DRAWN):
+        each = session_id(draw_key())
+        found.setdefault(node_of(each), each)
+        if found.keys() >= set(nodes):
+            break
+    return {node: found[node] for node in nodes if node in found}

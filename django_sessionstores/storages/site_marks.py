@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, Self
 
 from .. import conf
 from ..core.records import Record
@@ -41,6 +42,15 @@ class SiteMarks:
         """Mark records also by the `namespace` of the storage whose registry this one is."""
         self._namespace_of_data = namespace_of_data
 
+    def with_mark(self, mark: int) -> Self:
+        """Return a storage of the same store, whose own records are those with one mark.
+
+        Only for a storage without parts.
+        """
+        storage = copy.copy(self)
+        storage.marked_by = _OneMark(mark)
+        return storage
+
     def namespace(self) -> str:
         """Return what the store puts in front of the keys of this tenant or site, if anything.
 
@@ -60,3 +70,13 @@ class SiteMarks:
     def may_purge(self, record: Record, now: int) -> bool:
         """Return whether ``purge`` may remove a record, which may have expired, at ``now``."""
         return record.expires <= (now if self.is_own(record) else now - LITTER_AGE)
+
+
+class _OneMark(SiteMarks):
+    """The marks of what is neither this site's nor another one's."""
+
+    def __init__(self, mark: int) -> None:
+        self._mark = mark
+
+    def _sites(self) -> tuple[int, ...]:
+        return (self._mark,)

@@ -12,6 +12,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.sessions.middleware import SessionMiddleware
+from django.core.management import call_command
 from django.http import HttpRequest
 from django.test import override_settings
 
@@ -64,11 +65,12 @@ class Figures:
         return self.session / self.django
 
 
-class Everywhere(OneDatabase):
+class WithDjangos(OneDatabase):
     """A router that sends Django's sessions to the same database as the package's."""
 
     def db_for_read(self, model: Any, **hints: Any) -> str | None:
-        return self.alias
+        is_djangos = model._meta.app_label == "sessions"
+        return self.alias if is_djangos else super().db_for_read(model, **hints)
 
     db_for_write = db_for_read
 
@@ -84,8 +86,9 @@ def in_force(case: Case) -> Iterator[Engine]:
     with ExitStack() as stack:
         engine = stack.enter_context(activate(case, **(memory if case.engine == "memory" else {})))
         if case.database is not None:
-            routers = [Everywhere(engine.database)]
+            routers = [WithDjangos(engine.database)]
             stack.enter_context(override_settings(DATABASE_ROUTERS=routers))
+            call_command("migrate", "sessions", database=engine.database, verbosity=0)
         if case.engine == "memory" or (case.cache is not None and case.cache.server is None):
             # Else Django's caches throw out all but 300 entries while they are timed.
             roomy = settings.CACHES[CACHE_ALIAS] | {"OPTIONS": {"MAX_ENTRIES": 1_000_000}}

@@ -32,7 +32,7 @@ from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory, SessionInfo
 from django_sessionstores.management import reports, selection
 from django_sessionstores.management.commands.sessions import Command
-from django_sessionstores.operations import doctor
+from django_sessionstores.operations.doctor import Store, texts
 from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.registered import RegisteredStorage
@@ -812,8 +812,8 @@ def test_doctor_has_no_complaints_in_development(engine: Engine) -> None:
     ("milliseconds", "said"), [(0.012, "0.012"), (0.4, "0.4"), (12.345, "12.3")]
 )
 def test_no_store_answers_in_no_time(milliseconds: float, said: str) -> None:
-    store = doctor.Store(description="a store", milliseconds=milliseconds)
-    assert doctor._store_in_words(store) == f"a store: answers in {said} ms"
+    store = Store(description="a store", milliseconds=milliseconds)
+    assert texts._store_in_words(store) == f"a store: answers in {said} ms"
 
 
 @pytest.mark.engines("db:sqlite")

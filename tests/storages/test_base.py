@@ -15,7 +15,7 @@ from django_sessionstores import conf
 from django_sessionstores.core import clock, flow
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.flow import Flow, run
-from django_sessionstores.core.records import State, make_tombstone, session_id
+from django_sessionstores.core.records import State, is_session_id, make_tombstone, session_id
 from django_sessionstores.exceptions import (
     SessionLimitReached,
     StorageUnavailable,
@@ -35,6 +35,7 @@ from django_sessionstores.storages.base import (
 from django_sessionstores.storages.composed import Wrapper
 from django_sessionstores.storages.contract import TRAITS
 from django_sessionstores.storages.flows import FlowStorage
+from django_sessionstores.storages.inspection import draw_ids
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.limited import LimitedStorage
 from django_sessionstores.storages.memory import MemoryStorage
@@ -68,6 +69,9 @@ def test_what_a_storage_answers_unless_it_says_otherwise() -> None:
     storage, record = Storage(), make_record()
     assert storage.write_obstacle() == storage.eviction_policy() == storage.first_expired(1) == ""
     assert storage.parts() == ()
+    (node,) = storage.nodes()
+    assert node == ""
+    assert is_session_id(storage.nodes()[node])
     assert storage.mark(record) == b""
     assert storage.is_outdated(record) is False
     assert storage.native_async is False
@@ -593,3 +597,27 @@ def test_a_storage_closes_all_that_it_consists_of(kind: str) -> None:
     else:
         RegisteredStorage(*parts, window=60).close()
     assert closed == ["a", "b"]
+
+
+def test_a_storage_with_another_mark_has_records_of_its_own() -> None:
+    """In the same store: only those with that mark are listed, counted and ended."""
+    storage = MemoryStorage(10)
+    other = storage.with_mark(5)
+    moment = now()
+    storage.create(make_record("1" * 40, site=storage.sites()[0]), moment)
+    storage.create(make_record("2" * 40, site=5), moment)
+    assert [each.id for each in other.scan("", 10, None).records] == ["2" * 40]
+    assert [each.id for each in storage.scan("", 10, None).records] == ["1" * 40]
+    assert other.count(moment, None) == storage.count(moment, None) == 1
+    assert not other.delete("1" * 40)
+    assert not storage.delete("2" * 40)
+    assert other.delete("2" * 40)
+    assert storage.sites() != (5,)
+
+
+def test_an_id_is_drawn_for_each_node() -> None:
+    nodes = [f"node {number}" for number in range(20)]
+    found = draw_ids(nodes, lambda each: nodes[int(each, 16) % 20])
+    assert [*found] == nodes
+    assert [nodes[int(each, 16) % 20] for each in found.values()] == nodes
+    assert [*draw_ids(nodes, lambda _: nodes[3])] == [nodes[3]]

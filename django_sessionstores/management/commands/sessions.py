@@ -6,7 +6,7 @@ The options of its actions are in `management.options`, its output in `managemen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -244,17 +244,26 @@ class Command(BaseCommand):
             raise CommandError(f"{quantity(report.failures, 'session')} cannot be moved.")
 
     def _doctor(self, *, json: bool, **options: Any) -> None:
-        diagnosis = doctor.diagnose(self._inventory().storage)
+        diagnosis = doctor.diagnose(self._inventory().storage, writes=True)
         if json:
             self.terminal.write(reports.as_json(diagnosis))
-        elif self.terminal.verbosity > 0:
-            self.terminal.fields(doctor.summary(diagnosis))
-        for finding in () if json else diagnosis.findings:
+        else:
+            if self.terminal.verbosity > 0:
+                self.terminal.fields(doctor.summary(diagnosis))
+            broken = [each for each in diagnosis.findings if each.breaks]
+            others = [each for each in diagnosis.findings if not each.breaks]
+            self._show_findings("What would break", broken)
+            self._show_findings("Other findings" if broken else "", others)
+        if diagnosis.problems:
+            raise CommandError(f"{quantity(diagnosis.problems, 'problem')} found.")
+
+    def _show_findings(self, title: str, findings: Sequence[doctor.Finding]) -> None:
+        if title and findings:
+            self.terminal.heading(f"\n{title}")
+        for finding in findings:
             if self.terminal.verbosity > 0 or finding.is_wrong:
                 self.terminal.heading(f"\n{finding.level.upper()} {finding.id}")
                 self.terminal.fields({"": doctor.finding_in_words(finding)})
-        if diagnosis.problems:
-            raise CommandError(f"{quantity(diagnosis.problems, 'problem')} found.")
 
     def _names(self, user_ids: Iterable[str | None]) -> dict[str, str]:
         """Return the usernames, and warn if they cannot be read."""

@@ -134,6 +134,14 @@ class Folder:
             )
         self.is_trusted = True
 
+    def is_own(self) -> bool:
+        """Return whether the folder exists and belongs to this process's user."""
+        try:
+            owner = os.stat(self.path).st_uid
+        except OSError:
+            return False
+        return not hasattr(os, "geteuid") or owner == os.geteuid()
+
     def write_obstacle(self) -> str:
         """Return why this process cannot write to the folder, with the cure; empty if it can."""
         # Those that are missing are made by a write. A command may have made some as another user.

@@ -16,6 +16,7 @@ from ...core.records import Record, State, list_entry, pack, unpack, with_times
 from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..base import CacheStorage, Gone, Outcome, Taken, Updated, place_of_cache, refusal
 from ..copies import is_refused
+from ..inspection import draw_ids
 from ..outcomes import known_base
 from .client import BROKEN, translate_error
 from .exchange import STORED, Answer
@@ -82,6 +83,9 @@ class MemcachedStorage(CacheStorage):
             alias=repr(self._nodes.alias),
             nodes=", ".join(sorted(self._nodes.clients)),
         )
+
+    def nodes(self) -> dict[str, str]:
+        return draw_ids(self._nodes.clients, self._nodes.node_of)
 
     def place(self) -> str:
         return place_of_cache(self._nodes.alias)

@@ -231,6 +231,13 @@ class Server:
         except _ERRORS as error:
             self._fail(error, self._breaker, command=("SCAN",))
 
+    def client(self) -> Any:
+        """Return the blocking client. Raises `StorageUnavailable` if a cluster does not answer."""
+        try:
+            return self._client or self.connect()
+        except _ERRORS as error:
+            self._fail(error, self._breaker)
+
     def close(self) -> None:
         """Close all connections."""
         client, self._client = self._client, None
@@ -246,46 +253,12 @@ class Server:
         There is no lock, because requests would queue for a cluster that does not answer. If
         several clients are made at the same time, the last one stays.
         """
-        cache: Any = self._cache
-        try:
-            if self._is_djangos:
-                client = cache._cache.get_client(None, write=True)
-            else:
-                client = cache.client.get_client(write=True)
-        except ValueError:
-            # The message may quote a part of a password that has a slash in it.
-            raise ImproperlyConfigured(
-                f"CACHES[{self._alias!r}]['LOCATION'] is not an address of Redis. Write "
-                "'redis://USER:PASSWORD@HOST:PORT/NUMBER', or 'rediss://...' for TLS, and "
-                "percent-encode what is special in a URL."
-            ) from None
-        except NotImplementedError:
-            raise ImproperlyConfigured(
-                f"CACHES[{self._alias!r}]['OPTIONS']['CLIENT_CLASS'] spreads its keys over "
-                "servers that know nothing of each other. Sessions need a client with one "
-                "primary, or a cluster."
-            ) from None
-        if client.get_encoder().decode_responses:
-            raise ImproperlyConfigured(
-                f"CACHES[{self._alias!r}] sets decode_responses, which makes text of all values. "
-                "Sessions are bytes: remove it, or name another cache in SESSION_CACHE_ALIAS."
-            )
+        client = _client_of(self._alias, self._cache, is_djangos=self._is_djangos)
         self.spans_slots = isinstance(client, RedisCluster)
         if not self.spans_slots:
-            self._check_options(client.connection_pool)
+            _check_options(self._alias, client.connection_pool)
         self._client = client
         return client
-
-    def _check_options(self, pool: Any) -> None:
-        """Raise ``ImproperlyConfigured`` if connections do not know an option. Does not connect."""
-        try:
-            pool.connection_class(**pool.connection_kwargs)
-        except TypeError as error:
-            _, _, name = str(error).rpartition("unexpected keyword argument ")
-            raise ImproperlyConfigured(
-                f"CACHES[{self._alias!r}]['OPTIONS'] has an option that connections to Redis do "
-                f"not know: {name}. Correct its name, or remove it."
-            ) from None
 
     @property
     def _is_djangos(self) -> bool:
@@ -305,6 +278,10 @@ class Server:
             f"Give the user its rights in Redis: ACL SETUSER {user} +@read +@write +@scripting "
             f"+@connection +info ~{self._cache.make_key(NAMESPACE)}*"
         )
+
+    def refusal(self, commands: str) -> str:
+        """Return that the user of the connections may not run these commands, and the cure."""
+        return f"Its user may not run: {commands}. {self._rights_to_give()}"
 
     def _message(self, fault: Fault, error: Exception, text: str) -> str:
         """Return what an error says, and what to do about it. It ends in a dot."""
@@ -423,6 +400,46 @@ def _operation(command: tuple[Any, ...]) -> object:
     if name == "EVAL":
         return Script(arguments[0]).sha
     return arguments[0] if name == "EVALSHA" else name
+
+
+def _client_of(alias: str, cache: Any, *, is_djangos: bool) -> Any:
+    """Return the blocking client of a cache. Raises ``ImproperlyConfigured``."""
+    try:
+        if is_djangos:
+            client = cache._cache.get_client(None, write=True)
+        else:
+            client = cache.client.get_client(write=True)
+    except ValueError:
+        # The message may quote a part of a password that has a slash in it.
+        raise ImproperlyConfigured(
+            f"CACHES[{alias!r}]['LOCATION'] is not an address of Redis. Write "
+            "'redis://USER:PASSWORD@HOST:PORT/NUMBER', or 'rediss://...' for TLS, and "
+            "percent-encode what is special in a URL."
+        ) from None
+    except NotImplementedError:
+        raise ImproperlyConfigured(
+            f"CACHES[{alias!r}]['OPTIONS']['CLIENT_CLASS'] spreads its keys over "
+            "servers that know nothing of each other. Sessions need a client with one "
+            "primary, or a cluster."
+        ) from None
+    if client.get_encoder().decode_responses:
+        raise ImproperlyConfigured(
+            f"CACHES[{alias!r}] sets decode_responses, which makes text of all values. "
+            "Sessions are bytes: remove it, or name another cache in SESSION_CACHE_ALIAS."
+        )
+    return client
+
+
+def _check_options(alias: str, pool: Any) -> None:
+    """Raise ``ImproperlyConfigured`` if connections do not know an option. Does not connect."""
+    try:
+        pool.connection_class(**pool.connection_kwargs)
+    except TypeError as error:
+        _, _, name = str(error).rpartition("unexpected keyword argument ")
+        raise ImproperlyConfigured(
+            f"CACHES[{alias!r}]['OPTIONS'] has an option that connections to Redis do "
+            f"not know: {name}. Correct its name, or remove it."
+        ) from None
 
 
 def _is_used_up(error: Exception) -> bool:

@@ -135,10 +135,10 @@ _FAULTS: Final = (
         "Raise maxclients in the configuration of Redis, or lower max_connections of the "
         "connection pool in {entry}['OPTIONS'].",
     ),
-    # The pools that wait raise a plain error, and the others do so before redis-py 6.
+    # The texts are those of pools that wait, and of redis-py before 6.
     Fault(
         "",
-        "Too many connections|No connection available",
+        r"^Too many connections\.?$|^No connection available",
         (MaxConnectionsError,),
         "The connection pool of this process has no free connection",
         "Raise max_connections of the connection pool in {entry}['OPTIONS'].",

@@ -450,36 +450,56 @@ for _, site in ipairs(ARGV) do redis.call('SADD', KEYS[1], site) end
 
 # These two call the commands of saves, lists and rebuilds so that they change nothing: the key is
 # that of no record, no member of an index has that name, and what the last key holds is removed
-# before anybody sees it. A replica, or a user without a right, refuses them.
+# before anybody sees it. They return the commands that the user may not run. Any other error, such
+# as that of a replica, is the answer.
+_TRY: Final = """
+local refused = {}
+for _, command in ipairs(commands) do
+    local answer = redis.pcall(unpack(command))
+    local text = type(answer) == 'table' and answer.err or ''
+    local is_right = string.find(text, 'ACL failure') or string.find(text, 'executing the script')
+    if text ~= '' and (not is_right or string.find(text, ' key')) then return answer end
+    if text ~= '' then table.insert(refused, command[1]) end
+end
+return refused
+"""
+
 MAY_WRITE_RECORD: Final = Script(
-    """
-redis.call('GETRANGE', KEYS[1], 0, 0)
-redis.call('STRLEN', KEYS[1])
-redis.call('SET', KEYS[1], '', 'PX', 1, 'XX')
-redis.call('SETRANGE', KEYS[1], 0, '')
-redis.call('PEXPIRE', KEYS[1], 1)
-redis.call('DEL', KEYS[1])
+    f"""
+local commands = {{
+    {{'GETRANGE', KEYS[1], 0, 0}},
+    {{'STRLEN', KEYS[1]}},
+    {{'SET', KEYS[1], '', 'PX', 1, 'XX'}},
+    {{'SETRANGE', KEYS[1], 0, ''}},
+    {{'PEXPIRE', KEYS[1], 1}},
+    {{'DEL', KEYS[1]}},
+}}
+{_TRY}
 """
 )
 
 MAY_WRITE_INDEX: Final = Script(
-    """
+    f"""
 local probe = table.remove(KEYS)
+local commands = {{
+    {{'SMEMBERS', probe}},
+    {{'SISMEMBER', probe, 'x'}},
+    {{'EXISTS', probe}},
+    {{'SADD', probe, 'x'}},
+    {{'PEXPIRE', probe, 0}},
+    {{'DEL', probe}},
+}}
 for _, set in ipairs(KEYS) do
-    redis.call('ZADD', set, 'XX', 0, 'x')
-    redis.call('ZREM', set, 'x')
-    redis.call('ZSCORE', set, 'x')
-    redis.call('ZRANGEBYSCORE', set, 1, 0)
-    redis.call('ZREVRANGEBYSCORE', set, 0, 1)
-    redis.call('ZRANGEBYLEX', set, '[b', '[a')
-    redis.call('ZRANGE', set, 1, 0)
-    redis.call('ZCOUNT', set, 1, 0)
-    redis.call('ZCARD', set)
+    table.insert(commands, {{'ZADD', set, 'XX', 0, 'x'}})
+    table.insert(commands, {{'ZREM', set, 'x'}})
+    table.insert(commands, {{'ZSCORE', set, 'x'}})
+    table.insert(commands, {{'ZRANGEBYSCORE', set, 1, 0}})
+    table.insert(commands, {{'ZREVRANGEBYSCORE', set, 0, 1}})
+    table.insert(commands, {{'ZRANGEBYLEX', set, '[b', '[a'}})
+    table.insert(commands, {{'ZRANGE', set, 1, 0}})
+    table.insert(commands, {{'ZCOUNT', set, 1, 0}})
+    table.insert(commands, {{'ZCARD', set}})
 end
-redis.call('SMEMBERS', probe)
-redis.call('SISMEMBER', probe, 'x')
-redis.call('EXISTS', probe)
-redis.call('SADD', probe, 'x')
-redis.call('DEL', probe)
+{_TRY}
 """
 )

@@ -10,7 +10,6 @@ import msgspec
 from django.conf import settings
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
-from redis.exceptions import ClusterCrossSlotError
 
 from ...core.flow import Call, Flow, arun, run
 from ...core.records import Record, State, is_session_id, pack, pack_site, pack_times, unpack
@@ -21,6 +20,7 @@ from ..flows import FlowStorage
 from . import scripts
 from .answers import eviction_policy, find
 from .client import Server, missing_timeout
+from .cluster import ids_of_nodes
 from .index import SessionIndex
 from .members import Moves
 from .scripts import Script
@@ -86,6 +86,9 @@ class RedisStorage(FlowStorage, CacheStorage):
 
     def namespace(self) -> str:
         return self._server.key("")
+
+    def nodes(self) -> dict[str, str]:
+        return ids_of_nodes(self._server.client(), self._server.key)
 
     @property
     def native_async(self) -> bool:
@@ -266,8 +269,11 @@ class RedisStorage(FlowStorage, CacheStorage):
         probe = self._server.key("{index}:probe")
         try:
             self._server.ask("EVAL", "return 1", 0)
-            run(self._server.evaluate(scripts.MAY_WRITE_RECORD, (unknown,)))
-            run(self._server.evaluate(scripts.MAY_WRITE_INDEX, (*index, probe)))
+            refused = run(self._server.evaluate(scripts.MAY_WRITE_RECORD, (unknown,)))
+            refused += run(self._server.evaluate(scripts.MAY_WRITE_INDEX, (*index, probe)))
+            if refused:
+                names = dict.fromkeys(each.decode().lower() for each in refused)
+                return self._server.refusal(", ".join(names))
             if not self._server.spans_slots:  # Only to rebuild the index.
                 self._server.ask("SCAN", 0, "COUNT", 1)
         except StorageUnavailable as error:
@@ -328,7 +334,9 @@ class RedisStorage(FlowStorage, CacheStorage):
         Nothing was written: this was the first call, or the project uses a client of one server
         for a cluster.
         """
-        self._server.spans_slots |= isinstance(error.__cause__, ClusterCrossSlotError)
+        # The text of the server, because redis-py 5.0 has a class for it only in its client of
+        # a cluster.
+        self._server.spans_slots |= "hash to the same slot" in str(error)
         if not self._server.spans_slots:
             raise error
 

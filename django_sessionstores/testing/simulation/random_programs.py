@@ -42,6 +42,8 @@ _ATOMIC: Final = (
 _MANUAL: Final = ("put.a+save@manual", "put.a+save@undone", "login.1+save@manual")
 _OPERATOR: Final = ("end.x", "end.y", "delete_key.x", "end_all.1", "deactivate.2", "purge")
 _ATOMIC_OPERATOR: Final = ("delete_key.x@rollback", "delete_key.x@atomic", "end.x@rollback")
+_PREVIOUS: Final = frozenset({"memory", "cookie"})
+"""The options of a site that has moved, by the engine of its previous backend."""
 _BROWSERS: Final = "xyzw"
 _MAX_ACTIVE: Final = 3
 _SITE: Final = 40
@@ -130,7 +132,14 @@ class _Drawing:
         self._chance = chance
         is_sync = world.config.driver == "sync"
         self._is_async = not is_sync
-        every = [*_OPERATIONS, *(_ATOMIC if is_sync and chance.random() < 0.4 else ())]
+        has_previous = bool(world.config.options & _PREVIOUS)
+        atomic = [
+            each
+            for each in _ATOMIC
+            # The exception that the page on transactions names.
+            if not (has_previous and world.config.engine == "cache_registry" and "+save" in each)
+        ]
+        every = [*_OPERATIONS, *(atomic if is_sync and chance.random() < 0.4 else ())]
         if is_sync and chance.random() < 0.05:
             every += _MANUAL
         self._operations = ["login.1", "read", *chance.sample(every, chance.randint(2, 7))]
@@ -145,7 +154,7 @@ class _Drawing:
 
     def go_on(self) -> None:
         """Take steps until enough requests have begun."""
-        if self._world.config.options & {"memory", "cookie"}:
+        if self._world.config.options & _PREVIOUS:
             self._take("previous.x.1")
         while self._started < self._most:
             self._take(self._next())

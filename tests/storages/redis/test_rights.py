@@ -60,6 +60,8 @@ def contract_of(storage: RedisStorage, server: Redis) -> type[unittest.TestCase]
         def test_what_only_redis_has(self) -> None:
             assert storage.write_obstacle() == ""
             assert storage.eviction_policy() == ""
+            (store,) = ask_stores(storage, writes=True)
+            assert store.is_probed
             for _ in range(20):
                 self.create_record()
             assert storage.summarize(now(), 5).live == 5
@@ -108,6 +110,34 @@ def test_the_doctor_notices_each_right_that_is_missing(server: Redis, right: str
         finally:
             storage.close()
     assert "ACL SETUSER shop" in store.error or "ACL SETUSER shop" in store.write_obstacle
+    assert server.cli("dbsize") == "0"
+
+
+@pytest.mark.parametrize(
+    "rights", ["-zadd -getrange -del", "-@all +eval +evalsha +@connection", "resetkeys ~other"]
+)
+def test_the_doctor_names_all_commands_that_are_missing(server: Redis, rights: str) -> None:
+    """So that nobody has to add them one by one."""
+    user_with(server, f"{NARROW} {rights}")
+    server.cli("flushall")
+    url = server.url().replace("redis://", "redis://shop:secret@")
+    with override_settings(CACHES={"default": {"BACKEND": REDIS_CACHE, "LOCATION": url}}):
+        storage = from_cache("default")
+        try:
+            said = storage.write_obstacle()
+        finally:
+            storage.close()
+    found = re.findall(r"[a-z]+", said.partition("may not run: ")[2].partition(".")[0])
+    if "resetkeys" in rights:
+        assert found == []
+    elif "-@all" in rights:
+        only_read_by_a_save = {"get", "ping", "scan"}
+        assert {*found} == {*re.findall(r"\+([a-z]+)", NARROW)} - only_read_by_a_save - {
+            *("eval", "evalsha", "connection", "info")
+        }
+    else:
+        assert sorted(found) == ["del", "getrange", "zadd"]
+    assert "ACL SETUSER shop" in said
     assert server.cli("dbsize") == "0"
 
 

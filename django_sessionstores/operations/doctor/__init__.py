@@ -1,0 +1,17 @@
+"""The doctor: how the sessions of a site are stored, what is wrong, and which requests fail."""
+
+from .diagnosis import Diagnosis, diagnose
+from .findings import LEVELS, Finding
+from .stores import Store, ask_stores
+from .texts import finding_in_words, summary
+
+__all__ = [
+    "LEVELS",
+    "Diagnosis",
+    "Finding",
+    "Store",
+    "ask_stores",
+    "diagnose",
+    "finding_in_words",
+    "summary",
+]

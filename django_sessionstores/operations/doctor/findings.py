@@ -1,0 +1,213 @@
+"""What is wrong or worth knowing, by what stores answer and by the system checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+from django.conf import settings as django_settings
+from django.core import checks as django_checks
+from django.core.checks.registry import registry
+from django.utils.translation import gettext_lazy, gettext_noop
+
+from ...core.phrases import Phrase, translate
+from ...middleware.installed import OWN_PATH
+from .. import checks
+from ..checks.stores import check_write_access
+from .probe import LARGE
+from .stores import Store
+
+_CHECKS: Final = (f"{checks.__name__}.", "django.core.checks.security.sessions")
+"""How the names of modules begin whose checks are about sessions."""
+_WRONG: Final = django_checks.WARNING
+LEVELS: Final = {
+    "critical": gettext_lazy("Critical"),
+    "error": gettext_lazy("Error"),
+    "warning": gettext_lazy("Warning"),
+    "info": gettext_lazy("Info"),
+    "debug": gettext_lazy("Debug"),
+}
+"""The translated names of `Finding.level`."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wrong or worth knowing: a message of a system check, or about what a store says."""
+
+    level: str
+    id: str
+    breaks: str
+    """Which requests fail because of it, in words; empty if it is not known to break any."""
+    message: str
+    hint: str
+    is_wrong: bool
+
+
+_UNUSABLE: Final = Phrase(gettext_noop("Every request that uses one of these sessions fails."))
+_NOT_MIGRATED: Final = Phrase(
+    gettext_noop("Every request fails whose session has not been migrated yet.")
+)
+_UNWRITABLE: Final = Phrase(
+    gettext_noop(
+        "Logins, logouts and changes of these sessions fail. Requests that only read go on."
+    )
+)
+_FULL: Final = Phrase(
+    gettext_noop("Logins and changes of these sessions fail. Reading and logging out go on.")
+)
+_REFUSED: Final = Phrase(
+    gettext_noop(
+        "Requests fail that need a command which is refused, for example to list sessions."
+    )
+)
+_TOO_SMALL: Final = Phrase(gettext_noop("Requests that store that much in a session fail."))
+_GO_ON: Final = Phrase(gettext_noop("Requests go on without this cache, and take longer."))
+_EVICTS: Final = Phrase(
+    gettext_noop("When the store is full, users are logged out before their sessions expire.")
+)
+
+
+def findings(
+    stores: Sequence[Store], eviction_policy: str, *, has_middleware: bool
+) -> list[Finding]:
+    """Return the findings: first those of stores, then other problems, and then the rest."""
+    of_stores = [*_of_stores(stores)]
+    if eviction_policy:
+        of_stores.append((_eviction(eviction_policy), _EVICTS))
+    others = [*map(_not_probed, (each for each in stores if each.belongs_to_another))]
+    others += _of_settings(has_middleware)
+    # Sessions go on without a cache in front of a database.
+    of_stores.sort(key=lambda each: (not each[1], each[0].id))
+    others.sort(key=lambda message: (message.level < _WRONG, message.id or ""))
+    return [
+        Finding(
+            level=_level_name(message.level),
+            id=message.id or "",
+            breaks=translate(breaks),
+            message=translate(message.msg),
+            hint=translate(message.hint or ""),
+            is_wrong=message.level >= _WRONG,
+        )
+        for message, breaks in (*of_stores, *((each, "") for each in others))
+        if not message.is_silenced()
+    ]
+
+
+def _of_stores(stores: Sequence[Store]) -> Iterator[tuple[django_checks.CheckMessage, str]]:
+    """Yield what is wrong with stores, and which requests fail because of it."""
+    for store in stores:
+        if store.error and store.is_previous:
+            yield _unusable(store), _NOT_MIGRATED
+        elif store.error:
+            yield _unusable(store), "" if store.has_copies else _UNUSABLE
+        if store.write_obstacle:
+            yield _unwritable(store), "" if store.has_copies else _fail_without_writes(store)
+        if store.size_obstacle:
+            yield _too_small(store), "" if store.has_copies else _TOO_SMALL
+
+
+def _fail_without_writes(store: Store) -> Phrase:
+    if store.is_full:
+        return _FULL
+    return _REFUSED if store.is_probed else _UNWRITABLE
+
+
+def _unusable(store: Store) -> django_checks.CheckMessage:
+    return django_checks.Error(
+        Phrase(
+            gettext_noop("Sessions are in %(store)s, which cannot be used: %(error)s"),
+            store=store.name,
+            error=store.error,
+        ),
+        hint=_GO_ON if store.has_copies else None,
+        id="sessionstores.E022",
+    )
+
+
+def _unwritable(store: Store) -> django_checks.CheckMessage:
+    return django_checks.Error(
+        Phrase(
+            gettext_noop("Sessions are in %(store)s, which cannot be written."), store=store.name
+        ),
+        hint=store.write_obstacle,
+        id="sessionstores.E026",
+    )
+
+
+def _too_small(store: Store) -> django_checks.CheckMessage:
+    return django_checks.Warning(
+        Phrase(
+            gettext_noop("Sessions are in %(store)s, which refuses one of %(number)s bytes."),
+            store=store.name,
+            number=LARGE,
+        ),
+        hint=store.size_obstacle,
+        id="sessionstores.W038",
+    )
+
+
+def _eviction(policy: str) -> django_checks.CheckMessage:
+    return django_checks.Warning(
+        Phrase(
+            gettext_noop(
+                "When the store is full, it drops sessions that are in use, by its policy "
+                "%(policy)s."
+            ),
+            policy=policy,
+        ),
+        hint=Phrase(
+            gettext_noop(
+                "Set %(setting)s in the configuration of Redis to noeviction, or give sessions "
+                "a server of their own."
+            ),
+            setting="maxmemory-policy",
+        ),
+        id="sessionstores.W026",
+    )
+
+
+def _not_probed(store: Store) -> django_checks.CheckMessage:
+    return django_checks.Info(
+        Phrase(
+            gettext_noop(
+                "Whether sessions can be stored in %(store)s was not tried, because the folder "
+                "does not exist yet or belongs to another user."
+            ),
+            store=store.name,
+        ),
+        hint=Phrase(
+            gettext_noop("Run the doctor as the user of the site, after its first session.")
+        ),
+        id="sessionstores.I004",
+    )
+
+
+def _of_settings(has_middleware: bool) -> Iterator[django_checks.CheckMessage]:
+    """Yield the messages of the system checks that are about sessions.
+
+    In development, without those that only concern a site in production.
+    """
+    everywhere = registry.get_checks()
+    for check in registry.get_checks(include_deployment_checks=True):
+        # What concerns the stores was asked from them.
+        if not check.__module__.startswith(_CHECKS) or check is check_write_access:
+            continue
+        for message in check(app_configs=None, databases=None):
+            if message.level < _WRONG or check in everywhere or not django_settings.DEBUG:
+                yield message
+    if not has_middleware:
+        yield django_checks.Error(
+            Phrase(gettext_noop("MIDDLEWARE has no session middleware, so no view has a session.")),
+            hint=Phrase(
+                gettext_noop("Add %(path)s to MIDDLEWARE, above those that use the session."),
+                path=repr(OWN_PATH),
+            ),
+            id="sessionstores.E023",
+        )
+
+
+def _level_name(level: int) -> str:
+    for name in ("CRITICAL", "ERROR", "WARNING", "INFO"):
+        if level >= getattr(django_checks, name):
+            return name.lower()
+    return "debug"

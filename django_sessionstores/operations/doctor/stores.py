@@ -1,0 +1,239 @@
+"""The stores of a site and their nodes, each asked by itself and all at the same time."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from itertools import chain
+from typing import Any, Final
+
+import msgspec
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_noop
+from msgspec.structs import replace
+
+from ...core.phrases import Phrase, translate, translated_message
+from ...core.records import draw_key, session_id
+from ...exceptions import PayloadTooLarge, StorageFull, StorageUnavailable
+from ...migration.lazy import sources
+from ...migration.sources import Source
+from ...storages.base import CacheStorage, Storage
+from ...storages.layered import LayeredStorage
+from ..checks.configuration import parts
+from .probe import ERRORS, probe, probe_copies
+from .tasks import Tasks
+
+SECONDS: Final = 20.0
+"""How long a store has to answer. The timeouts of its client are shorter, unless it has none."""
+_MARGIN: Final = 1.0
+"""How much earlier the nodes are given up, so that those that have answered are reported."""
+
+
+class Store(msgspec.Struct, frozen=True, kw_only=True):
+    """A store of sessions, or one node of it: whether it answers, and whether it can be written."""
+
+    description: str
+    node: str = ""
+    """The name of the node; empty if the store is one server."""
+    milliseconds: float | None
+    """The time to answer over an open connection; ``None`` if the store does not answer."""
+    error: str = ""
+    """Why the store does not answer; empty if it does."""
+    write_obstacle: str = ""
+    """What keeps this process from writing to the store; empty if nothing is known to."""
+    is_full: bool = False
+    """Whether the store cannot be written because it has no room."""
+    size_obstacle: str = ""
+    """Why the store does not keep a session of `probe.LARGE` bytes; empty if it does."""
+    is_probed: bool = False
+    """Whether a session could be stored, read, changed and ended."""
+    belongs_to_another: bool = False
+    """Whether nothing was stored because the files of the store belong to another user."""
+    has_copies: bool = False
+    """Whether requests can do without the store, which has copies of sessions."""
+    is_previous: bool = False
+    """Whether it is that of a previous backend, from which sessions are migrated."""
+
+    @property
+    def name(self) -> str:
+        """The description of the store, with its node if it has nodes."""
+        if not self.node:
+            return self.description
+        words = Phrase(
+            gettext_noop("node %(node)s of %(store)s"), node=self.node, store=self.description
+        )
+        return translate(words)
+
+
+def ask_stores(storage: Storage, *, writes: bool = False) -> list[Store]:
+    """Return the stores of a storage, and each of their nodes.
+
+    With ``writes``, a session is stored, read, changed and ended on each of them. Nothing is
+    written otherwise. It takes as long as the slowest node, and `SECONDS` at most.
+    """
+    with Tasks(SECONDS) as tasks:
+        return ask_parts(tasks, storage, writes=writes)
+
+
+def ask_parts(tasks: Tasks, storage: Storage, *, writes: bool) -> list[Store]:
+    """Return what `ask_stores` returns."""
+    copies = set(map(id, _caches(storage)))
+    # Those in one database have one connection, so one is asked after the other.
+    groups = defaultdict[Any, list[Storage]](list)
+    for part in parts(storage):
+        if not part.holds_in_key:
+            groups[part.database() or id(part)].append(part)
+    begun = []
+    for group in groups.values():
+        asked = [_Questions(tasks, each, writes, id(each) in copies) for each in group]
+        database = group[0].database()
+        begun.append((asked, tasks.start(partial(_ask, asked), database=database)))
+    found: list[Store] = []
+    for asked, future in begun:
+        stores = tasks.result(future)
+        found += stores or [each.without_answer() for each in asked]
+    return found
+
+
+def ask_previous_backends(tasks: Tasks) -> list[Store]:
+    """Return the stores of the backends in ``MIGRATE_FROM``, which are only read."""
+    try:
+        asked = [each for each in sources() if not each.in_key]
+    except ImproperlyConfigured:
+        return []  # Which is also a finding.
+    found: list[Store] = []
+    for source in asked:
+        # One after the other, because two may be in one database.
+        store = tasks.result(tasks.start(partial(_ask_previous_backend, source)))
+        found.append(store or _previous(source, error=translate(_no_answer(tasks))))
+    return found
+
+
+def _ask_previous_backend(source: Source) -> Store:
+    key = draw_key()
+    try:
+        return _previous(source, milliseconds=_measure(lambda: source.find(key)))
+    except StorageUnavailable as error:
+        return _previous(source, error=translated_message(error))
+
+
+def _previous(source: Source, milliseconds: float | None = None, error: str = "") -> Store:
+    return Store(
+        description=translate(source.describe()),
+        milliseconds=milliseconds,
+        error=error,
+        is_previous=True,
+    )
+
+
+def _measure(look: Callable[[], object]) -> float:
+    """Return how many milliseconds a store takes to answer over an open connection."""
+    look()  # Opens the connection.
+    started = time.perf_counter()
+    look()
+    return round((time.perf_counter() - started) * 1000, 3)
+
+
+def _no_answer(tasks: Tasks) -> Phrase:
+    """Return what is wrong with a store for which the client waits without a limit."""
+    return Phrase(
+        gettext_noop(
+            "It has not answered within %(number)s seconds, and the client was still waiting, "
+            "as requests do. Give the client a timeout in CACHES or DATABASES, or let it try less "
+            "often."
+        ),
+        number=f"{tasks.seconds:g}",
+    )
+
+
+def _caches(storage: Storage) -> Iterator[Storage]:
+    """Yield the storages that have copies of what another one has."""
+    if isinstance(storage, LayeredStorage):
+        yield from parts(storage.cache)
+    for part in storage.parts():
+        yield from _caches(part)
+
+
+def _ask(questions: Sequence[_Questions]) -> list[Store]:
+    return list(chain.from_iterable(each.ask() for each in questions))
+
+
+class _Questions:
+    """What is asked of one storage that uses a store."""
+
+    def __init__(self, tasks: Tasks, storage: Storage, writes: bool, has_copies: bool) -> None:
+        self._tasks = tasks
+        self._storage = storage
+        # Nobody else sees what is in the memory of this process.
+        self._writes = writes and storage.shared
+        self._has_copies = has_copies
+        self._description = translate(storage.describe())
+
+    def ask(self) -> list[Store]:
+        """Ask each node of the store."""
+        try:
+            nodes = self._storage.nodes()
+        except StorageUnavailable as error:
+            return [self._store(error=self._reason(error))]
+        if not nodes:
+            stores = [self._ask_node("", session_id(draw_key()), writes=False)]
+            stores[0] = replace(stores[0], belongs_to_another=self._writes)
+        elif len(nodes) == 1:
+            stores = [self._ask_node(*each, writes=self._writes) for each in nodes.items()]
+        else:
+            stores = self._ask_all(nodes)
+        if not any(each.error for each in stores) and (obstacle := self._storage.write_obstacle()):
+            # It has the cure, and more than the first thing that was refused.
+            stores[0] = replace(stores[0], write_obstacle=obstacle)
+        return stores
+
+    def _ask_all(self, nodes: Mapping[str, str]) -> list[Store]:
+        begun: dict[str, Future[Store]] = {
+            node: self._tasks.start(partial(self._ask_node, node, unused, writes=self._writes))
+            for node, unused in nodes.items()
+        }
+        return [
+            self._tasks.result(future, margin=_MARGIN) or self.without_answer(node)
+            for node, future in sorted(begun.items())
+        ]
+
+    def without_answer(self, node: str = "") -> Store:
+        """Return the store, or the node, that has not answered in time."""
+        return self._store(node=node, error=translate(_no_answer(self._tasks)))
+
+    def _ask_node(self, node: str, unused: str, *, writes: bool) -> Store:
+        try:
+            milliseconds = _measure(lambda: self._storage.lookup(unused))
+        except StorageUnavailable as error:
+            return self._store(node=node, error=self._reason(error))
+        found = self._probe(unused) if writes else {}
+        return self._store(node=node, milliseconds=milliseconds, **found)
+
+    def _probe(self, unused: str) -> dict[str, Any]:
+        """Store a session under an unused id, and return what `Store` then has to say of it."""
+        try:
+            if self._has_copies and isinstance(self._storage, CacheStorage):
+                probe_copies(self._storage, unused)
+            else:
+                probe(self._storage, unused)
+        except PayloadTooLarge as error:
+            return {"is_probed": True, "size_obstacle": str(error)}
+        except ERRORS as error:
+            return {
+                "write_obstacle": self._reason(error),
+                "is_full": isinstance(error, StorageFull),
+            }
+        return {"is_probed": True}
+
+    def _store(self, **found: Any) -> Store:
+        facts = {"milliseconds": None, "has_copies": self._has_copies, **found}
+        return Store(description=self._description, **facts)
+
+    def _reason(self, error: Exception) -> str:
+        # Many messages begin with the store, which is named already. The further lines of a
+        # database's own have values of the row.
+        text = translated_message(error).removeprefix(f"{self._description}: ")
+        return text.partition("\n")[0]
