@@ -39,7 +39,7 @@ from ..pool_waits import pauses
 from ..threads import in_thread
 from .faults import Fault, fault_of
 from .loops import LoopClients
-from .scripts import Script
+from .scripts import Script, digest_of
 
 _ERRORS: Final = (RedisError, RedisClusterException, OSError)
 _BATCH: Final = 1000
@@ -398,7 +398,7 @@ def _operation(command: tuple[Any, ...]) -> object:
     """Return what tells commands apart, see `OutageLog.failed`: the name, or that of a script."""
     name, *arguments = command
     if name == "EVAL":
-        return Script(arguments[0]).sha
+        return digest_of(arguments[0])
     return arguments[0] if name == "EVALSHA" else name
 
 

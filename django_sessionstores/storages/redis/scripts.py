@@ -39,7 +39,12 @@ class Script:
 
     def __init__(self, text: str) -> None:
         self.text = _PRELUDE + text
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        self.sha = digest_of(self.text)
+
+
+def digest_of(text: str) -> str:
+    """Return the digest by which a server knows the whole text of a script."""
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 # Lua counts from 1. Numbers are compared as numbers: Lua compares strings by the server's locale.

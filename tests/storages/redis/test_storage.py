@@ -39,7 +39,7 @@ from django_sessionstores.storages.base import LITTER_AGE, Conflict, Gone, Taken
 from django_sessionstores.storages.redis import building as redis_building
 from django_sessionstores.storages.redis import scripts as redis_scripts
 from django_sessionstores.storages.redis import storage as redis
-from django_sessionstores.storages.redis.client import Server
+from django_sessionstores.storages.redis.client import Server, _operation
 from django_sessionstores.testing import StorageContract, successor, suspicious_messages
 from tests import cases
 from tests.dumps import contents
@@ -376,6 +376,13 @@ def test_a_server_that_forgets_its_scripts_is_told_again(storage: redis.RedisSto
     assert isinstance(first, Updated)
     assert isinstance(second, Updated)
     assert sent == ["EVALSHA", "EVAL", "EVALSHA"]
+
+
+def test_a_script_is_one_operation_however_it_is_sent() -> None:
+    """An outage of it is over when it succeeds, also on a server that is told it anew."""
+    script = redis_scripts.UPDATE
+    operations = {_operation(("EVALSHA", script.sha, 1)), _operation(("EVAL", script.text, 1))}
+    assert operations == {script.sha}
 
 
 # Connections -------------------------------------------------------------------------------------
