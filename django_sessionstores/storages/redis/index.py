@@ -179,7 +179,9 @@ class SessionIndex:
             # A new session that nobody can find must not begin. The index of others heals.
             if moves.lists_anew:
                 raise
-            logger.warning("The index of sessions is behind until it heals: %s", error)
+            # Each write meets this while the node of the index fails.
+            level = logging.DEBUG if error.was_logged else logging.WARNING
+            logger.log(level, "The index of sessions is behind until it heals: %s", error)
 
     # --- Members and their records ---------------------------------------------------------
 
