@@ -50,6 +50,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def _is_about_deployments(config: pytest.Config) -> bool:
+    return "deployments" in str(config.option.markexpr)
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return the number of workers: two for each processor, because tests wait half of their time.
 
@@ -66,6 +70,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_configure(config: pytest.Config) -> None:
     # A time limit ends a test run by SIGTERM: as with Ctrl-C, the servers must be stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if _is_about_deployments(config) and config.option.dist != "no":
+        # One file has the tests of all deployments. Those of one share a site, by its name.
+        config.option.dist = "loadgroup"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -192,9 +199,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_left_out(item: pytest.Item, named: Collection[Path]) -> bool:
     """Return whether a test runs only if an option or marker asks for it.
 
-    Tests of other packages take many minutes, so that naming their file is not enough.
+    Tests of other packages take many minutes, so that naming their file is not enough. Those of
+    deployments would be disturbed by others at the same time.
     """
     config = item.config
+    if item.get_closest_marker("deployments") and not _is_about_deployments(config):
+        return True
     if item.get_closest_marker("all_packages"):
         return "all_packages" not in config.option.markexpr
     if item.get_closest_marker("packages"):
@@ -315,7 +325,8 @@ def _tell_left_out(terminalreporter: Any) -> None:
         )
     if sentences:
         terminalreporter.write_line(
-            f"{', and '.join(sentences)}. See --all-stores, --packages and the marker all_packages."
+            f"{', and '.join(sentences)}. See --all-stores, --packages, and the markers "
+            "all_packages and deployments."
         )
 
 

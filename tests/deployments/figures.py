@@ -1,0 +1,138 @@
+"""What faults of the stores cost a site, in figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tests.deployments import faults
+from tests.deployments.browsers import WRONGS, Habits
+from tests.deployments.disks import Disk
+from tests.deployments.load import Load
+from tests.deployments.setups import Deployment
+
+Row = dict[str, str]
+"""The cells of a table by their headings."""
+
+_BROWSERS: Final = 8
+_PLAIN_VISITORS: Final = 4
+_BEFORE: Final = 5
+"""Seconds that pages are counted before a store hangs."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long faults last, in seconds."""
+
+    hung: float
+    away: float
+
+
+def _load(deployment: Deployment) -> Load:
+    return Load(
+        deployment.site, _BROWSERS, _PLAIN_VISITORS, habits=Habits(think=0.05), plain_think=0
+    )
+
+
+def rows(deployment: Deployment, lengths: Lengths) -> Iterator[Row]:
+    """Break each store in each way, and yield its row of the table."""
+    for name, store in deployment.stores.items():
+        label = f"{deployment.setup.name}: {name}" if len(deployment.stores) > 1 else ""
+        row = {"Server": deployment.site.kind.name, "Store": label or deployment.setup.name}
+        is_server = not isinstance(store, Disk)
+        row |= _idle(deployment, store) if is_server else {}
+        row |= _restart(deployment, store)
+        row |= _hang(deployment, store, lengths.hung) if is_server else {}
+        row |= _outage(deployment, store, lengths.away)
+        yield row
+
+
+IDLE: Final = "Errors after an idle close"
+RESTART: Final = "Errors after a restart"
+PLAIN: Final = "Plain pages per second"
+HUNG: Final = "While it hangs"
+BACK: Final = "Seconds until served again"
+LINES: Final = "Lines per process in an outage"
+WRONG: Final = "Sessions harmed"
+
+
+def _idle(deployment: Deployment, store: Any) -> Row:
+    with _load(deployment) as load:
+        load.wait_for_sessions(100)
+        with load.paused():
+            faults.close_connections(store)
+        since = time.monotonic()
+        load.wait_for_sessions(100)
+    return {IDLE: _errors(load, since)}
+
+
+def _restart(deployment: Deployment, store: Any) -> Row:
+    with _load(deployment) as load:
+        load.wait_for_sessions(100)
+        if isinstance(store, Disk):
+            store.kill()
+        store.restart()
+        since = time.monotonic()
+        load.wait_for_sessions(100)
+    return {RESTART: _errors(load, since), WRONG: _harm(load)}
+
+
+def _hang(deployment: Deployment, store: Any, seconds: float) -> Row:
+    with _load(deployment) as load:
+        load.wait_for_sessions()
+        before = time.monotonic()
+        time.sleep(_BEFORE)
+        began = time.monotonic()
+        store.pause()
+        time.sleep(seconds)
+        ended = time.monotonic()
+        store.resume()
+        load.wait_for_sessions()
+    usual, hung = load.plain_rate(before, began), load.plain_rate(began, ended)
+    back = load.first_good(ended)
+    return {
+        PLAIN: f"{usual:.0f}",
+        HUNG: f"{hung:.0f} ({hung / usual:.0%})",
+        BACK: f"{back:.1f}" if back is not None else "never",
+    }
+
+
+def _outage(deployment: Deployment, store: Any, seconds: float) -> Row:
+    before = len(deployment.site.log())
+    with _load(deployment) as load:
+        load.wait_for_sessions()
+        store.kill()
+        time.sleep(seconds)
+        store.restart()
+        load.wait_for_sessions()
+    lines = deployment.site.lines_logged(before)
+    return {LINES: str(max(lines.values(), default=0))}
+
+
+def _errors(load: Load, since: float) -> str:
+    return str(sum(load.errors(since).values()))
+
+
+def _harm(load: Load) -> str:
+    """Return what was wrong with sessions, in words."""
+    return ", ".join(f"{load.wrongs[what]} {what}" for what in WRONGS if load.wrongs[what]) or "0"
+
+
+# Tables --------------------------------------------------------------------------------------
+
+
+def table(rows: list[Row], *, rst: bool) -> str:
+    """Return the rows in columns, for a terminal or, as a list, for the documentation."""
+    headings = list(dict.fromkeys(heading for row in rows for heading in row))
+    lines = [headings, *([row.get(heading, "-") for heading in headings] for row in rows)]
+    if rst:
+        marks = ["   * -", *["     -"] * (len(headings) - 1)]
+        body = [f"{mark} {cell}" for line in lines for mark, cell in zip(marks, line, strict=True)]
+        return "\n".join([".. list-table::", "   :header-rows: 1", "", *body])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
