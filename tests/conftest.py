@@ -50,10 +50,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def _is_about_deployments(config: pytest.Config) -> bool:
-    return "deployments" in str(config.option.markexpr)
-
-
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return the number of workers: two for each processor, because tests wait half of their time.
 
@@ -70,9 +66,6 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_configure(config: pytest.Config) -> None:
     # A time limit ends a test run by SIGTERM: as with Ctrl-C, the servers must be stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if _is_about_deployments(config) and config.option.dist != "no":
-        # One file has the tests of all deployments. Those of one share a site, by its name.
-        config.option.dist = "loadgroup"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -132,6 +125,21 @@ def _count(config: pytest.Config, what: str, number: int) -> None:
     if counts is None:
         counts = config.stash.setdefault(_COUNTS, {})
     counts[what] = counts.get(what, 0) + number
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process whole files; of those about deployments, all tests of one site."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduler(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, rest = nodeid.partition("::")
+            return rest.partition("[")[2] if "deployments/test_faults" in file else file
+
+    return Scheduler(config, log)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -203,7 +211,7 @@ def _is_left_out(item: pytest.Item, named: Collection[Path]) -> bool:
     deployments would be disturbed by others at the same time.
     """
     config = item.config
-    if item.get_closest_marker("deployments") and not _is_about_deployments(config):
+    if item.get_closest_marker("deployments") and "deployments" not in config.option.markexpr:
         return True
     if item.get_closest_marker("all_packages"):
         return "all_packages" not in config.option.markexpr

@@ -2,5 +2,5 @@
 
 ``project/deployed_site.py`` is the site, `setups` what it can be made of, `sites` starts it,
 `browsers` and `load` visit it and count what went wrong, and `faults` breaks its stores. The tests
-here run with ``-m deployments`` only. ``python -m tests.deployments`` measures instead.
+of faults run with ``-m deployments`` only. ``python -m tests.deployments`` measures instead.
 """

@@ -114,7 +114,7 @@ class Habits:
 
     tabs: int = 2
     """How many requests of one browser run at a time. Each tab counts in a counter of its own."""
-    think: float = 0.02
+    think: float = 0.05
     """Seconds between a response and the next request, on average."""
     reads: float = 0.5
     """The share of requests that only read."""

@@ -25,6 +25,9 @@ class Visited(Protocol):
     def path(self, page: str) -> str:
         """Return the path of a page."""
 
+    def log(self) -> str:
+        """Return what it has logged."""
+
 
 _KEPT_EXAMPLES: Final = 5
 
@@ -41,7 +44,7 @@ class Load:
         browsers: int = 4,
         plain_visitors: int = 1,
         habits: Habits | None = None,
-        plain_think: float = 0.02,
+        plain_think: float = 0.05,
     ) -> None:
         self._site = site
         self._habits = habits or Habits()
@@ -183,7 +186,7 @@ class Load:
     def assert_all_is_well(self, *, but: Collection[str] = ()) -> None:
         """Assert that nobody saw another's session, or lost a write or a login."""
         wrongs = {what: number for what, number in self.wrongs.items() if what not in but}
-        assert wrongs == {}, self
+        assert wrongs == {}, str(self)
 
     def __str__(self) -> str:
         lines = [f"{sum(self.statuses().values())} pages with a session"]
@@ -192,4 +195,5 @@ class Load:
             f"{number} times {status or 'no response'}" for status, number in self.errors().items()
         ]
         lines += [str(example) for example in self.examples]
+        lines += ["Logged last:", *self._site.log().splitlines()[-_KEPT_EXAMPLES:]]
         return "\n".join(lines)

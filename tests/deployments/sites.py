@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests import BYTECODE, ROOT
-from tests.services import HOST, Server, answer, children, wait_until
+from tests.deployments.browsers import Connection
+from tests.services import ANSWER_SECONDS, HOST, Server, children, wait_until
 
 PROJECT: Final = Path(__file__).with_name("project")
 _LOGGED: Final = re.compile(r"\[(\d+)\] [A-Z]+ \S+ ")
@@ -45,6 +46,8 @@ _GUNICORN: Final = (
 _UVICORN: Final = (
     *("uvicorn", "deployed_site:asgi", "--no-access-log", "--log-level=warning"),
     *("--lifespan=off", "--timeout-graceful-shutdown=5"),
+    # A reload is given up if a new process takes longer to start.
+    "--timeout-worker-healthcheck=15",
 )
 KINDS: Final = {
     kind.name: kind
@@ -102,7 +105,15 @@ class Site(Server):
         return variables
 
     def answers(self) -> bool:
-        return b" 200 " in answer(self.port, b"GET /plain/ HTTP/1.0\r\n\r\n", 15)
+        return self._ask() is not None
+
+    def _ask(self) -> int | None:
+        """Return the process that answers a request now, if one does."""
+        connection = Connection(self.port, {}, ANSWER_SECONDS)
+        try:
+            return connection.get("/plain/", "plain").body.get("process")
+        finally:
+            connection.close()
 
     def processes(self) -> list[int]:
         return [self.pid, *children(self.pid)]
@@ -132,18 +143,26 @@ class Site(Server):
         """End one process at once, as the system does if there is no memory left."""
         before = self.workers()
         os.kill(before[-1], signal.SIGKILL)
-        wait_until(
-            lambda: len(set(self.workers()) - set(before)) == 1, "another process takes its place"
-        )
+        self._wait_for_others_than({before[-1]})
 
     def reload(self) -> None:
         """Have new processes take the place of all, as after a change of code."""
         before = set(self.workers())
         os.kill(self.pid, signal.SIGHUP)
-        wait_until(
-            lambda: not before & set(now := self.workers()) and len(now) == self.kind.processes,
-            "new processes have taken the places of the old",
-        )
+        self._wait_for_others_than(before)
+
+    def _wait_for_others_than(self, old: set[int]) -> None:
+        """Wait until there are as many processes as before, and each has answered a request."""
+        answered = set()
+
+        def have_all_answered() -> bool:
+            if not self.is_running:
+                raise RuntimeError(f"The site has ended:\n{self.log()[-5000:]}")
+            answered.add(self._ask())
+            present = set(self.workers())
+            return not present & old and len(present & answered) == self.kind.processes
+
+        wait_until(have_all_answered, "new processes answer")
 
     def lines_logged(self, since: int = 0) -> Counter[int]:
         """Return the lines that each process has logged, those of tracebacks included.

@@ -18,10 +18,13 @@ from tests.deployments.disks import CannotMount, Disk
 from tests.deployments.load import Load
 from tests.deployments.setups import SETUPS, Deployment, deployed
 from tests.deployments.sites import KINDS, Site
+from tests.services import Memcached
 
 UNAVAILABLE: Final = 503
 HUNG: Final = 8
 """Seconds that a store does not answer."""
+STORE_RETRY: Final = 5
+"""Seconds for which requests may fail after that. It is the default of the setting."""
 AWAY: Final = 3
 """Seconds that a store refuses connections."""
 FEW_LINES: Final = 10
@@ -30,6 +33,8 @@ ENOUGH_PLAIN_PAGES: Final = 100
 """Fewer than a slow machine answers while a store hangs, and more than if each request waits."""
 BALLAST: Final = 20_000
 """Bytes that do not fit into a full store."""
+BALLAST_OF_MEMCACHED: Final = 400
+"""It has some room left for sizes that it has not met yet."""
 
 SHORT: Final = (
     {"gthread", "uvicorn"},
@@ -43,12 +48,9 @@ def _pairs() -> Iterator[Any]:
     kinds, setups = SHORT
     for kind in KINDS.values():
         for setup in SETUPS.values():
-            name = f"{kind.name}-{setup.name}"
-            # The tests of one site run in one process, one after another.
-            marks = [pytest.mark.xdist_group(name)]
-            if kind.name not in kinds or setup.name not in setups:
-                marks.append(pytest.mark.slow)
-            yield pytest.param((kind, setup), marks=marks, id=name)
+            is_short = kind.name in kinds and setup.name in setups
+            marks = [] if is_short else [pytest.mark.slow]
+            yield pytest.param((kind, setup), marks=marks, id=f"{kind.name}-{setup.name}")
 
 
 pytestmark = [
@@ -87,7 +89,7 @@ def assert_nobody_is_harmed(load: Load, *errors: int, signed_out: bool = False) 
     """
     load.stop()
     load.assert_all_is_well(but={SIGNED_OUT} if signed_out else set())
-    assert load.errors().keys() <= {*errors}, load
+    assert load.errors().keys() <= {*errors}, str(load)
 
 
 # Processes -------------------------------------------------------------------------------------
@@ -144,6 +146,16 @@ def test_an_outage(deployment: Deployment, load: Load) -> None:
     restart_under(load, deployment, killed=True)
 
 
+def test_a_process_that_starts_during_an_outage(deployment: Deployment, load: Load) -> None:
+    """It serves pages without a session at once, and the others when the store is back."""
+    for store in deployment.stores.values():
+        store.kill()
+        deployment.site.kill_worker()
+        store.restart()
+        load.wait_for_sessions()
+    assert_nobody_is_harmed(load, NONE, UNAVAILABLE, signed_out=deployment.setup.forgets)
+
+
 def test_an_outage_fills_no_log(deployment: Deployment, load: Load) -> None:
     """A line for each request would bury what else is wrong, and fill the disk."""
     before = len(deployment.site.log())
@@ -165,7 +177,11 @@ def test_a_store_that_hangs(deployment: Deployment, load: Load) -> None:
         time.sleep(HUNG)
         ended = time.monotonic()
         store.resume()
+        # Until each process has found out.
+        time.sleep(STORE_RETRY + 1)
+        back = time.monotonic()
         load.wait_for_sessions()
+        assert load.errors(since=back) == {}, name
         plain_pages = load.statuses(began, ended, plain=True)
         assert plain_pages.keys() == {OK}, name
         assert plain_pages[OK] > ENOUGH_PLAIN_PAGES, name
@@ -195,7 +211,9 @@ def test_a_full_store(deployment: Deployment, load: Load) -> None:
         member = Member(deployment.site, 10**6)
         try:
             with faults.full(store):
-                refused = member.get("fill", BALLAST).status
+                is_memcached = isinstance(store, Memcached)
+                ballast = BALLAST_OF_MEMCACHED if is_memcached else BALLAST
+                refused = member.get("fill", ballast).status
                 assert refused == (OK if is_cached and name == "cache" else UNAVAILABLE)
                 assert member.get("read").body["user"] == 10**6
                 cookies = {**member.cookies}

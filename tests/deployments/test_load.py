@@ -33,6 +33,9 @@ class BadSite(ThreadingHTTPServer):
     def path(self, page: str) -> str:
         return f"/{page}"
 
+    def log(self) -> str:
+        return ""
+
     def log_in(self, number: int) -> str:
         key = secrets.token_hex()
         self.sessions[key] = {"user": number, "owner": number, "counters": {}}

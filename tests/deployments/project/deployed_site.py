@@ -88,14 +88,13 @@ class Members:
 
 
 def plain(request: HttpRequest) -> JsonResponse:
-    """Does not touch the session."""
-    return JsonResponse({})
+    """Tells which process answers. It does not touch the session."""
+    return JsonResponse({"process": os.getpid()})
 
 
 async def aplain(request: HttpRequest) -> JsonResponse:
-    """Does not touch the session, and needs a thread of the project's, too."""
-    await asyncio.to_thread(int)
-    return JsonResponse({})
+    """Does the same, and needs a thread of the project's for it."""
+    return JsonResponse({"process": await asyncio.to_thread(os.getpid)})
 
 
 def log_in(request: HttpRequest, number: int) -> JsonResponse:
