@@ -27,7 +27,7 @@ def arguments() -> argparse.Namespace:
 
 def measured(options: argparse.Namespace) -> Iterator[Row]:
     if options.soak:
-        yield from soak.rows(options.soak, _say)
+        yield from soak.rows(options.soak, options.package, _say)
         return
     for server in options.server or ("gthread", "uvicorn"):
         if options.failovers:

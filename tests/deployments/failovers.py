@@ -12,7 +12,7 @@ from tests.deployments.figures import Row
 from tests.deployments.load import Load
 from tests.deployments.setups import CLUSTER, Setup, deployed, sentinel_setup
 from tests.deployments.sites import Kind
-from tests.services import Redis, RedisCluster, RedisSentinel, wait_until
+from tests.services import Redis, RedisCluster, RedisSentinel, Sentinel, wait_until
 
 _BROWSERS: Final = 8
 _MOVED_SLOTS: Final = 2000
@@ -32,18 +32,32 @@ def _is_primary(node: Redis) -> bool:
     return "role:master" in node.cli("info", "replication")
 
 
+def _wait_for_failover(service: RedisSentinel) -> None:
+    """Wait until each sentinel names the replica to those who ask for the primary."""
+    question = ("sentinel", "get-master-addr-by-name", Sentinel.MASTER)
+    wait_until(
+        lambda: all(
+            sentinel.cli(*question).split()[1:] == [str(service.replica.port)]
+            for sentinel in service.sentinels
+        ),
+        "the replica is the primary",
+    )
+
+
 def kill_primary(service: RedisSentinel) -> None:
-    """End the primary; it comes back as a replica of the one that has taken its place."""
+    """End the primary, which comes back as a replica of the one that has taken its place.
+
+    It has lost its data, so it must not be back before it has been replaced.
+    """
     service.master.kill()
-    wait_until(lambda: _is_primary(service.replica), "the replica is the primary")
+    _wait_for_failover(service)
     service.master.restart()
 
 
 def hang_primary(service: RedisSentinel) -> None:
     """Let the primary hang until it has been replaced. It does not know that when it is back."""
     service.master.pause()
-    wait_until(lambda: _is_primary(service.replica), "the replica is the primary")
-    time.sleep(1)
+    _wait_for_failover(service)
     service.master.resume()
     time.sleep(_OLD_PRIMARY_IS_BACK)
 

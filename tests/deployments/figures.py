@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tests.deployments import faults
-from tests.deployments.browsers import WRONGS, Habits
+from tests.deployments.browsers import SIGNED_OUT, WRONGS, Habits
 from tests.deployments.disks import Disk
 from tests.deployments.load import Load
 from tests.deployments.setups import Deployment
@@ -76,6 +76,8 @@ def _restart(deployment: Deployment, store: Any) -> Row:
         store.restart()
         since = time.monotonic()
         load.wait_for_sessions(100)
+    if deployment.setup.forgets:
+        del load.wrongs[SIGNED_OUT]
     return {RESTART: _errors(load, since), WRONG: _harm(load)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 from tests.deployments.browsers import Habits
@@ -20,11 +21,13 @@ _LIFETIME: Final = 60
 _HABITS: Final = Habits(think=0.1, leaves=0.3)
 
 
-def rows(minutes: float, show: Callable[[str], None]) -> Iterator[Row]:
+def rows(minutes: float, package: Path | None, show: Callable[[str], None]) -> Iterator[Row]:
     """Yield what the processes of each site take, from time to time."""
     for kind, setup, purges in SOAKS:
         with (
-            deployed(SETUPS[setup], KINDS[kind], SESSION_COOKIE_AGE=_LIFETIME) as deployment,
+            deployed(
+                SETUPS[setup], KINDS[kind], package, SESSION_COOKIE_AGE=_LIFETIME
+            ) as deployment,
             Load(deployment.site, 6, habits=_HABITS, plain_think=0.1) as load,
         ):
             began = time.monotonic()

@@ -31,6 +31,8 @@ FEW_LINES: Final = 10
 """More than a process logs in an outage that is told when it begins, each minute and at its end."""
 ENOUGH_PLAIN_PAGES: Final = 100
 """Fewer than a slow machine answers while a store hangs, and more than if each request waits."""
+CROWD: Final = 10
+"""Browsers whose requests, two at a time, are more than the threads of a site."""
 BALLAST: Final = 20_000
 """Bytes that do not fit into a full store."""
 BALLAST_OF_MEMCACHED: Final = 400
@@ -172,19 +174,22 @@ def test_an_outage_fills_no_log(deployment: Deployment, load: Load) -> None:
 def test_a_store_that_hangs(deployment: Deployment, load: Load) -> None:
     """Pages without a session are served meanwhile, and everybody is signed in afterwards."""
     for name, store in servers(deployment).items():
-        began = time.monotonic()
-        store.pause()
-        time.sleep(HUNG)
-        ended = time.monotonic()
-        store.resume()
+        with Load(deployment.site, CROWD, plain_visitors=0) as crowd:
+            crowd.wait_for_sessions()
+            began = time.monotonic()
+            store.pause()
+            time.sleep(HUNG)
+            ended = time.monotonic()
+            store.resume()
+        plain_pages = load.statuses(began, ended, plain=True)
+        assert plain_pages.keys() == {OK}, name
+        assert plain_pages[OK] > ENOUGH_PLAIN_PAGES, name
+        assert_nobody_is_harmed(crowd, UNAVAILABLE)
         # Until each process has found out.
         time.sleep(STORE_RETRY + 1)
         back = time.monotonic()
         load.wait_for_sessions()
         assert load.errors(since=back) == {}, name
-        plain_pages = load.statuses(began, ended, plain=True)
-        assert plain_pages.keys() == {OK}, name
-        assert plain_pages[OK] > ENOUGH_PLAIN_PAGES, name
     assert_nobody_is_harmed(load, UNAVAILABLE)
 
 
