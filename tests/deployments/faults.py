@@ -101,8 +101,10 @@ def full(service: Service) -> Iterator[None]:
 @contextlib.contextmanager
 def _(service: Redis) -> Iterator[None]:
     service.cli("config", "set", "maxmemory", "1")
-    yield
-    service.cli("config", "set", "maxmemory", "0")
+    try:
+        yield
+    finally:
+        service.cli("config", "set", "maxmemory", "0")
 
 
 @full.register
@@ -116,10 +118,12 @@ def _(service: Memcached) -> Iterator[None]:
                     values = {f"{size}-{batch}-{number}": b"x" * size for number in range(500)}
                     names += values
                     client.set_many(values)
-    yield
-    with closing(MemcachedClient((HOST, service.port))) as client:
-        client.delete_many(names, noreply=True)
-        client.version()  # It has worked them off when it answers.
+    try:
+        yield
+    finally:
+        with closing(MemcachedClient((HOST, service.port))) as client:
+            client.delete_many(names, noreply=True)
+            client.version()  # It has worked them off when it answers.
 
 
 @full.register
@@ -132,10 +136,12 @@ def _(service: PostgreSQL) -> Iterator[None]:
     ):
         connection.execute(f"CREATE TABLESPACE small LOCATION '{disk.path}'")  # type: ignore[arg-type]
         _move_tables(connection, "pg_default", "small")
-        with disk.full():
-            yield
-        _move_tables(connection, "small", "pg_default")
-        connection.execute("DROP TABLESPACE small")
+        try:
+            with disk.full():
+                yield
+        finally:
+            _move_tables(connection, "small", "pg_default")
+            connection.execute("DROP TABLESPACE small")
 
 
 def _move_tables(connection: psycopg.Connection[Any], origin: str, target: str) -> None:

@@ -30,6 +30,8 @@ class Visited(Protocol):
 
 
 _KEPT_EXAMPLES: Final = 5
+_PATIENCE: Final = 60
+"""Seconds in which a busy machine answers some requests."""
 
 
 class Load:
@@ -122,7 +124,7 @@ class Load:
         yield
         self._runs.set()
 
-    def wait_for(self, number: int, page: str = "", seconds: float = 30) -> None:
+    def wait_for(self, number: int, page: str = "", seconds: float = _PATIENCE) -> None:
         """Wait for so many further good answers, of one page if it is named."""
         began, deadline = len(self.answers), time.monotonic() + seconds
         while sum(self._is_good(each, page) for each in self.answers[began:]) < number:
@@ -130,7 +132,7 @@ class Load:
                 raise RuntimeError(f"{number} good answers of {page or 'any page'}: {self}")
             time.sleep(0.05)
 
-    def wait_for_sessions(self, number: int = 20, seconds: float = 30) -> None:
+    def wait_for_sessions(self, number: int = 20, seconds: float = _PATIENCE) -> None:
         """Wait for so many further pages that have needed the session."""
         self.wait_for(number, "increment", seconds)
 

@@ -169,9 +169,6 @@ urlpatterns = [
     for prefix, view in zip(["", "async/"], views, strict=True)
 ]
 
-wsgi = WSGIHandler()
-asgi = ASGIHandler()
-
 
 def manage() -> None:
     """Run the command of Django that the process was given."""
@@ -212,3 +209,8 @@ class ClusterCache(RedisCache):
     def __init__(self, server: Any, parameters: dict[str, Any]) -> None:
         super().__init__(server, parameters)
         self._class = ClusterClient
+
+
+# Last, because the caches above are made with them.
+wsgi = WSGIHandler()
+asgi = ASGIHandler()
