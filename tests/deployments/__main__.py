@@ -16,7 +16,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m tests.deployments", description=__doc__)
     parser.add_argument("--server", action="append", choices=KINDS, help="gthread and uvicorn")
     parser.add_argument("--store", action="append", choices=SETUPS, help="all of them")
-    parser.add_argument("--hang", type=float, default=10, help="seconds that a store hangs (10)")
+    parser.add_argument("--hang", type=float, default=20, help="seconds that a store hangs (20)")
     parser.add_argument("--outage", type=float, default=30, help="seconds that it is gone (30)")
     parser.add_argument("--failovers", action="store_true", help="of Redis, in place of the above")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="a low load for this time")

@@ -219,7 +219,9 @@ class Visit:
             self._findings.found(LOST, count.acknowledged - value, (self._user, count, answer))
         if value > count.sent:
             self._findings.found(INVENTED, value - count.sent, (self._user, count, answer))
-        count.acknowledged = value
+        # What a read has seen may be of a write that was answered as failed, and be undone.
+        if value < count.acknowledged or answer.page == "increment":
+            count.acknowledged = value
         return True
 
 

@@ -19,6 +19,11 @@ _MOVED_SLOTS: Final = 2000
 _OLD_PRIMARY_IS_BACK: Final = 5
 """Seconds for which an old primary and the new one run beside each other."""
 
+_PARTITION: Final = 3
+"""Seconds without replication."""
+_LINK: Final = "replication"
+"""A user of Redis, whom the primary can disconnect."""
+
 # With one replica, there are no writes until the old primary is back as the new replica.
 _MIN_REPLICAS: Final = {"min_replicas_to_write": "1", "min_replicas_max_lag": "1"}
 SENTINELS: Final[Mapping[str, Setup]] = {
@@ -52,6 +57,19 @@ def kill_primary(service: RedisSentinel) -> None:
     service.master.kill()
     _wait_for_failover(service)
     service.master.restart()
+
+
+def kill_primary_after_partition(service: RedisSentinel) -> None:
+    """End the primary after some seconds in which its replica could not reach it."""
+    master, replica = service.master, service.replica
+    master.cli("acl", "setuser", _LINK, "on", "nopass", "allcommands", "allchannels", "allkeys")
+    replica.cli("config", "set", "masterauth", "any")
+    replica.cli("config", "set", "masteruser", _LINK)
+    master.cli("client", "kill", "type", "replica")
+    wait_until(replica.answers, "the replica has connected as this user")
+    master.cli("acl", "deluser", _LINK)
+    time.sleep(_PARTITION)
+    kill_primary(service)
 
 
 def hang_primary(service: RedisSentinel) -> None:
@@ -89,6 +107,7 @@ def _is_whole(node: Redis) -> bool:
 
 EVENTS: Final[Mapping[str, tuple[str, Callable[[Any], None]]]] = {
     "primary killed": ("sentinel", kill_primary),
+    "primary killed after 3 s without replication": ("sentinel", kill_primary_after_partition),
     "primary hung, and back": ("sentinel", hang_primary),
     "cluster: primary killed": ("cluster", kill_primary_of_cluster),
     "cluster: slots moved": ("cluster", move_slots),

@@ -17,6 +17,8 @@ Row = dict[str, str]
 """The cells of a table by their headings."""
 
 _BROWSERS: Final = 8
+_CROWD: Final = 24
+"""Browsers that keep all threads of a site waiting, two requests each."""
 _PLAIN_VISITORS: Final = 4
 _BEFORE: Final = 5
 """Seconds that pages are counted before a store hangs."""
@@ -30,10 +32,9 @@ class Lengths:
     away: float
 
 
-def _load(deployment: Deployment) -> Load:
-    return Load(
-        deployment.site, _BROWSERS, _PLAIN_VISITORS, habits=Habits(think=0.05), plain_think=0
-    )
+def _load(deployment: Deployment, browsers: int = _BROWSERS, think: float = 0.05) -> Load:
+    habits = Habits(think=think)
+    return Load(deployment.site, browsers, _PLAIN_VISITORS, habits=habits, plain_think=0)
 
 
 def rows(deployment: Deployment, lengths: Lengths) -> Iterator[Row]:
@@ -82,7 +83,7 @@ def _restart(deployment: Deployment, store: Any) -> Row:
 
 
 def _hang(deployment: Deployment, store: Any, seconds: float) -> Row:
-    with _load(deployment) as load:
+    with _load(deployment, _CROWD, think=0.25) as load:
         load.wait_for_sessions()
         before = time.monotonic()
         time.sleep(_BEFORE)

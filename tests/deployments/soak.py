@@ -38,7 +38,8 @@ def rows(minutes: float, package: Path | None, show: Callable[[str], None]) -> I
                         deployment.site.manage("clearsessions")
                     time.sleep(min(2, max(0, until - time.monotonic())))
                 yield _sample(deployment, (time.monotonic() - began) / 60)
-        show(f"{kind}, {setup}: {load}")
+            load.stop()
+            show(f"{kind}, {setup}: {load}")
 
 
 def _sample(deployment: Deployment, minute: float) -> Row:
