@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
-from tests.deployments import faults
 from tests.deployments.browsers import SIGNED_OUT, WRONGS, Habits
 from tests.deployments.disks import Disk
+from tests.deployments.faults import close_connections
 from tests.deployments.load import Load
 from tests.deployments.setups import Deployment
 
@@ -43,10 +45,23 @@ def rows(deployment: Deployment, lengths: Lengths) -> Iterator[Row]:
         label = f"{deployment.setup.name}: {name}" if len(deployment.stores) > 1 else ""
         row = {"Server": deployment.site.kind.name, "Store": label or deployment.setup.name}
         is_server = not isinstance(store, Disk)
-        row |= _idle(deployment, store) if is_server else {}
-        row |= _restart(deployment, store)
-        row |= _hang(deployment, store, lengths.hung) if is_server else {}
-        row |= _outage(deployment, store, lengths.away)
+        faults: list[Callable[[], tuple[Row, Load]]] = [
+            partial(_restart, deployment, store),
+            partial(_outage, deployment, store, lengths.away),
+        ]
+        if is_server:
+            faults += [
+                partial(_idle, deployment, store),
+                partial(_hang, deployment, store, lengths.hung),
+            ]
+        wrongs: Counter[str] = Counter()
+        for fault in faults:
+            cells, load = fault()
+            row |= cells
+            wrongs += load.wrongs
+        if deployment.setup.forgets:
+            del wrongs[SIGNED_OUT]
+        row[WRONG] = ", ".join(f"{wrongs[what]} {what}" for what in WRONGS if wrongs[what]) or "0"
         yield row
 
 
@@ -59,17 +74,17 @@ LINES: Final = "Lines per process in an outage"
 WRONG: Final = "Sessions harmed"
 
 
-def _idle(deployment: Deployment, store: Any) -> Row:
+def _idle(deployment: Deployment, store: Any) -> tuple[Row, Load]:
     with _load(deployment) as load:
         load.wait_for_sessions(100)
         with load.paused():
-            faults.close_connections(store)
+            close_connections(store)
         since = time.monotonic()
         load.wait_for_sessions(100)
-    return {IDLE: _errors(load, since)}
+    return {IDLE: _errors(load, since)}, load
 
 
-def _restart(deployment: Deployment, store: Any) -> Row:
+def _restart(deployment: Deployment, store: Any) -> tuple[Row, Load]:
     with _load(deployment) as load:
         load.wait_for_sessions(100)
         if isinstance(store, Disk):
@@ -77,12 +92,10 @@ def _restart(deployment: Deployment, store: Any) -> Row:
         store.restart()
         since = time.monotonic()
         load.wait_for_sessions(100)
-    if deployment.setup.forgets:
-        del load.wrongs[SIGNED_OUT]
-    return {RESTART: _errors(load, since), WRONG: _harm(load)}
+    return {RESTART: _errors(load, since)}, load
 
 
-def _hang(deployment: Deployment, store: Any, seconds: float) -> Row:
+def _hang(deployment: Deployment, store: Any, seconds: float) -> tuple[Row, Load]:
     with _load(deployment, _CROWD, think=0.25) as load:
         load.wait_for_sessions()
         before = time.monotonic()
@@ -95,14 +108,15 @@ def _hang(deployment: Deployment, store: Any, seconds: float) -> Row:
         load.wait_for_sessions()
     usual, hung = load.plain_rate(before, began), load.plain_rate(began, ended)
     back = load.first_good(ended)
-    return {
+    row = {
         PLAIN: f"{usual:.0f}",
         HUNG: f"{hung:.0f} ({hung / usual:.0%})",
         BACK: f"{back:.1f}" if back is not None else "never",
     }
+    return row, load
 
 
-def _outage(deployment: Deployment, store: Any, seconds: float) -> Row:
+def _outage(deployment: Deployment, store: Any, seconds: float) -> tuple[Row, Load]:
     before = len(deployment.site.log())
     with _load(deployment) as load:
         load.wait_for_sessions()
@@ -111,16 +125,11 @@ def _outage(deployment: Deployment, store: Any, seconds: float) -> Row:
         store.restart()
         load.wait_for_sessions()
     lines = deployment.site.lines_logged(before)
-    return {LINES: str(max(lines.values(), default=0))}
+    return {LINES: str(max(lines.values(), default=0))}, load
 
 
 def _errors(load: Load, since: float) -> str:
     return str(sum(load.errors(since).values()))
-
-
-def _harm(load: Load) -> str:
-    """Return what was wrong with sessions, in words."""
-    return ", ".join(f"{load.wrongs[what]} {what}" for what in WRONGS if load.wrongs[what]) or "0"
 
 
 # Tables --------------------------------------------------------------------------------------

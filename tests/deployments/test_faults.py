@@ -29,8 +29,9 @@ AWAY: Final = 3
 """Seconds that a store refuses connections."""
 FEW_LINES: Final = 10
 """More than a process logs in an outage that is told when it begins, each minute and at its end."""
-ENOUGH_PLAIN_PAGES: Final = 100
-"""Fewer than a slow machine answers while a store hangs, and more than if each request waits."""
+ENOUGH_PLAIN_PAGES: Final = 30
+"""More than two visitors get while a store hangs, if each page waits a second for a thread, and
+fewer than a busy machine serves."""
 CROWD: Final = 10
 """Browsers whose requests, two at a time, are more than the threads of a site."""
 BALLAST: Final = 20_000
