@@ -141,6 +141,21 @@ def _count(config: pytest.Config, what: str, number: int) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process whole files; of those about deployments, all tests of one site."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduler(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, rest = nodeid.partition("::")
+            return rest.partition("[")[2] if "deployments/test_faults" in file else file
+
+    return Scheduler(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
     """Keep what a worker has counted. Each of them collects all tests, so one is enough."""
     found = getattr(node, "workeroutput", {})
@@ -205,9 +220,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_left_out(item: pytest.Item, named: Collection[Path]) -> bool:
     """Return whether a test runs only if an option or marker asks for it.
 
-    Tests of other packages take many minutes, so that naming their file is not enough.
+    Tests of other packages take many minutes, so that naming their file is not enough. Those of
+    deployments would be disturbed by others at the same time.
     """
     config = item.config
+    if item.get_closest_marker("deployments") and "deployments" not in config.option.markexpr:
+        return True
     if item.get_closest_marker("all_packages"):
         return "all_packages" not in config.option.markexpr
     if item.get_closest_marker("packages"):
@@ -333,7 +351,8 @@ def _tell_left_out(terminalreporter: Any) -> None:
         )
     if sentences:
         terminalreporter.write_line(
-            f"{', and '.join(sentences)}. See --all-stores, --packages and the marker all_packages."
+            f"{', and '.join(sentences)}. See --all-stores, --packages, and the markers "
+            "all_packages and deployments."
         )
 
 

@@ -255,6 +255,10 @@ class Server(Service):
         account = self.account()
         return {"user": account, "extra_groups": []} if account else {}
 
+    def environment(self) -> dict[str, str] | None:
+        """Return the environment of the server; None for that of this process."""
+        return None
+
     def find_program(self) -> str:
         """Return the path of the server's program; skip the test if it is not installed."""
         program = executable(*self.executables)
@@ -289,6 +293,7 @@ class Server(Service):
                 stderr=subprocess.STDOUT,
                 # Ctrl-C in a terminal is for pytest, which then stops the servers in order.
                 start_new_session=True,
+                env=self.environment(),
                 **self.as_account(),
             )
         wait_until(self._is_up, f"{self.name} answers")
@@ -408,8 +413,8 @@ class Replica(Redis):
 
     name = "redis replica"
 
-    def __init__(self, master: Redis) -> None:
-        super().__init__()
+    def __init__(self, master: Redis, **options: str) -> None:
+        super().__init__(**options)
         self.master = master
 
     def command(self) -> list[str]:
@@ -680,18 +685,21 @@ class MemcachedNodes(Group):
 
 
 class RedisCluster(Group):
-    """Three masters without replicas, every slot assigned."""
+    """Three masters, every slot assigned, with so many replicas each."""
 
     name = "redis cluster"
 
-    def __init__(self) -> None:
+    def __init__(self, replicas: int = 0, **options: str) -> None:
         super().__init__()
+        self.replicas = replicas
         self.members: list[Redis] = [
-            Redis(cluster_enabled="yes", cluster_node_timeout="2000") for _ in range(3)
+            Redis(cluster_enabled="yes", cluster_node_timeout="2000", **options)
+            for _ in range(3 * (1 + replicas))
         ]
 
     def join(self) -> None:
-        self.members[0].cli("--cluster", "create", *self.addresses, "--cluster-yes")
+        replicas = ["--cluster-replicas", str(self.replicas)] if self.replicas else []
+        self.members[0].cli("--cluster", "create", *self.addresses, *replicas, "--cluster-yes")
         self._wait_until_whole()
 
     def restart(self) -> None:
@@ -709,15 +717,18 @@ class RedisCluster(Group):
 
 
 class RedisSentinel(Group):
-    """A master, a replica and sentinels that make the replica the master when that one is gone."""
+    """A master, a replica and sentinels that make the replica the master when that one is gone.
+
+    Options are those of the master and the replica.
+    """
 
     name = "redis with sentinel"
 
-    def __init__(self, sentinels: int = 1) -> None:
+    def __init__(self, sentinels: int = 1, **options: str) -> None:
         super().__init__()
         # Else the master waits 5 s for more replicas before the first one gets its data.
-        self.master = Redis(repl_diskless_sync_delay="0")
-        self.replica = Replica(self.master)
+        self.master = Redis(repl_diskless_sync_delay="0", **options)
+        self.replica = Replica(self.master, **options)
         self.sentinels = [
             Sentinel(self.master, quorum=sentinels // 2 + 1) for _ in range(sentinels)
         ]

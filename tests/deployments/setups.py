@@ -1,0 +1,216 @@
+"""What the site can keep its sessions in: the servers, and Django's settings for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from tests.deployments.disks import Disk
+from tests.deployments.faults import MEMCACHED_FLAGS
+from tests.deployments.sites import Kind, Site
+from tests.services import (
+    HOST,
+    MariaDB,
+    Memcached,
+    PostgreSQL,
+    Redis,
+    RedisCluster,
+    RedisSentinel,
+    Service,
+)
+
+TIMEOUT: Final = 1
+"""Seconds that each client waits, as the documentation advises; 2 to connect to a database."""
+
+Settings = dict[str, Any]
+Services = Mapping[str, Service]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Stores by the part that they play, and the settings for a site under a kind of server."""
+
+    name: str
+    stores: Mapping[str, Callable[[], Service]]
+    configure: Callable[[Services, Kind], Settings]
+    forgets: bool = False
+    """Whether sessions are lost when a store is restarted."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A site that runs, and what it keeps its sessions in."""
+
+    setup: Setup
+    site: Site
+    stores: Services
+
+
+@contextmanager
+def deployed(
+    setup: Setup, kind: Kind, package: Path | None = None, **settings: Any
+) -> Iterator[Deployment]:
+    """Start the stores and then the site, with further settings. See `Site` for ``package``."""
+    with ExitStack() as stack:
+        stores = {name: stack.enter_context(make()) for name, make in setup.stores.items()}
+        site = Site(kind, {**setup.configure(stores, kind), **settings}, package=package)
+        if "DATABASES" in site.settings:
+            site.manage("migrate", "--verbosity=0")
+        yield Deployment(setup, stack.enter_context(site), stores)
+
+
+# Settings ------------------------------------------------------------------------------------
+
+ENGINES: Final = "django_sessionstores.backends"
+
+
+def _settings(engine: str, **more: Any) -> Settings:
+    return {"SESSION_ENGINE": f"{ENGINES}.{engine}", **more}
+
+
+def _in_cache(entry: Settings, engine: str = "cache", **more: Any) -> Settings:
+    locmem = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    caches = {"default": locmem, "sessions": entry}
+    return _settings(engine, SESSION_CACHE_ALIAS="sessions", CACHES=caches, **more)
+
+
+def _redis_entry(service: Any) -> Settings:
+    return {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": service.url(),
+        "OPTIONS": {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT},
+    }
+
+
+def _memcached_entry(service: Any) -> Settings:
+    return {
+        "BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache",
+        "LOCATION": service.addresses,
+        "OPTIONS": {"timeout": TIMEOUT, "connect_timeout": TIMEOUT},
+    }
+
+
+def _database(service: Any, kind: Kind, **options: Any) -> Settings:
+    """Return settings with a database, whose connections are kept if each has its thread."""
+    if isinstance(service, PostgreSQL):
+        entry: Settings = {"ENGINE": "django.db.backends.postgresql"}
+    else:
+        # Of PyMySQL, connect_timeout ends before the server's greeting.
+        entry = {"ENGINE": "django.db.backends.mysql"}
+        options["read_timeout"] = 2
+    entry |= {"HOST": HOST, "PORT": service.port, "USER": service.USER, "NAME": service.DATABASE}
+    entry["OPTIONS"] = {"connect_timeout": 2, **options}
+    if not kind.is_cooperative:
+        entry["CONN_MAX_AGE"] = None
+    return {
+        "DATABASES": {"default": entry},
+        "SESSIONSTORES": {"DATABASE_TIMEOUT": 2 * TIMEOUT},
+    }
+
+
+def _pooled(services: Services, kind: Kind) -> Settings:
+    pool = {"min_size": 2, "max_size": 8, "timeout": 2 * TIMEOUT}
+    settings = _database(services["database"], kind, pool=pool)
+    # Django refuses a pool beside connections that it keeps itself.
+    settings["DATABASES"]["default"].update(CONN_MAX_AGE=0, CONN_HEALTH_CHECKS=True)
+    return _settings("db", **settings)
+
+
+def _sentinel(services: Services, kind: Kind, client: str) -> Settings:
+    service: Any = services["sentinel"]
+    options = {
+        "CLIENT_CLASS": "django_redis.client.SentinelClient",
+        "CONNECTION_FACTORY": "django_redis.pool.SentinelConnectionFactory",
+        "SENTINELS": service.sentinel_addresses,
+        "SENTINEL_KWARGS": {"socket_timeout": TIMEOUT},
+        "SOCKET_TIMEOUT": TIMEOUT,
+        "SOCKET_CONNECT_TIMEOUT": TIMEOUT,
+        "REDIS_CLIENT_CLASS": client,
+    }
+    entry = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": service.url()}
+    return _in_cache({**entry, "OPTIONS": options})
+
+
+def _cluster(services: Services, kind: Kind) -> Settings:
+    return _in_cache({**_redis_entry(services["cluster"]), "BACKEND": "deployed_site.ClusterCache"})
+
+
+# With its log of changes, so that a restart loses nothing.
+_DURABLE_REDIS: Final = partial(Redis, appendonly="yes", appendfsync="always")
+
+SETUPS: Final = {
+    setup.name: setup
+    for setup in (
+        Setup(
+            "redis",
+            {"cache": _DURABLE_REDIS},
+            lambda services, kind: _in_cache(_redis_entry(services["cache"])),
+        ),
+        Setup(
+            "memcached",
+            {"cache": partial(Memcached, *MEMCACHED_FLAGS)},
+            lambda services, kind: _in_cache(_memcached_entry(services["cache"])),
+            forgets=True,
+        ),
+        Setup(
+            "postgresql",
+            {"database": PostgreSQL},
+            lambda services, kind: _settings("db", **_database(services["database"], kind)),
+        ),
+        Setup("postgresql-pool", {"database": PostgreSQL}, _pooled),
+        Setup(
+            "mariadb",
+            {"database": MariaDB},
+            lambda services, kind: _settings("db", **_database(services["database"], kind)),
+        ),
+        Setup(
+            "cached_db",
+            {"cache": Redis, "database": PostgreSQL},
+            lambda services, kind: _in_cache(
+                _redis_entry(services["cache"]),
+                "cached_db",
+                **_database(services["database"], kind),
+            ),
+        ),
+        Setup(
+            "file",
+            {"disk": Disk},
+            # The folder is made by `Disk`, so that it is not the mount point.
+            lambda services, kind: _settings("file", SESSION_FILE_PATH=_folder(services["disk"])),
+        ),
+        Setup(
+            "cookie",
+            {"database": PostgreSQL},
+            lambda services, kind: _with_registry(_database(services["database"], kind)),
+        ),
+    )
+}
+
+
+def _folder(disk: Any) -> str:
+    """Return a folder on the disk: the mount point itself would be there without it."""
+    folder: Path = disk.path / "sessions"
+    folder.mkdir(mode=0o700)
+    return str(folder)
+
+
+def _with_registry(settings: Settings) -> Settings:
+    settings["SESSIONSTORES"]["REGISTRY"] = "db"
+    return _settings("cookie", **settings)
+
+
+def sentinel_setup(*, waits: bool = False, **options: str) -> Setup:
+    """Return Redis with a replica and sentinels.
+
+    ``waits`` has each write wait until the replica has it; ``options`` are of both servers.
+    """
+    client = "deployed_site.ReplicatedRedis" if waits else "redis.client.Redis"
+    make = partial(RedisSentinel, 3, **options)
+    return Setup("sentinel", {"sentinel": make}, partial(_sentinel, client=client))
+
+
+CLUSTER: Final = Setup("cluster", {"cluster": partial(RedisCluster, replicas=1)}, _cluster)
