@@ -503,6 +503,8 @@ class CacheStorage(Storage):
     """A storage that can also hold copies of another storage's records, as in ``cached_db``."""
 
     durable = False
+    holds_copies: bool = False
+    """Whether it holds nothing but copies, which may get lost at any time."""
 
     def fill(self, record: Record, until: int, now: int) -> None:
         """Store a copy of ``record``, unless there is a tombstone or a newer version.

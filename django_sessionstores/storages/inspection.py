@@ -68,6 +68,10 @@ class Inspection(SiteMarks):
         """Return the alias of Django's database that has the records; ``None`` for other stores."""
         return None
 
+    def folder(self) -> str | None:
+        """Return the path of the folder that has the records; ``None`` for other stores."""
+        return None
+
     def write_obstacle(self) -> str:
         """Return what keeps this process from writing to the store, for the doctor.
 

@@ -72,6 +72,27 @@ def names_in(folder: str, *, after: str = "", prefix: str = "") -> Iterator[str]
         after = names[-1]
 
 
+def is_empty(folder: str) -> bool:
+    """Return whether a folder has nothing in it."""
+    with os.scandir(folder) as entries:
+        return next(entries, None) is None
+
+
+def is_read_only(path: str) -> bool:
+    """Return whether the file system is mounted read-only that a path is on, as far as known."""
+    # Windows has no such call.
+    found = getattr(os, "statvfs", None)
+    return found is not None and bool(found(path).f_flag & os.ST_RDONLY)
+
+
+def mount_point_of(path: str) -> str:
+    """Return the folder at which the file system is mounted that a path is on."""
+    path = os.path.realpath(path)
+    while not os.path.ismount(path) and (parent := os.path.dirname(path)) != path:
+        path = parent
+    return path
+
+
 @contextlib.contextmanager
 def open_file(path: str, flags: int = CHANGE) -> Iterator[int]:
     """Open a file for as long as the context lasts, and provide its descriptor."""

@@ -69,7 +69,11 @@ class UserIndex:
 
     def add(self, user_id: str, session_id: str) -> None:
         """Add an entry for a session of a user, if there is none."""
-        path = self._path(Entry(_digest(user_id), session_id))
+        self.put(Entry(_digest(user_id), session_id))
+
+    def put(self, entry: Entry) -> None:
+        """Add an entry, if there is none."""
+        path = self._path(entry)
         # More than once if a purge removes the shard while it is still empty.
         for _ in range(_TRIES):
             try:

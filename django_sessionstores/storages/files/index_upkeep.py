@@ -59,18 +59,30 @@ class IndexUpkeep:
         return self._index.is_complete()
 
     def remove_if_stale(self, entry: Entry) -> None:
-        """Remove an entry, unless there is a record of its user, or one that cannot be read."""
-        # Also if there is no shard yet: a writer that makes it may have made the entry.
-        with self._locks.hold(entry.session_id, make_folders=True):
-            path = self._folder.path_of(entry.session_id)
-            try:
-                user_id = owner_of(read_start(path, entry.session_id))
-            except FileNotFoundError:
-                user_id = None
-            except UnreadablePayload:
-                return
-            if not entry.is_of(user_id):
-                self._index.remove(entry)
+        """Remove an entry, unless there is a record of its user, or one that cannot be read.
+
+        Makes no file, so that a full disk can be purged.
+        """
+        try:
+            with self._locks.hold(entry.session_id):
+                if not self._is_right(entry):
+                    self._index.remove(entry)
+        except FileNotFoundError:
+            # A writer makes the shard before the entry. One that has made both since then may have
+            # relied on this entry.
+            self._index.remove(entry)
+            with contextlib.suppress(FileNotFoundError), self._locks.hold(entry.session_id):
+                if self._is_right(entry):
+                    self._index.put(entry)
+
+    def _is_right(self, entry: Entry) -> bool:
+        path = self._folder.path_of(entry.session_id)
+        try:
+            return entry.is_of(owner_of(read_start(path, entry.session_id)))
+        except FileNotFoundError:
+            return False
+        except UnreadablePayload:
+            return True
 
     def _complete(self, is_counted: Callable[[Record], bool] = bool) -> int:
         """Add an entry for each session of a user; return how many of all sessions are counted."""

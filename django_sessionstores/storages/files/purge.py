@@ -13,10 +13,10 @@ from ...core.records import Record, is_session_id
 from ...exceptions import UnreadablePayload
 from .disk import insist
 from .folder import LOCK, NEW, SHARDS, Folder
-from .index import Entry, UserIndex
+from .index import Entry, UserIndex, owner_of
 from .index_upkeep import IndexUpkeep
 from .locks import ShardLocks
-from .record_file import hint_expiry, read_head
+from .record_file import hint_expiry, read_head, read_start
 
 # Windows does not; there the lock files of empty shards stay.
 _REMOVES_OPEN_FILES: Final = os.name == "posix"
@@ -29,7 +29,7 @@ _Round: TypeAlias = Generator[int, tuple[int, int], None]
 
 
 class Purge:
-    """Rounds through all entries of the index and all shards.
+    """Rounds through all shards and all entries of the index, if there is one.
 
     ``may_purge`` says of a record whether it may be removed at a moment.
 
@@ -41,7 +41,7 @@ class Purge:
         self,
         folder: Folder,
         locks: ShardLocks,
-        index: UserIndex,
+        index: UserIndex | None,
         upkeep: IndexUpkeep,
         may_purge: Callable[[Record, int], bool],
     ) -> None:
@@ -95,12 +95,6 @@ class Purge:
         A request has the time, and how many sessions the step may remove.
         """
         now, most = yield 0
-        # First, because to look at an entry may make a shard, which goes below if it is empty. An
-        # expired record loses its entry in the next round: to know its user, it would have to be
-        # read.
-        for of_user in self._index.entries():
-            self._remove_if_alone(of_user)
-            now, most = yield 0
         for shard in SHARDS:
             try:
                 entries = os.scandir(f"{self._folder.path}/{shard}")
@@ -122,6 +116,12 @@ class Purge:
             if _REMOVES_OPEN_FILES and not left:
                 self._remove_if_empty(shard)
                 now, most = yield 0
+        # What killed processes have left: the entry of a record goes with the record.
+        for of_user in self._index.entries() if self._index else ():
+            self._remove_if_alone(of_user)
+            now, most = yield 0
+        # A folder that has gone meanwhile has nothing to purge, as if all were done.
+        self._folder.require()
 
     def _remove_left_over(self, shard: str, path: str) -> None:
         # While this process holds the lock, no other process is writing the file.
@@ -154,7 +154,8 @@ class Purge:
     def _remove_if_expired(self, session_id: str, now: int) -> bool:
         path = self._folder.path_of(session_id)
         try:
-            record = read_head(path, session_id)
+            # The user is after the head.
+            record = (read_start if self._index else read_head)(path, session_id)
         except UnreadablePayload:
             # Nobody can load it. Only the modification time says when it expires.
             record = Record(id=session_id)
@@ -162,6 +163,8 @@ class Purge:
             hint_expiry(path, record.expires)
             return False
         insist(os.unlink, path)
+        if self._index and (owner := owner_of(record)) is not None:
+            self._index.discard(owner, session_id)
         return True
 
 

@@ -12,7 +12,7 @@ from django.utils.translation import gettext_noop
 
 from ...core.phrases import Phrase
 from ...core.records import HEAD_SIZE, TIMES_OFFSET, Record, State, pack, pack_times, unpack_head
-from ...exceptions import StorageUnavailable, UnreadablePayload
+from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated, id_of_cursor, page_of
 from ..outcomes import LockTaken
 from .disk import READ, insist, open_file, overwrite, read_rest
@@ -86,13 +86,17 @@ class FileStorage(Storage):
         folder = self._folder_class(
             path,
             setting=self._setting,
-            is_temporary=self.temporary,
+            may_vanish=self._may_vanish,
             index=index if self.indexes_users else None,
         )
         locks = ShardLocks(folder)
         upkeep = IndexUpkeep(index, folder, locks, self._all_records)
-        purge = Purge(folder, locks, index, upkeep, self.may_purge)
+        purge = Purge(folder, locks, index if self.indexes_users else None, upkeep, self.may_purge)
         return Place(folder, users=index, locks=locks, upkeep=upkeep, purge=purge)
+
+    def _may_vanish(self) -> bool:
+        """Return whether the folder may be removed while the site runs, with all that is in it."""
+        return self.temporary
 
     def _place(self) -> Place:
         """Return the folder to use, which may depend on the request."""
@@ -121,6 +125,9 @@ class FileStorage(Storage):
     def describe(self) -> str:
         return Phrase(gettext_noop("files in %(folder)s"), folder=self._folder.path)
 
+    def folder(self) -> str:
+        return self._folder.path
+
     def write_obstacle(self) -> str:
         return self._folder.write_obstacle()
 
@@ -132,13 +139,14 @@ class FileStorage(Storage):
             return None
         except OSError as error:
             raise self._folder.outage_of(error) from error
-        self._folder.was_there = True
         try:
             data = read_rest(fd)
         except OSError as error:
             raise self._folder.outage_of(error) from error
         finally:
             os.close(fd)
+        if not self._folder.was_there:
+            self._folder.require()
         return self._unpack(session_id, data)
 
     def create(self, record: Record, now: int) -> Updated | Taken:
@@ -148,7 +156,6 @@ class FileStorage(Storage):
             except FileNotFoundError:
                 with self._follow_in_index(record):
                     self._write(self._entry(record))
-                self._folder.was_there = True
                 return Updated(record)
         return Taken()
 
@@ -257,6 +264,8 @@ class FileStorage(Storage):
                 for record in self._records(last, None, live_at):
                     if record.user_id == user_id:
                         yield record
+        # What is not there any more has no names, as if the list were at its end.
+        self._folder.require()
 
     def _records_of(self, user_id: str, last: str, live_at: int) -> Iterator[Record]:
         for entry in self._index.entries_of_user(user_id, last):
@@ -273,6 +282,7 @@ class FileStorage(Storage):
         self._folder.require()
         with self._folder.translate_errors():
             yield from self._look_at_all(self._folder.ids(""), live_at, heads_only=True)
+        self._folder.require()
 
     def _look_at_all(
         self, ids: Iterable[str], live_at: int, *, heads_only: bool = False
@@ -339,9 +349,16 @@ class FileStorage(Storage):
         Only under the lock.
         """
         previous, owner = self._owner(base), self._owner(record)
-        if owner is not None and owner != previous:
+        is_new = owner is not None and owner != previous
+        if is_new:
             self._index.add(owner, record.id)
-        # If the write fails, the entry stays for a purge: on a network, a failure may be a success.
-        yield
+        try:
+            yield
+        except StorageFull:
+            # Nothing was written. After other failures the entry stays for a purge, because on a
+            # network a failure may be a success.
+            if is_new:
+                self._index.discard(owner, record.id)
+            raise
         if previous is not None and previous != owner:
             self._index.discard(previous, record.id)
