@@ -287,10 +287,11 @@ class Storage(Inspection):
 
         Records of other sites stay for another `LITTER_AGE`.
 
-        Callers repeat the call until it returns 0. No statement locks more than a batch, and a
-        record that is touched meanwhile stays. One that cannot be read does not stop the purge: it
-        is removed when it would have expired, or at once if the store cannot tell when that is. If
-        the store cannot tell its site, it may stay as long as those of other sites.
+        Callers repeat the call with the same ``now`` until it returns 0. No statement locks more
+        than a batch, and a record that is touched meanwhile stays. One that cannot be read does not
+        stop the purge: it is removed when it would have expired, or at once if the store cannot
+        tell when that is. If the store cannot tell its site, it may stay as long as those of other
+        sites.
         """
         raise _unwritten(self, "purge")
 

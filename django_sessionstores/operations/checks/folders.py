@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.core import checks
 from django.utils.translation import gettext_noop as _
@@ -37,19 +37,26 @@ def check_file_path(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMes
 
 @checks.register
 def check_place(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """Check that the folder in which a storage makes its own exists, if that must not be made."""
+    """Check that ``SESSION_FILE_PATH`` names a folder, which the engine must not make."""
     return [
         engine_error(
-            Phrase(_("%(folder)s is not a folder. Create it, or mount its disk."), folder=place)
+            Phrase(
+                _(
+                    "%(setting)s names %(folder)s, which is not a folder. Create it, or mount its "
+                    "disk."
+                ),
+                setting=each.setting,
+                folder=each.around,
+            )
         )
-        for part, place in _places(usable_storage())
-        if _is_missing(part, place)
+        for each in _folders(usable_storage())
+        if each.is_nowhere
     ]
 
 
 @checks.register
 def check_mount_point(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """Check that a folder goes away with its disk, so that new processes notice it."""
+    """Check that ``SESSION_FILE_PATH`` goes away with its disk, so that new processes notice it."""
     return [
         checks.Warning(
             Phrase(
@@ -57,25 +64,33 @@ def check_mount_point(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckM
                     "Sessions are in %(store)s, at the mount point of a disk. If the disk is not "
                     "mounted, a process that starts then begins anew, and all users are signed out."
                 ),
-                store=part.describe(),
+                store=each.store,
             ),
             hint=Phrase(
-                _("Create a folder on the disk, such as %(folder)s, and set that instead."),
-                folder=place / "sessions",
+                _("Create a folder on the disk, such as %(folder)s, and set %(setting)s to it."),
+                folder=each.around / "sessions",
+                setting=each.setting,
             ),
             id="sessionstores.W034",
         )
-        for part, place in _places(production_storage())
-        if os.path.ismount(place)
+        for each in _folders(production_storage())
+        if os.path.ismount(each.around)
     ]
 
 
 @checks.register(deploy=True)
 def check_folder(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """Check that the folder of sessions exists. It may be on a disk that is not mounted."""
+    """Check that the folder of sessions exists below ``SESSION_FILE_PATH``.
+
+    If not, that may be on a disk that is not mounted.
+    """
     return [
         checks.Warning(
-            Phrase(_("The folder of sessions, %(folder)s, does not exist."), folder=part.folder()),
+            Phrase(
+                _("The folder of sessions, %(folder)s, does not exist. See %(setting)s."),
+                folder=each.path,
+                setting=each.setting,
+            ),
             hint=Phrase(
                 _(
                     "If the site has had sessions, mount the disk or restore the folder. If the "
@@ -84,24 +99,35 @@ def check_folder(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
             ),
             id="sessionstores.W035",
         )
-        for part, place in _places(usable_storage())
-        if not os.path.lexists(str(part.folder())) and not _is_missing(part, place)
+        for each in _folders(usable_storage())
+        if not os.path.lexists(each.path) and not each.is_nowhere
     ]
 
 
-def _places(storage: Storage | None) -> Iterator[tuple[Storage, Path]]:
-    """Yield the storages that keep sessions in a folder, and the folder around that.
+class _Folder(NamedTuple):
+    """A folder that has sessions, and not only copies, which may get lost."""
 
-    Copies may get lost, and temporary files as well.
-    """
+    path: Path
+    setting: str
+    store: str
+    is_made_with_parents: bool
+
+    @property
+    def around(self) -> Path:
+        """The folder that the setting names."""
+        return self.path.parent
+
+    @property
+    def is_nowhere(self) -> bool:
+        """Whether the folder cannot be made, because the one around it does not exist."""
+        return not (self.is_made_with_parents or self.around.is_dir())
+
+
+def _folders(storage: Storage | None) -> Iterator[_Folder]:
     for part in parts(storage):
-        folder = part.folder()
-        is_copy = isinstance(part, CacheStorage) and part.holds_copies
-        if folder is not None and not part.temporary and not is_copy:
-            yield part, Path(folder).parent
-
-
-def _is_missing(storage: Storage, place: Path) -> bool:
-    """Return whether the folder around that of a storage is missing and will not be made."""
-    # Django's cache makes its folder itself.
-    return not isinstance(storage, CacheStorage) and not place.is_dir()
+        is_cache = isinstance(part, CacheStorage)
+        if part.temporary or (isinstance(part, CacheStorage) and part.holds_copies):
+            continue
+        if found := part.folder():
+            # Django's cache makes its folder itself.
+            yield _Folder(Path(found[0]), found[1], part.describe(), is_made_with_parents=is_cache)

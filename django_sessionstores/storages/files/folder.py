@@ -93,9 +93,10 @@ class Folder:
             os.mkdir(self.path, 0o700)
         self.refuse_other_owner()
         self.require()
-        # The folder may have been made by hand.
-        if self._index is not None and is_empty(self.path):
-            self._index.set_complete()  # There are no sessions yet.
+        if self._index is not None:
+            self._index.forget_sites()
+            if is_empty(self.path):  # It may have been made by hand.
+                self._index.set_complete()  # There are no sessions yet.
 
     def require(self) -> None:
         """Raise `StorageUnavailable` if the folder is missing and was there, or cannot be made.

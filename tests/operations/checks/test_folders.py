@@ -86,8 +86,9 @@ def test_a_folder_that_is_missing_is_told(name: str, tmp_path: Path) -> None:
         if name == "cached_db":
             return
         (message,) = check_folder(None)
-        folder = engine.own_storage().folder()
+        folder, setting = engine.own_storage().folder()
         assert folder in message.msg
+        assert setting in message.msg
         engine().create()
         assert ids(check_folder) == []
         shutil.rmtree(folder)

@@ -89,7 +89,7 @@ def place(how: str, tmp_path: Path) -> Iterator[Path]:
 
 def index_in(place: Path) -> set[str]:
     """Return the ids that the index of users has."""
-    return {path.name[-40:] for path in place.rglob("users/*/*")}
+    return {path.name[-40:] for path in place.rglob("users/??/*")}
 
 
 @KINDS

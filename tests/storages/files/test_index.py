@@ -37,7 +37,7 @@ def found(storage: FileStorage, user_id: str | None = "7") -> list[str]:
 
 
 def entries(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("users/*/*"))
+    return sorted(path.name for path in folder.glob("users/??/*"))
 
 
 def test_a_users_sessions_are_found_without_reading_those_of_others(storage: FileStorage) -> None:
@@ -93,7 +93,7 @@ def test_a_save_by_the_same_user_does_not_touch_the_index(
     storage: FileStorage, folder: Path
 ) -> None:
     base = stored(storage)
-    (entry,) = folder.glob("users/*/*")
+    (entry,) = folder.glob("users/??/*")
     before = entry.stat()
     storage.update(successor(base), base, NOW)
     assert (entry.stat().st_ino, entry.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
