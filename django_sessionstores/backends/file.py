@@ -4,8 +4,6 @@ import os
 import tempfile
 from pathlib import Path
 
-from django.core.exceptions import ImproperlyConfigured
-
 from ..conf import engine_setting
 from ..sessions import SessionStore as BaseSessionStore
 from ..storages.files.storage import FileStorage
@@ -14,17 +12,8 @@ FOLDER = "django_sessionstores"
 
 
 def session_folder() -> Path:
-    """Return the folder of the records. It is beside the files of Django's own engine.
-
-    Raises ``ImproperlyConfigured`` if ``SESSION_FILE_PATH`` names a folder that does not exist. To
-    create it would hide that a disk is not mounted, and would log out all users.
-    """
+    """Return the folder of the records. It is beside the files of Django's own engine."""
     if configured := engine_setting("SESSION_FILE_PATH"):
-        if not Path(configured).is_dir():
-            raise ImproperlyConfigured(
-                f"SESSION_FILE_PATH names {str(configured)!r}, which is not a folder. Create it "
-                "or mount it."
-            )
         return Path(configured) / FOLDER
     # The users of a machine share its folder for temporary files, but must not share sessions.
     user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""

@@ -388,21 +388,35 @@ def _open_head(data: bytes) -> tuple[State, int, int, int, int, int]:
     return State(state), version, created, last_activity, expires, site
 
 
-def unpack_head(record_id: str, data: bytes) -> Record:
+def unpack_head(record_id: str, data: bytes, user_id: str | None = None) -> Record:
     """Return the record without user, client and payload, from its first `HEAD_SIZE` bytes.
 
-    Raises `UnreadablePayload` if the bytes do not have this format.
+    ``user_id`` is the user, if known. Raises `UnreadablePayload` if the bytes do not have this
+    format.
     """
     state, version, created, last_activity, expires, site = _open_head(data)
     return Record(
         id=record_id,
         version=version,
         state=state,
+        user_id=user_id,
         created=created,
         last_activity=last_activity,
         expires=expires,
         site=site,
     )
+
+
+def unpack_owner(record_id: str, data: bytes) -> Record | None:
+    """Return the head of a record with its user, from the first bytes of its packed form.
+
+    See `unpack_start`, which takes longer.
+    """
+    end = _text_end(data, OWNER_OFFSET)
+    if end > len(data):
+        unpack_head(record_id, data)  # Raises `UnreadablePayload` if the head is cut.
+        return None
+    return unpack_head(record_id, data, _text_in(data, OWNER_OFFSET, end))
 
 
 def unpack_start(record_id: str, data: bytes, length: int | None = None) -> Record | None:
@@ -420,10 +434,7 @@ def unpack_start(record_id: str, data: bytes, length: int | None = None) -> Reco
         end = _text_end(data, at)
         if end > len(data):
             return None
-        try:
-            texts.append(_decode_text(data[at:end]))
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise UnreadablePayload("record is damaged") from None
+        texts.append(_text_in(data, at, end))
         at = end
     user_id, ip, user_agent = texts
     # The mark and the length of the origin are two bytes.
@@ -438,6 +449,14 @@ def unpack_start(record_id: str, data: bytes, length: int | None = None) -> Reco
         origin=data[begin:at].hex(),
         size=None if length is None else _bytes_in(length - at),
     )
+
+
+def _text_in(data: bytes, at: int, end: int) -> str | None:
+    """Return the MessagePack string, or nil, between two offsets."""
+    try:
+        return _decode_text(data[at:end])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise UnreadablePayload("record is damaged") from None
 
 
 def _text_end(data: bytes, at: int) -> int:

@@ -18,6 +18,25 @@ MAX_USER_AGENTS: Final = 10_000
 """How many different user agents a summary has, the most frequent ones."""
 
 
+class UserCount(msgspec.Struct, frozen=True):
+    """How many live sessions a user has."""
+
+    user_id: str
+    sessions: int
+
+
+class Numbers(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers of all sessions of a store."""
+
+    live: int
+    logged_in: int
+    """The live sessions that have a user."""
+    expired: int
+    """The sessions that have expired and are not purged yet."""
+    top_users: list[UserCount]
+    """The users with the most live sessions, in descending order."""
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of sessions. All moments are milliseconds since the epoch."""
 

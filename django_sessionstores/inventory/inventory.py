@@ -17,7 +17,7 @@ from ..core import clock
 from ..core.flow import Call, Flow, arun, run
 from ..core.phrases import Phrase
 from ..core.records import Record
-from ..core.summary import Summary
+from ..core.summary import Numbers, Summary
 from ..exceptions import CannotList, UnreadablePayload
 from ..sessions import SessionStore, Total, purge_expired
 from ..storages.base import MOST_AT_ONCE, Storage
@@ -151,6 +151,14 @@ class Inventory:
         store cannot count in groups, or would take long."""
         self._listing.check()
         return self.storage.summarize(clock.now(), limit)
+
+    def numbers(self, most: int) -> Numbers | None:
+        """Return the numbers of all sessions, and the ``most`` users with the most sessions.
+
+        ``None`` if the store would have to read each session for that.
+        """
+        self._listing.check()
+        return self.storage.numbers(clock.now(), most)
 
     def lineages(self, user_id: str) -> set[str]:
         """Return the lineages of a user's sessions.

@@ -13,6 +13,7 @@ import msgspec
 from django.utils import timezone
 
 from ..core.phrases import format_duration
+from ..core.summary import Numbers, UserCount
 from ..inventory import SHORT_ID, SessionInfo
 from ..middleware.installed import records_reads
 from ..migration import bulk
@@ -116,13 +117,8 @@ def _user(session: SessionInfo, names: Mapping[str, str]) -> str:
 # --- Numbers -------------------------------------------------------------------------------
 
 
-class UserCount(msgspec.Struct, frozen=True):
-    user_id: str
-    sessions: int
-
-
 class Stats(msgspec.Struct, kw_only=True):
-    """The numbers that one pass over all sessions has counted."""
+    """The numbers of all sessions."""
 
     live: int = 0
     logged_in: int = 0
@@ -159,6 +155,17 @@ def count(sessions: Iterable[SessionInfo], top: int) -> Stats:
             stats.top_users_exact = False
     stats.top_users = [UserCount(*each) for each in users.most_common(top)]
     return stats
+
+
+def stats_of(numbers: Numbers) -> Stats:
+    """Return the numbers that a store has counted by itself."""
+    return Stats(
+        live=numbers.live,
+        logged_in=numbers.logged_in,
+        anonymous=numbers.live - numbers.logged_in,
+        expired=numbers.expired,
+        top_users=numbers.top_users,
+    )
 
 
 def stats_fields(stats: Stats, names: Mapping[str, str]) -> dict[str, str]:

@@ -287,10 +287,11 @@ class Storage(Inspection):
 
         Records of other sites stay for another `LITTER_AGE`.
 
-        Callers repeat the call until it returns 0. No statement locks more than a batch, and a
-        record that is touched meanwhile stays. One that cannot be read does not stop the purge: it
-        is removed when it would have expired, or at once if the store cannot tell when that is. If
-        the store cannot tell its site, it may stay as long as those of other sites.
+        Callers repeat the call with the same ``now`` until it returns 0. No statement locks more
+        than a batch, and a record that is touched meanwhile stays. One that cannot be read does not
+        stop the purge: it is removed when it would have expired, or at once if the store cannot
+        tell when that is. If the store cannot tell its site, it may stay as long as those of other
+        sites.
         """
         raise _unwritten(self, "purge")
 
@@ -503,6 +504,8 @@ class CacheStorage(Storage):
     """A storage that can also hold copies of another storage's records, as in ``cached_db``."""
 
     durable = False
+    holds_copies: bool = False
+    """Whether it holds nothing but copies, which may get lost at any time."""
 
     def fill(self, record: Record, until: int, now: int) -> None:
         """Store a copy of ``record``, unless there is a tombstone or a newer version.

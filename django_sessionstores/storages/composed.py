@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..core.flow import Flow
 from ..core.records import Record, list_entry
-from ..core.summary import Summary
+from ..core.summary import Numbers, Summary
 from .base import Found, Outcome, Page, Storage, Taken, Updated
 from .calls import Calls
 from .contract import TRAITS
@@ -80,6 +80,9 @@ class ComposedStorage(FlowStorage):
 
     def summarize(self, now: int, limit: int) -> Summary:
         return self._listing.summarize(now, limit)
+
+    def numbers(self, now: int, most: int) -> Numbers | None:
+        return self._listing.numbers(now, most)
 
     def index_is_complete(self) -> bool | None:
         return self._listing.index_is_complete()

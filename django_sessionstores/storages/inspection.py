@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 from ..core.records import ID_SIZE, Record, draw_key, list_entry, session_id
-from ..core.summary import Summary, summarize
+from ..core.summary import Numbers, Summary, summarize
 from ..exceptions import UnreadablePayload
 from .outcomes import Page
 from .site_marks import SiteMarks
@@ -82,6 +82,13 @@ class Inspection(SiteMarks):
         """Return the alias of Django's database that has the records; ``None`` for other stores."""
         return None
 
+    def folder(self) -> tuple[str, str] | None:
+        """Return the path of the folder that has the records, and the setting to look at.
+
+        Return ``None`` for other stores.
+        """
+        return None
+
     def write_obstacle(self) -> str:
         """Return what keeps this process from writing to the store, for the doctor.
 
@@ -111,6 +118,14 @@ class Inspection(SiteMarks):
             records = [*records, *(each for each in first.records if each.id <= start)]
         is_whole = not page.next and len(records) <= limit
         return summarize(records[:limit], now, is_whole=is_whole)
+
+    def numbers(self, now: int, most: int) -> Numbers | None:
+        """Return the numbers of all sessions, and the ``most`` users with the most sessions.
+
+        Return ``None`` if the store would have to read each session for that. Only if the storage
+        `lists`.
+        """
+        return None
 
     def index_is_complete(self) -> bool | None:
         """Return whether the index has all sessions; ``None`` if there is no index.

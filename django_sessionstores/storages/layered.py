@@ -44,6 +44,7 @@ class LayeredStorage(ComposedStorage):
         super().__init__(listing=authority)
         self.cache = cache
         cache.marked_by = authority
+        cache.holds_copies = True
         self.authority = authority
         self._lease = lease
         self._retry = retry

@@ -69,7 +69,12 @@ class SiteMarks:
 
     def may_purge(self, record: Record, now: int) -> bool:
         """Return whether ``purge`` may remove a record, which may have expired, at ``now``."""
-        return record.expires <= (now if self.is_own(record) else now - LITTER_AGE)
+        return self.purge_rule(now)(record)
+
+    def purge_rule(self, now: int) -> Callable[[Record], bool]:
+        """Return a function that returns what `may_purge` does, to ask it of many records."""
+        sites = (0, *self.sites())
+        return lambda record: record.expires <= (now if record.site in sites else now - LITTER_AGE)
 
 
 class _OneMark(SiteMarks):

@@ -106,8 +106,12 @@ class Command(BaseCommand):
 
     def _stats(self, *, json: bool, **options: Any) -> None:
         inventory = self._inventory()
-        sessions: Iterable[SessionInfo] = inventory.iterate(expired=None)
-        stats = reports.count(self.terminal.with_progress(sessions, inventory.count), _TOP_USERS)
+        if (numbers := inventory.numbers(_TOP_USERS)) is not None:
+            stats = reports.stats_of(numbers)
+        else:
+            sessions: Iterable[SessionInfo] = inventory.iterate(expired=None)
+            progress = self.terminal.with_progress(sessions, inventory.count)
+            stats = reports.count(progress, _TOP_USERS)
         if conf.settings.STATISTICS:
             stats.last_day = _last_day()
         if json:

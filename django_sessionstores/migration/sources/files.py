@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from bisect import bisect_right
 from pathlib import Path
@@ -15,6 +17,7 @@ from ...conf import engine_setting
 from ...core import lifetime
 from ...core.phrases import Phrase
 from ...core.records import SecretText, is_well_formed, session_id
+from ...storages.files.disk import mount_point_of
 from .base import Claim, Entry, PreviousSession
 from .django_backend import DjangoSource, session_or_error, translate_errors
 
@@ -30,6 +33,7 @@ class FileSource(DjangoSource):
                 f"The previous backend's SESSION_FILE_PATH is {str(self._folder)!r}, which is not "
                 "a folder."
             )
+        self._mount_point = mount_point_of(str(self._folder))
         self._listed: list[SecretText] = []
 
     def describe(self) -> str:
@@ -45,6 +49,7 @@ class FileSource(DjangoSource):
                 saved = int(self._path(key).stat().st_mtime * 1000)
                 text = self._path(key).read_text("ascii", "replace")
             except FileNotFoundError:
+                self._require_folder()
                 return None
         if not text:
             return None  # The placeholder of a session that is being created.
@@ -54,7 +59,10 @@ class FileSource(DjangoSource):
 
     def remove(self, key: str) -> None:
         with translate_errors(self):
-            self._path(key).unlink(missing_ok=True)
+            try:
+                self._path(key).unlink()
+            except FileNotFoundError:
+                self._require_folder()
 
     def scan(self, cursor: str, limit: int) -> tuple[list[Entry], str]:
         if not cursor:
@@ -78,16 +86,23 @@ class FileSource(DjangoSource):
                     return Claim.CHANGED
                 self._path(locator).unlink()
             except FileNotFoundError:
+                self._require_folder()
                 return Claim.GONE
         return Claim.REMOVED
 
     def _keys(self) -> list[SecretText]:
         prefix = django_settings.SESSION_COOKIE_NAME
         with translate_errors(self):
+            self._require_folder()
             names = [path.name for path in self._folder.iterdir()]
         keys = (SecretText(name[len(prefix) :]) for name in names if name.startswith(prefix))
         # The folder also has files that are being written.
         return sorted(key for key in keys if is_well_formed(key))
+
+    def _require_folder(self) -> None:
+        """Raise ``OSError`` if the folder is missing, or its disk, which was mounted, is not."""
+        if not (self._folder.is_dir() and os.path.ismount(self._mount_point)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._folder))
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{django_settings.SESSION_COOKIE_NAME}{key}"

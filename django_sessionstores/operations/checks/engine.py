@@ -46,17 +46,20 @@ def check_engine(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
         problem = message_of(error)
         if any(problem == message.msg for message in check_settings(None)):
             return []  # An option has a wrong value, which is reported there.
-    return [
-        checks.Error(
-            Phrase(
-                _("SESSION_ENGINE %(engine)s cannot be used: %(error)s"),
-                engine=repr(engine),
-                error=problem,
-            ),
-            hint=engine_hint(str(engine)),
-            id="sessionstores.E005",
-        )
-    ]
+    return [engine_error(problem, engine_hint(str(engine)))]
+
+
+def engine_error(problem: str, hint: str | None = None) -> checks.Error:
+    """Return the error that ``SESSION_ENGINE`` cannot be used."""
+    return checks.Error(
+        Phrase(
+            _("SESSION_ENGINE %(engine)s cannot be used: %(error)s"),
+            engine=repr(django_settings.SESSION_ENGINE),
+            error=problem,
+        ),
+        hint=hint,
+        id="sessionstores.E005",
+    )
 
 
 def engine_hint(path: str, others: Sequence[str] = ()) -> Phrase | None:

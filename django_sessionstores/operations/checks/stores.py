@@ -223,22 +223,3 @@ def write_warning(store: str, obstacle: str) -> checks.Warning:
         hint=obstacle,
         id="sessionstores.W024",
     )
-
-
-@checks.register
-def check_file_path(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """Check that the project sets the folder of session files."""
-    if not any(part.temporary for part in parts(production_storage())):
-        return []
-    return [
-        checks.Warning(
-            Phrase(
-                _(
-                    "Sessions are in the system's folder for temporary files, which a restart or a "
-                    "cleaning job may empty."
-                )
-            ),
-            hint=Phrase(_("Set SESSION_FILE_PATH to a folder that only the site's user can read.")),
-            id="sessionstores.W004",
-        )
-    ]

@@ -44,22 +44,13 @@ def from_cache(alias: str) -> FileCacheStorage:
 
 
 class CacheFolder(Folder):
-    """The folder of a `FileCacheStorage`.
+    """The folder of a `FileCacheStorage`."""
 
-    It may be removed while it holds only copies, like the folder of any cache. Once a session has
-    been stored in it, a missing folder is an outage, as in `Folder`.
-    """
-
-    holds_sessions = False
-    """Whether this process has seen a session that is not a copy."""
-
-    def _is_expected(self, was_there: bool) -> bool:
-        if (was_there and self.holds_sessions) or Path(self.path).is_symlink():
-            return True
+    def _has_place(self) -> bool:
         # The cache makes the folder around it when it writes, so at first that may be missing. But
         # if it cannot be made, it is not known whether there are sessions.
         Path(self.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return False
+        return True
 
 
 class FileCacheStorage(FileStorage, CacheStorage):
@@ -69,7 +60,8 @@ class FileCacheStorage(FileStorage, CacheStorage):
     apart. If the cache has a ``KEY_FUNCTION``, what that puts in front of a key is in the name
     instead. It may depend on the request, and so does the folder then.
 
-    A copy is a file that expires with its lease, for `purge` and for other copies, too.
+    A copy is a file that expires with its lease, for `purge` and for other copies, too. A folder of
+    copies may be removed, like the folder of any cache.
     """
 
     durable = True
@@ -78,7 +70,6 @@ class FileCacheStorage(FileStorage, CacheStorage):
     indexes_users = False
 
     _folder_class = CacheFolder
-    _folder: CacheFolder
 
     def __init__(self, alias: str, cache: FileBasedCache) -> None:
         self._alias = alias
@@ -88,6 +79,9 @@ class FileCacheStorage(FileStorage, CacheStorage):
         name = _folder_name(cache)
         super().__init__(Path(self._location, name), setting=f"CACHES[{alias!r}]['LOCATION']")
         self._is_fixed = has_fixed_keys(cache)
+
+    def _may_vanish(self) -> bool:
+        return self.holds_copies
 
     def _place(self) -> Place:
         if self._is_fixed:
@@ -113,8 +107,6 @@ class FileCacheStorage(FileStorage, CacheStorage):
 
     def read(self, session_id: str) -> Record | None:
         record = super().read(session_id)
-        if record is not None and record.state is State.LIVE and record.handle is None:
-            self._folder.holds_sessions = True
         # The handle of a copy is the end of its lease.
         if record is None or record.handle is None or record.handle > clock.now():
             return record
@@ -139,7 +131,6 @@ class FileCacheStorage(FileStorage, CacheStorage):
             self._write(tombstone)
 
     def _entry(self, record: Record) -> Record:
-        self._folder.holds_sessions = True
         return _with_prefix(record, _OWN, expires=record.expires)
 
     def _unpack(self, session_id: str, data: bytes) -> Record:

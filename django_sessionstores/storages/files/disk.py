@@ -22,6 +22,7 @@ _NAMES: Final = 10_000
 # One call reads nearly every session. A buffer of this size costs no more than a small one.
 _READ_SIZE: Final = 65_536
 
+_FOLDERS_BY_FD: Final = os.stat in os.supports_dir_fd and os.listdir in os.supports_fd
 _BINARY: Final = getattr(os, "O_BINARY", 0)  # Windows would translate line ends.
 READ: Final = os.O_RDONLY | _BINARY
 CHANGE: Final = os.O_RDWR | _BINARY
@@ -72,12 +73,69 @@ def names_in(folder: str, *, after: str = "", prefix: str = "") -> Iterator[str]
         after = names[-1]
 
 
+def is_empty(folder: str) -> bool:
+    """Return whether a folder has nothing in it."""
+    with os.scandir(folder) as entries:
+        return next(entries, None) is None
+
+
+def is_read_only(path: str) -> bool:
+    """Return whether the file system is mounted read-only that a path is on, as far as known."""
+    # Windows has no such call.
+    found = getattr(os, "statvfs", None)
+    return found is not None and bool(found(path).f_flag & os.ST_RDONLY)
+
+
+def mount_point_of(path: str) -> str:
+    """Return the folder at which the file system is mounted that a path is on."""
+    path = os.path.realpath(path)
+    while not os.path.ismount(path) and (parent := os.path.dirname(path)) != path:
+        path = parent
+    return path
+
+
+def times_in(folder: str) -> list[tuple[str, int]]:
+    """Return the names in a folder and their modification times in nanoseconds, in any order.
+
+    A missing folder has no names. Made for very many names: to ask the entries of ``os.scandir``,
+    or for paths, takes a third longer.
+    """
+    try:
+        place = os.open(folder, os.O_RDONLY) if _FOLDERS_BY_FD else None
+    except FileNotFoundError:
+        return []
+    try:
+        names = os.listdir(folder if place is None else place)
+        prefix = "" if place is not None else f"{folder}/"
+        try:
+            return [(name, os.stat(prefix + name, dir_fd=place).st_mtime_ns) for name in names]
+        except FileNotFoundError:
+            found = []
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    found.append((name, os.stat(prefix + name, dir_fd=place).st_mtime_ns))
+            return found
+    finally:
+        if place is not None:
+            os.close(place)
+
+
 @contextlib.contextmanager
 def open_file(path: str, flags: int = CHANGE) -> Iterator[int]:
     """Open a file for as long as the context lasts, and provide its descriptor."""
     fd = insist(os.open, path, flags)
     try:
         yield fd
+    finally:
+        os.close(fd)
+
+
+def read_beginning(path: str, size: int) -> bytes:
+    """Return the first bytes of a file: ``size`` of them, or all if there are fewer."""
+    # Without `open_file`, which takes as long as the read.
+    fd = insist(os.open, path, READ)
+    try:
+        return os.read(fd, size)
     finally:
         os.close(fd)
 

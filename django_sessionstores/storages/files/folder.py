@@ -15,13 +15,13 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from ...core.records import is_session_id
 from ...exceptions import StorageFull, StorageUnavailable
 from ..outage_log import OutageLog
-from .disk import names_in
+from .disk import is_empty, is_read_only, mount_point_of, names_in
 from .index import UserIndex
 
 SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
@@ -29,6 +29,7 @@ LOCK: Final = ".lock"
 NEW: Final = ".new"
 
 _NO_PERMISSION: Final = (errno.EACCES, errno.EPERM)
+_REMOUNT: Final = "Mount its disk for writing."
 _NO_SPACE: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _NO_WRITES: Final = (*_NO_SPACE, errno.EROFS)
 WRITE: Final = "write"
@@ -40,26 +41,38 @@ class Folder:
 
     If a folder was there and is missing, that is an outage, because a disk that is not mounted
     looks the same: sessions that cannot be found then have not ended, and a save must not begin a
-    new folder below the mount point. Only ``is_temporary`` says that the folder may be removed
-    with its sessions, as the system does with temporary files. The folder is looked for only when
-    a file is missing, so a session that is found costs nothing more.
+    new folder below the mount point. Only ``may_vanish`` says that the folder may be removed with
+    its sessions, as the system does with temporary files. Even then, the file system that it was
+    on must be mounted. The folder is looked for only when a file is missing, so a session that is
+    found costs nothing more.
 
     ``setting`` is the setting that error messages name. ``index`` is marked as complete if the
     folder is new.
     """
 
     def __init__(
-        self, path: str, *, setting: str, is_temporary: bool, index: UserIndex | None
+        self,
+        path: str,
+        *,
+        setting: str,
+        may_vanish: Callable[[], bool],
+        index: UserIndex | None,
     ) -> None:
         self.path = path
-        self.was_there = False
-        """Whether this process has seen the folder."""
         self.is_trusted = False
         """Whether the folder is known to belong to this process's user."""
         self.log = OutageLog(lambda: f"the sessions in {path} (see {setting})")
         self._setting = setting
-        self._is_temporary = is_temporary
+        self._may_vanish = may_vanish
         self._index = index
+        # Of the file system that this process has seen the folder on.
+        self._device: int | None = None
+        self._mount_point = ""
+
+    @property
+    def was_there(self) -> bool:
+        """Whether this process has seen the folder."""
+        return self._device is not None
 
     def shard_of(self, session_id: str) -> str:
         """Return the path of the shard with the record of this id."""
@@ -83,9 +96,12 @@ class Folder:
         self.require()
         with contextlib.suppress(FileExistsError):
             os.mkdir(self.path, 0o700)
-            if self._index is not None:
-                self._index.set_complete()  # There are no sessions yet.
         self.refuse_other_owner()
+        self.require()
+        if self._index is not None:
+            self._index.forget_sites()
+            if is_empty(self.path):  # It may have been made by hand.
+                self._index.set_complete()  # There are no sessions yet.
 
     def require(self) -> None:
         """Raise `StorageUnavailable` if the folder is missing and was there, or cannot be made.
@@ -96,28 +112,51 @@ class Folder:
         # Before the look: another thread may be about to make the first folder.
         was_there = self.was_there
         with self.translate_errors():
-            try:
-                self.was_there |= stat.S_ISDIR(os.stat(self.path).st_mode)
-            except FileNotFoundError:
-                if self._is_expected(was_there):
-                    raise StorageUnavailable(
-                        f"The folder {self.path} (see {self._setting}) is missing. Mount its "
-                        "disk or restore the folder; if you removed the sessions on purpose, "
-                        "create it again, empty."
-                    ) from None
-                parent = os.path.dirname(self.path)
-                if not _may_write(parent):
-                    raise StorageUnavailable(
-                        f"The folder {self.path} (see {self._setting}) is missing, and this "
-                        f"process may not write to {parent}. {self._cure()}"
-                    ) from None
+            found = None
+            with contextlib.suppress(FileNotFoundError):
+                found = os.stat(self.path)
+            if found is None:
+                self._refuse_unmounted()
+                self._refuse_absence(was_there)
+            elif found.st_dev != self._device and stat.S_ISDIR(found.st_mode):
+                self._refuse_unmounted()
+                self._mount_point = mount_point_of(self.path)
+                self._device = found.st_dev
+
+    def _refuse_unmounted(self) -> None:
+        """Raise `StorageUnavailable` if the file system that the folder was on is not mounted.
+
+        What is in its place is not the folder. Another process, which has begun since, may have
+        made that.
+        """
+        if self._mount_point and not os.path.ismount(self._mount_point):
+            raise StorageUnavailable(
+                f"The folder {self.path} (see {self._setting}) is missing, because nothing is "
+                f"mounted at {self._mount_point}. Mount its disk."
+            )
+
+    def _refuse_absence(self, was_there: bool) -> None:
+        if self._is_expected(was_there):
+            raise StorageUnavailable(
+                f"The folder {self.path} (see {self._setting}) is missing. Mount its disk or "
+                "restore the folder; if you removed the sessions on purpose, create it again, "
+                "empty."
+            )
+        if obstacle := self._obstacle_at(os.path.dirname(self.path)):
+            raise StorageUnavailable(
+                f"The folder {self.path} (see {self._setting}) is missing. {obstacle}"
+            )
 
     def _is_expected(self, was_there: bool) -> bool:
         """Return whether the folder, which is missing, should exist."""
-        if was_there and not self._is_temporary:
+        if was_there and not self._may_vanish():
             return True
         # A link leads to a disk that is not mounted.
-        return os.path.islink(self.path) or not os.path.isdir(os.path.dirname(self.path))
+        return os.path.islink(self.path) or not self._has_place()
+
+    def _has_place(self) -> bool:
+        """Return whether there is a place to make the folder in."""
+        return os.path.isdir(os.path.dirname(self.path))
 
     def refuse_other_owner(self) -> None:
         """Raise `StorageUnavailable` if the folder is another user's.
@@ -153,9 +192,17 @@ class Folder:
                 return (
                     f"{place} is not a folder. Remove it, or name another one in {self._setting}."
                 )
-            if not _may_write(place):
-                return f"This process may not write to {place}. {self._cure()}"
+            if obstacle := self._obstacle_at(place):
+                return obstacle
         return ""
+
+    def _obstacle_at(self, place: str) -> str:
+        """Return why this process cannot write to a folder, with the cure; empty if it can."""
+        if os.access(place, os.W_OK | os.X_OK):
+            return ""
+        if is_read_only(place):
+            return f"{place} is mounted read-only. {_REMOUNT}"
+        return f"This process may not write to {place}. {self._cure()}"
 
     def _cure(self) -> str:
         return (
@@ -186,17 +233,13 @@ class Folder:
         if error.errno in _NO_PERMISSION:
             cure = f". {self._cure()}"
         elif error.errno == errno.EROFS:
-            cure = ". Mount its disk for writing"
+            cure = f". {_REMOUNT}"
         failure = kind(
             f"The sessions in {self.path} (see {self._setting}) are unreachable: {error}{cure}"
         )
         refused = WRITE if error.errno in _NO_WRITES else None
         self.log.failed(failure, refused, str(error.strerror))
         return failure
-
-
-def _may_write(folder: str) -> bool:
-    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def _nearest_folder(path: str) -> str:

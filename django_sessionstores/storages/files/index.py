@@ -4,7 +4,8 @@ Layout, below the folder of the records::
 
     users/c5/                       by the first two characters of the digest of the user id
     users/c5/c58a...-3f9c...        that digest, and the id of a session of the user
-    users/.complete                 every record of a user has its entry
+    users/.complete                 every record of a user has its entry, and every site too
+    users/.sites/-1234              the mark of a site that has stored records
     users/.builder                  empty: locked by the process that makes the index complete
 
 A user id may have any characters, and be too long for a file name; its digest is a name on every
@@ -20,6 +21,7 @@ import contextlib
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -29,7 +31,10 @@ from .disk import insist, names_in
 _FOLDER: Final = "users"
 _COMPLETE: Final = ".complete"
 _BUILDER: Final = ".builder"
-_ENTRY: Final = re.compile(rf"([0-9a-f]{{32}})-([0-9a-f]{{{ID_LENGTH}}})", re.ASCII)
+_SITES: Final = ".sites"
+_DIGEST_LENGTH: Final = 32
+_ENTRY_LENGTH: Final = _DIGEST_LENGTH + 1 + ID_LENGTH
+_ENTRY: Final = re.compile(rf"([0-9a-f]{{{_DIGEST_LENGTH}}})-([0-9a-f]{{{ID_LENGTH}}})", re.ASCII)
 _SHARD: Final = re.compile(r"[0-9a-f]{2}", re.ASCII)
 _EMPTY_FILE: Final = os.O_WRONLY | os.O_CREAT
 _TRIES: Final = 10
@@ -52,9 +57,13 @@ class UserIndex:
 
     def __init__(self, folder: str) -> None:
         self._folder = f"{folder}/{_FOLDER}"
+        self._noted: set[int] = set()
 
     def is_complete(self) -> bool:
-        """Return whether every session of a user has an entry, not only those since some day."""
+        """Return whether every session of a user has an entry, not only those since some day.
+
+        Then the marks of all sites are known as well.
+        """
         return os.path.exists(f"{self._folder}/{_COMPLETE}")
 
     def set_complete(self) -> None:
@@ -67,17 +76,27 @@ class UserIndex:
         self._make_folder(self._folder)
         return insist(os.open, f"{self._folder}/{_BUILDER}", os.O_RDWR | os.O_CREAT, 0o600)
 
+    def forget_sites(self) -> None:
+        """Forget which sites were noted, because the folder may be another one than before."""
+        self._noted.clear()
+
+    def note_site(self, site: int) -> None:
+        """Note that there are records with the mark of a site, once in this process."""
+        if site not in self._noted:
+            self._make_file_below(f"{self._folder}/{_SITES}/{site}")
+            self._noted.add(site)
+
+    def sites(self) -> set[int]:
+        """Return the marks of the sites that have stored records."""
+        return {int(name) for name in names_in(f"{self._folder}/{_SITES}")}
+
     def add(self, user_id: str, session_id: str) -> None:
         """Add an entry for a session of a user, if there is none."""
-        path = self._path(Entry(_digest(user_id), session_id))
-        # More than once if a purge removes the shard while it is still empty.
-        for _ in range(_TRIES):
-            try:
-                return self._make_file(path)
-            except FileNotFoundError:
-                self._make_folder(self._folder)
-                self._make_folder(os.path.dirname(path))
-        return self._make_file(path)
+        self.put(Entry(_digest(user_id), session_id))
+
+    def put(self, entry: Entry) -> None:
+        """Add an entry, if there is none."""
+        self._make_file_below(self._path(entry))
 
     def discard(self, user_id: str, session_id: str) -> None:
         """Remove the entry of a session of a user, if there is one."""
@@ -90,7 +109,10 @@ class UserIndex:
 
     def entries_of_user(self, user_id: str, after: str) -> Iterator[Entry]:
         """Yield the entries of a user after a session id, in order of ids. In bounded memory."""
-        digest = _digest(user_id)
+        return self.entries_of(_digest(user_id), after)
+
+    def entries_of(self, digest: str, after: str = "") -> Iterator[Entry]:
+        """Yield the entries of the user with a digest, see `entries_of_user`."""
         shard = f"{self._folder}/{digest[:2]}"
         for name in names_in(shard, after=f"{digest}-{after}", prefix=f"{digest}-"):
             if found := _ENTRY.fullmatch(name):
@@ -98,20 +120,46 @@ class UserIndex:
 
     def entries(self) -> Iterator[Entry]:
         """Yield all entries, and remove folders in which no entry is left by then."""
-        for shard in names_in(self._folder):
-            if not _SHARD.fullmatch(shard):
-                continue
-            folder = f"{self._folder}/{shard}"
-            with contextlib.suppress(FileNotFoundError), os.scandir(folder) as files:
-                for file in files:
-                    if found := _ENTRY.fullmatch(file.name):
-                        yield Entry(*found.groups())
+        for folder in self._shards():
+            with contextlib.suppress(FileNotFoundError):
+                for name in os.listdir(folder):
+                    if _ENTRY.fullmatch(name):
+                        yield Entry(name[:_DIGEST_LENGTH], name[-ID_LENGTH:])
             # Refused while the folder is not empty.
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
 
+    def sizes(self, without: set[str]) -> Iterator[Counter[str]]:
+        """Yield how many entries users have, by their digests, without those of some sessions.
+
+        Each user is in one of the counters.
+        """
+        for folder in self._shards():
+            with contextlib.suppress(FileNotFoundError):
+                # Only by their lengths, because there may be very many.
+                names = [name for name in os.listdir(folder) if len(name) == _ENTRY_LENGTH]
+                if without:
+                    names = [name for name in names if name[-ID_LENGTH:] not in without]
+                yield Counter([name[:_DIGEST_LENGTH] for name in names])
+
+    def _shards(self) -> Iterator[str]:
+        for name in names_in(self._folder):
+            if _SHARD.fullmatch(name):
+                yield f"{self._folder}/{name}"
+
     def _path(self, entry: Entry) -> str:
         return f"{self._folder}/{entry.user[:2]}/{entry.user}-{entry.session_id}"
+
+    def _make_file_below(self, path: str) -> None:
+        """Make a file in a folder of the index, and the folder if it is missing."""
+        # More than once if a purge removes the folder while it is still empty.
+        for _ in range(_TRIES):
+            try:
+                return self._make_file(path)
+            except FileNotFoundError:
+                self._make_folder(self._folder)
+                self._make_folder(os.path.dirname(path))
+        return self._make_file(path)
 
     def _make_folder(self, path: str) -> None:
         with contextlib.suppress(FileExistsError):

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ...core.records import Record, State
-from ...exceptions import StorageUnavailable, UnreadablePayload
+from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from .folder import Folder
 from .index import Entry, UserIndex, owner_of
 from .locks import LOCK_SECONDS, ShardLocks, try_lock, unlock
-from .record_file import read_start
+from .record_file import read_owner
 
 _POLL_SECONDS: Final = 0.02
 
@@ -35,6 +35,27 @@ class IndexUpkeep:
         self._folder = folder
         self._locks = locks
         self._records = records
+
+    @contextlib.contextmanager
+    def follow(self, record: Record, base: Record | None) -> Iterator[None]:
+        """Keep the index right while ``record`` replaces ``base``, even if that fails.
+
+        Only under the lock.
+        """
+        previous, owner = owner_of(base), owner_of(record)
+        added = None if owner == previous else owner
+        if added is not None:
+            self._index.add(added, record.id)
+        try:
+            yield
+        except StorageFull:
+            # Nothing was written. After other failures the entry stays for a purge, because on a
+            # network a failure may be a success.
+            if added is not None:
+                self._index.discard(added, record.id)
+            raise
+        if previous is not None and previous != owner:
+            self._index.discard(previous, record.id)
 
     def rebuild(self, is_own: Callable[[Record], bool]) -> int:
         """Make the index complete and remove stale entries; return the number of own sessions.
@@ -59,18 +80,30 @@ class IndexUpkeep:
         return self._index.is_complete()
 
     def remove_if_stale(self, entry: Entry) -> None:
-        """Remove an entry, unless there is a record of its user, or one that cannot be read."""
-        # Also if there is no shard yet: a writer that makes it may have made the entry.
-        with self._locks.hold(entry.session_id, make_folders=True):
-            path = self._folder.path_of(entry.session_id)
-            try:
-                user_id = owner_of(read_start(path, entry.session_id))
-            except FileNotFoundError:
-                user_id = None
-            except UnreadablePayload:
-                return
-            if not entry.is_of(user_id):
-                self._index.remove(entry)
+        """Remove an entry, unless there is a record of its user, or one that cannot be read.
+
+        Makes no file, so that a full disk can be purged.
+        """
+        try:
+            with self._locks.hold(entry.session_id):
+                if not self._is_right(entry):
+                    self._index.remove(entry)
+        except FileNotFoundError:
+            # A writer makes the shard before the entry. One that has made both since then may have
+            # relied on this entry.
+            self._index.remove(entry)
+            with contextlib.suppress(FileNotFoundError), self._locks.hold(entry.session_id):
+                if self._is_right(entry):
+                    self._index.put(entry)
+
+    def _is_right(self, entry: Entry) -> bool:
+        path = self._folder.path_of(entry.session_id)
+        try:
+            return entry.is_of(owner_of(read_owner(path, entry.session_id)))
+        except FileNotFoundError:
+            return False
+        except UnreadablePayload:
+            return True
 
     def _complete(self, is_counted: Callable[[Record], bool] = bool) -> int:
         """Add an entry for each session of a user; return how many of all sessions are counted."""
@@ -83,6 +116,7 @@ class IndexUpkeep:
         for record in self._records():
             if record.state is State.LIVE:
                 found += is_counted(record)
+                self._index.note_site(record.site)
                 # Not under the lock. If the session ends meanwhile, this is an entry too many.
                 if record.user_id is not None:
                     self._index.add(record.user_id, record.id)

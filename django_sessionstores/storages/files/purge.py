@@ -6,32 +6,45 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Generator, Sequence
-from itertools import islice
 from typing import Final, TypeAlias
 
-from ...core.records import Record, is_session_id
+from ...core.records import ID_LENGTH, Record, is_session_id
 from ...exceptions import UnreadablePayload
-from .disk import insist
+from .disk import insist, times_in
 from .folder import LOCK, NEW, SHARDS, Folder
-from .index import Entry, UserIndex
+from .index import UserIndex, owner_of
 from .index_upkeep import IndexUpkeep
 from .locks import ShardLocks
-from .record_file import hint_expiry, read_head
+from .record_file import (
+    Kind,
+    first_time,
+    has_set_times,
+    hint_in,
+    kind_of,
+    read_head,
+    read_owner,
+    set_hint,
+)
 
 # Windows does not; there the lock files of empty shards stay.
 _REMOVES_OPEN_FILES: Final = os.name == "posix"
 
 _AT_ONCE: Final = 100
-"""How many files are looked at, and at most removed, while a shard is locked: some milliseconds."""
+"""How many files are removed at most while a shard is locked: some milliseconds."""
+
+_WITHOUT_ENTRY: Final = (Kind.ANONYMOUS, Kind.TOMBSTONE)
+"""Kinds of records that have no entry in the index."""
 
 _Round: TypeAlias = Generator[int, tuple[int, int], None]
 """A round through the folder, see `Purge._steps`."""
 
 
 class Purge:
-    """Rounds through all entries of the index and all shards.
+    """Rounds through all shards and all entries of the index, if there is one.
 
-    ``may_purge`` says of a record whether it may be removed at a moment.
+    ``rule`` is `SiteMarks.purge_rule`, and ``is_alone`` says whether all records are of this site.
+    Then those without an entry in the index are removed unread, if they have expired some minutes
+    ago.
 
     A purge also removes the lock file and the folder of a shard in which no session is left, while
     it holds the lock. (On Windows both stay, because an open file cannot be removed there.)
@@ -41,31 +54,38 @@ class Purge:
         self,
         folder: Folder,
         locks: ShardLocks,
-        index: UserIndex,
+        index: UserIndex | None,
         upkeep: IndexUpkeep,
-        may_purge: Callable[[Record, int], bool],
+        rule: Callable[[int], Callable[[Record], bool]],
+        is_alone: Callable[[], bool],
     ) -> None:
         self._folder = folder
         self._locks = locks
         self._index = index
         self._upkeep = upkeep
-        self._may_purge = may_purge
+        self._rule = rule
+        self._is_alone = is_alone
         # The rest of the round that the last batch stopped in: to begin each batch from the start
         # would look at every file once per batch.
         self._round: _Round | None = None
+        # The moment for which a whole round has just been made.
+        self._done: int | None = None
         self._lock = threading.Lock()
 
     def remove(self, now: int, batch: int) -> int:
         """Remove up to ``batch`` expired records, and return how many. See `Storage.purge`."""
-        removed = 0
         self._folder.require()
         with self._lock:
-            while True:
+            removed = 0
+            while self._done != now:
                 begins_here = self._round is None
                 removed += self._take_steps(now, batch - removed)
-                # Nothing is left only when a whole round has found nothing.
+                # Nothing is left only when a whole round has found nothing, or has removed all that
+                # had expired when it began.
                 if removed or begins_here:
                     return removed
+            self._done = None
+            return 0
 
     def _take_steps(self, now: int, most: int) -> int:
         """Remove up to ``most`` sessions in the rest of the round, which may end; return how many.
@@ -95,33 +115,40 @@ class Purge:
         A request has the time, and how many sessions the step may remove.
         """
         now, most = yield 0
-        # First, because to look at an entry may make a shard, which goes below if it is empty. An
-        # expired record loses its entry in the next round: to know its user, it would have to be
-        # read.
-        for of_user in self._index.entries():
-            self._remove_if_alone(of_user)
-            now, most = yield 0
+        began = now
         for shard in SHARDS:
-            try:
-                entries = os.scandir(f"{self._folder.path}/{shard}")
-            except FileNotFoundError:
-                continue
-            left = 0
-            with entries:
-                while some := list(islice(entries, _AT_ONCE)):
-                    files = [each for each in some if is_session_id(each.name)]
-                    left += len(files)
-                    for left_over in (each for each in some if each.name == NEW):
-                        self._remove_left_over(shard, left_over.path)
-                    expired = [each.name for each in files if _seems_expired(each, now)]
-                    while expired:
-                        removed = self._remove_expired(shard, expired[:most], now)
-                        left -= removed
-                        expired = expired[most:]
-                        now, most = yield removed
-            if _REMOVES_OPEN_FILES and not left:
+            expired, left = self._look(shard, now)
+            while expired:
+                some, expired = expired[: min(most, _AT_ONCE)], expired[min(most, _AT_ONCE) :]
+                removed = self._remove_expired(shard, some, now)
+                left -= removed
+                now, most = yield removed
+            if _REMOVES_OPEN_FILES and not left and os.path.isdir(self._folder.shard_of(shard)):
                 self._remove_if_empty(shard)
                 now, most = yield 0
+        # What killed processes have left, as the entry of a record goes with the record.
+        for entry in self._index.entries() if self._index else ():
+            # Quicker than the look at what it is, and there may be very many.
+            if not os.access(self._folder.path_of(entry.session_id), os.F_OK):
+                self._upkeep.remove_if_stale(entry)
+                now, most = yield 0
+        # A folder that has gone meanwhile has nothing to purge, as if all were done.
+        self._folder.require()
+        self._done = now if began == now else None
+
+    def _look(self, shard: str, now: int) -> tuple[list[tuple[str, int]], int]:
+        """Return the names and times of the files that seem to have expired, and how many there
+        are of all. Remove what a killed writer has left."""
+        place, expired, number = self._folder.shard_of(shard), [], 0
+        live_from = first_time(now + 1)
+        for name, modified in times_in(place):
+            if len(name) == ID_LENGTH:
+                number += 1
+                if modified < live_from and is_session_id(name):
+                    expired.append((name, modified))
+            elif name == NEW:
+                self._remove_left_over(shard, f"{place}/{NEW}")
+        return expired, number
 
     def _remove_left_over(self, shard: str, path: str) -> None:
         # While this process holds the lock, no other process is writing the file.
@@ -138,35 +165,47 @@ class Purge:
                 with contextlib.suppress(OSError):
                     os.rmdir(folder)
 
-    def _remove_if_alone(self, entry: Entry) -> None:
-        if not os.path.lexists(self._folder.path_of(entry.session_id)):
-            self._upkeep.remove_if_stale(entry)
-
-    def _remove_expired(self, shard: str, session_ids: Sequence[str], now: int) -> int:
+    def _remove_expired(self, shard: str, files: Sequence[tuple[str, int]], now: int) -> int:
         """Remove the records that are still expired under the lock, and return how many were."""
-        removed = 0
+        removed, is_alone, may_purge = 0, self._is_alone(), self._rule(now)
+        place = self._folder.shard_of(shard)
         with contextlib.suppress(FileNotFoundError), self._locks.hold(shard):
-            for session_id in session_ids:
-                with contextlib.suppress(FileNotFoundError):
-                    removed += self._remove_if_expired(session_id, now)
+            for session_id, modified in files:
+                path = f"{place}/{session_id}"
+                try:
+                    if is_alone and _is_done_with(path, modified, now):
+                        insist(os.unlink, path)
+                        removed += 1
+                    else:
+                        removed += self._remove_if_expired(path, session_id, may_purge)
+                except FileNotFoundError:
+                    continue
         return removed
 
-    def _remove_if_expired(self, session_id: str, now: int) -> bool:
-        path = self._folder.path_of(session_id)
+    def _remove_if_expired(
+        self, path: str, session_id: str, may_purge: Callable[[Record], bool]
+    ) -> bool:
         try:
-            record = read_head(path, session_id)
+            # The user is after the head.
+            record = (read_owner if self._index else read_head)(path, session_id)
         except UnreadablePayload:
             # Nobody can load it. Only the modification time says when it expires.
             record = Record(id=session_id)
-        if not self._may_purge(record, now):
-            hint_expiry(path, record.expires)
+        if not may_purge(record):
+            set_hint(path, record.expires, kind_of(record) if self._index else Kind.UNKNOWN)
             return False
         insist(os.unlink, path)
+        if self._index and (owner := owner_of(record)) is not None:
+            self._index.discard(owner, session_id)
         return True
 
 
-def _seems_expired(entry: os.DirEntry[str], now: int) -> bool:
-    try:
-        return entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000 <= now
-    except FileNotFoundError:
+def _is_done_with(path: str, modified: int, now: int) -> bool:
+    """Return whether the times of a file say for sure that its record has expired.
+
+    And that it has no entry in the index. ``modified`` is the modification time seen before.
+    """
+    hint = hint_in(modified)
+    if hint is None or hint.kind not in _WITHOUT_ENTRY or not hint.has_expired(now):
         return False
+    return has_set_times(os.stat(path), modified)

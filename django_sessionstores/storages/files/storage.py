@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 from django.utils.translation import gettext_noop
 
 from ...core.phrases import Phrase
 from ...core.records import HEAD_SIZE, TIMES_OFFSET, Record, State, pack, pack_times, unpack_head
+from ...core.summary import Numbers
 from ...exceptions import StorageUnavailable, UnreadablePayload
 from ..base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated, id_of_cursor, page_of
 from ..outcomes import LockTaken
+from .census import Census
 from .disk import READ, insist, open_file, overwrite, read_rest
 from .folder import NEW, Folder
-from .index import UserIndex, owner_of
+from .index import UserIndex
 from .index_upkeep import IndexUpkeep
 from .locks import ShardLocks
 from .purge import Purge
 from .record_file import (
     FRONT_SIZE,
     front,
-    has_long_expired,
-    hint_expiry,
+    hint_at,
+    kind_of,
     read_head,
     read_list_entry,
-    read_start,
+    read_owner,
     replace,
+    set_hint,
     unpack_file,
 )
+
+T = TypeVar("T")
 
 
 class Place(NamedTuple):
@@ -42,6 +47,7 @@ class Place(NamedTuple):
     locks: ShardLocks
     upkeep: IndexUpkeep
     purge: Purge
+    census: Census
 
 
 class FileStorage(Storage):
@@ -86,13 +92,25 @@ class FileStorage(Storage):
         folder = self._folder_class(
             path,
             setting=self._setting,
-            is_temporary=self.temporary,
+            may_vanish=self._may_vanish,
             index=index if self.indexes_users else None,
         )
         locks = ShardLocks(folder)
         upkeep = IndexUpkeep(index, folder, locks, self._all_records)
-        purge = Purge(folder, locks, index, upkeep, self.may_purge)
-        return Place(folder, users=index, locks=locks, upkeep=upkeep, purge=purge)
+        census = Census(folder, index, self.sites)
+        purge = Purge(
+            folder,
+            locks,
+            index if self.indexes_users else None,
+            upkeep,
+            self.purge_rule,
+            census.is_possible if self.indexes_users else bool,
+        )
+        return Place(folder, users=index, locks=locks, upkeep=upkeep, purge=purge, census=census)
+
+    def _may_vanish(self) -> bool:
+        """Return whether the folder may be removed while the site runs, with all that is in it."""
+        return self.temporary
 
     def _place(self) -> Place:
         """Return the folder to use, which may depend on the request."""
@@ -121,6 +139,9 @@ class FileStorage(Storage):
     def describe(self) -> str:
         return Phrase(gettext_noop("files in %(folder)s"), folder=self._folder.path)
 
+    def folder(self) -> tuple[str, str]:
+        return self._folder.path, self._setting
+
     def write_obstacle(self) -> str:
         return self._folder.write_obstacle()
 
@@ -136,7 +157,6 @@ class FileStorage(Storage):
             return None
         except OSError as error:
             raise self._folder.outage_of(error) from error
-        self._folder.was_there = True
         try:
             data = read_rest(fd)
         except OSError as error:
@@ -145,6 +165,8 @@ class FileStorage(Storage):
             os.close(fd)
         if self._folder.log.is_open:
             self._folder.log.succeeded()
+        if not self._folder.was_there:
+            self._folder.require()
         return self._unpack(session_id, data)
 
     def create(self, record: Record, now: int) -> Updated | Taken:
@@ -154,7 +176,6 @@ class FileStorage(Storage):
             except FileNotFoundError:
                 with self._follow_in_index(record):
                     self._write(self._entry(record))
-                self._folder.was_there = True
                 return Updated(record)
         return Taken()
 
@@ -176,7 +197,7 @@ class FileStorage(Storage):
                 if record.state is State.LIVE:
                     self._write(self._entry(record))
                 else:
-                    hint_expiry(path, record.expires)
+                    set_hint(path, record.expires, kind_of(record))
             return Updated(record)
         return Gone()
 
@@ -193,7 +214,7 @@ class FileStorage(Storage):
                 expires = max(expires, head.expires)
                 last_activity = max(last_activity, head.last_activity)
                 overwrite(fd, TIMES_OFFSET, pack_times(last_activity, expires))
-            hint_expiry(path, expires)
+            set_hint(path, expires, kind_of(base))
             return True
         return False
 
@@ -228,9 +249,28 @@ class FileStorage(Storage):
         return page_of(self.own(records), limit)
 
     def count(self, now: int, user_id: str | None) -> int:
-        """See `Storage.count`. Reads the head of each file, or of each of the user."""
+        """See `Storage.count`. Opens hardly any file, or reads the head of each."""
+        if user_id is None:
+            number = self._ask_census(lambda census: census.count(now))
+            if number is not None:
+                return number
         records = self._heads(now) if user_id is None else self._records("", user_id, now)
         return sum(record.is_live(now) for record in self.own(records))
+
+    def numbers(self, now: int, most: int) -> Numbers | None:
+        return self._ask_census(lambda census: census.numbers(now, most))
+
+    def _ask_census(self, ask: Callable[[Census], T | None]) -> T | None:
+        """Return what the census says; ``None`` if it would have to open each file."""
+        self._folder.require()
+        answer = None
+        with self._folder.translate_errors():
+            census = self._place().census
+            if self.indexes_users and census.is_possible():
+                answer = ask(census)
+        # What is not there any more has no names, as if all were counted.
+        self._folder.require()
+        return answer
 
     def reindex(self) -> int | None:
         """See `Storage.reindex`. Reads the start of each file, and those of users once more."""
@@ -263,6 +303,8 @@ class FileStorage(Storage):
                 for record in self._records(last, None, live_at):
                     if record.user_id == user_id:
                         yield record
+        # What is not there any more has no names, as if the list were at its end.
+        self._folder.require()
 
     def _records_of(self, user_id: str, last: str, live_at: int) -> Iterator[Record]:
         for entry in self._index.entries_of_user(user_id, last):
@@ -279,6 +321,7 @@ class FileStorage(Storage):
         self._folder.require()
         with self._folder.translate_errors():
             yield from self._look_at_all(self._folder.ids(""), live_at, heads_only=True)
+        self._folder.require()
 
     def _look_at_all(
         self, ids: Iterable[str], live_at: int, *, heads_only: bool = False
@@ -286,8 +329,10 @@ class FileStorage(Storage):
         look = self._look_at_head if heads_only else self._look
         for session_id in ids:
             try:
-                if live_at and has_long_expired(self._folder.path_of(session_id), live_at):
-                    continue
+                if live_at:
+                    hint = hint_at(self._folder.path_of(session_id))
+                    if hint is not None and hint.has_expired(live_at):
+                        continue
                 record = look(session_id)
             except (FileNotFoundError, UnreadablePayload):
                 continue
@@ -306,7 +351,7 @@ class FileStorage(Storage):
         """Remove the file of a session, see `delete`. Only under the lock."""
         path = self._folder.path_of(session_id)
         try:
-            record = read_start(path, session_id)
+            record = read_owner(path, session_id)
         except UnreadablePayload:
             record = None  # A purge finds the entry of its user.
         is_live = record is not None and record.state is State.LIVE
@@ -335,19 +380,13 @@ class FileStorage(Storage):
         with self._folder.translate_errors():
             replace(path, new, record)
 
-    def _owner(self, record: Record | None) -> str | None:
-        return owner_of(record) if self.indexes_users else None
-
-    @contextlib.contextmanager
-    def _follow_in_index(self, record: Record, base: Record | None = None) -> Iterator[None]:
-        """Keep the index right while ``record`` replaces ``base``, even if that fails.
-
-        Only under the lock.
-        """
-        previous, owner = self._owner(base), self._owner(record)
-        if owner is not None and owner != previous:
-            self._index.add(owner, record.id)
-        # If the write fails, the entry stays for a purge: on a network, a failure may be a success.
-        yield
-        if previous is not None and previous != owner:
-            self._index.discard(previous, record.id)
+    def _follow_in_index(
+        self, record: Record, base: Record | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        """See `IndexUpkeep.follow`."""
+        if not self.indexes_users:
+            return contextlib.nullcontext()
+        # What is tried with a mark of its own is not of a site, and does not stay.
+        if self.marked_by is None:
+            self._index.note_site(record.site)
+        return self._upkeep.follow(record, base)

@@ -12,6 +12,12 @@ from django_sessionstores.operations.checks.cookies import (
 )
 from django_sessionstores.operations.checks.encryption import check_encryption_keys
 from django_sessionstores.operations.checks.engine import check_engine
+from django_sessionstores.operations.checks.folders import (
+    check_file_path,
+    check_folder,
+    check_mount_point,
+    check_place,
+)
 from django_sessionstores.operations.checks.installed_apps import check_order_of_apps
 from django_sessionstores.operations.checks.middleware import (
     check_devices_page,
@@ -28,7 +34,6 @@ from django_sessionstores.operations.checks.registry import check_registry
 from django_sessionstores.operations.checks.stores import (
     check_cache,
     check_database,
-    check_file_path,
     check_memory,
     check_write_access,
 )
@@ -47,6 +52,9 @@ from tests.operations.checks.configurations import ENGINES, ids
         check_registry,
         check_database,
         check_file_path,
+        check_place,
+        check_mount_point,
+        check_folder,
         check_write_access,
         check_encryption_keys,
         check_cookie,

@@ -13,12 +13,12 @@ from django.db import connections
 from django.test import override_settings
 
 from django_sessionstores.operations.checks import stores
+from django_sessionstores.operations.checks.folders import check_file_path
 from django_sessionstores.operations.checks.registry import check_registry
 from django_sessionstores.operations.checks.stores import (
     check_cache,
     check_cache_timeouts,
     check_database,
-    check_file_path,
     check_memory,
     check_write_access,
 )
@@ -218,15 +218,6 @@ def test_sqlite_has_no_connection_to_wait_for(name):
     """It is the default of every new project."""
     with override_settings(SESSION_ENGINE=ENGINES + name):
         assert ids(check_database) == []
-
-
-@pytest.mark.usefixtures("production")
-def test_file_path_should_be_chosen(tmp_path):
-    """W004: folders for temporary files are emptied by restarts and cleaning jobs."""
-    with override_settings(SESSION_ENGINE=ENGINES + "file", SESSION_FILE_PATH=None):
-        assert ids(check_file_path) == ["sessionstores.W004"]
-    with override_settings(SESSION_ENGINE=ENGINES + "file", SESSION_FILE_PATH=tmp_path):
-        assert ids(check_file_path) == []
 
 
 @pytest.mark.parametrize("name", ["file", "db", "cached_db", "cookie"])

@@ -205,11 +205,12 @@ def test_a_folder_that_has_held_sessions_and_is_missing_is_an_outage(
 ) -> None:
     """A disk that is not mounted has ended nothing. A process that has only read knows it, too."""
     storage.create(record(), now())
-    reader = storage_for("default")
+    reader, stranger = storage_for("default"), storage_for("default")
     assert reader.read(ID) is not None
+    assert stranger.read(OTHER_ID) is None
     shutil.rmtree(location)
 
-    for each in (storage, reader):
+    for each in (storage, reader, stranger):
         for operation in (
             lambda each=each: each.read(ID),
             lambda each=each: each.create(record(), now()),
@@ -222,6 +223,7 @@ def test_a_folder_that_has_held_sessions_and_is_missing_is_an_outage(
 
 def test_a_folder_of_copies_may_be_removed(storage: FileCacheStorage, location: Path) -> None:
     """The sessions are in the database, so that the next request makes it again."""
+    LayeredStorage(storage, MemoryStorage(10), lease=60, retry=1)
     for _ in range(2):
         storage.fill(record(), now() + HOUR, now())
         storage.leave_tombstone(make_tombstone(OTHER_ID, State.ENDED, now=now(), seconds=60), now())
