@@ -32,6 +32,7 @@ from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory, SessionInfo
 from django_sessionstores.management import reports, selection
 from django_sessionstores.management.commands.sessions import Command
+from django_sessionstores.operations.checks.configuration import parts
 from django_sessionstores.operations.doctor import Store, texts
 from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages.layered import LayeredStorage
@@ -586,7 +587,10 @@ def test_purge(engine: Engine) -> None:
 
 @pytest.fixture
 def sound(engine: Engine) -> Iterator[Engine]:
-    """Yield a site without findings."""
+    """Yield a site without findings. A folder of sessions that is missing would be one."""
+    for part in parts(engine.storage):
+        if found := part.folder():
+            Path(found[0]).mkdir(mode=0o700, parents=True, exist_ok=True)
     with override_settings(SESSION_COOKIE_SECURE=True, SESSION_COOKIE_AGE=3600):
         yield engine
 
