@@ -140,7 +140,7 @@ def restart_under(load: Load, deployment: Deployment, *, killed: bool) -> None:
         store.restart()
         back = time.monotonic()
         load.wait_for_sessions()
-        assert load.errors(since=back) == {}, name
+        assert load.errors(since=back) == {}, f"{name}: {load}"
     forgets = deployment.setup.forgets
     assert_nobody_is_harmed(load, UNAVAILABLE, signed_out=forgets)
 
@@ -200,7 +200,7 @@ def test_a_store_that_hangs(deployment: Deployment, load: Load) -> None:
         time.sleep(STORE_RETRY + 1)
         back = time.monotonic()
         load.wait_for_sessions()
-        assert load.errors(since=back) == {}, name
+        assert load.errors(since=back) == {}, f"{name}: {load}"
     assert_nobody_is_harmed(load, UNAVAILABLE)
 
 
@@ -242,5 +242,5 @@ def test_a_full_store(deployment: Deployment, load: Load) -> None:
             pytest.skip(str(reason))
         back = time.monotonic()
         load.wait_for_sessions()
-        assert load.errors(since=back) == {}, name
+        assert load.errors(since=back) == {}, f"{name}: {load}"
     assert_nobody_is_harmed(load, UNAVAILABLE)
