@@ -46,11 +46,6 @@ SHORT: Final = (
 """The kinds of servers and the stores of each CI run."""
 
 
-NOT_YET: Final = pytest.mark.xfail(reason="does not hold yet", strict=False)
-"""Of tests that hold once connections of databases that were closed cost no error, and once an
-outage is logged in a few lines. To be removed then."""
-
-
 def _pairs() -> Iterator[Any]:
     """Yield each kind of server with each set-up."""
     kinds, setups = SHORT
@@ -58,8 +53,6 @@ def _pairs() -> Iterator[Any]:
         for setup in SETUPS.values():
             is_short = kind.name in kinds and setup.name in setups
             marks: list[Any] = [] if is_short else [pytest.mark.slow]
-            if "database" in setup.stores and not kind.is_cooperative:
-                marks.append(NOT_YET)
             yield pytest.param((kind, setup), marks=marks, id=f"{kind.name}-{setup.name}")
 
 
@@ -158,8 +151,6 @@ def test_an_outage(deployment: Deployment, load: Load) -> None:
 
 def test_a_process_that_starts_during_an_outage(deployment: Deployment, load: Load) -> None:
     """It serves pages without a session at once, and the others when the store is back."""
-    if deployment.setup.name == "file":
-        pytest.skip("The site stops then. To be removed once it does not")
     for store in deployment.stores.values():
         store.kill()
         deployment.site.kill_worker()
@@ -168,7 +159,6 @@ def test_a_process_that_starts_during_an_outage(deployment: Deployment, load: Lo
     assert_nobody_is_harmed(load, NONE, UNAVAILABLE, signed_out=deployment.setup.forgets)
 
 
-@NOT_YET
 def test_an_outage_fills_no_log(deployment: Deployment, load: Load) -> None:
     """A line for each request would bury what else is wrong, and fill the disk."""
     before = len(deployment.site.log())

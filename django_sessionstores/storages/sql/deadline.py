@@ -177,7 +177,9 @@ class LimitedCursor:
             self._breaker.answered()
         elif unopened := connection_error(self._connection, error):
             # PyMySQL loads certificates before it connects, which takes as long as a slow server.
-            began = inf if "refused" in str(error) else self._began
+            # A PostgreSQL that starts up takes its time to say so.
+            has_answered = "refused" in str(error) or "FATAL" in str(error)
+            began = inf if has_answered else self._began
             self._breaker.failed(began, unopened)
         elif not self._may_wait:
             # The client may have a limit of its own, which is shorter.

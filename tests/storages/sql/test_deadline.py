@@ -219,12 +219,19 @@ def test_a_connection_that_cannot_be_opened_counts_for_each_statement(
     line.connection = connection
 
 
-def test_a_server_that_refuses_does_not_hang(line: Line, breaker: Breaker) -> None:
-    """PyMySQL takes long to get ready for TLS before it is refused. When the server is back, it
-    must be asked at once."""
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[Errno 111] Connection refused",
+        'connection to server at "127.0.0.1" failed: FATAL:  the database system is starting up',
+    ],
+)
+def test_a_server_that_refuses_does_not_hang(line: Line, breaker: Breaker, text: str) -> None:
+    """PyMySQL takes long to get ready for TLS before it is refused, and a PostgreSQL that starts up
+    to say so. When the server is back, it must be asked at once."""
     line.connection, connection = None, line.connection
     for _ in range(3):
-        end_slowly(line, OperationalError(2003, "[Errno 111] Connection refused"))
+        end_slowly(line, OperationalError(2003, text))
         assert not breaker.is_open
     line.connection = connection
 
