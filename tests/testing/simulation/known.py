@@ -336,4 +336,10 @@ PROGRAMS: Final = {
         "db django async +memory +workers: previous.x.1 3:x.password 3 4:x.cycle+save 3 3 "
         "6:x.login.1+save 4* 6 6 6"
     ),
+    "of two sessions with keys of each other, one is the parent": (
+        "cache_registry own sync +cookie: previous.x.1 1:x.password 2:x.login.1 2 1 1* 2 3:x.clear "
+        "3 4:x.login.1 4 >1 4 3 2 2 5:x.login.1 4 4 5 4 >3 5 4 5 skew.5.-40 6:x.password 6 6 5 6 2 "
+        "5 6 6 2 2* 6 >2 7:x.cycle+save 6 6 7 7 >4 7 6 5 7 6 7* 8:x.visit.1 6 5 >5 9:x.cycle 9 8 8 "
+        "6 8* >8 10:x.login.1 >7 10 6 6 10 10 9 10* 6 11:x.password 9 9 6 9 6 >10 6* 9*"
+    ),
 }
