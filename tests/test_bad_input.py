@@ -24,6 +24,7 @@ from django_sessionstores.testing import Twin
 from tests.cases import CACHE_ALIAS, Engine
 from tests.management.test_sessions import manage, on_terminal, plain, stored, widest
 from tests.migration.previous_backends import DJANGO
+from tests.services import Redis
 from tests.stored_sessions import is_alive
 
 ID = "a" * 40
@@ -79,6 +80,11 @@ def test_cursors(engine: Engine, inventory: Any, session: Any) -> None:
             with pytest.raises(ValueError, match="cursor"):
                 inventory.list(cursor=forged, user=user)
     by_id, by_expiry = ID, f"1796385420000.{ID}"
+    if engine.case.database is None and any(store.server is Redis for store in engine.case.stores):
+        # A full Redis has lists in the order of the ids.
+        found = inventory.list(cursor=by_id).sessions
+        assert [each.id for each in found if each.id <= by_id] == []
+        return
     with pytest.raises(ValueError, match="cursor"):
         inventory.list(cursor=by_id if engine.storage.indexes_counts else by_expiry)
 

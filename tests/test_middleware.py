@@ -1394,7 +1394,11 @@ def test_the_decisions_are_those_of_django(
         return session.saved, morsel and morsel.value, attributes, answer.get("Vary")
 
     with override_settings(SESSION_SAVE_EVERY_REQUEST=every):
-        assert decided(SessionMiddleware) == decided(DjangosSessionMiddleware)
+        ours, djangos = decided(SessionMiddleware), decided(DjangosSessionMiddleware)
+    if ours[1] is not None and djangos[3] is None:
+        # Until Django 5.2.14, its responses did not vary on a cookie that they only set.
+        ours = (*ours[:3], None)
+    assert ours == djangos
 
 
 # Without the app ----------------------------------------------------------------------------------

@@ -10,10 +10,9 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final
-
-import msgspec
 
 from ..core import clock
 from ..exceptions import StorageUnavailable
@@ -47,7 +46,8 @@ if hasattr(os, "register_at_fork"):  # Not on Windows, where nothing forks.
     os.register_at_fork(after_in_child=_renew_lock)
 
 
-class _Outage(msgspec.Struct):
+@dataclass(slots=True)
+class _Outage:
     """An outage that is not over. Moments are of the monotonic clock."""
 
     lock: Lock

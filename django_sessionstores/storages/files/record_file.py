@@ -91,8 +91,11 @@ def read_list_entry(path: str, session_id: str) -> Record:
         return record or without_payload(unpack(session_id, _packed_form(start + read_rest(fd))))
 
 
-def replace(path: str, new: str, record: Record) -> None:
-    """Write a record to the file ``new``, and rename that to ``path``. Raises ``OSError``."""
+def replace(path: str, new: str, record: Record, kind: Kind) -> None:
+    """Write a record to the file ``new``, and rename that to ``path``. Raises ``OSError``.
+
+    ``kind`` is for the hint.
+    """
     try:
         fd = os.open(new, WRITE, 0o600)
         try:
@@ -101,7 +104,7 @@ def replace(path: str, new: str, record: Record) -> None:
         finally:
             # May be the first to say that the disk is full, on NFS and with quotas.
             os.close(fd)
-        set_hint(new, record.expires, kind_of(record))
+        set_hint(new, record.expires, kind)
         insist(os.replace, new, path)
     except OSError:
         with contextlib.suppress(OSError):

@@ -25,6 +25,7 @@ from .locks import ShardLocks
 from .purge import Purge
 from .record_file import (
     FRONT_SIZE,
+    Kind,
     front,
     hint_at,
     kind_of,
@@ -197,7 +198,7 @@ class FileStorage(Storage):
                 if record.state is State.LIVE:
                     self._write(self._entry(record))
                 else:
-                    set_hint(path, record.expires, kind_of(record))
+                    set_hint(path, record.expires, self._kind_of(record))
             return Updated(record)
         return Gone()
 
@@ -214,7 +215,7 @@ class FileStorage(Storage):
                 expires = max(expires, head.expires)
                 last_activity = max(last_activity, head.last_activity)
                 overwrite(fd, TIMES_OFFSET, pack_times(last_activity, expires))
-            set_hint(path, expires, kind_of(base))
+            set_hint(path, expires, self._kind_of(base))
             return True
         return False
 
@@ -378,7 +379,11 @@ class FileStorage(Storage):
         """Store a record in place of the one that is there. Only under the lock."""
         path, new = self._folder.path_of(record.id), f"{self._folder.shard_of(record.id)}/{NEW}"
         with self._folder.translate_errors():
-            replace(path, new, record)
+            replace(path, new, record, self._kind_of(record))
+
+    def _kind_of(self, record: Record) -> Kind:
+        # Of what is not this site's, the file must be opened.
+        return kind_of(record) if self.marked_by is None else Kind.UNKNOWN
 
     def _follow_in_index(
         self, record: Record, base: Record | None = None
