@@ -163,8 +163,9 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 
 
 _LONGEST: Final = (
-    "test_outages",
     "test_suites",
+    "test_upstream",
+    "test_outages",
     "test_simulation",
     "test_races",
     "management.test_sessions",
