@@ -604,7 +604,7 @@ def test_doctor_asks_every_store(sound: Engine) -> None:
     assert found["problems"] == 0
     assert found["encryption_keys"] == 1
     assert None not in [store["milliseconds"] for store in found["stores"]]
-    parts = [store["description"] for store in found["stores"]]
+    parts = {store["description"] for store in found["stores"]}  # Nodes have one in common.
     assert all(part in found["description"] for part in parts)
     assert len(parts) == max(1, len(sound.case.stores))
     for name, value in found["capabilities"].items():
