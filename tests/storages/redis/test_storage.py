@@ -918,7 +918,7 @@ def test_decoded_answers_are_refused(backend: str) -> None:
     decoding = {"decode_responses": True}
     options = {"CONNECTION_POOL_KWARGS": decoding} if backend == DJANGO_REDIS else decoding
     # A database of its own: django-redis keeps one pool for each address, whatever its options.
-    url = shared_service(Redis).url(database=9)
+    url = shared_service(Redis).url(database=12)
     with (
         pytest.raises(ImproperlyConfigured, match="decode_responses"),
         storage_at(url, backend, OPTIONS=options) as storage,
