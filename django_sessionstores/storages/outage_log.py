@@ -59,7 +59,7 @@ class _Outage:
     calls_at_line: int
     """How many of ``calls`` had failed when the last line was written."""
     reasons: set[str]
-    """What was wrong, as far as it was written."""
+    """The reasons that lines have named."""
     operations: set[object]
     """Those that have failed. ``None`` stands for all."""
 

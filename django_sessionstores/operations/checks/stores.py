@@ -210,16 +210,11 @@ def _no_timeout(store: str, setting: str) -> checks.Warning:
 def check_write_access(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Check that this process may write to the folder, or the SQLite file, that sessions are in."""
     return [
-        write_warning(part.describe(), obstacle)
+        checks.Warning(
+            Phrase(_("Sessions are in %(store)s, which cannot be written."), store=part.describe()),
+            hint=obstacle,
+            id="sessionstores.W024",
+        )
         for part in parts(usable_storage())
         if not part.asks_for_rights and (obstacle := part.write_obstacle())
     ]
-
-
-def write_warning(store: str, obstacle: str) -> checks.Warning:
-    """Return the warning that a store cannot be written, with the reason and the cure."""
-    return checks.Warning(
-        Phrase(_("Sessions are in %(store)s, which cannot be written."), store=store),
-        hint=obstacle,
-        id="sessionstores.W024",
-    )

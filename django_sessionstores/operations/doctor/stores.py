@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import chain
@@ -21,7 +21,6 @@ from ...exceptions import PayloadTooLarge, StorageFull, StorageUnavailable
 from ...migration.lazy import sources
 from ...migration.sources import Source
 from ...storages.base import CacheStorage, Storage
-from ...storages.layered import LayeredStorage
 from ..checks.configuration import parts
 from .probe import ERRORS, probe, probe_copies
 from .tasks import Tasks
@@ -80,7 +79,6 @@ def ask_stores(storage: Storage, *, writes: bool = False) -> list[Store]:
 
 def ask_parts(tasks: Tasks, storage: Storage, *, writes: bool) -> list[Store]:
     """Return what `ask_stores` returns."""
-    copies = set(map(id, _caches(storage)))
     # Those in one database have one connection, so one is asked after the other.
     groups = defaultdict[Any, list[Storage]](list)
     for part in parts(storage):
@@ -88,7 +86,7 @@ def ask_parts(tasks: Tasks, storage: Storage, *, writes: bool) -> list[Store]:
             groups[part.database() or id(part)].append(part)
     begun = []
     for group in groups.values():
-        asked = [_Questions(tasks, each, writes, id(each) in copies) for each in group]
+        asked = [_Questions(tasks, each, writes) for each in group]
         database = group[0].database()
         begun.append((asked, tasks.start(partial(_ask, asked), database=database)))
     found: list[Store] = []
@@ -149,14 +147,6 @@ def _no_answer(tasks: Tasks) -> Phrase:
     )
 
 
-def _caches(storage: Storage) -> Iterator[Storage]:
-    """Yield the storages that have copies of what another one has."""
-    if isinstance(storage, LayeredStorage):
-        yield from parts(storage.cache)
-    for part in storage.parts():
-        yield from _caches(part)
-
-
 def _ask(questions: Sequence[_Questions]) -> list[Store]:
     return list(chain.from_iterable(each.ask() for each in questions))
 
@@ -164,12 +154,12 @@ def _ask(questions: Sequence[_Questions]) -> list[Store]:
 class _Questions:
     """What is asked of one storage that uses a store."""
 
-    def __init__(self, tasks: Tasks, storage: Storage, writes: bool, has_copies: bool) -> None:
+    def __init__(self, tasks: Tasks, storage: Storage, writes: bool) -> None:
         self._tasks = tasks
         self._storage = storage
         # Nobody else sees what is in the memory of this process.
         self._writes = writes and storage.shared
-        self._has_copies = has_copies
+        self._has_copies = isinstance(storage, CacheStorage) and storage.holds_copies
         self._description = translate(storage.describe())
 
     def ask(self) -> list[Store]:

@@ -103,7 +103,7 @@ class Census:
     # --- Users -----------------------------------------------------------------------------
 
     def _top_users(self, now: int, most: int, ended: set[str]) -> list[UserCount]:
-        """Return the users with the most sessions, but for those that have ended."""
+        """Return the users with the most sessions, without those in ``ended``."""
         # The largest first. The index may have entries too many, so each number is verified.
         candidates = [(-number, user) for user, number in self._candidates(most, ended)]
         heapq.heapify(candidates)

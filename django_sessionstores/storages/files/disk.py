@@ -80,7 +80,7 @@ def is_empty(folder: str) -> bool:
 
 
 def is_read_only(path: str) -> bool:
-    """Return whether the file system is mounted read-only that a path is on, as far as known."""
+    """Return whether the file system of a path is mounted read-only, as far as known."""
     # Windows has no such call.
     found = getattr(os, "statvfs", None)
     return found is not None and bool(found(path).f_flag & os.ST_RDONLY)
