@@ -425,15 +425,19 @@ class Replica(Redis):
 
 
 class Sentinel(Redis):
-    """Watches one master, whose name is `MASTER`. `port` is the sentinel's own."""
+    """Watches one master, whose name is `MASTER`. `port` is the sentinel's own.
+
+    After `patience` seconds without an answer the master is down for it.
+    """
 
     name = "redis sentinel"
     MASTER = "sessions"
 
-    def __init__(self, master: Redis, quorum: int) -> None:
+    def __init__(self, master: Redis, quorum: int, patience: float) -> None:
         super().__init__()
         self.master = master
         self.quorum = quorum
+        self.patience = patience
 
     def prepare(self) -> None:
         # A file, because a sentinel writes what it learns into it.
@@ -441,7 +445,7 @@ class Sentinel(Redis):
             f"port {self.port}\n"
             f"bind {HOST}\n"
             f"sentinel monitor {self.MASTER} {HOST} {self.master.port} {self.quorum}\n"
-            f"sentinel down-after-milliseconds {self.MASTER} 1000\n"
+            f"sentinel down-after-milliseconds {self.MASTER} {round(self.patience * 1000)}\n"
             f"sentinel failover-timeout {self.MASTER} 3000\n"
         )
 
@@ -719,18 +723,19 @@ class RedisCluster(Group):
 class RedisSentinel(Group):
     """A master, a replica and sentinels that make the replica the master when that one is gone.
 
-    Options are those of the master and the replica.
+    A master that had to wait for a busy machine is not gone, hence the long `patience`; tests in
+    which it goes have less. Options are those of the master and the replica.
     """
 
     name = "redis with sentinel"
 
-    def __init__(self, sentinels: int = 1, **options: str) -> None:
+    def __init__(self, sentinels: int = 1, patience: float = 60, **options: str) -> None:
         super().__init__()
         # Else the master waits 5 s for more replicas before the first one gets its data.
         self.master = Redis(repl_diskless_sync_delay="0", **options)
         self.replica = Replica(self.master, **options)
         self.sentinels = [
-            Sentinel(self.master, quorum=sentinels // 2 + 1) for _ in range(sentinels)
+            Sentinel(self.master, sentinels // 2 + 1, patience) for _ in range(sentinels)
         ]
         # In this order: a sentinel asks for the replicas when it starts, then only every 10 s.
         self.members = [self.master, self.replica, *self.sentinels]

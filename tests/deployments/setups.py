@@ -209,7 +209,7 @@ def sentinel_setup(*, waits: bool = False, **options: str) -> Setup:
     ``waits`` has each write wait until the replica has it; ``options`` are of both servers.
     """
     client = "deployed_site.ReplicatedRedis" if waits else "redis.client.Redis"
-    make = partial(RedisSentinel, 3, **options)
+    make = partial(RedisSentinel, 3, patience=1, **options)
     return Setup("sentinel", {"sentinel": make}, partial(_sentinel, client=client))
 
 
