@@ -172,8 +172,10 @@ def _asgi_context() -> Any:
 
 
 def _find() -> _Request | None:
-    context = _asgi_context()
-    return _running.get() or (None if context is None else _running_in_asgi.get(context))
+    request = _running.get()
+    if request is None and (context := _asgi_context()) is not None:
+        request = _running_in_asgi.get(context)
+    return request
 
 
 def _begin() -> _Request | None:
@@ -192,14 +194,15 @@ def _begin() -> _Request | None:
 
 def _start(**kwargs: Any) -> None:
     request = _find()
-    # A server may have failed to end a request. Nobody holds its session any more.
-    if request is not None and not request.is_over and sessions():
-        request.inner += 1
-        _running.set(_Request(request, _noted.get()))
-        _noted.set(None)
-        return
-    if (context := _asgi_context()) is not None:
-        _running_in_asgi.pop(context, None)
+    if request is not None:
+        # A server may have failed to end a request. Nobody holds its session any more.
+        if not request.is_over and sessions():
+            request.inner += 1
+            _running.set(_Request(request, _noted.get()))
+            _noted.set(None)
+            return
+        if (context := _asgi_context()) is not None:
+            _running_in_asgi.pop(context, None)
     _forget()
 
 
@@ -212,21 +215,23 @@ def _forget() -> None:
 
 def _finish(**kwargs: Any) -> None:
     request = _find()
-    if request is not None and request.inner:
+    if request is None:
+        _forget()
+        return
+    if request.inner:
         request.inner -= 1
         return
     try:
-        if request is not None:
-            request.is_over = True
+        request.is_over = True
+        if request.kept:
             run(settle())
     finally:
         _forget()
-        if request is not None:
-            request.kept, request.cycled = [], []
-            if request.outer is not None:
-                request.outer.inner -= 1
-                _running.set(request.outer)
-                _noted.set(request.noted)
+        request.kept, request.cycled = [], []
+        if request.outer is not None:
+            request.outer.inner -= 1
+            _running.set(request.outer)
+            _noted.set(request.noted)
 
 
 def _log_out(request: Any = None, **kwargs: Any) -> None:
