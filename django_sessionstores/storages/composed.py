@@ -29,8 +29,8 @@ class ComposedStorage(FlowStorage):
         self.indexes_users = listing.indexes_users
         self.indexes_counts = listing.indexes_counts
 
-    def _sites(self) -> tuple[int, ...]:
-        return self._listing.sites()
+    def sites(self) -> tuple[int, ...]:
+        return (self.marked_by or self._listing).sites()
 
     def mark_by(self, namespace_of_data: Callable[[], str]) -> None:
         self._listing.mark_by(namespace_of_data)

@@ -34,15 +34,16 @@ class _Records(OrderedDict[str, Record]):
 
     def put(self, record: Record, now: int) -> tuple[Record, ...]:
         """Add a record, or replace it; return the live sessions that had to make room."""
-        removed = () if record.id in self else tuple(self._make_room(now))
+        removed: tuple[Record, ...] = ()
+        if record.id in self:
+            self.move_to_end(record.id)
+        elif len(self) >= self._most:
+            removed = tuple(self._make_room(now))
         self[record.id] = record
-        self.move_to_end(record.id)
         self._earliest = min(self._earliest, record.expires)
         return removed
 
     def _make_room(self, now: int) -> Iterator[Record]:
-        if len(self) < self._most:
-            return
         # Without this condition, a full store would be searched for each new session.
         if self._earliest <= now:
             for record in list(self.values()):

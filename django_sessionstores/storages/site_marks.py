@@ -29,9 +29,8 @@ class SiteMarks:
         another site has in the same store, and so does ``purge`` until `LITTER_AGE` after it has
         expired.
         """
-        return self._sites() if self.marked_by is None else self.marked_by.sites()
-
-    def _sites(self) -> tuple[int, ...]:
+        if self.marked_by is not None:
+            return self.marked_by.sites()
         namespace = self._namespace_of_data
         return conf.sites(self._tenant(), "" if namespace is None else namespace())
 
@@ -83,5 +82,5 @@ class _OneMark(SiteMarks):
     def __init__(self, mark: int) -> None:
         self._mark = mark
 
-    def _sites(self) -> tuple[int, ...]:
+    def sites(self) -> tuple[int, ...]:
         return (self._mark,)

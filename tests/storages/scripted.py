@@ -114,7 +114,7 @@ class Scripted(CacheStorage):
     def mark(self, record: Record) -> bytes:
         return b"mark"
 
-    def _sites(self) -> tuple[int, ...]:
+    def sites(self) -> tuple[int, ...]:
         return (SITE,)
 
     def ask(self, name: str, *args: Any) -> Any:
