@@ -88,12 +88,12 @@ def mark_authenticated(request: HttpRequest) -> None:
     a new key, and ``ABSOLUTE_TIMEOUT`` starts again. Raises ``ValueError`` for an anonymous
     session.
     """
-    run(_mark(_session_of(request), is_login=False))
+    run(_mark(_session_of(request)))
 
 
 async def amark_authenticated(request: HttpRequest) -> None:
     """See `mark_authenticated`."""
-    await arun(_mark(_session_of(request), is_login=False))
+    await arun(_mark(_session_of(request)))
 
 
 @overload
@@ -178,12 +178,16 @@ def _after_login(request: HttpRequest | None, user: Any, **kwargs: Any) -> None:
     if isinstance(session, SessionStore) and session.get(
         SESSION_KEY
     ) == user._meta.pk.value_to_string(user):
-        run(_mark(session, is_login=True))
+        run(_store_time(session, is_login=True))
 
 
-def _mark(session: SessionStore, *, is_login: bool) -> Flow[None]:
+def _mark(session: SessionStore) -> Flow[None]:
     if (yield Call(session, "get", (SESSION_KEY,))) is None:
         raise ValueError("The session is anonymous; it needs an authenticated user.")
+    yield from _store_time(session, is_login=False)
+
+
+def _store_time(session: SessionStore, *, is_login: bool) -> Flow[None]:
     yield Call(session, "update", ({AUTHENTICATED_AT: clock.now()},))
     if not session.has_new_key:
         # Django keeps the key if the same user logs in again. An attacker who has that key must not

@@ -10,11 +10,10 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from decimal import Decimal
-from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, Final
 
-from django.conf import settings
+from ..conf import cached_until_change
 
 _LITERAL: Final = re.compile(r"[!-^`-~]+")
 """A text of visible ASCII characters without the underscore."""
@@ -31,18 +30,14 @@ def user_id_of(user: Any) -> str:
     return normal_user_id(pk) if isinstance(pk, str) else _text_of(pk) or str(pk)
 
 
+# Each save of a session asks several times.
+@cached_until_change("AUTH_USER_MODEL", maxsize=1024)
 def normal_user_id(text: str) -> str:
     """Return a user id in the one form that is stored.
 
     A text that cannot be a primary key of the user model is returned unchanged. It may be the
     primary key of another model that the site used before.
     """
-    return _normal_user_id(settings.AUTH_USER_MODEL, text)
-
-
-# Each save of a session asks several times.
-@lru_cache(maxsize=1024)
-def _normal_user_id(user_model: str, text: str) -> str:
     if not _LITERAL.fullmatch(text):
         return text  # Python would read " 7", "7_0" and other digits as numbers.
     return _text_of(primary_key(text)) or text
