@@ -20,6 +20,8 @@ def cookie_age() -> float:
     Raises ``ImproperlyConfigured`` if it is not a number, or not a finite one.
     """
     age: float = django_settings.SESSION_COOKIE_AGE
+    if type(age) is int:  # Nearly always, and each save asks.
+        return age
     if not isinstance(age, int | float) or isinstance(age, bool):
         raise ImproperlyConfigured(wrong_type_message("SESSION_COOKIE_AGE", (int, float), age))
     # Of an integer, not even its size is asked: it may be too large for a float.

@@ -95,8 +95,10 @@ def expires_at(expiry: Expiry, now: int, default_age: float) -> int:
     before the epoch or after the year 9999, because no storage could keep that. Raises
     ``ValueError`` or ``TypeError`` if ``expiry`` is neither a moment nor a number of seconds.
     """
-    moment = None if expiry is None else _moment(expiry)
-    if moment is None:
+    # This runs for every save, and the result is nearly always within this century.
+    if expiry is None and 0 <= default_age <= _CENTURY:
+        expires = now + int(default_age * 1000)
+    elif (moment := _moment(expiry)) is None:
         expires = now + int(_within(-LATEST, expiry or default_age, LATEST) * 1000)
     else:
         if timezone.is_naive(moment):

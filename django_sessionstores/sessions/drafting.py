@@ -51,8 +51,9 @@ def draft(
 ) -> Record:
     """Return the record to store in place of the previous one.
 
-    Without ``previous`` and with ``is_rotation``, it is a record under the new ``key``. Raises
-    `PayloadTooLarge`, and `UnserializableValue` for a user or an expiry that cannot be stored.
+    Its last activity is the time of the write. Without ``previous`` and with ``is_rotation``, it is
+    a record under the new ``key``. Raises `PayloadTooLarge`, and `UnserializableValue` for a user
+    or an expiry that cannot be stored.
     """
     moment, storage = clock.now(), env.storage
     base = previous.record if previous else None

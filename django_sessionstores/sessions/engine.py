@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from threading import RLock
-from typing import Any, ClassVar, Final, Self, cast
+from typing import Any, ClassVar, Final, Self
 
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.signals import setting_changed
@@ -47,7 +47,8 @@ class Engine(SessionBase):
 
     def get_session_cookie_age(self) -> int:
         """Return ``SESSION_COOKIE_AGE``. Raises ``ImproperlyConfigured`` if it is not a number."""
-        return cast("int", cookie_age())  # As Django declares it, which accepts fractions.
+        # Django declares an integer, and accepts fractions.
+        return cookie_age()  # type: ignore[return-value]
 
     @classmethod
     def make_storage(cls) -> Storage:

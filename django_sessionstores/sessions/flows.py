@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -12,10 +12,7 @@ from ..conf import codec, merge_functions
 from ..core import clock
 from ..core.flow import Flow
 from ..core.records import SecretDict, SecretText, draw_key
-from ..exceptions import (
-    PayloadTooLarge,
-    SessionEnded,
-)
+from ..exceptions import PayloadTooLarge, SessionEnded, SessionStoresError
 from ..payloads.merge import merge
 from ..storages.calls import Calls
 from ..storages.revocation import EndedSession, is_in_grace
@@ -44,8 +41,6 @@ from .state import (
     before_reading,
     with_base,
 )
-
-T = TypeVar("T", bound=State)
 
 
 class SessionFlows(KnownSession):
@@ -89,7 +84,11 @@ class SessionFlows(KnownSession):
         known = unread
         if request_sessions.cycled():
             known = yield from _store_drawn_key(self, unread)
-        loaded = yield from self._tell_failure(loading.load(self._environment(), known))
+        try:
+            loaded = yield from loading.load(self._environment(), known)
+        except SessionStoresError as error:
+            yield from self._tell_failure(error)
+            raise
         if known is not unread and isinstance(loaded.state, Stored):
             self.cookie_is_due = True
             return replace(loaded, state=replace(loaded.state, is_announced=False))
@@ -121,7 +120,8 @@ class SessionFlows(KnownSession):
 
     def _save(self, must_create: bool = False) -> Flow[None]:
         self.is_proved = False
-        self._forget_undone()
+        if self._provisional:
+            self._settle()
         if not hasattr(self, "_session_cache"):
             if must_create:
                 self._session_cache = {}
@@ -144,13 +144,13 @@ class SessionFlows(KnownSession):
             must_create=must_create,
         )
         try:
-            saved = yield from self._tell_failure(
-                saving.save(self._environment(), began, given, intent)
-            )
-        except PayloadTooLarge as error:
-            raise PayloadTooLarge(f"{error} {drafting.largest_keys(given)}") from error
-        except SessionEnded:
-            if self._state is known or not getattr(self, "_session_cache", None):
+            saved = yield from saving.save(self._environment(), began, given, intent)
+        except SessionStoresError as error:
+            yield from self._tell_failure(error)
+            if isinstance(error, PayloadTooLarge):
+                raise PayloadTooLarge(f"{error} {drafting.largest_keys(given)}") from error
+            has_other_key = self._state is not known and bool(getattr(self, "_session_cache", {}))
+            if not (isinstance(error, SessionEnded) and has_other_key):
                 raise
             # Another task of the request has given the session a new key. Save under that one.
             yield from self._save(must_create)
@@ -215,7 +215,8 @@ class SessionFlows(KnownSession):
     def _cycle(self, *, at_once: bool = True, is_login: bool = False) -> Flow[None]:
         cause = RotationCause.LOGIN if is_login else RotationCause.CYCLED
         request_sessions.add_cycled(self)
-        self._forget_undone()
+        if self._provisional:
+            self._settle()
         if not hasattr(self, "_session_cache"):
             self._session_cache = yield from self._load()
         self.accessed = True
@@ -285,8 +286,13 @@ class SessionFlows(KnownSession):
     def _delete(self, key: str | None) -> Flow[None]:
         state, env = self._current_state, self._environment()
         if key is None or key == state.key:
-            state = yield from _store_rotation_from(self, state)
-            ended = yield from self._tell_failure(ending.end_state(env, state))
+            if isinstance(state, Unread):
+                state = yield from _store_rotation_from(self, state)
+            try:
+                ended = yield from ending.end_state(env, state)
+            except SessionStoresError as error:
+                yield from self._tell_failure(error)
+                raise
             if state.key is not None:
                 yield from self._report_replaced()
                 baseline = self._baseline or state.base
@@ -309,10 +315,14 @@ class SessionFlows(KnownSession):
 
     def _flush(self) -> Flow[None]:
         state, env = self._current_state, self._environment()
-        state = yield from _store_rotation_from(self, state)
+        if isinstance(state, Unread):
+            state = yield from _store_rotation_from(self, state)
         is_logout, self.is_logging_out = self.is_logging_out, False
-        flushing = ending.flush(env, state, is_logout=is_logout)
-        flushed = yield from self._tell_failure(flushing)
+        try:
+            flushed = yield from ending.flush(env, state, is_logout=is_logout)
+        except SessionStoresError as error:
+            yield from self._tell_failure(error)
+            raise
         yield from self._report_replaced()
         self.clear()
         if flushed.is_outdated and state.key is not None:
@@ -321,25 +331,32 @@ class SessionFlows(KnownSession):
             outdated = state.record if isinstance(state, Stored) else None
             dead = Dead(state.key, outdated=outdated)
             to_send = _end_events(flushed.ended, "password")
-            yield from self._set_ended(_state_before_flush(state), dead, to_send)
+            yield from self._set_ended(state, dead, to_send, is_flushed=True)
             return
         ended = flushed.ended
         replaces = None
         if ended is not None:
             # A login may follow, so the reason of the end is known only later, and is sent then.
-            may_wait = self.policy is not None or request_sessions.is_in_request()
-            is_reported = is_logout or request_sessions.is_over() or not may_wait
+            is_reported = (
+                is_logout
+                or request_sessions.is_over()
+                or (self.policy is None and not request_sessions.is_in_request())
+            )
             replaces = ReplacedSession(ended.id, ended.user_id, is_reported)
             if not is_reported:
                 request_sessions.keep(self)
         to_send = _end_events(ended, "logout") if replaces and replaces.is_reported else ()
-        yield from self._set_ended(_state_before_flush(state), New(replaces=replaces), to_send)
+        yield from self._set_ended(state, New(replaces=replaces), to_send, is_flushed=True)
 
-    def _set_ended(self, before: State, after: State, events: Sequence[Event]) -> Flow[None]:
+    def _set_ended(
+        self, before: State, after: State, events: Sequence[Event], *, is_flushed: bool = False
+    ) -> Flow[None]:
         """Set the state after an end, which a rollback of the caller's transaction may undo."""
         is_provisional = False
         if not (isinstance(before, New) and isinstance(after, New)):
             is_provisional = yield from Calls(self.storage()).in_transaction()
+        if is_provisional and is_flushed:
+            before = _state_before_flush(before)
         yield from self._advance(before, after, events, is_provisional)
 
     @property
@@ -376,17 +393,15 @@ class SessionFlows(KnownSession):
         return record is not None and record.is_live(clock.now())
 
 
-def _store_rotation_from(session: SessionFlows, state: T) -> Flow[T | Unread]:
+def _store_rotation_from(session: SessionFlows, unread: Unread) -> Flow[Unread]:
     """Store the new key that another object of the request has drawn for the session of this one.
 
     The caller ends the session by its old key, which the new one has replaced, or by the new one.
     Return its state with the key under which it is stored now.
     """
-    if not isinstance(state, Unread):
-        return state
-    known = yield from _store_drawn_key(session, state)
-    if known is state:
-        session_id = session.storage().identify(state.key)
+    known = yield from _store_drawn_key(session, unread)
+    if known is unread:
+        session_id = session.storage().identify(unread.key)
         others = [each for each in request_sessions.cycled() if each is not session]
         yield from _store_new_keys(each for each in others if session_id in each.stored_ids)
     return known

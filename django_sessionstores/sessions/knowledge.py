@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import copy, deepcopy
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from msgspec.structs import replace
 
@@ -15,6 +15,7 @@ from ..core.flow import Flow
 from ..core.records import SecretDict, SecretText, draw_key, session_id
 from ..exceptions import SessionStoresError, StorageUnavailable, UnserializableValue
 from ..payloads.codec import Snapshot
+from ..storages.calls import Calls
 from . import activity, drafting, events, loading, request_sessions
 from .engine import Engine
 from .rollback import ProvisionalStates
@@ -32,8 +33,6 @@ from .state import (
     before_reading,
     count,
 )
-
-T = TypeVar("T")
 
 
 class KnownSession(Engine):
@@ -105,8 +104,10 @@ class KnownSession(Engine):
         return {**vars(self), "_provisional": ProvisionalStates(), "policy": None}
 
     def _environment(self) -> Environment:
+        storage = self.storage()
         return Environment(
-            self.storage(),
+            storage,
+            Calls(storage),
             type(self),
             self.get_session_cookie_age,
             self._opened,
@@ -139,16 +140,12 @@ class KnownSession(Engine):
             return self._note(replace(state, is_optional=False, cycles=state.cycles + 1))
         return state
 
-    def _forget_undone(self) -> None:
-        """Restore what was known before any writes that were rolled back.
-
-        Before the data at hand is asked for, because a rollback may discard it.
-        """
-        if self._provisional:
-            self._settle()
-
     def _settle(self) -> None:
-        """Restore what was known before any writes that were rolled back since the last call."""
+        """Restore what was known before any writes that were rolled back since the last call.
+
+        Call it before the data at hand is asked for, because a rollback may discard that. If there
+        are no `_provisional` states, there is nothing to restore.
+        """
         if undone := self._provisional.settle():
             self._restore(undone)
 
@@ -311,6 +308,8 @@ class KnownSession(Engine):
     def _is_save_due(self, state: State) -> bool:
         data = getattr(self, "_session_cache", None)
         if data is None:
+            if not request_sessions.cycled():
+                return False  # Nearly always.
             return isinstance(state, Unread) and self._is_stored_by_others(state)
         if self._baseline is not None or not isinstance(state, Stored):
             return False
@@ -340,17 +339,12 @@ class KnownSession(Engine):
         new_id = self.storage().identify(key) or session_id(key)
         return [each for each in others if each.new_id == new_id]
 
-    def _tell_failure(self, flow: Flow[T]) -> Flow[T]:
-        """Run a flow; note an outage that it meets, and tell what it has ended before an error."""
-        try:
-            return (yield from flow)
-        except SessionStoresError as error:
-            if isinstance(error, StorageUnavailable):
-                self.outage = error
-            evicted, error.evicted = error.evicted, ()
-            to_send = loading.eviction_events(evicted)
-            yield from self._send(to_send)
-            raise
+    def _tell_failure(self, error: SessionStoresError) -> Flow[None]:
+        """Note an outage in which an operation has failed, and tell what had ended before it."""
+        if isinstance(error, StorageUnavailable):
+            self.outage = error
+        evicted, error.evicted = error.evicted, ()
+        yield from self._send(loading.eviction_events(evicted))
 
     def _advance(
         self, before: State, after: State, to_send: Sequence[Event], is_provisional: bool

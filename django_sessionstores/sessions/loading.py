@@ -133,6 +133,8 @@ def rejection_event(record_id: str | None, reason: str, detail: str = "") -> Eve
 
 def eviction_events(evicted: Sequence[Record]) -> tuple[Event, ...]:
     """Return the events for sessions that ``MAX_SESSIONS`` has ended."""
+    if not evicted:
+        return _NO_EVENTS
     return tuple(end_event(each.id, "evicted", each.user_id) for each in evicted)
 
 

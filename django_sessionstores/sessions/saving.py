@@ -181,22 +181,27 @@ def _create(env: Environment, state: New, key: SecretText, data: dict[str, Any])
             return joined
     snapshot = codec().serialize(data)
     record = drafting.draft(env, key, data, snapshot, None)
-    outcome = yield from env.calls.create(record, clock.now())
+    outcome = yield from env.calls.create(record, record.last_activity)
     if isinstance(outcome, Updated):
         created = _event(signals.session_created, outcome.record)
-        events = [created, *eviction_events(outcome.evicted)]
-        with noting_evicted(lambda evicted: (*outcome.evicted, *evicted)):
-            if state.replaces is not None:
-                ended = yield from _replace_flushed(env, state.replaces, outcome.record)
-                events = [*ended, *events]
-            if state.superseded is not None and state.superseded.outdated is not None:
-                outdated = state.superseded.outdated
-                ended = yield from _end_outdated(env, outdated, outcome.record)
-                events = [*ended, *events]
-        return _save_result(key, None, outcome, snapshot, tuple(events))
+        events = (created, *eviction_events(outcome.evicted))
+        if state.replaces is not None or state.superseded is not None:
+            events = (*(yield from _end_replaced(env, state, outcome)), *events)
+        return _save_result(key, None, outcome, snapshot, events)
     if state.is_given:
         raise CreateError
     return (yield from conflicts.resolve_creation(env, state, key, data))
+
+
+def _end_replaced(env: Environment, state: New, created: Updated) -> Flow[list[Event]]:
+    """End the sessions of the same browser that a new one replaces; return the events."""
+    record, events = created.record, list[Event]()
+    with noting_evicted(lambda evicted: (*created.evicted, *evicted)):
+        if state.replaces is not None:
+            events = yield from _replace_flushed(env, state.replaces, record)
+        if state.superseded is not None and state.superseded.outdated is not None:
+            events = [*(yield from _end_outdated(env, state.superseded.outdated, record)), *events]
+    return events
 
 
 def _replace_flushed(
@@ -250,21 +255,27 @@ def _supersede(env: Environment, session_id: str, record: Record) -> Flow[None]:
 
 def _update(env: Environment, state: Stored, data: dict[str, Any], intent: Intent) -> _Step:
     """Store the changes. Without changes, only move the expiry."""
-    record = state.record
-    if drafting.is_old(env, record, data) and not intent.must_create:
-        return (yield from _rotate_for_age(env, state, data, intent))
+    if drafting.is_old(env, state.record, data) and not intent.must_create:
+        return _rotate_for_age(env, state, data, intent)
     snapshot = codec().serialize(data)
     # With ``modified`` set, even another order of the keys is a change.
     same = snapshot == state.base or (not intent.is_asked_for and codec().matches(state.base, data))
     if not same:
-        return (yield from _replace(env, state, data, snapshot, intent))
-    storage = env.storage
+        return _replace(env, state, data, snapshot)
+    return _renew(env, state, data, snapshot, intent)
+
+
+def _renew(
+    env: Environment, state: Stored, data: dict[str, Any], snapshot: Snapshot, intent: Intent
+) -> _Step:
+    """Store the session again without a change, or only move its expiry, if that is due."""
+    record, storage = state.record, env.storage
     is_outdated = storage.is_outdated(record) or not storage.codec.is_newest(record.payload)
     is_behind = drafting.is_behind(env, record, data)
     moves_in_key = storage.holds_in_key and (is_behind or _was_joined(env, state))
     if is_outdated or moves_in_key or drafting.has_moved(env, record, is_touched=is_behind):
         try:
-            return (yield from _replace(env, state, data, snapshot, intent))
+            return (yield from _replace(env, state, data, snapshot))
         except _HARMLESS_TO_READERS as error:
             # If no view asked for the save, its failure must not fail a request that only reads.
             if intent.is_asked_for or _resends_old_key(env, error):
@@ -278,13 +289,11 @@ def _was_joined(env: Environment, state: Stored) -> bool:
     return not state.is_announced and env.storage.identify(state.key) != state.record.id
 
 
-def _replace(
-    env: Environment, state: Stored, data: dict[str, Any], snapshot: Snapshot, intent: Intent
-) -> _Step:
+def _replace(env: Environment, state: Stored, data: dict[str, Any], snapshot: Snapshot) -> _Step:
     """Store the session in place of the stored record."""
     record = drafting.draft(env, state.key, data, snapshot, state)
     try:
-        outcome = yield from env.calls.update(record, state.record, clock.now())
+        outcome = yield from env.calls.update(record, state.record, record.last_activity)
     except UnreadablePayload as reason:
         raise _damaged(reason) from None
     if isinstance(outcome, Updated):
@@ -390,7 +399,9 @@ def _rotate(env: Environment, state: Rotating, data: dict[str, Any], intent: Int
     record = drafting.draft(env, state.key, data, snapshot, previous, is_rotation=True)
     tombstone = rotation.tombstone_of(state, record.id)
     try:
-        outcome = yield from env.calls.rotate(record, previous.record, tombstone, clock.now())
+        outcome = yield from env.calls.rotate(
+            record, previous.record, tombstone, record.last_activity
+        )
     except UnreadablePayload as reason:
         raise _damaged(reason) from None
     if isinstance(outcome, Updated):

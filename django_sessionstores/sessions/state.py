@@ -196,6 +196,8 @@ class Environment(msgspec.Struct, frozen=True):
     """What a transition from one state to the next needs besides the state."""
 
     storage: Storage
+    calls: Calls
+    """The calls of the storage, as flows."""
     kind: type[Any]
     """The class of the session, which is the sender of its signals."""
     cookie_age: Callable[[], int]
@@ -208,11 +210,6 @@ class Environment(msgspec.Struct, frozen=True):
     """``None`` under Django's own middleware and outside of requests."""
     sends_key: Callable[[], bool]
     """Returns whether a response can still bring the browser a new key."""
-
-    @property
-    def calls(self) -> Calls:
-        """The calls of the storage, as flows."""
-        return Calls(self.storage)
 
     def client(self, base: Record | None) -> tuple[str, str]:
         """Return the `Client` of the request. If it is not known, return that of ``base``."""

@@ -75,7 +75,8 @@ class SessionStore(SessionFlows):
 
     def _get_session(self, no_load: bool = False) -> dict[str, Any]:
         self.accessed = True
-        self._forget_undone()
+        if self._provisional:
+            self._settle()
         if not hasattr(self, "_session_cache"):
             self._session_cache = {} if no_load or self._state.key is None else self.load()
         return self._session_cache
@@ -86,7 +87,8 @@ class SessionStore(SessionFlows):
         # Several tasks of one request may load at the same time. The first result is the session's
         # data, because another task may use it already.
         self.accessed = True
-        self._forget_undone()
+        if self._provisional:
+            self._settle()
         if not hasattr(self, "_session_cache"):
             data = {} if no_load or self._state.key is None else await self.aload()
             if not hasattr(self, "_session_cache"):
