@@ -34,6 +34,9 @@ class State(IntEnum):
     and gets the new key."""
 
 
+STATES: Final = {state.value: state for state in State}
+"""The states by their numbers. A call of the enumeration takes ten times as long."""
+
 TOMBSTONES: Final = tuple(state for state in State if state is not State.LIVE)
 """The states of tombstones."""
 
@@ -380,12 +383,13 @@ def pack_owner(user_id: str) -> bytes:
 
 def _open_head(data: bytes) -> tuple[State, int, int, int, int, int]:
     try:
-        form, state, version, created, last_activity, expires, site = _HEAD.unpack_from(data)
+        form, number, version, created, last_activity, expires, site = _HEAD.unpack_from(data)
     except struct.error:
         raise UnreadablePayload("record is cut short") from None
-    if form != FORMAT or state >= len(State):
+    state = STATES.get(number)
+    if form != FORMAT or state is None:
         raise UnreadablePayload("record is of an unknown format")
-    return State(state), version, created, last_activity, expires, site
+    return state, version, created, last_activity, expires, site
 
 
 def unpack_head(record_id: str, data: bytes, user_id: str | None = None) -> Record:

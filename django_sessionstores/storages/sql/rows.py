@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
-from ...core.records import Record, State
+from ...core.records import STATES, Record
 from ...exceptions import UnreadablePayload
 
 Row: TypeAlias = Sequence[Any]
@@ -53,10 +53,9 @@ def row_of(record: Record) -> Row:
 
 def record_of(row: Row) -> Record:
     """Return the record in a row. Raises `UnreadablePayload`."""
-    try:
-        state = State(row[3])
-    except ValueError:
-        raise UnreadablePayload("record is of an unknown state") from None
+    state = STATES.get(row[3])
+    if state is None:
+        raise UnreadablePayload("record is of an unknown state")
     payload = row[1]
     return Record(
         id=row[0],
