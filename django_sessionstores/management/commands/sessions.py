@@ -259,10 +259,9 @@ class Command(BaseCommand):
         else:
             if self.terminal.verbosity > 0:
                 self.terminal.fields(doctor.summary(diagnosis))
-            broken = [each for each in diagnosis.findings if each.breaks]
-            others = [each for each in diagnosis.findings if not each.breaks]
-            self._show_findings("What would break", broken)
-            self._show_findings("Other findings" if broken else "", others)
+            breaks, others = doctor.split_by_effect(diagnosis.findings)
+            self._show_findings("What would break", breaks)
+            self._show_findings("Other findings" if breaks else "", others)
         if diagnosis.problems:
             raise CommandError(f"{quantity(diagnosis.problems, 'problem')} found.")
 
