@@ -756,8 +756,12 @@ class RedisSentinel(Group):
         return dict(zip(lines[::2], lines[1::2], strict=False)).get(name, "")
 
     def url(self) -> str:
-        """As django-redis takes it, with `sentinel_addresses` as its option SENTINELS."""
-        return f"redis://{Sentinel.MASTER}/0"
+        """As django-redis takes it, with `sentinel_addresses` as its option SENTINELS.
+
+        Nobody connects to the port: django-redis keeps the pool of each address, which knows the
+        sentinels of its first use.
+        """
+        return f"redis://{Sentinel.MASTER}:{self.port}/0"
 
     @property
     def sentinel_addresses(self) -> list[tuple[str, int]]:

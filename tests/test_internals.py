@@ -25,6 +25,7 @@ from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_K
 from django.core.asgi import get_asgi_application
 from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
+from django.core.management import BaseCommand
 from django.core.signals import request_finished, request_started
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.http import HttpResponse
@@ -193,6 +194,7 @@ def test_django() -> None:
     from django.contrib.admin import site
 
     assert isinstance(site._registry, dict)
+    assert not BaseCommand._called_from_command_line  # type: ignore[attr-defined]
     assert {"path", "samesite"} < set(Morsel._reserved)  # type: ignore[attr-defined]
     assert {"secure", "httponly"} <= set(Morsel._flags)  # type: ignore[attr-defined]
 

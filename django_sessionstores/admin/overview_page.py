@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from django.db import Error as DatabaseError
 from django.http import HttpResponse
 from django.utils.translation import gettext as _
 
 from ..core.phrases import translated_message
 from ..exceptions import CannotList, StorageUnavailable
-from ..operations.doctor import LEVELS, diagnose, finding_in_words, summary
+from ..operations.doctor import (
+    LEVELS,
+    Finding,
+    diagnose,
+    finding_in_words,
+    split_by_effect,
+    summary,
+)
 from ..operations.overview import history, overview
 from .page import Page
 
@@ -27,6 +36,7 @@ def overview_page(page: Page) -> HttpResponse:
     except DatabaseError as error:
         statistics_problem = str(error)
     diagnosis = diagnose(inventory.storage)
+    breaks, others = split_by_effect(diagnosis.findings)
     return page.render(
         "overview",
         title=_("Overview of sessions"),
@@ -34,10 +44,13 @@ def overview_page(page: Page) -> HttpResponse:
         problem=problem,
         history=counted,
         statistics_problem=statistics_problem,
-        diagnosis=diagnosis,
         facts={name: text.split("\n") for name, text in summary(diagnosis).items()},
-        findings=[
-            (each, LEVELS[each.level], finding_in_words(each)) for each in diagnosis.findings
-        ],
+        breaks=_in_words(breaks),
+        others=_in_words(others),
+        problems=sum(each.is_wrong for each in others),
         self_expiring=inventory.storage.self_expiring,
     )
+
+
+def _in_words(findings: Sequence[Finding]) -> list[tuple[Finding, object, str]]:
+    return [(each, LEVELS[each.level], finding_in_words(each)) for each in findings]

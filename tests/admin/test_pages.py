@@ -991,6 +991,28 @@ def test_the_list_while_the_store_is_unreachable(site: Any, client: Client) -> N
 
 
 @ONE_ENGINE
+def test_the_overview_says_first_what_would_break(site: Any, client: Client) -> None:
+    """As the command does, and only if something would."""
+    heading, rest = '<h2 id="ss-breaks">What would break</h2>', '<h2 id="ss-store">'
+    assert heading not in client.get(f"{PAGES}overview/").content.decode()
+
+    def broken(name: str) -> None:
+        if name == "lookup":
+            raise StorageUnavailable("no route")
+
+    with observed(site.storage, before=broken):
+        page = client.get(f"{PAGES}overview/").content.decode()
+    breaks, others = page.partition(heading)[2].split(rest)
+    assert "sessionstores.E022" in breaks
+    assert "Every request that uses one of these sessions fails." in breaks
+    assert breaks.count("ss-finding") == 1
+    assert "sessionstores.E022" not in others
+    # The number is that of the problems below it.
+    (number,) = re.findall(r"(\d+) problems?\.", others) or [0]
+    assert int(number) == others.count("ss-wrong")
+
+
+@ONE_ENGINE
 def test_names_that_cannot_be_read(site: Any, root: Any, client: Client) -> None:
     """The database of users is away from where the sessions are."""
 

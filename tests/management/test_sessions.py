@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,13 @@ from django_sessionstores.core.records import Record, draw_key, session_id
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory, SessionInfo
 from django_sessionstores.management import reports, selection
+from django_sessionstores.management.commands.clearsessions import Command as ClearCommand
 from django_sessionstores.management.commands.sessions import Command
 from django_sessionstores.operations.checks.configuration import parts
 from django_sessionstores.operations.doctor import Store, texts
 from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages.layered import LayeredStorage
+from django_sessionstores.storages.outage_log import OutageLog
 from django_sessionstores.storages.registered import RegisteredStorage
 from django_sessionstores.testing import DAY, HOUR, at, observed
 from tests import ROOT
@@ -1022,6 +1025,33 @@ def test_a_server_that_is_gone(engine: Engine) -> None:
     assert code == 1
     assert said.count("CANNOT BE USED") == len(engine.servers)
     assert not re.search("CANNOT BE USED. Redis through", " ".join(said.split()))
+
+
+@pytest.mark.engines("db:sqlite")
+def test_an_outage_is_said_once(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    """Not in a line of the log as well, which without a LOGGING setting is on the same screen."""
+
+    def broken(name: str) -> None:
+        # The command can do without the cache, and so its error does not name it.
+        for reason in ("the cache is away", "no route"):
+            error = StorageUnavailable(reason)
+            OutageLog(str).failed(error)
+        raise error
+
+    def logged(run: Callable[[], object]) -> list[str]:
+        caplog.clear()
+        with observed(engine.storage, before=broken), suppress(CommandError, SystemExit):
+            run()
+        return [each.getMessage().rpartition(": ")[2] for each in caplog.records]
+
+    clear = ["manage.py", "clearsessions", "--skip-checks"]
+    clearing = ClearCommand(stdout=io.StringIO(), stderr=io.StringIO())
+    assert logged(lambda: typed("list")) == ["the cache is away"]
+    assert logged(lambda: clearing.run_from_argv(clear)) == ["the cache is away"]
+    # It names all of them.
+    assert logged(lambda: typed("doctor")) == []
+    # The log of a process that lives longer is read for other reasons.
+    assert logged(lambda: sessions("list")) == ["the cache is away", "no route"]
 
 
 @pytest.mark.engines("cache:locmem", "db:sqlite")

@@ -5,6 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from ..engine import purge
+from ..outages import outages_reported_once
 from ..reports import purge_summary
 from ..terminal import exit_if_pipe_closes, respect_no_color, reword
 
@@ -21,7 +22,8 @@ class Command(BaseCommand):
     def handle(self, *, verbosity: int, **options: Any) -> None:
         respect_no_color(self, force_color=options["force_color"])
         try:
-            removed = purge()
+            with outages_reported_once(self):
+                removed = purge()
         except CommandError as error:
             reword(error, self.stderr)
             raise

@@ -30,6 +30,7 @@ from .. import moved_engines, reports, selection
 from ..engine import errors_reported, open_inventory, purge
 from ..layout import single_line
 from ..options import add_actions
+from ..outages import outages_reported_once
 from ..reports import purge_summary, quantity
 from ..terminal import Terminal, exit_if_pipe_closes, respect_no_color, reword
 from ..users import find_user
@@ -57,7 +58,11 @@ class Command(BaseCommand):
         respect_no_color(self, force_color=forced)
         self.terminal = Terminal(self, options["verbosity"], force_color=forced)
         try:
-            with exit_if_pipe_closes(self.stdout), errors_reported():
+            with (
+                exit_if_pipe_closes(self.stdout),
+                outages_reported_once(self, reports_all=action == "doctor"),
+                errors_reported(),
+            ):
                 getattr(self, f"_{action.replace('-', '_')}")(**options)
         except CommandError as error:
             reword(error, self.stderr)
@@ -254,10 +259,9 @@ class Command(BaseCommand):
         else:
             if self.terminal.verbosity > 0:
                 self.terminal.fields(doctor.summary(diagnosis))
-            broken = [each for each in diagnosis.findings if each.breaks]
-            others = [each for each in diagnosis.findings if not each.breaks]
-            self._show_findings("What would break", broken)
-            self._show_findings("Other findings" if broken else "", others)
+            breaks, others = doctor.split_by_effect(diagnosis.findings)
+            self._show_findings("What would break", breaks)
+            self._show_findings("Other findings" if breaks else "", others)
         if diagnosis.problems:
             raise CommandError(f"{quantity(diagnosis.problems, 'problem')} found.")
 

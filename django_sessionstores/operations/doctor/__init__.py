@@ -1,7 +1,7 @@
 """The doctor: how the sessions of a site are stored, what is wrong, and which requests fail."""
 
 from .diagnosis import Diagnosis, diagnose
-from .findings import LEVELS, Finding
+from .findings import LEVELS, Finding, split_by_effect
 from .stores import Store, ask_stores
 from .texts import finding_in_words, summary
 
@@ -13,5 +13,6 @@ __all__ = [
     "ask_stores",
     "diagnose",
     "finding_in_words",
+    "split_by_effect",
     "summary",
 ]

@@ -211,3 +211,9 @@ def _level_name(level: int) -> str:
         if level >= getattr(django_checks, name):
             return name.lower()
     return "debug"
+
+
+def split_by_effect(findings: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]:
+    """Return the findings that break requests, and the others."""
+    breaks = [each for each in findings if each.breaks]
+    return breaks, [each for each in findings if not each.breaks]

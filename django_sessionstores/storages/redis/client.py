@@ -482,11 +482,11 @@ def missing_timeout(server: Server) -> str:
         return ""
     pool = client.connection_pool
     connection = pool.connection_class(**pool.connection_kwargs)
-    for name in ("socket_timeout", "socket_connect_timeout"):
-        if getattr(connection, name, 0) is None:
-            option = name if server._is_djangos else name.upper()
-            return f"CACHES[{server._alias!r}]['OPTIONS'][{option!r}]"
-    return ""
+    # It is the limit for connecting as well, if there is no other one.
+    if connection.socket_timeout is not None:
+        return ""
+    option = "socket_timeout" if server._is_djangos else "SOCKET_TIMEOUT"
+    return f"CACHES[{server._alias!r}]['OPTIONS'][{option!r}]"
 
 
 def _awaiting_pool(client: Any) -> awaited.ConnectionPool | None:

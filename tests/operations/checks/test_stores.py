@@ -167,7 +167,8 @@ def test_a_pool_should_not_be_waited_for_as_long_as_it_likes(pool):
     with database("psycopg", pool=pool):
         (message,) = check_database(None)
     assert message.id == "sessionstores.W036"
-    assert "['OPTIONS']['pool']['timeout']" in message.hint
+    assert "database 'default' hangs" in message.msg
+    assert "DATABASES['default']['OPTIONS']['pool']['timeout']" in message.hint
 
 
 @pytest.mark.usefixtures("production")
