@@ -31,6 +31,9 @@ from django.test import override_settings
 from tests import cases, services
 from tests.browser import Chromium, Site, serve
 
+# Before a test imports it: its tests fail with what they have compared.
+pytest.register_assert_rewrite("django_sessionstores.testing")
+
 # redis-py asks for its own version with each connection, which reads and parses a file.
 importlib.metadata.version = functools.cache(importlib.metadata.version)
 
