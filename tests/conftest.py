@@ -89,13 +89,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection() -> Generator[None, object, object]:
     """Look for no garbage while tests are collected, and never again among what was collected.
 
-    There are some twenty thousand tests, and each worker collects all of them.
+    There are some twenty thousand tests, and each worker collects all of them. While they run,
+    garbage is looked for less often than by default, which took a twentieth of the simulation.
     """
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
         gc.enable()
 
 
@@ -170,34 +172,52 @@ _LONGEST: Final = (
     "test_upstream",
     "test_outages",
     "test_simulation",
+    "test_closed_connections",
     "test_races",
-    "management.test_sessions",
-    "admin.test_pages",
-    "devices.test_views",
-    "test_conformance",
-    "test_rotation",
-    "test_user_models",
-    "test_lazy",
-    "test_transactions",
     "test_channels",
-    "redis.test_storage",
-    "test_limits",
-    "test_recent_authentication",
-    "test_inventory",
-    "test_types",
+    "admin.test_pages",
+    "redis.test_rights",
+    "devices.test_views",
+    "redis.test_loops",
+    "management.test_sessions",
+    "test_outage_lines",
+    "test_locales",
     "memcached.test_storage",
-    "test_middleware",
-    "test_secret_keys",
+    "test_cases",
+    "test_what_would_break",
     "test_mistakes",
+    "test_themes",
+    "test_bad_input",
+    "test_hung_servers",
+    "test_conformance",
+    "test_cache_keys",
+    "test_types",
+    "test_database_cache",
+    "test_limits",
+    "test_free_rows",
+    "test_transactions",
+    "redis.test_storage",
+    "test_rotation",
+    "test_changes",
+    "test_docs",
+    "sql.test_rights",
+    "test_user_models",
+    "test_internals",
+    "test_lazy",
+    "test_isolation",
+    "test_depth",
+    "files.test_storage",
+    "test_recent_authentication",
+    "sql.test_storage",
+    "test_inventory",
     "test_demo",
     "test_services",
     "test_site",
-    "test_cookie_growth",
     "test_demo_in_browser",
-    "test_answers",
 )
-"""The modules that take longest, most of it waiting. A worker that began one of them last would
-keep all the others waiting."""
+"""The modules that take longest. A worker that began one of them last would keep all the others
+waiting. Those that wait for most of their time take turns with those that compute, because there
+are more workers than processors."""
 
 
 @pytest.hookimpl(trylast=True)
