@@ -157,6 +157,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file, _, rest = nodeid.partition("::")
             return rest.partition("[")[2] if "deployments/test_faults" in file else file
 
+        def _assign_work_unit(self, node: Any) -> None:
+            """Forget the files that a process is done with, and give it the next one.
+
+            The scheduler counts the tests in all of its files after each test.
+            """
+            assigned = self.assigned_work[node]
+            for file in [file for file, tests in assigned.items() if all(tests.values())]:
+                del assigned[file]
+            super()._assign_work_unit(node)
+
     return Scheduler(config, log)
 
 
