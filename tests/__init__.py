@@ -3,11 +3,6 @@
 from pathlib import Path
 from typing import Final
 
-import pytest
-
-# Before anything imports it: its tests fail with what they have compared.
-pytest.register_assert_rewrite("django_sessionstores.testing")
-
 ROOT: Final = Path(__file__).resolve().parent.parent
 """The folder of the checkout."""
 BYTECODE: Final = str(ROOT / ".cache" / "bytecode")

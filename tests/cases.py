@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
 from django.core.cache import caches
 from django.core.management import call_command
 from django.db import DEFAULT_DB_ALIAS, connections
@@ -307,6 +306,8 @@ class Engine:
 
 def skip_unless_rotating(engine: Engine) -> None:
     """Skip a test that needs the rotation of keys by their age, if the engine has none."""
+    import pytest
+
     if not engine.rotates_by_age:
         pytest.skip(
             f"{engine.id} does not rotate keys by age: "
@@ -333,8 +334,13 @@ def remove_users() -> None:
     from django.contrib.auth import get_user_model
 
     model = get_user_model()
-    if not model._base_manager.exists():
-        return
+    connection = connections[model._base_manager.db]
+    # After each test, and most make no users: the query of a manager takes ten times as long.
+    with connection.cursor() as cursor:
+        table = connection.ops.quote_name(model._meta.db_table)
+        cursor.execute(f"SELECT EXISTS (SELECT 1 FROM {table})")
+        if not cursor.fetchone()[0]:
+            return
     groups, permissions = model.groups.through, model.user_permissions.through
     for each in (LogEntry, groups, permissions, model):
         rows = each._base_manager.all()

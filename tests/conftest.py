@@ -31,6 +31,9 @@ from django.test import override_settings
 from tests import cases, services
 from tests.browser import Chromium, Site, serve
 
+# Before a test imports it: its tests fail with what they have compared.
+pytest.register_assert_rewrite("django_sessionstores.testing")
+
 # redis-py asks for its own version with each connection, which reads and parses a file.
 importlib.metadata.version = functools.cache(importlib.metadata.version)
 
@@ -86,13 +89,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection() -> Generator[None, object, object]:
     """Look for no garbage while tests are collected, and never again among what was collected.
 
-    There are some twenty thousand tests, and each worker collects all of them.
+    There are some twenty thousand tests, and each worker collects all of them. While they run,
+    garbage is looked for less often than by default, which took a twentieth of the simulation.
     """
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
         gc.enable()
 
 
@@ -152,6 +157,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file, _, rest = nodeid.partition("::")
             return rest.partition("[")[2] if "deployments/test_faults" in file else file
 
+        def _assign_work_unit(self, node: Any) -> None:
+            """Forget the files that a process is done with, and give it the next one.
+
+            The scheduler counts the tests in all of its files after each test.
+            """
+            assigned = self.assigned_work[node]
+            for file in [file for file, tests in assigned.items() if all(tests.values())]:
+                del assigned[file]
+            super()._assign_work_unit(node)
+
     return Scheduler(config, log)
 
 
@@ -167,34 +182,52 @@ _LONGEST: Final = (
     "test_upstream",
     "test_outages",
     "test_simulation",
+    "test_closed_connections",
     "test_races",
-    "management.test_sessions",
-    "admin.test_pages",
-    "devices.test_views",
-    "test_conformance",
-    "test_rotation",
-    "test_user_models",
-    "test_lazy",
-    "test_transactions",
     "test_channels",
-    "redis.test_storage",
-    "test_limits",
-    "test_recent_authentication",
-    "test_inventory",
-    "test_types",
+    "admin.test_pages",
+    "redis.test_rights",
+    "devices.test_views",
+    "redis.test_loops",
+    "management.test_sessions",
+    "test_outage_lines",
+    "test_locales",
     "memcached.test_storage",
-    "test_middleware",
-    "test_secret_keys",
+    "test_cases",
+    "test_what_would_break",
     "test_mistakes",
+    "test_themes",
+    "test_bad_input",
+    "test_hung_servers",
+    "test_conformance",
+    "test_cache_keys",
+    "test_types",
+    "test_database_cache",
+    "test_limits",
+    "test_free_rows",
+    "test_transactions",
+    "redis.test_storage",
+    "test_rotation",
+    "test_changes",
+    "test_docs",
+    "sql.test_rights",
+    "test_user_models",
+    "test_internals",
+    "test_lazy",
+    "test_isolation",
+    "test_depth",
+    "files.test_storage",
+    "test_recent_authentication",
+    "sql.test_storage",
+    "test_inventory",
     "test_demo",
     "test_services",
     "test_site",
-    "test_cookie_growth",
     "test_demo_in_browser",
-    "test_answers",
 )
-"""The modules that take longest, most of it waiting. A worker that began one of them last would
-keep all the others waiting."""
+"""The modules that take longest. A worker that began one of them last would keep all the others
+waiting. Those that wait for most of their time take turns with those that compute, because there
+are more workers than processors."""
 
 
 @pytest.hookimpl(trylast=True)

@@ -24,8 +24,6 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, ClassVar, NoReturn, Self, TypeVar
 
-import pytest
-
 HOST = "127.0.0.1"
 START_SECONDS = 60
 STOP_SECONDS = 20
@@ -47,6 +45,9 @@ def everything_must_run() -> bool:
 
 def skip_or_fail(reason: str) -> NoReturn:
     """Skip what cannot run here, or fail it where everything must run."""
+    # Here, because many subprocesses of tests import this module, and none of them skips.
+    import pytest
+
     if everything_must_run():
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason, allow_module_level=True)
@@ -401,11 +402,46 @@ class Redis(Server):
         return f"redis://{HOST}:{self.port}/{database}"
 
     def cli(self, *arguments: str) -> str:
-        """Return what redis-cli prints for a command."""
+        """Return what redis-cli prints for a command.
+
+        Only what redis-cli itself does, such as ``--scan``, needs that program. Commands are asked
+        without it, because some tests ask hundreds, and a process costs more than most answers.
+        """
+        if not arguments[0].startswith("--"):
+            return self._ask(*arguments)
         program = executable("redis-cli")
         if program is None:
             skip_or_fail("redis-cli is not installed. Install it with: apt-get install redis-tools")
         return run(program, "-h", HOST, "-p", str(self.port), *arguments).strip()
+
+    def _ask(self, *command: str) -> str:
+        parts = [part.encode() for part in command]
+        lines = [b"*%d" % len(parts)]
+        for part in parts:
+            lines += [b"$%d" % len(part), part]
+        with (
+            socket.create_connection((HOST, self.port), timeout=START_SECONDS) as connection,
+            connection.makefile("rb") as stream,
+        ):
+            connection.sendall(b"\r\n".join([*lines, b""]))
+            answered = list(_parts_of_answer(stream))
+        text = "\n".join(part.decode(errors="replace") for part in answered)
+        return text.replace("\r\n", "\n").strip()
+
+
+def _parts_of_answer(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yield what Redis answers to one command, without the structure of arrays."""
+    line = stream.readline()
+    if not line.endswith(b"\r\n"):
+        raise ConnectionError("Redis has closed the connection")
+    kind, text = line[:1], line[1:-2]
+    if kind == b"*":
+        for _ in range(int(text)):
+            yield from _parts_of_answer(stream)
+    elif kind == b"$":
+        yield stream.read(int(text) + 2)[:-2] if text != b"-1" else b""
+    else:
+        yield text
 
 
 class Replica(Redis):

@@ -152,6 +152,19 @@ def test_options_reach_the_server() -> None:
         assert redis.cli("config", "get", "maxmemory").split() == ["maxmemory", "3145728"]
 
 
+@pytest.mark.parametrize(
+    "command", ["set pet cat", "get pet", "get none", "config get maxmemory*", "info clients", "no"]
+)
+def test_a_command_is_answered_as_redis_cli_prints_it(command: str) -> None:
+    """An error is printed as well, and some tests look for its words."""
+    program = services.executable("redis-cli")
+    if program is None:
+        services.skip_or_fail("redis-cli is not installed")
+    redis = services.shared_service(services.Redis)
+    said = services.run(program, "-p", str(redis.port), *command.split())
+    assert redis.cli(*command.split()) == said.strip()
+
+
 def _start_missing() -> None:
     class Missing(services.Redis):
         name = "no such server"
