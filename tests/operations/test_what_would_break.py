@@ -28,6 +28,7 @@ from tests.services import (
     Redis,
     RedisCluster,
     RedisSentinel,
+    Sentinel,
     wait_until,
 )
 from tests.storages.files.test_storage import tiny_disk
@@ -322,7 +323,7 @@ def test_sentinels_without_a_primary() -> None:
             REDIS_CACHE,
             service.url(),
             pool_class="redis.sentinel.SentinelConnectionPool",
-            service_name=service.url().split("/")[2],
+            service_name=Sentinel.MASTER,
             sentinel_manager=manager,
             socket_timeout=SECONDS,
         ):

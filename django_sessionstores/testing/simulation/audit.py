@@ -20,7 +20,7 @@ _ENDING: Final = ENDS_OWN | {"login", "password", "end", "delete_key", "end_all"
 def audit(world: World) -> None:
     """Read every session, cookie, list and signal, and add to the model's violations."""
     for leaf in world.storages.leaves.values():
-        leaf.is_away = False
+        leaf.is_away = leaf.is_full = False
     # Wait until a cache that did not answer is tried again.
     world.advance(6)
     seen: dict[str, dict[str, Any] | None] = {}

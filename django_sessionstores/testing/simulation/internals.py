@@ -29,6 +29,7 @@ from ...exceptions import (
     SessionEnded,
     SessionLimitReached,
     SessionStoresError,
+    StorageFull,
     StorageUnavailable,
 )
 from ...inventory import Inventory
@@ -84,6 +85,7 @@ __all__ = [
     "SessionStoresError",
     "State",
     "Storage",
+    "StorageFull",
     "StorageUnavailable",
     "Taken",
     "Updated",

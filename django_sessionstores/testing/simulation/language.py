@@ -24,6 +24,8 @@ STEPS: Final = {
     "evict": "The cache of ``cached_db`` loses all entries.",
     "away.STORE": "This store becomes unreachable.",
     "back.STORE": "The store is reachable again.",
+    "full.STORE": "This store has no room. It can be read, and sessions can end.",
+    "room.STORE": "The store has room again.",
     "secret": "The site gets another ``SECRET_KEY``, and keeps the old one as a fallback.",
     "skew.2.50": "The clock of the server of request 2 is 50 milliseconds ahead.",
     "previous.x.1": "Browser ``x`` has a session of user 1 (0: nobody) in the previous backend, "

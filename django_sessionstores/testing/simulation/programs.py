@@ -116,7 +116,7 @@ def _is_step_of_a_request(step: str, labels: Collection[str]) -> bool:
 
 
 def _check_command(step: str, name: str, arguments: Sequence[str], config: Config) -> None:
-    if name in {"away", "back"}:
+    if name in {"away", "back", "full", "room"}:
         language.check_word(arguments[0], stores_of(config), "a store of this site")
     elif name == "skew" and not _NUMBER.fullmatch(arguments[1]):
         raise ValueError(f"{step!r} must end with a number of milliseconds.")
@@ -197,14 +197,12 @@ def _evict(world: World) -> None:
         world.storages.leaves["cache"].inner.records.clear()
 
 
-def _away(world: World, name: str) -> None:
-    if name in world.storages.leaves:
-        world.storages.leaves[name].is_away = True
+def _set_store(fault: str, value: bool) -> Callable[[World, str], None]:
+    def change(world: World, name: str) -> None:
+        if name in world.storages.leaves:
+            setattr(world.storages.leaves[name], fault, value)
 
-
-def _back(world: World, name: str) -> None:
-    if name in world.storages.leaves:
-        world.storages.leaves[name].is_away = False
+    return change
 
 
 def _secret(world: World) -> None:
@@ -224,8 +222,10 @@ def _previous(world: World, browser: str, pk: str) -> None:
 
 _COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "evict": _evict,
-    "away": _away,
-    "back": _back,
+    "away": _set_store("is_away", True),
+    "back": _set_store("is_away", False),
+    "full": _set_store("is_full", True),
+    "room": _set_store("is_full", False),
     "secret": _secret,
     "skew": _skew,
     "previous": _previous,

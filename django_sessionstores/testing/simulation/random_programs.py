@@ -172,9 +172,11 @@ class _Drawing:
         if kind < 0.2 and self._waits:
             return self._wait()
         if kind < 0.22 and self._faults:
-            step = chance.choice(("evict", "secret", "away.cache", "back.cache"))
-            # A site without a cache refuses its name.
-            return step if "." not in step or "cache" in world.storages.leaves else "evict"
+            store = chance.choice(sorted(world.storages.leaves))
+            steps = ["evict", "secret", f"full.{store}", f"room.{store}"]
+            if "cache" in world.storages.leaves:
+                steps += ["away.cache", "back.cache"]
+            return chance.choice(steps)
         if active and (kind < 0.7 or len(active) >= _MAX_ACTIVE):
             label = chance.choice(active).label
             if self._faults and chance.random() < 0.05:

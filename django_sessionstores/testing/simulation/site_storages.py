@@ -45,6 +45,7 @@ class SiteStorages:
                 return self._leaf("cache", SimulatedCache(lists=True))
             case "cached_db":
                 cache = self._leaf("cache", SimulatedCache())
+                cache.holds_copies = True
                 database = self._leaf("database", self.database)
                 self._workers = [
                     LayeredStorage(cache, database, lease=60, retry=5) for _ in range(2)

@@ -21,6 +21,7 @@ from .internals import (
     Record,
     State,
     Storage,
+    StorageFull,
     StorageUnavailable,
     Taken,
     Updated,
@@ -47,6 +48,9 @@ class Scheduled(CacheStorage):
         self.name = name
         self.scheduler = scheduler
         self.is_away = False
+        self.is_full = False
+        self.holds_copies = False
+        """Whether another store has the sessions, so that no request fails if this one is full."""
         self._two_steps = two_steps
         for each, value in internals.attributes(inner).items():
             if not isinstance(vars(CacheStorage).get(each, vars(Storage).get(each)), property):
@@ -73,10 +77,21 @@ class Scheduled(CacheStorage):
             self.scheduler.failed(self.name)
         if self.is_away or fault is Fault.BEFORE:
             raise StorageUnavailable(f"The simulated {self.name} does not answer.")
+        if self.is_full and self._needs_room(method, args[0]):
+            if not self.holds_copies:
+                self.scheduler.failed(self.name)
+            raise StorageFull(f"The simulated {self.name} is full.")
         result = getattr(self.inner, method)(*args)
         if fault is Fault.AFTER:
             raise StorageUnavailable(f"The answer of the simulated {self.name} was lost.")
         return result
+
+    def _needs_room(self, method: str, subject: object) -> bool:
+        """Return whether a full store refuses a call. Stores find room for their tombstones, or do
+        without them; a full cache may refuse those that another storage leaves in it."""
+        if method in {"create", "update", "rotate", "fill"}:
+            return isinstance(subject, Record) and subject.state is State.LIVE
+        return self.holds_copies and method in {"leave_tombstone", "leave_tombstones"}
 
     def rotate(self, record: Record, base: Record, tombstone: Record, now: int) -> Outcome | Taken:
         if self._two_steps:

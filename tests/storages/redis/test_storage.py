@@ -51,6 +51,7 @@ from tests.services import (
     Redis,
     RedisCluster,
     RedisSentinel,
+    Sentinel,
     answer,
     free_port,
     shared_service,
@@ -212,7 +213,7 @@ def _sentinel_redis_cache() -> Any:
     sentinel = shared_service(RedisSentinel)
     options = {
         "pool_class": "redis.sentinel.SentinelConnectionPool",
-        "service_name": "sessions",
+        "service_name": Sentinel.MASTER,
         "sentinel_manager": SentinelManager(sentinel.sentinel_addresses),
     }
     return storage_at(sentinel.url(), OPTIONS=options)

@@ -7,6 +7,7 @@ is, and the promise that is named with the fault.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +17,7 @@ from django_sessionstores import middleware, signals
 from django_sessionstores.core import clock
 from django_sessionstores.core.flow import Flow
 from django_sessionstores.core.records import Record, SecretText, State, draw_key
-from django_sessionstores.exceptions import SessionLimitReached, StorageUnavailable
+from django_sessionstores.exceptions import SessionLimitReached, StorageFull, StorageUnavailable
 from django_sessionstores.inventory.arguments import Limits
 from django_sessionstores.inventory.ending import Ending
 from django_sessionstores.migration import lazy
@@ -269,6 +270,16 @@ def leave_the_copies_of_many(plant: pytest.MonkeyPatch) -> None:
     plant.setattr(LayeredStorage, "_end_many", end_many)
 
 
+def leave_copies_in_a_full_cache(plant: pytest.MonkeyPatch) -> None:
+    original = LayeredStorage._tell_cache
+
+    def tell_cache(self: LayeredStorage, *args: Any, **options: Any) -> Flow[None]:
+        with suppress(StorageFull):
+            yield from original(self, *args, **options)
+
+    plant.setattr(LayeredStorage, "_tell_cache", tell_cache)
+
+
 def refuse_everybody(plant: pytest.MonkeyPatch) -> None:
     def surplus(self: LimitedStorage, *records: Any) -> Flow[Any]:
         raise SessionLimitReached
@@ -453,6 +464,16 @@ CASES: Final = [
     ),
     (leave_the_copies_of_many, 7, f"cached_db own sync: {USER} 1:o.end_all.1 1* 2:x.read 2*"),
     (evict_everybody, 25, f"memory own sync +limit: {OTHER} {USER}"),
+    (
+        leave_copies_in_a_full_cache,
+        1,
+        f"cached_db own sync: {USER} full.cache 1:x.put.a 1* 2:x.read",
+    ),
+    (
+        leave_copies_in_a_full_cache,
+        7,
+        f"cached_db own sync: {USER} full.cache 1:x.logout 1* 2:x.read",
+    ),
     (ignore_the_lock, 25, f"memory own sync +limit: {USER} 1:y.login.1 1 1 1 2:z.login.1 2* 1*"),
     (accept_any_key, 7, f"memory own sync: {USER} 1:x.logout 1* 2:x.put.a"),
     (
