@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -36,6 +39,8 @@ _EXPIRES: Final = struct.Struct(">Q")
 _MAX_NAME: Final = 200
 """The length of the longest name of a folder. File systems have names of 255 characters."""
 _OWN: Final = _EXPIRES.pack(0)
+_AT_ONCE: Final = 100
+"""How many tombstones are written at most while a shard is locked: some milliseconds."""
 
 
 def from_cache(alias: str) -> FileCacheStorage:
@@ -129,6 +134,17 @@ class FileCacheStorage(FileStorage, CacheStorage):
     def leave_tombstone(self, tombstone: Record, now: int) -> None:
         with self._locks.hold(tombstone.id, make_folders=True):
             self._write(tombstone)
+
+    def leave_tombstones(self, tombstones: Sequence[Record], now: int) -> None:
+        """See `CacheStorage.leave_tombstones`. Locks each shard once for some of them."""
+        in_order = sorted(tombstones, key=attrgetter("id"))
+        for _, of_shard in groupby(in_order, lambda each: each.id[:2]):
+            rest = list(of_shard)
+            while rest:
+                some, rest = rest[:_AT_ONCE], rest[_AT_ONCE:]
+                with self._locks.hold(some[0].id, make_folders=True):
+                    for each in some:
+                        self._write(each)
 
     def _entry(self, record: Record) -> Record:
         return _with_prefix(record, _OWN, expires=record.expires)
