@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from django.conf import settings
+from django.db.models.constants import OnConflict
 
 from ...core.records import (
     OWNER_OFFSET,
@@ -136,6 +137,20 @@ def compile_statements(table: str, connection: BaseDatabaseWrapper) -> Statement
         is_live=is_live,
         end=EndStatements(table, key, is_live, deletes_free(connection)),
     )
+
+
+def put_statement(table: str, connection: BaseDatabaseWrapper, number: int) -> str:
+    """Return the statement that writes so many rows in place of whatever there is.
+
+    Only if the database ``supports_update_conflicts``. May ask a server for its version.
+    """
+    columns = ["cache_key", "value", "expires"]
+    names = ", ".join(map(connection.ops.quote_name, columns))
+    rows = ", ".join(["(%s, %s, %s)"] * number)
+    suffix = connection.ops.on_conflict_suffix_sql(
+        columns, OnConflict.UPDATE, columns[1:], columns[:1]
+    )
+    return f"INSERT INTO {connection.ops.quote_name(table)} ({names}) VALUES {rows} {suffix}"
 
 
 def expiry_of(milliseconds: int, connection: BaseDatabaseWrapper) -> Any:

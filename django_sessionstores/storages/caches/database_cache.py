@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -57,6 +58,7 @@ from .cache_table import (
     compile_statements,
     expiry_of,
     owner_letters,
+    put_statement,
     record_of,
     record_of_start,
     second_of,
@@ -72,6 +74,9 @@ _ROUNDS: Final = 50
 
 # Below the 999 parameters that every SQLite accepts.
 _MAX_PURGED: Final = 500
+
+_MAX_PUT: Final = 300
+"""The number of rows that one statement writes, with three parameters each, see `_MAX_PURGED`."""
 
 _MAX_LISTED: Final = 1000
 """The maximum number of rows that one statement of a list reads."""
@@ -239,8 +244,29 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         raise self._contention()
 
     def leave_tombstones(self, tombstones: Sequence[Record], now: int) -> None:
-        leave = partial(super().leave_tombstones, tombstones, now)
-        self._commit_once(leave, leave)
+        """See `CacheStorage.leave_tombstones`. A statement for many rows, if the database has it.
+
+        The rows are written in the order of their keys, so that no two requests that leave some of
+        the same tombstones wait for each other.
+        """
+        one_by_one = partial(super().leave_tombstones, tombstones, now)
+        can_put = self.connection().features.supports_update_conflicts
+        together = partial(self._put, tombstones) if can_put else one_by_one
+        self._commit_once(together, one_by_one)
+
+    def _put(self, records: Sequence[Record]) -> None:
+        """Store records in place of whatever there is under their ids."""
+        connection, _ = self._database()
+        by_key = {self._key(each.id): each for each in records}
+        rows = [
+            (key, value_of(record), expiry_of(record.expires, connection))
+            for key, record in sorted(by_key.items())
+        ]
+        for start in range(0, len(rows), _MAX_PUT):
+            some = rows[start : start + _MAX_PUT]
+            sql = put_statement(self._table, connection, len(some))
+            with self._errors(sql):
+                retry(connection, partial(write, connection, sql, [*chain(*some)]))
 
     def _outcome(self, record: Record, text: str) -> Updated:
         return Updated(_with_handle(record, text), is_provisional=self.in_transaction())

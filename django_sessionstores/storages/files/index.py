@@ -22,7 +22,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from ...core.records import ID_LENGTH, Record, State
@@ -118,11 +118,17 @@ class UserIndex:
             if found := _ENTRY.fullmatch(name):
                 yield Entry(*found.groups())
 
-    def entries(self) -> Iterator[Entry]:
-        """Yield all entries, and remove folders in which no entry is left by then."""
+    def entries(self, unless: Callable[[str], bool] | None = None) -> Iterator[Entry]:
+        """Yield all entries, and remove folders in which no entry is left by then.
+
+        Those of session ids for which ``unless`` is true are left out.
+        """
         for folder in self._shards():
             with contextlib.suppress(FileNotFoundError):
                 for name in os.listdir(folder):
+                    # Before the look at what the name is, because there may be very many.
+                    if unless is not None and unless(name[-ID_LENGTH:]):
+                        continue
                     if _ENTRY.fullmatch(name):
                         yield Entry(name[:_DIGEST_LENGTH], name[-ID_LENGTH:])
             # Refused while the folder is not empty.

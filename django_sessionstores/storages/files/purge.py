@@ -17,10 +17,11 @@ from .index_upkeep import IndexUpkeep
 from .locks import ShardLocks
 from .record_file import (
     Kind,
+    expired_time,
     first_time,
     has_set_times,
-    hint_in,
     kind_of,
+    part_of,
     read_head,
     read_owner,
     set_hint,
@@ -32,8 +33,8 @@ _REMOVES_OPEN_FILES: Final = os.name == "posix"
 _AT_ONCE: Final = 100
 """How many files are removed at most while a shard is locked: some milliseconds."""
 
-_WITHOUT_ENTRY: Final = (Kind.ANONYMOUS, Kind.TOMBSTONE)
-"""Kinds of records that have no entry in the index."""
+_WITHOUT_ENTRY: Final = frozenset(map(part_of, (Kind.ANONYMOUS, Kind.TOMBSTONE)))
+"""In the hints of records that have no entry in the index."""
 
 _Round: TypeAlias = Generator[int, tuple[int, int], None]
 """A round through the folder, see `Purge._steps`."""
@@ -127,14 +128,16 @@ class Purge:
                 self._remove_if_empty(shard)
                 now, most = yield 0
         # What killed processes have left, as the entry of a record goes with the record.
-        for entry in self._index.entries() if self._index else ():
-            # Quicker than the look at what it is, and there may be very many.
-            if not os.access(self._folder.path_of(entry.session_id), os.F_OK):
-                self._upkeep.remove_if_stale(entry)
-                now, most = yield 0
+        for entry in self._index.entries(unless=self._exists) if self._index else ():
+            self._upkeep.remove_if_stale(entry)
+            now, most = yield 0
         # A folder that has gone meanwhile has nothing to purge, as if all were done.
         self._folder.require()
         self._done = now if began == now else None
+
+    def _exists(self, name: str) -> bool:
+        """Return whether there is a file with a name, which need not be a session id."""
+        return os.access(f"{self._folder.path}/{name[:2]}/{name}", os.F_OK)
 
     def _look(self, shard: str, now: int) -> tuple[list[tuple[str, int]], int]:
         """Return the names and times of the files that seem to have expired, and how many there
@@ -168,12 +171,12 @@ class Purge:
     def _remove_expired(self, shard: str, files: Sequence[tuple[str, int]], now: int) -> int:
         """Remove the records that are still expired under the lock, and return how many were."""
         removed, is_alone, may_purge = 0, self._is_alone(), self._rule(now)
-        place = self._folder.shard_of(shard)
+        place, done_before = self._folder.shard_of(shard), expired_time(now)
         with contextlib.suppress(FileNotFoundError), self._locks.hold(shard):
             for session_id, modified in files:
                 path = f"{place}/{session_id}"
                 try:
-                    if is_alone and _is_done_with(path, modified, now):
+                    if is_alone and modified < done_before and _is_done_with(path, modified):
                         insist(os.unlink, path)
                         removed += 1
                     else:
@@ -200,12 +203,9 @@ class Purge:
         return True
 
 
-def _is_done_with(path: str, modified: int, now: int) -> bool:
-    """Return whether the times of a file say for sure that its record has expired.
+def _is_done_with(path: str, modified: int) -> bool:
+    """Return whether a file still has the times of a record without an entry in the index.
 
-    And that it has no entry in the index. ``modified`` is the modification time seen before.
+    ``modified`` is the modification time seen before, which says that the record has expired.
     """
-    hint = hint_in(modified)
-    if hint is None or hint.kind not in _WITHOUT_ENTRY or not hint.has_expired(now):
-        return False
-    return has_set_times(os.stat(path), modified)
+    return modified % 1_000_000 in _WITHOUT_ENTRY and has_set_times(os.stat(path), modified)

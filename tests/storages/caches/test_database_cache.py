@@ -244,6 +244,23 @@ def test_an_expired_copy_makes_room_for_a_new_one(storage: Any, connection: Any)
     assert storage.read(ID).payload == b"encrypted"
 
 
+def test_many_tombstones_are_left_by_few_statements(storage: Any, connection: Any) -> None:
+    """Whatever was there, and even if one is named twice."""
+    ids = [f"{number:040x}" for number in range(database_cache._MAX_PUT + 1)]
+    for each in ids[:3]:
+        storage.fill(make_record(each), now() + HOUR, now())
+    tombstones = [make_tombstone(each, State.ENDED, now=now(), seconds=60) for each in ids]
+
+    with CaptureQueriesContext(connection) as queries:
+        storage.leave_tombstones([*tombstones, tombstones[0]], now())
+
+    # Some databases count the beginning and the end of the transaction.
+    assert sum("INSERT" in query["sql"] for query in queries) == 2
+    assert len(queries) <= 4
+    assert {storage.read(each).state for each in ids} == {State.ENDED}
+    assert storage.read(ids[0]).expires == tombstones[0].expires
+
+
 def test_an_expired_tombstone_takes_a_copy(storage: Any) -> None:
     """Its row stays until it is swept away; what it says does not."""
     storage.leave_tombstone(make_tombstone(ID, State.ENDED, now=now(), seconds=60), now())

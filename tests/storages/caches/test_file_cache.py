@@ -23,7 +23,7 @@ from django_sessionstores.exceptions import StorageFull, StorageUnavailable, Unr
 from django_sessionstores.storages.base import CacheStorage, Gone, Updated
 from django_sessionstores.storages.caches.file_cache import FileCacheStorage
 from django_sessionstores.storages.caches.selection import storage_for
-from django_sessionstores.storages.files import locks, record_file
+from django_sessionstores.storages.files import disk, locks, record_file
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.memory import MemoryStorage
 from django_sessionstores.testing import now, successor, without_handle
@@ -60,8 +60,8 @@ def records_in(location: Path) -> set[str]:
     return {path.name for path in location.glob("*/*/*") if not path.name.startswith(".")}
 
 
-def path_of(location: Path) -> Path:
-    (path,) = location.glob(f"*/*/{ID}")
+def path_of(location: Path, session_id: str = ID) -> Path:
+    (path,) = location.glob(f"*/*/{session_id}")
     return path
 
 
@@ -367,12 +367,50 @@ def test_a_full_disk_is_told_and_the_copy_can_be_removed(
     def full(fd: int, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(record_file, "write_all", full)
+    for module in (record_file, disk):
+        monkeypatch.setattr(module, "write_all", full)
     with pytest.raises(StorageFull):
         CHANGES[change](storage)
     storage.delete(ID)
 
     assert records_in(location) == set()
+
+
+def test_a_tombstone_takes_the_room_of_the_copy(
+    storage: FileCacheStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A logout needs no new file, which takes ten times as long and which a full disk refuses."""
+    storage.fill(record(), now() + HOUR, now())
+
+    def refused(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(record_file, "write_all", refused)
+    tombstone = make_tombstone(ID, State.ENDED, now=now(), seconds=60)
+    storage.leave_tombstone(tombstone, now())
+
+    found = storage.read(ID)
+    assert found is not None
+    assert (found.state, found.expires, found.payload) == (State.ENDED, tombstone.expires, b"")
+    storage.fill(record(), now() + HOUR, now())
+    assert storage.read(ID) == found
+    assert storage.purge(tombstone.expires, 10) == 1
+
+
+def test_many_tombstones_are_left_whatever_was_there(
+    storage: FileCacheStorage, location: Path
+) -> None:
+    ids = [f"{number % 3:02x}{number:038x}" for number in range(310)]
+    for each in ids[::2]:
+        storage.fill(make_record(each), now() + HOUR, now())
+    path_of(location, ids[0]).write_bytes(b"garbage")
+
+    storage.leave_tombstones(
+        [make_tombstone(each, State.ENDED, now=now(), seconds=60) for each in ids], now()
+    )
+
+    found = [storage.read(each) for each in ids]
+    assert {each and each.state for each in found} == {State.ENDED}
 
 
 @pytest.mark.parametrize("change", CHANGES)
