@@ -6,7 +6,7 @@ own, the tests that need to know more of it fail, and tell what to add.
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -216,12 +216,12 @@ KINDS: Final = frozenset(
 """The cases that differ in kind: what holds on these nearly always holds on the others."""
 
 
-def representatives(cases: list[Case], names: Collection[str]) -> list[Case]:
-    """Return those of some cases that differ in kind, and those that ``names`` has by their id.
+def representatives(cases: list[Case]) -> list[Case]:
+    """Return those of some cases that differ in kind.
 
     Of an engine that has none among them, the first one stands for the others.
     """
-    kept = [case for case in cases if case.id in KINDS or case.id in names]
+    kept = [case for case in cases if case.id in KINDS]
     rest = {case.engine: case for case in reversed(cases)}
     for case in kept:
         rest.pop(case.engine, None)

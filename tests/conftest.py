@@ -123,7 +123,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if metafunc.definition.get_closest_marker("payload_stored"):
             selected = [case for case in selected if case.engine != "cookie"]
         if not metafunc.config.getoption("--all-stores"):
-            kept = cases.representatives(selected, marker.args if marker else ())
+            kept = cases.representatives(selected)
             _count(metafunc.config, _NARROWED, len(kept) < len(selected))
             others = [case for case in selected if case not in kept]
             is_other = metafunc.config.getoption("--other-stores")
