@@ -28,6 +28,7 @@ from tests.services import (
     Redis,
     RedisCluster,
     RedisSentinel,
+    Sentinel,
     wait_until,
 )
 from tests.storages.files.test_storage import tiny_disk
@@ -161,6 +162,15 @@ def test_a_full_memcached(engine: Engine) -> None:
         id_, breaks, text = fault()
     assert (id_, breaks) == ("sessionstores.E026", FULL)
     assert "Give it more with -m" in text
+
+
+@pytest.mark.engines("cached_db:redis-cache+postgresql")
+@pytest.mark.private_servers
+def test_a_full_cache_in_front_of_a_database(engine: Engine) -> None:
+    with full(engine):
+        found = problems()
+    assert [(each.id, each.breaks) for each in found] == [("sessionstores.E026", "")]
+    assert found[0].hint.endswith(" Requests go on without this cache, and take longer.")
 
 
 @pytest.mark.engines("cache:memcached")
@@ -322,7 +332,7 @@ def test_sentinels_without_a_primary() -> None:
             REDIS_CACHE,
             service.url(),
             pool_class="redis.sentinel.SentinelConnectionPool",
-            service_name=service.url().split("/")[2],
+            service_name=Sentinel.MASTER,
             sentinel_manager=manager,
             socket_timeout=SECONDS,
         ):
