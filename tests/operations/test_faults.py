@@ -289,6 +289,31 @@ def test_codes_of_postgresql(
             sql(postgresql, "DROP TRIGGER fail ON django_sessionstores_storedsession")
 
 
+MISSING_TABLES: Final = {"42P01", "1146"}
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_a_missing_table(
+    kind: str,
+    request: pytest.FixtureRequest,
+    open_database: OpenDatabase,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Only PostgreSQL has schemas, whose missing rights look the same."""
+    server = request.getfixturevalue(kind)
+    rename = "ALTER TABLE {} RENAME TO {}"
+    names = ("django_sessionstores_storedsession", "renamed")
+    with database(server, open_database) as store:
+        sql(server, rename.format(*names))
+        try:
+            said = said_of(store, caplog, "has no table for sessions", "manage.py migrate")
+        finally:
+            sql(server, rename.format(*reversed(names)))
+    (code,) = re.findall(r"\((\w+): ", said)
+    assert code in MISSING_TABLES
+    assert ("schema" in said) is (kind == "postgresql")
+
+
 # MariaDB ------------------------------------------------------------------------------------------
 
 
@@ -731,6 +756,7 @@ def test_the_documentation_knows_the_codes() -> None:
     known = {str(code) for each in connection_errors._FAULTS for code in each.codes}
     known |= {each.code for each in faults._FAULTS}
     known |= {word for each in faults._FAULTS for word in each.words.split("|")}
+    known |= MISSING_TABLES
     assert len(written) > 20
     assert written - known == set()
     # Those of Redis are in the documentation without exception.
