@@ -631,6 +631,10 @@ def test_missing_rights_of_redis(redis: Redis, caplog: pytest.LogCaptureFixture)
     with site("cache", CACHES={ALIAS: cache}) as store:
         said = said_of(store, caplog, "the rights that sessions need (NOPERM: ", "'evalsha'")
         assert "At the prompt of redis-cli, run '" in said
+        # Another command that is refused is no other reason.
+        with pytest.raises(StorageUnavailable, match="'get'"):
+            store("k" * 32).load()
+        assert not [each for each in caplog.messages if "continues" in each]
         (rights,) = re.findall(r"'ACL SETUSER shop (.*?)'\.", said)
         redis.cli("acl", "setuser", "shop", *rights.split())
         save(store)
