@@ -116,10 +116,11 @@ def run(page: Path, names: dict[str, Any]) -> dict[str, Any]:
         with override_settings(**settings):
             execute(code, names)
         settings |= assigned_settings(code, names)
+        # Pages show databases and engines whose servers do not run here.
+        settings.pop("DATABASES", None)
         with override_settings(**settings):
             for check in (check_settings, check_merge_functions, check_engine):
                 assert check(None) == [], code
-        # Pages show engines whose servers do not run here.
         settings.pop("SESSION_ENGINE", None)
     return names
 
@@ -343,7 +344,7 @@ def test_tests_of_the_guide_pass(
 
 # Commands -------------------------------------------------------------------------------------
 
-COMMAND = re.compile(r"(\$ (?:python )?|``|python |uv run )?manage\.py ([a-z_]+)([^`\n]*)")
+COMMAND = re.compile(r"(\$ (?:python )?|``|python |uv run )?manage\.py ([a-z_]+)([^`|\n]*)")
 
 
 def commands(page: Path) -> Iterator[tuple[str, list[str], bool]]:

@@ -47,9 +47,12 @@ class Terminal:
         """Write a line for each name and value of a result."""
         self.lines(layout.fields(values, self.screen))
 
-    def heading(self, text: str) -> None:
-        """Write a heading, unless the verbosity is 0."""
-        if self.verbosity > 0:
+    def heading(self, text: str, *, is_result: bool = False) -> None:
+        """Write a heading, unless the verbosity is 0 and the heading says nothing that was asked.
+
+        ``is_result`` means that it does.
+        """
+        if self.verbosity > 0 or is_result:
             text = self.screen.encode(text)
             text = self._style.MIGRATE_HEADING(text) if self._has_colors else text
             self._stdout.write(text)

@@ -128,13 +128,13 @@ class OutageLog:
             self._changes.append(now)
         outage.reasons.add(reason)
         new, seconds = outage.calls - outage.calls_at_line, now - outage.written_at
+        text = "Session store outage continues: %s. Calls failed: %d in the %.1f s since it began"
+        arguments: tuple[Any, ...] = str(error).rstrip("."), outage.calls, now - outage.began_at
+        # After the first line, both counts are about the same seconds.
+        if outage.written_at > outage.began_at and seconds >= 1:
+            text, arguments = f"{text}, %d in the last %.1f s", (*arguments, new, seconds)
         outage.written_at, outage.calls_at_line = now, outage.calls
-        text = (
-            "Session store outage continues: %s. Calls failed: %d in the last %.0f s, %d in the "
-            "%.0f s since it began"
-        )
-        message = str(error).rstrip(".")
-        return logging.WARNING, text, (message, new, seconds, outage.calls, now - outage.began_at)
+        return logging.WARNING, text, arguments
 
     def _end(self, operation: object) -> _Line | None:
         now, outage = clock.monotonic(), self._current()

@@ -27,7 +27,7 @@ from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.models import SessionStatistics, StoredSession
 from django_sessionstores.operations.checks.configuration import parts
-from django_sessionstores.operations.doctor import Diagnosis, ask_stores, diagnose
+from django_sessionstores.operations.doctor import Diagnosis, ask_stores, diagnose, summary
 from django_sessionstores.operations.doctor import probe as probes
 from django_sessionstores.operations.doctor import stores as asking
 from django_sessionstores.operations.doctor.tasks import Tasks
@@ -354,3 +354,5 @@ def test_no_folder_is_made(engine: Engine) -> None:
     ids = {each.id for each in found.findings}
     assert ids >= {"sessionstores.W035", "sessionstores.I004"} or not found.problems
     assert list(engine.file_path.iterdir()) in ([], [engine.file_path / "django_sessionstores"])
+    if found.problems:
+        assert summary(found)["Stores"].endswith(": not tried, see the findings")

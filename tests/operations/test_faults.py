@@ -19,13 +19,22 @@ import pytest
 from django.core.management import call_command
 from django.db import OperationalError, connections
 from django.test import override_settings
-from redis.exceptions import BusyLoadingError, ClusterDownError, MasterDownError, ResponseError
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    InvalidResponse,
+    MasterDownError,
+    ResponseError,
+)
+from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from django_sessionstores.conf import session_store
 from django_sessionstores.exceptions import StorageFull, StorageUnavailable
 from django_sessionstores.operations.doctor import diagnose
 from django_sessionstores.storages.redis import faults
-from django_sessionstores.storages.redis.faults import fault_of
+from django_sessionstores.storages.redis.faults import fault_of, text_of
 from django_sessionstores.storages.sql import connection_errors, deadline
 from django_sessionstores.storages.sql.connection_errors import connection_error, outage_of
 from tests import ROOT
@@ -33,7 +42,7 @@ from tests.cases import MARIADB, POSTGRESQL
 from tests.operations.checks.configurations import ENGINES
 from tests.operations.test_wrong_addresses import ALIAS, PYMEMCACHE, REDIS, SECRET, ToSessions
 from tests.operations.test_wrong_addresses import open_database as open_database  # A fixture.
-from tests.services import HOST, MariaDB, Memcached, PostgreSQL, Redis, wait_until
+from tests.services import HOST, MariaDB, Memcached, PostgreSQL, Redis, free_port, wait_until
 
 COLOR: Final = "ultramarine"
 """What is in the session, and must not be in a message."""
@@ -186,7 +195,8 @@ def test_the_connection_limit_of_postgresql(
     with database(postgresql, open_database, **SHOP) as store, ExitStack() as held:
         for _ in range(12):
             held.enter_context(connect(postgresql))
-        said_of(store, caplog, "has reached its connection limit (53300", "max_connections")
+        limit = "has reached its connection limit (53300"
+        said_of(store, caplog, limit, "['CONN_MAX_AGE'] to 0", "max_connections")
 
 
 def test_missing_rights_of_postgresql(
@@ -279,6 +289,31 @@ def test_codes_of_postgresql(
             sql(postgresql, "DROP TRIGGER fail ON django_sessionstores_storedsession")
 
 
+MISSING_TABLES: Final = {"42P01", "1146"}
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_a_missing_table(
+    kind: str,
+    request: pytest.FixtureRequest,
+    open_database: OpenDatabase,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Only PostgreSQL has schemas, whose missing rights look the same."""
+    server = request.getfixturevalue(kind)
+    rename = "ALTER TABLE {} RENAME TO {}"
+    names = ("django_sessionstores_storedsession", "renamed")
+    with database(server, open_database) as store:
+        sql(server, rename.format(*names))
+        try:
+            said = said_of(store, caplog, "has no table for sessions", "manage.py migrate")
+        finally:
+            sql(server, rename.format(*reversed(names)))
+    (code,) = re.findall(r"\((\w+): ", said)
+    assert code in MISSING_TABLES
+    assert ("schema" in said) is (kind == "postgresql")
+
+
 # MariaDB ------------------------------------------------------------------------------------------
 
 
@@ -369,6 +404,16 @@ PREFIX: Final = 'connection failed: connection to server at "127.0.0.1", port 54
         ('FATAL:  database "nodb" does not exist', "does not exist on the server (3D000: "),
         ("Connection refused\n\tIs the server running?", "refuses connections (OperationalError"),
         ("connection timeout expired", "did not answer in time (OperationalError: "),
+        ('could not translate host name "db" to address', "has a host name that is not known (Ope"),
+        (
+            "[Errno -2] failed to resolve host 'db'",
+            "has a host name that is not known (Operational",
+        ),
+        ("network is unreachable", "cannot be reached (OperationalError: "),
+        (
+            "SSL error: certificate verify failed",
+            "cannot be reached with these settings for TLS (O",
+        ),
         ("SYSTEMFEHLER:  unbekannt", "cannot be connected to (OperationalError: "),
     ],
 )
@@ -450,6 +495,21 @@ def test_sqlite(
         (said,) = caplog.messages
         assert meaning in said
         assert COLOR not in caplog.text
+
+
+def test_an_sqlite_whose_file_was_moved(
+    open_database: OpenDatabase, caplog: pytest.LogCaptureFixture, tmp_path: Any
+) -> None:
+    """A new file takes its place. To make the tables there would make an empty site."""
+    with sqlite(open_database, tmp_path / "db") as store:
+        save(store)
+        connections[ALIAS].close()
+        (tmp_path / "db").rename(tmp_path / "moved")
+        said = said_of(store, caplog, "(OperationalError: no such table: django_sessionstores_")
+    assert said.endswith(
+        f"If the site has had data, restore the file DATABASES['{ALIAS}']['NAME']. If it is new, "
+        f"run: python manage.py migrate --database={ALIAS}."
+    )
 
 
 def test_an_sqlite_that_is_locked(
@@ -570,7 +630,12 @@ def test_missing_rights_of_redis(redis: Redis, caplog: pytest.LogCaptureFixture)
     cache = {"BACKEND": REDIS["redis-cache"], "LOCATION": location}
     with site("cache", CACHES={ALIAS: cache}) as store:
         said = said_of(store, caplog, "the rights that sessions need (NOPERM: ", "'evalsha'")
-        (rights,) = re.findall(r"ACL SETUSER shop (.*)", said)
+        assert "At the prompt of redis-cli, run '" in said
+        # Another command that is refused is no other reason.
+        with pytest.raises(StorageUnavailable, match="'get'"):
+            store("k" * 32).load()
+        assert not [each for each in caplog.messages if "continues" in each]
+        (rights,) = re.findall(r"'ACL SETUSER shop (.*?)'\.", said)
         redis.cli("acl", "setuser", "shop", *rights.split())
         save(store)
 
@@ -592,10 +657,84 @@ def test_missing_rights_of_redis(redis: Redis, caplog: pytest.LogCaptureFixture)
             "The server is a read-only",
         ),
         (ResponseError("something else"), "The server refuses a command"),
+        (InvalidResponse("Protocol Error: b'RROR'"), "The server did not answer as Redis does"),
     ],
 )
 def test_answers_of_redis(error: Exception, meaning: str) -> None:
-    assert fault_of(error, str(error)).meaning.startswith(meaning)
+    assert fault_of(error, text_of(error)).meaning.startswith(meaning)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            f"OOM command not allowed. script: {'4d1bbf0a' * 5}, on @user_script:60.",
+            "OOM command not allowed",
+        ),
+        (
+            f"ERR Error running script (call to f_{'4d1bbf0a' * 5}): @user_script: 7: -READONLY No",
+            "READONLY No",
+        ),
+        ("unknown command 'X', with args beginning with: 'secret'", "unknown command 'X'"),
+        ("two\nlines.", "two lines"),
+        ("x" * 1000, "x" * 300 + "…"),
+    ],
+)
+def test_what_is_shown_of_an_error_of_redis(text: str, expected: str) -> None:
+    assert text_of(ResponseError(text)) == expected
+
+
+@pytest.mark.parametrize("client", REDIS)
+def test_sentinels_that_do_not_answer(client: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The client lists what each of them has said, with all of its own settings."""
+    sentinels = [(HOST, free_port()) for _ in range(3)]
+    limits: dict[str, Any] = {"socket_timeout": 1, "retry": Retry(NoBackoff(), 0)}
+    options: dict[str, Any] = {
+        "CLIENT_CLASS": "django_redis.client.SentinelClient",
+        "CONNECTION_FACTORY": "django_redis.pool.SentinelConnectionFactory",
+        "SENTINELS": sentinels,
+        "SENTINEL_KWARGS": {**limits, "password": SECRET},
+        "CONNECTION_POOL_KWARGS": {"retry": Retry(NoBackoff(), 0)},
+    }
+    if client == "redis-cache":
+        options = {
+            "pool_class": "redis.sentinel.SentinelConnectionPool",
+            "service_name": "shop",
+            "sentinel_manager": Sentinel(sentinels, {**limits, "password": SECRET}),
+            "retry": Retry(NoBackoff(), 0),
+        }
+    entry = {"BACKEND": REDIS[client], "LOCATION": "redis://shop/0", "OPTIONS": options}
+    option = "SENTINELS" if client == "django-redis" else "sentinel_manager"
+    with site("cache", CACHES={ALIAS: entry}) as store:
+        said = said_of(
+            store,
+            caplog,
+            "No sentinel answers, or none knows the primary (MasterNotFoundError: No master found "
+            "for 'shop': ConnectionError, ConnectionError, ConnectionError)",
+            f"CACHES['{ALIAS}']['OPTIONS']['{option}']",
+            "in ['LOCATION']",
+        )
+    assert len(said) < 400
+
+
+@pytest.mark.parametrize("client", REDIS)
+def test_what_one_script_after_the_other_says_is_one_reason(
+    client: str, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis names the script that a full server refuses."""
+    location = f"{redis.url()}?socket_timeout=2&client_name=scripts"
+    with site("cache", CACHES={ALIAS: {"BACKEND": REDIS[client], "LOCATION": location}}) as store:
+        session = store()
+        session.save()
+        with configured(redis, maxmemory="1"):
+            session["color"] = COLOR
+            for change in (session.save, store().create, lambda: save(store)):
+                with pytest.raises(StorageFull):
+                    change()
+            said = caplog.messages[0]
+            assert "script:" not in said
+            assert "@user_script" not in said
+            assert len(caplog.messages) == 1
 
 
 # memcached ----------------------------------------------------------------------------------------
@@ -621,6 +760,7 @@ def test_the_documentation_knows_the_codes() -> None:
     known = {str(code) for each in connection_errors._FAULTS for code in each.codes}
     known |= {each.code for each in faults._FAULTS}
     known |= {word for each in faults._FAULTS for word in each.words.split("|")}
+    known |= MISSING_TABLES
     assert len(written) > 20
     assert written - known == set()
     # Those of Redis are in the documentation without exception.

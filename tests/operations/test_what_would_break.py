@@ -164,6 +164,15 @@ def test_a_full_memcached(engine: Engine) -> None:
     assert "Give it more with -m" in text
 
 
+@pytest.mark.engines("cached_db:redis-cache+postgresql")
+@pytest.mark.private_servers
+def test_a_full_cache_in_front_of_a_database(engine: Engine) -> None:
+    with full(engine):
+        found = problems()
+    assert [(each.id, each.breaks) for each in found] == [("sessionstores.E026", "")]
+    assert found[0].hint.endswith(" Requests go on without this cache, and take longer.")
+
+
 @pytest.mark.engines("cache:memcached")
 @pytest.mark.private_servers({Memcached: partial(Memcached, "-C")})
 def test_a_memcached_without_compare_and_set(engine: Engine) -> None:

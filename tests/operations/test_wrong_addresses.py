@@ -126,14 +126,17 @@ def encrypted() -> Iterator[Redis]:
 Fixture = Callable[[str], Any]
 
 REDIS_MISTAKES: Final[dict[str, tuple[Callable[[Fixture], str], tuple[str, ...]]]] = {
-    "no password": (lambda get: get("locked").url(), ("password", "['LOCATION'] or ['OPTIONS']")),
+    "no password": (
+        lambda get: get("locked").url(),
+        ("password (NOAUTH: ", "['LOCATION'] or ['OPTIONS']"),
+    ),
     "wrong password": (
         lambda get: get("locked").url().replace("//", f"//:{SECRET}@"),
-        ("password", "['LOCATION'] or ['OPTIONS']"),
+        ("password (WRONGPASS: ", "['LOCATION'] or ['OPTIONS']", "ACL LIST"),
     ),
     "unknown user": (
         lambda get: get("locked").url().replace("//", f"//shop:{SECRET}@"),
-        ("user name", "['LOCATION'] or ['OPTIONS']"),
+        ("user name or the password (WRONGPASS: ", "['LOCATION'] or ['OPTIONS']"),
     ),
     "wrong port": (
         lambda get: f"redis://:{SECRET}@{HOST}:{free_port()}/0",
@@ -161,7 +164,7 @@ REDIS_MISTAKES: Final[dict[str, tuple[Callable[[Fixture], str], tuple[str, ...]]
     ),
     "another server": (
         lambda get: f"redis://{HOST}:{shared_service(Memcached).port}/0",
-        ("the port", "['LOCATION']"),
+        ("did not answer as Redis does", "the port", "['LOCATION']"),
     ),
 }
 

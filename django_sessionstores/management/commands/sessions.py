@@ -270,7 +270,8 @@ class Command(BaseCommand):
             self.terminal.heading(f"\n{title}")
         for finding in findings:
             if self.terminal.verbosity > 0 or finding.is_wrong:
-                self.terminal.heading(f"\n{finding.level.upper()} {finding.id}")
+                heading = f"\n{finding.level.upper()} {finding.id}"
+                self.terminal.heading(heading, is_result=True)
                 self.terminal.fields({"": doctor.finding_in_words(finding)})
 
     def _names(self, user_ids: Iterable[str | None]) -> dict[str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,8 +43,8 @@ def check_place(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage
         engine_error(
             Phrase(
                 _(
-                    "%(setting)s names %(folder)s, which is not a folder. Create it, or mount its "
-                    "disk."
+                    "%(setting)s names %(folder)s, which is not a folder. Mount its disk, or, if "
+                    "the site is new, create it."
                 ),
                 setting=each.setting,
                 folder=each.around,
@@ -100,7 +101,7 @@ def check_folder(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
             id="sessionstores.W035",
         )
         for each in _folders(usable_storage())
-        if not os.path.lexists(each.path) and not each.is_nowhere
+        if each.is_missing and not each.is_nowhere
     ]
 
 
@@ -120,7 +121,29 @@ class _Folder(NamedTuple):
     @property
     def is_nowhere(self) -> bool:
         """Whether the folder cannot be made, because the one around it does not exist."""
-        return not (self.is_made_with_parents or self.around.is_dir())
+        return not self.is_made_with_parents and not _may_be(self.around, os.stat, stat.S_ISDIR)
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the folder is known not to exist."""
+        return not _may_be(self.path, os.lstat)
+
+
+def _may_be(
+    path: Path,
+    look: Callable[[Path], os.stat_result],
+    is_right: Callable[[int], bool] = lambda mode: True,
+) -> bool:
+    """Return whether there is something at a path, or whether this process cannot know.
+
+    The storage itself reports what the process may not see.
+    """
+    try:
+        return is_right(look(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def _folders(storage: Storage | None) -> Iterator[_Folder]:

@@ -125,11 +125,18 @@ def _unusable(store: Store) -> django_checks.CheckMessage:
 
 
 def _unwritable(store: Store) -> django_checks.CheckMessage:
+    text = Phrase(
+        gettext_noop("Sessions are in %(store)s, which cannot be written."), store=store.name
+    )
+    if store.is_probed:
+        text = Phrase(
+            gettext_noop("Sessions are in %(store)s, which refuses some operations."),
+            store=store.name,
+        )
+    hint = store.write_obstacle
     return django_checks.Error(
-        Phrase(
-            gettext_noop("Sessions are in %(store)s, which cannot be written."), store=store.name
-        ),
-        hint=store.write_obstacle,
+        text,
+        hint=f"{hint} {translate(_GO_ON)}" if store.has_copies else hint,
         id="sessionstores.E026",
     )
 

@@ -70,8 +70,12 @@ def _stores_in_words(stores: Sequence[Store]) -> Iterator[str]:
 def _store_in_words(store: Store) -> str:
     if store.error:
         words, value = _("%(store)s: CANNOT BE USED. %(error)s"), store.error
+    elif store.write_obstacle and store.is_probed:
+        words, value = _("%(store)s: REFUSES SOME OPERATIONS. %(error)s"), store.write_obstacle
     elif store.write_obstacle:
         words, value = _("%(store)s: CANNOT BE WRITTEN. %(error)s"), store.write_obstacle
+    elif store.belongs_to_another:
+        words, value = _("%(store)s: not tried, see the findings"), ""
     else:
         words, value = _("%(store)s: answers in %(number)s ms"), ""
     return words % {

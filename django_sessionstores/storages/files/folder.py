@@ -20,7 +20,7 @@ from typing import Final
 
 from ...core.records import is_session_id
 from ...exceptions import StorageFull, StorageUnavailable
-from ..outage_log import OutageLog
+from ..outage_log import OutageLog, logger
 from .disk import is_empty, is_read_only, mount_point_of, names_in
 from .index import UserIndex
 
@@ -30,6 +30,10 @@ NEW: Final = ".new"
 
 _NO_PERMISSION: Final = (errno.EACCES, errno.EPERM)
 _REMOUNT: Final = "Mount its disk for writing."
+_MAKE_ROOM: Final = (
+    "Make room on it, or raise the quota. manage.py clearsessions removes the sessions that have "
+    "expired."
+)
 _NO_SPACE: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _NO_WRITES: Final = (*_NO_SPACE, errno.EROFS)
 WRITE: Final = "write"
@@ -96,12 +100,23 @@ class Folder:
         self.require()
         with contextlib.suppress(FileExistsError):
             os.mkdir(self.path, 0o700)
+            self._report_new()
         self.refuse_other_owner()
         self.require()
         if self._index is not None:
             self._index.forget_sites()
             if is_empty(self.path):  # It may have been made by hand.
                 self._index.set_complete()  # There are no sessions yet.
+
+    def _report_new(self) -> None:
+        """Log that there was no folder, which may be on a disk that is not mounted."""
+        if not self._may_vanish():
+            logger.warning(
+                "Sessions begin anew in %s (see %s), because there was no such folder. If the site "
+                "has had sessions, stop it and put the old folder in the place of the new one.",
+                self.path,
+                self._setting,
+            )
 
     def require(self) -> None:
         """Raise `StorageUnavailable` if the folder is missing and was there, or cannot be made.
@@ -228,14 +243,19 @@ class Folder:
 
     def outage_of(self, error: OSError) -> StorageUnavailable:
         """Return the exception to raise for an error of the disk."""
-        kind = StorageFull if error.errno in _NO_SPACE else StorageUnavailable
-        cure = ""
-        if error.errno in _NO_PERMISSION:
-            cure = f". {self._cure()}"
+        kind, meaning, cure = StorageUnavailable, "are unreachable", "Look at the disk."
+        if error.errno in _NO_SPACE:
+            kind, meaning, cure = (
+                StorageFull,
+                "cannot be saved, because the disk is full or the quota used up",
+                _MAKE_ROOM,
+            )
+        elif error.errno in _NO_PERMISSION:
+            meaning, cure = "are not accessible to this process", self._cure()
         elif error.errno == errno.EROFS:
-            cure = f". {_REMOUNT}"
+            meaning, cure = "cannot be changed, because the disk is mounted read-only", _REMOUNT
         failure = kind(
-            f"The sessions in {self.path} (see {self._setting}) are unreachable: {error}{cure}"
+            f"The sessions in {self.path} (see {self._setting}) {meaning} ({error}). {cure}"
         )
         refused = WRITE if error.errno in _NO_WRITES else None
         self.log.failed(failure, refused, str(error.strerror))

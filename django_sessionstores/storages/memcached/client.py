@@ -7,6 +7,7 @@ from ssl import SSLError
 from typing import Any, Final
 
 from ...exceptions import PayloadTooLarge, StorageFull, StorageUnavailable, missing_extra
+from ..server_texts import quoted
 
 try:
     from pymemcache.client.base import PooledClient
@@ -79,7 +80,7 @@ def translate_error(
                 f"memcached at {node} (cache alias {alias!r}) has no memory left. Give it more "
                 "with -m."
             )
-    reason = text.decode("ascii", "replace") or str(error)
+    reason = quoted(text.decode("ascii", "replace") or error)
     meaning = next(
         (meaning for kind, meaning in _MEANINGS if isinstance(error, kind)),
         "did not answer as memcached does",
@@ -89,7 +90,8 @@ def translate_error(
         option = "['OPTIONS']['tls_context']"
     elif isinstance(error, RuntimeError):
         option = "['OPTIONS']['max_pool_size']"
+    load = ", and at its load" if isinstance(error, TimeoutError) else ""
     return StorageUnavailable(
         f"memcached at {node} {meaning} ({type(error).__name__}: {reason}). Look at "
-        f"CACHES[{alias!r}]{option}, and whether the server runs."
+        f"CACHES[{alias!r}]{option}, and whether the server runs{load}."
     )

@@ -37,7 +37,7 @@ from ..breaker import Breaker
 from ..outage_log import OutageLog
 from ..pool_waits import pauses
 from ..threads import in_thread
-from .faults import Fault, fault_of
+from .faults import QUOTES, UNKNOWN, Fault, fault_of, text_of
 from .loops import LoopClients
 from .scripts import Script, digest_of
 
@@ -275,8 +275,8 @@ class Server:
         pool = getattr(self._client, "connection_pool", None)
         user = getattr(pool, "connection_kwargs", {}).get("username") or "default"
         return (
-            f"Give the user its rights in Redis: ACL SETUSER {user} +@read +@write +@scripting "
-            f"+@connection +info ~{self._cache.make_key(NAMESPACE)}*"
+            f"At the prompt of redis-cli, run 'ACL SETUSER {user} +@read +@write +@scripting "
+            f"+@connection +info ~{self._cache.make_key(NAMESPACE)}*'."
         )
 
     def refusal(self, commands: str) -> str:
@@ -290,9 +290,10 @@ class Server:
             "entry": f"CACHES[{self._alias!r}]",
             "number": getattr(pool, "connection_kwargs", {}).get("db", ""),
             "rights": self._rights_to_give() if "{rights}" in fault.cure else "",
+            "sentinels": "sentinel_manager" if self._is_djangos else "SENTINELS",
         }
         name = fault.code or type(error).__name__
-        text = text.removeprefix(f"{name} ").rstrip(".")
+        text = text.removeprefix(f"{name} ")
         return (
             f"{self.describe()}: {fault.meaning.format(**values)} ({name}: {text}). "
             f"{fault.cure.format(**values)}"
@@ -378,8 +379,7 @@ class Server:
         is_answer = isinstance(error, ResponseError)
         if is_answer:
             breaker.answered()
-        # A server quotes what it does not know, including a password or a payload.
-        text, quotes, _ = str(error).partition(", with args")
+        text = text_of(error)
         if "WRONGTYPE" in text:
             raise UnreadablePayload("its key in Redis holds something else") from None
         fault = fault_of(error, text)
@@ -390,8 +390,11 @@ class Server:
             breaker.failed(began, failure)
         # `evaluate` sends a script that the server does not know.
         if not isinstance(error, NoScriptError):
-            breaker.log.failed(failure, _operation(command) if is_answer else None)
-        raise failure from (None if quotes else error)
+            operation = _operation(command) if is_answer else None
+            # What a server says of the same fault differs from one command to the next.
+            reason = "" if fault is UNKNOWN else f"{self.describe()}: {fault.meaning}"
+            breaker.log.failed(failure, operation, reason)
+        raise failure from (None if QUOTES in str(error) else error)
 
 
 def _operation(command: tuple[Any, ...]) -> object:

@@ -19,6 +19,9 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.sentinel import MasterNotFoundError, SlaveNotFoundError
+
+from ..server_texts import quoted
 
 
 class Fault(NamedTuple):
@@ -32,13 +35,20 @@ class Fault(NamedTuple):
     meaning: str
     cure: str
     """What to do: ``{entry}`` is the one of ``CACHES``, ``{rights}`` the command that gives rights,
-    and ``{number}`` that of the database."""
+    ``{number}`` that of the database, and ``{sentinels}`` the option that names the sentinels."""
 
 
 _ADDRESS: Final = (
     "Look at the host, the port and the scheme ('rediss' is for TLS) in {entry}['LOCATION'], and "
     "whether the server runs."
 )
+_LOGIN: Final = (
+    "Correct the user name and the password in {entry}['LOCATION'] or ['OPTIONS'], or create or "
+    "enable the user in Redis (ACL LIST)."
+)
+
+QUOTES: Final = ", with args"
+"""What precedes the arguments of a command that the server does not know."""
 
 _FAULTS: Final = (
     Fault(
@@ -48,13 +58,24 @@ _FAULTS: Final = (
         "The server does not give its user the rights that sessions need",
         "{rights}",
     ),
-    # The server names HELLO, the first command, if that comes without a password.
+    # The server names HELLO, the first command, if that comes without a password. The client leaves
+    # this code and the next one out.
     Fault(
-        "",
-        "NOAUTH|WRONGPASS",
-        (AuthenticationError,),
+        "NOAUTH",
+        "NOAUTH|Authentication required|already authenticated",
+        (),
+        "The server asks for a password",
+        "Add the user name and the password to {entry}['LOCATION'] or ['OPTIONS'].",
+    ),
+    Fault(
+        "WRONGPASS",
+        "WRONGPASS|invalid username-password pair",
+        (),
         "The server refuses the user name or the password",
-        "Correct the user name and the password in {entry}['LOCATION'] or ['OPTIONS'].",
+        _LOGIN,
+    ),
+    Fault(
+        "", "", (AuthenticationError,), "The server refuses the user name or the password", _LOGIN
     ),
     Fault(
         "",
@@ -151,6 +172,14 @@ _FAULTS: Final = (
         "Set ssl_ca_certs of the connection pool in {entry}['OPTIONS'].",
     ),
     Fault("", "refused", (), "The server refuses connections", _ADDRESS),
+    Fault(
+        "",
+        "",
+        (MasterNotFoundError, SlaveNotFoundError),
+        "No sentinel answers, or none knows the primary",
+        "Look at {entry}['OPTIONS']['{sentinels}'], at the name of the primary in ['LOCATION'], "
+        "and whether the sentinels run.",
+    ),
     # The client does not say if it is a right that is missing.
     Fault(
         "",
@@ -159,19 +188,40 @@ _FAULTS: Final = (
         "The cluster cannot be used",
         "Look at {entry}['LOCATION'], and whether the user may run CLUSTER SLOTS on each node.",
     ),
-    Fault("", "", (RedisTimeoutError, TimeoutError), "The server did not answer in time", _ADDRESS),
     Fault(
         "",
         "",
-        (RedisConnectionError, InvalidResponse, OSError),
-        "The server cannot be reached",
-        _ADDRESS,
+        (RedisTimeoutError, TimeoutError),
+        "The server did not answer in time",
+        "Look at the load of the server, whether it runs, and at the host, the port and the scheme "
+        "('rediss' is for TLS) in {entry}['LOCATION'].",
     ),
+    Fault("", "", (InvalidResponse,), "The server did not answer as Redis does", _ADDRESS),
+    Fault("", "", (RedisConnectionError, OSError), "The server cannot be reached", _ADDRESS),
 )
 """The first one that matches counts."""
 
 
-_UNKNOWN: Final = Fault("", "", (), "The server refuses a command", "Look at the log of Redis.")
+UNKNOWN: Final = Fault("", "", (), "The server refuses a command", "Look at the log of Redis.")
+
+
+_IN_SCRIPT: Final = re.compile(
+    # Before Redis 7, and since then.
+    r"^(?:ERR )?Error running script \(.*?\): @user_script:\s*\d+: -?"
+    r"|\.? script: [0-9a-f]{40}, on @user_script:\d+\.?$"
+)
+_OF_A_SENTINEL: Final = re.compile(r"> - (?:\w+:)?(\w+)")
+
+
+def text_of(error: Exception) -> str:
+    """Return what the server or its client says, without what differs from one call to the next."""
+    text = str(error)
+    if isinstance(error, MasterNotFoundError):
+        # It has the client of each sentinel, with all that is set there.
+        text, _, rest = text.partition(" : ")
+        text = ": ".join(filter(None, (text, ", ".join(_OF_A_SENTINEL.findall(rest)))))
+    # A server quotes what it does not know, including a password or a payload.
+    return quoted(_IN_SCRIPT.sub("", text.partition(QUOTES)[0]))
 
 
 def fault_of(error: Exception, text: str) -> Fault:
@@ -179,4 +229,4 @@ def fault_of(error: Exception, text: str) -> Fault:
     for fault in _FAULTS:
         if isinstance(error, fault.kinds) or (fault.words and re.search(fault.words, text)):
             return fault
-    return _UNKNOWN
+    return UNKNOWN

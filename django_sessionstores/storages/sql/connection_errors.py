@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from django.db import DataError, Error, ProgrammingError
 
 from ...exceptions import StorageFull, StorageUnavailable
+from ..server_texts import quoted
 from .lost_races import code_of, is_answer, summary_of
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class Fault(NamedTuple):
     meaning: str
     """What follows the name of the database."""
     cure: str
-    """What to do: ``{entry}`` is the one of ``DATABASES``, and ``{grant}`` gives the rights."""
+    """What to do: ``{entry}`` is the one of ``DATABASES``, ``{grant}`` gives the rights, and
+    ``{command}`` makes the table."""
     codes: tuple[object, ...] = ()
     words: str = ""
     names_objects: bool = False
@@ -45,6 +47,7 @@ class Fault(NamedTuple):
 
 
 _ADDRESS: Final = "Look at {entry}['HOST'] and ['PORT'], and whether the server runs."
+_TIMEOUT: Final = "Look at {entry}['HOST'] and ['PORT'], whether the server runs, and at its load."
 _LOGIN: Final = "Look at {entry}['USER'] and ['PASSWORD']."
 _NAME: Final = "Look at {entry}['NAME']."
 _LOST: Final = Fault(
@@ -56,8 +59,8 @@ _LOST: Final = Fault(
 _FAULTS: Final = (
     Fault(
         "has reached its connection limit",
-        "Raise it in the server (max_connections, or the limit of the user), or keep fewer "
-        "connections: see CONN_MAX_AGE and the pool of {entry}.",
+        "Set {entry}['CONN_MAX_AGE'] to 0, which ASGI needs, or use a pool. Or raise the limit in "
+        "the server (max_connections, or that of the user).",
         ("53300", 1040, 1203, 1226),
         "too many (clients|connections)|remaining connection slots|max_user_connections",
     ),
@@ -139,11 +142,18 @@ _FAULTS: Final = (
         (2005,),
         "resolve|translate host|not known|unknown .*host",
     ),
-    Fault("did not answer in time", _ADDRESS, words="time.?out|timed out"),
+    Fault("did not answer in time", _TIMEOUT, words="time.?out|timed out"),
     Fault("cannot be reached", _ADDRESS, (2002, 2003), "can't connect|unreachable"),
 )
 """The first one that matches counts."""
 _UNOPENED: Final = Fault("cannot be connected to", "Look at {entry}, and whether the server runs.")
+_MISSING_TABLE: Final = {
+    "postgresql": ("Run: {command} (or give the user the right to use the schema of the table)."),
+    "sqlite": (
+        "If the site has had data, restore the file {entry}['NAME']. If it is new, run: {command}."
+    ),
+}
+"""What to do about a missing table, by the kind of the database."""
 _UNKNOWN: Final = Fault(
     "did not answer as it should",
     "The cause of this exception, and the log of the database, say more.",
@@ -186,11 +196,8 @@ def outage_of(
     if fault is None and (
         isinstance(error, ProgrammingError) or any(text in str(error) for text in _SCHEMA_DIFFERS)
     ):
-        fault = Fault(
-            "has no table for sessions that could be used",
-            f"Run: python manage.py {command} (or give the user the right to use the schema of "
-            "the table).",
-        )
+        cure = _MISSING_TABLE.get(connection.vendor, "Run: {command}.")
+        fault = Fault("has no table for sessions that could be used", cure)
     if fault is None:
         fault = _UNOPENED
         if is_open:
@@ -198,7 +205,8 @@ def outage_of(
             is_lost = connection.vendor != "sqlite" and not is_answer(error)
             fault = _LOST if is_lost else _UNKNOWN
     kind = StorageFull if fault.is_full else StorageUnavailable
-    return kind(_message(connection, error, fault, table if is_open else ""))
+    run = f"python manage.py {command}"
+    return kind(_message(connection, error, fault, table if is_open else "", run))
 
 
 def _fault_of(error: Exception, *, is_open: bool) -> Fault | None:
@@ -218,12 +226,16 @@ def _sqlite_code(error: Exception) -> str | None:
 
 
 def _message(
-    connection: BaseDatabaseWrapper, error: Exception, fault: Fault, table: str = ""
+    connection: BaseDatabaseWrapper,
+    error: Exception,
+    fault: Fault,
+    table: str = "",
+    command: str = "",
 ) -> str:
     alias, vendor = connection.alias, connection.vendor
     is_open, code = connection.connection is not None, code_of(error)
-    if code is None and not is_open and fault.codes and vendor == "postgresql":
-        code = fault.codes[0]
+    if code is None and not is_open and vendor == "postgresql":
+        code = next((each for each in fault.codes if isinstance(each, str)), None)
     if is_open and not fault.names_objects:
         text = summary_of(error) if code is None else f"{code}: {summary_of(error)}"
     else:
@@ -232,19 +244,19 @@ def _message(
     if vendor == "sqlite" and not is_open:
         text = f"{text}: {connection.settings_dict['NAME']}"
     grant = _grant(connection, table) if "{grant}" in fault.cure else ""
-    cure = fault.cure.format(entry=f"DATABASES[{alias!r}]", grant=grant)
+    cure = fault.cure.format(entry=f"DATABASES[{alias!r}]", grant=grant, command=command)
     return f"The database {alias!r} ({vendor}) {fault.meaning} ({text}). {cure}"
 
 
 def _text_of(connection: BaseDatabaseWrapper, error: Exception) -> str:
     """Return what the server says, in one line, without the code and without secrets."""
     said = error.args[1] if len(error.args) == 2 and code_of(error) == error.args[0] else error
-    text, entry = " ".join(str(said).split()).rstrip("."), connection.settings_dict
+    text, entry = str(said), connection.settings_dict
     # libpq accepts a whole address in place of a name, and quotes one that it does not understand.
     name = str(entry.get("NAME") or "")
     for secret in (entry.get("PASSWORD"), name if re.search("://|=", name) else ""):
         text = text.replace(str(secret), "***") if secret else text
-    return text
+    return quoted(text)
 
 
 def _grant(connection: BaseDatabaseWrapper, table: str) -> str:

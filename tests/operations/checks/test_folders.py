@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -97,6 +98,35 @@ def test_a_folder_that_is_missing_is_told(name: str, tmp_path: Path) -> None:
         assert ids(check_folder) == []
         shutil.rmtree(tmp_path / "place")
         assert ids(check_folder) == (expected if name == "cache" else [])
+
+
+@pytest.mark.skipif(not hasattr(os, "setresuid"), reason="permissions of Unix")
+@pytest.mark.parametrize("name", ["file", "cache"])
+def test_a_folder_that_cannot_be_seen_is_not_called_missing(name: str, tmp_path: Path) -> None:
+    """Neither E005 nor W035: somebody has given it to another user, which the storage reports."""
+    with TemporaryDirectory() as place, site(name, Path(place, "sessions", "disk")) as engine:
+        Path(place).chmod(0o755)
+        Path(place, "sessions", "disk").mkdir(parents=True)
+        engine().create()
+        assert ids(check_place) == ids(check_folder) == []
+        for hidden in ("sessions/disk", "sessions"):
+            Path(place, hidden).chmod(0)
+            with as_nobody():
+                assert ids(check_place) == ids(check_folder) == []
+            Path(place, hidden).chmod(0o700)
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Give up the rights of root, if this process has them."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.setresuid(0, 0, 0)
 
 
 def test_temporary_files_may_be_missing() -> None:

@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -549,6 +550,31 @@ def test_a_new_site_is_not_unreachable(tmp_path: Path, caplog: pytest.LogCapture
     with override_settings(SESSION_FILE_PATH=tmp_path):
         assert SessionStore("a" * 32).load() == {}
         assert SessionStore.make_storage().scan("", 10, None).records == []
+    assert caplog.records == []
+
+
+def test_the_process_that_makes_the_folder_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that has just begun cannot know that the folder was moved."""
+    with override_settings(SESSION_FILE_PATH=tmp_path):
+        SessionStore().create()
+        SessionStore().create()
+        SessionStore.make_storage().create(live(), NOW)
+    (line,) = caplog.records
+    assert line.levelname == "WARNING"
+    assert line.getMessage().startswith(
+        f"Sessions begin anew in {tmp_path}/django_sessionstores (see SESSION_FILE_PATH)"
+    )
+
+
+def test_nobody_is_told_of_new_folders_for_temporary_files(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with override_settings(SESSION_FILE_PATH=None):
+        SessionStore().create()
+    assert len([*tmp_path.iterdir()]) == 1
     assert caplog.records == []
 
 

@@ -156,7 +156,7 @@ def test_the_line_of_an_error_is_that_of_the_documentation(server: Redis) -> Non
     with override_settings(CACHES={"default": {"BACKEND": REDIS_CACHE, "LOCATION": url}}):
         asked = Server("default", caches.create_connection("default"))
         asked.connect()
-        assert asked._rights_to_give().endswith(f"ACL SETUSER shop {BROAD}")
+        assert asked._rights_to_give().endswith(f"'ACL SETUSER shop {BROAD}'.")
 
 
 # Behind a sentinel, in a cluster -----------------------------------------------------------------
