@@ -16,6 +16,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final
 
 from ...core.records import is_session_id
@@ -32,6 +33,8 @@ _NO_PERMISSION: Final = (errno.EACCES, errno.EPERM)
 _REMOUNT: Final = "Mount its disk for writing."
 _NO_SPACE: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _NO_WRITES: Final = (*_NO_SPACE, errno.EROFS)
+_SAMPLE: Final = 10
+"""How many files of each folder are looked at to find one that cannot be written."""
 WRITE: Final = "write"
 """The operation that a disk refuses which can be read, see `OutageLog.failed`."""
 
@@ -142,7 +145,7 @@ class Folder:
                 "restore the folder; if you removed the sessions on purpose, create it again, "
                 "empty."
             )
-        if obstacle := self._obstacle_at(os.path.dirname(self.path)):
+        if obstacle := self._obstacle_in(os.path.dirname(self.path)):
             raise StorageUnavailable(
                 f"The folder {self.path} (see {self._setting}) is missing. {obstacle}"
             )
@@ -182,27 +185,50 @@ class Folder:
         return not hasattr(os, "geteuid") or owner == os.geteuid()
 
     def write_obstacle(self) -> str:
-        """Return why this process cannot write to the folder, with the cure; empty if it can."""
-        # Those that are missing are made by a write. A command may have made some as another user.
-        places = [self.path, *(f"{self.path}/{shard}" for shard in SHARDS)]
+        """Return why this process cannot write to the folder, with the cure; empty if it can.
+
+        Looks at all folders in it, and at `_SAMPLE` files of each.
+        """
         if not os.path.lexists(self.path):
-            places = [_nearest_folder(self.path)]
-        for place in filter(os.path.lexists, places):
-            if not os.path.isdir(place):
-                return (
-                    f"{place} is not a folder. Remove it, or name another one in {self._setting}."
-                )
-            if obstacle := self._obstacle_at(place):
+            return self._obstacle_in(_nearest_folder(self.path))
+        # Those that are missing are made by a write. A command may have made some as another user.
+        for place in filter(os.path.lexists, self._folders()):
+            obstacle = self._obstacle_in(place)
+            if not obstacle and place != self.path:
+                obstacle = next(filter(None, map(self._obstacle_at, _some_files_in(place))), "")
+            if obstacle:
                 return obstacle
         return ""
 
-    def _obstacle_at(self, place: str) -> str:
+    def _folders(self) -> Iterator[str]:
+        """Yield the paths of all folders, each before those that are in it."""
+        yield self.path
+        yield from (f"{self.path}/{shard}" for shard in SHARDS)
+        if self._index is not None:
+            yield from self._index.folders()
+
+    def _obstacle_in(self, place: str) -> str:
         """Return why this process cannot write to a folder, with the cure; empty if it can."""
-        if os.access(place, os.W_OK | os.X_OK):
+        if os.path.isdir(place):
+            return self._obstacle_at(place, os.R_OK | os.W_OK | os.X_OK)
+        return f"{place} is not a folder. Remove it, or name another one in {self._setting}."
+
+    def _obstacle_at(self, place: str, rights: int = os.R_OK | os.W_OK) -> str:
+        """Return why this process does not have such rights; empty if it has."""
+        if os.access(place, rights):
+            return ""
+        try:
+            owner = os.stat(place).st_uid
+        except FileNotFoundError:  # A purge has removed it.
             return ""
         if is_read_only(place):
             return f"{place} is mounted read-only. {_REMOUNT}"
-        return f"This process may not write to {place}. {self._cure()}"
+        obstacle = f"This process may not write to {place}."
+        if not hasattr(os, "geteuid"):
+            return f"{obstacle} {self._cure()}"
+        if owner == os.geteuid():
+            return f"{obstacle} Allow its owner to, with chmod -R u+rwX {self.path}."
+        return f"{obstacle} It belongs to the user {owner}. {self._cure()}"
 
     def _cure(self) -> str:
         return (
@@ -240,6 +266,15 @@ class Folder:
         refused = WRITE if error.errno in _NO_WRITES else None
         self.log.failed(failure, refused, str(error.strerror))
         return failure
+
+
+def _some_files_in(folder: str) -> list[str]:
+    """Return the paths of `_SAMPLE` files in a folder, in any order. A missing folder has none."""
+    try:
+        with os.scandir(folder) as entries:
+            return [each.path for each in islice(filter(os.DirEntry.is_file, entries), _SAMPLE)]
+    except FileNotFoundError:
+        return []
 
 
 def _nearest_folder(path: str) -> str:

@@ -76,6 +76,12 @@ class UserIndex:
         self._make_folder(self._folder)
         return insist(os.open, f"{self._folder}/{_BUILDER}", os.O_RDWR | os.O_CREAT, 0o600)
 
+    def folders(self) -> Iterator[str]:
+        """Yield the paths of the folders of the index, each before those that are in it."""
+        yield self._folder
+        yield f"{self._folder}/{_SITES}"
+        yield from self._shards()
+
     def forget_sites(self) -> None:
         """Forget which sites were noted, because the folder may be another one than before."""
         self._noted.clear()
