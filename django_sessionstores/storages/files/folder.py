@@ -22,7 +22,7 @@ from typing import Final
 from ...core.records import is_session_id
 from ...exceptions import StorageFull, StorageUnavailable
 from ..outage_log import OutageLog
-from .disk import is_empty, is_read_only, mount_point_of, names_in
+from .disk import file_system_id, is_empty, is_read_only, mount_point_of, names_in
 from .index import UserIndex
 
 SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
@@ -46,8 +46,9 @@ class Folder:
     looks the same: sessions that cannot be found then have not ended, and a save must not begin a
     new folder below the mount point. Only ``may_vanish`` says that the folder may be removed with
     its sessions, as the system does with temporary files. Even then, the file system that it was
-    on must be mounted. The folder is looked for only when a file is missing, so a session that is
-    found costs nothing more.
+    on must be mounted. Another file system in its place must have the same folder, as far as the
+    index tells folders apart. The folder is looked for only when a file is missing, so a session
+    that is found costs nothing more.
 
     ``setting`` is the setting that error messages name. ``index`` is marked as complete if the
     folder is new.
@@ -68,14 +69,16 @@ class Folder:
         self._setting = setting
         self._may_vanish = may_vanish
         self._index = index
-        # Of the file system that this process has seen the folder on.
-        self._device: int | None = None
+        # The file system that this process has seen the folder on.
+        self._file_system: tuple[int, int] | None = None
         self._mount_point = ""
+        self._completed_at: int | None = None
+        """See `UserIndex.completed_at`. It tells one folder from another, and a copy has it too."""
 
     @property
     def was_there(self) -> bool:
         """Whether this process has seen the folder."""
-        return self._device is not None
+        return self._file_system is not None
 
     def shard_of(self, session_id: str) -> str:
         """Return the path of the shard with the record of this id."""
@@ -105,6 +108,7 @@ class Folder:
             self._index.forget_sites()
             if is_empty(self.path):  # It may have been made by hand.
                 self._index.set_complete()  # There are no sessions yet.
+            self._completed_at = self._index.completed_at()
 
     def require(self) -> None:
         """Raise `StorageUnavailable` if the folder is missing and was there, or cannot be made.
@@ -121,10 +125,13 @@ class Folder:
             if found is None:
                 self._refuse_unmounted()
                 self._refuse_absence(was_there)
-            elif found.st_dev != self._device and stat.S_ISDIR(found.st_mode):
-                self._refuse_unmounted()
-                self._mount_point = mount_point_of(self.path)
-                self._device = found.st_dev
+            elif stat.S_ISDIR(found.st_mode):
+                file_system = (found.st_dev, file_system_id(self.path))
+                if file_system != self._file_system:
+                    self._refuse_unmounted()
+                    self._refuse_other_folder()
+                    self._mount_point = mount_point_of(self.path)
+                    self._file_system = file_system
 
     def _refuse_unmounted(self) -> None:
         """Raise `StorageUnavailable` if the file system that the folder was on is not mounted.
@@ -137,6 +144,19 @@ class Folder:
                 f"The folder {self.path} (see {self._setting}) is missing, because nothing is "
                 f"mounted at {self._mount_point}. Mount its disk."
             )
+
+    def _refuse_other_folder(self) -> None:
+        """Raise `StorageUnavailable` if the folder of this file system is another one than before.
+
+        Otherwise users would be signed out whose sessions are not in it.
+        """
+        completed_at = self._index.completed_at() if self._index is not None else None
+        if self._completed_at not in {None, completed_at} and not self._may_vanish():
+            raise StorageUnavailable(
+                f"The folder {self.path} (see {self._setting}) is on another disk than before, and "
+                "has other sessions. Mount the disk of before, or restart the site to use this one."
+            )
+        self._completed_at = completed_at
 
     def _refuse_absence(self, was_there: bool) -> None:
         if self._is_expected(was_there):

@@ -66,6 +66,13 @@ class UserIndex:
         """
         return os.path.exists(f"{self._folder}/{_COMPLETE}")
 
+    def completed_at(self) -> int | None:
+        """Return when the index was made complete, in nanoseconds; ``None`` if it is not."""
+        try:
+            return os.stat(f"{self._folder}/{_COMPLETE}").st_mtime_ns
+        except FileNotFoundError:
+            return None
+
     def set_complete(self) -> None:
         """Mark the index as complete. The folder of the records must exist."""
         self._make_folder(self._folder)
