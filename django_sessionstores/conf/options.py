@@ -212,8 +212,8 @@ class Settings:
         """How long a process does not ask Redis, memcached, PostgreSQL or MySQL again after the
         server has kept requests waiting until their timeout, in seconds. During that time,
         requests that need the server fail at once; those that need only the cache of ``cached_db``
-        go on without it. Then one request tries the server. ``0`` means that each request waits
-        until its timeout."""
+        go on without it. Then one request tries the server, and the time begins again when that
+        request ends. ``0`` means that each request waits until its timeout."""
         return seconds("STORE_RETRY", default=5)
 
     @cached_property

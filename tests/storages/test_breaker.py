@@ -3,6 +3,7 @@
 What it means for real servers that hang is in `test_hung_servers`.
 """
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ from django.test import override_settings
 
 from django_sessionstores.core import clock
 from django_sessionstores.exceptions import StorageUnavailable
-from django_sessionstores.storages.breaker import SLOW, Breaker
+from django_sessionstores.storages.breaker import PATIENCE, SLOW, Breaker, JointBreaker
 from django_sessionstores.storages.outage_log import OutageLog
 
 RETRY = 5.0
@@ -83,13 +84,53 @@ def test_then_one_call_tries_after_each_interval(breaker: Breaker, time: Clock) 
         time.now += 0.1
 
 
-def test_a_call_that_never_ends_is_followed_by_another_one(breaker: Breaker, time: Clock) -> None:
-    """Its task was cancelled, or its thread has died: nobody would ever try again."""
+def test_no_other_call_tries_while_one_does(breaker: Breaker, time: Clock) -> None:
+    """Its client may have a longer timeout than the interval, and would cost a thread in each."""
     fail(breaker, time)
-    assert not is_refused(breaker)
+    began = breaker.begin()
+    time.now += 4 * RETRY
+    assert is_refused(breaker)
+    breaker.failed(began, "The server did not answer.")
     time.now += RETRY - 0.1
     assert is_refused(breaker)
     time.now += 0.1
+    assert not is_refused(breaker)
+
+
+def test_a_call_that_never_ends_is_followed_by_another_one(breaker: Breaker, time: Clock) -> None:
+    """Its client has no timeout, or its thread has died: nobody would ever try again. The more of
+    them there are, the later comes the next one, so that threads are left for other pages."""
+    fail(breaker, time)
+    began = time.now
+    attempts = []
+    while time.now < began + 3600:
+        if not is_refused(breaker):
+            attempts.append(round(time.now - began))
+        time.now += 1
+    assert attempts == [0, PATIENCE, 3 * PATIENCE, 7 * PATIENCE, 15 * PATIENCE, 31 * PATIENCE]
+
+
+@pytest.mark.parametrize("may_wait", [False, True])
+def test_a_call_that_ends_in_another_way_is_followed_after_the_interval(
+    breaker: Breaker, time: Clock, may_wait: bool
+) -> None:
+    """Its task was cancelled, or it has waited for a lock or a connection of the pool."""
+    fail(breaker, time)
+    breaker.ended(breaker.begin(may_wait=may_wait))
+    assert is_refused(breaker, may_wait=may_wait)
+    time.now += RETRY
+    assert not is_refused(breaker, may_wait=may_wait)
+    assert is_refused(breaker, may_wait=may_wait)
+
+
+def test_a_forked_process_does_not_wait_for_a_call_of_its_parent(
+    breaker: Breaker, time: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no such thread."""
+    fail(breaker, time)
+    breaker.begin()
+    assert is_refused(breaker)
+    monkeypatch.setattr(os, "getpid", lambda: -1)
     assert not is_refused(breaker)
     assert is_refused(breaker)
 
@@ -147,14 +188,60 @@ def test_calls_that_began_before_it_opened_do_not_prolong_it(breaker: Breaker, t
     assert is_refused(breaker)
 
 
-def test_a_call_that_may_wait_for_a_lock_keeps_nobody_from_trying(
+def test_a_call_that_may_wait_for_a_lock_keeps_no_other_from_trying(
     breaker: Breaker, time: Clock
 ) -> None:
     """It may take as long as the lock, and the server may answer everybody else."""
     fail(breaker, time)
     assert not is_refused(breaker, may_wait=True)
     assert not is_refused(breaker)
+    assert is_refused(breaker)
     assert is_refused(breaker, may_wait=True)
+
+
+def test_one_call_that_may_wait_for_a_lock_tries_at_a_time(breaker: Breaker) -> None:
+    """The server may hang, and the site may do nothing but create sessions."""
+    breaker.failed(breaker.begin() - 1, "The server did not answer.")
+    assert not is_refused(breaker, may_wait=True)
+    assert is_refused(breaker, may_wait=True)
+
+
+def test_who_only_asks_whether_a_call_may_pass_is_not_counted(
+    breaker: Breaker, time: Clock
+) -> None:
+    """It waits for a connection of the pool, and has asked before."""
+    fail(breaker, time)
+    breaker.check()
+    assert not is_refused(breaker)
+    with pytest.raises(StorageUnavailable):
+        breaker.check()
+
+
+@pytest.fixture
+def nodes() -> list[Breaker]:
+    return [Breaker(OutageLog(lambda: "a node")) for _ in range(3)]
+
+
+def test_a_call_of_several_nodes_tries_each(nodes: list[Breaker], time: Clock) -> None:
+    """One call at a time does, of one node or of all, and the answer is that of all nodes."""
+    _, hung, other = nodes
+    for each in hung, other:
+        fail(each, time)
+    first, second = (JointBreaker(nodes, OutageLog(lambda: "all")) for _ in range(2))
+    began = first.begin()
+    assert is_refused(second)
+    assert is_refused(hung)
+    first.failed(began, "Nobody knows which of them.")
+    assert is_refused(hung)
+    time.now += RETRY
+    assert not is_refused(other)
+    assert is_refused(second)
+    # That the call of all was refused has not used up the turn of one.
+    assert not is_refused(hung)
+    time.now += PATIENCE
+    second.begin()
+    second.answered()
+    assert not any(each.is_open for each in nodes)
 
 
 def test_zero_turns_it_off(breaker: Breaker, time: Clock) -> None:

@@ -31,6 +31,7 @@ from django_sessionstores.exceptions import StorageUnavailable, UnreadablePayloa
 from django_sessionstores.storages.breaker import Breaker
 from django_sessionstores.storages.memcached import nodes as memcached_nodes
 from django_sessionstores.storages.redis import loops as redis_loops
+from django_sessionstores.storages.sql.deadline import breaker_of
 from django_sessionstores.testing import now
 from tests import test_outages
 from tests.cases import Engine
@@ -39,7 +40,7 @@ from tests.services import RedisCluster as RedisNodes
 from tests.storages.records import make_record
 from tests.storages.redis.test_storage import BOTH, NOW, ClusterCache, record, storage_at
 from tests.storages.redis.test_storage import short_timeouts as redis_timeouts
-from tests.storages.sql.test_storage import next_version, other_connection, stored
+from tests.storages.sql.test_storage import a_record, next_version, other_connection, stored
 
 RETRY = 1000
 """Seconds: no test takes as long, so a call that may try the server does so because of the test."""
@@ -152,6 +153,44 @@ def test_one_call_at_a_time_waits(engine: Engine, calls: list[str]) -> None:
         assert [ask() for _ in range(3)] == ["blue"] * 3
 
 
+@pytest.mark.engines("db:postgresql", "db:mariadb")
+@pytest.mark.private_servers
+@pytest.mark.usefixtures("impatient")
+def test_one_write_at_a_time_waits(engine: Engine, calls: list[str]) -> None:
+    """A site whose visitors all begin a session would have all its threads waiting, at each try.
+
+    A write that is late on an open connection may wait for a row, so one that reads tries as well.
+    """
+    ask, storage = saved(engine), engine.storage
+
+    def create() -> None:
+        storage.create(a_record(), NOW)
+
+    engine.server().pause()
+    try:
+        for _ in range(2):  # The first one has a connection.
+            fails(create)
+        assert_one_of_a_kind_tries(create, calls)
+        with later():
+            assert_one_of_a_kind_tries(create, calls)
+            assert_one_of_a_kind_tries(ask, calls)
+    finally:
+        engine.server().resume()
+
+
+def assert_one_of_a_kind_tries(ask: Callable[[], Any], calls: list[str]) -> None:
+    """Make one call in another thread, and others while it waits."""
+    calls.clear()
+    trial = threading.Thread(target=fails, args=[ask])
+    trial.start()
+    wait_until(lambda: len(calls) == 1, "the server is tried")
+    for _ in range(20):
+        assert "STORE_RETRY" in fails(ask)
+    trial.join()
+    assert "STORE_RETRY" in fails(ask)
+    assert len(calls) == 1
+
+
 @pytest.mark.engines("cached_db:redis-cache+postgresql")
 @pytest.mark.private_servers
 @pytest.mark.usefixtures("impatient")
@@ -244,6 +283,75 @@ def test_a_command_that_was_cancelled_does_not_keep_the_server_from_being_tried(
     ):
         storage.create(record(), NOW)
         assert asyncio.run(ask()) == [record()] * 2
+
+
+# A call that ends in another way ------------------------------------------------------------------
+
+
+def assert_interrupted(breaker: Breaker, *asks: Callable[[], Any]) -> None:
+    """Make calls that try the server and are interrupted. They must not count as under way."""
+    opened(breaker)
+    for number, ask in enumerate(asks):
+        with later(times=number), pytest.raises(KeyboardInterrupt):
+            ask()
+        assert breaker.is_open
+        assert [attempts._under_way for attempts in breaker._attempts] == [[], []]
+
+
+def interrupt(*args: Any, **options: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def test_redis_is_tried_again_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is interrupted is not answered, and nobody else would be for a minute."""
+    monkeypatch.setattr(BlockingRedis, "execute_command", interrupt)
+    monkeypatch.setattr(BlockingRedis, "pipeline", interrupt)
+    with settings(STORE_RETRY=RETRY), storage_at("redis://127.0.0.1:1") as storage:
+        server = storage._server
+        assert_interrupted(
+            server._breaker,
+            lambda: server.ask("GET", "a"),
+            lambda: server.ask_all([("GET", "a")]),
+        )
+
+
+def test_redis_is_tried_again_after_a_task_was_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same under ASGI."""
+    monkeypatch.setattr(redis_loops.LoopClients, "client_of_running_loop", lambda self: Client())
+
+    class Client:
+        execute_command = pipeline = interrupt
+
+    with settings(STORE_RETRY=RETRY), storage_at("redis://127.0.0.1:1") as storage:
+        server = storage._server
+        assert_interrupted(
+            server._breaker,
+            lambda: asyncio.run(server.aask("GET", "a")),
+            lambda: asyncio.run(server.aask_all([("GET", "a")])),
+        )
+
+
+@pytest.mark.engines("cache:memcached")
+@pytest.mark.usefixtures("impatient")
+def test_a_node_is_tried_again_after_an_interrupt(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memcached_nodes, "_ask", interrupt)
+    (breaker,) = engine.storage._nodes._breakers.values()
+    assert_interrupted(breaker, lambda: engine.storage.read("a" * 40))
+
+
+@pytest.mark.engines("db:postgresql")
+@pytest.mark.usefixtures("impatient")
+def test_a_database_is_tried_again_after_an_interrupt(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = connections[engine.database]
+    monkeypatch.setattr(connection, "cursor", interrupt)
+    read, delete = (
+        partial(each, "a" * 40) for each in (engine.storage.read, engine.storage.delete)
+    )
+    assert_interrupted(breaker_of(connection), read, delete)
 
 
 # One of several nodes -------------------------------------------------------------------------

@@ -181,7 +181,7 @@ def test_whoever_waits_for_a_connection_hears_that_the_server_hangs(
         release, breaker = site.take(), site.breaker()
         asked = threads.submit(site.storage.read, "a" * 40)
         assert waiting.wait(10)
-        opened(breaker)._next_at += RETRY
+        opened(breaker).begin()
         with pytest.raises(StorageUnavailable, match="STORE_RETRY"):
             asked.result(10)
         release()

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
 
-from ...core.records import Record
+from ...core.records import Record, draw_key
 from ...exceptions import UnreadablePayload
 from ...payloads.codec import Snapshot
 
@@ -75,6 +75,17 @@ class Source:
     def remove(self, key: str) -> None:
         """Remove the session with this key. Does nothing if the source is `in_key`."""
         raise NotImplementedError
+
+    def nodes(self) -> dict[str, str]:
+        """Return a key that no session has for each node; for one server, its name is empty."""
+        return {"": draw_key()}
+
+    def try_to_remove(self, unused: str) -> None:
+        """Raise `StorageUnavailable` if a session on the node of an unused key cannot be removed.
+
+        Changes nothing.
+        """
+        self.remove(unused)
 
     def remove_id(self, record_id: str) -> bool:
         """Remove a session by its id, if the backend knows ids; return whether it was there."""

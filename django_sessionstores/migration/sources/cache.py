@@ -16,6 +16,7 @@ from ...conf import engine_setting
 from ...core import clock, lifetime
 from ...core.phrases import Phrase
 from ...storages.caches.selection import Kind, kind_of
+from ...storages.inspection import draw_ids
 from .base import PreviousSession
 from .django_backend import DjangoSource, require_dict, translate_errors
 
@@ -68,6 +69,9 @@ class MemcachedSource(CacheSource):
         from ...storages.memcached.django_items import DjangoItems
 
         self._nodes = DjangoItems(self.alias)
+
+    def nodes(self) -> dict[str, str]:
+        return draw_ids(self._nodes.names, lambda unused: self._nodes.node_of(self._key(unused)))
 
     @property
     def _items(self) -> Any:

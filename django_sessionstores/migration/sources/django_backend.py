@@ -130,9 +130,14 @@ def translate_errors(
             raise UnreadablePayload(f"entry of the cache is damaged ({name})") from None
         hint = ""
         if isinstance(error, DatabaseError | InterfaceError):
-            hint = " Look at the entry of that database in DATABASES, and whether the table exists."
+            hint = (
+                " Look at the entry of that database in DATABASES, whether the table exists, and "
+                "whether its user may read and delete the rows."
+            )
         elif alias := getattr(source, "alias", None):
             hint = f" Look at CACHES[{alias!r}], and whether its server runs."
+        elif isinstance(error, PermissionError):
+            hint = " Make the user of this process the owner of the folder and of all in it."
         failure = StorageUnavailable(
             f"A previous backend, {source.describe()}, is unreachable ({summary_of(error)}).{hint}"
         )

@@ -64,6 +64,11 @@ class FileSource(DjangoSource):
             except FileNotFoundError:
                 self._require_folder()
 
+    def try_to_remove(self, unused: str) -> None:
+        with translate_errors(self):
+            if not os.access(self._folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._folder))
+
     def scan(self, cursor: str, limit: int) -> tuple[list[Entry], str]:
         if not cursor:
             # All names at once, because a folder has no order to continue in. 100,000 take 10 MB.

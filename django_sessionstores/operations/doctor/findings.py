@@ -96,10 +96,9 @@ def findings(
 def _of_stores(stores: Sequence[Store]) -> Iterator[tuple[django_checks.CheckMessage, str]]:
     """Yield what is wrong with stores, and which requests fail because of it."""
     for store in stores:
-        if store.error and store.is_previous:
-            yield _unusable(store), _NOT_MIGRATED
-        elif store.error:
-            yield _unusable(store), "" if store.has_copies else _UNUSABLE
+        if store.error:
+            breaks = _NOT_MIGRATED if store.is_previous else _UNUSABLE
+            yield _unusable(store), "" if store.has_copies else breaks
         if store.write_obstacle:
             yield _unwritable(store), "" if store.has_copies else _fail_without_writes(store)
         if store.size_obstacle:
@@ -107,6 +106,8 @@ def _of_stores(stores: Sequence[Store]) -> Iterator[tuple[django_checks.CheckMes
 
 
 def _fail_without_writes(store: Store) -> Phrase:
+    if store.is_previous:
+        return _NOT_MIGRATED
     if store.is_full:
         return _FULL
     return _REFUSED if store.is_probed else _UNWRITABLE

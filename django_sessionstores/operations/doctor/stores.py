@@ -19,7 +19,7 @@ from ...core.phrases import Phrase, translate, translated_message
 from ...core.records import draw_key, session_id
 from ...exceptions import PayloadTooLarge, StorageFull, StorageUnavailable
 from ...migration.lazy import sources
-from ...migration.sources import Source
+from ...migration.sources import OwnSource, Source
 from ...storages.base import CacheStorage, Storage
 from ..checks.configuration import parts
 from .probe import ERRORS, probe, probe_copies
@@ -77,8 +77,10 @@ def ask_stores(storage: Storage, *, writes: bool = False) -> list[Store]:
         return ask_parts(tasks, storage, writes=writes)
 
 
-def ask_parts(tasks: Tasks, storage: Storage, *, writes: bool) -> list[Store]:
-    """Return what `ask_stores` returns."""
+def ask_parts(
+    tasks: Tasks, storage: Storage, *, writes: bool, removes: bool = False
+) -> list[Store]:
+    """Return what `ask_stores` returns. ``removes``: a session that does not exist is removed."""
     # Those in one database have one connection, so one is asked after the other.
     groups = defaultdict[Any, list[Storage]](list)
     for part in parts(storage):
@@ -86,7 +88,7 @@ def ask_parts(tasks: Tasks, storage: Storage, *, writes: bool) -> list[Store]:
             groups[part.database() or id(part)].append(part)
     begun = []
     for group in groups.values():
-        asked = [_Questions(tasks, each, writes) for each in group]
+        asked = [_Questions(tasks, each, writes=writes, removes=removes) for each in group]
         database = group[0].database()
         begun.append((asked, tasks.start(partial(_ask, asked), database=database)))
     found: list[Store] = []
@@ -97,7 +99,11 @@ def ask_parts(tasks: Tasks, storage: Storage, *, writes: bool) -> list[Store]:
 
 
 def ask_previous_backends(tasks: Tasks) -> list[Store]:
-    """Return the stores of the backends in ``MIGRATE_FROM``, which are only read."""
+    """Return the stores of the backends in ``MIGRATE_FROM``, and each of their nodes.
+
+    Nothing is written. But a session that does not exist is removed, because a migration and a
+    logout remove the session that they have found.
+    """
     try:
         asked = [each for each in sources() if not each.in_key]
     except ImproperlyConfigured:
@@ -105,26 +111,35 @@ def ask_previous_backends(tasks: Tasks) -> list[Store]:
     found: list[Store] = []
     for source in asked:
         # One after the other, because two may be in one database.
-        store = tasks.result(tasks.start(partial(_ask_previous_backend, source)))
-        found.append(store or _previous(source, error=translate(_no_answer(tasks))))
+        if isinstance(source, OwnSource):
+            stores = ask_parts(tasks, source.storage, writes=False, removes=True)
+            found += [replace(each, is_previous=True) for each in stores]
+            continue
+        of_nodes = tasks.result(tasks.start(partial(_ask_django, source)))
+        found += of_nodes or [_previous(source, error=translate(_no_answer(tasks)))]
     return found
 
 
-def _ask_previous_backend(source: Source) -> Store:
-    key = draw_key()
+def _ask_django(source: Source) -> list[Store]:
+    return [_ask_node_of_django(source, *each) for each in sorted(source.nodes().items())]
+
+
+def _ask_node_of_django(source: Source, node: str, unused: str) -> Store:
     try:
-        return _previous(source, milliseconds=_measure(lambda: source.find(key)))
+        milliseconds = _measure(lambda: source.find(unused))
     except StorageUnavailable as error:
-        return _previous(source, error=translated_message(error))
+        return _previous(source, node=node, error=translated_message(error))
+    obstacle = ""
+    try:
+        source.try_to_remove(unused)
+    except StorageUnavailable as error:
+        obstacle = translated_message(error)
+    return _previous(source, node=node, milliseconds=milliseconds, write_obstacle=obstacle)
 
 
-def _previous(source: Source, milliseconds: float | None = None, error: str = "") -> Store:
-    return Store(
-        description=translate(source.describe()),
-        milliseconds=milliseconds,
-        error=error,
-        is_previous=True,
-    )
+def _previous(source: Source, **found: Any) -> Store:
+    facts = {"milliseconds": None, "is_previous": True, **found}
+    return Store(description=translate(source.describe()), **facts)
 
 
 def _measure(look: Callable[[], object]) -> float:
@@ -154,11 +169,12 @@ def _ask(questions: Sequence[_Questions]) -> list[Store]:
 class _Questions:
     """What is asked of one storage that uses a store."""
 
-    def __init__(self, tasks: Tasks, storage: Storage, writes: bool) -> None:
+    def __init__(self, tasks: Tasks, storage: Storage, *, writes: bool, removes: bool) -> None:
         self._tasks = tasks
         self._storage = storage
         # Nobody else sees what is in the memory of this process.
         self._writes = writes and storage.shared
+        self._removes = removes and storage.shared
         self._has_copies = isinstance(storage, CacheStorage) and storage.holds_copies
         self._description = translate(storage.describe())
 
@@ -169,10 +185,10 @@ class _Questions:
         except StorageUnavailable as error:
             return [self._store(error=self._reason(error))]
         if not nodes:
-            stores = [self._ask_node("", session_id(draw_key()), writes=False)]
+            stores = [self._ask_node("", session_id(draw_key()), only_reads=True)]
             stores[0] = replace(stores[0], belongs_to_another=self._writes)
         elif len(nodes) == 1:
-            stores = [self._ask_node(*each, writes=self._writes) for each in nodes.items()]
+            stores = [self._ask_node(*each) for each in nodes.items()]
         else:
             stores = self._ask_all(nodes)
         if not any(each.error for each in stores) and (obstacle := self._storage.write_obstacle()):
@@ -182,7 +198,7 @@ class _Questions:
 
     def _ask_all(self, nodes: Mapping[str, str]) -> list[Store]:
         begun: dict[str, Future[Store]] = {
-            node: self._tasks.start(partial(self._ask_node, node, unused, writes=self._writes))
+            node: self._tasks.start(partial(self._ask_node, node, unused))
             for node, unused in nodes.items()
         }
         return [
@@ -194,13 +210,25 @@ class _Questions:
         """Return the store, or the node, that has not answered in time."""
         return self._store(node=node, error=translate(_no_answer(self._tasks)))
 
-    def _ask_node(self, node: str, unused: str, *, writes: bool) -> Store:
+    def _ask_node(self, node: str, unused: str, *, only_reads: bool = False) -> Store:
         try:
             milliseconds = _measure(lambda: self._storage.lookup(unused))
         except StorageUnavailable as error:
             return self._store(node=node, error=self._reason(error))
-        found = self._probe(unused) if writes else {}
+        found: dict[str, Any] = {}
+        if self._writes and not only_reads:
+            found = self._probe(unused)
+        elif self._removes and not only_reads:
+            found = self._remove(unused)
         return self._store(node=node, milliseconds=milliseconds, **found)
+
+    def _remove(self, unused: str) -> dict[str, Any]:
+        """Remove the session with an unused id, and return what `Store` then has to say of it."""
+        try:
+            self._storage.delete(unused)
+        except ERRORS as error:
+            return {"write_obstacle": self._reason(error)}
+        return {}
 
     def _probe(self, unused: str) -> dict[str, Any]:
         """Store a session under an unused id, and return what `Store` then has to say of it."""

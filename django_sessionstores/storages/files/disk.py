@@ -86,6 +86,16 @@ def is_read_only(path: str) -> bool:
     return found is not None and bool(found(path).f_flag & os.ST_RDONLY)
 
 
+def file_system_id(path: str) -> int:
+    """Return the id of the file system of a path; 0 if it has none.
+
+    A device number is given again to the next file system, this id is not.
+    """
+    # Windows has no such call.
+    found = getattr(os, "statvfs", None)
+    return 0 if found is None else int(found(path).f_fsid)
+
+
 def mount_point_of(path: str) -> str:
     """Return the folder at which the file system is mounted that a path is on."""
     path = os.path.realpath(path)

@@ -16,12 +16,13 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final
 
 from ...core.records import is_session_id
 from ...exceptions import StorageFull, StorageUnavailable
 from ..outage_log import OutageLog, logger
-from .disk import is_empty, is_read_only, mount_point_of, names_in
+from .disk import file_system_id, is_empty, is_read_only, mount_point_of, names_in
 from .index import UserIndex
 
 SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
@@ -36,6 +37,8 @@ _MAKE_ROOM: Final = (
 )
 _NO_SPACE: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _NO_WRITES: Final = (*_NO_SPACE, errno.EROFS)
+_SAMPLE: Final = 10
+"""How many files of each folder are looked at to find one that cannot be written."""
 WRITE: Final = "write"
 """The operation that a disk refuses which can be read, see `OutageLog.failed`."""
 
@@ -47,8 +50,9 @@ class Folder:
     looks the same: sessions that cannot be found then have not ended, and a save must not begin a
     new folder below the mount point. Only ``may_vanish`` says that the folder may be removed with
     its sessions, as the system does with temporary files. Even then, the file system that it was
-    on must be mounted. The folder is looked for only when a file is missing, so a session that is
-    found costs nothing more.
+    on must be mounted. Another file system in its place must have the same folder, as far as the
+    index tells folders apart. The folder is looked for only when a file is missing, so a session
+    that is found costs nothing more.
 
     ``setting`` is the setting that error messages name. ``index`` is marked as complete if the
     folder is new.
@@ -69,14 +73,16 @@ class Folder:
         self._setting = setting
         self._may_vanish = may_vanish
         self._index = index
-        # Of the file system that this process has seen the folder on.
-        self._device: int | None = None
+        # The file system that this process has seen the folder on.
+        self._file_system: tuple[int, int] | None = None
         self._mount_point = ""
+        self._completed_at: int | None = None
+        """See `UserIndex.completed_at`. It tells one folder from another, and a copy has it too."""
 
     @property
     def was_there(self) -> bool:
         """Whether this process has seen the folder."""
-        return self._device is not None
+        return self._file_system is not None
 
     def shard_of(self, session_id: str) -> str:
         """Return the path of the shard with the record of this id."""
@@ -107,6 +113,7 @@ class Folder:
             self._index.forget_sites()
             if is_empty(self.path):  # It may have been made by hand.
                 self._index.set_complete()  # There are no sessions yet.
+            self._completed_at = self._index.completed_at()
 
     def _report_new(self) -> None:
         """Log that there was no folder, which may be on a disk that is not mounted."""
@@ -133,10 +140,13 @@ class Folder:
             if found is None:
                 self._refuse_unmounted()
                 self._refuse_absence(was_there)
-            elif found.st_dev != self._device and stat.S_ISDIR(found.st_mode):
-                self._refuse_unmounted()
-                self._mount_point = mount_point_of(self.path)
-                self._device = found.st_dev
+            elif stat.S_ISDIR(found.st_mode):
+                file_system = (found.st_dev, file_system_id(self.path))
+                if file_system != self._file_system:
+                    self._refuse_unmounted()
+                    self._refuse_other_folder()
+                    self._mount_point = mount_point_of(self.path)
+                    self._file_system = file_system
 
     def _refuse_unmounted(self) -> None:
         """Raise `StorageUnavailable` if the file system that the folder was on is not mounted.
@@ -150,6 +160,19 @@ class Folder:
                 f"mounted at {self._mount_point}. Mount its disk."
             )
 
+    def _refuse_other_folder(self) -> None:
+        """Raise `StorageUnavailable` if the folder of this file system is another one than before.
+
+        Otherwise users would be signed out whose sessions are not in it.
+        """
+        completed_at = self._index.completed_at() if self._index is not None else None
+        if self._completed_at not in {None, completed_at} and not self._may_vanish():
+            raise StorageUnavailable(
+                f"The folder {self.path} (see {self._setting}) is on another disk than before, and "
+                "has other sessions. Mount the disk of before, or restart the site to use this one."
+            )
+        self._completed_at = completed_at
+
     def _refuse_absence(self, was_there: bool) -> None:
         if self._is_expected(was_there):
             raise StorageUnavailable(
@@ -157,7 +180,7 @@ class Folder:
                 "restore the folder; if you removed the sessions on purpose, create it again, "
                 "empty."
             )
-        if obstacle := self._obstacle_at(os.path.dirname(self.path)):
+        if obstacle := self._obstacle_in(os.path.dirname(self.path)):
             raise StorageUnavailable(
                 f"The folder {self.path} (see {self._setting}) is missing. {obstacle}"
             )
@@ -197,27 +220,50 @@ class Folder:
         return not hasattr(os, "geteuid") or owner == os.geteuid()
 
     def write_obstacle(self) -> str:
-        """Return why this process cannot write to the folder, with the cure; empty if it can."""
-        # Those that are missing are made by a write. A command may have made some as another user.
-        places = [self.path, *(f"{self.path}/{shard}" for shard in SHARDS)]
+        """Return why this process cannot write to the folder, with the cure; empty if it can.
+
+        Looks at all folders in it, and at `_SAMPLE` files of each.
+        """
         if not os.path.lexists(self.path):
-            places = [_nearest_folder(self.path)]
-        for place in filter(os.path.lexists, places):
-            if not os.path.isdir(place):
-                return (
-                    f"{place} is not a folder. Remove it, or name another one in {self._setting}."
-                )
-            if obstacle := self._obstacle_at(place):
+            return self._obstacle_in(_nearest_folder(self.path))
+        # Those that are missing are made by a write. A command may have made some as another user.
+        for place in filter(os.path.lexists, self._folders()):
+            obstacle = self._obstacle_in(place)
+            if not obstacle and place != self.path:
+                obstacle = next(filter(None, map(self._obstacle_at, _some_files_in(place))), "")
+            if obstacle:
                 return obstacle
         return ""
 
-    def _obstacle_at(self, place: str) -> str:
+    def _folders(self) -> Iterator[str]:
+        """Yield the paths of all folders, each before those that are in it."""
+        yield self.path
+        yield from (f"{self.path}/{shard}" for shard in SHARDS)
+        if self._index is not None:
+            yield from self._index.folders()
+
+    def _obstacle_in(self, place: str) -> str:
         """Return why this process cannot write to a folder, with the cure; empty if it can."""
-        if os.access(place, os.W_OK | os.X_OK):
+        if os.path.isdir(place):
+            return self._obstacle_at(place, os.R_OK | os.W_OK | os.X_OK)
+        return f"{place} is not a folder. Remove it, or name another one in {self._setting}."
+
+    def _obstacle_at(self, place: str, rights: int = os.R_OK | os.W_OK) -> str:
+        """Return why this process does not have such rights; empty if it has."""
+        if os.access(place, rights):
+            return ""
+        try:
+            owner = os.stat(place).st_uid
+        except FileNotFoundError:  # A purge has removed it.
             return ""
         if is_read_only(place):
             return f"{place} is mounted read-only. {_REMOUNT}"
-        return f"This process may not write to {place}. {self._cure()}"
+        obstacle = f"This process may not write to {place}."
+        if not hasattr(os, "geteuid"):
+            return f"{obstacle} {self._cure()}"
+        if owner == os.geteuid():
+            return f"{obstacle} Allow its owner to, with chmod -R u+rwX {self.path}."
+        return f"{obstacle} It belongs to the user {owner}. {self._cure()}"
 
     def _cure(self) -> str:
         return (
@@ -260,6 +306,15 @@ class Folder:
         refused = WRITE if error.errno in _NO_WRITES else None
         self.log.failed(failure, refused, str(error.strerror))
         return failure
+
+
+def _some_files_in(folder: str) -> list[str]:
+    """Return the paths of `_SAMPLE` files in a folder, in any order. A missing folder has none."""
+    try:
+        with os.scandir(folder) as entries:
+            return [each.path for each in islice(filter(os.DirEntry.is_file, entries), _SAMPLE)]
+    except FileNotFoundError:
+        return []
 
 
 def _nearest_folder(path: str) -> str:

@@ -66,6 +66,13 @@ class UserIndex:
         """
         return os.path.exists(f"{self._folder}/{_COMPLETE}")
 
+    def completed_at(self) -> int | None:
+        """Return when the index was made complete, in nanoseconds; ``None`` if it is not."""
+        try:
+            return os.stat(f"{self._folder}/{_COMPLETE}").st_mtime_ns
+        except FileNotFoundError:
+            return None
+
     def set_complete(self) -> None:
         """Mark the index as complete. The folder of the records must exist."""
         self._make_folder(self._folder)
@@ -75,6 +82,12 @@ class UserIndex:
         """Return a descriptor of the file to lock before the index is made complete."""
         self._make_folder(self._folder)
         return insist(os.open, f"{self._folder}/{_BUILDER}", os.O_RDWR | os.O_CREAT, 0o600)
+
+    def folders(self) -> Iterator[str]:
+        """Yield the paths of the folders of the index, each before those that are in it."""
+        yield self._folder
+        yield f"{self._folder}/{_SITES}"
+        yield from self._shards()
 
     def forget_sites(self) -> None:
         """Forget which sites were noted, because the folder may be another one than before."""

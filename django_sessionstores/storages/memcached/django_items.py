@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -32,6 +33,15 @@ class DjangoItems:
         """Remove a key."""
         self._ask("delete", key)
 
+    @property
+    def names(self) -> Collection[str]:
+        """The names of the nodes."""
+        return self._nodes.clients.keys()  # type: ignore[no-any-return]
+
+    def node_of(self, key: str) -> str:
+        """Return the name of the node that has a key."""
+        return str(self._nodes.hasher.get_node(self._cache.make_and_validate_key(key)))
+
     def close(self) -> None:
         """Close the connections."""
         self._nodes.close()
@@ -39,10 +49,9 @@ class DjangoItems:
     def _ask(self, command: str, key: str) -> Any:
         if self._process != os.getpid():
             self._open()
-        full_key = self._cache.make_and_validate_key(key)
         # Chosen from all nodes: this object never removes one.
-        client = self._nodes.clients[self._nodes.hasher.get_node(full_key)]
-        ask = partial(getattr(client, command), full_key)
+        client = self._nodes.clients[self.node_of(key)]
+        ask = partial(getattr(client, command), self._cache.make_and_validate_key(key))
         try:
             return ask()
         except BROKEN:  # Closed while it was idle, most likely.

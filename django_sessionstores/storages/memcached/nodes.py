@@ -14,6 +14,7 @@ from typing import Any, Final
 from django.core.cache.backends.base import BaseCache
 from django.core.exceptions import ImproperlyConfigured
 
+from ...core import clock
 from ...exceptions import PayloadTooLarge, StorageFull, StorageUnavailable
 from ..base import NAMESPACE
 from ..breaker import Breaker
@@ -166,8 +167,12 @@ class Nodes:
             # A pool that is used up fails at once and is not an answer of the node.
             if not isinstance(error, RuntimeError):
                 breaker.failed(began, failure)
+            breaker.ended(began)
             self.note(name, failure, command if isinstance(failure, StorageFull) else None)
             raise failure from error
+        except BaseException:
+            breaker.ended(began)
+            raise
         breaker.answered()
         if breaker.log.is_open:
             breaker.log.succeeded(command)
@@ -182,7 +187,7 @@ class Nodes:
             return pool.get()
         except RuntimeError:
             for _ in pauses(self._options["timeout"] or TIMEOUT_SECONDS):
-                breaker.begin(may_wait=True)
+                breaker.check()
                 with suppress(RuntimeError):
                     return pool.get()
             raise
@@ -224,7 +229,7 @@ class Nodes:
         return [answer for exchange in exchanges.values() for answer in exchange.answers]
 
     def _send_all(self, exchanges: dict[str, Exchange]) -> None:
-        began = {node: self._breakers[node].begin() for node in exchanges}
+        began = clock.monotonic()
         for exchange in exchanges.values():
             if not exchange.send():
                 break
@@ -232,7 +237,7 @@ class Nodes:
             exchange.receive()
             if isinstance(error := exchange.answers[0], Exception):
                 failure = translate_error(error, node, self.alias, ())
-                self._breakers[node].failed(began[node], failure)
+                self._breakers[node].failed(began, failure)
             elif error is not None:
                 self._breakers[node].answered()
 

@@ -33,7 +33,7 @@ from ...core.flow import Call, Flow
 from ...core.phrases import Phrase
 from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..base import NAMESPACE, has_fixed_keys, place_of_cache
-from ..breaker import Breaker
+from ..breaker import Breaker, JointBreaker
 from ..outage_log import OutageLog
 from ..pool_waits import pauses
 from ..threads import in_thread
@@ -121,7 +121,11 @@ class Server:
             # connections of the pool, which are faster still: tracing of Redis hooks in here.
             return (self._client or self.connect()).execute_command(*command)
 
-        answer = self._run(ask, breaker, began, command)
+        try:
+            answer = self._run(ask, breaker, began, command)
+        except BaseException:
+            breaker.ended(began)
+            raise
         breaker.answered()
         if breaker.log.is_open:
             breaker.log.succeeded(_operation(command))
@@ -135,7 +139,10 @@ class Server:
         began = self._breaker.begin()
         try:
             answer = await client.execute_command(*command)  # type: ignore[no-untyped-call]
-        except _ERRORS as error:
+        except BaseException as error:
+            self._breaker.ended(began)
+            if not isinstance(error, _ERRORS):
+                raise
             self._fail(error, self._breaker, began, command)
         self._breaker.answered()
         if self._breaker.log.is_open:
@@ -159,7 +166,11 @@ class Server:
             answers: list[Any] = pipeline.execute(raise_on_error=False)
             return answers
 
-        answers = self._run(ask, breaker, began, commands[0])
+        try:
+            answers = self._run(ask, breaker, began, commands[0])
+        except BaseException:
+            breaker.ended(began)
+            raise
         breaker.answered()
         return self._checked(commands, answers, breaker)
 
@@ -174,7 +185,10 @@ class Server:
         try:
             pipeline = _fill(client.pipeline(transaction=False), commands)
             answers = await pipeline.execute(raise_on_error=False)
-        except _ERRORS as error:
+        except BaseException as error:
+            self._breaker.ended(began)
+            if not isinstance(error, _ERRORS):
+                raise
             self._fail(error, self._breaker, began, commands[0])
         self._breaker.answered()
         return self._checked(commands, answers, self._breaker)
@@ -331,17 +345,11 @@ class Server:
         return breaker
 
     def _breaker_for_all(self, commands: Sequence[tuple[Any, ...]]) -> Breaker:
-        """Return the breaker of the node for several commands; a new one for several nodes.
-
-        The error of several nodes does not say which of them has failed. Raises
-        `StorageUnavailable` if the breaker of one of them is open.
-        """
+        """Return the breaker of the node for several commands, or that of several nodes."""
         breakers = {self._breaker_for(each) for each in commands}
         if len(breakers) == 1:
             return breakers.pop()
-        for each in breakers:
-            each.begin(may_wait=True)
-        return Breaker(self._breaker.log)
+        return JointBreaker(list(breakers), self._breaker.log)
 
     def _run(self, ask: _Ask, breaker: Breaker, began: float | None, command: _Command) -> Any:
         """Return what ``ask`` returns, which waits for a connection as long as for an answer.
@@ -355,7 +363,7 @@ class Server:
             failure = error
         for _ in _further_tries(self._client, failure):
             if _is_used_up(failure):
-                breaker.begin(may_wait=True)
+                breaker.check()
             try:
                 return ask()
             except _ERRORS as error:

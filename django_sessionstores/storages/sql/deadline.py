@@ -159,8 +159,10 @@ class LimitedCursor:
         was_cut_off = self._lost is not None and self._lost is self._connection.connection
         if error is None:
             self._breaker.answered()
-        elif isinstance(error, Error):
-            self._note(error, was_cut_off)
+        else:
+            if isinstance(error, Error):
+                self._note(error, was_cut_off)
+            self._breaker.ended(self._began)
         if not was_cut_off:
             return
         # In a transaction, Django closes the connection at the end. It must not be closed earlier:

@@ -101,6 +101,33 @@ def test_a_folder_that_others_make_meanwhile_is_not_the_one_of_the_sessions(
         assert storage.read(ID) is not None
 
 
+@pytest.mark.parametrize("is_copy", [False, True], ids=["others", "copy"])
+def test_another_disk_with_sessions_in_its_place(is_copy: bool, tmp_path: Path) -> None:
+    """It may be an old copy of the site's, or that of another site. Nobody must be signed out, but
+    whoever moves the sessions to a larger disk need not restart the site."""
+    place, kept = tmp_path / "disk", tmp_path / "kept"
+    with storage_on("file", place) as storage:
+        with tiny_disk(place):
+            storage.create(make_record(ID, user_id="7"), now())
+            shutil.copytree(place, kept)
+        place.rmdir()
+        with tiny_disk(place):
+            with storage_on("file", place) as other:
+                other.create(make_record(OTHER_ID), now())
+            if is_copy:
+                shutil.rmtree(storage._folder.path)
+                shutil.copytree(kept, place, dirs_exist_ok=True)
+                assert storage.read(OTHER_ID) is None
+                assert storage.read(ID) is not None
+                return
+            for operation in (lambda: storage.read(ID), lambda: storage.read("0" * 40)):
+                with pytest.raises(StorageUnavailable, match=r"another disk .* restart the site"):
+                    operation()
+            assert storage.read(OTHER_ID) is not None
+            with storage_on("file", place) as restarted:
+                assert restarted.read(ID) is None
+
+
 @KINDS
 def test_a_disk_that_is_mounted_read_only_is_still_read(kind: str, tmp_path: Path) -> None:
     """After an error of the disk, the kernel refuses writes. What is on it is not gone."""

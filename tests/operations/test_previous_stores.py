@@ -1,0 +1,148 @@
+"""Previous backends that answer, but from which no session can be removed, or not from each node.
+
+Each first request with a session removes it there, and so does each logout.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from django.conf import settings
+from django.core.management import call_command
+from django.test import override_settings
+
+from tests.cases import POSTGRESQL, Engine
+from tests.management.test_sessions import document_of_failure
+from tests.operations.test_what_would_break import _no_other_findings as _no_other_findings
+from tests.operations.test_what_would_break import fault, problems
+from tests.operations.test_wrong_addresses import ALIAS, PYMEMCACHE
+from tests.operations.test_wrong_addresses import open_database as open_database  # A fixture.
+from tests.services import MemcachedNodes, PostgreSQL, Redis
+from tests.storages.files.test_storage import as_another_user
+
+OURS = "django_sessionstores.backends"
+DJANGO = "django.contrib.sessions.backends"
+REDIS = "django.core.cache.backends.redis.RedisCache"
+NOT_MIGRATED = "Every request fails whose session has not been migrated yet."
+
+pytestmark = pytest.mark.engines("db:sqlite")
+
+
+@contextmanager
+def migrating(path: str, cache: dict[str, Any] | None = None, **overrides: Any) -> Iterator[None]:
+    """Migrate from a previous backend, with a cache whose alias is "old"."""
+    if cache is not None:
+        overrides["SESSION_CACHE_ALIAS"] = "old"
+    options = {**getattr(settings, "SESSIONSTORES", {}), "MIGRATE_FROM": [(path, overrides)]}
+    caches = {**settings.CACHES, **({"old": cache} if cache else {})}
+    with override_settings(CACHES=caches, SESSIONSTORES=options):
+        yield
+
+
+@pytest.mark.parametrize("path", [DJANGO, OURS])
+def test_one_node_of_three(engine: Engine, path: str) -> None:
+    """One random key would be on one of the others, most of the time."""
+    with MemcachedNodes() as server:
+        cache = {"BACKEND": PYMEMCACHE, "LOCATION": server.addresses, "OPTIONS": {"timeout": 0.4}}
+        with migrating(f"{path}.cache", cache):
+            assert problems() == []
+            dead = server.members[1]
+            dead.kill()
+            for _ in range(3):
+                id_, breaks, text = fault()
+                assert (id_, breaks) == ("sessionstores.E022", NOT_MIGRATED)
+                assert f"node 127.0.0.1:{dead.port}" in text
+            stores = document_of_failure("doctor")["stores"]
+    assert [bool(each["error"]) for each in stores if each["is_previous"]].count(True) == 1
+    assert len([each for each in stores if each["is_previous"]]) == 3
+
+
+@pytest.mark.parametrize("path", [DJANGO, OURS])
+def test_a_replica(engine: Engine, path: str) -> None:
+    with (
+        Redis() as server,
+        migrating(f"{path}.cache", {"BACKEND": REDIS, "LOCATION": server.url()}),
+    ):
+        assert problems() == []
+        server.cli("replicaof", "127.0.0.1", "1")
+        id_, breaks, text = fault()
+        assert (id_, breaks) == ("sessionstores.E026", NOT_MIGRATED)
+        assert "CACHES['old']" in text
+
+
+def test_the_cache_of_djangos_cached_db(engine: Engine) -> None:
+    """The rows are read, but the copy in the cache must be removed, or it would come back."""
+    with (
+        Redis() as server,
+        migrating(f"{DJANGO}.cached_db", {"BACKEND": REDIS, "LOCATION": server.url()}),
+    ):
+        assert problems() == []
+        server.kill()
+        id_, breaks, text = fault()
+    assert (id_, breaks) == ("sessionstores.E026", NOT_MIGRATED)
+    assert "CACHES['old']" in text
+
+
+@pytest.mark.engines("cache:memcached")
+def test_the_cache_of_cached_db(engine: Engine) -> None:
+    """Requests go on without it."""
+    with (
+        Redis() as server,
+        migrating(f"{OURS}.cached_db", {"BACKEND": REDIS, "LOCATION": server.url()}),
+    ):
+        assert problems() == []
+        server.kill()
+        id_, breaks, text = fault()
+    assert (id_, breaks) == ("sessionstores.E022", "")
+    assert "Requests go on without this cache" in text
+
+
+@pytest.mark.engines("cache:memcached")
+def test_files_that_cannot_be_removed(engine: Engine) -> None:
+    with as_another_user() as place, migrating(f"{DJANGO}.file", SESSION_FILE_PATH=str(place)):
+        id_, breaks, text = fault()
+    assert (id_, breaks) == ("sessionstores.E026", NOT_MIGRATED)
+    assert str(place) in text
+
+
+class TableToSessions:
+    """Sends the table of the sessions of an app to another database."""
+
+    def __init__(self, app: str) -> None:
+        self._app = app
+
+    def db_for_write(self, model: Any, **hints: Any) -> str | None:
+        return ALIAS if model._meta.app_label == self._app else None
+
+    db_for_read = db_for_write
+
+
+@pytest.mark.engines("cache:memcached")
+@pytest.mark.parametrize(
+    ("path", "app", "table", "said"),
+    [
+        (DJANGO, "sessions", "django_session", "its user may read and delete the rows"),
+        (OURS, "django_sessionstores", "django_sessionstores_storedsession", "GRANT SELECT"),
+    ],
+)
+def test_a_table_that_may_only_be_read(
+    engine: Engine, open_database: Any, path: str, app: str, table: str, said: str
+) -> None:
+    """A statement that deletes nothing needs the right as well."""
+    with (
+        PostgreSQL() as server,
+        override_settings(DATABASE_ROUTERS=[TableToSessions(app)]),
+        migrating(f"{path}.db"),
+    ):
+        with open_database(POSTGRESQL.configure(server)):
+            call_command("migrate", app, database=ALIAS, verbosity=0)
+            assert problems() == []
+        with closing(psycopg.connect(server.url(), autocommit=True)) as connection:
+            connection.execute("CREATE ROLE shop LOGIN")
+            connection.execute(f"GRANT SELECT ON {table} TO shop")
+        with open_database(POSTGRESQL.configure(server) | {"USER": "shop"}):
+            id_, breaks, text = fault()
+    assert (id_, breaks) == ("sessionstores.E026", NOT_MIGRATED)
+    assert said in text
