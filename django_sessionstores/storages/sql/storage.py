@@ -343,8 +343,12 @@ def _execute(
 ) -> int:
     """Return how many rows the statement wrote. ``patient`` means without a limit of time."""
 
+    was_sent = False
+
     def count() -> int:
+        nonlocal was_sent
         with connection.cursor() if patient else LimitedCursor(connection) as cursor:
+            was_sent = True
             cursor.execute(sql, parameters)
             rows: int = cursor.rowcount
         return rows
@@ -352,7 +356,7 @@ def _execute(
     try:
         written = retry(connection, count)
     except (Error, StorageUnavailable) as error:
-        _raise_translated(error, connection, sql)
+        _raise_translated(error, connection, sql, was_sent=was_sent)
     _note_success(connection, sql)
     return written
 
@@ -376,11 +380,16 @@ def _note_success(connection: BaseDatabaseWrapper, sql: str = "") -> None:
 
 
 def _raise_translated(
-    error: Error | StorageUnavailable, connection: BaseDatabaseWrapper, sql: str = ""
+    error: Error | StorageUnavailable,
+    connection: BaseDatabaseWrapper,
+    sql: str = "",
+    *,
+    was_sent: bool = True,
 ) -> NoReturn:
     """Raise the exception for an error, and count it as an outage if it is one."""
     translated = _translate(error, connection)
     if isinstance(translated, StorageUnavailable):
+        translated.was_sent &= was_sent
         refused = sql if refuses_statement(connection, error) else ""
         breaker_of(connection).log.failed(translated, refused or None)
     if translated is None or translated is error:

@@ -72,7 +72,9 @@ class Scheduled(CacheStorage):
         if self.is_away or fault is not None:
             self.scheduler.failed(self.name)
         if self.is_away or fault is Fault.BEFORE:
-            raise StorageUnavailable(f"The simulated {self.name} does not answer.")
+            outage = StorageUnavailable(f"The simulated {self.name} does not answer.")
+            outage.was_sent = False
+            raise outage
         result = getattr(self.inner, method)(*args)
         if fault is Fault.AFTER:
             raise StorageUnavailable(f"The answer of the simulated {self.name} was lost.")
