@@ -160,13 +160,8 @@ _FAULTS: Final = (
         "Look at {entry}['LOCATION'], and whether the user may run CLUSTER SLOTS on each node.",
     ),
     Fault("", "", (RedisTimeoutError, TimeoutError), "The server did not answer in time", _ADDRESS),
-    Fault(
-        "",
-        "",
-        (RedisConnectionError, InvalidResponse, OSError),
-        "The server cannot be reached",
-        _ADDRESS,
-    ),
+    Fault("", "", (InvalidResponse,), "The server did not answer as Redis does", _ADDRESS),
+    Fault("", "", (RedisConnectionError, OSError), "The server cannot be reached", _ADDRESS),
 )
 """The first one that matches counts."""
 
