@@ -35,7 +35,14 @@ from ...exceptions import (
 )
 from ..base import LITTER_AGE, Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
 from . import transactions
-from .connection_errors import TOO_LARGE, is_too_large, outage_of, refuses_statement
+from .connection_errors import (
+    NO_GREETING,
+    TOO_LARGE,
+    handshake_error,
+    is_too_large,
+    outage_of,
+    refuses_statement,
+)
 from .deadline import LimitedCursor, breaker_of, renew_if_closed
 from .end_statements import EndStatements
 from .free_rows import write_if_free
@@ -370,6 +377,11 @@ def _errors_of(connection: BaseDatabaseWrapper) -> Generator[None]:
         yield
     except (Error, StorageUnavailable) as error:
         _raise_translated(error, connection)
+    except NO_GREETING as error:
+        unopened = handshake_error(connection, error)
+        if unopened is None:
+            raise
+        _raise_translated(unopened, connection)
     _note_success(connection)
 
 
