@@ -26,6 +26,8 @@ class StorageUnavailable(SessionStoresError):
 
     was_logged = False
     """Whether the log of outages has counted this error, so that it needs no line of its own."""
+    was_sent = True
+    """Whether the write may have reached the store. If not, it is certain that nothing changed."""
 
 
 class PartlyEnded(StorageUnavailable):

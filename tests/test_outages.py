@@ -25,7 +25,7 @@ from pymemcache.exceptions import MemcacheServerError
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.storages.layered import LayeredStorage
-from django_sessionstores.testing import observed
+from django_sessionstores.testing import at, now, observed
 from tests.cases import CACHE_ALIAS
 from tests.services import HOST, Memcached, MemcachedNodes, Redis, wait_until
 from tests.urls import Visitor
@@ -502,26 +502,55 @@ def test_the_cache_is_used_again_when_it_is_back(engine: Any, ada: Browser) -> N
 @pytest.mark.private_servers
 @pytest.mark.parametrize("outage", [kill, pause])
 def test_cached_db_without_its_database(engine: Any, ada: Browser, user: Any, outage: Any) -> None:
-    """The copies in the cache are used until the database does not answer a write. Then nobody
-    knows whether the write happened, so the copies are not trusted for a lease. This is an error,
-    but not a logout."""
+    """The copies in the cache are used. If the database does not answer a write, nobody knows
+    whether the write happened, so the copy of that session is not trusted for a lease. This is an
+    error, but not a logout."""
+    other = Browser(user.username)
     (database,) = [one for one in engine.servers.values() if one is not cache_server(engine)]
     assert ada.user() == "ada"
     with rescued(database):
         outage(database)
         assert ada.user() == "ada"
         # First, as it uses up the connection: what is sent on that may be done later on.
+        assert_fails(other.get("/write/unknown/1/"))
         assert_fails(Browser().get(f"/login/{user.username}/"))
         assert_fails(ada.get("/write/lost/1/"))
         assert_fails(ada.get("/logout/"))
-        assert_fails(ada.get("/who/"))
+        if outage is pause:
+            assert_fails(other.get("/who/"))
+        else:
+            assert other.user() == ada.user() == "ada"
     back(database)
     close_old_connections()
-    until_the_store_is_asked(ada)
+    until_the_store_is_asked(other)
     assert ada.user() == "ada"
     assert "lost" not in ada.data()
     assert ada.get("/write/after/1/").status_code == 200
     assert ada.data()["after"] == "1"
+
+
+@pytest.mark.engines(*CACHED)
+@pytest.mark.private_servers
+def test_readers_of_cached_db_go_on_while_its_database_refuses_connections(
+    engine: Any, ada: Browser
+) -> None:
+    """Each request would store a time or rotate the key. It is certain that the database has done
+    neither, so the copy stays good for the next request, and for one after a save that failed."""
+    (database,) = [one for one in engine.servers.values() if one is not cache_server(engine)]
+    present = django_settings.SESSIONSTORES
+    for due in ({"IDLE_TIMEOUT": 600, "TOUCH_INTERVAL": 1}, {"ROTATE_AFTER": 1}):
+        assert ada.user() == "ada"
+        with rescued(database), override_settings(SESSIONSTORES={**present, **due}):
+            kill(database)
+            with at(now() + 2000):
+                for _ in range(3):
+                    assert ada.user() == "ada"
+                assert_fails(ada.get("/write/lost/1/"))
+                assert ada.data()["before"] == "1"
+        back(database)
+        close_old_connections()
+        until_the_store_is_asked(ada)
+    assert "lost" not in ada.data()
 
 
 # A Redis without memory ------------------------------------------------------------------------

@@ -207,13 +207,16 @@ class MigratingStorage(Wrapper):
         )
 
     def _remove(self, source: Source, key: SecretText, outcome: Updated) -> Flow[None]:
-        """Remove a session from the previous backend, when the new record is committed."""
+        """Remove a session from the previous backend, when the new record is committed.
+
+        If the backend does not answer, the session stays there, like a copy after a crash.
+        """
         if not outcome.is_provisional:
-            yield Call(source, "remove", (key,))
+            with suppress(StorageUnavailable):
+                yield Call(source, "remove", (key,))
             return
 
         def remove() -> None:
-            # The request has been answered. A session that stays is like a copy after a crash.
             with suppress(StorageUnavailable):
                 source.remove(key)
 

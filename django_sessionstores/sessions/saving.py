@@ -273,15 +273,15 @@ def _renew(
     is_outdated = storage.is_outdated(record) or not storage.codec.is_newest(record.payload)
     is_behind = drafting.is_behind(env, record, data)
     moves_in_key = storage.holds_in_key and (is_behind or _was_joined(env, state))
-    if is_outdated or moves_in_key or drafting.has_moved(env, record, is_touched=is_behind):
-        try:
+    try:
+        if is_outdated or moves_in_key or drafting.has_moved(env, record, is_touched=is_behind):
             return (yield from _replace(env, state, data, snapshot))
-        except _HARMLESS_TO_READERS as error:
-            # If no view asked for the save, its failure must not fail a request that only reads.
-            if intent.is_asked_for or _resends_old_key(env, error):
-                raise
-            return SaveResult(state)
-    return (yield from _touch(env, state, data, intent, is_behind=is_behind))
+        return (yield from _touch(env, state, data, intent, is_behind=is_behind))
+    except _HARMLESS_TO_READERS as error:
+        # If no view asked for the save, its failure must not fail a request that only reads.
+        if intent.is_asked_for or _resends_old_key(env, error):
+            raise
+        return SaveResult(state)
 
 
 def _was_joined(env: Environment, state: Stored) -> bool:

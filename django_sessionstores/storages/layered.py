@@ -342,12 +342,15 @@ class LayeredStorage(ComposedStorage):
         """Make sessions suspect if the write in this context is interrupted.
 
         The authority may have written without answering, or the task may have been cancelled before
-        the change reached the cache.
+        the change reached the cache. If the authority was not reached, the copy stays true. Of
+        several sessions, some may have been written before that.
         """
         try:
             yield
-        except BaseException:
-            self._distrust(*session_ids)
+        except BaseException as error:
+            is_certain = isinstance(error, StorageUnavailable) and not error.was_sent
+            if not is_certain or len(session_ids) > 1:
+                self._distrust(*session_ids)
             raise
 
     def _distrust(self, *session_ids: str) -> None:

@@ -865,17 +865,58 @@ def test_a_node_of_memcached_goes_away_with_previous_sessions(
                 assert all(engine.SessionStore(key).load() for key in set(gone))
 
 
-@pytest.mark.engines("memory")
-def test_an_outage_at_the_removal_is_made_up_for(engine: Engine, source: str) -> None:
-    """The session is migrated; the request fails, the next one does not."""
-    key = at_django(source)
+@pytest.mark.engines("memory", "db:sqlite")
+def test_an_outage_at_the_removal_fails_no_reader(
+    engine: Engine, source: str, in_async: bool
+) -> None:
+    """The session is migrated already. What stays in the previous backend does not come back after
+    a logout, which needs the previous backend."""
+    key = at_django(source, _auth_user_id="7")
 
     def fail() -> None:
         raise StorageUnavailable("away")
 
+    with before(lazy.sources()[0], "remove", fail):
+        assert Twin(engine.SessionStore(key), in_async).load()["cart"] == {"apples": 1}
+    assert is_at_django(source, key)
+    session = Twin(engine.SessionStore(key), in_async)
+    assert session.load()["cart"] == {"apples": 1}
     with before(lazy.sources()[0], "remove", fail), pytest.raises(StorageUnavailable):
-        engine.SessionStore(key).load()
+        session.flush()
     assert engine.SessionStore(key).load() != {}
+    Twin(engine.SessionStore(key), in_async).flush()
+    assert not is_at_django(source, key)
+    put_back(source, key, _auth_user_id="7")
+    assert engine.SessionStore(key).load() == {}
+
+
+@pytest.mark.engines("memory", "db:sqlite", "cookie:sqlite")
+def test_the_cache_of_djangos_cached_db_is_away(
+    engine: Engine, in_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows tell all that is to be known, so sessions are migrated and end without it. A copy
+    that the cache still has when it is back changes nothing."""
+    empty_django()
+    with migrating(f"{DJANGO}.cached_db"):
+        keys = {way: at_django("cached_db", _auth_user_id="7") for way in ("read", "unread")}
+
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            raise OSError("connection refused")
+
+        cache = type(caches[settings.SESSION_CACHE_ALIAS])
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "delete", fail)
+            session = Twin(engine.SessionStore(keys["read"]), in_async)
+            assert session.load()["cart"] == {"apples": 1}
+            session.flush()
+            Twin(engine.SessionStore(keys["unread"]), in_async).flush()
+        for key in keys.values():
+            assert django_store("cached_db")(key).load() != {}  # By its copy.
+            # What the cookie engine has read stays where it was, and its tombstone counts.
+            assert is_at_django("cached_db", key) is (
+                engine.name == "cookie" and key == keys["read"]
+            )
+            assert engine.SessionStore(key).load() == {}
 
 
 @pytest.mark.engines("memory")
@@ -935,9 +976,12 @@ class Visitor:
         self.key = at_django(name, card=CARD)
 
     def report(self, engine: Engine) -> str:
-        """Return what is mailed to the site's admins of an outage that the visitor meets."""
+        """Return what is mailed to the site's admins of an outage that the visitor meets, at the
+        logout at the latest."""
         try:
-            engine.SessionStore(self.key).load()
+            session = engine.SessionStore(self.key)
+            session.load()
+            session.flush()
         except StorageUnavailable:
             return ExceptionReporter(None, *sys.exc_info()).get_traceback_html()
         raise AssertionError("no outage")

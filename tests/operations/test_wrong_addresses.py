@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import io
+import socket
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from threading import Thread
 from typing import Any, Final
 
 import pytest
@@ -318,6 +320,73 @@ def test_databases(mistake: str, request: pytest.FixtureRequest, open_database: 
         override_settings(SESSION_ENGINE=ENGINES + "db", DATABASE_ROUTERS=[ToSessions()]),
     ):
         assert_said("db", f"DATABASES['{ALIAS}']{part}")
+
+
+@contextmanager
+def greeting(said: bytes) -> Iterator[int]:
+    """Yield the port of a server that says this to each client, and then nothing."""
+    with socket.create_server((HOST, 0)) as listener:
+
+        def greet() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.sendall(said)
+                        connection.settimeout(0.3)
+                        with suppress(OSError):
+                            connection.recv(1000)
+
+        Thread(target=greet, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+_GREETING_OF_MYSQL: Final = (
+    b"\x0a5.5.5-10.11.6-MariaDB\0\x07\0\0\0abcdefgh\0\xfe\xf7\x2d\x02\0\xff\x81\x15"
+)
+
+
+@pytest.mark.parametrize("vendor", ["mysql", "postgresql"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"220 mail ESMTP\r\n",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"",
+        bytes(64),
+        b"\x01\0\0\0\x0a",
+        b"\x03\0\0\0\xff\x10\x04",
+        *(
+            bytes([length, 0, 0, 0]) + _GREETING_OF_MYSQL[:length]
+            for length in (6, 24, 30, 36, 38, 40, len(_GREETING_OF_MYSQL))
+        ),
+    ],
+)
+def test_another_server_at_the_address_of_a_database(
+    open_database: Any, vendor: str, said: bytes
+) -> None:
+    """Or the server itself, which is stopped while it greets."""
+    entry: dict[str, Any] = {"HOST": HOST, "USER": "shop", "PASSWORD": SECRET, "NAME": "shop"}
+    limit = "read_timeout" if vendor == "mysql" else "connect_timeout"
+    with greeting(said) as port:
+        entry |= {"ENGINE": f"django.db.backends.{vendor}", "PORT": port, "OPTIONS": {limit: 2}}
+        with (
+            open_database(entry),
+            override_settings(SESSION_ENGINE=ENGINES + "db", DATABASE_ROUTERS=[ToSessions()]),
+        ):
+            assert_said("db", f"DATABASES['{ALIAS}']")
+            store = session_store(ENGINES + "db")
+            assert store is not None
+            with pytest.raises(StorageUnavailable):
+                store.own_storage().count(1, None)
+            with pytest.raises(StorageUnavailable) as caught:
+                store("k" * 32).load()
+    for wrong in ("28P01", "has ended the connection", "2026: "):
+        assert wrong not in str(caught.value)
+    if vendor == "mysql" or said.startswith((b"SSH", b"220")):
+        assert "['HOST'] and ['PORT']" in str(caught.value)
 
 
 def test_an_sqlite_file_that_cannot_be_opened_is_named(open_database: Any) -> None:

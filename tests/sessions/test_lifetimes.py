@@ -11,7 +11,8 @@ from django.test import Client, override_settings
 
 from django_sessionstores.conf import settings
 from django_sessionstores.core.clock import now
-from django_sessionstores.testing import DAY, HOUR, Twin, at
+from django_sessionstores.exceptions import StorageUnavailable
+from django_sessionstores.testing import DAY, HOUR, Twin, at, observed
 
 COOKIE = "sessionid"
 MINUTE = 60_000
@@ -86,6 +87,36 @@ def test_reading_writes_in_steps_only(engine: Any, browser: Client) -> None:
             assert COOKIE not in browser.get("/read/").cookies
         with at(moment + 2 * MINUTE):
             assert COOKIE in browser.get("/read/").cookies
+
+
+@pytest.mark.parametrize("asgi", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("reads", [False, True], ids=["away", "read-only"])
+@pytest.mark.parametrize("every_request", [False, True], ids=["idle", "every request"])
+def test_reading_does_not_fail_because_the_expiry_cannot_be_moved(
+    engine: Any, browser: Client, every_request: bool, reads: bool, asgi: bool
+) -> None:
+    """The store takes no writes, or stops answering after the session was read. The session ends
+    as if the request had not been made, and the package's cookie does not last longer."""
+    prefix = "/async" if asgi else ""
+    options = {} if every_request else {"IDLE_TIMEOUT": 1800}
+    moment, asked = now(), list[str]()
+
+    def fail(name: str) -> None:
+        asked.append(name)
+        if name in {"touch", "update"} or not (reads or asked == [name]):
+            raise StorageUnavailable("by the test")
+
+    with limits(**options), override_settings(SESSION_SAVE_EVERY_REQUEST=every_request):
+        with at(moment):
+            write(browser)
+        with at(moment + 2 * MINUTE), observed(engine.storage, before=fail):
+            response = browser.get(f"{prefix}/read/")
+        assert {"touch", "update"} & set(asked)
+        assert (response.status_code, response.json()) == (200, {"x": "1"})
+        if not django_settings.MIDDLEWARE[0].startswith("django."):
+            assert COOKIE not in response.cookies
+        with at(moment + 4 * MINUTE):
+            assert COOKIE in browser.get(f"{prefix}/read/").cookies
 
 
 def test_an_idle_limit_that_is_set_later_holds(engine: Any, browser: Client) -> None:

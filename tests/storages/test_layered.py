@@ -412,6 +412,32 @@ def test_an_unanswered_write_makes_that_session_suspect_and_no_other(storage, au
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("name", ["update", "rotate", "delete"])
+def test_a_write_that_was_not_sent_leaves_the_copy_alone(storage, authority, name, is_async):
+    """A server that refuses connections has done nothing. Requests that only read go on, or a
+    rotation that is due would end them one by one."""
+
+    def refused(*args: Any) -> None:
+        outage = StorageUnavailable("the authority refuses connections")
+        outage.was_sent = False
+        raise outage
+
+    storage.create(record(), NOW)
+    setattr(authority, name, refused)
+    authority.read = unanswered
+    tombstone = make_tombstone(ID, State.ROTATED, now=NOW, seconds=60, successor=OTHER_ID)
+    args = {
+        "update": (record(2), record(), NOW),
+        "rotate": (record(2, id=OTHER_ID), record(), tombstone, NOW),
+        "delete": (ID,),
+    }[name]
+    write = getattr(storage, f"a{name}" if is_async else name)
+    with pytest.raises(StorageUnavailable):
+        (async_to_sync(write) if is_async else write)(*args)
+    assert storage.read(ID) == record()
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 def test_an_unanswered_touch_leaves_the_copy_alone(storage, authority, is_async):
     """The copy has the data, and times that are a little behind at most. Requests that only read
     do without the authority while it is away; the error of the touch is for the caller."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from django.utils.translation import gettext_noop
 from ...core import lifetime
 from ...core.phrases import Phrase
 from ...core.records import SecretText, session_id
+from ...exceptions import StorageUnavailable
 from .base import Claim, Entry, PreviousSession
 from .cache import cache_alias
 from .django_backend import DjangoSource, session_or_error, translate_errors
@@ -104,5 +106,6 @@ class CachedDatabaseSource(DatabaseSource):
         self._forget_copy(key)
 
     def _forget_copy(self, key: str) -> None:
-        with translate_errors(self):
+        # Only rows are read here, so a copy that an unreachable cache keeps brings nothing back.
+        with suppress(StorageUnavailable), translate_errors(self):
             caches[self.alias].delete(self._store.cache_key_prefix + key)  # type: ignore[attr-defined]

@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
+    InvalidResponse,
     MaxConnectionsError,
     NoScriptError,
     RedisClusterException,
@@ -42,6 +43,9 @@ from .loops import LoopClients
 from .scripts import Script, digest_of
 
 _ERRORS: Final = (RedisError, RedisClusterException, OSError)
+_GARBAGE: Final = (AttributeError, LookupError, TypeError, ValueError)
+"""What a client raises besides if the answer is not one of Redis, but of a server of another kind.
+Only its calls are meant: in the code of this package, they are mistakes."""
 _BATCH: Final = 1000
 _GLOB: Final = re.compile(r"[][*?\\^-]")
 """What has a meaning in the patterns of Redis."""
@@ -119,7 +123,11 @@ class Server:
         def ask() -> Any:
             # Not the methods named like the commands, which take longer to get here. Nor the
             # connections of the pool, which are faster still: tracing of Redis hooks in here.
-            return (self._client or self.connect()).execute_command(*command)
+            client = self._client or self.connect()
+            try:
+                return client.execute_command(*command)
+            except _GARBAGE as error:
+                raise _without_text(error) from None
 
         try:
             answer = self._run(ask, breaker, began, command)
@@ -144,6 +152,8 @@ class Server:
             if not isinstance(error, _ERRORS):
                 raise
             self._fail(error, self._breaker, began, command)
+        except _GARBAGE as error:
+            self._fail(_without_text(error), self._breaker, began, command)
         self._breaker.answered()
         if self._breaker.log.is_open:
             self._breaker.log.succeeded(_operation(command))
@@ -163,8 +173,10 @@ class Server:
         def ask() -> list[Any]:
             client = self._client or self.connect()
             pipeline = _fill(client.pipeline(transaction=False), commands)
-            answers: list[Any] = pipeline.execute(raise_on_error=False)
-            return answers
+            try:
+                return list(pipeline.execute(raise_on_error=False))
+            except _GARBAGE as error:
+                raise _without_text(error) from None
 
         try:
             answers = self._run(ask, breaker, began, commands[0])
@@ -190,6 +202,8 @@ class Server:
             if not isinstance(error, _ERRORS):
                 raise
             self._fail(error, self._breaker, began, commands[0])
+        except _GARBAGE as error:
+            self._fail(_without_text(error), self._breaker, began, commands[0])
         self._breaker.answered()
         return self._checked(commands, answers, self._breaker)
 
@@ -297,6 +311,10 @@ class Server:
         """Return that the user of the connections may not run these commands, and the cure."""
         return f"Its user may not run: {commands}. {self._rights_to_give()}"
 
+    def reject(self, answer: object) -> NoReturn:
+        """Raise `StorageUnavailable` because Redis does not give such an answer to a command."""
+        self._fail(InvalidResponse(f"an answer of type {type(answer).__name__}"), self._breaker)
+
     def _message(self, fault: Fault, error: Exception, text: str) -> str:
         """Return what an error says, and what to do about it. It ends in a dot."""
         pool = getattr(self._client, "connection_pool", None)
@@ -403,6 +421,11 @@ class Server:
             reason = "" if fault is UNKNOWN else f"{self.describe()}: {fault.meaning}"
             breaker.log.failed(failure, operation, reason)
         raise failure from (None if QUOTES in str(error) else error)
+
+
+def _without_text(error: Exception) -> InvalidResponse:
+    """Return an error of the client for one whose text may quote an answer."""
+    return InvalidResponse(f"{type(error).__name__} in the client")
 
 
 def _operation(command: tuple[Any, ...]) -> object:

@@ -98,16 +98,16 @@ class RedisStorage(FlowStorage, CacheStorage):
 
     def _read(self, session_id: str) -> Flow[Record | None]:
         packed = yield Call(self._server, "ask", ("GET", self._server.key(session_id)))
-        return None if packed is None else unpack(session_id, packed)
+        return self._record(session_id, packed)
 
     def _create(self, record: Record, now: int) -> Flow[Updated | Taken]:
-        written = yield from self._write(
+        answer = yield from self._write(
             scripts.CREATE,
             (self._server.key(record.id),),
             (pack(record), _ttl(record.expires, now)),
             self._index.moves_of(None, record, now),
         )
-        return Updated(record) if written else Taken()
+        return Updated(record) if self._is_done(answer) else Taken()
 
     def _update(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
         packed = pack(record)
@@ -123,7 +123,7 @@ class RedisStorage(FlowStorage, CacheStorage):
             # A client that retries may send the command twice. No other payload is encrypted to the
             # same bytes, but two tombstones may be equal.
             return Updated(record)
-        return _outcome(answer, record, base)
+        return self._outcome(answer, record, base)
 
     def _touch(self, base: Record, expires: int, last_activity: int, now: int) -> Flow[bool]:
         answer = yield from self._write(
@@ -133,18 +133,19 @@ class RedisStorage(FlowStorage, CacheStorage):
             self._index.moves_of(base, msgspec.structs.replace(base, expires=expires), now),
             index_stays=expires <= base.expires,
         )
-        return bool(answer)
+        return self._is_done(answer)
 
     def _delete(self, session_id: str) -> Flow[bool]:
         if not is_session_id(session_id):
             return False  # A value with such a key is not a session.
         sites = self.sites()
-        (member,) = yield from self._write(
+        answer = yield from self._write(
             scripts.DELETE,
             (self._server.key(session_id),),
             _arguments_to_delete((session_id,), sites),
             sites=sites,
         )
+        (member,) = self._members(answer, 1)
         if member and self._server.spans_slots:
             for site in sites:
                 yield from self._index.move(Moves(removed=member, site=site))
@@ -155,11 +156,12 @@ class RedisStorage(FlowStorage, CacheStorage):
         if not self._server.spans_slots:
             sites, keys = self.sites(), map(self._server.key, session_ids)
             try:
-                members = yield from self._server.evaluate(
+                answer = yield from self._server.evaluate(
                     scripts.DELETE,
                     (*keys, *self._index.keys_of(*sites)),
                     *_arguments_to_delete(session_ids, sites),
                 )
+                members = self._members(answer, len(session_ids))
                 return [each for each, member in zip(session_ids, members, strict=True) if member]
             except StorageUnavailable as error:
                 self._expect_cluster(error)
@@ -188,7 +190,7 @@ class RedisStorage(FlowStorage, CacheStorage):
                     _ttl(record.expires, now),
                     *moves.arguments,
                 )
-                return Taken() if answer == 0 else _outcome(answer, record, base)
+                return Taken() if answer == 0 else self._outcome(answer, record, base)
             except StorageUnavailable as error:
                 self._expect_cluster(error)
         return (yield from rotate_in_two_steps(self, record, base, tombstone, now))
@@ -299,6 +301,35 @@ class RedisStorage(FlowStorage, CacheStorage):
     async def areindex(self, builder: str = "") -> int:
         return await self._in_thread(self.reindex)(builder)
 
+    # --- What scripts return ----------------------------------------------------------------
+
+    # Another server that speaks the same protocol may answer anything. What it has not stored must
+    # not count as stored.
+
+    def _is_done(self, answer: Any) -> bool:
+        if answer not in (0, 1):
+            self._server.reject(answer)
+        return bool(answer)
+
+    def _outcome(self, answer: Any, record: Record, base: Record) -> Outcome:
+        if answer == 1:
+            return Updated(record)
+        current = self._record(base.id, answer)
+        return Gone() if current is None else Conflict(current)
+
+    def _record(self, session_id: str, answer: Any) -> Record | None:
+        if answer is None:
+            return None
+        if not isinstance(answer, bytes):
+            self._server.reject(answer)
+        return unpack(session_id, answer)
+
+    def _members(self, answer: Any, number: int) -> Sequence[bytes]:
+        """Return the members that so many records had."""
+        if not isinstance(answer, list) or len(answer) != number:
+            self._server.reject(answer)
+        return answer
+
     # --- The server ------------------------------------------------------------------------
 
     def _write(
@@ -356,11 +387,3 @@ def _version(record: Record) -> bytes:
 def _ttl(expires: int, now: int) -> int:
     # Redis refuses a lifetime of 0.
     return max(1, expires - now)
-
-
-def _outcome(answer: Any, record: Record, base: Record) -> Outcome:
-    if answer is None:
-        return Gone()
-    if answer == 1:
-        return Updated(record)
-    return Conflict(unpack(base.id, answer))

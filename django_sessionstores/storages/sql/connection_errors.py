@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from django.db import DataError, Error, ProgrammingError
+from django.db import DataError, Error, OperationalError, ProgrammingError
 
 from ...exceptions import StorageFull, StorageUnavailable
 from ..server_texts import quoted
@@ -21,6 +22,9 @@ TOO_LARGE: Final = (
 """What follows the name of a database."""
 _MYSQL_PACKET_TOO_LARGE: Final = 1153
 _SCHEMA_DIFFERS: Final = ("no such table", "no such column", "has no column named")
+NO_GREETING: Final = (IndexError, ValueError, UnboundLocalError, struct.error)
+"""What PyMySQL raises for bytes that are not the greeting of MySQL, or only a part of it."""
+_MYSQL_BAD_HANDSHAKE: Final = 2012
 _MYSQL_DISK: Final = frozenset({3, 1026, 1030})
 """Errors of a disk, of which the text says whether it is full."""
 
@@ -70,6 +74,12 @@ _FAULTS: Final = (
         ("42501", 1044, 1142, 1143, 1370),
         "permission denied for",
         names_objects=True,
+    ),
+    Fault(
+        "has a server of another kind at its address",
+        _ADDRESS,
+        (_MYSQL_BAD_HANDSHAKE,),
+        "expected authentication request|invalid response to SSL negotiation|packet sequence",
     ),
     Fault("does not know the user", _LOGIN, ("28000",), "role .* does not exist"),
     Fault(
@@ -143,7 +153,7 @@ _FAULTS: Final = (
         "resolve|translate host|not known|unknown .*host",
     ),
     Fault("did not answer in time", _TIMEOUT, words="time.?out|timed out"),
-    Fault("cannot be reached", _ADDRESS, (2002, 2003), "can't connect|unreachable"),
+    Fault("cannot be reached", _ADDRESS, (2002, 2003), "can't connect|unreachable|lost connection"),
 )
 """The first one that matches counts."""
 _UNOPENED: Final = Fault("cannot be connected to", "Look at {entry}, and whether the server runs.")
@@ -170,6 +180,16 @@ def is_too_large(error: Exception) -> bool:
 def refuses_statement(connection: BaseDatabaseWrapper, error: Exception) -> bool:
     """Return whether the database has refused a statement, and may accept others."""
     return isinstance(error, Error) and (connection.vendor == "sqlite" or is_answer(error))
+
+
+def handshake_error(
+    connection: BaseDatabaseWrapper, error: BaseException
+) -> OperationalError | None:
+    """Return Django's error for one of `NO_GREETING`; ``None`` if it is another error."""
+    if connection.connection is not None or not isinstance(error, NO_GREETING):
+        return None
+    name = type(error).__name__
+    return OperationalError(_MYSQL_BAD_HANDSHAKE, f"Error in server handshake ({name})")
 
 
 def connection_error(connection: BaseDatabaseWrapper, error: Exception) -> str | None:
@@ -213,7 +233,8 @@ def _fault_of(error: Exception, *, is_open: bool) -> Fault | None:
     # The first codes are those that the client knows. Its texts may have data in them.
     code, text = code_of(error) or _sqlite_code(error), str(error)
     for fault in _FAULTS:
-        if code in fault.codes:
+        # A client may call it lost although there was no connection yet.
+        if code in fault.codes and (is_open or fault is not _LOST):
             return fault
     if is_open and code not in _MYSQL_DISK:
         return None

@@ -30,7 +30,7 @@ from ...conf import NAME, settings
 from ...exceptions import StorageUnavailable
 from ..breaker import Breaker
 from ..outage_log import OutageLog
-from .connection_errors import connection_error
+from .connection_errors import connection_error, handshake_error
 from .liveness import Socket, has_pool, may_be_closed, owner_of, renew, socket_of
 from .lost_races import is_answer, summary_of
 
@@ -114,7 +114,10 @@ class LimitedCursor:
                 _renew(connection, self.seconds)
             self._cursor = connection.cursor()
         except BaseException as error:
-            self._leave(error)
+            unopened = handshake_error(connection, error)
+            self._leave(unopened or error)
+            if unopened is not None:
+                raise unopened from None
             raise
         if owner_of(connection) is not noted.owner:
             # Under the lock, so that the watcher does not see the new socket and the old deadline.

@@ -35,7 +35,14 @@ from ...exceptions import (
 )
 from ..base import LITTER_AGE, Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
 from . import transactions
-from .connection_errors import TOO_LARGE, is_too_large, outage_of, refuses_statement
+from .connection_errors import (
+    NO_GREETING,
+    TOO_LARGE,
+    handshake_error,
+    is_too_large,
+    outage_of,
+    refuses_statement,
+)
 from .deadline import LimitedCursor, breaker_of, renew_if_closed
 from .end_statements import EndStatements
 from .free_rows import write_if_free
@@ -343,8 +350,12 @@ def _execute(
 ) -> int:
     """Return how many rows the statement wrote. ``patient`` means without a limit of time."""
 
+    was_sent = False
+
     def count() -> int:
+        nonlocal was_sent
         with connection.cursor() if patient else LimitedCursor(connection) as cursor:
+            was_sent = True
             cursor.execute(sql, parameters)
             rows: int = cursor.rowcount
         return rows
@@ -352,7 +363,7 @@ def _execute(
     try:
         written = retry(connection, count)
     except (Error, StorageUnavailable) as error:
-        _raise_translated(error, connection, sql)
+        _raise_translated(error, connection, sql, was_sent=was_sent)
     _note_success(connection, sql)
     return written
 
@@ -366,6 +377,11 @@ def _errors_of(connection: BaseDatabaseWrapper) -> Generator[None]:
         yield
     except (Error, StorageUnavailable) as error:
         _raise_translated(error, connection)
+    except NO_GREETING as error:
+        unopened = handshake_error(connection, error)
+        if unopened is None:
+            raise
+        _raise_translated(unopened, connection)
     _note_success(connection)
 
 
@@ -376,11 +392,16 @@ def _note_success(connection: BaseDatabaseWrapper, sql: str = "") -> None:
 
 
 def _raise_translated(
-    error: Error | StorageUnavailable, connection: BaseDatabaseWrapper, sql: str = ""
+    error: Error | StorageUnavailable,
+    connection: BaseDatabaseWrapper,
+    sql: str = "",
+    *,
+    was_sent: bool = True,
 ) -> NoReturn:
     """Raise the exception for an error, and count it as an outage if it is one."""
     translated = _translate(error, connection)
     if isinstance(translated, StorageUnavailable):
+        translated.was_sent &= was_sent
         refused = sql if refuses_statement(connection, error) else ""
         breaker_of(connection).log.failed(translated, refused or None)
     if translated is None or translated is error:

@@ -76,7 +76,9 @@ class Scheduled(CacheStorage):
         if self.is_away or fault is not None:
             self.scheduler.failed(self.name)
         if self.is_away or fault is Fault.BEFORE:
-            raise StorageUnavailable(f"The simulated {self.name} does not answer.")
+            outage = StorageUnavailable(f"The simulated {self.name} does not answer.")
+            outage.was_sent = False
+            raise outage
         if self.is_full and self._needs_room(method, args[0]):
             if not self.holds_copies:
                 self.scheduler.failed(self.name)
