@@ -206,6 +206,8 @@ def test_a_disk_that_cannot_be_written(
 ) -> None:
     """It can be read, which does not make the outage look over."""
     browser = Browser()
+    assert Browser().status("/write/after/1/") == 200  # Which makes the folder, and says so.
+    log.records.clear()
 
     def refuse(*args: Any) -> NoReturn:
         raise OSError(code, os.strerror(code))

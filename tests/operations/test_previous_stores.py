@@ -73,16 +73,14 @@ def test_a_replica(engine: Engine, path: str) -> None:
 
 
 def test_the_cache_of_djangos_cached_db(engine: Engine) -> None:
-    """The rows are read, but the copy in the cache must be removed, or it would come back."""
+    """Only the rows are read, so no request fails because a copy cannot be removed."""
     with (
         Redis() as server,
         migrating(f"{DJANGO}.cached_db", {"BACKEND": REDIS, "LOCATION": server.url()}),
     ):
         assert problems() == []
         server.kill()
-        id_, breaks, text = fault()
-    assert (id_, breaks) == ("sessionstores.E026", NOT_MIGRATED)
-    assert "CACHES['old']" in text
+        assert problems() == []
 
 
 @pytest.mark.engines("cache:memcached")

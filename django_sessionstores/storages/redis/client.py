@@ -148,12 +148,8 @@ class Server:
         try:
             answer = await client.execute_command(*command)  # type: ignore[no-untyped-call]
         except BaseException as error:
-            self._breaker.ended(began)
-            if not isinstance(error, _ERRORS):
-                raise
-            self._fail(error, self._breaker, began, command)
-        except _GARBAGE as error:
-            self._fail(_without_text(error), self._breaker, began, command)
+            self._end_failed(error, began, command)
+            raise
         self._breaker.answered()
         if self._breaker.log.is_open:
             self._breaker.log.succeeded(_operation(command))
@@ -198,12 +194,8 @@ class Server:
             pipeline = _fill(client.pipeline(transaction=False), commands)
             answers = await pipeline.execute(raise_on_error=False)
         except BaseException as error:
-            self._breaker.ended(began)
-            if not isinstance(error, _ERRORS):
-                raise
-            self._fail(error, self._breaker, began, commands[0])
-        except _GARBAGE as error:
-            self._fail(_without_text(error), self._breaker, began, commands[0])
+            self._end_failed(error, began, commands[0])
+            raise
         self._breaker.answered()
         return self._checked(commands, answers, self._breaker)
 
@@ -390,12 +382,16 @@ class Server:
                 break
         return self._fail(failure, breaker, began, command)
 
+    def _end_failed(self, error: BaseException, began: float, command: _Command) -> None:
+        """End an awaited call, and raise what its error says of the server, if it is about that."""
+        self._breaker.ended(began)
+        if isinstance(error, _GARBAGE):
+            error = _without_text(error)
+        if isinstance(error, _ERRORS):
+            self._fail(error, self._breaker, began, command)
+
     def _fail(
-        self,
-        error: Exception,
-        breaker: Breaker,
-        began: float | None = None,
-        command: tuple[Any, ...] = (),
+        self, error: Exception, breaker: Breaker, began: float | None = None, command: _Command = ()
     ) -> NoReturn:
         """Raise the exception that an error of the client means, see `ask`.
 
