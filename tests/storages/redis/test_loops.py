@@ -25,9 +25,9 @@ from redis.retry import Retry
 
 from django_sessionstores.core.records import State, make_tombstone
 from django_sessionstores.exceptions import SessionConflict, StorageFull, StorageUnavailable
+from django_sessionstores.storages import loops as client_loops
 from django_sessionstores.storages.base import Taken, Updated
 from django_sessionstores.storages.redis import client as redis_client
-from django_sessionstores.storages.redis import loops as redis_loops
 from django_sessionstores.storages.redis import storage as redis
 from django_sessionstores.storages.redis.client import Server
 from django_sessionstores.testing import StorageContract, Twin
@@ -104,7 +104,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trust a loop to stay from its first command on."""
-    monkeypatch.setattr(redis_loops, "LOOP_TRIAL", 0)
+    monkeypatch.setattr(client_loops, "LOOP_TRIAL", 0)
 
 
 @pytest.fixture(params=[DJANGO_REDIS, REDIS_CACHE], ids=["django-redis", "redis-cache"])
@@ -162,9 +162,9 @@ def test_a_loop_is_given_connections_when_it_has_stayed_for_a_while(
 ) -> None:
     """Those of ``async_to_sync`` make one call, and would connect for it."""
     with storage_at(shared_service(Redis).url()) as storage:
-        for _ in range(redis_loops.LOOP_TRIAL + 5):
+        for _ in range(client_loops.LOOP_TRIAL + 5):
             loop.run(storage.aread(IDS[0]))
-        assert len(threads) == redis_loops.LOOP_TRIAL
+        assert len(threads) == client_loops.LOOP_TRIAL
 
 
 def test_each_loop_has_connections_of_its_own(storage: redis.RedisStorage, loop: Loop) -> None:
@@ -246,8 +246,8 @@ def test_loops_that_are_neither_closed_nor_running_have_a_bounded_number(
         for _ in range(2):
             for each in loops:
                 assert each.run_until_complete(storage.aread("a" * 40)) == record()
-        assert clients_of(storage) <= redis_loops.MOST_IDLE_LOOPS + 1
-        assert connected() <= before + redis_loops.MOST_IDLE_LOOPS + 2
+        assert clients_of(storage) <= client_loops.MOST_IDLE_LOOPS + 1
+        assert connected() <= before + client_loops.MOST_IDLE_LOOPS + 2
     finally:
         for each in loops:
             each.close()
