@@ -26,6 +26,7 @@ from tests.services import (
     MariaDB,
     Memcached,
     MemcachedNodes,
+    MongoDB,
     PostgreSQL,
     Redis,
     Service,
@@ -37,13 +38,15 @@ from tests.services import (
 BACKENDS = "django_sessionstores.backends"
 CACHE_ALIAS = "sessions"
 CACHE_TABLE = "session_cache"
+MONGODB_DATABASE = "sessions"
 
 
 @dataclass(frozen=True)
 class Store:
-    """A cache or a database: how Django is told about it, given a started `server`.
+    """A cache, a database or another store: how Django is told about it, given a started `server`.
 
-    ``configure`` gets None where there is no server, and makes an entry of CACHES or DATABASES.
+    ``configure`` gets None where there is no server, and makes an entry of CACHES or DATABASES, or
+    options of SESSIONSTORES.
     """
 
     name: str
@@ -51,7 +54,9 @@ class Store:
     server: type[Service] | None = None
 
 
-_EMPTIED_BY_STORE: Final = frozenset({"memory", "file", "db", "cache", "cached_db", "cookie"})
+_EMPTIED_BY_STORE: Final = frozenset(
+    {"memory", "file", "db", "cache", "cached_db", "cookie", "mongodb"}
+)
 """The engines whose stores `Engine.empty` knows."""
 _END_OF_TIME: Final = 2**53
 """A moment, in milliseconds, at which every record has expired."""
@@ -126,6 +131,14 @@ FILE_CACHE = Store(
     ),
 )
 
+# Stores that are neither ------------------------------------------------------------------------
+
+MONGODB = Store(
+    "mongodb",
+    lambda server: {"MONGODB_URI": server.url(), "MONGODB_DATABASE": MONGODB_DATABASE},
+    MongoDB,
+)
+
 # Rows -----------------------------------------------------------------------------------------
 
 
@@ -137,10 +150,12 @@ class Case:
     """The last part of SESSION_ENGINE."""
     cache: Store | None = None
     database: Store | None = None
+    other: Store | None = None
+    """The store that options of SESSIONSTORES name."""
 
     @property
     def stores(self) -> list[Store]:
-        return [store for store in (self.cache, self.database) if store is not None]
+        return [each for each in (self.cache, self.database, self.other) if each is not None]
 
     @property
     def id(self) -> str:
@@ -156,6 +171,8 @@ class Case:
             return "db" if self.database else ""
         if self.engine != "cookie":
             return ""
+        if self.other:
+            return "mongodb"
         return {1: "cache" if self.cache else "db", 2: "cached_db"}.get(len(self.stores), "")
 
     @property
@@ -189,6 +206,8 @@ CASES = (
     Case("cookie", DJANGO_REDIS),
     Case("cookie", REDIS_CACHE, POSTGRESQL),
     Case("cache", MEMCACHED, SQLITE),
+    Case("mongodb", other=MONGODB),
+    Case("cookie", other=MONGODB),
 )
 
 
@@ -216,17 +235,21 @@ KINDS: Final = frozenset(
 )
 """The cases that differ in kind: what holds on these nearly always holds on the others."""
 
+EXTRA: Final = frozenset({"mongodb:mongodb", "cookie:mongodb"})
+"""The cases that are of a kind of their own, but run only where all do, or alone."""
+
 
 def representatives(cases: list[Case], names: Collection[str]) -> list[Case]:
     """Return those of some cases that differ in kind, and those that ``names`` has by their id.
 
-    Of an engine that has none among them, the first one stands for the others.
+    Of an engine that has none among them, the first one stands for the others, unless it is an
+    `EXTRA` one beside others.
     """
     kept = [case for case in cases if case.id in KINDS or case.id in names]
-    rest = {case.engine: case for case in reversed(cases)}
+    rest = {case.engine: case for case in reversed(cases) if case.id not in EXTRA}
     for case in kept:
         rest.pop(case.engine, None)
-    return [case for case in cases if case in kept or case in rest.values()]
+    return [case for case in cases if case in kept or case in rest.values()] or cases
 
 
 # Running a case -------------------------------------------------------------------------------
@@ -296,6 +319,10 @@ class Engine:
             from django_sessionstores.models import StoredSession
 
             StoredSession._base_manager.using(self.database).all()._raw_delete(self.database)
+        if self.case.other is MONGODB:
+            everything = [{"q": {}, "limit": 0}]
+            command = {"delete": "django_sessionstores", "deletes": everything}
+            assert self.server(MongoDB).ask(command, MONGODB_DATABASE)["ok"]
         # The folder that SESSION_FILE_PATH names, which more engines than "file" may use.
         self.file_path.mkdir(mode=0o700, exist_ok=True)
         if self.case.engine == "file":
@@ -405,8 +432,11 @@ def activate(
             "SESSION_ENGINE": path,
             "SESSION_FILE_PATH": _folder("sessions"),
         }
-        if case.registry:
-            overrides["SESSIONSTORES"] = {"REGISTRY": case.registry}
+        options = {"REGISTRY": case.registry} if case.registry else {}
+        if case.other is not None:
+            options |= entry(case.other)
+        if options:
+            overrides["SESSIONSTORES"] = options
         if case.cache is not None:
             overrides["CACHES"] = {
                 "default": _cache("django.core.cache.backends.locmem.LocMemCache"),

@@ -574,7 +574,11 @@ class MongoDB(Server):
         body = b"\0\0\0\0\0" + bson.encode({**command, "$db": database})
         head = struct.pack("<iiii", 16 + len(body), 1, 0, 2013)
         said = answer(self.port, head + body, 65_536)
-        return bson.decode(said[21:]) if len(said) > 21 else {}
+        if len(said) <= 21:
+            return {}
+        # A moment may be one that Python has no object for.
+        options = bson.CodecOptions(datetime_conversion=bson.DatetimeConversion.DATETIME_AUTO)
+        return bson.decode(said[21:], options)
 
     def url(self) -> str:
         name = f"?replicaSet={self.replica_set}" if self.replica_set else ""

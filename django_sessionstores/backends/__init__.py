@@ -18,7 +18,19 @@ CACHED_DATABASE_SETTINGS: Final = (
     "CACHE_LEASE",
     "STORE_RETRY",
 )
-REGISTRY_SETTINGS: Final = ("REGISTRY", "MERGE_WINDOW", *CACHED_DATABASE_SETTINGS)
+MONGODB_SETTINGS: Final = (
+    "MONGODB_URI",
+    "MONGODB_CLIENT",
+    "MONGODB_DATABASE",
+    "MONGODB_COLLECTION",
+    "DATABASE_TIMEOUT",
+)
+REGISTRY_SETTINGS: Final = (
+    "REGISTRY",
+    "MERGE_WINDOW",
+    *CACHED_DATABASE_SETTINGS,
+    *MONGODB_SETTINGS,
+)
 """The settings that `with_registry` depends on, for each kind of registry."""
 
 

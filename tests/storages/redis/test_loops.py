@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -32,6 +31,7 @@ from django_sessionstores.storages.redis import storage as redis
 from django_sessionstores.storages.redis.client import Server
 from django_sessionstores.testing import StorageContract, Twin
 from tests.services import Redis, free_port, shared_service, skip_or_fail
+from tests.storages.event_loop import Loop
 from tests.storages.redis import test_storage
 from tests.storages.redis.test_storage import (
     BOTH,
@@ -53,31 +53,6 @@ from tests.storages.redis.test_storage import (
 
 server = test_storage.server
 IDS = [f"{number:040x}" for number in range(4)]
-
-
-class Loop:
-    """An event loop in a thread, as a server has one."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever)
-        self.thread.start()
-
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)
-
-    def drive(self, function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
-        return lambda *args, **kwargs: self.run(function(*args, **kwargs))
-
-    def close(self) -> None:
-        self.run(self._cancel_all())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
-        self.loop.close()
-
-    async def _cancel_all(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*others, return_exceptions=True)
 
 
 @pytest.fixture
