@@ -573,12 +573,17 @@ class MongoDB(Server):
 
         body = b"\0\0\0\0\0" + bson.encode({**command, "$db": database})
         head = struct.pack("<iiii", 16 + len(body), 1, 0, 2013)
-        said = answer(self.port, head + body, 65_536)
-        if len(said) <= 21:
+        try:
+            with socket.create_connection((HOST, self.port), ANSWER_SECONDS) as connection:
+                connection.sendall(head + body)
+                with connection.makefile("rb") as said:
+                    (size,) = struct.unpack("<i", said.read(4))
+                    answered = said.read(size - 4)[17:]
+        except (OSError, struct.error):
             return {}
         # A moment may be one that Python has no object for.
         options = bson.CodecOptions(datetime_conversion=bson.DatetimeConversion.DATETIME_AUTO)
-        return bson.decode(said[21:], options)
+        return bson.decode(answered, options)
 
     def url(self) -> str:
         name = f"?replicaSet={self.replica_set}" if self.replica_set else ""

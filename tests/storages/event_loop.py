@@ -21,6 +21,7 @@ class Loop:
         return lambda *args, **kwargs: self.run(function(*args, **kwargs))
 
     def close(self) -> None:
+        self.run(self.loop.shutdown_asyncgens())
         self.run(self._cancel_all())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()

@@ -44,6 +44,7 @@ _URI: Final = full_name("MONGODB_URI")
 _CLIENT: Final = full_name("MONGODB_CLIENT")
 _TIMEOUTS: Final = ("serverSelectionTimeoutMS", "connectTimeoutMS", "waitQueueTimeoutMS")
 """The options of the client that limit how long a command waits before it is sent."""
+_MONITORING: Final = "serverMonitoringMode"
 _COLLECTION_OPTIONS: Final[dict[str, Any]] = {
     # Milliseconds, not ``datetime``, which takes longer and ends in the year 9999.
     "codec_options": CodecOptions(
@@ -106,7 +107,10 @@ class OwnClients:
         return client
 
     def awaited(self) -> AsyncMongoClient[dict[str, Any]] | None:
-        client: AsyncMongoClient[dict[str, Any]] = self._make(AsyncMongoClient)
+        # A monitor that waits for news from the server has a connection that nobody else can close,
+        # and needs another one. Polling, it has one, which a loop that has ended leaves in a pool.
+        mode = {} if _MONITORING.lower() in self._stated else {_MONITORING: "poll"}
+        client: AsyncMongoClient[dict[str, Any]] = self._make(AsyncMongoClient, **mode)
         return client
 
     def close(self) -> None:
@@ -115,23 +119,21 @@ class OwnClients:
             with suppress(*_ERRORS), pymongo.timeout(_CLOSE_SECONDS):
                 client.close()
 
-    def _make(self, kind: Any) -> Any:
+    def _make(self, kind: Any, **options: Any) -> Any:
         try:
-            return kind(self._uri, connect=False, **self._options)
-        # Texts of these may quote a part of a password.
-        except InvalidURI:
-            raise ImproperlyConfigured(
-                f"{_URI} is not an address of MongoDB. Write "
-                "'mongodb://USER:PASSWORD@HOST:PORT/DATABASE', or 'mongodb+srv://...', and "
-                "percent-encode what is special in a URL."
-            ) from None
+            return kind(self._uri, connect=False, **self._options, **options)
         except (ConfigurationError, ValueError, TypeError) as error:
+            # The text may quote a part of a password.
             text = str(error).lower()
             names = ", ".join(sorted(name for name in self._stated if name in text))
-            raise ImproperlyConfigured(
-                f"{_URI} has an option that pymongo refuses{f': {names}' if names else ''}. "
-                "Correct it, or remove it."
-            ) from None
+            problem = (
+                f"has an option that pymongo refuses: {names}. Correct it, or remove it."
+                if names and not isinstance(error, InvalidURI)
+                else "is not an address of MongoDB. Write "
+                "'mongodb://USER:PASSWORD@HOST:PORT/DATABASE', or 'mongodb+srv://...', and "
+                "percent-encode what is special in a URL."
+            )
+            raise ImproperlyConfigured(f"{_URI} {problem}") from None
 
 
 class GivenClient:
@@ -223,13 +225,13 @@ class Server:
 
     async def aask(self, name: str, *arguments: Any, patient: bool = False, **options: Any) -> Any:
         """See `ask`."""
-        collection = self._loops.client_of_running_loop()
-        if collection is None:
+        awaited = self._loops.client_of_running_loop()
+        if awaited is None:
             return await in_thread(self.ask)(name, *arguments, patient=patient, **options)
         began = self._breaker.begin()
         try:
             with self._limit(patient):
-                answer = getattr(collection, name)(*arguments, **options)
+                answer = getattr(awaited.collection, name)(*arguments, **options)
                 answer = await (answer.to_list() if name in _CURSORS else answer)
         except _ERRORS as error:
             self._fail(error, began, name)
@@ -244,7 +246,9 @@ class Server:
 
     def _connect_loop(self) -> Awaited | None:
         client = self._clients.awaited()
-        return None if client is None else _collection_of(client, *self._names)
+        if client is None:
+            return None
+        return Awaited(_collection_of(client, *self._names), client._topology)
 
     def _limit(self, patient: bool) -> AbstractContextManager[None]:
         if patient or not self._timeout or self._clients.limits_time:

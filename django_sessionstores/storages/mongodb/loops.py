@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 from pymongo.asynchronous.collection import AsyncCollection
 
-Awaited: TypeAlias = AsyncCollection[dict[str, Any]]
+
+class Awaited(NamedTuple):
+    """What an event loop has of a server: a collection, which has its client."""
+
+    collection: AsyncCollection[dict[str, Any]]
+    topology: Any
+    """What has the connections. In a forked process, the client has another one."""
 
 
 class MongoClients:
-    """The `ClientKind` of pymongo. What a loop has is a collection, which has its client."""
+    """The `ClientKind` of pymongo."""
 
     def __init__(self, connect: Callable[[], Awaited | None]) -> None:
         self.connect = connect
 
     async def close(self, client: Awaited) -> None:
-        await client.database.client.close()
+        await client.collection.database.client.close()
 
     def abandon(self, client: Awaited, *, is_shared: bool) -> None:
-        for pool in _pools(client):
+        for pool in _pools(client, with_monitors=True):
             for connection in list(pool.conns):
                 transport = connection.conn.conn[0]
                 # TransportSocket has no close(). Loops in C have another class, and close their
@@ -38,10 +44,9 @@ class MongoClients:
         return any(pool.active_sockets for pool in _pools(client, with_monitors=False))
 
 
-def _pools(collection: Any, *, with_monitors: bool = True) -> Iterator[Any]:
+def _pools(client: Awaited, *, with_monitors: bool) -> Iterator[Any]:
     """Yield the pools of a client: one for each server, and those of the monitors."""
-    topology = getattr(collection.database.client, "_topology", None)
-    for server in list(getattr(topology, "_servers", {}).values()):
+    for server in list(getattr(client.topology, "_servers", {}).values()):
         yield server.pool
         if with_monitors:
             monitor = server._monitor

@@ -58,7 +58,8 @@ monitoring.register(observer)
 @contextmanager
 def storage_at(server: Any, **options: Any) -> Iterator[MongoDBStorage]:
     """Yield an empty storage on a server, with these options of ``SESSIONSTORES`` in force."""
-    stated = {"MONGODB_URI": server.url(), "MONGODB_DATABASE": DATABASE, **options}
+    uri = server.url() if server else ""
+    stated = {"MONGODB_URI": uri, "MONGODB_DATABASE": DATABASE, **options}
     with override_settings(SESSIONSTORES=stated):
         storage = from_settings()
         try:
