@@ -208,6 +208,7 @@ CASES = (
     Case("cache", MEMCACHED, SQLITE),
     Case("mongodb", other=MONGODB),
     Case("cookie", other=MONGODB),
+    Case("cached_db", LOCMEM, other=MONGODB),
 )
 
 
@@ -235,7 +236,7 @@ KINDS: Final = frozenset(
 )
 """The cases that differ in kind: what holds on these nearly always holds on the others."""
 
-EXTRA: Final = frozenset({"mongodb:mongodb", "cookie:mongodb"})
+EXTRA: Final = frozenset({"mongodb:mongodb", "cookie:mongodb", "cached_db:locmem+mongodb"})
 """The cases that are of a kind of their own, but run only where all do, or alone."""
 
 
@@ -435,6 +436,8 @@ def activate(
         options = {"REGISTRY": case.registry} if case.registry else {}
         if case.other is not None:
             options |= entry(case.other)
+            if case.engine == "cached_db":
+                options["CACHED_STORE"] = "mongodb"
         if options:
             overrides["SESSIONSTORES"] = options
         if case.cache is not None:

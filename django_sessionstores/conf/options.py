@@ -300,6 +300,12 @@ class Settings:
         seconds. A logout that did not reach the cache can go unnoticed for this time."""
         return seconds("CACHE_LEASE", default=60)
 
+    @cached_property
+    def CACHED_STORE(self) -> str:
+        """The engine that keeps the sessions of which ``cached_db`` has copies in the cache:
+        ``"db"`` or ``"mongodb"``."""
+        return choice("CACHED_STORE", "db", "mongodb")
+
     # The mongodb engine.
 
     @cached_property

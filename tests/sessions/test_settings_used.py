@@ -81,7 +81,7 @@ def test_every_engine_is_made_again_for_its_own_settings(engine: cases.Engine) -
     [
         ("MERGE_WINDOW", 7.0, {"cookie", "cache"}),
         ("CACHE_LEASE", 7.0, {"cached_db", "cookie", "cache"}),
-        ("DATABASE_TIMEOUT", 7.0, {"mongodb", "cookie", "cache"}),
+        ("DATABASE_TIMEOUT", 7.0, {"mongodb", "cached_db", "cookie", "cache"}),
         ("MAX_SESSIONS", 7, set[str]()),
     ],
 )

@@ -23,6 +23,7 @@ _KEPT: Final = frozenset(
         "REGISTRY",
         "ENCRYPTION_KEYS",
         "DATABASE_TIMEOUT",
+        "CACHED_STORE",
         "MONGODB_URI",
         "MONGODB_CLIENT",
         "MONGODB_DATABASE",

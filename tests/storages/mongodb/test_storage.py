@@ -119,7 +119,7 @@ def test_many_sessions_end_in_three_commands(storage: MongoDBStorage) -> None:
     assert collection(storage).count_documents({}) == 0
 
 
-@pytest.mark.engines("mongodb")
+@pytest.mark.engines("mongodb:mongodb")
 @pytest.mark.django_db
 def test_the_commands_of_requests(engine: Engine, client: Any, django_user_model: Any) -> None:
     """As the documentation promises: a login takes two, and no request connects anew."""
