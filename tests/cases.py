@@ -415,6 +415,9 @@ def activate(
     says how to make them, ``{Redis: partial(Redis, maxmemory="3mb")}``. Subprocesses started
     meanwhile reach the same stores through `attach`. Further ``settings`` are overridden as well.
     """
+    # Not at the top, where the apps are not ready.
+    from django_sessionstores.operations.indexes import make_indexes
+
     with ExitStack() as stack:
         path = engine_path(case)
         servers: dict[type[Service], Service] = {}
@@ -460,6 +463,8 @@ def activate(
         if prepare:
             if case.cache is DATABASE_CACHE:
                 call_command("createcachetable", database=alias, verbosity=0)
+            if case.other is MONGODB:
+                make_indexes()  # As `migrate` does.
             engine.empty()
         yield engine
 

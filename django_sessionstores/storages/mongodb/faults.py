@@ -9,6 +9,7 @@ from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
     ConnectionFailure,
+    InvalidOperation,
     NetworkTimeout,
     NotPrimaryError,
     OperationFailure,
@@ -114,7 +115,11 @@ _FAULTS: Final = (
         (NetworkTimeout,),
     ),
     Fault("The server cannot be reached", _ADDRESS, kinds=(ConnectionFailure, OSError)),
-    Fault("The client cannot be used", "Look at {entry}.", kinds=(ConfigurationError,)),
+    Fault(
+        "The client cannot be used",
+        "Look at {entry}.",
+        kinds=(ConfigurationError, InvalidOperation),
+    ),
 )
 """The first one that matches counts."""
 

@@ -104,8 +104,10 @@ class MongoDBStorage(FlowStorage):
             yield self._call("insert_one", document_of(record))
         except Duplicate:
             # A server without a replica set does not know that it has carried out a write.
-            if record.state is State.LIVE and _is_same((yield from self._read(record.id)), record):
-                return Updated(record)
+            if record.state is State.LIVE:
+                with suppress(UnreadablePayload):
+                    if _is_same((yield from self._read(record.id)), record):
+                        return Updated(record)
             return Taken()
         return Updated(record)
 

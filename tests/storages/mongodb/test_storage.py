@@ -205,7 +205,7 @@ def test_no_write_replaces_a_tombstone(storage: MongoDBStorage, state: State) ->
 
 def test_a_save_of_a_session_that_is_being_ended_with_others(storage: MongoDBStorage) -> None:
     """Between the commands that mark the sessions and remove them."""
-    base = make_record()
+    base = make_record(payload=b"long enough to be taken for the id of a successor")
     storage.create(base, now())
     ask, outcomes = storage._server.ask, []
 
