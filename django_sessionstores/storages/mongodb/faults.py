@@ -114,6 +114,12 @@ _FAULTS: Final = (
         (50, 262),
         (NetworkTimeout,),
     ),
+    Fault(
+        "The server did not answer in time",
+        _ADDRESS,
+        kinds=(ConnectionFailure,),
+        words="timed out",
+    ),
     Fault("The server cannot be reached", _ADDRESS, kinds=(ConnectionFailure, OSError)),
     Fault(
         "The client cannot be used",

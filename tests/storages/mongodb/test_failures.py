@@ -244,14 +244,21 @@ def test_a_rotation_whose_answer_is_lost() -> None:
             assert isinstance(storage.rotate(new, base, tombstone, now()), Updated)
         assert (storage.read(ID), storage.read(new.id)) == (tombstone, new)
 
-        other = make_record("c" * 40)
+        # Another request has saved the session meanwhile, so that half of it was stored.
+        other, saved = make_record("c" * 40), successor(new)
+        storage.update(saved, new, now())
+        with failing(server, 1, **lost), pytest.raises(StorageUnavailable):
+            storage.rotate(other, new, tombstone, now())
+        assert storage.read(other.id) is None
+        assert storage.read(new.id) == saved
+
         with (
             failing(server, 1, failCommands=["update"], closeConnection=True),
             pytest.raises(StorageUnavailable),
         ):
-            storage.rotate(other, new, tombstone, now())
+            storage.rotate(other, saved, tombstone, now())
         assert storage.read(other.id) is None
-        assert storage.read(new.id) == new
+        assert storage.read(new.id) == saved
 
 
 # Rights -------------------------------------------------------------------------------------------
