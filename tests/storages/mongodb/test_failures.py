@@ -76,6 +76,21 @@ def test_a_server_that_is_back_is_used_again() -> None:
         assert storage.read(ID) is not None
 
 
+@pytest.mark.parametrize("replica_set", ["sessions", ""], ids=["replica set", "single server"])
+def test_a_server_that_was_restarted_fails_no_request(replica_set: str) -> None:
+    """Its connections are closed, which the client finds out."""
+    with MongoDB(replica_set=replica_set) as server, storage_at(server) as storage:
+        record = make_record()
+        storage.create(record, now())
+        for _ in range(3):
+            server.restart()
+            changed = successor(record)
+            assert isinstance(storage.update(changed, record, now()), Updated)
+            server.restart()
+            record = storage.read(ID)
+            assert record == changed
+
+
 def _answers(storage: Any) -> bool:
     try:
         storage.read(ID)
