@@ -63,6 +63,7 @@ ALL_ENGINES = f"The engines are: {', '.join(repr(ENGINES + name) for name in NAM
         (ENGINES + "filebased", write("file")),
         (ENGINES + "cookies", "Did you mean 'django_sessionstores.backends.cookie'?"),
         (ENGINES + "cassandra", ALL_ENGINES),
+        (ENGINES + "mongo", write("mongodb")),
         ("django_sessionstores.db", "Did you mean 'django_sessionstores.backends.db'?"),
         (
             "django_sessionstore.backends.cached_db",
