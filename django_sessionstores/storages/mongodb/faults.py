@@ -76,7 +76,7 @@ _FAULTS: Final = (
     Fault(
         "The replica set has changed its primary, or its primary is shutting down",
         f"It takes some seconds until there is another one. {_STATUS}",
-        (10107, 13435, 13436, 189, 11600, 11602, 91, 10058, 112),
+        (10107, 13435, 13436, 189, 11600, 11602, 91, 10058),
         (NotPrimaryError,),
     ),
     Fault(
