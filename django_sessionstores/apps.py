@@ -21,11 +21,12 @@ class SessionStoresConfig(AppConfig):
         from .accounts import changes as accounts
         from .accounts import recent_authentication
         from .conf import settings
-        from .operations import checks, statistics  # noqa: F401 - checks registers them
+        from .operations import checks, indexes, statistics  # noqa: F401 - checks registers them
 
         accounts.connect()
         recent_authentication.connect()
         statistics.connect()
+        indexes.connect(self)
         try:
             is_measured = settings.OPENTELEMETRY
         except ImproperlyConfigured:

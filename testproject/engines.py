@@ -42,10 +42,13 @@ FORMS: Final = """\
   cookie+cache+<cache>                              not memcached
   cookie+cached_db+<cache>
   cache+memcached://host:11211+db                   with a registry, which lists sessions
+  cookie+mongodb+<mongodb>
+  mongodb+<mongodb>
 
   <database>  sqlite:///absolute/path.sqlite3
               postgres://user:password@host:5432/name
               mysql://user:password@host:3306/name
+  <mongodb>   mongodb://user:password@host:27017/name
   <cache>     redis://localhost:6379/0              through Django's RedisCache; rediss:// for TLS
               django-redis://localhost:6379/0       through django-redis; django-rediss:// for TLS
               memcached://host:11211,host:11212
@@ -56,7 +59,7 @@ written %2B."""
 
 _ENGINES: Final = frozenset(re.findall(r"^  (\w+)", FORMS.partition("\n\n")[0], re.MULTILINE))
 _IN_A_CACHE: Final = frozenset({"cache", "cached_db"})
-_REGISTRIES: Final = frozenset({"db", *_IN_A_CACHE})
+_REGISTRIES: Final = frozenset({"db", "mongodb", *_IN_A_CACHE})
 _DATABASES: Final = {"postgres": "postgresql", "postgresql": "postgresql", "mysql": "mysql"}
 _BACKENDS: Final = "django.core.cache.backends."
 _PYMEMCACHE: Final = _BACKENDS + "memcached.PyMemcacheCache"
@@ -74,6 +77,8 @@ class Choice:
     """The default database, which also stores the users."""
     cache: dict[str, Any] | None
     """The cache for sessions or their registry; ``None`` if no engine needs one."""
+    mongodb: str
+    """The address of MongoDB for sessions or their registry; empty if no engine needs it."""
     sessions_folder: Path
     """The folder in which the file engine keeps its sessions."""
     text: str
@@ -89,6 +94,7 @@ def parse(value: str, folder: Path) -> Choice:
     if engine not in _ENGINES:
         raise _value_error(value, f"{engine!r} is not an engine.")
     registry = ""
+    mongodb = ""
     database = cache = sessions_folder = None
     for number, store in enumerate(stores, start=2):
         try:
@@ -98,6 +104,8 @@ def parse(value: str, folder: Path) -> Choice:
                 registry = store
             elif _IN_A_CACHE & {engine, registry} and cache is None:
                 cache = _cache(store, folder)
+            elif "mongodb" in {engine, registry} and not mongodb:
+                mongodb = _mongodb(store)
             else:
                 database = _database(store)
         except ValueError as error:
@@ -105,7 +113,9 @@ def parse(value: str, folder: Path) -> Choice:
             raise _value_error(value, f"Part {number}: {error}.") from None
     if cache is None and (without := _IN_A_CACHE & {engine, registry}):
         raise _value_error(value, f"The engine {min(without)!r} needs a cache.")
-    parts = (registry or None, database, cache, sessions_folder)
+    if "mongodb" in {engine, registry} and not mongodb:
+        raise _value_error(value, "The engine 'mongodb' needs the address of MongoDB.")
+    parts = (registry or None, database, cache, mongodb or None, sessions_folder)
     if len(stores) > sum(part is not None for part in parts):
         raise _value_error(value, "It has more than one database.")
     return Choice(
@@ -113,6 +123,7 @@ def parse(value: str, folder: Path) -> Choice:
         registry=registry,
         database=database or _sqlite(folder / "demo.sqlite3"),
         cache=cache,
+        mongodb=mongodb,
         sessions_folder=sessions_folder or folder / "sessions",
         text=hide_passwords(value),
     )
@@ -127,6 +138,15 @@ def hide_passwords(value: str) -> str:
     """Return the value with asterisks in place of its passwords."""
     # A password ends at the last @ of its URL, because it may contain an unquoted @.
     return re.sub(r"(://[^:/@]*):(?:(?!://).)*@", r"\1:***@", value)
+
+
+def _mongodb(store: str) -> str:
+    url = urlsplit(store)
+    if url.scheme != "mongodb":
+        raise ValueError("no address of MongoDB has this form")
+    if not url.path.removeprefix("/"):
+        raise ValueError("the name of the database is missing, after the host and a slash")
+    return store
 
 
 def _database(store: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from tests.services import (
     MariaDB,
     Memcached,
     MemcachedNodes,
+    MongoDB,
     PostgreSQL,
     Redis,
     Service,
@@ -36,13 +37,15 @@ from tests.services import (
 BACKENDS = "django_sessionstores.backends"
 CACHE_ALIAS = "sessions"
 CACHE_TABLE = "session_cache"
+MONGODB_DATABASE = "sessions"
 
 
 @dataclass(frozen=True)
 class Store:
-    """A cache or a database: how Django is told about it, given a started `server`.
+    """A cache, a database or another store: how Django is told about it, given a started `server`.
 
-    ``configure`` gets None where there is no server, and makes an entry of CACHES or DATABASES.
+    ``configure`` gets None where there is no server, and makes an entry of CACHES or DATABASES, or
+    options of SESSIONSTORES.
     """
 
     name: str
@@ -50,7 +53,9 @@ class Store:
     server: type[Service] | None = None
 
 
-_EMPTIED_BY_STORE: Final = frozenset({"memory", "file", "db", "cache", "cached_db", "cookie"})
+_EMPTIED_BY_STORE: Final = frozenset(
+    {"memory", "file", "db", "cache", "cached_db", "cookie", "mongodb"}
+)
 """The engines whose stores `Engine.empty` knows."""
 _END_OF_TIME: Final = 2**53
 """A moment, in milliseconds, at which every record has expired."""
@@ -125,6 +130,14 @@ FILE_CACHE = Store(
     ),
 )
 
+# Stores that are neither ------------------------------------------------------------------------
+
+MONGODB = Store(
+    "mongodb",
+    lambda server: {"MONGODB_URI": server.url(), "MONGODB_DATABASE": MONGODB_DATABASE},
+    MongoDB,
+)
+
 # Rows -----------------------------------------------------------------------------------------
 
 
@@ -136,10 +149,12 @@ class Case:
     """The last part of SESSION_ENGINE."""
     cache: Store | None = None
     database: Store | None = None
+    other: Store | None = None
+    """The store that options of SESSIONSTORES name."""
 
     @property
     def stores(self) -> list[Store]:
-        return [store for store in (self.cache, self.database) if store is not None]
+        return [each for each in (self.cache, self.database, self.other) if each is not None]
 
     @property
     def id(self) -> str:
@@ -155,13 +170,18 @@ class Case:
             return "db" if self.database else ""
         if self.engine != "cookie":
             return ""
+        if self.other:
+            return "mongodb"
         return {1: "cache" if self.cache else "db", 2: "cached_db"}.get(len(self.stores), "")
 
     @property
     def names(self) -> set[str]:
         """Everything by which the case can be selected."""
         servers = {store.server.name for store in self.stores if store.server}
-        return {self.id, self.engine, *(store.name for store in self.stores), *servers}
+        names = {self.id, *(store.name for store in self.stores), *servers}
+        # Tests that name cached_db expect that it takes part in the transactions of a database.
+        is_usual = self.engine != "cached_db" or self.database is not None
+        return names | {self.engine} if is_usual else names
 
 
 CASES = (
@@ -188,6 +208,9 @@ CASES = (
     Case("cookie", DJANGO_REDIS),
     Case("cookie", REDIS_CACHE, POSTGRESQL),
     Case("cache", MEMCACHED, SQLITE),
+    Case("mongodb", other=MONGODB),
+    Case("cookie", other=MONGODB),
+    Case("cached_db", LOCMEM, other=MONGODB),
 )
 
 
@@ -215,17 +238,21 @@ KINDS: Final = frozenset(
 )
 """The cases that differ in kind: what holds on these nearly always holds on the others."""
 
+EXTRA: Final = frozenset({"mongodb:mongodb", "cookie:mongodb", "cached_db:locmem+mongodb"})
+"""The cases that are of a kind of their own, but run only where all do, or alone."""
+
 
 def representatives(cases: list[Case]) -> list[Case]:
     """Return those of some cases that differ in kind.
 
-    Of an engine that has none among them, the first one stands for the others.
+    Of an engine that has none among them, the first one stands for the others, unless it is an
+    `EXTRA` one beside others.
     """
     kept = [case for case in cases if case.id in KINDS]
-    rest = {case.engine: case for case in reversed(cases)}
+    rest = {case.engine: case for case in reversed(cases) if case.id not in EXTRA}
     for case in kept:
         rest.pop(case.engine, None)
-    return [case for case in cases if case in kept or case in rest.values()]
+    return [case for case in cases if case in kept or case in rest.values()] or cases
 
 
 # Running a case -------------------------------------------------------------------------------
@@ -295,6 +322,10 @@ class Engine:
             from django_sessionstores.models import StoredSession
 
             StoredSession._base_manager.using(self.database).all()._raw_delete(self.database)
+        if self.case.other is MONGODB:
+            everything = [{"q": {}, "limit": 0}]
+            command = {"delete": "django_sessionstores", "deletes": everything}
+            assert self.server(MongoDB).ask(command, MONGODB_DATABASE)["ok"]
         # The folder that SESSION_FILE_PATH names, which more engines than "file" may use.
         self.file_path.mkdir(mode=0o700, exist_ok=True)
         if self.case.engine == "file":
@@ -393,6 +424,9 @@ def activate(
     says how to make them, ``{Redis: partial(Redis, maxmemory="3mb")}``. Subprocesses started
     meanwhile reach the same stores through `attach`. Further ``settings`` are overridden as well.
     """
+    # Not at the top, where the apps are not ready.
+    from django_sessionstores.operations.indexes import make_indexes
+
     with ExitStack() as stack:
         path = engine_path(case)
         servers: dict[type[Service], Service] = {}
@@ -411,8 +445,13 @@ def activate(
             "SESSION_ENGINE": path,
             "SESSION_FILE_PATH": _folder("sessions"),
         }
-        if case.registry:
-            overrides["SESSIONSTORES"] = {"REGISTRY": case.registry}
+        options = {"REGISTRY": case.registry} if case.registry else {}
+        if case.other is not None:
+            options |= entry(case.other)
+            if case.engine == "cached_db":
+                options["CACHED_STORE"] = "mongodb"
+        if options:
+            overrides["SESSIONSTORES"] = options
         if case.cache is not None:
             overrides["CACHES"] = {
                 "default": _cache("django.core.cache.backends.locmem.LocMemCache"),
@@ -433,6 +472,8 @@ def activate(
         if prepare:
             if case.cache is DATABASE_CACHE:
                 call_command("createcachetable", database=alias, verbosity=0)
+            if case.other is MONGODB:
+                make_indexes()  # As `migrate` does.
             engine.empty()
         yield engine
 

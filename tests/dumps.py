@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
+import bson
 import msgspec
 import redis
 from django.db import connections
 from pymemcache.client.base import Client as MemcachedClient
+from pymongo import MongoClient
 
-from tests.cases import CACHE_TABLE, DATABASE_CACHE, FILE_CACHE
-from tests.services import HOST, Memcached, MemcachedNodes, Redis
+from tests.cases import CACHE_TABLE, DATABASE_CACHE, FILE_CACHE, MONGODB, MONGODB_DATABASE
+from tests.services import HOST, Memcached, MemcachedNodes, MongoDB, Redis
 
 TABLE = "django_sessionstores_storedsession"
-_KNOWN: Final = frozenset({"memory", "file", "db", "cache", "cached_db", "cookie"})
+_KNOWN: Final = frozenset({"memory", "file", "db", "cache", "cached_db", "cookie", "mongodb"})
 """The engines whose stores `places` and `dump` read."""
 
 
@@ -48,6 +50,8 @@ def places(engine: Any, session_id: str) -> list[Place]:
         found.append(_in_cache(engine, f"django_sessionstores:{session_id}"))
     if engine.case.database is not None and not engine.case.registry:
         found.append(_column(engine.database, TABLE, "id", session_id, "payload"))
+    if engine.case.other is MONGODB and not engine.case.registry:
+        found.append(_in_document(engine, session_id))
     return found
 
 
@@ -59,6 +63,8 @@ def spoil(engine: Any, session_id: str) -> None:
         state = f"UPDATE {TABLE} SET state = 9 WHERE id = %s"
         with connections[engine.database].cursor() as cursor:
             cursor.execute(state, [session_id])
+    if engine.case.other is MONGODB:
+        _documents(engine).update_one({"_id": bytes.fromhex(session_id)}, {"$set": {"state": 9}})
 
 
 def dump(engine: Any) -> bytes:
@@ -75,6 +81,10 @@ def dump(engine: Any) -> bytes:
         parts += _cached(engine)
     if engine.case.database is not None:
         parts += _rows(engine.database, TABLE)
+    if engine.case.other is MONGODB:
+        # Documents as they lie on the disk, where ids are bytes.
+        for each in _documents(engine).find():
+            parts += [bson.encode(each), each["_id"].hex().encode()]
     return b"\n".join(parts)
 
 
@@ -149,6 +159,19 @@ def contents(client: redis.Redis, name: bytes) -> list[bytes]:
 
 def _redis(engine: Any) -> Any:
     return redis.Redis(host=HOST, port=engine.server(Redis).port)
+
+
+def _documents(engine: Any) -> Any:
+    return MongoClient(engine.server(MongoDB).url())[MONGODB_DATABASE]["django_sessionstores"]
+
+
+def _in_document(engine: Any, session_id: str) -> Place:
+    documents, name = _documents(engine), {"_id": bytes.fromhex(session_id)}
+    return Place(
+        "document",
+        lambda: documents.find_one(name)["payload"],
+        lambda payload: documents.update_one(name, {"$set": {"payload": payload}}),
+    )
 
 
 def _in_memory(records: dict[str, Any], session_id: str) -> Place:

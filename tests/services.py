@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -508,6 +509,123 @@ class Memcached(Server):
         return answer(self.port, b"version\r\n").startswith(b"VERSION ")
 
 
+class MongoDB(Server):
+    """Arguments are mongod's: ``MongoDB("--auth")``. Options are its parameters.
+
+    It is a replica set of one node, which has transactions and repeats writes, or with
+    ``replica_set=""`` a server without one. It removes what has expired only if told to
+    (``ttlMonitorEnabled="true"``): tests have clocks of their own.
+    """
+
+    name = "mongodb"
+    executables = ("mongod",)
+    debian_package = ""
+    stop_signal = SIGKILL  # A primary waits for its secondaries; what was acknowledged is on disk.
+    CACHED = Path(__file__).parent.parent / ".cache/mongod"
+    """Where `.ci/run` puts a server that no package of Debian has."""
+    PARAMETERS: ClassVar = {
+        "enableTestCommands": "1",
+        "ttlMonitorEnabled": "false",
+        "diagnosticDataCollectionEnabled": "false",
+    }
+
+    def __init__(
+        self,
+        *arguments: str,
+        replica_set: str = "sessions",
+        is_member: bool = False,
+        **options: str,
+    ) -> None:
+        super().__init__()
+        self.arguments = arguments
+        self.replica_set = replica_set
+        self.is_member = is_member
+        """Whether it waits for others before it is a replica set."""
+        self.options = options
+
+    @property
+    def install_hint(self) -> str:
+        return (
+            "a server of MongoDB from its makers, so that mongod is on the PATH. The function "
+            "install_mongod of .ci/run puts one into .cache/mongod"
+        )
+
+    def find_program(self) -> str:
+        cached = self.CACHED / "bin/mongod"
+        return (
+            str(cached) if not executable("mongod") and cached.exists() else super().find_program()
+        )
+
+    def environment(self) -> dict[str, str] | None:
+        if not self._program.startswith(str(self.CACHED)):
+            return None
+        return {**os.environ, "LD_LIBRARY_PATH": str(self.CACHED / "lib")}
+
+    # It runs as anybody, root included, and an account of its own could not reach the program.
+    def account(self) -> None:
+        return None
+
+    def prepare(self) -> None:
+        (self.folder / "data").mkdir()
+
+    def command(self) -> list[str]:
+        parameters = {**self.PARAMETERS, **self.options}
+        return [
+            *(self._program, "--bind_ip", HOST, "--port", str(self.port), "--nounixsocket"),
+            *("--dbpath", str(self.folder / "data"), "--wiredTigerCacheSizeGB", "0.25"),
+            *(("--replSet", self.replica_set, "--oplogSize", "64") if self.replica_set else ()),
+            *(f"--setParameter={name}={value}" for name, value in parameters.items()),
+            *self.arguments,
+        ]
+
+    def answers(self) -> bool:
+        said = self.ask({"hello": 1})
+        return bool(said.get("ok")) and (self.is_member or said["isWritablePrimary"])
+
+    def _spawn(self) -> None:
+        waits, self.is_member = self.is_member, True
+        super()._spawn()
+        self.is_member = waits
+        if not waits:
+            if self.replica_set and not self.ask({"hello": 1}).get("setName"):
+                self.initiate(self)
+            wait_until(self._is_up, f"{self.name} is a primary")
+
+    def initiate(self, *members: "MongoDB") -> None:
+        """Make a replica set of this server and the others."""
+        configuration = {
+            "_id": self.replica_set,
+            "members": [{"_id": each.port, "host": each.addresses[0]} for each in members],
+            # Tests do not wait ten seconds for another primary.
+            "settings": {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200},
+        }
+        said = self.ask({"replSetInitiate": configuration})
+        if not said.get("ok"):
+            raise RuntimeError(f"{self.name} does not become a replica set: {said}")
+
+    def ask(self, command: dict[str, Any], database: str = "admin") -> dict[str, Any]:
+        """Return what the server says to a command; an empty dict if it says nothing."""
+        import bson
+
+        body = b"\0\0\0\0\0" + bson.encode({**command, "$db": database})
+        head = struct.pack("<iiii", 16 + len(body), 1, 0, 2013)
+        try:
+            with socket.create_connection((HOST, self.port), ANSWER_SECONDS) as connection:
+                connection.sendall(head + body)
+                with connection.makefile("rb") as said:
+                    (size,) = struct.unpack("<i", said.read(4))
+                    answered = said.read(size - 4)[17:]
+        except (OSError, struct.error):
+            return {}
+        # A moment may be one that Python has no object for.
+        options = bson.CodecOptions(datetime_conversion=bson.DatetimeConversion.DATETIME_AUTO)
+        return bson.decode(answered, options)
+
+    def url(self) -> str:
+        name = f"?replicaSet={self.replica_set}" if self.replica_set else ""
+        return f"mongodb://{self.addresses[0]}/{name}"
+
+
 class Nginx(Server):
     """A reverse proxy to the given port of this machine, with nginx's own limits."""
 
@@ -802,6 +920,47 @@ class RedisSentinel(Group):
     @property
     def sentinel_addresses(self) -> list[tuple[str, int]]:
         return [(HOST, sentinel.port) for sentinel in self.sentinels]
+
+
+class MongoReplicaSet(Group):
+    """Three members, of which one is the primary. If it is gone, another one is, in a second."""
+
+    name = "mongodb replica set"
+    members: list[MongoDB]
+
+    def __init__(self, **options: str) -> None:
+        super().__init__()
+        self.members = [MongoDB(is_member=True, **options) for _ in range(3)]
+
+    def join(self) -> None:
+        first, *_ = self.members
+        first.initiate(*self.members)
+        self._wait_until_whole()
+
+    def restart(self) -> None:
+        super().restart()
+        self._wait_until_whole()
+
+    def _wait_until_whole(self) -> None:
+        def is_whole() -> bool:
+            said = [each.ask({"hello": 1}) for each in self.members]
+            has_primary = any(each.get("isWritablePrimary") for each in said)
+            return has_primary and all(
+                each.get("isWritablePrimary") or each.get("secondary") for each in said
+            )
+
+        wait_until(is_whole, "the replica set has a primary and two secondaries")
+
+    @property
+    def primary(self) -> MongoDB:
+        """The member that is the primary; ``LookupError`` while there is none."""
+        for each in self.members:
+            if each.is_running and each.ask({"hello": 1}).get("isWritablePrimary"):
+                return each
+        raise LookupError("No member is the primary")
+
+    def url(self) -> str:
+        return f"mongodb://{','.join(self.addresses)}/?replicaSet={self.members[0].replica_set}"
 
 
 _running: list[Server] = []

@@ -22,7 +22,16 @@ from django.core.exceptions import ImproperlyConfigured
 from django_sessionstores.core.records import session_id
 from testproject import engines
 from tests import ROOT
-from tests.services import HOST, MariaDB, Memcached, PostgreSQL, Redis, free_port, wait_until
+from tests.services import (
+    HOST,
+    MariaDB,
+    Memcached,
+    MongoDB,
+    PostgreSQL,
+    Redis,
+    free_port,
+    wait_until,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -123,6 +132,13 @@ def test_a_registry_on_a_server() -> None:
     assert "registered in Redis" in output
 
 
+@pytest.mark.parametrize("value", ["mongodb", "cookie+mongodb"])
+def test_sessions_in_mongodb(value: str) -> None:
+    with MongoDB(replica_set="") as server:
+        output = assert_keeps_its_promises(f"{value}+{server.url()}demo")
+    assert "MongoDB (collection 'django_sessionstores' of the database 'demo')" in output
+
+
 # What is wrong --------------------------------------------------------------------------------
 
 
@@ -144,6 +160,9 @@ def test_a_registry_on_a_server() -> None:
         ("cookie+db+db", "Part 3: no database"),
         ("db+db", "Part 2: no database"),
         ("cache+redis://h+db", "Part 3: no database"),
+        ("mongodb", "needs the address of MongoDB"),
+        ("mongodb+mongodb://h", "name of the database is missing"),
+        ("cookie+mongodb+redis://h", "Part 3: no address of MongoDB"),
     ],
 )
 def test_a_wrong_value_names_the_variable_and_what_it_may_be(value: str, reason: str) -> None:
@@ -188,6 +207,7 @@ def test_quoted_characters_in_a_password_arrive() -> None:
         (f"cache+redis://:{PASSWORD}@{HOST}:{{port}}/0", "The store for sessions cannot be used"),
         (f"cache+memcached://{HOST}:{{port}}", "The store for sessions cannot be used"),
         (f"cookie+cache+redis://{HOST}:{{port}}/0", "The store for sessions cannot be used"),
+        (f"mongodb+mongodb://{HOST}:{{port}}/n", "The store for sessions cannot be used"),
         (f"cookie+cache+memcached://{HOST}:{{port}}", "which forgets what it has no room for"),
         (f"file+{Path(__file__).as_posix()}/below", "A folder cannot be made"),
     ],

@@ -100,7 +100,7 @@ def test_each_private_name_of_others_is_listed() -> None:
 
 def test_the_versions_that_were_read_are_listed() -> None:
     """Packages that follow one another quickly are listed by the version that was read last."""
-    for package in ("asgiref", "redis", "pymemcache"):
+    for package in ("asgiref", "redis", "pymemcache", "pymongo"):
         major = version(package).partition(".")[0]
         assert f"{package} {major}." in LISTED, f"{package} {version(package)} was not read"
 

@@ -949,7 +949,8 @@ def test_the_time_to_come_back_is_the_projects(site: Any, engine: Any) -> None:
 
 @pytest.fixture
 def anonymous(engine: Any) -> Iterator[None]:
-    with override_settings(SESSIONSTORES={"ON_OUTAGE": "anonymous"}):
+    options = {**getattr(django_settings, "SESSIONSTORES", {}), "ON_OUTAGE": "anonymous"}
+    with override_settings(SESSIONSTORES=options):
         yield
 
 

@@ -26,8 +26,8 @@ from django.test import AsyncClient, Client, override_settings
 from django_sessionstores.channels import SessionMiddlewareStack
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.logs import IgnoreOutages
+from django_sessionstores.storages import loops as client_loops
 from django_sessionstores.storages.files import storage as files
-from django_sessionstores.storages.redis import loops as redis_loops
 from django_sessionstores.testing import now, observed
 from tests import test_outages
 from tests.cases import Engine
@@ -286,7 +286,7 @@ def test_a_request_without_a_session_is_not_logged(engine: Engine, log: Log) -> 
 @pytest.mark.engines("memory")
 def test_redis_without_threads(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """An event loop that stays has connections of its own."""
-    monkeypatch.setattr(redis_loops, "LOOP_TRIAL", 0)
+    monkeypatch.setattr(client_loops, "LOOP_TRIAL", 0)
 
     async def fail(storage: Any) -> None:
         with pytest.raises(StorageUnavailable):

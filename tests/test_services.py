@@ -28,6 +28,8 @@ KINDS: list[Callable[[], Service]] = [
     services.MemcachedNodes,
     services.PostgreSQL,
     services.MariaDB,
+    services.MongoDB,
+    services.MongoReplicaSet,
     nginx,
 ]
 

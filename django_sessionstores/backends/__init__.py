@@ -12,14 +12,29 @@ from ..storages.registered import RegisteredStorage
 
 DATABASE_SETTINGS: Final = ("DATABASES",)
 CACHE_SETTINGS: Final = ("CACHES", "SESSION_CACHE_ALIAS")
+MONGODB_SETTINGS: Final = (
+    "MONGODB_URI",
+    "MONGODB_CLIENT",
+    "MONGODB_DATABASE",
+    "MONGODB_COLLECTION",
+    "DATABASE_TIMEOUT",
+)
 CACHED_DATABASE_SETTINGS: Final = (
     *CACHE_SETTINGS,
     *DATABASE_SETTINGS,
+    *MONGODB_SETTINGS,
+    "CACHED_STORE",
     "CACHE_LEASE",
     "STORE_RETRY",
 )
 REGISTRY_SETTINGS: Final = ("REGISTRY", "MERGE_WINDOW", *CACHED_DATABASE_SETTINGS)
 """The settings that `with_registry` depends on, for each kind of registry."""
+
+
+def storage_of(engine: str) -> Storage:
+    """Return the storage of another engine of the package, which is imported only if it is used."""
+    storage: Storage = import_module(f"{__name__}.{engine}").SessionStore.make_storage()
+    return storage
 
 
 def with_registry(data: Storage) -> Storage:
@@ -51,7 +66,7 @@ def with_registry(data: Storage) -> Storage:
     registry: Storage = (
         storage_for(alias)  # The engine of that name would ask for a registry of its own.
         if kind == "cache"
-        else import_module(f"{__name__}.{kind}").SessionStore.make_storage()
+        else storage_of(kind)
     )
     if not registry.lists:
         raise ImproperlyConfigured(

@@ -1,4 +1,7 @@
-"""The session engine ``cached_db``: sessions in the database, with copies in the cache."""
+"""The session engine ``cached_db``: sessions in the database, with copies in the cache.
+
+``CACHED_STORE`` names another engine for the sessions.
+"""
 
 from django.apps import apps
 
@@ -6,16 +9,16 @@ from ..conf import engine_setting, settings
 from ..sessions import SessionStore as BaseSessionStore
 from ..storages.caches.selection import storage_for
 from ..storages.layered import LayeredStorage
-from ..storages.sql.storage import DatabaseStorage, require_app
-from . import CACHED_DATABASE_SETTINGS
+from ..storages.sql.storage import require_app
+from . import CACHED_DATABASE_SETTINGS, storage_of
 
-if apps.ready:
+if apps.ready and settings.CACHED_STORE == "db":
     # A server then does not start, because Django's middleware imports the engine.
     require_app()
 
 
 class SessionStore(BaseSessionStore):
-    """A session of the ``db`` engine, read from the cache that ``SESSION_CACHE_ALIAS`` names."""
+    """A session of another engine, read from the cache that ``SESSION_CACHE_ALIAS`` names."""
 
     settings_used = CACHED_DATABASE_SETTINGS
 
@@ -23,7 +26,7 @@ class SessionStore(BaseSessionStore):
     def make_storage(cls) -> LayeredStorage:
         return LayeredStorage(
             storage_for(engine_setting("SESSION_CACHE_ALIAS")),
-            DatabaseStorage(),
+            storage_of(settings.CACHED_STORE),
             lease=settings.CACHE_LEASE,
             retry=settings.STORE_RETRY,
         )

@@ -209,19 +209,20 @@ class Settings:
 
     @cached_property
     def STORE_RETRY(self) -> float:
-        """How long a process does not ask Redis, memcached, PostgreSQL or MySQL again after the
-        server has kept requests waiting until their timeout, in seconds. During that time,
-        requests that need the server fail at once; those that need only the cache of ``cached_db``
-        go on without it. Then one request tries the server, and the time begins again when that
-        request ends. ``0`` means that each request waits until its timeout."""
+        """How long a process does not ask Redis, memcached, PostgreSQL, MySQL or MongoDB again
+        after the server has kept requests waiting until their timeout, in seconds. During that
+        time, requests that need the server fail at once; those that need only the cache of
+        ``cached_db`` go on without it. Then one request tries the server, and the time begins again
+        when that request ends. ``0`` means that each request waits until its timeout."""
         return seconds("STORE_RETRY", default=5)
 
     @cached_property
     def DATABASE_TIMEOUT(self) -> float:
-        """How long a request waits for PostgreSQL or MySQL to execute one statement for a session,
-        in seconds. This includes waiting for another transaction that has locked the session's
-        row. After that time the connection is closed and ``StorageUnavailable`` is raised. ``0``
-        disables the timeout."""
+        """How long a request waits for PostgreSQL, MySQL or MongoDB to execute one statement for a
+        session, in seconds. This includes waiting for another transaction that has locked the
+        session's row, and on MongoDB also waiting for a connection and for another primary. After
+        that time the connection is closed and ``StorageUnavailable`` is raised. ``0`` disables the
+        timeout."""
         return seconds("DATABASE_TIMEOUT", default=10)
 
     # Parallel requests.
@@ -269,8 +270,9 @@ class Settings:
     @cached_property
     def REGISTRY(self) -> str:
         """The engine that keeps the registry for an engine that cannot list and end sessions
-        itself: ``"db"``, ``"cached_db"`` or ``"cache"``. If it is empty, there is no registry."""
-        return choice("REGISTRY", "", "db", "cached_db", "cache")
+        itself: ``"db"``, ``"cached_db"``, ``"cache"`` or ``"mongodb"``. If it is empty, there is no
+        registry."""
+        return choice("REGISTRY", "", "db", "cached_db", "cache", "mongodb")
 
     @cached_property
     def MERGE_WINDOW(self) -> float:
@@ -297,6 +299,38 @@ class Settings:
         """How long ``cached_db`` trusts a cached copy before it asks the database again, in
         seconds. A logout that did not reach the cache can go unnoticed for this time."""
         return seconds("CACHE_LEASE", default=60)
+
+    @cached_property
+    def CACHED_STORE(self) -> str:
+        """The engine that keeps the sessions of which ``cached_db`` has copies in the cache:
+        ``"db"`` or ``"mongodb"``."""
+        return choice("CACHED_STORE", "db", "mongodb")
+
+    # The mongodb engine.
+
+    @cached_property
+    def MONGODB_URI(self) -> str:
+        """The address of MongoDB, such as ``"mongodb://user:password@10.0.0.1/shop"``, with all
+        members of a replica set. Options of pymongo are in its query."""
+        return text("MONGODB_URI", default="")
+
+    @cached_property
+    def MONGODB_CLIENT(self) -> str:
+        """A client that the project has made, instead of ``MONGODB_URI``: the dotted path of a
+        ``pymongo.MongoClient``, or of a function without arguments that returns one. Under ASGI,
+        it is called in threads."""
+        return text("MONGODB_CLIENT", default="")
+
+    @cached_property
+    def MONGODB_DATABASE(self) -> str:
+        """The database that sessions are in. If it is empty, it is the one that the address
+        names."""
+        return text("MONGODB_DATABASE", default="")
+
+    @cached_property
+    def MONGODB_COLLECTION(self) -> str:
+        """The collection that sessions are in. It should have nothing else."""
+        return text("MONGODB_COLLECTION", default="django_sessionstores")
 
     # The memory engine.
 

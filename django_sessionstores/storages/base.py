@@ -46,8 +46,10 @@ from .outcomes import (
     Taken,
     Updated,
     cursor_error,
+    expiry_cursor,
     id_of_cursor,
     page_of,
+    place_of_cursor,
     refusal,
 )
 from .site_marks import LITTER_AGE
@@ -70,10 +72,12 @@ __all__ = [
     "Taken",
     "Updated",
     "cursor_error",
+    "expiry_cursor",
     "has_fixed_keys",
     "id_of_cursor",
     "page_of",
     "place_of_cache",
+    "place_of_cursor",
     "prefix_of",
     "refusal",
     "rotate_in_two_steps",

@@ -141,6 +141,17 @@ class Inspection(SiteMarks):
         """
         return None
 
+    def missing_indexes(self) -> Sequence[str]:
+        """Return the names of the indexes that `make_indexes` would make. Asks the store."""
+        return ()
+
+    def make_indexes(self) -> None:
+        """Make what the store itself needs to find and to remove records, if it is not there.
+
+        ``migrate`` and ``manage.py sessions reindex`` call it. A table has its indexes by its own
+        migrations.
+        """
+
     def eviction_policy(self) -> str:
         """Return the store's name for the policy by which it drops sessions when it is full.
 

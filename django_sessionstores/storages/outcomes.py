@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
-from ..core.records import Record, State, is_session_id, list_entry
+from ..core.records import ID_LENGTH, Record, State, is_session_id, list_entry
 from ..exceptions import SessionStoresError
 
 
@@ -119,6 +120,30 @@ def id_of_cursor(cursor: str) -> str:
     if cursor and not is_session_id(cursor):
         raise cursor_error(cursor)
     return cursor
+
+
+_EXPIRY_CURSOR: Final = re.compile(rf"(\d{{1,18}})\.([0-9a-f]{{{ID_LENGTH}}}|~)", re.ASCII)
+"""An expiry, as large as a column allows, and an id, or what sorts after all ids."""
+_AFTER_ALL_IDS: Final = "~"
+
+
+def expiry_cursor(expires: int, session_id: str = _AFTER_ALL_IDS) -> str:
+    """Return the cursor after a session, in lists in which the last to expire comes first.
+
+    Without an id, the cursor is that before all sessions that expire at this moment.
+    """
+    return f"{expires}.{session_id}"
+
+
+def place_of_cursor(cursor: str) -> tuple[int, str]:
+    """Return the expiry and the id of an `expiry_cursor`; without an id, a text after all ids.
+
+    Raises ``ValueError`` if the cursor is not one.
+    """
+    parts = _EXPIRY_CURSOR.fullmatch(cursor)
+    if parts is None:
+        raise cursor_error(cursor)
+    return int(parts[1]), parts[2]
 
 
 def page_of(records: Iterable[Record], limit: int) -> Page:

@@ -22,6 +22,7 @@ from django_sessionstores.storages.files.storage import FileStorage
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.memcached.storage import MemcachedStorage
 from django_sessionstores.storages.memory import MemoryStorage
+from django_sessionstores.storages.mongodb.storage import MongoDBStorage
 from django_sessionstores.storages.redis.storage import RedisStorage
 from django_sessionstores.storages.registered import RegisteredStorage
 from django_sessionstores.storages.sql.storage import DatabaseStorage
@@ -45,6 +46,7 @@ STORAGES: Final[dict[str, type[Storage] | Storage]] = {
     "``cached_db``": LayeredStorage(
         CacheStorage(), _unconnected(DatabaseStorage), lease=1, retry=1
     ),
+    "``mongodb``": MongoDBStorage,
     "``cookie``": CookieStorage,
     "``cookie``, registered in ``db`` or ``cached_db``": RegisteredStorage(
         CookieStorage(), _unconnected(DatabaseStorage), window=1

@@ -758,7 +758,8 @@ def test_doctor_tells_of_the_index(sound: Engine) -> None:
 
 def test_doctor_tells_the_policy(sound: Engine) -> None:
     """The doctor shows the policy that is in force."""
-    with override_settings(SESSIONSTORES={"IDLE_TIMEOUT": 1800}, SECRET_KEY_FALLBACKS=["a", "b"]):
+    options = {**getattr(settings, "SESSIONSTORES", {}), "IDLE_TIMEOUT": 1800}
+    with override_settings(SESSIONSTORES=options, SECRET_KEY_FALLBACKS=["a", "b"]):
         said = sessions("doctor")
         policy = document("doctor")["policy"]
     assert (policy["SESSION_COOKIE_AGE"], policy["IDLE_TIMEOUT"]) == (3600, 1800)

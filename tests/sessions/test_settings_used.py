@@ -62,6 +62,7 @@ USED = {
     "cached_db": {"CACHES", "SESSION_CACHE_ALIAS", "DATABASES"},
     "cookie": {"CACHES", "SESSION_CACHE_ALIAS", "DATABASES"},
     "memory": set[str](),
+    "mongodb": set[str](),
 }
 NAMES = ("SESSION_ENGINE", "SESSION_FILE_PATH", "SESSION_CACHE_ALIAS", "CACHES", "DATABASES")
 
@@ -80,6 +81,7 @@ def test_every_engine_is_made_again_for_its_own_settings(engine: cases.Engine) -
     [
         ("MERGE_WINDOW", 7.0, {"cookie", "cache"}),
         ("CACHE_LEASE", 7.0, {"cached_db", "cookie", "cache"}),
+        ("DATABASE_TIMEOUT", 7.0, {"mongodb", "cached_db", "cookie", "cache"}),
         ("MAX_SESSIONS", 7, set[str]()),
     ],
 )

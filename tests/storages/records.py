@@ -1,5 +1,6 @@
 """A record to store, and many saves of it at once, for the tests of several storages."""
 
+import secrets
 from typing import Any
 
 from django_sessionstores.core.records import Record
@@ -25,7 +26,9 @@ def assert_threads_lose_no_save(storage: Any, threads: int = 16, saves: int = 20
         for _ in range(saves):
             base = storage.read(ID)
             for _ in range(10_000):
-                outcome = storage.update(successor(base), base, now())
+                # Of bytes of its own, as encryption makes them.
+                saved = successor(base, payload=secrets.token_bytes(16))
+                outcome = storage.update(saved, base, now())
                 if isinstance(outcome, Updated):
                     break
                 assert isinstance(outcome, Conflict)

@@ -21,9 +21,9 @@ from django.test import override_settings
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.signals import session_created, session_ended
+from django_sessionstores.storages import loops as client_loops
 from django_sessionstores.storages.base import Updated
 from django_sessionstores.storages.memcached.storage import MemcachedStorage
-from django_sessionstores.storages.redis import loops as redis_loops
 from django_sessionstores.storages.sql import liveness
 from django_sessionstores.testing import Twin
 from tests import cases
@@ -194,7 +194,7 @@ def test_no_request_notices(site: Engine) -> None:
 
 
 def test_no_awaited_request_notices(site: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_loops, "LOOP_TRIAL", 0)
+    monkeypatch.setattr(client_loops, "LOOP_TRIAL", 0)
     end, store = sync_to_async(partial(end_connections, site)), site.SessionStore
 
     async def requests() -> None:
@@ -236,7 +236,7 @@ def test_a_restart_between_two_requests(
     engine: Engine, is_async: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server is back before anybody asks for a session."""
-    monkeypatch.setattr(redis_loops, "LOOP_TRIAL", 0)
+    monkeypatch.setattr(client_loops, "LOOP_TRIAL", 0)
     store = engine.SessionStore
 
     def restart() -> None:

@@ -28,9 +28,9 @@ from redis.exceptions import MaxConnectionsError, OutOfMemoryError, ResponseErro
 from django_sessionstores.core import clock
 from django_sessionstores.core.records import State, make_tombstone
 from django_sessionstores.exceptions import StorageUnavailable, UnreadablePayload
+from django_sessionstores.storages import loops as client_loops
 from django_sessionstores.storages.breaker import Breaker
 from django_sessionstores.storages.memcached import nodes as memcached_nodes
-from django_sessionstores.storages.redis import loops as redis_loops
 from django_sessionstores.storages.sql.deadline import breaker_of
 from django_sessionstores.testing import now
 from tests import test_outages
@@ -220,7 +220,7 @@ def test_one_awaited_command_at_a_time_waits(
     backend: str, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loop would have fifty of them waiting, and as many requests behind these."""
-    monkeypatch.setattr(redis_loops, "LOOP_TRIAL", 0)
+    monkeypatch.setattr(client_loops, "LOOP_TRIAL", 0)
 
     async def ask(number: int) -> list[Any]:
         reads = [storage.aread("a" * 40) for _ in range(number)]
@@ -256,7 +256,7 @@ def test_a_command_that_was_cancelled_does_not_keep_the_server_from_being_tried(
     calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The user has gone while the request tried the server: its task ends without any answer."""
-    monkeypatch.setattr(redis_loops, "LOOP_TRIAL", 0)
+    monkeypatch.setattr(client_loops, "LOOP_TRIAL", 0)
 
     async def ask() -> list[Any]:
         await storage.aread("a" * 40)
@@ -317,7 +317,7 @@ def test_redis_is_tried_again_after_an_interrupt(monkeypatch: pytest.MonkeyPatch
 
 def test_redis_is_tried_again_after_a_task_was_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same under ASGI."""
-    monkeypatch.setattr(redis_loops.LoopClients, "client_of_running_loop", lambda self: Client())
+    monkeypatch.setattr(client_loops.LoopClients, "client_of_running_loop", lambda self: Client())
 
     class Client:
         execute_command = pipeline = interrupt

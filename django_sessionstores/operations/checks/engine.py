@@ -29,6 +29,7 @@ _OTHER_NAMES: Final = {
     "db": ("database", "sql", "postgres", "postgresql", "mysql", "mariadb", "sqlite", "sqlite3"),
     "file": ("filesystem", "file_system", "filebased", "disk"),
     "memory": ("locmem", "in_memory", "dict"),
+    "mongodb": ("mongo", "pymongo", "mongoengine"),
 }
 """Names that people try for each engine and that are not like its name."""
 

@@ -101,6 +101,8 @@ def _of_stores(stores: Sequence[Store]) -> Iterator[tuple[django_checks.CheckMes
             yield _unusable(store), "" if store.has_copies else breaks
         if store.write_obstacle:
             yield _unwritable(store), "" if store.has_copies else _fail_without_writes(store)
+        if store.missing_indexes:
+            yield _not_indexed(store), ""
         if store.size_obstacle:
             yield _too_small(store), "" if store.has_copies else _TOO_SMALL
 
@@ -151,6 +153,21 @@ def _too_small(store: Store) -> django_checks.CheckMessage:
         ),
         hint=store.size_obstacle,
         id="sessionstores.W038",
+    )
+
+
+def _not_indexed(store: Store) -> django_checks.CheckMessage:
+    return django_checks.Warning(
+        Phrase(
+            gettext_noop(
+                "Sessions are in %(store)s, which does not have these indexes: %(indexes)s. "
+                "Expired sessions may stay, and lists of sessions take long."
+            ),
+            store=store.name,
+            indexes=", ".join(store.missing_indexes),
+        ),
+        hint=Phrase(gettext_noop("Run: %(command)s"), command="python manage.py sessions reindex"),
+        id="sessionstores.W041",
     )
 
 

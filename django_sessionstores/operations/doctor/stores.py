@@ -47,6 +47,8 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the store cannot be written because it has no room."""
     size_obstacle: str = ""
     """Why the store does not keep a session of `probe.LARGE` bytes; empty if it does."""
+    missing_indexes: tuple[str, ...] = ()
+    """The names of the indexes that the store does not have, and that ``migrate`` makes."""
     is_probed: bool = False
     """Whether a session could be stored, read, changed and ended."""
     belongs_to_another: bool = False
@@ -194,7 +196,15 @@ class _Questions:
         if not any(each.error for each in stores) and (obstacle := self._storage.write_obstacle()):
             # It has the cure, and more than the first thing that was refused.
             stores[0] = replace(stores[0], write_obstacle=obstacle)
+        if not any(each.error for each in stores):
+            stores[0] = replace(stores[0], missing_indexes=self._missing_indexes())
         return stores
+
+    def _missing_indexes(self) -> tuple[str, ...]:
+        try:
+            return tuple(self._storage.missing_indexes())
+        except StorageUnavailable:
+            return ()  # Its user may not list them, and `migrate` says so.
 
     def _ask_all(self, nodes: Mapping[str, str]) -> list[Store]:
         begun: dict[str, Future[Store]] = {

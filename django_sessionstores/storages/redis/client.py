@@ -35,11 +35,12 @@ from ...core.phrases import Phrase
 from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
 from ..base import NAMESPACE, has_fixed_keys, place_of_cache
 from ..breaker import Breaker, JointBreaker
+from ..loops import LoopClients
 from ..outage_log import OutageLog
 from ..pool_waits import pauses
 from ..threads import in_thread
 from .faults import QUOTES, UNKNOWN, Fault, fault_of, text_of
-from .loops import LoopClients
+from .loops import RedisClients
 from .scripts import Script, digest_of
 
 _ERRORS: Final = (RedisError, RedisClusterException, OSError)
@@ -84,7 +85,7 @@ class Server:
         """Whether keys may be on different nodes; known after the first command."""
         self._breaker = Breaker(OutageLog(self.describe))
         self._node_breakers: dict[str, Breaker] = {}
-        self._loops = LoopClients(self._connect_loop)
+        self._loops = LoopClients(RedisClients(self._connect_loop))
 
     def describe(self) -> str:
         """Return which server this is, through which adapter."""

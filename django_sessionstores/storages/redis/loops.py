@@ -1,189 +1,42 @@
-"""The Redis clients of event loops: a bounded number of connections, however many loops end."""
+"""The clients of redis-py for event loops, see `LoopClients`."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from threading import Lock
-from typing import Any, Final
-from weakref import WeakKeyDictionary, WeakSet
+from typing import Any
 
 from redis import asyncio as awaited
 
-LOOP_TRIAL: Final = 10
-"""Commands of an event loop that go through a thread, before it gets connections of its own.
 
-Connections belong to a loop. ``async_to_sync`` makes a loop for a single call, under WSGI for each
-request of an async view, and would connect anew each time.
-"""
-MOST_IDLE_LOOPS: Final = 8
-"""Loops that are neither running nor closed, and may keep their connections."""
-_CLOSE_SECONDS: Final = 1.0
-"""How long a loop that ends waits for its connections to close in an orderly way."""
-
-
-@dataclass
-class _Entry:
-    """What an event loop has of a server."""
-
-    asked: int = 0
-    client: awaited.Redis | None = None
-    watcher: AsyncGenerator[None, None] | None = None
-    """Is closed when the loop shuts down."""
-
-
-class LoopClients:
-    """One client for each running event loop that has sent enough commands to be worth it.
-
-    The connections of a loop keep it alive, so a weak reference to the loop does not tell when it
-    has gone. A client is closed as follows:
-
-    * A loop that is shut down, as ``asyncio.run()`` and ``async_to_sync()`` do, closes its
-      asynchronous generators. One of them belongs to the client, and closes it.
-    * A loop that was closed without that is found when the next loop asks.
-    * Of the loops that were neither closed nor are running, `MOST_IDLE_LOOPS` keep a client.
-    * A process that was forked closes its copies of the sockets at once. Those of its parent stay
-      as they are.
-    """
+class RedisClients:
+    """The `ClientKind` of redis-py."""
 
     def __init__(self, connect: Callable[[], awaited.Redis | None]) -> None:
-        self._connect = connect
-        self._forget()
-        _of_process.add(self)
+        self.connect = connect
 
-    def _forget(self) -> None:
-        self._entries: WeakKeyDictionary[asyncio.AbstractEventLoop, _Entry] = WeakKeyDictionary()
-        # Another thread may have held it when the process was forked.
-        self._lock = Lock()
+    async def close(self, client: awaited.Redis) -> None:
+        await client.aclose(True)
 
-    def __len__(self) -> int:
-        return sum(entry.client is not None for entry in self._entries.values())
+    def abandon(self, client: awaited.Redis, *, is_shared: bool) -> None:
+        for connection in _connections(client):
+            writer = getattr(connection, "_writer", None)
+            if writer is None:
+                continue
+            # So that the garbage collector does not try it again.
+            connection._writer = connection._reader = None
+            # TransportSocket has no close(). Loops in C, as uvloop's, have another class, and close
+            # their sockets themselves.
+            socket = getattr(writer.get_extra_info("socket"), "_sock", None)
+            if not is_shared:
+                with suppress(RuntimeError):  # The loop is closed.
+                    writer.transport.abort()
+            if socket is not None:
+                with suppress(OSError):
+                    socket.close()
 
-    def client_of_running_loop(self) -> awaited.Redis | None:
-        """Return the client of the running loop, or ``None`` if a thread must do the work.
-
-        ``connect`` returns a client for the loop, or ``None`` as long as there cannot be one.
-        """
-        loop = asyncio.get_running_loop()
-        entry = self._entries.get(loop)
-        if entry is None:
-            with self._lock:
-                self._close_ended()
-                entry = self._entries[loop] = _Entry()
-        if entry.client is None and entry.asked >= LOOP_TRIAL:
-            entry.client = self._connect()
-            if entry.client is not None:
-                entry.watcher = self._watch(loop, entry)
-                _start(entry.watcher)
-        entry.asked += 1
-        return entry.client
-
-    def close(self) -> None:
-        """Close all clients. Those of running loops are closed by their loops."""
-        with self._lock:
-            entries = dict(self._entries)
-            self._entries.clear()
-        for loop, entry in entries.items():
-            client, entry.client = entry.client, None
-            if client is not None and loop.is_running():
-                asyncio.run_coroutine_threadsafe(_close(client), loop)
-            elif client is not None:
-                _abandon(client)
-
-    def close_after_fork(self) -> None:
-        """Close the sockets that a forked process has in common with its parent."""
-        for entry in list(self._entries.values()):
-            client, entry.client = entry.client, None
-            if client is not None:
-                _abandon(client, is_shared=True)
-        self._forget()
-
-    def _close_ended(self) -> None:
-        """Close the clients of loops that have ended without closing them."""
-        entries = [(loop, entry) for loop, entry in self._entries.items() if entry.client]
-        idle = [
-            (loop, entry)
-            for loop, entry in entries
-            if not (loop.is_running() or loop.is_closed() or _is_in_use(entry.client))
-        ]
-        excess = idle[: max(0, len(idle) - MOST_IDLE_LOOPS)]
-        closed = [(loop, entry) for loop, entry in entries if loop.is_closed()]
-        for loop, entry in (*closed, *excess):
-            del self._entries[loop]
-            client, entry.client = entry.client, None
-            if client is not None:
-                _abandon(client)
-
-    async def _watch(
-        self, loop: asyncio.AbstractEventLoop, entry: _Entry
-    ) -> AsyncGenerator[None, None]:
-        """Close the client of a loop when the loop closes its asynchronous generators."""
-        try:
-            yield
-        finally:
-            client, entry.client = entry.client, None
-            if client is not None:
-                with self._lock:
-                    if self._entries.get(loop) is entry:
-                        del self._entries[loop]
-                await _close(client)
-
-
-_of_process: Final[WeakSet[LoopClients]] = WeakSet()
-
-
-def _close_after_fork() -> None:
-    for clients in list(_of_process):
-        clients.close_after_fork()
-
-
-if hasattr(os, "register_at_fork"):  # Not on Windows, which cannot fork.
-    os.register_at_fork(after_in_child=_close_after_fork)
-
-
-def _start(generator: AsyncGenerator[None, None]) -> None:
-    """Run a generator to its first ``yield``, where nothing is awaited."""
-    with suppress(StopIteration):
-        generator.__anext__().__await__().__next__()
-
-
-async def _close(client: awaited.Redis) -> None:
-    """Close a client in its own loop. A server that does not answer must not hold that up."""
-    try:
-        async with asyncio.timeout(_CLOSE_SECONDS):
-            await client.aclose(True)
-    except Exception:  # noqa: BLE001 - nobody is left who could use it.
-        _abandon(client)
-
-
-def _abandon(client: Any, is_shared: bool = False) -> None:
-    """Close the sockets of a client whose loop does not run, and so cannot do it.
-
-    With ``is_shared`` another process uses the same connections, and possibly the same selector:
-    neither must be told.
-    """
-    for connection in _connections(client):
-        writer = getattr(connection, "_writer", None)
-        if writer is None:
-            continue
-        # So that the garbage collector does not try it again.
-        connection._writer = connection._reader = None
-        # TransportSocket has no close(). Loops in C, as uvloop's, have another class, and close
-        # their sockets themselves.
-        socket = getattr(writer.get_extra_info("socket"), "_sock", None)
-        if not is_shared:
-            with suppress(RuntimeError):  # The loop is closed.
-                writer.transport.abort()
-        if socket is not None:
-            with suppress(OSError):
-                socket.close()
-
-
-def _is_in_use(client: Any) -> bool:
-    return bool(getattr(client.connection_pool, "_in_use_connections", ()))
+    def is_in_use(self, client: awaited.Redis) -> bool:
+        return bool(getattr(client.connection_pool, "_in_use_connections", ()))
 
 
 def _connections(client: Any) -> Iterator[Any]:

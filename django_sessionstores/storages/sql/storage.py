@@ -9,7 +9,6 @@ without a transaction around it, and atomic by itself.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
@@ -26,14 +25,24 @@ from django.utils.translation import gettext_noop
 from msgspec.structs import replace
 
 from ...core.phrases import Phrase
-from ...core.records import ID_LENGTH, TOMBSTONES, Record, State
+from ...core.records import TOMBSTONES, Record, State
 from ...core.summary import Summary
 from ...exceptions import (
     PayloadTooLarge,
     StorageUnavailable,
     UnreadablePayload,
 )
-from ..base import LITTER_AGE, Conflict, Gone, Outcome, Page, Taken, Updated, cursor_error
+from ..base import (
+    LITTER_AGE,
+    Conflict,
+    Gone,
+    Outcome,
+    Page,
+    Taken,
+    Updated,
+    expiry_cursor,
+    place_of_cursor,
+)
 from . import transactions
 from .connection_errors import (
     NO_GREETING,
@@ -69,10 +78,6 @@ _TRANSACTION_IS_ABORTED: Final = "25P02"
 
 _CURRENT_READS: Final = frozenset({"read committed", "read uncommitted"})
 """The isolation levels, as Django names them, at which each statement sees the current rows."""
-
-_CURSOR: Final = re.compile(rf"\d{{1,18}}\.([0-9a-f]{{{ID_LENGTH}}}|~)", re.ASCII)
-"""The expiry of the last session of a page, as large as the column allows, and its id, or a string
-that sorts after all ids."""
 
 
 def require_app() -> None:
@@ -254,13 +259,9 @@ class DatabaseStorage(TableStorage[Statements]):
             # A limit and `end_all` must not miss sessions that have begun meanwhile.
             rows = rows.select_for_update()
         if cursor:
-            if not _CURSOR.fullmatch(cursor):
-                raise cursor_error(cursor)
-            expires, _, last_id = cursor.partition(".")
+            expires, last_id = place_of_cursor(cursor)
             # The first condition is implied by the second, but the index is used for the first.
-            rows = rows.filter(expires__lte=int(expires)).exclude(
-                expires=int(expires), pk__gte=last_id
-            )
+            rows = rows.filter(expires__lte=expires).exclude(expires=expires, pk__gte=last_id)
         with _errors_of(self.connection()):
             columns = rows.values_list(*LIST_FIELDS, Length("payload"))
             found = list(columns.order_by("-expires", "-pk")[: limit + 1])
@@ -268,11 +269,10 @@ class DatabaseStorage(TableStorage[Statements]):
             replace(record_of((row[0], b"", *row[1:])), size=row[-1]) for row in found[:limit]
         ]
         is_last = len(found) <= limit
-        return Page(records, "" if is_last else f"{records[-1].expires}.{records[-1].id}")
+        return Page(records, "" if is_last else expiry_cursor(records[-1].expires, records[-1].id))
 
     def first_expired(self, now: int) -> str:
-        # No id sorts after this.
-        return f"{now}.~"
+        return expiry_cursor(now)
 
     def count(self, now: int, user_id: str | None) -> int:
         with _errors_of(self.connection()):

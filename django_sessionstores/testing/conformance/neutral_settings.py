@@ -18,7 +18,18 @@ _LIFETIME: Final = (
     "SESSION_SAVE_EVERY_REQUEST",
 )
 """Settings of Django by which a session lives."""
-_KEPT: Final = frozenset({"REGISTRY", "ENCRYPTION_KEYS", "DATABASE_TIMEOUT"})
+_KEPT: Final = frozenset(
+    {
+        "REGISTRY",
+        "ENCRYPTION_KEYS",
+        "DATABASE_TIMEOUT",
+        "CACHED_STORE",
+        "MONGODB_URI",
+        "MONGODB_CLIENT",
+        "MONGODB_DATABASE",
+        "MONGODB_COLLECTION",
+    }
+)
 """Options that say where and how sessions are stored, and not how they behave."""
 
 

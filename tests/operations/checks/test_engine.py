@@ -62,7 +62,8 @@ ALL_ENGINES = f"The engines are: {', '.join(repr(ENGINES + name) for name in NAM
         (ENGINES + "database", write("db")),
         (ENGINES + "filebased", write("file")),
         (ENGINES + "cookies", "Did you mean 'django_sessionstores.backends.cookie'?"),
-        (ENGINES + "mongodb", ALL_ENGINES),
+        (ENGINES + "cassandra", ALL_ENGINES),
+        (ENGINES + "mongo", write("mongodb")),
         ("django_sessionstores.db", "Did you mean 'django_sessionstores.backends.db'?"),
         (
             "django_sessionstore.backends.cached_db",

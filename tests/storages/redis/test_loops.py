@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -25,13 +24,14 @@ from redis.retry import Retry
 
 from django_sessionstores.core.records import State, make_tombstone
 from django_sessionstores.exceptions import SessionConflict, StorageFull, StorageUnavailable
+from django_sessionstores.storages import loops as client_loops
 from django_sessionstores.storages.base import Taken, Updated
 from django_sessionstores.storages.redis import client as redis_client
-from django_sessionstores.storages.redis import loops as redis_loops
 from django_sessionstores.storages.redis import storage as redis
 from django_sessionstores.storages.redis.client import Server
 from django_sessionstores.testing import StorageContract, Twin
 from tests.services import Redis, free_port, shared_service, skip_or_fail
+from tests.storages.event_loop import Loop
 from tests.storages.redis import test_storage
 from tests.storages.redis.test_storage import (
     BOTH,
@@ -53,31 +53,6 @@ from tests.storages.redis.test_storage import (
 
 server = test_storage.server
 IDS = [f"{number:040x}" for number in range(4)]
-
-
-class Loop:
-    """An event loop in a thread, as a server has one."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever)
-        self.thread.start()
-
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)
-
-    def drive(self, function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
-        return lambda *args, **kwargs: self.run(function(*args, **kwargs))
-
-    def close(self) -> None:
-        self.run(self._cancel_all())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
-        self.loop.close()
-
-    async def _cancel_all(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*others, return_exceptions=True)
 
 
 @pytest.fixture
@@ -104,7 +79,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trust a loop to stay from its first command on."""
-    monkeypatch.setattr(redis_loops, "LOOP_TRIAL", 0)
+    monkeypatch.setattr(client_loops, "LOOP_TRIAL", 0)
 
 
 @pytest.fixture(params=[DJANGO_REDIS, REDIS_CACHE], ids=["django-redis", "redis-cache"])
@@ -162,9 +137,9 @@ def test_a_loop_is_given_connections_when_it_has_stayed_for_a_while(
 ) -> None:
     """Those of ``async_to_sync`` make one call, and would connect for it."""
     with storage_at(shared_service(Redis).url()) as storage:
-        for _ in range(redis_loops.LOOP_TRIAL + 5):
+        for _ in range(client_loops.LOOP_TRIAL + 5):
             loop.run(storage.aread(IDS[0]))
-        assert len(threads) == redis_loops.LOOP_TRIAL
+        assert len(threads) == client_loops.LOOP_TRIAL
 
 
 def test_each_loop_has_connections_of_its_own(storage: redis.RedisStorage, loop: Loop) -> None:
@@ -246,8 +221,8 @@ def test_loops_that_are_neither_closed_nor_running_have_a_bounded_number(
         for _ in range(2):
             for each in loops:
                 assert each.run_until_complete(storage.aread("a" * 40)) == record()
-        assert clients_of(storage) <= redis_loops.MOST_IDLE_LOOPS + 1
-        assert connected() <= before + redis_loops.MOST_IDLE_LOOPS + 2
+        assert clients_of(storage) <= client_loops.MOST_IDLE_LOOPS + 1
+        assert connected() <= before + client_loops.MOST_IDLE_LOOPS + 2
     finally:
         for each in loops:
             each.close()

@@ -1,0 +1,316 @@
+"""The server that sessions are in, and the clients that send it commands."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any, Final, NoReturn, Protocol, TypeAlias
+from urllib.parse import parse_qsl, urlsplit
+
+import pymongo
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.errors import BSONError
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+from django.utils.translation import gettext_noop
+from pymongo import AsyncMongoClient, MongoClient, ReadPreference, WriteConcern
+from pymongo.collection import Collection
+from pymongo.errors import (
+    ConfigurationError,
+    DocumentTooLarge,
+    InvalidName,
+    InvalidURI,
+    PyMongoError,
+    WaitQueueTimeoutError,
+)
+from pymongo.read_concern import ReadConcern
+
+from ...conf import full_name
+from ...core.phrases import Phrase
+from ...exceptions import PayloadTooLarge, StorageFull, StorageUnavailable, UnreadablePayload
+from ..breaker import Breaker
+from ..loops import LoopClients
+from ..outage_log import OutageLog
+from ..threads import in_thread
+from .faults import DUPLICATE_KEY, TOO_LARGE, code_of, fault_of, is_answer, label_of
+from .loops import Awaited, MongoClients
+
+Blocking: TypeAlias = Collection[dict[str, Any]]
+
+_ERRORS: Final = (PyMongoError, BSONError, OSError)
+_CLOSE_SECONDS: Final = 1.0
+"""How long closing a client waits for a server that does not answer."""
+_URI: Final = full_name("MONGODB_URI")
+_CLIENT: Final = full_name("MONGODB_CLIENT")
+_TIMEOUTS: Final = ("serverSelectionTimeoutMS", "connectTimeoutMS", "waitQueueTimeoutMS")
+"""The options of the client that limit how long a command waits before it is sent."""
+_MONITORING: Final = "serverMonitoringMode"
+_COLLECTION_OPTIONS: Final[dict[str, Any]] = {
+    # Milliseconds, not ``datetime``, which takes longer and ends in the year 9999.
+    "codec_options": CodecOptions(
+        document_class=dict, datetime_conversion=DatetimeConversion.DATETIME_MS
+    ),
+    # Whatever the address says: a session that was just saved must be found, and a primary that is
+    # about to be replaced must not acknowledge what the next one does not have.
+    "read_preference": ReadPreference.PRIMARY,
+    "read_concern": ReadConcern("local"),
+    "write_concern": WriteConcern("majority"),
+}
+
+
+class Duplicate(Exception):
+    """A document with the same ``_id`` exists."""
+
+
+class Clients(Protocol):
+    """Where clients come from: the address in the settings, or a client of the project's."""
+
+    entry: str
+    """The setting to look at."""
+    limits_time: bool
+    """Whether the clients limit how long a command takes."""
+
+    def blocking(self) -> MongoClient[dict[str, Any]]:
+        """Return the blocking client. Raises ``ImproperlyConfigured``."""
+
+    def awaited(self) -> AsyncMongoClient[dict[str, Any]] | None:
+        """Return a client for the running loop; ``None`` if a thread must do the work."""
+
+    def close(self) -> None:
+        """Close the blocking client, unless it is the project's."""
+
+
+class OwnClients:
+    """Clients for an address, which connect when they are used."""
+
+    entry = _URI
+
+    def __init__(self, uri: str, timeout: float) -> None:
+        self._uri = uri
+        # As the client compares them. It looks up a name of DNS to read an address by itself.
+        stated = {name.lower() for name, _ in parse_qsl(urlsplit(uri).query)}
+        self.limits_time = bool(stated & {"timeoutms", "sockettimeoutms"})
+        milliseconds = round(timeout * 1000)
+        self._options = {
+            name: milliseconds for name in _TIMEOUTS if milliseconds and name.lower() not in stated
+        }
+        self._stated = stated
+        self._client: MongoClient[dict[str, Any]] | None = None
+        self._process = 0
+
+    def blocking(self) -> MongoClient[dict[str, Any]]:
+        client, process = self._client, os.getpid()
+        # That of a parent process has its sockets and locks.
+        if client is None or self._process != process:
+            client = self._make(MongoClient)
+            self._client, self._process = client, process
+        return client
+
+    def awaited(self) -> AsyncMongoClient[dict[str, Any]] | None:
+        # A monitor that waits for news from the server has a connection that nobody else can close,
+        # and needs another one. Polling, it has one, which a loop that has ended leaves in a pool.
+        mode = {} if _MONITORING.lower() in self._stated else {_MONITORING: "poll"}
+        client: AsyncMongoClient[dict[str, Any]] = self._make(AsyncMongoClient, **mode)
+        return client
+
+    def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None and self._process == os.getpid():
+            with suppress(*_ERRORS), pymongo.timeout(_CLOSE_SECONDS):
+                client.close()
+
+    def _make(self, kind: Any, **options: Any) -> Any:
+        try:
+            return kind(self._uri, connect=False, **self._options, **options)
+        except (ConfigurationError, ValueError, TypeError) as error:
+            # The text may quote a part of a password.
+            text = str(error).lower()
+            names = ", ".join(sorted(name for name in self._stated if name in text))
+            problem = (
+                f"has an option that pymongo refuses: {names}. Correct it, or remove it."
+                if names and not isinstance(error, InvalidURI)
+                else "is not an address of MongoDB. Write "
+                "'mongodb://USER:PASSWORD@HOST:PORT/DATABASE', or 'mongodb+srv://...', and "
+                "percent-encode what is special in a URL."
+            )
+            raise ImproperlyConfigured(f"{_URI} {problem}") from None
+
+
+class GivenClient:
+    """A client that the project has made. Only the project closes it."""
+
+    entry = _CLIENT
+
+    def __init__(self, path: str) -> None:
+        try:
+            found = import_string(path)
+        except ImportError as error:
+            raise ImproperlyConfigured(
+                f"{_CLIENT} names something that cannot be imported: {error}."
+            ) from error
+        if not isinstance(found, MongoClient) and callable(found):
+            found = found()
+        if not isinstance(found, MongoClient):
+            raise ImproperlyConfigured(
+                f"{_CLIENT} must name a pymongo.MongoClient, or a function that returns one, not "
+                f"{type(found).__name__}."
+            )
+        self._client: MongoClient[dict[str, Any]] = found
+        options = found.options
+        self.limits_time = bool(options.timeout or options.pool_options.socket_timeout)
+
+    def blocking(self) -> MongoClient[dict[str, Any]]:
+        return self._client
+
+    def awaited(self) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+class Server:
+    """The collection of sessions, through the clients of this process."""
+
+    def __init__(self, clients: Clients, database: str, collection: str, timeout: float) -> None:
+        self._clients = clients
+        self._names = (database, collection)
+        self._timeout = timeout
+        self._breaker = Breaker(OutageLog(self.describe))
+        self._blocking: tuple[Any, Blocking] | None = None
+        self._loops: LoopClients[Awaited] = LoopClients(MongoClients(self._connect_loop))
+        self._database = self.collection().database.name
+
+    def describe(self) -> str:
+        """Return which server this is."""
+        return Phrase(
+            gettext_noop("MongoDB (collection %(collection)s of the database %(database)s)"),
+            collection=repr(self._names[1]),
+            database=repr(self._database),
+        )
+
+    @property
+    def is_native(self) -> bool:
+        """Whether commands can be awaited without a thread."""
+        return isinstance(self._clients, OwnClients)
+
+    @property
+    def limits_time(self) -> bool:
+        """Whether there is a limit to how long a command takes."""
+        return bool(self._timeout) or self._clients.limits_time
+
+    def collection(self) -> Blocking:
+        """Return the collection of the blocking client. Raises ``ImproperlyConfigured``."""
+        client = self._clients.blocking()
+        if self._blocking is None or self._blocking[0] is not client:
+            self._blocking = client, _collection_of(client, *self._names)
+        return self._blocking[1]
+
+    def ask(self, name: str, *arguments: Any, patient: bool = False, **options: Any) -> Any:
+        """Return the answer to one command, which a method of the collection sends.
+
+        Raises `Duplicate`, `StorageUnavailable`, `StorageFull`, `PayloadTooLarge`, and
+        `UnreadablePayload` if the answer is not valid. ``patient`` means without a limit of time.
+        """
+        began = self._breaker.begin()
+        try:
+            with self._limit(patient):
+                answer = getattr(self.collection(), name)(*arguments, **options)
+                if name in _CURSORS:
+                    answer = answer.to_list()
+        except BaseException as error:
+            self._end_failed(error, began, name)
+            raise
+        self._note_success(name)
+        return answer
+
+    async def aask(self, name: str, *arguments: Any, patient: bool = False, **options: Any) -> Any:
+        """See `ask`."""
+        awaited = self._loops.client_of_running_loop()
+        if awaited is None:
+            return await in_thread(self.ask)(name, *arguments, patient=patient, **options)
+        began = self._breaker.begin()
+        try:
+            with self._limit(patient):
+                answer = getattr(awaited.collection, name)(*arguments, **options)
+                answer = await (answer.to_list() if name in _CURSORS else answer)
+        except BaseException as error:
+            self._end_failed(error, began, name)
+            raise
+        self._note_success(name)
+        return answer
+
+    def close(self) -> None:
+        """Close the clients that this process has made."""
+        self._blocking = None
+        self._clients.close()
+        self._loops.close()
+
+    def _connect_loop(self) -> Awaited | None:
+        client = self._clients.awaited()
+        if client is None:
+            return None
+        return Awaited(_collection_of(client, *self._names), client._topology)
+
+    def _limit(self, patient: bool) -> AbstractContextManager[None]:
+        if patient or not self._timeout or self._clients.limits_time:
+            return nullcontext()
+        return pymongo.timeout(self._timeout)
+
+    def _note_success(self, name: str) -> None:
+        self._breaker.answered()
+        if self._breaker.log.is_open:
+            self._breaker.log.succeeded(name)
+
+    def _end_failed(self, error: BaseException, began: float, name: str) -> None:
+        """End a call, and raise what its error says of the server, if it is about that."""
+        self._breaker.ended(began)
+        if isinstance(error, _ERRORS):
+            self._fail(error, began, name)
+
+    def _fail(self, error: Exception, began: float, name: str) -> NoReturn:
+        """Raise the exception that an error of the client means, see `ask`."""
+        code, answered = code_of(error), is_answer(error)
+        if answered:
+            self._breaker.answered()
+        if code == DUPLICATE_KEY:
+            raise Duplicate from None
+        if code in TOO_LARGE or isinstance(error, DocumentTooLarge):
+            raise PayloadTooLarge(
+                f"{self.describe()} cannot store a session of this size. Store less in the session."
+            ) from None
+        if isinstance(error, BSONError):
+            raise UnreadablePayload("document is damaged") from None
+        fault = fault_of(error)
+        kind = StorageFull if fault.is_full else StorageUnavailable
+        rights = f"db.grantRolesToUser(USER, [{{role: 'readWrite', db: {self._database!r}}}])"
+        values = {"entry": self._clients.entry, "rights": rights}
+        failure = kind(
+            f"{self.describe()}: {fault.meaning} ({label_of(error)}). {fault.cure.format(**values)}"
+        )
+        # A pool that is used up says nothing about the server.
+        if not (answered or isinstance(error, WaitQueueTimeoutError)):
+            self._breaker.failed(began, failure)
+        self._breaker.log.failed(failure, name if answered else None)
+        # The text of an answer quotes the command.
+        raise failure from (None if answered else error)
+
+
+_CURSORS: Final = frozenset({"find", "list_indexes"})
+"""The methods that return a cursor."""
+
+
+def _collection_of(client: Any, database: str, collection: str) -> Any:
+    """Return the collection of sessions of a client of either kind."""
+    try:
+        found = client.get_database(database) if database else client.get_default_database()
+        return found.get_collection(collection, **_COLLECTION_OPTIONS)
+    except ConfigurationError:
+        raise ImproperlyConfigured(
+            f"No database for sessions is named. Set {full_name('MONGODB_DATABASE')}."
+        ) from None
+    except InvalidName as error:
+        raise ImproperlyConfigured(
+            f"{full_name('MONGODB_DATABASE')} or {full_name('MONGODB_COLLECTION')} is not a name "
+            f"that MongoDB accepts: {error}."
+        ) from None

@@ -1,0 +1,184 @@
+"""What the errors of MongoDB and its client mean, and what to do about each."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, NamedTuple
+
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    ConnectionFailure,
+    InvalidOperation,
+    NetworkTimeout,
+    NotPrimaryError,
+    OperationFailure,
+    ServerSelectionTimeoutError,
+    WaitQueueTimeoutError,
+    WTimeoutError,
+)
+
+DUPLICATE_KEY: Final = 11000
+TOO_LARGE: Final = frozenset({10334, 17280, 17419, 17420})
+"""The codes for a document that is larger than the server accepts."""
+
+
+class Fault(NamedTuple):
+    """A kind of error."""
+
+    meaning: str
+    cure: str
+    """What to do: ``{entry}`` is the setting that has the address, and ``{rights}`` the call that
+    gives rights."""
+    codes: tuple[int, ...] = ()
+    """The codes of the server."""
+    kinds: tuple[type[Exception], ...] = ()
+    """The exceptions of the client that are of this kind, if they have no such code."""
+    words: str = ""
+    """A regular expression for the texts of those exceptions that are of this kind."""
+    is_full: bool = False
+
+
+_ADDRESS: Final = (
+    "Look at the hosts, the ports and the TLS options in {entry}, and whether the server runs."
+)
+_STATUS: Final = "rs.status() shows its members."
+
+_FAULTS: Final = (
+    Fault(
+        "The server does not give its user the rights that sessions need",
+        "Give the user its rights in MongoDB: {rights}",
+        (13,),
+    ),
+    Fault(
+        "The server refuses the user name or the password",
+        "Correct the user name, the password and authSource in {entry}.",
+        (11, 18),
+    ),
+    Fault(
+        "The server has no space left on its disk",
+        "Make room on the disk, or end sessions.",
+        (14031,),
+        is_full=True,
+    ),
+    Fault(
+        "The server has no space left in its quota",
+        "Raise the quota, or end sessions.",
+        (8000,),
+        words="space quota",
+        is_full=True,
+    ),
+    Fault(
+        "The server refuses the user name or the password",
+        "Correct the user name and the password in {entry}.",
+        (8000,),
+    ),
+    Fault(
+        "The replica set has changed its primary, or its primary is shutting down",
+        f"It takes some seconds until there is another one. {_STATUS}",
+        (10107, 13435, 13436, 189, 11600, 11602, 91, 10058),
+        (NotPrimaryError,),
+    ),
+    Fault(
+        "Too few members of the replica set confirm writes",
+        f"Bring them back: sessions need the majority of those that store data. {_STATUS}",
+        (64, 79, 100),
+        (WTimeoutError,),
+    ),
+    Fault(
+        "An index of the collection is not like the one that sessions need",
+        "Drop the index, and run manage.py sessions reindex.",
+        (67, 85, 86),
+    ),
+    Fault(
+        "The connection pool of this process has no free connection",
+        "Raise maxPoolSize in {entry}.",
+        kinds=(WaitQueueTimeoutError,),
+    ),
+    Fault(
+        "The server has a TLS certificate that is not trusted",
+        "Set tlsCAFile in {entry}.",
+        kinds=(ConnectionFailure,),
+        words="CERTIFICATE",
+    ),
+    Fault("The server refuses connections", _ADDRESS, kinds=(ConnectionFailure,), words="refused"),
+    Fault(
+        "The replica set has no primary",
+        f"Bring the majority of its members back, and look at replicaSet in {{entry}}. {_STATUS}",
+        kinds=(ServerSelectionTimeoutError,),
+        words="No primary|match selector|No replica set members",
+    ),
+    Fault(
+        "The server did not answer in time",
+        _ADDRESS,
+        (50, 262),
+        (NetworkTimeout,),
+    ),
+    Fault(
+        "The server did not answer in time",
+        _ADDRESS,
+        kinds=(ConnectionFailure,),
+        words="timed out",
+    ),
+    Fault("The server cannot be reached", _ADDRESS, kinds=(ConnectionFailure, OSError)),
+    Fault(
+        "The client cannot be used",
+        "Look at {entry}.",
+        kinds=(ConfigurationError, InvalidOperation),
+    ),
+)
+"""The first one that matches counts."""
+
+_UNKNOWN: Final = Fault("The server refuses a command", "Look at the log of MongoDB.")
+_MOST_TEXT: Final = 200
+
+
+def code_of(error: BaseException) -> int | None:
+    """Return the server's code of an error; ``None`` if the client has made the error."""
+    details = _details(error)
+    code = details.get("code")
+    return code if isinstance(code, int) else getattr(error, "code", None)
+
+
+def _details(error: BaseException) -> Any:
+    """Return what the server says about an error."""
+    details = getattr(error, "details", None)
+    if isinstance(error, BulkWriteError):
+        for name in ("writeErrors", "writeConcernErrors"):
+            if found := error.details.get(name):
+                return found[-1]
+    if not isinstance(details, dict):
+        return {}
+    nested = details.get("writeConcernError")
+    return nested if isinstance(nested, dict) else details
+
+
+def is_answer(error: Exception) -> bool:
+    """Return whether the server has answered, if only with an error."""
+    if isinstance(error, NotPrimaryError):
+        return True
+    return isinstance(error, OperationFailure) and not error.timeout
+
+
+def fault_of(error: Exception) -> Fault:
+    """Return the kind of an error of the client."""
+    code, text = code_of(error), str(error)
+    for fault in _FAULTS:
+        is_kind = code in fault.codes if code is not None else isinstance(error, fault.kinds)
+        if is_kind and (not fault.words or re.search(fault.words, text)):
+            return fault
+    return _UNKNOWN
+
+
+def label_of(error: Exception) -> str:
+    """Return what to show of an error besides its meaning.
+
+    A server quotes the command that it refuses, so its name for the error has to do.
+    """
+    code = code_of(error)
+    if code is not None:
+        return " ".join(filter(None, (f"error {code}", str(_details(error).get("codeName", "")))))
+    # What follows describes each server of the replica set once more.
+    text, _, _ = str(error).partition(" (configured timeouts")
+    text, _, _ = text.partition(", Timeout:")
+    return f"{type(error).__name__}: {text[:_MOST_TEXT].rstrip('.')}"

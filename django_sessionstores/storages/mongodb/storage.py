@@ -1,0 +1,344 @@
+"""Records as documents of a collection of MongoDB."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from django.core.exceptions import ImproperlyConfigured
+from pymongo import DESCENDING, ReplaceOne
+
+from ...conf import full_name, settings
+from ...core import clock
+from ...core.flow import Call, Flow, arun, run
+from ...core.records import ID_SIZE, TOMBSTONES, Record, State, is_session_id
+from ...core.summary import Summary, summarize
+from ...exceptions import StorageUnavailable, UnreadablePayload
+from ..base import (
+    LITTER_AGE,
+    Conflict,
+    Gone,
+    Outcome,
+    Page,
+    Taken,
+    Updated,
+    expiry_cursor,
+    place_of_cursor,
+    was_rotated,
+)
+from ..flows import FlowStorage
+from . import indexes
+from .client import Clients, Duplicate, GivenClient, OwnClients, Server
+from .documents import LIST_FIELDS, document_of, entry_of, key_of, moment, record_of
+
+_MAX_DOCUMENT: Final = 16 * 1024 * 1024
+"""The size of the largest document that MongoDB stores."""
+_OTHER_FIELDS: Final = 64 * 1024
+"""More than the fields of a document take besides its payload."""
+_NO_VERSION: Final = -1
+"""A version that no record has."""
+_ENDED_VERSION: Final = 0
+"""The version of a session that `MongoDBStorage.end_many` is about to remove: one that no request
+has seen, so that none replaces it."""
+_BEFORE_ALL: Final = moment(-(2**63))
+"""A moment that is not after any other."""
+
+Filter = dict[str, Any]
+
+
+def from_settings() -> MongoDBStorage:
+    """Return the storage that the options of ``SESSIONSTORES`` name. Opens no connection.
+
+    Raises ``ImproperlyConfigured``.
+    """
+    uri, path = settings.MONGODB_URI, settings.MONGODB_CLIENT
+    if bool(uri) is bool(path):
+        raise ImproperlyConfigured(
+            f"Set either {full_name('MONGODB_URI')}, such as 'mongodb://HOST:PORT/DATABASE', or "
+            f"{full_name('MONGODB_CLIENT')}, and not both."
+        )
+    timeout = settings.DATABASE_TIMEOUT
+    clients: Clients = OwnClients(uri, timeout) if uri else GivenClient(path)
+    names = settings.MONGODB_DATABASE, settings.MONGODB_COLLECTION
+    return MongoDBStorage(Server(clients, *names, timeout), place=repr((uri, path, *names)))
+
+
+class MongoDBStorage(FlowStorage):
+    """Records as documents, which an index of the server removes some time after they expire.
+
+    A write names the version that it replaces. If the client sends it once more, because the answer
+    to the first one was lost, a replica set knows that it has carried it out.
+    """
+
+    asks_for_rights = True
+    self_expiring = True
+    lists = True
+    indexes_users = True
+    indexes_counts = True
+    max_payload = _MAX_DOCUMENT - _OTHER_FIELDS
+
+    def __init__(self, server: Server, place: str) -> None:
+        self._server = server
+        self._place = place
+
+    def describe(self) -> str:
+        return self._server.describe()
+
+    def place(self) -> str:
+        return self._place
+
+    @property
+    def native_async(self) -> bool:
+        return self._server.is_native
+
+    # --- Records ---------------------------------------------------------------------------
+
+    def _read(self, session_id: str) -> Flow[Record | None]:
+        document = yield self._call("find_one", {"_id": key_of(session_id)})
+        return None if document is None else record_of(document)
+
+    def _create(self, record: Record, now: int) -> Flow[Updated | Taken]:
+        try:
+            yield self._call("insert_one", document_of(record))
+        except Duplicate:
+            # A server without a replica set does not know that it has carried out a write.
+            if record.state is State.LIVE:
+                with suppress(UnreadablePayload):
+                    if _is_same((yield from self._read(record.id)), record):
+                        return Updated(record)
+            return Taken()
+        return Updated(record)
+
+    def _update(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
+        written = yield self._call("replace_one", _unchanged(base, now), document_of(record))
+        if written.matched_count:
+            return Updated(record)
+        return (yield from self._refusal(record, base, now))
+
+    def _touch(self, base: Record, expires: int, last_activity: int, now: int) -> Flow[bool]:
+        times = {"expires": moment(expires), "last_activity": moment(last_activity)}
+        written = yield self._call("update_one", _unchanged(base, now), {"$max": times})
+        return bool(written.matched_count)
+
+    def _rotate(
+        self, record: Record, base: Record, tombstone: Record, now: int
+    ) -> Flow[Outcome | Taken]:
+        """See `Storage.rotate`. The two steps are two statements of one command.
+
+        The second one is not carried out if the first one fails. A transaction would take a
+        command more for its commit.
+        """
+        is_free = {"_id": key_of(record.id), "version": _NO_VERSION}
+        statements = [
+            # A document with another version is in the way of the one that would be inserted.
+            ReplaceOne(is_free, document_of(record), upsert=True),
+            ReplaceOne(_unchanged(base, now), document_of(tombstone)),
+        ]
+        try:
+            written = yield self._call("bulk_write", statements)
+        except Duplicate:
+            return Taken()
+        except StorageUnavailable:
+            if not (yield from was_rotated(self, record, base)):
+                yield from self._remove(record)
+                raise
+            return Updated(record)
+        if written.matched_count:
+            return Updated(record)
+        yield from self._remove(record)
+        return (yield from self._refusal(record, base, now))
+
+    def _delete(self, session_id: str) -> Flow[bool]:
+        removed = yield self._call("delete_one", {"_id": key_of(session_id), **self._may_end()})
+        return bool(removed.deleted_count)
+
+    def _end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:
+        """See `Storage.end_many`. Three commands, however many sessions there are.
+
+        A command that removes several documents does not say which. So each of them is marked by
+        this call first, in place of a session that no other call can end any more.
+        """
+        token = secrets.token_bytes(16)
+        keys = {"$in": [key_of(each) for each in session_ids]}
+        end = {
+            "state": State.ENDED.value,
+            "version": _ENDED_VERSION,
+            "payload": b"",
+            "ended_by": token,
+        }
+        ended = yield self._call("update_many", {"_id": keys, **self._may_end()}, {"$set": end})
+        if not ended.modified_count:
+            return []
+        marked = {"_id": keys, "ended_by": token}
+        found = yield self._find(marked, {"_id": 1}, len(session_ids))
+        yield self._call("delete_many", marked)
+        return [each["_id"].hex() for each in found]
+
+    def _purge(self, now: int, batch: int) -> Flow[int]:
+        due = {
+            "$or": [
+                {"expires": {"$lte": moment(now)}, "site": self._own_sites()},
+                {"expires": {"$lte": moment(now - LITTER_AGE)}},
+                # What is not a moment does not expire.
+                {"expires": {"$not": {"$gte": _BEFORE_ALL}}},
+            ]
+        }
+        found = yield self._find(due, {"_id": 1}, batch, patient=True)
+        if not found:
+            return 0
+        keys = {"$in": [each["_id"] for each in found]}
+        # A record may have been touched meanwhile.
+        removed = yield self._call("delete_many", {"_id": keys, **due}, patient=True)
+        return int(removed.deleted_count)
+
+    # --- Lists -----------------------------------------------------------------------------
+
+    def lookup(self, session_id: str) -> Record | None:
+        return self.read(session_id)
+
+    async def alookup(self, session_id: str) -> Record | None:
+        return await self.aread(session_id)
+
+    def lookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
+        return run(self._lookup_many(session_ids))
+
+    async def alookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
+        return await arun(self._lookup_many(session_ids))
+
+    def _lookup_many(self, session_ids: Sequence[str]) -> Flow[Mapping[str, Record]]:
+        if not session_ids:
+            return {}
+        keys = {"$in": [key_of(each) for each in session_ids]}
+        entries = yield from self._entries({"_id": keys}, len(session_ids))
+        return {each.id: each for each in entries}
+
+    def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
+        """See `Storage.scan`. The last to expire comes first, which is the last one used."""
+        return run(self._scan(cursor, limit, user_id, live_at))
+
+    async def ascan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
+        return await arun(self._scan(cursor, limit, user_id, live_at))
+
+    def first_expired(self, now: int) -> str:
+        return expiry_cursor(now)
+
+    def _scan(self, cursor: str, limit: int, user_id: str | None, live_at: int) -> Flow[Page]:
+        wanted = self._live(user_id)
+        expires: dict[str, Any] = {"$gt": moment(live_at)} if live_at else {}
+        if cursor:
+            until, last_id = place_of_cursor(cursor)
+            # Implied by the second condition, but the index is used for this one.
+            expires["$lte"] = moment(until)
+            if is_session_id(last_id):
+                before = {"expires": {"$lt": moment(until)}}
+                wanted["$or"] = [before, {"_id": {"$lt": key_of(last_id)}}]
+        if expires:
+            wanted["expires"] = expires
+        order = [("expires", DESCENDING), ("_id", DESCENDING)]
+        found = yield self._find(wanted, LIST_FIELDS, limit + 1, sort=order)
+        page = [entry_of(each) for each in found[:limit]]
+        return Page(page, expiry_cursor(page[-1].expires, page[-1].id) if found[limit:] else "")
+
+    def count(self, now: int, user_id: str | None) -> int:
+        return run(self._count(now, user_id))
+
+    async def acount(self, now: int, user_id: str | None) -> int:
+        return await arun(self._count(now, user_id))
+
+    def _count(self, now: int, user_id: str | None) -> Flow[int]:
+        live = {**self._live(user_id), "expires": {"$gt": moment(now)}}
+        number: int = yield self._call("count_documents", live)
+        return number
+
+    def summarize(self, now: int, limit: int) -> Summary:
+        # Ids are digests, so the sessions after a random id are a random sample.
+        start = secrets.token_bytes(ID_SIZE)
+        records = run(self._sample({"$gte": start}, limit + 1))
+        if len(records) <= limit:
+            records += run(self._sample({"$lt": start}, limit + 1 - len(records)))
+        return summarize(records[:limit], now, is_whole=len(records) <= limit)
+
+    def _sample(self, keys: Filter, limit: int) -> Flow[list[Record]]:
+        wanted = {**self._live(None), "_id": keys}
+        return (yield from self._entries(wanted, limit, sort=[("_id", 1)], hint="_id_"))
+
+    # --- The server ------------------------------------------------------------------------
+
+    def missing_indexes(self) -> Sequence[str]:
+        """See `Storage.missing_indexes`."""
+        return indexes.missing(self._server.ask("list_indexes"))
+
+    def make_indexes(self) -> None:
+        """See `Storage.make_indexes`."""
+        self._server.ask("create_indexes", indexes.models(), patient=True)
+
+    def reindex(self) -> int:
+        """See `Storage.reindex`. The server keeps the indexes that exist."""
+        self.make_indexes()
+        return self.count(clock.now(), None)
+
+    def missing_timeout(self) -> str:
+        return "" if self._server.limits_time else full_name("DATABASE_TIMEOUT")
+
+    def close(self) -> None:
+        self._server.close()
+
+    def _call(self, name: str, *arguments: Any, **options: Any) -> Call:
+        return Call(self._server, "ask", (name, *arguments), options)
+
+    def _refusal(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
+        """Return why a write found no record to replace."""
+        current = yield from self._read(base.id)
+        if current is None or current.expires <= now:
+            return Gone()
+        return Updated(record) if _is_same(current, record) else Conflict(current)
+
+    def _remove(self, record: Record) -> Flow[None]:
+        """Remove a record that this call has stored."""
+        yield self._call("delete_one", {"_id": key_of(record.id), "version": record.version})
+
+    def _own_sites(self) -> Filter:
+        # What is damaged may have no site.
+        return {"$in": [0, *self.sites(), None]}
+
+    def _may_end(self) -> Filter:
+        """Return the condition that a document may be removed. One that is damaged may."""
+        states = [each.value for each in TOMBSTONES]
+        return {"state": {"$nin": states}, "site": self._own_sites()}
+
+    def _live(self, user_id: str | None) -> Filter:
+        """Return the condition of the sessions of one user, or of all."""
+        of_user = {} if user_id is None else {"user_id": user_id}
+        return {**of_user, "state": State.LIVE.value, "site": {"$in": [0, *self.sites()]}}
+
+    def _find(self, wanted: Filter, fields: dict[str, Any], limit: int, **options: Any) -> Call:
+        # All at once, as a negative limit says, and not only the first hundred.
+        return self._call("find", wanted, fields, limit=-limit, batch_size=limit, **options)
+
+    def _entries(self, wanted: Filter, limit: int, **options: Any) -> Flow[list[Record]]:
+        """Return the first records that can be read, without payloads."""
+        found, records = (yield self._find(wanted, LIST_FIELDS, limit, **options)), []
+        for each in found:
+            with suppress(UnreadablePayload):
+                records.append(entry_of(each))
+        return records
+
+
+def _unchanged(base: Record, now: int) -> Filter:
+    """Return the condition that the store still has the version that was read."""
+    return {"_id": key_of(base.id), "version": base.version, "expires": {"$gt": moment(now)}}
+
+
+def _is_same(current: Record | None, record: Record) -> bool:
+    """Return whether the store has what a write would store, so that it was carried out before.
+
+    No two payloads are encrypted to the same bytes, but two tombstones may be equal.
+    """
+    return (
+        current is not None
+        and current.state is record.state is State.LIVE
+        and (current.id, current.version, current.payload)
+        == (record.id, record.version, record.payload)
+    )

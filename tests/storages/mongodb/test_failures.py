@@ -1,0 +1,408 @@
+"""MongoDB while it hangs, changes its primary, is full, or refuses what is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pymongo
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+
+from django_sessionstores.core.records import State, make_tombstone
+from django_sessionstores.exceptions import StorageFull, StorageUnavailable
+from django_sessionstores.operations.checks.engine import check_engine
+from django_sessionstores.operations.checks.stores import check_cache_timeouts
+from django_sessionstores.storages.base import Conflict, Updated
+from django_sessionstores.storages.mongodb.storage import from_settings
+from django_sessionstores.testing import in_threads, now, successor
+from tests.services import HOST, MongoDB, MongoReplicaSet, free_port, shared_service, wait_until
+from tests.storages.mongodb.stores import DATABASE, failing, run_in_mongo, storage_at
+from tests.storages.records import ID, make_record
+
+ENGINE = "django_sessionstores.backends.mongodb"
+
+
+@contextmanager
+def paused(server: Any) -> Iterator[None]:
+    server.pause()
+    try:
+        yield
+    finally:
+        server.resume()
+
+
+# Timeouts -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["blocking", "awaited"])
+def test_a_request_waits_no_longer_than_the_timeout(awaited: bool) -> None:
+    with (
+        MongoDB() as server,
+        storage_at(server, DATABASE_TIMEOUT=0.5, STORE_RETRY=60) as storage,
+        asyncio.Runner() as runner,
+    ):
+
+        def read() -> Any:
+            return runner.run(storage.aread(ID)) if awaited else storage.read(ID)
+
+        for _ in range(12):  # More than it takes to get connections of its own.
+            read()
+        with paused(server):
+            for at_least in (0.3, 0.3, 0):  # The breaker is open from then on.
+                started = time.monotonic()
+                with pytest.raises(StorageUnavailable, match=r"did not answer in time|in vain"):
+                    read()
+                assert at_least <= time.monotonic() - started < 3
+            started = time.monotonic()
+            for _ in range(10):
+                with pytest.raises(StorageUnavailable, match="did not wait"):
+                    read()
+            assert time.monotonic() - started < 0.3
+
+
+def test_nobody_listens() -> None:
+    uri = f"mongodb://{HOST}:{free_port()}/"
+    with (
+        storage_at(None, MONGODB_URI=uri, DATABASE_TIMEOUT=0.5) as storage,
+        pytest.raises(StorageUnavailable, match=r"refuses connections.*the server runs"),
+    ):
+        storage.read(ID)
+
+
+def test_a_server_that_is_back_is_used_again() -> None:
+    with MongoDB() as server, storage_at(server, DATABASE_TIMEOUT=2, STORE_RETRY=0.1) as storage:
+        storage.create(make_record(), now())
+        server.kill()
+        with pytest.raises(StorageUnavailable):
+            storage.read(ID)
+        server.restart()
+        wait_until(lambda: _answers(storage), "the storage answers", 10)
+        assert storage.read(ID) is not None
+
+
+@pytest.mark.parametrize("replica_set", ["sessions", ""], ids=["replica set", "single server"])
+def test_a_server_that_was_restarted_fails_no_request(replica_set: str) -> None:
+    """Its connections are closed, which the client finds out."""
+    with MongoDB(replica_set=replica_set) as server, storage_at(server) as storage:
+        record = make_record()
+        storage.create(record, now())
+        for _ in range(3):
+            server.restart()
+            changed = successor(record)
+            assert isinstance(storage.update(changed, record, now()), Updated)
+            server.restart()
+            record = storage.read(ID)
+            assert record == changed
+
+
+def _answers(storage: Any) -> bool:
+    try:
+        storage.read(ID)
+    except StorageUnavailable:
+        return False
+    return True
+
+
+def test_what_the_address_says_of_timeouts_counts() -> None:
+    server = shared_service(MongoDB)
+    for option in ("timeoutMS=700", "socketTimeoutMS=700"):
+        with storage_at(server, MONGODB_URI=f"{server.url()}&{option}") as storage:
+            assert storage._server._limit(patient=False).__class__.__name__ == "nullcontext"
+            assert storage.missing_timeout() == ""
+    uri = f"{server.url()}&connecttimeoutms=700"
+    with storage_at(server, MONGODB_URI=uri, DATABASE_TIMEOUT=3) as storage:
+        options = storage._server._clients.blocking().options
+        assert options.pool_options.connect_timeout == 0.7
+        assert options.server_selection_timeout == 3
+        assert options.pool_options.wait_queue_timeout == 3
+
+
+@pytest.mark.filterwarnings("ignore:Overriding setting DATABASES")
+def test_a_check_says_that_there_is_no_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.core import mail
+
+    monkeypatch.delattr(mail, "outbox", raising=False)
+    server = shared_service(MongoDB)
+    for timeout, ids in ((10, []), (0, ["sessionstores.W037"])):
+        with (
+            storage_at(server, DATABASE_TIMEOUT=timeout),
+            override_settings(SESSION_ENGINE=ENGINE, DEBUG=False),
+        ):
+            found = check_cache_timeouts(None)
+            assert [each.id for each in found] == ids
+            assert all("DATABASE_TIMEOUT" in str(each.hint) for each in found)
+
+
+# A replica set ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def replica_set() -> Iterator[MongoReplicaSet]:
+    with MongoReplicaSet() as servers:
+        yield servers
+
+
+def test_a_primary_that_steps_down_fails_no_request(replica_set: MongoReplicaSet) -> None:
+    with storage_at(replica_set) as storage:
+        run_in_mongo(replica_set.primary, {"dropDatabase": 1}, DATABASE)
+        storage.create(make_record(), now())
+        first = replica_set.primary
+        stepped = []
+
+        def save_all() -> None:
+            for _ in range(200):
+                base = storage.read(ID)
+                assert base is not None
+                outcome = storage.update(successor(base), base, now())
+                assert isinstance(outcome, Updated), outcome
+                stepped.append(outcome.record.version)
+
+        def step_down() -> None:
+            wait_until(lambda: len(stepped) > 20, "saves have begun")
+            run_in_mongo(first, {"replSetStepDown": 30, "secondaryCatchUpPeriodSecs": 20})
+
+        in_threads([save_all, step_down])
+        held = storage.read(ID)
+        assert held is not None
+        assert held.version == 201
+        assert replica_set.primary is not first
+
+
+def test_a_primary_that_is_lost(replica_set: MongoReplicaSet) -> None:
+    """What was acknowledged is there, and nobody is signed out meanwhile."""
+    with storage_at(replica_set) as storage:
+        record = make_record("b" * 40)
+        assert isinstance(storage.create(record, now()), Updated)
+        lost = replica_set.primary
+        lost.kill()
+        try:
+            assert storage.read(record.id) == record
+            changed = successor(record)
+            assert isinstance(storage.update(changed, record, now()), Updated)
+            assert storage.read(record.id) == changed
+        finally:
+            lost.restart()
+            replica_set._wait_until_whole()
+
+
+def test_a_majority_that_is_missing(replica_set: MongoReplicaSet) -> None:
+    """A write is not taken for done that another primary would not know of."""
+    with storage_at(replica_set, DATABASE_TIMEOUT=1) as storage:
+        record = make_record("c" * 40)
+        storage.create(record, now())
+        primary = replica_set.primary
+        others = [each for each in replica_set.members if each is not primary]
+        for each in others:
+            each.pause()
+        try:
+            with pytest.raises(StorageUnavailable):
+                storage.update(successor(record), record, now())
+        finally:
+            for each in others:
+                each.resume()
+            replica_set._wait_until_whole()
+
+
+# Refusals -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "says"),
+    [
+        (14031, StorageFull, "no space left on its disk (error 14031 OutOfDiskSpace). Make room"),
+        (100, StorageUnavailable, "Too few members"),
+        (
+            13,
+            StorageUnavailable,
+            "rights that sessions need (error 13 Unauthorized). Give the user",
+        ),
+        (1, StorageUnavailable, "refuses a command (error 1 InternalError). Look at the log"),
+        (13435, StorageUnavailable, "has changed its primary"),
+    ],
+)
+def test_an_error_has_the_code_and_the_cure(
+    code: int, kind: type[Exception], says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = shared_service(MongoDB)
+    with (
+        # Else the client tries until another primary answers, or in vain.
+        storage_at(server, MONGODB_URI=f"{server.url()}&retryWrites=false") as storage,
+        failing(server, 1, failCommands=["insert"], errorCode=code),
+        pytest.raises(StorageUnavailable) as caught,
+    ):
+        storage.create(make_record("d" * 40, payload=b"hush"), now())
+    assert type(caught.value) is kind
+    assert says in str(caught.value)
+    assert "hush" not in caplog.text
+    assert "d" * 8 not in str(caught.value)
+
+
+def test_a_full_server_is_still_read() -> None:
+    server = shared_service(MongoDB)
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    with storage_at(server) as storage:
+        record = make_record()
+        storage.create(record, now())
+        with failing(server, 1, failCommands=["update"], errorCode=14031):
+            with pytest.raises(StorageFull):
+                storage.update(successor(record), record, now())
+            assert storage.read(ID) == record
+
+
+def test_a_rotation_whose_answer_is_lost() -> None:
+    """Without retryable writes: what was stored is kept if the session has moved, or removed."""
+    server = shared_service(MongoDB)
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    uri = f"{server.url()}&retryWrites=false&heartbeatFrequencyMS=500"
+    with storage_at(server, MONGODB_URI=uri) as storage:
+        base, new = make_record(), make_record("b" * 40)
+        storage.create(base, now())
+        tombstone = make_tombstone(ID, State.SUPERSEDED, now=now(), seconds=60, successor=new.id)
+        lost = {"failCommands": ["update"], "writeConcernError": {"code": 91, "errmsg": "down"}}
+        with failing(server, 1, **lost):
+            assert isinstance(storage.rotate(new, base, tombstone, now()), Updated)
+        assert (storage.read(ID), storage.read(new.id)) == (tombstone, new)
+
+        # Another request has saved the session meanwhile, so that half of it was stored.
+        other, saved = make_record("c" * 40), successor(new)
+        storage.update(saved, new, now())
+        with failing(server, 1, **lost), pytest.raises(StorageUnavailable):
+            storage.rotate(other, new, tombstone, now())
+        assert storage.read(other.id) is None
+        assert storage.read(new.id) == saved
+
+        with (
+            failing(server, 1, failCommands=["update"], closeConnection=True),
+            pytest.raises(StorageUnavailable),
+        ):
+            storage.rotate(other, saved, tombstone, now())
+        assert storage.read(other.id) is None
+        assert storage.read(new.id) == saved
+
+
+# Rights -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Any]:
+    """A server with users. Returns a function that makes the address for one of them."""
+    with MongoDB("--auth", replica_set="") as server:
+        name, port = "admin", server.port
+        admin = {"createUser": name, "pwd": "hush-hush", "roles": ["root"]}
+        run_in_mongo(server, admin)  # Allowed from this machine as long as there are no users.
+        with pymongo.MongoClient(f"mongodb://{name}:hush-hush@{HOST}:{port}/admin") as client:
+            shop = client[DATABASE]
+            actions = ["find", "insert", "update", "remove", "listIndexes", "createIndex"]
+            where = {"db": DATABASE, "collection": "django_sessionstores"}
+            shop.command(
+                "createRole",
+                "sessions",
+                privileges=[{"resource": where, "actions": actions}],
+                roles=[],
+            )
+            for user, roles in (
+                ("few", ["sessions"]),
+                ("reader", ["read"]),
+                ("all", ["readWrite"]),
+            ):
+                shop.command("createUser", user, pwd="hush-hush", roles=roles)
+        yield (
+            lambda user, password="hush-hush": (
+                f"mongodb://{user}:{password}@{HOST}:{port}/{DATABASE}"
+            )
+        )
+
+
+@pytest.mark.parametrize("user", ["few", "all"])
+def test_the_rights_in_the_documentation_do(guarded: Any, user: str) -> None:
+    with storage_at(None, MONGODB_URI=guarded(user), MONGODB_DATABASE="") as storage:
+        storage.make_indexes()
+        assert storage.missing_indexes() == []
+        record = make_record()
+        storage.delete(ID)
+        storage.create(record, now())
+        changed = successor(record)
+        storage.update(changed, record, now())
+        storage.touch(changed, changed.expires + 1, now(), now())
+        assert isinstance(storage.update(changed, record, now()), Updated | Conflict)
+        assert storage.count(now(), None) == len(storage.scan("", 10, None).records) == 1
+        new = make_record("b" * 40)
+        tombstone = make_tombstone(ID, State.SUPERSEDED, now=now(), seconds=60, successor=new.id)
+        storage.rotate(new, changed, tombstone, now())
+        assert storage.end_many([new.id]) == [new.id]
+        storage.purge(now() + 10**9, 10)
+
+
+def test_a_missing_right_is_named(guarded: Any) -> None:
+    with storage_at(None, MONGODB_URI=guarded("reader"), MONGODB_DATABASE="") as storage:
+        assert storage.read(ID) is None
+        with pytest.raises(StorageUnavailable) as caught:
+            storage.create(make_record(), now())
+    assert (
+        "error 13 Unauthorized). Give the user its rights in MongoDB: db.grantRolesToUser(USER, "
+        "[{role: 'readWrite', db: 'sessions'}])"
+    ) in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_a_wrong_password_is_not_shown(guarded: Any) -> None:
+    uri = guarded("all", "top-secret")
+    with storage_at(None, MONGODB_URI=uri, MONGODB_DATABASE="") as storage:
+        with pytest.raises(StorageUnavailable, match="refuses the user name or the pass") as caught:
+            storage.read(ID)
+        assert "top-secret" not in f"{caught.value}{caught.value.__cause__}{storage.describe()}"
+        assert "SESSIONSTORES['MONGODB_URI']" in str(caught.value)
+
+
+# Settings -----------------------------------------------------------------------------------------
+
+NOT_A_CLIENT = object()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "Set either SESSIONSTORES['MONGODB_URI'], such as"),
+        ({"MONGODB_URI": "mongodb://h/d", "MONGODB_CLIENT": "a.b"}, "and not both"),
+        ({"MONGODB_URI": "http://user:hush@host/"}, "is not an address of MongoDB"),
+        ({"MONGODB_URI": "mongodb://user:hu/sh@host/d"}, "is not an address of MongoDB"),
+        ({"MONGODB_URI": "mongodb://user:hush@host:hush/d"}, "percent-encode"),
+        ({"MONGODB_URI": "mongodb://user:hush@host/"}, "Set SESSIONSTORES['MONGODB_DATABASE']"),
+        (
+            {"MONGODB_URI": "mongodb://user:hush@h/d?minPoolSize=5&maxPoolSize=2"},
+            "has an option that pymongo refuses: maxpoolsize, minpoolsize",
+        ),
+        ({"MONGODB_URI": "mongodb://h/d", "MONGODB_COLLECTION": "a..b"}, "MONGODB_COLLECTION"),
+        ({"MONGODB_URI": "mongodb://h/d", "MONGODB_DATABASE": "a b"}, "MONGODB_DATABASE"),
+        ({"MONGODB_CLIENT": "nowhere.client"}, "names something that cannot be imported"),
+        ({"MONGODB_CLIENT": f"{__name__}.NOT_A_CLIENT"}, "must name a pymongo.MongoClient"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Unknown option")
+def test_a_wrong_option_is_told(options: dict[str, Any], says: str) -> None:
+    with override_settings(SESSIONSTORES=options, SESSION_ENGINE=ENGINE):
+        with pytest.raises(ImproperlyConfigured) as caught:
+            from_settings()
+        (said,) = check_engine(None)
+    assert says in str(caught.value)
+    assert said.id == "sessionstores.E005"
+    assert says in said.msg
+    assert "hush" not in f"{caught.value}{said.msg}{said.hint}"
+
+
+def test_nothing_connects_before_it_is_needed() -> None:
+    """Checks and commands make the storage, also where the server is not reachable."""
+    uri = f"mongodb://{HOST}:{free_port()}/shop"
+    with override_settings(SESSIONSTORES={"MONGODB_URI": uri}, SESSION_ENGINE=ENGINE):
+        started = time.monotonic()
+        storage = from_settings()
+        assert storage.native_async
+        assert "collection 'django_sessionstores' of the database 'shop'" in storage.describe()
+        assert check_engine(None) == []
+        assert time.monotonic() - started < 1
+        storage.close()

@@ -1,0 +1,443 @@
+"""MongoDB: what its commands do, and how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import bson
+import pytest
+from django.contrib.auth import SESSION_KEY
+from django.core.management import call_command
+from django.test import override_settings
+from msgspec.structs import replace
+
+from django_sessionstores.core.records import State, draw_key, make_tombstone, session_id
+from django_sessionstores.exceptions import PayloadTooLarge, UnreadablePayload
+from django_sessionstores.operations.doctor.diagnosis import diagnose
+from django_sessionstores.storages.base import LITTER_AGE, Conflict, Gone, Taken, Updated
+from django_sessionstores.storages.mongodb.indexes import GRACE
+from django_sessionstores.storages.mongodb.storage import MongoDBStorage
+from django_sessionstores.testing import StorageContract, now, successor
+from tests.cases import Engine
+from tests.services import MongoDB, shared_service, wait_until
+from tests.storages.mongodb.stores import DATABASE, failing, observer, run_in_mongo, storage_at
+from tests.storages.records import (
+    HOUR,
+    ID,
+    assert_threads_lose_no_save,
+    assert_touch_never_shortens,
+    make_record,
+)
+
+COLLECTION = "django_sessionstores"
+DAY = 24 * HOUR
+
+
+@pytest.fixture(params=["replica set", "single server"], scope="module")
+def server(request: pytest.FixtureRequest) -> Iterator[MongoDB]:
+    if request.param == "replica set":
+        yield shared_service(MongoDB)
+    else:
+        with MongoDB(replica_set="") as server:
+            yield server
+
+
+@pytest.fixture
+def storage(server: MongoDB) -> Iterator[MongoDBStorage]:
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    with storage_at(server) as storage:
+        storage.make_indexes()
+        observer.clear()
+        yield storage
+
+
+class Purging(MongoDBStorage):
+    """Is held to what a purge has to do, although the server removes what has expired."""
+
+    self_expiring = False
+
+
+class TestContract(StorageContract):
+    @pytest.fixture(autouse=True)
+    def _ready(self, storage: MongoDBStorage) -> None:
+        self.storage = Purging(storage._server, "here")
+
+    def damage(self, session_id: str) -> None:
+        collection(self.storage).replace_one({"_id": bytes.fromhex(session_id)}, {"a": 1})
+
+
+class TestContractAwaited(TestContract):
+    awaited = True
+
+
+def collection(storage: Any) -> Any:
+    return storage._server.collection()
+
+
+# The number of commands ---------------------------------------------------------------------------
+
+
+def test_each_call_is_one_command(storage: MongoDBStorage) -> None:
+    base, new = make_record(), make_record(session_id(draw_key()))
+    changed = successor(base)
+    tombstone = make_tombstone(ID, State.SUPERSEDED, now=now(), seconds=60, successor=new.id)
+    for call, command in (
+        (lambda: storage.create(base, now()), "insert"),
+        (lambda: storage.read(ID), "find"),
+        (lambda: storage.update(changed, base, now()), "update"),
+        (lambda: storage.touch(changed, changed.expires + 1, now(), now()), "update"),
+        (lambda: storage.rotate(new, changed, tombstone, now()), "update"),
+        (lambda: storage.scan("", 200, None), "find"),
+        (lambda: storage.lookup_many([ID, new.id]), "find"),
+        (lambda: storage.count(now(), None), "aggregate"),
+        (lambda: storage.delete(new.id), "delete"),
+    ):
+        observer.clear()
+        call()
+        assert observer.commands == [command]
+
+
+def test_a_page_is_one_command_however_long(storage: MongoDBStorage) -> None:
+    """The server returns 101 documents at first, unless it is told otherwise."""
+    for number in range(250):
+        storage.create(make_record(f"{number:040x}"), now())
+    observer.clear()
+    page = storage.scan("", 249, None)
+    assert len(page.records) == 249
+    assert page.next
+    assert observer.commands == ["find"]
+
+
+def test_many_sessions_end_in_three_commands(storage: MongoDBStorage) -> None:
+    ids = [f"{number:040x}" for number in range(300)]
+    for each in ids:
+        storage.create(make_record(each), now())
+    observer.clear()
+    assert set(storage.end_many(ids)) == set(ids)
+    assert observer.commands == ["update", "find", "delete"]
+    assert collection(storage).count_documents({}) == 0
+
+
+@pytest.mark.engines("mongodb:mongodb")
+@pytest.mark.django_db
+def test_the_commands_of_requests(engine: Engine, client: Any, django_user_model: Any) -> None:
+    """As the documentation promises: a login takes two, and no request connects anew."""
+    from django.contrib.auth import HASH_SESSION_KEY
+
+    user = django_user_model.objects.create_user("anna", password="x")
+    store = engine.SessionStore()
+    store["seen"] = 1
+    store.save()
+    observer.clear()
+
+    visitor = engine.SessionStore(store.session_key)
+    assert visitor["seen"] == 1
+    assert observer.commands == ["find"]
+    visitor.cycle_key()
+    visitor[SESSION_KEY] = str(user.pk)
+    visitor[HASH_SESSION_KEY] = user.get_session_auth_hash()
+    visitor.save()
+    assert observer.commands == ["find", "update"]
+
+    observer.clear()
+    reader = engine.SessionStore(visitor.session_key)
+    reader["cart"] = [1]
+    reader.save()
+    assert observer.commands == ["find", "update"]
+
+    observer.clear()
+    engine.SessionStore(visitor.session_key).flush()
+    assert len(observer.commands) <= 2
+    assert observer.connections == 0
+
+
+# Compare and set ----------------------------------------------------------------------------------
+
+
+def test_threads_lose_no_save(storage: MongoDBStorage) -> None:
+    assert_threads_lose_no_save(storage, threads=8, saves=10)
+
+
+def test_a_touch_never_shortens(storage: MongoDBStorage) -> None:
+    base = make_record()
+    storage.create(base, now())
+    assert_touch_never_shortens(storage, base)
+
+
+def test_a_save_that_was_carried_out_before_is_no_conflict(storage: MongoDBStorage) -> None:
+    """Its answer was lost, and the caller, or a client without transactions, sends it again."""
+    base = make_record()
+    assert isinstance(storage.create(base, now()), Updated)
+    assert isinstance(storage.create(base, now()), Updated)
+    changed = successor(base, payload=b"changed")
+    assert isinstance(storage.update(changed, base, now()), Updated)
+    assert isinstance(storage.update(changed, base, now()), Updated)
+    other = replace(changed, payload=b"of another request")
+    assert storage.update(other, base, now()) == Conflict(storage.read(ID))
+
+
+def test_another_session_under_the_same_id_is_taken(storage: MongoDBStorage) -> None:
+    storage.create(make_record(), now())
+    assert isinstance(storage.create(make_record(payload=b"other"), now()), Taken)
+
+
+@pytest.mark.parametrize("state", [State.ENDED, State.SUPERSEDED, State.ROTATED])
+def test_no_write_replaces_a_tombstone(storage: MongoDBStorage, state: State) -> None:
+    """Neither a late save, nor a rotation to its id, nor a new session."""
+    base = make_record()
+    storage.create(base, now())
+    tombstone = make_tombstone(ID, state, now=now(), seconds=60, nonce=7)
+    storage.update(tombstone, base, now())
+    other = make_record("b" * 40)
+    storage.create(other, now())
+
+    assert isinstance(storage.update(successor(base), base, now()), Conflict)
+    assert not storage.touch(base, base.expires + 1, now(), now())
+    assert isinstance(storage.create(make_record(), now()), Taken)
+    leads = make_tombstone(other.id, State.SUPERSEDED, now=now(), seconds=60, successor=ID)
+    assert isinstance(storage.rotate(make_record(), other, leads, now()), Taken)
+    assert not storage.delete(ID)
+    assert storage.end_many([ID]) == []
+    assert storage.read(ID) == tombstone
+    assert storage.read(other.id) == other
+
+
+def test_a_save_of_a_session_that_is_being_ended_with_others(storage: MongoDBStorage) -> None:
+    """Between the commands that mark the sessions and remove them."""
+    base = make_record(payload=b"long enough to be taken for the id of a successor")
+    storage.create(base, now())
+    ask, outcomes = storage._server.ask, []
+
+    def and_save(name: str, *args: Any, **options: Any) -> Any:
+        if name == "delete_many":
+            storage._server.ask = ask  # type: ignore[method-assign]
+            outcomes.append(storage.update(successor(base), base, now()))
+            outcomes.append(storage.read(ID))
+        return ask(name, *args, **options)
+
+    storage._server.ask = and_save  # type: ignore[method-assign]
+    assert storage.end_many([ID]) == [ID]
+    conflict, held = outcomes
+    assert isinstance(conflict, Conflict)
+    assert (held.state, held.successor) == (State.ENDED, "")
+    assert storage.read(ID) is None
+    assert isinstance(storage.update(successor(base), base, now()), Gone)
+
+
+# Lost answers -------------------------------------------------------------------------------------
+
+
+def _failing_after(server: MongoDB, *commands: str, times: int = 1) -> Any:
+    """Let commands be carried out, and their answers be lost."""
+    return failing(
+        server,
+        times,
+        failCommands=list(commands),
+        # It is carried out, and what follows is what a primary says that steps down meanwhile.
+        writeConcernError={"code": 91, "errmsg": "down", "errorLabels": ["RetryableWriteError"]},
+    )
+
+
+def test_a_repeated_write_is_no_conflict() -> None:
+    """With retryWrites, which is the default, the client sends a write once more."""
+    server = shared_service(MongoDB)
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    # Nothing changes on the server that would tell the client that it may go on.
+    impatient = f"{server.url()}&heartbeatFrequencyMS=500"
+    with storage_at(server, MONGODB_URI=impatient) as storage:
+        storage.read(ID)
+        base, new = make_record(), make_record("b" * 40)
+        changed = successor(base, payload=b"changed")
+        tombstone = make_tombstone(ID, State.SUPERSEDED, now=now(), seconds=60, successor=new.id)
+        for call, command in (
+            (lambda: storage.create(base, now()), "insert"),
+            (lambda: storage.update(changed, base, now()), "update"),
+            (lambda: storage.rotate(new, changed, tombstone, now()), "update"),
+        ):
+            observer.clear()
+            with _failing_after(server, command):
+                assert isinstance(call(), Updated)
+            assert observer.commands == [command] * 2
+        observer.clear()
+        with _failing_after(server, "delete"):
+            assert storage.delete(new.id) is True
+        assert observer.commands == ["delete"] * 2
+        assert storage.read(ID) == tombstone
+
+
+# Removal ------------------------------------------------------------------------------------------
+
+
+def test_the_server_removes_what_has_expired() -> None:
+    """An hour later, in case its clock is ahead."""
+    parameters = {"ttlMonitorEnabled": "true", "ttlMonitorSleepSecs": "1"}
+    with MongoDB(**parameters) as server, storage_at(server) as storage:
+        storage.make_indexes()
+        long_ago = now() - GRACE * 1000 - 1
+        records = {
+            "a" * 40: make_record("a" * 40, expires=long_ago),
+            "b" * 40: make_record("b" * 40, expires=now() - 1),
+            "c" * 40: make_record("c" * 40),
+            "d" * 40: make_tombstone("d" * 40, State.ENDED, now=long_ago - 1000, seconds=1),
+        }
+        for each in records.values():
+            storage.create(each, each.expires - HOUR)
+        wait_until(lambda: storage.read("a" * 40) is None, "the server removes it")
+        wait_until(lambda: storage.read("d" * 40) is None, "the server removes the tombstone")
+        assert storage.read("b" * 40) is not None
+        assert storage.read("c" * 40) is not None
+
+
+def test_a_purge_removes_what_is_not_a_record(storage: MongoDBStorage) -> None:
+    """It has no moment at which the server would remove it."""
+    documents = collection(storage)
+    documents.insert_many([{"_id": b"x", "expires": "never"}, {"_id": b"y"}])
+    storage.create(make_record(), now())
+    assert storage.purge(now(), 10) == 2
+    assert documents.count_documents({}) == 1
+
+
+def test_a_purge_leaves_other_sites_alone_for_a_while(storage: MongoDBStorage) -> None:
+    storage.create(make_record(site=77, expires=now() - 1), now() - HOUR)
+    assert storage.purge(now(), 10) == 0
+    assert storage.purge(now() + LITTER_AGE, 10) == 1
+
+
+# Documents ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"payload": 5},
+        {"payload": None},
+        {"version": "many"},
+        {"state": 9},
+        {"expires": "soon"},
+        {"user_id": 7},
+        {"origin": "x"},
+        {"site": None},
+    ],
+    ids=lambda damage: next(iter(damage)),
+)
+def test_a_damaged_document_is_unreadable(storage: MongoDBStorage, damage: dict[str, Any]) -> None:
+    storage.create(make_record(), now())
+    storage.create(make_record("b" * 40), now())
+    collection(storage).update_one({"_id": bytes.fromhex(ID)}, {"$set": damage})
+    with pytest.raises(UnreadablePayload):
+        storage.read(ID)
+    assert storage.lookup_many([ID, "b" * 40]).keys() - {ID} == {"b" * 40}
+
+
+def test_an_entry_of_a_list_has_the_size_in_place_of_the_payload(storage: MongoDBStorage) -> None:
+    storage.create(make_record(payload=b"p" * 5000), now())
+    observer.clear()
+    (entry,) = storage.scan("", 10, None).records
+    assert (entry.payload, entry.size) == (b"", 5000)
+    assert storage.lookup_many([ID])[ID].size == 5000
+
+
+def test_a_session_that_is_too_large(storage: MongoDBStorage) -> None:
+    largest = make_record(payload=b"p" * storage.max_payload)
+    assert isinstance(storage.create(largest, now()), Updated)
+    too_large = successor(largest, payload=b"p" * (17 * 1024 * 1024))
+    with pytest.raises(PayloadTooLarge, match="Store less in the session"):
+        storage.update(too_large, largest, now())
+    with pytest.raises(PayloadTooLarge):
+        storage.create(replace(too_large, id="b" * 40), now())
+    assert storage.read(ID) == largest
+
+
+def test_a_login_session_is_small(storage: MongoDBStorage) -> None:
+    storage.create(
+        make_record(payload=b"", user_id="7", ip="192.0.2.1", origin="b" * 40, created=now()),
+        now(),
+    )
+    assert len(bson.encode(collection(storage).find_one())) <= 250
+
+
+# Indexes ------------------------------------------------------------------------------------------
+
+
+def test_requests_and_lists_use_indexes(server: MongoDB, storage: MongoDBStorage) -> None:
+    for number in range(400):
+        fields = {"user_id": str(number % 5), "expires": now() + HOUR + number}
+        storage.create(make_record(session_id(draw_key()), **fields), now())
+    page = storage.scan("", 3, None)
+    for call in (
+        lambda: storage.read(ID),
+        lambda: storage.scan(page.next, 3, None, now()),
+        lambda: storage.scan("", 3, "3", now()),
+        lambda: storage.purge(now() - DAY, 10),
+    ):
+        observer.clear()
+        call()
+        find = observer.events[0].command
+        question = {name: find[name] for name in ("find", "filter", "sort") if name in find}
+        plan = run_in_mongo(server, {"explain": question}, DATABASE)["queryPlanner"]["winningPlan"]
+        assert "COLLSCAN" not in str(plan)
+        assert "'SORT'" not in str(plan)  # It would read all of them for each page.
+
+
+def test_a_save_that_does_not_move_the_expiry_leaves_the_indexes_alone(
+    storage: MongoDBStorage,
+) -> None:
+    fields = {
+        name for keys in collection(storage).index_information().values() for name, _ in keys["key"]
+    }
+    assert fields == {"_id", "expires", "user_id", "state", "site"}
+
+
+def test_migrate_makes_the_indexes(server: MongoDB, db: None) -> None:
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    with storage_at(server) as storage, override_settings(SESSION_ENGINE=ENGINE):
+        assert len(storage.missing_indexes()) == 3
+        call_command("migrate", verbosity=0)
+        assert storage.missing_indexes() == []
+        made = collection(storage).index_information()["sessionstores_expires"]
+        assert made["expireAfterSeconds"] == GRACE
+
+
+ENGINE = "django_sessionstores.backends.mongodb"
+
+
+def test_reindex_makes_the_indexes(server: MongoDB, capsys: Any) -> None:
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    with storage_at(server) as storage, override_settings(SESSION_ENGINE=ENGINE):
+        storage.create(make_record(), now())
+        call_command("sessions", "reindex")
+        assert storage.missing_indexes() == []
+    assert "index" in capsys.readouterr().out
+
+
+def test_the_doctor_misses_indexes(server: MongoDB) -> None:
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    with storage_at(server) as storage, override_settings(SESSION_ENGINE=ENGINE):
+        (said,) = [each for each in diagnose(storage).findings if each.id.endswith("W041")]
+        assert "sessionstores_expires, sessionstores_user, sessionstores_live" in said.message
+        assert said.hint == "Run: python manage.py sessions reindex"
+        storage.make_indexes()
+        # One on the same field that removes nothing does not do.
+        collection(storage).drop_index("sessionstores_expires")
+        collection(storage).create_index("expires")
+        assert storage.missing_indexes() == ["sessionstores_expires"]
+
+
+def test_migrate_goes_on_without_the_server(db: None, caplog: pytest.LogCaptureFixture) -> None:
+    """The migrations are done, and a deployment must not stop for this."""
+    with (
+        MongoDB() as server,
+        storage_at(server, DATABASE_TIMEOUT=0.3),
+        override_settings(SESSION_ENGINE=ENGINE),
+    ):
+        server.kill()
+        call_command("migrate", verbosity=0)
+    assert "manage.py sessions reindex" in caplog.text
+
+
+def test_a_summary_counts_all_sessions(storage: MongoDBStorage) -> None:
+    for number in range(20):
+        storage.create(make_record(session_id(draw_key()), user_id=str(number % 2)), now())
+    assert storage.summarize(now(), 100).live == 20
+    assert not storage.summarize(now(), 5).is_whole
