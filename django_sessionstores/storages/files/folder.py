@@ -262,7 +262,9 @@ class Folder:
         if not hasattr(os, "geteuid"):
             return f"{obstacle} {self._cure()}"
         if owner == os.geteuid():
-            return f"{obstacle} Allow its owner to, with chmod -R u+rwX {self.path}."
+            # What is around the folder is not the package's.
+            command = f"-R u+rwX {self.path}" if place.startswith(self.path) else f"u+rwx {place}"
+            return f"{obstacle} Allow its owner to, with chmod {command}."
         return f"{obstacle} It belongs to the user {owner}. {self._cure()}"
 
     def _cure(self) -> str:
