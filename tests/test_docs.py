@@ -402,17 +402,24 @@ def test_every_engine_has_a_page_with_the_same_headings() -> None:
         "Limits",
     ]
     pages = {path.stem: path for path in (DOCS / "reference/engines").glob("*.rst")}
-    assert pages.keys() - {"index"} == ENGINES
+    assert pages.keys() - {"index"} == ENGINES, (
+        "Each engine has a page docs/reference/engines/*.rst."
+    )
     for name in ENGINES:
         text = pages[name].read_text(encoding="utf-8")
-        assert re.findall(r"^(.+)\n-+$", text, re.MULTILINE) == headings, name
+        assert re.findall(r"^(.+)\n-+$", text, re.MULTILINE) == headings, (
+            f"Give docs/reference/engines/{name}.rst these headings, in this order: "
+            f"{', '.join(headings)}."
+        )
 
 
 def test_the_readme_lists_every_engine() -> None:
     """An engine that is not in the table does not exist for readers."""
     readme = (ROOT / "README.rst").read_text(encoding="utf-8")
     table = readme.split(".. engines-begin")[1].split(".. engines-end")[0]
-    assert set(re.findall(r"^``(\w+)``", table, re.MULTILINE)) == ENGINES
+    assert set(re.findall(r"^``(\w+)``", table, re.MULTILINE)) == ENGINES, (
+        "Give each engine a row of the table in README.rst, after '.. engines-begin'."
+    )
 
 
 @pytest.mark.parametrize(
@@ -455,8 +462,12 @@ def test_the_page_of_checks_lists_every_id() -> None:
     modules = [*Path(*checks.__path__).glob("*.py"), *Path(*doctor.__path__).glob("*.py")]
     emitted = {id_ for path in modules for id_ in re.findall(ids, path.read_text("utf-8"))}
     entries = re.findall(rf"^   \* - ``({ids})``", read("reference", "checks.rst"), re.MULTILINE)
-    assert entries == sorted(entries, key=lambda id_: ("EWI".index(id_[14]), id_))
-    assert set(entries) == emitted
+    assert entries == sorted(entries, key=lambda id_: ("EWI".index(id_[14]), id_)), (
+        "Sort the rows of docs/reference/checks.rst: errors, warnings, then information."
+    )
+    missing, former = emitted - set(entries), set(entries) - emitted
+    assert not missing, f"Describe {missing} in docs/reference/checks.rst."
+    assert not former, f"No check has {former}. Remove them from docs/reference/checks.rst."
 
 
 def test_the_page_of_exceptions_has_every_one() -> None:
@@ -533,9 +544,13 @@ def test_the_page_of_settings_has_every_option(built: Path) -> None:
     page = (built / "reference" / "settings.txt").read_text(encoding="utf-8")
     for name in conf.OPTIONS:
         default = repr(getattr(conf.Settings(), name))
-        assert page.count(f'\n"{name}"\n') == 1
+        assert page.count(f'\n"{name}"\n') == 1, (
+            f"Name {name} in one group of docs/reference/settings.rst."
+        )
         entry = re.search(rf'^"{name}"\n +Type: .+\n +Default: "(.+)"\n\n +\w', page, re.MULTILINE)
-        assert entry is not None, name
+        assert entry is not None, (
+            f"Give Settings.{name} in conf/options.py a return type and a docstring."
+        )
         assert entry[1] == default
 
 

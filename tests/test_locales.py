@@ -49,6 +49,8 @@ LOCALES = sorted(path.name for path in (PACKAGE / "locale").iterdir())
 DJANGO = Path(django.__file__).parent
 EACH = pytest.mark.parametrize("locale", LOCALES)
 
+UPDATE = "'uv run manage.py translations'"
+
 # Fixtures.
 site, root, client = (
     test_pages.site,
@@ -59,6 +61,10 @@ site, root, client = (
 
 def catalog(locale: str, package: Path = PACKAGE) -> polib.POFile:
     return polib.pofile(str(package / "locale" / locale / "LC_MESSAGES" / "django.po"))
+
+
+def po(locale: str) -> str:
+    return f"django_sessionstores/locale/{locale}/LC_MESSAGES/django.po"
 
 
 def key(entry: Any) -> tuple[str | None, str, str]:
@@ -90,18 +96,19 @@ def test_languages() -> None:
     """Those of the table; a catalog that is lost would not be missed by the other tests."""
     howto = ROOT / "docs" / "howto" / "translating.rst"
     named = re.findall(r"^   \* - ``(\w+)``$", howto.read_text(encoding="utf-8"), re.MULTILINE)
-    assert named == LOCALES
+    assert named == LOCALES, "Give each catalog a row of the table in docs/howto/translating.rst."
 
 
 @EACH
 def test_a_catalog_has_every_text(fresh: Path, locale: str) -> None:
     """Translated, and nothing that is no longer there."""
-    now_there = catalog(locale, fresh)
-    assert [entry.msgid for entry in now_there if not all(forms(entry))] == []
-    assert [entry.msgid for entry in now_there if entry.fuzzy] == []
+    now_there, committed = catalog(locale, fresh), catalog(locale)
+    assert set(map(key, committed)) == set(map(key, now_there)), (
+        f"Run {UPDATE}, which adds new texts to {po(locale)} and removes former ones."
+    )
+    untranslated = [entry.msgid for entry in now_there if not all(forms(entry)) or entry.fuzzy]
+    assert untranslated == [], f"Translate these texts in {po(locale)}, then run {UPDATE}."
     assert now_there.obsolete_entries() == []
-    committed = catalog(locale)
-    assert set(map(key, committed)) == set(map(key, now_there))
     assert len(committed) == len(now_there) > 200
 
 
@@ -143,7 +150,7 @@ def test_the_compiled_catalog_is_in_step(locale: str) -> None:
     compiled = polib.mofile(str(Path(source.fpath).with_suffix(".mo")))
     assert {key(entry)[:2]: forms(entry) for entry in compiled} == {
         key(entry)[:2]: forms(entry) for entry in source
-    }
+    }, f"Run {UPDATE}, which compiles {po(locale)}."
     assert compiled.metadata == source.metadata
 
 
@@ -162,7 +169,9 @@ def test_placeholders_and_tags_are_kept(locale: str) -> None:
         expected = parts(entry.msgid)
         assert not entry.msgid_plural or parts(entry.msgid_plural) == expected
         wrong += [(entry.msgid, form) for form in forms(entry) if parts(form) != expected]
-    assert wrong == []
+    assert wrong == [], (
+        f"Keep placeholders, tags and names of settings in {po(locale)}, then run {UPDATE}."
+    )
 
 
 PLURALS = {
@@ -238,7 +247,9 @@ def test_what_is_marked_in_code_is_found() -> None:
                 marked += 1
                 if not (isinstance(argument, ast.Constant) and argument.value in texts):
                     lost.append(f"{path.name}:{node.lineno}: {ast.unparse(argument)}")
-    assert lost == []
+    assert lost == [], (
+        f"The catalogs lack these texts. Run {UPDATE}, which finds no variables and no f-strings."
+    )
     assert marked > 150
 
 
@@ -252,7 +263,7 @@ def test_every_phrase_is_marked() -> None:
                 words += 1
                 template = node.args[0]
                 is_marked = isinstance(template, ast.Call) or ast.unparse(template) == "refused"
-                assert is_marked, f"{path.name}:{node.lineno}"
+                assert is_marked, f"Mark the template with gettext_noop: {path}:{node.lineno}"
     assert words > 50
     assert len(texts) > 200
 

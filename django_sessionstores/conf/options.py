@@ -138,8 +138,14 @@ class Settings:
         age = typed_value("RECENT_AUTHENTICATION_AGE", None, (int, float, NoneType))
         if age is not None and not (math.isfinite(age) and age > 0):
             raise ImproperlyConfigured(
-                f"{full_name('RECENT_AUTHENTICATION_AGE')} is {age}; it must be a number of "
-                "seconds greater than 0, or None."
+                Phrase(
+                    _(
+                        "%(setting)s is %(value)s; it must be a number of seconds greater than 0, "
+                        "or None."
+                    ),
+                    setting=full_name("RECENT_AUTHENTICATION_AGE"),
+                    value=age,
+                )
             )
         return age
 
@@ -253,8 +259,16 @@ class Settings:
             Proxies.parse(proxies)
         except ValueError as error:
             raise ImproperlyConfigured(
-                f"{full_name('TRUSTED_PROXIES')}: {error}. Write addresses and networks such as "
-                "'10.0.0.1' and '10.0.0.0/8', or 'unix'."
+                Phrase(
+                    _(
+                        "%(setting)s: %(error)s. Write addresses and networks such as %(address)s "
+                        "and %(network)s, or 'unix'."
+                    ),
+                    setting=full_name("TRUSTED_PROXIES"),
+                    error=str(error),
+                    address="'10.0.0.1'",
+                    network="'10.0.0.0/8'",
+                )
             ) from error
         return proxies
 

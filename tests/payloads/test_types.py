@@ -118,6 +118,14 @@ def test_merge_takes_mine_of_what_both_sides_added(mine: Any, theirs: Any) -> No
     assert all(is_same(merged[key], value) for key, value in mine.items())
 
 
+@pytest.mark.parametrize("mine", [{"n": 2}, {"n": [1, 2]}, {}], ids=["number", "list", "removed"])
+@pytest.mark.parametrize("theirs", [{"n": 3}, {"n": [1, 3]}, {}], ids=["number", "list", "removed"])
+def test_merge_takes_mine_of_what_both_sides_changed(mine: Any, theirs: Any) -> None:
+    """The later save wins for a key that both have found, too: promise 2."""
+    merged = merge({"n": [1], "other": 1}, {**mine, "other": 1}, {**theirs, "other": 1})
+    assert merged == {**mine, "other": 1}
+
+
 @given(SESSIONS, SESSIONS)
 def test_merge_without_others_changes_gives_mine(base: Any, mine: Any) -> None:
     """If only the other side has changes, the merge returns theirs."""

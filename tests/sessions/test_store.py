@@ -1426,3 +1426,21 @@ def test_a_nested_change_reaches_the_next_request(engine: Any, prefix: str) -> N
         browser.get(f"{prefix}nest/b/2/")
     assert calls == ["read", "update"]
     assert browser.get(f"{prefix}read/").json() == {"cart": {"a": "1", "b": "2"}}
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [({"n": 2}, {"n": 3}), ({}, {"n": 3}), ({"n": 2}, {}), ({"n": [1, 2]}, {"n": [1, 3]})],
+    ids=["changed", "removed-here", "removed-there", "lists"],
+)
+def test_of_two_changes_of_a_key_the_later_save_is_kept(
+    session: Open, stored: Any, mine: Any, theirs: Any
+) -> None:
+    """The whole value, also of a key that both have found: promise 2."""
+    key = stored(n=[1], other=1)
+    first, second = session(key), session(key)
+    for request, change in ((first, theirs), (second, mine)):
+        request.set("n", change["n"]) if change else request.pop("n")
+    first.save()
+    second.save()
+    assert data(session(key)) == {"other": 1, **mine}

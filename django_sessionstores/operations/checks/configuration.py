@@ -25,9 +25,17 @@ def configured_storage() -> Storage | None:
     reports that.
     """
     store = session_store(django_settings.SESSION_ENGINE)
-    if isinstance(store, type) and issubclass(store, SessionStore):
+    if not (isinstance(store, type) and issubclass(store, SessionStore)):
+        return None
+    try:
         return store.own_storage()
-    return None
+    except (ImportError, ImproperlyConfigured):
+        raise  # It says what to set.
+    except Exception as error:
+        # An engine of the project, for example one whose setting is missing.
+        raise ImproperlyConfigured(
+            f"make_storage() fails with {type(error).__name__}: {error}"
+        ) from error
 
 
 def if_valid(read: Callable[[], T]) -> T | None:

@@ -142,6 +142,7 @@ def _lists(path: str) -> bool:
 def _check_function(path: str) -> None:
     """Raise ``ValueError`` if a path does not lead to a function that returns a storage."""
     from .internals import Storage
+    from .restoring import can_be_restored
 
     try:
         function = import_string(path)
@@ -168,6 +169,19 @@ def _check_function(path: str) -> None:
         raise ValueError(  # noqa: TRY004 - the value of an argument
             f"{path!r} returns {kind}{storage!r}, and must return an object of a subclass of "
             f"{Storage.__module__}.{Storage.__qualname__}."
+        )
+    try:
+        is_restored = can_be_restored(storage, START)
+    except Exception as error:
+        raise ValueError(
+            f"{path!r} returns a storage that fails at the first calls: {_summary_of(error)}"
+        ) from error
+    if not is_restored:
+        raise ValueError(
+            f"{path!r} returns a storage that does not keep all its state in dicts, lists and sets "
+            "that are its attributes. The simulation undoes its own reads by restoring these, so "
+            "it would report faults that do not exist. Test this storage with the conformance "
+            "suite only."
         )
 
 

@@ -23,7 +23,7 @@ from ...backends.cookie import SessionStore as CookieSessionStore
 from ...core import clock as core_clock
 from ...core import flow, records
 from ...core.flow import arun, run
-from ...core.records import Record, State, with_times
+from ...core.records import Record, State, draw_key, next_version, session_id, with_times
 from ...exceptions import (
     SessionConflict,
     SessionEnded,
@@ -93,6 +93,7 @@ __all__ = [
     "attributes",
     "clock",
     "derived_key",
+    "draw_key",
     "end_account_sessions",
     "end_one_by_one",
     "end_without_key",
@@ -102,11 +103,13 @@ __all__ = [
     "is_refused",
     "keys_from",
     "methods",
+    "next_version",
     "no_event_loop",
     "page_of",
     "pauses",
     "rotate_in_two_steps",
     "run",
+    "session_id",
     "sessions_before",
     "signals",
     "with_times",

@@ -17,6 +17,7 @@ from .configuration import BACKENDS, START, WEEKS, Config, failing_merges
 from .database import Connection
 from .internals import signals
 from .model import Model, Request
+from .restoring import restored
 from .scheduler import Actor, Scheduler
 from .site_storages import SiteStorages
 from .users import User
@@ -263,22 +264,10 @@ class World:
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
         """Undo at the end what the block does to the stores, for example by reading a session."""
-        kept = [
-            (vars(each), _copied(vars(each)))
-            for each in (*self.storages.stateful(), *self.users.values())
-        ]
+        objects = (*self.storages.stateful(), *self.users.values())
         time, self.model.is_watching = self.time, False
         try:
-            yield
+            with restored(*objects):
+                yield
         finally:
-            for variables, before in kept:
-                variables.clear()
-                variables.update(before)
             self.time, self.model.is_watching = time, True
-
-
-def _copied(variables: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: copy(value) if isinstance(value, dict | list | set) else value
-        for name, value in variables.items()
-    }

@@ -56,7 +56,14 @@ class Command(BaseCommand):
             with tempfile.TemporaryDirectory() as folder:
                 complete = self._update(copytree(PACKAGE, Path(folder, PACKAGE.name)), locales)
         if not complete:
-            raise CommandError("Not all is translated.")
+            raise CommandError(
+                "Not all is translated. "
+                + (
+                    "Without --missing, this command adds the texts to the catalogs."
+                    if missing
+                    else "Translate the texts above, then run this command again."
+                )
+            )
 
     def _update(self, package: Path, locales: list[str]) -> bool:
         """Whether all is translated then."""
@@ -66,13 +73,16 @@ class Command(BaseCommand):
 
     def _report(self, catalog: Path) -> bool:
         """Tell what is not translated; whether that is something."""
-        locale = catalog.parts[-3]
+        locale, path = catalog.parts[-3], catalog.relative_to(catalog.parents[4])
         options = ["--no-wrap", "--no-obsolete"]
         entries = _run("msgattrib", "--untranslated", *options, str(catalog)).partition("\n\n")[2]
         entries += _run("msgattrib", "--only-fuzzy", *options, str(catalog)).partition("\n\n")[2]
-        self.stdout.write(f"{locale}: {'not translated:' if entries else 'complete'}")
-        if entries:
-            self.stdout.write(f"\n{entries.strip()}\n\n")
+        if not entries:
+            self.stdout.write(f"{locale}: complete")
+        else:
+            self.stdout.write(
+                f"{locale}: translate these texts in {path}:\n\n{entries.strip()}\n\n"
+            )
         return bool(entries)
 
 

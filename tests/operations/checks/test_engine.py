@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from django.conf import settings
 from django.contrib.sessions.middleware import SessionMiddleware as DjangoMiddleware
 from django.core import checks as django_checks
 from django.core.exceptions import ImproperlyConfigured
@@ -13,6 +14,8 @@ from django.test import override_settings
 from django_sessionstores.operations.checks import engine
 from django_sessionstores.operations.checks.engine import check_engine, report_storage
 from django_sessionstores.operations.checks.options import check_settings
+from django_sessionstores.sessions import SessionStore as BaseSessionStore
+from django_sessionstores.storages.memory import MemoryStorage
 from tests import ROOT
 from tests.operations.checks.configurations import (
     DJANGO,
@@ -40,6 +43,28 @@ def test_engine_must_be_usable(overrides):
     """E005: Django's own checks pass with an engine that does not exist."""
     with override_settings(**overrides):
         assert ids(check_engine) == ["sessionstores.E005"]
+
+
+class SessionStore(BaseSessionStore):
+    """The class of an engine that reads a setting of its own."""
+
+    settings_used = ("SHOP_SESSIONS",)
+
+    @classmethod
+    def make_storage(cls):
+        return MemoryStorage(settings.SHOP_SESSIONS)
+
+
+def test_an_engine_that_fails_is_reported():
+    """E005: ``manage.py check`` would otherwise end in a traceback."""
+    with override_settings(SESSION_ENGINE=__name__):
+        (message,) = check_engine(None)
+        assert message.id == "sessionstores.E005"
+        assert "make_storage() fails with AttributeError: " in message.msg
+        assert "SHOP_SESSIONS" in message.msg
+        assert message in django_checks.run_checks(include_deployment_checks=True)
+    with override_settings(SESSION_ENGINE=__name__, SHOP_SESSIONS=10):
+        assert ids(check_engine) == []
 
 
 NOT_ENGINES = ("signed_cookies",)

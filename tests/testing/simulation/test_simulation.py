@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from django_sessionstores.core.records import Record
-from django_sessionstores.storages.base import Outcome, Storage, Updated
+from django_sessionstores.storages.base import Outcome, Storage, Taken, Updated
 from django_sessionstores.storages.memory import MemoryStorage
 from django_sessionstores.testing.simulation import exhaustive, language, random_programs
 from django_sessionstores.testing.simulation.__main__ import main
@@ -83,6 +83,41 @@ def unlisted() -> MemoryStorage:
 class _Forgetful(MemoryStorage):
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         return Updated(record)
+
+
+class _Elsewhere(MemoryStorage):
+    """Its records are not in an attribute of its own, like those of a server or in files."""
+
+    def __init__(self, *, only_changes: bool) -> None:
+        super().__init__(1000)
+        self._server = MemoryStorage(1000)
+        self._only_changes = only_changes
+
+    def create(self, record: Record, now: int) -> Updated | Taken:
+        create = super().create if self._only_changes else self._server.create
+        return create(record, now)
+
+    def update(self, record: Record, base: Record, now: int) -> Outcome:
+        self._server.create(record, now)
+        return Updated(record)
+
+    def read(self, session_id: str) -> Record | None:
+        return self._server.read(session_id) or super().read(session_id)
+
+
+def on_a_server() -> MemoryStorage:
+    """Return a storage whose records the simulation cannot restore."""
+    return _Elsewhere(only_changes=False)
+
+
+def changed_in_place() -> MemoryStorage:
+    """Return a storage whose changed records the simulation cannot restore."""
+    return _Elsewhere(only_changes=True)
+
+
+def unwritten() -> Storage:
+    """Return a storage without methods."""
+    return _Listed()
 
 
 class _Listed(Storage):
@@ -255,6 +290,9 @@ class TestMachinery:
             (["--random", "10", "--engine", f"{HERE}.a_dict"], "a_dict' returns {}, and must"),
             (["--random", "10", "--engine", f"{HERE}.a_class"], "returns the class <class"),
             (["--random", "10", "--engine", f"{HERE}.in_need"], "missing 1 required positional"),
+            (["--random", "10", "--engine", f"{HERE}.on_a_server"], "does not keep all its state"),
+            (["--random", "10", "--engine", f"{HERE}.changed_in_place"], "conformance suite only"),
+            (["--random", "10", "--engine", f"{HERE}.unwritten"], "fails at the first calls: Not"),
             (["--random", "10", "--middleware", "none"], "own, django"),
             (["--random", "10", "--driver", "none"], "sync, async"),
             (["--exhaustive", "--setup", "none"], "visitor, user"),
