@@ -133,7 +133,12 @@ def search(inventory: Inventory, request: HttpRequest, text: str, now: datetime)
 
 
 def _search_text(inventory: Inventory, text: str, found: Search, filters: dict[str, Any]) -> None:
-    """Find the user, the IP address or the beginning of an id that a text means."""
+    """Find what a text means. The first that matches is taken, in this order: an IP address, the
+    username, email address or id of a user, a network, the beginning of a session id, and a part
+    of a user's name.
+
+    After ``user:``, ``ip:`` or ``id:``, a text means this kind only.
+    """
     kind, colon, rest = text.partition(":")
     kind, wanted = (kind, rest.strip()) if colon and kind in {"user", "ip", "id"} else ("", text)
     if kind in {"", "ip"} and (ip := normal_ip(wanted)):
@@ -144,7 +149,7 @@ def _search_text(inventory: Inventory, text: str, found: Search, filters: dict[s
         try:
             users = find_users(wanted)
         except DatabaseError as error:
-            users, problem = [], _("The database of users is unreachable: %s") % error
+            users, problem = [], _users_unreachable(error)
         if _select_user([*users, *_unknown_user(inventory, wanted, users)], found):
             return
     if kind in {"", "ip"} and (network := normal_network(wanted)):
@@ -158,13 +163,17 @@ def _search_text(inventory: Inventory, text: str, found: Search, filters: dict[s
             if _select_user(find_users_by_part(wanted, _MOST_CHOICES), found):
                 return
         except DatabaseError as error:
-            problem = _("The database of users is unreachable: %s") % error
+            problem = _users_unreachable(error)
     if problem:
         found.problem = problem
         return
     found.problem = _(
         "No user, IP address or session id matches. Enter at least 6 characters of an id."
     )
+
+
+def _users_unreachable(error: DatabaseError) -> str:
+    return _("The database of users is unreachable: %s") % error
 
 
 def _select_user(users: Sequence[FoundUser], found: Search) -> bool:

@@ -38,8 +38,8 @@ from ..middleware.installed import has_package_middleware, records_reads
 from ..sessions import SessionStore
 from .sessions import YourSession, YourSessionList, YourSessions
 
-Answer = Flow[HttpResponse]
-Handler = Callable[..., Answer]
+ResponseFlow = Flow[HttpResponse]
+Handler = Callable[..., ResponseFlow]
 View = Callable[..., Any]
 
 _DESCRIPTION: Final = Path(__file__).with_name("openapi.json")
@@ -112,7 +112,7 @@ def _require_user(
 
     def decorator(handler: Handler) -> Handler:
         @wraps(handler)
-        def wrapper(request: HttpRequest, **captured: Any) -> Answer:
+        def wrapper(request: HttpRequest, **captured: Any) -> ResponseFlow:
             try:
                 user = yield Call(RequestUser(request), "get", ())
                 if user.is_authenticated:
@@ -145,13 +145,13 @@ _page: Final = _require_user(_redirect_to_login, _cannot_list)
 
 
 @_page
-def list_page(request: HttpRequest, **captured: Any) -> Answer:
+def list_page(request: HttpRequest, **captured: Any) -> ResponseFlow:
     """Show all sessions of the user."""
     return (yield from _list_page(request))
 
 
 @_page
-def end_page(request: HttpRequest, session_id: str, **captured: Any) -> Answer:
+def end_page(request: HttpRequest, session_id: str, **captured: Any) -> ResponseFlow:
     """Ask whether to end a session; end it on a POST."""
     yours = YourSessions(request)
     if yours.is_current(session_id):
@@ -172,7 +172,7 @@ def end_page(request: HttpRequest, session_id: str, **captured: Any) -> Answer:
 
 
 @_page
-def end_others_page(request: HttpRequest, **captured: Any) -> Answer:
+def end_others_page(request: HttpRequest, **captured: Any) -> ResponseFlow:
     """Ask whether to end all sessions except the current one; end them on a POST."""
     if (yield from _needs_recent_authentication(request)):
         return _redirect_to_login(request, recent_authentication.sign_in_url())
@@ -194,13 +194,15 @@ def end_others_page(request: HttpRequest, **captured: Any) -> Answer:
     return _render(request, "end_others", messages=notices)  # With the button to continue.
 
 
-def _list_page(request: HttpRequest, notices: Sequence[Message] = (), status: int = 200) -> Answer:
+def _list_page(
+    request: HttpRequest, notices: Sequence[Message] = (), status: int = 200
+) -> ResponseFlow:
     found: YourSessionList = yield Call(YourSessions(request), "list", ())
     context = {"messages": notices} if notices else {}
     return _render(request, "list", status, found=found, **context)
 
 
-def _show_result(request: HttpRequest, *notices: Message) -> Answer:
+def _show_result(request: HttpRequest, *notices: Message) -> ResponseFlow:
     """Return to the list of sessions with messages about what was done."""
     if not hasattr(request, "_messages"):
         # Without Django's messages framework, only this response can show them.
@@ -291,13 +293,13 @@ _api: Final = _require_user(_api_not_signed_in, _api_cannot_list)
 
 
 @_api
-def api_list(request: HttpRequest, **captured: Any) -> Answer:
+def api_list(request: HttpRequest, **captured: Any) -> ResponseFlow:
     """Return all sessions of the user."""
     return _json((yield Call(YourSessions(request), "list", ())))
 
 
 @_api
-def api_end(request: HttpRequest, session_id: str, **captured: Any) -> Answer:
+def api_end(request: HttpRequest, session_id: str, **captured: Any) -> ResponseFlow:
     """End a session of the user."""
     yours = YourSessions(request)
     if yours.is_current(session_id):
@@ -310,7 +312,7 @@ def api_end(request: HttpRequest, session_id: str, **captured: Any) -> Answer:
 
 
 @_api
-def api_end_others(request: HttpRequest, **captured: Any) -> Answer:
+def api_end_others(request: HttpRequest, **captured: Any) -> ResponseFlow:
     """End all sessions of the user except the current one."""
     if (yield from _needs_recent_authentication(request)):
         return _require_new_login()
@@ -328,7 +330,7 @@ def api_description() -> Handler:
     """
     content = _DESCRIPTION.read_bytes()
 
-    def handler(request: HttpRequest, **captured: Any) -> Answer:
+    def handler(request: HttpRequest, **captured: Any) -> ResponseFlow:
         return HttpResponse(content, content_type="application/json")
         yield  # Makes the function a flow, although it calls nothing.
 

@@ -32,7 +32,10 @@ IsOutdated: TypeAlias = Callable[[Record, Mapping[str, Any]], bool]
 
 
 class Selection(NamedTuple):
-    """Which sessions of a user are to end: those of the lineages, and all that are outdated."""
+    """Which sessions of a user are to end: those of the lineages, and all that are outdated.
+
+    A lineage is the id under which a session began, see `Record.lineage`.
+    """
 
     lineages: Collection[str]
     is_outdated: IsOutdated
@@ -106,7 +109,8 @@ class Ending(msgspec.Struct, frozen=True):
         progress, ended = _Progress(Limits()), list[Record]()
         try:
             for start in range(0, len(session_ids), MOST_AT_ONCE):
-                yield from self._end_some(session_ids[start:][:MOST_AT_ONCE], progress, ended)
+                batch = session_ids[start : start + MOST_AT_ONCE]
+                yield from self._end_some(batch, progress, ended)
         except StorageUnavailable as error:
             if ended:
                 moment = clock.now()
@@ -121,7 +125,7 @@ class Ending(msgspec.Struct, frozen=True):
         """End sessions in one batch, and add the records of those that were live to ``ended``."""
         known = yield from Calls(self.storage).lookup_many(session_ids)
         now = clock.now()
-        # Also without a record: a session that is not live must not become live.
+        # Also without a record, see `_end_one`.
         found = [known.get(each) or Record(id=each) for each in session_ids]
         own = [each for each in found if each.id not in known or self.storage.is_own(each)]
         batch = [each for each in own if each.state is State.LIVE]
@@ -149,7 +153,8 @@ class Ending(msgspec.Struct, frozen=True):
         """End the session with an id, and return it; ``None`` if it was not live."""
         if known is not None and not self.storage.is_own(known):
             return None
-        # Also without a record: a session that is not live must not become live.
+        # Also without a record: a session that was not found must not become live afterwards, as by
+        # a migration or a save that is under way.
         ended = yield from revocation.end(self.storage, session_id, known=known)
         if ended is not None and known is not None:
             yield from self._end_other_ids([known])
@@ -201,7 +206,9 @@ class Ending(msgspec.Struct, frozen=True):
                 found = yield from self._end_round(user_id, kept, reason, progress, selection)
                 if not found or progress.is_enough:
                     break
-            is_left = found and progress.is_enough and (yield from self._is_left(user_id, kept))
+            is_left = False
+            if found and progress.is_enough:
+                is_left = yield from self._is_left(user_id, kept)
         except StorageUnavailable as error:
             if progress.ended:
                 raise PartlyEnded(progress.ended, error) from error

@@ -95,6 +95,7 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         return (yield from self._finish(request, response))
 
     def _finish(self, request: HttpRequest, response: HttpResponse) -> Flow[HttpResponse]:
+        """Save the session, and return the response with its cookie, or that of an outage."""
         if not isinstance(response, OutageResponse):
             response = yield from self._finish_answered(request, response)
         if isinstance(response, OutageResponse):
@@ -106,6 +107,7 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         return response
 
     def _finish_answered(self, request: HttpRequest, response: HttpResponse) -> Flow[HttpResponse]:
+        """Save the session after a response that is not yet one of an outage; see `_finish`."""
         outage = outage_of(request)
         if outage is not None and response.status_code == 500:
             # An inner middleware raised it. Django calls process_exception() only for views.
@@ -146,7 +148,7 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
             delete_cookie(response, name)
             needs_vary = True
         elif not empty and response.status_code >= 500:
-            if is_ours and (yield from self._is_unknown_key(request, session)):
+            if is_ours and (yield from self._needs_key_after_error(request, session)):
                 needs_vary = True
                 yield from send_cookie(response, session)
         elif not empty and writes:
@@ -181,9 +183,12 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         lives: bool = yield Call(session, "prove", ())
         return lives
 
-    def _is_unknown_key(self, request: HttpRequest, session: SessionStore) -> Flow[bool]:
+    def _needs_key_after_error(self, request: HttpRequest, session: SessionStore) -> Flow[bool]:
         """Return whether a view that failed has stored the session under a key that the browser
-        does not have yet. Without the new key, the user would lose the session."""
+        does not have yet. Without the new key, the user would lose the session.
+
+        The store is asked again, because the session may have been proved before the error.
+        """
         session.is_proved = False
         if session.session_key == request.COOKIES.get(django_settings.SESSION_COOKIE_NAME):
             return False

@@ -50,6 +50,7 @@ from ..storages.tombstones import extend_until, leave_tombstone
 from .sources import ForeignSession, PreviousSession, Source, open_source
 
 _ROUNDS: Final = 5
+"""How often a session that another request migrates is read, until the store shows it."""
 _PAUSE: Final = 0.01
 """The first pause, in seconds. The last one is 16 times as long."""
 

@@ -71,7 +71,7 @@ def resolve_update(
     current = outcome.current if isinstance(outcome, Conflict) else None
     found: Stored | None = None
     if current is not None and current.is_live(clock.now()):
-        found = replace(state, record=current, base=_open_current(env, current))
+        found = _with_current(env, state, current)
     elif is_in_grace(current):
         found = yield from _follow_rotation(env, state, current)
     elif current is not None and current.successor and rotation.has_proof(state.base, data):
@@ -79,7 +79,7 @@ def resolve_update(
         if found is not None and found.record.user_id != drafting.user_of(data):
             found = None
     if found is None:
-        raise SessionEnded("The session got a new key, was deleted, or expired before this save.")
+        raise no_longer_stored()
     return NextTry(found, (yield from merge_with_stored(base, data, found.base)))
 
 
@@ -94,7 +94,7 @@ def resolve_rotation(
     previous, base = state.previous, drafting.data_of(state.previous.base)
     current = outcome.current if isinstance(outcome, Conflict) else None
     if current is not None and current.is_live(clock.now()):
-        found = replace(previous, record=current, base=_open_current(env, current))
+        found = _with_current(env, previous, current)
         merged = yield from merge_with_stored(base, data, found.base)
         return NextTry(replace(state, previous=found), merged)
     if is_in_grace(current):
@@ -116,7 +116,39 @@ def resolve_rotation(
     # has ended. Any other save would bring an ended session back.
     if previous.record.user_id is None and drafting.user_of(data) is not None:
         return NextTry(New(state.key, is_promised=True), data)
-    raise SessionEnded("The session got a new key, was deleted, or expired before this save.")
+    raise no_longer_stored()
+
+
+def resolve_superseded(
+    env: Environment, superseded: Dead, data: dict[str, Any]
+) -> Flow[NextTry | None]:
+    """Return the next try for a request whose key was superseded before it read its session.
+
+    Only a login may save. If the user of the session had logged in under this key meanwhile, the
+    login continues that session, as one does that has read the session earlier. Django would have
+    kept the key at that login, so whoever has the key would have the session there, even without
+    the password. After any other change of the key, ``None`` is returned, and the login begins
+    another session: the key may be one that an attacker has planted, or knows, who also knows the
+    password. Such an attacker must not get what a second factor has added to the session since.
+
+    Raises `SessionEnded` for a save that is not a login, and for a login with a password that was
+    changed meanwhile.
+    """
+    tombstone, user_id = superseded.tombstone, drafting.user_of(data)
+    if user_id is None:
+        raise SessionEnded("The session got a new key before this save.")
+    if tombstone is None:
+        return None
+    if (yield from verification.login_is_outdated(data)):
+        # The browser has another session, or none. A session that ends with the next request must
+        # not replace it.
+        raise SessionEnded("The user got a new password before this login was saved.")
+    if not tombstone.is_login or tombstone.user_id != user_id:
+        return None
+    joined = yield from rotation.join(env, superseded, tombstone, has_proof=False)
+    if joined is None or joined.record.user_id != user_id:
+        return None
+    return NextTry(joined, (yield from merge_with_stored(SecretDict(), data, joined.base)))
 
 
 def _join_rotation(
@@ -152,6 +184,11 @@ def _follow_rotation(env: Environment, previous: Stored, tombstone: Record) -> F
     return Stored(key, record, _open_current(env, record), is_announced=False)
 
 
+def _with_current(env: Environment, state: Stored, current: Record) -> Stored:
+    """Return the session with what another request has saved under its key."""
+    return replace(state, record=current, base=_open_current(env, current))
+
+
 def _open_current(env: Environment, current: Record) -> Snapshot:
     try:
         return drafting.open_record(env, current)
@@ -163,36 +200,12 @@ def _open_current(env: Environment, current: Record) -> Snapshot:
         ) from None  # Error reports show the frames of causes, and the decrypted data in them.
 
 
-def resolve_superseded(
-    env: Environment, superseded: Dead, data: dict[str, Any]
-) -> Flow[NextTry | None]:
-    """Return the next try for a request whose key was superseded before it read its session.
-
-    Only a login may save. If the user of the session had logged in under this key meanwhile, the
-    login continues that session, as one does that has read the session earlier. Django would have
-    kept the key at that login, so whoever has the key would have the session there, even without
-    the password. After any other change of the key, ``None`` is returned, and the login begins
-    another session: the key may be one that an attacker has planted, or knows, who also knows the
-    password. Such an attacker must not get what a second factor has added to the session since.
-
-    Raises `SessionEnded` for a save that is not a login, and for a login with a password that was
-    changed meanwhile.
-    """
-    tombstone, user_id = superseded.tombstone, drafting.user_of(data)
-    if user_id is None:
-        raise SessionEnded("The session got a new key before this save.")
-    if tombstone is None:
-        return None
-    if (yield from verification.login_is_outdated(data)):
-        # The browser has another session, or none. A session that ends with the next request must
-        # not replace it.
-        raise SessionEnded("The user got a new password before this login was saved.")
-    if not tombstone.is_login or tombstone.user_id != user_id:
-        return None
-    joined = yield from rotation.join(env, superseded, tombstone, has_proof=False)
-    if joined is None or joined.record.user_id != user_id:
-        return None
-    return NextTry(joined, (yield from merge_with_stored(SecretDict(), data, joined.base)))
+def no_longer_stored() -> SessionEnded:
+    """Return the error for a request whose session has ended, or has a key unknown to it."""
+    return SessionEnded(
+        "The session got a new key, was deleted, or expired while this request was running. "
+        "Nothing was saved: repeat the request with the cookie that the browser has now."
+    )
 
 
 # --- Merging -------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ class SessionFlows(KnownSession):
         yield from self._set_loaded(unread, loaded)
         if unread.base is not None and not isinstance(self._current_state, Stored):
             # The user in the data comes from a session that no longer exists. That is not a login.
-            raise SessionEnded("The session got a new key, was deleted, or expired meanwhile.")
+            raise conflicts.no_longer_stored()
         if unread.is_cycled and isinstance(self._current_state, Stored):
             self._set_state(rotation.begin_rotation(self._current_state, RotationCause.CYCLED))
 

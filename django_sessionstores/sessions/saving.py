@@ -139,7 +139,7 @@ def save(env: Environment, state: State, data: dict[str, Any], intent: Intent) -
             case Dead():
                 if state.is_superseded and env.policy is not None and not intent.has_changes:
                     return SaveResult(state)
-                raise SessionEnded("The session got a new key, or was deleted, before this save.")
+                raise conflicts.no_longer_stored()
         if isinstance(step, SaveResult):
             if data is given:
                 return step
@@ -344,7 +344,7 @@ def _touch(
         return (yield from conflicts.resolve_update(env, state, data, Conflict(current)))
     if env.policy is not None:
         return SaveResult(state)  # Nothing is lost, and the middleware does not send a cookie.
-    raise SessionEnded("The session got a new key, was deleted, or expired meanwhile.")
+    raise conflicts.no_longer_stored()
 
 
 def _proved(state: Stored, record: Record) -> SaveResult:
@@ -367,7 +367,7 @@ def _prove_token(env: Environment, state: Stored, intent: Intent) -> Flow[SaveRe
         return SaveResult(state, is_proved=True)
     if env.policy is not None:
         return SaveResult(state)
-    raise SessionEnded("The session got a new key, was deleted, or expired meanwhile.")
+    raise conflicts.no_longer_stored()
 
 
 # --- A session that gets another key -------------------------------------------------------

@@ -54,6 +54,11 @@ class _Entry(Generic[C]):
     watcher: AsyncGenerator[None, None] | None = None
     """Is closed when the loop shuts down."""
 
+    def take_client(self) -> C | None:
+        """Return the client, which the caller must close, and forget it."""
+        client, self.client = self.client, None
+        return client
+
 
 class LoopClients(Generic[C]):
     """One client for each running event loop that has sent enough commands to be worth it.
@@ -100,12 +105,12 @@ class LoopClients(Generic[C]):
         return entry.client
 
     def close(self) -> None:
-        """Close all clients. Those of running loops are closed by their loops."""
+        """Close all clients. A loop that runs closes its client itself, soon after this call."""
         with self._lock:
             entries = dict(self._entries)
             self._entries.clear()
         for loop, entry in entries.items():
-            client, entry.client = entry.client, None
+            client = entry.take_client()
             if client is not None and loop.is_running():
                 asyncio.run_coroutine_threadsafe(self._close(client), loop)
             elif client is not None:
@@ -114,13 +119,16 @@ class LoopClients(Generic[C]):
     def close_after_fork(self) -> None:
         """Close the sockets that a forked process has in common with its parent."""
         for entry in list(self._entries.values()):
-            client, entry.client = entry.client, None
+            client = entry.take_client()
             if client is not None:
                 self._kind.abandon(client, is_shared=True)
         self._forget()
 
     def _close_ended(self) -> None:
-        """Close the clients of loops that have ended without closing them."""
+        """Close the clients of closed loops, and of all but `MOST_IDLE_LOOPS` that do not run.
+
+        Loops that end as they should have closed their clients already.
+        """
         entries = [
             (loop, entry) for loop, entry in self._entries.items() if entry.client is not None
         ]
@@ -134,7 +142,7 @@ class LoopClients(Generic[C]):
         closed = [(loop, entry) for loop, entry in entries if loop.is_closed()]
         for loop, entry in (*closed, *excess):
             del self._entries[loop]
-            client, entry.client = entry.client, None
+            client = entry.take_client()
             if client is not None:
                 self._kind.abandon(client, is_shared=False)
 
@@ -145,7 +153,7 @@ class LoopClients(Generic[C]):
         try:
             yield
         finally:
-            client, entry.client = entry.client, None
+            client = entry.take_client()
             if client is not None:
                 with self._lock:
                     if self._entries.get(loop) is entry:

@@ -1,4 +1,4 @@
-"""What is wrong or worth knowing, by what stores answer and by the system checks."""
+"""The findings of the doctor: what stores answer and system checks report, in order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .probe import LARGE
 from .stores import Store
 
 _CHECKS: Final = (f"{checks.__name__}.", "django.core.checks.security.sessions")
-"""How the names of modules begin whose checks are about sessions."""
+"""The beginnings of the names of the modules whose checks are about sessions."""
 _WRONG: Final = django_checks.WARNING
 LEVELS: Final = {
     "critical": gettext_lazy("Critical"),
@@ -32,7 +32,7 @@ LEVELS: Final = {
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wrong or worth knowing: a message of a system check, or about what a store says."""
+    """A message about what is wrong or worth knowing, of a system check or about a store."""
 
     level: str
     id: str
@@ -76,7 +76,7 @@ def findings(
         of_stores.append((_eviction(eviction_policy), _EVICTS))
     others = [*map(_not_probed, (each for each in stores if each.belongs_to_another))]
     others += _of_settings(has_middleware)
-    # Sessions go on without a cache in front of a database.
+    # Findings that break no request come last, such as an outage of the cache of cached_db.
     of_stores.sort(key=lambda each: (not each[1], each[0].id))
     others.sort(key=lambda message: (message.level < _WRONG, message.id or ""))
     return [
@@ -214,7 +214,7 @@ def _of_settings(has_middleware: bool) -> Iterator[django_checks.CheckMessage]:
     """
     everywhere = registry.get_checks()
     for check in registry.get_checks(include_deployment_checks=True):
-        # What concerns the stores was asked from them.
+        # Whether the stores can be written is known from the stores themselves.
         if not check.__module__.startswith(_CHECKS) or check is check_write_access:
             continue
         for message in check(app_configs=None, databases=None):

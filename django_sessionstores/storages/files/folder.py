@@ -165,13 +165,16 @@ class Folder:
 
         Otherwise users would be signed out whose sessions are not in it.
         """
+        # Before the look: another thread may be about to make the first folder.
+        known = self._completed_at
         completed_at = self._index.completed_at() if self._index is not None else None
-        if self._completed_at not in {None, completed_at} and not self._may_vanish():
+        if known not in {None, completed_at} and not self._may_vanish():
             raise StorageUnavailable(
                 f"The folder {self.path} (see {self._setting}) is on another disk than before, and "
                 "has other sessions. Mount the disk of before, or restart the site to use this one."
             )
-        self._completed_at = completed_at
+        if completed_at is not None:
+            self._completed_at = completed_at
 
     def _refuse_absence(self, was_there: bool) -> None:
         if self._is_expected(was_there):

@@ -38,9 +38,10 @@ class IndexUpkeep:
 
     @contextlib.contextmanager
     def follow(self, record: Record, base: Record | None) -> Iterator[None]:
-        """Keep the index right while ``record`` replaces ``base``, even if that fails.
+        """Keep the index right while the block replaces ``base`` by ``record``.
 
-        Only under the lock.
+        The new entry is added before and the old one removed after, so a failure leaves an entry
+        too many and never lacks one. The caller must hold the lock of the session.
         """
         previous, owner = owner_of(base), owner_of(record)
         added = None if owner == previous else owner
@@ -97,6 +98,7 @@ class IndexUpkeep:
                     self._index.put(entry)
 
     def _is_right(self, entry: Entry) -> bool:
+        """Return whether the session is one of the entry's user, or cannot be read."""
         path = self._folder.path_of(entry.session_id)
         try:
             return entry.is_of(owner_of(read_owner(path, entry.session_id)))
@@ -106,7 +108,10 @@ class IndexUpkeep:
             return True
 
     def _complete(self, is_counted: Callable[[Record], bool] = bool) -> int:
-        """Add an entry for each session of a user; return how many of all sessions are counted."""
+        """Add an entry for each session that has a user, and note that the index is complete.
+
+        Returns the number of sessions, with and without a user, for which ``is_counted`` is true.
+        """
         self._folder.require()
         try:
             self._folder.refuse_other_owner()
@@ -126,8 +131,9 @@ class IndexUpkeep:
     def _complete_once(self) -> None:
         """Make the index complete, or wait until another request has done so.
 
-        Raises `StorageUnavailable` if that takes longer than `LOCK_SECONDS`: to read all files
-        meanwhile would be the same work again. The lock of a killed process ends with it.
+        Does nothing if this process cannot write the index. Raises `StorageUnavailable` if another
+        request takes longer than `LOCK_SECONDS`: to read all files meanwhile would be the same work
+        again. The lock of a killed process ends with it.
         """
         try:
             self._folder.refuse_other_owner()

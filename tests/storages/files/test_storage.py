@@ -40,6 +40,7 @@ from django_sessionstores.storages.caches.file_cache import from_cache
 from django_sessionstores.storages.files import disk, locks, purge, record_file
 from django_sessionstores.storages.files import folder as folders
 from django_sessionstores.storages.files import storage as storages
+from django_sessionstores.storages.files.index import UserIndex
 from django_sessionstores.storages.files.storage import FileStorage
 from tests import ROOT
 from tests.storages.files import worker as file_worker
@@ -1575,6 +1576,24 @@ def test_of_many_who_want_one_id_one_gets_it(storage: FileStorage) -> None:
     (winner,) = (outcome for outcome in outcomes if isinstance(outcome, Updated))
     assert outcomes.count(Taken()) == 7
     assert storage.read(ID) == winner.record
+
+
+def test_two_threads_make_the_folder(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one must not take the folder, which the first one completes, for another one."""
+    completed_at = UserIndex.completed_at
+    first: list[int | None] = []
+
+    def completed_before_the_other_thread(index: UserIndex) -> int | None:
+        seen = completed_at(index)
+        if not first:
+            first.append(seen)
+            assert isinstance(storage.create(live(OTHER_ID), NOW), Updated)
+        return seen
+
+    monkeypatch.setattr(UserIndex, "completed_at", completed_before_the_other_thread)
+    assert isinstance(storage.create(live(), NOW), Updated)
+    assert first == [None]
+    assert storage.read(OTHER_ID) is not None
 
 
 @posix
