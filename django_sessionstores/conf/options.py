@@ -13,10 +13,8 @@ Options are read when they are first used, and again after a setting has changed
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from types import NoneType
 from typing import Any, Final
 
 from django.conf import settings as django_settings
@@ -30,7 +28,18 @@ from ..payloads.cookie_chunks import MOST_PARTS
 from ..payloads.merge import MergeFunction
 from .previous_backends import previous_backend
 from .resets import reset_on_change
-from .validation import NAME, choice, count, entries, flag, full_name, seconds, text, typed_value
+from .validation import (
+    NAME,
+    choice,
+    count,
+    entries,
+    flag,
+    full_name,
+    seconds,
+    seconds_above_zero,
+    text,
+    typed_value,
+)
 
 
 class Settings:
@@ -135,19 +144,7 @@ class Settings:
         """How long an authentication counts as recent, in seconds. A view that requires recent
         authentication asks users to sign in again after this time. With ``None``, such a view
         accepts every signed-in user, unless it sets an age of its own."""
-        age = typed_value("RECENT_AUTHENTICATION_AGE", None, (int, float, NoneType))
-        if age is not None and not (math.isfinite(age) and age > 0):
-            raise ImproperlyConfigured(
-                Phrase(
-                    _(
-                        "%(setting)s is %(value)s; it must be a number of seconds greater than 0, "
-                        "or None."
-                    ),
-                    setting=full_name("RECENT_AUTHENTICATION_AGE"),
-                    value=age,
-                )
-            )
-        return age
+        return seconds_above_zero("RECENT_AUTHENTICATION_AGE")
 
     @cached_property
     def RECENT_AUTHENTICATION_URL(self) -> str:

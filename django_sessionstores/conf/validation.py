@@ -87,6 +87,26 @@ def seconds(name: str, *, default: float) -> float:
     return value
 
 
+def seconds_above_zero(name: str) -> float | None:
+    """Return an option that is a number of seconds greater than 0, or ``None``, its default.
+
+    Raises ``ImproperlyConfigured``.
+    """
+    value = typed_value(name, None, (int, float, NoneType))
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise ImproperlyConfigured(
+            Phrase(
+                _(
+                    "%(setting)s is %(value)s; it must be a number of seconds greater than 0, or "
+                    "None."
+                ),
+                setting=full_name(name),
+                value=value,
+            )
+        )
+    return value
+
+
 def wrong_seconds_message(setting: str, value: float) -> Phrase:
     """Return the message for a number that cannot be the seconds of a setting."""
     return Phrase(
