@@ -8,6 +8,7 @@ each write lists all of them.
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,13 +25,13 @@ from django.utils.translation import gettext_noop
 
 from ...core import clock
 from ...core.phrases import Phrase
-from ...core.records import Record, State, pack
+from ...core.records import Record, State
 from ...exceptions import UnreadablePayload
 from ..base import NAMESPACE, CacheStorage, has_fixed_keys, place_of_cache
 from ..copies import is_refused
-from ..files.disk import open_file, overwrite, read_rest
+from ..files.disk import open_file, overwrite
 from ..files.folder import Folder
-from ..files.record_file import front, read_head, set_hint, unpack_file
+from ..files.record_file import data_of, read_head, set_hint
 from ..files.storage import FileStorage, Place
 from .selection import cache_object
 
@@ -148,14 +149,19 @@ class FileCacheStorage(FileStorage, CacheStorage):
                         self._leave(each)
 
     def _leave(self, tombstone: Record) -> None:
-        """Store a tombstone: over the front of a copy, which is quicker, see `record_file`."""
+        """Store a tombstone in place of whatever there is: if that is a file, in the same file.
+
+        A new one takes ten times as long. If the process is killed meanwhile, the copy is damaged,
+        and so of no use.
+        """
         path = self._folder.path_of(tombstone.id)
         with self._folder.translate_errors():
             try:
                 with open_file(path) as fd:
-                    unpack_file(tombstone.id, read_rest(fd))  # So the tombstone can be read, too.
-                    overwrite(fd, 0, front(tombstone, pack(tombstone)))
-            except (FileNotFoundError, UnreadablePayload):
+                    data = data_of(tombstone)
+                    overwrite(fd, 0, data)
+                    os.ftruncate(fd, len(data))
+            except FileNotFoundError:
                 self._write(tombstone)
             else:
                 set_hint(path, tombstone.expires, self._kind_of(tombstone))

@@ -55,6 +55,12 @@ def front(record: Record, packed: bytes) -> bytes:
     return packed[:HEAD_SIZE] + bytes.fromhex(record.successor).ljust(ID_SIZE, b"\0")
 
 
+def data_of(record: Record) -> bytes:
+    """Return the bytes of a record's file."""
+    packed = pack(record)
+    return front(record, packed) + packed[HEAD_SIZE:]
+
+
 def unpack_file(session_id: str, data: bytes) -> Record:
     """Return the record or tombstone in the bytes of a file. Raises `UnreadablePayload`."""
     record = unpack(session_id, _packed_form(data))
@@ -99,8 +105,7 @@ def replace(path: str, new: str, record: Record, kind: Kind) -> None:
     try:
         fd = os.open(new, WRITE, 0o600)
         try:
-            packed = pack(record)
-            write_all(fd, front(record, packed) + packed[HEAD_SIZE:])
+            write_all(fd, data_of(record))
         finally:
             # May be the first to say that the disk is full, on NFS and with quotas.
             os.close(fd)

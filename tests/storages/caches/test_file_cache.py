@@ -377,10 +377,12 @@ def test_a_full_disk_is_told_and_the_copy_can_be_removed(
 
 
 def test_a_tombstone_takes_the_room_of_the_copy(
-    storage: FileCacheStorage, monkeypatch: pytest.MonkeyPatch
+    storage: FileCacheStorage, location: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A logout needs no new file, which takes ten times as long and which a full disk refuses."""
+    """A logout needs no new file, which takes ten times as long and which a full disk refuses.
+    Nothing of the copy is left."""
     storage.fill(record(), now() + HOUR, now())
+    assert record().payload in path_of(location).read_bytes()
 
     def refused(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -392,6 +394,7 @@ def test_a_tombstone_takes_the_room_of_the_copy(
     found = storage.read(ID)
     assert found is not None
     assert (found.state, found.expires, found.payload) == (State.ENDED, tombstone.expires, b"")
+    assert record().payload not in path_of(location).read_bytes()
     storage.fill(record(), now() + HOUR, now())
     assert storage.read(ID) == found
     assert storage.purge(tombstone.expires, 10) == 1

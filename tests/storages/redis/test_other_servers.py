@@ -13,7 +13,7 @@ from django.test import override_settings
 
 from django_sessionstores.core.records import State, make_tombstone
 from django_sessionstores.exceptions import StorageUnavailable, UnreadablePayload
-from django_sessionstores.storages.redis import loops
+from django_sessionstores.storages import loops
 from django_sessionstores.storages.redis import storage as redis
 from django_sessionstores.testing import now, successor
 from tests.services import HOST
