@@ -33,6 +33,7 @@ from redis.sentinel import Sentinel
 from django_sessionstores.conf import session_store
 from django_sessionstores.exceptions import StorageFull, StorageUnavailable
 from django_sessionstores.operations.doctor import diagnose
+from django_sessionstores.storages.mongodb import faults as mongodb_faults
 from django_sessionstores.storages.redis import faults
 from django_sessionstores.storages.redis.faults import fault_of, text_of
 from django_sessionstores.storages.sql import connection_errors, deadline
@@ -758,6 +759,7 @@ def test_the_documentation_knows_the_codes() -> None:
     section = page.partition("Read the message")[2].partition("What is logged")[0]
     written = set(re.findall(r"``([0-9A-Z]{3,})``", section)) - {"GRANT"}
     known = {str(code) for each in connection_errors._FAULTS for code in each.codes}
+    known |= {str(code) for each in mongodb_faults._FAULTS for code in each.codes}
     known |= {each.code for each in faults._FAULTS}
     known |= {word for each in faults._FAULTS for word in each.words.split("|")}
     known |= MISSING_TABLES
