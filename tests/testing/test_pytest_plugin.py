@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +21,7 @@ from django_sessionstores.inventory import Inventory
 from django_sessionstores.testing import inner_storages
 from django_sessionstores.testing.pytest_plugin import _ended_afterwards
 from django_sessionstores.testing.sites import frozen_clock, sign_in, store_down
-from tests import ROOT
+from tests.projects import run_tests
 
 pytest_plugins = ["django_sessionstores.testing.pytest_plugin"]
 
@@ -417,26 +413,6 @@ def test_a_project_can_use_it(conftest: str, arguments: list[str], tmp_path: Pat
         "urls.py": URLS,
         "test_it.py": TESTS,
         "conftest.py": conftest,
-        "pytest.ini": "[pytest]\npythonpath = .\n",
+        "pytest.ini": "[pytest]",
     }
-    for name, text in files.items():
-        (tmp_path / name).write_text(textwrap.dedent(text), encoding="utf-8")
-    ended = run_pytest(tmp_path, *arguments)
-    assert "2 passed" in ended.stdout, ended.stdout + ended.stderr
-
-
-def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PYTEST", "DJANGO_", "SESSIONSTORES"))
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", *arguments],
-        cwd=folder,
-        env={**environment, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    assert "2 passed" in run_tests(tmp_path, files, *arguments)
