@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +23,7 @@ from django_sessionstores.inventory import Inventory
 from django_sessionstores.testing import inner_storages
 from django_sessionstores.testing.pytest_plugin import _ended_afterwards
 from django_sessionstores.testing.sites import frozen_clock, sign_in, store_down
+from tests import ROOT
 from tests.projects import run_tests
 
 pytest_plugins = ["django_sessionstores.testing.pytest_plugin"]
@@ -137,11 +140,16 @@ def test_a_session_ends_elsewhere(make_client: Any, end: Any, user: Any) -> None
     assert [name_in(ended), name_in(other)] == ["", "ada"]
 
 
-def test_what_is_not_live_cannot_be_ended(make_client: Any, end: Any, user: Any) -> None:
+def test_what_is_not_live_cannot_be_ended(
+    make_client: Any, end: Any, user: Any, session_clock: Any
+) -> None:
     """A test that ends nothing would prove nothing."""
-    client = make_client(user)
-    end(client)
-    for each in (client, Client()):
+    expired, ended, signed_out = make_client(user), make_client(user), make_client(user)
+    session_clock.advance(days=10)
+    end(ended)
+    assert status_of(signed_out, "/logout/") == 200
+    session_clock.advance(days=5)
+    for each in (expired, ended, signed_out, Client()):
         with pytest.raises(LookupError, match="no live session"):
             end(each)
 
@@ -215,6 +223,7 @@ def test_the_clock_stands_still_and_is_put_back(engine: Any) -> None:
 # The store ------------------------------------------------------------------------------------
 
 
+@pytest.mark.engines(*ENGINES, "cache:django-redis")  # Which has async calls of its own.
 def test_an_outage_is_a_503_and_signs_nobody_out(
     make_client: Any, session_store_down: Any, user: Any
 ) -> None:
@@ -353,9 +362,10 @@ URLS = """
     urlpatterns = [path("", lambda request: HttpResponse(request.user.get_username()))]
 """
 TESTS = """
+    from asgiref.sync import async_to_sync
     from django_sessionstores.inventory import Inventory
 
-    def test_one(signed_in, end_session, session_clock, session_store_down):
+    def test_one(signed_in, async_signed_in, end_session, session_clock, session_store_down):
         client = signed_in()
         assert b"@" in client.get("/").content
         with session_store_down():
@@ -366,6 +376,7 @@ TESTS = """
         end_session(client)
         assert client.get("/").content == b""
         signed_in()
+        async_to_sync(async_signed_in)()
 
     def test_two():
         assert Inventory().count() == 0
@@ -395,6 +406,13 @@ WITH_PYTEST_DJANGO = """
     def _database(db):
         pass
 """
+
+
+@pytest.mark.engines("memory")
+def test_the_functions_do_not_need_pytest() -> None:
+    """Those of a site that uses unittest."""
+    code = "import sys, django_sessionstores.testing.sites; sys.exit('pytest' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.engines("memory")
