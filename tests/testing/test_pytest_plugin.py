@@ -238,6 +238,23 @@ def test_an_outage_is_a_503_and_signs_nobody_out(
     assert name_in(client) == "ada"
 
 
+def test_an_outage_outside_of_views_is_raised_by_the_client(
+    signed_in: Any, session_store_down: Any, user: Any
+) -> None:
+    """Unless it is told not to. With Django's session middleware, the answer is a 500."""
+    client, (ours, *others) = signed_in(user), settings.MIDDLEWARE
+    djangos = "django.contrib.sessions.middleware.SessionMiddleware"
+    required = "django.contrib.auth.middleware.LoginRequiredMiddleware"
+    for middleware, status in (([ours, *others, required], 503), ([djangos, *others], 500)):
+        client.handler._middleware_chain = None  # It is made with the first request.
+        with override_settings(MIDDLEWARE=middleware), session_store_down():
+            client.raise_request_exception = True
+            with pytest.raises(StorageUnavailable):
+                client.get("/who/")
+            client.raise_request_exception = False
+            assert status_of(client, "/who/") == status
+
+
 def test_an_outage_may_be_anonymous(make_client: Any, session_store_down: Any, user: Any) -> None:
     with override_settings(SESSIONSTORES={**options(), "ON_OUTAGE": "anonymous"}):
         client = make_client(user)
