@@ -79,15 +79,17 @@ def end_session(client: Client | AsyncClient) -> None:
     The client keeps its cookie, and its next request is anonymous. Raises ``LookupError`` if the
     client has no live session, or if the engine cannot end any.
     """
-    inventory, ended_id = _inventory_that_ends(), session_of(client).session_id
-    if ended_id is None or not inventory.end(ended_id):
+    inventory, session = _inventory_that_ends(), session_of(client)
+    session.load()  # This migrates a session of a previous backend.
+    if session.session_id is None or not inventory.end(session.session_id):
         raise _no_session()
 
 
 async def aend_session(client: Client | AsyncClient) -> None:
     """See `end_session`."""
-    inventory, ended_id = _inventory_that_ends(), session_of(client).session_id
-    if ended_id is None or not await inventory.aend(ended_id):
+    inventory, session = _inventory_that_ends(), session_of(client)
+    await session.aload()
+    if session.session_id is None or not await inventory.aend(session.session_id):
         raise _no_session()
 
 

@@ -154,6 +154,16 @@ def test_what_is_not_live_cannot_be_ended(
             end(each)
 
 
+@pytest.mark.engines("memory")
+def test_a_session_that_is_still_to_be_migrated_ends(signed_in: Any, end: Any, user: Any) -> None:
+    previous = "django.contrib.sessions.backends.db"
+    with override_settings(SESSION_ENGINE=previous):
+        client = signed_in(user)
+    with override_settings(SESSIONSTORES={"MIGRATE_FROM": [previous]}):
+        end(client)
+        assert name_in(client) == ""
+
+
 @pytest.mark.engines("cookie:unregistered")
 def test_an_engine_that_cannot_end_sessions_says_so(signed_in: Any, end: Any, user: Any) -> None:
     with pytest.raises(LookupError, match=r"Set SESSIONSTORES\['REGISTRY'\]"):
