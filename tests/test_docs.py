@@ -40,6 +40,7 @@ from django_sessionstores.operations.checks.options import check_merge_functions
 from django_sessionstores.testing import observed
 from tests import ROOT
 from tests.packages.table import page_with_table
+from tests.projects import run_tests
 from tests.services import skip_or_fail
 from tests.upstream import EXPECTED_FAILURES
 
@@ -333,13 +334,75 @@ def test_tests_of_the_guide_pass(
     names = run(DOCS / "howto" / "testing.rst", workshop)
     suite = unittest.TestSuite(
         unittest.defaultTestLoader.loadTestsFromTestCase(names[tests])
-        for tests in ("EndTests", "SignalTests", "CallbackTests")
+        for tests in ("EndTests", "AccountTests", "SignalTests", "CallbackTests")
     )
     engine = f"django_sessionstores.backends.{name}"
     with django_db_blocker.unblock(), override_settings(SESSION_ENGINE=engine):
         result = unittest.TextTestRunner(stream=io.StringIO()).run(suite)
-    assert result.testsRun == 3
+    assert result.testsRun == 5
     assert [(str(test), text) for test, text in result.failures + result.errors] == []
+
+
+SITE_OF_THE_GUIDE = {
+    "settings.py": """
+        SECRET_KEY = "tests only"
+        INSTALLED_APPS = [
+            "django.contrib.contenttypes", "django.contrib.auth", "django_sessionstores"
+        ]
+        DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+        MIDDLEWARE = [
+            "django_sessionstores.middleware.SessionMiddleware",
+            "django.contrib.auth.middleware.AuthenticationMiddleware",
+        ]
+        ROOT_URLCONF, LOGIN_URL = "urls", "/login/"
+    """,
+    "urls.py": """
+        from django.contrib.auth.decorators import login_required
+        from django.http import HttpResponse
+        from django.urls import path
+
+        @login_required
+        def account(request):
+            return HttpResponse("account")
+
+        def add_apple(request):
+            request.session["cart"] = ["apple"]
+            return HttpResponse("added")
+
+        urlpatterns = [path("account/", account), path("cart/", add_apple)]
+    """,
+    "pytest.ini": "[pytest]",
+    "running.py": """
+        import inspect
+
+        import pytest
+        from asgiref.sync import async_to_sync
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_pyfunc_call(pyfuncitem):
+            # As a plugin for async tests does.
+            if not inspect.iscoroutinefunction(pyfuncitem.obj):
+                return None
+            names = pyfuncitem._fixtureinfo.argnames
+            async_to_sync(pyfuncitem.obj)(**{name: pyfuncitem.funcargs[name] for name in names})
+            return True
+    """,
+}
+
+
+@pytest.mark.parametrize("name", ["memory", "db"])
+def test_pytest_tests_of_the_guide_pass(tmp_path: Path, name: str) -> None:
+    """In a project of their own, as a reader has it."""
+    page = blocks(DOCS / "howto" / "testing.rst")
+    (conftest,) = [code for code in page if "pytest_plugins" in code]
+    is_test = re.compile("^(async )?def test_|^pytestmark", re.MULTILINE)
+    tests = [code for code in page if is_test.search(code)]
+    files = SITE_OF_THE_GUIDE | {"conftest.py": conftest, "test_guide.py": "\n\n".join(tests)}
+    engine = f"django_sessionstores.backends.{name}"
+    files["settings.py"] = textwrap.dedent(files["settings.py"]) + f"SESSION_ENGINE = {engine!r}"
+    written = run_tests(tmp_path, files, "-p", "running", "--ds=settings")
+    number = sum(code.count("def test_") for code in tests)
+    assert f"{number} passed" in written, written
 
 
 # Commands -------------------------------------------------------------------------------------

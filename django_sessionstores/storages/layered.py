@@ -291,7 +291,7 @@ class LayeredStorage(ComposedStorage):
         except StorageUnavailable as error:
             self._leave_alone(error)
             return None
-        self._note_answer()
+        self.note_answer()
         return answer
 
     def _tell_cache(
@@ -306,7 +306,7 @@ class LayeredStorage(ComposedStorage):
         try:
             if not self._is_left_alone():
                 yield Call(self.cache, name, args)
-                self._note_answer()
+                self.note_answer()
                 heard = True
         except (PayloadTooLarge, StorageFull):
             if name not in {"delete", "end_many"}:
@@ -332,7 +332,8 @@ class LayeredStorage(ComposedStorage):
         self._outages.failed(error)
         self._left_alone_until = clock.monotonic() + self._retry
 
-    def _note_answer(self) -> None:
+    def note_answer(self) -> None:
+        """Note that the cache has answered, so that each request asks it again."""
         self._left_alone_until = 0.0
         if self._outages.is_open:
             self._outages.succeeded()

@@ -1,8 +1,8 @@
-"""Tests for storages and engines, for the package and for your own.
+"""Tests for storages and engines, for the package and for your own, and help for tests of a site.
 
 ``conformance`` tests what a storage or an engine must do, call by call. ``simulation`` runs whole
 requests against each other, in every order; it needs the extra ``simulation`` and is imported by
-its own name.
+its own name. ``sites`` and ``pytest_plugin`` are for tests of a site.
 """
 
 from ..core.clock import now
