@@ -1,0 +1,53 @@
+"""The results of backends as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import django
+
+from .backend import Backend
+from .running import Outcome, Result
+
+Results = Mapping[Backend, Sequence[Result]]
+
+
+def as_table(results: Results) -> str:
+    """Return a table of the cases for each backend."""
+    return "\n".join(line for backend in results for line in _table(backend, results[backend]))
+
+
+def as_json(results: Results) -> str:
+    """Return the results as JSON: for each backend, each case by its name."""
+    backends: dict[str, Any] = {
+        backend.engine: {
+            "middleware": backend.middleware_name,
+            "cases": {result.case.name: _entry(result) for result in results[backend]},
+        }
+        for backend in results
+    }
+    return json.dumps({"django": django.__version__, "backends": backends}, indent=2)
+
+
+def _entry(result: Result) -> dict[str, Any]:
+    return {
+        "promise": result.case.promise,
+        "subject": result.case.subject,
+        "meaning": result.case.meaning,
+        "result": result.outcome.value,
+        "detail": result.detail,
+    }
+
+
+def _table(backend: Backend, results: Sequence[Result]) -> Iterator[str]:
+    yield f"{backend.engine}, with {backend.middleware_name}"
+    width = max(len(result.case.name) for result in results)
+    for result in results:
+        line = f"  {result.case.name:{width}}  {result.case.promise:>2}  {result.outcome.value}"
+        yield f"{line}: {result.detail}" if result.detail else line
+    counts = Counter(result.outcome for result in results)
+    yield "  " + ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)
+    yield ""
