@@ -30,7 +30,7 @@ _OWN_MIDDLEWARE: Final = "django_sessionstores.middleware.SessionMiddleware"
 _DJANGO_MIDDLEWARE: Final = "django.contrib.sessions.middleware.SessionMiddleware"
 _LONG: Final = 2_000
 _REASONS: Final = {
-    Need.ENDS: "The key holds the session, which therefore cannot be ended.",
+    Need.ENDS: ("The key holds the whole session: the server keeps nothing to end or to merge."),
     Need.CLOCK: "The command cannot move the clock of the store.",
     Need.TRANSACTIONS: "The store takes no part in database transactions.",
 }

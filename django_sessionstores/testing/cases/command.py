@@ -17,8 +17,8 @@ COULD_NOT_RUN: Final = 2
 _EPILOG: Final = (
     "The settings are those of DJANGO_SETTINGS_MODULE. Without it, minimal settings are used, with "
     "SQLite and a local-memory cache. Databases are test databases. Caches, folders and servers "
-    "are those of the settings, and each case removes its sessions. The exit code is 0 if no case has "
-    "failed, 1 if one has, and 2 if the cases could not be run."
+    "are those of the settings, and each case removes its sessions. The exit code is 0 if no case "
+    "has failed, 1 if one has, and 2 if the cases could not be run."
 )
 
 

@@ -70,16 +70,6 @@ def keys_cannot_be_guessed(trial: Trial) -> None:
     expect(varied >= 22, f"Keys differ in only {varied} of their characters.")
 
 
-@case(28)
-def create_stores_a_session_under_its_key(trial: Trial) -> None:
-    """After create(), exists(session_key) is true, and the key leads to what is saved."""
-    session = trial.session()
-    session.create()
-    expect(session.exists(session.session_key), "exists(session_key) is false.")
-    session["color"] = "blue"
-    expect(trial.data(trial.save(session)) == {"color": "blue"}, "The data is missing.")
-
-
 @case(11)
 def cycle_key_keeps_the_data(trial: Trial) -> None:
     """After cycle_key() and a save, the new key leads to the data."""

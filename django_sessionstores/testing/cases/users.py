@@ -36,8 +36,9 @@ def log_in(request: HttpRequest, user: Any) -> None:
     auth.login(request, user, backend=settings.AUTHENTICATION_BACKENDS[0])
 
 
-def change_password(request: HttpRequest, user: Any) -> None:
-    """Give a user another password, and keep the session of this request."""
+def change_password(request: Any) -> None:
+    """Give the user of a request another password, and keep the session of this request."""
+    user = request.user
     user.set_unusable_password()  # Another random one, so that the hash in the session changes.
     user.save()
     auth.update_session_auth_hash(request, user)
