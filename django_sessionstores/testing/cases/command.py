@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -22,44 +23,71 @@ _EPILOG: Final = (
 )
 
 
+class _CouldNotRun(Exception):
+    """The cases could not be run, for the reason in the message."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    from .site import site
-
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not (options.engine or options.list):
+        parser.error("Name a session backend, such as django.contrib.sessions.backends.db.")
     try:
-        with site():
-            return _hold(options)
+        with _site():
+            return _list() if options.list else _hold(options)
     except _CouldNotRun as error:
         sys.stderr.write(f"{error}\n")
         return COULD_NOT_RUN
-    except Exception as error:  # noqa: BLE001 - settings of the project may raise anything
-        sys.stderr.write(f"The project could not be set up: {type(error).__name__}: {error}\n")
-        return COULD_NOT_RUN
 
 
-class _CouldNotRun(Exception):
-    """The cases could not be run, for the reason in the message."""
+@contextmanager
+def _site() -> Iterator[None]:
+    from .site import Site
+
+    site = Site()
+    try:
+        site.set_up()
+    except Exception as error:
+        raise _CouldNotRun(
+            f"The project could not be set up: {type(error).__name__}: {error}"
+        ) from error
+    try:
+        yield
+    finally:
+        site.tear_down()
+
+
+def _list() -> int:
+    from .catalog import CASES
+
+    for case in CASES.values():
+        sys.stdout.write(f"{case.name} ({case.promise}): {case.meaning}\n")
+    return PASSED
 
 
 def _hold(options: argparse.Namespace) -> int:
     from .catalog import CASES
     from .report import as_json, as_table
     from .running import Outcome, run_cases
+    from .simulation import Simulation, simulate
 
     names = options.case or list(CASES)
     if unknown := [name for name in names if name not in CASES]:
         raise _CouldNotRun(f"There is no case {unknown[0]!r}. --list shows the cases.")
     cases = [CASES[name] for name in names]
-    if options.list:
-        for case in cases:
-            sys.stdout.write(f"{case.name} ({case.promise}): {case.meaning}\n")
-        return PASSED
     backends = [_backend(engine, options.middleware) for engine in options.engine]
     results = {backend: list(run_cases(backend, cases)) for backend in backends}
-    sys.stdout.write((as_json if options.json else as_table)(results) + "\n")
-    failed = any(each.outcome is Outcome.FAILED for backend in results for each in results[backend])
-    return FAILED if failed else PASSED
+    simulations: dict[Backend, Simulation] = {}
+    if options.simulation:
+        simulations = {backend: simulate(backend, options.simulation) for backend in backends}
+    write = as_json if options.json else as_table
+    sys.stdout.write(write(results, simulations) + "\n")
+    outcomes = [
+        *(result.outcome for backend in backends for result in results[backend]),
+        *(simulation.outcome for simulation in simulations.values()),
+    ]
+    return FAILED if Outcome.FAILED in outcomes else PASSED
 
 
 def _backend(engine: str, middleware: str | None) -> Backend:
@@ -72,8 +100,8 @@ def _backend(engine: str, middleware: str | None) -> Backend:
             backend.try_out()
     except Exception as error:
         raise _CouldNotRun(
-            f"{engine} could not store a session: {type(error).__name__}. Check that "
-            "SESSION_ENGINE can be imported, that its settings are set and that its store answers."
+            f"{engine} could not store a session: {type(error).__name__}. Check that it can be "
+            "imported, that its settings are set and that its store answers."
         ) from error
     return backend
 
@@ -90,4 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--list", action="store_true", help="list the cases, and run none")
     add("--json", action="store_true", help="write the results as JSON")
     add("--middleware", metavar="PATH", help="session middleware, instead of the project's")
+    add(
+        "--simulation",
+        type=int,
+        metavar="STEPS",
+        help="also run the simulation for so many steps, if the backend is one of this package",
+    )
     return parser

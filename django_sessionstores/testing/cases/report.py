@@ -11,24 +11,34 @@ import django
 
 from .backend import Backend
 from .running import Outcome, Result
+from .simulation import Simulation
 
 Results = Mapping[Backend, Sequence[Result]]
+Simulations = Mapping[Backend, Simulation]
 
 
-def as_table(results: Results) -> str:
-    """Return a table of the cases for each backend."""
-    return "\n".join(line for backend in results for line in _table(backend, results[backend]))
+def as_table(results: Results, simulations: Simulations) -> str:
+    """Return a table of the cases for each backend, with the number of the promise."""
+    return "\n".join(
+        line
+        for backend in results
+        for line in _table(backend, results[backend], simulations.get(backend))
+    )
 
 
-def as_json(results: Results) -> str:
+def as_json(results: Results, simulations: Simulations) -> str:
     """Return the results as JSON: for each backend, each case by its name."""
-    backends: dict[str, Any] = {
-        backend.engine: {
+    backends: dict[str, Any] = {}
+    for backend in results:
+        entry = backends[backend.engine] = {
             "middleware": backend.middleware_name,
             "cases": {result.case.name: _entry(result) for result in results[backend]},
         }
-        for backend in results
-    }
+        if simulation := simulations.get(backend):
+            entry["simulation"] = {
+                "result": simulation.outcome.value,
+                "detail": simulation.detail,
+            }
     return json.dumps({"django": django.__version__, "backends": backends}, indent=2)
 
 
@@ -42,12 +52,20 @@ def _entry(result: Result) -> dict[str, Any]:
     }
 
 
-def _table(backend: Backend, results: Sequence[Result]) -> Iterator[str]:
+def _table(
+    backend: Backend, results: Sequence[Result], simulation: Simulation | None
+) -> Iterator[str]:
     yield f"{backend.engine}, with {backend.middleware_name}"
     width = max(len(result.case.name) for result in results)
     for result in results:
-        line = f"  {result.case.name:{width}}  {result.case.promise:>2}  {result.outcome.value}"
-        yield f"{line}: {result.detail}" if result.detail else line
+        beginning = f"  {result.case.name:{width}}  {result.case.promise:>2}  "
+        yield beginning + _said(result)
     counts = Counter(result.outcome for result in results)
     yield "  " + ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)
+    if simulation:
+        yield f"  simulation: {_said(simulation)}"
     yield ""
+
+
+def _said(result: Result | Simulation) -> str:
+    return ": ".join(filter(None, (result.outcome.value, result.detail)))

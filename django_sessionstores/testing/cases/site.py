@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 
 import django
 from django.conf import ENVIRONMENT_VARIABLE, settings
 from django.test.runner import DiscoverRunner
 
 
-@contextmanager
-def site() -> Iterator[None]:
-    """Load the settings of the project, or minimal ones, and create test databases.
+class Site:
+    """The project of DJANGO_SETTINGS_MODULE, or a minimal one, with test databases."""
 
-    The databases of the project are not used.
-    """
-    with tempfile.TemporaryDirectory() as folder:
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    def set_up(self) -> None:
+        """Load the settings and create test databases: those of the project are not used."""
         if not (settings.configured or os.environ.get(ENVIRONMENT_VARIABLE)):
-            _configure(folder)
+            _configure(self._stack.enter_context(tempfile.TemporaryDirectory()))
         django.setup()
         runner = DiscoverRunner(verbosity=0, interactive=False)
-        databases = runner.setup_databases()
-        try:
-            yield
-        finally:
-            runner.teardown_databases(databases)
+        self._stack.callback(runner.teardown_databases, runner.setup_databases())
+
+    def tear_down(self) -> None:
+        """Remove the test databases."""
+        self._stack.close()
 
 
 def _configure(folder: str) -> None:
