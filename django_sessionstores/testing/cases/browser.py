@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.cookies import Morsel
 from typing import TYPE_CHECKING, Any, Final
@@ -10,8 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import BadRequest, SuspiciousOperation
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
+from django.urls import get_urlconf, set_urlconf
 
 if TYPE_CHECKING:
     from .backend import Backend
@@ -73,7 +77,8 @@ class Browser:
         request = RequestFactory().get("/")
         request.COOKIES.update(self.cookies if cookies is None else cookies)
         try:
-            response: Any = stack(request)
+            with _in_request(request):
+                response: Any = stack(request)
         except (BadRequest, SuspiciousOperation):
             return Answer(400)  # What Django's handler makes of them.
         made = Answer(response.status_code, dict(response.cookies))
@@ -100,6 +105,31 @@ class Browser:
         seen: list[Any] = []
         self.receive(self.send(lambda request: seen.append(request.user.pk)))
         return seen[0] if seen else None
+
+
+@contextmanager
+def _in_request(request: HttpRequest) -> Iterator[None]:
+    """Do what Django's handlers do around the middleware: they set a urlconf and send signals.
+
+    Like Django's test client, this keeps the connections: they may be those of an outer request.
+    """
+    outer_urlconf = get_urlconf()
+    closers = [
+        signal
+        for signal in (request_started, request_finished)
+        if signal.disconnect(close_old_connections)
+    ]
+    try:
+        request_started.send(sender=Browser, environ=request.META)
+        set_urlconf(settings.ROOT_URLCONF)
+        try:
+            yield
+        finally:
+            request_finished.send(sender=Browser)
+    finally:
+        set_urlconf(outer_urlconf)
+        for signal in closers:
+            signal.connect(close_old_connections)
 
 
 def _with_users(view: Callable[[HttpRequest], HttpResponse]) -> Any:

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,7 +44,8 @@ def run_cases(backend: Backend, cases: Iterable[Case]) -> Iterator[Result]:
     """Hold a backend to cases, one after another."""
     for case in cases:
         with settings_of(backend):
-            yield Result(case, *_run(backend, case))
+            # A context of its own, in which nothing is known of the requests of other cases.
+            yield Result(case, *copy_context().run(_run, backend, case))
 
 
 def _run(backend: Backend, case: Case) -> tuple[Outcome, str]:

@@ -40,6 +40,7 @@ def _configure(folder: str) -> None:
             "django.contrib.sessions",
             "django_sessionstores",
         ],
+        ROOT_URLCONF="django.contrib.auth.urls",  # Any one: the cases call their views themselves.
         SECRET_KEY="of no site",  # noqa: S106 - the sessions live as long as the command
         SESSION_FILE_PATH=folder,
         USE_TZ=True,
