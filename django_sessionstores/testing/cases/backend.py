@@ -82,7 +82,7 @@ class Backend:
     def _ended_key_is_empty(self) -> bool:
         key = self._stored_key()
         self.SessionStore(key).flush()
-        return self.SessionStore(key).is_empty() or not dict(self.SessionStore(key).items())
+        return not dict(self.SessionStore(key).items())
 
     def _has_movable_clock(self) -> bool:
         return self._expires_when_clock_moves
@@ -90,9 +90,12 @@ class Backend:
     @cached_property
     def _expires_when_clock_moves(self) -> bool:
         key = self._stored_key()
+        session = self.SessionStore(key)
         with moved_clock(2 * settings.SESSION_COOKIE_AGE):
-            is_empty = not dict(self.SessionStore(key).items())
-        self.SessionStore().delete(key)
+            is_empty = not dict(session.items())
+        # Django's file backend stores an empty session in the place of an expired one.
+        for each in {key, session.session_key} - {None}:
+            self.SessionStore().delete(each)
         return is_empty
 
     def _is_in_database(self) -> bool:

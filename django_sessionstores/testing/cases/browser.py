@@ -50,6 +50,8 @@ class Browser:
         self.cookies: dict[str, str] = {}
         self.keys: list[str] = []
         """All session keys that responses have set."""
+        self.sessions: list[Any] = []
+        """All session objects of requests: a response may not have set their keys."""
 
     @property
     def key(self) -> str | None:
@@ -70,7 +72,9 @@ class Browser:
         """
 
         def answer(request: HttpRequest) -> HttpResponse:
+            self.sessions.append(request.session)
             view(request)
+            self.sessions.append(request.session)
             return HttpResponse(status=status)
 
         stack = self._backend.middleware(_with_users(answer))

@@ -62,7 +62,7 @@ def case(promise: int, *needs: Need) -> Callable[[Check], Check]:
         name = check.__name__.replace("_", "-")
         if name in CASES:
             raise ValueError(f"There are two cases with the name {name!r}")
-        meaning = inspect.getdoc(check) or ""
+        meaning = " ".join((inspect.getdoc(check) or "").split())
         subject = check.__module__.rpartition(".")[2]
         CASES[name] = Case(name, promise, meaning, subject, needs, check)
         return check

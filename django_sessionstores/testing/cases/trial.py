@@ -70,7 +70,8 @@ class Trial:
     def clean_up(self) -> None:
         """Delete the sessions and the users. Errors of the backend do not matter here."""
         keys = {*self._keys, *(key for browser in self._browsers for key in browser.keys)}
-        for session in self._sessions:
+        sessions = [session for browser in self._browsers for session in browser.sessions]
+        for session in [*self._sessions, *sessions]:
             with suppress(Exception):
                 keys.add(session.session_key)
         for key in keys - {None, ""}:
