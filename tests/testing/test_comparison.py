@@ -6,6 +6,7 @@ import json
 import sys
 import types
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from django.contrib.sessions.backends import db
 from django.contrib.sessions.backends.cache import SessionStore as CacheStore
 
+from django_sessionstores.testing.cases import running
 from django_sessionstores.testing.cases.backend import Backend
 from django_sessionstores.testing.cases.catalog import CASES
 from django_sessionstores.testing.cases.running import Outcome, Result, run_cases
@@ -99,6 +101,20 @@ class TestAFaultyBackend:
         result = hold(Store, "a-saved-value-is-read-back")["a-saved-value-is-read-back"]
         assert result.outcome is Outcome.FAILED
         assert result.detail == "ZeroDivisionError was raised."
+
+    def test_a_case_that_does_not_end_is_stopped(
+        self, hold: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Store(db.SessionStore):
+            def load(self) -> Any:
+                while True:
+                    with suppress(Exception):
+                        self.exists("a" * 32)
+
+        monkeypatch.setattr(running, "TIME_LIMIT", 0.2)
+        (result,) = hold(Store, "a-saved-value-is-read-back").values()
+        assert result.outcome is Outcome.FAILED
+        assert result.detail == "It had not ended after 0.2 seconds."
 
     def test_it_accepts_unknown_keys(self, hold: Any) -> None:
         class Store(CacheStore):

@@ -81,8 +81,8 @@ class Backend:
     @cached_property
     def _ended_key_is_empty(self) -> bool:
         key = self._stored_key()
-        self.SessionStore(key).flush()
-        return not dict(self.SessionStore(key).items())
+        self.SessionStore(session_key=key).flush()
+        return not dict(self.SessionStore(session_key=key).items())
 
     def _has_movable_clock(self) -> bool:
         return self._expires_when_clock_moves
@@ -90,7 +90,7 @@ class Backend:
     @cached_property
     def _expires_when_clock_moves(self) -> bool:
         key = self._stored_key()
-        session = self.SessionStore(key)
+        session = self.SessionStore(session_key=key)
         with moved_clock(2 * settings.SESSION_COOKIE_AGE):
             is_empty = not dict(session.items())
         # Django's file backend stores an empty session in the place of an expired one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.cookies import Morsel
@@ -40,6 +40,14 @@ class Answer:
         if morsel is None:
             return None
         return "" if _deletes(morsel) else morsel.value
+
+
+def without_private(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return session data without what Django and other packages add to it.
+
+    Such names begin with an underscore, as those of the login do.
+    """
+    return {name: value for name, value in items if not name.startswith("_")}
 
 
 class Browser:
@@ -102,7 +110,7 @@ class Browser:
         """Return the data of the session that the browser's cookie leads to."""
         seen: dict[str, Any] = {}
         self.receive(self.send(lambda request: seen.update(request.session.items())))
-        return seen
+        return without_private(seen.items())
 
     def user_id(self) -> Any:
         """Return the primary key of the user who is signed in, or None."""

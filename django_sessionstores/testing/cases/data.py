@@ -79,7 +79,9 @@ def names_of_fields_are_harmless(trial: Trial) -> None:
         *("user_id", "version", "_id", "__class__", "__proto__", "", "\x00", "$where", "a.b"),
     )
     data = dict.fromkeys(names, "x")
-    expect(trial.data(trial.store(**data)) == data, "A name is missing or has another value.")
+    seen = trial.session(trial.store(**data))
+    kept = all(seen.get(name) == "x" for name in names)
+    expect(kept, "A name is missing or has another value.")
 
 
 @case(6)

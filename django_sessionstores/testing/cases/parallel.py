@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib import auth
 from django.test import override_settings
 
 from .case import Need, case, expect
@@ -120,10 +121,10 @@ def a_late_reader_does_not_revive_an_ended_session(trial: Trial) -> None:
     expect(trial.data(key) == {}, "The session is there again.")
 
 
-@case(7, Need.ENDS)
+@case(7, Need.USERS, Need.ENDS)
 def cycle_key_does_not_revive_an_ended_session(trial: Trial) -> None:
     """cycle_key() of a session that was deleted meanwhile does not bring its data back."""
-    key, late, other = _two(trial, color="blue", _auth_user_id="7")
+    key, late, other = _two(trial, color="blue", **{auth.SESSION_KEY: str(trial.user().pk)})
     other.flush()
 
     def cycle() -> None:
@@ -135,10 +136,10 @@ def cycle_key_does_not_revive_an_ended_session(trial: Trial) -> None:
     expect(trial.data(late.session_key) == {}, "Its data is found under another key.")
 
 
-@case(11, Need.ENDS)
+@case(11, Need.USERS, Need.ENDS)
 def two_new_keys_at_once_leave_one_session(trial: Trial) -> None:
     """If two requests change the key of a signed-in session, one session is left."""
-    _, first, second = _two(trial, color="blue", _auth_user_id="7")
+    _, first, second = _two(trial, color="blue", **{auth.SESSION_KEY: str(trial.user().pk)})
 
     def cycle(session: Any) -> None:
         session.cycle_key()

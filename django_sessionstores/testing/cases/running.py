@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import enum
 import logging
+import signal
+import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +20,9 @@ from ..conformance.neutral_settings import neutral_settings
 from .backend import Backend
 from .case import Case, DoesNotApply, Failed
 from .trial import Trial
+
+TIME_LIMIT: Final = 30
+"""The seconds after which a case that has not ended has failed."""
 
 
 class Outcome(enum.Enum):
@@ -54,9 +60,12 @@ def _run(backend: Backend, case: Case) -> tuple[Outcome, str]:
         for need in case.needs:
             if reason := backend.lack(need):
                 return Outcome.DOES_NOT_APPLY, reason
-        case.check(trial)
+        with _time_limit():
+            case.check(trial)
     except DoesNotApply as reason:
         return Outcome.DOES_NOT_APPLY, str(reason)
+    except _TimeOver:
+        return Outcome.FAILED, f"It had not ended after {TIME_LIMIT} seconds."
     except Failed as seen:
         return Outcome.FAILED, str(seen)
     except Exception as error:  # noqa: BLE001 - whatever a backend raises is a result
@@ -66,6 +75,32 @@ def _run(backend: Backend, case: Case) -> tuple[Outcome, str]:
         return _PASSED
     finally:
         trial.clean_up()
+
+
+class _TimeOver(BaseException):
+    """A case takes too long. Backends that catch each ``Exception`` must not catch this."""
+
+
+@contextmanager
+def _time_limit() -> Iterator[None]:
+    """Stop a case that does not end, as if the backend draws a new key for ever.
+
+    Only the main thread can be stopped, and not on Windows.
+    """
+    if threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TimeOver
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager

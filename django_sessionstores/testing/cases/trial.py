@@ -12,7 +12,7 @@ from django.core.exceptions import SuspiciousOperation
 from django.utils.crypto import get_random_string
 
 from .backend import Backend
-from .browser import Browser
+from .browser import Browser, without_private
 from .users import new_user
 
 
@@ -28,7 +28,7 @@ class Trial:
 
     def session(self, key: str | None = None) -> Any:
         """Return a session object, as a request with this key gets it."""
-        session: SessionBase = self.backend.SessionStore(key)
+        session: SessionBase = self.backend.SessionStore(session_key=key)
         self._sessions.append(session)
         return session
 
@@ -47,7 +47,7 @@ class Trial:
 
     def data(self, key: str | None) -> dict[str, Any]:
         """Return the data that a new request with this key finds."""
-        return dict(self.session(key).items())
+        return without_private(self.session(key).items())
 
     def unknown_key(self) -> str:
         """Return a key that looks like one of Django's and that nobody has issued."""
