@@ -60,6 +60,17 @@ class TestTheComparison:
         ]
         assert failed == []
 
+    def test_what_fails_under_the_middleware_of_django_is_documented(self) -> None:
+        page = PAGE.read_text(encoding="utf-8")
+        middleware = "--middleware=django.contrib.sessions.middleware.SessionMiddleware"
+        for cases in results_of(OWN + "db", OWN + "memory", middleware).values():
+            failed = [name for name, result in outcomes(cases).items() if result == "failed"]
+            assert failed == [
+                "an-error-page-after-a-new-key-signs-nobody-out",
+                "a-reader-beside-an-end-gets-no-error",
+            ]
+            assert all(f"``{name}`` (" in page for name in failed)
+
     def test_the_order_of_cases_does_not_matter(self, results: dict[str, dict[str, Any]]) -> None:
         engines = [DJANGO + "db", OWN + "db", OWN + "memory"]
         names = [f"--case={name}" for name in reversed(CASES)]
@@ -231,7 +242,10 @@ class TestTheCommand:
 
     def test_its_table_names_promise_and_behaviour(self) -> None:
         done = run_command(DJANGO + "db", "--case=an-equal-value-is-no-write")
-        assert "an-equal-value-is-no-write   5  failed: A cookie was set.\n" in done.stdout
+        assert (
+            "an-equal-value-is-no-write   5  failed: The write of the other request is undone.\n"
+            in done.stdout
+        )
         assert "0 passed, 1 failed, 0 does not apply\n" in done.stdout
 
     def test_it_lists_the_cases(self) -> None:
