@@ -2,7 +2,10 @@
 
 ``conformance`` tests what a storage or an engine must do, call by call. ``simulation`` runs whole
 requests against each other, in every order; it needs the extra ``simulation`` and is imported by
-its own name. ``sites`` and ``pytest_plugin`` are for tests of a site.
+its own name. ``sites`` and ``pytest_plugin`` are for tests of a site. ``cases`` holds any session
+backend to the promises that Django's interface shows::
+
+    python -m django_sessionstores.testing django.contrib.sessions.backends.db
 """
 
 from ..core.clock import now
