@@ -83,7 +83,7 @@ class _TimeOver(BaseException):
 
 @contextmanager
 def _time_limit() -> Iterator[None]:
-    """Stop a case that does not end, as if the backend draws a new key for ever.
+    """Stop a case that does not end, such as one in which a backend draws new keys for ever.
 
     Only the main thread can be stopped, and not on Windows.
     """
