@@ -600,7 +600,8 @@ class MongoDB(Server):
             "settings": {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200},
         }
         said = self.ask({"replSetInitiate": configuration})
-        if not said.get("ok"):
+        # A member that was restarted says what set it belongs to when it has read that.
+        if not said.get("ok") and said.get("codeName") != "AlreadyInitialized":
             raise RuntimeError(f"{self.name} does not become a replica set: {said}")
 
     def ask(self, command: dict[str, Any], database: str = "admin") -> dict[str, Any]:

@@ -153,8 +153,6 @@ def database(
     """Yield the session class of a site with its sessions in a server, whose table is made."""
     store = POSTGRESQL if isinstance(server, PostgreSQL) else MARIADB
     with site("db", DATABASE_ROUTERS=[ToSessions()]) as session_class:
-        # Statements are compiled once for each alias, which was that of another server.
-        session_class.own_storage()._compiled.pop(ALIAS, None)
         with open_database(store.configure(server)):
             call_command("migrate", "django_sessionstores", database=ALIAS, verbosity=0)
         with open_database(store.configure(server) | entry):

@@ -24,6 +24,7 @@ from django.test import override_settings
 from django_sessionstores.conf import session_store
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.operations.doctor import diagnose
+from django_sessionstores.sessions.engine import Engine
 from tests.cases import MARIADB, POSTGRESQL
 from tests.operations.checks.configurations import ENGINES
 from tests.services import (
@@ -307,6 +308,9 @@ def open_database(
         finally:
             connections[ALIAS].close()
             del connections[ALIAS], connections.settings[ALIAS]
+            # Statements are compiled once for each alias. The next server may be another one.
+            for storage in Engine._own_storages.values():
+                getattr(storage, "_compiled", {}).pop(ALIAS, None)
 
     with django_db_blocker.unblock():
         yield added
