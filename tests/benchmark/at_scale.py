@@ -1,5 +1,6 @@
 """Lists, searches and purges among very many sessions."""
 
+import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from threading import Event, Thread
 from typing import Any, NamedTuple
 
 from django.contrib.auth import get_user_model
+from django.core.management import call_command
 from django.db import connections, transaction
 from django.test import Client, override_settings
 
@@ -44,6 +46,10 @@ class Figure(NamedTuple):
     unit: str
 
 
+def _statistics() -> None:
+    call_command("sessions", "stats", stdout=io.StringIO())
+
+
 def figures(engine: Any, number: int) -> Iterator[Figure]:
     """Yield each figure when it is known. Half of the sessions expire in an hour, the others in a
     day."""
@@ -59,6 +65,7 @@ def figures(engine: Any, number: int) -> Iterator[Figure]:
     yield Figure("count of a user", _median(lambda: inventory.count(user=some_user)), "ms")
     yield Figure("count of all", _once(inventory.count) * 1000, "ms")
     yield Figure("memory for it", _memory() - before, "MB")
+    yield Figure("manage.py sessions stats", _once(_statistics), "s")
     yield from _pages(sought)
     # Late enough for half of them, and too early for logins to clear them out of Redis' index.
     storage, moment = inventory.storage, now() + HOUR * 3 // 2
