@@ -171,7 +171,7 @@ class Folder:
         if known not in {None, completed_at} and not self._may_vanish():
             raise StorageUnavailable(
                 f"The folder {self.path} (see {self._setting}) is on another disk than before, and "
-                "has other sessions. Mount the disk of before, or restart the site to use this one."
+                "has other sessions. Mount the earlier disk, or restart the site to use this one."
             )
         if completed_at is not None:
             self._completed_at = completed_at
