@@ -186,7 +186,7 @@ def test_one_of_several_nodes(engine: Engine, log: Log) -> None:
 @pytest.mark.engines("file", "cache:file-cache")
 def test_a_folder_that_has_gone(engine: Engine, log: Log) -> None:
     browser = Browser()
-    assert all("Sessions begin anew" in each for each in log.lines())
+    assert all("was made for sessions" in each for each in log.lines())
     log.records.clear()
     folder = Path(engine.storage._folder.path)
     away = folder.with_name(folder.name + "-away")

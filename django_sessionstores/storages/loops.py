@@ -17,7 +17,7 @@ LOOP_TRIAL: Final = 10
 """Commands of an event loop that go through a thread, before it gets connections of its own.
 
 Connections belong to a loop. ``async_to_sync`` makes a loop for a single call, under WSGI for each
-request of an async view, and would connect anew each time.
+request of an async view, and would connect again each time.
 """
 MOST_IDLE_LOOPS: Final = 8
 """Loops that are neither running nor closed, and may keep their connections."""

@@ -189,8 +189,8 @@ def store_down(part: Part = "everything") -> Iterator[None]:
 
     Each call raises ``StorageUnavailable``, in sync and async code and in all threads, and no
     session changes. ``part`` limits that to ``"reads"`` or ``"writes"``, or to the ``"cache"`` in
-    front of a database. Change the settings of the engine before, because they may make its store
-    anew. Raises ``LookupError`` if the engine has no such store.
+    front of a database. Change the settings of the engine before, because they may give it another
+    store. Raises ``LookupError`` if the engine has no such store.
     """
     stores = stores_of(Inventory().storage)
     layered = [each for each in stores if isinstance(each, LayeredStorage)]

@@ -50,8 +50,8 @@ class Folder:
     looks the same: sessions that cannot be found then have not ended, and a save must not begin a
     new folder below the mount point. Only ``may_vanish`` says that the folder may be removed with
     its sessions, as the system does with temporary files. Even then, the file system that it was
-    on must be mounted. Another file system in its place must have the same folder, as far as the
-    index tells folders apart. The folder is looked for only when a file is missing, so a session
+    on must be mounted. Another file system in its place must have the same folder, which the
+    index tells from others. The folder is looked for only when a file is missing, so a session
     that is found costs nothing more.
 
     ``setting`` is the setting that error messages name. ``index`` is marked as complete if the
@@ -119,8 +119,8 @@ class Folder:
         """Log that there was no folder, which may be on a disk that is not mounted."""
         if not self._may_vanish():
             logger.warning(
-                "Sessions begin anew in %s (see %s), because there was no such folder. If the site "
-                "has had sessions, stop it and put the old folder in the place of the new one.",
+                "The folder %s (see %s) was made for sessions, because it did not exist. If the "
+                "site has had sessions, stop it and put the old folder in place of the new one.",
                 self.path,
                 self._setting,
             )

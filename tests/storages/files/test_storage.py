@@ -565,7 +565,7 @@ def test_the_process_that_makes_the_folder_says_so_once(
     (line,) = caplog.records
     assert line.levelname == "WARNING"
     assert line.getMessage().startswith(
-        f"Sessions begin anew in {tmp_path}/django_sessionstores (see SESSION_FILE_PATH)"
+        f"The folder {tmp_path}/django_sessionstores (see SESSION_FILE_PATH) was made for sessions"
     )
 
 
