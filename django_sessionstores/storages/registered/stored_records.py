@@ -164,12 +164,26 @@ class StoredRecords(Pair):
         outcome: Outcome = yield Call(self._data, "update", (record, without_entry(base), now))
         if isinstance(outcome, Conflict):
             return Conflict(with_entry(outcome.current, entry))
+        if record.state is not State.LIVE and isinstance(outcome, Gone):
+            return (yield from self._supersede_without_data(record, entry, now))
         if isinstance(outcome, Gone):
             return outcome
         if record.state is not State.LIVE:
             return outcome if (yield from self._supersede(entry, record, now)) else Gone()
         followed = yield from self._update_entry(record, entry, now)
         return Gone() if followed is None else combine_outcomes(outcome, followed)
+
+    def _supersede_without_data(self, tombstone: Record, entry: Record, now: int) -> Flow[Outcome]:
+        """Replace an entry whose data was lost, or is about to be stored by another request.
+
+        If the entry were removed, a third request could migrate the session meanwhile, and what it
+        saves would be replaced by the data of the second one.
+        """
+        if not (yield from self._supersede(entry, tombstone, now)):
+            return Gone()
+        # If the data is there by now, it does not count.
+        yield Call(self._data, "create", (tombstone, now))
+        return Updated(tombstone)
 
     def _update_entry(self, record: Record, entry: Record, now: int) -> Flow[Updated | None]:
         """Bring an entry up to date with a record that was saved.

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from . import handler
-from .history import Ending, Life, Request, Superseding, Violation
+from .history import BEFORE, Ending, Life, Request, Superseding, Violation
 from .internals import Inventory, SessionStoresError
 from .judge import ENDS_OWN, MOST
 
@@ -283,7 +283,7 @@ def _may_be_untold(world: World, life: Life) -> bool:
     changing = [each for each in requests if each.name == "password"]
     if any(each.signs_in and each.overlaps(other) for each in requests for other in changing):
         return True
-    return any(each.acked is None for each in life.endings) and life.was_there_before
+    return any(each.acked is None for each in life.endings) and life.request.label == BEFORE
 
 
 def _audit_signals(world: World) -> None:
@@ -315,7 +315,7 @@ def _audit_signals(world: World) -> None:
             # before the request that set the password saved. That one began another session.
             sent_reasons.remove("password")
         enders = sum(each.name in _ENDING for each in requests)
-        if life.was_there_before and enders > 1:
+        if life.request.label == BEFORE and enders > 1:
             # If two requests remove a session from a previous backend, either may be the first one
             # or find that the other one was.
             sent_reasons, may_be_silent = sent_reasons[:1], True

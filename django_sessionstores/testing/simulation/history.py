@@ -112,16 +112,21 @@ class Request:
         return child if is_repeated else None
 
     @property
-    def may_repeat_login(self) -> bool:
-        """Return whether a login of the same user, with the same key, may have been stored though
-        it is not acknowledged: it has not ended, or its answer was lost."""
+    def login_repeated_beside(self) -> Life | None:
+        """Return the session that a login of the same user continues under another key, if that
+        login is not acknowledged: it has not ended, or its answer was lost."""
         life = self.presented
-        return life is not None and any(
-            each.request.signs_in == self.signs_in == life.user
-            and each.request is not self
-            and (each.request.is_uncertain or each.request.overlaps(self))
-            for each in life.keys[str(self.key)].superseded
-        )
+        while life is not None and life.user == self.signs_in:
+            if any(
+                each.request.signs_in == life.user
+                and each.request is not self
+                and (each.request.is_uncertain or each.request.overlaps(self))
+                for key in life.keys.values()
+                for each in key.superseded
+            ):
+                return life
+            life = life.children[0] if len(life.children) == 1 else None
+        return None
 
     def overlaps(self, other: Request) -> bool:
         """Return whether neither request began after the response to the other."""
@@ -241,11 +246,6 @@ class Life:
     def ids(self) -> set[str]:
         """Return all session ids that it has had."""
         return {key.id for key in self.keys.values() if key.id}
-
-    @property
-    def was_there_before(self) -> bool:
-        """Return whether a previous backend had it before the first request."""
-        return self.request.label == BEFORE
 
     @property
     def writes(self) -> list[tuple[Write, bool]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from .history import DELETED, FOREVER, Ending, Key, Life, Request, Superseding, Violation
+from .history import BEFORE, DELETED, FOREVER, Ending, Key, Life, Request, Superseding, Violation
 from .internals import SessionConflict, SessionEnded, SessionLimitReached, StorageUnavailable
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class Judge:
         life = request.presented
         return (
             life is not None
-            and life.was_there_before
+            and life.request.label == BEFORE
             and any(
                 each.request is not None and each.request.overlaps(request) for each in life.endings
             )

@@ -179,6 +179,7 @@ class Model(Judge):
         if not request.cycles and (pk is None or not _keeps_data(self._world, own, pk)):
             return
         own.supersede(request, now, self._world.time, None)
+        life.inherits_surely |= own is life.parent and not own.endings
         if own.user in {None, life.user} and life not in own.children:
             own.note_child(life, is_skewed=self._is_skewed)
 
@@ -225,10 +226,9 @@ class Model(Judge):
                 is_uncertain |= self._may_be_joined(own, request)
                 acked = None if is_uncertain else now
                 own.end(Ending(request.began, acked, "replaced", request, self._world.time))
-            elif request.presented is not None and request.may_repeat_login:
-                life.parent, life.inherited_until = request.presented, now
-                life.inherits_surely = False
-                request.presented.note_child(life, is_skewed=self._is_skewed)
+            elif parent := request.login_repeated_beside:
+                life.parent, life.inherited_until, life.inherits_surely = parent, now, False
+                parent.note_child(life, is_skewed=self._is_skewed)
             return life
         # The new key of a session from a previous backend is derived from its old one.
         is_derived = not request.cycles and text == internals.derived_key(request.key or "")

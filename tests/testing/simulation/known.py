@@ -342,4 +342,13 @@ PROGRAMS: Final = {
         "5 6 6 2 2* 6 >2 7:x.cycle+save 6 6 7 7 >4 7 6 5 7 6 7* 8:x.visit.1 6 5 >5 9:x.cycle 9 8 8 "
         "6 8* >8 10:x.login.1 >7 10 6 6 10 10 9 10* 6 11:x.password 9 9 6 9 6 >10 6* 9*"
     ),
+    "an end removes the entry of a migration, and another request migrates once more": (
+        "cache_registry own sync +cookie +workers: previous.x.1 1:x.flush 2:x.read 2 2 1 "
+        "3:x.put.a+404 1 1 1 3* 1 4:x.visit.2+error@atomic 2* 4*"
+    ),
+    "a login under a superseded key continues the session of a third login beside it": (
+        "cached_db own sync +cookie +workers: previous.x.1 1:x.read 2:x.login.1 1* 2* >1 >2 +1001 "
+        "3:x.login.1 3* >3 +30 4:x.poll 5:x.login.1 5* 4 4* 6:x.login.1.first 6 >5 "
+        "7:x.login.1.first >4 6 8:x.login.1.first 6 7 6 7 7 6 7 6 6 6* 7* 8* >6 >7 >8 9:x.read"
+    ),
 }
