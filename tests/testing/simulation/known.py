@@ -303,6 +303,9 @@ PROGRAMS: Final = {
     "an end beside a rotation is told with an id that nobody gets": (
         "cache_registry own async +refuse: 8:x.login.1 8* >8 9:o.end_all.1 10:x.cycle 10 10 10"
     ),
+    "an end beside two rotations at once is told with an id that nobody gets": (
+        f"cache_registry own sync: {USER} +1001 1:x.read 2:x.read 2 2 2 1* 3:o.end_all.1 2 3*"
+    ),
     "a session that began beside a new password, which is rolled back, is kept by a login": (
         "cached_db own sync +limit: 4:x.login.1 4* 7:x.login.1 >4 9:x.password+404@atomic 7 9 9 9 "
         "9 7* >7 9* 16:x.put.b+save+error 18:x.login.1"
