@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _READS: Final = frozenset({"read", "poll", "dismiss"})
 ENDS_OWN: Final = frozenset({"logout", "visit", "flush", "delete"})
 _LEASE_AT: Final = 60_000
+TOMBSTONE_AT: Final = 60_000
 MOST: Final = 2
 """``MAX_SESSIONS`` of the sites that set it."""
 
@@ -263,8 +264,7 @@ class Judge:
                     28, f"{request}: sends no key of session {life.number}, which it began"
                 )
         if request.cookie is None or request.faults:
-            is_over = request.presented is None or request.presented.endings
-            is_harmless = request.name in ENDS_OWN or is_over
+            is_harmless = request.name in ENDS_OWN or self._may_lead_nowhere(request)
             if request.cookie == "" and request.faults and not is_harmless:
                 self._broken(21, f"{request}: an outage deletes the cookie")
             return
@@ -284,6 +284,17 @@ class Judge:
             self._broken(16, f"{request}: sets a cookie for session {life.number}, which ended")
         if any(each.grace is None and self._was_known(request, each) for each in key.superseded):
             self._broken(16, f"{request}: sets a cookie for a key that was superseded")
+
+    def _may_lead_nowhere(self, request: Request) -> bool:
+        """Return whether the cookie of a request may be deleted because its session is over, or has
+        had another key for so long that nothing is known of the old one (12)."""
+        life = led_to(request)
+        return (
+            life is None
+            or bool(life.endings)
+            or self.may_be_evicted(life)
+            or self.is_idle(life, request.key, self._world.time)
+        )
 
     def _was_known(self, request: Request, what: Ending | Superseding) -> bool:
         """Return whether an event happened before the outcome of a request was decided.
@@ -350,6 +361,26 @@ class Judge:
             if (each.is_uncertain or each.ended is None) and each.signs_in == life.user
         ]
         return len(newer) + len(uncertain) >= MOST
+
+
+def led_to(request: Request) -> Life | None:
+    """Return the session that the key of a request, or the tombstone of the key, led to."""
+    life = request.presented
+    if life is None:
+        return None
+
+    def is_forgotten(what: Ending | Superseding, grace: int = 0) -> bool:
+        """Return whether its tombstone had expired when the request began."""
+        return what.acked_at + grace + TOMBSTONE_AT <= request.began_at
+
+    for ending in life.endings:
+        # A login as another user leaves no tombstone between its flush and its save.
+        is_beside = ending.request is not None and ending.request.overlaps(request)
+        is_beside |= ending.acked is None
+        if ending.reason != "replaced" or is_beside or is_forgotten(ending):
+            return None
+    superseded = life.keys[str(request.key)].superseded
+    return None if any(is_forgotten(each, each.grace or 0) for each in superseded) else life
 
 
 def _other_sessions(judge: Judge, requests: Iterable[Request], login: Request) -> int:

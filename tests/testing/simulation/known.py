@@ -322,6 +322,14 @@ PROGRAMS: Final = {
         "cache_registry own sync +refuse +workers: 3:x.login.1 5:x.login.1 5* 8:x.login.1 8 8 8 8 "
         "8 12:x.drop.a 12! 8 secret 8 8 8"
     ),
+    "a key is unknown that was rotated on an error page, and the store has no room": (
+        "cache_registry django async: 4:x.login.1 4* >4 +1001 15:x.put.b+save+error 15* +1001 "
+        "16:x.save full.cache"
+    ),
+    "a key is unknown whose session a limit has ended, and the store has no room": (
+        "db django async +limit: 1:x.login.1 1* >1 2:y.login.1 2* >2 3:z.login.1 3* +1001 4:x.save "
+        "full.database"
+    ),
     "a page that removes what is not there is due for another key beside a new one": (
         f"memory own sync: {USER} +1001 1:x.poll 1 2:x.cycle 2* 1*"
     ),
