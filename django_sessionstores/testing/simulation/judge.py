@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from .history import DELETED, FOREVER, Ending, Key, Life, Request, Superseding, Violation
@@ -361,6 +361,31 @@ class Judge:
             if (each.is_uncertain or each.ended is None) and each.signs_in == life.user
         ]
         return len(newer) + len(uncertain) >= MOST
+
+
+def joined_session(own: Life, login: Request, requests: Collection[Request]) -> Life:
+    """Return the session that a login may have joined, which has a key that nobody knows yet.
+
+    If another login has begun a session from its own, and a third request is giving that one
+    another key, this login is led there. Otherwise, return its own.
+    """
+    for child in own.children:
+        beside = [each for each in requests if each.life is child and each.overlaps(login)]
+        if child.user == login.signs_in and not child.endings and beside:
+            return joined_session(child, login, requests)
+    return own
+
+
+def note_continuation(own: Life, life: Life, *, is_skewed: bool) -> None:
+    """Note that a session is the session ``own`` under another key, or made from it.
+
+    If a login has joined it before that was known, it seems to be made from an earlier one.
+    """
+    if life not in own.children:
+        own.note_child(life, is_skewed=is_skewed)
+    parent = life.parent
+    if life in own.children and parent is not None and parent.leads_to(own):
+        life.parent, life.inherits_surely = own, not own.endings
 
 
 def led_to(request: Request) -> Life | None:

@@ -243,6 +243,13 @@ PROGRAMS: Final = {
         "cached_db django sync +2step +cookie: previous.x.1 1:x.login.1 2:x.login.1 2 2 2 1* >1 "
         "10:x.login.1 10 10 10 10 10"
     ),
+    "a login has joined the new key of a session that another login began from its own": (
+        f"db own sync: {USER} 1:x.login.1 2:x.login.1 2 1* >1 3:x.put.a 3* 4:x.cycle+save 4 4"
+    ),
+    "the same key is read before the request that has drawn it is answered": (
+        f"db own sync: {USER} 1:x.login.1 2:x.login.1 2 1* >1 3:x.put.a 3* 4:x.cycle+save 4 4 2* "
+        ">2 5:x.read 5*"
+    ),
     "a cache loses a tombstone before an older copy arrives": (
         "cached_db django async +2step: 1:x.clear 1* >1 3:x.put.a 3 3 3 6:x.cycle 6* 7:x.read evict"
     ),
