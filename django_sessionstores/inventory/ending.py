@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -65,16 +66,21 @@ class _Progress:
         most = self._limits.most
         return records[: MOST_AT_ONCE if most is None else min(MOST_AT_ONCE, most - self.ended)]
 
-    def add(self, records: Sequence[Record]) -> list[Record]:
+    def add(self, records: Sequence[Record], lost: Collection[str] = ()) -> list[Record]:
         """Count the sessions with these records, which have ended; return one record of each.
 
-        While a session rotates, it may have two records. Both end, and perhaps not in one batch.
+        While a session rotates, it may have two records or more. All end, and perhaps not in one
+        batch. ``lost`` are the ids of those whose data is not stored.
         """
         oldest: dict[str, Record] = {}
         for each in records:
             other = oldest.get(each.lineage, each)
             # If both were live, the rotation is not over and fails now, so nobody gets the new id.
-            oldest[each.lineage] = min(other, each, key=last_write)
+            # Nobody has the id of an entry without data either, which may be the older one: of two
+            # rotations at once, only one stores the data.
+            oldest[each.lineage] = min(
+                other, each, key=lambda record: (record.id in lost, last_write(record))
+            )
         added = [each for lineage, each in oldest.items() if lineage not in self._lineages]
         self._lineages.update(dict.fromkeys(oldest))
         if len(self._lineages) > 2 * _MOST_REMEMBERED:
@@ -271,12 +277,30 @@ class Ending(msgspec.Struct, frozen=True):
         stands for one that could not be read.
         """
         progress.batches += 1
+        lost = yield from self._lost_ids(records)
         ids = frozenset((yield from Calls(self.storage).end_many([each.id for each in records])))
         now = clock.now()
         gone = [each for each in records if each.id in ids]
-        ended = progress.add([each for each in gone if not each.expires or each.is_live(now)])
+        live = [each for each in gone if not each.expires or each.is_live(now)]
+        ended = progress.add(live, lost)
         yield from self._send(ended, reason)
         return ended
+
+    def _lost_ids(self, records: Sequence[Record]) -> Flow[set[str]]:
+        """Return the ids whose data is not stored, of the sessions that have several records."""
+        lost = set[str]()
+        if not self.storage.lists_lost:
+            return lost
+        times = Counter(each.lineage for each in records)
+        # The sessions must end, also if their data cannot be reached.
+        with suppress(StorageUnavailable):
+            for each in records:
+                if times[each.lineage] == 1:
+                    continue
+                with suppress(UnreadablePayload):
+                    if (yield Call(self.storage, "read_latest", (each.id,))) is None:
+                        lost.add(each.id)
+        return lost
 
     def _is_outdated(self, record: Record, selection: Selection) -> Flow[bool | None]:
         """Return whether a session is outdated; ``None`` if it has another id by now, or none."""

@@ -6,14 +6,13 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from . import handler
-from .history import BEFORE, Ending, Life, Request, Superseding, Violation
+from .history import BEFORE, Ending, Life, Request, Violation
 from .internals import Inventory, SessionStoresError
-from .judge import ENDS_OWN, MOST
+from .judge import ENDS_OWN, MOST, TOMBSTONE_AT, led_to
 
 if TYPE_CHECKING:
     from .world import World
 
-_TOMBSTONE_AT: Final = 60_000
 _ENDING: Final = ENDS_OWN | {"login", "password", "end", "delete_key", "end_all", "deactivate"}
 
 
@@ -58,7 +57,7 @@ def _audit_browser(world: World, browser: str, seen: dict[str, dict[str, Any] | 
     lives = [each for each in world.model.lives if _is_held(world, each, browser, requests)]
     if not lives or any(_spoils(world, each, lives) for each in requests):
         return
-    if any(each.arrived_at - each.began_at > _TOMBSTONE_AT for each in requests):
+    if any(each.arrived_at - each.began_at > TOMBSTONE_AT for each in requests):
         return  # The response took longer than the tombstone of a superseded key lasts.
     current = world.model.by_key.get(world.browsers[browser] or "")
     is_over = current and (current.endings or world.model.may_be_evicted(current))
@@ -70,7 +69,7 @@ def _audit_browser(world: World, browser: str, seen: dict[str, dict[str, Any] | 
             return  # Of two logins without a cookie, the session of the current one has ended.
         if before is not None and before.user not in {None, current.user}:
             return  # The session of a login as another user has ended.
-        if current.request.has_superseded_key(current.request.began_at - _TOMBSTONE_AT):
+        if current.request.has_superseded_key(current.request.began_at - TOMBSTONE_AT):
             return  # A login under a superseded key has begun another session, which has ended.
     request = Request("look", browser, "poll", world.browsers[browser], 0, world.time)
     with world.undisturbed():
@@ -132,7 +131,7 @@ def _came_late(world: World, requests: list[Request], lives: list[Life]) -> bool
 
 def _is_late(world: World, last: Request, requests: list[Request], lives: list[Life]) -> bool:
     """Return whether what a response did to the cookie was right when it was sent."""
-    if last.cookie == "" and _led_to(last) is None:
+    if last.cookie == "" and led_to(last) is None:
         return True  # Its key led nowhere, and the browser may have got a newer cookie since.
     if last.cookie == last.key:
         return True  # It was sent to extend the expiry of a key that was valid.
@@ -140,31 +139,11 @@ def _is_late(world: World, last: Request, requests: list[Request], lives: list[L
     decided = world.decided(last, but_unlisting=True) or last.ended or 0
     if any((each.ended or 0) > decided for each in requests if each.cookie and each is not last):
         return True
-    presented = _led_to(last)
+    presented = led_to(last)
     if presented is not None and presented is not last.life:
         return False
     ancestors = {each.parent for each in lives}
     return last.life not in ancestors and last.life not in lives
-
-
-def _led_to(request: Request) -> Life | None:
-    """Return the session that the key of a request, or the tombstone of the key, led to."""
-    life = request.presented
-    if life is None:
-        return None
-
-    def is_forgotten(what: Ending | Superseding, grace: int = 0) -> bool:
-        """Return whether its tombstone had expired when the request began."""
-        return what.acked_at + grace + _TOMBSTONE_AT <= request.began_at
-
-    for ending in life.endings:
-        # A login as another user leaves no tombstone between its flush and its save.
-        is_beside = ending.request is not None and ending.request.overlaps(request)
-        is_beside |= ending.acked is None
-        if ending.reason != "replaced" or is_beside or is_forgotten(ending):
-            return None
-    superseded = life.keys[str(request.key)].superseded
-    return None if any(is_forgotten(each, each.grace or 0) for each in superseded) else life
 
 
 def _signed_in(lives: list[Life]) -> list[Life]:

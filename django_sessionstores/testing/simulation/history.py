@@ -313,14 +313,14 @@ class Life:
 
         Of two sessions with keys of each other, the first one is the parent.
         """
-        if child._leads_to(self):
+        if child.leads_to(self):
             return
         self.children.append(child)
         for ending in self.endings:
             self.may_end_children(ending, is_skewed=is_skewed)
 
-    def _leads_to(self, life: Life) -> bool:
-        return self is life or any(each._leads_to(life) for each in self.children)
+    def leads_to(self, life: Life) -> bool:
+        return self is life or any(each.leads_to(life) for each in self.children)
 
     def may_end_children(self, ending: Ending, *, is_skewed: bool) -> None:
         """Note that the sessions that logins have made from it may end with it.

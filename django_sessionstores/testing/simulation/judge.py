@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from .history import BEFORE, DELETED, FOREVER, Ending, Key, Life, Request, Superseding, Violation
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _READS: Final = frozenset({"read", "poll", "dismiss"})
 ENDS_OWN: Final = frozenset({"logout", "visit", "flush", "delete"})
 _LEASE_AT: Final = 60_000
+TOMBSTONE_AT: Final = 60_000
 MOST: Final = 2
 """``MAX_SESSIONS`` of the sites that set it."""
 
@@ -263,8 +264,7 @@ class Judge:
                     28, f"{request}: sends no key of session {life.number}, which it began"
                 )
         if request.cookie is None or request.faults:
-            is_over = request.presented is None or request.presented.endings
-            is_harmless = request.name in ENDS_OWN or is_over
+            is_harmless = request.name in ENDS_OWN or self._may_lead_nowhere(request)
             if request.cookie == "" and request.faults and not is_harmless:
                 self._broken(21, f"{request}: an outage deletes the cookie")
             return
@@ -284,6 +284,17 @@ class Judge:
             self._broken(16, f"{request}: sets a cookie for session {life.number}, which ended")
         if any(each.grace is None and self._was_known(request, each) for each in key.superseded):
             self._broken(16, f"{request}: sets a cookie for a key that was superseded")
+
+    def _may_lead_nowhere(self, request: Request) -> bool:
+        """Return whether the cookie of a request may be deleted because its session is over, or has
+        had another key for so long that nothing is known of the old one (12)."""
+        life = led_to(request)
+        return (
+            life is None
+            or bool(life.endings)
+            or self.may_be_evicted(life)
+            or self.is_idle(life, request.key, self._world.time)
+        )
 
     def _was_known(self, request: Request, what: Ending | Superseding) -> bool:
         """Return whether an event happened before the outcome of a request was decided.
@@ -350,6 +361,51 @@ class Judge:
             if (each.is_uncertain or each.ended is None) and each.signs_in == life.user
         ]
         return len(newer) + len(uncertain) >= MOST
+
+
+def joined_session(own: Life, login: Request, requests: Collection[Request]) -> Life:
+    """Return the session that a login may have joined, which has a key that nobody knows yet.
+
+    If another login has begun a session from its own, and a third request is giving that one
+    another key, this login is led there. Otherwise, return its own.
+    """
+    for child in own.children:
+        beside = [each for each in requests if each.life is child and each.overlaps(login)]
+        if child.user == login.signs_in and not child.endings and beside:
+            return joined_session(child, login, requests)
+    return own
+
+
+def note_continuation(own: Life, life: Life, *, is_skewed: bool) -> None:
+    """Note that a session is the session ``own`` under another key, or made from it.
+
+    If a login has joined it before that was known, it seems to be made from an earlier one.
+    """
+    if life not in own.children:
+        own.note_child(life, is_skewed=is_skewed)
+    parent = life.parent
+    if life in own.children and parent is not None and parent.leads_to(own):
+        life.parent, life.inherits_surely = own, not own.endings
+
+
+def led_to(request: Request) -> Life | None:
+    """Return the session that the key of a request, or the tombstone of the key, led to."""
+    life = request.presented
+    if life is None:
+        return None
+
+    def is_forgotten(what: Ending | Superseding, grace: int = 0) -> bool:
+        """Return whether its tombstone had expired when the request began."""
+        return what.acked_at + grace + TOMBSTONE_AT <= request.began_at
+
+    for ending in life.endings:
+        # A login as another user leaves no tombstone between its flush and its save.
+        is_beside = ending.request is not None and ending.request.overlaps(request)
+        is_beside |= ending.acked is None
+        if ending.reason != "replaced" or is_beside or is_forgotten(ending):
+            return None
+    superseded = life.keys[str(request.key)].superseded
+    return None if any(is_forgotten(each, each.grace or 0) for each in superseded) else life
 
 
 def _other_sessions(judge: Judge, requests: Iterable[Request], login: Request) -> int:

@@ -25,7 +25,7 @@ from .history import (
     Violation,
     Write,
 )
-from .judge import ENDS_OWN, Judge
+from .judge import ENDS_OWN, Judge, joined_session, note_continuation
 from .signal_log import SignalLog
 
 if TYPE_CHECKING:
@@ -179,9 +179,8 @@ class Model(Judge):
         if not request.cycles and (pk is None or not _keeps_data(self._world, own, pk)):
             return
         own.supersede(request, now, self._world.time, None)
-        life.inherits_surely |= own is life.parent and not own.endings
-        if own.user in {None, life.user} and life not in own.children:
-            own.note_child(life, is_skewed=self._is_skewed)
+        if own.user in {None, life.user}:
+            note_continuation(own, life, is_skewed=self._is_skewed)
 
     def _begins_again(self, request: Request, own: Life, text: str) -> bool:
         """Return whether a password change began another session: a request beside it may find the
@@ -213,9 +212,10 @@ class Model(Judge):
             is_uncertain = own is not None and _is_hash_uncertain(self._world, own, request)
             may_keep = is_uncertain and own is not None and own.user == pk
             if own is not None and (may_keep or _keeps_data(self._world, own, pk)):
-                life.parent, life.inherited_until = own, now
-                own.note_child(life, is_skewed=self._is_skewed)
-                life.inherits_surely = not own.endings
+                parent = joined_session(own, request, self._world.requests.values())
+                life.parent, life.inherited_until = parent, now
+                parent.note_child(life, is_skewed=self._is_skewed)
+                life.inherits_surely = parent is own and not own.endings
                 own.supersede(request, now, self._world.time, None)
                 if own.user is not None and is_uncertain:
                     # Django's login treats it as another user's, unless a view has asked for the

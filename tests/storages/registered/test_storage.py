@@ -1008,21 +1008,31 @@ def test_an_end_after_a_rotation_that_was_stopped(
 
 
 @pytest.mark.engines("cache:memcached+sqlite")
+@pytest.mark.parametrize("rotates_again", [False, True])
+@pytest.mark.parametrize("is_down", [False, True], ids=["up", "down"])
 def test_the_end_of_all_tells_a_session_once_whose_rotation_was_stopped(
-    engine: Any, stopped: str
+    engine: Any, stopped: str, rotates_again: bool, is_down: bool
 ) -> None:
-    told = list[str]()
+    """It is told under the id that it has, if the data can be asked for, and not under the id that
+    nobody got."""
+    told, session = list[str](), engine.SessionStore(stopped)
+    session.load()
+    if rotates_again:
+        session.cycle_key()
 
     def note(session_id: str, **facts: Any) -> None:
         told.append(session_id)
 
     signals.session_ended.connect(note)
+    hook = break_at("read_latest", "end_many") if is_down else None
     try:
-        assert Inventory().end_all("7") == 1
+        with observed(engine.storage.data, before=hook):
+            assert Inventory().end_all("7") == 1
     finally:
         signals.session_ended.disconnect(note)
     assert len(told) == 1
-    assert engine.SessionStore(stopped).load() == {}
+    assert told == [session.session_id] or is_down
+    assert engine.SessionStore(session.session_key).load() == {}
 
 
 @pytest.mark.engines("cache:memcached+sqlite")

@@ -243,6 +243,13 @@ PROGRAMS: Final = {
         "cached_db django sync +2step +cookie: previous.x.1 1:x.login.1 2:x.login.1 2 2 2 1* >1 "
         "10:x.login.1 10 10 10 10 10"
     ),
+    "a login has joined the new key of a session that another login began from its own": (
+        f"db own sync: {USER} 1:x.login.1 2:x.login.1 2 1* >1 3:x.put.a 3* 4:x.cycle+save 4 4"
+    ),
+    "the same key is read before the request that has drawn it is answered": (
+        f"db own sync: {USER} 1:x.login.1 2:x.login.1 2 1* >1 3:x.put.a 3* 4:x.cycle+save 4 4 2* "
+        ">2 5:x.read 5*"
+    ),
     "a cache loses a tombstone before an older copy arrives": (
         "cached_db django async +2step: 1:x.clear 1* >1 3:x.put.a 3 3 3 6:x.cycle 6* 7:x.read evict"
     ),
@@ -303,6 +310,9 @@ PROGRAMS: Final = {
     "an end beside a rotation is told with an id that nobody gets": (
         "cache_registry own async +refuse: 8:x.login.1 8* >8 9:o.end_all.1 10:x.cycle 10 10 10"
     ),
+    "an end beside two rotations at once is told with an id that nobody gets": (
+        f"cache_registry own sync: {USER} +1001 1:x.read 2:x.read 2 2 2 1* 3:o.end_all.1 2 3*"
+    ),
     "a session that began beside a new password, which is rolled back, is kept by a login": (
         "cached_db own sync +limit: 4:x.login.1 4* 7:x.login.1 >4 9:x.password+404@atomic 7 9 9 9 "
         "9 7* >7 9* 16:x.put.b+save+error 18:x.login.1"
@@ -318,6 +328,14 @@ PROGRAMS: Final = {
     "two logins at once have different secrets, and one lock": (
         "cache_registry own sync +refuse +workers: 3:x.login.1 5:x.login.1 5* 8:x.login.1 8 8 8 8 "
         "8 12:x.drop.a 12! 8 secret 8 8 8"
+    ),
+    "a key is unknown that was rotated on an error page, and the store has no room": (
+        "cache_registry django async: 4:x.login.1 4* >4 +1001 15:x.put.b+save+error 15* +1001 "
+        "16:x.save full.cache"
+    ),
+    "a key is unknown whose session a limit has ended, and the store has no room": (
+        "db django async +limit: 1:x.login.1 1* >1 2:y.login.1 2* >2 3:z.login.1 3* +1001 4:x.save "
+        "full.database"
     ),
     "a page that removes what is not there is due for another key beside a new one": (
         f"memory own sync: {USER} +1001 1:x.poll 1 2:x.cycle 2* 1*"

@@ -413,6 +413,11 @@ def end_what_has_the_new_password(plant: pytest.MonkeyPatch) -> None:
 CASES: Final = [
     (ignore_versions, 2, f"memory own sync: {USER} 1:x.put.a 1 2:x.put.b 2* 1*"),
     (overwrite_the_other, 2, f"memory own sync: {USER} 1:x.put.a 1 2:x.put.b 2* 1*"),
+    (
+        overwrite_the_other,
+        2,
+        f"db own sync: {USER} 1:x.login.1 2:x.login.1 2 1* >1 3:x.put.a 3* 4:x.cycle+save 4 4",
+    ),
     (save_nothing_that_is_nested, 1, f"memory own sync: {USER} 1:x.nested 1* 2:x.nested 2*"),
     (keep_what_is_deleted, 7, f"memory own sync: {USER} 1:x.logout 1* >1"),
     (keep_what_is_deleted, 7, f"memory own sync: {USER} 1:o.end.x 1*"),
