@@ -226,9 +226,9 @@ class Model(Judge):
                 is_uncertain |= self._may_be_joined(own, request)
                 acked = None if is_uncertain else now
                 own.end(Ending(request.began, acked, "replaced", request, self._world.time))
-            elif parent := request.login_repeated_beside:
-                life.parent, life.inherited_until, life.inherits_surely = parent, now, False
-                parent.note_child(life, is_skewed=self._is_skewed)
+            elif repeated := request.login_repeated_beside:
+                life.parent, life.inherited_until, life.inherits_surely = repeated, now, False
+                repeated.note_child(life, is_skewed=self._is_skewed)
             return life
         # The new key of a session from a previous backend is derived from its old one.
         is_derived = not request.cycles and text == internals.derived_key(request.key or "")
