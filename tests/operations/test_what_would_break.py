@@ -44,6 +44,9 @@ UNUSABLE: Final = "Every request that uses one of these sessions fails."
 UNWRITABLE: Final = (
     "Logins, logouts and changes of these sessions fail. Requests that only read go on."
 )
+NOT_MIGRATED: Final = (
+    "Every request fails whose session has not been migrated yet, and so does every logout."
+)
 FULL: Final = "Logins and changes of these sessions fail. Reading and logging out go on."
 
 
@@ -116,6 +119,9 @@ def _impatient() -> Iterator[None]:
 
 UNWRITABLE: Final = (
     "Logins, logouts and changes of these sessions fail. Requests that only read go on."
+)
+NOT_MIGRATED: Final = (
+    "Every request fails whose session has not been migrated yet, and so does every logout."
 )
 FULL: Final = "Logins and changes of these sessions fail. Reading and logging out go on."
 
@@ -360,5 +366,5 @@ def test_a_previous_backend(engine: Engine, engine_path: str) -> None:
             server.kill()
             id_, breaks, text = fault()
     assert id_ == "sessionstores.E022"
-    assert breaks == "Every request fails whose session has not been migrated yet."
+    assert breaks == NOT_MIGRATED
     assert "CACHES['old']" in text
