@@ -142,6 +142,19 @@ def test_files_that_cannot_be_removed(engine: Engine) -> None:
     assert str(place) in text
 
 
+@pytest.mark.engines("cache:memcached")
+def test_files_in_a_folder_that_nobody_else_may_enter(engine: Engine) -> None:
+    """No request can know whether its session is there."""
+    with as_another_user(rights=0) as place:
+        folder = place / "sessions"
+        with migrating(f"{DJANGO}.file", SESSION_FILE_PATH=str(folder)):
+            id_, breaks, text = fault()
+            with pytest.raises(StorageUnavailable):
+                engine.SessionStore("a" * 32).load()
+    assert (id_, breaks) == ("sessionstores.E022", NOT_MIGRATED)
+    assert f"{folder}, is unreachable (PermissionError)" in text
+
+
 class TableToSessions:
     """Sends the table of the sessions of an app to another database."""
 
