@@ -20,6 +20,7 @@ from django_sessionstores.conf import session_store
 from django_sessionstores.operations.doctor import diagnose
 from tests import ROOT
 from tests.cases import CACHE_ALIAS, Engine
+from tests.disks import tiny_disk
 from tests.management.test_sessions import document_of_failure
 from tests.services import (
     Memcached,
@@ -31,7 +32,6 @@ from tests.services import (
     Sentinel,
     wait_until,
 )
-from tests.storages.files.test_storage import tiny_disk
 from tests.test_outages import full, full_memcached, read_only_transactions, replica
 
 OURS: Final = "django_sessionstores.backends"

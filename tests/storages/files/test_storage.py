@@ -43,8 +43,8 @@ from django_sessionstores.storages.files import storage as storages
 from django_sessionstores.storages.files.index import UserIndex
 from django_sessionstores.storages.files.storage import FileStorage
 from tests import ROOT
+from tests.disks import tiny_disk
 from tests.storages.files import worker as file_worker
-from tests.storages.files.disks import tiny_disk
 
 NOW = 1_800_000_000_000
 HOUR = 3_600_000
