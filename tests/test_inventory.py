@@ -297,6 +297,34 @@ def test_an_ended_session_is_gone_for_the_next_request(engine: Any, inventory: A
     assert not inventory.end(session.session_id)
 
 
+@contextmanager
+def noting_ends() -> Iterator[list[tuple[str, str | None]]]:
+    """Yield a list of the ids and users of which ``session_ended`` tells."""
+    noted: list[tuple[str, str | None]] = []
+
+    def receiver(session_id: str, user_id: str | None, **kwargs: Any) -> None:
+        noted.append((session_id, user_id))
+
+    signals.session_ended.connect(receiver)
+    try:
+        yield noted
+    finally:
+        signals.session_ended.disconnect(receiver)
+
+
+@pytest.mark.authoritative
+@pytest.mark.parametrize("user", [7, None])
+def test_the_end_of_an_expired_session_is_answered_truly(
+    engine: Any, inventory: Any, user: int | None
+) -> None:
+    """It ended when it expired, though some stores still have it."""
+    sessions = [stored(engine, user=user).session_id for _ in range(3)]
+    with at(now() + 15 * DAY), noting_ends() as noted:
+        assert not inventory.end(sessions[0])
+        assert inventory.end_many(sessions[1:]) == []
+        assert noted == []
+
+
 def test_end_all_of_a_user_but_one(engine: Any, listing: Any) -> None:
     """Sites offer this as "Log out on all other devices"."""
     mine = [stored(engine, user=7) for _ in range(4)]
@@ -446,26 +474,18 @@ def test_many_end_in_few_calls(engine: Any, listing: Any) -> None:
 def test_what_a_rollback_undoes_has_not_ended(engine: Any, inventory: Any) -> None:
     """Nobody is told of it, and the caches do not keep it."""
     sessions = [stored(engine, user=7) for _ in range(3)]
-    told: list[str] = []
-
-    def receiver(session_id: str, **kwargs: Any) -> None:
-        told.append(session_id)
-
-    signals.session_ended.connect(receiver)
-    try:
+    with noting_ends() as noted:
         with suppress(ZeroDivisionError), transaction.atomic(using=engine.database):
             assert Inventory().end_all(7) == 3
             raise ZeroDivisionError
-        assert told == []
+        assert noted == []
         assert all(is_alive(engine, each) for each in sessions)
         with transaction.atomic(using=engine.database):
             assert Inventory().end_all(7) == 3
-            assert told == []
+            assert noted == []
             assert not any(is_alive(engine, each) for each in sessions)
-        assert sorted(told) == sorted(each.session_id for each in sessions)
+        assert sorted(noted) == sorted((each.session_id, "7") for each in sessions)
         assert not any(is_alive(engine, each) for each in sessions)
-    finally:
-        signals.session_ended.disconnect(receiver)
 
 
 @pytest.mark.authoritative
@@ -475,7 +495,6 @@ def test_a_session_that_rotates_before_its_batch_ends_is_followed(
     """It was listed under the id that it had, and is told under the one that it got."""
     sessions = [stored(engine, user=7) for _ in range(3)]
     rotated: list[Any] = []
-    told: list[str] = []
 
     def rotate(name: str) -> None:
         if name == "end_many" and not rotated:
@@ -485,19 +504,12 @@ def test_a_session_that_rotates_before_its_batch_ends_is_followed(
             again.cycle_key()
             again.save()
 
-    def receiver(session_id: str, **kwargs: Any) -> None:
-        told.append(session_id)
-
-    signals.session_ended.connect(receiver)
-    try:
-        with observed(engine.storage, before=rotate):
-            assert listing.end_all(7) == 3
-    finally:
-        signals.session_ended.disconnect(receiver)
+    with noting_ends() as noted, observed(engine.storage, before=rotate):
+        assert listing.end_all(7) == 3
     (again,) = rotated
     expected = {sessions[0].session_id, again.session_id, sessions[2].session_id}
     assert again.session_id != sessions[1].session_id
-    assert sorted(told) == sorted(expected)
+    assert sorted(noted) == sorted((each, "7") for each in expected)
     assert not any(is_alive(engine, each) for each in [*sessions, again])
 
 
@@ -549,23 +561,14 @@ def test_end_many_by_their_ids(engine: Any, inventory: Any) -> None:
         again["y"] = 2
         again.rotate_later()
         again.save()
-    told: list[tuple[str, str | None]] = []
-
-    def receiver(session_id: str, user_id: str | None, **kwargs: Any) -> None:
-        told.append((session_id, user_id))
-
     ids = [each.session_id for each in (*sessions, gone, sessions[0])]
-    signals.session_ended.connect(receiver)
-    try:
-        with observed(engine.storage) as calls:
-            ended = inventory.end_many(ids)
-    finally:
-        signals.session_ended.disconnect(receiver)
+    with noting_ends() as noted, observed(engine.storage) as calls:
+        ended = inventory.end_many(ids)
     assert calls[:2] == ["lookup_many", "end_many"]
     newest = [*sessions[:3], sessions[3] if again is None else again]
     expected = [(each.session_id, str(number)) for number, each in enumerate(newest)]
     assert sorted((each.id, each.user_id) for each in ended) == sorted(expected)
-    assert sorted(told) == sorted(expected)
+    assert sorted(noted) == sorted(expected)
     assert not any(is_alive(engine, each) for each in newest)
     assert is_alive(engine, kept)
     assert inventory.end_many(ids) == []

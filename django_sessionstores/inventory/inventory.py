@@ -177,6 +177,9 @@ class Inventory:
         before also ends it, for at least ``TOMBSTONE_AGE`` seconds after ``cycle_key()`` or a new
         password, and ``ROTATION_GRACE`` seconds more after a rotation for age. The id from before a
         login ends nothing, because a login begins another session.
+
+        During a migration, a session that one of Django's backends still has ends as well, but the
+        result is false, because those backends find sessions by their keys only.
         """
         return run(self._ending.end(checked_id(session_id), user_id_or_any(user)))
 

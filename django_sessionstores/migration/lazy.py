@@ -246,8 +246,8 @@ class MigratingStorage(Wrapper):
     def _end(self, session_id: str, presented: str | None) -> Flow[bool]:
         """End a session, so that no copy in a previous backend comes back.
 
-        Without the key, Django's backends cannot remove the session. Then only the tombstone keeps
-        a copy from coming back.
+        Without the key, Django's backends can neither find nor remove the session. Then only the
+        tombstone keeps it from coming back, and the answer is that no live session was there.
         """
         elsewhere = yield from self._end_in_sources(session_id, presented)
         if elsewhere.is_foreign and not elsewhere.was_there:
@@ -270,26 +270,24 @@ class MigratingStorage(Wrapper):
         removals: list[Callable[[], object]] = []
         is_provisional = yield from self._calls.in_transaction()
         for source in sources():
-            if presented is None:
-                if is_provisional:
-                    removals.append(partial(source.remove_id, session_id))
-                else:
-                    was_there |= yield Call(source, "remove_id", (session_id,))
-            elif source.in_key is not is_well_formed(presented):
-                secret = SecretText(presented)
-                try:
-                    found: PreviousSession | None = yield Call(source, "find", (secret,))
-                except ForeignSession:
-                    is_foreign = True
-                    continue
-                except UnreadablePayload:
-                    found = None
-                if found is not None and found.record.is_live(clock.now()):
-                    was_there, expires = True, max(expires, found.record.expires)
-                if is_provisional:
-                    removals.append(partial(source.remove, secret))
-                else:
-                    yield Call(source, "remove", (secret,))
+            if presented is not None and source.in_key is is_well_formed(presented):
+                continue
+            try:
+                record = yield from _record_in(source, session_id, presented)
+            except ForeignSession:
+                is_foreign = True
+                continue
+            except UnreadablePayload:
+                record = None
+            if record is not None and record.is_live(clock.now()):
+                was_there, expires = True, max(expires, record.expires)
+            remove, subject = "remove_id", session_id
+            if presented is not None:
+                remove, subject = "remove", SecretText(presented)
+            if is_provisional:
+                removals.append(partial(getattr(source, remove), subject))
+            else:
+                yield Call(source, remove, (subject,))
         if removals:
             yield from self._calls.after_commit(partial(_remove_all, removals))
         return PreviousCopies(was_there, expires, is_foreign)
@@ -315,6 +313,15 @@ class MigratingStorage(Wrapper):
 
     def _update(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
         return self._calls.update(_extend_tombstone(record, now, base), base, now)
+
+
+def _record_in(source: Source, session_id: str, presented: str | None) -> Flow[Record | None]:
+    """Return the record of a session in a previous backend, by its key if the caller has it."""
+    if presented is None:
+        known: Record | None = yield Call(source, "lookup", (session_id,))
+        return known
+    found: PreviousSession | None = yield Call(source, "find", (SecretText(presented),))
+    return None if found is None else found.record
 
 
 class PreviousCopies(NamedTuple):

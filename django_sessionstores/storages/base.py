@@ -302,7 +302,7 @@ class Storage(Inspection):
     def lookup(self, session_id: str) -> Record | None:
         """Return the record or tombstone with this id, as far as it is known without the key.
 
-        Its payload is empty if only the key has it. One round trip.
+        Its payload is empty if only the key has it. Finds all that `delete` finds. One round trip.
         """
         return self.read(session_id)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..core.records import ID_SIZE, Record, draw_key, list_entry, session_id
 from ..core.summary import Numbers, Summary, summarize
@@ -15,6 +15,17 @@ from .site_marks import SiteMarks
 
 _MOST_DRAWN: Final = 20_000
 """How many ids are drawn at most to find one for each node: less than half a second."""
+
+
+class ManyTries(NamedTuple):
+    """How often a client tries a server that hangs, if that is more often than twice."""
+
+    number: int
+    """The number of tries; 0 if there is no limit."""
+    setting: str
+    """The setting to look at."""
+    value: str
+    """The value that it should have, as Python code."""
 
 
 class Inspection(SiteMarks):
@@ -102,6 +113,13 @@ class Inspection(SiteMarks):
         It is empty if there is a limit, or if that is not known. Does not ask the store.
         """
         return ""
+
+    def many_tries(self) -> ManyTries | None:
+        """Return how often the client tries a server that hangs, if that is more often than twice.
+
+        Return ``None`` otherwise, or if that is not known. Does not ask the store.
+        """
+        return None
 
     def summarize(self, now: int, limit: int) -> Summary:
         """Return counts of all sessions, or of a random sample of at least ``limit`` of them.

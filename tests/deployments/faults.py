@@ -13,7 +13,7 @@ import pymysql
 from pymemcache.client.base import Client as MemcachedClient
 from pymemcache.exceptions import MemcacheServerError
 
-from tests.deployments.disks import Disk, owner_of
+from tests.disks import Disk, owner_of
 from tests.services import (
     HOST,
     MariaDB,

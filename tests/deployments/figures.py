@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any, Final
 
 from tests.deployments.browsers import SIGNED_OUT, WRONGS, Habits
-from tests.deployments.disks import Disk
 from tests.deployments.faults import close_connections
 from tests.deployments.load import Load
 from tests.deployments.setups import Deployment
+from tests.disks import Disk
 
 Row = dict[str, str]
 """The cells of a table by their headings."""

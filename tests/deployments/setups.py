@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from tests.deployments.disks import Disk
 from tests.deployments.faults import MEMCACHED_FLAGS
 from tests.deployments.sites import Kind, Site
+from tests.disks import Disk
 from tests.services import (
     HOST,
     MariaDB,

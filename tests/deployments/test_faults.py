@@ -14,10 +14,10 @@ import pytest
 
 from tests.deployments import faults
 from tests.deployments.browsers import NONE, OK, SIGNED_OUT, Answer, Connection, address
-from tests.deployments.disks import CannotMount, Disk
 from tests.deployments.load import Load
 from tests.deployments.setups import SETUPS, Deployment, deployed
 from tests.deployments.sites import KINDS, Site
+from tests.disks import CannotMount, Disk
 from tests.services import Memcached
 
 UNAVAILABLE: Final = 503

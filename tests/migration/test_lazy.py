@@ -41,7 +41,7 @@ from django_sessionstores.testing import (
     observed,
     suspicious_messages,
 )
-from tests.cases import Engine
+from tests.cases import Engine, empty_memory
 from tests.migration.previous_backends import (
     DJANGO,
     OURS,
@@ -338,7 +338,7 @@ def observed_sources() -> Iterator[list[str]]:
     """Yield the calls of the first previous backend in the block."""
     asked: list[str] = []
     source = lazy.sources()[0]
-    originals = {name: getattr(source, name) for name in ("find", "remove", "remove_id")}
+    originals = {name: getattr(source, name) for name in ("find", "remove", "lookup", "remove_id")}
     for name, original in originals.items():
         setattr(source, name, lambda *a, n=name, o=original: (asked.append(n), o(*a))[1])
     try:
@@ -649,6 +649,67 @@ def test_an_old_key_that_comes_when_the_first_save_is_forgotten(
 def test_the_end_of_what_was_nowhere_is_answered_truly(engine: Engine, source: str) -> None:
     """Its tombstone is stored all the same, because a request may be about to migrate it."""
     assert not Inventory().end(session_id("a" * 32))
+
+
+@pytest.fixture
+def own_source(engine: Engine) -> Iterator[str]:
+    """Yield the key of a session in a previous backend of this package."""
+    path = f"{OURS}.memory"
+    empty_memory()
+    with override_settings(SESSION_ENGINE=path):
+        session = import_module(path).SessionStore()
+        session["_auth_user_id"] = "7"
+        session.save()
+    with migrating(path):
+        yield session.session_key
+
+
+def end_by_id(inventory: Any, key: str) -> bool:
+    return bool(inventory.end(session_id(key)))
+
+
+def end_many_by_id(inventory: Any, key: str) -> bool:
+    return [each.id for each in inventory.end_many([session_id(key)])] == [session_id(key)]
+
+
+by_id = pytest.mark.parametrize("end", [end_by_id, end_many_by_id])
+own_engines = pytest.mark.engines("db:sqlite", "cache:redis-cache", "file", "cookie:sqlite")
+
+
+@own_engines
+@by_id
+@pytest.mark.parametrize("age", [0, 15 * DAY], ids=["live", "expired"])
+def test_the_end_of_what_a_previous_backend_has_is_answered_truly(
+    engine: Engine, own_source: str, end: Any, age: int, in_async: bool
+) -> None:
+    with at(now() + age):
+        assert end(Twin(Inventory(), in_async), own_source) is (age == 0)
+        assert not end(Twin(Inventory(), in_async), own_source)
+    assert engine.SessionStore(own_source).load() == {}
+    assert not is_at_django("memory", own_source)
+
+
+@own_engines
+@by_id
+def test_such_an_end_in_a_transaction_is_answered_truly(
+    engine: Engine, own_source: str, end: Any
+) -> None:
+    """Though the session is removed from the previous backend when the transaction commits."""
+    with transaction.atomic(using=engine.database):
+        assert end(Inventory(), own_source)
+    assert engine.SessionStore(own_source).load() == {}
+    assert not is_at_django("memory", own_source)
+
+
+@own_engines
+@by_id
+def test_no_session_of_another_site_in_a_previous_backend_ends(
+    engine: Engine, own_source: str, end: Any
+) -> None:
+    """A tombstone would keep that site from migrating it."""
+    with override_settings(SESSIONSTORES={**settings.SESSIONSTORES, "SITE": "another"}):
+        assert not end(Inventory(), own_source)
+    assert engine.SessionStore(own_source)["_auth_user_id"] == "7"
 
 
 @pytest.mark.engines("db:sqlite")

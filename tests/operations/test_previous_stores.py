@@ -1,10 +1,11 @@
 """Previous backends that answer, but from which no session can be removed, or not from each node.
 
-Each first request with a session removes it there, and so does each logout.
+Each logout removes a session there. So does the first request with it, but that can do without.
 """
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
+from importlib import import_module
 from typing import Any
 
 import psycopg
@@ -13,10 +14,11 @@ from django.conf import settings
 from django.core.management import call_command
 from django.test import override_settings
 
+from django_sessionstores.exceptions import StorageUnavailable
 from tests.cases import POSTGRESQL, Engine
 from tests.management.test_sessions import document_of_failure
+from tests.operations.test_what_would_break import NOT_MIGRATED, fault, problems
 from tests.operations.test_what_would_break import _no_other_findings as _no_other_findings
-from tests.operations.test_what_would_break import fault, problems
 from tests.operations.test_wrong_addresses import ALIAS, PYMEMCACHE
 from tests.operations.test_wrong_addresses import open_database as open_database  # A fixture.
 from tests.services import MemcachedNodes, PostgreSQL, Redis
@@ -25,7 +27,9 @@ from tests.storages.files.test_storage import as_another_user
 OURS = "django_sessionstores.backends"
 DJANGO = "django.contrib.sessions.backends"
 REDIS = "django.core.cache.backends.redis.RedisCache"
-NOT_MIGRATED = "Every request fails whose session has not been migrated yet."
+NOT_REMOVED = (
+    "Every logout fails, because the session could be migrated again. Other requests go on."
+)
 
 pytestmark = pytest.mark.engines("db:sqlite")
 
@@ -68,8 +72,41 @@ def test_a_replica(engine: Engine, path: str) -> None:
         assert problems() == []
         server.cli("replicaof", "127.0.0.1", "1")
         id_, breaks, text = fault()
-        assert (id_, breaks) == ("sessionstores.E026", NOT_MIGRATED)
+        assert (id_, breaks) == ("sessionstores.E026", NOT_REMOVED)
         assert "CACHES['old']" in text
+
+
+@pytest.mark.engines("db:sqlite", "file", "cache:memcached")
+@pytest.mark.parametrize("path", [DJANGO, OURS])
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_requests_fail_as_the_doctor_says(engine: Engine, path: str, is_gone: bool) -> None:
+    entry = {"BACKEND": REDIS}
+    with Redis() as server, migrating(f"{path}.cache", {**entry, "LOCATION": server.url()}):
+        old = f"{path}.cache"
+        with override_settings(SESSION_ENGINE=old, SESSION_CACHE_ALIAS="old"):
+            store = import_module(old).SessionStore
+            keys = [stored(store) for _ in range(2)]
+        migrated, other = stored(engine.SessionStore), stored(engine.SessionStore)
+        if is_gone:
+            server.kill()
+        else:
+            server.cli("replicaof", "127.0.0.1", "1")
+        _, breaks, _ = fault()
+        assert breaks == (NOT_MIGRATED if is_gone else NOT_REMOVED)
+        with pytest.raises(StorageUnavailable) if is_gone else nullcontext():
+            assert engine.SessionStore(keys[0])["color"] == "blue"
+        for key in (keys[1], migrated):
+            with pytest.raises(StorageUnavailable):
+                engine.SessionStore(key).flush()
+        assert engine.SessionStore(other)["color"] == "blue"
+
+
+def stored(store: Any) -> str:
+    """Return the key of a session that an engine has stored."""
+    session = store()
+    session["color"] = "blue"
+    session.save()
+    return str(session.session_key)
 
 
 def test_the_cache_of_djangos_cached_db(engine: Engine) -> None:
@@ -101,8 +138,21 @@ def test_the_cache_of_cached_db(engine: Engine) -> None:
 def test_files_that_cannot_be_removed(engine: Engine) -> None:
     with as_another_user() as place, migrating(f"{DJANGO}.file", SESSION_FILE_PATH=str(place)):
         id_, breaks, text = fault()
-    assert (id_, breaks) == ("sessionstores.E026", NOT_MIGRATED)
+    assert (id_, breaks) == ("sessionstores.E026", NOT_REMOVED)
     assert str(place) in text
+
+
+@pytest.mark.engines("cache:memcached")
+def test_files_in_a_folder_that_nobody_else_may_enter(engine: Engine) -> None:
+    """No request can know whether its session is there."""
+    with as_another_user(rights=0) as place:
+        folder = place / "sessions"
+        with migrating(f"{DJANGO}.file", SESSION_FILE_PATH=str(folder)):
+            id_, breaks, text = fault()
+            with pytest.raises(StorageUnavailable):
+                engine.SessionStore("a" * 32).load()
+    assert (id_, breaks) == ("sessionstores.E022", NOT_MIGRATED)
+    assert f"{folder}, is unreachable (PermissionError)" in text
 
 
 class TableToSessions:
@@ -142,5 +192,5 @@ def test_a_table_that_may_only_be_read(
             connection.execute(f"GRANT SELECT ON {table} TO shop")
         with open_database(POSTGRESQL.configure(server) | {"USER": "shop"}):
             id_, breaks, text = fault()
-    assert (id_, breaks) == ("sessionstores.E026", NOT_MIGRATED)
+    assert (id_, breaks) == ("sessionstores.E026", NOT_REMOVED)
     assert said in text

@@ -20,6 +20,7 @@ from django_sessionstores.conf import session_store
 from django_sessionstores.operations.doctor import diagnose
 from tests import ROOT
 from tests.cases import CACHE_ALIAS, Engine
+from tests.disks import tiny_disk
 from tests.management.test_sessions import document_of_failure
 from tests.services import (
     Memcached,
@@ -31,7 +32,6 @@ from tests.services import (
     Sentinel,
     wait_until,
 )
-from tests.storages.files.test_storage import tiny_disk
 from tests.test_outages import full, full_memcached, read_only_transactions, replica
 
 OURS: Final = "django_sessionstores.backends"
@@ -43,6 +43,9 @@ SECONDS: Final = 0.4
 UNUSABLE: Final = "Every request that uses one of these sessions fails."
 UNWRITABLE: Final = (
     "Logins, logouts and changes of these sessions fail. Requests that only read go on."
+)
+NOT_MIGRATED: Final = (
+    "Every request fails whose session has not been migrated yet, and so does every logout."
 )
 FULL: Final = "Logins and changes of these sessions fail. Reading and logging out go on."
 
@@ -116,6 +119,9 @@ def _impatient() -> Iterator[None]:
 
 UNWRITABLE: Final = (
     "Logins, logouts and changes of these sessions fail. Requests that only read go on."
+)
+NOT_MIGRATED: Final = (
+    "Every request fails whose session has not been migrated yet, and so does every logout."
 )
 FULL: Final = "Logins and changes of these sessions fail. Reading and logging out go on."
 
@@ -360,5 +366,5 @@ def test_a_previous_backend(engine: Engine, engine_path: str) -> None:
             server.kill()
             id_, breaks, text = fault()
     assert id_ == "sessionstores.E022"
-    assert breaks == "Every request fails whose session has not been migrated yet."
+    assert breaks == NOT_MIGRATED
     assert "CACHES['old']" in text

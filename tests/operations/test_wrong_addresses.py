@@ -23,6 +23,7 @@ from django.test import override_settings
 
 from django_sessionstores.conf import session_store
 from django_sessionstores.exceptions import StorageUnavailable
+from django_sessionstores.operations.checks.stores import check_write_access
 from django_sessionstores.operations.doctor import diagnose
 from django_sessionstores.sessions.engine import Engine
 from tests.cases import MARIADB, POSTGRESQL
@@ -37,6 +38,7 @@ from tests.services import (
     free_port,
     shared_service,
 )
+from tests.storages.files.test_storage import as_another_user
 
 SECRET: Final = "hunter2"
 REDIS: Final = {
@@ -324,6 +326,25 @@ def test_databases(mistake: str, request: pytest.FixtureRequest, open_database: 
         override_settings(SESSION_ENGINE=ENGINES + "db", DATABASE_ROUTERS=[ToSessions()]),
     ):
         assert_said("db", f"DATABASES['{ALIAS}']{part}")
+
+
+@pytest.mark.parametrize("name", ["db", "cache"])
+def test_sqlite_in_a_folder_that_nobody_else_may_enter(name: str, open_database: Any) -> None:
+    """Most commands run the system checks first, so no check may raise an exception."""
+    sqlite, cache = "django.db.backends.sqlite3", "django.core.cache.backends.db.DatabaseCache"
+    with (
+        as_another_user(rights=0) as place,
+        open_database({"ENGINE": sqlite, "NAME": place / "db.sqlite3"}),
+        override_settings(
+            SESSION_ENGINE=ENGINES + name,
+            CACHES={"default": {"BACKEND": cache, "LOCATION": "session_cache"}},
+            DATABASE_ROUTERS=[ToSessions()],
+        ),
+    ):
+        assert_said(name, f"DATABASES['{ALIAS}']['NAME'], and let the user of the site open")
+        (message,) = check_write_access(None)
+    assert message.id == "sessionstores.W024"
+    assert message.hint.startswith(f"This process may not enter {place}. Make the user")
 
 
 @contextmanager

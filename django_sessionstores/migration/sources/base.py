@@ -38,9 +38,9 @@ class Entry(NamedTuple):
 
 
 class ForeignSession(UnreadablePayload):
-    """A session of a previous backend is signed with another ``SECRET_KEY``, or was altered.
+    """A session of a previous backend may belong to another site that shares the store.
 
-    It may belong to another site that shares the store.
+    It has the mark of that site, or is signed with another ``SECRET_KEY`` or was altered.
     """
 
 
@@ -87,9 +87,15 @@ class Source:
         """
         self.remove(unused)
 
-    def remove_id(self, record_id: str) -> bool:
-        """Remove a session by its id, if the backend knows ids; return whether it was there."""
-        return False
+    def lookup(self, record_id: str) -> Record | None:
+        """Return the record with this id, perhaps without its data, if the backend knows ids.
+
+        Raises what `find` raises.
+        """
+        return None
+
+    def remove_id(self, record_id: str) -> None:
+        """Remove a session by its id. Does nothing if the backend does not know ids."""
 
     def find_at(self, locator: str) -> PreviousSession | None:
         """Return the session of an `Entry`, read again."""
@@ -119,9 +125,12 @@ class Source:
         """See `remove`."""
         await sync_to_async(self.remove)(key)
 
-    async def aremove_id(self, record_id: str) -> bool:
+    async def alookup(self, record_id: str) -> Record | None:
+        """See `lookup`."""
+        return None
+
+    async def aremove_id(self, record_id: str) -> None:
         """See `remove_id`."""
-        return False
 
     def close(self) -> None:
         """Close the source's own connections."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 from bisect import bisect_right
 from pathlib import Path
@@ -28,7 +29,7 @@ class FileSource(DjangoSource):
     def __init__(self, engine: type[SessionBase]) -> None:
         super().__init__(engine)
         self._folder = Path(engine_setting("SESSION_FILE_PATH") or tempfile.gettempdir())
-        if not self._folder.is_dir():
+        if not _may_be_folder(self._folder):
             raise ImproperlyConfigured(
                 f"The previous backend's SESSION_FILE_PATH is {str(self._folder)!r}, which is not "
                 "a folder."
@@ -111,3 +112,13 @@ class FileSource(DjangoSource):
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{django_settings.SESSION_COOKIE_NAME}{key}"
+
+
+def _may_be_folder(path: Path) -> bool:
+    """Return whether there is a folder at a path, or whether this process may not look."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except PermissionError:
+        return True  # Each call says so, with the cure.
+    except OSError:
+        return False

@@ -12,7 +12,7 @@ from ...core.records import Record, State, make_tombstone
 from ...exceptions import UnreadablePayload
 from ...payloads.codec import newest_data
 from ...storages.base import Conflict, Storage, Updated
-from .base import Claim, Entry, PreviousSession, Source
+from .base import Claim, Entry, ForeignSession, PreviousSession, Source
 
 _TOMBSTONE_SECONDS: Final = 60
 
@@ -49,14 +49,20 @@ class OwnSource(Source):
         if record_id := self.storage.identify(key):
             await self.storage.adelete(record_id)
 
-    def remove_id(self, record_id: str) -> bool:
-        return self.storage.delete(record_id)
+    def lookup(self, record_id: str) -> Record | None:
+        return self._own(self.storage.lookup(record_id))
+
+    async def alookup(self, record_id: str) -> Record | None:
+        return self._own(await self.storage.alookup(record_id))
+
+    def remove_id(self, record_id: str) -> None:
+        self.storage.delete(record_id)
 
     def remove_at(self, locator: str) -> None:
         self.storage.delete(locator)
 
-    async def aremove_id(self, record_id: str) -> bool:
-        return await self.storage.adelete(record_id)
+    async def aremove_id(self, record_id: str) -> None:
+        await self.storage.adelete(record_id)
 
     def scan(self, cursor: str, limit: int) -> tuple[list[Entry], str]:
         page = self.storage.scan(cursor, limit, None)
@@ -94,13 +100,27 @@ class OwnSource(Source):
     def _session(self, record: Record | None) -> PreviousSession | None:
         if record is None:
             return None
-        expires = min(record.expires, settings.timeouts.end(record.created, record.last_activity))
-        if record.state is State.LIVE and expires < record.expires:
-            record = msgspec.structs.replace(record, expires=expires)
+        record = _with_timeouts(record)
         if self.in_key and record.state is State.LIVE:
             return PreviousSession(record, newest_data(record, unencrypted_codec(), codec()))
         return PreviousSession(record, None)
 
+    def _own(self, record: Record | None) -> Record | None:
+        """Return a record with its expiry. Raises `ForeignSession` for that of another site."""
+        if record is None:
+            return None
+        if not self.storage.is_own(record):
+            raise ForeignSession("it belongs to another site")
+        return _with_timeouts(record)
+
     def close(self) -> None:
         if not self._is_shared:
             self.storage.close()
+
+
+def _with_timeouts(record: Record) -> Record:
+    """Return a record that expires no later than the timeouts in the settings allow."""
+    expires = min(record.expires, settings.timeouts.end(record.created, record.last_activity))
+    if record.state is not State.LIVE or expires == record.expires:
+        return record
+    return msgspec.structs.replace(record, expires=expires)

@@ -15,6 +15,7 @@ from ...conf import full_name
 from ...core.phrases import Phrase
 from ...storages.base import CacheStorage
 from ...storages.caches.selection import cache_object
+from ...storages.inspection import ManyTries
 from ...storages.registered import RegisteredStorage
 from .configuration import parts, production_storage, usable_storage
 
@@ -203,6 +204,47 @@ def _no_timeout(store: str, setting: str) -> checks.Warning:
         ),
         hint=Phrase(_("Set %(setting)s to a second or two."), setting=setting),
         id="sessionstores.W037",
+    )
+
+
+@checks.register
+def check_cache_retries(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that clients do not try a server that hangs again and again while a request waits."""
+    return [
+        _many_tries(part.describe(), found)
+        for part in parts(production_storage())
+        if (found := part.many_tries())
+    ]
+
+
+def _many_tries(store: str, tries: ManyTries) -> checks.Warning:
+    text = Phrase(
+        _(
+            "Sessions are in %(store)s. If one of its servers hangs, the client tries it "
+            "%(number)s times, and a request waits for each."
+        ),
+        store=store,
+        number=tries.number,
+    )
+    if not tries.number:
+        text = Phrase(
+            _(
+                "Sessions are in %(store)s. If one of its servers hangs, the client tries it "
+                "without end, and a request waits for that."
+            ),
+            store=store,
+        )
+    return checks.Warning(
+        text,
+        hint=Phrase(
+            _(
+                "Set %(setting)s to %(value)s. Import these classes from redis.retry and "
+                "redis.backoff."
+            ),
+            setting=tries.setting,
+            value=tries.value,
+        ),
+        id="sessionstores.W042",
     )
 
 

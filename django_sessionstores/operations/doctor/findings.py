@@ -45,7 +45,14 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 _UNUSABLE: Final = Phrase(gettext_noop("Every request that uses one of these sessions fails."))
 _NOT_MIGRATED: Final = Phrase(
-    gettext_noop("Every request fails whose session has not been migrated yet.")
+    gettext_noop(
+        "Every request fails whose session has not been migrated yet, and so does every logout."
+    )
+)
+_NOT_REMOVED: Final = Phrase(
+    gettext_noop(
+        "Every logout fails, because the session could be migrated again. Other requests go on."
+    )
 )
 _UNWRITABLE: Final = Phrase(
     gettext_noop(
@@ -109,7 +116,7 @@ def _of_stores(stores: Sequence[Store]) -> Iterator[tuple[django_checks.CheckMes
 
 def _fail_without_writes(store: Store) -> Phrase:
     if store.is_previous:
-        return _NOT_MIGRATED
+        return _NOT_REMOVED
     if store.is_full:
         return _FULL
     return _REFUSED if store.is_probed else _UNWRITABLE

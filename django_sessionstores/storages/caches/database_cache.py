@@ -121,6 +121,11 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
     def namespace(self) -> str:
         return self._key("")
 
+    def lookup(self, session_id: str) -> Record | None:
+        """See `Storage.lookup`. A row that has expired is found as well, as long as it is there."""
+        text = self._find(session_id, 0)
+        return None if text is None else record_of(session_id, text)
+
     def read(self, session_id: str) -> Record | None:
         # The cache removes expired rows only from time to time, so the row may have expired.
         text = self._find(session_id, clock.now())

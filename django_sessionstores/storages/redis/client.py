@@ -506,20 +506,6 @@ def _timeout_of(client: Any) -> float:
     return float(options.get("socket_timeout") or _LONGEST_WAIT)
 
 
-def missing_timeout(server: Server) -> str:
-    """See `Inspection.missing_timeout`. That of a cluster is not known before it is connected."""
-    client = server._client
-    if client is None or isinstance(client, RedisCluster):
-        return ""
-    pool = client.connection_pool
-    connection = pool.connection_class(**pool.connection_kwargs)
-    # It is the limit for connecting as well, if there is no other one.
-    if connection.socket_timeout is not None:
-        return ""
-    option = "socket_timeout" if server._is_djangos else "SOCKET_TIMEOUT"
-    return f"CACHES[{server._alias!r}]['OPTIONS'][{option!r}]"
-
-
 def _awaiting_pool(client: Any) -> awaited.ConnectionPool | None:
     """Return a pool for a loop that connects like the pool of a blocking client.
 

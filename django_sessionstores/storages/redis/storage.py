@@ -17,13 +17,15 @@ from ...core.summary import Summary, summarize
 from ...exceptions import StorageFull, StorageUnavailable
 from ..base import CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated, rotate_in_two_steps
 from ..flows import FlowStorage
+from ..inspection import ManyTries
 from . import scripts
 from .answers import eviction_policy, find
-from .client import Server, missing_timeout
+from .client import Server
 from .cluster import ids_of_nodes
 from .index import SessionIndex
 from .members import Moves
 from .scripts import Script
+from .waits import many_tries, missing_timeout
 
 logger: Final = logging.getLogger("django_sessionstores")
 
@@ -41,15 +43,26 @@ def from_cache(alias: str) -> RedisStorage:
     return storage
 
 
-def _may_connect(entry: dict[str, Any]) -> bool:
-    """Return whether the client may connect when it is made, as that of a cluster does."""
-    is_known = entry["BACKEND"] in {
+_CONNECTS_LATER: Final = {
+    "BACKEND": {
         "django.core.cache.backends.redis.RedisCache",
         "django_redis.cache.RedisCache",
+    },
+    "CLIENT_CLASS": {"django_redis.client.SentinelClient"},
+    "CONNECTION_FACTORY": {"django_redis.pool.SentinelConnectionFactory"},
+    "REDIS_CLIENT_CLASS": set[str](),
+}
+"""The classes that do not connect before the first command, by the names of their settings."""
+
+
+def _may_connect(entry: dict[str, Any]) -> bool:
+    """Return whether the client may connect when it is made, as that of a cluster does."""
+    options = {
+        "BACKEND": entry["BACKEND"],
+        "CONNECTION_FACTORY": getattr(settings, "DJANGO_REDIS_CONNECTION_FACTORY", None),
+        **(entry.get("OPTIONS") or {}),
     }
-    options = (entry.get("OPTIONS") or {}).keys()
-    has_own = options & {"CLIENT_CLASS", "REDIS_CLIENT_CLASS", "CONNECTION_FACTORY"}
-    return not is_known or bool(has_own) or hasattr(settings, "DJANGO_REDIS_CONNECTION_FACTORY")
+    return any(options.get(name) not in {None, *known} for name, known in _CONNECTS_LATER.items())
 
 
 class RedisStorage(FlowStorage, CacheStorage):
@@ -293,6 +306,9 @@ class RedisStorage(FlowStorage, CacheStorage):
 
     def missing_timeout(self) -> str:
         return missing_timeout(self._server)
+
+    def many_tries(self) -> ManyTries | None:
+        return many_tries(self._server)
 
     def reindex(self, builder: str = "") -> int:
         """See `Storage.reindex`, and `IndexBuilder.rebuild` for ``builder``."""

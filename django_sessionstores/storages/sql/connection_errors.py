@@ -53,7 +53,6 @@ class Fault(NamedTuple):
 _ADDRESS: Final = "Look at {entry}['HOST'] and ['PORT'], and whether the server runs."
 _TIMEOUT: Final = "Look at {entry}['HOST'] and ['PORT'], whether the server runs, and at its load."
 _LOGIN: Final = "Look at {entry}['USER'] and ['PASSWORD']."
-_NAME: Final = "Look at {entry}['NAME']."
 _LOST: Final = Fault(
     "has ended the connection",
     "The log of the server says why: it was restarted, or somebody has ended its connections.",
@@ -90,13 +89,13 @@ _FAULTS: Final = (
     ),
     Fault(
         "does not exist on the server",
-        _NAME,
+        "Look at {entry}['NAME'].",
         ("3D000", 1049),
         "database .* does not exist|unknown database",
     ),
     Fault(
         "cannot be opened",
-        _NAME,
+        "Look at {entry}['NAME'], and let the user of the site open the file and its folder.",
         ("SQLITE_CANTOPEN",),
         "unable to open database file",
     ),

@@ -8,11 +8,9 @@ without a transaction around it, and atomic by itself.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from django.apps import apps
@@ -115,21 +113,6 @@ class DatabaseStorage(TableStorage[Statements]):
         return Phrase(
             gettext_noop("table %(table)s in database %(database)s (%(vendor)s)"),
             **self._texts(),
-        )
-
-    def write_obstacle(self) -> str:
-        connection = self.connection()
-        path = Path(connection.settings_dict["NAME"] or "")
-        if connection.vendor != "sqlite" or not path.is_file():
-            return ""
-        # SQLite writes a journal beside the file.
-        places = (path, path.resolve().parent)
-        refused = [str(place) for place in places if not os.access(place, os.W_OK)]
-        if not refused:
-            return ""
-        return (
-            f"This process may not write to {' and '.join(refused)}. Make the user of the site the "
-            "owner of the database file and of its folder."
         )
 
     def read(self, session_id: str) -> Record | None:

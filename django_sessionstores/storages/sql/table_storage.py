@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from django.db import connections, router, transaction
@@ -49,6 +52,12 @@ class TableStorage(Storage, Generic[S]):
 
     def database(self) -> str:
         return self.connection().alias
+
+    def write_obstacle(self) -> str:
+        connection = self.connection()
+        if connection.vendor != "sqlite":
+            return ""
+        return _obstacle_at(Path(connection.settings_dict["NAME"] or ""))
 
     def in_transaction(self) -> bool:
         return transactions.is_open(self.connection())
@@ -197,3 +206,29 @@ class TableStorage(Storage, Generic[S]):
             "database": repr(connection.alias),
             "vendor": connection.vendor,
         }
+
+
+def _obstacle_at(path: Path) -> str:
+    """Return what keeps this process from writing to an SQLite file; empty if nothing does.
+
+    A database that is not a file, or is not there yet, has none.
+    """
+    place = path.resolve()
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return ""
+    except PermissionError:
+        folders = [each for each in reversed(place.parents) if not os.access(each, os.X_OK)]
+        action, refused = "enter", folders[:1]
+    except OSError:
+        return ""
+    else:
+        # SQLite writes a journal beside the file.
+        places = (path, place.parent)
+        action, refused = "write to", [each for each in places if not os.access(each, os.W_OK)]
+    if not refused:
+        return ""
+    return (
+        f"This process may not {action} {' and '.join(map(str, refused))}. Make the user of the "
+        "site the owner of the database file and of its folder."
+    )

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import pytest
 from django.db import connections
 from django.test import override_settings
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from django_sessionstores.operations.checks import stores
 from django_sessionstores.operations.checks.folders import check_file_path
 from django_sessionstores.operations.checks.registry import check_registry
 from django_sessionstores.operations.checks.stores import (
     check_cache,
+    check_cache_retries,
     check_cache_timeouts,
     check_database,
     check_memory,
@@ -211,6 +218,98 @@ def test_a_cache_should_have_timeouts(backend, option, other, name):
         (message,) = found(**no_limit)
         assert message.id == "sessionstores.W037"
         assert message.hint == f"Set CACHES['sessions']['OPTIONS']['{missing}'] to a second or two."
+
+
+SENTINEL_CLIENT = "django_redis.client.SentinelClient"
+SENTINEL_FACTORY = "django_redis.pool.SentinelConnectionFactory"
+TIMEOUTS = {"socket_timeout": 1, "socket_connect_timeout": 1}
+_names = count(1)
+
+
+def behind_sentinels(backend: str, **kwargs: Any) -> dict[str, Any]:
+    """Return the entry of a cache behind sentinels whose clients have these arguments."""
+    # django-redis keeps a pool of connections for each address.
+    entry = {"BACKEND": backend, "LOCATION": f"redis://sessions-{next(_names)}/0"}
+    sentinels = [("127.0.0.1", 1), ("127.0.0.1", 2)]
+    if backend == DJANGO_REDIS:
+        options = {
+            "CLIENT_CLASS": SENTINEL_CLIENT,
+            "CONNECTION_FACTORY": SENTINEL_FACTORY,
+            "SENTINELS": sentinels,
+            "SENTINEL_KWARGS": kwargs,
+            "SOCKET_TIMEOUT": 1,
+        }
+    else:
+        options = {
+            "pool_class": "redis.sentinel.SentinelConnectionPool",
+            "service_name": "sessions",
+            "sentinel_manager": Sentinel(sentinels, sentinel_kwargs=kwargs),
+            **TIMEOUTS,
+        }
+    return {**entry, "OPTIONS": options}
+
+
+def found_in_cache(entry: dict[str, Any], check: Any, engine: str = "cache") -> Any:
+    caches = {"default": {"BACKEND": LOCMEM}, "sessions": entry}
+    with override_settings(
+        SESSION_ENGINE=ENGINES + engine, SESSION_CACHE_ALIAS="sessions", CACHES=caches
+    ):
+        return check(None)
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize(
+    ("backend", "place"),
+    [
+        (DJANGO_REDIS, "['SENTINEL_KWARGS']"),
+        (REDIS_CACHE, "['sentinel_manager'].sentinel_kwargs"),
+    ],
+)
+def test_sentinels_should_not_be_waited_for_again_and_again(backend, place):
+    """W042, W037: one that hangs would keep the first request of each worker for 12 seconds."""
+
+    def found(check: Any = check_cache_retries, **kwargs: Any) -> Any:
+        return found_in_cache(behind_sentinels(backend, **kwargs), check)
+
+    setting = f"CACHES['sessions']['OPTIONS']{place}"
+    for tries, words in ((3, "tries it 3 times, and"), (0, "tries it without end, and")):
+        (message,) = found(retry=Retry(NoBackoff(), tries - 1), **TIMEOUTS)
+        assert message.id == "sessionstores.W042"
+        assert words in message.msg
+        assert message.hint.startswith(f"Set {setting}['retry'] to Retry(NoBackoff(), 0). Import")
+    for tries in (1, 2):
+        assert found(retry=Retry(NoBackoff(), tries - 1), **TIMEOUTS) == []
+    # What the client does by itself depends on its version.
+    default = Redis().connection_pool.connection_kwargs.get("retry")
+    tries = 1 if default is None else default._retries + 1
+    assert [f"tries it {tries} times" in each.msg for each in found(**TIMEOUTS)] == [True] * (
+        tries > 2
+    )
+    (message,) = found(check_cache_timeouts, socket_timeout=None)
+    assert message.hint == f"Set {setting}['socket_timeout'] to a second or two."
+    assert found(check_cache_timeouts, **TIMEOUTS) == []
+
+
+@pytest.mark.usefixtures("production")
+@pytest.mark.parametrize("name", ["cache", "cached_db"])
+def test_a_server_should_not_be_waited_for_again_and_again(name):
+    """W042: the clients of Redis do not, unless they are told to."""
+    retry = Retry(NoBackoff(), 5)
+    for backend, options, option in (
+        (REDIS_CACHE, {"retry": retry}, "['retry']"),
+        (
+            DJANGO_REDIS,
+            {"CONNECTION_POOL_KWARGS": {"retry": retry}},
+            "['CONNECTION_POOL_KWARGS']['retry']",
+        ),
+    ):
+        entry = {"BACKEND": backend, "LOCATION": f"redis://127.0.0.1:{next(_names)}"}
+        assert found_in_cache(entry, check_cache_retries, name) == []
+        entry = {**entry, "LOCATION": f"redis://127.0.0.1:{next(_names)}", "OPTIONS": options}
+        (message,) = found_in_cache(entry, check_cache_retries, name)
+        assert "tries it 6 times" in message.msg
+        setting = f"CACHES['sessions']['OPTIONS']{option}"
+        assert message.hint.startswith(f"Set {setting} to Retry(NoBackoff(), 1). Import")
 
 
 @pytest.mark.usefixtures("production")

@@ -12,7 +12,7 @@ from django_sessionstores.exceptions import (
     PayloadTooLarge,
 )
 from django_sessionstores.migration import lazy
-from django_sessionstores.migration.sources import PreviousSession
+from django_sessionstores.migration.sources import ForeignSession, PreviousSession
 from django_sessionstores.storages.base import (
     Found,
     Gone,
@@ -64,7 +64,8 @@ SOURCE: Final[Mapping[str, tuple[Any, ...]]] = {
         DOWN,
     ),
     "remove": (None, DOWN),
-    "remove_id": (False, True),
+    "lookup": (None, BASE, OVER, UNREADABLE, ForeignSession("of another site"), DOWN),
+    "remove_id": (None,),
 }
 
 

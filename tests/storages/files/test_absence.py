@@ -14,8 +14,9 @@ from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.migration.sources.files import FileSource
 from django_sessionstores.storages.files.storage import FileStorage
 from django_sessionstores.testing import now, successor
+from tests.disks import CannotMount, Disk, tiny_disk
 from tests.migration.previous_backends import at_django
-from tests.storages.files.disks import KINDS, Disk, removable_disk, storage_on, tiny_disk
+from tests.storages.files.kinds import KINDS, storage_on
 from tests.storages.records import HOUR, make_record
 
 ID = "3f" * 20
@@ -25,14 +26,16 @@ FILES = "django.core.cache.backends.filebased.FileBasedCache"
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    with removable_disk(tmp_path) as disk:
+def disk() -> Iterator[Disk]:
+    with Disk() as disk:
+        if not disk.is_mountable:
+            pytest.skip(str(CannotMount()))
         yield disk
 
 
 def left_beneath(disk: Disk) -> list[str]:
-    assert not disk.is_mounted
-    return sorted(os.listdir(disk.place))
+    assert not disk.path.is_mount()
+    return sorted(os.listdir(disk.path))
 
 
 def assert_unreachable(storage: FileStorage) -> None:
@@ -57,14 +60,14 @@ def assert_unreachable(storage: FileStorage) -> None:
 @KINDS
 def test_nothing_is_written_beneath_the_mount_point(kind: str, disk: Disk) -> None:
     """An empty folder in place of the sessions has ended none of them."""
-    with storage_on(kind, disk.place) as storage:
+    with storage_on(kind, disk.path) as storage:
         storage.create(make_record(ID, user_id="7"), now())
-        disk.unmount()
+        disk.kill()
 
         assert_unreachable(storage)
         assert left_beneath(disk) == []
 
-        disk.mount()
+        disk.restart()
         assert storage.read(ID) is not None
         storage.create(make_record(OTHER_ID), now())
 
@@ -72,11 +75,11 @@ def test_nothing_is_written_beneath_the_mount_point(kind: str, disk: Disk) -> No
 @KINDS
 @pytest.mark.parametrize("met", [ID, OTHER_ID], ids=["a session", "none"])
 def test_a_process_that_has_only_read_knows_the_disk(kind: str, met: str, disk: Disk) -> None:
-    with storage_on(kind, disk.place) as storage:
+    with storage_on(kind, disk.path) as storage:
         storage.create(make_record(ID, user_id="7"), now())
-    with storage_on(kind, disk.place) as reader:
+    with storage_on(kind, disk.path) as reader:
         reader.read(met)
-        disk.unmount()
+        disk.kill()
         assert_unreachable(reader)
         assert left_beneath(disk) == []
 
@@ -87,17 +90,17 @@ def test_a_folder_that_others_make_meanwhile_is_not_the_one_of_the_sessions(
 ) -> None:
     """A worker that is begun meanwhile cannot know, and takes the site for a new one. Those from
     before must not follow it."""
-    with storage_on(kind, disk.place) as storage:
+    with storage_on(kind, disk.path) as storage:
         storage.create(make_record(ID, user_id="7"), now())
-        disk.unmount()
-        with storage_on(kind, disk.place) as worker:
+        disk.kill()
+        with storage_on(kind, disk.path) as worker:
             worker.create(make_record(OTHER_ID), now())
         with pytest.raises(StorageUnavailable, match="mounted"):
             storage.read(ID)
 
-        shutil.rmtree(disk.place, ignore_errors=True)
-        disk.place.mkdir(exist_ok=True)
-        disk.mount()
+        shutil.rmtree(disk.path, ignore_errors=True)
+        disk.path.mkdir(exist_ok=True)
+        disk.restart()
         assert storage.read(ID) is not None
 
 
@@ -166,20 +169,20 @@ def test_nobody_is_signed_out_while_the_disk_is_away(name: str, disk: Disk) -> N
     """``cached_db`` has its database."""
     with override_settings(
         SESSION_ENGINE=f"django_sessionstores.backends.{name}",
-        SESSION_FILE_PATH=disk.place,
-        CACHES={"default": {"BACKEND": FILES, "LOCATION": disk.place}},
+        SESSION_FILE_PATH=disk.path,
+        CACHES={"default": {"BACKEND": FILES, "LOCATION": disk.path}},
         MIDDLEWARE=[OURS],
         ROOT_URLCONF="tests.urls",
     ):
         client = Client()
         assert client.get("/write/name/1/").status_code == 200
-        disk.unmount()
+        disk.kill()
         for path in ("/read/", "/write/name/2/", "/read/"):
             response = client.get(path)
             assert response.status_code == (200 if name == "cached_db" else 503)
             assert not response.cookies
         assert left_beneath(disk) == []
-        disk.mount()
+        disk.restart()
         assert client.get("/read/").json() == {"name": "2" if name == "cached_db" else "1"}
 
 
@@ -238,14 +241,14 @@ def test_a_folder_that_was_made_by_hand_has_a_whole_index(tmp_path: Path) -> Non
 @pytest.mark.parametrize("way", ["unmounted", "removed"])
 def test_djangos_files_go_away_before_they_are_migrated(way: str, disk: Disk) -> None:
     """A user whose session is still there must not be signed out, and a logout not be forgotten."""
-    with override_settings(SESSION_FILE_PATH=disk.place):
+    with override_settings(SESSION_FILE_PATH=disk.path):
         key = at_django("file")
         source = FileSource(DjangoFileStore)
         found = source.find(key)
         assert found is not None
-        disk.unmount()
+        disk.kill()
         if way == "removed":
-            disk.place.rmdir()
+            disk.path.rmdir()
         for operation in (
             lambda: source.find(key),
             lambda: source.remove(key),
@@ -255,8 +258,8 @@ def test_djangos_files_go_away_before_they_are_migrated(way: str, disk: Disk) ->
         ):
             with pytest.raises(StorageUnavailable, match="previous backend"):
                 operation()
-        disk.place.mkdir(exist_ok=True)
-        disk.mount()
+        disk.path.mkdir(exist_ok=True)
+        disk.restart()
         source.remove(key)
         assert source.find(key) is None
         source.remove(key)

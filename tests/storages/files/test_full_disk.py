@@ -18,7 +18,8 @@ from django_sessionstores.inventory import Inventory
 from django_sessionstores.storages.base import Updated
 from django_sessionstores.storages.files.storage import FileStorage
 from django_sessionstores.testing import now, successor
-from tests.storages.files.disks import FILES, KINDS, storage_on, tiny_disk
+from tests.disks import tiny_disk
+from tests.storages.files.kinds import FILES, KINDS, storage_on
 from tests.storages.records import HOUR, make_record
 
 ID = "3f" * 20

@@ -43,8 +43,8 @@ from django_sessionstores.storages.files import storage as storages
 from django_sessionstores.storages.files.index import UserIndex
 from django_sessionstores.storages.files.storage import FileStorage
 from tests import ROOT
+from tests.disks import tiny_disk
 from tests.storages.files import worker as file_worker
-from tests.storages.files.disks import tiny_disk
 
 NOW = 1_800_000_000_000
 HOUR = 3_600_000
@@ -458,14 +458,16 @@ def test_nobody_is_signed_out_by_a_missing_folder(
 
 
 @contextmanager
-def as_another_user() -> Iterator[Path]:
-    """Yield a folder that all may read and only its owner may change; this process is not the
-    owner."""
+def as_another_user(rights: int = 0o555) -> Iterator[Path]:
+    """Yield a folder with these rights, which belongs to another user than that of this process.
+
+    Without more, all may read it, and only its owner may change it.
+    """
     with TemporaryDirectory() as name:
         place = Path(name, "place")
         place.mkdir()
         Path(name).chmod(0o755)
-        place.chmod(0o555)
+        place.chmod(rights)
         is_root = os.geteuid() == 0
         if is_root:
             os.setresuid(65534, 65534, 0)

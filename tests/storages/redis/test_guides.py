@@ -12,10 +12,17 @@ from typing import Any
 
 import pytest
 from django.test import override_settings
+from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster as ClusterClient
+from redis.retry import Retry
 
 from django_sessionstores.conf import session_store
 from django_sessionstores.exceptions import StorageUnavailable
+from django_sessionstores.operations.checks.stores import (
+    check_cache_retries,
+    check_cache_timeouts,
+)
+from tests.operations.checks.conftest import production as production  # A fixture.
 from tests.services import HOST, RedisCluster, RedisSentinel, free_port, shared_service
 from tests.test_docs import DOCS, blocks
 
@@ -58,12 +65,16 @@ def hanging() -> Iterator[Hanging]:
         yield server
 
 
-def store_behind(sentinels: list[tuple[str, int]], number: int) -> Any:
-    """Return the settings of the guide with these sentinels. A pool is kept for each address."""
+def store_behind(sentinels: list[tuple[str, int]], number: int, **kwargs: Any) -> Any:
+    """Return the settings of the guide with these sentinels, and arguments of their clients.
+
+    A pool is kept for each address.
+    """
     caches = block_with('"SENTINELS"')["CACHES"]
     entry = caches["sessions"]
     entry["LOCATION"] += f"?client_name=guide-{number}"
     entry["OPTIONS"]["SENTINELS"] = sentinels
+    entry["OPTIONS"]["SENTINEL_KWARGS"].update(kwargs)
     for limits in (entry["OPTIONS"]["SENTINEL_KWARGS"], entry["OPTIONS"]):
         for name in limits:
             if name.lower().endswith("timeout"):
@@ -92,6 +103,19 @@ def test_sentinels_of_which_none_answers_are_asked_once(hanging: Hanging) -> Non
     with store_behind([hanging.address, refusing], 2), pytest.raises(StorageUnavailable):
         save()
     assert len(hanging.accepted) == 1
+
+
+@pytest.mark.usefixtures("production")
+def test_the_check_knows_how_often_a_sentinel_is_asked(hanging: Hanging) -> None:
+    with store_behind([hanging.address], 3):
+        assert check_cache_timeouts(None) == check_cache_retries(None) == []
+    with store_behind([hanging.address], 4, retry=Retry(NoBackoff(), 3)):
+        (message,) = check_cache_retries(None)
+        assert "the client tries it 4 times" in message.msg
+        assert hanging.accepted == []
+        with pytest.raises(StorageUnavailable):
+            save()
+    assert len(hanging.accepted) == 4
 
 
 def test_the_cluster_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:

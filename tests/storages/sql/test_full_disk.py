@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,9 @@ from django.db import connections
 
 from django_sessionstores.exceptions import StorageFull
 from django_sessionstores.inventory import Inventory
-from tests import cases
+from tests import cases, disks
 from tests.services import MariaDB, PostgreSQL
 
-MEGABYTE = 1024 * 1024
 ROWS = [
     cases.Case(*row)
     for database in (cases.SQLITE, cases.POSTGRESQL, cases.MARIADB)
@@ -65,11 +63,8 @@ class SmallMariaDB(MariaDB):
 
 
 def mount(server: Any, megabytes: int) -> None:
-    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", server.disk]
-    if subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode:
-        pytest.skip("A disk for the server cannot be mounted, which only root may do.")
-    if account := server.account():
-        shutil.chown(server.disk, account)
+    with disks.skipping():
+        disks.mount_memory(server.disk, f"{megabytes}m", server.account())
 
 
 @contextmanager
@@ -79,7 +74,7 @@ def unmounted(server: Any) -> Iterator[None]:
     disk = None if folder is None else server.disk
     yield
     if disk is not None:
-        subprocess.run(["umount", disk], check=False, stderr=subprocess.DEVNULL)
+        disks.unmount(disk)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -100,19 +95,7 @@ def site(
 
 
 def full_disk(engine: cases.Engine) -> AbstractContextManager[None]:
-    return _full_server(engine.server()) if engine.servers else _full_sqlite(engine)
-
-
-@contextmanager
-def _full_server(server: Any) -> Iterator[None]:
-    filler: Path = server.disk / "filler"
-    with filler.open("wb", buffering=0) as file, suppress(OSError):
-        for size in (MEGABYTE, 4096, 1):
-            with suppress(OSError):
-                while file.write(b"x" * size):
-                    pass
-    yield
-    filler.unlink()
+    return disks.full(engine.server().disk) if engine.servers else _full_sqlite(engine)
 
 
 @contextmanager
