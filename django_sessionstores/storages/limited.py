@@ -27,7 +27,8 @@ from .outcomes import noting_evicted
 
 T = TypeVar("T")
 _Records: TypeAlias = list[Record]
-"""The records of one session."""
+"""The records of one session. The first one that ends stands for it: those after it are of
+rotations that are not over, or have no data."""
 
 _PAGE: Final = 500
 """How many records one call lists."""
@@ -195,16 +196,16 @@ class LimitedStorage(Wrapper):
                     found.setdefault(each.lineage, []).append(each)
             cursor = page.next
             if not cursor or len(found) >= enough:
-                return list(found.values()), not cursor
+                return [sorted(each, key=last_write) for each in found.values()], not cursor
 
     def _without_lost(self, others: Sequence[_Records]) -> Flow[list[_Records]]:
         """Return the sessions whose data is still stored; remove the others from the list."""
         kept, lost = [], list[str]()
         for records in others:
             # The older record first. If it is superseded at this moment, the newer one is there.
-            for each in sorted(records, key=last_write):
+            for place, each in enumerate(records):
                 if not (yield from self._is_lost(each.id)):
-                    kept.append(records)
+                    kept.append([*records[place:], *records[:place]])
                     break
             else:
                 lost += [each.id for each in records]
@@ -225,12 +226,14 @@ class LimitedStorage(Wrapper):
 
         If that takes long, the rest is left to the next login of the user.
         """
-        began, live = clock.monotonic(), set[str]()
+        began, ids = clock.monotonic(), set[str]()
         records = list(chain.from_iterable(surplus))
 
         def evicted(ended: Sequence[Record]) -> tuple[Record, ...]:
-            live.update(each.lineage for each in ended)
-            return tuple(each for each in map(_latest_record, surplus) if each.lineage in live)
+            ids.update(each.id for each in ended)
+            # If several records were live, the rotations of the others fail now.
+            found = (next((each for each in every if each.id in ids), None) for every in surplus)
+            return tuple(each for each in found if each is not None)
 
         with noting_evicted(evicted):
             for start in range(0, len(records), MOST_AT_ONCE):
@@ -238,7 +241,7 @@ class LimitedStorage(Wrapper):
                     break
                 batch = records[start : start + MOST_AT_ONCE]
                 ended = yield from revocation.end_many(self.inner, batch)
-                live.update(each.lineage for each in ended)
+                ids.update(each.id for each in ended)
         return replace(outcome, evicted=(*outcome.evicted, *evicted(())))
 
     # --- The lock --------------------------------------------------------------------------

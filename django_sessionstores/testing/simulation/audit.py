@@ -270,6 +270,7 @@ def _audit_signals(world: World) -> None:
     for session_id, times in Counter(world.model.signals.starts).items():
         if times > 1:
             _broken(world, 10, f"afterwards: {session_id[:8]} was told to begin {times} times")
+    _audit_ended_ids(world)
     requests = list(world.requests.values())
     signals, known = world.model.signals, world.model.known_ids
     ends = [(signals.known_id(each, known), reason) for each, reason in signals.ends]
@@ -312,3 +313,24 @@ def _audit_signals(world: World) -> None:
             _broken(world, 10, f"{name} was not told ({certain[0].reason})")
         elif sent_reasons and endings and sent_reasons[0] not in reasons:
             _broken(world, 10, f"{name} was told as {sent_reasons[0]}, and was {endings[0].reason}")
+
+
+def _audit_ended_ids(world: World) -> None:
+    """Judge whether each end was told with an id that a response or another signal has named.
+
+    A rotation stores the record under the new id first. If the session ends then, nobody gets it.
+    """
+    requests, signals = world.requests.values(), world.model.signals
+    if any(each.was_killed or each.faults for each in requests):
+        return
+    is_unsure = "2step" in world.config.options and any(
+        each.key == other.key and each is not other and each.overlaps(other)
+        for each in requests
+        for other in requests
+    )
+    if is_unsure:
+        return  # Of two rotations at once, nothing in their records tells which one has succeeded.
+    named = world.model.known_ids | signals.creations | signals.rotations.keys()
+    for session_id, _ in signals.ends:
+        if session_id not in named:
+            _broken(world, 10, f"afterwards: {session_id[:8]}, which nobody has, was told to end")

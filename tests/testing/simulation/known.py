@@ -313,6 +313,14 @@ PROGRAMS: Final = {
     "an end beside two rotations at once is told with an id that nobody gets": (
         f"cache_registry own sync: {USER} +1001 1:x.read 2:x.read 2 2 2 1* 3:o.end_all.1 2 3*"
     ),
+    "a limit tells the end of a session with the id of a rotation that fails": (
+        "cache_registry own sync +limit: 1:y.login.1 1* >1 2:z.login.1 2* +1001 6:y.read 6 6 6 6 "
+        "8:x.login.1 8* 6*"
+    ),
+    "the same in a store that rotates in two steps": (
+        "db own sync +limit +2step: 1:y.login.1 1* >1 2:z.login.1 2* +1001 6:y.read 6 6 6 "
+        "8:x.login.1 8* 6*"
+    ),
     "a session that began beside a new password, which is rolled back, is kept by a login": (
         "cached_db own sync +limit: 4:x.login.1 4* 7:x.login.1 >4 9:x.password+404@atomic 7 9 9 9 "
         "9 7* >7 9* 16:x.put.b+save+error 18:x.login.1"
