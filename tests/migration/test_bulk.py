@@ -69,7 +69,13 @@ def opened(path: str, **options: str) -> Any:
 # What is moved ------------------------------------------------------------------------------------
 
 
-@pytest.mark.engines("file", "db:sqlite", "cache:redis-cache", "cached_db:redis-cache+postgresql")
+@pytest.mark.engines(
+    "file",
+    "db:sqlite",
+    "cache:redis-cache",
+    "cached_db:redis-cache+postgresql",
+    "mongodb:mongodb",
+)
 @pytest.mark.parametrize("name", ["db", "cached_db", "file"])
 def test_all_of_djangos(engine: Engine, name: str) -> None:
     """Keys, data, users and ends; the source is empty then."""
@@ -221,7 +227,7 @@ def move_during(
     return move
 
 
-@pytest.mark.engines("file", "cache:redis-cache", "cached_db:locmem+sqlite")
+@pytest.mark.engines("file", "cache:redis-cache", "cached_db:locmem+sqlite", "mongodb:mongodb")
 def test_a_logout_during_the_move_wins(engine: Engine, move_during: Any) -> None:
     """Whichever engine the worker is on, and wherever the move is."""
 
@@ -260,7 +266,7 @@ def test_a_save_during_the_move_that_the_target_cannot_keep(
     assert engine.storage.read(session_id(key)) is None
 
 
-@pytest.mark.engines("file", "cache:redis-cache", "cached_db:locmem+sqlite")
+@pytest.mark.engines("file", "cache:redis-cache", "cached_db:locmem+sqlite", "mongodb:mongodb")
 def test_a_save_during_the_move_is_not_lost(engine: Engine, move_during: Any) -> None:
     """The save does not log out its user, either."""
 
