@@ -51,6 +51,7 @@ def test_engine_must_be_usable(overrides):
     ("name", "options"),
     [("db", {}), ("cached_db", {}), ("cookie", {"REGISTRY": "db"})],
 )
+@pytest.mark.filterwarnings("ignore:Overriding setting DATABASES")
 def test_a_database_without_sql(name, options, monkeypatch):
     """E005: django-mongodb-backend accepts models, so only the first request would fail."""
     monkeypatch.setattr(type(connections["default"]), "vendor", "mongodb")
