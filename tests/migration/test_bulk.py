@@ -577,6 +577,28 @@ def test_a_site_under_load_moves_and_nobody_notices(engine: Engine, user: Any) -
     assert all(count >= 6 for count in browsers.counts)
 
 
+@pytest.mark.engines("cache:redis-cache", "mongodb:mongodb")
+def test_one_server_under_two_names(engine: Engine) -> None:
+    """No setting says so. Each session would be taken for what a killed run had left behind."""
+    session = engine.SessionStore()
+    session["cart"] = ["apple"]
+    session.save()
+    path = engine.SessionStore.__module__
+    entry = settings.CACHES.get(CACHE_ALIAS, {})
+    old = {**entry, "LOCATION": str(entry.get("LOCATION")).replace("127.0.0.1", "localhost")}
+    address = {"MONGODB_DATABASE": "sessions", "MONGODB_URI": ""}
+    if engine.name == "mongodb":
+        address["MONGODB_URI"] = settings.SESSIONSTORES["MONGODB_URI"].replace(
+            "127.0.0.1", "localhost"
+        )
+    named = address if engine.name == "mongodb" else {"SESSION_CACHE_ALIAS": "old"}
+    with override_settings(CACHES={**settings.CACHES, "old": old}), migrating((path, named)):
+        code, output = typed("move", "--from", path)
+        assert (code, "there is nothing to move" in " ".join(output.split())) == (1, True), output
+        assert engine.SessionStore(session.session_key).load() == {"cart": ["apple"]}
+        assert Inventory().count() == 1
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
