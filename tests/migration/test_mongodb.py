@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,15 +17,18 @@ from django.test import override_settings
 
 from django_sessionstores.conf import previous_backend
 from django_sessionstores.core.clock import now
+from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
-from django_sessionstores.migration import sources
+from django_sessionstores.migration import bulk, sources
+from django_sessionstores.migration.sources import OwnSource
 from django_sessionstores.operations.checks.options import check_settings
 from django_sessionstores.operations.checks.previous_backends import check_previous_backends
 from django_sessionstores.operations.doctor import diagnose
 from django_sessionstores.testing import DAY, Twin, at, suspicious_messages
 from tests.cases import Engine
 from tests.management.test_sessions import typed
-from tests.migration.previous_backends import OURS, migrating
+from tests.migration.previous_backends import OURS, after, before, migrating
+from tests.migration.test_bulk import Browsers
 from tests.services import MongoDB, shared_service
 
 PATH = f"{OURS}.mongodb"
@@ -172,6 +176,97 @@ def test_all_to_mongodb(engine: Engine, mongodb: dict[str, str]) -> None:
             assert_goes_on(store, each, in_async=False)
         assert Inventory().count() == 5
     assert Inventory().count() == 0
+
+
+@pytest.mark.engines("db:sqlite", "cache:redis-cache")
+@pytest.mark.parametrize("point", ["scan", "claim"])
+@pytest.mark.parametrize("logs_out", [True, False], ids=["logout", "save"])
+def test_a_worker_on_mongodb_during_the_move(
+    engine: Engine, mongodb: dict[str, str], point: str, logs_out: bool
+) -> None:
+    """What it does counts, after the session was read as well."""
+    with engine_of(PATH, **mongodb) as store:
+        key = make(store).session_key
+
+    def work() -> None:
+        with engine_of(PATH, **mongodb) as store:
+            session = store(key)
+            if logs_out:
+                session.flush()
+            else:
+                session["later"] = 1
+                session.save()
+
+    source = sources.open_source(previous_backend((PATH, mongodb)))
+    hook = after if point == "scan" else before
+    with hook(source, point, work):
+        outcomes = list(bulk.move(source, engine.storage, 10))
+    found = engine.SessionStore(key).load()
+    assert source.find(key) is None
+    source.close()
+    if logs_out:
+        assert (outcomes, found) == (["ended"], {})
+    else:
+        assert (outcomes, found["later"], found["cart"]) == (["moved"], 1, {"apples": 1})
+
+
+@pytest.mark.engines("db:sqlite")
+def test_an_outage_in_the_middle_of_the_move(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command says how far it came, and goes on there when the server is back."""
+    with MongoDB(replica_set="") as server:
+        entry = {"MONGODB_URI": server.url(), "DATABASE_TIMEOUT": 1, **COLLECTION}
+        with engine_of(PATH, **entry) as store:
+            old = [make(store) for _ in range(5)]
+        find_at, found = OwnSource.find_at, []
+
+        def find_and_kill(source: OwnSource, locator: str) -> Any:
+            found.append(locator)
+            if len(found) == 4:
+                server.kill()
+            return find_at(source, locator)
+
+        monkeypatch.setattr(OwnSource, "find_at", find_and_kill)
+        del entry["DATABASE_TIMEOUT"]
+        with migrating((PATH, entry), DATABASE_TIMEOUT=1):
+            code, output = typed("move", "--from", PATH, "--batch", "2")
+            assert code == 1
+            assert "2 sessions moved so far. Run the command again" in " ".join(output.split())
+            with pytest.raises(StorageUnavailable):
+                _ = [engine.SessionStore(each.session_key).load() for each in old]
+            monkeypatch.undo()
+            server.restart()
+            assert move(PATH)["moved"] == 3
+        for each in old:
+            assert_goes_on(engine.SessionStore, each, in_async=False)
+
+
+@pytest.mark.engines("db:postgresql")
+def test_a_site_under_load_moves_to_mongodb_and_on(
+    engine: Engine, mongodb: dict[str, str], user: Any
+) -> None:
+    """From a database to MongoDB, there to another collection, and back."""
+    browsers = Browsers(3)
+    other = {**mongodb, "MONGODB_DATABASE": "other"}
+    steps: list[tuple[str, dict[str, str]]] = [
+        (f"{OURS}.db", {}),
+        (PATH, mongodb),
+        (PATH, other),
+        (f"{OURS}.db", {}),
+    ]
+    with engine_of(PATH, **other):
+        Inventory().end_everything()
+    browsers.log_in()
+    for (old_path, old_options), (new_path, new_options) in pairwise(steps):
+        with engine_of(new_path, **new_options), migrating((old_path, old_options)):
+            with browsers.busy():
+                report = move(old_path)
+            assert browsers.problems == []
+            assert (report["unreadable"], report["ended"]) == ({}, 0)
+            assert browsers.lost() == []
+        with engine_of(new_path, **new_options):
+            assert Inventory().count() == 3
 
 
 # Which collection ---------------------------------------------------------------------------------
