@@ -57,6 +57,19 @@ FORMS: Final = """\
 Any engine takes +<database> as its last part: the users are there. A + in a password is
 written %2B."""
 
+_SERVERS: Final = {
+    "redis": ("Redis", "redis-server --port {port}"),
+    "rediss": ("Redis", ""),
+    "django-redis": ("Redis", "redis-server --port {port}"),
+    "django-rediss": ("Redis", ""),
+    "memcached": ("memcached", "memcached -u nobody -p {port}"),
+    "mongodb": ("MongoDB", "mkdir -p .cache/mongodb; mongod --dbpath .cache/mongodb --port {port}"),
+    "postgres": ("PostgreSQL", ""),
+    "postgresql": ("PostgreSQL", ""),
+    "mysql": ("MySQL or MariaDB", ""),
+}
+"""The server that each scheme needs, and a command that starts one on this machine."""
+_LOCAL: Final = frozenset({"localhost", "127.0.0.1"})
 _ENGINES: Final = frozenset(re.findall(r"^  (\w+)", FORMS.partition("\n\n")[0], re.MULTILINE))
 _IN_A_CACHE: Final = frozenset({"cache", "cached_db"})
 _REGISTRIES: Final = frozenset({"db", "mongodb", *_IN_A_CACHE})
@@ -138,6 +151,21 @@ def hide_passwords(value: str) -> str:
     """Return the value with asterisks in place of its passwords."""
     # A password ends at the last @ of its URL, because it may contain an unquoted @.
     return re.sub(r"(://[^:/@]*):(?:(?!://).)*@", r"\1:***@", value)
+
+
+def how_to_start(value: str) -> str:
+    """Return which servers a value needs and how to start them; empty if it needs none."""
+    sentences = []
+    for store in value.split("+")[1:]:
+        url = urlsplit(store)
+        if url.scheme not in _SERVERS:
+            continue
+        server, command = _SERVERS[url.scheme]
+        for address in url.netloc.rpartition("@")[2].split(","):
+            host, _, port = address.partition(":")
+            start = f": {command.format(port=port)}" if command and port and host in _LOCAL else ""
+            sentences.append(f"Start {server} at {address}, if it does not run{start}")
+    return "\n".join(sentences)
 
 
 def _mongodb(store: str) -> str:

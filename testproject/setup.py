@@ -125,7 +125,8 @@ def _folders() -> list[Path]:
 
 
 def _set_up_error(what: str, error: Exception) -> SetUpFailed:
-    return SetUpFailed(f"{what}: {error}\n{_value()} Does the server run there?")
+    start = engines.how_to_start(settings.DEMO.text)
+    return SetUpFailed("\n".join(filter(None, (f"{what}: {error}", _value(), start))))
 
 
 def _value() -> str:

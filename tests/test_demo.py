@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import HTTPCookieProcessor, OpenerDirector, build_opener
 
+import psycopg
+import pymysql
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
@@ -75,8 +78,8 @@ def assert_keeps_its_promises(value: str, promises: int = 18) -> str:
 @pytest.mark.parametrize(
     "value",
     [
-        *("memory", "file+{folder}/sessions", "cache+locmem", "cache+dbcache"),
-        *("cached_db+locmem", "cookie+db", "cookie+cache+dbcache", "cookie+cached_db+locmem"),
+        *("cache+locmem", "cache+dbcache", "cached_db+locmem"),
+        *("cookie+cache+dbcache", "cookie+cached_db+locmem"),
     ],
 )
 def test_every_engine_needs_no_server(value: str, tmp_path: Path) -> None:
@@ -132,11 +135,82 @@ def test_a_registry_on_a_server() -> None:
     assert "registered in Redis" in output
 
 
-@pytest.mark.parametrize("value", ["mongodb", "cookie+mongodb"])
-def test_sessions_in_mongodb(value: str) -> None:
+def test_a_registry_in_mongodb() -> None:
     with MongoDB(replica_set="") as server:
-        output = assert_keeps_its_promises(f"{value}+{server.url()}demo")
-    assert "MongoDB (collection 'django_sessionstores' of the database 'demo')" in output
+        output = assert_keeps_its_promises(f"cookie+mongodb+{server.url()}demo")
+    assert "registered in MongoDB (collection" in output
+
+
+# The commands of README.rst ---------------------------------------------------------------------
+
+README = (ROOT / "README.rst").read_text(encoding="utf-8")
+STORES = README.partition(".. stores-begin")[2].partition(".. stores-end")[0]
+COMMANDS = dict(
+    re.findall(
+        rf"^   \* - (.+)\n     - ``{engines.VARIABLE}=(\S+) uv run manage.py demo --check``$",
+        STORES,
+        re.MULTILINE,
+    )
+)
+PLACES = {
+    "Memory": "memory of this process",
+    "Cookie": "the cookie 'sessionid' of the browser",
+    "Cookie, with a registry": "registered in table",
+    "Files": "files in ",
+    "SQLite": "(sqlite)",
+    "PostgreSQL": "(postgresql)",
+    "MySQL or MariaDB": "(mysql)",
+    "Redis": "Redis through",
+    "memcached": "memcached at",
+    "MongoDB": "MongoDB (collection 'django_sessionstores' of the database 'demo')",
+}
+"""What the command says of each store."""
+SERVERS: dict[str, Any] = {
+    "PostgreSQL": PostgreSQL,
+    "MySQL or MariaDB": MariaDB,
+    "Redis": Redis,
+    "memcached": Memcached,
+    "MongoDB": partial(MongoDB, replica_set=""),
+}
+
+
+def test_there_is_a_command_for_each_store() -> None:
+    assert len(COMMANDS) == STORES.count("   * - ") - 1
+    assert set(COMMANDS) == set(PLACES)
+
+
+@pytest.mark.parametrize("store", COMMANDS)
+def test_the_command_of_a_store_shows_that_it_works(store: str, tmp_path: Path) -> None:
+    """As it stands, but for ports, and for files that no other test uses."""
+    value = COMMANDS[store]
+    database = sqlite(tmp_path / "demo.sqlite3")
+    if store not in SERVERS:
+        folder = f"+{tmp_path}/sessions" if value == "file" else ""
+        promises = 12 if value == "cookie" else 18
+        output = assert_keeps_its_promises(f"{value}{folder}+{database}", promises)
+        assert PLACES[store] in output
+        return
+    with SERVERS[store]() as server:
+        make_database(server)
+        value = re.sub(rf"{HOST}:\d+", server.addresses[0], value)
+        output = assert_keeps_its_promises(
+            value if "@" in value else f"{value}+{database}",
+            16 if store == "memcached" else 18,
+        )
+    assert PLACES[store] in output
+
+
+def make_database(server: Any) -> None:
+    """Make the user and the database as the page says."""
+    if isinstance(server, PostgreSQL):
+        with closing(psycopg.connect(server.url(), autocommit=True)) as connection:
+            for statement in re.findall('-c "(.+?)"', STORES):
+                connection.execute(statement)
+    if isinstance(server, MariaDB):
+        options = {"host": HOST, "port": server.port, "user": server.USER}
+        with closing(pymysql.connect(**options)) as connection, connection.cursor() as cursor:
+            for statement in re.findall('-e "(.+?)"', STORES)[0].split(";"):
+                cursor.execute(statement)
 
 
 # What is wrong --------------------------------------------------------------------------------
@@ -202,21 +276,22 @@ def test_quoted_characters_in_a_password_arrive() -> None:
     ("value", "reason"),
     [
         ("nonsense", "not an engine"),
-        (f"db+postgres://u:{PASSWORD}@{HOST}:{{port}}/n", "The database cannot be used"),
-        (f"db+mysql://u:{PASSWORD}@{HOST}:{{port}}/n", "The database cannot be used"),
-        (f"cache+redis://:{PASSWORD}@{HOST}:{{port}}/0", "The store for sessions cannot be used"),
-        (f"cache+memcached://{HOST}:{{port}}", "The store for sessions cannot be used"),
+        (f"db+postgres://u:{PASSWORD}@{HOST}:{{port}}/n", "Start PostgreSQL at {address}"),
+        (f"db+mysql://u:{PASSWORD}@{HOST}:{{port}}/n", "Start MySQL or MariaDB at {address}"),
+        (f"cache+redis://:{PASSWORD}@{HOST}:{{port}}/0", "run: redis-server --port {port}\n"),
+        (f"cache+memcached://{HOST}:{{port}}", "run: memcached -u nobody -p {port}\n"),
         (f"cookie+cache+redis://{HOST}:{{port}}/0", "The store for sessions cannot be used"),
-        (f"mongodb+mongodb://{HOST}:{{port}}/n", "The store for sessions cannot be used"),
+        (f"mongodb+mongodb://{HOST}:{{port}}/n", "Start MongoDB at {address}, if it does not run"),
         (f"cookie+cache+memcached://{HOST}:{{port}}", "which forgets what it has no room for"),
         (f"file+{Path(__file__).as_posix()}/below", "A folder cannot be made"),
     ],
 )
 def test_a_store_that_cannot_be_used_is_told_in_a_sentence(value: str, reason: str) -> None:
     """A traceback looks like a fault of the package, and hides the one line that helps."""
-    done = demo(value.format(port=free_port()), "--check")
+    port = free_port()
+    done = demo(value.format(port=port), "--check")
     assert done.returncode == 1
-    assert reason in done.stdout
+    assert reason.format(port=port, address=f"{HOST}:{port}") in done.stdout
     assert engines.VARIABLE in done.stdout
     assert "Traceback" not in done.stdout
     assert PASSWORD not in done.stdout

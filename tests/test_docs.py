@@ -355,6 +355,7 @@ SITE_OF_THE_GUIDE = {
             "django.contrib.auth.middleware.AuthenticationMiddleware",
         ]
         ROOT_URLCONF, LOGIN_URL = "urls", "/login/"
+        SESSIONSTORES = {"MAX_SESSIONS": 10}
     """,
     "urls.py": """
         from django.contrib.auth.decorators import login_required

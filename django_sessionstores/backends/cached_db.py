@@ -26,7 +26,7 @@ class SessionStore(BaseSessionStore):
     def make_storage(cls) -> LayeredStorage:
         return LayeredStorage(
             storage_for(engine_setting("SESSION_CACHE_ALIAS")),
-            storage_of(settings.CACHED_STORE),
+            storage_of(engine_setting("CACHED_STORE")),
             lease=settings.CACHE_LEASE,
             retry=settings.STORE_RETRY,
         )

@@ -19,7 +19,7 @@ from .engines import engine_setting, session_store, settings_of
 from .isolation import sites, tenant
 from .merge import merge_functions
 from .options import DURATIONS, OPTIONS, Settings, settings, stated_options
-from .previous_backends import PreviousBackend, previous_backend
+from .previous_backends import PreviousBackend, hide_addresses, previous_backend
 from .proxies import trusted_proxies
 from .resets import cached_until_change, reset_on_change
 from .validation import NAME, full_name, wrong_type_message
@@ -37,6 +37,7 @@ __all__ = [
     "cookie_parts",
     "engine_setting",
     "full_name",
+    "hide_addresses",
     "key_ring",
     "merge_functions",
     "previous_backend",

@@ -58,4 +58,4 @@ def engine_setting(name: str) -> Any:
     options = _previous_options.get(None) or {}
     if name in options:
         return options[name]
-    return settings.REGISTRY if name == "REGISTRY" else getattr(django_settings, name)
+    return getattr(django_settings if name.startswith("SESSION_") else settings, name)

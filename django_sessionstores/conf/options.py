@@ -26,7 +26,7 @@ from ..core.lifetime import Timeouts
 from ..core.phrases import Phrase
 from ..payloads.cookie_chunks import MOST_PARTS
 from ..payloads.merge import MergeFunction
-from .previous_backends import previous_backend
+from .previous_backends import CHOICES, previous_backend
 from .resets import reset_on_change
 from .validation import (
     NAME,
@@ -187,10 +187,12 @@ class Settings:
     def MIGRATE_FROM(self) -> Sequence[str | tuple[str, dict[str, str]]]:
         """The dotted paths of the previous session backends, Django's or those of this package. A
         session that is not in the current store is looked up in these, in order, and migrated. If
-        a previous backend used another cache, folder or registry than the settings name now, write
-        a pair of its path and the old settings:
+        a previous backend used another cache, folder, collection or registry than the settings name
+        now, write a pair of its path and the old settings:
         ``("django.contrib.sessions.backends.cache", {"SESSION_CACHE_ALIAS": "old"})``. The dict may
-        have ``SESSION_CACHE_ALIAS``, ``SESSION_FILE_PATH`` and ``REGISTRY``."""
+        have ``SESSION_CACHE_ALIAS``, ``SESSION_FILE_PATH``, ``REGISTRY``, ``CACHED_STORE`` and the
+        ``MONGODB_…`` options. A ``MONGODB_URI`` or ``MONGODB_CLIENT`` there replaces both, and
+        ``MONGODB_DATABASE`` as well."""
         backends = entries("MIGRATE_FROM")
         for entry in backends:
             previous_backend(entry)
@@ -283,7 +285,7 @@ class Settings:
         """The engine that keeps the registry for an engine that cannot list and end sessions
         itself: ``"db"``, ``"cached_db"``, ``"cache"`` or ``"mongodb"``. If it is empty, there is no
         registry."""
-        return choice("REGISTRY", "", "db", "cached_db", "cache", "mongodb")
+        return choice("REGISTRY", *CHOICES["REGISTRY"])
 
     @cached_property
     def MERGE_WINDOW(self) -> float:
@@ -315,7 +317,7 @@ class Settings:
     def CACHED_STORE(self) -> str:
         """The engine that keeps the sessions of which ``cached_db`` has copies in the cache:
         ``"db"`` or ``"mongodb"``."""
-        return choice("CACHED_STORE", "db", "mongodb")
+        return choice("CACHED_STORE", *CHOICES["CACHED_STORE"])
 
     # The mongodb engine.
 

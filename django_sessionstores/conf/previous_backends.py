@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any, Final, NamedTuple
@@ -10,10 +11,27 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop as _
 
 from ..core.phrases import Phrase
-from .validation import full_name
+from .validation import full_name, require_choice
 
-ENGINE_SETTINGS: Final = ("SESSION_CACHE_ALIAS", "SESSION_FILE_PATH", "REGISTRY")
+ENGINE_SETTINGS: Final = (
+    "SESSION_CACHE_ALIAS",
+    "SESSION_FILE_PATH",
+    "REGISTRY",
+    "CACHED_STORE",
+    "MONGODB_URI",
+    "MONGODB_CLIENT",
+    "MONGODB_DATABASE",
+    "MONGODB_COLLECTION",
+)
 """Settings by which an engine finds its storage."""
+CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "REGISTRY": ("", "db", "cached_db", "cache", "mongodb"),
+    "CACHED_STORE": ("db", "mongodb"),
+}
+"""The values of those that name another engine, the default first."""
+_ADDRESSES: Final = frozenset({"MONGODB_URI", "MONGODB_CLIENT"})
+_OF_ADDRESS: Final = ("MONGODB_URI", "MONGODB_CLIENT", "MONGODB_DATABASE")
+"""The settings that an address replaces, because it may name a database."""
 
 
 class PreviousBackend(NamedTuple):
@@ -23,6 +41,10 @@ class PreviousBackend(NamedTuple):
     """The dotted path of the engine."""
     options: Mapping[str, str]
     """The values of `ENGINE_SETTINGS` that the engine used, if they differ from those of today."""
+
+    def __repr__(self) -> str:
+        # Error reports show local variables.
+        return repr(hide_addresses([self.path, dict(self.options)]))
 
 
 def previous_backend(entry: Any) -> PreviousBackend:
@@ -40,7 +62,7 @@ def previous_backend(entry: Any) -> PreviousBackend:
                     "pair of that and a dict."
                 ),
                 setting=full_name("MIGRATE_FROM"),
-                entry=repr(entry),
+                entry=repr(hide_addresses(entry)),
             )
         )
     unknown = [name for name in options if name not in ENGINE_SETTINGS]
@@ -53,8 +75,23 @@ def previous_backend(entry: Any) -> PreviousBackend:
                 ),
                 setting=full_name("MIGRATE_FROM"),
                 engine=path,
-                options=repr(options),
+                options=repr(hide_addresses(options)),
                 names=", ".join(ENGINE_SETTINGS),
             )
         )
+    for name in CHOICES.keys() & options.keys():
+        require_choice(
+            f"{name} of {path} in {full_name('MIGRATE_FROM')}", options[name], CHOICES[name]
+        )
+    if _ADDRESSES & options.keys():
+        options = {**dict.fromkeys(_OF_ADDRESS, ""), **options}
     return PreviousBackend(path, {name: str(value) for name, value in options.items()})
+
+
+def hide_addresses(entry: Any) -> Any:
+    """Return an entry of ``MIGRATE_FROM`` as it may be shown: an address may have a password."""
+    if isinstance(entry, dict):
+        return {name: hide_addresses(value) for name, value in entry.items()}
+    if isinstance(entry, list | tuple):
+        return [hide_addresses(each) for each in entry]
+    return re.sub("://.*", "://…", entry, flags=re.DOTALL) if isinstance(entry, str) else entry

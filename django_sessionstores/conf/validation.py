@@ -146,16 +146,21 @@ def count(name: str, *, default: int, least: int, most: float = math.inf) -> int
 def choice(name: str, default: str, *others: str) -> str:
     """Return an option that is one of a few strings. Raises ``ImproperlyConfigured``."""
     value = typed_value(name, default, str)
-    if value not in {default, *others}:
+    require_choice(full_name(name), value, (default, *others))
+    return value
+
+
+def require_choice(setting: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ``ImproperlyConfigured`` if a value is not one of the choices."""
+    if value not in choices:
         raise ImproperlyConfigured(
             Phrase(
                 _("%(setting)s is %(value)s; it must be one of: %(choices)s."),
-                setting=full_name(name),
+                setting=setting,
                 value=repr(value),
-                choices=", ".join(map(repr, (default, *others))),
+                choices=", ".join(map(repr, choices)),
             )
         )
-    return value
 
 
 def full_name(name: str) -> str:

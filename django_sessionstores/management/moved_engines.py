@@ -7,10 +7,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 
 from ..conf import NAME, PreviousBackend, previous_backend, session_store, settings
-from ..migration.sources import Source, open_source
+from ..migration.sources import OwnSource, Source, open_source
+from ..operations.checks.configuration import parts
 from ..operations.checks.previous_backends import shared_parts
+from ..operations.doctor import is_in_one_store
 from ..sessions import SessionStore
-from ..storages.base import Storage
+from ..storages.base import CacheStorage, Storage
 
 
 def source(path: str, cache_alias: str | None) -> Source:
@@ -87,7 +89,32 @@ def check_pair(source: Source, storage: Storage) -> None:
                 "this command cannot move them."
             )
     if shared := shared_parts(storage, source):
-        raise CommandError(
-            f"Both engines store their sessions in {shared[0].describe()}, so there is nothing to "
-            "move."
-        )
+        raise _nothing_to_move(shared[0])
+
+
+def check_stores(source: Source, storage: Storage) -> None:
+    """Raise ``CommandError`` if both are one store, which their settings name in two ways.
+
+    A move would remove each session, as if an earlier run had left it in the source.
+    """
+    if not isinstance(source, OwnSource):
+        return
+    previous = _keepers(source.storage)
+    for each in _keepers(storage):
+        if is_in_one_store(each, previous):
+            raise _nothing_to_move(each)
+
+
+def _keepers(storage: Storage) -> list[Storage]:
+    """Return the parts of a storage that keep sessions, or what a registry knows of them."""
+    return [
+        part
+        for part in parts(storage)
+        if not (part.holds_in_key or (isinstance(part, CacheStorage) and part.holds_copies))
+    ]
+
+
+def _nothing_to_move(storage: Storage) -> CommandError:
+    return CommandError(
+        f"Both engines store their sessions in {storage.describe()}, so there is nothing to move."
+    )

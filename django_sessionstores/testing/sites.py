@@ -23,6 +23,7 @@ from ..core.lifetime import utc_datetime
 from ..exceptions import StorageUnavailable
 from ..inventory import Inventory
 from ..payloads.cookie_chunks import join
+from ..sessions import SessionStore
 from ..storages.contract import LOCAL_CALLS, TWINS
 from ..storages.layered import LayeredStorage
 from .conformance.observation import stores_of
@@ -156,7 +157,11 @@ class SessionClock:
     def advance(
         self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0
     ) -> None:
-        """Move the clock forward. Sessions that are due by then expire, or get another key."""
+        """Move the clock forward. Sessions that are due by then expire, or get another key.
+
+        Raises ``LookupError`` if the session engine is not one of the package.
+        """
+        _require_own_engine()
         step = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
         if step < timedelta(0):
             # What has expired in a store is not there any more.
@@ -166,6 +171,17 @@ class SessionClock:
     def milliseconds(self) -> int:
         """Return the time in milliseconds since the epoch."""
         return self._moment
+
+
+def _require_own_engine() -> None:
+    engine = session_store(django_settings.SESSION_ENGINE)
+    is_own = isinstance(engine, type) and issubclass(engine, SessionStore)
+    if not is_own:
+        raise LookupError(
+            f"SESSION_ENGINE {django_settings.SESSION_ENGINE!r} is not an engine of "
+            "django_sessionstores, so this clock does not move its sessions. Move all clocks, for "
+            "example with freezegun or time-machine."
+        )
 
 
 @contextmanager

@@ -352,6 +352,23 @@ def test_what_is_rolled_back_ends_nothing(
     assert inventory.count(user=user) == 0
 
 
+@CHANGES
+@pytest.mark.engines("memory")
+def test_a_database_with_transactions_of_its_own(
+    inventory: Any, user: Any, act: Any, reason: str, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With django-mongodb-backend, Django's ``atomic()`` is none, and nobody calls what waits for
+    its end. The callbacks of ``on_commit()`` are called at once."""
+    database: Any = type(connections["default"])
+    monkeypatch.setattr(database, "vendor", "mongodb")
+    monkeypatch.setattr(database, "on_commit", lambda self, call, robust=False: call())
+    browsers(1)
+    with transaction.atomic():
+        act(user)
+        assert connections["default"].run_on_commit == []
+        assert inventory.count(user=user) == 0
+
+
 @pytest.mark.parametrize("how", ["delete", "deactivate"])
 @pytest.mark.usefixtures("middleware")
 @pytest.mark.engines("memory", "db:sqlite")

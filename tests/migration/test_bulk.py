@@ -69,7 +69,13 @@ def opened(path: str, **options: str) -> Any:
 # What is moved ------------------------------------------------------------------------------------
 
 
-@pytest.mark.engines("file", "db:sqlite", "cache:redis-cache", "cached_db:redis-cache+postgresql")
+@pytest.mark.engines(
+    "file",
+    "db:sqlite",
+    "cache:redis-cache",
+    "cached_db:redis-cache+postgresql",
+    "mongodb:mongodb",
+)
 @pytest.mark.parametrize("name", ["db", "cached_db", "file"])
 def test_all_of_djangos(engine: Engine, name: str) -> None:
     """Keys, data, users and ends; the source is empty then."""
@@ -221,7 +227,7 @@ def move_during(
     return move
 
 
-@pytest.mark.engines("file", "cache:redis-cache", "cached_db:locmem+sqlite")
+@pytest.mark.engines("file", "cache:redis-cache", "cached_db:locmem+sqlite", "mongodb:mongodb")
 def test_a_logout_during_the_move_wins(engine: Engine, move_during: Any) -> None:
     """Whichever engine the worker is on, and wherever the move is."""
 
@@ -260,7 +266,7 @@ def test_a_save_during_the_move_that_the_target_cannot_keep(
     assert engine.storage.read(session_id(key)) is None
 
 
-@pytest.mark.engines("file", "cache:redis-cache", "cached_db:locmem+sqlite")
+@pytest.mark.engines("file", "cache:redis-cache", "cached_db:locmem+sqlite", "mongodb:mongodb")
 def test_a_save_during_the_move_is_not_lost(engine: Engine, move_during: Any) -> None:
     """The save does not log out its user, either."""
 
@@ -569,6 +575,28 @@ def test_a_site_under_load_moves_and_nobody_notices(engine: Engine, user: Any) -
                 assert Inventory().count() == 4 + len(idle)
         assert Session.objects.count() == 0
     assert all(count >= 6 for count in browsers.counts)
+
+
+@pytest.mark.engines("cache:redis-cache", "mongodb:mongodb")
+def test_one_server_under_two_names(engine: Engine) -> None:
+    """No setting says so. Each session would be taken for what a killed run had left behind."""
+    session = engine.SessionStore()
+    session["cart"] = ["apple"]
+    session.save()
+    path = engine.SessionStore.__module__
+    entry = settings.CACHES.get(CACHE_ALIAS, {})
+    old = {**entry, "LOCATION": str(entry.get("LOCATION")).replace("127.0.0.1", "localhost")}
+    address = {"MONGODB_DATABASE": "sessions", "MONGODB_URI": ""}
+    if engine.name == "mongodb":
+        address["MONGODB_URI"] = settings.SESSIONSTORES["MONGODB_URI"].replace(
+            "127.0.0.1", "localhost"
+        )
+    named = address if engine.name == "mongodb" else {"SESSION_CACHE_ALIAS": "old"}
+    with override_settings(CACHES={**settings.CACHES, "old": old}), migrating((path, named)):
+        code, output = typed("move", "--from", path)
+        assert (code, "there is nothing to move" in " ".join(output.split())) == (1, True), output
+        assert engine.SessionStore(session.session_key).load() == {"cart": ["apple"]}
+        assert Inventory().count() == 1
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ SELECTION = (
     "cache:memcached+sqlite",
     "cache:locmem",
     "cached_db:redis-cache+postgresql",
+    "mongodb:mongodb",
     "cookie:unregistered",
     "cookie:sqlite",
 )

@@ -13,15 +13,17 @@ import pytest
 from django.conf import settings
 from django.core.management import call_command
 from django.test import override_settings
+from pymongo import MongoClient
 
 from django_sessionstores.exceptions import StorageUnavailable
+from django_sessionstores.storages.mongodb import indexes
 from tests.cases import POSTGRESQL, Engine
 from tests.management.test_sessions import document_of_failure
 from tests.operations.test_what_would_break import NOT_MIGRATED, fault, problems
 from tests.operations.test_what_would_break import _no_other_findings as _no_other_findings
 from tests.operations.test_wrong_addresses import ALIAS, PYMEMCACHE
 from tests.operations.test_wrong_addresses import open_database as open_database  # A fixture.
-from tests.services import MemcachedNodes, PostgreSQL, Redis
+from tests.services import MemcachedNodes, MongoDB, PostgreSQL, Redis
 from tests.storages.files.test_storage import as_another_user
 
 OURS = "django_sessionstores.backends"
@@ -194,3 +196,25 @@ def test_a_table_that_may_only_be_read(
             id_, breaks, text = fault()
     assert (id_, breaks) == ("sessionstores.E026", NOT_REMOVED)
     assert said in text
+
+
+def test_mongodb(engine: Engine) -> None:
+    """A user who may only read; then a server that is gone."""
+    with MongoDB("--auth", replica_set="") as server:
+        admin = {"createUser": "admin", "pwd": "hush-hush", "roles": ["root"]}
+        assert server.ask(admin)["ok"]
+        address = f"mongodb://%s:hush-hush@{server.addresses[0]}/shop?authSource=admin"
+        with MongoClient(address % "admin") as client:
+            client["shop"]["django_sessionstores"].create_indexes(indexes.models())
+            reader = [{"role": "read", "db": "shop"}]
+            client["admin"].command("createUser", "reader", pwd="hush-hush", roles=reader)
+        with migrating(f"{OURS}.mongodb", MONGODB_URI=address % "admin"):
+            assert problems() == []
+        with migrating(f"{OURS}.mongodb", MONGODB_URI=address % "reader"):
+            id_, breaks, text = fault()
+            assert (id_, breaks) == ("sessionstores.E026", NOT_REMOVED)
+            assert "db.grantRolesToUser" in text
+            server.kill()
+            id_, breaks, text = fault()
+            assert (id_, breaks) == ("sessionstores.E022", NOT_MIGRATED)
+            assert "hush-hush" not in text

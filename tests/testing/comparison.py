@@ -25,6 +25,8 @@ ENGINES: Final = [
     *(OWN + name for name in ("db", "cache", "cached_db", "file", "cookie", "memory")),
 ]
 """The backends that need no server."""
+REGISTERED: Final = f"{OWN}cookie with a registry"
+"""The name of ``cookie`` with ``REGISTRY``, beside that of ``cookie`` alone."""
 SUBJECTS: Final = {
     "storage": "Storage",
     "lifetime": "Lifetimes",
@@ -60,6 +62,17 @@ def results_of(*arguments: str, **environment: str) -> dict[str, dict[str, Any]]
     return {engine: entry["cases"] for engine, entry in backends.items()}
 
 
+def all_results() -> dict[str, dict[str, Any]]:
+    """Return the results of all backends that need no server, and of one with a registry."""
+    results = results_of(*ENGINES)
+    settings = "tests.testing.registry_settings"
+    (registered,) = results_of(f"{OWN}cookie", DJANGO_SETTINGS_MODULE=settings).values()
+    names = [*results]
+    names.insert(names.index(f"{OWN}cookie") + 1, REGISTERED)
+    results[REGISTERED] = registered
+    return {name: results[name] for name in names}
+
+
 def page_with_results(text: str, results: dict[str, dict[str, Any]]) -> str:
     """Return the page with these results in the place of those that it has."""
     before, _, rest = text.partition(BEGIN)
@@ -87,7 +100,7 @@ def _summary(results: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield _row("Backend", "Passed", "Failed", "Does not apply")
     for engine, cases in results.items():
         counts = (sum(case["result"] == mark for case in cases.values()) for mark in _MARKS)
-        yield _row(f"``{engine}``", *counts)
+        yield _row(_marked(engine), *counts)
 
 
 def _seen(results: dict[str, dict[str, Any]], names: list[str]) -> Iterator[str]:
@@ -116,7 +129,7 @@ def _row(*cells: Any) -> str:
 
 
 def _heading(engine: str) -> str:
-    return f"{_package(engine)} ``{_name(engine)}``"
+    return f"{_package(engine)} {_marked(_name(engine))}"
 
 
 def _package(engine: str) -> str:
@@ -127,13 +140,19 @@ def _name(engine: str) -> str:
     return engine.rpartition(".")[2]
 
 
+def _marked(engine: str) -> str:
+    """Return a name as code, without what is said about its settings."""
+    name, space, settings = engine.partition(" ")
+    return f"``{name}``{space}{settings}"
+
+
 def _escaped(text: str) -> str:
     return text.replace("*", "\\*")
 
 
 def main() -> None:
     """Write the tables, and when and on what they were made."""
-    text = page_with_results(PAGE.read_text(encoding="utf-8"), results_of(*ENGINES))
+    text = page_with_results(PAGE.read_text(encoding="utf-8"), all_results())
     version = ".".join(map(str, sys.version_info[:2]))
     made = f"on {datetime.datetime.now(tz=datetime.UTC).date()}, with Django {django.__version__}"
     sentence = f"The tables were made {made} and Python {version}."

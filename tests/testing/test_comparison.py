@@ -21,10 +21,10 @@ from django_sessionstores.testing.cases.running import Outcome, Result, run_case
 from tests import ROOT
 from tests.testing.comparison import (
     DJANGO,
-    ENGINES,
     OWN,
     PAGE,
     SUBJECTS,
+    all_results,
     page_with_results,
     results_of,
     run_command,
@@ -35,8 +35,8 @@ SECRET = "a-secret-in-the-session"
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, dict[str, Any]]:
-    """The results of all backends that need no server."""
-    return results_of(*ENGINES)
+    """The results that the documentation has."""
+    return all_results()
 
 
 def outcomes(cases: dict[str, Any]) -> dict[str, str]:
@@ -189,7 +189,9 @@ class TestTheCommand:
         ("arguments", "environment", "said"),
         [
             ((), {}, "Name a session backend"),
-            (("no.such.backend",), {}, "no.such.backend could not store a session"),
+            (("no.such.backend",), {}, "no.such.backend cannot be used: ModuleNotFoundError: "),
+            (("--simulation=0", OWN + "memory"), {}, "'0' is not a number of steps"),
+            (("--middleware=no.Such", OWN + "memory"), {}, "'no.Such' cannot be imported"),
             ((OWN + "memory", "--case=none"), {}, "There is no case 'none'"),
             ((OWN + "memory",), {"DJANGO_SETTINGS_MODULE": "none"}, "could not be set up"),
         ],
@@ -201,6 +203,49 @@ class TestTheCommand:
         assert done.returncode == 2
         assert said in done.stderr
         assert "Traceback" not in done.stderr
+
+    @pytest.mark.parametrize(
+        ("code", "said"),
+        [
+            ("import of_nobody", "cannot be used: ModuleNotFoundError: No module named"),
+            ("raise RuntimeError", "could not store a session: RuntimeError."),
+            ("", "The module own_backend has no class SessionStore."),
+            ("class SessionStore: pass", "could not store a session: AttributeError."),
+            (
+                "from django.contrib.sessions.backends.base import SessionBase as SessionStore",
+                "subclasses of SessionBase must provide a save() method",
+            ),
+        ],
+    )
+    def test_a_backend_that_cannot_be_used_is_said(
+        self, tmp_path: Path, code: str, said: str
+    ) -> None:
+        (tmp_path / "own_backend.py").write_text(code, encoding="utf-8")
+        done = run_command("own_backend", PYTHONPATH=str(tmp_path))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+        done = run_command("own_backend", "--traceback", PYTHONPATH=str(tmp_path))
+        assert ("Traceback" in done.stderr, done.stderr.count(said)) in {(True, 1), (True, 2)}
+
+    @pytest.mark.parametrize("body", ["raise ZeroDivisionError", "raise SystemExit(0)"])
+    def test_a_backend_that_prints_and_raises(self, tmp_path: Path, body: str) -> None:
+        """What it prints is not JSON, and its exit is not that of the command."""
+        (tmp_path / "own_backend.py").write_text(
+            "from django.contrib.sessions.backends import db\n"
+            "class SessionStore(db.SessionStore):\n"
+            f"    def load(self):\n        print('a line')\n        {body}\n",
+            encoding="utf-8",
+        )
+        case = "a-saved-value-is-read-back"
+        arguments = ("--json", f"--case={case}", "own_backend", "--traceback")
+        done = run_command(*arguments, PYTHONPATH=str(tmp_path))
+        assert done.returncode == 1
+        found = json.loads(done.stdout)["backends"]["own_backend"]["cases"][case]
+        assert found["detail"] == f"{body.split()[1].partition('(')[0]} was raised."
+        assert "a line\n" in done.stderr
+        assert f"own_backend, {case}:\nTraceback" in done.stderr
+        assert body in done.stderr
 
     def test_a_store_that_does_not_answer_is_said(self, tmp_path: Path) -> None:
         settings = (

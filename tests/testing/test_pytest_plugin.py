@@ -185,6 +185,16 @@ def test_an_engine_of_django_is_signed_in_and_not_ended(
 # The clock ------------------------------------------------------------------------------------
 
 
+def test_the_clock_refuses_engines_that_do_not_follow_it(session_clock: Any) -> None:
+    """A test would find that a session has not expired, and look for the reason in the site."""
+    session_clock.advance(seconds=1)
+    with (
+        override_settings(SESSION_ENGINE="django.contrib.sessions.backends.db"),
+        pytest.raises(LookupError, match="is not an engine of django_sessionstores"),
+    ):
+        session_clock.advance(seconds=1)
+
+
 def test_idle_sessions_end(make_client: Any, session_clock: Any, user: Any) -> None:
     with override_settings(SESSIONSTORES={**options(), "IDLE_TIMEOUT": 60}):
         idle, busy = make_client(user), make_client(user)

@@ -229,6 +229,8 @@ class Command(BaseCommand):
         storage = moved_engines.target(settings.SESSION_ENGINE if target is None else target)
         backend = moved_engines.source(source, from_cache)
         moved_engines.check_pair(backend, storage)
+        if not dry_run:
+            moved_engines.check_stores(backend, storage)
         if self.terminal.verbosity > 0 and not moved_engines.is_named(source):
             self.terminal.warn(
                 f"{NAME}['MIGRATE_FROM'] does not name {source}: until its session is moved, a "

@@ -19,6 +19,8 @@ from .engine import engine_hint
 
 _MIGRATE_FROM: Final = full_name("MIGRATE_FROM")
 _DAY: Final = 86_400  # Seconds.
+_EXAMPLES: Final = {"mongodb": "MONGODB_COLLECTION", "file": "SESSION_FILE_PATH"}
+"""The setting to name in an example for an engine, if it has no cache."""
 
 
 @checks.register
@@ -74,14 +76,28 @@ def _how_to_use(path: str, error: ImproperlyConfigured) -> Phrase:
             ),
             app="'django.contrib.sessions'",
         )
-    return engine_hint(path, DJANGO_ENGINES) or Phrase(
+    return engine_hint(path, DJANGO_ENGINES) or _how_to_name_settings(path)
+
+
+def _how_to_name_settings(path: str) -> Phrase:
+    return Phrase(
         _(
             "If the backend used other settings than the current ones, write a pair of its "
             "path and a dict of those settings, such as %(example)s. To migrate nothing from "
             "it, remove the entry."
         ),
-        example=f"({path!r}, {{'SESSION_CACHE_ALIAS': 'old'}})",
+        example=_example(path),
     )
+
+
+def _example(path: str) -> str:
+    """Return an entry with another setting by which the engine finds its sessions."""
+    name = _EXAMPLES.get(_name(path), "SESSION_CACHE_ALIAS")
+    return f"({path!r}, {{{name!r}: 'old'}})"
+
+
+def _name(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def _shared_store_error(path: str, shared: Storage, hint: Phrase) -> checks.Error:
@@ -138,6 +154,8 @@ def shared_parts(storage: Storage, source: Source) -> list[Storage]:
 def _how_to_separate(
     source: Source, storage: Storage, path: str, shared: Sequence[Storage]
 ) -> Phrase:
+    if _name(path) in _EXAMPLES:
+        return _how_to_name_settings(path)
     if storage.holds_in_key and all(isinstance(each, CacheStorage) for each in shared):
         return Phrase(
             _(
@@ -145,7 +163,7 @@ def _how_to_separate(
                 "in %(setting)s: %(example)s."
             ),
             setting=_MIGRATE_FROM,
-            example=f"({path!r}, {{'SESSION_CACHE_ALIAS': 'old'}})",
+            example=_example(path),
         )
     if storage.holds_in_key and not source.in_key:
         return Phrase(

@@ -2,6 +2,7 @@
 
 from .diagnosis import Diagnosis, diagnose
 from .findings import LEVELS, Finding, split_by_effect
+from .probe import is_in_one_store
 from .stores import Store, ask_stores
 from .texts import finding_in_words, summary
 
@@ -13,6 +14,7 @@ __all__ = [
     "ask_stores",
     "diagnose",
     "finding_in_words",
+    "is_in_one_store",
     "split_by_effect",
     "summary",
 ]

@@ -157,6 +157,7 @@ def _policy() -> dict[str, Any]:
     policy = {name: getattr(django_settings, name) for name in _COOKIE}
     for name in OPTIONS:
         policy[name] = _setting_value(lambda name=name: getattr(conf.settings, name))  # type: ignore[misc]
+    policy["MIGRATE_FROM"] = conf.hide_addresses(policy["MIGRATE_FROM"])
     return policy
 
 

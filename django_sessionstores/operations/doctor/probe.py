@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
 
@@ -13,7 +13,7 @@ from django.utils.translation import gettext_noop
 
 from ...core import clock
 from ...core.phrases import Phrase
-from ...core.records import Record, next_version
+from ...core.records import Record, draw_key, next_version, session_id
 from ...exceptions import SessionStoresError, StorageUnavailable
 from ...storages.base import CacheStorage, Storage, Updated
 from ...storages.copies import make_copy
@@ -32,14 +32,14 @@ LARGE: Final = 16 * 1024
 """Bytes of a session with as much in it as cookies can hold."""
 
 
-def probe(storage: Storage, session_id: str) -> None:
+def probe(storage: Storage, record_id: str) -> None:
     """Do with a session of this id what requests do with sessions.
 
     Raises one of `ERRORS` if a request would fail. It is ``PayloadTooLarge`` if only those would
     whose session has `LARGE` bytes. The record is removed in any case.
     """
-    record = _draw_record(session_id)
-    with _removed(storage, session_id) as store:
+    record = _draw_record(record_id)
+    with _removed(storage, record_id) as store:
         _check(isinstance(store.create(record, record.created), Updated))
         current = _read_back(store, record)
         for size in (SMALL, LARGE):
@@ -50,10 +50,21 @@ def probe(storage: Storage, session_id: str) -> None:
             current = _read_back(store, changed)
 
 
-def probe_copies(cache: CacheStorage, session_id: str) -> None:
+def is_in_one_store(storage: Storage, others: Iterable[Storage]) -> bool:
+    """Return whether a session that a storage stores is found by one of the others.
+
+    Settings can name one server in several ways. Raises one of `ERRORS`.
+    """
+    record = _draw_record(session_id(draw_key()))
+    with _removed(storage, record.id) as store:
+        store.create(record, record.created)
+        return any(each.lookup(record.id) is not None for each in others)
+
+
+def probe_copies(cache: CacheStorage, record_id: str) -> None:
     """Do with the copy of a session of this id what requests do with copies. See `probe`."""
-    record = _draw_record(session_id)
-    with _removed(cache, session_id) as store:
+    record = _draw_record(record_id)
+    with _removed(cache, record_id) as store:
         for size in (SMALL, LARGE):
             record = _with_payload(record, size)
             copy = make_copy(record, record.expires)
@@ -61,10 +72,10 @@ def probe_copies(cache: CacheStorage, session_id: str) -> None:
             _read_back(store, copy)
 
 
-def _draw_record(session_id: str) -> Record:
+def _draw_record(record_id: str) -> Record:
     now = clock.now()
     return Record(
-        id=session_id,
+        id=record_id,
         payload=secrets.token_bytes(SMALL),
         version=next_version(),
         created=now,
@@ -81,17 +92,17 @@ def _with_payload(record: Record, size: int) -> Record:
 
 
 @contextmanager
-def _removed(storage: S, session_id: str) -> Generator[S]:
+def _removed(storage: S, record_id: str) -> Generator[S]:
     """Provide the storage for the record, which is removed at the end."""
     store = storage.with_mark(MARK)
     try:
         yield store
     except BaseException:
         with suppress(*ERRORS):
-            store.delete(session_id)
+            store.delete(record_id)
         raise
     # If it was not there, it was evicted.
-    _check(store.delete(session_id) or store.read(session_id) is None)
+    _check(store.delete(record_id) or store.read(record_id) is None)
 
 
 def _read_back(store: Storage, stored: Record) -> Record:

@@ -58,6 +58,12 @@ _COLLECTION_OPTIONS: Final[dict[str, Any]] = {
 }
 
 
+def hosts_of(uri: str) -> list[str]:
+    """Return the servers in an address, in an order of their own. An empty address has none."""
+    hosts = urlsplit(uri).netloc.rpartition("@")[2].lower().split(",") if uri else []
+    return sorted(each.removesuffix(":27017") for each in hosts)
+
+
 class Duplicate(Exception):
     """A document with the same ``_id`` exists."""
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from django.core.exceptions import ImproperlyConfigured
 from pymongo import DESCENDING, ReplaceOne
 
-from ...conf import full_name, settings
+from ...conf import engine_setting, full_name, settings
 from ...core import clock
 from ...core.flow import Call, Flow, arun, run
 from ...core.records import ID_SIZE, TOMBSTONES, Record, State, is_session_id
@@ -30,7 +30,7 @@ from ..base import (
 )
 from ..flows import FlowStorage
 from . import indexes
-from .client import Clients, Duplicate, GivenClient, OwnClients, Server
+from .client import Clients, Duplicate, GivenClient, OwnClients, Server, hosts_of
 from .documents import LIST_FIELDS, document_of, entry_of, key_of, moment, record_of
 
 _MAX_DOCUMENT: Final = 16 * 1024 * 1024
@@ -49,11 +49,11 @@ Filter = dict[str, Any]
 
 
 def from_settings() -> MongoDBStorage:
-    """Return the storage that the options of ``SESSIONSTORES`` name. Opens no connection.
+    """Return the storage that the options of ``SESSIONSTORES``, or of a previous backend, name.
 
-    Raises ``ImproperlyConfigured``.
+    Opens no connection. Raises ``ImproperlyConfigured``.
     """
-    uri, path = settings.MONGODB_URI, settings.MONGODB_CLIENT
+    uri, path = engine_setting("MONGODB_URI"), engine_setting("MONGODB_CLIENT")
     if bool(uri) is bool(path):
         raise ImproperlyConfigured(
             f"Set either {full_name('MONGODB_URI')}, such as 'mongodb://HOST:PORT/DATABASE', or "
@@ -61,8 +61,10 @@ def from_settings() -> MongoDBStorage:
         )
     timeout = settings.DATABASE_TIMEOUT
     clients: Clients = OwnClients(uri, timeout) if uri else GivenClient(path)
-    names = settings.MONGODB_DATABASE, settings.MONGODB_COLLECTION
-    return MongoDBStorage(Server(clients, *names, timeout), place=repr((uri, path, *names)))
+    names = engine_setting("MONGODB_DATABASE"), engine_setting("MONGODB_COLLECTION")
+    server = Server(clients, *names, timeout)
+    collection = server.collection().full_name
+    return MongoDBStorage(server, place=repr((hosts_of(uri), path, collection)))
 
 
 class MongoDBStorage(FlowStorage):

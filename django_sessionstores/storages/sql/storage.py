@@ -87,6 +87,16 @@ def require_app() -> None:
         )
 
 
+def _require_sql(connection: BaseDatabaseWrapper) -> None:
+    """Raise ``ImproperlyConfigured`` for a database whose cursors take no SQL."""
+    if connection.vendor == "mongodb":
+        raise ImproperlyConfigured(
+            f"The database {connection.alias!r} is MongoDB, which cannot run the SQL of this "
+            "engine. Use the engine 'mongodb' instead, for the registry as well, or have a router "
+            f"name another database for the app {_APP!r}."
+        )
+
+
 class DatabaseStorage(TableStorage[Statements]):
     """Records as rows of `StoredSession`, in the database to which the routers write them.
 
@@ -108,6 +118,7 @@ class DatabaseStorage(TableStorage[Statements]):
         from ...models import StoredSession
 
         super().__init__(StoredSession, partial(compile_statements, StoredSession))
+        _require_sql(self.connection())
 
     def describe(self) -> str:
         return Phrase(

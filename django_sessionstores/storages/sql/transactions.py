@@ -25,9 +25,19 @@ logger: Final = logging.getLogger("django_sessionstores")
 
 def is_open(connection: BaseDatabaseWrapper) -> bool:
     """Return whether what was just written is still the caller's to commit or roll back."""
+    if _has_transactions_of_its_own(connection):
+        return False
     # A connection that is not open has written nothing, and its ``autocommit`` says nothing yet.
     is_manual = connection.connection is not None and not connection.autocommit
     return bool(connection.in_atomic_block or is_manual)
+
+
+def _has_transactions_of_its_own(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether ``atomic()`` of Django is no transaction, and no callback waits for its end.
+
+    This is so with django-mongodb-backend, whose ``on_commit()`` knows when to call.
+    """
+    return connection.vendor == "mongodb"
 
 
 def after_commit(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import cached_property
 from importlib import import_module
@@ -41,9 +41,14 @@ class Backend:
 
     def __init__(self, engine: str, middleware: str | None = None) -> None:
         self.engine = engine
-        self.SessionStore: type[SessionBase] = import_module(engine).SessionStore
+        self.SessionStore: type[SessionBase] = _session_store(engine)
         self.middleware_name = middleware or _middleware_of_project() or _default_middleware(engine)
-        self.middleware: type[SessionMiddleware] = import_string(self.middleware_name)
+        try:
+            self.middleware: type[SessionMiddleware] = import_string(self.middleware_name)
+        except ImportError as error:
+            raise ImproperlyConfigured(
+                f"The middleware {self.middleware_name!r} cannot be imported: {error}"
+            ) from error
 
     def lack(self, need: Need) -> str | None:
         """Return the reason why a need is not met, or None if it is met."""
@@ -58,13 +63,19 @@ class Backend:
 
     def try_out(self) -> None:
         """Store and delete a session. Raises the error of a store that does not work."""
-        self.SessionStore().delete(self._stored_key())
+        self.remove(self._stored_key())
+
+    def remove(self, key: str | None) -> None:
+        """Delete a session of the command. Errors of the backend do not matter here."""
+        with suppress(Exception):
+            # Some backends delete the session of the object, whatever key they are given.
+            self.SessionStore(session_key=key).delete(key)
 
     @cached_property
     def holds_data_in_key(self) -> bool:
         """Whether the key holds the session: it then grows with the data."""
         key = self._stored_key(text=get_random_string(_LONG))
-        self.SessionStore().delete(key)
+        self.remove(key)
         return len(key) >= _LONG
 
     @cached_property
@@ -95,7 +106,7 @@ class Backend:
             is_empty = not dict(session.items())
         # Django's file backend stores an empty session in the place of an expired one.
         for each in {key, session.session_key} - {None}:
-            self.SessionStore().delete(each)
+            self.remove(each)
         return is_empty
 
     def _is_in_database(self) -> bool:
@@ -110,7 +121,7 @@ class Backend:
                 if connections[alias].vendor != "unknown"
             ]
             key = self._stored_key()
-        self.SessionStore().delete(key)
+        self.remove(key)
         return any(len(each) for each in captured)
 
     def _stored_key(self, **data: Any) -> str:
@@ -140,6 +151,14 @@ def moved_clock(seconds: float) -> Iterator[None]:
         mock.patch.object(time, "time_ns", moved_nanoseconds),
     ):
         yield
+
+
+def _session_store(engine: str) -> type[SessionBase]:
+    module = import_module(engine)
+    if not hasattr(module, "SessionStore"):
+        raise ImproperlyConfigured(f"The module {engine} has no class SessionStore.")
+    found: type[SessionBase] = module.SessionStore
+    return found
 
 
 def _middleware_of_project() -> str | None:

@@ -41,9 +41,8 @@ class Result:
     outcome: Outcome
     detail: str = ""
     """The behaviour that was seen, or the reason why the case does not apply."""
-
-
-_PASSED: Final = (Outcome.PASSED, "")
+    error: BaseException | None = None
+    """The error that was raised, if the case has failed with one."""
 
 
 def run_cases(backend: Backend, cases: Iterable[Case]) -> Iterator[Result]:
@@ -51,28 +50,28 @@ def run_cases(backend: Backend, cases: Iterable[Case]) -> Iterator[Result]:
     for case in cases:
         with settings_of(backend):
             # A context of its own, in which nothing is known of the requests of other cases.
-            yield Result(case, *copy_context().run(_run, backend, case))
+            yield copy_context().run(_run, backend, case)
 
 
-def _run(backend: Backend, case: Case) -> tuple[Outcome, str]:
+def _run(backend: Backend, case: Case) -> Result:
     trial = Trial(backend)
     try:
         for need in case.needs:
             if reason := backend.lack(need):
-                return Outcome.DOES_NOT_APPLY, reason
+                return Result(case, Outcome.DOES_NOT_APPLY, reason)
         with _time_limit():
             case.check(trial)
     except DoesNotApply as reason:
-        return Outcome.DOES_NOT_APPLY, str(reason)
+        return Result(case, Outcome.DOES_NOT_APPLY, str(reason))
     except _TimeOver:
-        return Outcome.FAILED, f"It had not ended after {TIME_LIMIT} seconds."
+        return Result(case, Outcome.FAILED, f"It had not ended after {TIME_LIMIT} seconds.")
     except Failed as seen:
-        return Outcome.FAILED, str(seen)
-    except Exception as error:  # noqa: BLE001 - whatever a backend raises is a result
+        return Result(case, Outcome.FAILED, str(seen))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever is raised is a result
         # The message of an error may contain a session key or session data.
-        return Outcome.FAILED, f"{type(error).__name__} was raised."
+        return Result(case, Outcome.FAILED, f"{type(error).__name__} was raised.", error)
     else:
-        return _PASSED
+        return Result(case, Outcome.PASSED)
     finally:
         trial.clean_up()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import ExitStack
+from typing import Any
 
 import django
 from django.conf import ENVIRONMENT_VARIABLE, settings
@@ -20,7 +21,8 @@ class Site:
     def set_up(self) -> None:
         """Load the settings and create test databases: those of the project are not used."""
         if not (settings.configured or os.environ.get(ENVIRONMENT_VARIABLE)):
-            _configure(self._stack.enter_context(tempfile.TemporaryDirectory()))
+            folder = self._stack.enter_context(tempfile.TemporaryDirectory())
+            settings.configure(**minimal_settings(folder))
         django.setup()
         runner = DiscoverRunner(verbosity=0, interactive=False)
         self._stack.callback(runner.teardown_databases, runner.setup_databases())
@@ -30,18 +32,19 @@ class Site:
         self._stack.close()
 
 
-def _configure(folder: str) -> None:
-    settings.configure(
-        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
-        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-        INSTALLED_APPS=[
+def minimal_settings(folder: str) -> dict[str, Any]:
+    """Return the settings of a project that has nothing but sessions and users."""
+    return {
+        "DATABASES": {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+        "DEFAULT_AUTO_FIELD": "django.db.models.BigAutoField",
+        "INSTALLED_APPS": [
             "django.contrib.contenttypes",
             "django.contrib.auth",
             "django.contrib.sessions",
             "django_sessionstores",
         ],
-        ROOT_URLCONF="django.contrib.auth.urls",  # Any one: the cases call their views themselves.
-        SECRET_KEY="of no site",  # noqa: S106 - the sessions live as long as the command
-        SESSION_FILE_PATH=folder,
-        USE_TZ=True,
-    )
+        "ROOT_URLCONF": "django.contrib.auth.urls",  # Any: the cases call their views themselves.
+        "SECRET_KEY": "of no site",  # The sessions live as long as the command.
+        "SESSION_FILE_PATH": folder,
+        "USE_TZ": True,
+    }

@@ -75,8 +75,7 @@ class Trial:
             with suppress(Exception):
                 keys.add(session.session_key)
         for key in keys - {None, ""}:
-            with suppress(Exception):
-                self.backend.SessionStore().delete(key)
+            self.backend.remove(key)
         for user in self._users:
             with suppress(Exception):
                 if user.pk is not None:

@@ -9,6 +9,8 @@ from django.conf import settings
 from django.contrib.sessions.middleware import SessionMiddleware as DjangoMiddleware
 from django.core import checks as django_checks
 from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.db import connections
 from django.test import override_settings
 
 from django_sessionstores.operations.checks import engine
@@ -43,6 +45,24 @@ def test_engine_must_be_usable(overrides):
     """E005: Django's own checks pass with an engine that does not exist."""
     with override_settings(**overrides):
         assert ids(check_engine) == ["sessionstores.E005"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("db", {}), ("cached_db", {}), ("cookie", {"REGISTRY": "db"})],
+)
+@pytest.mark.filterwarnings("ignore:Overriding setting DATABASES")
+def test_a_database_without_sql(name, options, monkeypatch):
+    """E005: django-mongodb-backend accepts models, so only the first request would fail."""
+    monkeypatch.setattr(type(connections["default"]), "vendor", "mongodb")
+    with override_settings(SESSION_ENGINE=ENGINES + name, SESSIONSTORES=options):
+        # The storage is made again.
+        setting_changed.send(None, setting="DATABASES", value=None, enter=True)
+        (message,) = check_engine(None)
+    setting_changed.send(None, setting="DATABASES", value=None, enter=False)
+    assert message.id == "sessionstores.E005"
+    assert "The database 'default' is MongoDB" in message.msg
+    assert "Use the engine 'mongodb' instead" in message.msg
 
 
 class SessionStore(BaseSessionStore):
