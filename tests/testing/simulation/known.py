@@ -377,4 +377,8 @@ PROGRAMS: Final = {
         "3:x.login.1 3* >3 +30 4:x.poll 5:x.login.1 5* 4 4* 6:x.login.1.first 6 >5 "
         "7:x.login.1.first >4 6 8:x.login.1.first 6 7 6 7 7 6 7 6 6 6* 7* 8* >6 >7 >8 9:x.read"
     ),
+    "a login stores its session once more, and an end of it in a transaction commits then": (
+        "cache_registry django sync: 2:y.login.1 2* >2 9:z.put.a+save@again 9* >9 11:z.login.1 11 "
+        "11 11 11 13:z.login.1 11 14:y.others@atomic 14 14 14 13* 14 14 14"
+    ),
 }
