@@ -73,6 +73,14 @@ def names_in(folder: str, *, after: str = "", prefix: str = "") -> Iterator[str]
         after = names[-1]
 
 
+def names_in_any_order(folder: str) -> list[str]:
+    """Return all names in a folder. A missing folder has none."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
 def is_empty(folder: str) -> bool:
     """Return whether a folder has nothing in it."""
     with os.scandir(folder) as entries:

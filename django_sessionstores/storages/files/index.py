@@ -22,11 +22,11 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from ...core.records import ID_LENGTH, Record, State
-from .disk import insist, names_in
+from .disk import insist, names_in, names_in_any_order
 
 _FOLDER: Final = "users"
 _COMPLETE: Final = ".complete"
@@ -87,7 +87,7 @@ class UserIndex:
         """Yield the paths of the folders of the index, each before those that are in it."""
         yield self._folder
         yield f"{self._folder}/{_SITES}"
-        yield from self._shards()
+        yield from self.entry_folders()
 
     def forget_sites(self) -> None:
         """Forget which sites were noted, because the folder may be another one than before."""
@@ -128,43 +128,38 @@ class UserIndex:
         """Yield the entries of the user with a digest, see `entries_of_user`."""
         shard = f"{self._folder}/{digest[:2]}"
         for name in names_in(shard, after=f"{digest}-{after}", prefix=f"{digest}-"):
-            if found := _ENTRY.fullmatch(name):
-                yield Entry(*found.groups())
+            if entry := entry_of(name):
+                yield entry
 
-    def entries(self, unless: Callable[[str], bool] | None = None) -> Iterator[Entry]:
-        """Yield all entries, and remove folders in which no entry is left by then.
+    def entries(self) -> Iterator[Entry]:
+        """Yield all entries."""
+        for folder in self.entry_folders():
+            yield from filter(None, map(entry_of, names_in_any_order(folder)))
 
-        Those of session ids for which ``unless`` is true are left out.
-        """
-        for folder in self._shards():
-            with contextlib.suppress(FileNotFoundError):
-                for name in os.listdir(folder):
-                    # Before the look at what the name is, because there may be very many.
-                    if unless is not None and unless(name[-ID_LENGTH:]):
-                        continue
-                    if _ENTRY.fullmatch(name):
-                        yield Entry(name[:_DIGEST_LENGTH], name[-ID_LENGTH:])
+    def remove_empty_folders(self) -> None:
+        """Remove the folders in which there is no entry."""
+        for folder in self.entry_folders():
             # Refused while the folder is not empty.
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
+
+    def entry_folders(self) -> Iterator[str]:
+        """Yield the paths of the folders that the entries are in."""
+        for name in names_in(self._folder):
+            if _SHARD.fullmatch(name):
+                yield f"{self._folder}/{name}"
 
     def sizes(self, without: set[str]) -> Iterator[Counter[str]]:
         """Yield how many entries users have, by their digests, without those of some sessions.
 
         Each user is in one of the counters.
         """
-        for folder in self._shards():
-            with contextlib.suppress(FileNotFoundError):
-                # Only by their lengths, because there may be very many.
-                names = [name for name in os.listdir(folder) if len(name) == _ENTRY_LENGTH]
-                if without:
-                    names = [name for name in names if name[-ID_LENGTH:] not in without]
-                yield Counter([name[:_DIGEST_LENGTH] for name in names])
-
-    def _shards(self) -> Iterator[str]:
-        for name in names_in(self._folder):
-            if _SHARD.fullmatch(name):
-                yield f"{self._folder}/{name}"
+        for folder in self.entry_folders():
+            # Only by their lengths, because there may be very many.
+            names = [name for name in names_in_any_order(folder) if len(name) == _ENTRY_LENGTH]
+            if without:
+                names = [name for name in names if name[-ID_LENGTH:] not in without]
+            yield Counter([name[:_DIGEST_LENGTH] for name in names])
 
     def _path(self, entry: Entry) -> str:
         return f"{self._folder}/{entry.user[:2]}/{entry.user}-{entry.session_id}"
@@ -186,6 +181,11 @@ class UserIndex:
 
     def _make_file(self, path: str) -> None:
         os.close(insist(os.open, path, _EMPTY_FILE, 0o600))
+
+
+def entry_of(name: str) -> Entry | None:
+    """Return the entry that a file of this name is; ``None`` if it is not one."""
+    return Entry(*found.groups()) if (found := _ENTRY.fullmatch(name)) else None
 
 
 def owner_of(record: Record | None) -> str | None:

@@ -67,6 +67,7 @@ class IndexUpkeep:
             indexed = self._complete(is_own)
             for entry in self._index.entries():
                 self.remove_if_stale(entry)
+            self._index.remove_empty_folders()
             return indexed
 
     def ensure_complete(self) -> bool:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import islice
 from typing import Final, TypeAlias
 
 from ...core.records import ID_LENGTH, Record, is_session_id
 from ...exceptions import UnreadablePayload
-from .disk import insist, times_in
+from .disk import insist, names_in_any_order, times_in
 from .folder import LOCK, NEW, SHARDS, Folder
-from .index import UserIndex, owner_of
+from .index import UserIndex, entry_of, owner_of
 from .index_upkeep import IndexUpkeep
 from .locks import ShardLocks
 from .record_file import (
@@ -33,8 +34,13 @@ _REMOVES_OPEN_FILES: Final = os.name == "posix"
 _AT_ONCE: Final = 100
 """How many files are removed at most while a shard is locked: some milliseconds."""
 
-_WITHOUT_ENTRY: Final = frozenset(map(part_of, (Kind.ANONYMOUS, Kind.TOMBSTONE)))
-"""In the hints of records that have no entry in the index."""
+_OF_USER: Final = part_of(Kind.OF_USER)
+_KNOWN: Final = frozenset(map(part_of, (Kind.OF_USER, Kind.ANONYMOUS, Kind.TOMBSTONE)))
+"""In the hints that say whether a record has an entry in the index."""
+
+_CLEARED_AT_ONCE: Final = 16
+"""How many folders of the index are cleared before each shard, until all are. So no batch waits for
+the whole index, and only a few of the 256 shards are purged before the index is cleared."""
 
 _Round: TypeAlias = Generator[int, tuple[int, int], None]
 """A round through the folder, see `Purge._steps`."""
@@ -44,8 +50,14 @@ class Purge:
     """Rounds through all shards and all entries of the index, if there is one.
 
     ``rule`` is `SiteMarks.purge_rule`, and ``is_alone`` says whether all records are of this site.
-    Then those without an entry in the index are removed unread, if they have expired some minutes
-    ago.
+    Then those that have expired some minutes ago are removed unread, once their entries have gone.
+    To remove the entries of a folder one after the other takes half of what it takes to remove each
+    with its record, and the record need not be read to know its user.
+
+    An entry may go before its record, and without a lock, if the record has expired some minutes
+    ago: nothing prolongs such a record, and while its file is there, no other is created with its
+    id. So if the purge is killed, each live record still has its entry, and the next purge removes
+    the others.
 
     A purge also removes the lock file and the folder of a shard in which no session is left, while
     it holds the lock. (On Windows both stay, because an open file cannot be removed there.)
@@ -116,28 +128,46 @@ class Purge:
         A request has the time, and how many sessions the step may remove.
         """
         now, most = yield 0
-        began = now
+        began, clearing, is_cleared = now, self._clear_index(now), False
+        # Elsewhere, a record says whose it is, and when it may go.
+        is_alone = self._index is not None and self._is_alone()
         for shard in SHARDS:
+            if not is_cleared:
+                is_cleared = len(list(islice(clearing, _CLEARED_AT_ONCE))) < _CLEARED_AT_ONCE
+            cleared_until = began if is_cleared and is_alone else 0
             expired, left = self._look(shard, now)
             while expired:
                 some, expired = expired[: min(most, _AT_ONCE)], expired[min(most, _AT_ONCE) :]
-                removed = self._remove_expired(shard, some, now)
+                removed = self._remove_expired(shard, some, now, cleared_until)
                 left -= removed
                 now, most = yield removed
             if _REMOVES_OPEN_FILES and not left and os.path.isdir(self._folder.shard_of(shard)):
                 self._remove_if_empty(shard)
                 now, most = yield 0
-        # What killed processes have left, as the entry of a record goes with the record.
-        for entry in self._index.entries(unless=self._exists) if self._index else ():
-            self._upkeep.remove_if_stale(entry)
-            now, most = yield 0
+        if self._index:
+            self._index.remove_empty_folders()
         # A folder that has gone meanwhile has nothing to purge, as if all were done.
         self._folder.require()
         self._done = now if began == now else None
 
-    def _exists(self, name: str) -> bool:
-        """Return whether there is a file with a name, which need not be a session id."""
-        return os.access(f"{self._folder.path}/{name[:2]}/{name}", os.F_OK)
+    def _clear_index(self, now: int) -> Iterator[None]:
+        """Remove the entries of what has expired some minutes before ``now``, and what killed
+        processes have left there. Yields after each folder of the index."""
+        for folder in self._index.entry_folders() if self._index else ():
+            expired_until = expired_time(now) if self._is_alone() else 0
+            for name in names_in_any_order(folder):
+                session_id = name[-ID_LENGTH:]
+                try:
+                    found = os.stat(f"{self._folder.path}/{session_id[:2]}/{session_id}")
+                except OSError:
+                    if entry := entry_of(name):
+                        self._upkeep.remove_if_stale(entry)
+                    continue
+                modified = found.st_mtime_ns
+                if modified < expired_until and _is_sure(found, modified) and entry_of(name):
+                    with contextlib.suppress(FileNotFoundError):
+                        insist(os.unlink, f"{folder}/{name}")
+            yield
 
     def _look(self, shard: str, now: int) -> tuple[list[tuple[str, int]], int]:
         """Return the names and times of the files that seem to have expired, and how many there
@@ -168,15 +198,23 @@ class Purge:
                 with contextlib.suppress(OSError):
                     os.rmdir(folder)
 
-    def _remove_expired(self, shard: str, files: Sequence[tuple[str, int]], now: int) -> int:
-        """Remove the records that are still expired under the lock, and return how many were."""
+    def _remove_expired(
+        self, shard: str, files: Sequence[tuple[str, int]], now: int, cleared_until: int
+    ) -> int:
+        """Remove the records that are still expired under the lock, and return how many were.
+
+        The index has no entries of what had expired some minutes before ``cleared_until``.
+        """
         removed, is_alone, may_purge = 0, self._is_alone(), self._rule(now)
-        place, done_before = self._folder.shard_of(shard), expired_time(now)
+        place, expired_until = self._folder.shard_of(shard), expired_time(now)
+        no_entry_until = expired_time(min(now, cleared_until))
         with contextlib.suppress(FileNotFoundError), self._locks.hold(shard):
             for session_id, modified in files:
                 path = f"{place}/{session_id}"
+                is_of_user = modified % 1_000_000 == _OF_USER
+                has_no_entry = modified < (no_entry_until if is_of_user else expired_until)
                 try:
-                    if is_alone and modified < done_before and _is_done_with(path, modified):
+                    if is_alone and has_no_entry and _is_sure(os.stat(path), modified):
                         insist(os.unlink, path)
                         removed += 1
                     else:
@@ -203,9 +241,9 @@ class Purge:
         return True
 
 
-def _is_done_with(path: str, modified: int) -> bool:
-    """Return whether a file still has the times of a record without an entry in the index.
+def _is_sure(found: os.stat_result, modified: int) -> bool:
+    """Return whether the times of a file are those of a hint that says what its record is.
 
     ``modified`` is the modification time seen before, which says that the record has expired.
     """
-    return modified % 1_000_000 in _WITHOUT_ENTRY and has_set_times(os.stat(path), modified)
+    return modified % 1_000_000 in _KNOWN and has_set_times(found, modified)

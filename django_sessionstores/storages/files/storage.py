@@ -62,9 +62,10 @@ class FileStorage(Storage):
     Sites may share the folder and its index: each lists, ends and purges the records with its mark.
 
     The index of users has an entry of each live record that has a user: made under the lock of the
-    record's shard before the record is stored, removed after the record has gone. So a process that
-    is killed leaves an entry too many, never one too few. Lists skip such an entry and `purge`
-    removes it. A save by the same user does not access the index.
+    record's shard before the record is stored, removed after the record has gone, or by a purge
+    after it has expired. So a process that is killed leaves an entry too many, never one too few.
+    Lists skip such an entry and `purge` removes it. A save by the same user does not access the
+    index.
 
     There is no ``fsync``. What a killed process has written is in the hands of the kernel, and
     safe. When power fails, the saves of the last seconds may be lost, as with Django's file

@@ -18,6 +18,7 @@ from django_sessionstores.storages.base import Updated
 from django_sessionstores.storages.files import index_upkeep
 from django_sessionstores.storages.files.index import Entry, UserIndex
 from django_sessionstores.storages.files.index_upkeep import IndexUpkeep
+from django_sessionstores.storages.files.purge import Purge
 from django_sessionstores.storages.files.storage import FileStorage
 from django_sessionstores.testing import successor
 
@@ -26,8 +27,15 @@ HOUR = 3_600_000
 
 
 def stored(storage: FileStorage, user_id: str | None = "7", **fields: Any) -> Record:
-    values = {"payload": b"encrypted", "created": NOW, "last_activity": NOW, "expires": NOW + HOUR}
-    record = Record(id=session_id(draw_key()), user_id=user_id, **{**values, **fields})
+    values: dict[str, Any] = {
+        "id": session_id(draw_key()),
+        "user_id": user_id,
+        "payload": b"encrypted",
+        "created": NOW,
+        "last_activity": NOW,
+        "expires": NOW + HOUR,
+    }
+    record = Record(**{**values, **fields})
     assert isinstance(storage.create(record, NOW), Updated)
     return record
 
@@ -38,6 +46,10 @@ def found(storage: FileStorage, user_id: str | None = "7") -> list[str]:
 
 def entries(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("users/??/*"))
+
+
+def records(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("[0-9a-f]?/[0-9a-f]*")}
 
 
 def test_a_users_sessions_are_found_without_reading_those_of_others(storage: FileStorage) -> None:
@@ -144,6 +156,7 @@ BUILDER = """
 import sys, time
 from django_sessionstores.storages.files.index import Entry, UserIndex
 from django_sessionstores.storages.files.index_upkeep import IndexUpkeep
+from django_sessionstores.storages.files.purge import Purge
 from django_sessionstores.storages.files.storage import FileStorage
 def hang(self):
     print("began", flush=True)
@@ -219,6 +232,67 @@ def test_purging_clears_the_entries_of_what_expired(storage: FileStorage, folder
     assert storage.purge(NOW + 2, 100) == 0
     assert len(entries(folder)) == 1
     assert found(storage) == [kept.id]
+
+
+def purge_all(storage: FileStorage, now: int = NOW) -> int:
+    return sum(iter(lambda: storage.purge(now, 1000), 0))
+
+
+def test_a_purge_that_dies_leaves_each_live_session_its_entry(
+    storage: FileStorage, folder: Path
+) -> None:
+    """The entries of those that have expired go first, so the next purge finds no more of them."""
+    kept = [stored(storage, user) for user in ("7", "8")]
+    for user in ("7", "8", "9"):
+        stored(storage, user, expires=NOW - HOUR)
+    with (
+        mock.patch.object(Purge, "_remove_expired", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        storage.purge(NOW, 1000)
+    assert len(entries(folder)) == 2
+    assert [found(storage), found(storage, "8")] == [[each.id] for each in kept]
+
+    assert purge_all(FileStorage(folder)) == 3
+    assert len(records(folder)) == len(entries(folder)) == 2
+
+
+@pytest.mark.parametrize("expired", [NOW - 1, NOW - HOUR], ids=["just now", "long ago"])
+@pytest.mark.parametrize("users", [2, 60], ids=["small index", "large index"])
+@pytest.mark.parametrize("later", [0, HOUR // 2], ids=["at once", "later"])
+def test_a_purge_leaves_no_entries_however_it_is_divided(
+    storage: FileStorage, folder: Path, expired: int, users: int, later: int
+) -> None:
+    """What has expired when the purge goes on may not have, for sure, when it began."""
+    for number in range(120):
+        stored(storage, str(number % users), expires=expired if number % 2 else NOW + HOUR)
+    removed = storage.purge(NOW, 7)
+    while batch := storage.purge(NOW + later, 7):
+        removed += batch
+        assert {name.split("-")[1] for name in entries(folder)} <= records(folder)
+    assert removed == len(entries(folder)) == len(records(folder)) == 60
+    assert purge_all(storage, NOW + HOUR) == 60
+    assert list(folder.glob("users/[0-9a-f]?")) == []
+
+
+def test_a_purge_removes_sessions_before_it_has_looked_at_the_whole_index(
+    storage: FileStorage, folder: Path
+) -> None:
+    """A page that purges for some seconds would not get to any in a large folder."""
+    for number in range(200):
+        stored(storage, str(number), id=f"00{number:038x}", expires=NOW - HOUR)
+    assert storage.purge(NOW, 1) == 1
+    assert len(entries(folder)) > 100
+
+
+def test_a_purge_beside_another_site_reads_whose_each_session_is(
+    storage: FileStorage, folder: Path
+) -> None:
+    """Of the other site's it removes neither the record nor the entry."""
+    stored(storage, expires=NOW - HOUR, site=storage.sites()[0])
+    theirs = stored(storage, expires=NOW - HOUR, site=1234)
+    assert purge_all(storage) == 1
+    assert [name.split("-")[1] for name in entries(folder)] == [theirs.id]
 
 
 WORKER = """
