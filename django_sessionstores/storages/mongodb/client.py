@@ -296,8 +296,8 @@ class Server:
         raise failure from (None if answered else error)
 
 
-_CURSORS: Final = frozenset({"find", "list_indexes"})
-"""The methods that return a cursor."""
+_CURSORS: Final = frozenset({"find", "list_indexes", "aggregate"})
+"""The methods that return a cursor. Of these, only ``find`` is awaited."""
 
 
 def _collection_of(client: Any, database: str, collection: str) -> Any:
