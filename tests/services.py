@@ -604,14 +604,16 @@ class MongoDB(Server):
         if not said.get("ok") and said.get("codeName") != "AlreadyInitialized":
             raise RuntimeError(f"{self.name} does not become a replica set: {said}")
 
-    def ask(self, command: dict[str, Any], database: str = "admin") -> dict[str, Any]:
+    def ask(
+        self, command: dict[str, Any], database: str = "admin", seconds: float = ANSWER_SECONDS
+    ) -> dict[str, Any]:
         """Return what the server says to a command; an empty dict if it says nothing."""
         import bson
 
         body = b"\0\0\0\0\0" + bson.encode({**command, "$db": database})
         head = struct.pack("<iiii", 16 + len(body), 1, 0, 2013)
         try:
-            with socket.create_connection((HOST, self.port), ANSWER_SECONDS) as connection:
+            with socket.create_connection((HOST, self.port), seconds) as connection:
                 connection.sendall(head + body)
                 with connection.makefile("rb") as said:
                     (size,) = struct.unpack("<i", said.read(4))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
@@ -144,14 +144,18 @@ class MongoDBStorage(FlowStorage):
             written = yield self._call("bulk_write", statements)
         except Duplicate:
             return Taken()
-        except StorageUnavailable:
-            if not (yield from was_rotated(self, record, base)):
-                yield from self._remove(record)
+        except StorageUnavailable as error:
+            if not error.was_sent:
                 raise
+            with _after_a_write():
+                if not (yield from was_rotated(self, record, base)):
+                    yield from self._remove(record)
+                    raise
             return Updated(record)
         if written.matched_count:
             return Updated(record)
-        yield from self._remove(record)
+        with _after_a_write():
+            yield from self._remove(record)
         return (yield from self._refusal(record, base, now))
 
     def _delete(self, session_id: str) -> Flow[bool]:
@@ -177,8 +181,9 @@ class MongoDBStorage(FlowStorage):
         if not ended.modified_count:
             return []
         marked = {"_id": keys, "ended_by": token}
-        found = yield self._find(marked, {"_id": 1}, len(session_ids))
-        yield self._call("delete_many", marked)
+        with _after_a_write():
+            found = yield self._find(marked, {"_id": 1}, len(session_ids))
+            yield self._call("delete_many", marked)
         return [each["_id"].hex() for each in found]
 
     def _purge(self, now: int, batch: int) -> Flow[int]:
@@ -345,6 +350,16 @@ class MongoDBStorage(FlowStorage):
             with suppress(UnreadablePayload):
                 records.append(entry_of(each))
         return records
+
+
+@contextmanager
+def _after_a_write() -> Generator[None]:
+    """Let no error in this context say that nothing was sent: another command was, before."""
+    try:
+        yield
+    except StorageUnavailable as error:
+        error.was_sent = True
+        raise
 
 
 def _unchanged(base: Record, now: int) -> Filter:

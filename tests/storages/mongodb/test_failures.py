@@ -10,6 +10,7 @@ from typing import Any
 
 import pymongo
 import pytest
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
@@ -20,6 +21,7 @@ from django_sessionstores.operations.checks.stores import check_cache_timeouts
 from django_sessionstores.storages.base import Conflict, Updated
 from django_sessionstores.storages.mongodb.storage import from_settings
 from django_sessionstores.testing import in_threads, now, successor
+from tests.cases import activate, select
 from tests.services import HOST, MongoDB, MongoReplicaSet, free_port, shared_service, wait_until
 from tests.storages.mongodb.stores import DATABASE, failing, run_in_mongo, storage_at
 from tests.storages.records import ID, make_record
@@ -206,6 +208,125 @@ def test_a_majority_that_is_missing(replica_set: MongoReplicaSet) -> None:
             for each in others:
                 each.resume()
             replica_set._wait_until_whole()
+
+
+# What was sent ------------------------------------------------------------------------------------
+
+
+def test_what_waited_for_a_server_in_vain_was_not_sent() -> None:
+    """Then it is certain that nothing has changed."""
+    uri = f"mongodb://{HOST}:{free_port()}/"
+    with (
+        storage_at(None, MONGODB_URI=uri, DATABASE_TIMEOUT=0.3) as storage,
+        asyncio.Runner() as runner,
+    ):
+        base = make_record()
+        tombstone = make_tombstone(ID, State.ENDED, now=now(), seconds=60)
+        for call in (
+            lambda: storage.update(successor(base), base, now()),
+            lambda: storage.rotate(make_record("b" * 40), base, tombstone, now()),
+            lambda: storage.end_many([ID]),
+            lambda: storage.delete(ID),  # The breaker is open, and nobody waits.
+            lambda: runner.run(storage.adelete(ID)),
+        ):
+            with pytest.raises(StorageUnavailable) as caught:
+                call()
+            assert not caught.value.was_sent
+
+
+@pytest.mark.parametrize("retries", ["true", "false"])
+def test_what_was_not_answered_was_sent(retries: str) -> None:
+    """Although the client waits for another primary, to send it again."""
+    server = shared_service(MongoDB)
+    uri = f"{server.url()}&retryWrites={retries}&heartbeatFrequencyMS=500"
+    with storage_at(server, MONGODB_URI=uri, DATABASE_TIMEOUT=1) as storage:
+        storage.delete(ID)
+        for lost in ({"closeConnection": True}, {"errorCode": 91}):
+            with (
+                failing(server, 100, failCommands=["delete"], **lost),
+                pytest.raises(StorageUnavailable) as caught,
+            ):
+                storage.delete(ID)
+            assert caught.value.was_sent
+
+
+def test_a_server_that_is_lost_after_a_command_was_sent() -> None:
+    with MongoDB() as server, storage_at(server, DATABASE_TIMEOUT=2) as storage:
+        storage.create(make_record(), now())
+        hang = {"failCommands": ["delete"], "blockConnection": True, "blockTimeMS": 5000}
+        point = {"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": hang}
+        run_in_mongo(server, point)
+
+        def delete() -> None:
+            with pytest.raises(StorageUnavailable) as caught:
+                storage.delete(ID)
+            assert caught.value.was_sent
+            with pytest.raises(StorageUnavailable) as caught:
+                storage.delete(ID)
+            assert not caught.value.was_sent
+
+        def kill() -> None:
+            wait_until(lambda: _runs(server, "delete"), "the command was sent")
+            server.kill()
+
+        in_threads([delete, kill])
+
+
+def _runs(server: MongoDB, command: str) -> bool:
+    """Return whether the server carries out a command of this name."""
+    running = run_in_mongo(server, {"currentOp": 1})["inprog"]
+    return any(command in each.get("command", {}) for each in running)
+
+
+@pytest.mark.parametrize("refused", ["find_one", "find", "delete_one"])
+def test_a_refusal_after_a_write_does_not_say_that_nothing_was_sent(refused: str) -> None:
+    server = shared_service(MongoDB)
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    uri = f"{server.url()}&retryWrites=false"
+    with storage_at(server, MONGODB_URI=uri) as storage:
+        base = make_record()
+        storage.create(base, now())
+        ask = storage._server.ask
+
+        def refuse(name: str, *args: Any, **options: Any) -> Any:
+            if name == refused:
+                refusal = StorageUnavailable("The server is not asked.")
+                refusal.was_sent = False
+                raise refusal
+            return ask(name, *args, **options)
+
+        storage._server.ask = refuse  # type: ignore[method-assign]
+        tombstone = make_tombstone(ID, State.ENDED, now=now(), seconds=60)
+        with pytest.raises(StorageUnavailable) as caught:
+            if refused == "find":
+                storage.end_many([ID])
+            elif refused == "delete_one":  # Another request has saved the session.
+                storage.rotate(make_record("b" * 40), successor(base), tombstone, now())
+            else:
+                with failing(server, 1, failCommands=["update"], closeConnection=True):
+                    storage.rotate(make_record("b" * 40), base, tombstone, now())
+        assert caught.value.was_sent
+
+
+@pytest.mark.django_db
+def test_a_cached_session_is_read_while_the_server_is_away() -> None:
+    """Also after a save that failed, if it was not sent."""
+    (case,) = select("cached_db:locmem+mongodb")
+    with activate(case, private=True) as engine:
+        options = {**settings.SESSIONSTORES, "DATABASE_TIMEOUT": 0.5}
+        with override_settings(SESSIONSTORES=options):
+            stores = [engine.SessionStore() for _ in range(2)]
+            for each in stores:
+                each["seen"] = 1
+                each.save()
+            engine.server(MongoDB).kill()
+            unknown, kept = (engine.SessionStore(each.session_key) for each in stores)
+            for each in (unknown, kept):
+                each["seen"] += 1
+                with pytest.raises(StorageUnavailable) as caught:
+                    each.save()
+            assert not caught.value.was_sent
+            assert engine.SessionStore(kept.session_key)["seen"] == 1
 
 
 # Refusals -----------------------------------------------------------------------------------------
