@@ -131,7 +131,9 @@ class MongoDBStorage(FlowStorage):
     ) -> Flow[Outcome | Taken]:
         """See `Storage.rotate`. The two steps are two statements of one command.
 
-        The second one is not carried out if the first one fails. A transaction would take a
+        The second one is not carried out if the first one fails. If the server dies in between, the
+        client repeats the command, and the server carries out the second one only. If it cannot,
+        a session is left whose key nobody has. A transaction would prevent that, and take a
         command more for its commit.
         """
         is_free = {"_id": key_of(record.id), "version": _NO_VERSION}

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pymongo
 import pytest
 from django.conf import settings
+from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
 from django_sessionstores.core.records import State, make_tombstone
 from django_sessionstores.exceptions import StorageFull, StorageUnavailable
+from django_sessionstores.inventory import Inventory
 from django_sessionstores.operations.checks.engine import check_engine
 from django_sessionstores.operations.checks.stores import check_cache_timeouts
 from django_sessionstores.storages.base import Conflict, Updated
@@ -210,6 +213,89 @@ def test_a_majority_that_is_missing(replica_set: MongoReplicaSet) -> None:
             replica_set._wait_until_whole()
 
 
+# Between the two statements of a rotation ---------------------------------------------------------
+
+
+@contextmanager
+def killed_between_statements(server: MongoDB) -> Iterator[None]:
+    """Kill a server when the first statement of an update is on its disk, before the second."""
+    point = "hangDuringBatchUpdate"
+    run_in_mongo(server, {"configureFailPoint": point, "mode": {"skip": 1}})
+
+    def hangs() -> bool:
+        running = server.ask({"currentOp": 1}).get("inprog", [])
+        return any(each.get("failpointMsg") == point for each in running)
+
+    def kill() -> None:
+        wait_until(hangs, "the server has carried out the first statement")
+        # What another client waits for is on the disk, and all that was written before.
+        concern = {"w": "majority", "j": True}
+        run_in_mongo(server, {"insert": "x", "documents": [{}], "writeConcern": concern}, "x")
+        server.kill()
+
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill)
+        yield
+        killed.result()
+
+
+def test_a_rotation_that_its_primary_did_not_finish(replica_set: MongoReplicaSet) -> None:
+    """The client sends it once more, and the next primary carries out the rest."""
+    with storage_at(replica_set) as storage:
+        run_in_mongo(replica_set.primary, {"dropDatabase": 1}, DATABASE)
+        storage.make_indexes()
+        base, new = make_record(), make_record("b" * 40)
+        storage.create(base, now())
+        tombstone = make_tombstone(ID, State.ROTATED, now=now(), seconds=60, successor=new.id)
+        primary = replica_set.primary
+        try:
+            with killed_between_statements(primary):
+                outcome = storage.rotate(new, base, tombstone, now())
+            assert isinstance(outcome, Updated)
+            assert replica_set.primary is not primary
+            assert (storage.read(ID), storage.read(new.id)) == (tombstone, new)
+            assert storage.count(now(), None) == 1
+        finally:
+            primary.restart()
+            replica_set._wait_until_whole()
+
+
+@pytest.mark.django_db
+def test_what_is_left_of_a_login_that_nobody_finished() -> None:
+    """The visitor stays, and can sign in. Nobody has the key of the session that is left."""
+    (case,) = select("mongodb:mongodb")
+    with activate(case, private=True) as engine:
+        options = {**settings.SESSIONSTORES, "DATABASE_TIMEOUT": 3, "STORE_RETRY": 0}
+        with override_settings(SESSIONSTORES=options):
+            visitor = engine.SessionStore()
+            visitor["cart"] = [1]
+            visitor.save()
+            key = visitor.session_key
+            server = engine.server(MongoDB)
+            with killed_between_statements(server), pytest.raises(StorageUnavailable):
+                _log_in(engine.SessionStore(key))
+            server.restart()
+
+            inventory = Inventory()
+            wait_until(lambda: _answers(engine.storage), "the storage answers", 10)
+            (left,) = inventory.list(user="7").sessions
+            assert engine.SessionStore(key)["cart"] == [1]
+            signed_in = engine.SessionStore(key)
+            _log_in(signed_in)
+            assert engine.SessionStore(signed_in.session_key)["cart"] == [1]
+            assert inventory.count(user="7") == 2
+            assert inventory.end(left.id)
+            assert inventory.count(user="7") == 1
+            assert engine.SessionStore(signed_in.session_key)[SESSION_KEY] == "7"
+
+
+def _log_in(session: Any) -> None:
+    session.cycle_key()
+    session[SESSION_KEY] = "7"
+    session[HASH_SESSION_KEY] = "x"
+    session.save()
+
+
 # What was sent ------------------------------------------------------------------------------------
 
 
@@ -297,14 +383,18 @@ def test_a_refusal_after_a_write_does_not_say_that_nothing_was_sent(refused: str
 
         storage._server.ask = refuse  # type: ignore[method-assign]
         tombstone = make_tombstone(ID, State.ENDED, now=now(), seconds=60)
-        with pytest.raises(StorageUnavailable) as caught:
-            if refused == "find":
-                storage.end_many([ID])
-            elif refused == "delete_one":  # Another request has saved the session.
-                storage.rotate(make_record("b" * 40), successor(base), tombstone, now())
-            else:
-                with failing(server, 1, failCommands=["update"], closeConnection=True):
-                    storage.rotate(make_record("b" * 40), base, tombstone, now())
+        new = make_record("b" * 40)
+        calls = {
+            "find": lambda: storage.end_many([ID]),
+            # Another request has saved the session.
+            "delete_one": lambda: storage.rotate(new, successor(base), tombstone, now()),
+            # Its answer is lost.
+            "find_one": lambda: storage.rotate(new, base, tombstone, now()),
+        }
+        lost = {"failCommands": ["update"], "closeConnection": True}
+        losing = failing(server, 1, **lost) if refused == "find_one" else nullcontext()
+        with losing, pytest.raises(StorageUnavailable) as caught:
+            calls[refused]()
         assert caught.value.was_sent
 
 
