@@ -192,7 +192,7 @@ def test_a_primary_that_is_lost(replica_set: MongoReplicaSet) -> None:
             assert storage.read(record.id) == changed
         finally:
             lost.restart()
-            replica_set._wait_until_whole()
+            replica_set.wait_until_whole()
 
 
 def test_a_majority_that_is_missing(replica_set: MongoReplicaSet) -> None:
@@ -210,7 +210,7 @@ def test_a_majority_that_is_missing(replica_set: MongoReplicaSet) -> None:
         finally:
             for each in others:
                 each.resume()
-            replica_set._wait_until_whole()
+            replica_set.wait_until_whole()
 
 
 # Between the two statements of a rotation ---------------------------------------------------------
@@ -257,7 +257,7 @@ def test_a_rotation_that_its_primary_did_not_finish(replica_set: MongoReplicaSet
             assert storage.count(now(), None) == 1
         finally:
             primary.restart()
-            replica_set._wait_until_whole()
+            replica_set.wait_until_whole()
 
 
 @pytest.mark.django_db
