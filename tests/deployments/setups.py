@@ -40,6 +40,8 @@ class Setup:
     configure: Callable[[Services, Kind], Settings]
     forgets: bool = False
     """Whether sessions are lost when a store is restarted."""
+    waits: bool = False
+    """Whether the client waits for a server that refuses connections, as for one that hangs."""
     indexes: bool = False
     """Whether it needs indexes that no migration makes, because there is no database."""
 
@@ -144,16 +146,20 @@ def _cluster(services: Services, kind: Kind) -> Settings:
     return _in_cache({**_redis_entry(services["cluster"]), "BACKEND": "deployed_site.ClusterCache"})
 
 
-def _mongodb(services: Services, kind: Kind) -> Settings:
+def _mongodb(services: Services, kind: Kind, **options: Any) -> Settings:
     service: Any = services["replica set"]
     address = {"MONGODB_URI": service.url(), "MONGODB_DATABASE": "sessions"}
-    return _settings("mongodb", SESSIONSTORES=address)
+    return _settings("mongodb", SESSIONSTORES={**address, **options})
 
 
-def mongodb_setup(patience: float = 1) -> Setup:
-    """Return MongoDB as a replica set. See `MongoReplicaSet` for ``patience``."""
+def mongodb_setup(patience: float = 1, **options: Any) -> Setup:
+    """Return MongoDB as a replica set, for a site with options of ``SESSIONSTORES``.
+
+    See `MongoReplicaSet` for ``patience``.
+    """
     make = partial(MongoReplicaSet, patience)
-    return Setup("mongodb", {"replica set": make}, _mongodb, indexes=True)
+    configure = partial(_mongodb, **options)
+    return Setup("mongodb", {"replica set": make}, configure, waits=True, indexes=True)
 
 
 # With its log of changes, so that a restart loses nothing.
@@ -204,7 +210,7 @@ SETUPS: Final = {
             {"database": PostgreSQL},
             lambda services, kind: _with_registry(_database(services["database"], kind)),
         ),
-        mongodb_setup(),
+        mongodb_setup(DATABASE_TIMEOUT=2 * TIMEOUT),
     )
 }
 

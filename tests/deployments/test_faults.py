@@ -133,6 +133,8 @@ def restart_under(load: Load, deployment: Deployment, *, killed: bool) -> None:
             store.kill()
             time.sleep(AWAY)
         store.restart()
+        if deployment.setup.waits:
+            time.sleep(STORE_RETRY + 1)
         back = time.monotonic()
         load.wait_for_sessions()
         assert load.errors(since=back) == {}, f"{name}: {load}"
