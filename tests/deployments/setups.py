@@ -147,7 +147,7 @@ def _cluster(services: Services, kind: Kind) -> Settings:
 
 
 def _mongodb(services: Services, kind: Kind, **options: Any) -> Settings:
-    service: Any = services["replica set"]
+    service: Any = services["mongodb"]
     address = {"MONGODB_URI": service.url(), "MONGODB_DATABASE": "sessions"}
     return _settings("mongodb", SESSIONSTORES={**address, **options})
 
@@ -159,7 +159,7 @@ def mongodb_setup(patience: float = 1, **options: Any) -> Setup:
     """
     make = partial(MongoReplicaSet, patience)
     configure = partial(_mongodb, **options)
-    return Setup("mongodb", {"replica set": make}, configure, waits=True, indexes=True)
+    return Setup("mongodb", {"mongodb": make}, configure, waits=True, indexes=True)
 
 
 # With its log of changes, so that a restart loses nothing.

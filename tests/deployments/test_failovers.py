@@ -40,7 +40,7 @@ def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
 def test_another_primary(deployment: Deployment, break_it: Callable[[Any], None]) -> None:
     with Load(deployment.site, habits=Habits(think=0.02)) as load:
         load.wait_for_sessions(50)
-        break_it(deployment.stores["replica set"])
+        break_it(deployment.stores["mongodb"])
         back = time.monotonic()
         load.wait_for_sessions(50)
         assert load.errors(since=back) == {}, str(load)

@@ -14,6 +14,7 @@ from typing import Any
 import pymongo
 import pytest
 from django.conf import settings
+from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
 from django.test import override_settings
 
 from django_sessionstores.storages import loops as client_loops
@@ -128,6 +129,51 @@ def test_a_request_makes_no_connection(storage: MongoDBStorage, loop: Loop) -> N
         storage.read(ID)
         loop.run(storage.aread(ID))
     assert observer.connections == 0
+
+
+@pytest.mark.engines("mongodb:mongodb")
+@pytest.mark.django_db
+def test_the_commands_of_awaited_requests(
+    at_once: None, engine: Engine, loop: Loop, threads: list[Any]
+) -> None:
+    """As many as those of others: a login over an anonymous session takes two."""
+
+    async def visit() -> str:
+        store = engine.SessionStore()
+        await store.aset("seen", 1)
+        await store.asave()
+        return str(store.session_key)
+
+    async def log_in(key: str) -> str:
+        visitor = engine.SessionStore(key)
+        assert await visitor.aget("seen") == 1
+        await visitor.acycle_key()
+        await visitor.aset(SESSION_KEY, "7")
+        await visitor.aset(HASH_SESSION_KEY, "x")
+        await visitor.asave()
+        return str(visitor.session_key)
+
+    async def read(key: str) -> None:
+        assert await engine.SessionStore(key).aget("seen") == 1
+
+    async def log_out(key: str) -> None:
+        session = engine.SessionStore(key)
+        await session.aget(SESSION_KEY)
+        await session.aflush()
+
+    loop.run(visit())
+    key = ""
+    for request, commands in (
+        (visit, ["insert"]),
+        (log_in, ["find", "update"]),
+        (read, ["find"]),
+        (log_out, ["find", "delete"]),
+    ):
+        observer.clear()
+        key = loop.run(request(*([key] if key else []))) or key
+        assert observer.commands == commands
+        assert observer.connections == 0
+    assert threads == []
 
 
 def test_a_loop_is_given_connections_when_it_has_stayed_for_a_while(
