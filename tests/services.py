@@ -591,27 +591,31 @@ class MongoDB(Server):
                 self.initiate(self)
             wait_until(self._is_up, f"{self.name} is a primary")
 
-    def initiate(self, *members: "MongoDB") -> None:
-        """Make a replica set of this server and the others."""
+    def initiate(self, *members: "MongoDB", patience: float = 1) -> None:
+        """Make a replica set of this server and the others. See `MongoReplicaSet` for the last."""
         configuration = {
             "_id": self.replica_set,
             "members": [{"_id": each.port, "host": each.addresses[0]} for each in members],
-            # Tests do not wait ten seconds for another primary.
-            "settings": {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200},
+            "settings": {
+                "electionTimeoutMillis": round(patience * 1000),
+                "heartbeatIntervalMillis": round(patience * 200),
+            },
         }
         said = self.ask({"replSetInitiate": configuration})
         # A member that was restarted says what set it belongs to when it has read that.
         if not said.get("ok") and said.get("codeName") != "AlreadyInitialized":
             raise RuntimeError(f"{self.name} does not become a replica set: {said}")
 
-    def ask(self, command: dict[str, Any], database: str = "admin") -> dict[str, Any]:
+    def ask(
+        self, command: dict[str, Any], database: str = "admin", seconds: float = ANSWER_SECONDS
+    ) -> dict[str, Any]:
         """Return what the server says to a command; an empty dict if it says nothing."""
         import bson
 
         body = b"\0\0\0\0\0" + bson.encode({**command, "$db": database})
         head = struct.pack("<iiii", 16 + len(body), 1, 0, 2013)
         try:
-            with socket.create_connection((HOST, self.port), ANSWER_SECONDS) as connection:
+            with socket.create_connection((HOST, self.port), seconds) as connection:
                 connection.sendall(head + body)
                 with connection.makefile("rb") as said:
                     (size,) = struct.unpack("<i", said.read(4))
@@ -924,25 +928,32 @@ class RedisSentinel(Group):
 
 
 class MongoReplicaSet(Group):
-    """Three members, of which one is the primary. If it is gone, another one is, in a second."""
+    """Three members, of which one is the primary. If it is gone, another one is, in a second.
+
+    ``patience`` is for how many seconds the others wait for it. The default of MongoDB is 10, for
+    which tests do not wait.
+    """
 
     name = "mongodb replica set"
     members: list[MongoDB]
 
-    def __init__(self, **options: str) -> None:
+    def __init__(self, patience: float = 1, **options: str) -> None:
         super().__init__()
+        self.patience = patience
         self.members = [MongoDB(is_member=True, **options) for _ in range(3)]
 
     def join(self) -> None:
         first, *_ = self.members
-        first.initiate(*self.members)
-        self._wait_until_whole()
+        first.initiate(*self.members, patience=self.patience)
+        self.wait_until_whole()
 
     def restart(self) -> None:
         super().restart()
-        self._wait_until_whole()
+        self.wait_until_whole()
 
-    def _wait_until_whole(self) -> None:
+    def wait_until_whole(self) -> None:
+        """Wait until there is a primary, and the other members follow it."""
+
         def is_whole() -> bool:
             said = [each.ask({"hello": 1}) for each in self.members]
             has_primary = any(each.get("isWritablePrimary") for each in said)

@@ -25,7 +25,7 @@ if "SESSIONSTORES_TEST_FOLDER" not in os.environ:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 django.setup()
 
-from tests.benchmark import at_scale, ending, measure, targets  # noqa: E402 - models need Django set up
+from tests.benchmark import at_scale, awaited, ending, measure, targets  # noqa: E402 - models need Django set up
 from tests.benchmark.encryption import microseconds  # noqa: E402
 from tests.benchmark.operations import OPERATIONS  # noqa: E402
 from tests.benchmark.shares import shares  # noqa: E402
@@ -44,6 +44,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print figures for programs to read")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
     parser.add_argument("--profile", metavar="CASE", help="show where the time of a case goes")
+    parser.add_argument(
+        "--awaited", action="store_true", help="time async views, where a store has an async client"
+    )
     parser.add_argument("--encryption", action="store_true", help="time the tokens of cookies")
     parser.add_argument(
         "--sessions", type=int, metavar="N", help="time lists and purges among N sessions"
@@ -66,12 +69,15 @@ def chosen(options: argparse.Namespace) -> list[Case]:
     return [case for case in of_engine if case in of_store]
 
 
-def rows(cases: list[Case], rounds: int) -> Iterator[dict[str, Any]]:
-    """Yield one row for each operation on each case, as it becomes known."""
+def rows(cases: list[Case], rounds: int, section: Any = measure) -> Iterator[dict[str, Any]]:
+    """Yield one row for each operation on each case, as it becomes known.
+
+    ``section`` is what times them: `measure` or `awaited`.
+    """
     for case in cases:
         try:
             with measure.in_force(case) as engine:
-                for operation, figures in measure.figures(engine, rounds):
+                for operation, figures in section.figures(engine, rounds):
                     yield targets.row(case, operation.name, figures)
         except pytest.skip.Exception as reason:
             print(f"{case.id}: left out. {reason}", file=sys.stderr)
@@ -158,7 +164,10 @@ def main() -> int:
                 show_many(case, number, section)
             return 0
     measured: list[dict[str, Any]] = []
-    for row in rows(cases, options.rounds):
+    section: Any = measure
+    if options.awaited:
+        cases, section = list(filter(awaited.is_native, cases)), awaited
+    for row in rows(cases, options.rounds, section):
         if not options.json:
             show(row, measured[-1]["case"] if measured else None)
         measured.append(row)

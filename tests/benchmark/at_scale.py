@@ -21,6 +21,8 @@ from django_sessionstores.core.flow import run
 from django_sessionstores.core.records import Record, draw_key, pack, session_id
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.storages.caches.database_cache import DatabaseCacheStorage
+from django_sessionstores.storages.mongodb.documents import document_of
+from django_sessionstores.storages.mongodb.storage import MongoDBStorage
 from django_sessionstores.storages.redis import scripts as redis_scripts
 from django_sessionstores.storages.redis.storage import RedisStorage
 from django_sessionstores.testing import DAY, HOUR, at
@@ -179,6 +181,9 @@ def store(engine: Any, records: list[Record]) -> None:
             listed += [bytes.fromhex(each.id) + b":" + str(each.user_id).encode(), each.expires]
         pipeline.execute()
         run(storage._server.evaluate(redis_scripts.LIST, storage._index.keys, *listed))
+    elif isinstance(storage, MongoDBStorage):
+        documents = [document_of(each) for each in records]
+        storage._server.ask("insert_many", documents, patient=True, ordered=False)
     else:
         for each in records:
             storage.create(each, moment)

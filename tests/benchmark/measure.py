@@ -39,7 +39,10 @@ class Contender:
     """Someone who does an operation: what is made ready outside of the time, and the doing."""
 
     prepare: Callable[[], Any]
-    do: Callable[[Any], object]
+    do: Callable[[Any], Any]
+
+
+Timed = Callable[[Callable[[Any], Any], list[Any]], int]
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class Figures:
 
     session: float
     """The cost of the session with the package's engine."""
-    django: float
-    """The same with Django's engine on the same store."""
+    django: float | None
+    """The same with Django's engine on the same store, if Django has one."""
     client: float | None
     """The calls to the store's client that the operation cannot do without."""
 
@@ -61,8 +64,8 @@ class Figures:
         return self.session / self.client if self.client else None
 
     @property
-    def of_django(self) -> float:
-        return self.session / self.django
+    def of_django(self) -> float | None:
+        return self.session / self.django if self.django else None
 
 
 class WithDjangos(OneDatabase):
@@ -100,24 +103,31 @@ def in_force(case: Case) -> Iterator[Engine]:
 
 def figures(engine: Engine, rounds: int) -> Iterator[tuple[Operation, Figures]]:
     """Time each operation on the case in force."""
-    for store in (engine.SessionStore, djangos_engine(engine.case)):
+    for store in filter(None, (engine.SessionStore, djangos_engine(engine.case))):
         for _ in range(min(POPULATION, rounds * SLICE)):  # A trial run need not wait.
             stored(store, LOGGED_IN)
     for operation in OPERATIONS:
         with contenders(engine, operation) as taking_part:
-            times = quietest(take_turns(taking_part, rounds))
-        yield (
-            operation,
-            Figures(
-                session=cost(times[OURS], times[BARE]),
-                django=cost(times[DJANGOS], times[BARE]),
-                client=median(times[CLIENT]) if CLIENT in times else None,
-            ),
-        )
+            yield operation, figures_of(take_turns(taking_part, rounds))
 
 
-def take_turns(taking_part: dict[str, Contender], rounds: int) -> dict[str, list[float]]:
-    """Microseconds for each request, one figure a round, by contender."""
+def figures_of(times: dict[str, list[float]]) -> Figures:
+    """Return the figures of what `take_turns` has returned for all contenders."""
+    times = quietest(times)
+    return Figures(
+        session=cost(times[OURS], times[BARE]),
+        django=cost(times[DJANGOS], times[BARE]) if DJANGOS in times else None,
+        client=median(times[CLIENT]) if CLIENT in times else None,
+    )
+
+
+def take_turns(
+    taking_part: dict[str, Contender], rounds: int, timed: Timed | None = None
+) -> dict[str, list[float]]:
+    """Return microseconds for each request, one figure a round, by contender.
+
+    ``timed`` does an operation for each of some subjects and returns the nanoseconds that it took.
+    """
     times: dict[str, list[float]] = {name: [] for name in taking_part}
     order = list(taking_part)
     for number in range(-WARM_UP, rounds):
@@ -126,7 +136,8 @@ def take_turns(taking_part: dict[str, Contender], rounds: int) -> dict[str, list
         for name in order:
             contender = taking_part[name]
             subjects = [contender.prepare() for _ in range(SLICE)]
-            elapsed = _time(contender.do, subjects)
+            with no_collection():
+                elapsed = (timed or _time)(contender.do, subjects)
             if number >= 0:
                 times[name].append(elapsed / SLICE / 1000)
     return times
@@ -139,16 +150,22 @@ def quietest(times: dict[str, list[float]]) -> dict[str, list[float]]:
     return dict(zip(times, map(list, zip(*counting, strict=True)), strict=True))
 
 
-def _time(do: Callable[[Any], object], subjects: list[Any]) -> int:
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Collect no garbage meanwhile."""
     gc.collect(0)
     gc.disable()
     try:
-        start = perf_counter_ns()
-        for subject in subjects:
-            do(subject)
-        return perf_counter_ns() - start
+        yield
     finally:
         gc.enable()
+
+
+def _time(do: Callable[[Any], Any], subjects: list[Any]) -> int:
+    start = perf_counter_ns()
+    for subject in subjects:
+        do(subject)
+    return perf_counter_ns() - start
 
 
 def cost(requests: list[float], bare: list[float]) -> float:
@@ -160,9 +177,11 @@ def contenders(engine: Engine, operation: Operation) -> Iterator[dict[str, Conte
     """Yield the contenders: the package's engine, Django's, no sessions and the bare client."""
     taking_part = {
         OURS: through_middleware(engine.SessionStore, operation),
-        DJANGOS: through_middleware(djangos_engine(engine.case), operation),
         BARE: without_sessions(operation),
     }
+    djangos = djangos_engine(engine.case)
+    if djangos is not None:
+        taking_part[DJANGOS] = through_middleware(djangos, operation)
     client = raw.client(engine, stored_value(engine), operation.calls) if operation.calls else None
     if client is not None:
         taking_part[CLIENT] = through_client(client, operation)
@@ -174,13 +193,18 @@ def contenders(engine: Engine, operation: Operation) -> Iterator[dict[str, Conte
 
 
 def djangos_engine(case: Case) -> Any:
+    """Return Django's engine on the same store; ``None`` if it has none."""
+    if case.other is not None and case.engine != "cookie":
+        return None
     name = {"memory": "cache", "cookie": "signed_cookies"}.get(case.engine, case.engine)
     return import_module(f"django.contrib.sessions.backends.{name}").SessionStore
 
 
-def through_middleware(store: Any, operation: Operation) -> Contender:
-    """Return the request through Django's SessionMiddleware, with sessions of this class."""
-    middleware = SessionMiddleware(operation.view)
+def through_middleware(
+    store: Any, operation: Operation, kind: type[SessionMiddleware] = SessionMiddleware
+) -> Contender:
+    """Return the request through a session middleware, with sessions of this class."""
+    middleware: Any = kind(operation.view)
     # Not by SESSION_ENGINE: the two engines take turns, and a changed setting starts ours anew.
     middleware.SessionStore = store
 

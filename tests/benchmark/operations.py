@@ -36,6 +36,24 @@ class PlainSession(dict[str, Any]):
     def flush(self) -> None:
         self.clear()
 
+    async def aget(self, name: str, default: Any = None) -> Any:
+        return self.get(name, default)
+
+    async def aset(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    async def aupdate(self, data: dict[str, Any]) -> None:
+        self.update(data)
+
+    async def ahas_key(self, name: str) -> bool:
+        return name in self
+
+    async def acycle_key(self) -> None:
+        pass
+
+    async def aflush(self) -> None:
+        self.clear()
+
 
 def visitor() -> Any:
     """Return a user that a login does not save, because ``last_login`` is not part of a session."""

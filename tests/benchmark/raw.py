@@ -4,6 +4,7 @@ Each uses its client as its own documentation does, over one connection that is 
 more than an engine has to: no lock, no comparison of versions beyond the store's own.
 """
 
+import datetime
 import os
 import shutil
 import sqlite3
@@ -13,11 +14,12 @@ from typing import Any
 from django.core.cache import caches
 from django.db import connections
 
-from tests.cases import CACHE_ALIAS, Engine
-from tests.services import HOST, MariaDB, Memcached, MemcachedNodes, PostgreSQL, Redis
+from tests.cases import CACHE_ALIAS, MONGODB_DATABASE, Engine
+from tests.services import HOST, MariaDB, Memcached, MemcachedNodes, MongoDB, PostgreSQL, Redis
 
 LIFETIME = 14 * 24 * 60 * 60
 """In seconds, as Django's default for sessions."""
+_FAR_AWAY = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
 
 
 class Client:
@@ -204,6 +206,54 @@ class DjangoCache(Client):
         return self.cache.delete(key)
 
 
+class Mongo(Client):
+    """A collection such as sessions need, and no field more."""
+
+    COLLECTION = "benchmark_raw"
+
+    def __init__(self, value: bytes, url: str) -> None:
+        from pymongo import MongoClient
+
+        super().__init__(value)
+        self.client: Any = MongoClient(url)
+        self.collection = self.client[MONGODB_DATABASE][self.COLLECTION]
+        self.collection.drop()
+        self.collection.create_index("expires", expireAfterSeconds=60)
+
+    def read(self, key: str) -> object:
+        return self.collection.find_one({"_id": key})
+
+    def create(self, key: str) -> object:
+        return self.collection.insert_one(self._document(key))
+
+    def update(self, key: str) -> object:
+        return self.collection.replace_one({"_id": key}, self._document(key))
+
+    def delete(self, key: str) -> object:
+        return self.collection.delete_one({"_id": key})
+
+    def rotate(self, key: str) -> object:
+        """Do it in one command: the new document, and one that is left under the old key."""
+        return self.collection.bulk_write(self._rotation(key))
+
+    def _rotation(self, key: str) -> list[Any]:
+        from pymongo import ReplaceOne
+
+        new = self._document(f"{key}n")
+        left = {**self._document(key), "payload": b""}
+        return [
+            ReplaceOne({"_id": new["_id"]}, new, upsert=True),
+            ReplaceOne({"_id": key}, left),
+        ]
+
+    def _document(self, key: str) -> dict[str, Any]:
+        return {"_id": key, "payload": self.value, "version": 1, "expires": _FAR_AWAY}
+
+    def close(self) -> None:
+        self.collection.drop()
+        self.client.close()
+
+
 class Layers(Client):
     """A cache in front of a database: what is written goes to both."""
 
@@ -264,6 +314,10 @@ def _sqlite(value: bytes, engine: Engine) -> Client:
     return Sql(value, sqlite3.connect(path, isolation_level=None, timeout=30), "blob", "?")
 
 
+def _mongodb(value: bytes, engine: Engine) -> Client:
+    return Mongo(value, engine.server(MongoDB).url())
+
+
 def _cache(value: bytes, engine: Engine, updates: bool) -> Client:
     assert engine.case.cache is not None
     kind = engine.case.cache.server
@@ -278,6 +332,8 @@ def _cache(value: bytes, engine: Engine, updates: bool) -> Client:
 
 
 def _database(value: bytes, engine: Engine) -> Client:
+    if engine.case.other is not None:
+        return _mongodb(value, engine)
     assert engine.case.database is not None
     kind = engine.case.database.server
     if kind is None:
@@ -294,14 +350,14 @@ def client(engine: Engine, value: bytes, calls: tuple[str, ...]) -> Client | Non
     case = engine.case
     if engine.name == "file":
         return File(value, f"{engine.file_path}/raw")
-    if case.cache is None and case.database is None:
+    if not case.stores:
         return None
     if case.cache is None:
         return _database(value, engine)
     # In a layered store the database decides who wins, so the cache is simply written.
     is_registered = engine.name == "cache" and case.database is not None
-    updates = "update" in calls and (case.database is None or is_registered)
+    updates = "update" in calls and (len(case.stores) == 1 or is_registered)
     cache = _cache(value, engine, updates)
-    if case.database is None:
+    if len(case.stores) == 1:
         return cache
     return (Registered if is_registered else Layers)(cache, _database(value, engine))

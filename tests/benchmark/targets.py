@@ -31,6 +31,8 @@ def over_client(case: Case, operation: str) -> float | None:
 def of_django(case: Case, operation: str) -> float | None:
     if case.registry:
         return None  # Django has none, so it does less.
+    if case.other is not None:
+        return None  # Django has no engine for it.
     if case.engine == "cookie":
         return 1.0  # There is no store to save a round trip to.
     return OF_DJANGO.get(operation, 1.0)
@@ -49,5 +51,8 @@ def row(case: Case, operation: str, figures: Figures) -> dict[str, Any]:
         **{f"{name}_us": value for name, value in asdict(figures).items()},
         **reached,
         **{f"{name}_target": aim for name, aim in aims.items()},
-        "met": all(aim is None or reached[name] <= aim for name, aim in aims.items()),
+        "met": all(
+            aim is None or reached[name] is None or reached[name] <= aim
+            for name, aim in aims.items()
+        ),
     }

@@ -18,7 +18,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--store", action="append", choices=SETUPS, help="all of them")
     parser.add_argument("--hang", type=float, default=20, help="seconds that a store hangs (20)")
     parser.add_argument("--outage", type=float, default=30, help="seconds that it is gone (30)")
-    parser.add_argument("--failovers", action="store_true", help="of Redis, in place of the above")
+    parser.add_argument(
+        "--failovers",
+        nargs="*",
+        choices=failovers.STORES,
+        help="of Redis and MongoDB, or one of them, in place of the above",
+    )
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="a low load for this time")
     parser.add_argument("--package", type=Path, help="a checkout whose package is measured")
     parser.add_argument("--rst", action="store_true", help="print a table for the documentation")
@@ -30,8 +35,8 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
         yield from soak.rows(options.soak, options.package, _say)
         return
     for server in options.server or ("gthread", "uvicorn"):
-        if options.failovers:
-            yield from failovers.rows(KINDS[server], options.package)
+        if options.failovers is not None:
+            yield from failovers.rows(KINDS[server], options.package, options.failovers)
             continue
         for store in options.store or SETUPS:
             with deployed(SETUPS[store], KINDS[server], options.package) as deployment:

@@ -1,18 +1,26 @@
-"""A Redis primary fails over to its replica while the site is used, and slots of a cluster move."""
+"""A primary of Redis or MongoDB fails while the site is used, and slots of a Redis cluster move."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from tests.deployments.browsers import LOST, MIX_UP, SIGNED_OUT, UNDONE, Habits
 from tests.deployments.figures import Row
 from tests.deployments.load import Load
-from tests.deployments.setups import CLUSTER, Setup, deployed, sentinel_setup
+from tests.deployments.setups import CLUSTER, Setup, deployed, mongodb_setup, sentinel_setup
 from tests.deployments.sites import Kind
-from tests.services import Redis, RedisCluster, RedisSentinel, Sentinel, wait_until
+from tests.services import (
+    MongoDB,
+    MongoReplicaSet,
+    Redis,
+    RedisCluster,
+    RedisSentinel,
+    Sentinel,
+    wait_until,
+)
 
 _BROWSERS: Final = 8
 _MOVED_SLOTS: Final = 2000
@@ -101,6 +109,62 @@ def move_slots(service: RedisCluster) -> None:
     )
 
 
+def _is_replaced(service: MongoReplicaSet, primary: MongoDB) -> bool:
+    try:
+        return service.primary is not primary
+    except LookupError:
+        return False
+
+
+def _wait_for_another(service: MongoReplicaSet, primary: MongoDB) -> None:
+    wait_until(lambda: _is_replaced(service, primary), "another member is the primary")
+
+
+def kill_member(service: MongoReplicaSet) -> None:
+    """End the primary, which comes back as a secondary with what it has on its disk."""
+    primary = service.primary
+    primary.kill()
+    _wait_for_another(service, primary)
+    primary.restart()
+    service.wait_until_whole()
+
+
+def kill_member_after_partition(service: MongoReplicaSet) -> None:
+    """End the primary after some seconds in which the others did not get what it has written."""
+    primary = service.primary
+    others = [each for each in service.members if each is not primary]
+    point = {"configureFailPoint": "stopReplProducer"}
+    for each in others:
+        assert each.ask({**point, "mode": "alwaysOn"}).get("ok")
+    time.sleep(_PARTITION)
+    primary.kill()
+    for each in others:
+        assert each.ask({**point, "mode": "off"}).get("ok")
+    _wait_for_another(service, primary)
+    primary.restart()
+    service.wait_until_whole()
+
+
+def step_down(service: MongoReplicaSet) -> None:
+    """Let the primary hand over to another member, as before an upgrade."""
+    primary = service.primary
+    command = {"replSetStepDown": 30, "secondaryCatchUpPeriodSecs": 20}
+    said = primary.ask(command, seconds=30)
+    assert said.get("ok"), said
+    _wait_for_another(service, primary)
+    service.wait_until_whole()
+
+
+def hang_member(service: MongoReplicaSet) -> None:
+    """Let the primary hang until it has been replaced. It does not know that when it is back."""
+    primary = service.primary
+    primary.pause()
+    _wait_for_another(service, primary)
+    primary.resume()
+    time.sleep(_OLD_PRIMARY_IS_BACK)
+    service.wait_until_whole()
+
+
 def _is_whole(node: Redis) -> bool:
     return "cluster_state:ok" in node.cli("cluster", "info")
 
@@ -111,14 +175,36 @@ EVENTS: Final[Mapping[str, tuple[str, Callable[[Any], None]]]] = {
     "primary hung, and back": ("sentinel", hang_primary),
     "cluster: primary killed": ("cluster", kill_primary_of_cluster),
     "cluster: slots moved": ("cluster", move_slots),
+    "mongodb: primary killed": ("mongodb", kill_member),
+    "mongodb: primary killed after 3 s without replication": (
+        "mongodb",
+        kill_member_after_partition,
+    ),
+    "mongodb: primary steps down": ("mongodb", step_down),
+    "mongodb: primary hung, and back": ("mongodb", hang_member),
 }
+STORES: Final[Mapping[str, Mapping[str, Setup]]] = {
+    "sentinel": SENTINELS,
+    "cluster": {"as they are": CLUSTER},
+    "mongodb": {
+        "replaced after 1 s": mongodb_setup(),
+        "replaced after 10 s": mongodb_setup(patience=10),
+    },
+}
+"""How writes are protected, or how long it takes until a primary is replaced."""
 
 
-def rows(kind: Kind, package: Path | None = None) -> Iterator[Row]:
-    """Yield a row of the table for each event, and for each way to protect writes from it."""
+def rows(
+    kind: Kind, package: Path | None = None, stores: Collection[str] | None = None
+) -> Iterator[Row]:
+    """Yield a row of the table for each event, and for each way to protect writes from it.
+
+    Of all stores, or of some of `STORES`.
+    """
     for event, (store, break_it) in EVENTS.items():
-        setups = SENTINELS if store == "sentinel" else {"as they are": CLUSTER}
-        for writes, setup in setups.items():
+        if stores and store not in stores:
+            continue
+        for writes, setup in STORES[store].items():
             with (
                 deployed(setup, kind, package) as deployment,
                 Load(deployment.site, _BROWSERS, habits=Habits(think=0.02)) as load,
@@ -137,4 +223,5 @@ def rows(kind: Kind, package: Path | None = None) -> Iterator[Row]:
                 "Mix-ups, logouts undone": str(load.wrongs[MIX_UP] + load.wrongs[UNDONE]),
                 "Errors": str(sum(load.errors().values())),
                 "Seconds with errors": f"{load.last_error(began):.1f}",
+                "Longest pause": f"{load.longest_pause(began):.1f}",
             }

@@ -35,7 +35,12 @@ MEMCACHED_FLAGS = ("-M", "-m", "4", "-o", "idle_timeout=1")
 @singledispatch
 def close_connections(service: Service) -> None:
     """Have the server close all connections, as it or a firewall does with those that are idle."""
-    raise NotImplementedError(f"A {service.name} has no connections.")
+    raise NotImplementedError(f"A {service.name} has no connections, or has no command for it.")
+
+
+def closes_connections(service: Service) -> bool:
+    """Return whether `close_connections` is known for this kind of server."""
+    return close_connections.dispatch(type(service)) is not close_connections.dispatch(Service)
 
 
 @close_connections.register

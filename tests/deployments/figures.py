@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from tests.deployments.browsers import SIGNED_OUT, WRONGS, Habits
-from tests.deployments.faults import close_connections
+from tests.deployments.faults import close_connections, closes_connections
 from tests.deployments.load import Load
 from tests.deployments.setups import Deployment
 from tests.disks import Disk
@@ -49,11 +49,10 @@ def rows(deployment: Deployment, lengths: Lengths) -> Iterator[Row]:
             partial(_restart, deployment, store),
             partial(_outage, deployment, store, lengths.away),
         ]
+        if closes_connections(store):
+            faults.append(partial(_idle, deployment, store))
         if is_server:
-            faults += [
-                partial(_idle, deployment, store),
-                partial(_hang, deployment, store, lengths.hung),
-            ]
+            faults.append(partial(_hang, deployment, store, lengths.hung))
         wrongs: Counter[str] = Counter()
         for fault in faults:
             cells, load = fault()

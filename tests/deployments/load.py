@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, Final, Protocol, Self
 
 from tests.deployments.browsers import OK, WRONGS, Answer, Browser, Connection, Habits
@@ -184,6 +185,14 @@ class Load:
             if answer.page != "plain" and answer.is_good and answer.began + answer.seconds >= since
         ]
         return min(ends, default=since) - since if ends else None
+
+    def longest_pause(self, since: float, page: str = "increment") -> float:
+        """Return the longest time without a good answer of a page, in seconds."""
+        ends = [
+            answer.began + answer.seconds for answer in self.answers if self._is_good(answer, page)
+        ]
+        moments = [since, *sorted(each for each in ends if each > since)]
+        return max(later - earlier for earlier, later in pairwise(moments))
 
     def assert_all_is_well(self, *, but: Collection[str] = ()) -> None:
         """Assert that nobody saw another's session, or lost a write or a login."""

@@ -16,6 +16,7 @@ from tests.services import (
     HOST,
     MariaDB,
     Memcached,
+    MongoReplicaSet,
     PostgreSQL,
     Redis,
     RedisCluster,
@@ -39,6 +40,10 @@ class Setup:
     configure: Callable[[Services, Kind], Settings]
     forgets: bool = False
     """Whether sessions are lost when a store is restarted."""
+    waits: bool = False
+    """Whether the client waits for a server that refuses connections, as for one that hangs."""
+    indexes: bool = False
+    """Whether it needs indexes that no migration makes, because there is no database."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ def deployed(
         site = Site(kind, {**setup.configure(stores, kind), **settings}, package=package)
         if "DATABASES" in site.settings:
             site.manage("migrate", "--verbosity=0")
+        elif setup.indexes:
+            site.manage("sessions", "reindex")
         yield Deployment(setup, stack.enter_context(site), stores)
 
 
@@ -139,6 +146,22 @@ def _cluster(services: Services, kind: Kind) -> Settings:
     return _in_cache({**_redis_entry(services["cluster"]), "BACKEND": "deployed_site.ClusterCache"})
 
 
+def _mongodb(services: Services, kind: Kind, **options: Any) -> Settings:
+    service: Any = services["mongodb"]
+    address = {"MONGODB_URI": service.url(), "MONGODB_DATABASE": "sessions"}
+    return _settings("mongodb", SESSIONSTORES={**address, **options})
+
+
+def mongodb_setup(patience: float = 1, **options: Any) -> Setup:
+    """Return MongoDB as a replica set, for a site with options of ``SESSIONSTORES``.
+
+    See `MongoReplicaSet` for ``patience``.
+    """
+    make = partial(MongoReplicaSet, patience)
+    configure = partial(_mongodb, **options)
+    return Setup("mongodb", {"mongodb": make}, configure, waits=True, indexes=True)
+
+
 # With its log of changes, so that a restart loses nothing.
 _DURABLE_REDIS: Final = partial(Redis, appendonly="yes", appendfsync="always")
 
@@ -187,6 +210,7 @@ SETUPS: Final = {
             {"database": PostgreSQL},
             lambda services, kind: _with_registry(_database(services["database"], kind)),
         ),
+        mongodb_setup(DATABASE_TIMEOUT=2 * TIMEOUT),
     )
 }
 

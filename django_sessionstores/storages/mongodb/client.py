@@ -32,7 +32,7 @@ from ..breaker import Breaker
 from ..loops import LoopClients
 from ..outage_log import OutageLog
 from ..threads import in_thread
-from .faults import DUPLICATE_KEY, TOO_LARGE, code_of, fault_of, is_answer, label_of
+from .faults import DUPLICATE_KEY, TOO_LARGE, code_of, fault_of, is_answer, label_of, was_sent
 from .loops import Awaited, MongoClients
 
 Blocking: TypeAlias = Collection[dict[str, Any]]
@@ -216,9 +216,10 @@ class Server:
         """Return the answer to one command, which a method of the collection sends.
 
         Raises `Duplicate`, `StorageUnavailable`, `StorageFull`, `PayloadTooLarge`, and
-        `UnreadablePayload` if the answer is not valid. ``patient`` means without a limit of time.
+        `UnreadablePayload` if the answer is not valid. ``was_sent`` of an error is about this
+        command alone. ``patient`` means without a limit of time.
         """
-        began = self._breaker.begin()
+        began = self._begin()
         try:
             with self._limit(patient):
                 answer = getattr(self.collection(), name)(*arguments, **options)
@@ -235,7 +236,7 @@ class Server:
         awaited = self._loops.client_of_running_loop()
         if awaited is None:
             return await in_thread(self.ask)(name, *arguments, patient=patient, **options)
-        began = self._breaker.begin()
+        began = self._begin()
         try:
             with self._limit(patient):
                 answer = getattr(awaited.collection, name)(*arguments, **options)
@@ -262,6 +263,14 @@ class Server:
         if patient or not self._timeout or self._clients.limits_time:
             return nullcontext()
         return pymongo.timeout(self._timeout)
+
+    def _begin(self) -> float:
+        """Return the time, see `Breaker.begin`. A call that may not pass sends nothing."""
+        try:
+            return self._breaker.begin()
+        except StorageUnavailable as refusal:
+            refusal.was_sent = False
+            raise
 
     def _note_success(self, name: str) -> None:
         self._breaker.answered()
@@ -294,6 +303,7 @@ class Server:
         failure = kind(
             f"{self.describe()}: {fault.meaning} ({label_of(error)}). {fault.cure.format(**values)}"
         )
+        failure.was_sent = was_sent(error)
         # A pool that is used up says nothing about the server.
         if not (answered or isinstance(error, WaitQueueTimeoutError)):
             self._breaker.failed(began, failure)
@@ -302,8 +312,8 @@ class Server:
         raise failure from (None if answered else error)
 
 
-_CURSORS: Final = frozenset({"find", "list_indexes"})
-"""The methods that return a cursor."""
+_CURSORS: Final = frozenset({"find", "list_indexes", "aggregate"})
+"""The methods that return a cursor. Of these, only ``find`` is awaited."""
 
 
 def _collection_of(client: Any, database: str, collection: str) -> Any:

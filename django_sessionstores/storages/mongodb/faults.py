@@ -160,6 +160,15 @@ def is_answer(error: Exception) -> bool:
     return isinstance(error, OperationFailure) and not error.timeout
 
 
+def was_sent(error: Exception) -> bool:
+    """Return whether the command may have reached the server.
+
+    The client waits for a server before it sends a command. If it has sent the command before and
+    waits again, to repeat it, it raises the error of the first time instead.
+    """
+    return not isinstance(error, ServerSelectionTimeoutError)
+
+
 def fault_of(error: Exception) -> Fault:
     """Return the kind of an error of the client."""
     code, text = code_of(error), str(error)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pymongo
 import pytest
+from django.conf import settings
+from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
 from django_sessionstores.core.records import State, make_tombstone
 from django_sessionstores.exceptions import StorageFull, StorageUnavailable
+from django_sessionstores.inventory import Inventory
 from django_sessionstores.operations.checks.engine import check_engine
 from django_sessionstores.operations.checks.stores import check_cache_timeouts
 from django_sessionstores.storages.base import Conflict, Updated
 from django_sessionstores.storages.mongodb.storage import from_settings
 from django_sessionstores.testing import in_threads, now, successor
+from tests.cases import activate, select
 from tests.services import HOST, MongoDB, MongoReplicaSet, free_port, shared_service, wait_until
 from tests.storages.mongodb.stores import DATABASE, failing, run_in_mongo, storage_at
 from tests.storages.records import ID, make_record
@@ -187,7 +192,7 @@ def test_a_primary_that_is_lost(replica_set: MongoReplicaSet) -> None:
             assert storage.read(record.id) == changed
         finally:
             lost.restart()
-            replica_set._wait_until_whole()
+            replica_set.wait_until_whole()
 
 
 def test_a_majority_that_is_missing(replica_set: MongoReplicaSet) -> None:
@@ -205,7 +210,213 @@ def test_a_majority_that_is_missing(replica_set: MongoReplicaSet) -> None:
         finally:
             for each in others:
                 each.resume()
-            replica_set._wait_until_whole()
+            replica_set.wait_until_whole()
+
+
+# Between the two statements of a rotation ---------------------------------------------------------
+
+
+@contextmanager
+def killed_between_statements(server: MongoDB) -> Iterator[None]:
+    """Kill a server when the first statement of an update is on its disk, before the second."""
+    point = "hangDuringBatchUpdate"
+    run_in_mongo(server, {"configureFailPoint": point, "mode": {"skip": 1}})
+
+    def hangs() -> bool:
+        running = server.ask({"currentOp": 1}).get("inprog", [])
+        return any(each.get("failpointMsg") == point for each in running)
+
+    def kill() -> None:
+        wait_until(hangs, "the server has carried out the first statement")
+        # What another client waits for is on the disk, and all that was written before.
+        concern = {"w": "majority", "j": True}
+        run_in_mongo(server, {"insert": "x", "documents": [{}], "writeConcern": concern}, "x")
+        server.kill()
+
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill)
+        yield
+        killed.result()
+
+
+def test_a_rotation_that_its_primary_did_not_finish(replica_set: MongoReplicaSet) -> None:
+    """The client sends it once more, and the next primary carries out the rest."""
+    with storage_at(replica_set) as storage:
+        run_in_mongo(replica_set.primary, {"dropDatabase": 1}, DATABASE)
+        storage.make_indexes()
+        base, new = make_record(), make_record("b" * 40)
+        storage.create(base, now())
+        tombstone = make_tombstone(ID, State.ROTATED, now=now(), seconds=60, successor=new.id)
+        primary = replica_set.primary
+        try:
+            with killed_between_statements(primary):
+                outcome = storage.rotate(new, base, tombstone, now())
+            assert isinstance(outcome, Updated)
+            assert replica_set.primary is not primary
+            assert (storage.read(ID), storage.read(new.id)) == (tombstone, new)
+            assert storage.count(now(), None) == 1
+        finally:
+            primary.restart()
+            replica_set.wait_until_whole()
+
+
+@pytest.mark.django_db
+def test_what_is_left_of_a_login_that_nobody_finished() -> None:
+    """The visitor stays, and can sign in. Nobody has the key of the session that is left."""
+    (case,) = select("mongodb:mongodb")
+    with activate(case, private=True) as engine:
+        options = {**settings.SESSIONSTORES, "DATABASE_TIMEOUT": 3, "STORE_RETRY": 0}
+        with override_settings(SESSIONSTORES=options):
+            visitor = engine.SessionStore()
+            visitor["cart"] = [1]
+            visitor.save()
+            key = visitor.session_key
+            server = engine.server(MongoDB)
+            with killed_between_statements(server), pytest.raises(StorageUnavailable):
+                _log_in(engine.SessionStore(key))
+            server.restart()
+
+            inventory = Inventory()
+            wait_until(lambda: _answers(engine.storage), "the storage answers", 10)
+            (left,) = inventory.list(user="7").sessions
+            assert engine.SessionStore(key)["cart"] == [1]
+            signed_in = engine.SessionStore(key)
+            _log_in(signed_in)
+            assert engine.SessionStore(signed_in.session_key)["cart"] == [1]
+            assert inventory.count(user="7") == 2
+            assert inventory.end(left.id)
+            assert inventory.count(user="7") == 1
+            assert engine.SessionStore(signed_in.session_key)[SESSION_KEY] == "7"
+
+
+def _log_in(session: Any) -> None:
+    session.cycle_key()
+    session[SESSION_KEY] = "7"
+    session[HASH_SESSION_KEY] = "x"
+    session.save()
+
+
+# What was sent ------------------------------------------------------------------------------------
+
+
+def test_what_waited_for_a_server_in_vain_was_not_sent() -> None:
+    """Then it is certain that nothing has changed."""
+    uri = f"mongodb://{HOST}:{free_port()}/"
+    with (
+        storage_at(None, MONGODB_URI=uri, DATABASE_TIMEOUT=0.3) as storage,
+        asyncio.Runner() as runner,
+    ):
+        base = make_record()
+        tombstone = make_tombstone(ID, State.ENDED, now=now(), seconds=60)
+        for call in (
+            lambda: storage.update(successor(base), base, now()),
+            lambda: storage.rotate(make_record("b" * 40), base, tombstone, now()),
+            lambda: storage.end_many([ID]),
+            lambda: storage.delete(ID),  # The breaker is open, and nobody waits.
+            lambda: runner.run(storage.adelete(ID)),
+        ):
+            with pytest.raises(StorageUnavailable) as caught:
+                call()
+            assert not caught.value.was_sent
+
+
+@pytest.mark.parametrize("retries", ["true", "false"])
+def test_what_was_not_answered_was_sent(retries: str) -> None:
+    """Although the client waits for another primary, to send it again."""
+    server = shared_service(MongoDB)
+    uri = f"{server.url()}&retryWrites={retries}&heartbeatFrequencyMS=500"
+    with storage_at(server, MONGODB_URI=uri, DATABASE_TIMEOUT=1) as storage:
+        storage.delete(ID)
+        for lost in ({"closeConnection": True}, {"errorCode": 91}):
+            with (
+                failing(server, 100, failCommands=["delete"], **lost),
+                pytest.raises(StorageUnavailable) as caught,
+            ):
+                storage.delete(ID)
+            assert caught.value.was_sent
+
+
+def test_a_server_that_is_lost_after_a_command_was_sent() -> None:
+    with MongoDB() as server, storage_at(server, DATABASE_TIMEOUT=2) as storage:
+        storage.create(make_record(), now())
+        hang = {"failCommands": ["delete"], "blockConnection": True, "blockTimeMS": 5000}
+        point = {"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": hang}
+        run_in_mongo(server, point)
+
+        def delete() -> None:
+            with pytest.raises(StorageUnavailable) as caught:
+                storage.delete(ID)
+            assert caught.value.was_sent
+            with pytest.raises(StorageUnavailable) as caught:
+                storage.delete(ID)
+            assert not caught.value.was_sent
+
+        def kill() -> None:
+            wait_until(lambda: _runs(server, "delete"), "the command was sent")
+            server.kill()
+
+        in_threads([delete, kill])
+
+
+def _runs(server: MongoDB, command: str) -> bool:
+    """Return whether the server carries out a command of this name."""
+    running = run_in_mongo(server, {"currentOp": 1})["inprog"]
+    return any(command in each.get("command", {}) for each in running)
+
+
+@pytest.mark.parametrize("refused", ["find_one", "find", "delete_one"])
+def test_a_refusal_after_a_write_does_not_say_that_nothing_was_sent(refused: str) -> None:
+    server = shared_service(MongoDB)
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    uri = f"{server.url()}&retryWrites=false"
+    with storage_at(server, MONGODB_URI=uri) as storage:
+        base = make_record()
+        storage.create(base, now())
+        ask = storage._server.ask
+
+        def refuse(name: str, *args: Any, **options: Any) -> Any:
+            if name == refused:
+                refusal = StorageUnavailable("The server is not asked.")
+                refusal.was_sent = False
+                raise refusal
+            return ask(name, *args, **options)
+
+        storage._server.ask = refuse  # type: ignore[method-assign]
+        tombstone = make_tombstone(ID, State.ENDED, now=now(), seconds=60)
+        new = make_record("b" * 40)
+        calls = {
+            "find": lambda: storage.end_many([ID]),
+            # Another request has saved the session.
+            "delete_one": lambda: storage.rotate(new, successor(base), tombstone, now()),
+            # Its answer is lost.
+            "find_one": lambda: storage.rotate(new, base, tombstone, now()),
+        }
+        lost = {"failCommands": ["update"], "closeConnection": True}
+        losing = failing(server, 1, **lost) if refused == "find_one" else nullcontext()
+        with losing, pytest.raises(StorageUnavailable) as caught:
+            calls[refused]()
+        assert caught.value.was_sent
+
+
+@pytest.mark.django_db
+def test_a_cached_session_is_read_while_the_server_is_away() -> None:
+    """Also after a save that failed, if it was not sent."""
+    (case,) = select("cached_db:locmem+mongodb")
+    with activate(case, private=True) as engine:
+        options = {**settings.SESSIONSTORES, "DATABASE_TIMEOUT": 0.5}
+        with override_settings(SESSIONSTORES=options):
+            stores = [engine.SessionStore() for _ in range(2)]
+            for each in stores:
+                each["seen"] = 1
+                each.save()
+            engine.server(MongoDB).kill()
+            unknown, kept = (engine.SessionStore(each.session_key) for each in stores)
+            for each in (unknown, kept):
+                each["seen"] += 1
+                with pytest.raises(StorageUnavailable) as caught:
+                    each.save()
+            assert not caught.value.was_sent
+            assert engine.SessionStore(kept.session_key)["seen"] == 1
 
 
 # Refusals -----------------------------------------------------------------------------------------

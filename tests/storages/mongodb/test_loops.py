@@ -13,11 +13,15 @@ from typing import Any
 
 import pymongo
 import pytest
+from django.conf import settings
+from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
+from django.test import override_settings
 
 from django_sessionstores.storages import loops as client_loops
 from django_sessionstores.storages.mongodb import client as mongodb_client
 from django_sessionstores.storages.mongodb.storage import MongoDBStorage
 from django_sessionstores.testing import StorageContract, Twin, now
+from tests.cases import Engine
 from tests.services import MongoDB, shared_service
 from tests.storages.event_loop import Loop
 from tests.storages.mongodb.stores import DATABASE, observer, run_in_mongo, storage_at
@@ -127,6 +131,51 @@ def test_a_request_makes_no_connection(storage: MongoDBStorage, loop: Loop) -> N
     assert observer.connections == 0
 
 
+@pytest.mark.engines("mongodb:mongodb")
+@pytest.mark.django_db
+def test_the_commands_of_awaited_requests(
+    at_once: None, engine: Engine, loop: Loop, threads: list[Any]
+) -> None:
+    """As many as those of others: a login over an anonymous session takes two."""
+
+    async def visit() -> str:
+        store = engine.SessionStore()
+        await store.aset("seen", 1)
+        await store.asave()
+        return str(store.session_key)
+
+    async def log_in(key: str) -> str:
+        visitor = engine.SessionStore(key)
+        assert await visitor.aget("seen") == 1
+        await visitor.acycle_key()
+        await visitor.aset(SESSION_KEY, "7")
+        await visitor.aset(HASH_SESSION_KEY, "x")
+        await visitor.asave()
+        return str(visitor.session_key)
+
+    async def read(key: str) -> None:
+        assert await engine.SessionStore(key).aget("seen") == 1
+
+    async def log_out(key: str) -> None:
+        session = engine.SessionStore(key)
+        await session.aget(SESSION_KEY)
+        await session.aflush()
+
+    loop.run(visit())
+    key = ""
+    for request, commands in (
+        (visit, ["insert"]),
+        (log_in, ["find", "update"]),
+        (read, ["find"]),
+        (log_out, ["find", "delete"]),
+    ):
+        observer.clear()
+        key = loop.run(request(*([key] if key else []))) or key
+        assert observer.commands == commands
+        assert observer.connections == 0
+    assert threads == []
+
+
 def test_a_loop_is_given_connections_when_it_has_stayed_for_a_while(
     loop: Loop, threads: list[Any]
 ) -> None:
@@ -229,14 +278,48 @@ def test_a_server_that_hangs_does_not_hold_up_the_end_of_a_loop(
         assert len(storage._server._loops) == 0
 
 
-def test_a_closed_storage_lets_go_of_its_connections(storage: MongoDBStorage, loop: Loop) -> None:
-    """Settings change in tests, and each change makes a storage."""
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return the clients that are made. One that nobody has would close itself."""
+    clients: list[Any] = []
+
+    class Kept(pymongo.MongoClient[Any]):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            clients.append(self)
+
+    monkeypatch.setattr(mongodb_client, "MongoClient", Kept)
+    return clients
+
+
+def test_a_closed_storage_lets_go_of_its_connections(
+    storage: MongoDBStorage, loop: Loop, made: list[Any]
+) -> None:
     before = _connected()
     with storage_at(shared_service(MongoDB)) as other:
         other.read(ID)
         loop.run(other.aread(ID))
         assert _connected() > before
     assert _falls_to(before)
+    (client,) = made
+    with pytest.raises(pymongo.errors.InvalidOperation):
+        client.admin.command("ping")
+
+
+@pytest.mark.engines("mongodb:mongodb", "cookie:mongodb", "cached_db:locmem+mongodb")
+@pytest.mark.django_db
+def test_changed_settings_let_go_of_the_connections(made: list[Any], engine: Engine) -> None:
+    """Settings change in tests, and each change makes a storage."""
+    for collection in ("one", "two"):
+        before, made_before = _connected(), len(made)
+        options = {**settings.SESSIONSTORES, "MONGODB_COLLECTION": collection}
+        with override_settings(SESSIONSTORES=options):
+            store = engine.SessionStore()
+            store["seen"] = 1
+            store.save()
+            assert _connected() > before
+        assert _falls_to(before)
+        assert len(made) > made_before
 
 
 def test_threads_share_the_connections_of_the_process(storage: MongoDBStorage) -> None:

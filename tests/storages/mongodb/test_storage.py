@@ -13,6 +13,7 @@ from django.test import override_settings
 from msgspec.structs import replace
 
 from django_sessionstores.core.records import State, draw_key, make_tombstone, session_id
+from django_sessionstores.core.summary import Numbers, UserCount
 from django_sessionstores.exceptions import PayloadTooLarge, UnreadablePayload
 from django_sessionstores.operations.doctor.diagnosis import diagnose
 from django_sessionstores.storages.base import LITTER_AGE, Conflict, Gone, Taken, Updated
@@ -90,7 +91,8 @@ def test_each_call_is_one_command(storage: MongoDBStorage) -> None:
         (lambda: storage.rotate(new, changed, tombstone, now()), "update"),
         (lambda: storage.scan("", 200, None), "find"),
         (lambda: storage.lookup_many([ID, new.id]), "find"),
-        (lambda: storage.count(now(), None), "aggregate"),
+        (lambda: storage.count(now(), "7"), "aggregate"),
+        (lambda: storage.numbers(now(), 5), "aggregate"),
         (lambda: storage.delete(new.id), "delete"),
     ):
         observer.clear()
@@ -357,27 +359,124 @@ def test_a_login_session_is_small(storage: MongoDBStorage) -> None:
     assert len(bson.encode(collection(storage).find_one())) <= 250
 
 
+# Numbers ------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_those_of_the_records(storage: MongoDBStorage) -> None:
+    """Of this site, and of users and visitors who are there."""
+    assert storage.numbers(now(), 3) == Numbers(live=0, logged_in=0, expired=0, top_users=[])
+    users = ["7", "7", "7", "", "", "12", "12", "12", "12", "9", None, None]
+    records = [make_record(f"{n:040x}", user_id=user) for n, user in enumerate(users)]
+    records += [make_record(f"{n + 20:040x}", user_id="9", expires=now() - n) for n in range(5)]
+    records.append(make_record("a" * 40, user_id="7", site=77))
+    for each in records:
+        storage.create(each, now() - HOUR)
+    storage.update(make_tombstone(f"{9:040x}", State.ENDED, now=now(), seconds=60), records[9], 0)
+    collection(storage).insert_one({"_id": b"x", "state": 0, "site": 0, "user_id": 7})
+    assert storage.numbers(now(), 3) == Numbers(
+        live=11,
+        logged_in=9,
+        expired=6,
+        top_users=[UserCount("12", 4), UserCount("7", 3), UserCount("", 2)],
+    )
+
+
 # Indexes ------------------------------------------------------------------------------------------
 
 
-def test_requests_and_lists_use_indexes(server: MongoDB, storage: MongoDBStorage) -> None:
+def plans(server: MongoDB, command: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the stages by which the server carries out the statements of a command."""
+    name = next(iter(command))
+    known = ("q", "u", "filter", "query", "pipeline", "sort", "hint", "limit", "projection")
+    many = ("updates", "deletes")
+    statements = next((command[each] for each in many if each in command), [command])
+    found = []
+    for each in statements:
+        question = {name: command[name]}
+        if each is command:
+            question |= {key: command[key] for key in known if key in command}
+            question |= {"cursor": {}} if name == "aggregate" else {}
+        else:
+            # Otherwise an update of several documents is one of a single document.
+            question |= {next(key for key in many if key in command): [each]}
+        said = run_in_mongo(server, {"explain": question, "verbosity": "queryPlanner"}, DATABASE)
+        found += _plans_in(said)
+    return found
+
+
+def _plans_in(said: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(said, list):
+        for each in said:
+            yield from _plans_in(each)
+    elif isinstance(said, dict):
+        if "winningPlan" in said:
+            yield said["winningPlan"]
+        else:
+            yield from _plans_in(list(said.values()))
+
+
+def test_all_that_requests_and_lists_do_uses_indexes(
+    server: MongoDB, storage: MongoDBStorage
+) -> None:
+    records = []
     for number in range(400):
         fields = {"user_id": str(number % 5), "expires": now() + HOUR + number}
-        storage.create(make_record(session_id(draw_key()), **fields), now())
+        record = make_record(session_id(draw_key()), **fields)
+        records.append(record)
+        storage.create(record, now())
+    expired = make_record(expires=now() - 1)
+    storage.create(expired, now() - HOUR)
+    base, ids = records[0], [each.id for each in records]
+    tombstone = make_tombstone(base.id, State.SUPERSEDED, now=now(), seconds=60, successor=ID)
     page = storage.scan("", 3, None)
     for call in (
-        lambda: storage.read(ID),
+        lambda: storage.read(base.id),
+        lambda: storage.update(successor(base), base, now()),
+        lambda: storage.touch(base, now() + DAY, now(), now()),
+        lambda: storage.rotate(make_record("b" * 40), base, tombstone, now()),
+        lambda: storage.delete(ids[1]),
+        lambda: storage.lookup_many(ids[2:]),
+        lambda: storage.end_many(ids[2:300]),
         lambda: storage.scan(page.next, 3, None, now()),
         lambda: storage.scan("", 3, "3", now()),
-        lambda: storage.purge(now() - DAY, 10),
+        lambda: storage.count(now(), None),
+        lambda: storage.count(now(), "3"),
+        lambda: storage.purge(now(), 10),
+        lambda: storage.summarize(now(), 3),
     ):
         observer.clear()
         call()
-        find = observer.events[0].command
-        question = {name: find[name] for name in ("find", "filter", "sort") if name in find}
-        plan = run_in_mongo(server, {"explain": question}, DATABASE)["queryPlanner"]["winningPlan"]
-        assert "COLLSCAN" not in str(plan)
-        assert "'SORT'" not in str(plan)  # It would read all of them for each page.
+        assert observer.events
+        for event in observer.events:
+            for plan in plans(server, event.command):
+                assert "COLLSCAN" not in str(plan)
+                assert "'SORT'" not in str(plan)  # It would read all of them for each page.
+
+
+def test_the_sessions_of_a_batch_are_found_by_their_ids(storage: MongoDBStorage) -> None:
+    """Among very many, the server would read the index of all that have expired for each batch."""
+    expired, live = make_record(expires=now() - 1), make_record("b" * 40)
+    for each in (expired, live):
+        storage.create(each, now() - HOUR)
+    observer.clear()
+    assert storage.purge(now(), 10) == 1
+    assert len(storage.end_many([live.id])) == 1
+    first, second, third = [each.command for each in observer.events if each.command_name != "find"]
+    assert first["deletes"][0]["hint"] == second["updates"][0]["hint"] == "_id_"
+    assert third["deletes"][0]["q"].keys() == {"_id", "ended_by"}  # No other index has these.
+
+
+def test_all_sessions_are_counted_without_reading_them(
+    server: MongoDB, storage: MongoDBStorage
+) -> None:
+    for number in range(30):
+        storage.create(make_record(f"{number:040x}", expires=now() + HOUR), now())
+    observer.clear()
+    assert storage.count(now(), None) == 30
+    for event in observer.events:
+        for plan in plans(server, event.command):
+            assert "COUNT_SCAN" in str(plan)
+            assert "FETCH" not in str(plan)
 
 
 def test_a_save_that_does_not_move_the_expiry_leaves_the_indexes_alone(
