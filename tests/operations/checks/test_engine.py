@@ -96,6 +96,8 @@ ALL_ENGINES = f"The engines are: {', '.join(repr(ENGINES + name) for name in NAM
         ),
         (ENGINES + "cahce", "Did you mean 'django_sessionstores.backends.cache'?"),
         ("db", "Did you mean 'django_sessionstores.backends.db'?"),
+        (ENGINES + "DB", "Did you mean 'django_sessionstores.backends.db'?"),
+        (ENGINES + "db.SessionStore", "Did you mean 'django_sessionstores.backends.db'?"),
         ("django_sessionstores.backends", ALL_ENGINES),
         ("django_sessionstores", ALL_ENGINES),
         (ENGINES + "signed_cookies", write("cookie")),
