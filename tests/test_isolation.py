@@ -24,7 +24,7 @@ from django.core.management import call_command
 from django.db import OperationalError, connections
 from django.test import override_settings
 
-from django_sessionstores import signals
+from django_sessionstores import conf, signals
 from django_sessionstores.core.clock import now
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.migration import bulk
@@ -139,12 +139,13 @@ _FOLDER: Final = temporary_folder()
 class TenantRouter:
     """Sends the tables of some apps to the database of the tenant."""
 
-    def __init__(self, *apps: str) -> None:
+    def __init__(self, *apps: str, sessions: str | None = None) -> None:
         self._apps = apps
+        self._sessions = sessions
 
     def db_for_write(self, model: Any, **hints: Any) -> str | None:
         if model._meta.app_label not in self._apps:
-            return None
+            return self._sessions if model._meta.app_label == "django_sessionstores" else None
         return "default" if _current.get() == NAMES[0] else SECOND
 
     db_for_read = db_for_write
@@ -154,6 +155,8 @@ class Databases(Arrangement):
     """A router sends the users and the sessions of each tenant to a database of their own."""
 
     apps = ("auth", "contenttypes", "django_sessionstores")
+    sessions: str | None = None
+    """The database of all sessions, if they are in one that is not the default one."""
 
     def __init__(self, engine: cases.Engine, stack: ExitStack) -> None:
         super().__init__(engine, stack)
@@ -169,13 +172,20 @@ class Databases(Arrangement):
         stack.callback(cases._remove_database, SECOND)
         for model in _tables():
             model._base_manager.using(SECOND).all().delete()
-        stack.enter_context(override_settings(DATABASE_ROUTERS=[TenantRouter(*self.apps)]))
+        router = TenantRouter(*self.apps, sessions=self.sessions)
+        stack.enter_context(override_settings(DATABASE_ROUTERS=[router]))
 
 
 class DatabasesOfUsers(Databases):
     """The users of each tenant are in a database of their own, and all sessions in one."""
 
     apps = ("auth", "contenttypes")
+
+
+class DatabaseOfOneTenant(DatabasesOfUsers):
+    """The same, and all sessions are in the database of one of the tenants."""
+
+    sessions = SECOND
 
 
 class Schemas(Arrangement):
@@ -238,6 +248,7 @@ ARRANGEMENTS: Final[dict[type[Arrangement], tuple[str, ...]]] = {
         *IN_A_CACHE,
     ),
     DatabasesOfUsers: ("db:sqlite", "cached_db:django-redis+sqlite", "cookie:sqlite"),
+    DatabaseOfOneTenant: ("db:sqlite", "cached_db:django-redis+sqlite", "cookie:sqlite"),
     Schemas: ("db:postgresql", "cached_db:redis-cache+postgresql"),
     Names: ("file", *IN_A_CACHE),
 }
@@ -252,6 +263,7 @@ QUICK: Final = {
     (KeyFunction, "cache:memcached+sqlite"),
     (Databases, "cookie:sqlite"),
     (DatabasesOfUsers, "db:sqlite"),
+    (DatabaseOfOneTenant, "db:sqlite"),
     (Schemas, "db:postgresql"),
     (Names, "cache:redis-cache"),
 }
@@ -523,6 +535,28 @@ def test_a_router_that_cannot_ask_for_the_tenant_is_an_error(
     session["x"] = 1
     with pytest.raises(OperationalError):
         session.save()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("shop", "eu one", ""), ("shop eu", "one", "")),
+        (("", "one", ""), (" one", "default", "")),
+        (("shop", "default", "a:1:"), ("shop\na:1:", "default", "")),
+        (("shop", "one", "a:1:"), ("shop", "one\na:1:", "")),
+    ],
+)
+def test_names_do_not_run_into_each_other(
+    monkeypatch: pytest.MonkeyPatch, one: tuple[str, str, str], other: tuple[str, str, str]
+) -> None:
+    """Two sites of one store may have names that are equal once they are joined."""
+    marks = []
+    for name, database, namespace in (one, other):
+        router = TenantRouter("auth")
+        monkeypatch.setattr(router, "db_for_write", lambda *args, database=database, **_: database)
+        with limits(SITE=name), override_settings(DATABASE_ROUTERS=[router]):
+            marks.append(conf.sites(conf.tenant(), namespace))
+    assert marks[0] != marks[1]
 
 
 # Rings of keys -----------------------------------------------------------------------------------

@@ -21,14 +21,15 @@ def tenant(database: str = DEFAULT_DB_ALIAS) -> str:
 
     A session names its user by primary key, and each database has users of its own. So a tenant is
     the database to which the routers write users. If a router raises an error, no tenant is
-    selected. ``database`` is that of the sessions: if it is the same one, they are kept apart
-    anyway. The name of the site, see ``SITE``, is part of the tenant.
+    selected. ``database`` is that of the sessions: users in the same one need no name, because
+    those in any other one have theirs, also if it is the default one. The name of the site, see
+    ``SITE``, is part of the tenant.
     """
     site = settings.SITE
     if not router.routers:
         return site
     users = _database_of_users()
-    return site if users in {database, DEFAULT_DB_ALIAS} else f"{site} {users}"
+    return site if users == database else f"{site}\0{users}"
 
 
 def _database_of_users() -> str:
@@ -59,7 +60,8 @@ def sites(tenant: str, namespace: str = "") -> tuple[int, ...]:
 
 def _mark(key_id: bytes, tenant: str, namespace: str) -> int:
     if namespace:
-        tenant = f"{tenant}\n{namespace}"
+        # A tenant has at most one NUL, so that no other pair of texts has the same mark.
+        tenant = f"{tenant}\0\0{namespace}"
     if tenant:
         key_id = hashlib.blake2b(
             key_id + tenant.encode(), digest_size=len(key_id), person=b"tenant"

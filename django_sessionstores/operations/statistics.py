@@ -162,9 +162,11 @@ def sums(since: datetime) -> Sums:
 def history(since: datetime) -> Mapping[tuple[datetime, str], int]:
     """Return the counts of the hours since a moment. Raises ``django.db.Error``."""
     first = int(since.timestamp() * 1000) // _HOUR
+    # The marks are those of the database that is written, of which this one may be a replica.
+    sites = _sites(router.db_for_write(SessionStatistics))
     using = router.db_for_read(SessionStatistics)
     rows = SessionStatistics._base_manager.using(using).filter(hour__gte=first)
-    found = rows.filter(site__in=(0, *_sites(using))).values_list("hour", "reason", "number")
+    found = rows.filter(site__in=(0, *sites)).values_list("hour", "reason", "number")
     numbers: Counter[tuple[datetime, str]] = Counter()
     for hour, reason, number in found:
         numbers[datetime.fromtimestamp(hour * 3600, UTC), reason] += number

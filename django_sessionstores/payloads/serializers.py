@@ -26,6 +26,9 @@ Writing and reading take two levels of Python's stack for each of them, and Pyth
 default. So what was written can be read, see `deep_calls`.
 """
 
+_FOLD: Final = "f"
+"""Stands behind a naive moment with ``fold=1``, which ISO 8601 cannot say."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _NATIVE: Final = frozenset({bool, type(None), float, bytes})
 _NATIVE_WITH_INT_AND_STR: Final = _NATIVE | {int, str}
@@ -202,6 +205,29 @@ def _text_converter(code: int, convert: Callable[[Any], str]) -> Callable[[Any],
     return lambda value: Ext(code, convert(value).encode())
 
 
+def _plain_moment(code: int, kind: Any) -> Callable[[Any], Ext]:
+    """Return a function that converts a datetime or time.
+
+    If an hour comes twice, because the clock is put back, ``fold`` says that it is the second one.
+    A moment with an offset says so itself.
+    """
+
+    def convert(value: Any) -> Ext:
+        end = _FOLD if value.fold and value.tzinfo is None else ""
+        return Ext(code, f"{kind.isoformat(value)}{end}".encode())
+
+    return convert
+
+
+def _revive_moment(kind: Any) -> Callable[[bytes], Any]:
+    def revive(data: bytes) -> Any:
+        text = data.decode()
+        moment = kind.fromisoformat(text.removesuffix(_FOLD))
+        return moment.replace(fold=1) if text.endswith(_FOLD) else moment
+
+    return revive
+
+
 def _fits(value: int) -> bool:
     # MessagePack ends at 64 bits.
     return -(2**63) <= value < 2**64
@@ -222,9 +248,9 @@ _CONVERT: Final[dict[type, Callable[[Any], Any]]] = {
     str: _plain_text,
     float: float,
     bytes: bytes,
-    datetime.datetime: _text_converter(_DATETIME, datetime.datetime.isoformat),
+    datetime.datetime: _plain_moment(_DATETIME, datetime.datetime),
     datetime.date: _text_converter(_DATE, datetime.date.isoformat),
-    datetime.time: _text_converter(_TIME, datetime.time.isoformat),
+    datetime.time: _plain_moment(_TIME, datetime.time),
     datetime.timedelta: _plain_timedelta,
     decimal.Decimal: _text_converter(_DECIMAL, str),
     uuid.UUID: lambda value: Ext(_UUID, value.bytes),
@@ -252,9 +278,9 @@ _REVIVE_CONTAINER: Final[dict[int, Callable[[list[Any]], Any]]] = {
 }
 
 _REVIVE: Final[dict[int, Callable[[bytes], Any]]] = {
-    _DATETIME: lambda data: datetime.datetime.fromisoformat(data.decode()),
+    _DATETIME: _revive_moment(datetime.datetime),
     _DATE: lambda data: datetime.date.fromisoformat(data.decode()),
-    _TIME: lambda data: datetime.time.fromisoformat(data.decode()),
+    _TIME: _revive_moment(datetime.time),
     _TIMEDELTA: lambda data: datetime.timedelta(*_decoder.decode(data)),
     _DECIMAL: lambda data: decimal.Decimal(data.decode()),
     _UUID: lambda data: uuid.UUID(bytes=data),

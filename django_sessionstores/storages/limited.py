@@ -313,7 +313,7 @@ def _lock_of(user_id: str, tenant: str, now: int) -> Record:
     The mark of the site is not part of its name: while a site rotates its secret, its workers have
     different marks. Users of two sites with one primary key wait for each other, and that is all.
     """
-    name = f"{tenant} {user_id}"
+    name = f"{tenant}\0\0{user_id}"
     digest = hashlib.blake2b(name.encode(), digest_size=20, person=b"session limit")
     return Record(
         id=digest.hexdigest(),

@@ -18,8 +18,8 @@ from unittest import mock
 import pytest
 from django.core.management import call_command
 from django.core.signals import request_finished
-from django.db import DatabaseError, connections
-from django.test import AsyncClient, Client
+from django.db import DatabaseError, connections, router
+from django.test import AsyncClient, Client, override_settings
 from django.test.utils import CaptureQueriesContext
 
 from django_sessionstores.core.clock import now
@@ -27,7 +27,7 @@ from django_sessionstores.inventory import Inventory
 from django_sessionstores.models import SessionStatistics
 from django_sessionstores.operations import overview, statistics
 from django_sessionstores.testing import DAY, HOUR, at, in_threads
-from tests import ROOT
+from tests import ROOT, cases
 from tests.admin.test_pages import (
     PAGES,
     client,  # noqa: F401 - a fixture
@@ -55,6 +55,9 @@ def counting(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[statistic
     with limits(STATISTICS=True):
         yield fresh
     rows(engine).delete()
+
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def rows(engine: Any) -> Any:
@@ -92,6 +95,47 @@ def test_what_is_counted(engine: Any, counting: statistics.Statistics) -> None:
         (now() // HOUR, 2),
         (moment // HOUR, 1),
     }
+
+
+class Replicated:
+    """Sends writes of this app and of users to a primary, and reads to its replica."""
+
+    aliases = ("primary", "replica")
+
+    def db_for_write(self, model: Any, **hints: Any) -> str | None:
+        return (
+            self.aliases[0] if model._meta.app_label in {"auth", "django_sessionstores"} else None
+        )
+
+    def db_for_read(self, model: Any, **hints: Any) -> str | None:
+        return self.aliases[1] if self.db_for_write(model) else None
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize("primary", ["default", "primary"])
+def test_what_was_counted_is_read_from_a_replica(
+    engine: Any,
+    counting: statistics.Statistics,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    primary: str,
+) -> None:
+    """The marks of the rows are those of the database that is written."""
+    entry = dict(connections.settings["default"])
+    if primary != "default":
+        entry["NAME"] = str(tmp_path / "primary.sqlite3")
+    monkeypatch.setattr(statistics, "router", router)
+    monkeypatch.setattr(Replicated, "aliases", (primary, "replica"))
+    for alias in {primary, "replica"} - {"default"}:
+        cases._add_database(alias, entry, migrate=alias == primary)
+    try:
+        with override_settings(DATABASE_ROUTERS=[Replicated()]):
+            begin(engine)
+            counting.flush(at_once=True)
+            assert statistics.sums(EPOCH).created == 1
+    finally:
+        for alias in {primary, "replica"} - {"default"}:
+            cases._remove_database(alias)
 
 
 @DATABASES

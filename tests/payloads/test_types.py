@@ -153,6 +153,22 @@ def test_a_subclass_comes_back_as_the_type_it_extends(value: Any, plain: Any) ->
     assert is_same(serializer.loads(serializer.dumps([value])), [plain])
 
 
+@pytest.mark.parametrize(
+    "value",
+    [datetime.datetime(2026, 10, 25, 2, 30, fold=1), datetime.time(2, 30, 0, 5, fold=1)],
+    ids=repr,
+)
+def test_the_second_of_an_hour_that_comes_twice(value: Any) -> None:
+    """A naive moment would otherwise come back an hour earlier. It equals the first one."""
+    serializer = TypedSerializer()
+    data = serializer.dumps([value])
+    (found,) = serializer.loads(data)
+    assert (found, found.fold) == (value, 1)
+    assert serializer.dumps([found]) == data
+    (first,) = serializer.loads(serializer.dumps([value.replace(fold=0)]))
+    assert first.fold == 0
+
+
 class Opaque:
     """What only a serializer of the project keeps. It does not say when two are equal."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
 
 from django.conf import settings as django_settings
@@ -20,8 +22,8 @@ from .configuration import if_valid, production_storage
 @checks.register(checks.Tags.security)
 def check_cookie(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Check that browsers accept the session cookie with its name and attributes."""
-    messages: list[checks.CheckMessage] = []
-    name = django_settings.SESSION_COOKIE_NAME
+    messages: list[checks.CheckMessage] = [*_values(), *_other_cookies()]
+    name = str(django_settings.SESSION_COOKIE_NAME)
     prefix = next((p for p in ("__Host-", "__Secure-") if name.lower().startswith(p.lower())), None)
     required: dict[str, object] = {"SESSION_COOKIE_SECURE": True} if prefix else {}
     if prefix == "__Host-":
@@ -49,6 +51,15 @@ def check_cookie(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
                 id="sessionstores.E007",
             )
         )
+    is_cross_site = str(django_settings.SESSION_COOKIE_SAMESITE or "").lower() == "none"
+    if is_cross_site and not django_settings.SESSION_COOKIE_SECURE:
+        messages.append(
+            checks.Warning(
+                Phrase(_("Browsers refuse a cookie that is SameSite=None and not Secure.")),
+                hint=Phrase(_("Set %(setting)s."), setting="SESSION_COOKIE_SECURE = True"),
+                id="sessionstores.W043",
+            )
+        )
     try:
         is_partitioned = settings.COOKIE_PARTITIONED
     except ImproperlyConfigured:
@@ -65,6 +76,70 @@ def check_cookie(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessag
             )
         )
     return messages
+
+
+def _values() -> Iterator[checks.CheckMessage]:
+    """Yield a message for each setting that Django or browsers do not accept in a cookie.
+
+    Django only finds out when it sets a cookie: at each save of a session.
+    """
+    same_site, domain = (
+        django_settings.SESSION_COOKIE_SAMESITE,
+        django_settings.SESSION_COOKIE_DOMAIN,
+    )
+    accepted = {
+        "SESSION_COOKIE_NAME": (_is_cookie_name(django_settings.SESSION_COOKIE_NAME), "sessionid"),
+        "SESSION_COOKIE_SAMESITE": (
+            not same_site or str(same_site).lower() in {"lax", "strict", "none"},
+            "Lax",
+        ),
+        # A scheme, a port, or a list of domains.
+        "SESSION_COOKIE_DOMAIN": (
+            not domain or (isinstance(domain, str) and not re.search(r"[:/\s;,]", domain)),
+            "example.com",
+        ),
+    }
+    for setting, (is_accepted, example) in accepted.items():
+        if not is_accepted:
+            yield checks.Error(
+                Phrase(
+                    _("%(setting)s is %(value)s, with which no browser keeps a session."),
+                    setting=setting,
+                    value=repr(getattr(django_settings, setting)),
+                ),
+                hint=Phrase(_("Write %(setting)s."), setting=f"{setting} = {example!r}"),
+                id="sessionstores.E027",
+            )
+
+
+def _is_cookie_name(name: Any) -> bool:
+    try:
+        SimpleCookie({name: ""})
+    except (CookieError, TypeError, AttributeError):
+        return False
+    return True
+
+
+def _other_cookies() -> Iterator[checks.CheckMessage]:
+    """Yield a message if another cookie of Django has the name of the session cookie."""
+    others = ["LANGUAGE_COOKIE_NAME"]
+    if not django_settings.CSRF_USE_SESSIONS:
+        others.append("CSRF_COOKIE_NAME")
+    name = django_settings.SESSION_COOKIE_NAME
+    for other in others:
+        if getattr(django_settings, other) == name:
+            yield checks.Error(
+                Phrase(
+                    _(
+                        "SESSION_COOKIE_NAME and %(setting)s are both %(value)s, so each cookie "
+                        "overwrites the other one."
+                    ),
+                    setting=other,
+                    value=repr(name),
+                ),
+                hint=Phrase(_("Write %(setting)s."), setting="SESSION_COOKIE_NAME = 'sessionid'"),
+                id="sessionstores.E028",
+            )
 
 
 @checks.register(checks.Tags.security, deploy=True)

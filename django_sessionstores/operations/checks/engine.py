@@ -73,6 +73,8 @@ def engine_hint(path: str, others: Sequence[str] = ()) -> Phrase | None:
     is_in_package = path.partition(".")[0] == _PACKAGE
     if path in paths or not (is_in_package or _is_missing(path)):
         return None
+    # Some name the class, as in other settings, and the letters of an engine are all small.
+    path = path.removesuffix(".SessionStore").lower()
     name = path.rpartition(".")[2]
     for engine, names in _OTHER_NAMES.items():
         if name in names and not others:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 from django.core.cache import InvalidCacheBackendError, caches
 from django.core.cache.backends.filebased import FileBasedCache
@@ -136,6 +137,24 @@ def _require_location(alias: str) -> None:
             f"{setting} must be a URL, and SESSION_CACHE_ALIAS names this cache. Write it like "
             f"{example!r}."
         )
+    if example is _REDIS_EXAMPLE and not all(_has_number(str(server)) for server in servers):
+        raise InvalidCacheBackendError(
+            f"{setting} must end with the number of a database, and SESSION_CACHE_ALIAS names this "
+            f"cache. The client ignores a name and uses database 0. Write it like {example!r}."
+        )
+
+
+def _has_number(url: str) -> bool:
+    """Return whether the client of Redis finds the number of a database in a URL, or needs none."""
+    try:
+        scheme, _, path, query, _ = urlsplit(url)
+    except ValueError:
+        return True  # The client says that this is not an address.
+    number = unquote(path).replace("/", "").strip()
+    # With an @, it is a password with a slash, of which the client says what to do.
+    if not scheme.startswith("redis") or "db=" in query or "@" in path or not number:
+        return True
+    return bool(re.fullmatch(r"-?\d+", number, re.ASCII))
 
 
 def _cache_class(alias: str) -> type[Any]:

@@ -46,6 +46,69 @@ def test_prefix_of_the_cookie_that_holds_passes(name):
         assert ids(check_cookie) == []
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"SESSION_COOKIE_NAME": "my session"},
+        {"SESSION_COOKIE_NAME": "a=b"},
+        {"SESSION_COOKIE_NAME": "caf\u00e9"},
+        {"SESSION_COOKIE_NAME": ""},
+        {"SESSION_COOKIE_NAME": "Path"},
+        {"SESSION_COOKIE_NAME": None},
+        {"SESSION_COOKIE_SAMESITE": "Laxx"},
+        {"SESSION_COOKIE_SAMESITE": True},
+        {"SESSION_COOKIE_DOMAIN": "https://example.com"},
+        {"SESSION_COOKIE_DOMAIN": "example.com:8000"},
+        {"SESSION_COOKIE_DOMAIN": ["example.com"]},
+    ],
+    ids=str,
+)
+def test_a_value_that_no_cookie_can_have(wrong):
+    """E027: Django does not check it, and each save would fail or be lost."""
+    ((setting, value),) = wrong.items()
+    with override_settings(**wrong):
+        (message,) = check_cookie(None)
+    assert message.id == "sessionstores.E027"
+    assert message.msg.startswith(f"{setting} is {value!r}, ")
+    assert message.hint.startswith(f"Write {setting} = ")
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        {"SESSION_COOKIE_NAME": "__my.session-id"},
+        {"SESSION_COOKIE_SAMESITE": "strict"},
+        {"SESSION_COOKIE_SAMESITE": False},
+        {"SESSION_COOKIE_SAMESITE": None},
+        {"SESSION_COOKIE_DOMAIN": ".sites.example.com"},
+        {"SESSION_COOKIE_DOMAIN": ""},
+    ],
+    ids=str,
+)
+def test_a_value_that_cookies_have_passes(right):
+    with override_settings(**right):
+        assert ids(check_cookie) == []
+
+
+@pytest.mark.parametrize("other", ["CSRF_COOKIE_NAME", "LANGUAGE_COOKIE_NAME"])
+def test_two_cookies_have_one_name(other):
+    """E028: the CSRF token would sign everyone out."""
+    with override_settings(**{other: "sessionid"}):
+        (message,) = check_cookie(None)
+        with override_settings(CSRF_USE_SESSIONS=True):  # There is no such cookie.
+            assert (ids(check_cookie) == []) is (other == "CSRF_COOKIE_NAME")
+    assert message.id == "sessionstores.E028"
+    assert other in message.msg
+
+
+def test_a_cookie_for_other_sites_must_be_secure():
+    """W043: browsers refuse it, and the login seems to do nothing."""
+    with override_settings(SESSION_COOKIE_SAMESITE="None"):
+        assert ids(check_cookie) == ["sessionstores.W043"]
+        with override_settings(SESSION_COOKIE_SECURE=True):
+            assert ids(check_cookie) == []
+
+
 def test_partitioned_cookie_must_be_secure():
     """E008: refused by browsers as well, without a word."""
     with override_settings(SESSIONSTORES={"COOKIE_PARTITIONED": True}):

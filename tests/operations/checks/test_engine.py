@@ -116,6 +116,8 @@ ALL_ENGINES = f"The engines are: {', '.join(repr(ENGINES + name) for name in NAM
         ),
         (ENGINES + "cahce", "Did you mean 'django_sessionstores.backends.cache'?"),
         ("db", "Did you mean 'django_sessionstores.backends.db'?"),
+        (ENGINES + "DB", "Did you mean 'django_sessionstores.backends.db'?"),
+        (ENGINES + "db.SessionStore", "Did you mean 'django_sessionstores.backends.db'?"),
         ("django_sessionstores.backends", ALL_ENGINES),
         ("django_sessionstores", ALL_ENGINES),
         (ENGINES + "signed_cookies", write("cookie")),
@@ -149,6 +151,13 @@ def test_a_wrong_option_is_reported_once(options):
         ("django.core.cache.backends.redis.RedisCache", None),
         ("django.core.cache.backends.redis.RedisCache", "localhost:6379"),
         ("django_redis.cache.RedisCache", ["redis://localhost:6379", "localhost:6380"]),
+        # The client would use the database 0 for each of them, without a word.
+        ("django.core.cache.backends.redis.RedisCache", "redis://localhost:6379/production"),
+        ("django.core.cache.backends.redis.RedisCache", "rediss://:secret@localhost/1a"),
+        (
+            "django_redis.cache.RedisCache",
+            ["redis://localhost:6379/1", "redis://localhost:6380/one"],
+        ),
         (MEMCACHED, ""),
         ("django.core.cache.backends.filebased.FileBasedCache", None),
         ("django.core.cache.backends.db.DatabaseCache", None),
@@ -161,6 +170,24 @@ def test_a_cache_without_its_location_is_named(backend, location):
         (message,) = check_engine(None)
     assert message.id == "sessionstores.E005"
     assert "CACHES['default']['LOCATION']" in message.msg
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "redis://localhost",
+        "redis://localhost/",
+        "redis://localhost/01/",
+        "redis://localhost?db=2",
+        "redis://localhost/production?db=2",
+        "unix:///run/redis.sock",
+        "unix:///run/redis.sock?db=3",
+    ],
+)
+def test_a_location_with_a_number_or_without_one_passes(location):
+    cache = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": location}
+    with override_settings(SESSION_ENGINE=ENGINES + "cache", CACHES={"default": cache}):
+        assert check_engine(None) == []
 
 
 def test_the_engines_that_a_hint_names_are_all():
