@@ -360,23 +360,6 @@ class StoredRecords(Pair):
                         yield from self._delete_successor((yield from self._read_or_none(each)))
         return had_entry
 
-    def _delete_data_after_commit(self, session_ids: Sequence[str]) -> Flow[None]:
-        """Delete the data of sessions when the transaction that has deleted their entries commits.
-
-        A session that has an entry by then is left alone: if the end made its rotation fail, the
-        login that rotated it has stored it once more, under the same id.
-        """
-
-        def delete() -> Flow[None]:
-            entries: Mapping[str, Record] = yield Call(
-                self._registry, "lookup_many", (session_ids,)
-            )
-            stored = {key for key, each in entries.items() if each.state is State.LIVE}
-            if gone := [each for each in session_ids if each not in stored]:
-                yield Call(self._data, "end_many", (gone,))
-
-        yield from self._run_after_commit(session_ids[0], delete)
-
     def _read_or_none(self, session_id: str) -> Flow[Record | None]:
         """Return the data with an id; ``None`` as well if it cannot be read, but has to end."""
         with suppress(UnreadablePayload):
