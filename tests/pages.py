@@ -16,7 +16,24 @@ if TYPE_CHECKING:
 
     from tests.browser import Site
 
+LONGEST_NAME = 40
+"""Of a device, a user or an address: what a page may not cut."""
+_CUT = """
+longest => [...document.querySelectorAll("body *")]
+    .filter(each => ["hidden", "clip"].includes(getComputedStyle(each).overflowX))
+    .filter(each => each.getClientRects().length && each.clientWidth > 2)
+    .filter(each => each.scrollWidth > each.clientWidth + 1
+        || each.scrollHeight > each.clientHeight + 2)
+    .map(each => each.innerText)
+    .filter(text => text && text.length <= longest)
+"""
+
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0"
+SAMSUNG = (
+    "Mozilla/5.0 (Linux; Android 14; SAMSUNG SM-S921B) AppleWebKit/537.36 (KHTML, like Gecko) "
+    "SamsungBrowser/24.0 Chrome/117.0.0.0 Mobile Safari/537.36"
+)
+"""The name of this device is longer than most."""
 WIDTHS = {"wide": 1280, "phone": 390}
 """Of windows, in CSS pixels."""
 
@@ -66,8 +83,9 @@ def axe() -> str:
 def problems_of(page: Page, urls: Iterable[str], width: int, *failing: str) -> list[Any]:
     """Open pages in a window of this width, and return what keeps anybody from using them.
 
-    That is each error in the console, a page that is wider than the window, and what axe-core
-    finds. Addresses that end with one of ``failing`` may answer with an error.
+    That is each error in the console, a page that is wider than the window, a short text of which
+    a part is hidden, and what axe-core finds. Addresses that end with one of ``failing`` may answer
+    with an error.
     """
     code, problems = axe(), []
 
@@ -84,6 +102,7 @@ def problems_of(page: Page, urls: Iterable[str], width: int, *failing: str) -> l
         wide = page.evaluate("document.documentElement.scrollWidth")
         if wide > width:
             problems.append((url, "is as wide as", wide))
+        problems += [(url, "is cut", text) for text in page.evaluate(_CUT, LONGEST_NAME)]
         page.evaluate(code)
         found = page.evaluate("axe.run()")["violations"]
         problems += [

@@ -19,6 +19,8 @@ _KNOWN: Final = 4096
 """How many results are cached, for user agents and for addresses."""
 _PLACE_SETTINGS: Final = ("GEOIP_PATH", "GEOIP_CITY", "GEOIP_COUNTRY")
 _MAC: Final = {"Mac OS X": "macOS"}
+_APPLE: Final = {"iPhone", "iPad", "iPod"}
+"""The devices that are better known than their system. "iOS-Device" is one that is not known."""
 
 
 class _Device(NamedTuple):
@@ -53,8 +55,12 @@ def _parse_device(user_agent: str) -> _Device:
     browser = found.user_agent.family if found.user_agent else ""
     system = found.os.family if found.os else ""
     # "iPhone" tells more than "iOS". The model numbers of other devices tell users nothing.
-    if found.device and found.device.brand == "Apple" and system == "iOS":
+    if system == "iOS" and found.device and found.device.family in _APPLE:
         system = found.device.family
+    # The parser takes "com/bot" from the address of a robot without a name, and says "Android on
+    # Android" and "Safari UI/WKWebView" of apps.
+    if "/" in browser or browser == system:
+        browser = ""
     return _Device(browser.replace("Mobile Safari", "Safari"), _MAC.get(system, system))
 
 

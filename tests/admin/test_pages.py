@@ -35,7 +35,7 @@ from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages import inspection
 from django_sessionstores.testing import DAY, HOUR, at, observed
 from tests.browser import Chromium, Site, serve
-from tests.pages import FIREFOX, MIDDLEWARE, WIDTHS, problems_of, window
+from tests.pages import FIREFOX, MIDDLEWARE, SAMSUNG, WIDTHS, problems_of, window
 from tests.sessions.test_lifetimes import limits
 from tests.stored_sessions import is_alive
 
@@ -1080,6 +1080,7 @@ def test_pages_can_be_used_by_everybody(
     ada = person("ada-augusta-lovelace")
     session = stored(site, ada, cart={"apples": 3, "token": 1}, long="x" * 900)
     stored(site, ada, ip="2001:db8:85a3:1234:1234:8a2e:370:7334", agent="x" * 300)
+    stored(site, ada, agent=SAMSUNG)
     for _ in range(3):
         stored(site)
     expired(site)

@@ -39,11 +39,28 @@ FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.
             ),
             "Safari on iPhone",
         ),
+        ("MyApp/3.2 CFNetwork/1490.0.4 Darwin/23.2.0", "MyApp on iOS"),
+        (
+            f"Mozilla/5.0 (iPad; CPU OS 17_5 like Mac OS X) {LIKE_GECKO}",
+            "iPad",
+        ),
+        ("Dalvik/2.1.0 (Linux; U; Android 14; Pixel 8)", "Android"),
+        (
+            "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
+            "Googlebot",
+        ),
+        (
+            "Mozilla/5.0 (compatible; monitor; https://example.org/bot)",
+            "Mozilla/5.0 (compatible; monitor; https://example.org/bot)",
+        ),
         ("curl/8.5.0", "curl"),
         ("a browser of my own", "a browser of my own"),
         ("", "Unknown device"),
     ],
-    ids=["firefox", "chrome", "safari", "iphone", "program", "own", "none"],
+    ids=[
+        *("firefox", "chrome", "safari", "iphone", "app", "view in an app", "app on android"),
+        *("robot", "robot without a name", "program", "own", "none"),
+    ],
 )
 def test_devices_in_words(user_agent: str, words: str) -> None:
     """Devices have the names that people use."""

@@ -294,6 +294,22 @@ def test_more_devices_than_a_page_has(
     assert browser.get("api/").json()["is_complete"] is False
 
 
+@ENGINES
+def test_the_question_is_not_below_hundreds_of_devices(
+    site: Any, ada: Any, browser: Browser
+) -> None:
+    """It shows the first of them, and says that there are more."""
+    for _ in range(20):
+        stored(site, ada)
+    page = browser.get("end-others/")
+    assert len(shown(page)) == 20
+    assert "There are more." not in text(page)
+    stored(site, ada)
+    page = browser.get("end-others/")
+    assert len(shown(page)) == 20
+    assert "There are more." in text(page)
+
+
 # Ending -------------------------------------------------------------------------------------------
 
 
