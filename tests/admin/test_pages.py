@@ -1079,7 +1079,7 @@ def test_pages_can_be_used_by_everybody(
 ) -> None:
     """axe-core finds nothing, nothing sticks out of a phone, and the strictest policy for content
     has nothing to refuse."""
-    ada = person("ada-augusta-lovelace")
+    ada = person("ada.augusta.king.countess.of.lovelace@example.com")
     session = stored(site, ada, cart={"apples": 3, "token": 1}, long="x" * 900)
     stored(site, ada, ip="2001:db8:85a3:1234:1234:8a2e:370:7334", agent="x" * 300)
     for _ in range(3):
