@@ -57,9 +57,12 @@ class Terminal:
             text = self._style.MIGRATE_HEADING(text) if self._has_colors else text
             self._stdout.write(text)
 
-    def say(self, text: str) -> None:
-        """Write a sentence, unless the verbosity is 0."""
-        if self.verbosity > 0:
+    def say(self, text: str, *, is_result: bool = False) -> None:
+        """Write a sentence, unless the verbosity is 0 and it says nothing that was asked.
+
+        ``is_result`` means that it does.
+        """
+        if self.verbosity > 0 or is_result:
             self._stdout.write(layout.wrap_text(text, self.screen))
 
     def warn(self, text: str) -> None:
@@ -72,6 +75,7 @@ class Terminal:
         try:
             answer = input(layout.wrap_text(f"{question} [y/N] ", self.screen))
         except (EOFError, RuntimeError):  # The latter if there is no standard input at all.
+            self._stdout.write("")  # Ends the line of the question, which nobody has done.
             raise CommandError("Not running in a terminal. Use --no-input to confirm.") from None
         except (KeyboardInterrupt, UnicodeDecodeError):
             return False

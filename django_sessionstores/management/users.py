@@ -63,7 +63,8 @@ def _by_text(inventory: Inventory, text: str, warn: Callable[[str], None] | None
         found.append(FoundUser(unknown, unknown, exists=False))
     if not found:
         raise CommandError(
-            f"There is no user with the primary key or username {text!r}.{_suggestion(text)}"
+            f"There is no user with the username, email address or primary key {text!r}."
+            f"{_suggestion(text)}"
         )
     if len(found) > 1:
         means = " or ".join(map(_in_words, found))

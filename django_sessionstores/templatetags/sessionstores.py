@@ -62,12 +62,14 @@ def moment(when: datetime, now: datetime) -> SafeString:
 
 
 @register.filter
-def breakable(ip: str) -> SafeString:
-    """Return an IP address that breaks after a colon if it is too long for a line, not in a group.
+def breakable(address: str) -> SafeString:
+    """Return an address that breaks at its punctuation if it is too long for a line.
 
-    What is copied from the page is the address alone.
+    An IP address breaks after a colon, an email address before the ``@``. What is copied from the
+    page is the address alone.
     """
-    return mark_safe(conditional_escape(ip).replace(":", ":<wbr>"))  # noqa: S308 - escaped
+    escaped = conditional_escape(address)
+    return mark_safe(escaped.replace(":", ":<wbr>").replace("@", "<wbr>@"))  # noqa: S308 - escaped
 
 
 @register.filter

@@ -241,6 +241,7 @@ def test_the_list_says_what_is_not_recorded(
 def test_a_long_address_breaks_between_its_groups() -> None:
     """The parts of the address are escaped, wherever it comes from."""
     assert breakable("2001:db8::1") == "2001:<wbr>db8:<wbr>:<wbr>1"
+    assert breakable("ada@example.com") == "ada<wbr>@example.com"
     assert breakable("<b>") == "&lt;b&gt;"
 
 

@@ -286,7 +286,8 @@ def test_what_cannot_be_a_primary_key(engine: Engine, text: str) -> None:
 def test_unknown_users(engine: Engine, name: str) -> None:
     """ "No sessions" would say that the user is logged out."""
     for arguments in (["list"], ["end", "--no-input"]):
-        with pytest.raises(CommandError, match="There is no user with the primary key or username"):
+        reason = "There is no user with the username, email address or primary key"
+        with pytest.raises(CommandError, match=reason):
             sessions(*arguments, "--user", name)
 
 
@@ -551,6 +552,14 @@ def test_without_a_yes_nothing_is_ended(
 
 
 @pytest.mark.engines("db:sqlite")
+def test_a_question_that_nobody_answers_ends_its_line(engine: Engine, answers: Any) -> None:
+    """In the mail of a cron job, the error has a line of its own."""
+    stored(engine)
+    reason = "Not running in a terminal. Use --no-input to confirm."
+    assert typed("end", "--all") == (1, f"\nCommandError: {reason}\n")
+
+
+@pytest.mark.engines("db:sqlite")
 def test_with_a_yes_they_are(engine: Engine, answers: Any) -> None:
     """A question that could not be agreed to would be no question."""
     stored(engine)
@@ -563,7 +572,10 @@ def test_a_dry_run_ends_nothing(engine: Engine, user: Any, answers: Any) -> None
     """A dry run does not ask, either."""
     session = stored(engine, user.pk)
     for arguments in ([session.session_id[:12]], ["--user", "ada"], ["--all"]):
-        assert sessions("end", *arguments, "--dry-run").startswith("Would end 1 session")
+        said = sessions("end", *arguments, "--dry-run")
+        assert said.startswith("Would end 1 session")
+        assert sessions("end", *arguments, "--dry-run", "-v0") == said
+    assert sessions("purge", "--dry-run", "-v0") == "Would remove 0 expired sessions.\n"
     assert is_alive(engine, session)
     assert answers[1] == []
 
@@ -857,7 +869,7 @@ def test_doctor_in_silence(sound: Engine) -> None:
         code, said = typed("doctor", "-v0")
     assert code == 1
     assert "Did you mean 'IDLE_TIMEOUT'?" in said
-    assert re.search(r"^ERROR sessionstores\.E\d+$", said, re.MULTILINE), said
+    assert re.match(r"ERROR sessionstores\.E\d+\n  ", said), said
 
 
 # Bad input, other engines, outages ----------------------------------------------------------------
@@ -911,6 +923,18 @@ def test_usage_errors(
     )
     assert "usage: manage.py sessions" in capsys.readouterr().err
     assert is_alive(engine, session)
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_search_for_an_address_that_is_not_stored(engine: Engine) -> None:
+    """An empty list alone would say that nobody uses the address."""
+    stored(engine)
+    for middleware, warns in ((OURS, False), (DJANGOS, True)):
+        with override_settings(MIDDLEWARE=[middleware]):
+            said = typed("list", "--ip", "192.0.2.")[1]
+            assert "No sessions." in said
+            assert ("IP addresses are not stored, because MIDDLEWARE has no" in said) is warns
+            assert "are not stored" not in typed("list")[1]
 
 
 @pytest.mark.engines("db:sqlite")

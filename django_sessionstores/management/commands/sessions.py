@@ -21,7 +21,7 @@ from ...core import clock
 from ...core.lifetime import utc_datetime
 from ...exceptions import StorageUnavailable
 from ...inventory import Inventory, SessionInfo
-from ...middleware.installed import records_reads
+from ...middleware.installed import OWN_PATH, has_package_middleware, records_reads
 from ...migration import bulk
 from ...migration.lazy import sources
 from ...operations import cache_keys, doctor, statistics
@@ -79,6 +79,10 @@ class Command(BaseCommand):
 
     def _list(self, *, json: bool, expired: bool, **options: Any) -> None:
         inventory = self._inventory()
+        if options["ip"] and not has_package_middleware():
+            self.terminal.warn(
+                f"IP addresses are not stored, because MIDDLEWARE has no {OWN_PATH}."
+            )
         filters = {name: options[name] for name in ("logged_in", "idle_since", "ip")}
         user = find_user(inventory, options["user"], options["user_id"], warn=self.terminal.warn)
         if user is not None:
@@ -130,7 +134,7 @@ class Command(BaseCommand):
     ) -> None:
         is_of_user = (user, user_id) != (None, None)
         if [bool(ids), is_of_user, options["all"]].count(True) != 1:
-            options["usage_error"]("name sessions by ID, or give --user, --user-id or --all")
+            options["usage_error"]("give one of these: IDs of sessions, --user, --user-id or --all")
         if options["but"] and not is_of_user:
             options["usage_error"]("--but goes with --user or --user-id")
         if ids:
@@ -189,7 +193,7 @@ class Command(BaseCommand):
             number, removed = keys.count(), 0
             content = f"{quantity(number, 'key')} of {keys.describe()}"
             if dry_run and not json:
-                self.terminal.say(f"Would remove {content}, and no session.")
+                self.terminal.say(f"Would remove {content}, and no session.", is_result=True)
             elif not dry_run:
                 if interactive and not self.terminal.confirm(f"Remove {content}, and no session?"):
                     raise CommandError("Nothing was removed.")
@@ -204,7 +208,8 @@ class Command(BaseCommand):
     def _purge(self, *, dry_run: bool, **options: Any) -> None:
         if dry_run:
             expired = sum(1 for _ in self._inventory().iterate(expired=True))
-            self.terminal.say(f"Would remove {quantity(expired, 'expired session')}.")
+            would = f"Would remove {quantity(expired, 'expired session')}."
+            self.terminal.say(would, is_result=True)
         else:
             self.terminal.say(purge_summary(purge()))
 
@@ -272,7 +277,8 @@ class Command(BaseCommand):
             self.terminal.heading(f"\n{title}")
         for finding in findings:
             if self.terminal.verbosity > 0 or finding.is_wrong:
-                heading = f"\n{finding.level.upper()} {finding.id}"
+                self.terminal.heading("")
+                heading = f"{finding.level.upper()} {finding.id}"
                 self.terminal.heading(heading, is_result=True)
                 self.terminal.fields({"": doctor.finding_in_words(finding)})
 
@@ -300,7 +306,7 @@ class Command(BaseCommand):
             raise CommandError(f"There is no live session{owner} to end.")
         sessions = f"{quantity(number, 'session')}{owner}"
         if dry_run:
-            self.terminal.say(f"Would end {sessions}.")
+            self.terminal.say(f"Would end {sessions}.", is_result=True)
         elif interactive and not self.terminal.confirm(f"End {sessions}?"):
             raise CommandError("Nothing was ended.")
         return not dry_run
