@@ -1329,6 +1329,14 @@ def test_the_record_tells_who_the_client_is(browser: Browser, engine: Any) -> No
 
 
 @memory
+@pytest.mark.parametrize("address", [None, "", "unix:"])
+def test_a_client_without_an_address(browser: Browser, engine: Any, address: str | None) -> None:
+    """Servers of ASGI that listen on a socket, or behind a gateway, do not agree on what to say."""
+    browser.get("write/x/1/", REMOTE_ADDR=address)
+    assert engine.storage.read(session_id(browser.cookies[COOKIE])).ip == ""
+
+
+@memory
 def test_nobody_is_trusted_unless_named(browser: Browser, engine: Any) -> None:
     """Any client can send the header."""
     browser.get("write/x/1/", REMOTE_ADDR="10.0.0.1", HTTP_X_FORWARDED_FOR="1.1.1.1")

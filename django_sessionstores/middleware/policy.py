@@ -37,7 +37,7 @@ class _RequestClient:
 
     def __call__(self) -> Client:
         header = self._headers.get
-        ip = client_ip(
-            header("REMOTE_ADDR", ""), header("HTTP_X_FORWARDED_FOR", ""), trusted_proxies()
-        )
+        # None, as some servers of ASGI have it for a client without an address.
+        address = header("REMOTE_ADDR") or ""
+        ip = client_ip(address, header("HTTP_X_FORWARDED_FOR", ""), trusted_proxies())
         return Client(ip, clean_user_agent(header("HTTP_USER_AGENT", "")))

@@ -12,6 +12,8 @@ from typing import Final
 
 import msgspec
 
+from ..core.lifetime import LATEST, utc_datetime
+
 HEIGHT: Final = 100
 """The height of a column chart, in SVG units."""
 _COLUMN: Final = 20
@@ -98,7 +100,7 @@ def spans(
         [
             Column(
                 begin=begin + number * step,
-                end=begin + (number + 1) * step,
+                end=_end(begin + number * step, step),
                 number=count,
                 x=str(number * _COLUMN + _GAP // 2),
                 y=str(HEIGHT - _height(count, most)),
@@ -111,6 +113,12 @@ def spans(
         most=most,
         now=str((len(counts) if now is None else now) * _COLUMN),
     )
+
+
+def _end(begin: datetime, step: timedelta) -> datetime:
+    """Return the end of a span of time, at most the last moment at which a session can expire."""
+    latest = utc_datetime(LATEST)
+    return begin + step if latest - begin > step else latest
 
 
 def rows(counts: Sequence[tuple[str, int]]) -> list[Row]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from django_sessionstores.core.lifetime import LATEST, utc_datetime
 from django_sessionstores.operations.charts import HEIGHT, ROW_WIDTH, columns, position, rows
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -27,6 +28,18 @@ def test_all_moments_are_in_a_column(seconds: list[int]) -> None:
     assert sum(column.number for column in chart.columns) == len(moments)
     before = sum(each.number for each in chart.columns if each.end <= NOW)
     assert before == sum(each <= NOW for each in moments)
+
+
+@pytest.mark.parametrize("others", [0, 1, 1000])
+def test_a_session_that_expires_as_late_as_possible(others: int) -> None:
+    """Its column would end after the year 9999, which Python cannot say."""
+    latest = utc_datetime(LATEST)
+    for hours in range(0, 24 * 365, 500):
+        now = NOW + timedelta(hours=hours)
+        chart = columns({now: others, latest: 1}, now)
+        assert chart.columns[-1].number == 1
+        assert sum(each.number for each in chart.columns) == 1 + others
+        assert all(each.begin <= each.end <= latest for each in chart.columns)
 
 
 def test_heights() -> None:

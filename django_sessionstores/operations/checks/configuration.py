@@ -9,6 +9,7 @@ from django.conf import settings as django_settings
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import URLPattern, URLResolver, get_resolver
+from django.utils.connection import ConnectionDoesNotExist
 
 from ...conf import session_store
 from ...sessions import SessionStore
@@ -28,7 +29,7 @@ def configured_storage() -> Storage | None:
     if not (isinstance(store, type) and issubclass(store, SessionStore)):
         return None
     try:
-        return store.own_storage()
+        storage = store.own_storage()
     except (ImportError, ImproperlyConfigured):
         raise  # It says what to set.
     except Exception as error:
@@ -36,6 +37,14 @@ def configured_storage() -> Storage | None:
         raise ImproperlyConfigured(
             f"make_storage() fails with {type(error).__name__}: {error}"
         ) from error
+    try:
+        for part in parts(storage):
+            part.database()
+    except ConnectionDoesNotExist as error:
+        raise ImproperlyConfigured(
+            f"DATABASE_ROUTERS send its table to a database that DATABASES does not have: {error}"
+        ) from error
+    return storage
 
 
 def if_valid(read: Callable[[], T]) -> T | None:

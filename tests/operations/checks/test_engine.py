@@ -16,6 +16,7 @@ from django.test import override_settings
 from django_sessionstores.operations.checks import engine
 from django_sessionstores.operations.checks.engine import check_engine, report_storage
 from django_sessionstores.operations.checks.options import check_settings
+from django_sessionstores.operations.checks.stores import check_write_access
 from django_sessionstores.sessions import SessionStore as BaseSessionStore
 from django_sessionstores.storages.memory import MemoryStorage
 from tests import ROOT
@@ -170,6 +171,28 @@ def test_a_cache_without_its_location_is_named(backend, location):
         (message,) = check_engine(None)
     assert message.id == "sessionstores.E005"
     assert "CACHES['default']['LOCATION']" in message.msg
+
+
+class Astray:
+    def db_for_write(self, model, **hints):
+        return "archive" if model._meta.app_label == "django_sessionstores" else None
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("db", {}), ("cached_db", {}), ("cookie", {"REGISTRY": "db"})]
+)
+def test_a_router_that_names_no_database_is_an_error(name, options):
+    """E005: all checks failed over it, with an error that names neither setting."""
+    with override_settings(
+        SESSION_ENGINE=ENGINES + name,
+        SESSIONSTORES=options,
+        DATABASE_ROUTERS=[f"{__name__}.Astray"],
+    ):
+        (message,) = check_engine(None)
+        assert check_write_access(None) == []
+    assert message.id == "sessionstores.E005"
+    assert "DATABASE_ROUTERS" in message.msg
+    assert "'archive'" in message.msg
 
 
 @pytest.mark.parametrize(
