@@ -215,6 +215,7 @@ class Mongo(Client):
         from pymongo import MongoClient
 
         super().__init__(value)
+        self.version = 0
         self.client: Any = MongoClient(url)
         self.collection = self.client[MONGODB_DATABASE][self.COLLECTION]
         self.collection.drop()
@@ -247,7 +248,9 @@ class Mongo(Client):
         ]
 
     def _document(self, key: str) -> dict[str, Any]:
-        return {"_id": key, "payload": self.value, "version": 1, "expires": _FAR_AWAY}
+        # To replace a document by an equal one is not a write.
+        self.version += 1
+        return {"_id": key, "payload": self.value, "version": self.version, "expires": _FAR_AWAY}
 
     def close(self) -> None:
         self.collection.drop()
