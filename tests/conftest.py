@@ -9,6 +9,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Collection, Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,8 @@ import hypothesis
 import pytest
 from django.conf import settings
 from django.core.management import call_command
+from django.core.signals import setting_changed
+from django.dispatch import receiver
 from django.test import override_settings
 
 from tests import cases, services
@@ -283,6 +286,16 @@ def django_db_setup(django_test_environment: None, django_db_blocker: Any) -> No
     """
     with django_db_blocker.unblock():
         call_command("migrate", verbosity=0, interactive=False)
+
+
+@receiver(setting_changed)
+def _forget_djangos_folder(*, setting: str, **kwargs: Any) -> None:
+    """Let Django's ``file`` engine look for its folder: it remembers the first one that it saw."""
+    if setting == "SESSION_FILE_PATH":
+        from django.contrib.sessions.backends.file import SessionStore
+
+        with suppress(AttributeError):
+            del SessionStore._storage_path
 
 
 @pytest.fixture(autouse=True)

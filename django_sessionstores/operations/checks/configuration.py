@@ -30,19 +30,18 @@ def configured_storage() -> Storage | None:
         return None
     try:
         storage = store.own_storage()
+        for part in parts(storage):
+            part.database()
     except (ImportError, ImproperlyConfigured):
         raise  # It says what to set.
+    except ConnectionDoesNotExist as error:
+        raise ImproperlyConfigured(
+            f"DATABASE_ROUTERS send its table to a database that DATABASES does not have: {error}"
+        ) from error
     except Exception as error:
         # An engine of the project, for example one whose setting is missing.
         raise ImproperlyConfigured(
             f"make_storage() fails with {type(error).__name__}: {error}"
-        ) from error
-    try:
-        for part in parts(storage):
-            part.database()
-    except ConnectionDoesNotExist as error:
-        raise ImproperlyConfigured(
-            f"DATABASE_ROUTERS send its table to a database that DATABASES does not have: {error}"
         ) from error
     return storage
 

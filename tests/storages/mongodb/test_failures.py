@@ -147,14 +147,20 @@ def test_a_check_says_that_there_is_no_timeout(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture(scope="module")
-def replica_set() -> Iterator[MongoReplicaSet]:
+def members() -> Iterator[MongoReplicaSet]:
     with MongoReplicaSet() as servers:
         yield servers
 
 
+@pytest.fixture
+def replica_set(members: MongoReplicaSet) -> MongoReplicaSet:
+    """Return a replica set that is empty: a record with the same id would be taken for another."""
+    run_in_mongo(members.primary, {"dropDatabase": 1}, DATABASE)
+    return members
+
+
 def test_a_primary_that_steps_down_fails_no_request(replica_set: MongoReplicaSet) -> None:
     with storage_at(replica_set) as storage:
-        run_in_mongo(replica_set.primary, {"dropDatabase": 1}, DATABASE)
         storage.create(make_record(), now())
         first = replica_set.primary
         stepped = []

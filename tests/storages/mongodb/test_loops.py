@@ -96,6 +96,17 @@ def _connected() -> int:
     return int(said["connections"]["current"])
 
 
+def _at_rest() -> int:
+    """Return how many connections the server has when those of earlier tests have ended."""
+    before, unchanged = _connected(), 0
+    while unchanged < 5:
+        time.sleep(0.05)
+        current = _connected()
+        unchanged = unchanged + 1 if current == before else 0
+        before = current
+    return before
+
+
 def _falls_to(most: int) -> bool:
     """Return whether the server soon has no more connections than that."""
     deadline = time.monotonic() + 10
@@ -201,7 +212,7 @@ def test_connections_end_with_a_loop_that_is_shut_down(
     storage: MongoDBStorage, threads: list[Any]
 ) -> None:
     """Under WSGI each request of an async view has a loop of its own."""
-    before = _connected()
+    before = _at_rest()
     for _ in range(10):
         asyncio.run(_use(storage))
         assert len(storage._server._loops) == 0
@@ -230,7 +241,7 @@ def test_loops_that_are_neither_closed_nor_running_have_a_bounded_number(
 ) -> None:
     """One whose connections were closed connects anew when it runs again."""
     storage.create(make_record(user_id="7"), now())
-    before = _connected()
+    before = _at_rest()
     idle = [asyncio.new_event_loop() for _ in range(15)]
     try:
         for _ in range(2):
@@ -250,7 +261,7 @@ def test_connections_end_with_the_loops_of_threads(
 ) -> None:
     """Several at a time, beside one that stays."""
     loop.run(_use(storage))
-    before = _connected()
+    before = _at_rest()
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(asyncio.run, _use(storage)) for _ in range(24)]:
             done.result(30)
@@ -295,7 +306,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_a_closed_storage_lets_go_of_its_connections(
     storage: MongoDBStorage, loop: Loop, made: list[Any]
 ) -> None:
-    before = _connected()
+    before = _at_rest()
     with storage_at(shared_service(MongoDB)) as other:
         other.read(ID)
         loop.run(other.aread(ID))
@@ -311,7 +322,7 @@ def test_a_closed_storage_lets_go_of_its_connections(
 def test_changed_settings_let_go_of_the_connections(made: list[Any], engine: Engine) -> None:
     """Settings change in tests, and each change makes a storage."""
     for collection in ("one", "two"):
-        before, made_before = _connected(), len(made)
+        before, made_before = _at_rest(), len(made)
         options = {**settings.SESSIONSTORES, "MONGODB_COLLECTION": collection}
         with override_settings(SESSIONSTORES=options):
             store = engine.SessionStore()
