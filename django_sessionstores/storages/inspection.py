@@ -20,6 +20,9 @@ _MOST_DRAWN: Final = 20_000
 class Inspection(SiteMarks):
     """The base class of `Storage` that answers operators, not requests."""
 
+    self_expiring: bool
+    """See `Storage.self_expiring`."""
+
     def describe(self) -> str:
         """See `Storage.describe`."""
         raise NotImplementedError
@@ -110,11 +113,13 @@ class Inspection(SiteMarks):
         of their ids: ids are digests, so the sessions after a random id are a random sample.
         """
         start = secrets.token_hex(ID_SIZE)
-        page = self.scan(start, limit, None)
+        # What the store has removed has no record to count.
+        floor = now if self.self_expiring else 0
+        page = self.scan(start, limit, None, floor)
         records = page.records
         if not page.next:
             # From the first id up to the random one. One more tells whether there are others.
-            first = self.scan("", limit - len(records) + 1, None)
+            first = self.scan("", limit - len(records) + 1, None, floor)
             records = [*records, *(each for each in first.records if each.id <= start)]
         is_whole = not page.next and len(records) <= limit
         return summarize(records[:limit], now, is_whole=is_whole)

@@ -22,6 +22,7 @@ from django_sessionstores.core.records import Record, draw_key, pack, session_id
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.storages.caches.database_cache import DatabaseCacheStorage
 from django_sessionstores.storages.redis import scripts as redis_scripts
+from django_sessionstores.storages.redis.members import arguments_of, keys_of, moves_of
 from django_sessionstores.storages.redis.storage import RedisStorage
 from django_sessionstores.testing import DAY, HOUR, at
 
@@ -172,13 +173,15 @@ def store(engine: Any, records: list[Record]) -> None:
             for each in records:
                 storage.create(each, moment)
     elif isinstance(storage, RedisStorage):
-        pipeline = storage._server.connect().pipeline(transaction=False)
-        listed: list[Any] = []
+        prefix = storage._server.prefix
+        calls = []
         for each in records:
-            pipeline.set(storage._server.key(each.id), pack(each), px=each.expires - moment)
-            listed += [bytes.fromhex(each.id) + b":" + str(each.user_id).encode(), each.expires]
-        pipeline.execute()
-        run(storage._server.evaluate(redis_scripts.LIST, storage._index.keys, *listed))
+            by_index = moves_of(storage, prefix, None, each, moment)
+            moves = [*by_index.of_session, *by_index.of_user]
+            keys = (storage._server.key(each.id), *keys_of(moves))
+            arguments = (pack(each), each.expires - moment, *arguments_of(moves))
+            calls.append((redis_scripts.CREATE, keys, arguments))
+        run(storage._server.evaluate_all(calls))
     else:
         for each in records:
             storage.create(each, moment)

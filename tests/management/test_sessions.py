@@ -753,7 +753,7 @@ def test_doctor_tells_of_the_index(sound: Engine) -> None:
         Inventory().list(user=7)
         assert document("doctor")["index_is_complete"] is True
     if sound.name == "cache":
-        sound.storage._server.ask("DEL", *sound.storage._index.keys)
+        sound.storage._server.ask("DEL", *sound.storage._index.builder.directories())
         assert "not complete: the next list makes it" in " ".join(sessions("doctor").split())
 
 

@@ -6,20 +6,21 @@ import logging
 import random
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ...core.flow import Call, Flow, Pause, run
-from ...core.records import Record, State, is_session_id
+from ...core.records import Record, State, pack_site
 from ...exceptions import StorageFull, StorageUnavailable
 from ..base import Storage
-from . import scripts
+from . import index_scripts as scripts
 from .answers import find, may_evict
 from .client import Server
-from .members import Member, site_of
-from .scripts import Script
+from .keys import TAGS, ids_in, lock_key, sessions_key, sites_key, tag_of, users_key
+from .members import Listing, last_day
+from .running import Evaluation
 
 logger: Final = logging.getLogger("django_sessionstores")
 
@@ -31,42 +32,46 @@ WAIT_SECONDS: Final = 5.0
 _BUILDER_TTL: Final = int(BUILDER_SECONDS * 1000)
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.25
-_SITES: Final = "{index}:sites"
+_AT_ONCE: Final = 20_000
+"""How many records a rebuild collects, to list those with the same tag together."""
+_OF_A_TAG: Final = 100
+"""How many records one script lists at most."""
+
+T = TypeVar("T")
 
 
 class IndexBuilder:
     """Builds the indexes of the site on a server, and has the lock of whoever looks at all keys.
 
-    ``storage`` is the storage of the records, whose ``reindex`` calls `rebuild`. ``keys`` returns
-    the keys of the two sets of a site.
+    ``storage`` is the storage of the records, whose ``reindex`` calls `rebuild`.
     """
 
-    def __init__(
-        self, server: Server, storage: Storage, keys: Callable[[int], tuple[str, str]]
-    ) -> None:
+    def __init__(self, server: Server, storage: Storage) -> None:
         self._server = server
         self._storage = storage
-        self._keys = keys
 
     @property
-    def lock(self) -> str:
+    def lock(self) -> bytes:
         """The key of the lock."""
-        return self._server.key(f"{{index}}:{self._storage.sites()[0] & 0xFFFFFFFF:08x}:builder")
+        return lock_key(self._server.prefix, self._storage.sites()[0])
 
     @property
-    def sites_key(self) -> str:
+    def sites_key(self) -> bytes:
         """The key of the set of all sites that have an index."""
-        return self._server.key(_SITES)
+        return sites_key(self._server.prefix)
 
     def is_complete(self) -> bool:
         """Return whether the indexes of the site have all sessions.
 
-        The empty member of each set says so. A mark without an index is that of a new key.
+        A mark without an index is that of a new key.
         """
         begun = set(map(int, self._server.ask("SMEMBERS", self.sites_key)))
         known = [each for each in self._storage.sites() if not begun or each in begun]
-        names = chain.from_iterable(map(self._keys, known))
-        return all(self._server.ask("ZSCORE", name, "") is not None for name in names)
+        calls: list[Evaluation] = [
+            (scripts.COUNT, (key,), (0,)) for key in self.directories(*known)
+        ]
+        answers = run(self._server.evaluate_all(calls)) if known else []
+        return all(each[0] == scripts.COMPLETE_STATE for each in answers)
 
     def rebuild(self, builder: str = "") -> int:
         """Build the index from the records, and return the number of sessions.
@@ -75,24 +80,27 @@ class IndexBuilder:
         are left out. Requests that need the index wait for this, and do not do the same.
         ``builder`` is the token that the lock holds, if the caller holds the lock.
 
-        If a KEY_FUNCTION of the cache does not end in the key, sessions cannot be told from other
-        keys. They come into the index when they are next used.
-
         Raises `StorageFull` if the server has no memory for sessions that are missing. An index
         that lacks none can be completed without memory.
         """
         if not builder:
             builder = secrets.token_hex(8)
             run(self._server.evaluate(scripts.SEIZE, (self.lock,), builder, _BUILDER_TTL))
-        total, sites = 0, set[int]()
+        total, filled, others = 0, set[bytes](), set[int]()
         try:
-            for records in self.records(builder):
-                sites.update(site_of(self._storage, each) for each in records)
-                total += self._list(records)
-            run(self._server.evaluate(scripts.NOTE_SITES, (self.sites_key,), *sites))
-            for site in self._storage.sites():
-                keys = (*self._keys(site), self.sites_key)
-                run(self._server.evaluate(scripts.COMPLETE, keys, site))
+            directories = self.directories()
+            run(self._server.evaluate_all([(scripts.PREPARE, (key,), ()) for key in directories]))
+            for ids in self._ids_of_tags(builder):
+                number, listed_in, marks = self._list(ids)
+                total += number
+                filled |= listed_in
+                others |= marks
+            run(
+                self._server.evaluate_all(
+                    [(scripts.COMPLETE, (key,), (int(key in filled),)) for key in directories]
+                )
+            )
+            run(self._note_sites(*self._storage.sites(), *others))
         except StorageFull as error:
             raise StorageFull(
                 f"{self._server.describe()} has no memory left for the sessions that its index "
@@ -103,32 +111,29 @@ class IndexBuilder:
             self.release(builder)
         return total
 
-    def ask(self, site: int, script: Script, *arguments: Any) -> Flow[Any]:
-        """Return what a script reads from an index, which is rebuilt first if it is incomplete.
+    def ask(self, read: Callable[[], Flow[T | None]]) -> Flow[T]:
+        """Return what a flow reads from an index, which is rebuilt first if it is incomplete.
 
-        One request of all processes does that, and never because the site has a new key or tenant:
-        the index of a new mark is complete, see `scripts.BEGIN`. The others wait for it, and raise
-        `StorageUnavailable` if it takes longer than `WAIT_SECONDS`: what they could return
-        meanwhile would leave sessions out. If the builder is killed, its lock ends, and another
-        request builds.
+        The flow returns nothing then. One request of all processes rebuilds the index, and never
+        because the site has a new key or tenant: the index of a new mark is complete, see `_begin`.
+        The others wait for it, and raise `StorageUnavailable` if it takes longer than
+        `WAIT_SECONDS`: what they could return meanwhile would leave sessions out. If the builder is
+        killed, its lock ends, and another request builds.
         """
-        keys = self._keys(site)
-        answer = yield from self._server.evaluate(script, keys, *arguments)
-        if answer is None and not (yield from self._may_be_evicted()):
-            begin = (*keys, self.sites_key)
-            if (yield from self._server.evaluate(scripts.BEGIN, begin, site)):
-                answer = yield from self._server.evaluate(script, keys, *arguments)
+        answer = yield from read()
+        if answer is None and (yield from self._begin()):
+            answer = yield from read()
         if answer is not None:
             return answer
         wait = _Wait(self._server)
         while True:
             builder = yield from self._try_to_take()
             # Another request may have finished just before.
-            answer = yield from self._server.evaluate(script, keys, *arguments)
+            answer = yield from read()
             if builder and answer is None:
                 logger.info("The session index is incomplete and is being rebuilt.")
                 yield Call(self._storage, "reindex", (builder,))
-                answer = yield from self._server.evaluate(script, keys, *arguments)
+                answer = yield from read()
                 if answer is None:
                     raise StorageUnavailable(
                         f"{self._server.describe()} dropped the index of sessions while it was "
@@ -170,13 +175,18 @@ class IndexBuilder:
         The caller holds the lock with the token ``builder``. Payloads are left out. A list may be
         empty.
         """
+        for ids in self._all_ids(builder, is_wanted):
+            if ids:
+                yield list(run(find(self._server, ids, State.LIVE)).values())
+
+    def _all_ids(self, builder: str, is_wanted: Callable[[str], bool]) -> Iterator[list[str]]:
+        """Yield the wanted ids of all records, and keep the lock meanwhile."""
         held_at = time.monotonic()
         for ids in _batches_of_ids(self._server, is_wanted):
             if time.monotonic() - held_at > BUILDER_SECONDS / 4:
                 run(self._server.evaluate(scripts.HOLD, (self.lock,), builder, _BUILDER_TTL))
                 held_at = time.monotonic()
-            if ids:
-                yield list(run(find(self._server, ids, State.LIVE)).values())
+            yield ids
 
     def _may_be_evicted(self) -> Flow[bool]:
         """Return whether a full server may drop an index, which has no lifetime.
@@ -189,20 +199,81 @@ class IndexBuilder:
         except StorageUnavailable:
             return True
 
-    def _list(self, records: Sequence[Record]) -> int:
-        """Add the records of this site to its indexes, and return how many there are."""
-        total = 0
-        for site in self._storage.sites():
-            names = [
-                (Member(each.id, each.user_id).name, each.expires)
-                for each in records
-                if site_of(self._storage, each) == site
-            ]
-            if names:
-                keys = self._keys(site)
-                run(self._server.evaluate(scripts.LIST, keys, *chain.from_iterable(names)))
-            total += len(names)
-        return total
+    def _begin(self) -> Flow[bool]:
+        """Complete the indexes of new marks, and return whether there were any.
+
+        A mark that is not in the set of sites has no records but those whose writes have listed
+        them, unless the server drops keys. That is so because a rebuild makes the set with the
+        marks of all records that there are.
+        """
+        begun = set(map(int, (yield Call(self._server, "ask", ("SMEMBERS", self.sites_key)))))
+        new = [each for each in self._storage.sites() if each not in begun]
+        if not begun or not new or (yield from self._may_be_evicted()):
+            return False
+        calls: list[Evaluation] = [
+            (scripts.COMPLETE, (key,), (0,)) for key in self.directories(*new)
+        ]
+        yield from self._server.evaluate_all(calls)
+        yield from self._note_sites(*new)
+        return True
+
+    def _note_sites(self, *sites: int) -> Flow[None]:
+        yield from self._server.evaluate(scripts.NOTE_SITES, (self.sites_key,), *sites)
+
+    def directories(self, *sites: int) -> list[bytes]:
+        """Return the keys of all directories of sites, or of this site."""
+        prefix = self._server.prefix
+        return [
+            key(prefix, site, tag)
+            for site in sites or self._storage.sites()
+            for key in (sessions_key, users_key)
+            for tag in range(TAGS)
+        ]
+
+    def _ids_of_tags(self, builder: str) -> Iterator[list[list[str]]]:
+        """Yield the ids of all records, those with the same tag together."""
+        by_tag, number = defaultdict[int, list[str]](list), 0
+        for ids in self._all_ids(builder, bool):
+            for each in ids:
+                by_tag[tag_of(each)].append(each)
+            number += len(ids)
+            if number >= _AT_ONCE:
+                yield list(by_tag.values())
+                by_tag, number = defaultdict(list), 0
+        yield list(by_tag.values())
+
+    def _list(self, ids_of_tags: Sequence[list[str]]) -> tuple[int, set[bytes], set[int]]:
+        """Add records of this site to its indexes.
+
+        Return how many there are, the directories that have them, and the marks of other sites.
+        """
+        prefix, sites = self._server.prefix, self._storage.sites()
+        marks, calls, batches = tuple(map(pack_site, sites)), list[Evaluation](), list[list[str]]()
+        for ids in ids_of_tags:
+            directories = tuple(sessions_key(prefix, site, tag_of(ids[0])) for site in sites)
+            for at in range(0, len(ids), _OF_A_TAG):
+                batches.append(ids[at : at + _OF_A_TAG])
+                keys = (*directories, *map(self._server.key, batches[-1]))
+                calls.append((scripts.LIST_RECORDS, keys, (len(marks), *marks)))
+        total, filled, others = 0, set[bytes](), set[int]()
+        of_users = defaultdict[bytes, list[Any]](list)
+        for ids, (found, strange) in zip(
+            batches, run(self._server.evaluate_all(calls)) if calls else [], strict=True
+        ):
+            others.update(int.from_bytes(each, "big", signed=True) for each in strange)
+            for number, mark, user, expires in _fours(found):
+                total += 1
+                site = sites[marks.index(mark)]
+                session_id = ids[number - 1]
+                filled.add(sessions_key(prefix, site, tag_of(session_id)))
+                if user != 0:
+                    listing = Listing(session_id, user.decode(), site)
+                    directory, member = listing.place(prefix)
+                    of_users[directory] += (member, last_day(int(expires)))
+        lists = [(scripts.LIST, (key,), tuple(each)) for key, each in of_users.items()]
+        if lists:
+            run(self._server.evaluate_all(lists))
+        return total, filled | of_users.keys(), others
 
 
 class _Wait:
@@ -230,17 +301,15 @@ def _batches_of_ids(server: Server, is_wanted: Callable[[str], bool]) -> Iterato
 
     A batch may be empty: one comes after each round trip.
     """
-    prefix = server.key("")
-    if server.key("a") != f"{prefix}a":
-        return
-    ids: list[str] = []
-    for keys in server.scan_pages(prefix):
-        for key in keys:
-            session_id = key[len(prefix.encode()) :].decode(errors="replace")
-            if is_session_id(session_id) and is_wanted(session_id):
-                ids.append(session_id)
+    prefix, ids = server.prefix, list[str]()
+    for keys in server.scan_pages(prefix + b"{"):
+        ids += filter(is_wanted, ids_in(prefix, keys))
         full = len(ids) >= _BATCH
         yield ids if full else []
         if full:
             ids = []
     yield ids
+
+
+def _fours(answer: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return zip(answer[::4], answer[1::4], answer[2::4], answer[3::4], strict=True)
