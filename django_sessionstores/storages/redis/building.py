@@ -29,6 +29,8 @@ BUILDER_SECONDS: Final = 10.0
 """How long the lock stays after a request that was killed while it rebuilt the index."""
 WAIT_SECONDS: Final = 5.0
 """How long a request waits for an index that another request rebuilds."""
+POLICY_SECONDS: Final = 60.0
+"""How long a process relies on what the server has said it does when it is full."""
 _BUILDER_TTL: Final = int(BUILDER_SECONDS * 1000)
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.25
@@ -49,6 +51,8 @@ class IndexBuilder:
     def __init__(self, server: Server, storage: Storage) -> None:
         self._server = server
         self._storage = storage
+        self._is_evicting = True
+        self._policy_until = 0.0
 
     @property
     def lock(self) -> bytes:
@@ -68,7 +72,7 @@ class IndexBuilder:
         begun = set(map(int, self._server.ask("SMEMBERS", self.sites_key)))
         known = [each for each in self._storage.sites() if not begun or each in begun]
         calls: list[Evaluation] = [
-            (scripts.COUNT, (key,), (0,)) for key in self.directories(*known)
+            (scripts.COUNT, (key,), (0, 1)) for key in self.directories(*known)
         ]
         answers = run(self._server.evaluate_all(calls)) if known else []
         return all(each[0] == scripts.COMPLETE_STATE for each in answers)
@@ -188,16 +192,20 @@ class IndexBuilder:
                 held_at = time.monotonic()
             yield ids
 
-    def _may_be_evicted(self) -> Flow[bool]:
+    def may_be_evicted(self) -> Flow[bool]:
         """Return whether a full server may drop an index, which has no lifetime.
 
         If so, the index of a new mark is not known to be complete. A server that does not say what
-        it does is one that may.
+        it does is one that may. What it has said counts for a while.
         """
-        try:
-            return may_evict((yield Call(self._server, "ask", ("INFO", "memory"))))
-        except StorageUnavailable:
-            return True
+        if time.monotonic() >= self._policy_until:
+            try:
+                memory = yield Call(self._server, "ask", ("INFO", "memory"))
+                self._is_evicting = may_evict(memory)
+            except StorageUnavailable:
+                self._is_evicting = True
+            self._policy_until = time.monotonic() + POLICY_SECONDS
+        return self._is_evicting
 
     def _begin(self) -> Flow[bool]:
         """Complete the indexes of new marks, and return whether there were any.
@@ -208,7 +216,7 @@ class IndexBuilder:
         """
         begun = set(map(int, (yield Call(self._server, "ask", ("SMEMBERS", self.sites_key)))))
         new = [each for each in self._storage.sites() if each not in begun]
-        if not begun or not new or (yield from self._may_be_evicted()):
+        if not begun or not new or (yield from self.may_be_evicted()):
             return False
         calls: list[Evaluation] = [
             (scripts.COMPLETE, (key,), (0,)) for key in self.directories(*new)

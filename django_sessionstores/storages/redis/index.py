@@ -207,9 +207,10 @@ class SessionIndex:
     def _count(self, now: int) -> Flow[int | None]:
         """Return the number of live sessions; nothing if the index is not complete."""
         sites, prefix = self._storage.sites(), self._server.prefix
+        looks = int((yield from self.builder.may_be_evicted()))
         answers = yield from self._server.evaluate_all(
             [
-                (scripts.COUNT, (sessions_key(prefix, site, tag),), (now,))
+                (scripts.COUNT, (sessions_key(prefix, site, tag),), (now, looks))
                 for site in sites
                 for tag in range(TAGS)
             ]

@@ -60,12 +60,13 @@ end
 """
 
 # Returns the state, the number of members that expire after a moment, and the number of buckets.
+# The second argument says whether to look for buckets that are missing, which takes longest.
 COUNT: Final = Script(
     f"""
 {_LOOK_FOR_LOST}
 local state = redis.call('ZSCORE', KEYS[1], 's')
 if not state then return {{0, 0, 0}} end
-if is_lost(KEYS[1]) then return {{{LOST_STATE}, 0, 0}} end
+if ARGV[2] == '1' and is_lost(KEYS[1]) then return {{{LOST_STATE}, 0, 0}} end
 local total = -tonumber(redis.call('ZSCORE', KEYS[1], 'c'))
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(0', ARGV[1])) do
     total = total - redis.call('ZCOUNT', KEYS[1] .. ':' .. name, '-inf', ARGV[1])
