@@ -6,20 +6,19 @@ import logging
 import random
 import secrets
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from ...core.flow import Call, Flow, Pause, run
-from ...core.records import Record, State, pack_site
+from ...core.records import Record, State
 from ...exceptions import StorageFull, StorageUnavailable
 from ..base import Storage
 from . import index_scripts as scripts
 from .answers import find, may_evict
 from .client import Server
-from .keys import TAGS, ids_in, lock_key, sessions_key, sites_key, tag_of, users_key
-from .members import Listing, last_day
+from .keys import ids_in, lock_key, sites_key
+from .rebuilding import Rebuild, directories_of
 from .running import Evaluation
 
 logger: Final = logging.getLogger("django_sessionstores")
@@ -27,6 +26,8 @@ logger: Final = logging.getLogger("django_sessionstores")
 _BATCH: Final = 1000
 BUILDER_SECONDS: Final = 10.0
 """How long the lock stays after a request that was killed while it rebuilt the index."""
+BUILD_SECONDS: Final = 5.0
+"""How long one request rebuilds the index. The next one goes on with it."""
 WAIT_SECONDS: Final = 5.0
 """How long a request waits for an index that another request rebuilds."""
 POLICY_SECONDS: Final = 60.0
@@ -34,11 +35,6 @@ POLICY_SECONDS: Final = 60.0
 _BUILDER_TTL: Final = int(BUILDER_SECONDS * 1000)
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.25
-_AT_ONCE: Final = 20_000
-"""How many records a rebuild collects, to list those with the same tag together."""
-_OF_A_TAG: Final = 100
-"""How many records one script lists at most."""
-
 T = TypeVar("T")
 
 
@@ -82,29 +78,19 @@ class IndexBuilder:
 
         Looks at each key of the server once, including the keys of others. Sessions of other sites
         are left out. Requests that need the index wait for this, and do not do the same.
-        ``builder`` is the token that the lock holds, if the caller holds the lock.
+        ``builder`` is the token that the lock holds, if the caller holds the lock. Such a caller is
+        a request: after `BUILD_SECONDS` this raises `StorageUnavailable`, and the next one goes on.
 
         Raises `StorageFull` if the server has no memory for sessions that are missing. An index
         that lacks none can be completed without memory.
         """
-        if not builder:
+        is_request = bool(builder)
+        if not is_request:
             builder = secrets.token_hex(8)
             run(self._server.evaluate(scripts.SEIZE, (self.lock,), builder, _BUILDER_TTL))
-        total, filled, others = 0, set[bytes](), set[int]()
+        rebuild = Rebuild(self._server, self._storage, self._keep_lock(builder))
         try:
-            directories = self.directories()
-            run(self._server.evaluate_all([(scripts.PREPARE, (key,), ()) for key in directories]))
-            for ids in self._ids_of_tags(builder):
-                number, listed_in, marks = self._list(ids)
-                total += number
-                filled |= listed_in
-                others |= marks
-            run(
-                self._server.evaluate_all(
-                    [(scripts.COMPLETE, (key,), (int(key in filled),)) for key in directories]
-                )
-            )
-            run(self._note_sites(*self._storage.sites(), *others))
+            return rebuild.run(BUILD_SECONDS if is_request else None)
         except StorageFull as error:
             raise StorageFull(
                 f"{self._server.describe()} has no memory left for the sessions that its index "
@@ -113,7 +99,6 @@ class IndexBuilder:
             ) from error
         finally:
             self.release(builder)
-        return total
 
     def ask(self, read: Callable[[], Flow[T | None]]) -> Flow[T]:
         """Return what a flow reads from an index, which is rebuilt first if it is incomplete.
@@ -185,12 +170,22 @@ class IndexBuilder:
 
     def _all_ids(self, builder: str, is_wanted: Callable[[str], bool]) -> Iterator[list[str]]:
         """Yield the wanted ids of all records, and keep the lock meanwhile."""
-        held_at = time.monotonic()
+        keep_lock = self._keep_lock(builder)
         for ids in _batches_of_ids(self._server, is_wanted):
+            keep_lock()
+            yield ids
+
+    def _keep_lock(self, builder: str) -> Callable[[], None]:
+        """Return a function that keeps the lock, if it is called from time to time."""
+        held_at = time.monotonic()
+
+        def keep() -> None:
+            nonlocal held_at
             if time.monotonic() - held_at > BUILDER_SECONDS / 4:
                 run(self._server.evaluate(scripts.HOLD, (self.lock,), builder, _BUILDER_TTL))
                 held_at = time.monotonic()
-            yield ids
+
+        return keep
 
     def may_be_evicted(self) -> Flow[bool]:
         """Return whether a full server may drop an index, which has no lifetime.
@@ -230,58 +225,7 @@ class IndexBuilder:
 
     def directories(self, *sites: int) -> list[bytes]:
         """Return the keys of all directories of sites, or of this site."""
-        prefix = self._server.prefix
-        return [
-            key(prefix, site, tag)
-            for site in sites or self._storage.sites()
-            for key in (sessions_key, users_key)
-            for tag in range(TAGS)
-        ]
-
-    def _ids_of_tags(self, builder: str) -> Iterator[list[list[str]]]:
-        """Yield the ids of all records, those with the same tag together."""
-        by_tag, number = defaultdict[int, list[str]](list), 0
-        for ids in self._all_ids(builder, bool):
-            for each in ids:
-                by_tag[tag_of(each)].append(each)
-            number += len(ids)
-            if number >= _AT_ONCE:
-                yield list(by_tag.values())
-                by_tag, number = defaultdict(list), 0
-        yield list(by_tag.values())
-
-    def _list(self, ids_of_tags: Sequence[list[str]]) -> tuple[int, set[bytes], set[int]]:
-        """Add records of this site to its indexes.
-
-        Return how many there are, the directories that have them, and the marks of other sites.
-        """
-        prefix, sites = self._server.prefix, self._storage.sites()
-        marks, calls, batches = tuple(map(pack_site, sites)), list[Evaluation](), list[list[str]]()
-        for ids in ids_of_tags:
-            directories = tuple(sessions_key(prefix, site, tag_of(ids[0])) for site in sites)
-            for at in range(0, len(ids), _OF_A_TAG):
-                batches.append(ids[at : at + _OF_A_TAG])
-                keys = (*directories, *map(self._server.key, batches[-1]))
-                calls.append((scripts.LIST_RECORDS, keys, (len(marks), *marks)))
-        total, filled, others = 0, set[bytes](), set[int]()
-        of_users = defaultdict[bytes, list[Any]](list)
-        for ids, (found, strange) in zip(
-            batches, run(self._server.evaluate_all(calls)) if calls else [], strict=True
-        ):
-            others.update(int.from_bytes(each, "big", signed=True) for each in strange)
-            for number, mark, user, expires in _fours(found):
-                total += 1
-                site = sites[marks.index(mark)]
-                session_id = ids[number - 1]
-                filled.add(sessions_key(prefix, site, tag_of(session_id)))
-                if user != 0:
-                    listing = Listing(session_id, user.decode(), site)
-                    directory, member = listing.place(prefix)
-                    of_users[directory] += (member, last_day(int(expires)))
-        lists = [(scripts.LIST, (key,), tuple(each)) for key, each in of_users.items()]
-        if lists:
-            run(self._server.evaluate_all(lists))
-        return total, filled | of_users.keys(), others
+        return directories_of(self._server, sites or self._storage.sites())
 
 
 class _Wait:
@@ -317,7 +261,3 @@ def _batches_of_ids(server: Server, is_wanted: Callable[[str], bool]) -> Iterato
         if full:
             ids = []
     yield ids
-
-
-def _fours(answer: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    return zip(answer[::4], answer[1::4], answer[2::4], answer[3::4], strict=True)

@@ -12,6 +12,7 @@ from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.redis import RedisCache as DjangoRedisCache
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop
+from msgspec import Struct
 from redis import Redis
 from redis import asyncio as awaited
 from redis import connection as blocking
@@ -70,6 +71,15 @@ _AWAITING: Final[dict[type[Any], type[Any]]] = {
 _POOLS: Final = (blocking.ConnectionPool, blocking.BlockingConnectionPool)
 _OWN_OF_POOLS: Final = re.compile("parser_class|himport_registry|event_dispatcher|maint_.*|orig_.*")
 """The arguments that a pool of blocking connections adds to those of the settings."""
+
+
+class ScanPlace(Struct):
+    """Where a scan of all keys goes on."""
+
+    node: int = 0
+    """The number of the node among those of a cluster, by name."""
+    cursor: int = 0
+    is_end: bool = False
 
 
 class Server(ScriptRunner):
@@ -225,27 +235,29 @@ class Server(ScriptRunner):
         for keys in self.scan_pages(prefix):
             yield from keys
 
-    def scan_pages(self, prefix: bytes) -> Iterator[list[bytes]]:
+    def scan_pages(self, prefix: bytes, place: ScanPlace | None = None) -> Iterator[list[bytes]]:
         """Yield what `scan_keys` yields, a list for each round trip, which may be empty.
 
-        So the caller can do something else from time to time, however few keys match.
+        So the caller can do something else from time to time, however few keys match. With
+        ``place``, this begins there, and the place moves.
         """
-        pattern = _GLOB.sub(rb"\\\g<0>", prefix) + b"*"
+        pattern, place = _GLOB.sub(rb"\\\g<0>", prefix) + b"*", place or ScanPlace()
         try:
             client = self._client or self.connect()
             nodes: list[Any] = [None]
             if isinstance(client, RedisCluster):
-                nodes = client.get_primaries()  # type: ignore[no-untyped-call]
-            for node in nodes:
+                primaries = client.get_primaries()  # type: ignore[no-untyped-call]
+                nodes = sorted(primaries, key=lambda node: str(node.name))
+            while not place.is_end:
+                node = nodes[place.node]
                 options = {} if node is None else {"target_nodes": node}
-                cursor = 0
-                while True:
-                    command = partial(client.scan, cursor, match=pattern, count=_BATCH, **options)
-                    answer, keys = self._run(command, self._breaker, None, ("SCAN",))
-                    yield keys
-                    cursor = answer if node is None else answer[node.name]
-                    if not cursor:
-                        break
+                command = partial(client.scan, place.cursor, match=pattern, count=_BATCH, **options)
+                answer, keys = self._run(command, self._breaker, None, ("SCAN",))
+                place.cursor = answer if node is None else answer[node.name]
+                if not place.cursor:
+                    place.node += 1
+                    place.is_end = place.node >= len(nodes)
+                yield keys
         except _ERRORS as error:
             self._fail(error, self._breaker, command=("SCAN",))
 

@@ -144,6 +144,11 @@ def lock_key(prefix: bytes, site: int) -> bytes:
     return b"%block%b" % (_tagged(prefix, 0), pack_site(site))
 
 
+def progress_key(prefix: bytes, site: int) -> bytes:
+    """Return the key of what says how far a rebuild of the index of a site has come."""
+    return b"%bprogress%b" % (_tagged(prefix, 0), pack_site(site))
+
+
 def ids_in(prefix: bytes, keys: list[bytes]) -> Iterator[str]:
     """Yield the ids of the records among some keys that begin with a prefix."""
     begin, size = len(prefix) + _TAG_SIZE, len(prefix) + _TAG_SIZE + MEMBER_SIZE

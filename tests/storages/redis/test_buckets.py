@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from django.core.cache import caches
 from django.test import override_settings
@@ -15,8 +16,9 @@ from redis import Redis as Client
 
 from django_sessionstores.core.flow import run
 from django_sessionstores.core.records import Record, State, make_tombstone, pack, session_id
+from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.storages.base import Updated
-from django_sessionstores.storages.redis import scripts
+from django_sessionstores.storages.redis import building, scripts
 from django_sessionstores.storages.redis.bucket_lua import MOST
 from django_sessionstores.storages.redis.keys import (
     TAG_TEXTS,
@@ -26,10 +28,12 @@ from django_sessionstores.storages.redis.keys import (
     id_of,
     ids_in,
     member_of,
+    progress_key,
     record_key,
     tag_of,
 )
 from django_sessionstores.storages.redis.members import arguments_of, keys_of, moves_of
+from django_sessionstores.storages.redis.rebuilding import Progress
 from django_sessionstores.storages.redis.storage import RedisStorage
 from tests.services import HOST, Redis, RedisCluster, shared_service
 from tests.storages.redis import test_storage
@@ -438,6 +442,86 @@ def test_lists_are_right_on_a_server_that_evicts_keys(server: Redis, policy: str
         assert storage.reindex() == len(kept)
         # Nothing leads to what is left of an evicted directory. It is evicted in turn.
         check_index(client, may_have_others=True)
+
+
+# Rebuilds in parts --------------------------------------------------------------------------------
+
+DEPLOYMENTS = pytest.mark.parametrize(
+    "deployment",
+    [
+        lambda: storage_at(shared_service(Redis).url()),
+        lambda: storage_at(
+            shared_service(RedisCluster).url(), f"{test_storage.__name__}.ClusterCache"
+        ),
+    ],
+    ids=["one server", "cluster"],
+)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request looks at a thousand keys, and at those of one node of a cluster at most."""
+    monkeypatch.setattr(building, "BUILD_SECONDS", 0.0)
+
+
+def ask_until_built(ask: Callable[[], Any]) -> tuple[Any, int]:
+    """Return the answer, and how many requests have gone without one."""
+    reasons = list[str]()
+    for _ in range(100):
+        try:
+            found = ask()
+        except StorageUnavailable as error:
+            reasons.append(str(error))
+        else:
+            assert all("the next request goes on with it" in each for each in reasons)
+            return found, len(reasons)
+    raise AssertionError(reasons[-1])
+
+
+@DEPLOYMENTS
+@pytest.mark.usefixtures("impatient")
+def test_a_rebuild_is_shared_by_requests(deployment: Callable[[], Any]) -> None:
+    """None takes so long that its worker is killed, after which the next would begin anew."""
+    with deployment() as storage:
+        client = storage._server.connect()
+        client.flushall()
+        ids = sorted(session_id(str(number)) for number in range(3500))
+        for each in ids:
+            storage.create(record(each, user_id="7"), NOW)
+        # There is none yet that says it is complete.
+        found, tries = ask_until_built(lambda: storage.count(NOW, "7"))
+        assert (found, storage.count(NOW, None)) == (3500, 3500)
+        assert 2 <= tries < 20
+        assert listed(storage, limit=500) == ids
+        assert storage.index_is_complete()
+        assert client.exists(progress_key(storage._server.prefix, storage.sites()[0])) == 0
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_rebuild_begins_anew_on_a_server_that_was_restarted(storage: RedisStorage) -> None:
+    """It goes through its keys in another order."""
+    store_all(storage, [record(session_id(str(n)), site=storage.sites()[0]) for n in range(2500)])
+    key = progress_key(storage._server.prefix, storage.sites()[0])
+    with pytest.raises(StorageUnavailable):
+        storage.count(NOW, None)
+    progress = msgspec.msgpack.decode(raw_client().get(key), type=Progress)
+    assert progress.total < 2500
+    progress.servers, progress.place.cursor = ["another"], 12345
+    raw_client().set(key, msgspec.msgpack.encode(progress))
+    assert ask_until_built(lambda: storage.count(NOW, None))[0] == 2500
+    assert storage.reindex() == 2500
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_rebuild_that_cannot_be_shared_is_done_at_once(
+    server: Redis,
+) -> None:
+    """There is no memory to note how far it has come."""
+    with storage_at(server.url()) as storage:
+        store_all(storage, [record(session_id(str(n))) for n in range(2500)])
+        server.cli("config", "set", "maxmemory-policy", "noeviction")
+        server.cli("config", "set", "maxmemory", "1")
+        assert storage.count(NOW, None) == 2500
 
 
 def test_other_sites_have_buckets_of_their_own(storage: RedisStorage) -> None:

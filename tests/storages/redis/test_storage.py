@@ -44,6 +44,7 @@ from django_sessionstores.storages.redis import index_scripts
 from django_sessionstores.storages.redis import scripts as redis_scripts
 from django_sessionstores.storages.redis import storage as redis
 from django_sessionstores.storages.redis.client import Server, _operation
+from django_sessionstores.storages.redis.rebuilding import Rebuild
 from django_sessionstores.testing import StorageContract, successor, suspicious_messages
 from tests import cases
 from tests.dumps import contents
@@ -135,7 +136,7 @@ def server() -> Iterator[Redis]:
         yield server
 
 
-INDEX_KEY = re.compile(rb"\{..\}(?:([iu])....(:\d+)?|sites|lock....)$", re.DOTALL)
+INDEX_KEY = re.compile(rb"\{..\}(?:([iu])....(:\d+)?|sites|lock....|progress....)$", re.DOTALL)
 """Directories, buckets, and what there is once."""
 
 
@@ -1258,12 +1259,12 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     begun: list[float] = []
     scan_pages = Server.scan_pages
 
-    def slowly(self: Server, pattern: str) -> Iterator[list[bytes]]:
+    def slowly(self: Server, *arguments: Any) -> Iterator[list[bytes]]:
         begun.append(time.monotonic())
         for _ in range(5):
             time.sleep(0.1)
             yield []
-        yield from scan_pages(self, pattern)
+        yield from scan_pages(self, *arguments)
 
     monkeypatch.setattr(Server, "scan_pages", slowly)
     return begun
@@ -1383,9 +1384,7 @@ def test_a_builder_that_fails_gives_the_lock_back(
     """The next request need not wait until it ends."""
     _store_without_index(storage)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            storage._index.builder, "_list", mock.Mock(side_effect=StorageUnavailable("away"))
-        )
+        patch.setattr(Rebuild, "_list", mock.Mock(side_effect=StorageUnavailable("away")))
         with pytest.raises(StorageUnavailable, match="away"):
             listed(storage, "7")
     assert raw_client().exists(storage._index.builder.lock) == 0
@@ -1411,12 +1410,12 @@ def test_each_command_that_makes_the_index_has_a_lock_of_its_own(
     """One that ends must not take the lock from another."""
     locks: list[Any] = []
 
-    def look(ids: Sequence[list[str]]) -> Any:
+    def look(self: Rebuild, ids: Sequence[list[str]]) -> None:
         locks.append(raw_client().get(storage._index.builder.lock))
-        return len(ids), set(), set()
+        self._progress.total += len(ids)
 
     storage.create(record(), NOW)
-    monkeypatch.setattr(storage._index.builder, "_list", look)
+    monkeypatch.setattr(Rebuild, "_list", look)
     assert [storage.reindex(), storage.reindex()] == [1, 1]
     assert len(set(locks)) == 2
 
