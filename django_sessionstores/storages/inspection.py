@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 from ..core.records import ID_SIZE, Record, draw_key, list_entry, session_id
-from ..core.summary import Numbers, Summary, summarize
+from ..core.summary import IndexReport, Numbers, Summary, summarize
 from ..exceptions import UnreadablePayload
 from .outcomes import Page
 from .site_marks import SiteMarks
@@ -136,6 +136,13 @@ class Inspection(SiteMarks):
         """Return whether the index has all sessions; ``None`` if there is no index.
 
         Asks the store.
+        """
+        return None
+
+    def index_report(self) -> IndexReport | None:
+        """Return what the index has, and what is out of order in it, for the doctor.
+
+        Return ``None`` if the storage does not tell. Asks the store, and changes nothing.
         """
         return None
 

@@ -38,6 +38,8 @@ _CURSOR: Final = re.compile(r"(?:[0-9a-f]{40})?", re.ASCII)
 _IDS: Final = 1 << (8 * ID_SIZE)
 _MOST_LOOKS: Final = 1000
 """About how many members of a user one call looks at to find those that are live."""
+_MOST_MOVED: Final = 250
+"""How many members one script moves at most, because it keeps all others waiting."""
 _AT_ONCE: Final = 64
 """The tags that a purge looks at in one round trip."""
 
@@ -133,7 +135,7 @@ class SessionIndex:
         calls: list[Evaluation] = []
         for tag in tags:
             begin = place.number if tag == place.tag else 0
-            arguments = (begin, PLACES, wanted, floor, b"")
+            arguments = (begin, PLACES, min(wanted, _BATCH), floor, b"")
             calls += (
                 (scripts.PAGE, (sessions_key(prefix, site, tag),), arguments) for site in sites
             )
@@ -166,7 +168,8 @@ class SessionIndex:
             found = list[Member]()
             while len(found) < limit and first < _IDS:
                 begin, stop = user.places_from(first)
-                arguments = (begin, stop, limit, day_of(floor), user.prefix)
+                wanted = min(limit - len(found), _BATCH)
+                arguments = (begin, stop, wanted, day_of(floor), user.prefix)
                 answers = yield from self._server.evaluate_all(
                     [
                         (scripts.PAGE, (users_key(prefix, site, user.tag),), arguments)
@@ -254,7 +257,11 @@ class SessionIndex:
             arguments[directory] += (name, member.score, expires)
         if arguments:
             yield from self._server.evaluate_all(
-                [(scripts.HEAL, (key,), tuple(each)) for key, each in arguments.items()]
+                [
+                    (scripts.HEAL, (key,), tuple(each[at : at + 3 * _MOST_MOVED]))
+                    for key, each in arguments.items()
+                    for at in range(0, len(each), 3 * _MOST_MOVED)
+                ]
             )
 
     def purge(self, now: int, batch: int) -> Flow[int]:
@@ -285,7 +292,7 @@ class SessionIndex:
             gone = 0
             for (key, end, is_counted), some in zip(looks, answers, strict=True):
                 if some and gone < batch:
-                    most = min(batch - gone, _BATCH)
+                    most = min(batch - gone, _MOST_MOVED)
                     removed = yield from self._server.evaluate(scripts.PURGE, (key,), end, most)
                     gone += removed if is_counted else 0
             if gone:

@@ -59,8 +59,9 @@ local function is_lost(directory)
 end
 """
 
-# Returns the state, the number of members that expire after a moment, and the number of buckets.
-# The second argument says whether to look for buckets that are missing, which takes longest.
+# Returns the state, the number of members that expire after a moment, and the number of buckets with
+# members. The second argument says whether to look for buckets that are missing, which takes most
+# of the time.
 COUNT: Final = Script(
     f"""
 {_LOOK_FOR_LOST}
@@ -71,7 +72,25 @@ local total = -tonumber(redis.call('ZSCORE', KEYS[1], 'c'))
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(0', ARGV[1])) do
     total = total - redis.call('ZCOUNT', KEYS[1] .. ':' .. name, '-inf', ARGV[1])
 end
-return {{tonumber(state), total, redis.call('ZCARD', KEYS[1]) - 2}}
+return {{tonumber(state), total, redis.call('ZCOUNT', KEYS[1], '(0', '(+inf')}}
+"""
+)
+
+# Returns how many bytes a key takes; with an argument, those of a directory and its buckets.
+# Returns 0 for a key that is not there, or if the user has no right to ask.
+MEASURE: Final = Script(
+    """
+local function bytes_of(key)
+    local size = redis.pcall('MEMORY', 'USAGE', key)
+    return type(size) == 'number' and size or 0
+end
+local total = bytes_of(KEYS[1])
+if ARGV[1] and total > 0 then
+    for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(0', '(+inf')) do
+        total = total + bytes_of(KEYS[1] .. ':' .. name)
+    end
+end
+return total
 """
 )
 

@@ -22,7 +22,7 @@ from .running import Evaluation
 _AT_ONCE: Final = 20_000
 """How many records are collected, to list those with the same tag together."""
 _OF_A_TAG: Final = 100
-"""How many records one script lists at most."""
+"""How many records one script lists at most, because it keeps all others waiting."""
 _PROGRESS_TTL: Final = 60_000
 """How many milliseconds the next request has to go on with a rebuild. Then it begins anew."""
 
@@ -145,7 +145,13 @@ class Rebuild:
                     directory, member = listing.place(prefix)
                     of_users[directory] += (member, last_day(int(expires)))
             self._progress.total += len(found) // 4
-        self._evaluate([(scripts.LIST, (key,), tuple(each)) for key, each in of_users.items()])
+        self._evaluate(
+            [
+                (scripts.LIST, (key,), tuple(each[at : at + 2 * _OF_A_TAG]))
+                for key, each in of_users.items()
+                for at in range(0, len(each), 2 * _OF_A_TAG)
+            ]
+        )
         filled |= of_users.keys()
         self._progress.filled |= {
             number for number, key in enumerate(self._directories) if key in filled

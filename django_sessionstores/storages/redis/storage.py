@@ -14,6 +14,7 @@ from django.core.cache.backends.base import BaseCache
 from ... import conf
 from ...core.flow import Call, Flow, arun, run
 from ...core.records import Record, State, is_session_id, pack, pack_site, pack_times, unpack
+from ...core.summary import IndexReport
 from ...exceptions import StorageUnavailable
 from ...payloads.codec import Codec
 from ..base import CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated, rotate_in_two_steps
@@ -24,6 +25,7 @@ from .client import Server, missing_timeout
 from .cluster import ids_of_nodes
 from .index import SessionIndex
 from .keys import sessions_key, tag_of
+from .measuring import measure
 from .members import Move, Moves, arguments_of, keys_of, moves_of
 from .running import Evaluation
 from .scripts import Script
@@ -246,6 +248,9 @@ class RedisStorage(FlowStorage, CacheStorage):
 
     def index_is_complete(self) -> bool:
         return self._index.builder.is_complete()
+
+    def index_report(self) -> IndexReport:
+        return measure(self._server, self)
 
     def write_obstacle(self) -> str:
         """See `Storage.write_obstacle`. Asks the server, and changes nothing."""

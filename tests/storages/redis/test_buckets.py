@@ -311,6 +311,28 @@ def test_a_write_does_not_hide_that_a_bucket_was_evicted(storage: RedisStorage) 
         check_index()
 
 
+@pytest.mark.parametrize("rights", ["+@all", "+@all -memory"])
+def test_the_doctor_says_what_a_session_takes(server: Redis, rights: str) -> None:
+    client = Client(host=HOST, port=server.port)
+    with storage_at(server.url()) as storage:
+        few = [record(session_id(str(each)), user_id=str(each // 5)) for each in range(5000)]
+        store_all(storage, few[:900])
+        assert storage.index_report().bytes_per_session is None
+        store_all(storage, few[900:])
+        storage.reindex()
+        client.acl_setuser("default", True, nopass=True, keys=["*"], commands=rights.split())
+        report = storage.index_report()
+        client.acl_setuser("default", True, nopass=True, keys=["*"], commands=["+@all"])
+        buckets = len(sizes(client))
+        true = sum(map(client.memory_usage, client.keys("*"))) / 5000
+    assert (report.sessions, report.incomplete, report.evicted) == (5000, 0, 0)
+    assert report.buckets == buckets
+    if "-memory" in rights:
+        assert report.bytes_per_session is None
+    else:
+        assert abs(report.bytes_per_session - true) < 0.1 * true
+
+
 # On a cluster -----------------------------------------------------------------------------------
 
 
