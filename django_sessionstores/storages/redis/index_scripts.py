@@ -59,9 +59,8 @@ local function is_lost(directory)
 end
 """
 
-# Returns the state, the number of members that expire after a moment, and the number of buckets with
-# members. The second argument says whether to look for buckets that are missing, which takes most
-# of the time.
+# Returns the state, the number of members that expire after a moment, and that of buckets in use.
+# The second argument says whether to look for buckets that are missing, which takes longest.
 COUNT: Final = Script(
     f"""
 {_LOOK_FOR_LOST}
