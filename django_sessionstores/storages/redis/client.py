@@ -171,8 +171,8 @@ class Server(ScriptRunner):
     def ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return the answers to several commands in one round trip.
 
-        Raises the exception for the first error, see `ask`. A value that is not a string is not an
-        error here: its answer is one of the client's.
+        Raises the exception for the first error, see `ask`. A value that is not a string, and a
+        script that the server does not know, are not errors here: the answer is one of the client's.
         """
         if not commands:
             return []
@@ -338,7 +338,8 @@ class Server(ScriptRunner):
     ) -> list[Any]:
         """Return the answers to several commands. Raises an exception for the first error."""
         for command, answer in zip(commands, answers, strict=True):
-            if isinstance(answer, _ERRORS) and "WRONGTYPE" not in str(answer):
+            is_error = isinstance(answer, _ERRORS) and not isinstance(answer, NoScriptError)
+            if is_error and "WRONGTYPE" not in str(answer):
                 self._fail(answer, breaker, None, command)
         if breaker.log.is_open:
             for command in commands:

@@ -30,19 +30,18 @@ class ScriptRunner:
         return (yield Call(self, "ask", ("EVAL", script.text, *rest)))
 
     def evaluate_all(self, calls: Sequence[Evaluation]) -> Flow[list[Any]]:
-        """Return what several scripts return, in one round trip if the server knows them.
-
-        They may be run twice.
-        """
+        """Return what several scripts return, in one round trip if the server knows them."""
         if len(calls) == 1:
             script, keys, arguments = calls[0]
             return [(yield from self.evaluate(script, keys, *arguments))]
-        try:
-            return (yield from self._send(calls, "EVALSHA"))
-        except StorageUnavailable as error:
-            if not isinstance(error.__cause__, NoScriptError):
-                raise
-        return (yield from self._send(calls, "EVAL"))
+        answers = yield from self._send(calls, "EVALSHA")
+        # Of the nodes of a cluster, some may know a script. What they have done is not done again.
+        unknown = [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if unknown:
+            again = yield from self._send([calls[number] for number in unknown], "EVAL")
+            for number, answer in zip(unknown, again, strict=True):
+                answers[number] = answer
+        return answers
 
     def _send(self, calls: Sequence[Evaluation], name: str) -> Flow[list[Any]]:
         commands = [

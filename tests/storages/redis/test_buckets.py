@@ -420,6 +420,22 @@ def test_a_cluster_takes_as_many_commands_as_one_server(
     }
 
 
+def test_what_some_nodes_have_done_is_not_done_again() -> None:
+    """The others do not know the script, and are sent it. A session that has ended would count as
+    one that was not there."""
+    with storage_at(
+        shared_service(RedisCluster).url(), f"{test_storage.__name__}.ClusterCache"
+    ) as storage:
+        storage._server.connect().flushall()
+        ids = [session_id(str(number)) for number in range(100)]
+        for turn in range(2):
+            for each in ids:
+                storage.create(record(each), NOW)
+            if turn:
+                shared_service(RedisCluster).members[0].cli("script", "flush")
+            assert storage.end_many(ids) == ids
+
+
 def test_a_list_of_a_user_on_a_cluster_has_no_ended_session() -> None:
     """The index of users is not told of an end, and finds out when it is asked."""
     with storage_at(
