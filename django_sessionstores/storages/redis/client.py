@@ -171,8 +171,8 @@ class Server(ScriptRunner):
     def ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return the answers to several commands in one round trip.
 
-        Raises the exception for the first error, see `ask`. A value that is not a string, and a
-        script that the server does not know, are not errors here: the answer is one of the client's.
+        Raises the exception for the first error, see `ask`. A value that is not a string is not an
+        error here, nor is an unknown script: the answer is one of the client's exceptions.
         """
         if not commands:
             return []
