@@ -758,7 +758,7 @@ def test_doctor_tells_of_the_index(sound: Engine) -> None:
         sound.storage._server.ask("DEL", *sound.storage._index.builder.directories()[:5])
         said = " ".join(sessions("doctor").split())
         assert "not complete: the next list makes it" in said
-        assert "Incomplete parts 5" in said
+        assert "Parts missing 5" in said
         assert "Index buckets " in said
     else:
         assert document("doctor")["index"] is None

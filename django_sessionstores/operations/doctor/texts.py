@@ -56,11 +56,11 @@ def _index_in_words(diagnosis: Diagnosis) -> dict[str, str]:
         )
     report = diagnosis.index
     if report is not None and report.incomplete and not diagnosis.index_is_complete:
-        words[_("Incomplete parts")] = format_number(report.incomplete)
+        words[_("Parts missing")] = format_number(report.incomplete)
     if report is not None:
         words[_("Index buckets")] = format_number(report.buckets)
     if report is not None and report.bytes_per_session is not None:
-        words[_("Bytes per session")] = format_number(report.bytes_per_session)
+        words[_("Session bytes")] = format_number(report.bytes_per_session)
     return words
 
 
