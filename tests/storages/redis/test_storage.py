@@ -289,6 +289,12 @@ def test_a_cluster_that_is_taken_for_one_server_serves_logins() -> None:
                     )
                 assert storage.read(base.id).state is State.SUPERSEDED
 
+            storage.create(record("f" * 40, user_id="7"), NOW)
+        with storage_at(server.url()) as storage:
+            assert storage.delete("f" * 40)
+            assert storage.read("f" * 40) is None
+            assert listed(storage, "7") == []
+
     # The new record and the old one, each with its index.
     assert sent == ["EVALSHA"] * 2
 
