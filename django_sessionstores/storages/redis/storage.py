@@ -234,7 +234,7 @@ class RedisStorage(FlowStorage, CacheStorage):
         return await arun(find(self._server, session_ids))
 
     def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
-        """See `Storage.scan`. The last to expire comes first, unless ``user_id`` is given."""
+        """See `Storage.scan`. Sessions come in the order of their ids."""
         return run(self._index.scan(cursor, limit, user_id, live_at))
 
     async def ascan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
