@@ -16,6 +16,8 @@ from django.db import connections
 from pymemcache.client.base import Client as MemcachedClient
 from pymongo import MongoClient
 
+from django_sessionstores.storages.base import NAMESPACE, SHORT_NAMESPACE
+from django_sessionstores.storages.redis.keys import record_key
 from tests.cases import CACHE_TABLE, DATABASE_CACHE, FILE_CACHE, MONGODB, MONGODB_DATABASE
 from tests.services import HOST, Memcached, MemcachedNodes, MongoDB, Redis
 
@@ -47,7 +49,7 @@ def places(engine: Any, session_id: str) -> list[Place]:
     if engine.case.cache is FILE_CACHE:
         found.append(_file(Path(engine.cache._dir), session_id))
     elif engine.case.cache is not None:
-        found.append(_in_cache(engine, f"django_sessionstores:{session_id}"))
+        found.append(_in_cache(engine, session_id))
     if engine.case.database is not None and not engine.case.registry:
         found.append(_column(engine.database, TABLE, "id", session_id, "payload"))
     if engine.case.other is MONGODB and not engine.case.registry:
@@ -182,15 +184,15 @@ def _in_memory(records: dict[str, Any], session_id: str) -> Place:
     return Place("memory", lambda: records[session_id].payload, write)
 
 
-def _in_cache(engine: Any, name: str) -> Place:
-    full_name = str(engine.cache.make_key(name))
+def _in_cache(engine: Any, session_id: str) -> Place:
     if Redis in engine.servers:
         client = _redis(engine)
+        key = record_key(str(engine.cache.make_key(SHORT_NAMESPACE)).encode(), session_id)
         return Place(
-            "redis",
-            lambda: client.get(full_name),
-            lambda data: client.set(full_name, data, keepttl=True),
+            "redis", lambda: client.get(key), lambda data: client.set(key, data, keepttl=True)
         )
+    name = f"{NAMESPACE}{session_id}"
+    full_name = str(engine.cache.make_key(name))
     if engine.case.cache is DATABASE_CACHE:
         column = _column(engine.database, CACHE_TABLE, "cache_key", full_name, "value")
         return Place(

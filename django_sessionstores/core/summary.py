@@ -25,6 +25,22 @@ class UserCount(msgspec.Struct, frozen=True):
     sessions: int
 
 
+class IndexReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the index of a store has, and what is out of order in it."""
+
+    sessions: int
+    """The sessions in the index; some may have expired."""
+    buckets: int
+    """The parts that have the sessions and those of users."""
+    incomplete: int
+    """The parts of the index that may lack sessions."""
+    evicted: int
+    """Those of them of which the store has dropped something."""
+    bytes_per_session: int | None
+    """What a session takes in the store with its part of the index. ``None`` if that is not known.
+    """
+
+
 class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of all sessions of a store."""
 

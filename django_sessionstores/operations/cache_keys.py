@@ -21,15 +21,15 @@ from django.db import Error, connections, router
 from ..exceptions import StorageUnavailable
 from ..migration.lazy import sources
 from ..migration.sources import CacheSource
-from ..storages.base import NAMESPACE, prefix_of
+from ..storages.base import NAMESPACE, SHORT_NAMESPACE, prefix_of
 from ..storages.caches.selection import Kind, cache_object, kind_of
 from ..storages.sql.connection_errors import connection_error
 
 BATCH: Final = 500
 """How many keys are removed at once. Every SQLite accepts up to 999 parameters."""
-SESSIONS: Final = (NAMESPACE, "django.contrib.sessions.")
-"""The beginnings of the keys of sessions, after the cache's prefix. The second is for sessions of
-Django's engines that have not been migrated yet."""
+SESSIONS: Final = (NAMESPACE, SHORT_NAMESPACE, "django.contrib.sessions.")
+"""The beginnings of the keys of sessions, after the cache's prefix. The second is for those on
+Redis, and the third for those of Django's engines that have not been migrated yet."""
 
 
 class CacheKeys:
@@ -90,7 +90,7 @@ class RedisKeys(CacheKeys):
         return self._server.describe()
 
     def _scan(self) -> Iterator[bytes]:
-        return self._server.scan_keys(self._prefix)
+        return self._server.scan_keys(self._prefix.encode())
 
     def _remove(self, keys: list[bytes]) -> int:
         if self._server.spans_slots:

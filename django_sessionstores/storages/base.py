@@ -62,6 +62,7 @@ __all__ = [
     "LITTER_AGE",
     "MOST_AT_ONCE",
     "NAMESPACE",
+    "SHORT_NAMESPACE",
     "CacheStorage",
     "Conflict",
     "Found",
@@ -478,6 +479,9 @@ def was_rotated(storage: Storage, record: Record, base: Record) -> Flow[bool]:
 
 NAMESPACE: Final = "django_sessionstores:"
 """Keeps sessions apart from other keys in a cache, which adds its own prefix and version."""
+SHORT_NAMESPACE: Final = "dss:"
+"""The same on Redis. With the default prefix, a key takes no more than 30 bytes, and Redis keeps it
+in 32."""
 _PROBE: Final = NAMESPACE + "0" * 40
 
 

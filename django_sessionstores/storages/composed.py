@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..core.flow import Flow
 from ..core.records import Record, list_entry
-from ..core.summary import Numbers, Summary
+from ..core.summary import IndexReport, Numbers, Summary
 from .base import Found, Outcome, Page, Storage, Taken, Updated
 from .calls import Calls
 from .contract import TRAITS
@@ -86,6 +86,9 @@ class ComposedStorage(FlowStorage):
 
     def index_is_complete(self) -> bool | None:
         return self._listing.index_is_complete()
+
+    def index_report(self) -> IndexReport | None:
+        return self._listing.index_report()
 
     def eviction_policy(self) -> str:
         return self._listing.eviction_policy()

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from ..core.records import ID_SIZE, Record, draw_key, list_entry, session_id
-from ..core.summary import Numbers, Summary, summarize
+from ..core.summary import IndexReport, Numbers, Summary, summarize
 from ..exceptions import UnreadablePayload
 from .outcomes import Page
 from .site_marks import SiteMarks
@@ -30,6 +30,9 @@ class ManyTries(NamedTuple):
 
 class Inspection(SiteMarks):
     """The base class of `Storage` that answers operators, not requests."""
+
+    self_expiring: bool
+    """See `Storage.self_expiring`."""
 
     def describe(self) -> str:
         """See `Storage.describe`."""
@@ -128,11 +131,13 @@ class Inspection(SiteMarks):
         of their ids: ids are digests, so the sessions after a random id are a random sample.
         """
         start = secrets.token_hex(ID_SIZE)
-        page = self.scan(start, limit, None)
+        # What the store has removed has no record to count.
+        floor = now if self.self_expiring else 0
+        page = self.scan(start, limit, None, floor)
         records = page.records
         if not page.next:
             # From the first id up to the random one. One more tells whether there are others.
-            first = self.scan("", limit - len(records) + 1, None)
+            first = self.scan("", limit - len(records) + 1, None, floor)
             records = [*records, *(each for each in first.records if each.id <= start)]
         is_whole = not page.next and len(records) <= limit
         return summarize(records[:limit], now, is_whole=is_whole)
@@ -149,6 +154,13 @@ class Inspection(SiteMarks):
         """Return whether the index has all sessions; ``None`` if there is no index.
 
         Asks the store.
+        """
+        return None
+
+    def index_report(self) -> IndexReport | None:
+        """Return what the index has, and what is out of order in it, for the doctor.
+
+        Return ``None`` if the storage does not tell. Asks the store, and changes nothing.
         """
         return None
 

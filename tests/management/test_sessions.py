@@ -765,8 +765,15 @@ def test_doctor_tells_of_the_index(sound: Engine) -> None:
         Inventory().list(user=7)
         assert document("doctor")["index_is_complete"] is True
     if sound.name == "cache":
-        sound.storage._server.ask("DEL", *sound.storage._index.keys)
-        assert "not complete: the next list makes it" in " ".join(sessions("doctor").split())
+        report = document("doctor")["index"]
+        assert (report["sessions"], report["buckets"], report["incomplete"]) == (1, 2, 0)
+        sound.storage._server.ask("DEL", *sound.storage._index.builder.directories()[:5])
+        said = " ".join(sessions("doctor").split())
+        assert "not complete: the next list makes it" in said
+        assert "Parts missing 5" in said
+        assert "Index buckets " in said
+    else:
+        assert document("doctor")["index"] is None
 
 
 def test_doctor_tells_the_policy(sound: Engine) -> None:

@@ -26,7 +26,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MaxConnectionsError, OutOfMemoryError, ResponseError
 
 from django_sessionstores.core import clock
-from django_sessionstores.core.records import State, make_tombstone
+from django_sessionstores.core.records import State, make_tombstone, session_id
 from django_sessionstores.exceptions import StorageUnavailable, UnreadablePayload
 from django_sessionstores.storages import loops as client_loops
 from django_sessionstores.storages.breaker import Breaker
@@ -420,7 +420,7 @@ def test_one_node_of_a_cluster_of_redis(calls: list[str]) -> None:
         for node in cluster.members:
             # If the other nodes called it dead, they would refuse all commands.
             node.cli("config", "set", "cluster-node-timeout", "60000")
-        ids = [f"{number:040x}" for number in range(30)]
+        ids = [session_id(str(number)) for number in range(30)]
         for each in ids:
             storage.create(record(each), NOW)
         asks = [partial(storage.read, each) for each in ids]

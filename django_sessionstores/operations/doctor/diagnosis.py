@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy
 
 from ... import conf
 from ...core.phrases import translate
+from ...core.summary import IndexReport
 from ...exceptions import StorageUnavailable
 from ...middleware.installed import has_package_middleware, session_middlewares
 from ...storages.base import Storage
@@ -84,6 +85,11 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
     ``None`` if the store has no index, or does not answer.
     """
+    index: IndexReport | None
+    """What the index has, and what is out of order in it.
+
+    ``None`` if the store has no index, or does not tell.
+    """
     eviction_policy: str
     """The policy by which a full store drops live sessions; empty if it does not drop them."""
     findings: list[Finding]
@@ -101,10 +107,11 @@ def diagnose(storage: Storage, *, writes: bool = False) -> Diagnosis:
         # The client of a cluster connects to answer this.
         is_native = tasks.start(lambda: storage.native_async)
         stores = ask_parts(tasks, storage, writes=writes)
-        eviction_policy, index_is_complete = "", None
+        eviction_policy, index_is_complete, index = "", None, None
         if not any(store.error for store in stores):
             said = tasks.start(partial(_about_itself, storage))
-            eviction_policy, index_is_complete = tasks.result(said) or ("", None)
+            answers = tasks.result(said) or ("", None, None)
+            eviction_policy, index_is_complete, index = answers
             stores += ask_previous_backends(tasks)
         native_async = tasks.result(is_native) or False
     middleware = [path for path, _each in session_middlewares()]
@@ -121,17 +128,19 @@ def diagnose(storage: Storage, *, writes: bool = False) -> Diagnosis:
         policy=_policy(),
         encryption_keys=_setting_value(lambda: len(conf.key_ring())),
         index_is_complete=index_is_complete,
+        index=index,
         eviction_policy=eviction_policy,
         findings=found,
         problems=sum(finding.is_wrong for finding in found),
     )
 
 
-def _about_itself(storage: Storage) -> tuple[str, bool | None]:
+def _about_itself(storage: Storage) -> tuple[str, bool | None, IndexReport | None]:
     """Return what a store says about evictions and about its index."""
     return (
         _store_answer(storage.eviction_policy) or "",
         _store_answer(storage.index_is_complete),
+        _store_answer(storage.index_report),
     )
 
 

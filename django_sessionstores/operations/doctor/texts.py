@@ -54,6 +54,13 @@ def _index_in_words(diagnosis: Diagnosis) -> dict[str, str]:
             if diagnosis.index_is_complete
             else _("not complete: the next list makes it, or manage.py sessions reindex")
         )
+    report = diagnosis.index
+    if report is not None and report.incomplete and not diagnosis.index_is_complete:
+        words[_("Parts missing")] = format_number(report.incomplete)
+    if report is not None:
+        words[_("Index buckets")] = format_number(report.buckets)
+    if report is not None and report.bytes_per_session is not None:
+        words[_("Session bytes")] = format_number(report.bytes_per_session)
     return words
 
 

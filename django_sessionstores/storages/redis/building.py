@@ -6,93 +6,91 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import chain
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from ...core.flow import Call, Flow, Pause, run
-from ...core.records import Record, State, is_session_id
+from ...core.records import Record, State
 from ...exceptions import StorageFull, StorageUnavailable
 from ..base import Storage
-from . import scripts
+from . import index_scripts as scripts
 from .answers import find, may_evict
 from .client import Server
-from .members import Member, site_of
-from .scripts import Script
+from .keys import ids_in, lock_key, sites_key
+from .rebuilding import Rebuild, directories_of
+from .running import Evaluation
 
 logger: Final = logging.getLogger("django_sessionstores")
 
 _BATCH: Final = 1000
 BUILDER_SECONDS: Final = 10.0
 """How long the lock stays after a request that was killed while it rebuilt the index."""
+BUILD_SECONDS: Final = 5.0
+"""How long one request rebuilds the index. The next one goes on with it."""
 WAIT_SECONDS: Final = 5.0
 """How long a request waits for an index that another request rebuilds."""
+POLICY_SECONDS: Final = 60.0
+"""How long a process relies on what the server has said it does when it is full."""
 _BUILDER_TTL: Final = int(BUILDER_SECONDS * 1000)
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.25
-_SITES: Final = "{index}:sites"
+T = TypeVar("T")
 
 
 class IndexBuilder:
     """Builds the indexes of the site on a server, and has the lock of whoever looks at all keys.
 
-    ``storage`` is the storage of the records, whose ``reindex`` calls `rebuild`. ``keys`` returns
-    the keys of the two sets of a site.
+    ``storage`` is the storage of the records, whose ``reindex`` calls `rebuild`.
     """
 
-    def __init__(
-        self, server: Server, storage: Storage, keys: Callable[[int], tuple[str, str]]
-    ) -> None:
+    def __init__(self, server: Server, storage: Storage) -> None:
         self._server = server
         self._storage = storage
-        self._keys = keys
+        self._is_evicting = True
+        self._policy_until = 0.0
 
     @property
-    def lock(self) -> str:
+    def lock(self) -> bytes:
         """The key of the lock."""
-        return self._server.key(f"{{index}}:{self._storage.sites()[0] & 0xFFFFFFFF:08x}:builder")
+        return lock_key(self._server.prefix, self._storage.sites()[0])
 
     @property
-    def sites_key(self) -> str:
+    def sites_key(self) -> bytes:
         """The key of the set of all sites that have an index."""
-        return self._server.key(_SITES)
+        return sites_key(self._server.prefix)
 
     def is_complete(self) -> bool:
         """Return whether the indexes of the site have all sessions.
 
-        The empty member of each set says so. A mark without an index is that of a new key.
+        A mark without an index is that of a new key.
         """
         begun = set(map(int, self._server.ask("SMEMBERS", self.sites_key)))
         known = [each for each in self._storage.sites() if not begun or each in begun]
-        names = chain.from_iterable(map(self._keys, known))
-        return all(self._server.ask("ZSCORE", name, "") is not None for name in names)
+        calls: list[Evaluation] = [
+            (scripts.COUNT, (key,), (0, 1)) for key in self.directories(*known)
+        ]
+        answers = run(self._server.evaluate_all(calls)) if known else []
+        return all(each[0] == scripts.COMPLETE_STATE for each in answers)
 
     def rebuild(self, builder: str = "") -> int:
         """Build the index from the records, and return the number of sessions.
 
         Looks at each key of the server once, including the keys of others. Sessions of other sites
         are left out. Requests that need the index wait for this, and do not do the same.
-        ``builder`` is the token that the lock holds, if the caller holds the lock.
-
-        If a KEY_FUNCTION of the cache does not end in the key, sessions cannot be told from other
-        keys. They come into the index when they are next used.
+        ``builder`` is the token that the lock holds, if the caller holds the lock. Such a caller is
+        a request: after `BUILD_SECONDS` this raises `StorageUnavailable`, and the next one goes on.
 
         Raises `StorageFull` if the server has no memory for sessions that are missing. An index
         that lacks none can be completed without memory.
         """
-        if not builder:
+        is_request = bool(builder)
+        if not is_request:
             builder = secrets.token_hex(8)
             run(self._server.evaluate(scripts.SEIZE, (self.lock,), builder, _BUILDER_TTL))
-        total, sites = 0, set[int]()
+        rebuild = Rebuild(self._server, self._storage, self._keep_lock(builder))
         try:
-            for records in self.records(builder):
-                sites.update(site_of(self._storage, each) for each in records)
-                total += self._list(records)
-            run(self._server.evaluate(scripts.NOTE_SITES, (self.sites_key,), *sites))
-            for site in self._storage.sites():
-                keys = (*self._keys(site), self.sites_key)
-                run(self._server.evaluate(scripts.COMPLETE, keys, site))
+            return rebuild.run(BUILD_SECONDS if is_request else None)
         except StorageFull as error:
             raise StorageFull(
                 f"{self._server.describe()} has no memory left for the sessions that its index "
@@ -101,34 +99,30 @@ class IndexBuilder:
             ) from error
         finally:
             self.release(builder)
-        return total
 
-    def ask(self, site: int, script: Script, *arguments: Any) -> Flow[Any]:
-        """Return what a script reads from an index, which is rebuilt first if it is incomplete.
+    def ask(self, read: Callable[[], Flow[T | None]]) -> Flow[T]:
+        """Return what a flow reads from an index, which is rebuilt first if it is incomplete.
 
-        One request of all processes does that, and never because the site has a new key or tenant:
-        the index of a new mark is complete, see `scripts.BEGIN`. The others wait for it, and raise
-        `StorageUnavailable` if it takes longer than `WAIT_SECONDS`: what they could return
-        meanwhile would leave sessions out. If the builder is killed, its lock ends, and another
-        request builds.
+        The flow returns nothing then. One request of all processes rebuilds the index, and never
+        because the site has a new key or tenant: the index of a new mark is complete, see `_begin`.
+        The others wait for it, and raise `StorageUnavailable` if it takes longer than
+        `WAIT_SECONDS`: what they could return meanwhile would leave sessions out. If the builder is
+        killed, its lock ends, and another request builds.
         """
-        keys = self._keys(site)
-        answer = yield from self._server.evaluate(script, keys, *arguments)
-        if answer is None and not (yield from self._may_be_evicted()):
-            begin = (*keys, self.sites_key)
-            if (yield from self._server.evaluate(scripts.BEGIN, begin, site)):
-                answer = yield from self._server.evaluate(script, keys, *arguments)
+        answer = yield from read()
+        if answer is None and (yield from self._begin()):
+            answer = yield from read()
         if answer is not None:
             return answer
         wait = _Wait(self._server)
         while True:
             builder = yield from self._try_to_take()
             # Another request may have finished just before.
-            answer = yield from self._server.evaluate(script, keys, *arguments)
+            answer = yield from read()
             if builder and answer is None:
                 logger.info("The session index is incomplete and is being rebuilt.")
                 yield Call(self._storage, "reindex", (builder,))
-                answer = yield from self._server.evaluate(script, keys, *arguments)
+                answer = yield from read()
                 if answer is None:
                     raise StorageUnavailable(
                         f"{self._server.describe()} dropped the index of sessions while it was "
@@ -170,39 +164,68 @@ class IndexBuilder:
         The caller holds the lock with the token ``builder``. Payloads are left out. A list may be
         empty.
         """
-        held_at = time.monotonic()
-        for ids in _batches_of_ids(self._server, is_wanted):
-            if time.monotonic() - held_at > BUILDER_SECONDS / 4:
-                run(self._server.evaluate(scripts.HOLD, (self.lock,), builder, _BUILDER_TTL))
-                held_at = time.monotonic()
+        for ids in self._all_ids(builder, is_wanted):
             if ids:
                 yield list(run(find(self._server, ids, State.LIVE)).values())
 
-    def _may_be_evicted(self) -> Flow[bool]:
+    def _all_ids(self, builder: str, is_wanted: Callable[[str], bool]) -> Iterator[list[str]]:
+        """Yield the wanted ids of all records, and keep the lock meanwhile."""
+        keep_lock = self._keep_lock(builder)
+        for ids in _batches_of_ids(self._server, is_wanted):
+            keep_lock()
+            yield ids
+
+    def _keep_lock(self, builder: str) -> Callable[[], None]:
+        """Return a function that keeps the lock, if it is called from time to time."""
+        held_at = time.monotonic()
+
+        def keep() -> None:
+            nonlocal held_at
+            if time.monotonic() - held_at > BUILDER_SECONDS / 4:
+                run(self._server.evaluate(scripts.HOLD, (self.lock,), builder, _BUILDER_TTL))
+                held_at = time.monotonic()
+
+        return keep
+
+    def may_be_evicted(self) -> Flow[bool]:
         """Return whether a full server may drop an index, which has no lifetime.
 
         If so, the index of a new mark is not known to be complete. A server that does not say what
-        it does is one that may.
+        it does is one that may. What it has said counts for a while.
         """
-        try:
-            return may_evict((yield Call(self._server, "ask", ("INFO", "memory"))))
-        except StorageUnavailable:
-            return True
+        if time.monotonic() >= self._policy_until:
+            try:
+                memory = yield Call(self._server, "ask", ("INFO", "memory"))
+                self._is_evicting = may_evict(memory)
+            except StorageUnavailable:
+                self._is_evicting = True
+            self._policy_until = time.monotonic() + POLICY_SECONDS
+        return self._is_evicting
 
-    def _list(self, records: Sequence[Record]) -> int:
-        """Add the records of this site to its indexes, and return how many there are."""
-        total = 0
-        for site in self._storage.sites():
-            names = [
-                (Member(each.id, each.user_id).name, each.expires)
-                for each in records
-                if site_of(self._storage, each) == site
-            ]
-            if names:
-                keys = self._keys(site)
-                run(self._server.evaluate(scripts.LIST, keys, *chain.from_iterable(names)))
-            total += len(names)
-        return total
+    def _begin(self) -> Flow[bool]:
+        """Complete the indexes of new marks, and return whether there were any.
+
+        A mark that is not in the set of sites has no records but those whose writes have listed
+        them, unless the server drops keys. That is so because a rebuild makes the set with the
+        marks of all records that there are.
+        """
+        begun = set(map(int, (yield Call(self._server, "ask", ("SMEMBERS", self.sites_key)))))
+        new = [each for each in self._storage.sites() if each not in begun]
+        if not begun or not new or (yield from self.may_be_evicted()):
+            return False
+        calls: list[Evaluation] = [
+            (scripts.COMPLETE, (key,), (0,)) for key in self.directories(*new)
+        ]
+        yield from self._server.evaluate_all(calls)
+        yield from self._note_sites(*new)
+        return True
+
+    def _note_sites(self, *sites: int) -> Flow[None]:
+        yield from self._server.evaluate(scripts.NOTE_SITES, (self.sites_key,), *sites)
+
+    def directories(self, *sites: int) -> list[bytes]:
+        """Return the keys of all directories of sites, or of this site."""
+        return directories_of(self._server, sites or self._storage.sites())
 
 
 class _Wait:
@@ -230,15 +253,9 @@ def _batches_of_ids(server: Server, is_wanted: Callable[[str], bool]) -> Iterato
 
     A batch may be empty: one comes after each round trip.
     """
-    prefix = server.key("")
-    if server.key("a") != f"{prefix}a":
-        return
-    ids: list[str] = []
-    for keys in server.scan_pages(prefix):
-        for key in keys:
-            session_id = key[len(prefix.encode()) :].decode(errors="replace")
-            if is_session_id(session_id) and is_wanted(session_id):
-                ids.append(session_id)
+    prefix, ids = server.prefix, list[str]()
+    for keys in server.scan_pages(prefix + b"{"):
+        ids += filter(is_wanted, ids_in(prefix, keys))
         full = len(ids) >= _BATCH
         yield ids if full else []
         if full:

@@ -12,6 +12,7 @@ from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.redis import RedisCache as DjangoRedisCache
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop
+from msgspec import Struct
 from redis import Redis
 from redis import asyncio as awaited
 from redis import connection as blocking
@@ -30,25 +31,26 @@ from redis.exceptions import (
 )
 from redis.retry import Retry as BlockingRetry
 
-from ...core.flow import Call, Flow
 from ...core.phrases import Phrase
 from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
-from ..base import NAMESPACE, has_fixed_keys, place_of_cache
+from ..base import SHORT_NAMESPACE, has_fixed_keys, place_of_cache
 from ..breaker import Breaker, JointBreaker
 from ..loops import LoopClients
 from ..outage_log import OutageLog
 from ..pool_waits import pauses
 from ..threads import in_thread
 from .faults import QUOTES, UNKNOWN, Fault, fault_of, text_of
+from .keys import record_key
 from .loops import RedisClients
-from .scripts import Script, digest_of
+from .running import ScriptRunner
+from .scripts import digest_of
 
 _ERRORS: Final = (RedisError, RedisClusterException, OSError)
 _GARBAGE: Final = (AttributeError, LookupError, TypeError, ValueError)
 """What a client raises besides if the answer is not one of Redis, but of a server of another kind.
 Only its calls are meant: in the code of this package, they are mistakes."""
 _BATCH: Final = 1000
-_GLOB: Final = re.compile(r"[][*?\\^-]")
+_GLOB: Final = re.compile(rb"[][*?\\^-]")
 """What has a meaning in the patterns of Redis."""
 
 _MAX_CONNECTIONS: Final = 50
@@ -71,7 +73,16 @@ _OWN_OF_POOLS: Final = re.compile("parser_class|himport_registry|event_dispatche
 """The arguments that a pool of blocking connections adds to those of the settings."""
 
 
-class Server:
+class ScanPlace(Struct):
+    """Where a scan of all keys goes on."""
+
+    node: int = 0
+    """The number of the node among those of a cluster, by name."""
+    cursor: int = 0
+    is_end: bool = False
+
+
+class Server(ScriptRunner):
     """The server that a cache of django-redis or Django talks to, through clients of its kind.
 
     All commands go to the primary.
@@ -81,6 +92,7 @@ class Server:
         self._alias = alias
         self._cache = cache
         self._client: Any = None
+        self._prefix = b""
         self.spans_slots = False
         """Whether keys may be on different nodes; known after the first command."""
         self._breaker = Breaker(OutageLog(self.describe))
@@ -160,7 +172,7 @@ class Server:
         """Return the answers to several commands in one round trip.
 
         Raises the exception for the first error, see `ask`. A value that is not a string is not an
-        error here: its answer is one of the client's.
+        error here, nor is an unknown script: the answer is one of the client's exceptions.
         """
         if not commands:
             return []
@@ -200,27 +212,22 @@ class Server:
         self._breaker.answered()
         return self._checked(commands, answers, self._breaker)
 
-    def key(self, name: str) -> str:
-        """Return the key in Redis of what the package calls ``name``."""
-        return self._cache.make_key(NAMESPACE + name)
-
     @property
-    def has_fixed_keys(self) -> bool:
-        """Whether `key` returns the same for each request."""
-        return has_fixed_keys(self._cache)
+    def prefix(self) -> bytes:
+        """The beginning of all keys of the package in Redis, for this request."""
+        if self._prefix:
+            return self._prefix
+        # What a KEY_FUNCTION makes of it need not end in it.
+        prefix = self._cache.make_key(SHORT_NAMESPACE).encode()
+        if has_fixed_keys(self._cache):
+            self._prefix = prefix
+        return prefix
 
-    def evaluate(self, script: Script, keys: tuple[str, ...], *arguments: Any) -> Flow[Any]:
-        """Return what a script returns, in one round trip if the server knows the script."""
-        rest = (len(keys), *keys, *arguments)
-        try:
-            return (yield Call(self, "ask", ("EVALSHA", script.sha, *rest)))
-        except StorageUnavailable as error:
-            if not isinstance(error.__cause__, NoScriptError):
-                raise
-        # The server is new, or was told to forget its scripts. This makes it know the script.
-        return (yield Call(self, "ask", ("EVAL", script.text, *rest)))
+    def key(self, session_id: str) -> bytes:
+        """Return the key in Redis of the record of a session."""
+        return record_key(self.prefix, session_id)
 
-    def scan_keys(self, prefix: str) -> Iterator[bytes]:
+    def scan_keys(self, prefix: bytes) -> Iterator[bytes]:
         """Yield the keys that begin with ``prefix``, some of them more than once.
 
         As many round trips as the server needs.
@@ -228,27 +235,29 @@ class Server:
         for keys in self.scan_pages(prefix):
             yield from keys
 
-    def scan_pages(self, prefix: str) -> Iterator[list[bytes]]:
+    def scan_pages(self, prefix: bytes, place: ScanPlace | None = None) -> Iterator[list[bytes]]:
         """Yield what `scan_keys` yields, a list for each round trip, which may be empty.
 
-        So the caller can do something else from time to time, however few keys match.
+        So the caller can do something else from time to time, however few keys match. With
+        ``place``, this begins there, and the place moves.
         """
-        pattern = _GLOB.sub(r"\\\g<0>", prefix) + "*"
+        pattern, place = _GLOB.sub(rb"\\\g<0>", prefix) + b"*", place or ScanPlace()
         try:
             client = self._client or self.connect()
             nodes: list[Any] = [None]
             if isinstance(client, RedisCluster):
-                nodes = client.get_primaries()  # type: ignore[no-untyped-call]
-            for node in nodes:
+                primaries = client.get_primaries()  # type: ignore[no-untyped-call]
+                nodes = sorted(primaries, key=lambda node: str(node.name))
+            while not place.is_end:
+                node = nodes[place.node]
                 options = {} if node is None else {"target_nodes": node}
-                cursor = 0
-                while True:
-                    command = partial(client.scan, cursor, match=pattern, count=_BATCH, **options)
-                    answer, keys = self._run(command, self._breaker, None, ("SCAN",))
-                    yield keys
-                    cursor = answer if node is None else answer[node.name]
-                    if not cursor:
-                        break
+                command = partial(client.scan, place.cursor, match=pattern, count=_BATCH, **options)
+                answer, keys = self._run(command, self._breaker, None, ("SCAN",))
+                place.cursor = answer if node is None else answer[node.name]
+                if not place.cursor:
+                    place.node += 1
+                    place.is_end = place.node >= len(nodes)
+                yield keys
         except _ERRORS as error:
             self._fail(error, self._breaker, command=("SCAN",))
 
@@ -297,7 +306,7 @@ class Server:
         user = getattr(pool, "connection_kwargs", {}).get("username") or "default"
         return (
             f"At the prompt of redis-cli, run 'ACL SETUSER {user} +@read +@write +@scripting "
-            f"+@connection +info ~{self._cache.make_key(NAMESPACE)}*'."
+            f"+@connection +info ~{self._cache.make_key(SHORT_NAMESPACE)}*'."
         )
 
     def refusal(self, commands: str) -> str:
@@ -329,7 +338,8 @@ class Server:
     ) -> list[Any]:
         """Return the answers to several commands. Raises an exception for the first error."""
         for command, answer in zip(commands, answers, strict=True):
-            if isinstance(answer, _ERRORS) and "WRONGTYPE" not in str(answer):
+            is_error = isinstance(answer, _ERRORS) and not isinstance(answer, NoScriptError)
+            if is_error and "WRONGTYPE" not in str(answer):
                 self._fail(answer, breaker, None, command)
         if breaker.log.is_open:
             for command in commands:

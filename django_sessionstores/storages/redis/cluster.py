@@ -11,7 +11,7 @@ from redis.exceptions import RedisClusterException
 from ..inspection import draw_ids
 
 
-def ids_of_nodes(client: Any, key_of: Callable[[str], str]) -> dict[str, str]:
+def ids_of_nodes(client: Any, key_of: Callable[[str], bytes]) -> dict[str, str]:
     """Return a session id for each primary of a cluster; one for any other server.
 
     ``key_of`` returns the key of a session. See `Storage.nodes`.

@@ -11,19 +11,24 @@ from django.conf import settings
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 
+from ... import conf
 from ...core.flow import Call, Flow, arun, run
 from ...core.records import Record, State, is_session_id, pack, pack_site, pack_times, unpack
-from ...core.summary import Summary, summarize
-from ...exceptions import StorageFull, StorageUnavailable
+from ...core.summary import IndexReport
+from ...exceptions import StorageUnavailable
+from ...payloads.codec import Codec
 from ..base import CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated, rotate_in_two_steps
 from ..flows import FlowStorage
 from ..inspection import ManyTries
-from . import scripts
+from . import index_scripts, scripts
 from .answers import eviction_policy, find
 from .client import Server
 from .cluster import ids_of_nodes
 from .index import SessionIndex
-from .members import Moves
+from .keys import sessions_key, tag_of
+from .measuring import measure
+from .members import Move, Moves, arguments_of, keys_of, moves_of
+from .running import Evaluation
 from .scripts import Script
 from .waits import many_tries, missing_timeout
 
@@ -71,9 +76,8 @@ class RedisStorage(FlowStorage, CacheStorage):
     Lifetimes are sent as time left, not as a moment: the clock of a server may differ.
 
     Each write is one script that decides on the server and moves the index, see `scripts`. On a
-    cluster, where the keys of records and index are on different nodes, each command has one key,
-    and the index follows in a second command; if that fails, the index is behind until the session
-    is next used or listed.
+    cluster, a session and its user may be on different nodes, so the index of users gets a command
+    of its own if a session comes to a user. It is not told that a session has ended: a list looks.
     """
 
     tells_eviction = True
@@ -98,10 +102,14 @@ class RedisStorage(FlowStorage, CacheStorage):
         return self._server.place()
 
     def namespace(self) -> str:
-        return self._server.key("")
+        return self._server.prefix.decode()
 
     def nodes(self) -> dict[str, str]:
         return ids_of_nodes(self._server.client(), self._server.key)
+
+    @property
+    def codec(self) -> Codec:
+        return conf.compact_codec()
 
     @property
     def native_async(self) -> bool:
@@ -118,7 +126,7 @@ class RedisStorage(FlowStorage, CacheStorage):
             scripts.CREATE,
             (self._server.key(record.id),),
             (pack(record), _ttl(record.expires, now)),
-            self._index.moves_of(None, record, now),
+            moves_of(self, self._server.prefix, None, record, now),
         )
         return Updated(record) if self._is_done(answer) else Taken()
 
@@ -128,9 +136,7 @@ class RedisStorage(FlowStorage, CacheStorage):
             scripts.UPDATE,
             (self._server.key(base.id),),
             (_version(base), now, packed, _ttl(record.expires, now)),
-            self._index.moves_of(base, record, now),
-            index_stays=(base.expires, base.user_id, base.state, base.site)
-            == (record.expires, record.user_id, record.state, record.site),
+            moves_of(self, self._server.prefix, base, record, now),
         )
         if answer == packed and record.state is State.LIVE:
             # A client that retries may send the command twice. No other payload is encrypted to the
@@ -139,46 +145,34 @@ class RedisStorage(FlowStorage, CacheStorage):
         return self._outcome(answer, record, base)
 
     def _touch(self, base: Record, expires: int, last_activity: int, now: int) -> Flow[bool]:
+        record = msgspec.structs.replace(base, expires=expires)
         answer = yield from self._write(
             scripts.TOUCH,
             (self._server.key(base.id),),
             (_version(base), now, pack_times(last_activity, expires), _ttl(expires, now)),
-            self._index.moves_of(base, msgspec.structs.replace(base, expires=expires), now),
-            index_stays=expires <= base.expires,
+            moves_of(self, self._server.prefix, base, record, now),
         )
         return self._is_done(answer)
 
     def _delete(self, session_id: str) -> Flow[bool]:
         if not is_session_id(session_id):
             return False  # A value with such a key is not a session.
-        sites = self.sites()
-        answer = yield from self._write(
-            scripts.DELETE,
-            (self._server.key(session_id),),
-            _arguments_to_delete((session_id,), sites),
-            sites=sites,
-        )
-        (member,) = self._members(answer, 1)
-        if member and self._server.spans_slots:
-            for site in sites:
-                yield from self._index.move(Moves(removed=member, site=site))
-        return bool(member)
+        script, keys, arguments = self._deletion(session_id)
+        return self._is_done((yield from self._server.evaluate(script, keys, *arguments)))
 
     def _end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:
-        # The keys are hardly ever in the same slot of a cluster.
-        if not self._server.spans_slots:
-            sites, keys = self.sites(), map(self._server.key, session_ids)
-            try:
-                answer = yield from self._server.evaluate(
-                    scripts.DELETE,
-                    (*keys, *self._index.keys_of(*sites)),
-                    *_arguments_to_delete(session_ids, sites),
-                )
-                members = self._members(answer, len(session_ids))
-                return [each for each, member in zip(session_ids, members, strict=True) if member]
-            except StorageUnavailable as error:
-                self._expect_cluster(error)
-        return (yield from super()._end_many(session_ids))
+        calls = [self._deletion(each) for each in session_ids]
+        answers = (yield from self._server.evaluate_all(calls)) if calls else []
+        return [
+            each for each, answer in zip(session_ids, answers, strict=True) if self._is_done(answer)
+        ]
+
+    def _deletion(self, session_id: str) -> Evaluation:
+        prefix, sites, tag = self._server.prefix, self.sites(), tag_of(session_id)
+        keys = (self._server.key(session_id), *(sessions_key(prefix, each, tag) for each in sites))
+        has_users = int(not self._server.spans_slots)
+        arguments = (bytes.fromhex(session_id), prefix, has_users, *map(pack_site, sites))
+        return scripts.DELETE, keys, arguments
 
     def _purge(self, now: int, batch: int) -> Flow[int]:
         # Redis drops the records; what is left are their members of the index.
@@ -189,19 +183,16 @@ class RedisStorage(FlowStorage, CacheStorage):
     ) -> Flow[Outcome | Taken]:
         # The two keys are hardly ever in the same slot of a cluster.
         if not self._server.spans_slots:
-            moves = self._index.moves_of(base, record, now)
-            keys = (self._server.key(base.id), self._server.key(record.id))
+            moves = moves_of(self, self._server.prefix, base, record, now)
             try:
-                answer = yield from self._server.evaluate(
+                answer = yield from self._evaluate(
                     scripts.ROTATE,
-                    (*keys, *self._index.keys_for(moves)),
-                    _version(base),
-                    now,
-                    pack(tombstone),
-                    _ttl(tombstone.expires, now),
-                    pack(record),
-                    _ttl(record.expires, now),
-                    *moves.arguments,
+                    (self._server.key(base.id), self._server.key(record.id)),
+                    (
+                        *(_version(base), now, pack(tombstone), _ttl(tombstone.expires, now)),
+                        *(pack(record), _ttl(record.expires, now)),
+                    ),
+                    [*moves.of_session, *moves.of_user],
                 )
                 return Taken() if answer == 0 else self._outcome(answer, record, base)
             except StorageUnavailable as error:
@@ -256,7 +247,7 @@ class RedisStorage(FlowStorage, CacheStorage):
         return await arun(find(self._server, session_ids))
 
     def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
-        """See `Storage.scan`. The last to expire comes first, unless ``user_id`` is given."""
+        """See `Storage.scan`. Sessions come in the order of their ids."""
         return run(self._index.scan(cursor, limit, user_id, live_at))
 
     async def ascan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
@@ -268,24 +259,26 @@ class RedisStorage(FlowStorage, CacheStorage):
     async def acount(self, now: int, user_id: str | None) -> int:
         return await arun(self._index.count(now, user_id))
 
-    def summarize(self, now: int, limit: int) -> Summary:
-        try:
-            records, is_whole = run(self._index.sample(now, limit))
-        except StorageFull:
-            return super().summarize(now, limit)
-        return summarize(records, now, is_whole=is_whole)
-
     def index_is_complete(self) -> bool:
         return self._index.builder.is_complete()
 
+    def index_report(self) -> IndexReport:
+        return measure(self._server, self)
+
     def write_obstacle(self) -> str:
         """See `Storage.write_obstacle`. Asks the server, and changes nothing."""
-        unknown, index = self._server.key(_NO_SESSION), self._index.keys_of(self.sites()[0])
-        probe = self._server.key("{index}:probe")
+        prefix, unknown = self._server.prefix, self._server.key(_NO_SESSION)
+        index = sessions_key(prefix, self.sites()[0], tag_of(_NO_SESSION))
+        noted = self._index.builder.sites_key
         try:
             self._server.ask("EVAL", "return 1", 0)
-            refused = run(self._server.evaluate(scripts.MAY_WRITE_RECORD, (unknown,)))
-            refused += run(self._server.evaluate(scripts.MAY_WRITE_INDEX, (*index, probe)))
+            refused = list[bytes]()
+            for script, keys in (
+                (scripts.MAY_WRITE_RECORD, (unknown,)),
+                (scripts.MAY_WRITE_INDEX, (index, index + b"probe")),
+                (scripts.MAY_NOTE_SITES, (noted, noted + b"probe")),
+            ):
+                refused += run(self._server.evaluate(script, keys))
             if refused:
                 names = dict.fromkeys(each.decode().lower() for each in refused)
                 return self._server.refusal(", ".join(names))
@@ -340,40 +333,44 @@ class RedisStorage(FlowStorage, CacheStorage):
             self._server.reject(answer)
         return unpack(session_id, answer)
 
-    def _members(self, answer: Any, number: int) -> Sequence[bytes]:
-        """Return the members that so many records had."""
-        if not isinstance(answer, list) or len(answer) != number:
-            self._server.reject(answer)
-        return answer
-
     # --- The server ------------------------------------------------------------------------
 
     def _write(
-        self,
-        script: Script,
-        keys: tuple[str],
-        arguments: tuple[Any, ...],
-        moves: Moves | None = None,
-        index_stays: bool = False,
-        sites: tuple[int, ...] = (),
+        self, script: Script, keys: tuple[bytes], arguments: tuple[Any, ...], moves: Moves
     ) -> Flow[Any]:
-        """Run a script on a record and the index.
-
-        With ``index_stays``, the index is left out on a cluster. Without ``moves``, the script
-        gets the indexes of ``sites``.
-        """
-        if moves is not None:
-            arguments += moves.arguments
+        """Run a script on a record and the index."""
         if not self._server.spans_slots:
-            index = self._index.keys_of(*sites) if moves is None else self._index.keys_for(moves)
             try:
-                return (yield from self._server.evaluate(script, (*keys, *index), *arguments))
+                return (
+                    yield from self._evaluate(
+                        script, keys, arguments, [*moves.of_session, *moves.of_user]
+                    )
+                )
             except StorageUnavailable as error:
                 self._expect_cluster(error)
-        answer = yield from self._server.evaluate(script, keys, *arguments)
-        if answer == 1 and moves and not index_stays:
-            yield from self._index.move(moves)
-        return answer
+        if announced := moves.announcements:
+            try:
+                # First, because a session that its user cannot find must not begin.
+                yield from self._evaluate(index_scripts.MOVE, (), (), announced)
+            except StorageUnavailable as error:
+                if moves.is_new_to_user:
+                    raise
+                if script is scripts.TOUCH:
+                    return 0  # A later request touches it.
+                level = logging.DEBUG if error.was_logged else logging.WARNING
+                logger.log(level, "The index of sessions is behind until it heals: %s", error)
+        return (yield from self._evaluate(script, keys, arguments, moves.of_session))
+
+    def _evaluate(
+        self,
+        script: Script,
+        keys: tuple[bytes, ...],
+        arguments: tuple[Any, ...],
+        moves: Sequence[Move],
+    ) -> Flow[Any]:
+        """Return what a script returns that also moves the index."""
+        keys, arguments = keys + keys_of(moves), arguments + arguments_of(moves)
+        return (yield from self._server.evaluate(script, keys, *arguments))
 
     def _expect_cluster(self, error: StorageUnavailable) -> None:
         """Remember that keys are on different nodes if an error says so; raise any other error.
@@ -389,11 +386,6 @@ class RedisStorage(FlowStorage, CacheStorage):
 
     def close(self) -> None:
         self._server.close()
-
-
-def _arguments_to_delete(session_ids: Sequence[str], sites: Sequence[int]) -> tuple[Any, ...]:
-    marks = map(pack_site, (0, *sites))
-    return (len(session_ids), *map(bytes.fromhex, session_ids), *marks)
 
 
 def _version(record: Record) -> bytes:

@@ -18,6 +18,7 @@ from django_sessionstores.core.records import State, make_tombstone
 from django_sessionstores.exceptions import StorageFull, StorageUnavailable
 from django_sessionstores.storages.base import Updated
 from django_sessionstores.storages.redis import building
+from django_sessionstores.storages.redis.keys import member_of
 from django_sessionstores.storages.redis.storage import RedisStorage
 from django_sessionstores.testing import Twin
 from tests.services import Redis, RedisCluster
@@ -99,14 +100,18 @@ def test_an_outdated_member_is_corrected_on_a_full_server(
     """A list puts right what it finds, and must not fail because that is refused."""
     fill(storage)
     storage.reindex()
-    everyone, _ = storage._index.keys
-    (member,) = storage._server.ask("ZREVRANGE", everyone, -2, -2)  # The last one is empty.
-    storage._server.ask("ZADD", everyone, NOW + 2 * HOUR, member)
+    (bucket,) = (
+        directory + b":1"
+        for directory in storage._index.builder.directories()
+        if storage._server.ask("ZSCORE", directory + b":1", member_of(IDS[4]))
+    )
+    storage._server.ask("ZADD", bucket, NOW + 2 * HOUR, member_of(IDS[4]))
     storage._server.ask("DEL", storage._server.key(IDS[5]))
     with full(server):
         assert sorted(each.id for each in storage.scan("", 10, None).records) == IDS[:5]
-        assert storage._server.ask("ZSCORE", everyone, member) == NOW + HOUR
-        assert storage._server.ask("ZCARD", everyone) == 1 + 5
+        score = storage._server.ask("ZSCORE", bucket, member_of(IDS[4]))
+        assert score == NOW + HOUR + 4
+        assert storage.count(NOW, None) == 5
 
 
 def test_the_index_of_a_new_key_on_a_full_server(storage: RedisStorage, server: Redis) -> None:
@@ -124,7 +129,7 @@ def test_the_index_of_a_new_key_on_a_full_server(storage: RedisStorage, server: 
 def lost_index(storage: RedisStorage, server: Redis) -> Iterator[None]:
     """Leave no memory to a server that has dropped the index, as with another policy before."""
     fill(storage)
-    storage._server.ask("DEL", *storage._index.keys)
+    storage._server.ask("DEL", *storage._index.builder.directories())
     # Not anybody's: of another user, of another site, a tombstone, and not a session.
     storage.create(record("0" * 40, user_id="70", expires=NOW + HOUR), NOW)
     storage.create(record("1" * 40, site=12345), NOW)

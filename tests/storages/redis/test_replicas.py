@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from django.contrib.auth import SESSION_KEY
 from django.test import RequestFactory, override_settings
+from redis import Redis as Client
 
 from django_sessionstores.backends import cache as engine
 from django_sessionstores.exceptions import StorageUnavailable
+from django_sessionstores.storages.redis.keys import record_key
 from tests import ROOT
 from tests.services import Redis, Replica, wait_until
 from tests.test_docs import blocks
@@ -51,7 +53,7 @@ def new_session() -> Any:
 
 def has(server: Redis, session_id: str) -> bool:
     """Return whether a server has the data of a session."""
-    length = server.cli("strlen", f":1:django_sessionstores:{session_id}")
+    length = Client(port=server.port).strlen(record_key(b":1:dss:", session_id))
     return int(length) > 60  # A tombstone is shorter.
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.core.cache import caches
 from django.test import override_settings
+from redis import Redis as Client
 
 from django_sessionstores.core.clock import now
 from django_sessionstores.exceptions import StorageUnavailable
@@ -66,7 +67,8 @@ def contract_of(storage: RedisStorage, server: Redis) -> type[unittest.TestCase]
                 self.create_record()
             assert storage.summarize(now(), 5).live == 5
             assert storage.summarize(now(), 50).live == 20
-            server.cli("del", *storage._index.keys)
+            client = Client(port=server.port)
+            client.delete(*storage._index.builder.directories())
             assert not storage.index_is_complete()
             assert storage.count(now(), None) == 20  # Rebuilt.
             assert storage.reindex() == 20
