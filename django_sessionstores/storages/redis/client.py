@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -12,7 +13,6 @@ from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.redis import RedisCache as DjangoRedisCache
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop
-from msgspec import Struct
 from redis import Redis
 from redis import asyncio as awaited
 from redis import connection as blocking
@@ -73,7 +73,8 @@ _OWN_OF_POOLS: Final = re.compile("parser_class|himport_registry|event_dispatche
 """The arguments that a pool of blocking connections adds to those of the settings."""
 
 
-class ScanPlace(Struct):
+@dataclass
+class ScanPlace:
     """Where a scan of all keys goes on."""
 
     node: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -27,16 +28,17 @@ _PROGRESS_TTL: Final = 60_000
 """How many milliseconds the next request has to go on with a rebuild. Then it begins anew."""
 
 
-class Progress(msgspec.Struct):
+@dataclass
+class Progress:
     """How far a rebuild has come."""
 
     servers: list[str]
     """What tells servers apart: after a restart, they go through their keys in another order."""
     place: ScanPlace
     total: int = 0
-    filled: set[int] = msgspec.field(default_factory=set)
+    filled: set[int] = field(default_factory=set)
     """Numbers of the directories in which sessions were listed."""
-    others: set[int] = msgspec.field(default_factory=set)
+    others: set[int] = field(default_factory=set)
     """The marks of other sites that have sessions."""
 
 
