@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+from redis import VERSION
 from redis.cluster import RedisCluster
 
 from ..inspection import ManyTries
@@ -36,11 +37,20 @@ def missing_timeout(server: Server) -> str:
 def many_tries(server: Server) -> ManyTries | None:
     """See `Inspection.many_tries`."""
     for client in _clients(server):
-        # A negative number stands for no limit.
-        tries = max(_connection(client).retry._retries + 1, 0)
+        tries = _tries(_connection(client))
         if not 0 < tries <= _MOST_TRIES:
             return ManyTries(tries, client.retry, f"Retry(NoBackoff(), {client.tries - 1})")
     return None
+
+
+def _tries(connection: Any) -> int:
+    """Return how often a command is sent to a server that hangs; 0 if there is no limit."""
+    # Version 5 of redis gives up if the first answer to a new connection does not come.
+    if VERSION[0] < 6:
+        return 1
+    # A negative number stands for no limit.
+    retries: int = connection.retry._retries
+    return max(retries + 1, 0)
 
 
 def _clients(server: Server) -> Iterator[_Client]:

@@ -40,6 +40,7 @@ from tests.operations.checks.configurations import (
     with_registry,
 )
 from tests.operations.checks.own_store import OwnStorage
+from tests.redis_versions import repeats
 from tests.storages.redis.test_storage import DJANGO_REDIS, REDIS_CACHE
 
 
@@ -257,6 +258,7 @@ def found_in_cache(entry: dict[str, Any], check: Any, engine: str = "cache") -> 
         return check(None)
 
 
+@repeats
 @pytest.mark.usefixtures("production")
 @pytest.mark.parametrize(
     ("backend", "place"),
@@ -290,6 +292,7 @@ def test_sentinels_should_not_be_waited_for_again_and_again(backend, place):
     assert found(check_cache_timeouts, **TIMEOUTS) == []
 
 
+@repeats
 @pytest.mark.usefixtures("production")
 @pytest.mark.parametrize("name", ["cache", "cached_db"])
 def test_a_server_should_not_be_waited_for_again_and_again(name):

@@ -23,6 +23,7 @@ from django_sessionstores.operations.checks.stores import (
     check_cache_timeouts,
 )
 from tests.operations.checks.conftest import production as production  # A fixture.
+from tests.redis_versions import repeats
 from tests.services import HOST, RedisCluster, RedisSentinel, free_port, shared_service
 from tests.test_docs import DOCS, blocks
 
@@ -105,6 +106,7 @@ def test_sentinels_of_which_none_answers_are_asked_once(hanging: Hanging) -> Non
     assert len(hanging.accepted) == 1
 
 
+@repeats
 @pytest.mark.usefixtures("production")
 def test_the_check_knows_how_often_a_sentinel_is_asked(hanging: Hanging) -> None:
     with store_behind([hanging.address], 3):
