@@ -71,6 +71,7 @@ class TestTheComparison:
             ]
             assert all(f"``{name}`` (" in page for name in failed)
 
+    @pytest.mark.slow
     def test_the_order_of_cases_does_not_matter(self, results: dict[str, dict[str, Any]]) -> None:
         engines = [DJANGO + "db", OWN + "db", OWN + "memory"]
         names = [f"--case={name}" for name in reversed(CASES)]
@@ -204,6 +205,7 @@ class TestTheCommand:
         assert said in done.stderr
         assert "Traceback" not in done.stderr
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("code", "said"),
         [

@@ -166,6 +166,7 @@ def test_buckets_grow_and_shrink_with_the_sessions(storage: RedisStorage) -> Non
     check_index()
 
 
+@pytest.mark.slow
 def test_no_key_has_more_than_a_few_hundred_members(storage: RedisStorage) -> None:
     """Also with one user for all of them."""
     store_all(storage, [record(session_id(str(each)), user_id="7") for each in range(10_000)])
@@ -261,6 +262,7 @@ def session_data(user: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_login_takes_less_than_in_djangos_engine(server: Redis) -> None:
     """With the index. Redis counts what it has allocated."""
     assert 300 < len(json.dumps(session_data(1), separators=(",", ":"))) < 320
