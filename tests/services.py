@@ -402,21 +402,21 @@ class Redis(Server):
     def url(self, database: int = 0) -> str:
         return f"redis://{HOST}:{self.port}/{database}"
 
-    def cli(self, *arguments: str) -> str:
+    def cli(self, *arguments: str | bytes) -> str:
         """Return what redis-cli prints for a command.
 
         Only what redis-cli itself does, such as ``--scan``, needs that program. Commands are asked
         without it, because some tests ask hundreds, and a process costs more than most answers.
         """
-        if not arguments[0].startswith("--"):
+        if not str(arguments[0]).startswith("--"):
             return self._ask(*arguments)
         program = executable("redis-cli")
         if program is None:
             skip_or_fail("redis-cli is not installed. Install it with: apt-get install redis-tools")
         return run(program, "-h", HOST, "-p", str(self.port), *arguments).strip()
 
-    def _ask(self, *command: str) -> str:
-        parts = [part.encode() for part in command]
+    def _ask(self, *command: str | bytes) -> str:
+        parts = [part.encode() if isinstance(part, str) else part for part in command]
         lines = [b"*%d" % len(parts)]
         for part in parts:
             lines += [b"$%d" % len(part), part]

@@ -838,7 +838,9 @@ def test_the_registry_holds_neither_keys_nor_words(engine: Any) -> None:
     session["color"] = "vermilion"
     session.save()
     everything = dump(engine)
-    assert engine.storage.identify(key).encode() in everything  # It is a dump.
+    session_id = engine.storage.identify(key)
+    # It is a dump. Keys of Redis have the bytes of the id without the first one.
+    assert session_id.encode() in everything or bytes.fromhex(session_id)[1:] in everything
     for word in (key, session.session_key, "vermilion", *WORDS, *WORDS.values()):
         assert word.encode() not in everything
 

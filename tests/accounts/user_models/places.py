@@ -394,7 +394,7 @@ def admin_detail() -> None:
     one, reader = someone(0), someone(2)
     response = reader.client.get(f"{PAGES}{one.session_id}/change/")
     assert response.status_code == 200
-    page = response.content.decode()
+    page = response.content.decode().replace("<wbr>", "")  # Where a long name may be broken.
     assert one.name in page
     link = response.context["sessions_of_user"]
     assert {each.info.id for each in reader.client.get(link).context["sessions"]} == {
