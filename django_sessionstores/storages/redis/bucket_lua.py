@@ -11,7 +11,7 @@ not positive:
 
 * ``c`` has the number of all members, negated.
 * ``s`` says whether the index has all sessions with this tag: -1 if so. A directory that the server
-  has evicted or that was made anew lacks it, or has 0. -2 says that a bucket was evicted.
+  has evicted or that is new lacks it, or has 0. -2 says that a bucket was evicted.
 """
 
 from __future__ import annotations

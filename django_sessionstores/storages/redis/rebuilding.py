@@ -25,7 +25,7 @@ _AT_ONCE: Final = 20_000
 _OF_A_TAG: Final = 100
 """How many records one script lists at most, because it keeps all others waiting."""
 _PROGRESS_TTL: Final = 60_000
-"""How many milliseconds the next request has to go on with a rebuild. Then it begins anew."""
+"""How many milliseconds the next request has to continue a rebuild. After that it starts again."""
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Rebuild:
                 by_tag, number = defaultdict(list), 0
             if is_late and self._is_noted():
                 raise StorageUnavailable(
-                    f"{self._server.describe()}: the index of sessions is made anew. It has "
+                    f"{self._server.describe()}: the index of sessions is being rebuilt. It has "
                     f"{self._progress.total} sessions so far, and the next request goes on with "
                     "it. Try again, or run: python manage.py sessions reindex"
                 )
