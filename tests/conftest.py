@@ -158,7 +158,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduler(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file, _, rest = nodeid.partition("::")
-            return rest.partition("[")[2] if "deployments/test_faults" in file else file
+            return rest.partition("[")[2] if file.endswith(_DIVIDED) else file
 
         def _assign_work_unit(self, node: Any) -> None:
             """Forget the files that a process is done with, and give it the next one.
@@ -179,6 +179,9 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     found = getattr(node, "workeroutput", {})
     node.config.stash[_COUNTS] = {what: found.get(what, 0) for what in (_LEFT_OUT, _NARROWED)}
 
+
+_DIVIDED: Final = ("deployments/test_faults.py", "deployments/test_failovers_of_redis.py")
+"""Files of which each process gets the tests with the same parameters, and not all tests."""
 
 _LONGEST: Final = (
     "test_suites",

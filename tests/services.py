@@ -855,6 +855,8 @@ class RedisCluster(Group):
     def __init__(self, replicas: int = 0, **options: str) -> None:
         super().__init__()
         self.replicas = replicas
+        # Without the delay, which waits for more replicas, each has its copy at once.
+        options = {"repl_diskless_sync_delay": "0", **options}
         self.members: list[Redis] = [
             Redis(cluster_enabled="yes", cluster_node_timeout="2000", **options)
             for _ in range(3 * (1 + replicas))
@@ -873,6 +875,13 @@ class RedisCluster(Group):
         wait_until(
             lambda: all("cluster_state:ok" in node.cli("cluster", "info") for node in self.members),
             "the cluster serves every slot",
+        )
+        wait_until(
+            lambda: not any(
+                "master_link_status:down" in node.cli("info", "replication")
+                for node in self.members
+            ),
+            "each replica has a copy, without which it replaces no primary",
         )
 
     def url(self) -> str:

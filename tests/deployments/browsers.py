@@ -189,23 +189,29 @@ class Visit:
         connection = Connection(self._browser.port, self._cookies)
         count = Count(f"counter{tab}")
         try:
-            for _ in range(random.randint(1, 2 * self._habits.pages)):
-                time.sleep(random.uniform(0, 2 * self._habits.think))
-                if not self._findings.may_go_on():
-                    break
+            # An outage uses up none of them: who left during one would not see what was lost.
+            pages = random.randint(1, 2 * self._habits.pages)
+            while pages and self._may_go_on():
                 if random.random() < self._habits.reads:
                     answer = self._browser.ask(connection, "read")
                 else:
                     answer = self._browser.ask(connection, "increment", count.name)
                     count.sent += answer.sent
                     count.acknowledged += answer.is_good
+                pages -= answer.is_good
                 if answer.is_good and not self._is_right(answer, count):
                     return False
             # What was acknowledged last has to be there as well.
             answer = self._browser.ask(connection, "read")
+            while not answer.is_good and self._may_go_on():
+                answer = self._browser.ask(connection, "read")
             return not answer.is_good or self._is_right(answer, count)
         finally:
             connection.close()
+
+    def _may_go_on(self) -> bool:
+        time.sleep(random.uniform(0, 2 * self._habits.think))
+        return self._findings.may_go_on()
 
     def _is_right(self, answer: Answer, count: Count) -> bool:
         """Note what is wrong with a page, and return whether it is the user's."""
