@@ -877,9 +877,11 @@ class RedisCluster(Group):
             "the cluster serves every slot",
         )
         wait_until(
-            lambda: not any(
-                "master_link_status:down" in node.cli("info", "replication")
-                for node in self.members
+            lambda: (
+                not any(
+                    "master_link_status:down" in node.cli("info", "replication")
+                    for node in self.members
+                )
             ),
             "each replica has a copy, without which it replaces no primary",
         )
