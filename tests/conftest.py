@@ -44,7 +44,9 @@ importlib.metadata.version = functools.cache(importlib.metadata.version)
 hypothesis.settings.register_profile(
     "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
-hypothesis.settings.load_profile("busy")
+hypothesis.settings.register_profile(
+    "short", hypothesis.settings.get_profile("busy"), max_examples=40
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -82,6 +84,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_configure(config: pytest.Config) -> None:
     # A time limit ends a test run by SIGTERM: as with Ctrl-C, the servers must be stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    is_long = config.getoption("--all-stores") or config.getoption("--other-stores")
+    hypothesis.settings.load_profile("busy" if is_long else "short")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

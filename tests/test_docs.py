@@ -603,6 +603,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_the_page_of_settings_has_every_option(built: Path) -> None:
     """Name, type, default and meaning come from the package: none may be lost on the way."""
     page = (built / "reference" / "settings.txt").read_text(encoding="utf-8")
@@ -626,6 +627,7 @@ def table(page: str) -> Iterator[list[str]]:
             yield [" ".join(map(str.strip, cell)).strip() for cell in zip(*lines, strict=True)]
 
 
+@pytest.mark.slow
 def test_the_matrix_of_storages_is_what_they_declare(built: Path) -> None:
     """People choose by it whether a restart signs everyone out."""
     page = (built / "howto" / "choosing.txt").read_text(encoding="utf-8")
@@ -645,6 +647,7 @@ def test_the_matrix_of_storages_is_what_they_declare(built: Path) -> None:
     assert rows["cookie, registered in cache on Redis"] == registered
 
 
+@pytest.mark.slow
 def test_defaults_in_prose_are_filled_in(built: Path) -> None:
     """A number that is written twice is wrong once."""
     page = (built / "explanation" / "login.txt").read_text(encoding="utf-8")

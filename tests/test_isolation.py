@@ -256,10 +256,8 @@ ARRANGEMENTS: Final[dict[type[Arrangement], tuple[str, ...]]] = {
 QUICK: Final = {
     (SecretKeys, "file"),
     (SecretKeys, "db:postgresql"),
-    (RotatingProduction, "cache:django-redis"),
     (OneFolder, "cache:file-cache"),
     (Prefixes, "cache:locmem"),
-    (KeyFunction, "cache:django-redis"),
     (KeyFunction, "cache:memcached+sqlite"),
     (Databases, "cookie:sqlite"),
     (DatabasesOfUsers, "db:sqlite"),

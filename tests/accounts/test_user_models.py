@@ -19,7 +19,7 @@ from tests.accounts.user_models import KINDS, VARIABLE, WITHOUT_ADMIN
 from tests.accounts.user_models.places import PLACES
 from tests.services import PostgreSQL, shared_service
 
-USUAL = ("hexadecimal_key", "integer_username", "relation_username")
+USUAL = ("hexadecimal_key", "relation_username")
 """The kinds of which the most can go wrong, which every run of the tests tries."""
 
 ON_POSTGRESQL = (

@@ -1363,7 +1363,10 @@ def commands_with_names(session: Any) -> list[str]:
 
 
 @pytest.mark.engines("db:sqlite")
-@pytest.mark.parametrize("name", ENCODINGS)
+@pytest.mark.parametrize(
+    "name",
+    [each if each == "POSIX" else pytest.param(each, marks=pytest.mark.slow) for each in ENCODINGS],
+)
 @pytest.mark.parametrize("is_terminal", [True, False], ids=["terminal", "pipe"])
 def test_output_of_any_encoding(
     engine: Engine, international: Any, name: str, is_terminal: bool

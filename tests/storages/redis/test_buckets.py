@@ -462,7 +462,14 @@ def test_a_list_of_a_user_on_a_cluster_has_no_ended_session() -> None:
 # Eviction ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", ["allkeys-random", "allkeys-lru", "volatile-random"])
+POLICIES = [
+    "allkeys-random",
+    pytest.param("allkeys-lru", marks=pytest.mark.slow),
+    pytest.param("volatile-random", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 def test_lists_are_right_on_a_server_that_evicts_keys(server: Redis, policy: str) -> None:
     client = Client(host=HOST, port=server.port)
     with storage_at(server.url()) as storage:

@@ -190,6 +190,7 @@ def refused_of_contract(nodes: Sequence[Redis], rights: str, entry: dict[str, An
     return {name for node in nodes for name, (_, refused) in calls(node).items() if refused}
 
 
+@pytest.mark.slow
 def test_the_rights_on_a_cluster() -> None:
     with RedisCluster() as cluster:
         url = cluster.url().replace("redis://", "redis://shop:secret@")

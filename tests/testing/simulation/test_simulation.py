@@ -42,18 +42,17 @@ PAIRS: Final = [
         backend,
         setup,
         marks=()
-        if (backend, setup)
-        in {("memory", "moved"), ("cached_db", "visitor"), ("cookie_registry", "visitor")}
+        if (backend, setup) in {("memory", "moved"), ("cookie_registry", "visitor")}
         else pytest.mark.slow,
     )
     for backend in ENGINES
     for setup in ("visitor", "moved")
     if (backend, setup) != ("cookie_registry", "moved")  # Which has no such site.
 ]
-"""The engines and setups of the pairs. Those that are not marked consist of all the kinds of
-storages that the others have."""
+"""The engines and setups of the pairs. Those that are not marked consist of most kinds of storages
+that the others have."""
 FAULTS: Final = [
-    pytest.param(each, marks=() if each in {"memory", "cookie_registry"} else pytest.mark.slow)
+    pytest.param(each, marks=() if each == "cookie_registry" else pytest.mark.slow)
     for each in ENGINES
 ]
 
