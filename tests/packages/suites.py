@@ -123,7 +123,7 @@ SUITES = (
         configures_pytest=True,
         # Counts on a primary key that depends on the order of all tests.
         options=("--deselect=tests/apps/account/test_phone.py::test_signup_conflict",),
-        in_ci=("db", "cache", "cookie"),
+        in_ci=("db",),
     ),
     Suite(
         "djangorestframework",
