@@ -7,12 +7,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 
 from ..conf import NAME, PreviousBackend, previous_backend, session_store, settings
-from ..migration.sources import OwnSource, Source, open_source
+from ..migration.sources import DJANGO_ENGINES, OwnSource, Source, open_source
 from ..operations.checks.configuration import parts
+from ..operations.checks.engine import engine_hint
 from ..operations.checks.previous_backends import shared_parts
 from ..operations.doctor import is_in_one_store
 from ..sessions import SessionStore
 from ..storages.base import CacheStorage, Storage
+from .engine import with_hint
 
 
 def sources(path: str, cache_alias: str | None) -> list[Source]:
@@ -37,7 +39,8 @@ def _source(entry: PreviousBackend) -> Source:
     try:
         source = open_source(entry)
     except ImproperlyConfigured as error:
-        raise CommandError(f"--from {path} cannot be used: {error}") from error
+        hint = engine_hint(path, DJANGO_ENGINES)
+        raise CommandError(with_hint(f"--from {path} cannot be used: {error}", hint)) from error
     if not source.lists:
         raise CommandError(
             f"{path} cannot list its sessions: {source.describe()}. Name it in "
@@ -69,7 +72,8 @@ def target(path: str) -> Storage:
             )
         storage = store.own_storage()
     except (ImportError, ImproperlyConfigured) as error:
-        raise CommandError(f"--to {path} cannot be used: {error}") from error
+        hint = engine_hint(path)
+        raise CommandError(with_hint(f"--to {path} cannot be used: {error}", hint)) from error
     if storage.holds_in_key:
         cure = (
             f"{NAME}['MIGRATE_FROM'] names the previous backend, so there is nothing to move: each "

@@ -542,6 +542,28 @@ def test_end_from_an_address(listing: Engine, user: Any, address: str) -> None:
         sessions(*arguments, interactive=False)
 
 
+@pytest.mark.parametrize(
+    ("path", "arguments"),
+    [
+        ("django_sessionstores.backends.dbb", ["doctor"]),
+        ("django_sessionstores.backends.dbb", ["purge"]),
+        ("django_sessionstores.backends.file", ["move", "--from", f"{DJANGO}.dbb"]),
+        (
+            "django_sessionstores.backends.file",
+            ["move", "--from", f"{DJANGO}.db", "--to", "django_sessionstores.backends.dbb"],
+        ),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_a_misspelt_engine_is_named_with_the_nearest_one(path: str, arguments: list[str]) -> None:
+    """As by the checks, which the commands do not run."""
+    with (
+        override_settings(SESSION_ENGINE=path),
+        pytest.raises(CommandError, match=r"Did you mean '[a-z._]+\.db'\?$"),
+    ):
+        sessions(*arguments)
+
+
 @pytest.mark.engines("db:sqlite")
 @pytest.mark.parametrize("action", ["list", "end"])
 def test_a_text_that_cannot_be_the_id_of_a_user(engine: Engine, action: str) -> None:
