@@ -24,6 +24,7 @@ from django.db import DataError, Error, connections, transaction
 from django.db.models import CharField, ForeignKey, Model, Q, QuerySet, TextField
 from django.http import HttpRequest
 
+from ..core.phrases import escape_invisible
 from ..core.records import is_storable
 from ..inventory import Inventory
 from ..sessions.user_ids import normal_user_id, primary_key, user_id_of, value_from_text
@@ -57,6 +58,10 @@ class Usernames(dict[str, str]):
     def of(self, user_id: str) -> str:
         """Return the username; the user id if it is not known."""
         return self.get(user_id, user_id)
+
+    def shown(self, user_id: str) -> str:
+        """Return the username, or else the user id, as pages show it."""
+        return escape_invisible(self.of(user_id))
 
 
 # --- By user id ---------------------------------------------------------------------------------

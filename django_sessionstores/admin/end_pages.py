@@ -18,6 +18,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from ..accounts.users import find_user, name_of, usernames
+from ..core.phrases import escape_invisible
 from ..core.records import is_session_id, is_storable
 from ..inventory import REQUEST_SECONDS, SessionInfo
 from ..models import Session
@@ -79,7 +80,7 @@ def end_of_user(page: Page, user_id: str) -> HttpResponse:
     user_id = unquote(user_id)
     if not is_storable(user_id):
         return page.redirect_not_found()
-    inventory, name = page.inventory, usernames([user_id]).of(user_id)
+    inventory, name = page.inventory, usernames([user_id]).shown(user_id)
     back = page.url("changelist", user=user_id)
     continues = False
     if page.request.method == "POST":
@@ -91,7 +92,7 @@ def end_of_user(page: Page, user_id: str) -> HttpResponse:
             user = find_user(user_id)
             subject = Subject(Session, None, name)
             if user is not None:
-                subject = Subject(type(user), user.pk, name_of(user))
+                subject = Subject(type(user), user.pk, escape_invisible(name_of(user)))
             log_number_ended(page, subject, CHANGE, ended)
         if not continues:
             return HttpResponseRedirect(back)

@@ -71,7 +71,7 @@ class Page:
         return [
             SessionRow(
                 info=self._seen_now(each) if each.id in own_ids else each,
-                user=names.of(each.user_id) if each.user_id is not None else "",
+                user=names.shown(each.user_id) if each.user_id is not None else "",
                 device=describe_device(each.user_agent),
                 place=describe_place(each.ip),
                 url=self.url("change", each.id),

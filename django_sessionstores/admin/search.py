@@ -22,6 +22,7 @@ from ..accounts.users import (
     usernames,
 )
 from ..core.client import normal_ip, normal_network
+from ..core.phrases import escape_invisible
 from ..core.records import is_typed_id
 from ..inventory import Inventory
 from ..middleware.installed import records_reads
@@ -125,7 +126,7 @@ def search(inventory: Inventory, request: HttpRequest, text: str, now: datetime)
     if text:
         _search_text(inventory, text, found, filters)
     elif user:
-        found.user, found.user_name = user, usernames([user]).of(user)
+        found.user, found.user_name = user, usernames([user]).shown(user)
     if found.user:
         filters["user"] = found.user
     found.filters = filters
@@ -181,11 +182,13 @@ def _select_user(users: Sequence[FoundUser], found: Search) -> bool:
     if len(users) > 1:
         found.problem = _("Several users match. Choose one, or enter more of the name.")
         found.choices = {
-            each.id: each.name if each.name == each.id else f"{each.name} ({each.id})"
+            each.id: escape_invisible(
+                each.name if each.name == each.id else f"{each.name} ({each.id})"
+            )
             for each in users
         }
     elif users:
-        found.user, found.user_name = users[0].id, users[0].name
+        found.user, found.user_name = users[0].id, escape_invisible(users[0].name)
     return bool(users)
 
 

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 import msgspec
 from django.utils.translation import gettext as _
 
+from ..core.phrases import escape_invisible
 from ..inventory import SHORT_ID, SessionInfo
 from ..middleware.installed import records_reads
 
@@ -54,6 +55,11 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the session is the one of the reader's own request."""
     is_of_deleted_user: bool
     """Whether the session is of a user who no longer exists."""
+
+    @property
+    def user_agent(self) -> str:
+        """The user agent as pages show it."""
+        return escape_invisible(self.info.user_agent)
 
     @property
     def summary(self) -> str:

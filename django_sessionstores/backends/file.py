@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from ..conf import engine_setting
+from ..conf import engine_setting_name, file_path
 from ..sessions import SessionStore as BaseSessionStore
 from ..storages.files.storage import FileStorage
 
@@ -13,7 +13,7 @@ FOLDER = "django_sessionstores"
 
 def session_folder() -> Path:
     """Return the folder of the records. It is beside the files of Django's own engine."""
-    if configured := engine_setting("SESSION_FILE_PATH"):
+    if configured := file_path():
         return Path(configured) / FOLDER
     # The users of a machine share its folder for temporary files, but must not share sessions.
     user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
@@ -27,4 +27,8 @@ class SessionStore(BaseSessionStore):
 
     @classmethod
     def make_storage(cls) -> FileStorage:
-        return FileStorage(session_folder(), is_temporary=not engine_setting("SESSION_FILE_PATH"))
+        return FileStorage(
+            session_folder(),
+            setting=engine_setting_name("SESSION_FILE_PATH"),
+            is_temporary=not file_path(),
+        )

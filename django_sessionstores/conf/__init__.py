@@ -15,14 +15,20 @@
 
 from .codecs import codec, compact_codec, key_ring, serializer, unencrypted_codec
 from .cookies import cookie_age, cookie_bytes, cookie_parts, splits_cookies
-from .engines import engine_setting, session_store, settings_of
+from .engines import (
+    engine_setting,
+    engine_setting_name,
+    file_path,
+    session_store,
+    settings_of,
+)
 from .isolation import sites, tenant
 from .merge import merge_functions
 from .options import DURATIONS, OPTIONS, Settings, settings, stated_options
 from .previous_backends import PreviousBackend, hide_addresses, previous_backend
 from .proxies import trusted_proxies
 from .resets import cached_until_change, reset_on_change
-from .validation import NAME, full_name, wrong_type_message
+from .validation import NAME, did_you_mean, full_name, wrong_type_message
 
 __all__ = [
     "DURATIONS",
@@ -36,7 +42,10 @@ __all__ = [
     "cookie_age",
     "cookie_bytes",
     "cookie_parts",
+    "did_you_mean",
     "engine_setting",
+    "engine_setting_name",
+    "file_path",
     "full_name",
     "hide_addresses",
     "key_ring",

@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop as _
 
 from ..core.phrases import Phrase
-from .validation import full_name, require_choice
+from .validation import WrongValue, did_you_mean, full_name, require_choice
 
 ENGINE_SETTINGS: Final = (
     "SESSION_CACHE_ALIAS",
@@ -67,7 +67,7 @@ def previous_backend(entry: Any) -> PreviousBackend:
         )
     unknown = [name for name in options if name not in ENGINE_SETTINGS]
     if unknown or not all(isinstance(value, str | PathLike) for value in options.values()):
-        raise ImproperlyConfigured(
+        raise WrongValue(
             Phrase(
                 _(
                     "%(setting)s gives %(engine)s the settings %(options)s. The dict may have "
@@ -77,7 +77,8 @@ def previous_backend(entry: Any) -> PreviousBackend:
                 engine=path,
                 options=repr(hide_addresses(options)),
                 names=", ".join(ENGINE_SETTINGS),
-            )
+            ),
+            did_you_mean(str(unknown[0]), ENGINE_SETTINGS) if unknown else None,
         )
     for name in CHOICES.keys() & options.keys():
         require_choice(

@@ -6,8 +6,9 @@ secret. They are phrases, because pages show them in the language of the reader.
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from types import NoneType
 from typing import Any, Final, TypeVar, cast
@@ -24,8 +25,8 @@ NAME: Final = "SESSIONSTORES"
 T = TypeVar("T")
 
 
-class WrongType(ImproperlyConfigured):
-    """An option has a value of the wrong type.
+class WrongValue(ImproperlyConfigured):
+    """An option has a value of the wrong type, or a misspelt one.
 
     ``hint`` says what to write instead, or is ``None`` if the message already does.
     """
@@ -39,27 +40,27 @@ def typed_value(name: str, default: T, kind: type | tuple[type, ...]) -> T:
     """Return the value of an option, or its default if the project does not set it.
 
     ``True`` and ``False`` are accepted only if the kind is ``bool``, although they are integers.
-    Raises `WrongType`.
+    Raises `WrongValue`.
     """
     options = getattr(django_settings, NAME, {})
     if not isinstance(options, dict):
-        raise WrongType(wrong_type_message(NAME, (dict,), options))
+        raise WrongValue(wrong_type_message(NAME, (dict,), options))
     value = options.get(name, default)
     if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        raise WrongType(
+        raise WrongValue(
             wrong_type_message(full_name(name), kinds, value), _correction(kinds, value)
         )
     return cast("T", value)
 
 
 def flag(name: str, *, default: bool) -> bool:
-    """Return an option that is ``True`` or ``False``. Raises `WrongType`."""
+    """Return an option that is ``True`` or ``False``. Raises `WrongValue`."""
     return typed_value(name, default, bool)
 
 
 def text(name: str, *, default: str) -> str:
-    """Return an option that is a string. Raises `WrongType` or ``ImproperlyConfigured``."""
+    """Return an option that is a string. Raises `WrongValue` or ``ImproperlyConfigured``."""
     value = typed_value(name, default, str)
     if not is_storable(value):
         raise ImproperlyConfigured(
@@ -72,7 +73,7 @@ def text(name: str, *, default: str) -> str:
 
 
 def entries(name: str) -> Sequence[Any]:
-    """Return an option that is a list, empty by default. Raises `WrongType`.
+    """Return an option that is a list, empty by default. Raises `WrongValue`.
 
     The caller checks the entries.
     """
@@ -151,16 +152,23 @@ def choice(name: str, default: str, *others: str) -> str:
 
 
 def require_choice(setting: str, value: str, choices: Sequence[str]) -> None:
-    """Raise ``ImproperlyConfigured`` if a value is not one of the choices."""
+    """Raise `WrongValue` if a value is not one of the choices."""
     if value not in choices:
-        raise ImproperlyConfigured(
+        raise WrongValue(
             Phrase(
                 _("%(setting)s is %(value)s; it must be one of: %(choices)s."),
                 setting=setting,
                 value=repr(value),
                 choices=", ".join(map(repr, choices)),
-            )
+            ),
+            did_you_mean(value, choices),
         )
+
+
+def did_you_mean(text: str, names: Iterable[str]) -> Phrase | None:
+    """Return the question whether the name was meant that a text is like; ``None`` if none is."""
+    near = difflib.get_close_matches(text, names, n=1)
+    return Phrase(_("Did you mean %(option)s?"), option=repr(near[0])) if near else None
 
 
 def full_name(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, Self
@@ -15,6 +16,11 @@ from django.utils.translation import (
     ngettext,
     ngettext_lazy,
 )
+
+_INVISIBLE: Final = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Without the marks that names in some languages need, such as the zero-width non-joiner."""
 
 
 class Phrase(str):
@@ -52,6 +58,16 @@ def isolate_direction(text: str) -> str:
         if get_language_bidi()
         else text
     )
+
+
+def escape_invisible(text: str) -> str:
+    """Return a text for a page, with escapes in place of what has no form of its own.
+
+    These are control characters other than white space, characters that change the direction of
+    what follows them, and surrogates, which cannot be sent. Users choose their names: two of them
+    must not look alike, and none may disturb what stands beside it.
+    """
+    return _INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _fill(template: str, values: dict[str, Any], say: Callable[[str], str]) -> str:

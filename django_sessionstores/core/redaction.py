@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
+from .phrases import escape_invisible
+
 # Parts of the names of secrets, at any place in the name.
 _PARTS: Final = (
     "token|secret|passw|passphrase|passcode|pwd|credential|signature|csrf|xsrf|cookie|bearer|nonce"
@@ -114,8 +116,7 @@ class Redactor:
         if not self._reveals:
             text = _ASSIGNED.sub(redact, text[: 2 * _TEXT])
         text = text if len(text) <= _TEXT else f"{text[:_TEXT]}…"
-        # A page is sent as UTF-8, which cannot encode surrogates.
-        return text.encode(errors="backslashreplace").decode()
+        return escape_invisible(text)
 
 
 def _join_words(name: str) -> str:

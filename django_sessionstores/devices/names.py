@@ -13,7 +13,7 @@ from django.conf import settings as django_settings
 from django.utils.translation import gettext, pgettext
 
 from ..conf import cached_until_change
-from ..core.phrases import isolate_direction
+from ..core.phrases import escape_invisible, isolate_direction
 
 _KNOWN: Final = 4096
 """How many results are cached, for user agents and for addresses."""
@@ -42,7 +42,7 @@ def describe_device(user_agent: str) -> str:
         # U+200F, so that the two names do not change places.
         words = gettext("%(browser)s on %(system)s")
         return words % {"browser": isolate_direction(browser), "system": isolate_direction(system)}
-    return browser or system or user_agent or gettext("Unknown device")
+    return browser or system or escape_invisible(user_agent) or gettext("Unknown device")
 
 
 @lru_cache(_KNOWN)

@@ -14,6 +14,7 @@ from ..core.phrases import Phrase
 from ..exceptions import CannotList, StorageUnavailable
 from ..inventory import Inventory
 from ..operations.checks.configuration import parts
+from ..operations.checks.engine import engine_hint
 from ..storages.base import Storage
 
 
@@ -33,9 +34,15 @@ def _named_engine() -> Iterator[None]:
     try:
         yield
     except (ImportError, ImproperlyConfigured) as error:
+        path = settings.SESSION_ENGINE
         raise CommandError(
-            f"SESSION_ENGINE {settings.SESSION_ENGINE!r} cannot be used: {error}"
+            with_hint(f"SESSION_ENGINE {path!r} cannot be used: {error}", engine_hint(str(path)))
         ) from error
+
+
+def with_hint(problem: str, hint: str | None) -> str:
+    """Return the description of a problem as a sentence, followed by a hint if there is one."""
+    return f"{problem.removesuffix('.')}. {hint}" if hint else problem
 
 
 @contextmanager

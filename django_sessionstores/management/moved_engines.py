@@ -7,33 +7,40 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 
 from ..conf import NAME, PreviousBackend, previous_backend, session_store, settings
-from ..migration.sources import OwnSource, Source, open_source
+from ..migration.sources import DJANGO_ENGINES, OwnSource, Source, open_source
 from ..operations.checks.configuration import parts
+from ..operations.checks.engine import engine_hint
 from ..operations.checks.previous_backends import shared_parts
 from ..operations.doctor import is_in_one_store
 from ..sessions import SessionStore
 from ..storages.base import CacheStorage, Storage
+from .engine import with_hint
 
 
-def source(path: str, cache_alias: str | None) -> Source:
-    """Return the source for an engine to move from.
+def sources(path: str, cache_alias: str | None) -> list[Source]:
+    """Return the sources for an engine to move from: several if ``MIGRATE_FROM`` names it so often.
 
     ``path`` is the dotted path of the engine. ``cache_alias`` is the cache in which it keeps its
-    sessions; ``None`` for the one in ``MIGRATE_FROM`` or in the settings. Raises ``CommandError``.
+    sessions; ``None`` for those in ``MIGRATE_FROM`` or in the settings. Raises ``CommandError``.
     """
-    options = {} if cache_alias is None else {"SESSION_CACHE_ALIAS": cache_alias}
-    entry = PreviousBackend(path, options)
-    if not entry.options:
-        if path == django_settings.SESSION_ENGINE and not is_named(path):
-            raise CommandError(
-                f"{path} is SESSION_ENGINE, so moving its sessions would log their users out. "
-                f"Change SESSION_ENGINE first, and name {path} in {NAME}['MIGRATE_FROM']."
-            )
-        entry = _named_source(path) or entry
+    if cache_alias is not None:
+        return [_source(PreviousBackend(path, {"SESSION_CACHE_ALIAS": cache_alias}))]
+    named = _named_entries(path)
+    if path == django_settings.SESSION_ENGINE and not named:
+        raise CommandError(
+            f"{path} is SESSION_ENGINE, so moving its sessions would log their users out. "
+            f"Change SESSION_ENGINE first, and name {path} in {NAME}['MIGRATE_FROM']."
+        )
+    return list(map(_source, named or [PreviousBackend(path, {})]))
+
+
+def _source(entry: PreviousBackend) -> Source:
+    path = entry.path
     try:
         source = open_source(entry)
     except ImproperlyConfigured as error:
-        raise CommandError(f"--from {path} cannot be used: {error}") from error
+        hint = engine_hint(path, DJANGO_ENGINES)
+        raise CommandError(with_hint(f"--from {path} cannot be used: {error}", hint)) from error
     if not source.lists:
         raise CommandError(
             f"{path} cannot list its sessions: {source.describe()}. Name it in "
@@ -44,13 +51,13 @@ def source(path: str, cache_alias: str | None) -> Source:
 
 def is_named(path: str) -> bool:
     """Return whether ``MIGRATE_FROM`` names this engine."""
-    return _named_source(path) is not None
+    return bool(_named_entries(path))
 
 
-def _named_source(path: str) -> PreviousBackend | None:
-    """Return the entry of ``MIGRATE_FROM`` for this engine, which has its cache or folder."""
+def _named_entries(path: str) -> list[PreviousBackend]:
+    """Return the entries of ``MIGRATE_FROM`` for this engine, which have its cache or folder."""
     entries = map(previous_backend, settings.MIGRATE_FROM)
-    return next((entry for entry in entries if entry.path == path), None)
+    return [entry for entry in entries if entry.path == path]
 
 
 def target(path: str) -> Storage:
@@ -65,7 +72,8 @@ def target(path: str) -> Storage:
             )
         storage = store.own_storage()
     except (ImportError, ImproperlyConfigured) as error:
-        raise CommandError(f"--to {path} cannot be used: {error}") from error
+        hint = engine_hint(path)
+        raise CommandError(with_hint(f"--to {path} cannot be used: {error}", hint)) from error
     if storage.holds_in_key:
         cure = (
             f"{NAME}['MIGRATE_FROM'] names the previous backend, so there is nothing to move: each "

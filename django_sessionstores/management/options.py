@@ -106,6 +106,11 @@ def _add_end_options(parser: ArgumentParser) -> None:
         "--user-id", metavar="PK", type=selection.user, help=f"all of this user: {_USER_ID}"
     )
     parser.add_argument(
+        "--ip",
+        type=selection.address,
+        help="all last used from this IP address or network, of the user if you name one",
+    )
+    parser.add_argument(
         "--but", metavar="ID", type=selection.id_prefix, help="with a user: not this one"
     )
     parser.add_argument("--all", action="store_true", help="all of all users and visitors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from django.conf import settings
 from django.core.management.base import CommandError
 from django.db import Error
 
@@ -17,6 +18,7 @@ from ..accounts.users import (
 )
 from ..core.records import is_storable
 from ..inventory import Inventory
+from ..sessions.user_ids import primary_key
 
 _MOST_SUGGESTED: Final = 5
 """How many users a message names who may have been meant."""
@@ -37,13 +39,16 @@ def find_user(
     sessions as a user id is that user; without ``warn``, that is an error too.
     """
     if user_id is not None:
-        return _by_id(user_id)
+        return _by_id(inventory, user_id)
     return None if text is None else _by_text(inventory, text, warn)
 
 
-def _by_id(user_id: str) -> FoundUser:
+def _by_id(inventory: Inventory, user_id: str) -> FoundUser:
     if not user_id or not is_storable(user_id):
         raise CommandError(f"{user_id!r} cannot be the primary key of a user.")
+    # The sessions may be of another user model that the site used before.
+    if primary_key(user_id) is None and find_unknown_user(inventory, user_id) is None:
+        raise CommandError(f"{user_id!r} is not a primary key of {settings.AUTH_USER_MODEL}.")
     names = usernames([user_id])
     return FoundUser(user_id, names.of(user_id), user_id in names)
 

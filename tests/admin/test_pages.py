@@ -1012,6 +1012,33 @@ def test_the_overview_says_first_what_would_break(site: Any, client: Client) -> 
     assert int(number) == others.count("ss-wrong")
 
 
+CONTROLS = "\x00\x07\x1b\x7f\x85\u2028\u202e\u2066"
+"""Characters that turn around, hide or break what stands beside them."""
+
+
+@ONE_ENGINE
+def test_names_with_control_characters_are_shown_with_escapes(site: Any, client: Client) -> None:
+    """Two users must not look alike, and none may turn around the row that it is in."""
+    names = {f"a{CONTROLS[1:]}{part}" for part in ("da", "pa")}
+    users = [person(name) for name in names]
+    sessions = [stored(site, user, **{f"key{CONTROLS}": CONTROLS}) for user in users]
+    record = site.storage.read(sessions[0].session_id)
+    strange = structs.replace(record, id=session_id(draw_key()), user_agent=f"Browser{CONTROLS}")
+    gone = structs.replace(record, id=session_id(draw_key()), user_id="gone\u202e")
+    for each in (strange, gone):
+        site.storage.create(each, now())
+    pages = ["", "?q=a", f"?user={users[0].pk}", f"user/{users[0].pk}/end/", "overview/"]
+    pages += [f"{each.id}/change/" for each in (record, strange, gone)]
+    shown = ""
+    for page in pages:
+        answer = client.get(f"{PAGES}{page}")
+        assert answer.status_code == 200, page
+        assert not set(text(answer)) & set(CONTROLS), page
+        shown += text(answer)
+    for escape in (r"a\x07\x1b\x7f\x85\u2028\u202e\u2066da", r"Browser\x00\x07", r"gone\u202e"):
+        assert escape in shown
+
+
 @ONE_ENGINE
 def test_names_that_cannot_be_read(site: Any, root: Any, client: Client) -> None:
     """The database of users is away from where the sessions are."""

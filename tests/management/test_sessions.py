@@ -523,6 +523,59 @@ def test_the_session_to_keep_has_to_be_one_of_the_user(engine: Engine, user: Any
     assert is_alive(engine, mine)
 
 
+@pytest.mark.parametrize("address", ["192.0.2.7", "192.0.2.", "192.0.2.0/24"])
+def test_end_from_an_address(listing: Engine, user: Any, address: str) -> None:
+    """Of all users, as an operator does after an attack, or of one."""
+    mine = [stored(listing, user.pk, "192.0.2.7") for _ in range(2)]
+    other, elsewhere = stored(listing, None, "192.0.2.7"), stored(listing, user.pk, "198.51.100.4")
+    arguments = ("end", "--ip", address)
+    kept, where = mine[0].session_id, selection.address(address)
+    assert sessions(*arguments, "--user", "ada", "--but", kept, "--dry-run") == (
+        f"Would end 1 session of user ada from {where}.\n"
+    )
+    said = sessions(*arguments, "--user", "ada", "--but", kept, interactive=False)
+    assert said == "1 session ended.\n"
+    assert alive(listing, *mine, other, elsewhere) == [True, False, True, True]
+    assert sessions(*arguments, interactive=False) == "2 sessions ended.\n"
+    assert alive(listing, *mine, other, elsewhere) == [False, False, False, True]
+    with pytest.raises(CommandError, match=f"There is no live session from {where} to end"):
+        sessions(*arguments, interactive=False)
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments"),
+    [
+        ("django_sessionstores.backends.dbb", ["doctor"]),
+        ("django_sessionstores.backends.dbb", ["purge"]),
+        ("django_sessionstores.backends.file", ["move", "--from", f"{DJANGO}.dbb"]),
+        (
+            "django_sessionstores.backends.file",
+            ["move", "--from", f"{DJANGO}.db", "--to", "django_sessionstores.backends.dbb"],
+        ),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_a_misspelt_engine_is_named_with_the_nearest_one(path: str, arguments: list[str]) -> None:
+    """As by the checks, which the commands do not run."""
+    with (
+        override_settings(SESSION_ENGINE=path),
+        pytest.raises(CommandError, match=r"Did you mean '[a-z._]+\.db'\?$"),
+    ):
+        sessions(*arguments)
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize("action", ["list", "end"])
+def test_a_text_that_cannot_be_the_id_of_a_user(engine: Engine, action: str) -> None:
+    """'No sessions' would say that the user has none, and the id was mistyped."""
+    arguments = (action, "--user-id", "7f")
+    with pytest.raises(CommandError, match=r"'7f' is not a primary key of auth\.User"):
+        sessions(*arguments)
+    # Of another user model that the site used before.
+    stored(engine, "7f")
+    assert "1 session" in sessions("end", "--user-id", "7f", "--dry-run")
+
+
 def test_end_of_all(listing: Engine) -> None:
     """A site may need this after a breach."""
     everyone = [stored(listing, user) for user in (1, 2, None)]
@@ -908,6 +961,10 @@ def test_doctor_in_silence(sound: Engine) -> None:
         "end --all --but abcdef",
         "end --all --user ada",
         "end --all --user-id 7",
+        "end --all --ip 192.0.2.7",
+        f"end {UNKNOWN} --ip 192.0.2.7",
+        "end --ip here",
+        "end --ip 192.0.2.7 --but 123456",
         "end --user ada --user-id 7",
         "list --user ada --user-id 7",
         f"end --all {UNKNOWN}",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice, pairwise, product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,6 +114,23 @@ def test_between_engines_of_the_package(engine: Engine) -> None:
     after_move = engine.storage.read(session.session_id)
     for field in ("payload", "user_id", "created", "last_activity", "expires", "ip"):
         assert getattr(after_move, field) == getattr(before_move, field)
+
+
+@pytest.mark.engines("db:sqlite")
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_an_engine_that_is_named_several_times(
+    engine: Engine, tmp_path: Path, dry_run: bool
+) -> None:
+    """With other options each time. The sessions of the others would stay, and expire."""
+    entries = [(f"{OURS}.file", {"SESSION_FILE_PATH": str(tmp_path / name)}) for name in "ab"]
+    for path, options in entries:
+        Path(options["SESSION_FILE_PATH"]).mkdir()
+        with override_settings(SESSION_ENGINE=path, **options):
+            import_module(path).SessionStore().save()
+    with migrating(*entries):
+        code, report = move(*["--dry-run"] * dry_run, source=f"{OURS}.file")
+    assert (code, report["moved"]) == (0, 2)
+    assert Inventory().count() == (0 if dry_run else 2)
 
 
 @pytest.mark.engines("file")

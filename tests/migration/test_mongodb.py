@@ -374,6 +374,29 @@ def test_an_address_is_shown_nowhere() -> None:
     assert "secret" not in str(diagnosis)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"MONGODB_URI": "nonsense"},
+        {"MONGODB_URI": "mongodb://127.0.0.1:1/a", "MONGODB_CLIENT": "a.b"},
+        {"MONGODB_CLIENT": "nowhere.to_be_found"},
+        {"MONGODB_CLIENT": "os.getcwd"},
+        {"MONGODB_URI": "mongodb://127.0.0.1:1"},
+        {"MONGODB_URI": "mongodb://127.0.0.1:1/a", "MONGODB_COLLECTION": "$"},
+    ],
+)
+def test_what_is_wrong_with_a_previous_backend_names_its_entry(options: dict[str, str]) -> None:
+    """That of the engine in use may be right."""
+    now = {"MONGODB_URI": "mongodb://127.0.0.1:1/now"}
+    with (
+        override_settings(SESSIONSTORES={"MIGRATE_FROM": [(PATH, options)]} | now),
+        pytest.raises(ImproperlyConfigured) as caught,
+    ):
+        sources.open_source(previous_backend((PATH, options)))
+    assert f" of {PATH} in SESSIONSTORES['MIGRATE_FROM']" in str(caught.value)
+    assert "SESSIONSTORES['MONGODB" not in str(caught.value)
+
+
 def test_an_address_without_a_database() -> None:
     """That of the engine in use is not taken for it."""
     entry = (PATH, {"MONGODB_URI": "mongodb://127.0.0.1:1"})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Any
 
 from django.conf import settings
@@ -77,12 +78,16 @@ class Command(BaseCommand):
             )
         return inventory
 
-    def _list(self, *, json: bool, expired: bool, **options: Any) -> None:
-        inventory = self._inventory()
-        if options["ip"] and not has_package_middleware():
+    def _warn_without_addresses(self) -> None:
+        if not has_package_middleware():
             self.terminal.warn(
                 f"IP addresses are not stored, because MIDDLEWARE has no {OWN_PATH}."
             )
+
+    def _list(self, *, json: bool, expired: bool, **options: Any) -> None:
+        inventory = self._inventory()
+        if options["ip"]:
+            self._warn_without_addresses()
         filters = {name: options[name] for name in ("logged_in", "idle_since", "ip")}
         user = find_user(inventory, options["user"], options["user_id"], warn=self.terminal.warn)
         if user is not None:
@@ -130,18 +135,29 @@ class Command(BaseCommand):
         self.terminal.fields(reports.stats_fields(stats, names))
 
     def _end(
-        self, *, ids: list[str], user: str | None, user_id: str | None, **options: Any
+        self,
+        *,
+        ids: list[str],
+        user: str | None,
+        user_id: str | None,
+        ip: str | None,
+        **options: Any,
     ) -> None:
         is_of_user = (user, user_id) != (None, None)
-        if [bool(ids), is_of_user, options["all"]].count(True) != 1:
-            options["usage_error"]("give one of these: IDs of sessions, --user, --user-id or --all")
+        if [bool(ids), is_of_user or ip is not None, options["all"]].count(True) != 1:
+            options["usage_error"](
+                "give one of these: IDs of sessions, --user, --user-id, --ip or --all"
+            )
         if options["but"] and not is_of_user:
             options["usage_error"]("--but goes with --user or --user-id")
         if ids:
             self._end_some(ids, **options)
             return
         inventory = self._inventory()
-        if (found := find_user(inventory, user, user_id)) is not None:
+        found = find_user(inventory, user, user_id)
+        if ip is not None:
+            self._end_from(inventory, ip, found, **options)
+        elif found is not None:
             self._end_of_user(inventory, found, **options)
         else:
             self._end_everything(inventory, inventory.count(), **options)
@@ -158,12 +174,28 @@ class Command(BaseCommand):
         if self._is_end_confirmed(len(found), "", **options):
             self._report_end(lambda: len(inventory.end_many(each.id for each in found)))
 
+    def _end_from(
+        self,
+        inventory: Inventory,
+        ip: str,
+        user: FoundUser | None,
+        *,
+        but: str | None,
+        **options: Any,
+    ) -> None:
+        self._warn_without_addresses()
+        of_user = {} if user is None else {"user": user.id}
+        kept = _kept(inventory, user, but)
+        found = [each.id for each in inventory.iterate(ip=ip, **of_user)]
+        ids = [each for each in found if kept is None or each != kept.id]
+        owner = "" if user is None else f" of user {single_line(user.name)}"
+        if self._is_end_confirmed(len(ids), f"{owner} from {ip}", **options):
+            self._report_end(lambda: len(inventory.end_many(ids)))
+
     def _end_of_user(
         self, inventory: Inventory, user: FoundUser, *, but: str | None, **options: Any
     ) -> None:
-        kept = selection.find(inventory, [but])[0] if but else None
-        if kept and kept.user_id != normal_user_id(user.id):
-            raise CommandError(f"Session {kept.id} is not one of user {user.name}.")
+        kept = _kept(inventory, user, but)
         number = inventory.count(user=user.id) - (kept is not None)
         if self._is_end_confirmed(number, f" of user {single_line(user.name)}", **options):
             self._report_end(lambda: inventory.end_all(user.id, but=kept.id if kept else None))
@@ -232,19 +264,23 @@ class Command(BaseCommand):
         **options: Any,
     ) -> None:
         storage = moved_engines.target(settings.SESSION_ENGINE if target is None else target)
-        backend = moved_engines.source(source, from_cache)
-        moved_engines.check_pair(backend, storage)
-        if not dry_run:
-            moved_engines.check_stores(backend, storage)
+        backends = moved_engines.sources(source, from_cache)
+        for each in backends:
+            moved_engines.check_pair(each, storage)
+            if not dry_run:
+                moved_engines.check_stores(each, storage)
         if self.terminal.verbosity > 0 and not moved_engines.is_named(source):
             self.terminal.warn(
                 f"{NAME}['MIGRATE_FROM'] does not name {source}: until its session is moved, a "
                 "browser that comes back is logged out."
             )
         report = bulk.Report()
-        outcomes = (bulk.survey if dry_run else bulk.move)(backend, storage, batch)
+        move = bulk.survey if dry_run else bulk.move
+        outcomes = chain.from_iterable(move(each, storage, batch) for each in backends)
         try:
-            for outcome in self.terminal.with_progress(outcomes, backend.count):
+            for outcome in self.terminal.with_progress(
+                outcomes, lambda: sum(each.count() for each in backends)
+            ):
                 report.add(outcome)
         except StorageUnavailable as error:
             raise CommandError(
@@ -320,6 +356,16 @@ class Command(BaseCommand):
                 f"{error} Some of the sessions may not have ended: run the command again."
             ) from error
         self.terminal.say(f"{quantity(number, 'session')} ended.")
+
+
+def _kept(inventory: Inventory, user: FoundUser | None, prefix: str | None) -> SessionInfo | None:
+    """Return the user's session with an id that ``--but`` names; ``None`` without it."""
+    if user is None or prefix is None:
+        return None
+    (kept,) = selection.find(inventory, [prefix])
+    if kept.user_id != normal_user_id(user.id):
+        raise CommandError(f"Session {kept.id} is not one of user {user.name}.")
+    return kept
 
 
 def _now() -> datetime:

@@ -14,7 +14,7 @@ from django.contrib.sessions.backends.base import SessionBase
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_noop
 
-from ...conf import engine_setting
+from ...conf import file_path
 from ...core import lifetime
 from ...core.phrases import Phrase
 from ...core.records import SecretText, is_well_formed, session_id
@@ -28,7 +28,7 @@ class FileSource(DjangoSource):
 
     def __init__(self, engine: type[SessionBase]) -> None:
         super().__init__(engine)
-        self._folder = Path(engine_setting("SESSION_FILE_PATH") or tempfile.gettempdir())
+        self._folder = Path(file_path() or tempfile.gettempdir())
         if not _may_be_folder(self._folder):
             raise ImproperlyConfigured(
                 f"The previous backend's SESSION_FILE_PATH is {str(self._folder)!r}, which is not "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,12 +48,10 @@ def check_settings(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMess
 
 
 def _unknown_option(name: object) -> checks.Error:
-    near = difflib.get_close_matches(str(name).upper(), OPTIONS, n=1)
     return checks.Error(
         Phrase(_("%(option)s is not an option."), option=f"{NAME}[{name!r}]"),
-        hint=Phrase(_("Did you mean %(option)s?"), option=repr(near[0]))
-        if near
-        else Phrase(_("The options are: %(options)s."), options=", ".join(sorted(OPTIONS))),
+        hint=conf.did_you_mean(str(name).upper(), OPTIONS)
+        or Phrase(_("The options are: %(options)s."), options=", ".join(sorted(OPTIONS))),
         id="sessionstores.E002",
     )
 

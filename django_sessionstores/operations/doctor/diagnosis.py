@@ -115,7 +115,12 @@ def diagnose(storage: Storage, *, writes: bool = False) -> Diagnosis:
             stores += ask_previous_backends(tasks)
         native_async = tasks.result(is_native) or False
     middleware = [path for path, _each in session_middlewares()]
-    found = findings(stores, eviction_policy, has_middleware=bool(middleware))
+    found = findings(
+        stores,
+        eviction_policy,
+        has_middleware=bool(middleware),
+        holds_in_key=storage.holds_in_key,
+    )
     return Diagnosis(
         engine=django_settings.SESSION_ENGINE,
         description=translate(storage.describe()),

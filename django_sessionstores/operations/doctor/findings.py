@@ -54,6 +54,16 @@ _NOT_REMOVED: Final = Phrase(
         "Every logout fails, because the session could be migrated again. Other requests go on."
     )
 )
+_NOT_MIGRATED_INTO_KEY: Final = Phrase(
+    gettext_noop("Every request fails whose session has not been migrated yet.")
+)
+_NOT_REMOVED_INTO_KEY: Final = Phrase(
+    gettext_noop(
+        "Every logout fails whose session has not been migrated yet, because it could be migrated "
+        "again. Other requests go on."
+    )
+)
+"""With sessions in cookies, the cookie says that its session is not in a previous backend."""
 _UNWRITABLE: Final = Phrase(
     gettext_noop(
         "Logins, logouts and changes of these sessions fail. Requests that only read go on."
@@ -75,10 +85,13 @@ _EVICTS: Final = Phrase(
 
 
 def findings(
-    stores: Sequence[Store], eviction_policy: str, *, has_middleware: bool
+    stores: Sequence[Store], eviction_policy: str, *, has_middleware: bool, holds_in_key: bool
 ) -> list[Finding]:
-    """Return the findings: first those of stores, then other problems, and then the rest."""
-    of_stores = [*_of_stores(stores)]
+    """Return the findings: first those of stores, then other problems, and then the rest.
+
+    ``holds_in_key`` is that of the storage in use.
+    """
+    of_stores = [*_of_stores(stores, holds_in_key=holds_in_key)]
     if eviction_policy:
         of_stores.append((_eviction(eviction_policy), _EVICTS))
     others = [*map(_not_probed, (each for each in stores if each.belongs_to_another))]
@@ -100,14 +113,19 @@ def findings(
     ]
 
 
-def _of_stores(stores: Sequence[Store]) -> Iterator[tuple[django_checks.CheckMessage, str]]:
+def _of_stores(
+    stores: Sequence[Store], *, holds_in_key: bool
+) -> Iterator[tuple[django_checks.CheckMessage, str]]:
     """Yield what is wrong with stores, and which requests fail because of it."""
+    not_migrated = _NOT_MIGRATED_INTO_KEY if holds_in_key else _NOT_MIGRATED
+    not_removed = _NOT_REMOVED_INTO_KEY if holds_in_key else _NOT_REMOVED
     for store in stores:
         if store.error:
-            breaks = _NOT_MIGRATED if store.is_previous else _UNUSABLE
+            breaks = not_migrated if store.is_previous else _UNUSABLE
             yield _unusable(store), "" if store.has_copies else breaks
         if store.write_obstacle:
-            yield _unwritable(store), "" if store.has_copies else _fail_without_writes(store)
+            breaks = not_removed if store.is_previous else _fail_without_writes(store)
+            yield _unwritable(store), "" if store.has_copies else breaks
         if store.missing_indexes:
             yield _not_indexed(store), ""
         if store.size_obstacle:
@@ -115,8 +133,6 @@ def _of_stores(stores: Sequence[Store]) -> Iterator[tuple[django_checks.CheckMes
 
 
 def _fail_without_writes(store: Store) -> Phrase:
-    if store.is_previous:
-        return _NOT_REMOVED
     if store.is_full:
         return _FULL
     return _REFUSED if store.is_probed else _UNWRITABLE

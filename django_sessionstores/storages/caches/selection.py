@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from enum import StrEnum
 from typing import Any, Final
@@ -34,14 +35,17 @@ _KINDS: Final = {
     "django.core.cache.backends.filebased.FileBasedCache": Kind.FILES,
 }
 _REDIS_EXAMPLE: Final = "redis://127.0.0.1:6379/1"
+_MEMCACHED_EXAMPLE: Final = "127.0.0.1:11211"
 # What LOCATION is like, for classes that cannot do without. A subclass may know its own.
 _LOCATIONS: Final = {
     "django_redis.cache.RedisCache": _REDIS_EXAMPLE,
     "django.core.cache.backends.redis.RedisCache": _REDIS_EXAMPLE,
-    "django.core.cache.backends.memcached.PyMemcacheCache": "127.0.0.1:11211",
+    "django.core.cache.backends.memcached.PyMemcacheCache": _MEMCACHED_EXAMPLE,
     "django.core.cache.backends.filebased.FileBasedCache": "/var/cache/site",
     "django.core.cache.backends.db.DatabaseCache": "cache_table",
 }
+_OF_SERVERS: Final = (_REDIS_EXAMPLE, _MEMCACHED_EXAMPLE)
+"""Those of which there may be several, in a list."""
 _DEFAULT_CLIENT: Final = "django_redis.client.DefaultClient"
 """The client of django-redis that connects to the location; others may find their servers."""
 _DUMMY: Final = "django.core.cache.backends.dummy.DummyCache"
@@ -123,8 +127,14 @@ def _require_location(alias: str) -> None:
     client = (entry.get("OPTIONS") or {}).get("CLIENT_CLASS", _DEFAULT_CLIENT)
     if example is None or client != _DEFAULT_CLIENT:
         return
-    location = entry.get("LOCATION")
+    location: Any = entry.get("LOCATION")
     setting = f"CACHES[{alias!r}]['LOCATION']"
+    if location is not None and not _is_location(location, has_list=example in _OF_SERVERS):
+        # Not its value, which may be a URL with a password.
+        raise InvalidCacheBackendError(
+            f"{setting} cannot be used, and SESSION_CACHE_ALIAS names this cache. It must be a "
+            f"string without NUL, like {example!r}."
+        )
     if not location:
         raise InvalidCacheBackendError(
             f"{setting} is not set, and SESSION_CACHE_ALIAS names this cache. Set it, for example "
@@ -142,6 +152,13 @@ def _require_location(alias: str) -> None:
             f"{setting} must end with the number of a database, and SESSION_CACHE_ALIAS names this "
             f"cache. The client ignores a name and uses database 0. Write it like {example!r}."
         )
+
+
+def _is_location(location: Any, *, has_list: bool) -> bool:
+    """Return whether the client of a cache can read a location, which may be a list of servers."""
+    if has_list and isinstance(location, list | tuple | set | frozenset):
+        return all(isinstance(each, str | tuple | list) for each in location)
+    return isinstance(location, str | os.PathLike) and "\0" not in str(location)
 
 
 def _has_number(url: str) -> bool:

@@ -18,7 +18,7 @@ import msgspec
 from ...core.records import ID_LENGTH, Record, State
 from ...core.summary import Numbers, UserCount
 from ...exceptions import UnreadablePayload
-from .disk import times_in
+from .disk import stats_in
 from .folder import SHARDS, Folder
 from .index import UserIndex
 from .record_file import Kind, expired_time, first_time, part_of, read_owner
@@ -67,9 +67,10 @@ class Census:
         live_from, expired_until = first_time(now + 1), expired_time(now)
         logged_in = visitors = expired = 0
         for shard in SHARDS:
-            for name, modified in times_in(f"{self._folder.path}/{shard}"):
+            for name, found in stats_in(f"{self._folder.path}/{shard}"):
                 if len(name) != ID_LENGTH:
                     continue
+                modified = found.st_mtime_ns
                 is_live, part = modified >= live_from, modified % 1_000_000
                 if part in _OF_SESSION and (is_live or modified < expired_until):
                     is_of_user = part == _OF_USER

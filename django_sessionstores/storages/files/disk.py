@@ -22,7 +22,7 @@ _NAMES: Final = 10_000
 # One call reads nearly every session. A buffer of this size costs no more than a small one.
 _READ_SIZE: Final = 65_536
 
-_FOLDERS_BY_FD: Final = os.stat in os.supports_dir_fd and os.listdir in os.supports_fd
+_FOLDERS_BY_FD: Final = {os.stat, os.unlink} <= os.supports_dir_fd and os.listdir in os.supports_fd
 _BINARY: Final = getattr(os, "O_BINARY", 0)  # Windows would translate line ends.
 READ: Final = os.O_RDONLY | _BINARY
 CHANGE: Final = os.O_RDWR | _BINARY
@@ -73,8 +73,8 @@ def names_in(folder: str, *, after: str = "", prefix: str = "") -> Iterator[str]
         after = names[-1]
 
 
-def names_in_any_order(folder: str) -> list[str]:
-    """Return all names in a folder. A missing folder has none."""
+def names_in_any_order(folder: str | int) -> list[str]:
+    """Return all names in a folder, or in that of a descriptor. A missing folder has none."""
     try:
         return os.listdir(folder)
     except FileNotFoundError:
@@ -112,32 +112,36 @@ def mount_point_of(path: str) -> str:
     return path
 
 
-def times_in(folder: str) -> Iterator[tuple[str, int]]:
-    """Return the names in a folder and their modification times in nanoseconds, in any order.
+@contextlib.contextmanager
+def open_folder(folder: str) -> Iterator[tuple[int | None, str]]:
+    """Open a folder for as long as the context lasts, to name the files in it without its path.
+
+    Provides the descriptor to pass as ``dir_fd``, and what to put in front of a name. Without
+    descriptors of folders, as on Windows, they are ``None`` and the path.
+    """
+    if not _FOLDERS_BY_FD:
+        yield None, f"{folder}/"
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        yield fd, ""
+    finally:
+        os.close(fd)
+
+
+def stats_in(folder: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield the names in a folder with what ``os.stat`` says of each, in any order.
 
     A missing folder has no names. Made for very many names: to ask the entries of ``os.scandir``,
-    or for paths, takes a third longer, and a list of pairs is work for the garbage collector.
+    or for paths, takes a third longer.
     """
-    try:
-        place = os.open(folder, os.O_RDONLY) if _FOLDERS_BY_FD else None
-    except FileNotFoundError:
-        return iter(())
-    try:
-        names = os.listdir(folder if place is None else place)
-        prefix = "" if place is not None else f"{folder}/"
-        try:
-            times = [os.stat(prefix + name, dir_fd=place).st_mtime_ns for name in names]
-        except FileNotFoundError:
-            found, times = [], []
-            for name in names:
-                with contextlib.suppress(FileNotFoundError):
-                    times.append(os.stat(prefix + name, dir_fd=place).st_mtime_ns)
-                    found.append(name)
-            names = found
-        return zip(names, times, strict=True)
-    finally:
-        if place is not None:
-            os.close(place)
+    with contextlib.suppress(FileNotFoundError), open_folder(folder) as (place, front):
+        for name in names_in_any_order(folder if place is None else place):
+            try:
+                found = os.stat(front + name, dir_fd=place)
+            except FileNotFoundError:
+                continue
+            yield name, found
 
 
 @contextlib.contextmanager

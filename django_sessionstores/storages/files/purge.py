@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from ...core.records import ID_LENGTH, Record, is_session_id
 from ...exceptions import UnreadablePayload
-from .disk import insist, names_in_any_order, times_in
+from .disk import insist, open_folder, stats_in
 from .folder import LOCK, NEW, SHARDS, Folder
-from .index import UserIndex, entry_of, owner_of
+from .index import UserIndex, owner_of
 from .index_upkeep import IndexUpkeep
 from .locks import ShardLocks
 from .record_file import (
@@ -34,16 +34,35 @@ _REMOVES_OPEN_FILES: Final = os.name == "posix"
 _AT_ONCE: Final = 100
 """How many files are removed at most while a shard is locked: some milliseconds."""
 
-_OF_USER: Final = part_of(Kind.OF_USER)
 _KNOWN: Final = frozenset(map(part_of, (Kind.OF_USER, Kind.ANONYMOUS, Kind.TOMBSTONE)))
 """In the hints that say whether a record has an entry in the index."""
 
-_CLEARED_AT_ONCE: Final = 16
-"""How many folders of the index are cleared before each shard, until all are. So no batch waits for
-the whole index, and only a few of the 256 shards are purged before the index is cleared."""
+_HELD: Final = 250_000
+"""Of about how many files the names are kept in memory, some 100 bytes each."""
 
 _Round: TypeAlias = Generator[int, tuple[int, int], None]
 """A round through the folder, see `Purge._steps`."""
+
+
+@dataclass(slots=True)
+class _Shard:
+    """What a look at a shard has found: names of files, most of them of records."""
+
+    name: str
+    unread: list[str] = field(default_factory=list)
+    """Those that have expired some minutes ago for sure, and go without being read."""
+    unsure: list[str] = field(default_factory=list)
+    """Those that seem to have expired."""
+    others: list[str] = field(default_factory=list)
+    number: int = 0
+    """How many there are."""
+
+    def take(self, most: int) -> tuple[list[str], bool]:
+        """Return some of what has expired or may have, and whether that goes unread."""
+        names = self.unread or self.unsure
+        taken, is_unread = names[:most], names is self.unread
+        del names[:most]
+        return taken, is_unread
 
 
 class Purge:
@@ -52,12 +71,15 @@ class Purge:
     ``rule`` is `SiteMarks.purge_rule`, and ``is_alone`` says whether all records are of this site.
     Then those that have expired some minutes ago are removed unread, once their entries have gone.
     To remove the entries of a folder one after the other takes half of what it takes to remove each
-    with its record, and the record need not be read to know its user.
+    with its record, and neither the record nor the entry need be looked at: a look at the shards
+    says which sessions these are, and the name of an entry says which session it is of. To keep no
+    more than `_HELD` names in memory, a large folder is purged in parts of several shards.
 
     An entry may go before its record, and without a lock, if the record has expired some minutes
     ago: nothing prolongs such a record, and while its file is there, no other is created with its
     id. So if the purge is killed, each live record still has its entry, and the next purge removes
-    the others.
+    the others. If another process removes the file after the look, and a record with the same id is
+    created at once, as a migration may do, that gets its entry back.
 
     A purge also removes the lock file and the folder of a shard in which no session is left, while
     it holds the lock. (On Windows both stay, because an open file cannot be removed there.)
@@ -128,65 +150,70 @@ class Purge:
         A request has the time, and how many sessions the step may remove.
         """
         now, most = yield 0
-        began, clearing, is_cleared = now, self._clear_index(now), False
-        # Elsewhere, a record says whose it is, and when it may go.
-        is_alone = self._index is not None and self._is_alone()
-        for shard in SHARDS:
-            if not is_cleared:
-                is_cleared = len(list(islice(clearing, _CLEARED_AT_ONCE))) < _CLEARED_AT_ONCE
-            cleared_until = began if is_cleared and is_alone else 0
-            expired, left = self._look(shard, now)
-            while expired:
-                some, expired = expired[: min(most, _AT_ONCE)], expired[min(most, _AT_ONCE) :]
-                removed = self._remove_expired(shard, some, now, cleared_until)
-                left -= removed
-                now, most = yield removed
-            if _REMOVES_OPEN_FILES and not left and os.path.isdir(self._folder.shard_of(shard)):
-                self._remove_if_empty(shard)
-                now, most = yield 0
+        began, shards = now, iter(SHARDS)
+        while some := self._look_at_some(shards, now):
+            if self._index:
+                self._clear_index(self._index, some)
+            for shard in some:
+                while shard.unread or shard.unsure:
+                    removed = self._remove_expired(shard, min(most, _AT_ONCE), now)
+                    shard.number -= removed
+                    now, most = yield removed
+                if _REMOVES_OPEN_FILES and not shard.number and self._has(shard.name):
+                    self._remove_if_empty(shard.name)
+                    now, most = yield 0
         if self._index:
             self._index.remove_empty_folders()
         # A folder that has gone meanwhile has nothing to purge, as if all were done.
         self._folder.require()
         self._done = now if began == now else None
 
-    def _clear_index(self, now: int) -> Iterator[None]:
-        """Remove the entries of what has expired some minutes before ``now``, and what killed
-        processes have left there. Yields after each folder of the index."""
-        for folder in self._index.entry_folders() if self._index else ():
-            expired_until = expired_time(now) if self._is_alone() else 0
-            for name in names_in_any_order(folder):
-                session_id = name[-ID_LENGTH:]
-                try:
-                    found = os.stat(f"{self._folder.path}/{session_id[:2]}/{session_id}")
-                except OSError:
-                    if entry := entry_of(name):
-                        self._upkeep.remove_if_stale(entry)
-                    continue
-                modified = found.st_mtime_ns
-                if modified < expired_until and _is_sure(found, modified) and entry_of(name):
-                    with contextlib.suppress(FileNotFoundError):
-                        insist(os.unlink, f"{folder}/{name}")
-            yield
+    def _look_at_some(self, shards: Iterator[str], now: int) -> list[_Shard]:
+        """Look at the next shards: at one if there is no index, or else at some."""
+        some: list[_Shard] = []
+        is_alone, held = self._index is not None and self._is_alone(), 0
+        for shard in shards:
+            some.append(self._look(shard, now, is_alone))
+            held += some[-1].number
+            if held >= _HELD or self._index is None:
+                break
+        return some
 
-    def _look(self, shard: str, now: int) -> tuple[list[tuple[str, int]], int]:
-        """Return the names and times of the files that seem to have expired, and how many there
-        are of all. Remove what a killed writer has left."""
-        place, expired, number = self._folder.shard_of(shard), [], 0
-        live_from = first_time(now + 1)
-        for name, modified in times_in(place):
-            if len(name) == ID_LENGTH:
-                number += 1
-                if modified < live_from and is_session_id(name):
-                    expired.append((name, modified))
-            elif name == NEW:
-                self._remove_left_over(shard, f"{place}/{NEW}")
-        return expired, number
+    def _look(self, name: str, now: int, is_alone: bool) -> _Shard:
+        """Look at a shard, and remove what a killed writer has left."""
+        place, shard = self._folder.shard_of(name), _Shard(name)
+        # If other sites share the folder, a record says whose it is, and when it may go.
+        live_from, expired_until = first_time(now + 1), expired_time(now) if is_alone else 0
+        for each, found in stats_in(place):
+            if len(each) == ID_LENGTH:
+                shard.number += 1
+                modified = found.st_mtime_ns
+                if modified >= live_from or not is_session_id(each):
+                    shard.others.append(each)
+                elif modified < expired_until and _is_sure(found):
+                    shard.unread.append(each)
+                else:
+                    shard.unsure.append(each)
+            elif each == NEW:
+                self._remove_left_over(name, f"{place}/{NEW}")
+        return shard
+
+    def _clear_index(self, index: UserIndex, shards: list[_Shard]) -> None:
+        """Remove the entries of what goes unread, and those that killed processes have left."""
+        gone = {each for shard in shards for each in shard.unread}
+        known = gone.union(*(names for shard in shards for names in (shard.unsure, shard.others)))
+        for shard in shards:
+            shard.others.clear()
+        for entry in index.remove_all_of(gone, known, {shard.name for shard in shards}):
+            self._upkeep.remove_if_stale(entry)
 
     def _remove_left_over(self, shard: str, path: str) -> None:
         # While this process holds the lock, no other process is writing the file.
         with contextlib.suppress(FileNotFoundError), self._locks.hold(shard):
             os.unlink(path)
+
+    def _has(self, shard: str) -> bool:
+        return os.path.isdir(self._folder.shard_of(shard))
 
     def _remove_if_empty(self, shard: str) -> None:
         folder = self._folder.shard_of(shard)
@@ -198,33 +225,38 @@ class Purge:
                 with contextlib.suppress(OSError):
                     os.rmdir(folder)
 
-    def _remove_expired(
-        self, shard: str, files: Sequence[tuple[str, int]], now: int, cleared_until: int
-    ) -> int:
-        """Remove the records that are still expired under the lock, and return how many were.
-
-        The index has no entries of what had expired some minutes before ``cleared_until``.
-        """
-        removed, is_alone, may_purge = 0, self._is_alone(), self._rule(now)
-        place, expired_until = self._folder.shard_of(shard), expired_time(now)
-        no_entry_until = expired_time(min(now, cleared_until))
-        with contextlib.suppress(FileNotFoundError), self._locks.hold(shard):
-            for session_id, modified in files:
-                path = f"{place}/{session_id}"
-                is_of_user = modified % 1_000_000 == _OF_USER
-                has_no_entry = modified < (no_entry_until if is_of_user else expired_until)
+    def _remove_expired(self, shard: _Shard, most: int, now: int) -> int:
+        """Remove the next records that are still expired under the lock; return how many were."""
+        names, is_cleared = shard.take(most)
+        removed, may_purge, expired_until = 0, self._rule(now), expired_time(now)
+        place = self._folder.shard_of(shard.name)
+        with (
+            contextlib.suppress(FileNotFoundError),
+            self._locks.hold(shard.name),
+            open_folder(place) as (folder, front),
+        ):
+            for name in names:
                 try:
-                    if is_alone and has_no_entry and _is_sure(os.stat(path), modified):
-                        insist(os.unlink, path)
-                        removed += 1
-                    else:
-                        removed += self._remove_if_expired(path, session_id, may_purge)
+                    if is_cleared:
+                        found = os.stat(front + name, dir_fd=folder)
+                        if found.st_mtime_ns < expired_until and _is_sure(found):
+                            insist(os.unlink, front + name, dir_fd=folder)
+                            removed += 1
+                            continue
+                    removed += self._remove_if_expired(
+                        f"{place}/{name}", name, may_purge, is_cleared=is_cleared
+                    )
                 except FileNotFoundError:
                     continue
         return removed
 
     def _remove_if_expired(
-        self, path: str, session_id: str, may_purge: Callable[[Record], bool]
+        self,
+        path: str,
+        session_id: str,
+        may_purge: Callable[[Record], bool],
+        *,
+        is_cleared: bool,
     ) -> bool:
         try:
             # The user is after the head.
@@ -232,18 +264,19 @@ class Purge:
         except UnreadablePayload:
             # Nobody can load it. Only the modification time says when it expires.
             record = Record(id=session_id)
+        owner = owner_of(record) if self._index else None
         if not may_purge(record):
             set_hint(path, record.expires, kind_of(record) if self._index else Kind.UNKNOWN)
+            if self._index and owner is not None and is_cleared:
+                # It was created since the look, and its entry may have been removed.
+                self._index.add(owner, session_id)
             return False
         insist(os.unlink, path)
-        if self._index and (owner := owner_of(record)) is not None:
+        if self._index and owner is not None:
             self._index.discard(owner, session_id)
         return True
 
 
-def _is_sure(found: os.stat_result, modified: int) -> bool:
-    """Return whether the times of a file are those of a hint that says what its record is.
-
-    ``modified`` is the modification time seen before, which says that the record has expired.
-    """
-    return modified % 1_000_000 in _KNOWN and has_set_times(found, modified)
+def _is_sure(found: os.stat_result) -> bool:
+    """Return whether the times of a file are those of a hint that says what its record is."""
+    return found.st_mtime_ns % 1_000_000 in _KNOWN and has_set_times(found)

@@ -189,12 +189,12 @@ def set_hint(path: str, expires: int, kind: Kind) -> None:
         os.utime(path, ns=(modified + _ATIME, modified))
 
 
-def has_set_times(found: os.stat_result, modified: int) -> bool:
-    """Return whether `set_hint` has set the times of a file to a modification time.
+def has_set_times(found: os.stat_result) -> bool:
+    """Return whether `set_hint` has set the times of a file.
 
     Among very many files that were copied without their times, one may have the time of a hint.
     """
-    return (found.st_mtime_ns, found.st_atime_ns) == (modified, modified + _ATIME)
+    return found.st_atime_ns == found.st_mtime_ns + _ATIME
 
 
 def _packed_form(data: bytes) -> bytes:

@@ -25,7 +25,7 @@ from pymongo.errors import (
 )
 from pymongo.read_concern import ReadConcern
 
-from ...conf import full_name
+from ...conf import engine_setting_name
 from ...core.phrases import Phrase
 from ...exceptions import PayloadTooLarge, StorageFull, StorageUnavailable, UnreadablePayload
 from ..breaker import Breaker
@@ -40,8 +40,6 @@ Blocking: TypeAlias = Collection[dict[str, Any]]
 _ERRORS: Final = (PyMongoError, BSONError, OSError)
 _CLOSE_SECONDS: Final = 1.0
 """How long closing a client waits for a server that does not answer."""
-_URI: Final = full_name("MONGODB_URI")
-_CLIENT: Final = full_name("MONGODB_CLIENT")
 _TIMEOUTS: Final = ("serverSelectionTimeoutMS", "connectTimeoutMS", "waitQueueTimeoutMS")
 """The options of the client that limit how long a command waits before it is sent."""
 _MONITORING: Final = "serverMonitoringMode"
@@ -89,10 +87,8 @@ class Clients(Protocol):
 class OwnClients:
     """Clients for an address, which connect when they are used."""
 
-    entry = _URI
-
-    def __init__(self, uri: str, timeout: float) -> None:
-        self._uri = uri
+    def __init__(self, uri: str, timeout: float, entry: str) -> None:
+        self._uri, self.entry = uri, entry
         # As the client compares them. It looks up a name of DNS to read an address by itself.
         stated = {name.lower() for name, _ in parse_qsl(urlsplit(uri).query)}
         self.limits_time = bool(stated & {"timeoutms", "sockettimeoutms"})
@@ -139,26 +135,25 @@ class OwnClients:
                 "'mongodb://USER:PASSWORD@HOST:PORT/DATABASE', or 'mongodb+srv://...', and "
                 "percent-encode what is special in a URL."
             )
-            raise ImproperlyConfigured(f"{_URI} {problem}") from None
+            raise ImproperlyConfigured(f"{self.entry} {problem}") from None
 
 
 class GivenClient:
     """A client that the project has made. Only the project closes it."""
 
-    entry = _CLIENT
-
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, entry: str) -> None:
+        self.entry = entry
         try:
             found = import_string(path)
         except ImportError as error:
             raise ImproperlyConfigured(
-                f"{_CLIENT} names something that cannot be imported: {error}."
+                f"{entry} names something that cannot be imported: {error}."
             ) from error
         if not isinstance(found, MongoClient) and callable(found):
             found = found()
         if not isinstance(found, MongoClient):
             raise ImproperlyConfigured(
-                f"{_CLIENT} must name a pymongo.MongoClient, or a function that returns one, not "
+                f"{entry} must name a pymongo.MongoClient, or a function that returns one, not "
                 f"{type(found).__name__}."
             )
         self._client: MongoClient[dict[str, Any]] = found
@@ -323,10 +318,10 @@ def _collection_of(client: Any, database: str, collection: str) -> Any:
         return found.get_collection(collection, **_COLLECTION_OPTIONS)
     except ConfigurationError:
         raise ImproperlyConfigured(
-            f"No database for sessions is named. Set {full_name('MONGODB_DATABASE')}."
+            f"No database for sessions is named. Set {engine_setting_name('MONGODB_DATABASE')}."
         ) from None
     except InvalidName as error:
+        names = " or ".join(map(engine_setting_name, ("MONGODB_DATABASE", "MONGODB_COLLECTION")))
         raise ImproperlyConfigured(
-            f"{full_name('MONGODB_DATABASE')} or {full_name('MONGODB_COLLECTION')} is not a name "
-            f"that MongoDB accepts: {error}."
+            f"{names} is not a name that MongoDB accepts: {error}."
         ) from None

@@ -10,7 +10,7 @@ from typing import Any, Final
 from django.core.exceptions import ImproperlyConfigured
 from pymongo import DESCENDING, ReplaceOne
 
-from ...conf import engine_setting, full_name, settings
+from ...conf import engine_setting, engine_setting_name, full_name, settings
 from ...core import clock
 from ...core.flow import Call, Flow, arun, run
 from ...core.records import ID_SIZE, TOMBSTONES, Record, State, is_session_id
@@ -58,13 +58,14 @@ def from_settings() -> MongoDBStorage:
     Opens no connection. Raises ``ImproperlyConfigured``.
     """
     uri, path = engine_setting("MONGODB_URI"), engine_setting("MONGODB_CLIENT")
+    of_uri, of_path = map(engine_setting_name, ("MONGODB_URI", "MONGODB_CLIENT"))
     if bool(uri) is bool(path):
         raise ImproperlyConfigured(
-            f"Set either {full_name('MONGODB_URI')}, such as 'mongodb://HOST:PORT/DATABASE', or "
-            f"{full_name('MONGODB_CLIENT')}, and not both."
+            f"Set either {of_uri}, such as 'mongodb://HOST:PORT/DATABASE', or {of_path}, and not "
+            "both."
         )
     timeout = settings.DATABASE_TIMEOUT
-    clients: Clients = OwnClients(uri, timeout) if uri else GivenClient(path)
+    clients: Clients = OwnClients(uri, timeout, of_uri) if uri else GivenClient(path, of_path)
     names = engine_setting("MONGODB_DATABASE"), engine_setting("MONGODB_COLLECTION")
     server = Server(clients, *names, timeout)
     collection = server.collection().full_name

@@ -173,6 +173,51 @@ def test_a_cache_without_its_location_is_named(backend, location):
     assert "CACHES['default']['LOCATION']" in message.msg
 
 
+@pytest.mark.parametrize("location", [5, {}, {"a": 1}, b"x", "a\0b", [5]], ids=ascii)
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "django.core.cache.backends.redis.RedisCache",
+        "django_redis.cache.RedisCache",
+        MEMCACHED,
+        "django.core.cache.backends.filebased.FileBasedCache",
+        "django.core.cache.backends.db.DatabaseCache",
+    ],
+)
+def test_a_location_of_a_wrong_type_is_named(backend, location):
+    """E005: the client's own error, such as 'int' object is not iterable, names no setting."""
+    cache = {"BACKEND": backend, "LOCATION": location}
+    with override_settings(SESSION_ENGINE=ENGINES + "cache", CACHES={"default": cache}):
+        (message,) = check_engine(None)
+    assert message.id == "sessionstores.E005"
+    assert "CACHES['default']['LOCATION'] cannot be used" in message.msg
+
+
+@pytest.mark.parametrize("path", ["a\0b", "\ud800", 5, b"x", {}], ids=ascii)
+def test_a_path_that_cannot_be_one_is_named(path):
+    """E005: manage.py check ended with a traceback."""
+    with override_settings(SESSION_ENGINE=ENGINES + "file", SESSION_FILE_PATH=path):
+        (message,) = run_checks()
+    assert message.id == "sessionstores.E005"
+    assert "cannot be used: SESSION_FILE_PATH must be a string" in message.msg
+
+
+@pytest.mark.parametrize("package", [ENGINES, DJANGO])
+def test_a_previous_path_that_cannot_be_one_is_named(package):
+    """E017: with the entry that it is in."""
+    entry = (f"{package}file", {"SESSION_FILE_PATH": "a\0b"})
+    with override_settings(SESSION_ENGINE=ENGINES + "db", SESSIONSTORES={"MIGRATE_FROM": [entry]}):
+        (message,) = [each for each in run_checks() if each.level >= django_checks.ERROR]
+    assert message.id == "sessionstores.E017"
+    named = f"SESSION_FILE_PATH of {package}file in SESSIONSTORES['MIGRATE_FROM'] must be a string"
+    assert named in message.msg
+
+
+def run_checks():
+    found = django_checks.run_checks()
+    return [each for each in found if (each.id or "").startswith("sessionstores.")]
+
+
 class Astray:
     def db_for_write(self, model, **hints):
         return "archive" if model._meta.app_label == "django_sessionstores" else None

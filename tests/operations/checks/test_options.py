@@ -41,6 +41,25 @@ def test_unknown_option_is_named_with_the_nearest_one():
     assert message.hint == "Did you mean 'IDLE_TIMEOUT'?"
 
 
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"ON_LIMIT": "end_oldst"}, "Did you mean 'end_oldest'?"),
+        ({"REGISTRY": "cacheddb"}, "Did you mean 'cached_db'?"),
+        ({"REGISTRY": "sun"}, None),
+        (
+            {"MIGRATE_FROM": [(f"{ENGINES}file", {"SESSION_FILEPATH": "old"})]},
+            "Did you mean 'SESSION_FILE_PATH'?",
+        ),
+    ],
+)
+def test_a_misspelt_value_is_named_with_the_nearest_one(options, hint):
+    """E003, like a misspelt option."""
+    with override_settings(SESSIONSTORES=options):
+        (message,) = check_settings(None)
+    assert (message.id, message.hint) == ("sessionstores.E003", hint)
+
+
 @pytest.mark.parametrize("value", ["60", True, -1, None])
 def test_option_of_a_wrong_type_is_named(value):
     """E003: a string of digits or a negative time is a mistake, told before the first request."""

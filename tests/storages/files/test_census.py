@@ -20,7 +20,7 @@ from django_sessionstores.core.records import (
 )
 from django_sessionstores.core.summary import Numbers, UserCount
 from django_sessionstores.storages.base import LITTER_AGE, Updated
-from django_sessionstores.storages.files import census
+from django_sessionstores.storages.files import census, purge
 from django_sessionstores.storages.files.storage import FileStorage
 from django_sessionstores.testing import successor
 from tests.cases import Engine
@@ -249,16 +249,20 @@ def test_too_many_expired_sessions_are_not_kept_in_memory(
     assert storage.count(NOW, None) == 0
 
 
-def test_a_purge_opens_no_file(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And looks once at what stays, and once for each entry."""
+@pytest.mark.parametrize("held", [1, 10, purge._HELD], ids=["shards", "parts", "whole"])
+def test_a_purge_opens_no_file(
+    storage: FileStorage, monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    """And looks once at what stays, and at no entry."""
     for number in range(30):
         stored(storage, "7" if number % 2 else None, NOW + (HOUR if number < 10 else -HOUR))
+    monkeypatch.setattr(purge, "_HELD", held)
     looks = Looks(monkeypatch)
 
     assert storage.purge(NOW, 1000) == 20
     assert storage.purge(NOW, 1000) == 0
     assert looks.number == {
-        "stat": 30 + 15 + 20,  # Once more before it is removed unread.
+        "stat": 30 + 20,  # Once more before it is removed unread.
         "unlink": 20 + 10,
     }
 

@@ -1,5 +1,6 @@
 """Whose the sessions in files are: found without reading all, and right after a kill."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from django_sessionstores.core.records import Record, State, draw_key, make_tombstone, session_id
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.storages.base import Updated
-from django_sessionstores.storages.files import index_upkeep
+from django_sessionstores.storages.files import index_upkeep, purge
 from django_sessionstores.storages.files.index import Entry, UserIndex
 from django_sessionstores.storages.files.index_upkeep import IndexUpkeep
 from django_sessionstores.storages.files.purge import Purge
@@ -260,12 +261,21 @@ def test_a_purge_that_dies_leaves_each_live_session_its_entry(
 @pytest.mark.parametrize("expired", [NOW - 1, NOW - HOUR], ids=["just now", "long ago"])
 @pytest.mark.parametrize("users", [2, 60], ids=["small index", "large index"])
 @pytest.mark.parametrize("later", [0, HOUR // 2], ids=["at once", "later"])
+@pytest.mark.parametrize("held", [1, 30, purge._HELD], ids=["shards", "parts", "whole"])
 def test_a_purge_leaves_no_entries_however_it_is_divided(
-    storage: FileStorage, folder: Path, expired: int, users: int, later: int
+    storage: FileStorage,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    expired: int,
+    users: int,
+    later: int,
+    held: int,
 ) -> None:
     """What has expired when the purge goes on may not have, for sure, when it began."""
+    monkeypatch.setattr(purge, "_HELD", held)
     for number in range(120):
         stored(storage, str(number % users), expires=expired if number % 2 else NOW + HOUR)
+    storage._index.add("7", "00" * 20)  # Of a killed process.
     removed = storage.purge(NOW, 7)
     while batch := storage.purge(NOW + later, 7):
         removed += batch
@@ -275,14 +285,80 @@ def test_a_purge_leaves_no_entries_however_it_is_divided(
     assert list(folder.glob("users/[0-9a-f]?")) == []
 
 
-def test_a_purge_removes_sessions_before_it_has_looked_at_the_whole_index(
+def test_a_purge_removes_sessions_before_it_has_looked_at_the_whole_folder(
+    storage: FileStorage, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that purges for some seconds would not get to any in a large folder. To know all of
+    them at once would take much memory, too."""
+    monkeypatch.setattr(purge, "_HELD", 20)
+    for number in range(50):
+        stored(storage, "7", id=f"{number // 10:02x}{number:038x}", expires=NOW - HOUR)
+    assert storage.purge(NOW, 1) == 1
+    assert len(entries(folder)) == 30
+
+
+def test_a_session_that_is_created_again_while_it_is_purged_keeps_its_entry(
     storage: FileStorage, folder: Path
 ) -> None:
-    """A page that purges for some seconds would not get to any in a large folder."""
-    for number in range(200):
-        stored(storage, str(number), id=f"00{number:038x}", expires=NOW - HOUR)
-    assert storage.purge(NOW, 1) == 1
-    assert len(entries(folder)) > 100
+    """Another process has purged it, and it is migrated at once: nobody could end it for all."""
+    record = stored(storage, expires=NOW - HOUR)
+    remove_all_of = UserIndex.remove_all_of
+
+    def begin_again(self: UserIndex, *args: Any) -> Any:
+        (folder / record.id[:2] / record.id).unlink()
+        stored(storage, id=record.id)
+        return remove_all_of(self, *args)
+
+    with mock.patch.object(UserIndex, "remove_all_of", begin_again):
+        assert purge_all(storage) == 0
+    assert found(storage) == [record.id]
+
+
+# The file of the entries ----------------------------------------------------------------------
+
+
+def files_of_entries(folder: Path) -> int:
+    return len({path.stat().st_ino for path in folder.glob("users/??/*")})
+
+
+def refuse(error: int) -> Any:
+    return mock.patch.object(os, "link", side_effect=OSError(error, "refused"))
+
+
+@pytest.mark.skipif(not hasattr(os, "link"), reason="needs links")
+def test_entries_are_names_of_one_file(storage: FileStorage, folder: Path) -> None:
+    """On ext4, to make a file takes ten times as long, and to remove it twice as long."""
+    for number in range(20):
+        stored(storage, str(number))
+    assert files_of_entries(folder) == 1
+
+
+def test_no_file_has_more_names_than_it_can_have(storage: FileStorage, folder: Path) -> None:
+    """On ext4, 65,000."""
+    stored(storage, "1")
+    with refuse(errno.EMLINK):
+        stored(storage, "2")
+    later = [stored(storage, user) for user in ("3", "4", "3")]
+    assert files_of_entries(folder) == 3  # Of the first one, of the second, and of all later ones.
+    assert found(storage, "3") == sorted([later[0].id, later[2].id])
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_links_has_files(
+    storage: FileStorage, folder: Path, error: int
+) -> None:
+    """As folders of earlier versions have, and as most backups make of links."""
+    linked = stored(storage)
+    with refuse(error):
+        mine = [linked, *(stored(storage) for _ in range(2))]
+        storage._index.add("7", linked.id)  # Again.
+        gone = stored(storage, expires=NOW - HOUR)
+    assert found(storage) == sorted(each.id for each in [*mine, gone])
+    assert files_of_entries(folder) == 4
+    assert purge_all(storage) == 1
+    storage.delete(mine[1].id)
+    assert found(storage) == sorted([mine[0].id, mine[2].id])
+    assert len(entries(folder)) == 2
 
 
 def test_a_purge_beside_another_site_reads_whose_each_session_is(

@@ -24,11 +24,18 @@ PLACES = {
     "a record": lambda folder: folder / "3f" / ID,
     "the index": lambda folder: folder / "users",
     "a part of the index": lambda folder: next((folder / "users").glob("??")),
-    "an entry of the index": lambda folder: next((folder / "users").glob("??/*")),
+    "an entry that is not a link": lambda folder: _as_a_file(next(folder.glob("users/??/*"))),
     "the sites": lambda folder: folder / "users/.sites",
     "a site": lambda folder: next((folder / "users/.sites").iterdir()),
     "the mark of a complete index": lambda folder: folder / "users/.complete",
 }
+
+
+def _as_a_file(entry: Path) -> Path:
+    """Make an entry a file of its own, and return its path."""
+    entry.unlink()
+    entry.touch()
+    return entry
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ FAR = 2**42
 
 def is_of_index(path: str) -> bool:
     """Return whether a path in the folder is what stays of the index without sessions."""
-    return path in {"users", "users/.complete"} or path.startswith("users/.sites")
+    return path in {"users", "users/.complete", "users/.entry"} or path.startswith("users/.sites")
 
 
 def add(storage: FileStorage, rounds: int) -> None:

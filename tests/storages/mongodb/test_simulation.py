@@ -50,7 +50,7 @@ class Simulated(MongoDBStorage):
 
 @cache
 def clients() -> OwnClients:
-    return OwnClients(shared_service(MongoDB).url(), 10)
+    return OwnClients(shared_service(MongoDB).url(), 10, "MONGODB_URI")
 
 
 numbers = itertools.count()
