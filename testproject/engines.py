@@ -14,6 +14,7 @@ A ``+`` or ``/`` inside a user name or password is written ``%2B`` or ``%2F``, a
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ FORMS: Final = """\
   cache+<cache>
   cached_db+<cache>
   cached_db+<cache>+<database>
+  cached_db+<cache>+<mongodb>
   cookie                                            without a registry
   cookie+db                                         the rest with one, which ends sessions
   cookie+cache+<cache>                              not memcached
@@ -57,6 +59,19 @@ FORMS: Final = """\
 Any engine takes +<database> as its last part: the users are there. A + in a password is
 written %2B."""
 
+MAKE_DATABASES: Final = {
+    "postgresql": (
+        """sudo -u postgres psql -c "CREATE USER {user} PASSWORD '{password}'" """
+        """-c "CREATE DATABASE {name} OWNER {user}\""""
+    ),
+    # A user of any host is not used at localhost if there is an anonymous user of localhost.
+    "mysql": (
+        """sudo mysql -e "CREATE DATABASE {name}; CREATE USER {user} IDENTIFIED BY '{password}', """
+        """{user}@localhost IDENTIFIED BY '{password}'; """
+        """GRANT ALL ON {name}.* TO {user}, {user}@localhost\""""
+    ),
+}
+"""Commands that make the user and the database on this machine, by Django's name of the kind."""
 _SERVERS: Final = {
     "redis": ("Redis", "redis-server --port {port}"),
     "rediss": ("Redis", ""),
@@ -92,6 +107,8 @@ class Choice:
     """The cache for sessions or their registry; ``None`` if no engine needs one."""
     mongodb: str
     """The address of MongoDB for sessions or their registry; empty if no engine needs it."""
+    cached_store: str
+    """The engine behind the cache of ``cached_db``."""
     sessions_folder: Path
     """The folder in which the file engine keeps its sessions."""
     text: str
@@ -117,7 +134,7 @@ def parse(value: str, folder: Path) -> Choice:
                 registry = store
             elif _IN_A_CACHE & {engine, registry} and cache is None:
                 cache = _cache(store, folder)
-            elif "mongodb" in {engine, registry} and not mongodb:
+            elif _takes_mongodb(engine, registry, store) and not mongodb:
                 mongodb = _mongodb(store)
             else:
                 database = _database(store)
@@ -137,6 +154,7 @@ def parse(value: str, folder: Path) -> Choice:
         database=database or _sqlite(folder / "demo.sqlite3"),
         cache=cache,
         mongodb=mongodb,
+        cached_store="mongodb" if mongodb and "mongodb" not in {engine, registry} else "db",
         sessions_folder=sessions_folder or folder / "sessions",
         text=hide_passwords(value),
     )
@@ -147,14 +165,20 @@ def _takes_registry(engine: str, cache: dict[str, Any] | None) -> bool:
     return engine == "cookie" or (engine == "cache" and is_memcached)
 
 
+def _takes_mongodb(engine: str, registry: str, store: str) -> bool:
+    if "mongodb" in {engine, registry}:
+        return True
+    return "cached_db" in {engine, registry} and urlsplit(store).scheme == "mongodb"
+
+
 def hide_passwords(value: str) -> str:
     """Return the value with asterisks in place of its passwords."""
     # A password ends at the last @ of its URL, because it may contain an unquoted @.
     return re.sub(r"(://[^:/@]*):(?:(?!://).)*@", r"\1:***@", value)
 
 
-def how_to_start(value: str) -> str:
-    """Return which servers a value needs and how to start them; empty if it needs none."""
+def how_to_start(value: str) -> list[str]:
+    """Return how to start each server of a value that accepts no connections."""
     sentences = []
     for store in value.split("+")[1:]:
         url = urlsplit(store)
@@ -163,9 +187,35 @@ def how_to_start(value: str) -> str:
         server, command = _SERVERS[url.scheme]
         for address in url.netloc.rpartition("@")[2].split(","):
             host, _, port = address.partition(":")
+            if port and _accepts(host, int(port)):
+                continue
             start = f": {command.format(port=port)}" if command and port and host in _LOCAL else ""
             sentences.append(f"Start {server} at {address}, if it does not run{start}")
-    return "\n".join(sentences)
+    return sentences
+
+
+def how_to_make(choice: Choice) -> list[str]:
+    """Return how to make the user and the database, if a server on this machine runs."""
+    database = choice.database
+    kind = database["ENGINE"].rpartition(".")[2]
+    host, port = database.get("HOST"), database.get("PORT")
+    if kind not in MAKE_DATABASES or host not in _LOCAL or not (port and _accepts(host, port)):
+        return []
+    command = MAKE_DATABASES[kind].format(
+        user=database["USER"],
+        # That of README.rst is not secret.
+        password="demo" if database["PASSWORD"] == "demo" else "***",
+        name=database["NAME"],
+    )
+    return [f"The server runs. If it lacks the user or the database, make them: {command}"]
+
+
+def _accepts(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _mongodb(store: str) -> str:
@@ -174,7 +224,9 @@ def _mongodb(store: str) -> str:
         raise ValueError("no address of MongoDB has this form")
     if not url.path.removeprefix("/"):
         raise ValueError("the name of the database is missing, after the host and a slash")
-    return store
+    if "timeoutms=" in url.query.lower():
+        return store
+    return f"{store}{'&' if url.query else '?'}timeoutMS={1000 * CONNECT_SECONDS}"
 
 
 def _database(store: str) -> dict[str, Any]:

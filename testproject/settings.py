@@ -30,7 +30,12 @@ ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 SESSION_ENGINE = f"django_sessionstores.backends.{DEMO.engine}"
 SESSION_CACHE_ALIAS = "sessions" if DEMO.cache else "default"
 SESSION_FILE_PATH = str(DEMO.sessions_folder) if DEMO.engine == "file" else None
-SESSIONSTORES = {"REGISTRY": DEMO.registry, "MONGODB_URI": DEMO.mongodb, "STATISTICS": True}
+SESSIONSTORES = {
+    "REGISTRY": DEMO.registry,
+    "CACHED_STORE": DEMO.cached_store,
+    "MONGODB_URI": DEMO.mongodb,
+    "STATISTICS": True,
+}
 
 # --- The rest is an ordinary site ----------------------------------------------------------
 

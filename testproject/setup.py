@@ -18,6 +18,7 @@ from django.utils import timezone
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.records import Client
 from django_sessionstores.exceptions import StorageUnavailable
+from django_sessionstores.operations.checks.configuration import parts
 from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages.base import Storage
 from django_sessionstores.storages.registered import RegisteredStorage
@@ -53,10 +54,14 @@ def set_up() -> None:
     try:
         for folder in _folders():
             folder.mkdir(parents=True, exist_ok=True)
+        storage = storage_by_id()
+        if not any(part.database() for part in parts(storage)):
+            # Before migrate, which would wait for the store as well.
+            storage.read("0" * 40)
         call_command("migrate", verbosity=0, interactive=False)
         if settings.DEMO.cache and settings.DEMO.cache["BACKEND"].endswith("DatabaseCache"):
             call_command("createcachetable", verbosity=0)
-        storage_by_id().read("0" * 40)
+        storage.read("0" * 40)
     except DatabaseError as error:
         raise _set_up_error("The database cannot be used", error) from error
     except StorageUnavailable as error:
@@ -125,8 +130,10 @@ def _folders() -> list[Path]:
 
 
 def _set_up_error(what: str, error: Exception) -> SetUpFailed:
-    start = engines.how_to_start(settings.DEMO.text)
-    return SetUpFailed("\n".join(filter(None, (f"{what}: {error}", _value(), start))))
+    cures = engines.how_to_start(settings.DEMO.text)
+    if isinstance(error, DatabaseError):
+        cures += engines.how_to_make(settings.DEMO)
+    return SetUpFailed("\n".join((f"{what}: {error}", _value(), *cures)))
 
 
 def _value() -> str:

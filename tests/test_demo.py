@@ -135,10 +135,13 @@ def test_a_registry_on_a_server() -> None:
     assert "registered in Redis" in output
 
 
-def test_a_registry_in_mongodb() -> None:
+def test_mongodb_behind_something_else() -> None:
+    """A registry, and the authority behind a cache."""
     with MongoDB(replica_set="") as server:
         output = assert_keeps_its_promises(f"cookie+mongodb+{server.url()}demo")
-    assert "registered in MongoDB (collection" in output
+        assert "registered in MongoDB (collection" in output
+        output = assert_keeps_its_promises(f"cached_db+locmem+{server.url()}demo")
+        assert "in front of MongoDB (collection" in output
 
 
 # The commands of README.rst ---------------------------------------------------------------------
@@ -167,7 +170,8 @@ PLACES = {
 """What the command says of each store."""
 SERVERS: dict[str, Any] = {
     "PostgreSQL": PostgreSQL,
-    "MySQL or MariaDB": MariaDB,
+    # An anonymous user of this machine counts before those of any host, if names are looked up.
+    "MySQL or MariaDB": partial(MariaDB, "--skip-name-resolve=0"),
     "Redis": Redis,
     "memcached": Memcached,
     "MongoDB": partial(MongoDB, replica_set=""),
@@ -209,8 +213,33 @@ def make_database(server: Any) -> None:
     if isinstance(server, MariaDB):
         options = {"host": HOST, "port": server.port, "user": server.USER}
         with closing(pymysql.connect(**options)) as connection, connection.cursor() as cursor:
+            cursor.execute("CREATE USER IF NOT EXISTS ''@localhost")
             for statement in re.findall('-e "(.+?)"', STORES)[0].split(";"):
                 cursor.execute(statement)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "mysql"])
+def test_a_server_without_the_user_is_not_to_be_started(scheme: str) -> None:
+    """What helps is to make the user and the database, by the command of README.rst."""
+    with {"postgres": PostgreSQL, "mysql": MariaDB}[scheme]() as server:
+        value = f"{scheme}://demo:demo@{server.addresses[0]}"
+        mistakes = [demo(f"db+{value}/demo", "--check")]
+        make_database(server)
+        mistakes.append(demo(f"db+{value}/other", "--check"))
+    commands = [line.strip() for line in STORES.splitlines() if line.startswith("    sudo ")]
+    for done, name in zip(mistakes, ("demo", "other"), strict=True):
+        assert done.returncode == 1
+        (made,) = re.findall("make them: (.+)", done.stdout)
+        made = re.sub(rf"(DATABASE |ON ){name}\b", r"\1demo", made)
+        assert made in commands
+        assert "if it does not run" not in done.stdout
+
+
+def test_a_password_that_is_not_of_the_page_is_not_shown() -> None:
+    with MariaDB() as server:
+        done = demo(f"db+mysql://demo:{PASSWORD}@{server.addresses[0]}/demo", "--check")
+    assert "IDENTIFIED BY '***'" in done.stdout
+    assert PASSWORD not in done.stdout
 
 
 # What is wrong --------------------------------------------------------------------------------
@@ -295,6 +324,9 @@ def test_a_store_that_cannot_be_used_is_told_in_a_sentence(value: str, reason: s
     assert engines.VARIABLE in done.stdout
     assert "Traceback" not in done.stdout
     assert PASSWORD not in done.stdout
+    # The log is on the same screen.
+    assert "outage begins" not in done.stdout
+    assert "indexes" not in done.stdout
 
 
 def test_a_cache_that_is_unreachable_fails_the_check() -> None:
@@ -304,6 +336,7 @@ def test_a_cache_that_is_unreachable_fails_the_check() -> None:
     assert "FAILED     Redis through Django's RedisCache" in done.stdout
     assert "ok         table django_sessionstores_storedsession" in done.stdout
     assert done.stdout.count("FAILED") == 1
+    assert done.stdout.count("refuses connections") == 1
 
 
 @pytest.mark.parametrize(

@@ -278,7 +278,8 @@ NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
     [
         ("en", -1, "24 hours ago"),
         ("en", -2, "2 days ago"),
-        ("en", 13.96, "in 13 days"),
+        ("en", 13.4, "in 13 days"),
+        ("en", 13.96, "in 14 days"),
         ("en", 3, "in 3 days"),
         ("en", -40, "40 days ago"),
         ("de", -3, "vor 3 Tagen"),

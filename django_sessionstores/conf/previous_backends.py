@@ -44,7 +44,7 @@ class PreviousBackend(NamedTuple):
 
     def __repr__(self) -> str:
         # Error reports show local variables.
-        return repr(hide_addresses([self.path, dict(self.options)]))
+        return repr(hide_addresses((self.path, dict(self.options))))
 
 
 def previous_backend(entry: Any) -> PreviousBackend:
@@ -94,5 +94,6 @@ def hide_addresses(entry: Any) -> Any:
     if isinstance(entry, dict):
         return {name: hide_addresses(value) for name, value in entry.items()}
     if isinstance(entry, list | tuple):
-        return [hide_addresses(each) for each in entry]
+        hidden = [hide_addresses(each) for each in entry]
+        return tuple(hidden) if isinstance(entry, tuple) else hidden
     return re.sub("://.*", "://…", entry, flags=re.DOTALL) if isinstance(entry, str) else entry

@@ -111,17 +111,25 @@ _DAY: Final = 86_400
 
 
 def _in_largest_unit(seconds: float) -> tuple[str, int]:
-    """Return the unit in which a duration in seconds is shown, and how many whole units it has.
+    """Return the unit in which a duration in seconds is shown, and how many of them it has.
 
-    The unit is days from two days on. It is never weeks: "1 week" for 13 days would mislead.
+    The number is the nearest one, because a session that expires in 14 days has a second less when
+    it is shown. The unit is days from two days on. It is never weeks: "1 week" for 13 days would
+    mislead.
     """
-    if seconds < _MINUTE:
-        return "second", max(0, int(seconds))
-    if seconds < _HOUR:
-        return "minute", int(seconds // _MINUTE)
-    if seconds < 2 * _DAY:
-        return "hour", int(seconds // _HOUR)
-    return "day", int(seconds // _DAY)
+    for unit, size, end in (
+        ("second", 1, _MINUTE),
+        ("minute", _MINUTE, _HOUR),
+        ("hour", _HOUR, 2 * _DAY),
+    ):
+        if (number := _nearest(seconds / size)) * size < end:
+            return unit, number
+    return "day", _nearest(seconds / _DAY)
+
+
+def _nearest(number: float) -> int:
+    # Not round(), by which a half becomes the even number beside it.
+    return max(0, int(number + 0.5))
 
 
 def format_duration(seconds: float) -> str:

@@ -29,24 +29,27 @@ class _HeldBack(logging.Filter):
 
 
 @contextmanager
-def outages_reported_once(command: BaseCommand, *, reports_all: bool = False) -> Iterator[None]:
+def outages_reported_once(
+    command: BaseCommand, *, reports_all: bool = False
+) -> Iterator[list[str]]:
     """Log the outages that the error of a command does not name, when the command has ended.
 
-    With ``reports_all``, its output names all of them. If a process that lives longer calls the
-    command, its log is about more than the command, and has all lines at once.
+    Yields a list for what its output says of them. With ``reports_all``, it names all of them. If a
+    process that lives longer calls the command, its log is about more than the command, and has all
+    lines at once.
     """
+    held, reported = _HeldBack(), list[str]()
     if not command._called_from_command_line:  # type: ignore[attr-defined]
-        yield
+        yield reported
         return
-    held, reported = _HeldBack(), ""
     logger.addFilter(held)
     try:
-        yield
+        yield reported
     except CommandError as error:
-        reported = str(error)
+        reported.append(str(error))
         raise
     finally:
         logger.removeFilter(held)
         for reason, record in held.records.items():
-            if not reports_all and reason not in reported:
+            if not (reports_all or any(reason in text for text in reported)):
                 logger.handle(record)

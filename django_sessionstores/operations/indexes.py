@@ -29,8 +29,9 @@ def make_indexes(**kwargs: Any) -> None:
         try:
             part.make_indexes()
         except StorageUnavailable as error:
+            # The log has the reason, if the error was counted as an outage.
             logger.warning(
                 "The indexes of sessions were not made, so that expired sessions may stay. When "
-                "the store works, run: python manage.py sessions reindex. %s",
-                error,
+                "the store works, run: python manage.py sessions reindex.%s",
+                "" if error.was_logged else f" {error}",
             )

@@ -59,6 +59,7 @@ class LayeredStorage(ComposedStorage):
         self._uncommitted = UncommittedWrites()
         self.max_payload = authority.max_payload
         self.shared = authority.shared
+        self.self_expiring = authority.self_expiring and cache.self_expiring
 
     def describe(self) -> str:
         return Phrase(

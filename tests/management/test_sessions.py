@@ -36,7 +36,9 @@ from django_sessionstores.management.commands.clearsessions import Command as Cl
 from django_sessionstores.management.commands.sessions import Command
 from django_sessionstores.operations.checks.configuration import parts
 from django_sessionstores.operations.doctor import Store, texts
+from django_sessionstores.operations.indexes import make_indexes
 from django_sessionstores.sessions.state import RequestPolicy
+from django_sessionstores.storages.base import Storage
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.outage_log import OutageLog
 from django_sessionstores.storages.registered import RegisteredStorage
@@ -151,7 +153,7 @@ def test_list_has_a_line_for_each_session(listing: Engine, user: Any) -> None:
     found = {line.split()[0]: line.split()[1] for line in lines}
     assert found == {known.session_id[:12]: "ada", visitor.session_id[:12]: "-"}
     for line in lines:
-        assert re.search(r"  \d+ s ago +in 13 days +-$", line), line
+        assert re.search(r"  \d+ s ago +in 14 days +-$", line), line
 
 
 def test_pages_of_list_hold_each_session_once(listing: Engine) -> None:
@@ -1120,6 +1122,27 @@ def test_a_server_that_is_gone(engine: Engine) -> None:
 
 
 @pytest.mark.engines("db:sqlite")
+def test_an_outage_that_stops_indexes_is_said_once(
+    engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log of ``migrate`` has the reason in one of its lines only."""
+
+    def fail(storage: Storage) -> None:
+        error = StorageUnavailable("no route")
+        if is_counted:
+            OutageLog(str).failed(error)
+        raise error
+
+    monkeypatch.setattr(type(engine.storage), "make_indexes", fail)
+    for is_counted in (True, False):
+        caplog.clear()
+        make_indexes()
+        *begins, last = caplog.messages
+        assert begins == ["Session store outage begins: no route"] * is_counted
+        assert last.endswith("python manage.py sessions reindex." + " no route" * (not is_counted))
+
+
+@pytest.mark.engines("db:sqlite")
 def test_an_outage_is_said_once(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     """Not in a line of the log as well, which without a LOGGING setting is on the same screen."""
 
@@ -1200,12 +1223,18 @@ def test_djangos_own_options_may_stand_anywhere(engine: Engine, before: bool) ->
     ("seconds", "text"),
     [
         (-5, "0 s"),
-        (59.9, "59 s"),
-        (60, "1 min"),
-        (3599, "59 min"),
+        (0.5, "1 s"),
+        (59.4, "59 s"),
+        (59.5, "1 min"),
+        (89, "1 min"),
+        (90, "2 min"),
+        (3569, "59 min"),
+        (3599, "1 h"),
         (3600, "1 h"),
         (47 * 3600, "47 h"),
+        (47.5 * 3600, "2 days"),
         (48 * 3600, "2 days"),
+        (14 * 86_400 - 1, "14 days"),
         (2000 * 86_400, "2,000 days"),
     ],
 )

@@ -356,3 +356,25 @@ def test_no_folder_is_made(engine: Engine) -> None:
     assert list(engine.file_path.iterdir()) in ([], [engine.file_path / "django_sessionstores"])
     if found.problems:
         assert summary(found)["Stores"].endswith(": not tried, see the findings")
+
+
+# What is shown ------------------------------------------------------------------------------------
+
+
+@pytest.mark.engines("mongodb", "db:sqlite")
+def test_only_what_there_is_has_a_line(engine: Engine) -> None:
+    """An empty one would read as if sessions could not do anything, or everything."""
+    found = examine(engine)
+    for able in (False, True):
+        fields = summary(
+            msgspec.structs.replace(found, capabilities=dict.fromkeys(found.capabilities, able))
+        )
+        assert ("Sessions can" in fields, "Sessions cannot" in fields) == (able, not able)
+
+
+@pytest.mark.engines("db:sqlite")
+def test_the_policy_is_shown_as_it_is_set(engine: Engine) -> None:
+    django = "django.contrib.sessions.backends"
+    entries = [f"{django}.db", (f"{django}.cache", {"SESSION_CACHE_ALIAS": "default"})]
+    with override_settings(SESSIONSTORES={**_options(), "MIGRATE_FROM": entries}):
+        assert f"MIGRATE_FROM = {entries}" in summary(examine(engine))["Policy"].splitlines()

@@ -41,6 +41,10 @@ CLUSTER_CACHE: Final = "tests.storages.redis.test_storage.ClusterCache"
 SECONDS: Final = 0.4
 """The timeout of clients."""
 UNUSABLE: Final = "Every request that uses one of these sessions fails."
+READABLE_COPIES: Final = (
+    "Logins, logouts and changes of these sessions fail. A session can be read for as long as the "
+    "cache has a copy of it."
+)
 UNWRITABLE: Final = (
     "Logins, logouts and changes of these sessions fail. Requests that only read go on."
 )
@@ -172,10 +176,27 @@ def test_a_full_memcached(engine: Engine) -> None:
 
 @pytest.mark.engines("cached_db:redis-cache+postgresql")
 @pytest.mark.private_servers
+def test_a_database_behind_a_cache(engine: Engine) -> None:
+    """Requests that only read go on while the cache has a copy, unless it has stopped as well."""
+    engine.server(PostgreSQL).kill()
+    connections[engine.database].close()
+    id_, breaks, text = fault()
+    assert (id_, breaks) == ("sessionstores.E022", READABLE_COPIES)
+    assert text.startswith("Sessions are in table")
+    engine.server(Redis).kill()
+    cache, database = sorted(problems(), key=lambda each: each.message)
+    assert (cache.id, cache.breaks) == ("sessionstores.E022", "")
+    assert cache.message.startswith("Copies of sessions are in Redis")
+    assert (database.id, database.breaks) == ("sessionstores.E022", UNUSABLE)
+
+
+@pytest.mark.engines("cached_db:redis-cache+postgresql")
+@pytest.mark.private_servers
 def test_a_full_cache_in_front_of_a_database(engine: Engine) -> None:
     with full(engine):
         found = problems()
     assert [(each.id, each.breaks) for each in found] == [("sessionstores.E026", "")]
+    assert found[0].message.startswith("Copies of sessions are in Redis")
     assert found[0].hint.endswith(" Requests go on without this cache, and take longer.")
 
 

@@ -520,6 +520,15 @@ def purging(cache: Cache, answers: list[int | Exception]) -> None:
     cache.purge = purge
 
 
+@pytest.mark.parametrize("of_cache", [False, True])
+@pytest.mark.parametrize("of_authority", [False, True])
+def test_nothing_need_be_purged_if_both_drop_what_expires(of_cache, of_authority):
+    cache, authority = Cache("default"), MemoryStorage(10)
+    cache.self_expiring, authority.self_expiring = of_cache, of_authority
+    storage = LayeredStorage(cache, authority, lease=LEASE, retry=RETRY)
+    assert storage.self_expiring is (of_cache and of_authority)
+
+
 @pytest.mark.parametrize("awaited", [False, True])
 def test_a_purge_goes_on_to_the_copies_and_counts_sessions(storage, cache, awaited):
     """A cache that drops nothing itself would keep a copy of each session that ever was. Whoever

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_noop as _
 
 from ...conf import full_name
 from ...core.phrases import Phrase
-from ...storages.base import CacheStorage
+from ...storages.base import CacheStorage, Storage
 from ...storages.caches.selection import cache_object
 from ...storages.inspection import ManyTries
 from ...storages.registered import RegisteredStorage
@@ -190,18 +190,27 @@ def _no_pool_timeout(alias: str) -> checks.Warning:
 def check_cache_timeouts(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Check that calls of the servers that hold sessions have a timeout."""
     return [
-        _no_timeout(part.describe(), setting)
+        _no_timeout(part, setting)
         for part in parts(production_storage())
         if (setting := part.missing_timeout())
     ]
 
 
-def _no_timeout(store: str, setting: str) -> checks.Warning:
+def _no_timeout(part: Storage, setting: str) -> checks.Warning:
+    text = Phrase(
+        _("Sessions are in %(store)s. If that hangs, a request waits for it without end."),
+        store=part.describe(),
+    )
+    if isinstance(part, CacheStorage) and part.holds_copies:
+        text = Phrase(
+            _(
+                "Copies of sessions are in %(store)s. If that hangs, a request waits for it "
+                "without end."
+            ),
+            store=part.describe(),
+        )
     return checks.Warning(
-        Phrase(
-            _("Sessions are in %(store)s. If that hangs, a request waits for it without end."),
-            store=store,
-        ),
+        text,
         hint=Phrase(_("Set %(setting)s to a second or two."), setting=setting),
         id="sessionstores.W037",
     )

@@ -44,6 +44,12 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _UNUSABLE: Final = Phrase(gettext_noop("Every request that uses one of these sessions fails."))
+_UNUSABLE_BEHIND_CACHE: Final = Phrase(
+    gettext_noop(
+        "Logins, logouts and changes of these sessions fail. A session can be read for as long as "
+        "the cache has a copy of it."
+    )
+)
 _NOT_MIGRATED: Final = Phrase(
     gettext_noop(
         "Every request fails whose session has not been migrated yet, and so does every logout."
@@ -119,9 +125,11 @@ def _of_stores(
     """Yield what is wrong with stores, and which requests fail because of it."""
     not_migrated = _NOT_MIGRATED_INTO_KEY if holds_in_key else _NOT_MIGRATED
     not_removed = _NOT_REMOVED_INTO_KEY if holds_in_key else _NOT_REMOVED
+    has_copies = any(each.has_copies and not (each.error or each.is_previous) for each in stores)
     for store in stores:
         if store.error:
-            breaks = not_migrated if store.is_previous else _UNUSABLE
+            breaks = _UNUSABLE_BEHIND_CACHE if store.has_cache and has_copies else _UNUSABLE
+            breaks = not_migrated if store.is_previous else breaks
             yield _unusable(store), "" if store.has_copies else breaks
         if store.write_obstacle:
             breaks = not_removed if store.is_previous else _fail_without_writes(store)
@@ -139,12 +147,19 @@ def _fail_without_writes(store: Store) -> Phrase:
 
 
 def _unusable(store: Store) -> django_checks.CheckMessage:
-    return django_checks.Error(
-        Phrase(
-            gettext_noop("Sessions are in %(store)s, which cannot be used: %(error)s"),
+    text = Phrase(
+        gettext_noop("Sessions are in %(store)s, which cannot be used: %(error)s"),
+        store=store.name,
+        error=store.error,
+    )
+    if store.has_copies:
+        text = Phrase(
+            gettext_noop("Copies of sessions are in %(store)s, which cannot be used: %(error)s"),
             store=store.name,
             error=store.error,
-        ),
+        )
+    return django_checks.Error(
+        text,
         hint=_GO_ON if store.has_copies else None,
         id="sessionstores.E022",
     )
@@ -154,7 +169,12 @@ def _unwritable(store: Store) -> django_checks.CheckMessage:
     text = Phrase(
         gettext_noop("Sessions are in %(store)s, which cannot be written."), store=store.name
     )
-    if store.is_probed:
+    if store.has_copies:
+        text = Phrase(
+            gettext_noop("Copies of sessions are in %(store)s, which cannot be written."),
+            store=store.name,
+        )
+    elif store.is_probed:
         text = Phrase(
             gettext_noop("Sessions are in %(store)s, which refuses some operations."),
             store=store.name,
@@ -168,12 +188,21 @@ def _unwritable(store: Store) -> django_checks.CheckMessage:
 
 
 def _too_small(store: Store) -> django_checks.CheckMessage:
-    return django_checks.Warning(
-        Phrase(
-            gettext_noop("Sessions are in %(store)s, which refuses one of %(number)s bytes."),
+    text = Phrase(
+        gettext_noop("Sessions are in %(store)s, which refuses one of %(number)s bytes."),
+        store=store.name,
+        number=LARGE,
+    )
+    if store.has_copies:
+        text = Phrase(
+            gettext_noop(
+                "Copies of sessions are in %(store)s, which refuses one of %(number)s bytes."
+            ),
             store=store.name,
             number=LARGE,
-        ),
+        )
+    return django_checks.Warning(
+        text,
         hint=store.size_obstacle,
         id="sessionstores.W038",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import chain
@@ -21,6 +21,7 @@ from ...exceptions import PayloadTooLarge, StorageFull, StorageUnavailable
 from ...migration.lazy import sources
 from ...migration.sources import OwnSource, Source
 from ...storages.base import CacheStorage, Storage
+from ...storages.layered import LayeredStorage
 from ..checks.configuration import parts
 from .probe import ERRORS, probe, probe_copies
 from .tasks import Tasks
@@ -55,6 +56,8 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
     """Whether nothing was stored because the files of the store belong to another user."""
     has_copies: bool = False
     """Whether requests can do without the store, which has copies of sessions."""
+    has_cache: bool = False
+    """Whether a cache has copies of its sessions, which requests read first."""
     is_previous: bool = False
     """Whether it is that of a previous backend, from which sessions are migrated."""
 
@@ -84,13 +87,17 @@ def ask_parts(
 ) -> list[Store]:
     """Return what `ask_stores` returns. ``removes``: a session that does not exist is removed."""
     # Those in one database have one connection, so one is asked after the other.
+    cached = [*_cached_parts(storage)]
     groups = defaultdict[Any, list[Storage]](list)
     for part in parts(storage):
         if not part.holds_in_key:
             groups[part.database() or id(part)].append(part)
     begun = []
     for group in groups.values():
-        asked = [_Questions(tasks, each, writes=writes, removes=removes) for each in group]
+        asked = [
+            _Questions(tasks, each, writes=writes, removes=removes, has_cache=each in cached)
+            for each in group
+        ]
         database = group[0].database()
         begun.append((asked, tasks.start(partial(_ask, asked), database=database)))
     found: list[Store] = []
@@ -98,6 +105,15 @@ def ask_parts(
         stores = tasks.result(future)
         found += stores or [each.without_answer() for each in asked]
     return found
+
+
+def _cached_parts(storage: Storage) -> Iterator[Storage]:
+    """Yield the parts of a storage that are behind a cache."""
+    if isinstance(storage, LayeredStorage):
+        yield from parts(storage.authority)
+        return
+    for each in storage.parts():
+        yield from _cached_parts(each)
 
 
 def ask_previous_backends(tasks: Tasks) -> list[Store]:
@@ -171,13 +187,16 @@ def _ask(questions: Sequence[_Questions]) -> list[Store]:
 class _Questions:
     """What is asked of one storage that uses a store."""
 
-    def __init__(self, tasks: Tasks, storage: Storage, *, writes: bool, removes: bool) -> None:
+    def __init__(
+        self, tasks: Tasks, storage: Storage, *, writes: bool, removes: bool, has_cache: bool
+    ) -> None:
         self._tasks = tasks
         self._storage = storage
         # Nobody else sees what is in the memory of this process.
         self._writes = writes and storage.shared
         self._removes = removes and storage.shared
         self._has_copies = isinstance(storage, CacheStorage) and storage.holds_copies
+        self._has_cache = has_cache
         self._description = translate(storage.describe())
 
     def ask(self) -> list[Store]:
@@ -257,8 +276,13 @@ class _Questions:
         return {"is_probed": True}
 
     def _store(self, **found: Any) -> Store:
-        facts = {"milliseconds": None, "has_copies": self._has_copies, **found}
-        return Store(description=self._description, **facts)
+        facts = {"milliseconds": None, **found}
+        return Store(
+            description=self._description,
+            has_copies=self._has_copies,
+            has_cache=self._has_cache,
+            **facts,
+        )
 
     def _reason(self, error: Exception) -> str:
         # Many messages begin with the store, which is named already. The further lines of a

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from django_sessionstores.management.outages import outages_reported_once
 from django_sessionstores.operations.doctor import ask_stores
 from testproject import engines
 from testproject.crowd import seed_crowd
@@ -39,16 +40,17 @@ class Command(BaseCommand):
     def handle(self, *, port: int, check: bool, **options: Any) -> None:
         if not check:
             self._refuse_taken(port)
-        try:
-            set_up()
-            seed_users()
-            seeded = seed_sessions()
-        except SetUpFailed as error:
-            raise CommandError(str(error)) from error
-        self._introduce(seeded)
-        if check:
-            self._check()
-            return
+        with outages_reported_once(self) as reported:
+            try:
+                set_up()
+                seed_users()
+                seeded = seed_sessions()
+            except SetUpFailed as error:
+                raise CommandError(str(error)) from error
+            self._introduce(seeded)
+            if check:
+                self._check(reported)
+                return
         seed_crowd(session_store())
         site = f"http://{HOST}:{port}/"
         self.stdout.write(f"  Admin      {site}admin/ as staff, to find and end sessions\n")
@@ -83,7 +85,8 @@ class Command(BaseCommand):
             f"  Variable   {engines.VARIABLE}={settings.DEMO.text}, see the end of the page"
         )
 
-    def _check(self) -> None:
+    def _check(self, reported: list[str]) -> None:
+        """Make the checks, and add to ``reported`` what was said of stores."""
         failures = 0
         # Each by itself: requests go on while the cache in front of a database is unreachable.
         for store in ask_stores(session_store().own_storage()):
@@ -95,6 +98,7 @@ class Command(BaseCommand):
                 else (f"ok         {store.description}: answers")
             )
             self.stdout.write(f"  {result}")
+            reported.append(result)
         for what, run in checks():
             for flavour in ("/", "/async/"):
                 try:
