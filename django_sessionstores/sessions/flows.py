@@ -26,7 +26,8 @@ from . import (
     rotation,
     saving,
 )
-from .knowledge import KnownSession
+from .knowledge import KnownSession, replace_data
+from .rollback import Merge
 from .state import (
     Dead,
     Event,
@@ -39,7 +40,6 @@ from .state import (
     Unreachable,
     Unread,
     before_reading,
-    with_base,
 )
 
 
@@ -110,7 +110,7 @@ class SessionFlows(KnownSession):
         if unread.base is not None and isinstance(loaded.state, Stored):
             base, mine = drafting.data_of(unread.base), SecretDict(self._session_cache)
             merged = yield from conflicts.merge_with_stored(base, mine, loaded.state.base)
-            _replace_data(self._session_cache, merged)
+            replace_data(self._session_cache, merged)
         yield from self._set_loaded(unread, loaded)
         if unread.base is not None and not isinstance(self._current_state, Stored):
             # The user in the data comes from a session that no longer exists. That is not a login.
@@ -167,19 +167,18 @@ class SessionFlows(KnownSession):
             given = given if saved.merged is None else drafting.data_of(saved.merged)
             functions, is_same = merge_functions(), codec().is_same
             merged = merge(given, self._session_cache, saved.data, functions, is_same)
-            _replace_data(self._session_cache, merged)
+            replace_data(self._session_cache, merged)
         self.is_proved = saved.is_proved
         if saved.is_written:
             # ``modified`` stays true: Django's middleware sends the cookie because of it.
             self._modified = True
         self.cookie_is_due |= saved.is_news
         if self._state is began or _is_newer(saved.state, self._state):
-            # After a rollback of the save, the data at hand still has what others had saved.
             if not (saved.is_provisional or saved.events):
                 self._set_state(saved.state)
                 return
-            before = began if saved.base is None else with_base(began, saved.base)
-            yield from self._advance(before, saved.state, saved.events, saved.is_provisional)
+            made, is_provisional = _merge_in(saved, given), saved.is_provisional
+            yield from self._advance(began, saved.state, saved.events, is_provisional, made)
         else:
             yield from self._send(saved.events)
 
@@ -466,6 +465,17 @@ def _is_continued(saved: State, began: State, known: State) -> bool:
     )
 
 
+def _merge_in(saved: saving.SaveResult, given: dict[str, Any]) -> Merge | None:
+    """Return what a rollback has to undo in the data at hand; ``None`` if the save left it alone.
+
+    ``given`` is the data that was given to the save.
+    """
+    stored = saved.state.base
+    if not saved.is_provisional or saved.data is None or stored is None:
+        return None
+    return Merge(saved.merged or codec().serialize(given), stored)
+
+
 def _is_newer(saved: State, known: State) -> bool:
     """Return whether the saved record is newer than the one that another task's save has set."""
     return (
@@ -474,17 +484,3 @@ def _is_newer(saved: State, known: State) -> bool:
         and saved.record.id == known.record.id
         and saved.record.version > known.record.version
     )
-
-
-def _replace_data(data: dict[str, Any], other: dict[str, Any]) -> None:
-    """Replace the contents of a dict.
-
-    Equal values stay the same objects: a view may hold one of them and change it later.
-    """
-    is_same = codec().is_same
-    kept = SecretDict(
-        (key, data[key] if key in data and is_same(data[key], value) else value)
-        for key, value in other.items()
-    )
-    data.clear()
-    data.update(kept)

@@ -18,7 +18,7 @@ from ..payloads.codec import Snapshot
 from ..storages.calls import Calls
 from . import activity, drafting, events, loading, request_sessions
 from .engine import Engine
-from .rollback import ProvisionalStates
+from .rollback import Merge, ProvisionalStates, ProvisionalWrite
 from .state import (
     Environment,
     Event,
@@ -149,13 +149,16 @@ class KnownSession(Engine):
         if undone := self._provisional.settle():
             self._restore(undone)
 
-    def _restore(self, undone: Sequence[State]) -> None:
-        """Restore the state from before the writes that were rolled back."""
-        before = undone[0]
-        flushes = [each.flushed for each in undone if isinstance(each, Unread) and each.flushed]
+    def _restore(self, undone: Sequence[ProvisionalWrite]) -> None:
+        """Restore what was known before the writes that were rolled back."""
+        states = [each.before for each in undone]
+        before = states[0]
+        flushes = [each.flushed for each in states if isinstance(each, Unread) and each.flushed]
         flushed = flushes[0] if flushes else None
         if flushed is None:
-            if isinstance(before, Unread) and any(map(_is_cycled, (*undone, self._state))):
+            for merge in [each.merge for each in reversed(undone) if each.merge]:
+                replace_data(self._session_cache, merge.undo(self._session_cache))
+            if isinstance(before, Unread) and any(map(_is_cycled, (*states, self._state))):
                 # The transaction also covers the first read, in which the session was migrated.
                 before = replace(before, is_cycled=True)
             self._set_state(before)
@@ -347,16 +350,21 @@ class KnownSession(Engine):
         yield from self._send(loading.eviction_events(evicted))
 
     def _advance(
-        self, before: State, after: State, to_send: Sequence[Event], is_provisional: bool
+        self,
+        before: State,
+        after: State,
+        to_send: Sequence[Event],
+        is_provisional: bool,
+        merge: Merge | None = None,
     ) -> Flow[None]:
         """Set the state and send the events in ``to_send``.
 
         With ``is_provisional``, the events are sent after the caller's transaction has committed,
-        and a rollback restores the state ``before``.
+        and a rollback restores the state ``before``, and undoes the ``merge`` of the data at hand.
         """
         self._set_state(after)
         if is_provisional:
-            with self._provisional.note_write(before) as note:
+            with self._provisional.note_write(before, merge) as note:
                 note.has_committed = yield from events.send_after_commit(
                     type(self), self.storage(), to_send
                 )
@@ -370,3 +378,17 @@ class KnownSession(Engine):
 
 def _is_cycled(state: State) -> bool:
     return isinstance(state, Rotating) and state.cause is not RotationCause.AGE
+
+
+def replace_data(data: dict[str, Any], other: dict[str, Any]) -> None:
+    """Replace the contents of a dict.
+
+    Equal values stay the same objects: a view may hold one of them and change it later.
+    """
+    is_same = codec().is_same
+    kept = SecretDict(
+        (key, data[key] if key in data and is_same(data[key], value) else value)
+        for key, value in other.items()
+    )
+    data.clear()
+    data.update(kept)

@@ -88,8 +88,6 @@ class SaveResult(msgspec.Struct, frozen=True):
     """Whether the store has confirmed that the session is live."""
     is_provisional: bool = False
     """Whether the write is part of the caller's transaction, and is undone by its rollback."""
-    base: Snapshot | None = None
-    """What others had saved, if the data was merged with that."""
     merged: Snapshot | None = None
     """The data that was given, at any depth, as it was when it was merged for the first time."""
 
@@ -144,7 +142,7 @@ def save(env: Environment, state: State, data: dict[str, Any], intent: Intent) -
             if data is given:
                 return step
             stored = data if step.data is None else step.data
-            return replace(step, data=stored, base=state.base, merged=merged)
+            return replace(step, data=stored, merged=merged)
         if data is given:
             merged = codec().serialize(given)
         state, data = step

@@ -24,7 +24,6 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 import msgspec
 from django.dispatch import Signal
-from msgspec.structs import replace
 
 from ..core.records import Client, Record, SecretText
 from ..exceptions import StorageUnavailable
@@ -161,17 +160,6 @@ def before_reading(state: State) -> Unread | New:
             return Unread(key, cookie)
         case _:
             return Unread(state.key, state.key)
-
-
-def with_base(state: State, base: Snapshot) -> State:
-    """Return the same state for data that was loaded from ``base``, or was merged with it."""
-    match state:
-        case Stored():
-            return replace(state, base=base)
-        case Rotating(previous=previous):
-            return replace(state, previous=replace(previous, base=base))
-        case _:
-            return state
 
 
 class RequestPolicy(msgspec.Struct, frozen=True):

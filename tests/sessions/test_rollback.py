@@ -38,5 +38,5 @@ def test_writes_are_settled(
         with states.note_write(before) as note:
             assert note.has_committed() is None
             note.has_committed = lambda answer=answer: answer  # type: ignore[misc]
-    assert states.settle() == undone
+    assert [each.before for each in states.settle()] == undone
     assert [each.before for each in states] == waiting

@@ -27,6 +27,7 @@ from django_sessionstores.sessions.rollback import ProvisionalStates
 from django_sessionstores.sessions.state import New, RequestPolicy
 from django_sessionstores.storages.sql import transactions
 from django_sessionstores.testing import DAY, Twin, at, now
+from tests.sessions.test_lifetimes import limits
 from tests.stored_sessions import stored
 
 T = TypeVar("T")
@@ -352,12 +353,84 @@ def test_what_was_merged_is_not_a_change_after_the_rollback(engine: Any, undo: U
     assert data_of(engine, session.session_key) == {"base": 1, "x": 1, "y": 1}
 
 
+def count_up(base: Any, mine: Any, theirs: Any) -> Any:
+    return theirs + mine - base
+
+
+def fail_to_merge(base: Any, mine: Any, theirs: Any) -> Any:
+    if (base, theirs) == (0, 5):
+        return count_up(base, mine, theirs)
+    raise ValueError
+
+
+@pytest.mark.engines(*WHOLE)
+@pytest.mark.parametrize(("function", "count"), [(count_up, 7), (fail_to_merge, 12)])
+def test_changes_after_a_merge_stay_when_it_is_rolled_back(
+    engine: Any, undo: Undo, function: Any, count: int
+) -> None:
+    """The merge function of the project also takes out what it has merged. If it fails, the value
+    of the view stays."""
+    key = stored(engine, count=0)
+    session = engine.SessionStore(key)
+    session["count"] = 1
+    save_elsewhere(engine, key, count=5)
+    with limits(MERGE={"count": function}):
+        with undo():
+            session.save()
+            assert session["count"] == 6
+            session["count"] += 1
+        session.save()
+    assert data_of(engine, session.session_key) == {"count": count}
+
+
+@pytest.mark.engines(*WHOLE)
+@pytest.mark.parametrize("is_cycled", [False, True], ids=["login", "cycle_key"])
+def test_a_superseded_key_leads_nowhere_after_the_rollback(
+    engine: Any, undo: Undo, is_cycled: bool
+) -> None:
+    """What a login with the key before has merged is neither a change of its own nor, if the key
+    has been superseded for good since, data of the session that it begins."""
+    first = engine.SessionStore(stored(engine, _auth_user_id="7", base=1))
+    key = first.session_key
+    first.rotate_later(is_login=True)
+    first.save()
+    login = engine.SessionStore(key)
+    login["_auth_user_id"] = "7"
+    login["a"] = 1
+    with undo():
+        login.save()
+        assert login["base"] == 1
+    assert dict(login.items()) == {"_auth_user_id": "7", "a": 1}
+    other = save_elsewhere(engine, first.session_key, base=2)
+    if is_cycled:
+        other.cycle_key()
+    login.save()
+    kept = {} if is_cycled else {"base": 2}
+    assert data_of(engine, login.session_key) == {"_auth_user_id": "7", "a": 1, **kept}
+
+
+@pytest.mark.engines("db", "cached_db")
+def test_a_rotation_for_age_that_is_rolled_back_is_still_due(
+    engine: Any, undo: Undo, in_requests: None
+) -> None:
+    key = aged(engine, _auth_user_id="7")
+    session = engine.SessionStore(key)
+    session["a"] = 1
+    with limits(ROTATE_AFTER=60):
+        with undo():
+            session.save()
+            assert session.session_key != key
+        assert dict(session.items()) == {"_auth_user_id": "7", "a": 1}
+        session.save()
+    assert session.session_key != key
+
+
 def test_a_write_that_was_interrupted_counts_as_rolled_back() -> None:
     """Whether it will commit cannot be found out any more."""
     states, before = ProvisionalStates(), New()
     with pytest.raises(Undone), states.note_write(before):
         raise Undone
-    assert states.settle() == [before]
+    assert [each.before for each in states.settle()] == [before]
     assert not states
 
 

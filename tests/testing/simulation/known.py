@@ -381,4 +381,12 @@ PROGRAMS: Final = {
         "cache_registry django sync: 2:y.login.1 2* >2 9:z.put.a+save@again 9* >9 11:z.login.1 11 "
         "11 11 11 13:z.login.1 11 14:y.others@atomic 14 14 14 13* 14 14 14"
     ),
+    "a login that is rolled back begins a session with the data that it was merged with": (
+        "cached_db own sync +memory: previous.x.1 2:x.login.1 2* 5:x.login.1 "
+        "6:x.login.1+save@rollback >2 8:x.cycle+save+404@atomic 8 8 5* 8*"
+    ),
+    "a login that is rolled back takes what it was merged with for a change of its own": (
+        f"db own sync: {USER} 1:x.login.1 2:x.login.1+save@rollback 1* >1 2 2 2 2 3:x.put.base 3 3 "
+        "2 2 2 3* 2*"
+    ),
 }

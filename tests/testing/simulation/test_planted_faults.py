@@ -31,7 +31,7 @@ from django_sessionstores.sessions import (
     saving,
     store,
 )
-from django_sessionstores.sessions.rollback import ProvisionalStates
+from django_sessionstores.sessions.rollback import Merge, ProvisionalStates
 from django_sessionstores.sessions.state import New, RotationCause
 from django_sessionstores.storages import base, limited, revocation, tombstones
 from django_sessionstores.storages.base import Page, Updated
@@ -233,6 +233,10 @@ def keep_what_is_rolled_back(plant: pytest.MonkeyPatch) -> None:
         return []
 
     plant.setattr(ProvisionalStates, "settle", settle)
+
+
+def keep_what_was_merged(plant: pytest.MonkeyPatch) -> None:
+    plant.setattr(Merge, "undo", lambda self, data: data)
 
 
 def count_nobody(plant: pytest.MonkeyPatch) -> None:
@@ -462,6 +466,11 @@ CASES: Final = [
     ),
     (end_what_a_login_began, 1, f"memory own sync: {VISITOR} 1:x.login.1 1* 2:o.end.x 2*"),
     (keep_what_is_rolled_back, 18, f"db own sync: {USER} 1:x.put.a+save@rollback 1*"),
+    (
+        keep_what_was_merged,
+        18,
+        f"db own sync: {USER} 1:x.put.a+save@rollback 1 2:x.put.b 2* 1 1 1 3:x.drop.b 3* 1*",
+    ),
     (
         evict_by_the_listed_ids,
         25,
