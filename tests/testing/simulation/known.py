@@ -389,4 +389,25 @@ PROGRAMS: Final = {
         f"db own sync: {USER} 1:x.login.1 2:x.login.1+save@rollback 1* >1 2 2 2 2 3:x.put.base 3 3 "
         "2 2 2 3* 2*"
     ),
+    "a rotation that fails ends the session of a login that has joined it": (
+        "cache_registry django sync: 1:x.login.1 1* >1 2:x.login.1 3:x.login.1 2 2 2 2 2 2 3* "
+        "4:o.delete_key.x 4* 2* >3 5:x.read"
+    ),
+    "the same by an end in a transaction that commits then, and the next end is not told": (
+        "cache_registry django sync: 10:x.login.1 10* >10 12:x.login.1 13:x.login.1 "
+        "14:o.delete_key.x@atomic 14 12* >13 16:o.delete_key.x@atomic"
+    ),
+    "an end by the id before two rotations ends nothing, as the first one is not done": (
+        f"cache_registry own sync: {USER} +1001 1:x.read 1 1 1 1 1 2:x.cycle 2* 3:o.end.x 3*"
+    ),
+    "the same beside a tombstone for a previous backend": (
+        "cache_registry own sync +memory: previous.x.1 2:x.read 2* >2 +1001 1:x.read 1 1 1 1 1 "
+        "3:x.cycle 3* 4:o.end.x 4*"
+    ),
+    "an end by the key before two rotations is told, and ends nothing": (
+        f"cache_registry own sync: {USER} +1001 1:x.read 1 1 1 1 1 2:x.cycle 2* 3:x.flush 3*"
+    ),
+    "an end in a transaction ends nothing, as the session is rotated twice until it commits": (
+        f"cache_registry own sync: {USER} +1001 1:x.read 1 1 3:o.end.x@atomic 1 1 1 2:x.cycle 2* 3*"
+    ),
 }
