@@ -1113,6 +1113,36 @@ def test_the_end_of_all_tells_a_session_once_whose_rotation_was_stopped(
 
 
 @pytest.mark.engines("cache:memcached+sqlite")
+@pytest.mark.parametrize("is_down", [False, True], ids=["up", "down"])
+def test_the_end_of_all_tells_the_id_that_a_session_gets_meanwhile(
+    engine: Any, stopped: str, is_down: bool
+) -> None:
+    """The entry that was stopped ends first, and nobody has its id. If the registry does not answer
+    any more, that one is told, rather than none."""
+    told, session = list[str](), engine.SessionStore(stopped)
+    session.load()
+
+    def note(session_id: str, **facts: Any) -> None:
+        told.append(session_id)
+
+    def rotate(name: str) -> None:
+        if name == "end_many" and not session.drawn:
+            session.cycle_key()
+        elif name == "lookup" and is_down:
+            raise StorageUnavailable("the registry is broken")
+
+    signals.session_ended.connect(note)
+    try:
+        with observed(engine.storage.registry, before=rotate):
+            assert Inventory().end_all("7") == 1
+    finally:
+        signals.session_ended.disconnect(note)
+    assert len(told) == 1
+    assert (told == [session.session_id]) is not is_down
+    assert engine.SessionStore(session.session_key).load() == {}
+
+
+@pytest.mark.engines("cache:memcached+sqlite")
 def test_a_session_whose_rotation_was_stopped_is_listed_as_it_is_used(
     engine: Any, stopped: str
 ) -> None:

@@ -410,4 +410,11 @@ PROGRAMS: Final = {
     "an end in a transaction ends nothing, as the session is rotated twice until it commits": (
         f"cache_registry own sync: {USER} +1001 1:x.read 1 1 3:o.end.x@atomic 1 1 1 2:x.cycle 2* 3*"
     ),
+    "an end in a transaction is told with the id of a rotation that fails beside another one": (
+        f"cache_registry own sync: {USER} +1001 1:x.read 1 1 1 1 3:o.end_all.1@atomic 3 2:x.cycle "
+        "2* 3*"
+    ),
+    "an end is not told whose rotation was not done when it began": (
+        f"cache_registry own sync: {USER} +1001 1:x.read 1 1 1 1 3:o.end_all.1 3 3 3 1* 3*"
+    ),
 }
