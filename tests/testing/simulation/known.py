@@ -417,4 +417,20 @@ PROGRAMS: Final = {
     "an end is not told whose rotation was not done when it began": (
         f"cache_registry own sync: {USER} +1001 1:x.read 1 1 1 1 3:o.end_all.1 3 3 3 1* 3*"
     ),
+    "an end is told with the id of a rotation whose session has ended a moment ago": (
+        f"cache_registry own sync: {USER} 1:x.password 1 1 1 1 1 1 1 1 1 2:x.login.1 2* "
+        "3:o.end_all.1 3*"
+    ),
+    "one end is told for a login that has joined a rotation and for the session before": (
+        "cache_registry own sync: s2:x.login.1 s2* >s2 1:x.login.1 1 1 1 1 1 1 2:x.login.1 2* "
+        "3:o.end_all.1 3*"
+    ),
+    "an end beside a login is told with the id of an entry that the login gives up": (
+        "cache_registry django sync +memory: previous.x.1 3:z.login.1 3* 4:y.login.1 4 4 4 "
+        "7:x.password 7*"
+    ),
+    "the end of a session is told with the id of a rotation in two steps that fails": (
+        "memory django async +2step +workers: 3:x.login.1+save 3* >3 4:z.login.1+save 4* >4 +1001 "
+        "8:z.read 8 9:z.login.1+save 8 10:x.others 9* 8 10*"
+    ),
 }
