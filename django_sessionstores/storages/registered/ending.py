@@ -10,7 +10,7 @@ from ...conf import settings
 from ...core.flow import Call, Flow
 from ...core.records import Record, State, make_tombstone
 from ...exceptions import StorageUnavailable, UnreadablePayload
-from ..base import Conflict, Outcome
+from ..base import Conflict, Outcome, Updated
 from ..revocation import is_same_session
 from .pair import Pair
 
@@ -97,6 +97,19 @@ class EndingRecords(Pair):
                 yield Call(self._data, "delete", (record.id,))
                 return
             entry = outcome.current
+
+    def _end_data_after_commit(self, tombstone: Record, base: Record, now: int) -> Flow[None]:
+        """Replace the data of a session by a tombstone when the transaction commits.
+
+        If other requests have given the session another id until then, it ends under that one.
+        """
+
+        def replace() -> Flow[None]:
+            outcome: Outcome = yield Call(self._data, "update", (tombstone, base, now))
+            if not (isinstance(outcome, Updated) or tombstone.successor):
+                yield from self._delete_successors(tombstone.id)
+
+        yield from self._run_after_commit(tombstone.id, replace)
 
     def _read_or_none(self, session_id: str) -> Flow[Record | None]:
         """Return the data with an id; ``None`` as well if it cannot be read, but has to end."""

@@ -151,7 +151,7 @@ class StoredRecords(EndingRecords):
         if record.state is not State.LIVE and (yield from self._is_ahead()):
             if not (yield from self._supersede(entry, record, now)):
                 return Gone()
-            yield from self._call_after_commit("update", record, without_entry(base), now)
+            yield from self._end_data_after_commit(record, without_entry(base), now)
             return Updated(record, is_provisional=True)
         if (yield from self._is_ahead()):
             # If the session was ended in this transaction, its data is there until the commit.
@@ -209,6 +209,10 @@ class StoredRecords(EndingRecords):
 
     def _replace_tombstone(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
         """Replace a tombstone by another one."""
+        if (yield from self._is_ahead()):
+            # Until the commit, the tombstone in the data may lead to another id.
+            yield from self._end_data_after_commit(record, base, now)
+            return (yield from replace_tombstone(self._registry, record, base, now))
         left: Outcome = yield Call(self._data, "update", (record, base, now))
         if isinstance(left, Conflict) and left.current.state is not State.LIVE:
             # The registry's copy of the tombstone has a version of its own.

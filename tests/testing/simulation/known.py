@@ -433,4 +433,12 @@ PROGRAMS: Final = {
         "memory django async +2step +workers: 3:x.login.1+save 3* >3 4:z.login.1+save 4* >4 +1001 "
         "8:z.read 8 9:z.login.1+save 8 10:x.others 9* 8 10*"
     ),
+    "a logout in a transaction ends nothing, as the session is rotated twice until it commits": (
+        "cache_registry own sync +cookie: s2:x.login.1 s2* >s2 +1001 1:x.password 2:x.put.b 2 "
+        "3:x.logout@atomic 3 2 2 2 2 3*"
+    ),
+    "the same by an operator": (
+        "cache_registry own sync +cookie: s2:x.login.1 s2* >s2 +1001 1:x.password 1 2:x.put.b 2 1 "
+        "2 2 3:o.end.x@atomic 2 2 3*"
+    ),
 }
