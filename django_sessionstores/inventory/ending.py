@@ -262,19 +262,25 @@ class Ending(msgspec.Struct, frozen=True):
                 if progress.is_enough:
                     return found
                 batch = progress.batch(ending)
-                yield from self._end_batch(batch, reason, progress)
+                yield from self._end_batch(batch, reason, progress, is_searched_again=True)
                 ending = ending[len(batch) :]
             cursor = page.next
             if not cursor:
                 return found
 
     def _end_batch(
-        self, records: Sequence[Record], reason: str, progress: _Progress
+        self,
+        records: Sequence[Record],
+        reason: str,
+        progress: _Progress,
+        *,
+        is_searched_again: bool = False,
     ) -> Flow[list[Record]]:
         """End sessions, count and tell those that were live, and return them.
 
-        Those that have got other ids at this moment are not among them. A record without an expiry
-        stands for one that could not be read.
+        Those that have got other ids at this moment are not among them. With ``is_searched_again``,
+        the caller searches for these next. Then a session is neither counted nor told by an id that
+        nobody has. A record without an expiry stands for one that could not be read.
         """
         progress.batches += 1
         lost = yield from self._lost_ids(records)
@@ -282,9 +288,32 @@ class Ending(msgspec.Struct, frozen=True):
         now = clock.now()
         gone = [each for each in records if each.id in ids]
         live = [each for each in gone if not each.expires or each.is_live(now)]
+        if is_searched_again and lost:
+            others = [each for each in records if each.id not in lost and each.id not in ids]
+            unknown = yield from self._ids_of_others(live, lost, others)
+            live = [each for each in live if each.id not in unknown]
         ended = progress.add(live, lost)
         yield from self._send(ended, reason)
         return ended
+
+    def _ids_of_others(
+        self, ended: Sequence[Record], lost: Collection[str], others: Sequence[Record]
+    ) -> Flow[set[str]]:
+        """Return the lost ids to which none of the ``others`` has led, which have not ended.
+
+        A request that rotates a session stores the entry with the new id first. If that fails, the
+        session has got another id, or has ended under the one before.
+        """
+        unknown, reached = set[str](), set[str]()
+        lineages = {each.lineage for each in others}
+        # The sessions have ended. If the store does not answer any more, all of them are told.
+        with suppress(StorageUnavailable, UnreadablePayload):
+            found = {each.id for each in ended if each.id in lost and each.lineage in lineages}
+            if found:
+                for each in others:
+                    reached |= yield from revocation.follow_ids(self.storage, each.id)
+            unknown = found - reached
+        return unknown
 
     def _lost_ids(self, records: Sequence[Record]) -> Flow[set[str]]:
         """Return the ids whose data is not stored, of the sessions that have several records."""

@@ -65,8 +65,10 @@ def leave_tombstone(
         if current is not None and current.is_live(now):
             # A registry has the entry of a session that another request is about to store, or still
             # has the entry of a session to which another request has given a new id.
-            has_ended |= yield from calls.delete(tombstone.id)
-            current = None
+            if (yield from calls.delete(tombstone.id)):
+                has_ended, current = True, None
+            else:
+                current = yield from _look_up(calls, tombstone.id)
     return TombstoneOutcome(is_stored=False, has_ended=has_ended)
 
 

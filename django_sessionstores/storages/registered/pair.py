@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
 from ...core.flow import Call, Flow, run
-from ...core.records import Record, State
+from ...core.records import Record
 from ...exceptions import StorageUnavailable
 from ..base import Storage
 
@@ -39,23 +39,6 @@ class Pair:
         yield from self._run_after_commit(
             session_id, lambda: call_of(self._data, name, subject, *args)
         )
-
-    def _delete_data_after_commit(self, session_ids: Sequence[str]) -> Flow[None]:
-        """Delete the data of sessions when the transaction that has deleted their entries commits.
-
-        A session that has an entry by then is left alone: if the end made its rotation fail, the
-        login that rotated it has stored it once more, under the same id.
-        """
-
-        def delete() -> Flow[None]:
-            entries: Mapping[str, Record] = yield Call(
-                self._registry, "lookup_many", (session_ids,)
-            )
-            stored = {key for key, each in entries.items() if each.state is State.LIVE}
-            if gone := [each for each in session_ids if each not in stored]:
-                yield Call(self._data, "end_many", (gone,))
-
-        yield from self._run_after_commit(session_ids[0], delete)
 
     def _run_after_commit(self, session_id: str, step: Callable[[], Flow[object]]) -> Flow[None]:
         """Run a flow when the transaction of the registry commits."""

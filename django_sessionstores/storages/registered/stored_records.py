@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from asyncio import CancelledError
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -15,7 +15,7 @@ from ...core.flow import Call, Flow
 from ...core.records import Record, State, next_version, without_payload
 from ...exceptions import StorageUnavailable, UnreadablePayload
 from ..base import Conflict, Gone, Outcome, Taken, Updated, was_rotated
-from ..revocation import is_same_session
+from .ending import EndingRecords
 from .entries import (
     combine_outcomes,
     entry_of,
@@ -25,12 +25,11 @@ from .entries import (
     without_entry,
 )
 from .late_saves import carry_over
-from .pair import Pair
 
 logger: Final = logging.getLogger("django_sessionstores")
 
 
-class StoredRecords(Pair):
+class StoredRecords(EndingRecords):
     """The operations of `RegisteredStorage` if the storage of the data compares versions itself.
 
     The entry follows the record: it knows the user, the client and the expiry.
@@ -152,7 +151,7 @@ class StoredRecords(Pair):
         if record.state is not State.LIVE and (yield from self._is_ahead()):
             if not (yield from self._supersede(entry, record, now)):
                 return Gone()
-            yield from self._call_after_commit("update", record, without_entry(base), now)
+            yield from self._end_data_after_commit(record, without_entry(base), now)
             return Updated(record, is_provisional=True)
         if (yield from self._is_ahead()):
             # If the session was ended in this transaction, its data is there until the commit.
@@ -210,6 +209,10 @@ class StoredRecords(Pair):
 
     def _replace_tombstone(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
         """Replace a tombstone by another one."""
+        if (yield from self._is_ahead()):
+            # Until the commit, the tombstone in the data may lead to another id.
+            yield from self._end_data_after_commit(record, base, now)
+            return (yield from replace_tombstone(self._registry, record, base, now))
         left: Outcome = yield Call(self._data, "update", (record, base, now))
         if isinstance(left, Conflict) and left.current.state is not State.LIVE:
             # The registry's copy of the tombstone has a version of its own.
@@ -245,7 +248,7 @@ class StoredRecords(Pair):
                     return
                 yield Call(self._registry, "create", (without_payload(record), now))
             if not (yield from self._supersede(entry_of(base), tombstone, now)):
-                yield from self.delete(record.id)
+                yield from self._withdraw_rotation(record, now)
 
     def _rotate(
         self, record: Record, base: Record, tombstone: Record, now: int
@@ -272,7 +275,7 @@ class StoredRecords(Pair):
                 return combine_outcomes(outcome, registered)
             # The session was ended between the two steps, perhaps by a request that did not see
             # its new id.
-            yield from self.delete(record.id)
+            yield from self._withdraw_rotation(record, now)
             return Gone()
         yield Call(self._registry, "delete", (record.id,))
         if isinstance(outcome, Conflict):
@@ -322,55 +325,3 @@ class StoredRecords(Pair):
             # The session goes on under its new id, and the response must say so.
             logger.warning("Session %s stays listed until it expires: %s", entry.id, error)
             return True
-
-    # --- Deleting --------------------------------------------------------------------------
-
-    def delete(self, session_id: str) -> Flow[bool]:
-        """See `Storage.delete`."""
-        # A session without an entry has ended, even if its data cannot be reached.
-        had_entry: bool = yield Call(self._registry, "delete", (session_id,))
-        if (yield from self._is_ahead()):
-            # The data must outlive a rollback.
-            data = yield from self._read_or_none(session_id)
-            yield from self._delete_data_after_commit([session_id])
-            if had_entry:
-                yield from self._delete_successor(data)
-            return had_entry
-        had_data: bool = yield Call(self._data, "delete", (session_id,))
-        if had_data or not had_entry:
-            return had_entry
-        # Either the data was lost, or a rotation is under way that has not come to the entry.
-        yield from self._delete_successor((yield from self._read_or_none(session_id)))
-        return True
-
-    def end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:
-        """See `Storage.end_many`. The steps are those of `delete`."""
-        had_entry: Collection[str] = yield Call(self._registry, "end_many", (session_ids,))
-        # Whatever happens to the data, these sessions have ended, and the caller must know it.
-        with suppress(StorageUnavailable):
-            if (yield from self._is_ahead()):
-                # The data must outlive a rollback.
-                yield from self._delete_data_after_commit(session_ids)
-                for each in had_entry:
-                    yield from self._delete_successor((yield from self._read_or_none(each)))
-            else:
-                had_data = frozenset((yield Call(self._data, "end_many", (session_ids,))))
-                for each in had_entry:
-                    if each not in had_data:
-                        yield from self._delete_successor((yield from self._read_or_none(each)))
-        return had_entry
-
-    def _read_or_none(self, session_id: str) -> Flow[Record | None]:
-        """Return the data with an id; ``None`` as well if it cannot be read, but has to end."""
-        with suppress(UnreadablePayload):
-            data: Record | None = yield Call(self._data, "read", (session_id,))
-            return data
-        return None
-
-    def _delete_successor(self, tombstone: Record | None) -> Flow[None]:
-        """Delete the session that a tombstone leads to, unless a login has begun another one."""
-        if tombstone is None or not tombstone.successor:
-            return
-        entry: Record | None = yield Call(self._registry, "read", (tombstone.successor,))
-        if entry is not None and is_same_session(tombstone, entry):
-            yield from self.delete(entry.id)

@@ -262,7 +262,28 @@ def _may_be_untold(world: World, life: Life) -> bool:
     changing = [each for each in requests if each.name == "password"]
     if any(each.signs_in and each.overlaps(other) for each in requests for other in changing):
         return True
+    if _ends_with_parent(world, life):
+        return True
+    reasons = {reason for _, reason in _unnamed_ends(world)}
+    if _is_unsure_of_ids(world) and any(each.reason in reasons for each in life.endings):
+        return True
     return any(each.acked is None for each in life.endings) and life.request.label == BEFORE
+
+
+def _ends_with_parent(world: World, life: Life) -> bool:
+    """Return whether one signal tells the end of a session together with that of its parent.
+
+    A login has joined the session while another request was giving it that id, which has then
+    failed. So nobody was told of a session with that id, and the request that ends both of them
+    finds two entries of one session.
+    """
+    parent, signals = life.parent, world.model.signals
+    if parent is None or not life.ids.isdisjoint(signals.starts):
+        return False
+    enders = {each.request for each in parent.endings if each.acked}
+    return all(each.request in enders for each in life.endings if each.acked) and any(
+        session_id in parent.ids for session_id, _ in signals.ends
+    )
 
 
 def _audit_signals(world: World) -> None:
@@ -320,17 +341,57 @@ def _audit_ended_ids(world: World) -> None:
 
     A rotation stores the record under the new id first. If the session ends then, nobody gets it.
     """
-    requests, signals = world.requests.values(), world.model.signals
-    if any(each.was_killed or each.faults for each in requests):
+    requests = world.requests.values()
+    if any(each.was_killed or each.faults for each in requests) or _is_unsure_of_ids(world):
         return
-    is_unsure = "2step" in world.config.options and any(
+    for session_id, _ in _unnamed_ends(world):
+        if not _was_given_up(world, session_id):
+            _broken(world, 10, f"afterwards: {session_id[:8]}, which nobody has, was told to end")
+
+
+def _is_unsure_of_ids(world: World) -> bool:
+    """Return whether the end of a session may be told with the id of a rotation that fails.
+
+    Of two rotations at once in two steps, nothing in their records tells which one has succeeded.
+    """
+    requests = world.requests.values()
+    return "2step" in world.config.options and any(
         each.key == other.key and each is not other and each.overlaps(other)
         for each in requests
         for other in requests
     )
-    if is_unsure:
-        return  # Of two rotations at once, nothing in their records tells which one has succeeded.
+
+
+def _unnamed_ends(world: World) -> list[tuple[str, str]]:
+    """Return the ends that were told with an id that no response and no other signal has named."""
+    signals = world.model.signals
     named = world.model.known_ids | signals.creations | signals.rotations.keys()
-    for session_id, _ in signals.ends:
-        if session_id not in named:
-            _broken(world, 10, f"afterwards: {session_id[:8]}, which nobody has, was told to end")
+    return [each for each in signals.ends if each[0] not in named]
+
+
+def _was_given_up(world: World, session_id: str) -> bool:
+    """Return whether a request has stored the entry of a session, and has not stored its data.
+
+    Lists have shown the entry, and another request has ended it. If the entry is that of a new
+    session, and if there is a previous backend, a tombstone of the end makes the first one draw
+    another key. If it is that of a rotation, a third request has ended the session under the id
+    before.
+    """
+    if not world.config.is_registered:
+        return False
+    naming = [each for each in world.scheduler.trace if session_id[:8] in each.text]
+    if not naming or naming[0].text != f"registry.create({session_id[:8]})":
+        return False
+    request = world.requests[naming[0].actor]
+    ended = [] if request.presented is None else request.presented.endings
+    enders = {each.request for each in ended if each.request and each.request.overlaps(request)}
+    is_over = len(enders - {request}) > 1
+    return is_over or (
+        bool(world.config.options & {"memory", "cookie"})
+        and any(
+            each.actor == request.label
+            and each.tick > naming[0].tick
+            and each.text.startswith("registry.create(")
+            for each in world.scheduler.trace
+        )
+    )

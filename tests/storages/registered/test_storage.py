@@ -16,6 +16,7 @@ from django_sessionstores import signals
 from django_sessionstores.backends import cookie
 from django_sessionstores.conf import codec
 from django_sessionstores.core.clock import now
+from django_sessionstores.core.flow import run
 from django_sessionstores.core.records import (
     Change,
     Record,
@@ -34,6 +35,7 @@ from django_sessionstores.inventory import Inventory
 from django_sessionstores.models import StoredSession
 from django_sessionstores.payloads.codec import newest_data
 from django_sessionstores.payloads.merge import MISSING
+from django_sessionstores.storages import revocation
 from django_sessionstores.storages.base import Conflict, Gone, Taken, Updated
 from django_sessionstores.storages.cookie import CookieStorage
 from django_sessionstores.storages.memory import MemoryStorage
@@ -688,6 +690,81 @@ def test_an_end_by_the_old_id_in_the_middle_of_a_rotation(
     assert store.read(record.id) is None
 
 
+def rotate_on(pair: RegisteredStorage, base: Record, **fields: Any) -> Record:
+    """Have another request give the session another id once more; return its record."""
+    record, _, tombstone, _ = aged_rotation(base)
+    record = msgspec.structs.replace(record, **fields)
+    held = pair.read(base.id)
+    assert held is not None
+    assert isinstance(pair.rotate(record, held, tombstone, now()), Updated)
+    return record
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+def test_an_end_by_the_old_id_of_a_session_that_was_rotated_on(
+    pair: RegisteredStorage, store: Any, many: bool
+) -> None:
+    """The entry of the old id is out of date. Whether an end by that id still ends the session
+    depends on the caller, so the storage leads it there."""
+    base = stored(store)
+    record, *rest = aged_rotation(base)
+    rotated = list[Record]()
+
+    def end(name: str) -> None:
+        if name == "update" and not rotated:
+            rotated.append(record)
+            rotated.append(rotate_on(pair, record))
+            assert base.id not in pair.end_many([base.id]) if many else not pair.delete(base.id)
+
+    with observed(pair.registry, before=end):
+        assert isinstance(store.rotate(record, *rest), Gone)
+    ended = run(revocation.end(pair, base.id))
+    assert ended is not None
+    assert ended.id == rotated[1].id
+    assert live_ids(store, base, *rotated) == []
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+def test_an_end_in_a_transaction_ends_a_session_that_is_rotated_until_it_commits(
+    pair: RegisteredStorage, store: Any, hooks: list[Callable[[], object]], many: bool
+) -> None:
+    base = stored(store)
+    assert store.end_many([base.id]) if many else store.delete(base.id)
+    record, _, tombstone, _ = aged_rotation(base)
+    with mock.patch.object(pair.registry, "in_transaction", return_value=False):
+        # Another request, whose last step waits for the transaction.
+        pair.data.rotate(record, without_entry(base), tombstone, now())
+        pair.registry.create(msgspec.structs.replace(record, payload=b""), now())
+        newest = rotate_on(pair, record)
+        assert live_ids(store, base, record, newest) == [newest.id]
+        for hook in hooks:
+            hook()
+    assert live_ids(store, base, record, newest) == []
+
+
+@pytest.mark.parametrize("has_joined", [False, True])
+def test_a_rotation_that_fails_leaves_the_session_of_a_login_that_has_joined_it(
+    pair: RegisteredStorage, store: Any, has_joined: bool
+) -> None:
+    """The end of the session before does not hold for it. Any other save does not keep it."""
+    base = stored(store)
+    record, *rest = aged_rotation(base)
+    ends = count()
+
+    def end(name: str) -> None:
+        if name == "update" and next(ends) == 0:
+            held = pair.read(record.id)
+            assert held is not None
+            login = after(held, created=held.created + has_joined, ip="::1")
+            assert isinstance(pair.update(login, held, now()), Updated)
+            assert pair.registry.delete(base.id)
+
+    with observed(pair.registry, before=end):
+        assert isinstance(store.rotate(record, *rest), Gone)
+    assert live_ids(store, base, record) == [record.id] * has_joined
+    assert (pair.data.read(record.id) is not None) is has_joined
+
+
 def test_a_rotation_after_the_entry_has_moved(pair: RegisteredStorage, store: Any) -> None:
     """By another request's address, for one: no entry of the old id may stay live."""
     base = stored(store)
@@ -1032,6 +1109,36 @@ def test_the_end_of_all_tells_a_session_once_whose_rotation_was_stopped(
         signals.session_ended.disconnect(note)
     assert len(told) == 1
     assert told == [session.session_id] or is_down
+    assert engine.SessionStore(session.session_key).load() == {}
+
+
+@pytest.mark.engines("cache:memcached+sqlite")
+@pytest.mark.parametrize("is_down", [False, True], ids=["up", "down"])
+def test_the_end_of_all_tells_the_id_that_a_session_gets_meanwhile(
+    engine: Any, stopped: str, is_down: bool
+) -> None:
+    """The entry that was stopped ends first, and nobody has its id. If the registry does not answer
+    any more, that one is told, rather than none."""
+    told, session = list[str](), engine.SessionStore(stopped)
+    session.load()
+
+    def note(session_id: str, **facts: Any) -> None:
+        told.append(session_id)
+
+    def rotate(name: str) -> None:
+        if name == "end_many" and not session.drawn:
+            session.cycle_key()
+        elif name == "lookup" and is_down:
+            raise StorageUnavailable("the registry is broken")
+
+    signals.session_ended.connect(note)
+    try:
+        with observed(engine.storage.registry, before=rotate):
+            assert Inventory().end_all("7") == 1
+    finally:
+        signals.session_ended.disconnect(note)
+    assert len(told) == 1
+    assert (told == [session.session_id]) is not is_down
     assert engine.SessionStore(session.session_key).load() == {}
 
 

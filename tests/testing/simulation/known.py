@@ -389,4 +389,56 @@ PROGRAMS: Final = {
         f"db own sync: {USER} 1:x.login.1 2:x.login.1+save@rollback 1* >1 2 2 2 2 3:x.put.base 3 3 "
         "2 2 2 3* 2*"
     ),
+    "a rotation that fails ends the session of a login that has joined it": (
+        "cache_registry django sync: 1:x.login.1 1* >1 2:x.login.1 3:x.login.1 2 2 2 2 2 2 3* "
+        "4:o.delete_key.x 4* 2* >3 5:x.read"
+    ),
+    "the same by an end in a transaction that commits then, and the next end is not told": (
+        "cache_registry django sync: 10:x.login.1 10* >10 12:x.login.1 13:x.login.1 "
+        "14:o.delete_key.x@atomic 14 12* >13 16:o.delete_key.x@atomic"
+    ),
+    "an end by the id before two rotations ends nothing, as the first one is not done": (
+        f"cache_registry own sync: {USER} +1001 1:x.read 1 1 1 1 1 2:x.cycle 2* 3:o.end.x 3*"
+    ),
+    "the same beside a tombstone for a previous backend": (
+        "cache_registry own sync +memory: previous.x.1 2:x.read 2* >2 +1001 1:x.read 1 1 1 1 1 "
+        "3:x.cycle 3* 4:o.end.x 4*"
+    ),
+    "an end by the key before two rotations is told, and ends nothing": (
+        f"cache_registry own sync: {USER} +1001 1:x.read 1 1 1 1 1 2:x.cycle 2* 3:x.flush 3*"
+    ),
+    "an end in a transaction ends nothing, as the session is rotated twice until it commits": (
+        f"cache_registry own sync: {USER} +1001 1:x.read 1 1 3:o.end.x@atomic 1 1 1 2:x.cycle 2* 3*"
+    ),
+    "an end in a transaction is told with the id of a rotation that fails beside another one": (
+        f"cache_registry own sync: {USER} +1001 1:x.read 1 1 1 1 3:o.end_all.1@atomic 3 2:x.cycle "
+        "2* 3*"
+    ),
+    "an end is not told whose rotation was not done when it began": (
+        f"cache_registry own sync: {USER} +1001 1:x.read 1 1 1 1 3:o.end_all.1 3 3 3 1* 3*"
+    ),
+    "an end is told with the id of a rotation whose session has ended a moment ago": (
+        f"cache_registry own sync: {USER} 1:x.password 1 1 1 1 1 1 1 1 1 2:x.login.1 2* "
+        "3:o.end_all.1 3*"
+    ),
+    "one end is told for a login that has joined a rotation and for the session before": (
+        "cache_registry own sync: s2:x.login.1 s2* >s2 1:x.login.1 1 1 1 1 1 1 2:x.login.1 2* "
+        "3:o.end_all.1 3*"
+    ),
+    "an end beside a login is told with the id of an entry that the login gives up": (
+        "cache_registry django sync +memory: previous.x.1 3:z.login.1 3* 4:y.login.1 4 4 4 "
+        "7:x.password 7*"
+    ),
+    "the end of a session is told with the id of a rotation in two steps that fails": (
+        "memory django async +2step +workers: 3:x.login.1+save 3* >3 4:z.login.1+save 4* >4 +1001 "
+        "8:z.read 8 9:z.login.1+save 8 10:x.others 9* 8 10*"
+    ),
+    "a logout in a transaction ends nothing, as the session is rotated twice until it commits": (
+        "cache_registry own sync +cookie: s2:x.login.1 s2* >s2 +1001 1:x.password 2:x.put.b 2 "
+        "3:x.logout@atomic 3 2 2 2 2 3*"
+    ),
+    "the same by an operator": (
+        "cache_registry own sync +cookie: s2:x.login.1 s2* >s2 +1001 1:x.password 1 2:x.put.b 2 1 "
+        "2 2 3:o.end.x@atomic 2 2 3*"
+    ),
 }
