@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
 from importlib import import_module
@@ -22,6 +22,7 @@ from django.utils.crypto import get_random_string
 from django.utils.module_loading import import_string
 
 from .case import Need
+from .limits import errors_ignored
 from .users import UsersUnavailable, new_user
 
 OWN: Final = "django_sessionstores.backends."
@@ -41,6 +42,8 @@ class Backend:
 
     def __init__(self, engine: str, middleware: str | None = None) -> None:
         self.engine = engine
+        self.removes = True
+        """Whether sessions are removed after a case: not if ``delete()`` does not end."""
         self.SessionStore: type[SessionBase] = _session_store(engine)
         self.middleware_name = middleware or _middleware_of_project() or _default_middleware(engine)
         try:
@@ -67,7 +70,9 @@ class Backend:
 
     def remove(self, key: str | None) -> None:
         """Delete a session of the command. Errors of the backend do not matter here."""
-        with suppress(Exception):
+        if not self.removes:
+            return
+        with errors_ignored():
             # Some backends delete the session of the object, whatever key they are given.
             self.SessionStore(session_key=key).delete(key)
 
@@ -81,7 +86,7 @@ class Backend:
     @cached_property
     def _lack_of_users(self) -> str | None:
         try:
-            new_user().delete()
+            new_user()
         except UsersUnavailable as reason:
             return str(reason)
         return None
