@@ -30,7 +30,7 @@ _EPILOG: Final = (
     "are those of the settings, and each case removes its sessions. The exit code is 0 if all "
     "cases were run and none has failed, 1 if one has, and 2 if cases could not be run."
 )
-_EXIT_LIMIT: Final = 5
+_EXIT_LIMIT: Final = 2
 """The seconds that the threads of a backend have for their own end."""
 _LAST_RESORT: Final = 4
 """The number of time limits after which a backend that cannot be stopped ends the process."""
