@@ -1,8 +1,6 @@
 """Hold session backends to the promises of a session, from the command line."""
 
-import sys
-
-from .cases.command import main
+from .cases.command import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

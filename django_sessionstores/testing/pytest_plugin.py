@@ -13,16 +13,21 @@ No fixture needs another plugin. Users need a database, for example by the ``db`
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any, Protocol
 
 import pytest
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
 from django.test import AsyncClient, Client
 
+from ..conf import session_store
 from ..core.flow import run
 from ..exceptions import StorageUnavailable
 from ..sessions import SessionStore
 from ..storages import revocation
+from ..storages.base import Storage
 from . import sites
 from .conformance.observation import stores_of
 from .sites import Part, SessionClock
@@ -143,7 +148,7 @@ def session_clock() -> Iterator[SessionClock]:
 
 
 @pytest.fixture
-def session_store_down() -> StoreDown:
+def session_store_down() -> Iterator[StoreDown]:
     """Return a context manager under which the store of sessions does not answer::
 
         def test_an_outage_signs_nobody_out(signed_in, session_store_down):
@@ -153,9 +158,34 @@ def session_store_down() -> StoreDown:
             assert client.get("/account/").status_code == 200
 
     ``session_store_down("reads")``, ``("writes")`` and ``("cache")``, which is the cache of
-    ``cached_db``, limit what does not answer.
+    ``cached_db``, limit what does not answer. Outages that are still under way end with the test.
     """
-    return sites.store_down
+    outages: list[_Outage] = []
+
+    def down(part: Part = "everything") -> AbstractContextManager[None]:
+        outages.append(_Outage(part))
+        return outages[-1]
+
+    yield down
+    for outage in outages:
+        outage.end()
+
+
+class _Outage(AbstractContextManager[None]):
+    """An outage that can be ended more than once."""
+
+    def __init__(self, part: Part) -> None:
+        self._outage = sites.store_down(part)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> None:
+        self._stack.enter_context(self._outage)
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        self._stack.close()
 
 
 @contextmanager
@@ -165,26 +195,38 @@ def _ended_afterwards() -> Iterator[Callable[[Client | AsyncClient], None]]:
     A rollback gives the primary key of a user to the user of another test, whose sessions these
     would be then.
     """
-    clients = list[Client | AsyncClient]()
-    first_sessions = list[Any]()
+    signed_in = list[tuple[Client | AsyncClient, SessionStore, Storage]]()
+    engines = {settings.SESSION_ENGINE}
 
     def remember(client: Client | AsyncClient) -> None:
-        clients.append(client)
-        first_sessions.append(sites.session_of(client))
-
-    yield remember
-    # The first one may be live again, because the clock was put back, and the client may have
-    # signed in once more.
-    for session in (*first_sessions, *map(sites.session_of, clients)):
+        session = sites.session_of(client)
         if isinstance(session, SessionStore):
-            _remove(session)
+            # Now, because the settings may be others when the fixtures end.
+            signed_in.append((client, session, session.storage()))
+
+    def remember_engine(*, setting: str, value: Any, **kwargs: Any) -> None:
+        if setting == "SESSION_ENGINE":
+            engines.add(value)
+
+    setting_changed.connect(remember_engine)
+    yield remember
+    setting_changed.disconnect(remember_engine)
+    # The first one may be live again, because the clock was put back, and the client may have
+    # signed in once more, also with another engine.
+    for client, first, storage in signed_in:
+        _remove(first, storage)
+        _remove(sites.session_of(client, type(first)), storage)
+        for name in engines:
+            with suppress(ImportError, ImproperlyConfigured):  # A test may be about just that.
+                engine = session_store(name)
+                if isinstance(engine, type) and issubclass(engine, SessionStore):
+                    _remove(sites.session_of(client, engine), engine.storage())
 
 
-def _remove(session: SessionStore) -> None:
+def _remove(session: SessionStore, storage: Storage) -> None:
     """End a session and send no signal, unless it is in a database, which a test cannot use any
     more when its fixtures end."""
-    storage, session_id = session.storage(), session.session_id
-    stores = stores_of(storage)
+    session_id, stores = session.session_id, stores_of(storage)
     if session_id and stores and not any(each.thread_sensitive for each in stores):
         with suppress(StorageUnavailable):
             run(revocation.end(storage, session_id))

@@ -6,15 +6,16 @@ not need pytest.
 
 from __future__ import annotations
 
-import secrets
+import difflib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, NoReturn, TypeVar
-from unittest import mock
+from typing import Any, Final, Literal, NoReturn, TypeVar, get_args
 
+from asgiref.sync import sync_to_async
 from django.conf import settings as django_settings
-from django.contrib.auth import get_user_model
+from django.db import DataError, IntegrityError
 from django.test import AsyncClient, Client
 
 from ..conf import NAME, session_store
@@ -27,6 +28,7 @@ from ..sessions import SessionStore
 from ..storages.contract import LOCAL_CALLS, TWINS
 from ..storages.layered import LayeredStorage
 from .conformance.observation import stores_of
+from .new_users import UNSUITABLE, new_user
 
 AnyClient = TypeVar("AnyClient", Client, AsyncClient)
 
@@ -50,7 +52,7 @@ def sign_in(client: AnyClient, user: Any = None, /, **session_data: Any) -> AnyC
     ``user`` signs in; if there is none, a new user is made. ``session_data`` is stored in the
     session.
     """
-    user = _saved_user() if user is None else user
+    user = _made_user() if user is None else user
     client.force_login(user)
     if session_data:
         session = session_of(client)
@@ -63,8 +65,7 @@ def sign_in(client: AnyClient, user: Any = None, /, **session_data: Any) -> AnyC
 async def asign_in(client: AnyClient, user: Any = None, /, **session_data: Any) -> AnyClient:
     """See `sign_in`."""
     if user is None:
-        user = _new_user()
-        await user.asave()
+        user = await sync_to_async(_made_user)()
     await client.aforce_login(user)
     if session_data:
         session = session_of(client)
@@ -94,17 +95,17 @@ async def aend_session(client: Client | AsyncClient) -> None:
         raise _no_session()
 
 
-def session_of(client: Client | AsyncClient) -> Any:
+def session_of(client: Client | AsyncClient, engine: Any = None) -> Any:
     """Return the session that the cookies of a client stand for, without loading it.
 
     Unlike ``client.session``, this never creates a session, and it reads cookies that the
-    package's middleware has split.
+    package's middleware has split. ``engine`` is a ``SessionStore``, if it is not that of the
+    settings.
     """
     cookies = {name: morsel.value for name, morsel in client.cookies.items()}
     name = django_settings.SESSION_COOKIE_NAME
-    return session_store(django_settings.SESSION_ENGINE)(
-        join(name, cookies) if name in cookies else None
-    )
+    engine = engine or session_store(django_settings.SESSION_ENGINE)
+    return engine(join(name, cookies) if name in cookies else None)
 
 
 def _send_key(client: Client | AsyncClient, session: Any) -> None:
@@ -112,18 +113,14 @@ def _send_key(client: Client | AsyncClient, session: Any) -> None:
     client.cookies[django_settings.SESSION_COOKIE_NAME] = session.session_key
 
 
-def _new_user() -> Any:
-    model = get_user_model()
-    # An address, because it is valid as the name of a user as well.
-    user = model(**{model.USERNAME_FIELD: f"{secrets.token_hex(6)}@example.com"})
-    user.set_unusable_password()
-    return user
-
-
-def _saved_user() -> Any:
-    user = _new_user()
-    user.save()
-    return user
+def _made_user() -> Any:
+    try:
+        return new_user()
+    except (*UNSUITABLE, IntegrityError, DataError) as error:
+        raise LookupError(
+            f"No user of {django_settings.AUTH_USER_MODEL} could be made by the kinds of its "
+            f"fields: {type(error).__name__}: {error}. Make one, and pass it."
+        ) from error
 
 
 def _inventory_that_ends() -> Inventory:
@@ -206,8 +203,13 @@ def store_down(part: Part = "everything") -> Iterator[None]:
     Each call raises ``StorageUnavailable``, in sync and async code and in all threads, and no
     session changes. ``part`` limits that to ``"reads"`` or ``"writes"``, or to the ``"cache"`` in
     front of a database. Change the settings of the engine before, because they may give it another
-    store. Raises ``LookupError`` if the engine has no such store.
+    store. Outages may overlap, and end in any order. Raises ``ValueError`` for another part, and
+    ``LookupError`` if the engine has no such store.
     """
+    if part not in get_args(Part):
+        near = difflib.get_close_matches(str(part), get_args(Part), n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Use one of {get_args(Part)}."
+        raise ValueError(f"{part!r} is not a part of a store. {hint}")
     stores = stores_of(Inventory().storage)
     layered = [each for each in stores if isinstance(each, LayeredStorage)]
     if part == "cache":
@@ -222,16 +224,43 @@ def store_down(part: Part = "everything") -> Iterator[None]:
     with ExitStack() as stack:
         for store in stores:
             for name in calls:
-                if hasattr(store, name):
-                    stack.enter_context(mock.patch.object(store, name, _refuse))
-                if hasattr(store, f"a{name}"):
-                    stack.enter_context(mock.patch.object(store, f"a{name}", _arefuse))
+                for twin, refusal in ((name, _refuse), (f"a{name}", _arefuse)):
+                    if hasattr(store, twin):
+                        stack.enter_context(_refused(store, twin, refusal))
         try:
             yield
         finally:
             # Otherwise the next test would find that the cache is not asked for a while.
             for each in layered:
                 each.note_answer()
+
+
+_NOTHING: Final = object()
+_replaced: Final[dict[tuple[int, str], Any]] = {}
+"""What a store itself had in the place of a method before its first outage."""
+_outages: Final[Counter[tuple[int, str]]] = Counter()
+"""How many outages are under way for a method of a store. They may end in any order."""
+
+
+@contextmanager
+def _refused(store: Any, name: str, refusal: Any) -> Iterator[None]:
+    """Let a method raise an error until the last of its outages has ended."""
+    method = id(store), name
+    if not _outages[method]:
+        _replaced[method] = vars(store).get(name, _NOTHING)
+        setattr(store, name, refusal)
+    _outages[method] += 1
+    try:
+        yield
+    finally:
+        _outages[method] -= 1
+        if not _outages[method]:
+            del _outages[method]
+            before = _replaced.pop(method)
+            if before is _NOTHING:
+                delattr(store, name)
+            else:
+                setattr(store, name, before)
 
 
 def _refuse(*args: Any) -> NoReturn:

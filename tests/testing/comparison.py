@@ -1,6 +1,6 @@
 """The tables of session backends in the documentation, made by the command that they describe.
 
-``python -m tests.testing.comparison`` writes them.
+``uv run python -m tests.testing.comparison`` rewrites them.
 """
 
 import datetime
@@ -37,6 +37,7 @@ SUBJECTS: Final = {
     "data": "Data",
     "cookies": "Cookies",
     "objects": "Session objects",
+    "twins": "Async methods",
     "transactions": "Transactions",
 }
 _MARKS: Final = {"passed": "yes", "failed": "**no**", "does not apply": "\\-"}

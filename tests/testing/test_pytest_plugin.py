@@ -121,6 +121,24 @@ def test_the_sessions_end_with_the_test(user: Any, engine: Any) -> None:
     assert (Inventory().count(user=user) > 0) is uses_database
 
 
+@pytest.mark.engines("memory")
+@pytest.mark.parametrize("is_changed_after", [False, True])
+def test_the_sessions_end_if_the_test_changes_the_engine(
+    user: Any, engine: Any, is_changed_after: bool
+) -> None:
+    """And if the settings are put back before the sessions are ended."""
+    others = ["django_sessionstores.backends.file", settings.SESSION_ENGINE]
+    with _ended_afterwards() as remember:
+        with override_settings(SESSION_ENGINE=others[not is_changed_after]):
+            remember(client := sign_in(Client(), user))
+        with override_settings(SESSION_ENGINE=others[is_changed_after]):
+            client.logout()
+            client.force_login(user)
+    for other in others:
+        with override_settings(SESSION_ENGINE=other):
+            assert Inventory().count(user=user) == 0
+
+
 def test_the_end_of_a_test_does_not_ask_a_database(user: Any, django_db_blocker: Any) -> None:
     """pytest-django may have taken it away by then."""
     with _ended_afterwards() as remember:
@@ -361,6 +379,54 @@ def test_the_store_is_as_before(engine: Any) -> None:
         with store_down(part):  # type: ignore[arg-type]
             pass
     assert [set(vars(each)) for each in storages] == before
+
+
+@pytest.mark.engines("memory")
+def test_outages_may_end_in_any_order(session_store_down: Any, engine: Any) -> None:
+    first, last = session_store_down("reads"), session_store_down()
+    first.__enter__()
+    last.__enter__()
+    first.__exit__(None, None, None)
+    with pytest.raises(StorageUnavailable):
+        engine.SessionStore("a" * 32).load()
+    last.__exit__(None, None, None)
+    assert engine.SessionStore("a" * 32).load() == {}
+    assert not {"read", "aread"} & set(vars(engine.storage))
+
+
+@pytest.fixture
+def left_down(engine: Any) -> Any:
+    yield
+    # The outage has ended with its fixture.
+    assert engine.SessionStore("a" * 32).load() == {}
+
+
+@pytest.mark.engines("memory")
+def test_an_outage_ends_with_the_test(left_down: Any, session_store_down: Any, engine: Any) -> None:
+    session_store_down().__enter__()
+    with pytest.raises(StorageUnavailable):
+        engine.SessionStore("a" * 32).load()
+
+
+@pytest.mark.engines("memory")
+def test_a_part_that_does_not_exist_is_refused(session_store_down: Any) -> None:
+    """A test would believe that everything is down, and pass."""
+    with pytest.raises(ValueError, match="Did you mean 'writes'"), session_store_down("wrtes"):
+        pass
+    with pytest.raises(ValueError, match="Use one of"), session_store_down("x"):
+        pass
+
+
+@pytest.mark.engines("memory")
+def test_a_user_that_cannot_be_made_is_said(
+    signed_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise ValueError("no tax number")
+
+    monkeypatch.setattr(get_user_model(), "save", save)
+    with pytest.raises(LookupError, match=r"auth\.User .*no tax number.* pass it"):
+        signed_in()
 
 
 @pytest.mark.engines("memory", "cookie:unregistered")

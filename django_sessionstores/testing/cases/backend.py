@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from datetime import datetime, timedelta
+from contextlib import ExitStack
 from functools import cached_property
 from importlib import import_module
 from typing import Any, Final
-from unittest import mock
 
 from django.conf import settings
 from django.contrib.sessions.backends.base import SessionBase
@@ -17,11 +13,12 @@ from django.contrib.sessions.middleware import SessionMiddleware
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
-from django.utils import timezone
 from django.utils.crypto import get_random_string
 from django.utils.module_loading import import_string
 
 from .case import Need
+from .clocks import moved_clock
+from .limits import errors_ignored
 from .users import UsersUnavailable, new_user
 
 OWN: Final = "django_sessionstores.backends."
@@ -41,6 +38,8 @@ class Backend:
 
     def __init__(self, engine: str, middleware: str | None = None) -> None:
         self.engine = engine
+        self.removes = True
+        """Whether sessions are removed after a case: not if ``delete()`` does not end."""
         self.SessionStore: type[SessionBase] = _session_store(engine)
         self.middleware_name = middleware or _middleware_of_project() or _default_middleware(engine)
         try:
@@ -56,7 +55,7 @@ class Backend:
             return self._lack_of_users
         is_met = {
             Need.ENDS: self._ends,
-            Need.CLOCK: self._has_movable_clock,
+            Need.CLOCK: lambda: self.has_movable_clock,
             Need.TRANSACTIONS: self._is_in_database,
         }[need]
         return None if is_met() else _REASONS[need]
@@ -67,7 +66,9 @@ class Backend:
 
     def remove(self, key: str | None) -> None:
         """Delete a session of the command. Errors of the backend do not matter here."""
-        with suppress(Exception):
+        if not self.removes:
+            return
+        with errors_ignored():
             # Some backends delete the session of the object, whatever key they are given.
             self.SessionStore(session_key=key).delete(key)
 
@@ -81,7 +82,7 @@ class Backend:
     @cached_property
     def _lack_of_users(self) -> str | None:
         try:
-            new_user().delete()
+            new_user()
         except UsersUnavailable as reason:
             return str(reason)
         return None
@@ -95,17 +96,21 @@ class Backend:
         self.SessionStore(session_key=key).flush()
         return not dict(self.SessionStore(session_key=key).items())
 
-    def _has_movable_clock(self) -> bool:
-        return self._expires_when_clock_moves
-
     @cached_property
-    def _expires_when_clock_moves(self) -> bool:
-        key = self._stored_key()
-        session = self.SessionStore(session_key=key)
+    def has_movable_clock(self) -> bool:
+        """Whether sessions expire if the clock of this process is moved, by any lifetime."""
+        return any(map(self._expires_when_clock_moves, (None, 3600)))
+
+    def _expires_when_clock_moves(self, lifetime: int | None) -> bool:
+        saved = self.SessionStore()
+        saved["color"] = "blue"
+        saved.set_expiry(lifetime)
+        saved.save()
+        session = self.SessionStore(session_key=saved.session_key)
         with moved_clock(2 * settings.SESSION_COOKIE_AGE):
             is_empty = not dict(session.items())
         # Django's file backend stores an empty session in the place of an expired one.
-        for each in {key, session.session_key} - {None}:
+        for each in {saved.session_key, session.session_key} - {None}:
             self.remove(each)
         return is_empty
 
@@ -131,31 +136,9 @@ class Backend:
         return str(session.session_key)
 
 
-@contextmanager
-def moved_clock(seconds: float) -> Iterator[None]:
-    """Let this process believe that it is so many seconds later."""
-    now, seconds_now, nanoseconds_now = timezone.now, time.time, time.time_ns
-
-    def moved_now() -> datetime:
-        return now() + timedelta(seconds=seconds)
-
-    def moved_seconds() -> float:
-        return seconds_now() + seconds
-
-    def moved_nanoseconds() -> int:
-        return nanoseconds_now() + int(seconds * 1e9)
-
-    with (
-        mock.patch.object(timezone, "now", moved_now),
-        mock.patch.object(time, "time", moved_seconds),
-        mock.patch.object(time, "time_ns", moved_nanoseconds),
-    ):
-        yield
-
-
 def _session_store(engine: str) -> type[SessionBase]:
     module = import_module(engine)
-    if not hasattr(module, "SessionStore"):
+    if not isinstance(getattr(module, "SessionStore", None), type):
         raise ImproperlyConfigured(f"The module {engine} has no class SessionStore.")
     found: type[SessionBase] = module.SessionStore
     return found

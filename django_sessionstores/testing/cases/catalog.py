@@ -13,6 +13,7 @@ from . import (
     parallel,
     storage,
     transactions,
+    twins,
 )
 from .case import CASES as _CASES
 from .case import Case
@@ -21,7 +22,7 @@ _SUBJECTS: Final = [
     module.__name__.rpartition(".")[2]
     for module in (
         *(storage, lifetime, keys, login, ending, parallel),
-        *(data, cookies, objects, transactions),
+        *(data, cookies, objects, twins, transactions),
     )
 ]
 

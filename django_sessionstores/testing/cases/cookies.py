@@ -6,8 +6,9 @@ from typing import Any
 
 from django.conf import settings
 
-from .case import case, expect
+from .case import Need, case, expect
 from .trial import Trial
+from .users import log_in
 
 
 @case(4)
@@ -75,6 +76,21 @@ def two_visitors_have_two_sessions(trial: Trial) -> None:
     first, second = trial.browser(color="blue"), trial.browser(color="red")
     expect(first.key != second.key, "They have the same key.")
     expect(first.read() == {"color": "blue"}, "The first one has the data of the second one.")
+
+
+@case(1, Need.USERS)
+def two_users_have_two_sessions(trial: Trial) -> None:
+    """Two users who sign in get two sessions, and nothing of one is found in the other."""
+    first, second = trial.browser(), trial.browser()
+    for browser in (first, second):
+        user = trial.user()
+        browser.visit(lambda request: log_in(request, user))  # noqa: B023
+    first.visit(lambda request: request.session.update({"color": "blue", "_cart": [1]}))
+    expect(first.key != second.key, "They have the same key.")
+    expect(first.read() == {"color": "blue"}, "The data of the first one is missing.")
+    seen: dict[str, Any] = {}
+    second.visit(lambda request: seen.update(request.session.items()))
+    expect(not {"color", "_cart"} & seen.keys(), "The second one has data of the first one.")
 
 
 @case(29)

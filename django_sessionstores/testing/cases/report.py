@@ -61,7 +61,8 @@ def _table(
         beginning = f"  {result.case.name:{width}}  {result.case.promise:>2}  "
         yield beginning + _said(result)
     counts = Counter(result.outcome for result in results)
-    yield "  " + ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)
+    counted = (each for each in Outcome if counts[each] or each is not Outcome.NOT_RUN)
+    yield "  " + ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in counted)
     if simulation:
         yield f"  simulation: {_said(simulation)}"
     yield ""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import enum
 import logging
-import signal
-import sys
-import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,15 +11,20 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Final
 
+from django.conf import settings
 from django.test import override_settings
 
 from ..conformance.neutral_settings import neutral_settings
 from .backend import Backend
 from .case import Case, DoesNotApply, Failed
+from .limits import TIME_LIMIT, TimeOver, time_limit
+from .site import URLCONF
 from .trial import Trial
+from .users import UsersNotMade
 
-TIME_LIMIT: Final = 30
-"""The seconds after which a case that has not ended has failed."""
+SITE: Final = "django_sessionstores.testing"
+"""The name of the site of the command: what it does to sessions of its users must not happen to
+those of real users, whose sessions may be in the same store under the same primary keys."""
 
 
 class Outcome(enum.Enum):
@@ -31,6 +33,7 @@ class Outcome(enum.Enum):
     PASSED = "passed"
     FAILED = "failed"
     DOES_NOT_APPLY = "does not apply"
+    NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
@@ -45,61 +48,50 @@ class Result:
     """The error that was raised, if the case has failed with one."""
 
 
-def run_cases(backend: Backend, cases: Iterable[Case]) -> Iterator[Result]:
-    """Hold a backend to cases, one after another."""
+def run_cases(
+    backend: Backend, cases: Iterable[Case], seconds: float = TIME_LIMIT
+) -> Iterator[Result]:
+    """Hold a backend to cases, one after another, each for so many seconds at most."""
     for case in cases:
         with settings_of(backend):
             # A context of its own, in which nothing is known of the requests of other cases.
-            yield copy_context().run(_run, backend, case)
+            yield copy_context().run(_run, backend, case, seconds)
 
 
-def _run(backend: Backend, case: Case) -> Result:
+def _run(backend: Backend, case: Case, seconds: float) -> Result:
     trial = Trial(backend)
+    try:
+        with time_limit(seconds):
+            return _result(backend, case, trial)
+    except TimeOver:
+        return Result(case, Outcome.FAILED, f"It had not ended after {seconds} seconds.")
+    finally:
+        try:
+            with time_limit(seconds):
+                trial.clean_up()
+        except TimeOver:
+            # It would not end after the other cases, either.
+            backend.removes = False
+
+
+def _result(backend: Backend, case: Case, trial: Trial) -> Result:
     try:
         for need in case.needs:
             if reason := backend.lack(need):
                 return Result(case, Outcome.DOES_NOT_APPLY, reason)
-        with _time_limit():
-            case.check(trial)
+        case.check(trial)
     except DoesNotApply as reason:
         return Result(case, Outcome.DOES_NOT_APPLY, str(reason))
-    except _TimeOver:
-        return Result(case, Outcome.FAILED, f"It had not ended after {TIME_LIMIT} seconds.")
+    except UsersNotMade as reason:
+        return Result(case, Outcome.NOT_RUN, str(reason), reason)
     except Failed as seen:
         return Result(case, Outcome.FAILED, str(seen))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever is raised is a result
+    except (KeyboardInterrupt, TimeOver):
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever is raised is a result
         # The message of an error may contain a session key or session data.
         return Result(case, Outcome.FAILED, f"{type(error).__name__} was raised.", error)
-    else:
-        return Result(case, Outcome.PASSED)
-    finally:
-        trial.clean_up()
-
-
-class _TimeOver(BaseException):
-    """A case takes too long. Backends that catch each ``Exception`` must not catch this."""
-
-
-@contextmanager
-def _time_limit() -> Iterator[None]:
-    """Stop a case that does not end, such as one in which a backend draws new keys for ever.
-
-    Only the main thread can be stopped, and not on Windows.
-    """
-    if threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise _TimeOver
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    return Result(case, Outcome.PASSED)
 
 
 @contextmanager
@@ -110,11 +102,11 @@ def settings_of(backend: Backend) -> Iterator[None]:
     """
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    changes = {"SESSION_ENGINE": backend.engine, **neutral_settings(SITE=SITE)}
+    if not hasattr(settings, "ROOT_URLCONF"):
+        changes["ROOT_URLCONF"] = URLCONF
     try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            override_settings(SESSION_ENGINE=backend.engine, **neutral_settings()),
-        ):
+        with warnings.catch_warnings(action="ignore"), override_settings(**changes):
             yield
     finally:
         logging.disable(disabled)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Final
 
 import django
 from django.conf import ENVIRONMENT_VARIABLE, settings
 from django.test.runner import DiscoverRunner
+
+URLCONF: Final = "django_sessionstores.testing.cases.urls"
 
 
 class Site:
@@ -43,7 +45,7 @@ def minimal_settings(folder: str) -> dict[str, Any]:
             "django.contrib.sessions",
             "django_sessionstores",
         ],
-        "ROOT_URLCONF": "django.contrib.auth.urls",  # Any: the cases call their views themselves.
+        "ROOT_URLCONF": URLCONF,
         "SECRET_KEY": "of no site",  # The sessions live as long as the command.
         "SESSION_FILE_PATH": folder,
         "USE_TZ": True,

@@ -50,6 +50,16 @@ def load_returns_what_is_stored(trial: Trial) -> None:
     expect(loaded == {"color": "blue"}, "load() returned something else.")
 
 
+@case(1)
+def a_change_that_is_not_saved_is_not_seen(trial: Trial) -> None:
+    """Other requests do not find a change that was not saved, also one inside a value."""
+    key = trial.store(color="blue", lines=[1])
+    session = trial.session(key)
+    session["color"] = "red"
+    session["lines"].append(2)
+    expect(trial.data(key) == {"color": "blue", "lines": [1]}, "The change is found.")
+
+
 @case(1, Need.ENDS)
 def a_taken_key_is_not_created_again(trial: Trial) -> None:
     """save(must_create=True) raises CreateError if the key is taken, and changes nothing."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from django.contrib.sessions.backends.base import SessionBase, UpdateError
@@ -13,6 +12,7 @@ from django.utils.crypto import get_random_string
 
 from .backend import Backend
 from .browser import Browser, without_private
+from .limits import errors_ignored
 from .users import new_user
 
 
@@ -23,7 +23,6 @@ class Trial:
         self.backend = backend
         self._sessions: list[Any] = []
         self._browsers: list[Browser] = []
-        self._users: list[Any] = []
         self._keys: list[str] = []
 
     def session(self, key: str | None = None) -> Any:
@@ -63,23 +62,20 @@ class Trial:
 
     def user(self) -> Any:
         """Return a new user."""
-        user = new_user()
-        self._users.append(user)
-        return user
+        return new_user()
 
     def clean_up(self) -> None:
-        """Delete the sessions and the users. Errors of the backend do not matter here."""
+        """Delete the sessions. Errors of the backend do not matter here.
+
+        The users go with their database. Deleting them would tell the backend, and the project.
+        """
         keys = {*self._keys, *(key for browser in self._browsers for key in browser.keys)}
         sessions = [session for browser in self._browsers for session in browser.sessions]
         for session in [*self._sessions, *sessions]:
-            with suppress(Exception):
+            with errors_ignored():
                 keys.add(session.session_key)
         for key in keys - {None, ""}:
             self.backend.remove(key)
-        for user in self._users:
-            with suppress(Exception):
-                if user.pk is not None:
-                    user.delete()
 
 
 def is_refused(save: Callable[[], object]) -> bool:

@@ -8,26 +8,32 @@ from django.apps import apps
 from django.conf import settings
 from django.contrib import auth
 from django.http import HttpRequest
-from django.utils.crypto import get_random_string
+
+from .. import new_users
+from .case import DoesNotApply
 
 
 class UsersUnavailable(Exception):
-    """The command cannot create users. The message is the reason."""
+    """The project has no users. The message is the reason."""
+
+
+class UsersNotMade(Exception):
+    """The command could not make a user. The message is the reason."""
 
 
 def new_user() -> Any:
-    """Return a new user of the project's model, without a usable password."""
+    """Return a new user of the project's model, without a usable password.
+
+    The users of the command are in a test database, which counts from 1, but some backends keep
+    sessions on the server of the real users, whose primary keys these must not be.
+    """
     if not apps.is_installed("django.contrib.auth"):
         raise UsersUnavailable("django.contrib.auth is not in INSTALLED_APPS.")
-    model: Any = auth.get_user_model()
-    names = {model.USERNAME_FIELD, *model.REQUIRED_FIELDS}
-    # Also valid as the address that many projects sign users in with.
-    values = dict.fromkeys(names, f"{get_random_string(12).lower()}@example.com")
     try:
-        return model._default_manager.create_user(**values)
+        return new_users.new_user(has_distant_key=True)
     except Exception as error:
-        raise UsersUnavailable(
-            f"{settings.AUTH_USER_MODEL} could not be created: {type(error).__name__}."
+        raise UsersNotMade(
+            f"No user of {settings.AUTH_USER_MODEL} could be made: {type(error).__name__}."
         ) from error
 
 
@@ -39,6 +45,8 @@ def log_in(request: HttpRequest, user: Any) -> None:
 def change_password(request: Any) -> None:
     """Give the user of a request another password, and keep the session of this request."""
     user = request.user
+    if not hasattr(user, "set_unusable_password"):
+        raise DoesNotApply("The users of the project have no password.")
     user.set_unusable_password()  # Another random one, so that the hash in the session changes.
     user.save()
     auth.update_session_auth_hash(request, user)

@@ -28,6 +28,7 @@ _KEPT: Final = frozenset(
         "MONGODB_CLIENT",
         "MONGODB_DATABASE",
         "MONGODB_COLLECTION",
+        "SITE",
     }
 )
 """Options that say where and how sessions are stored, and not how they behave."""
@@ -56,14 +57,18 @@ def _under_neutral_settings(test: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def neutral_settings() -> dict[str, Any]:
-    """Return the settings to override so that sessions behave as they do by default."""
+def neutral_settings(**options: Any) -> dict[str, Any]:
+    """Return the settings to override so that sessions behave as they do by default.
+
+    ``options`` are options of the package that replace those of the project.
+    """
     changes: dict[str, Any] = {
         name: getattr(global_settings, name)
         for name in _LIFETIME
         if getattr(django_settings, name) != getattr(global_settings, name)
     }
-    options = getattr(django_settings, NAME, {})
-    if isinstance(options, dict) and options.keys() - _KEPT:
-        changes[NAME] = {name: options[name] for name in _KEPT & options.keys()}
+    of_project = getattr(django_settings, NAME, {})
+    if isinstance(of_project, dict) and (options or of_project.keys() - _KEPT):
+        kept = {name: of_project[name] for name in _KEPT & of_project.keys()}
+        changes[NAME] = {**kept, **options}
     return changes

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -24,12 +25,17 @@ from django.contrib.auth.backends import ModelBackend
 from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection
 from django.db.models.query import ModelIterable
-from django.test import Client, override_settings
+from django.test import AsyncClient, Client, override_settings
 from django.test.utils import CaptureQueriesContext
 
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.sessions.user_ids import primary_key
+from django_sessionstores.testing.cases import backend
+from django_sessionstores.testing.cases.catalog import CASES
+from django_sessionstores.testing.cases.running import Outcome, run_cases
+from django_sessionstores.testing.cases.users import new_user
+from django_sessionstores.testing.sites import asign_in, sign_in
 
 PAGES = "/admin/django_sessionstores/session/"
 NONSENSE = (
@@ -580,6 +586,19 @@ def deletion_during_an_outage() -> None:
     assert listed() == {other.session_id}
 
 
+def tests_of_a_site() -> None:
+    """Those that ask for any user, and the command that holds session backends to cases."""
+    clients = [sign_in(Client()), async_to_sync(asign_in)(AsyncClient())]
+    ids = [client.session["_auth_user_id"] for client in clients]
+    made = [new_user() for _ in range(2)]
+    ids += [user._meta.pk.value_to_string(user) for user in made]
+    assert len(set(ids)) == 4
+    assert len({getattr(user, user.USERNAME_FIELD) for user in made}) == 2
+    cases = [CASES["a-login-makes-a-new-key"], CASES["a-deleted-user-is-signed-out"]]
+    results = run_cases(backend.Backend(settings.SESSION_ENGINE), cases)
+    assert [result.outcome for result in results] == [Outcome.PASSED, Outcome.PASSED]
+
+
 PLACES: dict[str, Callable[[], None]] = {
     each.__name__: each
     for each in (
@@ -612,5 +631,6 @@ PLACES: dict[str, Callable[[], None]] = {
         deletion,
         deletion_of_the_unread,
         deletion_during_an_outage,
+        tests_of_a_site,
     )
 }
