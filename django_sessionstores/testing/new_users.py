@@ -18,6 +18,8 @@ from django.utils import timezone
 
 UNSUITABLE: Final = (TypeError, ValueError, ArithmeticError, ValidationError)
 """What fields raise for a value that they cannot keep."""
+_COUNTED: Final = {"AutoField", "BigAutoField", "SmallAutoField"}
+"""The kinds of primary keys that count up."""
 
 
 def new_user(*, has_distant_key: bool = False) -> Any:
@@ -41,7 +43,8 @@ def _new_instance(model: Any, has_distant_key: bool, makers: tuple[Any, ...]) ->
         if field.remote_field is not None and getattr(field.remote_field, "parent_link", False):
             continue
         if isinstance(field, models.AutoField):
-            needs_value = has_distant_key
+            # Some databases draw keys of another kind, which are random anyway.
+            needs_value = has_distant_key and field.get_internal_type() in _COUNTED
         else:
             needs_value = _needs_value(field, is_unique=field.unique or field.name in unique)
         if not needs_value:

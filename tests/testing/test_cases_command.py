@@ -129,7 +129,8 @@ def test_a_backend_that_cannot_be_stopped_ends_the_process(tmp_path: Path) -> No
                     except BaseException:
                         pass
     """
-    environment = write(tmp_path, own_backend=backend)
+    # Its folder stays, because nothing is tidied up at such an end.
+    environment = {"TMPDIR": str(tmp_path), **write(tmp_path, own_backend=backend)}
     done = run_command("own_backend", "--time-limit=0.2", f"--case={CASE}", **environment)
     assert (done.returncode, done.stdout) == (1, "")
     assert 'own_backend.py", line 9 in load' in done.stderr

@@ -119,7 +119,8 @@ def clear_expired_keeps_live_sessions(trial: Trial) -> None:
     for lifetime in (None, 0, 60):
         session = trial.session()
         session["color"] = "blue"
-        session.set_expiry(lifetime)
+        if lifetime is not None:
+            session.set_expiry(lifetime)
         keys.append(trial.save(session))
     trial.backend.SessionStore.clear_expired()
     for key in keys:
