@@ -48,7 +48,10 @@ _MONITORING: Final = "serverMonitoringMode"
 _COLLECTION_OPTIONS: Final[dict[str, Any]] = {
     # Milliseconds, not ``datetime``, which takes longer and ends in the year 9999.
     "codec_options": CodecOptions(
-        document_class=dict, datetime_conversion=DatetimeConversion.DATETIME_MS
+        document_class=dict,
+        datetime_conversion=DatetimeConversion.DATETIME_MS,
+        # A damaged text must not make the whole answer unreadable.
+        unicode_decode_error_handler="replace",
     ),
     # Whatever the address says: a session that was just saved must be found, and a primary that is
     # about to be replaced must not acknowledge what the next one does not have.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -31,7 +31,16 @@ from ..base import (
 from ..flows import FlowStorage
 from . import indexes
 from .client import Clients, Duplicate, GivenClient, OwnClients, Server, hosts_of
-from .documents import LIST_FIELDS, document_of, entry_of, key_of, moment, record_of
+from .documents import (
+    LIST_FIELDS,
+    Document,
+    document_of,
+    entry_of,
+    key_of,
+    moment,
+    place_of,
+    record_of,
+)
 from .numbers import numbers_of, numbers_of_users
 
 _MAX_DOCUMENT: Final = 16 * 1024 * 1024
@@ -241,7 +250,8 @@ class MongoDBStorage(FlowStorage):
 
     def _scan(self, cursor: str, limit: int, user_id: str | None, live_at: int) -> Flow[Page]:
         wanted = self._live(user_id)
-        expires: dict[str, Any] = {"$gt": moment(live_at)} if live_at else {}
+        # Without it, what has no expiry would come first or last, and no cursor could name it.
+        expires: dict[str, Any] = {"$gt": moment(live_at)}
         if cursor:
             until, last_id = place_of_cursor(cursor)
             # Implied by the second condition, but the index is used for this one.
@@ -249,12 +259,11 @@ class MongoDBStorage(FlowStorage):
             if is_session_id(last_id):
                 before = {"expires": {"$lt": moment(until)}}
                 wanted["$or"] = [before, {"_id": {"$lt": key_of(last_id)}}]
-        if expires:
-            wanted["expires"] = expires
+        wanted["expires"] = expires
         order = [("expires", DESCENDING), ("_id", DESCENDING)]
         found = yield self._find(wanted, LIST_FIELDS, limit + 1, sort=order)
-        page = [entry_of(each) for each in found[:limit]]
-        return Page(page, expiry_cursor(page[-1].expires, page[-1].id) if found[limit:] else "")
+        page = found[:limit]
+        return Page(_entries_in(page), expiry_cursor(*place_of(page[-1])) if found[limit:] else "")
 
     def count(self, now: int, user_id: str | None) -> int:
         return run(self._count(now, user_id))
@@ -348,12 +357,17 @@ class MongoDBStorage(FlowStorage):
         return self._call("find", wanted, fields, limit=-limit, batch_size=limit, **options)
 
     def _entries(self, wanted: Filter, limit: int, **options: Any) -> Flow[list[Record]]:
-        """Return the first records that can be read, without payloads."""
-        found, records = (yield self._find(wanted, LIST_FIELDS, limit, **options)), []
-        for each in found:
-            with suppress(UnreadablePayload):
-                records.append(entry_of(each))
-        return records
+        """Return the first records, without payloads."""
+        return _entries_in((yield self._find(wanted, LIST_FIELDS, limit, **options)))
+
+
+def _entries_in(documents: Iterable[Document]) -> list[Record]:
+    """Return the records of those documents that are sessions, however damaged."""
+    records = []
+    for each in documents:
+        with suppress(UnreadablePayload):
+            records.append(entry_of(each))
+    return records
 
 
 @contextmanager

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import bson
 import pytest
+from bson.datetime_ms import DatetimeMS
+from bson.raw_bson import RawBSONDocument
+from django.conf import settings
 from django.contrib.auth import SESSION_KEY
 from django.core.management import call_command
-from django.test import override_settings
+from django.test import Client, override_settings
 from msgspec.structs import replace
 
-from django_sessionstores.core.records import State, draw_key, make_tombstone, session_id
+from django_sessionstores.core.records import Record, State, draw_key, make_tombstone, session_id
 from django_sessionstores.core.summary import Numbers, UserCount
 from django_sessionstores.exceptions import PayloadTooLarge, UnreadablePayload
+from django_sessionstores.inventory import Inventory
+from django_sessionstores.inventory.session_info import session_info
 from django_sessionstores.operations.doctor.diagnosis import diagnose
 from django_sessionstores.storages.base import LITTER_AGE, Conflict, Gone, Taken, Updated
 from django_sessionstores.storages.mongodb.indexes import GRACE
@@ -59,13 +66,52 @@ class Purging(MongoDBStorage):
     self_expiring = False
 
 
+DAMAGES: dict[str, dict[str, Any]] = {
+    "no creation": {"created": None},
+    "no activity": {"last_activity": "yesterday"},
+    "version is text": {"version": "7"},
+    "version is not a number": {"version": math.nan},
+    "version is infinite": {"version": math.inf},
+    "begun at infinity": {"created": math.inf},
+    "origin is text": {"origin": "abc"},
+    "origin is a moment": {"origin": DatetimeMS(5)},
+    "user is not a number": {"user_id": math.nan},
+    "users": {"user_id": ["7", 8]},
+    "payload is text": {"payload": "text"},
+    "client is a number": {"ip": 7, "user_agent": [7]},
+    "client is not UTF-8": {"user_agent": "not UTF-8", "user_id": "7"},
+    "begun before the epoch": {"created": DatetimeMS(-(2**62))},
+    "begun in the future": {"created": DatetimeMS(2**62)},
+}
+
+
+def damage(storage: Any, session_id: str, change: dict[str, Any]) -> None:
+    """Change a document as an editor of the collection may, or a damaged disk."""
+    name = {"_id": bytes.fromhex(session_id)}
+    document = bson.encode({**collection(storage).find_one(name), **change})
+    # What the client does not send.
+    document = document.replace(b"not UTF-8", b"\xff" * 9)
+    options = collection(storage).codec_options.with_options(document_class=RawBSONDocument)
+    collection(storage).replace_one(name, RawBSONDocument(document, options))
+
+
+def scan_all(storage: Any, limit: int, user_id: str | None) -> list[Record]:
+    found, cursor = list[Record](), ""
+    while True:
+        page = storage.scan(cursor, limit, user_id)
+        found += page.records
+        cursor = page.next
+        if not cursor:
+            return found
+
+
 class TestContract(StorageContract):
     @pytest.fixture(autouse=True)
     def _ready(self, storage: MongoDBStorage) -> None:
         self.storage = Purging(storage._server, "here")
 
     def damage(self, session_id: str) -> None:
-        collection(self.storage).replace_one({"_id": bytes.fromhex(session_id)}, {"a": 1})
+        damage(self.storage, session_id, {"created": None, "user_agent": 7})
 
 
 class TestContractAwaited(TestContract):
@@ -309,27 +355,102 @@ def test_a_purge_leaves_other_sites_alone_for_a_while(storage: MongoDBStorage) -
 # Documents ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("change", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_document_stops_nothing(storage: MongoDBStorage, change: dict[str, Any]) -> None:
+    """It is listed with its user, as far as it can be, and can be ended."""
+    ids = ["b" * 40, ID, "c" * 40]
+    for number, each in enumerate(ids):
+        storage.create(make_record(each, user_id="7", expires=now() + HOUR - number * 1000), now())
+    damage(storage, ID, change)
+    with suppress(UnreadablePayload):
+        storage.read(ID)
+    for user_id in (None, "7"):
+        found = scan_all(storage, 1, user_id)
+        is_listed = user_id is None or change != DAMAGES["user is not a number"]
+        assert [each.id for each in found] == [each for each in ids if each != ID or is_listed]
+        for each in found:
+            session_info(each, now())
+    assert storage.lookup_many(ids).keys() == set(ids)
+    assert storage.summarize(now(), 10).live == 3
+    assert storage.count(now(), None) == 3
+    assert set(storage.end_many(ids)) == set(ids)
+    assert collection(storage).count_documents({}) == 0
+
+
+@pytest.mark.parametrize("expires", ["soon", None, DatetimeMS(2**62), [DatetimeMS(2**61), 3]])
+def test_a_damaged_expiry_stops_no_list(storage: MongoDBStorage, expires: Any) -> None:
+    ids = ["b" * 40, ID, "c" * 40]
+    for each in ids:
+        storage.create(make_record(each, user_id="7"), now())
+    damage(storage, ID, {"expires": expires})
+    for limit in (1, 2, 5):
+        listed = [each.id for each in scan_all(storage, limit, "7")]
+        assert set(listed) - {ID} == {"b" * 40, "c" * 40}
+        assert len(listed) == len(set(listed))
+    storage.end_many(ids)
+    assert collection(storage).count_documents({}) == 0
+
+
+def test_what_is_not_a_session_is_not_listed(storage: MongoDBStorage) -> None:
+    storage.create(make_record(user_id="7"), now())
+    document = collection(storage).find_one()
+    for key in (5.5, "text", b"short", bson.ObjectId()):
+        collection(storage).insert_one({**document, "_id": key})
+    assert [each.id for each in storage.scan("", 10, None).records] == [ID]
+    assert [each.id for each in storage.scan("", 10, "7").records] == [ID]
+
+
 @pytest.mark.parametrize(
-    "damage",
+    "change",
     [
         {"payload": 5},
         {"payload": None},
         {"version": "many"},
+        {"version": 5.5},
         {"state": 9},
         {"expires": "soon"},
+        {"expires": 10**15},
         {"user_id": 7},
         {"origin": "x"},
         {"site": None},
     ],
-    ids=lambda damage: next(iter(damage)),
+    ids=str,
 )
-def test_a_damaged_document_is_unreadable(storage: MongoDBStorage, damage: dict[str, Any]) -> None:
+def test_a_damaged_document_is_unreadable(storage: MongoDBStorage, change: dict[str, Any]) -> None:
     storage.create(make_record(), now())
     storage.create(make_record("b" * 40), now())
-    collection(storage).update_one({"_id": bytes.fromhex(ID)}, {"$set": damage})
+    damage(storage, ID, change)
     with pytest.raises(UnreadablePayload):
         storage.read(ID)
     assert storage.lookup_many([ID, "b" * 40]).keys() - {ID} == {"b" * 40}
+
+
+@pytest.mark.engines("mongodb:mongodb")
+@pytest.mark.django_db(transaction=True)
+def test_a_damaged_session_of_a_user(engine: Engine, django_user_model: Any) -> None:
+    """A login, the end of one session by its user, and a change of the password go on."""
+    user = django_user_model.objects.create_user("anna", password="x")
+    options = {**settings.SESSIONSTORES, "MAX_SESSIONS": 3}
+    with override_settings(SESSIONSTORES=options):
+        clients = [Client() for _ in range(5)]
+        for each in clients[:3]:
+            each.force_login(user)
+        inventory = Inventory()
+        oldest = session_id(clients[0].session.session_key)
+        damage(engine.storage, oldest, {"created": None})
+        assert inventory.get(oldest) is not None
+        clients[3].force_login(user)
+        assert inventory.count(user=user) <= 3
+        damaged = session_id(clients[3].session.session_key)
+        damage(engine.storage, damaged, {"version": "7"})
+        assert damaged in {each.id for each in inventory.list(user=user).sessions}
+        assert inventory.end(damaged, user=user)
+        clients[4].force_login(user)
+        damage(engine.storage, session_id(clients[4].session.session_key), {"origin": 5})
+        user.set_password("new")
+        user.save()  # The sessions that this test has opened are kept, as those of a request.
+        assert inventory.end_all(user) == 3
+        assert inventory.count(user=user) == 0
 
 
 def test_an_entry_of_a_list_has_the_size_in_place_of_the_payload(storage: MongoDBStorage) -> None:
