@@ -30,7 +30,7 @@ from ..base import (
 )
 from ..flows import FlowStorage
 from . import indexes
-from .client import Clients, Duplicate, GivenClient, OwnClients, Server, hosts_of
+from .client import Absent, Duplicate, GivenClient, OwnClients, Server, hosts_of
 from .documents import (
     LIST_FIELDS,
     Document,
@@ -55,6 +55,10 @@ has seen, so that none replaces it."""
 _BEFORE_ALL: Final = moment(-(2**63))
 """A moment that is not after any other."""
 
+BUILD_SECONDS: Final = 600
+"""How long making the indexes may take. The server gives up then."""
+NUMBERS_SECONDS: Final = 60
+"""How long counting all sessions of all users may take."""
 _BY_ID: Final = "_id_"
 """The index that every collection has."""
 
@@ -73,7 +77,7 @@ def from_settings() -> MongoDBStorage:
             f"{full_name('MONGODB_CLIENT')}, and not both."
         )
     timeout = settings.DATABASE_TIMEOUT
-    clients: Clients = OwnClients(uri, timeout) if uri else GivenClient(path)
+    clients = OwnClients(uri, timeout) if uri else GivenClient(path)
     names = engine_setting("MONGODB_DATABASE"), engine_setting("MONGODB_COLLECTION")
     server = Server(clients, *names, timeout)
     collection = server.collection().full_name
@@ -208,13 +212,13 @@ class MongoDBStorage(FlowStorage):
                 {"expires": {"$not": {"$gte": _BEFORE_ALL}}},
             ]
         }
-        found = yield self._find(due, {"_id": 1}, batch, patient=True)
+        found = yield self._find(due, {"_id": 1}, batch)
         if not found:
             return 0
         keys = {"$in": [each["_id"] for each in found]}
         # A record may have been touched meanwhile. By itself, the server would look through the
         # index of all that have expired.
-        removed = yield self._call("delete_many", {"_id": keys, **due}, hint=_BY_ID, patient=True)
+        removed = yield self._call("delete_many", {"_id": keys, **due}, hint=_BY_ID)
         return int(removed.deleted_count)
 
     # --- Lists -----------------------------------------------------------------------------
@@ -261,7 +265,8 @@ class MongoDBStorage(FlowStorage):
                 wanted["$or"] = [before, {"_id": {"$lt": key_of(last_id)}}]
         wanted["expires"] = expires
         order = [("expires", DESCENDING), ("_id", DESCENDING)]
-        found = yield self._find(wanted, LIST_FIELDS, limit + 1, sort=order)
+        options = {"sort": order, "collation": indexes.SIMPLE}
+        found = yield self._find(wanted, LIST_FIELDS, limit + 1, **options)
         page = found[:limit]
         return Page(_entries_in(page), expiry_cursor(*place_of(page[-1])) if found[limit:] else "")
 
@@ -278,7 +283,8 @@ class MongoDBStorage(FlowStorage):
         sites = live["site"]["$in"] if user_id is None else [live["site"]]
         number = 0
         for site in sites:
-            number += yield self._call("count_documents", {**live, "site": site})
+            of_site = {**live, "site": site}
+            number += yield self._call("count_documents", of_site, collation=indexes.SIMPLE)
         return number
 
     def numbers(self, now: int, most: int) -> Numbers:
@@ -287,7 +293,7 @@ class MongoDBStorage(FlowStorage):
 
     def _numbers(self, now: int, most: int) -> Flow[Numbers]:
         stages = [{"$match": self._live(None)}, *numbers_of_users(now, most)]
-        options = {"allowDiskUse": True, "patient": True}
+        options = {"allowDiskUse": True, "seconds": NUMBERS_SECONDS, "collation": indexes.SIMPLE}
         (found,) = yield self._call("aggregate", stages, **options)
         return numbers_of(found)
 
@@ -306,12 +312,37 @@ class MongoDBStorage(FlowStorage):
     # --- The server ------------------------------------------------------------------------
 
     def missing_indexes(self) -> Sequence[str]:
-        """See `Storage.missing_indexes`."""
-        return indexes.missing(self._server.ask("list_indexes"))
+        """See `Storage.missing_indexes`. One that is still being built is missing."""
+        return indexes.missing(self._existing_indexes())
 
-    def make_indexes(self) -> None:
-        """See `Storage.make_indexes`."""
-        self._server.ask("create_indexes", indexes.models(), patient=True)
+    def make_indexes(self) -> Sequence[str]:
+        """See `Storage.make_indexes`. It takes `BUILD_SECONDS` at most."""
+        existing = self._existing_indexes()
+        missing = indexes.missing(existing)
+        blocking = {each: indexes.in_the_way(each, existing) for each in missing}
+        if wanted := [each for each in missing if not blocking[each]]:
+            # All members that store data would otherwise have to build them, also those that are
+            # down.
+            quorum = {"commitQuorum": "majority"} if self._server.is_replicated else {}
+            options: dict[str, Any] = {"seconds": BUILD_SECONDS, **quorum}
+            self._server.ask("create_indexes", indexes.models(wanted), **options)
+        if others := sorted({name for names in blocking.values() for name in names}):
+            raise StorageUnavailable(
+                f"{self.describe()}: Other indexes of the collection are in the way of those that "
+                f"sessions need: {', '.join(others)}. Drop them with dropIndex() in mongosh, and "
+                "run manage.py sessions reindex."
+            )
+        return wanted
+
+    def _existing_indexes(self) -> Sequence[Mapping[str, Any]]:
+        name = self._server.collection().name
+        command = {"listIndexes": name, "includeBuildUUIDs": True}
+        try:
+            found = self._server.ask("command", command)["cursor"]["firstBatch"]
+        except Absent:
+            return []
+        # One that is being built is in a document of its own.
+        return [{**each.get("spec", {}), **each} for each in found]
 
     def reindex(self) -> int:
         """See `Storage.reindex`. The server keeps the indexes that exist."""

@@ -15,6 +15,7 @@ from django.conf import settings
 from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
+from pymongo.errors import ServerSelectionTimeoutError
 
 from django_sessionstores.core.records import State, make_tombstone
 from django_sessionstores.exceptions import StorageFull, StorageUnavailable
@@ -22,6 +23,8 @@ from django_sessionstores.inventory import Inventory
 from django_sessionstores.operations.checks.engine import check_engine
 from django_sessionstores.operations.checks.stores import check_cache_timeouts
 from django_sessionstores.storages.base import Conflict, Updated
+from django_sessionstores.storages.mongodb import storage as mongodb_storage
+from django_sessionstores.storages.mongodb.faults import fault_of
 from django_sessionstores.storages.mongodb.storage import from_settings
 from django_sessionstores.testing import in_threads, now, successor
 from tests.cases import activate, select
@@ -113,11 +116,19 @@ def _answers(storage: Any) -> bool:
     return True
 
 
+@pytest.mark.filterwarnings("ignore:timeoutms must be")
 def test_what_the_address_says_of_timeouts_counts() -> None:
     server = shared_service(MongoDB)
+    for option in ("timeoutMS=0", "socketTimeoutMS=0", "timeoutMS=-1", "timeoutMS=10s"):
+        uri = f"{server.url()}&{option}"
+        for timeout, setting in ((3, ""), (0, "SESSIONSTORES['DATABASE_TIMEOUT']")):
+            with storage_at(server, MONGODB_URI=uri, DATABASE_TIMEOUT=timeout) as storage:
+                assert storage.missing_timeout() == setting
+                limited = storage._server._limit(0).__class__.__name__ != "nullcontext"
+                assert limited is bool(timeout)
     for option in ("timeoutMS=700", "socketTimeoutMS=700"):
         with storage_at(server, MONGODB_URI=f"{server.url()}&{option}") as storage:
-            assert storage._server._limit(patient=False).__class__.__name__ == "nullcontext"
+            assert storage._server._limit(None).__class__.__name__ == "nullcontext"
             assert storage.missing_timeout() == ""
     uri = f"{server.url()}&connecttimeoutms=700"
     with storage_at(server, MONGODB_URI=uri, DATABASE_TIMEOUT=3) as storage:
@@ -217,6 +228,82 @@ def test_a_majority_that_is_missing(replica_set: MongoReplicaSet) -> None:
             for each in others:
                 each.resume()
             replica_set.wait_until_whole()
+
+
+def test_indexes_are_made_while_a_member_is_down(
+    replica_set: MongoReplicaSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mongodb_storage, "BUILD_SECONDS", 8)
+    with storage_at(replica_set, DATABASE_TIMEOUT=5) as storage:
+        storage.create(make_record(), now())
+        down = next(each for each in replica_set.members if each is not replica_set.primary)
+        down.kill()
+        try:
+            assert len(storage.make_indexes()) == 3
+        finally:
+            down.restart()
+            replica_set.wait_until_whole()
+
+
+def test_indexes_are_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mongodb_storage, "BUILD_SECONDS", 0.5)
+    point = {"configureFailPoint": "hangAfterStartingIndexBuild"}
+    with MongoDB() as server, storage_at(server) as storage:
+        storage.create(make_record(), now())
+        run_in_mongo(server, {**point, "mode": "alwaysOn"})
+        with pytest.raises(StorageUnavailable, match="did not answer in time"):
+            storage.make_indexes()
+        run_in_mongo(server, {**point, "mode": "off"})
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["blocking", "awaited"])
+def test_a_secondary_is_not_asked(replica_set: MongoReplicaSet, awaited: bool) -> None:
+    """Also if the address leads to it directly. It may have sessions that have ended."""
+    primary = replica_set.primary
+    secondary = next(each for each in replica_set.members if each is not primary)
+    with storage_at(replica_set) as storage:
+        storage.create(make_record(), now())
+    for server in (primary, secondary):
+        uri = f"mongodb://{HOST}:{server.port}/?directConnection=true"
+        with storage_at(None, MONGODB_URI=uri) as storage, asyncio.Runner() as runner:
+            for _ in range(2):
+                reading = nullcontext() if server is primary else pytest.raises(StorageUnavailable)
+                with reading as caught:
+                    if awaited:
+                        runner.run(storage.aread(ID))
+                    else:
+                        storage.read(ID)
+                if server is secondary:
+                    assert "Remove directConnection from SESSIONSTORES['MONGODB_URI']" in str(
+                        caught.value
+                    )
+
+
+def test_members_without_a_primary_are_not_taken_for_a_refusal() -> None:
+    """Although one of them refuses connections, the others answer."""
+    texts = {
+        "server_type: Unknown": "refuses connections",
+        "server_type: RSSecondary": "The replica set has no primary",
+    }
+    for known, meaning in texts.items():
+        error = ServerSelectionTimeoutError(
+            "h:1: [Errno 111] Connection refused, Timeout: 2.0s, Topology Description: <Topology"
+            f"Description id: 1, servers: [<ServerDescription ('h', 2) {known}, rtt: 0.1>]>"
+        )
+        assert meaning in fault_of(error).meaning
+
+
+def test_a_purge_waits_no_longer_than_a_request() -> None:
+    with MongoDB() as server, storage_at(server, DATABASE_TIMEOUT=0.5) as storage:
+        storage.create(make_record(expires=now() - 1), now() - 10)
+        run_in_mongo(server, {"fsync": 1, "lock": True})
+        try:
+            with pytest.raises(StorageUnavailable, match="did not answer in time"):
+                storage.purge(now(), 10)
+        finally:
+            run_in_mongo(server, {"fsyncUnlock": 1})
+        with paused(server), pytest.raises(StorageUnavailable):
+            storage.purge(now(), 10)
 
 
 # Between the two statements of a rotation ---------------------------------------------------------
@@ -594,6 +681,14 @@ NOT_A_CLIENT = object()
             {"MONGODB_URI": "mongodb://user:hush@h/d?minPoolSize=5&maxPoolSize=2"},
             "has an option that pymongo refuses: maxpoolsize, minpoolsize",
         ),
+        (
+            {"MONGODB_URI": "mongodb://user:hush@h/d?tls=true&tlsCAFile=/nowhere/ca.pem"},
+            "names a file that cannot be used: tlscafile=/nowhere/ca.pem. Correct the path",
+        ),
+        (
+            {"MONGODB_URI": f"mongodb://user:hush@h/d?tls=true&tlsCAFile={__file__}"},
+            f"names a file that cannot be used: tlscafile={__file__}",
+        ),
         ({"MONGODB_URI": "mongodb://h/d", "MONGODB_COLLECTION": "a..b"}, "MONGODB_COLLECTION"),
         ({"MONGODB_URI": "mongodb://h/d", "MONGODB_DATABASE": "a b"}, "MONGODB_DATABASE"),
         ({"MONGODB_CLIENT": "nowhere.client"}, "names something that cannot be imported"),
@@ -619,7 +714,9 @@ def test_nothing_connects_before_it_is_needed() -> None:
         started = time.monotonic()
         storage = from_settings()
         assert storage.native_async
-        assert "collection 'django_sessionstores' of the database 'shop'" in storage.describe()
+        host = uri.split("/")[2]
+        what = "collection 'django_sessionstores' of the database 'shop'"
+        assert storage.describe() == f"MongoDB {host} ({what})"
         assert check_engine(None) == []
         assert time.monotonic() - started < 1
         storage.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -19,12 +20,16 @@ from msgspec.structs import replace
 
 from django_sessionstores.core.records import Record, State, draw_key, make_tombstone, session_id
 from django_sessionstores.core.summary import Numbers, UserCount
-from django_sessionstores.exceptions import PayloadTooLarge, UnreadablePayload
+from django_sessionstores.exceptions import (
+    PayloadTooLarge,
+    StorageUnavailable,
+    UnreadablePayload,
+)
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.inventory.session_info import session_info
 from django_sessionstores.operations.doctor.diagnosis import diagnose
 from django_sessionstores.storages.base import LITTER_AGE, Conflict, Gone, Taken, Updated
-from django_sessionstores.storages.mongodb.indexes import GRACE
+from django_sessionstores.storages.mongodb.indexes import GRACE, models
 from django_sessionstores.storages.mongodb.storage import MongoDBStorage
 from django_sessionstores.testing import StorageContract, now, successor
 from tests.cases import Engine
@@ -40,6 +45,7 @@ from tests.storages.records import (
 
 COLLECTION = "django_sessionstores"
 DAY = 24 * HOUR
+NAMES = ["sessionstores_expires", "sessionstores_user", "sessionstores_live"]
 
 
 @pytest.fixture(params=["replica set", "single server"], scope="module")
@@ -509,6 +515,7 @@ def plans(server: MongoDB, command: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the stages by which the server carries out the statements of a command."""
     name = next(iter(command))
     known = ("q", "u", "filter", "query", "pipeline", "sort", "hint", "limit", "projection")
+    known += ("collation",)
     many = ("updates", "deletes")
     statements = next((command[each] for each in many if each in command), [command])
     found = []
@@ -628,7 +635,11 @@ def test_reindex_makes_the_indexes(server: MongoDB, capsys: Any) -> None:
         storage.create(make_record(), now())
         call_command("sessions", "reindex")
         assert storage.missing_indexes() == []
-    assert "index" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "Made these indexes: sessionstores_expires, sessionstores_user, " in said
+        assert "1 session in the index" in said
+        call_command("sessions", "reindex")
+        assert "Made" not in capsys.readouterr().out
 
 
 def test_the_doctor_misses_indexes(server: MongoDB) -> None:
@@ -642,6 +653,124 @@ def test_the_doctor_misses_indexes(server: MongoDB) -> None:
         collection(storage).drop_index("sessionstores_expires")
         collection(storage).create_index("expires")
         assert storage.missing_indexes() == ["sessionstores_expires"]
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "options"),
+    [
+        ("x", "expires", {"expireAfterSeconds": 0}),
+        ("x", "expires", {"expireAfterSeconds": 10 * 365 * 24 * 3600}),
+        ("sessionstores_expires", "expires", {"expireAfterSeconds": 60}),
+        ("x", "expires", {"expireAfterSeconds": GRACE, "hidden": True}),
+        ("x", "live", {"hidden": True}),
+        ("sessionstores_user", "user", {}),
+        ("sessionstores_live", "", {}),
+    ],
+    ids=str,
+)
+def test_an_index_in_the_way_is_named(
+    server: MongoDB, name: str, keys: str, options: dict[str, Any], caplog: Any
+) -> None:
+    """The others are made, and it is no outage of the store."""
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    with storage_at(server) as storage:
+        known = {model.document["name"]: model.document["key"] for model in models(NAMES)}
+        key = list(known[f"sessionstores_{keys}"].items()) if keys else "user_id"
+        collection(storage).create_index(key, name=name, **options)
+        assert len(storage.missing_indexes()) == 3
+        with pytest.raises(StorageUnavailable, match=rf"sessions need: {name}\. Drop") as caught:
+            storage.make_indexes()
+        assert "dropIndex" in str(caught.value)
+        assert len(storage.missing_indexes()) == 1
+        assert caplog.records == []
+        collection(storage).drop_index(name)
+        assert len(storage.make_indexes()) == 1
+        assert storage.missing_indexes() == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"expireAfterSeconds": GRACE, "partialFilterExpression": {"state": 2}},
+        {"expireAfterSeconds": GRACE, "sparse": True},
+        {"expireAfterSeconds": GRACE, "unique": True},
+        {},
+    ],
+    ids=str,
+)
+def test_an_index_with_other_options_does_not_do(server: MongoDB, options: dict[str, Any]) -> None:
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    with storage_at(server) as storage:
+        collection(storage).create_index("expires", name="x", **options)
+        assert "sessionstores_expires" in storage.missing_indexes()
+
+
+def test_an_index_with_a_longer_grace_does(server: MongoDB) -> None:
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    with storage_at(server) as storage:
+        collection(storage).create_index("expires", name="x", expireAfterSeconds=2 * GRACE)
+        assert storage.make_indexes() == ["sessionstores_user", "sessionstores_live"]
+        assert storage.missing_indexes() == []
+
+
+def test_users_differ_by_case_whatever_the_collection_says(server: MongoDB) -> None:
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    with storage_at(server) as storage:
+        database = collection(storage).database
+        database.create_collection(COLLECTION, collation={"locale": "en", "strength": 1})
+        storage.make_indexes()
+        assert storage.missing_indexes() == []
+        for number, user_id in enumerate(("aBc", "AbC", "abc")):
+            storage.create(make_record(f"{number:040x}", user_id=user_id), now())
+        collection(storage).drop_index("sessionstores_live")
+        observer.clear()
+        assert len(storage.scan("", 10, "aBc").records) == 1
+        assert storage.count(now(), "AbC") == 1
+        for event in observer.events:
+            assert "sessionstores_user" in str(plans(server, event.command))
+        assert storage.numbers(now(), 5).top_users == [
+            UserCount(each, 1) for each in ("AbC", "aBc", "abc")
+        ]
+        # An index that compares as the collection does is another one.
+        collection(storage).drop_index("sessionstores_user")
+        key = [("user_id", 1), ("expires", -1), ("_id", -1)]
+        partial = {"state": 0, "user_id": {"$exists": True}}
+        collection(storage).create_index(key, name="y", partialFilterExpression=partial)
+        assert storage.make_indexes() == ["sessionstores_user", "sessionstores_live"]
+
+
+def test_a_unique_index_of_others_is_named(storage: MongoDBStorage) -> None:
+    """As another package makes it. Each document without the field has the same value."""
+    collection(storage).create_index("session_key", unique=True)
+    record = make_record()
+    storage.create(record, now())
+    assert isinstance(storage.create(make_record(payload=b"other"), now()), Taken)
+    new = make_record("b" * 40)
+    tombstone = make_tombstone(ID, State.SUPERSEDED, now=now(), seconds=60, successor=new.id)
+    for call in (
+        lambda: storage.create(new, now()),
+        lambda: storage.rotate(new, record, tombstone, now()),
+    ):
+        with pytest.raises(StorageUnavailable, match="Drop the index session_key_1, or name"):
+            call()
+
+
+def test_an_index_that_is_being_built_is_missing() -> None:
+    server = shared_service(MongoDB)
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    point = {"configureFailPoint": "hangAfterStartingIndexBuild"}
+    with storage_at(server) as storage, storage_at(server) as other, ThreadPoolExecutor(1) as pool:
+        storage.create(make_record(), now())
+        run_in_mongo(server, {**point, "mode": "alwaysOn"})
+        try:
+            making = pool.submit(storage.make_indexes)
+            wait_until(lambda: len(other._existing_indexes()) == 4, "the server builds them")
+            assert len(collection(other).index_information()) == 4
+            assert len(other.missing_indexes()) == 3
+        finally:
+            run_in_mongo(server, {**point, "mode": "off"})
+        assert len(making.result()) == 3
+        assert other.missing_indexes() == []
 
 
 def test_migrate_goes_on_without_the_server(db: None, caplog: pytest.LogCaptureFixture) -> None:
