@@ -175,6 +175,13 @@ class Inspection(SiteMarks):
         """Return the names of the indexes that `make_indexes` would make. Asks the store."""
         return ()
 
+    def has_other_content(self) -> bool:
+        """Return whether something that is not a session is where only sessions should be.
+
+        Asks the store.
+        """
+        return False
+
     def make_indexes(self) -> Sequence[str]:
         """Make what the store itself needs to find and to remove records, if it is not there.
 

@@ -16,6 +16,7 @@ from django.utils.translation import gettext_noop
 from pymongo import AsyncMongoClient, MongoClient, ReadPreference, WriteConcern
 from pymongo.collection import Collection
 from pymongo.errors import (
+    BulkWriteError,
     ConfigurationError,
     DocumentTooLarge,
     InvalidName,
@@ -89,6 +90,10 @@ def _short_name(host: str) -> str:
 
 class Duplicate(Exception):
     """A document with the same ``_id`` exists."""
+
+
+class Unconfirmed(StorageUnavailable):
+    """A document was removed, but too few members have confirmed it."""
 
 
 class Absent(Exception):
@@ -379,6 +384,8 @@ class Server:
             raise UnreadablePayload("document is damaged") from None
         fault = fault_of(error)
         kind = StorageFull if fault.is_full else StorageUnavailable
+        if isinstance(error, BulkWriteError) and error.details.get("nRemoved"):
+            kind = Unconfirmed
         rights = f"db.grantRolesToUser(USER, [{{role: 'readWrite', db: {self._database!r}}}])"
         values = {"entry": self._clients.entry, "rights": rights, "index": index_of(error)}
         failure = kind(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
-from pymongo import DESCENDING, ReplaceOne
+from pymongo import DESCENDING, DeleteOne, ReplaceOne
 
 from ...conf import engine_setting, full_name, settings
 from ...core import clock
@@ -30,8 +31,10 @@ from ..base import (
 )
 from ..flows import FlowStorage
 from . import indexes
-from .client import Absent, Duplicate, GivenClient, OwnClients, Server, hosts_of
+from .client import Absent, Duplicate, GivenClient, OwnClients, Server, Unconfirmed, hosts_of
 from .documents import (
+    FIRST_KEY,
+    LAST_KEY,
     LIST_FIELDS,
     Document,
     document_of,
@@ -52,6 +55,10 @@ _NO_VERSION: Final = -1
 _ENDED_VERSION: Final = 0
 """The version of a session that `MongoDBStorage.end_many` is about to remove: one that no request
 has seen, so that none replaces it."""
+_MARK_AGE: Final = 5000
+"""Milliseconds after which a call that has marked sessions to end them has failed."""
+_MOST_KEPT: Final = 1000
+"""How many ends that were not finished this process knows."""
 _BEFORE_ALL: Final = moment(-(2**63))
 """A moment that is not after any other."""
 
@@ -101,6 +108,10 @@ class MongoDBStorage(FlowStorage):
     def __init__(self, server: Server, place: str) -> None:
         self._server = server
         self._place = place
+        self._unconfirmed = deque[str](maxlen=_MOST_KEPT)
+        """The ids of sessions that the server has removed, but not on enough members."""
+        self._ended = deque[bytes](maxlen=_MOST_KEPT)
+        """The marks of sessions that have ended and could not be removed."""
 
     def describe(self) -> str:
         return self._server.describe()
@@ -176,16 +187,27 @@ class MongoDBStorage(FlowStorage):
         return (yield from self._refusal(record, base, now))
 
     def _delete(self, session_id: str) -> Flow[bool]:
-        removed = yield self._call("delete_one", {"_id": key_of(session_id), **self._may_end()})
+        # Unlike a plain deletion, an error of these says what was removed.
+        removal = DeleteOne({"_id": key_of(session_id), **self._may_end()})
+        try:
+            removed = yield self._call("bulk_write", [removal])
+        except Unconfirmed:
+            self._unconfirmed.append(session_id)
+            raise
+        if not removed.deleted_count and session_id in self._unconfirmed:
+            # Removed by the call before, and the majority knows it now.
+            self._unconfirmed.remove(session_id)
+            return True
         return bool(removed.deleted_count)
 
     def _end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:
         """See `Storage.end_many`. Three commands, however many sessions there are.
 
         A command that removes several documents does not say which. So each of them is marked by
-        this call first, in place of a session that no other call can end any more.
+        this call first, in place of a session that no other call can end any more. If the call
+        cannot go on, another one finds the mark, and ends the session in its place.
         """
-        token = secrets.token_bytes(16)
+        token = _mark(clock.now())
         keys = {"$in": [key_of(each) for each in session_ids]}
         end = {
             "state": State.ENDED.value,
@@ -200,10 +222,16 @@ class MongoDBStorage(FlowStorage):
         marked = {"_id": keys, "ended_by": token}
         with _after_a_write():
             found = yield self._find(marked, {"_id": 1}, len(session_ids))
+        try:
             yield self._call("delete_many", marked)
+        except StorageUnavailable:
+            # They have ended. What is left of them goes with a purge, when they would have expired.
+            self._ended.append(token)
         return [each["_id"].hex() for each in found]
 
     def _purge(self, now: int, batch: int) -> Flow[int]:
+        # Those of others may be in the collection, although they should not.
+        ours = {"_id": {"$gte": FIRST_KEY, "$lte": LAST_KEY}}
         due = {
             "$or": [
                 {"expires": {"$lte": moment(now)}, "site": self._own_sites()},
@@ -212,7 +240,7 @@ class MongoDBStorage(FlowStorage):
                 {"expires": {"$not": {"$gte": _BEFORE_ALL}}},
             ]
         }
-        found = yield self._find(due, {"_id": 1}, batch)
+        found = yield self._find({**ours, **due}, {"_id": 1}, batch)
         if not found:
             return 0
         keys = {"$in": [each["_id"] for each in found]}
@@ -349,6 +377,16 @@ class MongoDBStorage(FlowStorage):
         self.make_indexes()
         return self.count(clock.now(), None)
 
+    def has_other_content(self) -> bool:
+        """See `Storage.has_other_content`."""
+        before = {"_id": {"$not": {"$gte": FIRST_KEY}}}
+        wanted = {"$or": [before, {"_id": {"$gt": LAST_KEY}}]}
+        return bool(run(self._content(wanted)))
+
+    def _content(self, wanted: Filter) -> Flow[Sequence[Document]]:
+        found: Sequence[Document] = yield self._find(wanted, {"_id": 1}, 1)
+        return found
+
     def missing_timeout(self) -> str:
         return "" if self._server.limits_time else full_name("DATABASE_TIMEOUT")
 
@@ -376,7 +414,10 @@ class MongoDBStorage(FlowStorage):
     def _may_end(self) -> Filter:
         """Return the condition that a document may be removed. One that is damaged may."""
         states = [each.value for each in TOMBSTONES]
-        return {"state": {"$nin": states}, "site": self._own_sites()}
+        # Marked by a call of `end_many` that could not go on, so that nobody was told.
+        is_left = {"$lt": _mark(clock.now() - _MARK_AGE), "$nin": list(self._ended)}
+        unfinished = [{"state": {"$nin": states}}, {"ended_by": is_left}]
+        return {"$or": unfinished, "site": self._own_sites()}
 
     def _live(self, user_id: str | None) -> Filter:
         """Return the condition of the sessions of one user, or of all."""
@@ -399,6 +440,11 @@ def _entries_in(documents: Iterable[Document]) -> list[Record]:
         with suppress(UnreadablePayload):
             records.append(entry_of(each))
     return records
+
+
+def _mark(moment: int) -> bytes:
+    """Return a mark that is unique, and greater than those of earlier moments."""
+    return moment.to_bytes(8, "big") + secrets.token_bytes(8)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest import mock
 
 import pymongo
 import pytest
@@ -17,11 +18,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 from pymongo.errors import ServerSelectionTimeoutError
 
+from django_sessionstores.core import clock
 from django_sessionstores.core.records import State, make_tombstone
 from django_sessionstores.exceptions import StorageFull, StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.operations.checks.engine import check_engine
 from django_sessionstores.operations.checks.stores import check_cache_timeouts
+from django_sessionstores.signals import session_ended
 from django_sessionstores.storages.base import Conflict, Updated
 from django_sessionstores.storages.mongodb import storage as mongodb_storage
 from django_sessionstores.storages.mongodb.faults import fault_of
@@ -544,6 +547,69 @@ def test_an_error_has_the_code_and_the_cure(
     assert says in str(caught.value)
     assert "hush" not in caplog.text
     assert "d" * 8 not in str(caught.value)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("refused", ["find", "delete_many"])
+def test_ends_are_told_although_a_command_fails(refused: str) -> None:
+    """Once, by the first call that knows which sessions they were."""
+    (case,) = select("mongodb:mongodb")
+    ends = list[str]()
+
+    def note(sender: Any, session_id: str, **facts: Any) -> None:
+        ends.append(session_id)
+
+    session_ended.connect(note)
+    with activate(case) as engine:
+        stores = [engine.SessionStore() for _ in range(2)]
+        for each in stores:
+            each["seen"] = 1
+            each.save()
+        ids, inventory = [each.session_id for each in stores], Inventory()
+        storage = engine.storage
+        ask = storage._server.ask
+
+        def refuse(name: str, *args: Any, **options: Any) -> Any:
+            if name == refused and "ended_by" in str(args):
+                raise StorageUnavailable("The connection is lost.")
+            return ask(name, *args, **options)
+
+        with mock.patch.object(storage._server, "ask", refuse):
+            if refused == "find":
+                with pytest.raises(StorageUnavailable):
+                    inventory.end_many(ids)
+                assert ends == []
+            else:
+                assert len(inventory.end_many(ids)) == 2
+        # Another call may be about to tell.
+        assert inventory.end_many(ids) == []
+        with clock.use(now=lambda: time.time_ns() // 10**6 + 6000):
+            again = inventory.end_many(ids)
+            assert len(again) == (2 if refused == "find" else 0)
+            assert inventory.end_many(ids) == []
+        assert sorted(ends) == sorted(ids)
+        assert storage.purge(now() + 100 * 24 * 3_600_000, 100) == (2 if refused != "find" else 0)
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["blocking", "awaited"])
+def test_an_end_that_too_few_members_confirm(awaited: bool) -> None:
+    """It is not certain before they do. Then the next call says that it ended the session."""
+    server = shared_service(MongoDB)
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    with storage_at(server) as storage, asyncio.Runner() as runner:
+        storage.create(make_record(), now())
+
+        def delete() -> bool:
+            return runner.run(storage.adelete(ID)) if awaited else storage.delete(ID)
+
+        lost = {"writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}}
+        for ended in (True, False):
+            with (
+                failing(server, 1, failCommands=["delete"], **lost),
+                pytest.raises(StorageUnavailable, match="Too few members"),
+            ):
+                delete()
+            assert delete() is ended
 
 
 def test_a_full_server_is_still_read() -> None:

@@ -346,10 +346,26 @@ def test_the_server_removes_what_has_expired() -> None:
 def test_a_purge_removes_what_is_not_a_record(storage: MongoDBStorage) -> None:
     """It has no moment at which the server would remove it."""
     documents = collection(storage)
-    documents.insert_many([{"_id": b"x", "expires": "never"}, {"_id": b"y"}])
+    documents.insert_many([{"_id": b"x" * 20, "expires": "never"}, {"_id": b"y" * 20}])
     storage.create(make_record(), now())
     assert storage.purge(now(), 10) == 2
     assert documents.count_documents({}) == 1
+
+
+def test_a_purge_leaves_alone_what_others_store(storage: MongoDBStorage) -> None:
+    """By mistake, in the same collection. The doctor says so."""
+    storage.create(make_record(expires=now() - 1), now() - HOUR)
+    assert not storage.has_other_content()
+    ids = ["a" * 20, b"x", b"x" * 21, bson.ObjectId(), 7, {"of": b"x" * 20}]
+    for each in ids:
+        collection(storage).insert_one({"_id": each, "text": "of another package"})
+        assert storage.has_other_content()
+    assert storage.purge(now() + LITTER_AGE, 100) == 1
+    assert collection(storage).count_documents({}) == len(ids)
+    with override_settings(SESSION_ENGINE=ENGINE):
+        (said,) = [each for each in diagnose(storage).findings if each.id.endswith("W044")]
+    assert "documents that are not sessions" in said.message
+    assert said.hint.startswith("Set SESSIONSTORES['MONGODB_COLLECTION'] to")
 
 
 def test_a_purge_leaves_other_sites_alone_for_a_while(storage: MongoDBStorage) -> None:
@@ -571,6 +587,7 @@ def test_all_that_requests_and_lists_do_uses_indexes(
         lambda: storage.count(now(), "3"),
         lambda: storage.purge(now(), 10),
         lambda: storage.summarize(now(), 3),
+        lambda: storage.has_other_content(),
     ):
         observer.clear()
         call()
