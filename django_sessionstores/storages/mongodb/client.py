@@ -27,7 +27,7 @@ from pymongo.errors import (
 )
 from pymongo.read_concern import ReadConcern
 
-from ...conf import full_name
+from ...conf import full_name, settings, stated_options
 from ...core.phrases import Phrase
 from ...exceptions import PayloadTooLarge, StorageFull, StorageUnavailable, UnreadablePayload
 from ..breaker import Breaker
@@ -54,6 +54,8 @@ Blocking: TypeAlias = Collection[dict[str, Any]]
 _ERRORS: Final = (PyMongoError, BSONError, OSError)
 _CLOSE_SECONDS: Final = 1.0
 """How long closing a client waits for a server that does not answer."""
+ELECTION_SECONDS: Final = 15.0
+"""How long a request waits for a command of a replica set, if the project does not say it."""
 _URI: Final = full_name("MONGODB_URI")
 _CLIENT: Final = full_name("MONGODB_CLIENT")
 _TIMEOUTS: Final = ("serverSelectionTimeoutMS", "connectTimeoutMS", "waitQueueTimeoutMS")
@@ -86,6 +88,19 @@ def hosts_of(uri: str) -> list[str]:
 
 def _short_name(host: str) -> str:
     return host.removesuffix(":27017")
+
+
+def timeout_for(uri: str) -> float:
+    """Return how many seconds a request waits for a command; 0 for no limit.
+
+    If the project does not say it, it is long enough for the members of a replica set to elect
+    another primary, which begin after 10 seconds, unless the replica set says otherwise.
+    """
+    stated = stated_options(["DATABASE_TIMEOUT"])
+    seconds = settings.DATABASE_TIMEOUT
+    parts = urlsplit(uri)
+    is_replicated = "," in parts.netloc or "+srv" in parts.scheme or "replicaset=" in uri.lower()
+    return seconds if stated or not is_replicated else max(seconds, ELECTION_SECONDS)
 
 
 class Duplicate(Exception):
@@ -395,7 +410,9 @@ class Server:
         # A pool that is used up says nothing about the server.
         if not (answered or isinstance(error, WaitQueueTimeoutError)):
             self._breaker.failed(began, failure)
-        self._breaker.log.failed(failure, name if answered else None)
+        # What the client says of the same fault differs from one call to the next.
+        reason = "" if fault.is_unknown else f"{self.describe()}: {fault.meaning}"
+        self._breaker.log.failed(failure, name if answered else None, reason)
         # The text of an answer quotes the command.
         raise failure from (None if answered else error)
 

@@ -39,6 +39,11 @@ class Fault(NamedTuple):
     """A regular expression for the texts of those exceptions that are of this kind."""
     is_full: bool = False
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether only the code of the error tells it from others."""
+        return not (self.codes or self.kinds)
+
 
 _ADDRESS: Final = (
     "Look at the hosts, the ports and the TLS options in {entry}, and whether the server runs."

@@ -11,7 +11,7 @@ from typing import Any, Final
 from django.core.exceptions import ImproperlyConfigured
 from pymongo import DESCENDING, DeleteOne, ReplaceOne
 
-from ...conf import engine_setting, full_name, settings
+from ...conf import engine_setting, full_name
 from ...core import clock
 from ...core.flow import Call, Flow, arun, run
 from ...core.records import ID_SIZE, TOMBSTONES, Record, State, is_session_id
@@ -31,7 +31,16 @@ from ..base import (
 )
 from ..flows import FlowStorage
 from . import indexes
-from .client import Absent, Duplicate, GivenClient, OwnClients, Server, Unconfirmed, hosts_of
+from .client import (
+    Absent,
+    Duplicate,
+    GivenClient,
+    OwnClients,
+    Server,
+    Unconfirmed,
+    hosts_of,
+    timeout_for,
+)
 from .documents import (
     FIRST_KEY,
     LAST_KEY,
@@ -83,7 +92,7 @@ def from_settings() -> MongoDBStorage:
             f"Set either {full_name('MONGODB_URI')}, such as 'mongodb://HOST:PORT/DATABASE', or "
             f"{full_name('MONGODB_CLIENT')}, and not both."
         )
-    timeout = settings.DATABASE_TIMEOUT
+    timeout = timeout_for(uri)
     clients = OwnClients(uri, timeout) if uri else GivenClient(path)
     names = engine_setting("MONGODB_DATABASE"), engine_setting("MONGODB_COLLECTION")
     server = Server(clients, *names, timeout)

@@ -27,6 +27,7 @@ from django_sessionstores.operations.checks.stores import check_cache_timeouts
 from django_sessionstores.signals import session_ended
 from django_sessionstores.storages.base import Conflict, Updated
 from django_sessionstores.storages.mongodb import storage as mongodb_storage
+from django_sessionstores.storages.mongodb.client import timeout_for
 from django_sessionstores.storages.mongodb.faults import fault_of
 from django_sessionstores.storages.mongodb.storage import from_settings
 from django_sessionstores.testing import in_threads, now, successor
@@ -117,6 +118,28 @@ def _answers(storage: Any) -> bool:
     except StorageUnavailable:
         return False
     return True
+
+
+@pytest.mark.parametrize(
+    ("uri", "seconds"),
+    [
+        ("mongodb://h/", 10),
+        ("mongodb://h/?replicaSet=rs0", 15),
+        ("mongodb://h:1,h:2/", 15),
+        ("mongodb+srv://h.example/", 15),
+    ],
+)
+def test_requests_wait_for_an_election_unless_told_otherwise(uri: str, seconds: float) -> None:
+    """Members begin it after 10 seconds by default."""
+    with override_settings(SESSIONSTORES={}):
+        assert timeout_for(uri) == seconds
+    for stated in (0, 3, 10):
+        with override_settings(SESSIONSTORES={"DATABASE_TIMEOUT": stated}):
+            assert timeout_for(uri) == stated
+    if "+srv" not in uri:
+        with storage_at(None, MONGODB_URI=uri) as storage:
+            client = storage._server._clients.blocking()
+            assert client.options.server_selection_timeout == seconds
 
 
 @pytest.mark.filterwarnings("ignore:timeoutms must be")
