@@ -322,6 +322,10 @@ def test_members_without_a_primary_are_not_taken_for_a_refusal() -> None:
 def test_a_purge_waits_no_longer_than_a_request() -> None:
     with MongoDB() as server, storage_at(server, DATABASE_TIMEOUT=0.5) as storage:
         storage.create(make_record(expires=now() - 1), now() - 10)
+        with mock.patch.object(storage._server, "_limit", wraps=storage._server._limit) as limit:
+            assert storage.purge(now(), 10) == 1
+        assert limit.call_args_list == [mock.call(0)] * 2  # As for all commands of requests.
+        storage.create(make_record(expires=now() - 1), now() - 10)
         run_in_mongo(server, {"fsync": 1, "lock": True})
         try:
             with pytest.raises(StorageUnavailable, match="did not answer in time"):
