@@ -9,11 +9,15 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.collation import Collation
 
 from ...core.records import State
+from ...exceptions import StorageUnavailable
+from .client import Absent, Server
 
 GRACE: Final = 60 * 60
 """Seconds after its expiry at which the server removes a record. Its clock may be ahead of those of
 the processes that say when a session expires."""
 
+BUILD_SECONDS: Final = 600
+"""How long making the indexes may take. The server gives up then."""
 _KEYS: Final[dict[str, list[tuple[str, int]]]] = {
     "sessionstores_expires": [("expires", ASCENDING)],
     # Their order is that of lists, and ids tell sessions apart that expire at the same moment.
@@ -42,6 +46,35 @@ SIMPLE: Final = Collation(locale="simple")
 """How user ids are compared, whatever the collection says: byte for byte."""
 
 
+def existing(server: Server) -> list[Mapping[str, Any]]:
+    """Return what the server says of the indexes that exist or are being built."""
+    command = {"listIndexes": server.collection().name, "includeBuildUUIDs": True}
+    try:
+        found = server.ask("command", command)["cursor"]["firstBatch"]
+    except Absent:
+        return []
+    # One that is being built is in a document of its own.
+    return [{**each.get("spec", {}), **each} for each in found]
+
+
+def make(server: Server) -> list[str]:
+    """Make the indexes that are missing, and return their names. Raises `StorageUnavailable`."""
+    known = existing(server)
+    blocking = {name: in_the_way(name, known) for name in missing(known)}
+    if wanted := [name for name, others in blocking.items() if not others]:
+        # All members that store data would otherwise have to build them, also those that are down.
+        quorum = {"commitQuorum": "majority"} if server.is_replicated else {}
+        options: dict[str, Any] = {"seconds": BUILD_SECONDS, **quorum}
+        server.ask("create_indexes", models(wanted), **options)
+    if others := sorted({name for names in blocking.values() for name in names}):
+        raise StorageUnavailable(
+            f"{server.describe()}: Other indexes of the collection are in the way of those that "
+            f"sessions need: {', '.join(others)}. Drop them with dropIndex() in mongosh, and run "
+            "manage.py sessions reindex."
+        )
+    return wanted
+
+
 def models(names: Sequence[str]) -> list[IndexModel]:
     """Return the indexes with these names, as the client makes them."""
     return [
@@ -50,19 +83,19 @@ def models(names: Sequence[str]) -> list[IndexModel]:
     ]
 
 
-def missing(existing: Sequence[Mapping[str, Any]]) -> list[str]:
+def missing(known: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the names of those that are missing, by what the server says of those that exist.
 
     One that is still being built is missing.
     """
-    return [name for name in _KEYS if not any(_is_like(name, each) for each in existing)]
+    return [name for name in _KEYS if not any(_is_like(name, each) for each in known)]
 
 
-def in_the_way(name: str, existing: Sequence[Mapping[str, Any]]) -> list[str]:
+def in_the_way(name: str, known: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the names of the indexes because of which the server refuses one that is missing."""
     return [
         each["name"]
-        for each in existing
+        for each in known
         if "buildUUID" not in each
         and (each["name"] == name or _keys_and_signature(each) == _wanted(name))
     ]

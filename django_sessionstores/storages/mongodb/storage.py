@@ -32,7 +32,6 @@ from ..base import (
 from ..flows import FlowStorage
 from . import indexes
 from .client import (
-    Absent,
     Duplicate,
     GivenClient,
     OwnClients,
@@ -71,8 +70,6 @@ _MOST_KEPT: Final = 1000
 _BEFORE_ALL: Final = moment(-(2**63))
 """A moment that is not after any other."""
 
-BUILD_SECONDS: Final = 600
-"""How long making the indexes may take. The server gives up then."""
 NUMBERS_SECONDS: Final = 60
 """How long counting all sessions of all users may take."""
 _BY_ID: Final = "_id_"
@@ -225,15 +222,27 @@ class MongoDBStorage(FlowStorage):
             "ended_by": token,
         }
         may_end = {"_id": keys, **self._may_end()}
-        ended = yield self._call("update_many", may_end, {"$set": end}, hint=_BY_ID)
-        if not ended.modified_count:
-            return []
+        unanswered: StorageUnavailable | None = None
+        try:
+            ended = yield self._call("update_many", may_end, {"$set": end}, hint=_BY_ID)
+        except StorageUnavailable as error:
+            # The client does not repeat it, but the marks tell what it has done.
+            if not error.was_sent:
+                raise
+            unanswered = error
+        else:
+            if not ended.modified_count:
+                return []
         marked = {"_id": keys, "ended_by": token}
         with _after_a_write():
             found = yield self._find(marked, {"_id": 1}, len(session_ids))
+        if unanswered is not None and not found:
+            raise unanswered
         try:
             yield self._call("delete_many", marked)
         except StorageUnavailable:
+            if unanswered is not None:
+                raise  # The majority may not know the marks.
             # They have ended. What is left of them goes with a purge, when they would have expired.
             self._ended.append(token)
         return [each["_id"].hex() for each in found]
@@ -350,36 +359,11 @@ class MongoDBStorage(FlowStorage):
 
     def missing_indexes(self) -> Sequence[str]:
         """See `Storage.missing_indexes`. One that is still being built is missing."""
-        return indexes.missing(self._existing_indexes())
+        return indexes.missing(indexes.existing(self._server))
 
     def make_indexes(self) -> Sequence[str]:
-        """See `Storage.make_indexes`. It takes `BUILD_SECONDS` at most."""
-        existing = self._existing_indexes()
-        missing = indexes.missing(existing)
-        blocking = {each: indexes.in_the_way(each, existing) for each in missing}
-        if wanted := [each for each in missing if not blocking[each]]:
-            # All members that store data would otherwise have to build them, also those that are
-            # down.
-            quorum = {"commitQuorum": "majority"} if self._server.is_replicated else {}
-            options: dict[str, Any] = {"seconds": BUILD_SECONDS, **quorum}
-            self._server.ask("create_indexes", indexes.models(wanted), **options)
-        if others := sorted({name for names in blocking.values() for name in names}):
-            raise StorageUnavailable(
-                f"{self.describe()}: Other indexes of the collection are in the way of those that "
-                f"sessions need: {', '.join(others)}. Drop them with dropIndex() in mongosh, and "
-                "run manage.py sessions reindex."
-            )
-        return wanted
-
-    def _existing_indexes(self) -> Sequence[Mapping[str, Any]]:
-        name = self._server.collection().name
-        command = {"listIndexes": name, "includeBuildUUIDs": True}
-        try:
-            found = self._server.ask("command", command)["cursor"]["firstBatch"]
-        except Absent:
-            return []
-        # One that is being built is in a document of its own.
-        return [{**each.get("spec", {}), **each} for each in found]
+        """See `Storage.make_indexes`. It takes `indexes.BUILD_SECONDS` at most."""
+        return indexes.make(self._server)
 
     def reindex(self) -> int:
         """See `Storage.reindex`. The server keeps the indexes that exist."""
