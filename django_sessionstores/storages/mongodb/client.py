@@ -39,6 +39,7 @@ from .faults import (
     DUPLICATE_KEY,
     NO_COLLECTION,
     TOO_LARGE,
+    UNKNOWN_FIELDS,
     code_of,
     fault_of,
     index_of,
@@ -113,6 +114,10 @@ class Unconfirmed(StorageUnavailable):
 
 class Absent(Exception):
     """There is no such collection."""
+
+
+class UnknownField(Exception):
+    """The server does not know a field of a ``command``."""
 
 
 class Clients(Protocol):
@@ -391,6 +396,8 @@ class Server:
             raise Duplicate from None
         if code == NO_COLLECTION:
             raise Absent from None
+        if name == "command" and code in UNKNOWN_FIELDS:
+            raise UnknownField from None
         if code in TOO_LARGE or isinstance(error, DocumentTooLarge):
             raise PayloadTooLarge(
                 f"{self.describe()} cannot store a session of this size. Store less in the session."

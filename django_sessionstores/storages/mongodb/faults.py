@@ -20,6 +20,9 @@ from pymongo.errors import (
 
 DUPLICATE_KEY: Final = 11000
 NO_COLLECTION: Final = 26
+UNKNOWN_FIELDS: Final = frozenset({9, 72, 323, 40415})
+"""The codes for a field of a command that the server does not know, or that its strict API does not
+allow."""
 TOO_LARGE: Final = frozenset({10334, 17280, 17419, 17420})
 """The codes for a document that is larger than the server accepts."""
 

@@ -10,7 +10,7 @@ from pymongo.collation import Collation
 
 from ...core.records import State
 from ...exceptions import StorageUnavailable
-from .client import Absent, Server
+from .client import Absent, Server, UnknownField
 
 GRACE: Final = 60 * 60
 """Seconds after its expiry at which the server removes a record. Its clock may be ahead of those of
@@ -48,11 +48,15 @@ SIMPLE: Final = Collation(locale="simple")
 
 def existing(server: Server) -> list[Mapping[str, Any]]:
     """Return what the server says of the indexes that exist or are being built."""
-    command = {"listIndexes": server.collection().name, "includeBuildUUIDs": True}
+    command = {"listIndexes": server.collection().name}
     try:
-        found = server.ask("command", command)["cursor"]["firstBatch"]
+        try:
+            answer = server.ask("command", {**command, "includeBuildUUIDs": True})
+        except UnknownField:
+            answer = server.ask("command", command)
     except Absent:
         return []
+    found = answer["cursor"]["firstBatch"]
     # One that is being built is in a document of its own.
     return [{**each.get("spec", {}), **each} for each in found]
 

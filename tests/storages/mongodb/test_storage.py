@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import bson
+import pymongo
 import pytest
 from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
@@ -17,6 +18,7 @@ from django.contrib.auth import SESSION_KEY
 from django.core.management import call_command
 from django.test import Client, override_settings
 from msgspec.structs import replace
+from pymongo.server_api import ServerApi
 
 from django_sessionstores.core.records import Record, State, draw_key, make_tombstone, session_id
 from django_sessionstores.core.summary import Numbers, UserCount
@@ -29,6 +31,7 @@ from django_sessionstores.inventory import Inventory
 from django_sessionstores.inventory.session_info import session_info
 from django_sessionstores.operations.doctor.diagnosis import diagnose
 from django_sessionstores.storages.base import LITTER_AGE, Conflict, Gone, Taken, Updated
+from django_sessionstores.storages.mongodb import storage as storage_module
 from django_sessionstores.storages.mongodb.indexes import GRACE, existing, models
 from django_sessionstores.storages.mongodb.storage import MongoDBStorage
 from django_sessionstores.testing import StorageContract, now, successor
@@ -788,6 +791,22 @@ def test_an_index_that_is_being_built_is_missing() -> None:
             run_in_mongo(server, {**point, "mode": "off"})
         assert len(making.result()) == 3
         assert other.missing_indexes() == []
+
+
+def test_indexes_are_made_with_the_strict_api(
+    server: MongoDB, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which has no field for indexes that are being built."""
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    api = ServerApi("1", strict=True, deprecation_errors=True)
+    with pymongo.MongoClient(server.url(), server_api=api) as client:
+        monkeypatch.setattr(storage_module, "strict_client", client, raising=False)
+        path = f"{storage_module.__name__}.strict_client"
+        with storage_at(None, MONGODB_URI="", MONGODB_CLIENT=path) as storage:
+            storage.create(make_record(), now())
+            assert len(storage.make_indexes()) == 3
+            assert storage.missing_indexes() == []
+    assert caplog.records == []
 
 
 def test_migrate_goes_on_without_the_server(db: None, caplog: pytest.LogCaptureFixture) -> None:
