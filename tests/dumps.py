@@ -66,7 +66,9 @@ def spoil(engine: Any, session_id: str) -> None:
         with connections[engine.database].cursor() as cursor:
             cursor.execute(state, [session_id])
     if engine.case.other is MONGODB:
-        _documents(engine).update_one({"_id": bytes.fromhex(session_id)}, {"$set": {"state": 9}})
+        # Still one that lists find.
+        change = {"created": None, "version": "many", "user_agent": 7}
+        _documents(engine).update_one({"_id": bytes.fromhex(session_id)}, {"$set": change})
 
 
 def dump(engine: Any) -> bytes:

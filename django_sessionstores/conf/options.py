@@ -225,9 +225,9 @@ class Settings:
     def DATABASE_TIMEOUT(self) -> float:
         """How long a request waits for PostgreSQL, MySQL or MongoDB to execute one statement for a
         session, in seconds. This includes waiting for another transaction that has locked the
-        session's row, and on MongoDB also waiting for a connection and for another primary. After
-        that time the connection is closed and ``StorageUnavailable`` is raised. ``0`` disables the
-        timeout."""
+        session's row, and on MongoDB also waiting for a connection and for another primary. For a
+        replica set, the default is 15 seconds, so that it can elect one. After that time the
+        connection is closed and ``StorageUnavailable`` is raised. ``0`` disables the timeout."""
         return seconds("DATABASE_TIMEOUT", default=10)
 
     # Parallel requests.

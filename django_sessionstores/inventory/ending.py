@@ -98,7 +98,8 @@ class Ending(msgspec.Struct, frozen=True):
 
     def end(self, session_id: str, user_id: str | None) -> Flow[bool]:
         """End a session, and return whether it was live, see `Inventory.end`."""
-        found = yield from self._lookup(session_id)
+        # What cannot be read must end nevertheless.
+        found = yield from Calls(self.storage).lookup_as_listed(session_id)
         if user_id is not None and (found is None or found.user_id != user_id):
             return False
         ended = yield from self._end_one(session_id, found)
@@ -148,12 +149,6 @@ class Ending(msgspec.Struct, frozen=True):
                 added = progress.add([followed.record or Record(id=followed.id)])
                 yield from self._send(added, "revoked")
                 ended += added
-
-    def _lookup(self, session_id: str) -> Flow[Record | None]:
-        found: Record | None = None
-        with suppress(UnreadablePayload):  # The session must end nevertheless.
-            found = yield Call(self.storage, "lookup", (session_id,))
-        return found
 
     def _end_one(self, session_id: str, known: Record | None) -> Flow[EndedSession | None]:
         """End the session with an id, and return it; ``None`` if it was not live."""

@@ -292,7 +292,7 @@ class Inventory:
     # --- Flows -----------------------------------------------------------------------------
 
     def _get(self, session_id: str) -> Flow[SessionInfo | None]:
-        record: Record | None = yield Call(self.storage, "lookup", (session_id,))
+        record = yield from Calls(self.storage).lookup_as_listed(session_id)
         return None if record is None else self._info_if_live(record)
 
     def _get_many(self, session_ids: Sequence[str]) -> Flow[dict[str, SessionInfo]]:

@@ -123,9 +123,11 @@ class Breaker:
         """Note that the server has answered, if only with an error."""
         self._answered_at = clock.monotonic()
         self._is_open = False
+        self.log.forget_start()
 
     def failed(self, began: float, error: object) -> None:
         """Note that a call has failed which began then, with an error whose text ends in a dot."""
+        self.log.note_start(began)
         now = clock.monotonic()
         if now - began < SLOW or not settings.STORE_RETRY:
             self._is_open = False

@@ -8,6 +8,7 @@ import msgspec
 
 from ..core.flow import Call, Flow
 from ..core.records import Record
+from ..exceptions import UnreadablePayload
 from .base import Found, Outcome, Page, Storage, Taken, Updated
 
 
@@ -60,6 +61,13 @@ class Calls(msgspec.Struct, frozen=True):
         """See `Storage.lookup`."""
         record: Record | None = yield Call(self.storage, "lookup", (session_id,))
         return record
+
+    def lookup_as_listed(self, session_id: str) -> Flow[Record | None]:
+        """See `Storage.lookup`. A record that cannot be read is returned as lists show it."""
+        try:
+            return (yield from self.lookup(session_id))
+        except UnreadablePayload:
+            return (yield from self.lookup_many([session_id])).get(session_id)
 
     def lookup_many(self, session_ids: Sequence[str]) -> Flow[Mapping[str, Record]]:
         """See `Storage.lookup_many`."""

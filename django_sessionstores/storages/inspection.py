@@ -175,12 +175,20 @@ class Inspection(SiteMarks):
         """Return the names of the indexes that `make_indexes` would make. Asks the store."""
         return ()
 
-    def make_indexes(self) -> None:
+    def has_other_content(self) -> bool:
+        """Return whether something that is not a session is where only sessions should be.
+
+        Asks the store.
+        """
+        return False
+
+    def make_indexes(self) -> Sequence[str]:
         """Make what the store itself needs to find and to remove records, if it is not there.
 
-        ``migrate`` and ``manage.py sessions reindex`` call it. A table has its indexes by its own
-        migrations.
+        Return the names of those that were made. ``migrate`` and ``manage.py sessions reindex``
+        call it. A table has its indexes by its own migrations.
         """
+        return ()
 
     def eviction_policy(self) -> str:
         """Return the store's name for the policy by which it drops sessions when it is full.

@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from threading import Lock
 from typing import Any, Final
 
@@ -52,6 +53,8 @@ class _Outage:
 
     lock: Lock
     began_at: float
+    """When the first call that failed began: visitors have waited since."""
+    first_line_at: float
     failed_at: float
     """When the last call failed."""
     written_at: float
@@ -76,11 +79,12 @@ class OutageLog:
     learn that the outage is over.
     """
 
-    __slots__ = ("_beginnings", "_changes", "_name", "_outage", "is_open")
+    __slots__ = ("_beginnings", "_changes", "_name", "_outage", "_started_at", "is_open")
 
     def __init__(self, name: Callable[[], str]) -> None:
         self._name = name
         self._outage: _Outage | None = None
+        self._started_at = inf
         # When outages have begun, and when lines were written because of another reason.
         self._beginnings = deque[float](maxlen=MOST_BEGINNINGS)
         self._changes = deque[float](maxlen=MOST_CHANGES)
@@ -104,6 +108,17 @@ class OutageLog:
             line = self._count(error, operation, reason or str(error))
         self._write(line)
 
+    def note_start(self, moment: float) -> None:
+        """Note when a call began that is about to be counted by `failed`.
+
+        Until a call is answered, the first one counts: the outage has lasted since.
+        """
+        self._started_at = min(self._started_at, moment)
+
+    def forget_start(self) -> None:
+        """Note that a call was answered."""
+        self._started_at = inf
+
     def succeeded(self, operation: object = None) -> None:
         """End the outage, if the success of ``operation`` shows that it is over."""
         with _lock:
@@ -113,12 +128,14 @@ class OutageLog:
     def _count(self, error: StorageUnavailable, operation: object, reason: str) -> _Line | None:
         now, outage = clock.monotonic(), self._current()
         if outage is None:
-            self._outage = _Outage(_lock, now, now, now, 1, 1, {reason}, {operation})
+            began = min(now, self._started_at)
+            self._outage = _Outage(_lock, began, now, now, now, 1, 1, {reason}, {operation})
             self.is_open = True
             self._beginnings.append(now)
             return logging.ERROR, "Session store outage begins: %s", (error,)
         outage.calls += 1
         outage.failed_at = now
+        outage.began_at = min(outage.began_at, self._started_at)
         outage.operations.add(operation)
         # A breaker adds to the reason for which it is open.
         is_new = not reason.startswith(tuple(outage.reasons))
@@ -131,7 +148,7 @@ class OutageLog:
         text = "Session store outage continues: %s. Calls failed: %d in the %.1f s since it began"
         arguments: tuple[Any, ...] = str(error).rstrip("."), outage.calls, now - outage.began_at
         # After the first line, both counts are about the same seconds.
-        if outage.written_at > outage.began_at and seconds >= 1:
+        if outage.written_at > outage.first_line_at and seconds >= 1:
             text, arguments = f"{text}, %d in the last %.1f s", (*arguments, new, seconds)
         outage.written_at, outage.calls_at_line = now, outage.calls
         return logging.WARNING, text, arguments
@@ -146,6 +163,7 @@ class OutageLog:
         if not is_proof and now - outage.failed_at < INTERVAL:
             return None
         self._outage, self.is_open = None, False
+        self.forget_start()
         text = (
             "Session store outage is over: %s. It began %.1f s ago, the last call failed %.1f s "
             "ago. Calls failed: %d"
@@ -157,6 +175,7 @@ class OutageLog:
         """Return the outage, unless it is of the process that this one was forked from."""
         if self._outage is not None and self._outage.lock is not _lock:
             self._outage, self.is_open = None, False
+            self.forget_start()
             self._beginnings.clear()
             self._changes.clear()
         return self._outage

@@ -129,7 +129,7 @@ def follow_ids(storage: Storage, session_id: str) -> Flow[set[str]]:
     calls = Calls(storage)
     found = {session_id}
     for _ in range(_ROUNDS):
-        current = yield from calls.lookup(session_id)
+        current = yield from calls.lookup_as_listed(session_id)
         if current is None:
             break
         if current.state is State.LIVE:

@@ -217,7 +217,9 @@ def test_mongodb(engine: Engine) -> None:
         assert server.ask(admin)["ok"]
         address = f"mongodb://%s:hush-hush@{server.addresses[0]}/shop?authSource=admin"
         with MongoClient(address % "admin") as client:
-            client["shop"]["django_sessionstores"].create_indexes(indexes.models())
+            client["shop"]["django_sessionstores"].create_indexes(
+                indexes.models(indexes.missing([]))
+            )
             reader = [{"role": "read", "db": "shop"}]
             client["admin"].command("createUser", "reader", pwd="hush-hush", roles=reader)
         with migrating(f"{OURS}.mongodb", MONGODB_URI=address % "admin"):

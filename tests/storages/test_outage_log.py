@@ -57,6 +57,27 @@ def test_the_first_failure_is_an_error(log: OutageLog, caplog: pytest.LogCapture
     assert lines(caplog) == [("ERROR", text)]
 
 
+def test_an_outage_begins_with_the_first_call_that_waits(
+    log: OutageLog, time: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And not when the call gives up."""
+    breaker = Breaker(log)
+    for _ in range(2):
+        first = breaker.begin()
+        time.now += 3
+        second = breaker.begin()
+        time.now += 7
+        for began in (second, first):
+            error = StorageUnavailable("The store does not answer.")
+            breaker.failed(began, error)
+            log.failed(error)
+        time.now += 0.1
+        breaker.answered()
+        log.succeeded()
+        (_, (_, text)) = lines(caplog)
+        assert "It began 10.1 s ago, the last call failed 0.1 s ago" in text
+
+
 def test_a_line_a_minute_counts_the_others(
     log: OutageLog, time: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

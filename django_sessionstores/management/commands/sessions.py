@@ -26,6 +26,7 @@ from ...middleware.installed import OWN_PATH, has_package_middleware, records_re
 from ...migration import bulk
 from ...migration.lazy import sources
 from ...operations import cache_keys, doctor, statistics
+from ...operations.checks.configuration import parts
 from ...sessions.user_ids import normal_user_id
 from .. import moved_engines, reports, selection
 from ..engine import errors_reported, open_inventory, purge
@@ -246,7 +247,11 @@ class Command(BaseCommand):
             self.terminal.say(purge_summary(purge()))
 
     def _reindex(self, **options: Any) -> None:
-        number = self._inventory().reindex()
+        inventory = self._inventory()
+        made = [name for part in parts(inventory.storage) for name in part.make_indexes()]
+        if made:
+            self.terminal.say(f"Made these indexes: {', '.join(made)}.")
+        number = inventory.reindex()
         if number is None:
             self.terminal.say("There is no index beside the sessions, and nothing to do.")
         else:

@@ -11,6 +11,7 @@ from django.core import checks as django_checks
 from django.core.checks.registry import registry
 from django.utils.translation import gettext_lazy, gettext_noop
 
+from ...conf import full_name
 from ...core.phrases import Phrase, translate
 from ...middleware.installed import OWN_PATH
 from .. import checks
@@ -136,6 +137,8 @@ def _of_stores(
             yield _unwritable(store), "" if store.has_copies else breaks
         if store.missing_indexes:
             yield _not_indexed(store), ""
+        if store.has_other_content:
+            yield _not_alone(store), ""
         if store.size_obstacle:
             yield _too_small(store), "" if store.has_copies else _TOO_SMALL
 
@@ -220,6 +223,23 @@ def _not_indexed(store: Store) -> django_checks.CheckMessage:
         ),
         hint=Phrase(gettext_noop("Run: %(command)s"), command="python manage.py sessions reindex"),
         id="sessionstores.W041",
+    )
+
+
+def _not_alone(store: Store) -> django_checks.CheckMessage:
+    return django_checks.Warning(
+        Phrase(
+            gettext_noop(
+                "Sessions are in %(store)s, which also has documents that are not sessions. "
+                "MongoDB removes those that have a date in the past in the field 'expires'."
+            ),
+            store=store.name,
+        ),
+        hint=Phrase(
+            gettext_noop("Set %(setting)s to the name of a collection that only has sessions."),
+            setting=full_name("MONGODB_COLLECTION"),
+        ),
+        id="sessionstores.W044",
     )
 
 

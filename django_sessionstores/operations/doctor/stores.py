@@ -50,6 +50,8 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
     """Why the store does not keep a session of `probe.LARGE` bytes; empty if it does."""
     missing_indexes: tuple[str, ...] = ()
     """The names of the indexes that the store does not have, and that ``migrate`` makes."""
+    has_other_content: bool = False
+    """Whether something that is not a session is where only sessions should be."""
     is_probed: bool = False
     """Whether a session could be stored, read, changed and ended."""
     belongs_to_another: bool = False
@@ -216,7 +218,11 @@ class _Questions:
             # It has the cure, and more than the first thing that was refused.
             stores[0] = replace(stores[0], write_obstacle=obstacle)
         if not any(each.error for each in stores):
-            stores[0] = replace(stores[0], missing_indexes=self._missing_indexes())
+            stores[0] = replace(
+                stores[0],
+                missing_indexes=self._missing_indexes(),
+                has_other_content=self._has_other_content(),
+            )
         return stores
 
     def _missing_indexes(self) -> tuple[str, ...]:
@@ -224,6 +230,12 @@ class _Questions:
             return tuple(self._storage.missing_indexes())
         except StorageUnavailable:
             return ()  # Its user may not list them, and `migrate` says so.
+
+    def _has_other_content(self) -> bool:
+        try:
+            return self._storage.has_other_content()
+        except StorageUnavailable:
+            return False  # The store answered before, so the next run of the doctor tells.
 
     def _ask_all(self, nodes: Mapping[str, str]) -> list[Store]:
         begun: dict[str, Future[Store]] = {

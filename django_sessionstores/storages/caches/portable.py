@@ -26,6 +26,7 @@ from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.utils.translation import gettext_noop
 
+from ...core import clock
 from ...core.phrases import Phrase
 from ...core.records import Record, State, is_session_id, pack, unpack, unpack_start, with_times
 from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
@@ -232,9 +233,11 @@ class PortableStorage(CacheStorage):
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         """Return what a method of the cache returns. Raises `StorageUnavailable` for any error."""
+        began = clock.monotonic()
         try:
             answer = getattr(self._cache, method)(*arguments)
         except Exception as error:
+            self._outages.note_start(began)
             raise self._outage(error) from error
         self._note_success(method)
         return answer

@@ -16,23 +16,38 @@ from django.utils.translation import gettext_noop
 from pymongo import AsyncMongoClient, MongoClient, ReadPreference, WriteConcern
 from pymongo.collection import Collection
 from pymongo.errors import (
+    BulkWriteError,
     ConfigurationError,
     DocumentTooLarge,
     InvalidName,
     InvalidURI,
+    NotPrimaryError,
     PyMongoError,
     WaitQueueTimeoutError,
 )
 from pymongo.read_concern import ReadConcern
 
-from ...conf import engine_setting_name
+from ...conf import engine_setting_name, settings, stated_options
 from ...core.phrases import Phrase
 from ...exceptions import PayloadTooLarge, StorageFull, StorageUnavailable, UnreadablePayload
 from ..breaker import Breaker
 from ..loops import LoopClients
 from ..outage_log import OutageLog
 from ..threads import in_thread
-from .faults import DUPLICATE_KEY, TOO_LARGE, code_of, fault_of, is_answer, label_of, was_sent
+from .faults import (
+    DIRECT,
+    DUPLICATE_KEY,
+    NO_COLLECTION,
+    TOO_LARGE,
+    UNKNOWN_FIELDS,
+    code_of,
+    fault_of,
+    index_of,
+    is_answer,
+    is_of_id,
+    label_of,
+    was_sent,
+)
 from .loops import Awaited, MongoClients
 
 Blocking: TypeAlias = Collection[dict[str, Any]]
@@ -40,13 +55,21 @@ Blocking: TypeAlias = Collection[dict[str, Any]]
 _ERRORS: Final = (PyMongoError, BSONError, OSError)
 _CLOSE_SECONDS: Final = 1.0
 """How long closing a client waits for a server that does not answer."""
+ELECTION_SECONDS: Final = 15.0
+"""How long a request waits for a command of a replica set, if the project does not say it."""
 _TIMEOUTS: Final = ("serverSelectionTimeoutMS", "connectTimeoutMS", "waitQueueTimeoutMS")
 """The options of the client that limit how long a command waits before it is sent."""
 _MONITORING: Final = "serverMonitoringMode"
+_TLS_FILES: Final = frozenset({"tlscafile", "tlscertificatekeyfile", "tlscrlfile"})
+_NOT_PRIMARY: Final = frozenset({"RSSecondary", "RSArbiter", "RSOther", "RSGhost"})
+"""The client's names for members of a replica set that are not its primary."""
 _COLLECTION_OPTIONS: Final[dict[str, Any]] = {
     # Milliseconds, not ``datetime``, which takes longer and ends in the year 9999.
     "codec_options": CodecOptions(
-        document_class=dict, datetime_conversion=DatetimeConversion.DATETIME_MS
+        document_class=dict,
+        datetime_conversion=DatetimeConversion.DATETIME_MS,
+        # A damaged text must not make the whole answer unreadable.
+        unicode_decode_error_handler="replace",
     ),
     # Whatever the address says: a session that was just saved must be found, and a primary that is
     # about to be replaced must not acknowledge what the next one does not have.
@@ -59,11 +82,40 @@ _COLLECTION_OPTIONS: Final[dict[str, Any]] = {
 def hosts_of(uri: str) -> list[str]:
     """Return the servers in an address, in an order of their own. An empty address has none."""
     hosts = urlsplit(uri).netloc.rpartition("@")[2].lower().split(",") if uri else []
-    return sorted(each.removesuffix(":27017") for each in hosts)
+    return sorted(map(_short_name, hosts))
+
+
+def _short_name(host: str) -> str:
+    return host.removesuffix(":27017")
+
+
+def timeout_for(uri: str) -> float:
+    """Return how many seconds a request waits for a command; 0 for no limit.
+
+    If the project does not say it, it is long enough for the members of a replica set to elect
+    another primary, which begin after 10 seconds, unless the replica set says otherwise.
+    """
+    stated = stated_options(["DATABASE_TIMEOUT"])
+    seconds = settings.DATABASE_TIMEOUT
+    parts = urlsplit(uri)
+    is_replicated = "," in parts.netloc or "+srv" in parts.scheme or "replicaset=" in uri.lower()
+    return seconds if stated or not is_replicated else max(seconds, ELECTION_SECONDS)
 
 
 class Duplicate(Exception):
     """A document with the same ``_id`` exists."""
+
+
+class Unconfirmed(StorageUnavailable):
+    """A document was removed, but too few members have confirmed it."""
+
+
+class Absent(Exception):
+    """There is no such collection."""
+
+
+class UnknownField(Exception):
+    """The server does not know a field of a ``command``."""
 
 
 class Clients(Protocol):
@@ -71,8 +123,8 @@ class Clients(Protocol):
 
     entry: str
     """The setting to look at."""
-    limits_time: bool
-    """Whether the clients limit how long a command takes."""
+    hosts: list[str]
+    """The servers that are named."""
 
     def blocking(self) -> MongoClient[dict[str, Any]]:
         """Return the blocking client. Raises ``ImproperlyConfigured``."""
@@ -89,9 +141,9 @@ class OwnClients:
 
     def __init__(self, uri: str, timeout: float, entry: str) -> None:
         self._uri, self.entry = uri, entry
+        self.hosts = hosts_of(uri)
         # As the client compares them. It looks up a name of DNS to read an address by itself.
-        stated = {name.lower() for name, _ in parse_qsl(urlsplit(uri).query)}
-        self.limits_time = bool(stated & {"timeoutms", "sockettimeoutms"})
+        stated = {name.lower(): value for name, value in parse_qsl(urlsplit(uri).query)}
         milliseconds = round(timeout * 1000)
         self._options = {
             name: milliseconds for name in _TIMEOUTS if milliseconds and name.lower() not in stated
@@ -124,18 +176,39 @@ class OwnClients:
     def _make(self, kind: Any, **options: Any) -> Any:
         try:
             return kind(self._uri, connect=False, **self._options, **options)
-        except (ConfigurationError, ValueError, TypeError) as error:
-            # The text may quote a part of a password.
-            text = str(error).lower()
-            names = ", ".join(sorted(name for name in self._stated if name in text))
-            problem = (
-                f"has an option that pymongo refuses: {names}. Correct it, or remove it."
-                if names and not isinstance(error, InvalidURI)
-                else "is not an address of MongoDB. Write "
+        except Exception as error:
+            problem = self._problem(error)
+            if not problem:
+                raise
+            raise ImproperlyConfigured(f"{self.entry} {problem}") from None
+
+    def _problem(self, error: Exception) -> str:
+        """Return what is wrong with the address, without the text of the error.
+
+        That may quote a part of a password.
+        """
+        text = str(error).lower()
+        names = sorted(name for name in self._stated if name in text)
+        if isinstance(error, ConfigurationError | ValueError | TypeError):
+            if names and not isinstance(error, InvalidURI):
+                names_of_all = ", ".join(names)
+                return (
+                    f"has an option that pymongo refuses: {names_of_all}. Correct it, or remove it."
+                )
+            return (
+                "is not an address of MongoDB. Write "
                 "'mongodb://USER:PASSWORD@HOST:PORT/DATABASE', or 'mongodb+srv://...', and "
                 "percent-encode what is special in a URL."
             )
-            raise ImproperlyConfigured(f"{self.entry} {problem}") from None
+        # What reads certificates may be of another package, and has errors of its own.
+        files = sorted(_TLS_FILES & (set(names) or self._stated.keys()))
+        paths = ", ".join(f"{name}={self._stated[name]}" for name in files)
+        if not paths:
+            return ""
+        return (
+            f"names a file that cannot be used: {paths}. Correct the path, or put a file with "
+            "certificates there that this process may read."
+        )
 
 
 class GivenClient:
@@ -157,8 +230,8 @@ class GivenClient:
                 f"{type(found).__name__}."
             )
         self._client: MongoClient[dict[str, Any]] = found
-        options = found.options
-        self.limits_time = bool(options.timeout or options.pool_options.socket_timeout)
+        hosts = found.topology_description.server_descriptions()
+        self.hosts = sorted(_short_name(f"{host}:{port}") for host, port in hosts)
 
     def blocking(self) -> MongoClient[dict[str, Any]]:
         return self._client
@@ -181,11 +254,19 @@ class Server:
         self._blocking: tuple[Any, Blocking] | None = None
         self._loops: LoopClients[Awaited] = LoopClients(MongoClients(self._connect_loop))
         self._database = self.collection().database.name
+        options = self.collection().database.client.options
+        # As the client has read them. It ignores those that it does not understand, and 0 means
+        # without a limit.
+        self._client_limits_time = bool(options.timeout or options.pool_options.socket_timeout)
+        self._is_direct = bool(options.direct_connection)
 
     def describe(self) -> str:
         """Return which server this is."""
         return Phrase(
-            gettext_noop("MongoDB (collection %(collection)s of the database %(database)s)"),
+            gettext_noop(
+                "MongoDB %(hosts)s (collection %(collection)s of the database %(database)s)"
+            ),
+            hosts=",".join(self._clients.hosts),
             collection=repr(self._names[1]),
             database=repr(self._database),
         )
@@ -198,7 +279,15 @@ class Server:
     @property
     def limits_time(self) -> bool:
         """Whether there is a limit to how long a command takes."""
-        return bool(self._timeout) or self._clients.limits_time
+        return bool(self._timeout) or self._client_limits_time
+
+    @property
+    def is_replicated(self) -> bool:
+        """Whether the server is not a single one, as far as it has been asked."""
+        known = self.collection().database.client.topology_description
+        return known.topology_type_name != "Single" or any(
+            each.replica_set_name for each in known.server_descriptions().values()
+        )
 
     def collection(self) -> Blocking:
         """Return the collection of the blocking client. Raises ``ImproperlyConfigured``."""
@@ -207,35 +296,39 @@ class Server:
             self._blocking = client, _collection_of(client, *self._names)
         return self._blocking[1]
 
-    def ask(self, name: str, *arguments: Any, patient: bool = False, **options: Any) -> Any:
+    def ask(self, name: str, *arguments: Any, seconds: float = 0, **options: Any) -> Any:
         """Return the answer to one command, which a method of the collection sends.
 
-        Raises `Duplicate`, `StorageUnavailable`, `StorageFull`, `PayloadTooLarge`, and
+        ``command`` as the name is the method of the database.
+
+        Raises `Duplicate`, `Absent`, `StorageUnavailable`, `StorageFull`, `PayloadTooLarge`, and
         `UnreadablePayload` if the answer is not valid. ``was_sent`` of an error is about this
-        command alone. ``patient`` means without a limit of time.
+        command alone. ``seconds`` are how long it may take, if not as long as that of a request.
         """
         began = self._begin()
         try:
-            with self._limit(patient):
-                answer = getattr(self.collection(), name)(*arguments, **options)
+            with self._limit(seconds):
+                answer = _method(self.collection(), name)(*arguments, **options)
                 if name in _CURSORS:
                     answer = answer.to_list()
+            self._require_primary(self.collection())
         except BaseException as error:
             self._end_failed(error, began, name)
             raise
         self._note_success(name)
         return answer
 
-    async def aask(self, name: str, *arguments: Any, patient: bool = False, **options: Any) -> Any:
+    async def aask(self, name: str, *arguments: Any, seconds: float = 0, **options: Any) -> Any:
         """See `ask`."""
         awaited = self._loops.client_of_running_loop()
         if awaited is None:
-            return await in_thread(self.ask)(name, *arguments, patient=patient, **options)
+            return await in_thread(self.ask)(name, *arguments, seconds=seconds, **options)
         began = self._begin()
         try:
-            with self._limit(patient):
-                answer = getattr(awaited.collection, name)(*arguments, **options)
+            with self._limit(seconds):
+                answer = _method(awaited.collection, name)(*arguments, **options)
                 answer = await (answer.to_list() if name in _CURSORS else answer)
+            self._require_primary(awaited.collection)
         except BaseException as error:
             self._end_failed(error, began, name)
             raise
@@ -254,10 +347,21 @@ class Server:
             return None
         return Awaited(_collection_of(client, *self._names), client._topology)
 
-    def _limit(self, patient: bool) -> AbstractContextManager[None]:
-        if patient or not self._timeout or self._clients.limits_time:
+    def _limit(self, seconds: float) -> AbstractContextManager[None]:
+        if not seconds and (not self._timeout or self._client_limits_time):
             return nullcontext()
-        return pymongo.timeout(self._timeout)
+        return pymongo.timeout(seconds or self._timeout)
+
+    def _require_primary(self, collection: Any) -> None:
+        """Raise the error of a write if the only server is not the primary.
+
+        The client asks it nevertheless if the address says so. What it has may be outdated.
+        """
+        if not self._is_direct:
+            return
+        known = collection.database.client.topology_description.server_descriptions()
+        if any(each.server_type_name in _NOT_PRIMARY for each in known.values()):
+            raise NotPrimaryError(DIRECT)
 
     def _begin(self) -> float:
         """Return the time, see `Breaker.begin`. A call that may not pass sends nothing."""
@@ -283,8 +387,12 @@ class Server:
         code, answered = code_of(error), is_answer(error)
         if answered:
             self._breaker.answered()
-        if code == DUPLICATE_KEY:
+        if code == DUPLICATE_KEY and is_of_id(error):
             raise Duplicate from None
+        if code == NO_COLLECTION:
+            raise Absent from None
+        if name == "command" and code in UNKNOWN_FIELDS:
+            raise UnknownField from None
         if code in TOO_LARGE or isinstance(error, DocumentTooLarge):
             raise PayloadTooLarge(
                 f"{self.describe()} cannot store a session of this size. Store less in the session."
@@ -293,8 +401,10 @@ class Server:
             raise UnreadablePayload("document is damaged") from None
         fault = fault_of(error)
         kind = StorageFull if fault.is_full else StorageUnavailable
+        if isinstance(error, BulkWriteError) and error.details.get("nRemoved"):
+            kind = Unconfirmed
         rights = f"db.grantRolesToUser(USER, [{{role: 'readWrite', db: {self._database!r}}}])"
-        values = {"entry": self._clients.entry, "rights": rights}
+        values = {"entry": self._clients.entry, "rights": rights, "index": index_of(error)}
         failure = kind(
             f"{self.describe()}: {fault.meaning} ({label_of(error)}). {fault.cure.format(**values)}"
         )
@@ -302,13 +412,20 @@ class Server:
         # A pool that is used up says nothing about the server.
         if not (answered or isinstance(error, WaitQueueTimeoutError)):
             self._breaker.failed(began, failure)
-        self._breaker.log.failed(failure, name if answered else None)
+        # What the client says of the same fault differs from one call to the next.
+        reason = "" if fault.is_unknown else f"{self.describe()}: {fault.meaning}"
+        self._breaker.log.failed(failure, name if answered else None, reason)
         # The text of an answer quotes the command.
         raise failure from (None if answered else error)
 
 
 _CURSORS: Final = frozenset({"find", "list_indexes", "aggregate"})
 """The methods that return a cursor. Of these, only ``find`` is awaited."""
+
+
+def _method(collection: Any, name: str) -> Any:
+    """Return the method of a collection, or of its database, with this name."""
+    return getattr(collection.database if name == "command" else collection, name)
 
 
 def _collection_of(client: Any, database: str, collection: str) -> Any:

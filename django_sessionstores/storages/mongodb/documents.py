@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 from bson.datetime_ms import DatetimeMS
 from msgspec.structs import replace
 
-from ...core.records import Record, State, is_session_id
+from ...core.records import ID_SIZE, Record, State, is_session_id
 from ...exceptions import UnreadablePayload
 
 Document: TypeAlias = Mapping[str, Any]
@@ -43,6 +44,21 @@ def key_of(session_id: str) -> bytes:
     return bytes.fromhex(session_id) if is_session_id(session_id) else session_id.encode()
 
 
+FIRST_KEY: Final = bytes(ID_SIZE)
+LAST_KEY: Final = b"\xff" * ID_SIZE
+"""The first and the last ``_id`` that a record can have, in the order of the server, in which bytes
+of another length or type are before the one or after the other."""
+
+
+def is_record_key(key: Any) -> bool:
+    """Return whether an ``_id`` is that of a record."""
+    return type(key) is bytes and len(key) == ID_SIZE
+
+
+MOST_EXPIRES: Final = 10**18 - 1
+"""The last expiry that a cursor can have."""
+
+
 def moment(milliseconds: int) -> DatetimeMS:
     """Return a moment as the server compares it, of milliseconds since the epoch."""
     return DatetimeMS(milliseconds)
@@ -73,21 +89,21 @@ def record_of(document: Document) -> Record:
     """Return the record of a document. Raises `UnreadablePayload`."""
     try:
         return Record(
-            id=document["_id"].hex(),
-            # Without the classes that tell the types of numbers apart.
-            version=int(document["version"]),
-            state=State(document["state"]),
+            id=_checked(document["_id"], bytes).hex(),
+            version=_whole(document["version"]),
+            state=_state(document["state"]),
             payload=_checked(document["payload"], bytes),
             user_id=_checked(document.get("user_id"), str | None),
-            created=int(document["created"]),
-            last_activity=int(document["last_activity"]),
-            expires=int(document["expires"]),
-            ip=str(document.get("ip", "")),
-            user_agent=str(document.get("user_agent", "")),
-            origin=document.get("origin", b"").hex(),
-            site=int(document["site"]),
+            created=_whole(document["created"]),
+            last_activity=_whole(document["last_activity"]),
+            # As any other number, no write would find it.
+            expires=int(_checked(document["expires"], DatetimeMS)),
+            ip=_checked(document.get("ip", ""), str),
+            user_agent=_checked(document.get("user_agent", ""), str),
+            origin=_checked(document.get("origin", b""), bytes).hex(),
+            site=_whole(document["site"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, ArithmeticError):
         raise UnreadablePayload("document is not a record") from None
 
 
@@ -98,8 +114,69 @@ def _checked(value: Any, kind: Any) -> Any:
     return value
 
 
+def _whole(value: Any) -> int:
+    """Return a number, which must be whole, without the class that tells its type apart."""
+    number = int(_checked(value, int | float | DatetimeMS))
+    if isinstance(value, float) and number != value:
+        raise ValueError
+    return number
+
+
+def _state(value: Any) -> State:
+    """Return the state with this number."""
+    return State(_whole(value))
+
+
 def entry_of(document: Document) -> Record:
-    """Return the record of a document with `LIST_FIELDS`. Raises `UnreadablePayload`."""
-    size = document.get("size") or None
-    record = record_of({"payload": b"", **document})
-    return replace(record, size=None if size is None else int(size))
+    """Return the record of a document with `LIST_FIELDS`, as far as it can be read.
+
+    What is damaged has the value of an empty field, so that the session is listed and can be ended.
+    Raises `UnreadablePayload` for a document that is not a session's: without an id, a state or an
+    expiry.
+    """
+    found = dict(document)
+    if is_record_key(found.get("_id")):
+        for name, (kind, default) in _DEFAULTS.items():
+            with suppress(TypeError, ValueError, ArithmeticError):
+                kind(found.get(name))
+                continue
+            found[name] = default
+        if isinstance(users := document.get("user_id"), list):
+            # The index has the session under each of them.
+            found["user_id"] = next((each for each in users if isinstance(each, str)), None)
+    record, size = record_of(found), found["size"]
+    return replace(
+        record,
+        created=max(0, record.created),
+        last_activity=max(0, record.last_activity),
+        size=int(size) if size else None,
+    )
+
+
+def _text(value: Any) -> str:
+    text: str = _checked(value, str)
+    return text
+
+
+def _bytes(value: Any) -> bytes:
+    data: bytes = _checked(value, bytes)
+    return data
+
+
+_DEFAULTS: Final[dict[str, tuple[Callable[[Any], object], Any]]] = {
+    **dict.fromkeys(("version", "created", "last_activity", "site", "size"), (_whole, 0)),
+    **dict.fromkeys(("ip", "user_agent"), (_text, "")),
+    **dict.fromkeys(("payload", "origin"), (_bytes, b"")),
+    "user_id": (_text, None),
+}
+"""How each field of an entry is read that may be damaged, and what stands for it if it is."""
+
+
+def place_of(document: Document) -> tuple[int, str]:
+    """Return the expiry and the id by which a document of a list stands in its order."""
+    moments = document.get("expires")
+    # Of several values, the index has the largest one.
+    several = moments if isinstance(moments, list) else [moments]
+    expires = max((int(each) for each in several if isinstance(each, DatetimeMS)), default=0)
+    key = document["_id"]
+    return min(expires, MOST_EXPIRES), key.hex() if is_record_key(key) else ""

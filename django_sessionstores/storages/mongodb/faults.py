@@ -19,6 +19,10 @@ from pymongo.errors import (
 )
 
 DUPLICATE_KEY: Final = 11000
+NO_COLLECTION: Final = 26
+UNKNOWN_FIELDS: Final = frozenset({9, 72, 323, 40415})
+"""The codes for a field of a command that the server does not know, or that its strict API does not
+allow."""
 TOO_LARGE: Final = frozenset({10334, 17280, 17419, 17420})
 """The codes for a document that is larger than the server accepts."""
 
@@ -28,8 +32,8 @@ class Fault(NamedTuple):
 
     meaning: str
     cure: str
-    """What to do: ``{entry}`` is the setting that has the address, and ``{rights}`` the call that
-    gives rights."""
+    """What to do: ``{entry}`` is the setting that has the address, ``{rights}`` the call that gives
+    rights, and ``{index}`` the name of an index."""
     codes: tuple[int, ...] = ()
     """The codes of the server."""
     kinds: tuple[type[Exception], ...] = ()
@@ -38,13 +42,27 @@ class Fault(NamedTuple):
     """A regular expression for the texts of those exceptions that are of this kind."""
     is_full: bool = False
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether only the code of the error tells it from others."""
+        return not (self.codes or self.kinds)
+
 
 _ADDRESS: Final = (
     "Look at the hosts, the ports and the TLS options in {entry}, and whether the server runs."
 )
 _STATUS: Final = "rs.status() shows its members."
 
+DIRECT: Final = "directConnection"
+"""The text of an error that says that the only server is not the primary."""
+
 _FAULTS: Final = (
+    Fault(
+        "The server is not the primary of its replica set, and what it has may be outdated",
+        f"Remove directConnection from {{entry}}, or name the primary. {_STATUS}",
+        kinds=(NotPrimaryError,),
+        words=f"^{DIRECT}",
+    ),
     Fault(
         "The server does not give its user the rights that sessions need",
         "Give the user its rights in MongoDB: {rights}",
@@ -91,6 +109,11 @@ _FAULTS: Final = (
         (67, 85, 86),
     ),
     Fault(
+        "A unique index of the collection does not let it have more than one session",
+        "Drop the index {index}, or name another collection in MONGODB_COLLECTION.",
+        (DUPLICATE_KEY,),
+    ),
+    Fault(
         "The connection pool of this process has no free connection",
         "Raise maxPoolSize in {entry}.",
         kinds=(WaitQueueTimeoutError,),
@@ -100,6 +123,13 @@ _FAULTS: Final = (
         "Set tlsCAFile in {entry}.",
         kinds=(ConnectionFailure,),
         words="CERTIFICATE",
+    ),
+    Fault(
+        "The replica set has no primary",
+        f"Bring the majority of its members back. {_STATUS}",
+        kinds=(ServerSelectionTimeoutError,),
+        # Of its members, some answer.
+        words="RSSecondary|RSArbiter|RSOther|RSGhost",
     ),
     Fault("The server refuses connections", _ADDRESS, kinds=(ConnectionFailure,), words="refused"),
     Fault(
@@ -151,6 +181,17 @@ def _details(error: BaseException) -> Any:
         return {}
     nested = details.get("writeConcernError")
     return nested if isinstance(nested, dict) else details
+
+
+def is_of_id(error: BaseException) -> bool:
+    """Return whether the index that refuses a duplicate is the one of ``_id``."""
+    return index_of(error) in {"", "_id_"}
+
+
+def index_of(error: BaseException) -> str:
+    """Return the name of the index that refuses a duplicate; empty if it is not known."""
+    found = re.search(r" index: (\S+) dup key", str(_details(error).get("errmsg", "")))
+    return found[1] if found else ""
 
 
 def is_answer(error: Exception) -> bool:

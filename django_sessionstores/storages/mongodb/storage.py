@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
-from pymongo import DESCENDING, ReplaceOne
+from pymongo import DESCENDING, DeleteOne, ReplaceOne
 
-from ...conf import engine_setting, engine_setting_name, full_name, settings
+from ...conf import engine_setting, engine_setting_name, full_name
 from ...core import clock
 from ...core.flow import Call, Flow, arun, run
 from ...core.records import ID_SIZE, TOMBSTONES, Record, State, is_session_id
@@ -30,8 +31,27 @@ from ..base import (
 )
 from ..flows import FlowStorage
 from . import indexes
-from .client import Clients, Duplicate, GivenClient, OwnClients, Server, hosts_of
-from .documents import LIST_FIELDS, document_of, entry_of, key_of, moment, record_of
+from .client import Clients, (
+    Duplicate,
+    GivenClient,
+    OwnClients,
+    Server,
+    Unconfirmed,
+    hosts_of,
+    timeout_for,
+)
+from .documents import (
+    FIRST_KEY,
+    LAST_KEY,
+    LIST_FIELDS,
+    Document,
+    document_of,
+    entry_of,
+    key_of,
+    moment,
+    place_of,
+    record_of,
+)
 from .numbers import numbers_of, numbers_of_users
 
 _MAX_DOCUMENT: Final = 16 * 1024 * 1024
@@ -43,9 +63,15 @@ _NO_VERSION: Final = -1
 _ENDED_VERSION: Final = 0
 """The version of a session that `MongoDBStorage.end_many` is about to remove: one that no request
 has seen, so that none replaces it."""
+_MARK_AGE: Final = 5000
+"""Milliseconds after which a call that has marked sessions to end them has failed."""
+_MOST_KEPT: Final = 1000
+"""How many ends that were not finished this process knows."""
 _BEFORE_ALL: Final = moment(-(2**63))
 """A moment that is not after any other."""
 
+NUMBERS_SECONDS: Final = 60
+"""How long counting all sessions of all users may take."""
 _BY_ID: Final = "_id_"
 """The index that every collection has."""
 
@@ -64,7 +90,7 @@ def from_settings() -> MongoDBStorage:
             f"Set either {of_uri}, such as 'mongodb://HOST:PORT/DATABASE', or {of_path}, and not "
             "both."
         )
-    timeout = settings.DATABASE_TIMEOUT
+    timeout = timeout_for(uri)
     clients: Clients = OwnClients(uri, timeout, of_uri) if uri else GivenClient(path, of_path)
     names = engine_setting("MONGODB_DATABASE"), engine_setting("MONGODB_COLLECTION")
     server = Server(clients, *names, timeout)
@@ -89,6 +115,10 @@ class MongoDBStorage(FlowStorage):
     def __init__(self, server: Server, place: str) -> None:
         self._server = server
         self._place = place
+        self._unconfirmed = deque[str](maxlen=_MOST_KEPT)
+        """The ids of sessions that the server has removed, but not on enough members."""
+        self._ended = deque[bytes](maxlen=_MOST_KEPT)
+        """The marks of sessions that have ended and could not be removed."""
 
     def describe(self) -> str:
         return self._server.describe()
@@ -164,16 +194,27 @@ class MongoDBStorage(FlowStorage):
         return (yield from self._refusal(record, base, now))
 
     def _delete(self, session_id: str) -> Flow[bool]:
-        removed = yield self._call("delete_one", {"_id": key_of(session_id), **self._may_end()})
+        # Unlike a plain deletion, an error of these says what was removed.
+        removal = DeleteOne({"_id": key_of(session_id), **self._may_end()})
+        try:
+            removed = yield self._call("bulk_write", [removal])
+        except Unconfirmed:
+            self._unconfirmed.append(session_id)
+            raise
+        if not removed.deleted_count and session_id in self._unconfirmed:
+            # Removed by the call before, and the majority knows it now.
+            self._unconfirmed.remove(session_id)
+            return True
         return bool(removed.deleted_count)
 
     def _end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:
         """See `Storage.end_many`. Three commands, however many sessions there are.
 
         A command that removes several documents does not say which. So each of them is marked by
-        this call first, in place of a session that no other call can end any more.
+        this call first, in place of a session that no other call can end any more. If the call
+        cannot go on, another one finds the mark, and ends the session in its place.
         """
-        token = secrets.token_bytes(16)
+        token = _mark(clock.now())
         keys = {"$in": [key_of(each) for each in session_ids]}
         end = {
             "state": State.ENDED.value,
@@ -182,16 +223,34 @@ class MongoDBStorage(FlowStorage):
             "ended_by": token,
         }
         may_end = {"_id": keys, **self._may_end()}
-        ended = yield self._call("update_many", may_end, {"$set": end}, hint=_BY_ID)
-        if not ended.modified_count:
-            return []
+        unanswered: StorageUnavailable | None = None
+        try:
+            ended = yield self._call("update_many", may_end, {"$set": end}, hint=_BY_ID)
+        except StorageUnavailable as error:
+            # The client does not repeat it, but the marks tell what it has done.
+            if not error.was_sent:
+                raise
+            unanswered = error
+        else:
+            if not ended.modified_count:
+                return []
         marked = {"_id": keys, "ended_by": token}
         with _after_a_write():
             found = yield self._find(marked, {"_id": 1}, len(session_ids))
+        if unanswered is not None and not found:
+            raise unanswered
+        try:
             yield self._call("delete_many", marked)
+        except StorageUnavailable:
+            if unanswered is not None:
+                raise  # The majority may not know the marks.
+            # They have ended. What is left of them goes with a purge, when they would have expired.
+            self._ended.append(token)
         return [each["_id"].hex() for each in found]
 
     def _purge(self, now: int, batch: int) -> Flow[int]:
+        # Those of others may be in the collection, although they should not.
+        ours = {"_id": {"$gte": FIRST_KEY, "$lte": LAST_KEY}}
         due = {
             "$or": [
                 {"expires": {"$lte": moment(now)}, "site": self._own_sites()},
@@ -200,13 +259,13 @@ class MongoDBStorage(FlowStorage):
                 {"expires": {"$not": {"$gte": _BEFORE_ALL}}},
             ]
         }
-        found = yield self._find(due, {"_id": 1}, batch, patient=True)
+        found = yield self._find({**ours, **due}, {"_id": 1}, batch)
         if not found:
             return 0
         keys = {"$in": [each["_id"] for each in found]}
         # A record may have been touched meanwhile. By itself, the server would look through the
         # index of all that have expired.
-        removed = yield self._call("delete_many", {"_id": keys, **due}, hint=_BY_ID, patient=True)
+        removed = yield self._call("delete_many", {"_id": keys, **due}, hint=_BY_ID)
         return int(removed.deleted_count)
 
     # --- Lists -----------------------------------------------------------------------------
@@ -242,7 +301,8 @@ class MongoDBStorage(FlowStorage):
 
     def _scan(self, cursor: str, limit: int, user_id: str | None, live_at: int) -> Flow[Page]:
         wanted = self._live(user_id)
-        expires: dict[str, Any] = {"$gt": moment(live_at)} if live_at else {}
+        # Without it, what has no expiry would come first or last, and no cursor could name it.
+        expires: dict[str, Any] = {"$gt": moment(live_at)}
         if cursor:
             until, last_id = place_of_cursor(cursor)
             # Implied by the second condition, but the index is used for this one.
@@ -250,12 +310,12 @@ class MongoDBStorage(FlowStorage):
             if is_session_id(last_id):
                 before = {"expires": {"$lt": moment(until)}}
                 wanted["$or"] = [before, {"_id": {"$lt": key_of(last_id)}}]
-        if expires:
-            wanted["expires"] = expires
+        wanted["expires"] = expires
         order = [("expires", DESCENDING), ("_id", DESCENDING)]
-        found = yield self._find(wanted, LIST_FIELDS, limit + 1, sort=order)
-        page = [entry_of(each) for each in found[:limit]]
-        return Page(page, expiry_cursor(page[-1].expires, page[-1].id) if found[limit:] else "")
+        options = {"sort": order, "collation": indexes.SIMPLE}
+        found = yield self._find(wanted, LIST_FIELDS, limit + 1, **options)
+        page = found[:limit]
+        return Page(_entries_in(page), expiry_cursor(*place_of(page[-1])) if found[limit:] else "")
 
     def count(self, now: int, user_id: str | None) -> int:
         return run(self._count(now, user_id))
@@ -270,7 +330,8 @@ class MongoDBStorage(FlowStorage):
         sites = live["site"]["$in"] if user_id is None else [live["site"]]
         number = 0
         for site in sites:
-            number += yield self._call("count_documents", {**live, "site": site})
+            of_site = {**live, "site": site}
+            number += yield self._call("count_documents", of_site, collation=indexes.SIMPLE)
         return number
 
     def numbers(self, now: int, most: int) -> Numbers:
@@ -279,7 +340,7 @@ class MongoDBStorage(FlowStorage):
 
     def _numbers(self, now: int, most: int) -> Flow[Numbers]:
         stages = [{"$match": self._live(None)}, *numbers_of_users(now, most)]
-        options = {"allowDiskUse": True, "patient": True}
+        options = {"allowDiskUse": True, "seconds": NUMBERS_SECONDS, "collation": indexes.SIMPLE}
         (found,) = yield self._call("aggregate", stages, **options)
         return numbers_of(found)
 
@@ -298,17 +359,27 @@ class MongoDBStorage(FlowStorage):
     # --- The server ------------------------------------------------------------------------
 
     def missing_indexes(self) -> Sequence[str]:
-        """See `Storage.missing_indexes`."""
-        return indexes.missing(self._server.ask("list_indexes"))
+        """See `Storage.missing_indexes`. One that is still being built is missing."""
+        return indexes.missing(indexes.existing(self._server))
 
-    def make_indexes(self) -> None:
-        """See `Storage.make_indexes`."""
-        self._server.ask("create_indexes", indexes.models(), patient=True)
+    def make_indexes(self) -> Sequence[str]:
+        """See `Storage.make_indexes`. It takes `indexes.BUILD_SECONDS` at most."""
+        return indexes.make(self._server)
 
     def reindex(self) -> int:
         """See `Storage.reindex`. The server keeps the indexes that exist."""
         self.make_indexes()
         return self.count(clock.now(), None)
+
+    def has_other_content(self) -> bool:
+        """See `Storage.has_other_content`."""
+        before = {"_id": {"$not": {"$gte": FIRST_KEY}}}
+        wanted = {"$or": [before, {"_id": {"$gt": LAST_KEY}}]}
+        return bool(run(self._content(wanted)))
+
+    def _content(self, wanted: Filter) -> Flow[Sequence[Document]]:
+        found: Sequence[Document] = yield self._find(wanted, {"_id": 1}, 1)
+        return found
 
     def missing_timeout(self) -> str:
         return "" if self._server.limits_time else full_name("DATABASE_TIMEOUT")
@@ -337,7 +408,10 @@ class MongoDBStorage(FlowStorage):
     def _may_end(self) -> Filter:
         """Return the condition that a document may be removed. One that is damaged may."""
         states = [each.value for each in TOMBSTONES]
-        return {"state": {"$nin": states}, "site": self._own_sites()}
+        # Marked by a call of `end_many` that could not go on, so that nobody was told.
+        is_left = {"$lt": _mark(clock.now() - _MARK_AGE), "$nin": list(self._ended)}
+        unfinished = [{"state": {"$nin": states}}, {"ended_by": is_left}]
+        return {"$or": unfinished, "site": self._own_sites()}
 
     def _live(self, user_id: str | None) -> Filter:
         """Return the condition of the sessions of one user, or of all."""
@@ -349,12 +423,22 @@ class MongoDBStorage(FlowStorage):
         return self._call("find", wanted, fields, limit=-limit, batch_size=limit, **options)
 
     def _entries(self, wanted: Filter, limit: int, **options: Any) -> Flow[list[Record]]:
-        """Return the first records that can be read, without payloads."""
-        found, records = (yield self._find(wanted, LIST_FIELDS, limit, **options)), []
-        for each in found:
-            with suppress(UnreadablePayload):
-                records.append(entry_of(each))
-        return records
+        """Return the first records, without payloads."""
+        return _entries_in((yield self._find(wanted, LIST_FIELDS, limit, **options)))
+
+
+def _entries_in(documents: Iterable[Document]) -> list[Record]:
+    """Return the records of those documents that are sessions, however damaged."""
+    records = []
+    for each in documents:
+        with suppress(UnreadablePayload):
+            records.append(entry_of(each))
+    return records
+
+
+def _mark(moment: int) -> bytes:
+    """Return a mark that is unique, and greater than those of earlier moments."""
+    return moment.to_bytes(8, "big") + secrets.token_bytes(8)
 
 
 @contextmanager

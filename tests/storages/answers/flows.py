@@ -68,6 +68,7 @@ def tombstoned(place: str, **options: bool) -> Callable[[Script], Flows]:
 CHAIN: Final[Mapping[str, tuple[Any, ...]]] = {
     "end": (False, True),
     "lookup": (None, at(LED), at(OTHER), UNREADABLE),
+    "lookup_many": ({}, {BASE.id: LED}),
 }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest import mock
 
 import pymongo
 import pytest
@@ -15,13 +16,19 @@ from django.conf import settings
 from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
+from pymongo.errors import ServerSelectionTimeoutError
 
+from django_sessionstores.core import clock
 from django_sessionstores.core.records import State, make_tombstone
 from django_sessionstores.exceptions import StorageFull, StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.operations.checks.engine import check_engine
 from django_sessionstores.operations.checks.stores import check_cache_timeouts
+from django_sessionstores.signals import session_ended
 from django_sessionstores.storages.base import Conflict, Updated
+from django_sessionstores.storages.mongodb import indexes
+from django_sessionstores.storages.mongodb.client import timeout_for
+from django_sessionstores.storages.mongodb.faults import fault_of
 from django_sessionstores.storages.mongodb.storage import from_settings
 from django_sessionstores.testing import in_threads, now, successor
 from tests.cases import activate, select
@@ -113,11 +120,41 @@ def _answers(storage: Any) -> bool:
     return True
 
 
+@pytest.mark.parametrize(
+    ("uri", "seconds"),
+    [
+        ("mongodb://h/", 10),
+        ("mongodb://h/?replicaSet=rs0", 15),
+        ("mongodb://h:1,h:2/", 15),
+        ("mongodb+srv://h.example/", 15),
+    ],
+)
+def test_requests_wait_for_an_election_unless_told_otherwise(uri: str, seconds: float) -> None:
+    """Members begin it after 10 seconds by default."""
+    with override_settings(SESSIONSTORES={}):
+        assert timeout_for(uri) == seconds
+    for stated in (0, 3, 10):
+        with override_settings(SESSIONSTORES={"DATABASE_TIMEOUT": stated}):
+            assert timeout_for(uri) == stated
+    if "+srv" not in uri:
+        with storage_at(None, MONGODB_URI=uri) as storage:
+            client = storage._server._clients.blocking()
+            assert client.options.server_selection_timeout == seconds
+
+
+@pytest.mark.filterwarnings("ignore:timeoutms must be")
 def test_what_the_address_says_of_timeouts_counts() -> None:
     server = shared_service(MongoDB)
+    for option in ("timeoutMS=0", "socketTimeoutMS=0", "timeoutMS=-1", "timeoutMS=10s"):
+        uri = f"{server.url()}&{option}"
+        for timeout, setting in ((3, ""), (0, "SESSIONSTORES['DATABASE_TIMEOUT']")):
+            with storage_at(server, MONGODB_URI=uri, DATABASE_TIMEOUT=timeout) as storage:
+                assert storage.missing_timeout() == setting
+                limited = storage._server._limit(0).__class__.__name__ != "nullcontext"
+                assert limited is bool(timeout)
     for option in ("timeoutMS=700", "socketTimeoutMS=700"):
         with storage_at(server, MONGODB_URI=f"{server.url()}&{option}") as storage:
-            assert storage._server._limit(patient=False).__class__.__name__ == "nullcontext"
+            assert storage._server._limit(None).__class__.__name__ == "nullcontext"
             assert storage.missing_timeout() == ""
     uri = f"{server.url()}&connecttimeoutms=700"
     with storage_at(server, MONGODB_URI=uri, DATABASE_TIMEOUT=3) as storage:
@@ -217,6 +254,86 @@ def test_a_majority_that_is_missing(replica_set: MongoReplicaSet) -> None:
             for each in others:
                 each.resume()
             replica_set.wait_until_whole()
+
+
+def test_indexes_are_made_while_a_member_is_down(
+    replica_set: MongoReplicaSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexes, "BUILD_SECONDS", 8)
+    with storage_at(replica_set, DATABASE_TIMEOUT=5) as storage:
+        storage.create(make_record(), now())
+        down = next(each for each in replica_set.members if each is not replica_set.primary)
+        down.kill()
+        try:
+            assert len(storage.make_indexes()) == 3
+        finally:
+            down.restart()
+            replica_set.wait_until_whole()
+
+
+def test_indexes_are_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexes, "BUILD_SECONDS", 0.5)
+    point = {"configureFailPoint": "hangAfterStartingIndexBuild"}
+    with MongoDB() as server, storage_at(server) as storage:
+        storage.create(make_record(), now())
+        run_in_mongo(server, {**point, "mode": "alwaysOn"})
+        with pytest.raises(StorageUnavailable, match="did not answer in time"):
+            storage.make_indexes()
+        run_in_mongo(server, {**point, "mode": "off"})
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["blocking", "awaited"])
+def test_a_secondary_is_not_asked(replica_set: MongoReplicaSet, awaited: bool) -> None:
+    """Also if the address leads to it directly. It may have sessions that have ended."""
+    primary = replica_set.primary
+    secondary = next(each for each in replica_set.members if each is not primary)
+    with storage_at(replica_set) as storage:
+        storage.create(make_record(), now())
+    for server in (primary, secondary):
+        uri = f"mongodb://{HOST}:{server.port}/?directConnection=true"
+        with storage_at(None, MONGODB_URI=uri) as storage, asyncio.Runner() as runner:
+            for _ in range(2):
+                reading = nullcontext() if server is primary else pytest.raises(StorageUnavailable)
+                with reading as caught:
+                    if awaited:
+                        runner.run(storage.aread(ID))
+                    else:
+                        storage.read(ID)
+                if server is secondary:
+                    assert "Remove directConnection from SESSIONSTORES['MONGODB_URI']" in str(
+                        caught.value
+                    )
+
+
+def test_members_without_a_primary_are_not_taken_for_a_refusal() -> None:
+    """Although one of them refuses connections, the others answer."""
+    texts = {
+        "server_type: Unknown": "refuses connections",
+        "server_type: RSSecondary": "The replica set has no primary",
+    }
+    for known, meaning in texts.items():
+        error = ServerSelectionTimeoutError(
+            "h:1: [Errno 111] Connection refused, Timeout: 2.0s, Topology Description: <Topology"
+            f"Description id: 1, servers: [<ServerDescription ('h', 2) {known}, rtt: 0.1>]>"
+        )
+        assert meaning in fault_of(error).meaning
+
+
+def test_a_purge_waits_no_longer_than_a_request() -> None:
+    with MongoDB() as server, storage_at(server, DATABASE_TIMEOUT=0.5) as storage:
+        storage.create(make_record(expires=now() - 1), now() - 10)
+        with mock.patch.object(storage._server, "_limit", wraps=storage._server._limit) as limit:
+            assert storage.purge(now(), 10) == 1
+        assert limit.call_args_list == [mock.call(0)] * 2  # As for all commands of requests.
+        storage.create(make_record(expires=now() - 1), now() - 10)
+        run_in_mongo(server, {"fsync": 1, "lock": True})
+        try:
+            with pytest.raises(StorageUnavailable, match="did not answer in time"):
+                storage.purge(now(), 10)
+        finally:
+            run_in_mongo(server, {"fsyncUnlock": 1})
+        with paused(server), pytest.raises(StorageUnavailable):
+            storage.purge(now(), 10)
 
 
 # Between the two statements of a rotation ---------------------------------------------------------
@@ -459,6 +576,73 @@ def test_an_error_has_the_code_and_the_cure(
     assert "d" * 8 not in str(caught.value)
 
 
+@pytest.mark.django_db
+@pytest.mark.parametrize("refused", ["update_many", "find", "delete_many"])
+def test_ends_are_told_although_a_command_fails(refused: str) -> None:
+    """Once, by the first call that knows which sessions they were."""
+    (case,) = select("mongodb:mongodb")
+    ends = list[str]()
+
+    def note(sender: Any, session_id: str, **facts: Any) -> None:
+        ends.append(session_id)
+
+    session_ended.connect(note)
+    with activate(case) as engine:
+        stores = [engine.SessionStore() for _ in range(2)]
+        for each in stores:
+            each["seen"] = 1
+            each.save()
+        ids, inventory = [each.session_id for each in stores], Inventory()
+        storage = engine.storage
+        ask = storage._server.ask
+
+        def refuse(name: str, *args: Any, **options: Any) -> Any:
+            if name == refused and "ended_by" in str(args):
+                if name == "update_many":
+                    ask(name, *args, **options)
+                raise StorageUnavailable("The connection is lost.")
+            return ask(name, *args, **options)
+
+        with mock.patch.object(storage._server, "ask", refuse):
+            if refused == "find":
+                with pytest.raises(StorageUnavailable):
+                    inventory.end_many(ids)
+                assert ends == []
+            else:
+                assert len(inventory.end_many(ids)) == 2
+        # Another call may be about to tell.
+        assert inventory.end_many(ids) == []
+        with clock.use(now=lambda: time.time_ns() // 10**6 + 6000):
+            again = inventory.end_many(ids)
+            assert len(again) == (2 if refused == "find" else 0)
+            assert inventory.end_many(ids) == []
+        assert sorted(ends) == sorted(ids)
+        assert storage.purge(now() + 100 * 24 * 3_600_000, 100) == (
+            2 if refused == "delete_many" else 0
+        )
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["blocking", "awaited"])
+def test_an_end_that_too_few_members_confirm(awaited: bool) -> None:
+    """It is not certain before they do. Then the next call says that it ended the session."""
+    server = shared_service(MongoDB)
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    with storage_at(server) as storage, asyncio.Runner() as runner:
+        storage.create(make_record(), now())
+
+        def delete() -> bool:
+            return runner.run(storage.adelete(ID)) if awaited else storage.delete(ID)
+
+        lost = {"writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}}
+        for ended in (True, False):
+            with (
+                failing(server, 1, failCommands=["delete"], **lost),
+                pytest.raises(StorageUnavailable, match="Too few members"),
+            ):
+                delete()
+            assert delete() is ended
+
+
 def test_a_full_server_is_still_read() -> None:
     server = shared_service(MongoDB)
     run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
@@ -594,6 +778,14 @@ NOT_A_CLIENT = object()
             {"MONGODB_URI": "mongodb://user:hush@h/d?minPoolSize=5&maxPoolSize=2"},
             "has an option that pymongo refuses: maxpoolsize, minpoolsize",
         ),
+        (
+            {"MONGODB_URI": "mongodb://user:hush@h/d?tls=true&tlsCAFile=/nowhere/ca.pem"},
+            "names a file that cannot be used: tlscafile=/nowhere/ca.pem. Correct the path",
+        ),
+        (
+            {"MONGODB_URI": f"mongodb://user:hush@h/d?tls=true&tlsCAFile={__file__}"},
+            f"names a file that cannot be used: tlscafile={__file__}",
+        ),
         ({"MONGODB_URI": "mongodb://h/d", "MONGODB_COLLECTION": "a..b"}, "MONGODB_COLLECTION"),
         ({"MONGODB_URI": "mongodb://h/d", "MONGODB_DATABASE": "a b"}, "MONGODB_DATABASE"),
         ({"MONGODB_CLIENT": "nowhere.client"}, "names something that cannot be imported"),
@@ -619,7 +811,9 @@ def test_nothing_connects_before_it_is_needed() -> None:
         started = time.monotonic()
         storage = from_settings()
         assert storage.native_async
-        assert "collection 'django_sessionstores' of the database 'shop'" in storage.describe()
+        host = uri.split("/")[2]
+        what = "collection 'django_sessionstores' of the database 'shop'"
+        assert storage.describe() == f"MongoDB {host} ({what})"
         assert check_engine(None) == []
         assert time.monotonic() - started < 1
         storage.close()

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import bson
+import pymongo
 import pytest
+from bson.datetime_ms import DatetimeMS
+from bson.raw_bson import RawBSONDocument
+from django.conf import settings
 from django.contrib.auth import SESSION_KEY
 from django.core.management import call_command
-from django.test import override_settings
+from django.test import Client, override_settings
 from msgspec.structs import replace
+from pymongo.server_api import ServerApi
 
-from django_sessionstores.core.records import State, draw_key, make_tombstone, session_id
+from django_sessionstores.core.records import Record, State, draw_key, make_tombstone, session_id
 from django_sessionstores.core.summary import Numbers, UserCount
-from django_sessionstores.exceptions import PayloadTooLarge, UnreadablePayload
+from django_sessionstores.exceptions import (
+    PayloadTooLarge,
+    StorageUnavailable,
+    UnreadablePayload,
+)
+from django_sessionstores.inventory import Inventory
+from django_sessionstores.inventory.session_info import session_info
 from django_sessionstores.operations.doctor.diagnosis import diagnose
 from django_sessionstores.storages.base import LITTER_AGE, Conflict, Gone, Taken, Updated
-from django_sessionstores.storages.mongodb.indexes import GRACE
+from django_sessionstores.storages.mongodb import storage as storage_module
+from django_sessionstores.storages.mongodb.indexes import GRACE, existing, models
 from django_sessionstores.storages.mongodb.storage import MongoDBStorage
 from django_sessionstores.testing import StorageContract, now, successor
 from tests.cases import Engine
@@ -33,6 +48,7 @@ from tests.storages.records import (
 
 COLLECTION = "django_sessionstores"
 DAY = 24 * HOUR
+NAMES = ["sessionstores_expires", "sessionstores_user", "sessionstores_live"]
 
 
 @pytest.fixture(params=["replica set", "single server"], scope="module")
@@ -59,13 +75,52 @@ class Purging(MongoDBStorage):
     self_expiring = False
 
 
+DAMAGES: dict[str, dict[str, Any]] = {
+    "no creation": {"created": None},
+    "no activity": {"last_activity": "yesterday"},
+    "version is text": {"version": "7"},
+    "version is not a number": {"version": math.nan},
+    "version is infinite": {"version": math.inf},
+    "begun at infinity": {"created": math.inf},
+    "origin is text": {"origin": "abc"},
+    "origin is a moment": {"origin": DatetimeMS(5)},
+    "user is not a number": {"user_id": math.nan},
+    "users": {"user_id": ["7", 8]},
+    "payload is text": {"payload": "text"},
+    "client is a number": {"ip": 7, "user_agent": [7]},
+    "client is not UTF-8": {"user_agent": "not UTF-8", "user_id": "7"},
+    "begun before the epoch": {"created": DatetimeMS(-(2**62))},
+    "begun in the future": {"created": DatetimeMS(2**62)},
+}
+
+
+def damage(storage: Any, session_id: str, change: dict[str, Any]) -> None:
+    """Change a document as an editor of the collection may, or a damaged disk."""
+    name = {"_id": bytes.fromhex(session_id)}
+    document = bson.encode({**collection(storage).find_one(name), **change})
+    # What the client does not send.
+    document = document.replace(b"not UTF-8", b"\xff" * 9)
+    options = collection(storage).codec_options.with_options(document_class=RawBSONDocument)
+    collection(storage).replace_one(name, RawBSONDocument(document, options))
+
+
+def scan_all(storage: Any, limit: int, user_id: str | None) -> list[Record]:
+    found, cursor = list[Record](), ""
+    while True:
+        page = storage.scan(cursor, limit, user_id)
+        found += page.records
+        cursor = page.next
+        if not cursor:
+            return found
+
+
 class TestContract(StorageContract):
     @pytest.fixture(autouse=True)
     def _ready(self, storage: MongoDBStorage) -> None:
         self.storage = Purging(storage._server, "here")
 
     def damage(self, session_id: str) -> None:
-        collection(self.storage).replace_one({"_id": bytes.fromhex(session_id)}, {"a": 1})
+        damage(self.storage, session_id, {"created": None, "user_agent": 7})
 
 
 class TestContractAwaited(TestContract):
@@ -294,10 +349,26 @@ def test_the_server_removes_what_has_expired() -> None:
 def test_a_purge_removes_what_is_not_a_record(storage: MongoDBStorage) -> None:
     """It has no moment at which the server would remove it."""
     documents = collection(storage)
-    documents.insert_many([{"_id": b"x", "expires": "never"}, {"_id": b"y"}])
+    documents.insert_many([{"_id": b"x" * 20, "expires": "never"}, {"_id": b"y" * 20}])
     storage.create(make_record(), now())
     assert storage.purge(now(), 10) == 2
     assert documents.count_documents({}) == 1
+
+
+def test_a_purge_leaves_alone_what_others_store(storage: MongoDBStorage) -> None:
+    """By mistake, in the same collection. The doctor says so."""
+    storage.create(make_record(expires=now() - 1), now() - HOUR)
+    assert not storage.has_other_content()
+    ids = ["a" * 20, b"x", b"x" * 21, bson.ObjectId(), 7, {"of": b"x" * 20}]
+    for each in ids:
+        collection(storage).insert_one({"_id": each, "text": "of another package"})
+        assert storage.has_other_content()
+    assert storage.purge(now() + LITTER_AGE, 100) == 1
+    assert collection(storage).count_documents({}) == len(ids)
+    with override_settings(SESSION_ENGINE=ENGINE):
+        (said,) = [each for each in diagnose(storage).findings if each.id.endswith("W044")]
+    assert "documents that are not sessions" in said.message
+    assert said.hint.startswith("Set SESSIONSTORES['MONGODB_COLLECTION'] to")
 
 
 def test_a_purge_leaves_other_sites_alone_for_a_while(storage: MongoDBStorage) -> None:
@@ -309,27 +380,102 @@ def test_a_purge_leaves_other_sites_alone_for_a_while(storage: MongoDBStorage) -
 # Documents ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("change", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_document_stops_nothing(storage: MongoDBStorage, change: dict[str, Any]) -> None:
+    """It is listed with its user, as far as it can be, and can be ended."""
+    ids = ["b" * 40, ID, "c" * 40]
+    for number, each in enumerate(ids):
+        storage.create(make_record(each, user_id="7", expires=now() + HOUR - number * 1000), now())
+    damage(storage, ID, change)
+    with suppress(UnreadablePayload):
+        storage.read(ID)
+    for user_id in (None, "7"):
+        found = scan_all(storage, 1, user_id)
+        is_listed = user_id is None or change != DAMAGES["user is not a number"]
+        assert [each.id for each in found] == [each for each in ids if each != ID or is_listed]
+        for each in found:
+            session_info(each, now())
+    assert storage.lookup_many(ids).keys() == set(ids)
+    assert storage.summarize(now(), 10).live == 3
+    assert storage.count(now(), None) == 3
+    assert set(storage.end_many(ids)) == set(ids)
+    assert collection(storage).count_documents({}) == 0
+
+
+@pytest.mark.parametrize("expires", ["soon", None, DatetimeMS(2**62), [DatetimeMS(2**61), 3]])
+def test_a_damaged_expiry_stops_no_list(storage: MongoDBStorage, expires: Any) -> None:
+    ids = ["b" * 40, ID, "c" * 40]
+    for each in ids:
+        storage.create(make_record(each, user_id="7"), now())
+    damage(storage, ID, {"expires": expires})
+    for limit in (1, 2, 5):
+        listed = [each.id for each in scan_all(storage, limit, "7")]
+        assert set(listed) - {ID} == {"b" * 40, "c" * 40}
+        assert len(listed) == len(set(listed))
+    storage.end_many(ids)
+    assert collection(storage).count_documents({}) == 0
+
+
+def test_what_is_not_a_session_is_not_listed(storage: MongoDBStorage) -> None:
+    storage.create(make_record(user_id="7"), now())
+    document = collection(storage).find_one()
+    for key in (5.5, "text", b"short", bson.ObjectId()):
+        collection(storage).insert_one({**document, "_id": key})
+    assert [each.id for each in storage.scan("", 10, None).records] == [ID]
+    assert [each.id for each in storage.scan("", 10, "7").records] == [ID]
+
+
 @pytest.mark.parametrize(
-    "damage",
+    "change",
     [
         {"payload": 5},
         {"payload": None},
         {"version": "many"},
+        {"version": 5.5},
         {"state": 9},
         {"expires": "soon"},
+        {"expires": 10**15},
         {"user_id": 7},
         {"origin": "x"},
         {"site": None},
     ],
-    ids=lambda damage: next(iter(damage)),
+    ids=str,
 )
-def test_a_damaged_document_is_unreadable(storage: MongoDBStorage, damage: dict[str, Any]) -> None:
+def test_a_damaged_document_is_unreadable(storage: MongoDBStorage, change: dict[str, Any]) -> None:
     storage.create(make_record(), now())
     storage.create(make_record("b" * 40), now())
-    collection(storage).update_one({"_id": bytes.fromhex(ID)}, {"$set": damage})
+    damage(storage, ID, change)
     with pytest.raises(UnreadablePayload):
         storage.read(ID)
     assert storage.lookup_many([ID, "b" * 40]).keys() - {ID} == {"b" * 40}
+
+
+@pytest.mark.engines("mongodb:mongodb")
+@pytest.mark.django_db(transaction=True)
+def test_a_damaged_session_of_a_user(engine: Engine, django_user_model: Any) -> None:
+    """A login, the end of one session by its user, and a change of the password go on."""
+    user = django_user_model.objects.create_user("anna", password="x")
+    options = {**settings.SESSIONSTORES, "MAX_SESSIONS": 3}
+    with override_settings(SESSIONSTORES=options):
+        clients = [Client() for _ in range(5)]
+        for each in clients[:3]:
+            each.force_login(user)
+        inventory = Inventory()
+        oldest = session_id(clients[0].session.session_key)
+        damage(engine.storage, oldest, {"created": None})
+        assert inventory.get(oldest) is not None
+        clients[3].force_login(user)
+        assert inventory.count(user=user) <= 3
+        damaged = session_id(clients[3].session.session_key)
+        damage(engine.storage, damaged, {"version": "7"})
+        assert damaged in {each.id for each in inventory.list(user=user).sessions}
+        assert inventory.end(damaged, user=user)
+        clients[4].force_login(user)
+        damage(engine.storage, session_id(clients[4].session.session_key), {"origin": 5})
+        user.set_password("new")
+        user.save()  # The sessions that this test has opened are kept, as those of a request.
+        assert inventory.end_all(user) == 3
+        assert inventory.count(user=user) == 0
 
 
 def test_an_entry_of_a_list_has_the_size_in_place_of_the_payload(storage: MongoDBStorage) -> None:
@@ -388,6 +534,7 @@ def plans(server: MongoDB, command: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the stages by which the server carries out the statements of a command."""
     name = next(iter(command))
     known = ("q", "u", "filter", "query", "pipeline", "sort", "hint", "limit", "projection")
+    known += ("collation",)
     many = ("updates", "deletes")
     statements = next((command[each] for each in many if each in command), [command])
     found = []
@@ -443,6 +590,7 @@ def test_all_that_requests_and_lists_do_uses_indexes(
         lambda: storage.count(now(), "3"),
         lambda: storage.purge(now(), 10),
         lambda: storage.summarize(now(), 3),
+        lambda: storage.has_other_content(),
     ):
         observer.clear()
         call()
@@ -507,7 +655,11 @@ def test_reindex_makes_the_indexes(server: MongoDB, capsys: Any) -> None:
         storage.create(make_record(), now())
         call_command("sessions", "reindex")
         assert storage.missing_indexes() == []
-    assert "index" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "Made these indexes: sessionstores_expires, sessionstores_user, " in said
+        assert "1 session in the index" in said
+        call_command("sessions", "reindex")
+        assert "Made" not in capsys.readouterr().out
 
 
 def test_the_doctor_misses_indexes(server: MongoDB) -> None:
@@ -521,6 +673,140 @@ def test_the_doctor_misses_indexes(server: MongoDB) -> None:
         collection(storage).drop_index("sessionstores_expires")
         collection(storage).create_index("expires")
         assert storage.missing_indexes() == ["sessionstores_expires"]
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "options"),
+    [
+        ("x", "expires", {"expireAfterSeconds": 0}),
+        ("x", "expires", {"expireAfterSeconds": 10 * 365 * 24 * 3600}),
+        ("sessionstores_expires", "expires", {"expireAfterSeconds": 60}),
+        ("x", "expires", {"expireAfterSeconds": GRACE, "hidden": True}),
+        ("x", "live", {"hidden": True}),
+        ("sessionstores_user", "user", {}),
+        ("sessionstores_live", "", {}),
+    ],
+    ids=str,
+)
+def test_an_index_in_the_way_is_named(
+    server: MongoDB, name: str, keys: str, options: dict[str, Any], caplog: Any
+) -> None:
+    """The others are made, and it is no outage of the store."""
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    with storage_at(server) as storage:
+        known = {model.document["name"]: model.document["key"] for model in models(NAMES)}
+        key = list(known[f"sessionstores_{keys}"].items()) if keys else "user_id"
+        collection(storage).create_index(key, name=name, **options)
+        assert len(storage.missing_indexes()) == 3
+        with pytest.raises(StorageUnavailable, match=rf"sessions need: {name}\. Drop") as caught:
+            storage.make_indexes()
+        assert "dropIndex" in str(caught.value)
+        assert len(storage.missing_indexes()) == 1
+        assert caplog.records == []
+        collection(storage).drop_index(name)
+        assert len(storage.make_indexes()) == 1
+        assert storage.missing_indexes() == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"expireAfterSeconds": GRACE, "partialFilterExpression": {"state": 2}},
+        {"expireAfterSeconds": GRACE, "sparse": True},
+        {"expireAfterSeconds": GRACE, "unique": True},
+        {},
+    ],
+    ids=str,
+)
+def test_an_index_with_other_options_does_not_do(server: MongoDB, options: dict[str, Any]) -> None:
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    with storage_at(server) as storage:
+        collection(storage).create_index("expires", name="x", **options)
+        assert "sessionstores_expires" in storage.missing_indexes()
+
+
+def test_an_index_with_a_longer_grace_does(server: MongoDB) -> None:
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    with storage_at(server) as storage:
+        collection(storage).create_index("expires", name="x", expireAfterSeconds=2 * GRACE)
+        assert storage.make_indexes() == ["sessionstores_user", "sessionstores_live"]
+        assert storage.missing_indexes() == []
+
+
+def test_users_differ_by_case_whatever_the_collection_says(server: MongoDB) -> None:
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    with storage_at(server) as storage:
+        database = collection(storage).database
+        database.create_collection(COLLECTION, collation={"locale": "en", "strength": 1})
+        storage.make_indexes()
+        assert storage.missing_indexes() == []
+        for number, user_id in enumerate(("aBc", "AbC", "abc")):
+            storage.create(make_record(f"{number:040x}", user_id=user_id), now())
+        collection(storage).drop_index("sessionstores_live")
+        observer.clear()
+        assert len(storage.scan("", 10, "aBc").records) == 1
+        assert storage.count(now(), "AbC") == 1
+        for event in observer.events:
+            assert "sessionstores_user" in str(plans(server, event.command))
+        assert storage.numbers(now(), 5).top_users == [
+            UserCount(each, 1) for each in ("AbC", "aBc", "abc")
+        ]
+        # An index that compares as the collection does is another one.
+        collection(storage).drop_index("sessionstores_user")
+        key = [("user_id", 1), ("expires", -1), ("_id", -1)]
+        partial = {"state": 0, "user_id": {"$exists": True}}
+        collection(storage).create_index(key, name="y", partialFilterExpression=partial)
+        assert storage.make_indexes() == ["sessionstores_user", "sessionstores_live"]
+
+
+def test_a_unique_index_of_others_is_named(storage: MongoDBStorage) -> None:
+    """As another package makes it. Each document without the field has the same value."""
+    collection(storage).create_index("session_key", unique=True)
+    record = make_record()
+    storage.create(record, now())
+    assert isinstance(storage.create(make_record(payload=b"other"), now()), Taken)
+    new = make_record("b" * 40)
+    tombstone = make_tombstone(ID, State.SUPERSEDED, now=now(), seconds=60, successor=new.id)
+    for call in (
+        lambda: storage.create(new, now()),
+        lambda: storage.rotate(new, record, tombstone, now()),
+    ):
+        with pytest.raises(StorageUnavailable, match="Drop the index session_key_1, or name"):
+            call()
+
+
+def test_an_index_that_is_being_built_is_missing() -> None:
+    server = shared_service(MongoDB)
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    point = {"configureFailPoint": "hangAfterStartingIndexBuild"}
+    with storage_at(server) as storage, storage_at(server) as other, ThreadPoolExecutor(1) as pool:
+        storage.create(make_record(), now())
+        run_in_mongo(server, {**point, "mode": "alwaysOn"})
+        try:
+            making = pool.submit(storage.make_indexes)
+            wait_until(lambda: len(existing(other._server)) == 4, "the server builds them")
+            assert len(collection(other).index_information()) == 4
+            assert len(other.missing_indexes()) == 3
+        finally:
+            run_in_mongo(server, {**point, "mode": "off"})
+        assert len(making.result()) == 3
+        assert other.missing_indexes() == []
+
+
+def test_indexes_are_made_with_the_strict_api(
+    server: MongoDB, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which has no field for indexes that are being built."""
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    api = ServerApi("1", strict=True, deprecation_errors=True)
+    with pymongo.MongoClient(server.url(), server_api=api) as client:
+        monkeypatch.setattr(storage_module, "strict_client", client, raising=False)
+        path = f"{storage_module.__name__}.strict_client"
+        with storage_at(None, MONGODB_URI="", MONGODB_CLIENT=path) as storage:
+            storage.create(make_record(), now())
+            assert len(storage.make_indexes()) == 3
+            assert storage.missing_indexes() == []
+    assert caplog.records == []
 
 
 def test_migrate_goes_on_without_the_server(db: None, caplog: pytest.LogCaptureFixture) -> None:

@@ -45,6 +45,24 @@ class DamageTests(StorageCase):
         for each in (one, damaged, other):
             self.assert_gone(each.id)
 
+    def test_a_damaged_record_stops_no_list(self) -> None:
+        """Lists, counts and summaries have the sessions beside a damaged one.
+
+        Otherwise nobody could list or end sessions any more, and neither could a session limit or a
+        change of a password. The damaged one is listed, or it is left out.
+        """
+        one, damaged, other = self.create_record(), self.create_damaged(), self.create_record()
+        all_of_them = {one.id, damaged.id, other.id}
+        for user_id in ("7", None):
+            listed = [each.id for each in self.scan_all(user_id)]
+            assert {one.id, other.id} <= set(listed) <= all_of_them
+            assert len(set(listed)) == len(listed)
+            assert 2 <= self.store.count(now(), user_id) <= 3
+        assert {one.id, other.id} <= set(self.store.lookup_many(list(all_of_them)))
+        assert 2 <= self.store.summarize(now(), 10).live <= 3
+        self.store.end_many(listed)
+        assert set(listed).isdisjoint(each.id for each in self.scan_all())
+
     def test_a_damaged_record_is_purged_with_the_others(self) -> None:
         """A purge removes a damaged record too, and what has expired beside it.
 
