@@ -31,7 +31,8 @@ from ..base import (
 )
 from ..flows import FlowStorage
 from . import indexes
-from .client import Clients, (
+from .client import (
+    Clients,
     Duplicate,
     GivenClient,
     OwnClients,
