@@ -1376,8 +1376,8 @@ def test_the_work_of_a_killed_builder_is_taken_over(
 def test_a_builder_that_takes_long_keeps_its_lock(
     storage: redis.RedisStorage, monkeypatch: pytest.MonkeyPatch, builds: list[float]
 ) -> None:
-    monkeypatch.setattr(redis_building, "BUILDER_SECONDS", 0.3)
-    monkeypatch.setattr(redis_building, "_BUILDER_TTL", 300)
+    monkeypatch.setattr(redis_building, "BUILDER_SECONDS", 0.45)
+    monkeypatch.setattr(redis_building, "_BUILDER_TTL", 450)
     _store_without_index(storage)
 
     assert _at_once(4, lambda: listed(storage, "7")) == [["a" * 40]] * 4
