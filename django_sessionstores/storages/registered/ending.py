@@ -56,7 +56,7 @@ class EndingRecords(Pair):
             for each in had_entry:
                 if each not in had_data:
                     tombstone = yield from self._read_or_none(each)
-                    has_ended[each] = yield from self._delete_successor(tombstone)
+                    has_ended[each] = yield from self._delete_successor(tombstone, had_entry)
         return [each for each in had_entry if has_ended[each]]
 
     def _delete_data_after_commit(
@@ -82,21 +82,26 @@ class EndingRecords(Pair):
 
         yield from self._run_after_commit(session_ids[0], delete)
 
-    def _withdraw_rotation(self, record: Record, now: int) -> Flow[None]:
+    def _withdraw_rotation(self, record: Record, base: Record, now: int) -> Flow[bool]:
         """End a session under its new id, because it was ended under the old one meanwhile.
 
-        A login that has joined it under the new id has begun another session, which stays.
+        Return ``False`` if it has not to end: a login begins another session, whether the rotation
+        is its own or it has joined that of another request. Nor is there anything to end if another
+        request has rotated the session on, and has told that the next id follows the new one.
         """
         tombstone = make_tombstone(
             record.id, State.ENDED, now=now, seconds=settings.TOMBSTONE_AGE, of=record
         )
         entry: Record | None = yield Call(self._registry, "read", (record.id,))
-        while entry is not None and entry.is_live(now) and is_same_session(record, entry):
+        while entry is not None and entry.is_live(now) and is_same_session(base, entry):
             outcome: Outcome = yield Call(self._registry, "update", (tombstone, entry, now))
             if not isinstance(outcome, Conflict):
                 yield Call(self._data, "delete", (record.id,))
-                return
+                return True
             entry = outcome.current
+        if entry is None:
+            return True
+        return not (entry.is_live(now) or (entry.successor and is_same_session(record, entry)))
 
     def _end_data_after_commit(self, tombstone: Record, base: Record, now: int) -> Flow[None]:
         """Replace the data of a session by a tombstone when the transaction commits.
@@ -118,16 +123,22 @@ class EndingRecords(Pair):
             return data
         return None
 
-    def _delete_successor(self, tombstone: Record | None) -> Flow[bool]:
+    def _delete_successor(
+        self, tombstone: Record | None, ended: Collection[str] = ()
+    ) -> Flow[bool]:
         """Delete the session that a tombstone leads to, unless a login has begun another one.
 
-        Return ``False`` if that one has got another id as well. The caller of `Storage.delete`
-        knows whether to follow it.
+        ``ended`` are the ids that the caller has ended as well.
+
+        Return ``False`` if that one has got another id as well, or if another request has ended it
+        by its new id. The caller of `Storage.delete` knows whether to follow it.
         """
         if tombstone is None or not tombstone.successor:
             return True
         entry: Record | None = yield Call(self._registry, "read", (tombstone.successor,))
-        if entry is None or not is_same_session(tombstone, entry):
+        if entry is None:
+            return tombstone.successor in ended
+        if not is_same_session(tombstone, entry):
             return True
         if entry.state is State.LIVE:
             if (yield from self.delete(entry.id)):

@@ -248,7 +248,7 @@ class StoredRecords(EndingRecords):
                     return
                 yield Call(self._registry, "create", (without_payload(record), now))
             if not (yield from self._supersede(entry_of(base), tombstone, now)):
-                yield from self._withdraw_rotation(record, now)
+                yield from self._withdraw_rotation(record, base, now)
 
     def _rotate(
         self, record: Record, base: Record, tombstone: Record, now: int
@@ -275,8 +275,9 @@ class StoredRecords(EndingRecords):
                 return combine_outcomes(outcome, registered)
             # The session was ended between the two steps, perhaps by a request that did not see
             # its new id.
-            yield from self._withdraw_rotation(record, now)
-            return Gone()
+            if (yield from self._withdraw_rotation(record, base, now)):
+                return Gone()
+            return msgspec.structs.replace(combine_outcomes(outcome, registered), is_rotated=True)
         yield Call(self._registry, "delete", (record.id,))
         if isinstance(outcome, Conflict):
             return Conflict(with_entry(outcome.current, entry))

@@ -13,7 +13,8 @@ from .judge import ENDS_OWN, MOST, TOMBSTONE_AT, led_to
 if TYPE_CHECKING:
     from .world import World
 
-_ENDING: Final = ENDS_OWN | {"login", "password", "end", "delete_key", "end_all", "deactivate"}
+_ENDING_ONE: Final = ENDS_OWN | {"end", "delete_key"}
+_ENDING: Final = _ENDING_ONE | {"login", "password", "end_all", "deactivate"}
 
 
 def audit(world: World) -> None:
@@ -264,8 +265,12 @@ def _may_be_untold(world: World, life: Life) -> bool:
         return True
     if _ends_with_parent(world, life):
         return True
-    reasons = {reason for _, reason in _unnamed_ends(world)}
-    if _is_unsure_of_ids(world) and any(each.reason in reasons for each in life.endings):
+    reasons = {
+        reason
+        for session_id, reason in _unnamed_ends(world)
+        if _is_unsure_of_ids(world) or _was_given_up(world, session_id)
+    }
+    if any(each.reason in reasons for each in life.endings):
         return True
     return any(each.acked is None for each in life.endings) and life.request.label == BEFORE
 
@@ -384,8 +389,10 @@ def _was_given_up(world: World, session_id: str) -> bool:
         return False
     request = world.requests[naming[0].actor]
     ended = [] if request.presented is None else request.presented.endings
-    enders = {each.request for each in ended if each.request and each.request.overlaps(request)}
-    is_over = len(enders - {request}) > 1
+    enders = {each.request for each in ended if each.request is not None}
+    # They may have found that another one has ended the session.
+    enders |= {each for each in world.requests.values() if each.name in _ENDING_ONE}
+    is_over = sum(each.overlaps(request) for each in enders - {request}) > 1
     return is_over or (
         bool(world.config.options & {"memory", "cookie"})
         and any(

@@ -388,6 +388,20 @@ def note_continuation(own: Life, life: Life, *, is_skewed: bool) -> None:
         life.parent, life.inherits_surely = own, not own.endings
 
 
+def ack_of(judge: Judge, life: Life, request: Request) -> int | None:
+    """Return the tick of now, when an end is acknowledged; ``None`` if the session may seem to go
+    on.
+
+    A login beside the end has begun another session. While a registry has half of that, a request
+    that changes the password can join it, and be answered before the login.
+    """
+    world = judge._world
+    requests = world.requests.values()
+    beside = {each.name for each in requests if each.presented is life and each.overlaps(request)}
+    is_unsure = world.config.is_registered and {"login", "password"} <= beside
+    return None if is_unsure else judge._now
+
+
 def led_to(request: Request) -> Life | None:
     """Return the session that the key of a request, or the tombstone of the key, led to."""
     life = request.presented

@@ -25,7 +25,7 @@ from .history import (
     Violation,
     Write,
 )
-from .judge import ENDS_OWN, Judge, joined_session, note_continuation
+from .judge import ENDS_OWN, Judge, ack_of, joined_session, note_continuation
 from .signal_log import SignalLog
 
 if TYPE_CHECKING:
@@ -143,6 +143,8 @@ class Model(Judge):
         if own is not None and not knows and not own.goes_on(request, data):
             own = None
         life = self.by_key.get(text) or self._of_id(self._world.id_of(text))
+        if life is None and own is None and self.signals.was_left(self._world.id_of(text)):
+            return  # Its key was superseded, and without a change it has stored nothing.
         if life is None and own is not None and self._begins_again(request, own, text):
             life = self._followed(request, own, now)
         life = life or self._going_on(request, own, text, now)
@@ -354,7 +356,7 @@ class Model(Judge):
             for subject, what in request.tentative:
                 subject.forget(what)
             if answer:
-                ending = Ending(request.began, now, "revoked", request, at)
+                ending = Ending(request.began, ack_of(self, life, request), "revoked", request, at)
                 life.end(ending)
                 life.may_end_children(ending, is_skewed=self._is_skewed)
             elif answer is None:

@@ -69,7 +69,7 @@ def explore(
     """
     amount = Amount()
     while amount.points < steps:
-        chance = _chance(f"{seed}:{amount.programs}")
+        chance = chance_of(f"{seed}:{amount.programs}")
         engine = chance.choice(engines)
         config = Config(
             engine,
@@ -80,7 +80,7 @@ def explore(
         with site(config) as new_world:
             for _ in range(_SITE):
                 progress("Steps", amount.points, steps)
-                program, result = draw(new_world(), _chance(f"{seed}:{amount.programs}"))
+                program, result = draw(new_world(), chance_of(f"{seed}:{amount.programs}"))
                 amount.add(result)
                 if result.violations:
                     found(program, result)
@@ -89,7 +89,8 @@ def explore(
     return amount
 
 
-def _chance(seed: str) -> random.Random:
+def chance_of(seed: str) -> random.Random:
+    """Return the source of chance that a seed repeats."""
     return random.Random(seed)  # noqa: S311 - must be repeatable, not secret
 
 

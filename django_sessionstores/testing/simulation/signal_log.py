@@ -36,6 +36,10 @@ class SignalLog:
             else:
                 self.rotations[facts["session_id"]] = facts["previous_id"]
 
+    def was_left(self, session_id: str | None) -> bool:
+        """Return whether a session that had this id has got another one by ``session_rotated``."""
+        return session_id in self.rotations.values()
+
     def known_id(self, session_id: str, known: set[str]) -> str:
         """Return a known id of the session that has this id.
 

@@ -717,7 +717,10 @@ def test_an_end_by_the_old_id_of_a_session_that_was_rotated_on(
             assert base.id not in pair.end_many([base.id]) if many else not pair.delete(base.id)
 
     with observed(pair.registry, before=end):
-        assert isinstance(store.rotate(record, *rest), Gone)
+        # Otherwise nothing would tell receivers that the newest id follows the old one.
+        outcome = store.rotate(record, *rest)
+    assert isinstance(outcome, Updated)
+    assert outcome.is_rotated
     ended = run(revocation.end(pair, base.id))
     assert ended is not None
     assert ended.id == rotated[1].id
@@ -742,6 +745,41 @@ def test_an_end_in_a_transaction_ends_a_session_that_is_rotated_until_it_commits
     assert live_ids(store, base, record, newest) == []
 
 
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_the_rotation_of_a_login_succeeds_although_the_session_before_has_ended(
+    pair: RegisteredStorage, store: Any, is_ended: bool
+) -> None:
+    """The login begins another session, which has its key by then, unless that has ended, too."""
+    base = stored(store)
+    record, *rest = aged_rotation(base)
+    record = msgspec.structs.replace(record, created=record.created + 1)
+
+    def end(name: str) -> None:
+        if name == "update":
+            pair.registry.end_many([base.id, record.id] if is_ended else [base.id])
+
+    with observed(pair.registry, before=end):
+        assert isinstance(store.rotate(record, *rest), Gone if is_ended else Updated)
+    assert live_ids(store, base, record) == [record.id] * (not is_ended)
+
+
+def test_a_session_that_has_ended_by_its_new_id_does_not_end_again_by_the_old_one(
+    pair: RegisteredStorage, store: Any
+) -> None:
+    base = stored(store)
+    record, *rest = aged_rotation(base)
+    ended = list[bool]()
+
+    def end(name: str) -> None:
+        if name == "update" and not ended:
+            ended.extend((pair.delete(record.id), pair.delete(base.id)))
+
+    with observed(pair.registry, before=end):
+        store.rotate(record, *rest)
+    assert ended == [True, False]
+    assert live_ids(store, base, record) == []
+
+
 @pytest.mark.parametrize("has_joined", [False, True])
 def test_a_rotation_that_fails_leaves_the_session_of_a_login_that_has_joined_it(
     pair: RegisteredStorage, store: Any, has_joined: bool
@@ -760,7 +798,7 @@ def test_a_rotation_that_fails_leaves_the_session_of_a_login_that_has_joined_it(
             assert pair.registry.delete(base.id)
 
     with observed(pair.registry, before=end):
-        assert isinstance(store.rotate(record, *rest), Gone)
+        assert isinstance(store.rotate(record, *rest), Updated if has_joined else Gone)
     assert live_ids(store, base, record) == [record.id] * has_joined
     assert (pair.data.read(record.id) is not None) is has_joined
 

@@ -441,4 +441,32 @@ PROGRAMS: Final = {
         "cache_registry own sync +cookie: s2:x.login.1 s2* >s2 +1001 1:x.password 1 2:x.put.b 2 1 "
         "2 2 3:o.end.x@atomic 2 2 3*"
     ),
+    "an end is told with the id after one that no signal has named": (
+        "cache_registry django sync: s2:x.login.1 s2* >s2 +1001 1:x.read 1 1 1 1 3:x.logout 3 1 "
+        "2:x.cycle 2 3 3 2 3 2 2 2 2"
+    ),
+    "a login that has joined one that fails goes with it, as it was the earlier one": (
+        "cache_registry own sync +memory: previous.x.1 s2:x.read s2* 1:x.login.1 1 1 1 2:x.login.1 "
+        "2 3:x.logout@atomic 2 2 3 2 2 2 3*"
+    ),
+    "an end by the old id is told after an end by an id of which a rotation has half": (
+        "cache_registry django async: s1:x.login.1 s1* >s1 +1001 a:x.put.a b:x.save c:x.delete a a "
+        "a a a d:o.end_all.1 c b* d*"
+    ),
+    "an operator ends a session that has ended by an id of which a rotation has half": (
+        "cache_registry own sync: s1:x.login.1 s1* >s1 +1001 a:x.put.a a a a a a c:x.logout c* "
+        "d:o.end.x@rollback d*"
+    ),
+    "of two ends, one is told with the id of a rotation that fails": (
+        "cache_registry django async: s1:x.login.1 s1* >s1 a:x.cycle d:o.end.x d a a a a c:o.end.x "
+        "d d d d c*"
+    ),
+    "a save under a key that nobody was given yet, and that is superseded, stores nothing": (
+        "cache_registry own async: s1:x.login.1 s1* >s1 +1001 a:x.put.a d:x.cycle a a a a a "
+        "b:x.save d* b*"
+    ),
+    "a password change joins a login whose session before ends": (
+        "cache_registry own async: s1:x.login.1 s1* >s1 a:x.login.1 b:x.password b a a a a a a "
+        "c:o.end.x b c* b*"
+    ),
 }

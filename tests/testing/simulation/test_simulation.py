@@ -15,7 +15,12 @@ import pytest
 from django_sessionstores.core.records import Record
 from django_sessionstores.storages.base import Outcome, Storage, Taken, Updated
 from django_sessionstores.storages.memory import MemoryStorage
-from django_sessionstores.testing.simulation import exhaustive, language, random_programs
+from django_sessionstores.testing.simulation import (
+    exhaustive,
+    half_rotations,
+    language,
+    random_programs,
+)
 from django_sessionstores.testing.simulation.__main__ import main
 from django_sessionstores.testing.simulation.configuration import ENGINES, Config
 from django_sessionstores.testing.simulation.history import Violation
@@ -183,6 +188,21 @@ class TestShortRuns:
         random_programs.explore(
             lambda program, result: found.append(f"{program} {result.violations[0]}"), 50_000, seed
         )
+        assert found == []
+
+    @pytest.mark.parametrize(
+        ("seed", "steps"),
+        [
+            ("1", 20_000),
+            *(pytest.param(each, 100_000, marks=pytest.mark.slow) for each in ("2", "3")),
+        ],
+    )
+    def test_half_rotations(self, seed: str, steps: int) -> None:
+        found: list[str] = []
+        amount = half_rotations.explore(
+            lambda program, result: found.append(f"{program} {result.violations[0]}"), steps, seed
+        )
+        assert amount.points >= steps
         assert found == []
 
     @pytest.mark.parametrize("function", ["storage", "unlisted"])
