@@ -139,9 +139,9 @@ def test_mongodb_behind_something_else() -> None:
     """A registry, and the authority behind a cache."""
     with MongoDB(replica_set="") as server:
         output = assert_keeps_its_promises(f"cookie+mongodb+{server.url()}demo")
-        assert "registered in MongoDB (collection" in output
+        assert f"registered in MongoDB {HOST}:" in output
         output = assert_keeps_its_promises(f"cached_db+locmem+{server.url()}demo")
-        assert "in front of MongoDB (collection" in output
+        assert f"in front of MongoDB {HOST}:" in output
 
 
 # The commands of README.rst ---------------------------------------------------------------------
@@ -165,7 +165,7 @@ PLACES = {
     "MySQL or MariaDB": "(mysql)",
     "Redis": "Redis through",
     "memcached": "memcached at",
-    "MongoDB": "MongoDB (collection 'django_sessionstores' of the database 'demo')",
+    "MongoDB": "(collection 'django_sessionstores' of the database 'demo')",
 }
 """What the command says of each store."""
 SERVERS: dict[str, Any] = {

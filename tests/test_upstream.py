@@ -64,8 +64,11 @@ def test_the_mixin_holds_65_tests() -> None:
 
 # Under the package's middleware, `db` has a run of its own below.
 SUITES = [
-    *(pytest.param(each, marks=pytest.mark.slow) for each in ("cache", "cookie")),
-    *(pytest.param(each, marks=pytest.mark.all_packages) for each in ("db", "cached_db", "file")),
+    pytest.param("cookie", marks=pytest.mark.slow),
+    *(
+        pytest.param(each, marks=pytest.mark.all_packages)
+        for each in ("db", "cached_db", "cache", "file")
+    ),
 ]
 
 

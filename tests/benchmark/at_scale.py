@@ -187,7 +187,7 @@ def store(engine: Any, records: list[Record]) -> None:
         run(storage._server.evaluate_all(calls))
     elif isinstance(storage, MongoDBStorage):
         documents = [document_of(each) for each in records]
-        storage._server.ask("insert_many", documents, patient=True, ordered=False)
+        storage._server.ask("insert_many", documents, seconds=600, ordered=False)
     else:
         for each in records:
             storage.create(each, moment)
