@@ -8,6 +8,7 @@ from django.apps import apps
 from ..conf import engine_setting, settings
 from ..sessions import SessionStore as BaseSessionStore
 from ..storages.caches.selection import storage_for
+from ..storages.copies import never, process_began
 from ..storages.layered import LayeredStorage
 from ..storages.sql.storage import require_app
 from . import CACHED_DATABASE_SETTINGS, storage_of
@@ -24,9 +25,11 @@ class SessionStore(BaseSessionStore):
 
     @classmethod
     def make_storage(cls) -> LayeredStorage:
+        cache = storage_for(engine_setting("SESSION_CACHE_ALIAS"))
         return LayeredStorage(
-            storage_for(engine_setting("SESSION_CACHE_ALIAS")),
+            cache,
             storage_of(engine_setting("CACHED_STORE")),
             lease=settings.CACHE_LEASE,
             retry=settings.STORE_RETRY,
+            process_began=process_began if cache.shared else never,
         )

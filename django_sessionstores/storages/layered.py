@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Sequence
-from contextlib import contextmanager, suppress
-from threading import Lock
-from typing import Any, Final
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from typing import Any
 
 import msgspec
 from django.utils.translation import gettext_noop
@@ -17,13 +16,9 @@ from ..core.records import Record, State, make_tombstone, with_times
 from ..exceptions import PayloadTooLarge, StorageFull, StorageUnavailable, UnreadablePayload
 from .base import CacheStorage, Conflict, Gone, Outcome, Storage, Taken, Updated
 from .composed import ComposedStorage
-from .copies import make_copy, read_copy
+from .copies import CopyTrust, make_copy, never, read_copy
 from .outage_log import OutageLog
 from .uncommitted import UncommittedWrites
-
-_MAX_SUSPECTS: Final = 10_000
-"""The maximum number of sessions that are remembered because the cache may have an outdated copy,
-about two megabytes. If there are more, all sessions are suspect."""
 
 
 class LayeredStorage(ComposedStorage):
@@ -36,10 +31,17 @@ class LayeredStorage(ComposedStorage):
 
     An error of the cache does not fail a request. After an error, the cache is not asked for
     ``retry`` seconds, so that an unreachable cache does not cost each request a timeout.
+    `CopyTrust` says which copies count afterwards, and what ``process_began`` is.
     """
 
     def __init__(
-        self, cache: CacheStorage, authority: Storage, *, lease: float, retry: float
+        self,
+        cache: CacheStorage,
+        authority: Storage,
+        *,
+        lease: float,
+        retry: float,
+        process_began: Callable[[], int] = never,
     ) -> None:
         super().__init__(listing=authority)
         self.cache = cache
@@ -50,12 +52,9 @@ class LayeredStorage(ComposedStorage):
         self._retry = retry
         # For caches that keep no log of their own.
         self._outages = OutageLog(cache.describe)
-        # Moments of the monotonic clock.
+        self._trust = CopyTrust(lease=lease, retry=retry, process_began=process_began)
+        # By the monotonic clock.
         self._left_alone_until = 0.0
-        self._distrusted_until = 0.0
-        # The sessions whose copies may be outdated, and until when; the oldest first.
-        self._suspects: dict[str, float] = {}
-        self._suspects_lock = Lock()
         self._uncommitted = UncommittedWrites()
         self.max_payload = authority.max_payload
         self.shared = authority.shared
@@ -69,7 +68,7 @@ class LayeredStorage(ComposedStorage):
         )
 
     def _read(self, locator: str) -> Flow[Record | None]:
-        distrusted = self._is_suspect(locator)
+        distrusted = self._trust.is_suspect(locator)
         # A write reaches the cache when it is committed; others may fill the cache until then.
         if not distrusted and locator not in self._uncommitted:
             stored: Record | None = yield from self._ask_cache("read", locator)
@@ -77,9 +76,11 @@ class LayeredStorage(ComposedStorage):
             if stored is not None and stored.expires > (now := clock.now()):
                 if stored.state is State.ENDED:
                     return None
-                copy = read_copy(stored, now) if stored.state is State.LIVE else stored
-                if copy is not None:
+                if stored.state is not State.LIVE:
+                    return stored
+                if (copy := read_copy(stored, self._trust.oldest(now))) is not None:
                     return copy
+                distrusted = True
         asked = clock.now()
         record: Record | None = yield Call(self.authority, "read", (locator,))
         if record is not None and record.state is State.LIVE:
@@ -91,7 +92,7 @@ class LayeredStorage(ComposedStorage):
 
     def _create(self, record: Record, now: int) -> Flow[Updated | Taken]:
         asked = clock.now()
-        with self._distrust_on_error(record.id):
+        with self._trust.distrust_on_error(record.id):
             outcome: Updated | Taken = yield Call(self.authority, "create", (record, now))
             if isinstance(outcome, Updated):
                 yield from self._publish(record.id, record, asked)
@@ -99,7 +100,7 @@ class LayeredStorage(ComposedStorage):
 
     def _update(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
         asked = clock.now()
-        with self._distrust_on_error(base.id):
+        with self._trust.distrust_on_error(base.id):
             outcome: Outcome = yield Call(self.authority, "update", (record, base, now))
             yield from self._publish(base.id, _record_after(outcome), asked)
         return outcome
@@ -108,7 +109,7 @@ class LayeredStorage(ComposedStorage):
         self, record: Record, base: Record, tombstone: Record, now: int
     ) -> Flow[Outcome | Taken]:
         asked = clock.now()
-        with self._distrust_on_error(base.id):
+        with self._trust.distrust_on_error(base.id):
             outcome: Outcome | Taken = yield Call(
                 self.authority, "rotate", (record, base, tombstone, now)
             )
@@ -129,7 +130,7 @@ class LayeredStorage(ComposedStorage):
         return touched
 
     def _delete(self, session_id: str) -> Flow[bool]:
-        with self._distrust_on_error(session_id):
+        with self._trust.distrust_on_error(session_id):
             deleted: bool = yield Call(self.authority, "delete", (session_id,))
             if deleted:
                 yield from self._publish(session_id, None, clock.now())
@@ -139,7 +140,7 @@ class LayeredStorage(ComposedStorage):
         return deleted
 
     def _end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:
-        with self._distrust_on_error(*session_ids):
+        with self._trust.distrust_on_error(*session_ids):
             ended = frozenset((yield Call(self.authority, "end_many", (session_ids,))))
             live = [each for each in session_ids if each in ended]
             rest = [each for each in session_ids if each not in ended]
@@ -245,7 +246,7 @@ class LayeredStorage(ComposedStorage):
             return
         try:
             if until > now:
-                copy = make_copy(record, until)
+                copy = make_copy(record, asked)
                 yield from self._tell_cache(record.id, "fill", copy, until, now, is_news=is_news)
             elif is_news:
                 yield from self._tell_cache(record.id, "delete", record.id)
@@ -292,7 +293,7 @@ class LayeredStorage(ComposedStorage):
         except StorageUnavailable as error:
             self._leave_alone(error)
             return None
-        self.note_answer()
+        self._note_answer()
         return answer
 
     def _tell_cache(
@@ -307,7 +308,7 @@ class LayeredStorage(ComposedStorage):
         try:
             if not self._is_left_alone():
                 yield Call(self.cache, name, args)
-                self.note_answer()
+                self._note_answer()
                 heard = True
         except (PayloadTooLarge, StorageFull):
             if name not in {"delete", "end_many"}:
@@ -318,7 +319,7 @@ class LayeredStorage(ComposedStorage):
         finally:
             if is_news and not heard:
                 ids = (session_ids,) if isinstance(session_ids, str) else session_ids
-                self._distrust(*ids)
+                self._trust.distrust(*ids)
 
     def _is_left_alone(self) -> bool:
         now = clock.monotonic()
@@ -333,44 +334,17 @@ class LayeredStorage(ComposedStorage):
         self._outages.failed(error)
         self._left_alone_until = clock.monotonic() + self._retry
 
-    def note_answer(self) -> None:
-        """Note that the cache has answered, so that each request asks it again."""
+    def forget_outage(self) -> None:
+        """Ask the cache again at once, after an outage that was made for a test."""
         self._left_alone_until = 0.0
+        self._note_answer()
+
+    def _note_answer(self) -> None:
+        if self._left_alone_until:
+            self._left_alone_until = 0.0
+            self._trust.begin_again()
         if self._outages.is_open:
             self._outages.succeeded()
-
-    @contextmanager
-    def _distrust_on_error(self, *session_ids: str) -> Generator[None]:
-        """Make sessions suspect if the write in this context is interrupted.
-
-        The authority may have written without answering, or the task may have been cancelled before
-        the change reached the cache. If the authority was not reached, the copy stays true. Of
-        several sessions, some may have been written before that.
-        """
-        try:
-            yield
-        except BaseException as error:
-            is_certain = isinstance(error, StorageUnavailable) and not error.was_sent
-            if not is_certain or len(session_ids) > 1:
-                self._distrust(*session_ids)
-            raise
-
-    def _distrust(self, *session_ids: str) -> None:
-        """Ask only the authority for these sessions until every older lease has ended."""
-        now = clock.monotonic()
-        with self._suspects_lock:
-            for each in session_ids:
-                self._suspects.pop(each, None)
-                self._suspects[each] = now + self._lease
-            while self._suspects and next(iter(self._suspects.values())) <= now:
-                del self._suspects[next(iter(self._suspects))]
-            if len(self._suspects) > _MAX_SUSPECTS:
-                self._suspects.clear()
-                self._distrusted_until = now + self._lease
-
-    def _is_suspect(self, session_id: str) -> bool:
-        until = max(self._distrusted_until, self._suspects.get(session_id, 0.0))
-        return clock.monotonic() < until
 
 
 def _record_after(outcome: Outcome) -> Record | None:

@@ -232,7 +232,7 @@ def store_down(part: Part = "everything") -> Iterator[None]:
         finally:
             # Otherwise the next test would find that the cache is not asked for a while.
             for each in layered:
-                each.note_answer()
+                each.forget_outage()
 
 
 _NOTHING: Final = object()

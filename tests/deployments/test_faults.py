@@ -153,6 +153,17 @@ def test_an_outage(deployment: Deployment, load: Load) -> None:
     restart_under(load, deployment, killed=True)
 
 
+def test_a_reload_after_an_outage(deployment: Deployment, load: Load) -> None:
+    """The new processes do not know what the old ones have written during the outage."""
+    for store in servers(deployment).values():
+        store.pause()
+        time.sleep(AWAY)
+        store.resume()
+        deployment.site.reload()
+        load.wait_for_sessions()
+    assert_nobody_is_harmed(load, NONE, UNAVAILABLE)
+
+
 def test_a_process_that_starts_during_an_outage(deployment: Deployment, load: Load) -> None:
     """It serves pages without a session at once, and the others when the store is back."""
     for store in deployment.stores.values():

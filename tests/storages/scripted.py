@@ -263,8 +263,8 @@ def _show_payload(payload: bytes) -> str:
         )
         return f"journal({saves}; {changes})"
     if copies.read_copy(msgspec.structs.replace(BASE, payload=payload), 0) is not None:
-        _, until = copies._LEASE.unpack_from(payload)
-        return f"copy until {show(until)}"
+        _, asked = copies._HEAD.unpack_from(payload)
+        return f"copy of {show(asked)}"
     return payload.hex()[:1] + "..." if len(payload) == 20 else repr(payload.decode("latin-1"))
 
 

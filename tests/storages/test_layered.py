@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -14,6 +15,7 @@ from django.core.cache import caches
 from django.db import transaction
 from django.test import override_settings
 
+from django_sessionstores.backends import cached_db
 from django_sessionstores.core import clock as core_clock
 from django_sessionstores.core.records import Record, State, make_tombstone
 from django_sessionstores.exceptions import (
@@ -22,7 +24,7 @@ from django_sessionstores.exceptions import (
     StorageUnavailable,
     UnreadablePayload,
 )
-from django_sessionstores.storages import copies, layered
+from django_sessionstores.storages import copies
 from django_sessionstores.storages.base import Conflict, Gone, Taken, Updated
 from django_sessionstores.storages.caches import portable
 from django_sessionstores.storages.layered import LayeredStorage
@@ -36,13 +38,21 @@ ID = "0" * 39 + "1"
 
 
 class Clock:
-    """The monotonic clock that the layered storage sees."""
+    """The clocks that the layered storage sees."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
+        self._ahead = 0
 
-    def __call__(self) -> float:
+    def monotonic(self) -> float:
         return self.seconds
+
+    def now(self) -> int:
+        return time.time_ns() // 1_000_000 + self._ahead
+
+    def pass_by(self, seconds: float) -> None:
+        self.seconds += seconds
+        self._ahead += int(seconds * 1000)
 
 
 class Cache(portable.LocMemStorage):
@@ -79,7 +89,7 @@ class Cache(portable.LocMemStorage):
 @pytest.fixture
 def clock():
     clock = Clock()
-    with core_clock.use(monotonic=clock):
+    with core_clock.use(now=clock.now, monotonic=clock.monotonic):
         yield clock
 
 
@@ -192,10 +202,78 @@ def test_a_cache_that_is_back_is_used_again(storage, cache, authority, clock):
     cache.fails_with = StorageUnavailable("away")
     storage.read(ID)
     cache.fails_with = None
-    clock.seconds += RETRY
+    clock.pass_by(RETRY)
+    storage.read(ID)
+    clock.pass_by(RETRY)
     storage.read(ID)
     authority._sessions.clear()
     assert storage.read(ID).version == 1
+
+
+def test_a_cache_that_is_back_is_not_asked_before_all_processes_use_it(
+    storage, other, cache, clock
+):
+    """The others may leave it alone for some seconds more, and write to the database meanwhile.
+    A copy that is made in these seconds would hide such a write for a lease."""
+    storage.create(record(), NOW)
+    cache.fails_with = StorageUnavailable("away")
+    other.read(ID)
+    clock.pass_by(RETRY - 1)
+    storage.read(ID)
+    cache.fails_with = None
+    clock.pass_by(1)
+    assert other.read(ID).version == 1
+    assert isinstance(storage.update(record(2), record(1), NOW), Updated)
+    clock.pass_by(1)
+    assert other.read(ID).version == 2
+    # Nor is one that was made in these seconds used after them.
+    cache.calls.clear()
+    clock.pass_by(RETRY - 1)
+    assert other.read(ID).version == 2
+    assert cache.calls == ["read", "fill"]
+    assert other.read(ID).version == 2
+    assert cache.calls == ["read", "fill", "read"]
+
+
+def test_a_process_that_begins_uses_no_copy_from_before(storage, cache, authority, clock):
+    """It does not know whether the others have met an outage, and what they wrote in it."""
+    storage.create(record(), NOW)
+    cache.fails_with = StorageUnavailable("away")
+    assert isinstance(storage.update(record(2), record(1), NOW), Updated)
+    cache.fails_with = None
+    began = core_clock.now()
+    new = LayeredStorage(cache, authority, lease=LEASE, retry=RETRY, process_began=lambda: began)
+    assert new.read(ID).version == 2
+    assert isinstance(storage.update(record(3), record(2), NOW), Updated)
+    assert new.read(ID).version == 3
+    clock.pass_by(RETRY)
+    assert new.read(ID).version == 3
+    authority._sessions.clear()
+    assert new.read(ID).version == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Nothing forks here")
+def test_a_process_that_forks_begins_then():
+    """A server that loads the site before it forks has done so long ago."""
+    before = copies.process_began()
+    time.sleep(0.01)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, str(copies.process_began()).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert int(os.read(reader, 100)) > before == copies.process_began()
+
+
+@pytest.mark.parametrize("backend", ["locmem.LocMemCache", "filebased.FileBasedCache"])
+def test_only_a_cache_that_others_use_has_copies_of_other_processes(backend, tmp_path):
+    """A test that counts queries would otherwise fail if it runs right after the start."""
+    cache = {"BACKEND": f"django.core.cache.backends.{backend}", "LOCATION": str(tmp_path)}
+    with override_settings(CACHES={"default": cache}):
+        trust = cached_db.SessionStore.make_storage()._trust
+    began = {"locmem.LocMemCache": copies.never}.get(backend, copies.process_began)
+    assert trust._process_began is began
 
 
 def test_a_write_that_a_cache_takes_again_brings_it_back_for_reads(
@@ -205,11 +283,13 @@ def test_a_write_that_a_cache_takes_again_brings_it_back_for_reads(
     storage.create(record(), NOW)
     cache.fails_with = StorageUnavailable("away")
     storage.read(ID)
-    clock.seconds += RETRY
+    clock.pass_by(RETRY)
     cache.fails_with = None
     assert isinstance(storage.update(record(2), record(1), NOW), Updated)
+    clock.pass_by(RETRY)
+    assert isinstance(storage.update(record(3), record(2), NOW), Updated)
     authority._sessions.clear()
-    assert storage.read(ID).version == 2
+    assert storage.read(ID).version == 3
 
 
 def test_a_logout_that_the_cache_missed_holds_here_at_once(storage, cache, clock):
@@ -456,13 +536,13 @@ def test_suspects_are_forgotten_after_a_lease(storage, cache, clock):
         storage.delete(f"{number:040x}")
     clock.seconds += LEASE
     storage.delete(OTHER_ID)
-    assert list(storage._suspects) == [OTHER_ID]
+    assert list(storage._trust._suspects) == [OTHER_ID]
 
 
 def test_too_many_suspects_make_all_copies_suspect(storage, cache, clock, monkeypatch):
     """Memory is limited, and a copy must not be trusted if nobody remembers whether it is
     suspect."""
-    monkeypatch.setattr(layered, "_MAX_SUSPECTS", 5)
+    monkeypatch.setattr(copies, "_MAX_SUSPECTS", 5)
     storage.create(record(), NOW)
     cache.fails_with = StorageUnavailable("away")
     for number in range(10, 16):
@@ -472,7 +552,7 @@ def test_too_many_suspects_make_all_copies_suspect(storage, cache, clock, monkey
     cache.calls.clear()
     storage.read(ID)
     assert cache.calls == ["fill"]
-    assert len(storage._suspects) < 5
+    assert len(storage._trust._suspects) < 5
 
 
 @pytest.mark.parametrize("where", ["authority", "cache"])
@@ -795,7 +875,7 @@ def test_many_that_end_in_a_transaction(over_database, cache, is_committed):
 def test_a_copy_has_what_its_record_has(payload):
     """This includes a record without a payload, as registries have it."""
     original = record(payload=payload)
-    copy = copies.make_copy(original, NOW + 1)
+    copy = copies.make_copy(original, NOW)
     assert copies.read_copy(copy, NOW) == original
     assert copies.read_copy(copy, NOW + 1) is None
     assert copies.read_copy(original, NOW) is None

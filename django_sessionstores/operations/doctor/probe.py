@@ -67,7 +67,7 @@ def probe_copies(cache: CacheStorage, record_id: str) -> None:
     with _removed(cache, record_id) as store:
         for size in (SMALL, LARGE):
             record = _with_payload(record, size)
-            copy = make_copy(record, record.expires)
+            copy = make_copy(record, record.created)
             store.fill(copy, record.expires, record.created)
             _read_back(store, copy)
 

@@ -46,9 +46,9 @@ from tests.storages.scripted import (
 CACHE: Final[Mapping[str, tuple[Any, ...]]] = {
     "read": (
         None,
-        copies.make_copy(NEWER, NOW + MINUTE),
         copies.make_copy(NEWER, NOW),
-        copies.make_copy(OVER, NOW + MINUTE),
+        copies.make_copy(NEWER, NOW - MINUTE),
+        copies.make_copy(OVER, NOW),
         NEWER,
         ENDED,
         LED,
@@ -84,7 +84,7 @@ def layered(script: Script, **answers: tuple[Any, ...]) -> LayeredStorage:
 
 def layered_suspect(script: Script) -> LayeredStorage:
     storage = layered(script)
-    storage._suspects[BASE.id] = SECONDS + 10
+    storage._trust._suspects[BASE.id] = SECONDS + 10
     return storage
 
 
@@ -104,7 +104,7 @@ def _trust(storage: LayeredStorage) -> str:
     """Return what a storage has learned about its cache."""
     found = [
         f"{each[0]}... suspect for {until - SECONDS:g} s"
-        for each, until in storage._suspects.items()
+        for each, until in storage._trust._suspects.items()
     ]
     if storage._left_alone_until:
         found.append(f"cache alone for {storage._left_alone_until - SECONDS:g} s")
