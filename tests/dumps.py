@@ -51,7 +51,7 @@ def places(engine: Any, session_id: str) -> list[Place]:
     elif engine.case.cache is not None:
         found.append(_in_cache(engine, session_id))
     if engine.case.database is not None and not engine.case.registry:
-        found.append(_column(engine.database, TABLE, "id", session_id, "payload"))
+        found.append(_column(engine.database, TABLE, "id", bytes.fromhex(session_id), "payload"))
     if engine.case.other is MONGODB and not engine.case.registry:
         found.append(_in_document(engine, session_id))
     return found
@@ -64,7 +64,7 @@ def spoil(engine: Any, session_id: str) -> None:
     if engine.case.database is not None:
         state = f"UPDATE {TABLE} SET state = 9 WHERE id = %s"
         with connections[engine.database].cursor() as cursor:
-            cursor.execute(state, [session_id])
+            cursor.execute(state, [bytes.fromhex(session_id)])
     if engine.case.other is MONGODB:
         # Still one that lists find.
         change = {"created": None, "version": "many", "user_agent": 7}
@@ -214,7 +214,7 @@ def _in_cache(engine: Any, session_id: str) -> Place:
     )
 
 
-def _column(alias: str, table: str, id_column: str, row_id: str, column: str) -> Place:
+def _column(alias: str, table: str, id_column: str, row_id: str | bytes, column: str) -> Place:
     def read() -> bytes:
         with connections[alias].cursor() as cursor:
             cursor.execute(f"SELECT {column} FROM {table} WHERE {id_column} = %s", [row_id])

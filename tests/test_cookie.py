@@ -422,9 +422,10 @@ def test_replay_after_all_of_a_user_were_ended(
     other = Browser()
     other.get("/write/color/green/")
     of_user = StoredSession.objects.using(engine.database).filter(user_id=str(user.pk))
-    assert [each.id for each in of_user] == [engine.storage.identify(captured[COOKIE])]
-    for each in of_user:
-        engine.storage.delete(each.id)
+    ids = [each.id.hex() for each in of_user]
+    assert ids == [engine.storage.identify(captured[COOKIE])]
+    for each in ids:
+        engine.storage.delete(each)
     assert_replay_fails(browser, captured)
     assert other.data() == {"color": "green"}
 

@@ -13,7 +13,7 @@
 ===================== ===========================================================
 """
 
-from .codecs import codec, compact_codec, key_ring, serializer, unencrypted_codec
+from .codecs import codec, key_ring, serializer, unencrypted_codec
 from .cookies import cookie_age, cookie_bytes, cookie_parts, splits_cookies
 from .engines import (
     engine_setting,
@@ -38,7 +38,6 @@ __all__ = [
     "Settings",
     "cached_until_change",
     "codec",
-    "compact_codec",
     "cookie_age",
     "cookie_bytes",
     "cookie_parts",

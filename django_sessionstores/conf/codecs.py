@@ -15,7 +15,7 @@ from django.utils.module_loading import import_string
 from django.utils.translation import gettext_noop as _
 
 from ..core.phrases import Phrase
-from ..payloads.codec import Codec, CompactCodec, KeyRing, Serializer, UnencryptedCodec
+from ..payloads.codec import Codec, KeyRing, Serializer, UnencryptedCodec
 from ..payloads.serializers import TypedSerializer
 from .options import settings
 from .resets import cached_until_change
@@ -86,12 +86,6 @@ def key_ring() -> KeyRing:
 def codec() -> Codec:
     """Return the codec that serializes, compresses and encrypts session data."""
     return _make_codec(Codec)
-
-
-@cached_until_change(*_SETTINGS)
-def compact_codec() -> Codec:
-    """Return the codec for a storage whose store keeps all sessions in memory."""
-    return _make_codec(CompactCodec)
 
 
 @cached_until_change(*_SETTINGS)

@@ -2,6 +2,8 @@ from django.apps.registry import Apps
 from django.db import migrations, models
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
+from django_sessionstores.models import IdField
+
 
 def leave_room_for_updates(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
     """On PostgreSQL, leave a part of each page free for the new versions of its rows.
@@ -50,26 +52,21 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="StoredSession",
             fields=[
-                (
-                    "id",
-                    models.CharField(
-                        max_length=40, primary_key=True, serialize=False, verbose_name="session id"
-                    ),
-                ),
-                ("payload", models.BinaryField(verbose_name="payload")),
                 ("version", models.BigIntegerField(verbose_name="version")),
-                ("state", models.SmallIntegerField(verbose_name="state")),
-                ("user_id", models.CharField(max_length=255, null=True, verbose_name="user id")),
                 ("created", models.BigIntegerField(verbose_name="created")),
                 ("last_activity", models.BigIntegerField(verbose_name="last activity")),
                 ("expires", models.BigIntegerField(verbose_name="expires")),
+                ("site", models.IntegerField(default=0, verbose_name="mark of the site")),
+                ("state", models.SmallIntegerField(verbose_name="state")),
+                (
+                    "id",
+                    IdField(primary_key=True, serialize=False, verbose_name="session id"),
+                ),
+                ("user_id", models.CharField(max_length=255, null=True, verbose_name="user id")),
                 ("ip", models.CharField(blank=True, max_length=45, verbose_name="IP address")),
                 ("user_agent", models.TextField(blank=True, verbose_name="user agent")),
-                (
-                    "origin",
-                    models.CharField(blank=True, max_length=40, verbose_name="first session id"),
-                ),
-                ("site", models.IntegerField(default=0, verbose_name="mark of the site")),
+                ("origin", IdField(verbose_name="first session id")),
+                ("payload", models.BinaryField(verbose_name="payload")),
             ],
             options={
                 "verbose_name": "stored session",

@@ -187,9 +187,6 @@ class Codec:
     it, as long as the number stands for the same one.
     """
 
-    is_compact = False
-    """Whether new payloads have the form of `compact`. Those that have it can always be read."""
-
     def __init__(self, keys: KeyRing, serializers: Mapping[int, Serializer], writes: int) -> None:
         self._keys = keys
         self._writes = writes
@@ -314,7 +311,7 @@ class Codec:
         short: bytes | None = None
         if len(data) >= COMPRESS_FROM:
             short, how = zlib.compress(data, level=1), _COMPRESSED
-        elif self.is_compact and snapshot.serializer in self._own:
+        elif snapshot.serializer in self._own:
             short, how = compact(data), _COMPACT
         if short is not None and len(short) < len(data):
             return self._keys.encrypt(session_id, flags | how, short)
@@ -340,15 +337,6 @@ class Codec:
         elif flags & _COMPACT:
             data = SecretBytes(expand(memoryview(data), COMPRESS_FROM))
         return Snapshot(flags & _SERIALIZER_BITS, data)
-
-
-class CompactCodec(Codec):
-    """Makes payloads of fewer bytes, for a store that keeps all sessions in memory.
-
-    A session with a login takes half, and a few microseconds more.
-    """
-
-    is_compact = True
 
 
 class UnencryptedCodec(Codec):

@@ -166,10 +166,10 @@ def store(engine: Any, records: list[Record]) -> None:
     storage, moment = engine.storage, now()
     if engine.name == "db":
         from django_sessionstores.models import StoredSession
+        from django_sessionstores.storages.sql.rows import FIELDS, row_of
 
-        fields = [field.attname for field in StoredSession._meta.concrete_fields]
         StoredSession._base_manager.using(engine.database).bulk_create(
-            [StoredSession(**{name: getattr(each, name) for name in fields}) for each in records]
+            [StoredSession(**dict(zip(FIELDS, row_of(each), strict=True))) for each in records]
         )
     elif isinstance(storage, DatabaseCacheStorage):
         with transaction.atomic(using=engine.database):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -171,7 +172,7 @@ def test_a_session_too_large_for_the_target(
 ) -> None:
     """It stays, and is counted."""
     empty_django()
-    key = at_django("db", text="x" * 200)
+    key = at_django("db", text=secrets.token_hex(200))
     monkeypatch.setattr(engine.storage, "max_payload", 100)
     assert move()[1]["unreadable"] == {"it is too large": 1}
     monkeypatch.undo()

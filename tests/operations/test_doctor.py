@@ -203,7 +203,7 @@ def test_it_uses_the_connection_of_its_caller(engine: Engine) -> None:
     alias = engine.database
     with transaction.atomic(alias):
         StoredSession._base_manager.using(alias).create(
-            id="0" * 40,
+            id=b"0" * 20,
             payload=b"",
             version=1,
             state=0,

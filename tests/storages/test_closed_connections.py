@@ -25,6 +25,7 @@ from django_sessionstores.storages import loops as client_loops
 from django_sessionstores.storages.base import Updated
 from django_sessionstores.storages.memcached.storage import MemcachedStorage
 from django_sessionstores.storages.sql import liveness
+from django_sessionstores.storages.sql.rows import key_of
 from django_sessionstores.testing import Twin
 from tests import cases
 from tests.cases import Engine
@@ -315,7 +316,7 @@ def test_a_transaction_does_not_go_on_without_its_beginning(engine: Engine) -> N
 
     def delete_and_update() -> None:
         with transaction.atomic(engine.database):
-            execute(engine, f"DELETE FROM {TABLE} WHERE id = %s", first.id)
+            execute(engine, f"DELETE FROM {TABLE} WHERE id = %s", key_of(first.id))
             end_connections(engine)
             engine.storage.update(next_version(second), second, NOW)
 

@@ -32,6 +32,7 @@ from django_sessionstores.storages import loops as client_loops
 from django_sessionstores.storages.breaker import Breaker
 from django_sessionstores.storages.memcached import nodes as memcached_nodes
 from django_sessionstores.storages.sql.deadline import breaker_of
+from django_sessionstores.storages.sql.rows import key_of
 from django_sessionstores.testing import now
 from tests import test_outages
 from tests.cases import Engine
@@ -445,7 +446,7 @@ def test_a_locked_row_does_not_concern_other_sessions(engine: Engine) -> None:
         with holder.cursor() as cursor:
             cursor.execute(
                 "SELECT id FROM django_sessionstores_storedsession WHERE id = %s FOR UPDATE",
-                [locked.id],
+                [key_of(locked.id)],
             )
         for _ in range(3):
             message = fails(lambda: storage.update(next_version(locked), locked, NOW))
@@ -478,7 +479,7 @@ def test_a_call_that_is_refused_does_not_harm_the_callers_transaction(engine: En
     with transaction.atomic(engine.database):
         with connection.cursor() as cursor:
             cursor.execute(
-                "DELETE FROM django_sessionstores_storedsession WHERE id = %s", [record.id]
+                "DELETE FROM django_sessionstores_storedsession WHERE id = %s", [key_of(record.id)]
             )
         assert "STORE_RETRY" in fails(ask)
     with later(times=2):

@@ -11,12 +11,10 @@ from django.conf import settings
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 
-from ... import conf
 from ...core.flow import Call, Flow, arun, run
 from ...core.records import Record, State, is_session_id, pack, pack_site, pack_times, unpack
 from ...core.summary import IndexReport
 from ...exceptions import StorageUnavailable
-from ...payloads.codec import Codec
 from ..base import CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated, rotate_in_two_steps
 from ..flows import FlowStorage
 from ..inspection import ManyTries
@@ -106,10 +104,6 @@ class RedisStorage(FlowStorage, CacheStorage):
 
     def nodes(self) -> dict[str, str]:
         return ids_of_nodes(self._server.client(), self._server.key)
-
-    @property
-    def codec(self) -> Codec:
-        return conf.compact_codec()
 
     @property
     def native_async(self) -> bool:

@@ -10,7 +10,7 @@ from ...exceptions import UnreadablePayload
 
 Row: TypeAlias = Sequence[Any]
 
-# Columns are named like the fields. In the order of `row_of` and `record_of`.
+# Columns are named like the fields. In the order of `row_of` and `record_of`, not of the table.
 FIELDS: Final = (
     "id",
     "payload",
@@ -33,10 +33,15 @@ LIST_FIELDS: Final = tuple(field for field in FIELDS if field != "payload")
 SAVED_FIELDS: Final = ("payload", "version", "last_activity")
 
 
+def key_of(session_id: str) -> bytes:
+    """Return the primary key of the row of a session."""
+    return bytes.fromhex(session_id)
+
+
 def row_of(record: Record) -> Row:
     """Return the row of a record."""
     return (
-        record.id,
+        key_of(record.id),
         record.payload,
         record.version,
         int(record.state),
@@ -46,7 +51,7 @@ def row_of(record: Record) -> Row:
         record.expires,
         record.ip,
         record.user_agent,
-        record.origin,
+        key_of(record.origin),
         record.site,
     )
 
@@ -58,8 +63,8 @@ def record_of(row: Row) -> Record:
         raise UnreadablePayload("record is of an unknown state")
     payload = row[1]
     return Record(
-        id=row[0],
         # Some drivers return a memoryview.
+        id=row[0].hex(),
         payload=payload if type(payload) is bytes else bytes(payload),
         version=row[2],
         state=state,
@@ -69,7 +74,7 @@ def record_of(row: Row) -> Record:
         expires=row[7],
         ip=row[8],
         user_agent=row[9],
-        origin=row[10],
+        origin=row[10].hex(),
         site=row[11],
     )
 

@@ -23,7 +23,7 @@ from django.utils.translation import gettext_noop
 from msgspec.structs import replace
 
 from ...core.phrases import Phrase
-from ...core.records import TOMBSTONES, Record, State
+from ...core.records import TOMBSTONES, Record, State, is_session_id
 from ...core.summary import Summary
 from ...exceptions import (
     PayloadTooLarge,
@@ -59,7 +59,7 @@ from .lost_races import (
     conflict_in_transaction,
     retry,
 )
-from .rows import LIST_FIELDS, Row, differs_only_as_saved, record_of, row_of
+from .rows import LIST_FIELDS, Row, differs_only_as_saved, key_of, record_of, row_of
 from .statements import Statements, compile_statements
 from .summary import count_live, summarize
 from .table_storage import TableStorage
@@ -142,7 +142,8 @@ class DatabaseStorage(TableStorage[Statements]):
         sql, found = statements.lookup_many(len(session_ids)), dict[str, Record]()
         if _reads_the_past(connection):
             sql += " FOR UPDATE"
-        for *fields, size in _fetch_all(connection, sql, tuple(session_ids)) if session_ids else ():
+        keys = tuple(map(key_of, session_ids))
+        for *fields, size in _fetch_all(connection, sql, keys) if keys else ():
             with suppress(UnreadablePayload):
                 record = record_of((fields[0], fields[1] or b"", *fields[2:]))
                 found[record.id] = replace(record, size=size)
@@ -173,7 +174,7 @@ class DatabaseStorage(TableStorage[Statements]):
 
     def update(self, record: Record, base: Record, now: int) -> Outcome:
         connection, statements = self._database()
-        condition = (base.id, base.version, now)
+        condition = (key_of(base.id), base.version, now)
         sql, values = statements.update, row_of(record)[1:]
         if differs_only_as_saved(record, base):
             sql, values = statements.save, (record.payload, record.version, record.last_activity)
@@ -198,7 +199,7 @@ class DatabaseStorage(TableStorage[Statements]):
                 outcome = super().rotate(record, base, tombstone, now)
             # The transaction was not the caller's.
             return Updated(record) if isinstance(outcome, Updated) else outcome
-        condition = (base.id, base.version, now, record.id)
+        condition = (key_of(base.id), base.version, now, key_of(record.id))
         parameters = (*row_of(tombstone)[1:], *condition, *row_of(record))
         if _execute(connection, statements.rotate, parameters):
             return _outcome(connection, record)
@@ -209,7 +210,7 @@ class DatabaseStorage(TableStorage[Statements]):
 
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
         connection, statements = self._database()
-        parameters = (expires, last_activity, base.id, base.version, now)
+        parameters = (expires, last_activity, key_of(base.id), base.version, now)
         touch = partial(write_if_free, connection, statements.touch, parameters)
         with _errors_of(connection):
             return retry(connection, touch) > 0
@@ -218,7 +219,7 @@ class DatabaseStorage(TableStorage[Statements]):
         connection, statements = self._database()
         sites = (0, *self.sites())
         sql = statements.for_sites(statements.delete, sites)
-        return bool(_execute(connection, sql, (session_id, *TOMBSTONES, *sites)))
+        return bool(_execute(connection, sql, (key_of(session_id), *TOMBSTONES, *sites)))
 
     def _end_statements(self) -> tuple[EndStatements, Sequence[Any]]:
         _, statements = self._database()
@@ -226,6 +227,9 @@ class DatabaseStorage(TableStorage[Statements]):
         end = statements.end
         is_live = statements.for_sites(end.is_live, sites)
         return end._replace(is_live=is_live), (*TOMBSTONES, *sites)
+
+    def _row_key(self, session_id: str) -> bytes:
+        return key_of(session_id)
 
     def _errors(self) -> AbstractContextManager[None]:
         return _errors_of(self.connection())
@@ -254,8 +258,10 @@ class DatabaseStorage(TableStorage[Statements]):
             rows = rows.select_for_update()
         if cursor:
             expires, last_id = place_of_cursor(cursor)
-            # The first condition is implied by the second, but the index is used for the first.
-            rows = rows.filter(expires__lte=expires).exclude(expires=expires, pk__gte=last_id)
+            # Implied by the second condition, but the index is used for this one.
+            rows = rows.filter(expires__lte=expires)
+            if is_session_id(last_id):
+                rows = rows.exclude(expires=expires, pk__gte=key_of(last_id))
         with _errors_of(self.connection()):
             columns = rows.values_list(*LIST_FIELDS, Length("payload"))
             found = list(columns.order_by("-expires", "-pk")[: limit + 1])
@@ -300,7 +306,7 @@ class DatabaseStorage(TableStorage[Statements]):
         """Return the record in the store. With ``locks``, it is the latest, and its row locked."""
         connection, statements = self._database()
         sql = statements.read_latest if locks else statements.read
-        rows = _fetch_all(connection, sql, (session_id,), only_reads=not locks)
+        rows = _fetch_all(connection, sql, (key_of(session_id),), only_reads=not locks)
         return record_of(rows[0]) if rows else None
 
 

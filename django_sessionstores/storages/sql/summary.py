@@ -47,11 +47,13 @@ def _sample(rows: QuerySet[StoredSession], limit: int) -> list[Record]:
 
     Ids are digests, so the sessions after a random id are a random sample.
     """
-    start, ordered = secrets.token_hex(ID_SIZE), rows.order_by("pk").values_list(*_SAMPLED)
+    start, ordered = secrets.token_bytes(ID_SIZE), rows.order_by("pk").values_list(*_SAMPLED)
     found = list(ordered.filter(pk__gte=start)[:limit])
     if len(found) < limit:
         found += ordered.filter(pk__lt=start)[: limit - len(found)]
-    return [Record(**dict(zip(_SAMPLED, each, strict=True))) for each in found]
+    return [
+        Record(id=each[0].hex(), **dict(zip(_SAMPLED[1:], each[1:], strict=True))) for each in found
+    ]
 
 
 def _count_all(rows: QuerySet[StoredSession], now: int) -> Summary:

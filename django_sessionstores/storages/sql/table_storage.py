@@ -150,10 +150,10 @@ class TableStorage(Storage, Generic[S]):
         connection, (_, values) = self.connection(), self._end_statements()
         ids = {self._row_key(each): each for each in session_ids}
 
-        def fetch() -> list[tuple[str]]:
+        def fetch() -> list[tuple[Any]]:
             with LimitedCursor(connection) as cursor:
                 cursor.execute(sql(len(ids)), (*ids, *values))
-                rows: list[tuple[str]] = cursor.fetchall()
+                rows: list[tuple[Any]] = cursor.fetchall()
             return rows
 
         with self._errors():
@@ -163,7 +163,7 @@ class TableStorage(Storage, Generic[S]):
         """Return the statements that end sessions, and the parameters of their ``is_live``."""
         raise NotImplementedError
 
-    def _row_key(self, session_id: str) -> str:
+    def _row_key(self, session_id: str) -> str | bytes:
         """Return the primary key of the row of a session."""
         return session_id
 

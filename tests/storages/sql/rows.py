@@ -28,10 +28,17 @@ def record(record_id: str = IDS[0], **fields: Any) -> Record:
 
 
 def table(site: cases.Engine) -> tuple[str, str]:
-    """Return the table of the sessions, and the part of a condition that names a row."""
+    """Return the table of the sessions, and the beginning of a condition that names a row.
+
+    The parameter is of `row_name`.
+    """
     if site.name == "db":
-        return "django_sessionstores_storedsession", "id LIKE"
+        return "django_sessionstores_storedsession", "id ="
     return cases.CACHE_TABLE, "cache_key LIKE"
+
+
+def row_name(site: cases.Engine, record_id: str) -> str | bytes:
+    return bytes.fromhex(record_id) if site.name == "db" else f"%{record_id}"
 
 
 def change(site: cases.Engine, cursor: Any, *record_ids: str) -> None:
@@ -39,7 +46,9 @@ def change(site: cases.Engine, cursor: Any, *record_ids: str) -> None:
     name, condition = table(site)
     later = "expires + 1" if site.name == "db" else "expires + INTERVAL '1' SECOND"
     for each in record_ids:
-        cursor.execute(f"UPDATE {name} SET expires = {later} WHERE {condition} %s", [f"%{each}"])
+        cursor.execute(
+            f"UPDATE {name} SET expires = {later} WHERE {condition} %s", [row_name(site, each)]
+        )
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from django_sessionstores.storages.breaker import Breaker
 from django_sessionstores.storages.outage_log import OutageLog
 from django_sessionstores.storages.sql import deadline, liveness
 from django_sessionstores.storages.sql.deadline import LimitedCursor
+from django_sessionstores.storages.sql.rows import key_of
 from tests.cases import Engine
 from tests.services import wait_until
 from tests.storages.sql.test_storage import NOW, a_record, next_version, other_connection, stored
@@ -553,7 +554,7 @@ def test_a_row_that_somebody_locks_is_waited_for_so_long(engine: Engine) -> None
         with other.cursor() as cursor:
             cursor.execute(
                 "SELECT id FROM django_sessionstores_storedsession WHERE id = %s FOR UPDATE",
-                [record.id],
+                [key_of(record.id)],
             )
         with pytest.raises(StorageUnavailable, match="DATABASE_TIMEOUT"):
             engine.storage.update(next_version(record), record, NOW)
@@ -569,7 +570,7 @@ def test_a_transaction_that_was_cut_off_fails_as_a_whole(engine: Engine) -> None
         other.set_autocommit(False)
         with other.cursor() as cursor:
             cursor.execute(
-                "DELETE FROM django_sessionstores_storedsession WHERE id = %s", [locked.id]
+                "DELETE FROM django_sessionstores_storedsession WHERE id = %s", [key_of(locked.id)]
             )
 
         def write_and_go_on() -> None:
