@@ -1092,7 +1092,7 @@ def test_an_outage_is_told_as_one(engine: Engine) -> None:
         with observed(watched, before=broken), numbers:
             code, said = typed(*arguments)
         assert code == 1
-        assert f"The store of sessions, {storage.describe()}, is unreachable: no route" in said
+        assert f"The store of sessions, {storage.describe()}, could not do this: no route" in said
 
 
 @pytest.mark.engines(
@@ -1112,7 +1112,7 @@ def test_a_server_that_is_gone(engine: Engine) -> None:
     code, said = typed("end", session.session_id, "--no-input")
     assert code == 1
     message = " ".join(said.split())
-    assert "The store of sessions is unreachable: " in message
+    assert "The store of sessions could not do this: " in message
     stores = [message.count(store) for store in ("Redis through", "memcached at", "database '")]
     assert sorted(stores) == [0, 0, 1]
     code, said = typed("doctor")
