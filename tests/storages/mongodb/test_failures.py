@@ -659,6 +659,8 @@ def test_ends_are_told_although_a_command_fails(refused: str) -> None:
         # Another call may be about to tell.
         assert inventory.end_many(ids) == []
         with clock.use(now=lambda: time.time_ns() // 10**6 + 6000):
+            # They have ended, so no list has them.
+            assert inventory.end_everything() == 0
             again = inventory.end_many(ids)
             assert len(again) == (2 if refused == "find" else 0)
             assert inventory.end_many(ids) == []
