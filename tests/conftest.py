@@ -31,7 +31,7 @@ from django.core.signals import setting_changed
 from django.dispatch import receiver
 from django.test import override_settings
 
-from django_sessionstores.storages import copies
+from django_sessionstores.storages import copies, outage_log
 from tests import cases, services
 from tests.browser import Chromium, Site, serve
 
@@ -360,6 +360,12 @@ def in_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     from django_sessionstores.sessions import SessionStore
 
     monkeypatch.setattr(SessionStore, "_can_send_key", lambda session: True)
+
+
+@pytest.fixture
+def outages_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the first success end an outage, for tests that do not move the clock."""
+    monkeypatch.setattr(outage_log, "QUIET", 0.0)
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ from tests.test_outages import CACHED, CACHES, COOKIE, DATABASES, back, cache_se
 from tests.test_outages import _short_database_timeouts as _short_database_timeouts
 from tests.test_outages import _short_timeouts as _short_timeouts
 
-pytestmark = pytest.mark.usefixtures("middleware")
+pytestmark = pytest.mark.usefixtures("middleware", "outages_end_at_once")
 
 MANY = 12
 

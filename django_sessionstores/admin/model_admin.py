@@ -113,6 +113,6 @@ class SessionAdmin(_Admin):
             except CannotList as error:
                 return page.failure(_("These sessions cannot be listed"), error, 200)
             except StorageUnavailable as error:
-                return page.failure(_("The store of sessions is unreachable"), error, 503)
+                return page.failure(_("The store of sessions could not do this"), error, 503)
 
         return view

@@ -149,7 +149,7 @@ class Deadlines(NamedTuple):
 
 def utc_datetime(milliseconds: int) -> datetime:
     """Return milliseconds since the epoch as an aware ``datetime`` in UTC, at most `LATEST`."""
-    return datetime.fromtimestamp(min(milliseconds, LATEST) / 1000, UTC)
+    return datetime.fromtimestamp(max(0, min(milliseconds, LATEST)) / 1000, UTC)
 
 
 def touch_step(lifetime: int, interval: float) -> int:

@@ -114,12 +114,12 @@ def _in_largest_unit(seconds: float) -> tuple[str, int]:
     """Return the unit in which a duration in seconds is shown, and how many of them it has.
 
     The number is the nearest one, because a session that expires in 14 days has a second less when
-    it is shown. The unit is days from two days on. It is never weeks: "1 week" for 13 days would
-    mislead.
+    it is shown. The unit is hours from two hours on, and days from two days on: "2 hours" for 90
+    minutes would mislead. It is never weeks, for the same reason.
     """
     for unit, size, end in (
         ("second", 1, _MINUTE),
-        ("minute", _MINUTE, _HOUR),
+        ("minute", _MINUTE, 2 * _HOUR),
         ("hour", _HOUR, 2 * _DAY),
     ):
         if (number := _nearest(seconds / size)) * size < end:
@@ -133,16 +133,34 @@ def _nearest(number: float) -> int:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration in its largest unit: ``42 s``, ``3 min``, ``5 h``, ``12 days``."""
+    """Return about how long a duration is, in one unit: ``42 s``, ``90 min``, ``12 days``."""
     unit, number = _in_largest_unit(seconds)
+    return _quantity(unit, number)
+
+
+def format_exact_duration(seconds: float) -> str:
+    """Return how long a duration is, in as many units as it takes: ``1 h 30 min``."""
+    words, left = [], round(seconds, 3)
+    for unit, size in (("day", _DAY), ("hour", _HOUR), ("minute", _MINUTE)):
+        number, left = divmod(left, size)
+        if number:
+            words.append(_quantity(unit, int(number)))
+    if left:
+        words.append(_quantity("second", round(left, 3) if left % 1 else int(left)))
+    return " ".join(words) or _quantity("second", 0)
+
+
+def _quantity(unit: str, number: float) -> str:
     match unit:
         case "second":
-            return gettext("%(number)s s") % {"number": number}
+            shown = number_format(number) if isinstance(number, float) else number
+            return gettext("%(number)s s") % {"number": shown}
         case "minute":
             return gettext("%(number)s min") % {"number": number}
         case "hour":
             return gettext("%(number)s h") % {"number": number}
-    return ngettext("%(number)s day", "%(number)s days", number) % {"number": format_number(number)}
+    days = int(number)
+    return ngettext("%(number)s day", "%(number)s days", days) % {"number": format_number(days)}
 
 
 # Whole sentences, because many languages inflect the unit after "in" or before "ago".

@@ -162,6 +162,21 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return self.state is State.SUPERSEDED and bool(self.successor) and self.version % 2 == 1
 
 
+def is_in_range(record: Record) -> bool:
+    """Return whether every store can contain the numbers of a record. A damaged one has others."""
+    return (
+        0 <= record.version < _END_OF_NUMBERS
+        and record.created >= 0
+        and record.last_activity >= 0
+        and record.expires >= 0
+        and -_END_OF_SITES <= record.site < _END_OF_SITES
+    )
+
+
+_END_OF_NUMBERS: Final = 2**63
+_END_OF_SITES: Final = 2**31
+
+
 def make_tombstone(
     record_id: str,
     state: State,
@@ -192,6 +207,10 @@ def make_tombstone(
     )
 
 
+_COUNTS: Final = 2**31 - 1
+"""What the counter of a version is at most; after that, it begins anew."""
+
+
 def next_version(version: int = 0) -> int:
     """Return the version of the next save: a counter, followed by 32 random bits.
 
@@ -200,7 +219,7 @@ def next_version(version: int = 0) -> int:
     every store can keep.
     """
     # They need not be secret. Python seeds its generator anew in each process that is forked.
-    return (((version >> 32) + 1) << 32) | random.getrandbits(32)
+    return (((version >> 32) + 1 & _COUNTS) << 32) | random.getrandbits(32)
 
 
 def last_write(record: Record) -> tuple[int, int]:

@@ -53,7 +53,8 @@ def errors_reported() -> Iterator[None]:
     except StorageUnavailable as error:
         storage = Inventory().storage
         store = "" if _names_store(error, storage) else f", {storage.describe()},"
-        raise CommandError(f"The store of sessions{store} is unreachable: {error}") from error
+        # It may have answered, for example that the user of the site lacks rights.
+        raise CommandError(f"The store of sessions{store} could not do this: {error}") from error
     except (CannotList, ImproperlyConfigured) as error:
         raise CommandError(str(error)) from error
 

@@ -28,6 +28,14 @@ class ManyTries(NamedTuple):
     """The value that it should have, as Python code."""
 
 
+class Members(NamedTuple):
+    """The members of a replica set of which the store consists, as far as its client knows them."""
+
+    number: int
+    not_ready: Sequence[str]
+    """The names of those that do not answer, or that do not have the data yet."""
+
+
 class Inspection(SiteMarks):
     """The base class of `Storage` that answers operators, not requests."""
 
@@ -181,6 +189,14 @@ class Inspection(SiteMarks):
         Asks the store.
         """
         return False
+
+    def members(self) -> Members | None:
+        """Return the members of the replica set in which the store acknowledges writes.
+
+        Return ``None`` if it is none, or if the client does not know its members. Takes some
+        seconds if one does not answer. Does not raise.
+        """
+        return None
 
     def make_indexes(self) -> Sequence[str]:
         """Make what the store itself needs to find and to remove records, if it is not there.

@@ -24,9 +24,9 @@ INTERVAL: Final = 60.0
 """Seconds between two lines of an outage that goes on."""
 MOST_CHANGES: Final = 3
 """How many more lines `INTERVAL` may have because another reason has come up."""
-MOST_BEGINNINGS: Final = 3
-"""How many outages of a store may begin in `INTERVAL` before they count as one, which is over when
-no call has failed for as long."""
+QUIET: Final = 10.0
+"""Seconds without a failure after which an outage is over. During a failover, some calls succeed
+before others fail for another reason."""
 
 _Line = tuple[int, str, tuple[Any, ...]]
 """The level, the text and its arguments."""
@@ -79,17 +79,16 @@ class OutageLog:
     learn that the outage is over.
     """
 
-    __slots__ = ("_beginnings", "_changes", "_name", "_outage", "_started_at", "is_open")
+    __slots__ = ("_changes", "_name", "_outage", "_started_at", "is_open")
 
     def __init__(self, name: Callable[[], str]) -> None:
         self._name = name
         self._outage: _Outage | None = None
         self._started_at = inf
-        # When outages have begun, and when lines were written because of another reason.
-        self._beginnings = deque[float](maxlen=MOST_BEGINNINGS)
+        # When lines were written because of another reason.
         self._changes = deque[float](maxlen=MOST_CHANGES)
         self.is_open = False
-        """Whether a call has failed, and none has shown yet that the store works again."""
+        """Whether an outage is not over."""
 
     def failed(self, error: StorageUnavailable, operation: object = None, reason: str = "") -> None:
         """Count a call that has failed. An error that was counted before is ignored.
@@ -131,7 +130,6 @@ class OutageLog:
             began = min(now, self._started_at)
             self._outage = _Outage(_lock, began, now, now, now, 1, 1, {reason}, {operation})
             self.is_open = True
-            self._beginnings.append(now)
             return logging.ERROR, "Session store outage begins: %s", (error,)
         outage.calls += 1
         outage.failed_at = now
@@ -157,10 +155,8 @@ class OutageLog:
         now, outage = clock.monotonic(), self._current()
         if outage is None:
             return None
-        is_proof = not _is_often(self._beginnings, now) and not outage.operations.isdisjoint(
-            {None, operation}
-        )
-        if not is_proof and now - outage.failed_at < INTERVAL:
+        is_proof = not outage.operations.isdisjoint({None, operation})
+        if now - outage.failed_at < (QUIET if is_proof else INTERVAL):
             return None
         self._outage, self.is_open = None, False
         self.forget_start()
@@ -176,7 +172,6 @@ class OutageLog:
         if self._outage is not None and self._outage.lock is not _lock:
             self._outage, self.is_open = None, False
             self.forget_start()
-            self._beginnings.clear()
             self._changes.clear()
         return self._outage
 

@@ -125,6 +125,8 @@ def id_of_cursor(cursor: str) -> str:
 _EXPIRY_CURSOR: Final = re.compile(rf"(\d{{1,18}})\.([0-9a-f]{{{ID_LENGTH}}}|~)", re.ASCII)
 """An expiry, as large as a column allows, and an id, or what sorts after all ids."""
 _AFTER_ALL_IDS: Final = "~"
+MOST_EXPIRES: Final = 10**18 - 1
+"""The last expiry that a cursor can have."""
 
 
 def expiry_cursor(expires: int, session_id: str = _AFTER_ALL_IDS) -> str:

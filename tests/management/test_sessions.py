@@ -26,7 +26,7 @@ from django.db.models.query import ModelIterable
 from django.test import override_settings
 
 from django_sessionstores.core.clock import now
-from django_sessionstores.core.phrases import format_duration
+from django_sessionstores.core.phrases import format_duration, format_exact_duration
 from django_sessionstores.core.records import Client as Who
 from django_sessionstores.core.records import Record, draw_key, session_id
 from django_sessionstores.exceptions import StorageUnavailable
@@ -1092,7 +1092,7 @@ def test_an_outage_is_told_as_one(engine: Engine) -> None:
         with observed(watched, before=broken), numbers:
             code, said = typed(*arguments)
         assert code == 1
-        assert f"The store of sessions, {storage.describe()}, is unreachable: no route" in said
+        assert f"The store of sessions, {storage.describe()}, could not do this: no route" in said
 
 
 @pytest.mark.engines(
@@ -1112,7 +1112,7 @@ def test_a_server_that_is_gone(engine: Engine) -> None:
     code, said = typed("end", session.session_id, "--no-input")
     assert code == 1
     message = " ".join(said.split())
-    assert "The store of sessions is unreachable: " in message
+    assert "The store of sessions could not do this: " in message
     stores = [message.count(store) for store in ("Redis through", "memcached at", "database '")]
     assert sorted(stores) == [0, 0, 1]
     code, said = typed("doctor")
@@ -1229,8 +1229,10 @@ def test_djangos_own_options_may_stand_anywhere(engine: Engine, before: bool) ->
         (89, "1 min"),
         (90, "2 min"),
         (3569, "59 min"),
-        (3599, "1 h"),
-        (3600, "1 h"),
+        (3599, "60 min"),
+        (5400, "90 min"),
+        (7169, "119 min"),
+        (7170, "2 h"),
         (47 * 3600, "47 h"),
         (47.5 * 3600, "2 days"),
         (48 * 3600, "2 days"),
@@ -1241,6 +1243,26 @@ def test_djangos_own_options_may_stand_anywhere(engine: Engine, before: bool) ->
 def test_spans(seconds: float, text: str) -> None:
     """A span has the unit in which people think of it."""
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (0.5, "0.5 s"),
+        (59.9996, "1 min"),
+        (60, "1 min"),
+        (90, "1 min 30 s"),
+        (5400, "1 h 30 min"),
+        (86_400, "1 day"),
+        (100_000, "1 day 3 h 46 min 40 s"),
+        (1_209_600, "14 days"),
+        (1_209_600.0, "14 days"),
+        (172_800_000, "2,000 days"),
+    ],
+)
+def test_the_value_of_a_setting_is_not_rounded(seconds: float, text: str) -> None:
+    assert format_exact_duration(seconds) == text
 
 
 def test_moments() -> None:

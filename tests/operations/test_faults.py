@@ -105,6 +105,9 @@ def said_of(
     return said[0]
 
 
+pytestmark = pytest.mark.usefixtures("outages_end_at_once")
+
+
 @pytest.fixture(autouse=True)
 def _no_outages_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deadline, "_breakers", type(deadline._breakers)())

@@ -844,6 +844,29 @@ def test_many_whose_end_is_not_known_are_suspect(storage, cache, authority, monk
     assert [storage.read(each) for each in IDS] == [None] * 3
 
 
+@pytest.mark.parametrize("was_sent", [True, False])
+@pytest.mark.parametrize("name", ["delete", "end_many"])
+def test_no_other_process_finds_the_copies_of_an_end_that_is_not_known(
+    storage, cache, authority, monkeypatch, name, was_sent
+):
+    """If the session has ended, no list has it, and a caller who tries again does not find it."""
+    storage.create(record(), NOW)
+
+    def lost(_: Any) -> Any:
+        error = StorageUnavailable("no answer")
+        if was_sent:
+            del authority._sessions[ID]
+        error.was_sent = was_sent
+        raise error
+
+    monkeypatch.setattr(authority, name, lost)
+    with pytest.raises(StorageUnavailable):
+        getattr(storage, name)(ID if name == "delete" else [ID])
+    other = LayeredStorage(cache, authority, lease=LEASE, retry=RETRY)
+    assert (other.read(ID) is None) is was_sent
+    assert (held(cache, ID) is None) is was_sent
+
+
 def test_many_that_do_not_fit_into_a_full_cache_are_removed_from_it(storage, cache):
     """A full cache refuses tombstones and still removes copies."""
     for each in IDS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
 from argparse import Namespace
@@ -134,6 +135,50 @@ def test_a_backend_that_cannot_be_stopped_ends_the_process(tmp_path: Path) -> No
     done = run_command("own_backend", "--time-limit=0.2", f"--case={CASE}", **environment)
     assert (done.returncode, done.stdout) == (1, "")
     assert 'own_backend.py", line 9 in load' in done.stderr
+
+
+ENDS = """
+    from os import _exit, execv
+    from django.contrib.sessions.backends import db
+
+    class SessionStore(db.SessionStore):
+        def load(self):
+            {end}
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Needs os.fork()")
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        (ENDS.format(end="_exit(0)"), 1, f"exit code 0 in the case {CASE} of own_backend"),
+        (ENDS.format(end="execv('/bin/true', ['true'])"), 1, "exit code 0 in the case"),
+        (ENDS.format(end="_exit(3)"), 1, "exit code 3 in the case"),
+        (ENDS.format(end="import os; os.kill(os.getpid(), 9)"), 1, "by signal 9 in the case"),
+        ("from os import _exit\n_exit(0)", 2, "exit code 0 before the first case"),
+    ],
+)
+def test_a_backend_that_ends_the_process_has_failed(
+    text: str, code: int, said: str, tmp_path: Path
+) -> None:
+    environment = {"TMPDIR": str(tmp_path), **write(tmp_path, own_backend=text)}
+    done = run_command("own_backend", f"--case={CASE}", "--json", **environment)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert "so there are no results" in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Needs os.fork()")
+def test_what_ends_the_process_after_the_results_does_not_change_them(tmp_path: Path) -> None:
+    text = """
+        import atexit, os
+        from django.contrib.sessions.backends.db import SessionStore
+
+        atexit.register(os._exit, 0)
+    """
+    done = run_command("own_backend", f"--case={FAILING}", **write(tmp_path, own_backend=text))
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "0 passed, 1 failed" in done.stdout
 
 
 # What cannot run ------------------------------------------------------------------------------

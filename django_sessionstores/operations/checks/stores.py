@@ -201,7 +201,7 @@ def _no_timeout(part: Storage, setting: str) -> checks.Warning:
         _("Sessions are in %(store)s. If that hangs, a request waits for it without end."),
         store=part.describe(),
     )
-    if isinstance(part, CacheStorage) and part.holds_copies:
+    if _holds_copies(part):
         text = Phrase(
             _(
                 "Copies of sessions are in %(store)s. If that hangs, a request waits for it "
@@ -229,8 +229,8 @@ def check_cache_retries(app_configs: Any, **kwargs: Any) -> Sequence[checks.Chec
 def _many_tries(store: str, tries: ManyTries) -> checks.Warning:
     text = Phrase(
         _(
-            "Sessions are in %(store)s. If one of its servers hangs, the client tries it "
-            "%(number)s times, and a request waits for each."
+            "If one of the servers of %(store)s hangs, the client tries it %(number)s times, and a "
+            "request waits for each."
         ),
         store=store,
         number=tries.number,
@@ -238,8 +238,8 @@ def _many_tries(store: str, tries: ManyTries) -> checks.Warning:
     if not tries.number:
         text = Phrase(
             _(
-                "Sessions are in %(store)s. If one of its servers hangs, the client tries it "
-                "without end, and a request waits for that."
+                "If one of the servers of %(store)s hangs, the client tries it without end, and a "
+                "request waits for that."
             ),
             store=store,
         )
@@ -261,11 +261,21 @@ def _many_tries(store: str, tries: ManyTries) -> checks.Warning:
 def check_write_access(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
     """Check that this process may write to the folder, or the SQLite file, that sessions are in."""
     return [
-        checks.Warning(
-            Phrase(_("Sessions are in %(store)s, which cannot be written."), store=part.describe()),
-            hint=obstacle,
-            id="sessionstores.W024",
-        )
+        _unwritable(part, obstacle)
         for part in parts(usable_storage())
         if not part.asks_for_rights and (obstacle := part.write_obstacle())
     ]
+
+
+def _unwritable(part: Storage, obstacle: str) -> checks.Warning:
+    text = Phrase(_("Sessions are in %(store)s, which cannot be written."), store=part.describe())
+    if _holds_copies(part):
+        text = Phrase(
+            _("Copies of sessions are in %(store)s, which cannot be written."),
+            store=part.describe(),
+        )
+    return checks.Warning(text, hint=obstacle, id="sessionstores.W024")
+
+
+def _holds_copies(part: Storage) -> bool:
+    return isinstance(part, CacheStorage) and part.holds_copies

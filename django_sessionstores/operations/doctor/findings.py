@@ -139,6 +139,8 @@ def _of_stores(
             yield _not_indexed(store), ""
         if store.has_other_content:
             yield _not_alone(store), ""
+        if store.members_not_ready:
+            yield _not_whole(store), ""
         if store.size_obstacle:
             yield _too_small(store), "" if store.has_copies else _TOO_SMALL
 
@@ -240,6 +242,27 @@ def _not_alone(store: Store) -> django_checks.CheckMessage:
             setting=full_name("MONGODB_COLLECTION"),
         ),
         id="sessionstores.W044",
+    )
+
+
+def _not_whole(store: Store) -> django_checks.CheckMessage:
+    return django_checks.Warning(
+        Phrase(
+            gettext_noop(
+                "Sessions are in %(store)s. These members of its replica set do not answer or do "
+                "not have the data: %(members)s. Sessions need the majority, which is %(majority)s "
+                "of %(number)s members if all of them vote."
+            ),
+            store=store.name,
+            members=", ".join(store.members_not_ready),
+            majority=str(store.members // 2 + 1),
+            number=str(store.members),
+        ),
+        hint=Phrase(
+            gettext_noop("Bring them back before others fail. %(command)s shows all members."),
+            command="rs.status()",
+        ),
+        id="sessionstores.W045",
     )
 
 

@@ -52,6 +52,10 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
     """The names of the indexes that the store does not have, and that ``migrate`` makes."""
     has_other_content: bool = False
     """Whether something that is not a session is where only sessions should be."""
+    members: int = 0
+    """The number of members of its replica set that its client knows; 0 if it is none."""
+    members_not_ready: tuple[str, ...] = ()
+    """The names of those that do not answer, or that do not have the data yet."""
     is_probed: bool = False
     """Whether a session could be stored, read, changed and ended."""
     belongs_to_another: bool = False
@@ -218,10 +222,13 @@ class _Questions:
             # It has the cure, and more than the first thing that was refused.
             stores[0] = replace(stores[0], write_obstacle=obstacle)
         if not any(each.error for each in stores):
+            members = self._storage.members()
             stores[0] = replace(
                 stores[0],
                 missing_indexes=self._missing_indexes(),
                 has_other_content=self._has_other_content(),
+                members=members.number if members else 0,
+                members_not_ready=tuple(members.not_ready) if members else (),
             )
         return stores
 

@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from ... import conf
-from ...core.phrases import format_duration, format_number, isolate_direction
+from ...core.phrases import format_exact_duration, format_number, isolate_direction
 from ...payloads.cookie_chunks import split
 from .diagnosis import CAPABILITIES, OPTIONS, Diagnosis
 from .findings import Finding
@@ -127,7 +127,7 @@ def _value_in_words(name: str, value: Any) -> str:
     elif isinstance(value, int | float) and (
         name in conf.DURATIONS or name == "SESSION_COOKIE_AGE"
     ):
-        words = format_duration(value)
+        words = format_exact_duration(value)
     else:
         return repr(list(value) if isinstance(value, tuple) else value)
     return f"{value} ({isolate_direction(words)})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Final, NoReturn, Protocol, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
@@ -31,6 +32,7 @@ from ...conf import engine_setting_name, settings, stated_options
 from ...core.phrases import Phrase
 from ...exceptions import PayloadTooLarge, StorageFull, StorageUnavailable, UnreadablePayload
 from ..breaker import Breaker
+from ..inspection import Members
 from ..loops import LoopClients
 from ..outage_log import OutageLog
 from ..threads import in_thread
@@ -63,6 +65,11 @@ _MONITORING: Final = "serverMonitoringMode"
 _TLS_FILES: Final = frozenset({"tlscafile", "tlscertificatekeyfile", "tlscrlfile"})
 _NOT_PRIMARY: Final = frozenset({"RSSecondary", "RSArbiter", "RSOther", "RSGhost"})
 """The client's names for members of a replica set that are not its primary."""
+_READY: Final = frozenset({"RSPrimary", "RSSecondary", "RSArbiter"})
+"""The client's names for members that take part in a majority."""
+_MEMBER_SECONDS: Final = 3.0
+"""How long a member has to answer before it counts as one that does not."""
+_POLL_SECONDS: Final = 0.05
 _COLLECTION_OPTIONS: Final[dict[str, Any]] = {
     # Milliseconds, not ``datetime``, which takes longer and ends in the year 9999.
     "codec_options": CodecOptions(
@@ -288,6 +295,25 @@ class Server:
         return known.topology_type_name != "Single" or any(
             each.replica_set_name for each in known.server_descriptions().values()
         )
+
+    def members(self) -> Members | None:
+        """Return the members of the replica set; ``None`` if the client knows of none.
+
+        A client connects to each by itself, and a new one has not heard from all yet.
+        """
+        client = self.collection().database.client
+        until = time.monotonic() + _MEMBER_SECONDS
+        while True:
+            known = client.topology_description
+            servers = known.server_descriptions().values()
+            silent = [each for each in servers if each.server_type_name not in _READY]
+            if all(each.error for each in silent) or time.monotonic() >= until:
+                break
+            time.sleep(_POLL_SECONDS)
+        if not known.topology_type_name.startswith("ReplicaSet"):
+            return None
+        names = sorted(f"{host}:{port}" for host, port in (each.address for each in silent))
+        return Members(len(servers), names)
 
     def collection(self) -> Blocking:
         """Return the collection of the blocking client. Raises ``ImproperlyConfigured``."""

@@ -9,8 +9,9 @@ from typing import Any, Final, TypeAlias
 from bson.datetime_ms import DatetimeMS
 from msgspec.structs import replace
 
-from ...core.records import ID_SIZE, Record, State, is_session_id
+from ...core.records import ID_SIZE, Record, State, is_in_range, is_session_id
 from ...exceptions import UnreadablePayload
+from ..outcomes import MOST_EXPIRES
 
 Document: TypeAlias = Mapping[str, Any]
 
@@ -55,10 +56,6 @@ def is_record_key(key: Any) -> bool:
     return type(key) is bytes and len(key) == ID_SIZE
 
 
-MOST_EXPIRES: Final = 10**18 - 1
-"""The last expiry that a cursor can have."""
-
-
 def moment(milliseconds: int) -> DatetimeMS:
     """Return a moment as the server compares it, of milliseconds since the epoch."""
     return DatetimeMS(milliseconds)
@@ -88,7 +85,7 @@ def document_of(record: Record) -> dict[str, Any]:
 def record_of(document: Document) -> Record:
     """Return the record of a document. Raises `UnreadablePayload`."""
     try:
-        return Record(
+        record = Record(
             id=_checked(document["_id"], bytes).hex(),
             version=_whole(document["version"]),
             state=_state(document["state"]),
@@ -105,6 +102,9 @@ def record_of(document: Document) -> Record:
         )
     except (KeyError, TypeError, ValueError, ArithmeticError):
         raise UnreadablePayload("document is not a record") from None
+    if not is_in_range(record):
+        raise UnreadablePayload("document is not a record")
+    return record
 
 
 def _checked(value: Any, kind: Any) -> Any:
@@ -144,13 +144,8 @@ def entry_of(document: Document) -> Record:
         if isinstance(users := document.get("user_id"), list):
             # The index has the session under each of them.
             found["user_id"] = next((each for each in users if isinstance(each, str)), None)
-    record, size = record_of(found), found["size"]
-    return replace(
-        record,
-        created=max(0, record.created),
-        last_activity=max(0, record.last_activity),
-        size=int(size) if size else None,
-    )
+    size = found["size"]
+    return replace(record_of(found), size=int(size) if size else None)
 
 
 def _text(value: Any) -> str:
@@ -163,8 +158,24 @@ def _bytes(value: Any) -> bytes:
     return data
 
 
+def _number(value: Any) -> int:
+    """Return a whole number that is not out of the range of a record."""
+    number = _whole(value)
+    if not is_in_range(Record(id="", version=number, created=number)):
+        raise ValueError
+    return number
+
+
+def _site(value: Any) -> int:
+    site = _whole(value)
+    if not is_in_range(Record(id="", site=site)):
+        raise ValueError
+    return site
+
+
 _DEFAULTS: Final[dict[str, tuple[Callable[[Any], object], Any]]] = {
-    **dict.fromkeys(("version", "created", "last_activity", "site", "size"), (_whole, 0)),
+    **dict.fromkeys(("version", "created", "last_activity", "size"), (_number, 0)),
+    "site": (_site, 0),
     **dict.fromkeys(("ip", "user_agent"), (_text, "")),
     **dict.fromkeys(("payload", "origin"), (_bytes, b"")),
     "user_id": (_text, None),

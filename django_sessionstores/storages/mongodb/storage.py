@@ -30,6 +30,7 @@ from ..base import (
     was_rotated,
 )
 from ..flows import FlowStorage
+from ..inspection import Members
 from . import indexes
 from .client import (
     Clients,
@@ -381,6 +382,9 @@ class MongoDBStorage(FlowStorage):
     def _content(self, wanted: Filter) -> Flow[Sequence[Document]]:
         found: Sequence[Document] = yield self._find(wanted, {"_id": 1}, 1)
         return found
+
+    def members(self) -> Members | None:
+        return self._server.members()
 
     def missing_timeout(self) -> str:
         return "" if self._server.limits_time else full_name("DATABASE_TIMEOUT")

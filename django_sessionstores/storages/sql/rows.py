@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
-from ...core.records import STATES, Record
+from msgspec.structs import replace
+
+from ...core.records import ID_SIZE, STATES, Record, is_in_range
 from ...exceptions import UnreadablePayload
+from ..outcomes import MOST_EXPIRES
 
 Row: TypeAlias = Sequence[Any]
+_BINARY: Final = bytes | memoryview | bytearray
 
 # Columns are named like the fields. In the order of `row_of` and `record_of`, not of the table.
 FIELDS: Final = (
@@ -57,26 +61,112 @@ def row_of(record: Record) -> Row:
 
 
 def record_of(row: Row) -> Record:
-    """Return the record in a row. Raises `UnreadablePayload`."""
-    state = STATES.get(row[3])
+    """Return the record in a row. Raises `UnreadablePayload`.
+
+    A column of SQLite can contain a value of any type.
+    """
+    session_id, payload, version, number, user_id, created, last_activity, expires, *others = row
+    ip, user_agent, origin, site = others
+    # Some databases have NULL in place of an empty text.
+    ip, user_agent, origin = ip or "", user_agent or "", origin or b""
+    session_id, payload, origin = map(_as_bytes, (session_id, payload, origin))
+    state = STATES.get(number)
     if state is None:
         raise UnreadablePayload("record is of an unknown state")
-    payload = row[1]
-    return Record(
-        # Some drivers return a memoryview.
-        id=row[0].hex(),
-        payload=payload if type(payload) is bytes else bytes(payload),
-        version=row[2],
+    # Each by itself, because requests wait for this.
+    if not (
+        type(payload) is bytes
+        and type(version) is type(created) is type(last_activity) is type(expires) is int
+        and type(ip) is type(user_agent) is str
+        and type(session_id) is type(origin) is bytes
+        and type(site) is int
+        and (user_id is None or type(user_id) is str)
+        and len(session_id) == ID_SIZE
+        and (not origin or len(origin) == ID_SIZE)
+        and expires <= MOST_EXPIRES
+    ):
+        raise UnreadablePayload("row is not a record")
+    record = Record(
+        id=session_id.hex(),
+        payload=payload,
+        version=version,
         state=state,
-        user_id=row[4],
-        created=row[5],
-        last_activity=row[6],
-        expires=row[7],
-        ip=row[8],
-        user_agent=row[9],
-        origin=row[10].hex(),
-        site=row[11],
+        user_id=user_id,
+        created=created,
+        last_activity=last_activity,
+        expires=expires,
+        ip=ip,
+        user_agent=user_agent,
+        origin=origin.hex(),
+        site=site,
     )
+    if not is_in_range(record):
+        raise UnreadablePayload("row is not a record")
+    return record
+
+
+def _as_bytes(value: object) -> object:
+    # Some drivers return a memoryview.
+    return bytes(value) if type(value) is not bytes and isinstance(value, _BINARY) else value
+
+
+def entry_of(row: Row, size: object) -> Record:
+    """Return the record of a row in a list, as far as it can be read.
+
+    ``size`` is that of its payload. What is damaged has the value of an empty field, so that the
+    session is listed and can be ended. Raises `UnreadablePayload` for a row that is not a
+    session's: without an id, a state or an expiry.
+    """
+    try:
+        record = record_of(row)
+    except UnreadablePayload:
+        checked = [
+            each if is_valid(each) else default
+            for each, (is_valid, default) in zip(row, _DEFAULTS, strict=True)
+        ]
+        record = record_of(checked)
+    return replace(record, size=size if type(size) is int else None)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and is_in_range(Record(id="", version=value, created=value))
+
+
+def _is_site(value: object) -> bool:
+    return type(value) is int and is_in_range(Record(id="", site=value))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, _BINARY) and len(value) == ID_SIZE
+
+
+def _is_payload(value: object) -> bool:
+    return isinstance(value, _BINARY)
+
+
+def _is_needed(value: object) -> bool:
+    return True
+
+
+_DEFAULTS: Final[tuple[tuple[Callable[[object], bool], Any], ...]] = (
+    (_is_needed, None),
+    (_is_payload, b""),
+    (_is_number, 0),
+    (_is_needed, None),
+    (_is_text, None),
+    (_is_number, 0),
+    (_is_number, 0),
+    (_is_needed, None),
+    (_is_text, ""),
+    (_is_text, ""),
+    (_is_id, b""),
+    (_is_site, 0),
+)
+"""How each of the `FIELDS` is checked that may be damaged, and what stands for it if it is."""
 
 
 def differs_only_as_saved(record: Record, base: Record) -> bool:

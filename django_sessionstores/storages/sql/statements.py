@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...core.records import TOMBSTONES
+from ..outcomes import MOST_EXPIRES
 from .end_statements import EndStatements, deletes_free, marks
 from .free_rows import if_free
 from .rows import FIELDS, SAVED_FIELDS
@@ -44,6 +45,8 @@ class Statements(NamedTuple):
     touch: str
     delete: str
     purge: str | None
+    purge_endless: str | None
+    """Removes rows whose expiry is damaged, so that they would never expire."""
     end: EndStatements
     """Statements `for_sites`."""
     table: Table
@@ -89,6 +92,7 @@ def compile_statements(model: type[StoredSession], connection: BaseDatabaseWrapp
             f"AND {_OF_SITES}"
         ),
         purge=_purge(table, connection.vendor),
+        purge_endless=_purge_endless(table, connection.vendor),
         end=EndStatements(
             table.name,
             id_,
@@ -142,9 +146,19 @@ def _touch(table: Table, connection: BaseDatabaseWrapper) -> str:
 
 
 def _purge(table: Table, vendor: str) -> str | None:
-    id_, expires = table.column["id"], table.column["expires"]
+    expires = table.column["expires"]
     # The first condition is implied by the second, but the index is used for the first.
-    due = f"{expires} <= %s AND ({expires} <= %s OR {_OF_SITES})"
+    return _delete_some(table, vendor, f"{expires} <= %s AND ({expires} <= %s OR {_OF_SITES})")
+
+
+def _purge_endless(table: Table, vendor: str) -> str | None:
+    # For SQLite, each text is larger than any number.
+    return _delete_some(table, vendor, f"{table.column['expires']} > {MOST_EXPIRES}")
+
+
+def _delete_some(table: Table, vendor: str, due: str) -> str | None:
+    """Return the statement that deletes the first rows that are ``due``, by their expiry."""
+    id_, expires = table.column["id"], table.column["expires"]
     expired = f"FROM {table.name} WHERE {due} ORDER BY {expires} LIMIT %s"
     if vendor == "postgresql":
         # ARRAY, because the planner may run a subquery of IN again for each row, and each time

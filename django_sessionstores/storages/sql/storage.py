@@ -8,7 +8,7 @@ without a transaction around it, and atomic by itself.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -20,7 +20,6 @@ from django.db.models import Q
 from django.db.models.functions import Length
 from django.db.transaction import TransactionManagementError
 from django.utils.translation import gettext_noop
-from msgspec.structs import replace
 
 from ...core.phrases import Phrase
 from ...core.records import TOMBSTONES, Record, State, is_session_id
@@ -59,10 +58,11 @@ from .lost_races import (
     conflict_in_transaction,
     retry,
 )
-from .rows import LIST_FIELDS, Row, differs_only_as_saved, key_of, record_of, row_of
+from .rows import LIST_FIELDS, Row, differs_only_as_saved, entry_of, key_of, record_of, row_of
 from .statements import Statements, compile_statements
-from .summary import count_live, summarize
+from .summary import count_live, is_live, summarize
 from .table_storage import TableStorage
+from .texts import read_texts
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -145,8 +145,8 @@ class DatabaseStorage(TableStorage[Statements]):
         keys = tuple(map(key_of, session_ids))
         for *fields, size in _fetch_all(connection, sql, keys) if keys else ():
             with suppress(UnreadablePayload):
-                record = record_of((fields[0], fields[1] or b"", *fields[2:]))
-                found[record.id] = replace(record, size=size)
+                record = entry_of((fields[0], fields[1] or b"", *fields[2:]), size)
+                found[record.id] = record
         return found
 
     async def alookup(self, session_id: str) -> Record | None:
@@ -239,7 +239,10 @@ class DatabaseStorage(TableStorage[Statements]):
         sites, litter = (0, *self.sites()), now - LITTER_AGE
         if statements.purge is not None:
             sql = statements.for_sites(statements.purge, sites)
-            return _execute(connection, sql, (now, litter, *sites, batch), patient=True)
+            removed = _execute(connection, sql, (now, litter, *sites, batch), patient=True)
+            if not removed and statements.purge_endless is not None:
+                removed = _execute(connection, statements.purge_endless, (batch,), patient=True)
+            return removed
         # Other databases have no LIMIT for DELETE, and no common syntax for it in a subquery.
         with _errors_of(connection):
             rows = self._model._base_manager.using(connection.alias).filter(
@@ -262,13 +265,18 @@ class DatabaseStorage(TableStorage[Statements]):
             rows = rows.filter(expires__lte=expires)
             if is_session_id(last_id):
                 rows = rows.exclude(expires=expires, pk__gte=key_of(last_id))
-        with _errors_of(self.connection()):
-            columns = rows.values_list(*LIST_FIELDS, Length("payload"))
-            found = list(columns.order_by("-expires", "-pk")[: limit + 1])
-        records = [
-            replace(record_of((row[0], b"", *row[1:])), size=row[-1]) for row in found[:limit]
-        ]
-        is_last = len(found) <= limit
+        columns = rows.values_list(*LIST_FIELDS, Length("payload")).order_by("-expires", "-pk")
+        size = limit
+        while True:
+            rows_of_page: Callable[[], list[Row]] = partial(list, columns[: size + 1])
+            with _errors_of(self.connection()):
+                found = read_texts(self.connection(), rows_of_page)
+            entries = _entries_in(found[:size])
+            if entries or len(found) <= size:
+                break
+            # All are damaged, and no cursor can name the place of such a row.
+            size *= 2
+        records, is_last = entries[:limit], len(found) <= size and len(entries) <= limit
         return Page(records, "" if is_last else expiry_cursor(records[-1].expires, records[-1].id))
 
     def first_expired(self, now: int) -> str:
@@ -277,13 +285,12 @@ class DatabaseStorage(TableStorage[Statements]):
     def count(self, now: int, user_id: str | None) -> int:
         with _errors_of(self.connection()):
             rows = self._rows(user_id)
-            return (
-                count_live(rows, now) if user_id is None else rows.filter(expires__gt=now).count()
-            )
+            return count_live(rows, now) if user_id is None else rows.filter(is_live(now)).count()
 
     def summarize(self, now: int, limit: int) -> Summary:
         with _errors_of(self.connection()):
-            return summarize(self._rows(None), now, limit)
+            rows = self._rows(None)
+            return read_texts(self.connection(), lambda: summarize(rows, now, limit))
 
     def _rows(self, user_id: str | None) -> QuerySet[StoredSession]:
         rows = self._model._base_manager.using(self.connection().alias).filter(
@@ -308,6 +315,15 @@ class DatabaseStorage(TableStorage[Statements]):
         sql = statements.read_latest if locks else statements.read
         rows = _fetch_all(connection, sql, (key_of(session_id),), only_reads=not locks)
         return record_of(rows[0]) if rows else None
+
+
+def _entries_in(rows: Sequence[Row]) -> list[Record]:
+    """Return the records of those rows of a list that are sessions, however damaged."""
+    entries = []
+    for each, *others, size in rows:
+        with suppress(UnreadablePayload):
+            entries.append(entry_of((each, b"", *others), size))
+    return entries
 
 
 def _outcome(connection: BaseDatabaseWrapper, record: Record) -> Updated:
@@ -338,7 +354,7 @@ def _fetch_all(
         return rows
 
     try:
-        rows = retry(connection, fetch, only_reads=only_reads)
+        rows = read_texts(connection, lambda: retry(connection, fetch, only_reads=only_reads))
     except (Error, StorageUnavailable) as error:
         _raise_translated(error, connection, sql)
     _note_success(connection, sql)

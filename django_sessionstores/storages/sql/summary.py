@@ -9,11 +9,12 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from django.db.models import Count, F, Q
+from django.db.models import Case, Count, F, Q, When
 
 from ...core import summary
 from ...core.records import ID_SIZE, Record
 from ...core.summary import ACTIVE_WITHIN, HOUR, MAX_USER_AGENTS, Summary
+from ..outcomes import MOST_EXPIRES
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -26,11 +27,18 @@ MOST_COUNTED: Final = 200_000
 LEAST_SAMPLED: Final = 20_000
 """How many sessions of more are a sample at least."""
 _SAMPLED: Final = ("id", "user_id", "created", "last_activity", "expires", "user_agent")
+_BINARY: Final = bytes | memoryview
+_SAMPLED_TYPES: Final[tuple[Any, ...]] = (_BINARY, str | None, int, int, int, str)
 
 
 def count_live(rows: QuerySet[StoredSession], now: int) -> int:
     """Return how many sessions are live."""
-    return int(rows.aggregate(live=Count("pk", filter=Q(expires__gt=now)))["live"])
+    return int(rows.aggregate(live=Count("pk", filter=is_live(now)))["live"])
+
+
+def is_live(now: int) -> Q:
+    """Return the condition that a session has not expired, and that it will."""
+    return Q(expires__gt=now, expires__lte=MOST_EXPIRES)
 
 
 def summarize(rows: QuerySet[StoredSession], now: int, limit: int) -> Summary:
@@ -52,32 +60,38 @@ def _sample(rows: QuerySet[StoredSession], limit: int) -> list[Record]:
     if len(found) < limit:
         found += ordered.filter(pk__lt=start)[: limit - len(found)]
     return [
-        Record(id=each[0].hex(), **dict(zip(_SAMPLED[1:], each[1:], strict=True))) for each in found
+        Record(id=bytes(each[0]).hex(), **dict(zip(_SAMPLED[1:], each[1:], strict=True)))
+        for each in found
+        # A column of SQLite can contain a value of any type.
+        if all(map(isinstance, each, _SAMPLED_TYPES))
     ]
 
 
 def _count_all(rows: QuerySet[StoredSession], now: int) -> Summary:
     """Return the counts of all sessions. Other requests may write between the queries."""
-    is_live = Q(expires__gt=now)
+    is_running = is_live(now)
     totals = rows.aggregate(
         all=Count("pk"),
-        live=Count("pk", filter=is_live),
-        logged_in=Count("pk", filter=is_live & Q(user_id__isnull=False)),
+        live=Count("pk", filter=is_running),
+        logged_in=Count("pk", filter=is_running & Q(user_id__isnull=False)),
         **{
-            f"active_{period}": Count("pk", filter=is_live & Q(last_activity__gt=now - period))
+            f"active_{period}": Count("pk", filter=is_running & Q(last_activity__gt=now - period))
             for period in ACTIVE_WITHIN
         },
     )
-    agents = _counts(rows, F("user_agent"), is_live).filter(number__gt=0).order_by("-number")
+    agents = _counts(rows, F("user_agent"), is_running).filter(number__gt=0).order_by("-number")
     return Summary(
         is_whole=True,
         live=totals["live"],
         logged_in=totals["logged_in"],
         expired=totals["all"] - totals["live"],
-        created=dict(_counts(rows, _hour("created", now))),
-        expires=dict(_counts(rows, _hour("expires", now))),
+        created=_hours(rows, "created", now),
+        expires=_hours(rows, "expires", now),
         active=tuple(totals[f"active_{period}"] for period in ACTIVE_WITHIN),
-        user_agents=dict(agents[:MAX_USER_AGENTS]),
+        # A column of SQLite can contain a value of any type.
+        user_agents={
+            agent: number for agent, number in agents[:MAX_USER_AGENTS] if isinstance(agent, str)
+        },
     )
 
 
@@ -87,6 +101,15 @@ def _counts(
     """Return the numbers of rows that fulfil a condition, by a value."""
     grouped = rows.order_by().annotate(value=value).values("value")
     return grouped.annotate(number=Count("pk", filter=condition)).values_list("value", "number")
+
+
+def _hours(rows: QuerySet[StoredSession], field: str, now: int) -> dict[int, int]:
+    """Return the numbers of rows by the hour of a field, without those that are damaged."""
+    is_sound = Q(**{f"{field}__gte": 0, f"{field}__lte": MOST_EXPIRES})
+    # The hour of a number that is far below zero would be out of the range of the column.
+    counts = dict(_counts(rows, Case(When(is_sound, then=_hour(field, now)))))
+    counts.pop(None, None)
+    return counts
 
 
 def _hour(field: str, now: int) -> Any:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 
 from .limits import TIME_LIMIT, TimeOver, time_limit
+from .supervision import COULD_NOT_RUN, FAILED, progress, supervise
 
 if TYPE_CHECKING:
     from .backend import Backend
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from .running import Outcome, Result
 
 PASSED: Final = 0
-FAILED: Final = 1
-COULD_NOT_RUN: Final = 2
 
 _EPILOG: Final = (
     "The settings are those of DJANGO_SETTINGS_MODULE. Without it, minimal settings are used, with "
@@ -41,8 +40,14 @@ class _CouldNotRun(Exception):
 
 
 def run() -> NoReturn:
+    """Run the command, and end the process with its exit code, whatever a backend does to it."""
+    options = _options(None)
+    supervise(lambda: _run_and_exit(options))
+
+
+def _run_and_exit(options: argparse.Namespace) -> NoReturn:
     """Run the command, and end the process with its exit code, whatever still runs in it."""
-    code = main()
+    code = progress.exit_code = _exit_code_of(options)
     hard_end = threading.Timer(_EXIT_LIMIT, os._exit, [code])
     hard_end.daemon = True
     hard_end.start()
@@ -54,16 +59,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     From here on, the standard output of the process is its standard error.
     """
+    return _exit_code_of(_options(arguments))
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options = parser.parse_intermixed_args(arguments)
     if not (options.engine or options.list):
         parser.error("Name a session backend, such as django.contrib.sessions.backends.db.")
     for names in filter(None, (options.engine, options.case)):
         _leave_out_repeated(names)
+    return options
+
+
+def _exit_code_of(options: argparse.Namespace) -> int:
     with _results_only() as results:
         try:
             with _site(options.time_limit):
-                return _list(results) if options.list else _hold(options, results)
+                code = _list(results) if options.list else _hold(options, results)
+                # What ends the process from here on does not change it.
+                progress.exit_code = code
+                return code
         except _CouldNotRun as error:
             if options.traceback and error.__cause__:
                 traceback.print_exception(error.__cause__)
@@ -153,7 +169,8 @@ def _run(backend: Backend, cases: Sequence[Case], seconds: float) -> Iterator[Re
 
     results = run_cases(backend, cases, seconds)
     try:
-        for _ in cases:
+        for case in cases:
+            progress.case = f"{case.name} of {backend.engine}"
             faulthandler.dump_traceback_later(_LAST_RESORT * seconds, exit=True)
             yield next(results)
     finally:

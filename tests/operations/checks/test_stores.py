@@ -310,6 +310,8 @@ def test_a_server_should_not_be_waited_for_again_and_again(name):
         assert found_in_cache(entry, check_cache_retries, name) == []
         entry = {**entry, "LOCATION": f"redis://127.0.0.1:{next(_names)}", "OPTIONS": options}
         (message,) = found_in_cache(entry, check_cache_retries, name)
+        # True of a store with sessions, and of one with copies.
+        assert message.msg.startswith("If one of the servers of Redis through ")
         assert "tries it 6 times" in message.msg
         setting = f"CACHES['sessions']['OPTIONS']{option}"
         assert message.hint.startswith(f"Set {setting} to Retry(NoBackoff(), 1). Import")
@@ -340,3 +342,37 @@ def test_a_folder_that_cannot_be_written_is_named(name, tmp_path, monkeypatch):
     assert message.id == "sessionstores.W024"
     assert str(path) in message.hint
     assert "owner" in message.hint
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "django.core.cache.backends.db.DatabaseCache",
+        "django.core.cache.backends.filebased.FileBasedCache",
+    ],
+    ids=["database", "file"],
+)
+@pytest.mark.usefixtures("django_db_setup")
+def test_a_cache_of_copies_that_cannot_be_written_is_named_as_such(backend, tmp_path, monkeypatch):
+    """W024: the sessions are in the database behind it."""
+    database = Path(connections["default"].settings_dict["NAME"])
+    place, location = (tmp_path,) * 2 if "filebased" in backend else (database, "session_cache")
+    entry = {"BACKEND": backend, "LOCATION": location}
+    for name, beginnings in (
+        ("cache", ["Sessions are in "]),
+        ("cached_db", ["Copies of sessions are in ", "Sessions are in "]),
+    ):
+        with (
+            override_settings(
+                SESSION_ENGINE=ENGINES + name,
+                SESSION_CACHE_ALIAS="sessions",
+                CACHES={"default": {"BACKEND": LOCMEM}, "sessions": entry},
+            ),
+            monkeypatch.context() as patch,
+        ):
+            refuse(patch, place)
+            found = [message.msg for message in check_write_access(None)]
+        if place != database:
+            beginnings = beginnings[:1]
+        assert len(found) == len(beginnings), found
+        assert all(map(str.startswith, found, beginnings)), found

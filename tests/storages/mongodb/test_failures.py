@@ -24,8 +24,10 @@ from django_sessionstores.exceptions import StorageFull, StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.operations.checks.engine import check_engine
 from django_sessionstores.operations.checks.stores import check_cache_timeouts
+from django_sessionstores.operations.doctor.diagnosis import diagnose
 from django_sessionstores.signals import session_ended
 from django_sessionstores.storages.base import Conflict, Updated
+from django_sessionstores.storages.inspection import Members
 from django_sessionstores.storages.mongodb import indexes
 from django_sessionstores.storages.mongodb.client import timeout_for
 from django_sessionstores.storages.mongodb.faults import fault_of
@@ -254,6 +256,50 @@ def test_a_majority_that_is_missing(replica_set: MongoReplicaSet) -> None:
             for each in others:
                 each.resume()
             replica_set.wait_until_whole()
+
+
+@pytest.mark.parametrize("is_dead", [True, False], ids=["dead", "hanging"])
+def test_the_doctor_names_members_that_do_not_answer(
+    replica_set: MongoReplicaSet, is_dead: bool
+) -> None:
+    """Nothing fails, and without the warning the next one would take all sessions with it."""
+
+    def warnings() -> list[str]:
+        with storage_at(replica_set) as storage:
+            found = diagnose(storage, writes=True)
+        assert not any(each.breaks for each in found.findings)
+        return [each.message for each in found.findings if each.id == "sessionstores.W045"]
+
+    assert warnings() == []
+    down = next(each for each in replica_set.members if each is not replica_set.primary)
+    if is_dead:
+        down.kill()
+    else:
+        down.pause()
+    try:
+        (said,) = warnings()
+    finally:
+        if is_dead:
+            down.restart()
+        else:
+            down.resume()
+        replica_set.wait_until_whole()
+    assert f"do not answer or do not have the data: {down.addresses[0]}. Sessions need" in said
+    assert "the majority, which is 2 of 3 members" in said
+
+
+def test_only_a_replica_set_has_members() -> None:
+    primary = shared_service(MongoDB)
+    with storage_at(primary) as storage:
+        storage.read(ID)
+        assert storage.members() == Members(1, [])
+    direct = f"mongodb://{HOST}:{primary.port}/?directConnection=true"
+    with storage_at(None, MONGODB_URI=direct) as storage:
+        storage.read(ID)
+        assert storage.members() is None
+    with MongoDB(replica_set="") as server, storage_at(server) as storage:
+        storage.read(ID)
+        assert storage.members() is None
 
 
 def test_indexes_are_made_while_a_member_is_down(
@@ -613,6 +659,8 @@ def test_ends_are_told_although_a_command_fails(refused: str) -> None:
         # Another call may be about to tell.
         assert inventory.end_many(ids) == []
         with clock.use(now=lambda: time.time_ns() // 10**6 + 6000):
+            # They have ended, so no list has them.
+            assert inventory.end_everything() == 0
             again = inventory.end_many(ids)
             assert len(again) == (2 if refused == "find" else 0)
             assert inventory.end_many(ids) == []

@@ -15,7 +15,7 @@ from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.test import Client, override_settings
 from msgspec.structs import replace
 from pymongo.server_api import ServerApi
@@ -432,6 +432,10 @@ def test_what_is_not_a_session_is_not_listed(storage: MongoDBStorage) -> None:
         {"payload": None},
         {"version": "many"},
         {"version": 5.5},
+        {"version": -1},
+        {"created": DatetimeMS(-1)},
+        {"last_activity": -1},
+        {"site": 2**40},
         {"state": 9},
         {"expires": "soon"},
         {"expires": 10**15},
@@ -701,6 +705,11 @@ def test_an_index_in_the_way_is_named(
         with pytest.raises(StorageUnavailable, match=rf"sessions need: {name}\. Drop") as caught:
             storage.make_indexes()
         assert "dropIndex" in str(caught.value)
+        with (
+            override_settings(SESSION_ENGINE=ENGINE),
+            pytest.raises(CommandError, match=r"^The store of sessions could not do this: MongoDB"),
+        ):
+            call_command("sessions", "reindex")
         assert len(storage.missing_indexes()) == 1
         assert caplog.records == []
         collection(storage).drop_index(name)
