@@ -66,13 +66,13 @@ def _count_all(rows: QuerySet[StoredSession], now: int) -> Summary:
             for period in ACTIVE_WITHIN
         },
     )
-    agents = _counts(rows, F("user_agent"), is_live).filter(number__gt=0).order_by("-number")
+    agents = _counts(rows, F("user_agent"), is_live).order_by("-number")
     return Summary(
         is_whole=True,
         live=totals["live"],
         logged_in=totals["logged_in"],
         expired=totals["all"] - totals["live"],
-        created=dict(_counts(rows, _hour("created", now))),
+        created=dict(_counts(rows, _hour("created", now), is_live)),
         expires=dict(_counts(rows, _hour("expires", now))),
         active=tuple(totals[f"active_{period}"] for period in ACTIVE_WITHIN),
         user_agents=dict(agents[:MAX_USER_AGENTS]),
@@ -82,9 +82,10 @@ def _count_all(rows: QuerySet[StoredSession], now: int) -> Summary:
 def _counts(
     rows: QuerySet[StoredSession], value: Any, condition: Q | None = None
 ) -> QuerySet[Any, Any]:
-    """Return the numbers of rows that fulfil a condition, by a value."""
+    """Return the numbers of rows that fulfil a condition, by a value, without those that are 0."""
     grouped = rows.order_by().annotate(value=value).values("value")
-    return grouped.annotate(number=Count("pk", filter=condition)).values_list("value", "number")
+    counted = grouped.annotate(number=Count("pk", filter=condition)).filter(number__gt=0)
+    return counted.values_list("value", "number")
 
 
 def _hour(field: str, now: int) -> Any:
