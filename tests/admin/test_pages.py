@@ -559,6 +559,27 @@ def test_end_all_of_a_user(site: Any, client: Client) -> None:
 
 
 @EVERY_ENGINE
+def test_end_all_of_a_user_whose_sessions_are_hard_to_find(
+    site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an index of users, the page does not say that there is nothing to end."""
+    monkeypatch.setattr(end_pages, "WITHIN", 3)
+    monkeypatch.setattr(overview, "SAMPLE", 3)
+    ada = person("ada")
+    session = stored(site, ada)
+    for _ in range(9):
+        stored(site)
+    url = f"{PAGES}user/{ada.pk}/end/"
+    page = text(client.get(url))
+    assert "There is no live session to end" not in page
+    is_counted = "1 session is live now." in page
+    assert is_counted is site.storage.indexes_users
+    assert ("There may be more" in page) is not is_counted
+    assert "1 session was ended." in said(confirmed(client, url))
+    assert not is_alive(site, session)
+
+
+@EVERY_ENGINE
 def test_end_all_of_oneself_leaves_this_one(site: Any, root: Any, client: Client) -> None:
     """Nobody wants to be logged out by that."""
     session = stored(site, root)
