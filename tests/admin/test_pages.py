@@ -1127,16 +1127,16 @@ def test_pages_can_be_used_by_everybody(
 ) -> None:
     """axe-core finds nothing, nothing sticks out of a phone, and the strictest policy for content
     has nothing to refuse."""
-    ada = person("ada.augusta.king.countess.of.lovelace@example.com")
+    ada = person("ada.augusta.king.countess.of.lovelace@mathematics.example.com")
     session = stored(site, ada, cart={"apples": 3, "token": 1}, long="x" * 900)
-    stored(site, ada, ip="2001:db8:85a3:1234:1234:8a2e:370:7334", agent="x" * 300)
+    strange = stored(site, ada, ip="2001:db8:85a3:1234:1234:8a2e:370:7334", agent="x" * 300)
     stored(site, ada, agent=SAMSUNG)
     for _ in range(3):
         stored(site)
     expired(site)
     pages = [
         *(PAGES, f"{PAGES}?q=nobody-at-all", f"{PAGES}?user={ada.pk}", f"{PAGES}?state=expired"),
-        *(f"{PAGES}overview/", detail(session), f"{PAGES}end-others/"),
+        *(f"{PAGES}overview/", detail(session), detail(strange), f"{PAGES}end-others/"),
         *(f"{PAGES}{session.session_id}/end/", f"{PAGES}user/{ada.pk}/end/"),
     ]
 
@@ -1159,15 +1159,17 @@ def test_pages_can_be_used_by_everybody(
 
 
 @ONE_ENGINE
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_all_on_a_page_can_be_selected_at_once(
-    site: Any, client: Client, served: Site, chromium: Chromium
+    site: Any, client: Client, served: Site, chromium: Chromium, width: int
 ) -> None:
     """Selecting fifty boxes one by one would be tedious."""
     for _ in range(3):
         stored(site)
 
     def scene(browser: Browser) -> list[Any]:
-        page = window(browser, served, client).new_page()
+        size = {"width": width, "height": 900}
+        page = window(browser, served, client, viewport=size).new_page()
         page.goto(PAGES)
         boxes, everything = page.locator("input[name=id]"), page.get_by_label("Select all")
         states = []
