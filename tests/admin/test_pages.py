@@ -1250,3 +1250,21 @@ def test_right_to_left(
 
     with override_settings(LANGUAGE_CODE="ar", USE_I18N=True):
         assert chromium.do(scene) == ["rtl", True, True] * 3
+
+
+@ONE_ENGINE
+def test_names_from_right_to_left_keep_their_places(
+    site: Any, client: Client, served: Site, chromium: Chromium
+) -> None:
+    """The user stands before the device, although both are written from right to left."""
+    session = stored(site, person("אבג"), agent="דהו")
+
+    def scene(browser: Browser) -> list[float]:
+        page = window(browser, served, client).new_page()
+        page.goto(f"{PAGES}{session.session_id}/end/")
+        boxes = [page.get_by_text(name, exact=True).bounding_box() for name in ("אבג", "דהו")]
+        page.context.close()
+        return [box["x"] for box in boxes if box is not None]
+
+    user, device = chromium.do(scene)
+    assert user < device
