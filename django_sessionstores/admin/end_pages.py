@@ -97,11 +97,13 @@ def end_of_user(page: Page, user_id: str) -> HttpResponse:
         if not continues:
             return HttpResponseRedirect(back)
     sessions, more = inventory.list(user=user_id, limit=_SHOWN, within=WITHIN)
+    number = count_of_user(inventory, user_id) if more else len(sessions)
     return _question(
         page,
         title=_("End all sessions of %(user)s?") % {"user": name},
         sessions=sessions,
-        number=count_of_user(inventory, user_id) if more else len(sessions),
+        number=number,
+        is_complete=number is not None,
         action=_("End all sessions of %(user)s") % {"user": name},
         back=back,
         continues=continues,
@@ -168,6 +170,7 @@ def _question(
     back: str,
     sessions: Sequence[SessionInfo] | None = None,
     number: int | None = None,
+    is_complete: bool = True,
     fields: Sequence[tuple[str, str]] = (),
     warning: str = "",
     continues: bool = False,
@@ -175,9 +178,10 @@ def _question(
     """Return a page with one question.
 
     ``action`` is the text of the button that answers yes, and ``back`` the address for no.
-    ``sessions`` are those that would end, and ``number`` how many if these are not all. ``fields``
-    are names and values that the form sends along. ``continues`` says that the answer was yes, and
-    that the form may be sent without the reader.
+    ``sessions`` are those that would end, and ``number`` how many if these are not all. Without
+    ``is_complete``, there may be others, which a page would take too long to find. ``fields`` are
+    names and values that the form sends along. ``continues`` says that the answer was yes, and that
+    the form may be sent without the reader.
     """
     rows = page.rows(sessions or ())
     return page.render(
@@ -189,7 +193,8 @@ def _question(
         others=max(0, (len(rows) if number is None else number) - _SHOWN),
         number=number,
         keeps_own=any(each.is_own for each in rows),
-        is_nothing=sessions is not None and all(each.is_own for each in rows),
+        is_complete=is_complete,
+        is_nothing=sessions is not None and is_complete and all(each.is_own for each in rows),
         fields=fields,
         warning=warning,
         continues=continues,

@@ -64,7 +64,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     expired: int
     """The sessions that have expired and are not purged yet."""
     created: Mapping[int, int]
-    """The numbers of sessions, expired ones included, by the `hour` in which they began."""
+    """The numbers of live sessions by the `hour` in which they began."""
     expires: Mapping[int, int]
     """The numbers of sessions, expired ones included, by the `hour` in which they expire."""
     active: tuple[int, ...]
@@ -87,7 +87,7 @@ def summarize(records: Collection[Record], now: int, *, is_whole: bool) -> Summa
         live=len(live),
         logged_in=sum(each.user_id is not None for each in live),
         expired=len(records) - len(live),
-        created=Counter(hour(each.created, now) for each in records),
+        created=Counter(hour(each.created, now) for each in live),
         expires=Counter(hour(each.expires, now) for each in records),
         active=tuple(
             sum(each.last_activity > now - period for each in live) for period in ACTIVE_WITHIN

@@ -559,6 +559,27 @@ def test_end_all_of_a_user(site: Any, client: Client) -> None:
 
 
 @EVERY_ENGINE
+def test_end_all_of_a_user_whose_sessions_are_hard_to_find(
+    site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an index of users, the page does not say that there is nothing to end."""
+    monkeypatch.setattr(end_pages, "WITHIN", 3)
+    monkeypatch.setattr(overview, "SAMPLE", 3)
+    ada = person("ada")
+    session = stored(site, ada)
+    for _ in range(9):
+        stored(site)
+    url = f"{PAGES}user/{ada.pk}/end/"
+    page = text(client.get(url))
+    assert "There is no live session to end" not in page
+    is_counted = "1 session is live now." in page
+    assert is_counted is site.storage.indexes_users
+    assert ("There may be more" in page) is not is_counted
+    assert "1 session was ended." in said(confirmed(client, url))
+    assert not is_alive(site, session)
+
+
+@EVERY_ENGINE
 def test_end_all_of_oneself_leaves_this_one(site: Any, root: Any, client: Client) -> None:
     """Nobody wants to be logged out by that."""
     session = stored(site, root)
@@ -1106,16 +1127,16 @@ def test_pages_can_be_used_by_everybody(
 ) -> None:
     """axe-core finds nothing, nothing sticks out of a phone, and the strictest policy for content
     has nothing to refuse."""
-    ada = person("ada.augusta.king.countess.of.lovelace@example.com")
+    ada = person("ada.augusta.king.countess.of.lovelace@mathematics.example.com")
     session = stored(site, ada, cart={"apples": 3, "token": 1}, long="x" * 900)
-    stored(site, ada, ip="2001:db8:85a3:1234:1234:8a2e:370:7334", agent="x" * 300)
+    strange = stored(site, ada, ip="2001:db8:85a3:1234:1234:8a2e:370:7334", agent="x" * 300)
     stored(site, ada, agent=SAMSUNG)
     for _ in range(3):
         stored(site)
     expired(site)
     pages = [
         *(PAGES, f"{PAGES}?q=nobody-at-all", f"{PAGES}?user={ada.pk}", f"{PAGES}?state=expired"),
-        *(f"{PAGES}overview/", detail(session), f"{PAGES}end-others/"),
+        *(f"{PAGES}overview/", detail(session), detail(strange), f"{PAGES}end-others/"),
         *(f"{PAGES}{session.session_id}/end/", f"{PAGES}user/{ada.pk}/end/"),
     ]
 
@@ -1138,15 +1159,17 @@ def test_pages_can_be_used_by_everybody(
 
 
 @ONE_ENGINE
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_all_on_a_page_can_be_selected_at_once(
-    site: Any, client: Client, served: Site, chromium: Chromium
+    site: Any, client: Client, served: Site, chromium: Chromium, width: int
 ) -> None:
     """Selecting fifty boxes one by one would be tedious."""
     for _ in range(3):
         stored(site)
 
     def scene(browser: Browser) -> list[Any]:
-        page = window(browser, served, client).new_page()
+        size = {"width": width, "height": 900}
+        page = window(browser, served, client, viewport=size).new_page()
         page.goto(PAGES)
         boxes, everything = page.locator("input[name=id]"), page.get_by_label("Select all")
         states = []
@@ -1227,3 +1250,21 @@ def test_right_to_left(
 
     with override_settings(LANGUAGE_CODE="ar", USE_I18N=True):
         assert chromium.do(scene) == ["rtl", True, True] * 3
+
+
+@ONE_ENGINE
+def test_names_from_right_to_left_keep_their_places(
+    site: Any, client: Client, served: Site, chromium: Chromium
+) -> None:
+    """The user stands before the device, although both are written from right to left."""
+    session = stored(site, person("אבג"), agent="דהו")
+
+    def scene(browser: Browser) -> list[float]:
+        page = window(browser, served, client).new_page()
+        page.goto(f"{PAGES}{session.session_id}/end/")
+        boxes = [page.get_by_text(name, exact=True).bounding_box() for name in ("אבג", "דהו")]
+        page.context.close()
+        return [box["x"] for box in boxes if box is not None]
+
+    user, device = chromium.do(scene)
+    assert user < device

@@ -290,7 +290,8 @@ def test_more_devices_than_a_page_has(
     page = browser.get()
     assert shown(page)[0] == "Firefox on Linux"
     assert len(shown(page)) in {3, 4}
-    assert "There are more." in text(page)
+    others = len(shown(page)) - 1
+    assert f"There are more. These are {others} of them." in text(page)
     assert "There are more." in text(browser.get("end-others/"))
     assert browser.get("api/").json()["is_complete"] is False
 

@@ -9,7 +9,7 @@
             all.checked = chosen === boxes.length;
             all.indeterminate = chosen > 0 && !all.checked;
         };
-        all.hidden = false;
+        all.labels[0].hidden = false;
         all.addEventListener("change", () => {
             for (const box of boxes) {
                 box.checked = all.checked;

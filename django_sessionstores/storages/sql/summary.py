@@ -79,13 +79,13 @@ def _count_all(rows: QuerySet[StoredSession], now: int) -> Summary:
             for period in ACTIVE_WITHIN
         },
     )
-    agents = _counts(rows, F("user_agent"), is_running).filter(number__gt=0).order_by("-number")
+    agents = _counts(rows, F("user_agent"), is_running).order_by("-number")
     return Summary(
         is_whole=True,
         live=totals["live"],
         logged_in=totals["logged_in"],
         expired=totals["all"] - totals["live"],
-        created=_hours(rows, "created", now),
+        created=_hours(rows, "created", now, is_running),
         expires=_hours(rows, "expires", now),
         active=tuple(totals[f"active_{period}"] for period in ACTIVE_WITHIN),
         # A column of SQLite can contain a value of any type.
@@ -98,16 +98,19 @@ def _count_all(rows: QuerySet[StoredSession], now: int) -> Summary:
 def _counts(
     rows: QuerySet[StoredSession], value: Any, condition: Q | None = None
 ) -> QuerySet[Any, Any]:
-    """Return the numbers of rows that fulfil a condition, by a value."""
+    """Return the numbers of rows that fulfil a condition, by a value, without those that are 0."""
     grouped = rows.order_by().annotate(value=value).values("value")
-    return grouped.annotate(number=Count("pk", filter=condition)).values_list("value", "number")
+    counted = grouped.annotate(number=Count("pk", filter=condition)).filter(number__gt=0)
+    return counted.values_list("value", "number")
 
 
-def _hours(rows: QuerySet[StoredSession], field: str, now: int) -> dict[int, int]:
-    """Return the numbers of rows by the hour of a field, without those that are damaged."""
+def _hours(
+    rows: QuerySet[StoredSession], field: str, now: int, condition: Q | None = None
+) -> dict[int, int]:
+    """Return the `_counts` of rows by the hour of a field, without those that are damaged."""
     is_sound = Q(**{f"{field}__gte": 0, f"{field}__lte": MOST_EXPIRES})
     # The hour of a number that is far below zero would be out of the range of the column.
-    counts = dict(_counts(rows, Case(When(is_sound, then=_hour(field, now)))))
+    counts = dict(_counts(rows, Case(When(is_sound, then=_hour(field, now))), condition))
     counts.pop(None, None)
     return counts
 

@@ -49,8 +49,8 @@ def test_a_large_table_is_sampled(engine: Any, small: None) -> None:
     for _ in range(400):
         found = engine.storage.summarize(moment, 3)
         assert not found.is_whole
-        assert found.live + found.expired == sum(found.created.values()) == 5
-        assert sum(found.user_agents.values()) == found.live
+        assert found.live + found.expired == sum(found.expires.values()) == 5
+        assert sum(found.user_agents.values()) == sum(found.created.values()) == found.live
         seen.update(found.user_agents)
         if len(seen) == 22:
             break
