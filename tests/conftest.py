@@ -25,6 +25,7 @@ if sys.dont_write_bytecode:
 
 import hypothesis
 import pytest
+from asgiref.sync import AsyncSingleThreadContext
 from django.conf import settings
 from django.core.management import call_command
 from django.core.signals import setting_changed
@@ -73,7 +74,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return the number of workers: two for each processor, because tests wait half of their time.
+    """Return the number of workers: three for each processor, because tests wait for servers.
 
     There are at most eight, because each worker starts servers of its own. If the command line
     names only tests in one or two files, there are none: a worker runs whole files, so workers
@@ -82,7 +83,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     named = {Path(each.partition("::")[0]) for each in config.args}
     if len(named) <= 2 and all(path.is_file() for path in named):
         return 0
-    return min(8, 2 * (os.cpu_count() or 1))
+    return min(8, 3 * (os.cpu_count() or 1))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -118,10 +119,33 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
     Each change of CACHES leaves variables in the context, which asgiref carries along at every
     step between sync and async: after a thousand tests that took most of the time.
+
+    One thread has the event loops of all calls of ``async_to_sync``, one after the other. A thread
+    for each call takes longer than most calls.
     """
     runner = item.config.pluginmanager.get_plugin("runner")
-    contextvars.copy_context().run(runner.pytest_runtest_protocol, item, nextitem)
+
+    def run() -> list[pytest.TestReport]:
+        with AsyncSingleThreadContext():
+            return runner.runtestprotocol(item, nextitem=nextitem, log=False)
+
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in contextvars.copy_context().run(run):
+        if report.when == "call" or not report.passed or _wants_each_report(item.config):
+            item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
+
+
+def _wants_each_report(config: pytest.Config) -> bool:
+    """Return whether reports of fixtures that have passed are needed, too.
+
+    A worker sends each report to the process that prints them, which takes both of them a third of
+    a millisecond, and only these options show more than failures of fixtures.
+    """
+    option = config.option
+    is_shown = option.durations is not None or bool(option.xmlpath)
+    return is_shown or not hasattr(config, "workerinput")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
