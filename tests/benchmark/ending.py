@@ -85,6 +85,7 @@ def _fill(engine: Any, number: int, user_id: str, lifetimes: tuple[int, ...] = (
     with transaction.atomic(using=engine.database) if is_in_database else nullcontext():
         for start in range(0, len(records), BATCH):
             store(engine, records[start : start + BATCH])
+    Inventory().reindex()  # On a site that runs, it is there.
 
 
 def _seconds(do: Callable[[], object]) -> float:
