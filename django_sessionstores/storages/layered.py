@@ -130,7 +130,7 @@ class LayeredStorage(ComposedStorage):
 
     def _delete(self, session_id: str) -> Flow[bool]:
         with self._distrust_on_error(session_id):
-            deleted: bool = yield from self._ask_to_end("delete", session_id)
+            deleted: bool = yield from _ask_to_end(self, "delete", session_id)
             if deleted:
                 yield from self._publish(session_id, None, clock.now())
             else:
@@ -140,7 +140,7 @@ class LayeredStorage(ComposedStorage):
 
     def _end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:
         with self._distrust_on_error(*session_ids):
-            ended = frozenset((yield from self._ask_to_end("end_many", session_ids)))
+            ended = frozenset((yield from _ask_to_end(self, "end_many", session_ids)))
             live = [each for each in session_ids if each in ended]
             rest = [each for each in session_ids if each not in ended]
             is_provisional: bool = yield Call(self.authority, "in_transaction", ())
@@ -154,17 +154,6 @@ class LayeredStorage(ComposedStorage):
                 for each in live:
                     self._uncommitted.add(each, has_committed)
         return ended
-
-    def _ask_to_end(self, name: str, session_ids: str | Sequence[str]) -> Flow[Any]:
-        """Return the answer of the authority to ``delete`` or ``end_many``."""
-        try:
-            return (yield Call(self.authority, name, (session_ids,)))
-        except StorageUnavailable as error:
-            if error.was_sent:
-                # If they have ended, no list has them, and a caller who tries again does not find
-                # them. Other processes must not find their copies either.
-                yield from self._tell_cache(session_ids, name, session_ids)
-            raise
 
     def _purge(self, now: int, batch: int) -> Flow[int]:
         removed: int = yield Call(self.authority, "purge", (now, batch))
@@ -382,6 +371,18 @@ class LayeredStorage(ComposedStorage):
     def _is_suspect(self, session_id: str) -> bool:
         until = max(self._distrusted_until, self._suspects.get(session_id, 0.0))
         return clock.monotonic() < until
+
+
+def _ask_to_end(storage: LayeredStorage, name: str, session_ids: str | Sequence[str]) -> Flow[Any]:
+    """Return the answer of the authority to ``delete`` or ``end_many``."""
+    try:
+        return (yield Call(storage.authority, name, (session_ids,)))
+    except StorageUnavailable as error:
+        if error.was_sent:
+            # If they have ended, no list has them, and a caller who tries again does not find them.
+            # Other processes must not find their copies either.
+            yield from storage._tell_cache(session_ids, name, session_ids)
+        raise
 
 
 def _record_after(outcome: Outcome) -> Record | None:
