@@ -156,17 +156,6 @@ class LayeredStorage(ComposedStorage):
                     self._uncommitted.add(each, has_committed)
         return ended
 
-    def _ask_to_end(self, name: str, session_ids: str | Sequence[str]) -> Flow[Any]:
-        """Return the answer of the authority to ``delete`` or ``end_many``."""
-        try:
-            return (yield Call(self.authority, name, (session_ids,)))
-        except StorageUnavailable as error:
-            if error.was_sent:
-                # If they have ended, no list has them, and a caller who tries again does not find
-                # them. Other processes must not find their copies either.
-                yield from self._tell_cache(session_ids, name, session_ids)
-            raise
-
     def _purge(self, now: int, batch: int) -> Flow[int]:
         removed: int = yield Call(self.authority, "purge", (now, batch))
         # Copies are not counted, but they must not accumulate.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
@@ -135,6 +135,18 @@ def expiry_cursor(expires: int, session_id: str = _AFTER_ALL_IDS) -> str:
     Without an id, the cursor is that before all sessions that expire at this moment.
     """
     return f"{expires}.{session_id}"
+
+
+def expiry_page(entries: Sequence[Record], limit: int, *, are_all: bool) -> Page:
+    """Return the page of the first ``limit`` entries, in a list of `expiry_cursor`.
+
+    ``are_all`` says that the store has no more. If not, there must be an entry: no cursor can name
+    the place of one that is damaged.
+    """
+    records = list(entries[:limit])
+    if are_all and len(entries) <= limit:
+        return Page(records, "")
+    return Page(records, expiry_cursor(records[-1].expires, records[-1].id))
 
 
 def place_of_cursor(cursor: str) -> tuple[int, str]:

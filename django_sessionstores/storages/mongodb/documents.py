@@ -102,7 +102,7 @@ def record_of(document: Document) -> Record:
         )
     except (KeyError, TypeError, ValueError, ArithmeticError):
         raise UnreadablePayload("document is not a record") from None
-    if not is_in_range(record):
+    if not is_in_range(record) or record.expires > MOST_EXPIRES:
         raise UnreadablePayload("document is not a record")
     return record
 
@@ -181,13 +181,3 @@ _DEFAULTS: Final[dict[str, tuple[Callable[[Any], object], Any]]] = {
     "user_id": (_text, None),
 }
 """How each field of an entry is read that may be damaged, and what stands for it if it is."""
-
-
-def place_of(document: Document) -> tuple[int, str]:
-    """Return the expiry and the id by which a document of a list stands in its order."""
-    moments = document.get("expires")
-    # Of several values, the index has the largest one.
-    several = moments if isinstance(moments, list) else [moments]
-    expires = max((int(each) for each in several if isinstance(each, DatetimeMS)), default=0)
-    key = document["_id"]
-    return min(expires, MOST_EXPIRES), key.hex() if is_record_key(key) else ""

@@ -26,11 +26,13 @@ from ..base import (
     Taken,
     Updated,
     expiry_cursor,
+    expiry_page,
     place_of_cursor,
     was_rotated,
 )
 from ..flows import FlowStorage
 from ..inspection import Members
+from ..outcomes import MOST_EXPIRES
 from . import indexes
 from .client import (
     Clients,
@@ -51,7 +53,6 @@ from .documents import (
     entry_of,
     key_of,
     moment,
-    place_of,
     record_of,
 )
 from .numbers import numbers_of, numbers_of_users
@@ -71,6 +72,8 @@ _MOST_KEPT: Final = 1000
 """How many ends that were not finished this process knows."""
 _BEFORE_ALL: Final = moment(-(2**63))
 """A moment that is not after any other."""
+_LAST: Final = moment(MOST_EXPIRES)
+"""The last moment at which a session can expire."""
 
 NUMBERS_SECONDS: Final = 60
 """How long counting all sessions of all users may take."""
@@ -259,6 +262,7 @@ class MongoDBStorage(FlowStorage):
                 {"expires": {"$lte": moment(now - LITTER_AGE)}},
                 # What is not a moment does not expire.
                 {"expires": {"$not": {"$gte": _BEFORE_ALL}}},
+                {"expires": {"$gt": _LAST}},
             ]
         }
         found = yield self._find({**ours, **due}, {"_id": 1}, batch)
@@ -315,9 +319,13 @@ class MongoDBStorage(FlowStorage):
         wanted["expires"] = expires
         order = [("expires", DESCENDING), ("_id", DESCENDING)]
         options = {"sort": order, "collation": indexes.SIMPLE}
-        found = yield self._find(wanted, LIST_FIELDS, limit + 1, **options)
-        page = found[:limit]
-        return Page(_entries_in(page), expiry_cursor(*place_of(page[-1])) if found[limit:] else "")
+        size = limit
+        while True:
+            found = yield self._find(wanted, LIST_FIELDS, size + 1, **options)
+            entries = _entries_in(found[:size])
+            if entries or len(found) <= size:
+                return expiry_page(entries, limit, are_all=len(found) <= size)
+            size *= 2
 
     def count(self, now: int, user_id: str | None) -> int:
         return run(self._count(now, user_id))
@@ -326,7 +334,7 @@ class MongoDBStorage(FlowStorage):
         return await arun(self._count(now, user_id))
 
     def _count(self, now: int, user_id: str | None) -> Flow[int]:
-        live = {**self._live(user_id), "expires": {"$gt": moment(now)}}
+        live = {**self._live(user_id), "expires": {"$gt": moment(now), "$lte": _LAST}}
         # Of one site, the server counts the keys of an index, and otherwise takes five times as
         # long. A user has few sessions.
         sites = live["site"]["$in"] if user_id is None else [live["site"]]

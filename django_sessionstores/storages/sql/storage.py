@@ -38,6 +38,7 @@ from ..base import (
     Taken,
     Updated,
     expiry_cursor,
+    expiry_page,
     place_of_cursor,
 )
 from . import transactions
@@ -274,10 +275,8 @@ class DatabaseStorage(TableStorage[Statements]):
             entries = _entries_in(found[:size])
             if entries or len(found) <= size:
                 break
-            # All are damaged, and no cursor can name the place of such a row.
             size *= 2
-        records, is_last = entries[:limit], len(found) <= size and len(entries) <= limit
-        return Page(records, "" if is_last else expiry_cursor(records[-1].expires, records[-1].id))
+        return expiry_page(entries, limit, are_all=len(found) <= size)
 
     def first_expired(self, now: int) -> str:
         return expiry_cursor(now)
