@@ -59,14 +59,16 @@ def _installed(app: str) -> Iterator[None]:
 
 LABELS = (
     "sessions_tests.tests.SessionMiddlewareTests",
-    "auth_tests",
     "test_client",
     "test_client_regress",
     "messages_tests",
     "csrf_tests",
 )
+WITHOUT_SESSIONS = "test_hashers"
+"""The module of ``auth_tests`` that is left out: it is about hashes of passwords only, and took
+longer than all others together."""
 FEWEST_TESTS = 1_000
-"""The labels hold more than that in any supported Django: fewer ran means that some did not."""
+"""The suite holds more than that in any supported Django: fewer ran means that some did not."""
 
 
 MIDDLEWARE = "any, under the package's middleware"
@@ -150,8 +152,14 @@ _FAILURE = re.compile(r"^(?:FAIL|ERROR|UNEXPECTED SUCCESS): .*?\(([\w.]+)\)", re
 _RAN = re.compile(r"^Ran (\d+) tests", re.MULTILINE)
 
 
+def _auth_tests() -> list[str]:
+    modules = {path.stem for path in tests_folder().glob("auth_tests/test_*.py")}
+    assert WITHOUT_SESSIONS in modules
+    return [f"auth_tests.{module}" for module in sorted(modules - {WITHOUT_SESSIONS})]
+
+
 def run_suite(session_engine: str, folder: Path, middleware: str = "") -> SuiteRun:
-    """Run `LABELS` with SESSION_ENGINE set; files go to ``folder``. About half a minute.
+    """Run `LABELS` and ``auth_tests`` with SESSION_ENGINE set; files go to ``folder``.
 
     With ``middleware``, a dotted path, that class stands everywhere for Django's own.
     """
@@ -166,7 +174,7 @@ def run_suite(session_engine: str, folder: Path, middleware: str = "") -> SuiteR
     done = subprocess.run(
         [
             *(sys.executable, "runtests.py", "--settings=tests.upstream_settings"),
-            *("--parallel=2", "--verbosity=1", "--noinput", *LABELS),
+            *("--parallel=2", "--verbosity=1", "--noinput", *LABELS, *_auth_tests()),
         ],
         cwd=tests_folder(),
         env=environment,

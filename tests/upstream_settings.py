@@ -4,6 +4,7 @@ import os
 import sys
 
 import django.contrib.sessions.middleware
+from django.contrib.auth import hashers
 from django.utils.module_loading import import_string
 
 # On the path there, not here: the module is part of Django's tests.
@@ -14,6 +15,8 @@ if os.environ["UPSTREAM_MIDDLEWARE"]:
     # The tests name the class in MIDDLEWARE, and import it themselves as well.
     _middleware = import_string(os.environ["UPSTREAM_MIDDLEWARE"])
     django.contrib.sessions.middleware.SessionMiddleware = _middleware
+# Tests of logins hash with the default, which took most of their time.
+hashers.PBKDF2PasswordHasher.iterations = 1
 SESSION_CACHE_ALIAS = "sessions"
 SESSIONSTORES = {"REGISTRY": "db"}  # For the engines that need one.
 SESSION_FILE_PATH = os.environ["UPSTREAM_FOLDER"]
