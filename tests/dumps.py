@@ -158,7 +158,10 @@ def _memcached_names(port: int) -> list[bytes]:
 
 def contents(client: redis.Redis, name: bytes) -> list[bytes]:
     """Return all that Redis holds under a key: a record's, or one of the index."""
-    return client.zrange(name, 0, -1) if client.type(name) == b"zset" else [client.get(name)]
+    kind = client.type(name)
+    if kind == b"set":
+        return list(client.smembers(name))
+    return client.zrange(name, 0, -1) if kind == b"zset" else [client.get(name)]
 
 
 def _redis(engine: Any) -> Any:
