@@ -80,7 +80,7 @@ def savepoint(alias: str) -> Iterator[None]:
 def old_savepoint(alias: str) -> Iterator[None]:
     with transaction.atomic(alias):
         point = _make_savepoint(alias)
-        for _ in range(300):  # As get_or_create() makes them.
+        for _ in range(12):  # As get_or_create() makes them; their numbers have two digits.
             with transaction.atomic(alias):
                 pass
         yield
