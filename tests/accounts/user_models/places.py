@@ -5,6 +5,7 @@ They hold for every user model. What they expect is computed here, without the c
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import logging
@@ -22,7 +23,7 @@ from django.apps import apps
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.backends import ModelBackend
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError, call_command, load_command_class
 from django.db import OperationalError, connection
 from django.db.models.query import ModelIterable
 from django.test import AsyncClient, Client, override_settings
@@ -150,10 +151,19 @@ def stored_for(*user_ids: str) -> dict[str, str]:
     return found
 
 
+@functools.cache
+def _command() -> Any:
+    """Return the command, with one parser for all calls: to make it takes longer than the rest."""
+    command = load_command_class("django_sessionstores", "sessions")
+    parser = command.create_parser("", "sessions")
+    command.create_parser = lambda *arguments: parser
+    return command
+
+
 def sessions(*arguments: str) -> str:
     """Return the output of the command."""
     output, errors = io.StringIO(), io.StringIO()
-    call_command("sessions", *arguments, stdout=output, stderr=errors)
+    call_command(_command(), *arguments, stdout=output, stderr=errors)
     return output.getvalue() + errors.getvalue()
 
 
