@@ -25,6 +25,7 @@ if sys.dont_write_bytecode:
 
 import hypothesis
 import pytest
+from asgiref.sync import AsyncSingleThreadContext
 from django.conf import settings
 from django.core.management import call_command
 from django.core.signals import setting_changed
@@ -118,9 +119,17 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
     Each change of CACHES leaves variables in the context, which asgiref carries along at every
     step between sync and async: after a thousand tests that took most of the time.
+
+    One thread has the event loops of all calls of ``async_to_sync``, one after the other. A thread
+    for each call takes longer than most calls.
     """
     runner = item.config.pluginmanager.get_plugin("runner")
-    contextvars.copy_context().run(runner.pytest_runtest_protocol, item, nextitem)
+
+    def run() -> None:
+        with AsyncSingleThreadContext():
+            runner.pytest_runtest_protocol(item, nextitem)
+
+    contextvars.copy_context().run(run)
     return True
 
 
