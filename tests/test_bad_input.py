@@ -335,13 +335,18 @@ def test_engines(path: str) -> None:
 
 # Pipes and terminals ------------------------------------------------------------------------------
 
+OTHER_LINES = (
+    *("sessions list --json", "sessions stats", "sessions doctor", "sessions reindex"),
+    "clearsessions --skip-checks",
+)
+
 
 @pytest.mark.engines("file")
 @pytest.mark.parametrize(
     "line",
     [
-        *("sessions list", "sessions list --json", "sessions stats", "sessions doctor"),
-        *("sessions reindex", "clearsessions --skip-checks", "sessions end --all"),
+        *("sessions list", "sessions end --all"),
+        *(pytest.param(each, marks=pytest.mark.slow) for each in OTHER_LINES),
     ],
 )
 def test_a_closed_pipe(engine: Engine, session: Any, line: str) -> None:

@@ -99,6 +99,7 @@ def test_a_dump_of_a_store_that_is_new_to_the_tests_is_refused(
         read(new)
 
 
+@pytest.mark.slow
 def test_a_subprocess_meets_its_parent_in_the_store(engine: cases.Engine) -> None:
     """Processes that write to stores of their own would never conflict: every test of lost
     updates across processes would pass."""
@@ -113,6 +114,7 @@ def test_a_subprocess_meets_its_parent_in_the_store(engine: cases.Engine) -> Non
     assert said.strip() == "cat"
 
 
+@pytest.mark.slow
 @pytest.mark.engines("redis", "memcached", "postgresql", "mariadb")
 @pytest.mark.private_servers
 def test_private_servers_are_reached_by_subprocesses(engine: cases.Engine) -> None:

@@ -1096,8 +1096,8 @@ def test_an_administrator_signs_somebody_out(
     [
         (OURS, "light", "wide"),
         (OURS, "dark", "phone"),
-        (DJANGOS, "light", "phone"),
-        (DJANGOS, "dark", "wide"),
+        pytest.param(DJANGOS, "light", "phone", marks=pytest.mark.slow),
+        pytest.param(DJANGOS, "dark", "wide", marks=pytest.mark.slow),
     ],
     ids=["package-light-wide", "package-dark-phone", "django-light-phone", "django-dark-wide"],
 )

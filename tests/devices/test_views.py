@@ -975,8 +975,8 @@ def test_a_user_signs_out_one_device(
     [
         ("sync", "light", "wide"),
         ("sync", "dark", "phone"),
-        ("async", "light", "phone"),
-        ("async", "dark", "wide"),
+        pytest.param("async", "light", "phone", marks=pytest.mark.slow),
+        pytest.param("async", "dark", "wide", marks=pytest.mark.slow),
     ],
     indirect=["flavour"],
 )

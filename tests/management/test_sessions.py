@@ -1369,6 +1369,7 @@ def test_a_list_fits_a_terminal(engine: Engine, crowded: Any) -> None:
     assert sum("…" in line for line in plain(everything)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.engines("db:sqlite")
 @pytest.mark.parametrize("action", ["show", "stats", "doctor"])
 def test_reports_fit_a_terminal(engine: Engine, crowded: Any, action: str) -> None:
@@ -1518,6 +1519,7 @@ def test_a_line_break_in_a_name_forges_no_field(engine: Engine, user: Any) -> No
     assert said == "Would end 1 session of user ada Expires  never.\n"
 
 
+@pytest.mark.slow
 @pytest.mark.engines("db:sqlite")
 def test_no_color(engine: Engine, crowded: Any) -> None:
     """The environment variable and the option; --force-color says the contrary."""
@@ -1541,6 +1543,7 @@ def test_no_color(engine: Engine, crowded: Any) -> None:
     assert piped.startswith("\x1b[")
 
 
+@pytest.mark.slow
 @pytest.mark.engines("db:sqlite")
 @pytest.mark.parametrize("columns", [32, 40, 60])
 def test_a_list_on_a_narrow_terminal(engine: Engine, crowded: Any, columns: int) -> None:
@@ -1597,6 +1600,7 @@ def test_commands_on_a_terminal_and_in_a_pipe(engine: Engine, user: Any, screen:
     assert is_alive(engine, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.engines("cache:redis-cache")
 def test_a_cache_on_a_terminal_and_in_a_pipe(engine: Engine) -> None:
     """The same of what is asked there, in more words."""

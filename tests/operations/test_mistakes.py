@@ -85,6 +85,7 @@ def errors_of(middleware: str, *steps: str, **options: Any) -> list[str]:
     return [text.strip() if code else "" for text, code in zip(said, codes, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["db", "cached_db"])
 def test_the_app_of_a_previous_backend_is_removed_too_early(name: str) -> None:
     """E017: no other setting would help. In this process, the app cannot be taken away."""
@@ -96,6 +97,7 @@ def test_the_app_of_a_previous_backend_is_removed_too_early(name: str) -> None:
     assert "backends 'django.contrib.sessions'," in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -118,6 +120,7 @@ def test_a_table_without_its_app(options: dict[str, Any]) -> None:
             assert "manage.py migrate" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("middleware", [OURS, DJANGOS])
 def test_an_engine_that_needs_no_app(middleware: str) -> None:
     """The app is for tables, commands and pages."""

@@ -29,6 +29,7 @@ def outcomes(cases: dict[str, Any]) -> dict[str, str]:
     return {name: case["result"] for name, case in cases.items()}
 
 
+@pytest.mark.slow
 class TestTheComparison:
     def test_the_tables_of_the_documentation_are_those_of_the_command(
         self, results: dict[str, dict[str, Any]]
@@ -57,7 +58,6 @@ class TestTheComparison:
             ]
             assert all(f"``{name}`` (" in page for name in failed)
 
-    @pytest.mark.slow
     def test_the_order_of_cases_does_not_matter(self, results: dict[str, dict[str, Any]]) -> None:
         engines = [DJANGO + "db", OWN + "db", OWN + "memory"]
         names = [f"--case={name}" for name in reversed(CASES)]
