@@ -3,6 +3,7 @@
 import contextvars
 import functools
 import gc
+import importlib
 import importlib.metadata
 import os
 import signal
@@ -13,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from tests import BYTECODE
+from tests import BYTECODE, ROOT
 
 # Before what is imported here, so that it is kept as well. Without any bytecode, which many
 # containers forbid beside the sources, each worker and each subprocess would compile Django, the
@@ -111,6 +112,23 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
         gc.enable()
+
+
+@pytest.hookimpl(specname="pytest_collection")
+def compile_a_share(session: pytest.Session) -> None:
+    """Import a share of the test modules in each worker, so that it compiles no others.
+
+    All workers collect all tests, and without bytecode each would compile all modules.
+    """
+    config = session.config
+    if not hasattr(config, "workerinput") or config.args_source is config.ArgsSource.ARGS:
+        return
+    number = int(config.workerinput["workerid"].removeprefix("gw"))
+    paths = sorted((ROOT / "tests").rglob("test_*.py"))
+    for path in paths[number :: config.workerinput["workercount"]]:
+        # What cannot be imported is reported by its collection.
+        with suppress(Exception, pytest.skip.Exception):
+            importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
 
 
 @pytest.hookimpl(tryfirst=True)

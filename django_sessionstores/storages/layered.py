@@ -321,6 +321,17 @@ class LayeredStorage(ComposedStorage):
                 ids = (session_ids,) if isinstance(session_ids, str) else session_ids
                 self._trust.distrust(*ids)
 
+    def _ask_to_end(self, name: str, session_ids: str | Sequence[str]) -> Flow[Any]:
+        """Return the answer of the authority to ``delete`` or ``end_many``."""
+        try:
+            return (yield Call(self.authority, name, (session_ids,)))
+        except StorageUnavailable as error:
+            if error.was_sent:
+                # If they have ended, no list has them, and a caller who tries again does not find
+                # them. Other processes must not find their copies either.
+                yield from self._tell_cache(session_ids, name, session_ids)
+            raise
+
     def _is_left_alone(self) -> bool:
         now = clock.monotonic()
         if now < self._left_alone_until:
