@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -66,21 +65,17 @@ class _Progress:
         most = self._limits.most
         return records[: MOST_AT_ONCE if most is None else min(MOST_AT_ONCE, most - self.ended)]
 
-    def add(self, records: Sequence[Record], lost: Collection[str] = ()) -> list[Record]:
+    def add(self, records: Sequence[Record]) -> list[Record]:
         """Count the sessions with these records, which have ended; return one record of each.
 
-        While a session rotates, it may have two records or more. All end, and perhaps not in one
-        batch. ``lost`` are the ids of those whose data is not stored.
+        While a session rotates in two steps, it has two records. Both end, and perhaps not in one
+        batch.
         """
         oldest: dict[str, Record] = {}
         for each in records:
             other = oldest.get(each.lineage, each)
             # If both were live, the rotation is not over and fails now, so nobody gets the new id.
-            # Nobody has the id of an entry without data either, which may be the older one: of two
-            # rotations at once, only one stores the data.
-            oldest[each.lineage] = min(
-                other, each, key=lambda record: (record.id in lost, last_write(record))
-            )
+            oldest[each.lineage] = min(other, each, key=last_write)
         added = [each for lineage, each in oldest.items() if lineage not in self._lineages]
         self._lineages.update(dict.fromkeys(oldest))
         if len(self._lineages) > 2 * _MOST_REMEMBERED:
@@ -138,7 +133,6 @@ class Ending(msgspec.Struct, frozen=True):
         batch = [each for each in own if each.state is State.LIVE]
         if batch:
             ended += yield from self._end_batch(batch, "revoked", progress)
-            yield from self._end_other_ids(batch)
         # The others have ended, or have other ids, perhaps since they were looked up.
         in_batch = {each.id for each in ended}
         for each in own:
@@ -157,30 +151,9 @@ class Ending(msgspec.Struct, frozen=True):
         # Also without a record: a session that was not found must not become live afterwards, as by
         # a migration or a save that is under way.
         ended = yield from revocation.end(self.storage, session_id, known=known)
-        if ended is not None and known is not None:
-            yield from self._end_other_ids([known])
         if ended is None or (ended.record is not None and ended.record.expires <= clock.now()):
             return None
         return ended
-
-    def _end_other_ids(self, records: Sequence[Record]) -> Flow[None]:
-        """End sessions also under the other ids that they are listed with.
-
-        With a registry, a request that was stopped while it rotated a key has left two entries, and
-        only one of them has the data. No index has the entries of anonymous sessions.
-        """
-        rotated = [each for each in records if each.origin] if self.storage.lists_lost else []
-        lineages = {each.lineage for each in rotated}
-        for user_id in {each.user_id for each in rotated} - {None}:
-            others, cursor = list[Record](), ""
-            while True:
-                page = yield from self.listing.scan(cursor, PAGE_SIZE, user_id)
-                others += [each for each in page.records if each.lineage in lineages]
-                cursor = page.next
-                if not cursor:
-                    break
-            for each in others:
-                yield from revocation.end(self.storage, each.id, known=each)
 
     def end_all(
         self,
@@ -257,74 +230,27 @@ class Ending(msgspec.Struct, frozen=True):
                 if progress.is_enough:
                     return found
                 batch = progress.batch(ending)
-                yield from self._end_batch(batch, reason, progress, is_searched_again=True)
+                yield from self._end_batch(batch, reason, progress)
                 ending = ending[len(batch) :]
             cursor = page.next
             if not cursor:
                 return found
 
     def _end_batch(
-        self,
-        records: Sequence[Record],
-        reason: str,
-        progress: _Progress,
-        *,
-        is_searched_again: bool = False,
+        self, records: Sequence[Record], reason: str, progress: _Progress
     ) -> Flow[list[Record]]:
         """End sessions, count and tell those that were live, and return them.
 
-        Those that have got other ids at this moment are not among them. With ``is_searched_again``,
-        the caller searches for these next. Then a session is neither counted nor told by an id that
-        nobody has. A record without an expiry stands for one that could not be read.
+        Those that have got other ids at this moment are not among them. A record without an expiry
+        stands for one that could not be read.
         """
         progress.batches += 1
-        lost = yield from self._lost_ids(records)
         ids = frozenset((yield from Calls(self.storage).end_many([each.id for each in records])))
         now = clock.now()
         gone = [each for each in records if each.id in ids]
-        live = [each for each in gone if not each.expires or each.is_live(now)]
-        if is_searched_again and lost:
-            others = [each for each in records if each.id not in lost and each.id not in ids]
-            unknown = yield from self._ids_of_others(live, lost, others)
-            live = [each for each in live if each.id not in unknown]
-        ended = progress.add(live, lost)
+        ended = progress.add([each for each in gone if not each.expires or each.is_live(now)])
         yield from self._send(ended, reason)
         return ended
-
-    def _ids_of_others(
-        self, ended: Sequence[Record], lost: Collection[str], others: Sequence[Record]
-    ) -> Flow[set[str]]:
-        """Return the lost ids to which none of the ``others`` has led, which have not ended.
-
-        A request that rotates a session stores the entry with the new id first. If that fails, the
-        session has got another id, or has ended under the one before.
-        """
-        unknown, reached = set[str](), set[str]()
-        lineages = {each.lineage for each in others}
-        # The sessions have ended. If the store does not answer any more, all of them are told.
-        with suppress(StorageUnavailable, UnreadablePayload):
-            found = {each.id for each in ended if each.id in lost and each.lineage in lineages}
-            if found:
-                for each in others:
-                    reached |= yield from revocation.follow_ids(self.storage, each.id)
-            unknown = found - reached
-        return unknown
-
-    def _lost_ids(self, records: Sequence[Record]) -> Flow[set[str]]:
-        """Return the ids whose data is not stored, of the sessions that have several records."""
-        lost = set[str]()
-        if not self.storage.lists_lost:
-            return lost
-        times = Counter(each.lineage for each in records)
-        # The sessions must end, also if their data cannot be reached.
-        with suppress(StorageUnavailable):
-            for each in records:
-                if times[each.lineage] == 1:
-                    continue
-                with suppress(UnreadablePayload):
-                    if (yield Call(self.storage, "read_latest", (each.id,))) is None:
-                        lost.add(each.id)
-        return lost
 
     def _is_outdated(self, record: Record, selection: Selection) -> Flow[bool | None]:
         """Return whether a session is outdated; ``None`` if it has another id by now, or none."""

@@ -98,8 +98,9 @@ def resolve_rotation(
         merged = yield from merge_with_stored(base, data, found.base)
         return NextTry(replace(state, previous=found), merged)
     if is_in_grace(current):
-        followed = yield from _follow_rotation(env, previous, current)
-        if followed is not None:
+        key, current = yield from rotation.follow(env, current, previous.key, latest=True)
+        if current is not None and current.is_live(clock.now()):
+            followed = Stored(key, current, _open_current(env, current), is_announced=False)
             merged = yield from merge_with_stored(base, data, followed.base)
             if state.cause is not RotationCause.AGE:
                 # The old key leads to the new one for a grace period, and must lead no further.
@@ -108,7 +109,8 @@ def resolve_rotation(
             # request drew a third key and its response arrived before the response with the second
             # key, the browser would keep the second key and be logged out.
             return NextTry(followed, merged)
-    elif current is not None:
+        state = replace(state, previous=replace(previous, key=key))
+    if current is not None:
         joined = yield from _join_rotation(env, state, data, current)
         if joined is not None:
             return joined

@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
+import msgspec
 from asgiref.sync import sync_to_async
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache, default_key_func
@@ -32,7 +33,9 @@ from .. import conf
 from ..core.flow import Call, Flow, run
 from ..core.records import (
     Record,
+    State,
     is_well_formed,
+    make_tombstone,
     session_id,
 )
 from .ending import end_one_by_one, end_without_key
@@ -465,7 +468,14 @@ def rotate_in_two_steps(
         return created
     if isinstance(superseded, Updated):
         return created
-    yield Call(storage, "delete", (record.id,))
+    if isinstance(superseded, Conflict) and superseded.current.successor == record.id:
+        # Another request has made the same rotation. Unless it has changed this record, it does not
+        # need it: the session has ended under this id before the record was created.
+        over = make_tombstone(record.id, State.ENDED, now=now, seconds=0, of=record)
+        over = msgspec.structs.replace(over, expires=1)  # Past by the clock of any server.
+        yield Call(storage, "update", (over, record, now))
+    else:
+        yield Call(storage, "delete", (record.id,))
     return superseded
 
 

@@ -28,7 +28,8 @@ class Updated(msgspec.Struct, frozen=True):
     is_provisional: bool = False
     """Whether the caller can still roll back the write, see `Storage.in_transaction`."""
     is_rotated: bool = False
-    """Whether another request has rotated the session since, and has taken the write along."""
+    """Whether another request has rotated the session since, and has taken the write along, or has
+    ended it."""
 
     def __repr__(self) -> str:
         # Error reports show local variables.

@@ -34,9 +34,9 @@ def leave_tombstone(
 ) -> Flow[TombstoneOutcome]:
     """Store a tombstone, in place of the session or of a record that another request stores.
 
-    Another tombstone that has not expired stays, unless ``replace`` is set, because the session may
-    continue under the id in it. With ``outlasts``, the tombstone lasts at least as long as the
-    session would have.
+    Another tombstone that has not expired stays, because the session may continue under the id in
+    it. With ``replace``, it stays only if it has such an id. With ``outlasts``, the tombstone lasts
+    at least as long as the session would have.
     """
     calls, has_ended = Calls(storage), False
     current = yield from _look_up(calls, tombstone.id)
@@ -50,7 +50,8 @@ def leave_tombstone(
         is_live = current.is_live(now)
         if is_live and not storage.is_own(current):
             break
-        if current.expires > now and not (is_live or replace):
+        may_replace = is_live or (replace and not current.successor)
+        if current.expires > now and not may_replace:
             break
         if outlasts:
             tombstone = extend_until(tombstone, current.expires)

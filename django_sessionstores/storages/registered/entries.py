@@ -70,7 +70,7 @@ def combine_outcomes(outcome: Updated, registered: Updated) -> Updated:
         outcome.key,
         evicted=outcome.evicted,
         is_provisional=outcome.is_provisional or registered.is_provisional,
-        is_rotated=registered.is_rotated,
+        is_rotated=outcome.is_rotated or registered.is_rotated,
     )
 
 

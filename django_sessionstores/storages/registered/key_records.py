@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -80,16 +80,6 @@ class KeyRecords:
             )
             return with_entry(unknown, entry)
         return _bring_forward(record, entry, missed)
-
-    def lookup(self, session_id: str) -> Flow[Record | None]:
-        """See `Storage.lookup`."""
-        entry: Record | None = yield Call(self._registry, "lookup", (session_id,))
-        return entry
-
-    def lookup_many(self, session_ids: Sequence[str]) -> Flow[Mapping[str, Record]]:
-        """See `Storage.lookup_many`."""
-        entries: Mapping[str, Record] = yield Call(self._registry, "lookup_many", (session_ids,))
-        return entries
 
     def follow(self, base: Record, successor: str) -> Flow[Record | None]:
         """See `Storage.follow`. ``base`` has no pending changes; its data is brought forward.

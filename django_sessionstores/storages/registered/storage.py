@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from django.utils.translation import gettext_noop
@@ -100,18 +100,6 @@ class RegisteredStorage(ComposedStorage):
 
     async def aread_latest(self, session_id: str) -> Record | None:
         return await arun(self._records.read(session_id, "read_latest"))
-
-    def lookup(self, session_id: str) -> Record | None:
-        return self._session_or_none(run(self._records.lookup(session_id)))
-
-    async def alookup(self, session_id: str) -> Record | None:
-        return self._session_or_none(await arun(self._records.lookup(session_id)))
-
-    def lookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
-        return self._sessions(run(self._records.lookup_many(session_ids)))
-
-    async def alookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
-        return self._sessions(await arun(self._records.lookup_many(session_ids)))
 
     def follow(self, base: Record, successor: str) -> Record | None:
         return run(self._records.follow(base, successor))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from asyncio import CancelledError
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -15,21 +15,21 @@ from ...core.flow import Call, Flow
 from ...core.records import Record, State, next_version, without_payload
 from ...exceptions import StorageUnavailable, UnreadablePayload
 from ..base import Conflict, Gone, Outcome, Taken, Updated, was_rotated
-from .ending import EndingRecords
 from .entries import (
     combine_outcomes,
     entry_of,
     has_drifted,
     replace_tombstone,
-    with_entry,
     without_entry,
 )
+from .entry_rotation import EntryRotation
 from .late_saves import carry_over
+from .pair import call_of
 
 logger: Final = logging.getLogger("django_sessionstores")
 
 
-class StoredRecords(EndingRecords):
+class StoredRecords(EntryRotation):
     """The operations of `RegisteredStorage` if the storage of the data compares versions itself.
 
     The entry follows the record: it knows the user, the client and the expiry.
@@ -38,31 +38,7 @@ class StoredRecords(EndingRecords):
     def read(self, locator: str, method: str = "read") -> Flow[Record | None]:
         """See `Storage.read`. ``method`` is the method of both storages to read with."""
         record: Record | None = yield Call(self._data, method, (locator,))
-        if record is None or record.state is not State.LIVE:
-            return record
-        entry: Record | None = yield Call(self._registry, method, (record.id,))
-        if entry is None or entry.state is not State.LIVE:
-            return entry
-        return with_entry(record, entry)
-
-    def lookup(self, session_id: str) -> Flow[Record | None]:
-        """See `Storage.lookup`."""
-        entry: Record | None = yield Call(self._registry, "lookup", (session_id,))
-        if entry is None:
-            # During a rotation, the tombstone that leads on may be in the data only.
-            data: Record | None = yield Call(self._data, "read", (session_id,))
-            entry = data if data is not None and data.state is not State.LIVE else None
-        return entry
-
-    def lookup_many(self, session_ids: Sequence[str]) -> Flow[Mapping[str, Record]]:
-        """See `Storage.lookup_many`."""
-        entries: Mapping[str, Record] = yield Call(self._registry, "lookup_many", (session_ids,))
-        unlisted = [each for each in session_ids if each not in entries]
-        if not unlisted:
-            return entries
-        data: Mapping[str, Record] = yield Call(self._data, "lookup_many", (unlisted,))
-        left = {key: each for key, each in data.items() if each.state is not State.LIVE}
-        return {**entries, **left}
+        return None if record is None else (yield from self._registered(record, method))
 
     def follow(self, base: Record, successor: str) -> Flow[Record | None]:
         """See `Storage.follow`."""
@@ -95,8 +71,9 @@ class StoredRecords(EndingRecords):
     def _create_data(self, record: Record, now: int) -> Flow[Updated | Taken]:
         """Create the data for an entry that was just created; without the data, remove the entry.
 
-        If the data is there already, either another request has taken over, or it was left over
-        from an entry that was rolled back, or could not be removed with it.
+        If the data is there already, another request has taken over, or it was left over from an
+        entry that was rolled back, or could not be removed with it. If the entry is not there any
+        more, the session has ended, and its data counts for nothing.
         """
         try:
             created: Updated | Taken = yield Call(self._data, "create", (record, now))
@@ -104,9 +81,12 @@ class StoredRecords(EndingRecords):
                 return created
             current: Record | None = yield Call(self._registry, "read", (record.id,))
             if current is None or current.version != record.version:
-                return created
+                has_ended = current is None or current.state is not State.LIVE
+                return Updated(record, is_rotated=True) if has_ended else created
             yield Call(self._data, "delete", (record.id,))
             created = yield Call(self._data, "create", (record, now))
+            if record.state is not State.LIVE and isinstance(created, Taken):
+                return Updated(record)  # The data has another tombstone, which does not count.
         except Exception:
             yield from self._withdraw(record)
             raise
@@ -162,7 +142,7 @@ class StoredRecords(EndingRecords):
                 return Conflict(current)
         outcome: Outcome = yield Call(self._data, "update", (record, without_entry(base), now))
         if isinstance(outcome, Conflict):
-            return Conflict(with_entry(outcome.current, entry))
+            return (yield from self._conflict(outcome.current, entry))
         if record.state is not State.LIVE and isinstance(outcome, Gone):
             return (yield from self._supersede_without_data(record, entry, now))
         if isinstance(outcome, Gone):
@@ -210,7 +190,6 @@ class StoredRecords(EndingRecords):
     def _replace_tombstone(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
         """Replace a tombstone by another one."""
         if (yield from self._is_ahead()):
-            # Until the commit, the tombstone in the data may lead to another id.
             yield from self._end_data_after_commit(record, base, now)
             return (yield from replace_tombstone(self._registry, record, base, now))
         left: Outcome = yield Call(self._data, "update", (record, base, now))
@@ -218,6 +197,44 @@ class StoredRecords(EndingRecords):
             # The registry's copy of the tombstone has a version of its own.
             yield Call(self._data, "update", (record, left.current, now))
         return (yield from replace_tombstone(self._registry, record, base, now))
+
+    def _end_data_after_commit(self, tombstone: Record, base: Record, now: int) -> Flow[None]:
+        """Replace the data of a session by a tombstone when the transaction commits.
+
+        Whatever is there by then: the entry has a version of its own, and decides.
+        """
+
+        def replace() -> Flow[None]:
+            current: Record | None = base
+            while current is not None:
+                outcome: Outcome = yield Call(self._data, "update", (tombstone, current, now))
+                current = outcome.current if isinstance(outcome, Conflict) else None
+
+        yield from self._run_after_commit(tombstone.id, replace)
+
+    # --- Ending ----------------------------------------------------------------------------
+
+    def delete(self, session_id: str) -> Flow[bool]:
+        """See `Storage.delete`. The entry goes first: a session without an entry has ended."""
+        had_entry: bool = yield Call(self._registry, "delete", (session_id,))
+        if (yield from self._is_ahead()):
+            yield from self._call_after_commit("delete", session_id)
+        else:
+            yield Call(self._data, "delete", (session_id,))
+        return had_entry
+
+    def end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:
+        """See `Storage.end_many`."""
+        ended: Collection[str] = yield Call(self._registry, "end_many", (session_ids,))
+        # Whatever happens to the data, these sessions have ended, and the caller must know it.
+        with suppress(StorageUnavailable):
+            if (yield from self._is_ahead()):
+                yield from self._run_after_commit(
+                    session_ids[0], lambda: call_of(self._data, "end_many", session_ids)
+                )
+            else:
+                yield Call(self._data, "end_many", (session_ids,))
+        return ended
 
     # --- Rotating --------------------------------------------------------------------------
 
@@ -241,57 +258,71 @@ class StoredRecords(EndingRecords):
         if (yield from self._is_ahead()):
             return
         with suppress(StorageUnavailable, UnreadablePayload):
-            if not (yield from was_rotated(self._data, record, base)):
-                yield from self._withdraw(record)
-                # The call that was cancelled may have gone on in its thread.
-                if not (yield from was_rotated(self._data, record, base)):
-                    return
-                yield Call(self._registry, "create", (without_payload(record), now))
-            if not (yield from self._supersede(entry_of(base), tombstone, now)):
-                yield from self._withdraw_rotation(record, base, now)
+            if (yield from was_rotated(self._data, record, base)):
+                yield from self._register_rotation(Updated(record), base, tombstone, now)
 
     def _rotate(
         self, record: Record, base: Record, tombstone: Record, now: int
     ) -> Flow[Outcome | Taken]:
-        entry = entry_of(base)
-        registered: Updated | Taken = yield Call(
-            self._registry, "create", (without_payload(record), now)
-        )
-        if isinstance(registered, Taken):
-            return registered
         if (yield from self._is_ahead()):
-            return (yield from self._rotate_ahead(record, base, tombstone, registered, now))
+            return (yield from self._rotate_ahead(record, base, tombstone, now))
         try:
             outcome: Outcome | Taken = yield Call(
                 self._data, "rotate", (record, without_entry(base), tombstone, now)
             )
         except Exception:
             if not (yield from was_rotated(self._data, record, base)):
-                yield Call(self._registry, "delete", (record.id,))
                 raise
             outcome = Updated(record)
         if isinstance(outcome, Updated):
-            if (yield from self._supersede(entry, tombstone, now)):
-                return combine_outcomes(outcome, registered)
-            # The session was ended between the two steps, perhaps by a request that did not see
-            # its new id.
-            if (yield from self._withdraw_rotation(record, base, now)):
-                return Gone()
-            return msgspec.structs.replace(combine_outcomes(outcome, registered), is_rotated=True)
-        yield Call(self._registry, "delete", (record.id,))
+            return (yield from self._register_rotation(outcome, base, tombstone, now))
         if isinstance(outcome, Conflict):
-            return Conflict(with_entry(outcome.current, entry))
+            return (yield from self._conflict(outcome.current, entry_of(base)))
         return outcome
 
+    def _register_rotation(
+        self, outcome: Updated, base: Record, tombstone: Record, now: int
+    ) -> Flow[Updated | Gone]:
+        """Let the entry follow the data, which the rotation with this outcome has replaced."""
+        record, entry = outcome.record, entry_of(base)
+        try:
+            registered = yield from self._rotate_entry(record, entry, tombstone, now)
+        except Exception:
+            if not (yield from was_rotated(self._registry, record, entry)):
+                yield from self._undo_rotation(record, base, tombstone, now)
+                raise
+            registered = Updated(without_payload(record))
+        if registered is None:
+            yield Call(self._data, "delete", (record.id,))
+            return Gone()
+        return combine_outcomes(outcome, registered)
+
+    def _undo_rotation(
+        self, record: Record, base: Record, tombstone: Record, now: int
+    ) -> Flow[None]:
+        """Let the data go on under the old id, because the registry has refused the new one."""
+        with suppress(StorageUnavailable):
+            restored = msgspec.structs.replace(
+                without_entry(base), version=next_version(base.version), handle=None
+            )
+            outcome: Outcome = yield Call(self._data, "update", (restored, tombstone, now))
+            if isinstance(outcome, Updated):
+                yield Call(self._data, "delete", (record.id,))
+
     def _rotate_ahead(
-        self, record: Record, base: Record, tombstone: Record, registered: Updated, now: int
+        self, record: Record, base: Record, tombstone: Record, now: int
     ) -> Flow[Outcome | Taken]:
         """Rotate in a transaction of the registry; the old data is superseded at its commit."""
         entry = entry_of(base)
+        registered: Updated | Taken = yield Call(
+            self._registry, "create", (without_payload(record), now)
+        )
+        if isinstance(registered, Taken):
+            return registered
         current: Record | None = yield Call(self._data, "read", (base.id,))
         outcome: Outcome | Taken = Gone()
         if current is not None and current.version != base.version:
-            outcome = Conflict(with_entry(current, entry))
+            outcome = yield from self._conflict(current, entry)
         elif current is not None:
             # The entry of the old id is replaced last: the caller may commit after a failure.
             outcome = yield from self._create_data(record, now)
@@ -300,29 +331,8 @@ class StoredRecords(EndingRecords):
                     step = partial(carry_over, self._data, current, tombstone, record.id)
                     yield from self._run_after_commit(record.id, step)
                     return combine_outcomes(outcome, registered)
-                yield from self.delete(record.id)
-                return Gone()
+                # At once: a login may store a new session under this id, before the commit.
+                yield Call(self._data, "delete", (record.id,))
+                outcome = Gone()
         yield Call(self._registry, "delete", (record.id,))
         return outcome
-
-    def _supersede(self, entry: Record, tombstone: Record, now: int) -> Flow[bool]:
-        """Replace the entry by a tombstone, whichever version of the entry is stored by now.
-
-        Return whether the session goes on: its entry has gone if it was ended.
-        """
-        try:
-            while True:
-                outcome: Outcome = yield Call(self._registry, "update", (tombstone, entry, now))
-                if isinstance(outcome, Updated):
-                    return True
-                if isinstance(outcome, Gone):
-                    return False
-                if not outcome.current.is_live(now):
-                    # The same tombstone, if the answer to this call was lost.
-                    successor = outcome.current.successor
-                    return bool(successor) and successor == tombstone.successor
-                entry = outcome.current
-        except StorageUnavailable as error:
-            # The session goes on under its new id, and the response must say so.
-            logger.warning("Session %s stays listed until it expires: %s", entry.id, error)
-            return True

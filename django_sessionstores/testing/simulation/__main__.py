@@ -32,6 +32,10 @@ _ENGINE_HELP = (
     f"only this backend (repeatable): {', '.join(ENGINES)}, or the dotted path of a function that "
     "returns a storage"
 )
+_SOURCE_HELP = (
+    "of the random programs: 'any', in which anything may happen (the default), or "
+    "'half-rotations', in which requests meet while one of them gives their session another key"
+)
 _ONLY = "only this {1} (repeatable): {0}"
 _PROGRESS_HELP = (
     "write a line to stderr for every N steps of a random run, and for every N pairs of operations "
@@ -79,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _explore(options: argparse.Namespace) -> int:
     from . import exhaustive, random_programs
     from .configuration import Config
+    from .half_rotations import HALF_ROTATIONS
     from .programs import Amount
     from .progress import ProgressLine
     from .report import Report
@@ -101,7 +106,10 @@ def _explore(options: argparse.Namespace) -> int:
     report, started, amount = Report(tell), time.perf_counter(), Amount()
     sites["progress"] = line.show
     if options.random:
-        amount += random_programs.explore(report.add, options.random, options.seed, **sites)
+        source = HALF_ROTATIONS if options.source == "half-rotations" else random_programs.ANY
+        amount += random_programs.explore(
+            report.add, options.random, options.seed, source=source, **sites
+        )
     if options.exhaustive:
         amount += exhaustive.explore(
             report.add,
@@ -144,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--setup", action="append", metavar="NAME", help=_SETUP_HELP)
     add("--random", type=int, metavar="STEPS", help="run random programs for so many steps")
     add("--seed", default="1", help="of the random programs")
+    add("--source", choices=("any", "half-rotations"), default="any", help=_SOURCE_HELP)
     add("--engine", action="append", help=_ENGINE_HELP)
     add("--middleware", action="append", help=_ONLY.format(" or ".join(MIDDLEWARES), "middleware"))
     add("--driver", action="append", help=_ONLY.format(" or ".join(DRIVERS), "kind of views"))

@@ -13,8 +13,9 @@ from .judge import ENDS_OWN, MOST, TOMBSTONE_AT, led_to
 if TYPE_CHECKING:
     from .world import World
 
-_ENDING_ONE: Final = ENDS_OWN | {"end", "delete_key"}
-_ENDING: Final = _ENDING_ONE | {"login", "password", "end_all", "deactivate"}
+_ENDING: Final = ENDS_OWN | {
+    *("end", "delete_key", "login", "password", "end_all", "deactivate"),
+}
 
 
 def audit(world: World) -> None:
@@ -137,7 +138,7 @@ def _is_late(world: World, last: Request, requests: list[Request], lives: list[L
     if last.cookie == last.key:
         return True  # It was sent to extend the expiry of a key that was valid.
     # Later calls, for example to update a cache, do not change the response.
-    decided = world.decided(last, but_unlisting=True) or last.ended or 0
+    decided = world.decided(last) or last.ended or 0
     if any((each.ended or 0) > decided for each in requests if each.cookie and each is not last):
         return True
     presented = led_to(last)
@@ -263,32 +264,10 @@ def _may_be_untold(world: World, life: Life) -> bool:
     changing = [each for each in requests if each.name == "password"]
     if any(each.signs_in and each.overlaps(other) for each in requests for other in changing):
         return True
-    if _ends_with_parent(world, life):
-        return True
-    reasons = {
-        reason
-        for session_id, reason in _unnamed_ends(world)
-        if _is_unsure_of_ids(world) or _was_given_up(world, session_id)
-    }
+    reasons = {reason for _, reason in _unnamed_ends(world) if _is_unsure_of_ids(world)}
     if any(each.reason in reasons for each in life.endings):
         return True
     return any(each.acked is None for each in life.endings) and life.request.label == BEFORE
-
-
-def _ends_with_parent(world: World, life: Life) -> bool:
-    """Return whether one signal tells the end of a session together with that of its parent.
-
-    A login has joined the session while another request was giving it that id, which has then
-    failed. So nobody was told of a session with that id, and the request that ends both of them
-    finds two entries of one session.
-    """
-    parent, signals = life.parent, world.model.signals
-    if parent is None or not life.ids.isdisjoint(signals.starts):
-        return False
-    enders = {each.request for each in parent.endings if each.acked}
-    return all(each.request in enders for each in life.endings if each.acked) and any(
-        session_id in parent.ids for session_id, _ in signals.ends
-    )
 
 
 def _audit_signals(world: World) -> None:
@@ -350,8 +329,7 @@ def _audit_ended_ids(world: World) -> None:
     if any(each.was_killed or each.faults for each in requests) or _is_unsure_of_ids(world):
         return
     for session_id, _ in _unnamed_ends(world):
-        if not _was_given_up(world, session_id):
-            _broken(world, 10, f"afterwards: {session_id[:8]}, which nobody has, was told to end")
+        _broken(world, 10, f"afterwards: {session_id[:8]}, which nobody has, was told to end")
 
 
 def _is_unsure_of_ids(world: World) -> bool:
@@ -372,33 +350,3 @@ def _unnamed_ends(world: World) -> list[tuple[str, str]]:
     signals = world.model.signals
     named = world.model.known_ids | signals.creations | signals.rotations.keys()
     return [each for each in signals.ends if each[0] not in named]
-
-
-def _was_given_up(world: World, session_id: str) -> bool:
-    """Return whether a request has stored the entry of a session, and has not stored its data.
-
-    Lists have shown the entry, and another request has ended it. If the entry is that of a new
-    session, and if there is a previous backend, a tombstone of the end makes the first one draw
-    another key. If it is that of a rotation, a third request has ended the session under the id
-    before.
-    """
-    if not world.config.is_registered:
-        return False
-    naming = [each for each in world.scheduler.trace if session_id[:8] in each.text]
-    if not naming or naming[0].text != f"registry.create({session_id[:8]})":
-        return False
-    request = world.requests[naming[0].actor]
-    ended = [] if request.presented is None else request.presented.endings
-    enders = {each.request for each in ended if each.request is not None}
-    # They may have found that another one has ended the session.
-    enders |= {each for each in world.requests.values() if each.name in _ENDING_ONE}
-    is_over = sum(each.overlaps(request) for each in enders - {request}) > 1
-    return is_over or (
-        bool(world.config.options & {"memory", "cookie"})
-        and any(
-            each.actor == request.label
-            and each.tick > naming[0].tick
-            and each.text.startswith("registry.create(")
-            for each in world.scheduler.trace
-        )
-    )

@@ -92,7 +92,7 @@ class Config(NamedTuple):
     @property
     def rotates_in_two_steps(self) -> bool:
         """Return whether others may see a rotation before the old key is superseded."""
-        return "2step" in self.options or self.is_registered
+        return "2step" in self.options
 
     @property
     def idle_seconds(self) -> int:

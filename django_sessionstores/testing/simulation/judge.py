@@ -275,11 +275,6 @@ class Judge:
             self._broken(16, f"{request}: sets a cookie for a key that was never stored")
             return
         key = life.keys[request.cookie]
-        config = self._world.config
-        if config.middleware == "django" and config.is_registered:
-            # It sends the cookie without a check (16). A cache with a registry holds the data
-            # before the registry knows that another request has rotated the session.
-            return
         if any(self._was_known(request, each) for each in life.endings):
             self._broken(16, f"{request}: sets a cookie for session {life.number}, which ended")
         if any(each.grace is None and self._was_known(request, each) for each in key.superseded):
@@ -297,13 +292,8 @@ class Judge:
         )
 
     def _was_known(self, request: Request, what: Ending | Superseding) -> bool:
-        """Return whether an event happened before the outcome of a request was decided.
-
-        If both are of one browser, either response may come last, however late the other request
-        was decided.
-        """
-        is_own = what.request is not None and what.request.who == request.who
-        decided = self._world.decided(request, but_unlisting=is_own)
+        """Return whether an event happened before the outcome of a request was decided."""
+        decided = self._world.decided(request)
         return bool(what.acked and what.acked < decided and what.request is not request)
 
     def _may_be_joined(self, life: Life, request: Request) -> bool:
@@ -386,20 +376,6 @@ def note_continuation(own: Life, life: Life, *, is_skewed: bool) -> None:
     parent = life.parent
     if life in own.children and parent is not None and parent.leads_to(own):
         life.parent, life.inherits_surely = own, not own.endings
-
-
-def ack_of(judge: Judge, life: Life, request: Request) -> int | None:
-    """Return the tick of now, when an end is acknowledged; ``None`` if the session may seem to go
-    on.
-
-    A login beside the end has begun another session. While a registry has half of that, a request
-    that changes the password can join it, and be answered before the login.
-    """
-    world = judge._world
-    requests = world.requests.values()
-    beside = {each.name for each in requests if each.presented is life and each.overlaps(request)}
-    is_unsure = world.config.is_registered and {"login", "password"} <= beside
-    return None if is_unsure else judge._now
 
 
 def led_to(request: Request) -> Life | None:

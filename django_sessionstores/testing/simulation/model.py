@@ -25,7 +25,7 @@ from .history import (
     Violation,
     Write,
 )
-from .judge import ENDS_OWN, Judge, ack_of, joined_session, note_continuation
+from .judge import ENDS_OWN, Judge, joined_session, note_continuation
 from .signal_log import SignalLog
 
 if TYPE_CHECKING:
@@ -77,11 +77,8 @@ class Model(Judge):
     def ended(self, request: Request) -> None:
         """Judge the response to a request that has ended."""
         for write in request.writes:
-            # A cache does not take part in transactions (18), only its registry does. And the
-            # registry is the last to report that the session has ended: by then, a login at the
-            # same time has seen the data (3).
-            is_refused = request.was_rolled_back or request.status == 400
-            is_kept = is_refused and self._world.config.is_registered
+            # A cache does not take part in transactions (18), only its registry does.
+            is_kept = request.was_rolled_back and self._world.config.is_registered
             write.is_void = write.acked is None and not request.is_uncertain and not is_kept
         life = request.life
         if life is not None and request.status == 200:
@@ -356,7 +353,7 @@ class Model(Judge):
             for subject, what in request.tentative:
                 subject.forget(what)
             if answer:
-                ending = Ending(request.began, ack_of(self, life, request), "revoked", request, at)
+                ending = Ending(request.began, now, "revoked", request, at)
                 life.end(ending)
                 life.may_end_children(ending, is_skewed=self._is_skewed)
             elif answer is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from .configuration import ENGINES, Config
 from .history import Violation
@@ -50,6 +50,16 @@ _SITE: Final = 40
 """The number of programs that run in a site before another site is set up."""
 
 Found = Callable[[Program, Result], None]
+Take = Callable[[str], None]
+
+
+class Source(NamedTuple):
+    """A source of programs."""
+
+    options: Callable[[random.Random, str], Iterable[str]]
+    """Draws the options of a site with this engine."""
+    draw: Callable[[World, random.Random, Take], None]
+    """Draws a program while it runs, and calls the last argument with each of its steps."""
 
 
 def explore(
@@ -57,6 +67,7 @@ def explore(
     steps: int,
     seed: str,
     *,
+    source: Source | None = None,
     engines: Sequence[str] = ENGINES,
     middlewares: Sequence[str] = ("own", "django"),
     drivers: Sequence[str] = ("sync", "async"),
@@ -65,22 +76,24 @@ def explore(
 ) -> Amount:
     """Run programs until they took ``steps`` points; return how much was run.
 
-    ``found`` is called with each program that fails, and its result.
+    ``found`` is called with each program that fails, and its result. Without a ``source``, programs
+    are drawn from `ANY`, and without ``options``, those of the sites are drawn as well.
     """
-    amount = Amount()
+    amount, source = Amount(), source or ANY
     while amount.points < steps:
-        chance = chance_of(f"{seed}:{amount.programs}")
+        chance = _chance_of(f"{seed}:{amount.programs}")
         engine = chance.choice(engines)
         config = Config(
             engine,
             chance.choice(middlewares),
             chance.choice(drivers),
-            frozenset(_options(chance, engine) if options is None else options),
+            frozenset(source.options(chance, engine) if options is None else options),
         )
         with site(config) as new_world:
             for _ in range(_SITE):
                 progress("Steps", amount.points, steps)
-                program, result = draw(new_world(), chance_of(f"{seed}:{amount.programs}"))
+                chance = _chance_of(f"{seed}:{amount.programs}")
+                program, result = draw(source, new_world(), chance)
                 amount.add(result)
                 if result.violations:
                     found(program, result)
@@ -89,9 +102,30 @@ def explore(
     return amount
 
 
-def chance_of(seed: str) -> random.Random:
+def _chance_of(seed: str) -> random.Random:
     """Return the source of chance that a seed repeats."""
     return random.Random(seed)  # noqa: S311 - must be repeatable, not secret
+
+
+def draw(source: Source, world: World, chance: random.Random) -> tuple[Program, Result]:
+    """Draw a program while it runs; return the program and its result."""
+    steps: list[str] = []
+
+    def take_step(step: str) -> None:
+        steps.append(step)
+        take(world, step)
+
+    try:
+        source.draw(world, chance, take_step)
+        result = judge(world)
+    except Stuck as stuck:
+        world.model.violations.append(Violation(0, str(stuck)))
+        result = judge(world)
+    except Exception as error:
+        # This is a mistake of the simulation, not of the package.
+        error.add_note(f"The program was: {Program(world.config, tuple(steps))}")
+        raise
+    return Program(world.config, tuple(steps)), result
 
 
 def _options(chance: random.Random, engine: str) -> Iterable[str]:
@@ -105,32 +139,16 @@ def _options(chance: random.Random, engine: str) -> Iterable[str]:
         yield chance.choice(("memory", "cookie"))
 
 
-def draw(world: World, chance: random.Random) -> tuple[Program, Result]:
-    """Draw a program while it runs; return the program and its result."""
-    drawing = _Drawing(world, chance)
-    try:
-        drawing.go_on()
-        result = judge(world)
-    except Stuck as stuck:
-        world.model.violations.append(Violation(0, str(stuck)))
-        result = judge(world)
-    except Exception as error:
-        # This is a mistake of the simulation, not of the package.
-        error.add_note(f"The program was: {Program(world.config, tuple(drawing.steps))}")
-        raise
-    return Program(world.config, tuple(drawing.steps)), result
-
-
 class _Drawing:
     """A program that is being drawn.
 
     Each program has only a few operations, because they then meet each other more often.
     """
 
-    def __init__(self, world: World, chance: random.Random) -> None:
-        self.steps: list[str] = []
+    def __init__(self, world: World, chance: random.Random, take: Take) -> None:
         self._world = world
         self._chance = chance
+        self._take = take
         is_sync = world.config.driver == "sync"
         self._is_async = not is_sync
         has_previous = bool(world.config.options & _PREVIOUS)
@@ -159,10 +177,6 @@ class _Drawing:
             self._take("previous.x.1")
         while self._started < self._most:
             self._take(self._next())
-
-    def _take(self, step: str) -> None:
-        self.steps.append(step)
-        take(self._world, step)
 
     def _next(self) -> str:
         chance, world = self._chance, self._world
@@ -208,6 +222,10 @@ class _Drawing:
         if self._operator and chance.random() < 0.1:
             return f"{label}:o.{chance.choice(self._operator)}"
         return f"{label}:{chance.choice(self._browsers)}.{chance.choice(self._operations)}"
+
+
+ANY: Final = Source(_options, lambda *arguments: _Drawing(*arguments).go_on())
+"""Programs in which anything may happen."""
 
 
 def shrink(

@@ -242,22 +242,18 @@ class World:
         session_id: str | None = self.session_of(key).session_id
         return session_id
 
-    def decided(self, request: Request, *, but_unlisting: bool = False) -> int:
+    def decided(self, request: Request) -> int:
         """Return the tick of a request's last call of a store that decides its outcome.
 
-        A store that only keeps copies does not decide. With ``but_unlisting``, neither does the
-        call that takes a session off the list after its rotation.
+        A store that only keeps copies does not decide. Neither does a registry under Django's
+        middleware, which does not ask whether the session has ended since its data was stored.
         """
         copies = "cache." if self.config.engine == "cached_db" else " "
+        if self.config.is_registered and self.config.middleware == "django":
+            copies = "registry."
         steps = [each for each in self.scheduler.trace if each.actor == request.label]
-        for step, before in zip(reversed(steps), [*reversed(steps[:-1]), None], strict=True):
-            call = before.text.partition("(")[0] if before else ""
-            last_step = "update" if "2step" in self.config.options else "rotate"
-            is_rotated = call in {f"cache.{last_step}", f"storage.{last_step}"}
-            is_unlisting = but_unlisting and is_rotated and "registry." in step.text
-            if not (step.text.startswith(copies) or is_unlisting):
-                return step.tick
-        return 0
+        deciding = (each.tick for each in reversed(steps) if not each.text.startswith(copies))
+        return next(deciding, 0)
 
     # --- Reading without changes -----------------------------------------------------------
 

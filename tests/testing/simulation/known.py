@@ -469,4 +469,66 @@ PROGRAMS: Final = {
         "cache_registry own async: s1:x.login.1 s1* >s1 a:x.login.1 b:x.password b a a a a a a "
         "c:o.end.x b c* b*"
     ),
+    "a password change joins a login whose session before has ended by then": (
+        "cache_registry own async: t1:y.login.1 t1* >t1 s1:x.login.1 s1* >s1 a:x.login.1 "
+        "d:x.logout b:x.password b a a a a a c:y.others d c c a c b* d*"
+    ),
+    "a login as another user replaces a session of whose rotation a registry has half": (
+        "cache_registry django async: s1:x.login.1 s1* >s1 +1001 a:x.read a a a a a b:x.login.2 b* "
+        "c:o.end.x c*"
+    ),
+    "the others end with the id of a login that is not stored yet, and gets another one": (
+        "cache_registry own async: t1:y.login.1 t1* >t1 s1:x.put.base s1* >s1 a:x.cycle "
+        "b:x.login.1 b a a a b c:y.others b b b c*"
+    ),
+    "an operator ends the id of a login that is not stored yet, and gets another one": (
+        "cache_registry own sync: s1:x.put.base s1* >s1 a:x.cycle b:x.login.1 b b b b b "
+        "c:o.end_all.1 c*"
+    ),
+    "a cookie is sent for a login that another one has joined, and that has ended": (
+        "cache_registry own async: t1:y.login.1 t1* >t1 s1:x.put.base s1* >s1 a:x.login.1 "
+        "b:x.login.1 b c:y.others a a a a a a b* c*"
+    ),
+    "a logout after a new password hides that its session had got another id": (
+        "cache_registry own async: s1:x.login.1 s1* >s1 a:x.password c:x.logout c c a a a a a a a "
+        "a a c b:x.cycle b b* c c c* a a*"
+    ),
+    "a new session ends while it is stored again after a rollback, and draws another key": (
+        "cache_registry own sync: 3:y.login.1+save@rollback 3 3 3 3 3 7:o.end_all.1 7 7"
+    ),
+    "a full registry lists a session under another user": (
+        "cache_registry own async +limit +workers: 1:y.login.2 1* >1 3:z.replace 3* >3 "
+        "18:z.login.2 full.registry 20:y.password"
+    ),
+    "a rotation in two steps stores a session again that has ended since": (
+        "cache_registry own sync +2step: t1:y.login.1 t1* >t1 s1:x.login.1 s1* >s1 a:x.login.1 "
+        "b:x.login.1 c:y.others a a a a a a b* c*"
+    ),
+    "the same while a transaction that has ended it commits": (
+        "cache_registry own sync +2step: s1:x.login.1 s1* >s1 +1001 a:x.put.a a a a a a "
+        "c:x.logout@atomic c c c c"
+    ),
+    "an old key is sent last that was registered by the request that has rotated it on": (
+        "cache_registry django sync: s1:x.login.1 s1* >s1 +1001 d:x.password b:x.read b b b b"
+    ),
+    "a session ends in the middle of a rotation, and its old key begins another one": (
+        "cache_registry django sync: s1:x.login.1 s1* >s1 a:x.cycle d:x.login.2 d a a a d* "
+        "b:x.cycle"
+    ),
+    "a rotation in two steps that is tried again is listed for a moment, and ended once more": (
+        "cache_registry own async +2step: s1:x.login.1 s1* >s1 a:x.cycle a a a a d:o.deactivate.1 "
+        "d d d d d d b:x.cycle b b b b a b a a a a a a c:o.end.x c c a c* a a a*"
+    ),
+    "the data of a session stays after an end in a transaction, as its entry has another version": (
+        "cache_registry own sync +memory: previous.x.1 s1:x.read s1* a:x.password "
+        "c:x.logout@atomic c a a a a a a a a a d:o.delete_key.x b:x.login.2 b c b d* b* c*"
+    ),
+    "a session is found outdated beside its new password, and has got another key for its age": (
+        "cache_registry django sync: s1:x.login.1 s1* >s1 +1001 a:x.put.a d:x.password d a a a a d "
+        "d d d b:x.password b* d*"
+    ),
+    "the commit removes the data of a login whose rotation failed, and that is stored by then": (
+        "cache_registry django sync +refuse: 2:x.clear 2* >2 5:x.login.1+save@manual 5 5 5 5 "
+        "9:x.login.1+save@manual 9*"
+    ),
 }

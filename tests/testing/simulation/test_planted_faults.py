@@ -16,7 +16,13 @@ import pytest
 from django_sessionstores import middleware, signals
 from django_sessionstores.core import clock
 from django_sessionstores.core.flow import Flow
-from django_sessionstores.core.records import Record, SecretText, State, draw_key
+from django_sessionstores.core.records import (
+    Record,
+    SecretText,
+    State,
+    draw_key,
+    without_payload,
+)
 from django_sessionstores.exceptions import SessionLimitReached, StorageFull, StorageUnavailable
 from django_sessionstores.inventory.arguments import Limits
 from django_sessionstores.inventory.ending import Ending
@@ -361,13 +367,16 @@ def send_no_cookie(plant: pytest.MonkeyPatch) -> None:
 
 
 def register_what_has_ended(plant: pytest.MonkeyPatch) -> None:
-    original = StoredRecords._supersede
+    original = StoredRecords._rotate_entry
 
-    def supersede(self: StoredRecords, entry: Any, tombstone: Any, now: int) -> Flow[bool]:
-        yield from original(self, entry, tombstone, now)
-        return True
+    def rotate_entry(self: StoredRecords, record: Record, *args: Any) -> Flow[Updated]:
+        return (yield from original(self, record, *args)) or Updated(without_payload(record))
 
-    plant.setattr(StoredRecords, "_supersede", supersede)
+    plant.setattr(StoredRecords, "_rotate_entry", rotate_entry)
+
+
+def leave_a_rotation_to_the_request_that_began_it(plant: pytest.MonkeyPatch) -> None:
+    plant.setattr(StoredRecords, "_read_successor", returning())
 
 
 def undo_a_rotation_without_a_look(plant: pytest.MonkeyPatch) -> None:
@@ -505,7 +514,12 @@ CASES: Final = [
     (
         register_what_has_ended,
         16,
-        f"cache_registry own sync: {USER} +1001 1:x.read 1 1 1 1 1 2:o.end.x 2* 1*",
+        f"cache_registry own sync: {USER} +1001 1:x.read 1 1 1 1 2:o.end.x 2* 1*",
+    ),
+    (
+        leave_a_rotation_to_the_request_that_began_it,
+        15,
+        f"cache_registry own sync: {USER} +1001 1:x.read 1 1 1 1 2:x.poll 2* 1*",
     ),
     (undo_a_rotation_without_a_look, 22, f"db own sync +2step: {USER} +1001 1:x.save 1 1 1~ 1* >1"),
     (

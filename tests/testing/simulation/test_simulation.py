@@ -17,16 +17,16 @@ from django_sessionstores.storages.base import Outcome, Storage, Taken, Updated
 from django_sessionstores.storages.memory import MemoryStorage
 from django_sessionstores.testing.simulation import (
     exhaustive,
-    half_rotations,
     language,
     random_programs,
 )
 from django_sessionstores.testing.simulation.__main__ import main
 from django_sessionstores.testing.simulation.configuration import ENGINES, Config
+from django_sessionstores.testing.simulation.half_rotations import HALF_ROTATIONS
 from django_sessionstores.testing.simulation.history import Violation
 from django_sessionstores.testing.simulation.operations import OPERATIONS
 from django_sessionstores.testing.simulation.programs import Amount, Program, Result, run
-from django_sessionstores.testing.simulation.random_programs import shrink
+from django_sessionstores.testing.simulation.random_programs import Source, shrink
 from django_sessionstores.testing.simulation.report import Report
 from django_sessionstores.testing.simulation.scheduler import Scheduler, Stuck, drive
 from django_sessionstores.testing.simulation.setups import SETUPS
@@ -199,8 +199,12 @@ class TestShortRuns:
     )
     def test_half_rotations(self, seed: str, steps: int) -> None:
         found: list[str] = []
-        amount = half_rotations.explore(
-            lambda program, result: found.append(f"{program} {result.violations[0]}"), steps, seed
+        amount = random_programs.explore(
+            lambda program, result: found.append(f"{program} {result.violations[0]}"),
+            steps,
+            seed,
+            source=HALF_ROTATIONS,
+            engines=["cache_registry"],
         )
         assert amount.points >= steps
         assert found == []
@@ -398,9 +402,10 @@ class TestMachinery:
         "arguments",
         [
             ["--random", "500"],
+            ["--random", "500", "--source", "half-rotations"],
             ["--exhaustive", "--setup", "idle for long", "--middleware", "own", "--driver", "sync"],
         ],
-        ids=["random", "exhaustive"],
+        ids=["random", "half-rotations", "exhaustive"],
     )
     def test_what_a_run_has_found_can_be_replayed(
         self,
@@ -417,10 +422,13 @@ class TestMachinery:
             assert main(["--replay", line]) == 1
 
     @pytest.mark.parametrize("site", ["memory own async", "cached_db django sync"])
-    def test_drawn_programs_have_no_word_that_is_refused(self, site: str) -> None:
+    @pytest.mark.parametrize(
+        "source", [random_programs.ANY, HALF_ROTATIONS], ids=["any", "half-rotations"]
+    )
+    def test_drawn_programs_have_no_word_that_is_refused(self, site: str, source: Source) -> None:
         with world_of(config := Config.parse(site)) as new_world:
             for seed in range(100):
-                program, _result = random_programs.draw(new_world(), random.Random(seed))
+                program, _result = random_programs.draw(source, new_world(), random.Random(seed))
                 program.check()
         assert program.config == config
 

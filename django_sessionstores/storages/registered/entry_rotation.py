@@ -1,0 +1,124 @@
+"""Letting the entry of a session follow its data, which a rotation replaces first."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from ...core import clock
+from ...core.flow import Call, Flow
+from ...core.records import Record, State, next_version, without_payload
+from ...exceptions import StorageUnavailable, UnreadablePayload
+from ..base import Conflict, Gone, Outcome, Taken, Updated
+from .entries import with_entry
+from .pair import Pair
+
+logger: Final = logging.getLogger("django_sessionstores")
+
+
+class EntryRotation(Pair):
+    """The part of `StoredRecords` that rotates entries.
+
+    A rotation replaces the data first, so that nobody sees an entry whose data is not stored. Then
+    it replaces the entry, which decides whether the session goes on under its new id. A request
+    that meets the data in between replaces the entry as well. So each session has one entry, all
+    requests agree on its id, and whoever ends it by that id ends it for all of them.
+    """
+
+    def _registered(self, record: Record, method: str = "read") -> Flow[Record | None]:
+        """Return what the registry says of a record of the data; ``None`` if its session has ended.
+
+        A rotation replaces the data first. If the registry does not know of it yet, it is told now,
+        so that each session has one entry, and all requests find it under the same id.
+        """
+        entry: Record | None = yield Call(self._registry, method, (record.id,))
+        if entry is None or entry.state is not State.LIVE:
+            return entry
+        if record.state is State.LIVE:
+            return with_entry(record, entry)
+        rotated = yield from self._read_successor(record)
+        if rotated is None:
+            return record
+        registered = yield from self._rotate_entry(rotated, entry, record, clock.now())
+        return None if registered is None else record
+
+    def _read_successor(self, tombstone: Record) -> Flow[Record | None]:
+        """Return the live data to which a tombstone leads, if there is any that can be read."""
+        rotated: Record | None = None
+        if tombstone.successor:
+            with suppress(UnreadablePayload):
+                rotated = yield Call(self._data, "read", (tombstone.successor,))
+        return rotated if rotated is not None and rotated.state is State.LIVE else None
+
+    def _conflict(self, current: Record, entry: Record) -> Flow[Conflict | Gone]:
+        """Return the outcome of a write that the data has refused because of a newer record."""
+        if current.state is State.LIVE:
+            return Conflict(with_entry(current, entry))
+        left = yield from self._registered(current)
+        return Gone() if left is None else Conflict(left)
+
+    def _rotate_entry(
+        self, record: Record, entry: Record, tombstone: Record, now: int
+    ) -> Flow[Updated | None]:
+        """Rotate the entry of a session whose data has the new id already.
+
+        This decides whether the session goes on under its new id. Any number of requests may do it
+        at once. Return ``None`` if the session was ended under the old id. If it has another id by
+        now, or was ended under the new one, the outcome says that it is rotated.
+        """
+        first = without_payload(record)
+        while True:
+            outcome: Outcome | Taken = yield Call(
+                self._registry, "rotate", (first, entry, tombstone, now)
+            )
+            if isinstance(outcome, Updated):
+                return outcome
+            if not (isinstance(outcome, Conflict) and outcome.current.is_live(now)):
+                break
+            entry = outcome.current
+        if isinstance(outcome, Taken):
+            # Another request rotates the entry in two steps, or has done so.
+            yield from self._claim(record.id, now)
+            if not (yield from self._supersede(entry, tombstone, now)):
+                return None
+        elif isinstance(outcome, Gone) or outcome.current.successor != record.id:
+            return None
+        current: Record | None = yield Call(self._registry, "read", (record.id,))
+        if current is None or current.state is not State.LIVE:
+            return Updated(first, is_rotated=True)
+        return Updated(current)
+
+    def _claim(self, session_id: str, now: int) -> Flow[None]:
+        """Change an entry, so that the request that has created it does not remove it again.
+
+        See `rotate_in_two_steps`.
+        """
+        entry: Record | None = yield Call(self._registry, "read", (session_id,))
+        if entry is not None and entry.state is State.LIVE:
+            claimed = msgspec.structs.replace(entry, version=next_version(entry.version))
+            yield Call(self._registry, "update", (claimed, entry, now))
+
+    def _supersede(self, entry: Record, tombstone: Record, now: int) -> Flow[bool]:
+        """Replace the entry by a tombstone, whichever version of the entry is stored by now.
+
+        Return whether the session goes on: its entry has gone if it was ended.
+        """
+        try:
+            while True:
+                outcome: Outcome = yield Call(self._registry, "update", (tombstone, entry, now))
+                if isinstance(outcome, Updated):
+                    return True
+                if isinstance(outcome, Gone):
+                    return False
+                if not outcome.current.is_live(now):
+                    # The same tombstone, if the answer to this call was lost.
+                    successor = outcome.current.successor
+                    return bool(successor) and successor == tombstone.successor
+                entry = outcome.current
+        except StorageUnavailable as error:
+            # The data says what became of the session.
+            logger.warning("Session %s stays listed until it expires: %s", entry.id, error)
+            return True
