@@ -102,7 +102,7 @@ def test_an_outage_is_an_error_that_names_the_store(engine: Engine) -> None:
 
     with (
         observed(engine.storage, before=broken),
-        pytest.raises(CommandError, match=r"database 'default' \(sqlite\), is unreachable"),
+        pytest.raises(CommandError, match=r"database 'default' \(sqlite\), could not"),
     ):
         clear_sessions()
 
