@@ -353,9 +353,13 @@ def _forget_djangos_folder(*, setting: str, **kwargs: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def _empty_memory() -> Iterator[None]:
-    """Leave no sessions in this process, where the next test would count them as a user's."""
+    """Leave nothing in this process for the next test.
+
+    It would count sessions as a user's, and get the line that an outage is over.
+    """
     yield
     cases.empty_memory()
+    outage_log._renew_lock()
 
 
 @pytest.fixture
