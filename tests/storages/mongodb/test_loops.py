@@ -35,6 +35,13 @@ pytestmark = [
 IDS = [f"{number:040x}" for number in range(4)]
 
 
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Let asyncio log here what has happened to the tasks of such a loop, and in no other test."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture
 def loop() -> Iterator[Loop]:
     loop = Loop()
