@@ -208,7 +208,7 @@ def make_tombstone(
 
 
 _COUNTS: Final = 2**31 - 1
-"""What the counter of a version is at most; after that, it begins anew."""
+"""The maximum counter of a version, which is followed by 0."""
 
 
 def next_version(version: int = 0) -> int:

@@ -82,7 +82,7 @@ if hasattr(os, "register_at_fork"):  # Not on Windows, where nothing forks.
 
 
 class CopyTrust:
-    """Which copies of a cache count, as far as this process knows.
+    """What one process knows about which copies of a cache count.
 
     A copy counts for ``lease`` seconds from the moment at which the authority was asked for it. It
     does not count before that if a write may have missed the cache:
@@ -109,9 +109,8 @@ class CopyTrust:
 
         Both are milliseconds since the epoch. What is returned is later than ``now`` if none does.
         """
-        began = self._process_began()
-        after_retry = began + self._retry if began else 0
-        return max(now - self._lease + 1, after_retry, self._trusted_since)
+        others_use_cache = self._process_began() + self._retry
+        return max(now - self._lease + 1, others_use_cache, self._trusted_since)
 
     def is_suspect(self, session_id: str) -> bool:
         """Return whether no copy of this session counts now."""

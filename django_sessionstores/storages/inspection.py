@@ -29,7 +29,7 @@ class ManyTries(NamedTuple):
 
 
 class Members(NamedTuple):
-    """The members of a replica set of which the store consists, as far as its client knows them."""
+    """The members of the store's replica set that its client has found."""
 
     number: int
     not_ready: Sequence[str]

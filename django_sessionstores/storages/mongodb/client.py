@@ -290,7 +290,7 @@ class Server:
 
     @property
     def is_replicated(self) -> bool:
-        """Whether the server is not a single one, as far as it has been asked."""
+        """Whether the server is anything but a single one that belongs to no replica set."""
         known = self.collection().database.client.topology_description
         return known.topology_type_name != "Single" or any(
             each.replica_set_name for each in known.server_descriptions().values()

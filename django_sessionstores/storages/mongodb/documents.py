@@ -128,7 +128,7 @@ def _state(value: Any) -> State:
 
 
 def entry_of(document: Document) -> Record:
-    """Return the record of a document with `LIST_FIELDS`, as far as it can be read.
+    """Return the record of a document with `LIST_FIELDS`, which may be damaged.
 
     What is damaged has the value of an empty field, so that the session is listed and can be ended.
     Raises `UnreadablePayload` for a document that is not a session's: without an id, a state or an

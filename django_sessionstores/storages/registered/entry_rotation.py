@@ -31,8 +31,7 @@ class EntryRotation(Pair):
     def _registered(self, record: Record, method: str = "read") -> Flow[Record | None]:
         """Return what the registry says of a record of the data; ``None`` if its session has ended.
 
-        A rotation replaces the data first. If the registry does not know of it yet, it is told now,
-        so that each session has one entry, and all requests find it under the same id.
+        If only the data was rotated until now, the entry is rotated as well.
         """
         entry: Record | None = yield Call(self._registry, method, (record.id,))
         if entry is None or entry.state is not State.LIVE:

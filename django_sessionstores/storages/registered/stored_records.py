@@ -71,9 +71,8 @@ class StoredRecords(EntryRotation):
     def _create_data(self, record: Record, now: int) -> Flow[Updated | Taken]:
         """Create the data for an entry that was just created; without the data, remove the entry.
 
-        If the data is there already, another request has taken over, or it was left over from an
-        entry that was rolled back, or could not be removed with it. If the entry is not there any
-        more, the session has ended, and its data counts for nothing.
+        If there is data, another request has taken over, or it remains from an entry that was
+        rolled back or ended. Without the entry, the session has ended, and its data does not count.
         """
         try:
             created: Updated | Taken = yield Call(self._data, "create", (record, now))

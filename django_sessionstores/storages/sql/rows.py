@@ -111,7 +111,7 @@ def _as_bytes(value: object) -> object:
 
 
 def entry_of(row: Row, size: object) -> Record:
-    """Return the record of a row in a list, as far as it can be read.
+    """Return the record of a row in a list, which may be damaged.
 
     ``size`` is that of its payload. What is damaged has the value of an empty field, so that the
     session is listed and can be ended. Raises `UnreadablePayload` for a row that is not a
