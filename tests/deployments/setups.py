@@ -26,6 +26,8 @@ from tests.services import (
 
 TIMEOUT: Final = 1
 """Seconds that each client waits, as the documentation advises; 2 to connect to a database."""
+STORE_RETRY: Final = 5
+"""Seconds for which requests may fail after a store hung. It is the default of the setting."""
 
 Settings = dict[str, Any]
 Services = Mapping[str, Service]

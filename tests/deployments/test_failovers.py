@@ -15,7 +15,7 @@ import pytest
 from tests.deployments import failovers
 from tests.deployments.browsers import Habits
 from tests.deployments.load import Load
-from tests.deployments.setups import Deployment, deployed, mongodb_setup
+from tests.deployments.setups import STORE_RETRY, Deployment, deployed, mongodb_setup
 from tests.deployments.sites import KINDS
 
 pytestmark = pytest.mark.deployments
@@ -41,6 +41,8 @@ def test_another_primary(deployment: Deployment, break_it: Callable[[Any], None]
     with Load(deployment.site, habits=Habits(think=0.02)) as load:
         load.wait_for_sessions(50)
         break_it(deployment.stores["mongodb"])
+        # Until each process has found out.
+        time.sleep(STORE_RETRY + 1)
         back = time.monotonic()
         load.wait_for_sessions(50)
         assert load.errors(since=back) == {}, str(load)

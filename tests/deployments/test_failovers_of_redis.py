@@ -15,7 +15,7 @@ import pytest
 from tests.deployments import failovers
 from tests.deployments.browsers import Habits
 from tests.deployments.load import Load
-from tests.deployments.setups import CLUSTER, Setup, deployed
+from tests.deployments.setups import CLUSTER, STORE_RETRY, Setup, deployed
 from tests.deployments.sites import KINDS
 
 pytestmark = pytest.mark.deployments
@@ -42,7 +42,8 @@ def test_another_primary(
         load.wait_for_sessions(50)
         break_it(deployment.stores[store])
         load.wait_for_sessions(50)
-        # A breaker that the event has opened may still be open; then it may not open again.
+        # Until each process has found out.
+        time.sleep(STORE_RETRY + 1)
         back = time.monotonic()
         load.wait_for_sessions(50)
         assert load.errors(since=back) == {}, str(load)

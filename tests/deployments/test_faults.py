@@ -15,7 +15,7 @@ import pytest
 from tests.deployments import faults
 from tests.deployments.browsers import NONE, OK, SIGNED_OUT, Answer, Connection, address
 from tests.deployments.load import Load
-from tests.deployments.setups import SETUPS, Deployment, deployed
+from tests.deployments.setups import SETUPS, STORE_RETRY, Deployment, deployed
 from tests.deployments.sites import KINDS, Site
 from tests.disks import CannotMount, Disk
 from tests.services import Memcached
@@ -23,8 +23,6 @@ from tests.services import Memcached
 UNAVAILABLE: Final = 503
 HUNG: Final = 8
 """Seconds that a store does not answer."""
-STORE_RETRY: Final = 5
-"""Seconds for which requests may fail after that. It is the default of the setting."""
 AWAY: Final = 3
 """Seconds that a store refuses connections."""
 FEW_LINES: Final = 10

@@ -57,6 +57,10 @@ _MAX_CONNECTIONS: Final = 50
 """The connections of a loop. Each is in use for as long as a command takes; more commands wait."""
 _LONGEST_WAIT: Final = 20.0
 """Seconds that a command waits for a connection, if the settings have no timeout."""
+_OTHER_SLOTS: Final = ("hash to the same slot", "map to the same key slot")
+"""What a cluster and its client say of a command whose keys are on different nodes. They carry out
+nothing. The texts, because redis-py 5.0 has a class for the first only in its client of a cluster.
+"""
 _WAITED_IN_VAIN: Final = "No connection available."
 """The error of a pool whose calls wait for a connection, and have done so."""
 
@@ -416,14 +420,16 @@ class Server(ScriptRunner):
         text = text_of(error)
         if "WRONGTYPE" in text:
             raise UnreadablePayload("its key in Redis holds something else") from None
+        is_of_slots = any(each in text for each in _OTHER_SLOTS)
+        self.spans_slots |= is_of_slots
         fault = fault_of(error, text)
         kind = StorageFull if fault.code == "OOM" else StorageUnavailable
         failure = kind(self._message(fault, error, text))
-        # A pool that is used up says nothing about the server.
-        if began is not None and not (is_answer or _is_used_up(error)):
+        # A pool that is used up says nothing about the server, nor does a client that sent nothing.
+        if began is not None and not (is_answer or is_of_slots or _is_used_up(error)):
             breaker.failed(began, failure)
-        # `evaluate` sends a script that the server does not know.
-        if not isinstance(error, NoScriptError):
+        # The caller sends something else to a server that does not know a script, or to a cluster.
+        if not (is_of_slots or isinstance(error, NoScriptError)):
             operation = _operation(command) if is_answer else None
             # What a server says of the same fault differs from one command to the next.
             reason = "" if fault is UNKNOWN else f"{self.describe()}: {fault.meaning}"

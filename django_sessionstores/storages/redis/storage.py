@@ -367,14 +367,11 @@ class RedisStorage(FlowStorage, CacheStorage):
         return (yield from self._server.evaluate(script, keys, *arguments))
 
     def _expect_cluster(self, error: StorageUnavailable) -> None:
-        """Remember that keys are on different nodes if an error says so; raise any other error.
+        """Raise an error again unless it has shown that keys are on different nodes.
 
-        Nothing was written: this was the first call, or the project uses a client of one server
-        for a cluster.
+        Nothing was written then: this was the first call, or the project uses a client of one
+        server for a cluster.
         """
-        # The text of the server, because redis-py 5.0 has a class for it only in its client of
-        # a cluster.
-        self._server.spans_slots |= "hash to the same slot" in str(error)
         if not self._server.spans_slots:
             raise error
 

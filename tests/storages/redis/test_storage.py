@@ -38,6 +38,7 @@ from django_sessionstores.exceptions import (
     StorageUnavailable,
     UnreadablePayload,
 )
+from django_sessionstores.storages import breaker
 from django_sessionstores.storages.base import LITTER_AGE, Conflict, Gone, Taken, Updated
 from django_sessionstores.storages.redis import building as redis_building
 from django_sessionstores.storages.redis import index_scripts
@@ -258,10 +259,10 @@ class TestDeployments(StorageContract):
 
 @pytest.mark.parametrize("deployment", [_cluster_django_redis, _cluster_redis_cache])
 def test_the_first_call_to_a_cluster_may_be_a_login(
-    deployment: Callable[[], Any],
+    deployment: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its two keys are on two nodes; that this is a cluster is known only when connected. A
-    worker's first request would fail."""
+    worker's first request would fail, or be logged as an outage."""
     with deployment() as storage:
         storage._server.connect().flushall()
         storage.create(base := record("b" * 40), NOW)
@@ -270,12 +271,31 @@ def test_the_first_call_to_a_cluster_may_be_a_login(
 
         assert isinstance(storage.rotate(record("c" * 40), base, tombstone, NOW), Updated)
         assert storage.read(base.id).state is State.SUPERSEDED
+    assert caplog.messages == []
 
 
-def test_a_cluster_that_is_taken_for_one_server_serves_logins() -> None:
+@pytest.mark.parametrize("deployment", [_cluster_django_redis, _cluster_redis_cache])
+def test_a_first_login_on_a_slow_cluster_does_not_open_a_breaker(
+    deployment: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client takes long to connect, and then refuses the script, which is no failure."""
+    monkeypatch.setattr(breaker, "SLOW", 0.0)
+    with deployment() as storage:
+        storage._server.connect().flushall()
+        storage.create(base := record("b" * 40), NOW)
+    with deployment() as storage:
+        tombstone = make_tombstone(base.id, State.SUPERSEDED, now=NOW, seconds=60)
+        storage.rotate(record("c" * 40), base, tombstone, NOW)
+
+        assert not storage._server._breaker.is_open
+
+
+def test_a_cluster_that_is_taken_for_one_server_serves_logins(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Managed offerings with one shard are often used with a plain client. Every login would be
     an error, as its script names keys of two slots; and the refusal must cost one round trip,
-    once."""
+    once, and no line in the log."""
     with Redis(cluster_enabled="yes") as server:
         server.cli("cluster", "addslotsrange", "0", "16383")
         wait_until(lambda: "cluster_state:ok" in server.cli("cluster", "info"), "one node is it")
@@ -297,6 +317,7 @@ def test_a_cluster_that_is_taken_for_one_server_serves_logins() -> None:
 
     # The new record and the old one, each with its index.
     assert sent == ["EVALSHA"] * 2
+    assert caplog.messages == []
 
 
 def test_reads_go_to_the_primary() -> None:
