@@ -3,10 +3,13 @@
 They are not ours to ship, so they are fetched into a folder that git ignores, once per version.
 """
 
+import fcntl
+import os
 import sys
 import tarfile
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.services import run, skip_or_fail
@@ -22,21 +25,37 @@ def unpack_sdist(package: str, version: str, cache: Path) -> Path:
     target = cache / f"{package}-{version}"
     if not target.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
-        # Aside, so that a broken download or another run at the same time leaves no half folder.
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            try:
-                run(
-                    *(sys.executable, "-m", "pip", "download", f"{package}=={version}"),
-                    *("--no-deps", "--no-binary", package, "--dest", folder),
-                )
-            except RuntimeError as error:
-                skip_or_fail(f"The tests of {package} could not be fetched. {error}")
-            (archive,) = Path(folder).glob("*.tar.gz")
-            with tarfile.open(archive) as tar:
-                # Refuses members outside the folder, in Pythons that can.
-                tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
-                tar.extractall(folder)
-            (source,) = (path for path in Path(folder).iterdir() if path.is_dir())
-            with suppress(OSError):  # Another run was faster.
-                source.rename(target)
+        with _alone(cache):  # pip makes an environment to read the metadata, which takes long.
+            if not target.is_dir():
+                _fetch(package, version, target)
     return target
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process is here with the same folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _fetch(package: str, version: str, target: Path) -> None:
+    # Aside, so that a broken download leaves no half folder.
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        try:
+            run(
+                *(sys.executable, "-m", "pip", "download", f"{package}=={version}"),
+                *("--no-deps", "--no-binary", package, "--dest", folder),
+            )
+        except RuntimeError as error:
+            skip_or_fail(f"The tests of {package} could not be fetched. {error}")
+        (archive,) = Path(folder).glob("*.tar.gz")
+        with tarfile.open(archive) as tar:
+            # Refuses members outside the folder, in Pythons that can.
+            tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+            tar.extractall(folder)
+        (source,) = (path for path in Path(folder).iterdir() if path.is_dir())
+        source.rename(target)
