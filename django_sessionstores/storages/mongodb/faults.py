@@ -104,9 +104,21 @@ _FAULTS: Final = (
         (WTimeoutError,),
     ),
     Fault(
+        # A capped one accepts sessions, and drops the oldest ones when it is full.
+        "The collection is a view, capped or a time series, so it cannot hold sessions",
+        "Name another collection in MONGODB_COLLECTION, or one that does not exist yet.",
+        (2, 67, 72, 166, 168, 10003),
+        words="is a view|capped|time-series|BSON UTC datetime|not supported in aggregation",
+    ),
+    Fault(
         "An index of the collection is not like the one that sessions need",
         "Drop the index, and run manage.py sessions reindex.",
         (67, 85, 86),
+    ),
+    Fault(
+        "The collection has a validator that does not allow sessions",
+        "Remove the validator, or name another collection in MONGODB_COLLECTION.",
+        (121,),
     ),
     Fault(
         "A unique index of the collection does not let it have more than one session",

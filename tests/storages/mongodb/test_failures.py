@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -620,6 +620,51 @@ def test_an_error_has_the_code_and_the_cure(
     assert says in str(caught.value)
     assert "hush" not in caplog.text
     assert "d" * 8 not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "refused", "says"),
+    [
+        (
+            {"viewOn": "others", "pipeline": []},
+            {"create", "update", "delete", "end_many", "purge", "reindex"},
+            "is a view, capped or a time series",
+        ),
+        (
+            {"timeseries": {"timeField": "moment"}},
+            {"create", "update", "delete", "end_many", "purge", "reindex"},
+            "is a view, capped or a time series",
+        ),
+        # It drops sessions when it is full, so ``migrate`` must say so.
+        ({"capped": True, "size": 100_000}, {"reindex"}, "is a view, capped or a time series"),
+        ({"validator": {"name": {"$type": "string"}}}, {"create"}, "Remove the validator"),
+    ],
+    ids=["view", "time series", "capped", "validator"],
+)
+def test_a_collection_that_cannot_hold_sessions(
+    options: dict[str, Any], refused: set[str], says: str
+) -> None:
+    server, record = shared_service(MongoDB), make_record()
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    run_in_mongo(server, {"create": "django_sessionstores", **options}, DATABASE)
+    with storage_at(server) as storage:
+        calls: dict[str, Callable[[], object]] = {
+            "create": lambda: storage.create(record, now()),
+            "update": lambda: storage.update(successor(record), record, now()),
+            "delete": lambda: storage.delete(ID),
+            "end_many": lambda: storage.end_many([ID]),
+            "purge": lambda: storage.purge(now(), 100),
+            "reindex": storage.reindex,
+        }
+        said = {}
+        for name, call in calls.items():
+            try:
+                call()
+            except StorageUnavailable as error:
+                said[name] = str(error)
+    run_in_mongo(server, {"dropDatabase": 1}, DATABASE)
+    assert said.keys() == refused
+    assert all(says in text and "MONGODB_COLLECTION" in text for text in said.values()), said
 
 
 @pytest.mark.django_db
