@@ -193,6 +193,7 @@ def test_a_backlog_is_worked_off_by_several_logins(
     none of which the limit would have left, and each is told once."""
     monkeypatch.setattr(limited, "_PAGE", 3)
     monkeypatch.setattr(limited, "_MOST_EVICTED", 4)
+    monkeypatch.setattr(limited, "_EVICTION_SECONDS", 3600)
     monkeypatch.setattr(limited, "MOST_AT_ONCE", 2)
     moment, sessions = now(), []
     for number in range(14):
@@ -240,6 +241,7 @@ def test_what_was_evicted_before_an_outage_is_told(
 ) -> None:
     """The login fails, because the user would have too many sessions. Those that it has ended are
     not found by the next one, which tells the rest."""
+    monkeypatch.setattr(limited, "_EVICTION_SECONDS", 3600)
     monkeypatch.setattr(limited, "MOST_AT_ONCE", 2)
     moment = now()
     for number in range(8):
