@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from django_sessionstores.storages.outage_log import QUIET
 from tests.deployments.browsers import SIGNED_OUT, WRONGS, Habits
 from tests.deployments.faults import close_connections, closes_connections
 from tests.deployments.load import Load
-from tests.deployments.setups import Deployment
+from tests.deployments.setups import STORE_RETRY, Deployment
 from tests.disks import Disk
 
 Row = dict[str, str]
@@ -116,12 +117,14 @@ def _hang(deployment: Deployment, store: Any, seconds: float) -> tuple[Row, Load
 
 
 def _outage(deployment: Deployment, store: Any, seconds: float) -> tuple[Row, Load]:
-    before = len(deployment.site.log())
     with _load(deployment) as load:
         load.wait_for_sessions()
+        before = len(deployment.site.log())
         store.kill()
         time.sleep(seconds)
         store.restart()
+        load.wait_for_sessions()
+        time.sleep(STORE_RETRY + QUIET + 2)  # Until each process has said that it is over.
         load.wait_for_sessions()
     lines = deployment.site.lines_logged(before)
     return {LINES: str(max(lines.values(), default=0))}, load
