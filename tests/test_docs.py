@@ -534,6 +534,14 @@ def test_the_page_of_checks_lists_every_id() -> None:
     assert not former, f"No check has {former}. Remove them from docs/reference/checks.rst."
 
 
+def test_each_id_of_a_check_that_a_page_names_exists() -> None:
+    """A reader looks it up, and silences it."""
+    known = set(re.findall(r"sessionstores\.[EWI]\d{3}", read("reference", "checks.rst")))
+    for page in PAGES:
+        named = set(re.findall(r"sessionstores\.[EWI]\d{3}", page.read_text(encoding="utf-8")))
+        assert named <= known, page
+
+
 def test_the_page_of_exceptions_has_every_one() -> None:
     """Each error that can reach a log has to be explained."""
     defined = {
