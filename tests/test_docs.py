@@ -39,6 +39,7 @@ from django_sessionstores.operations.checks.engine import check_engine
 from django_sessionstores.operations.checks.options import check_merge_functions, check_settings
 from django_sessionstores.testing import observed
 from tests import ROOT
+from tests.deployments.sites import KINDS
 from tests.packages.table import page_with_table
 from tests.projects import run_tests
 from tests.services import skip_or_fail
@@ -475,6 +476,23 @@ def test_every_engine_has_a_page_with_the_same_headings() -> None:
             f"Give docs/reference/engines/{name}.rst these headings, in this order: "
             f"{', '.join(headings)}."
         )
+
+
+def test_the_checklist_has_every_engine() -> None:
+    """A site on an engine without a list goes live unchecked."""
+    headings = re.findall(r"^``(\w+)``\n-+$", read("howto", "deploying.rst"), re.MULTILINE)
+    assert sorted(headings) == sorted(ENGINES)
+
+
+def test_the_page_of_servers_says_what_is_tested() -> None:
+    """A reader takes a server that is listed as tested for one on which the tests run."""
+    rows = read("howto", "servers.rst").split("* - Server", 1)[1].partition("\n\n")[0]
+    tested = [row for row in rows.split("   * - ") if "     - yes" in row]
+    assert len(tested) == len(KINDS)
+    for kind in KINDS.values():
+        options = [each for each in kind.arguments if each.startswith(("--worker-class", "--pre"))]
+        wanted = [kind.arguments[0], *options, f"--workers={kind.processes}"]
+        assert any(all(each in row for each in wanted) for row in tested), kind.name
 
 
 def test_the_readme_lists_every_engine() -> None:
