@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
+import tomllib
 import types
 import unittest
 from argparse import ArgumentParser, _SubParsersAction
@@ -524,6 +525,25 @@ def test_a_list_in_prose_names_every_engine(file: str, begin: str, end: str, nam
     text = (ROOT / file).read_text(encoding="utf-8").split(begin)[1].split(end)[0]
     named = set(re.findall(name, text, re.MULTILINE))
     assert named == ENGINES, f"Name each engine in {file}, after {begin!r}."
+
+
+def test_the_page_of_the_architecture_names_files_that_exist() -> None:
+    """A contributor opens them. A path is below the package, or, with ``tests``, the checkout."""
+    page = read("explanation", "architecture.rst")
+    paths = set(re.findall(r"``([\w/]+(?:\.py|/))``", page))
+    folders = ROOT, ROOT / "django_sessionstores"
+    assert [path for path in paths if not any((each / path).exists() for each in folders)] == []
+    assert len(paths) > 30
+
+
+def test_the_page_of_the_architecture_has_the_layers() -> None:
+    """In the order that ``lint-imports`` checks."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    layers = [set(layer.split(" | ")) for layer in contracts[0]["layers"]]
+    page = read("explanation", "architecture.rst").split("   * - Layer\n", 1)[1].split("\n\n", 1)[0]
+    rows = re.findall(r"^   \* - (.*)$", page, re.MULTILINE)
+    assert [set(re.findall(r"``(\w+)``", row)) for row in rows] == layers
 
 
 def test_contributors_are_told_what_each_folder_is() -> None:
