@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth import login
+from django.contrib.auth.models import User
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
@@ -18,10 +20,13 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, modify_settings, override_settings
 
 from django_sessionstores.backends import cookie, db, file, memory
-from django_sessionstores.exceptions import CannotList, PayloadTooLarge
+from django_sessionstores.exceptions import CannotList, PayloadTooLarge, SessionLimitReached
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.middleware import SessionMiddleware
-from django_sessionstores.operations.checks.middleware import check_middleware
+from django_sessionstores.operations.checks.middleware import (
+    check_middleware,
+    check_middleware_order,
+)
 from tests import ROOT
 
 PAGE = ROOT / "docs" / "howto" / "troubleshooting.rst"
@@ -139,6 +144,34 @@ def test_sessions_that_a_command_cannot_see(capsys: pytest.CaptureFixture[str]) 
 def test_options_that_nothing_uses() -> None:
     (warning,) = check_middleware(None)
     assert_quoted(f"(sessionstores.W010) {warning.msg} HINT: {warning.hint}")
+
+
+@override_settings(
+    MIDDLEWARE=[
+        "django_sessionstores.middleware.SessionMiddleware",
+        "django.middleware.cache.UpdateCacheMiddleware",
+    ]
+)
+def test_a_cache_that_gives_pages_to_others() -> None:
+    (error,) = check_middleware_order(None)
+    assert_quoted(f"({error.id}) {error.msg}")
+
+
+@pytest.mark.django_db
+@override_settings(
+    SESSION_ENGINE=f"{ENGINES}.memory", SESSIONSTORES={"MAX_SESSIONS": 1, "ON_LIMIT": "refuse"}
+)
+def test_a_login_over_the_limit() -> None:
+    user = User.objects.create_user("ada")
+
+    def view(request: HttpRequest) -> HttpResponse:
+        login(request, user, "django.contrib.auth.backends.ModelBackend")
+        return HttpResponse()
+
+    middleware(view)
+    with pytest.raises(SessionLimitReached) as raised:
+        middleware(view)
+    assert_quoted(f"SessionLimitReached: {raised.value}")
 
 
 @modify_settings(INSTALLED_APPS={"remove": "django_sessionstores"})
