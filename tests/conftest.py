@@ -276,6 +276,7 @@ _LONGEST: Final = (
     "test_recent_authentication",
     "sql.test_storage",
     "test_inventory",
+    "test_tutorial",
     "test_demo",
     "test_services",
     "test_site",

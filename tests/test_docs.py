@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
+import tomllib
 import types
 import unittest
 from argparse import ArgumentParser, _SubParsersAction
@@ -39,6 +40,7 @@ from django_sessionstores.operations.checks.engine import check_engine
 from django_sessionstores.operations.checks.options import check_merge_functions, check_settings
 from django_sessionstores.testing import observed
 from tests import ROOT
+from tests.deployments.sites import KINDS
 from tests.packages.table import page_with_table
 from tests.projects import run_tests
 from tests.services import skip_or_fail
@@ -477,6 +479,23 @@ def test_every_engine_has_a_page_with_the_same_headings() -> None:
         )
 
 
+def test_the_checklist_has_every_engine() -> None:
+    """A site on an engine without a list goes live unchecked."""
+    headings = re.findall(r"^``(\w+)``\n-+$", read("howto", "deploying.rst"), re.MULTILINE)
+    assert sorted(headings) == sorted(ENGINES)
+
+
+def test_the_page_of_servers_says_what_is_tested() -> None:
+    """A reader takes a server that is listed as tested for one on which the tests run."""
+    rows = read("howto", "servers.rst").split("* - Server", 1)[1].partition("\n\n")[0]
+    tested = [row for row in rows.split("   * - ") if "     - yes" in row]
+    assert len(tested) == len(KINDS)
+    for kind in KINDS.values():
+        options = [each for each in kind.arguments if each.startswith(("--worker-class", "--pre"))]
+        wanted = [kind.arguments[0], *options, f"--workers={kind.processes}"]
+        assert any(all(each in row for each in wanted) for row in tested), kind.name
+
+
 def test_the_readme_lists_every_engine() -> None:
     """An engine that is not in the table does not exist for readers."""
     readme = (ROOT / "README.rst").read_text(encoding="utf-8")
@@ -508,6 +527,25 @@ def test_a_list_in_prose_names_every_engine(file: str, begin: str, end: str, nam
     assert named == ENGINES, f"Name each engine in {file}, after {begin!r}."
 
 
+def test_the_page_of_the_architecture_names_files_that_exist() -> None:
+    """A contributor opens them. A path is below the package, or, with ``tests``, the checkout."""
+    page = read("explanation", "architecture.rst")
+    paths = set(re.findall(r"``([\w/]+(?:\.py|/))``", page))
+    folders = ROOT, ROOT / "django_sessionstores"
+    assert [path for path in paths if not any((each / path).exists() for each in folders)] == []
+    assert len(paths) > 30
+
+
+def test_the_page_of_the_architecture_has_the_layers() -> None:
+    """In the order that ``lint-imports`` checks."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    layers = [set(layer.split(" | ")) for layer in contracts[0]["layers"]]
+    page = read("explanation", "architecture.rst").split("   * - Layer\n", 1)[1].split("\n\n", 1)[0]
+    rows = re.findall(r"^   \* - (.*)$", page, re.MULTILINE)
+    assert [set(re.findall(r"``(\w+)``", row)) for row in rows] == layers
+
+
 def test_contributors_are_told_what_each_folder_is() -> None:
     """Each folder of modules, two levels deep."""
     package = ROOT / "django_sessionstores"
@@ -532,6 +570,14 @@ def test_the_page_of_checks_lists_every_id() -> None:
     missing, former = emitted - set(entries), set(entries) - emitted
     assert not missing, f"Describe {missing} in docs/reference/checks.rst."
     assert not former, f"No check has {former}. Remove them from docs/reference/checks.rst."
+
+
+def test_each_id_of_a_check_that_a_page_names_exists() -> None:
+    """A reader looks it up, and silences it."""
+    known = set(re.findall(r"sessionstores\.[EWI]\d{3}", read("reference", "checks.rst")))
+    for page in PAGES:
+        named = set(re.findall(r"sessionstores\.[EWI]\d{3}", page.read_text(encoding="utf-8")))
+        assert named <= known, page
 
 
 def test_the_page_of_exceptions_has_every_one() -> None:

@@ -482,7 +482,7 @@ def rotate_in_two_steps(
 def was_rotated(storage: Storage, record: Record, base: Record) -> Flow[bool]:
     """Return whether a rotation that raised has been done, and only its answer was lost.
 
-    If so, the record must stay under its new id, or the session would be gone. Raises
+    If so, the record must stay under its new id, or the session would be lost. Raises
     `StorageUnavailable` if the storage cannot tell; then both records have to stay.
     """
     current: Record | None = yield Call(storage, "read_latest", (base.id,))

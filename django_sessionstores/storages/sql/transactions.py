@@ -33,7 +33,7 @@ def is_open(connection: BaseDatabaseWrapper) -> bool:
 
 
 def _has_transactions_of_its_own(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether ``atomic()`` of Django is no transaction, and no callback waits for its end.
+    """Return whether ``atomic()`` of Django is not a transaction, and no callback waits for it.
 
     This is so with django-mongodb-backend, whose ``on_commit()`` knows when to call.
     """

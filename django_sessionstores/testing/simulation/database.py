@@ -27,7 +27,7 @@ _MISSING: Final = object()
 
 
 class _Waiting:
-    """A function that is to be called after the commit."""
+    """A function to call after the commit."""
 
     def __init__(self, action: Callable[[], object]) -> None:
         self._action = action

@@ -281,8 +281,8 @@ class Judge:
             self._broken(16, f"{request}: sets a cookie for a key that was superseded")
 
     def _may_lead_nowhere(self, request: Request) -> bool:
-        """Return whether the cookie of a request may be deleted because its session is over, or has
-        had another key for so long that nothing is known of the old one (12)."""
+        """Return whether the cookie of a request may be deleted because its session has ended, or
+        has had another key for so long that nothing is known of the old one (12)."""
         life = led_to(request)
         return (
             life is None
