@@ -274,6 +274,6 @@ def _end_except(
             "manage.py sessions end --user-id=%s",
             user_id,
             cause,
-            error,
+            str(error).rstrip("."),
             shlex.quote(user_id),
         )
