@@ -42,6 +42,7 @@ from ..threads import in_thread
 from .faults import QUOTES, UNKNOWN, Fault, fault_of, text_of
 from .keys import record_key
 from .loops import RedisClients
+from .pipelining import PipeliningClient
 from .running import ScriptRunner
 from .scripts import digest_of
 from .threads import ThreadClients, filled
@@ -165,7 +166,7 @@ class Server(ScriptRunner):
             return await in_thread(self.ask)(*command)
         began = self._breaker.begin()
         try:
-            answer = await client.execute_command(*command)  # type: ignore[no-untyped-call]
+            answer = await client.ask(command)
         except BaseException as error:
             self._end_failed(error, began, command)
             raise
@@ -302,11 +303,11 @@ class Server(ScriptRunner):
     def _is_djangos(self) -> bool:
         return isinstance(self._cache, DjangoRedisCache)
 
-    def _connect_loop(self) -> awaited.Redis | None:
+    def _connect_loop(self) -> PipeliningClient | None:
         """Return a client for an event loop; ``None`` if a thread must do the work."""
         # The blocking client is made in a thread as well, because that of a cluster blocks.
         pool = _awaiting_pool(self._client) if self._client is not None else None
-        return None if pool is None else awaited.Redis(connection_pool=pool)
+        return None if pool is None else PipeliningClient(pool)
 
     def _rights_to_give(self) -> str:
         """Return which rights the user of the connections needs on a Redis with access lists."""
