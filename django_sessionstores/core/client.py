@@ -32,6 +32,8 @@ _BEGINNING_V6: Final = re.compile(
     r"[0-9a-f]{1,4}(:[0-9a-f]{1,4}){1,6}",
     re.ASCII | re.IGNORECASE,
 )
+_CLIENTS: Final = 1024
+"""How many addresses are kept that were parsed or written last."""
 _MAPPED_PREFIX: Final = 96
 """The bits before the IPv4 address in an IPv4-mapped IPv6 address."""
 
@@ -80,7 +82,7 @@ def client_ip(remote_addr: str, forwarded_for: str, trusted: Proxies) -> str:
         if address is None:
             break
         client = address
-    return "" if client is None else str(client)
+    return "" if client is None else _text_of(client)
 
 
 def clean_user_agent(text: str) -> str:
@@ -88,6 +90,8 @@ def clean_user_agent(text: str) -> str:
 
     It is cut to `MAX_USER_AGENT` characters.
     """
+    if text.isprintable():
+        return text[:MAX_USER_AGENT]  # Nearly always.
     return "".join(islice(filter(str.isprintable, text), MAX_USER_AGENT))
 
 
@@ -98,8 +102,15 @@ def normal_ip(text: str) -> str:
 
 def _address(text: str) -> Address | None:
     """Return the address in an entry, without port and zone; ``None`` if there is none."""
-    if len(text) > _MAX_ENTRY:
-        return None
+    return None if len(text) > _MAX_ENTRY else _parsed_address(text)
+
+
+# Each write needs the address of its client, and a client makes several requests.
+_text_of: Final = lru_cache(maxsize=_CLIENTS)(str)
+
+
+@lru_cache(maxsize=_CLIENTS)
+def _parsed_address(text: str) -> Address | None:
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

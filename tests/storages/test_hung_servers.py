@@ -321,7 +321,7 @@ def test_redis_is_tried_again_after_a_task_was_cancelled(monkeypatch: pytest.Mon
     monkeypatch.setattr(client_loops.LoopClients, "client_of_running_loop", lambda self: Client())
 
     class Client:
-        execute_command = pipeline = interrupt
+        ask = pipeline = interrupt
 
     with settings(STORE_RETRY=RETRY), storage_at("redis://127.0.0.1:1") as storage:
         server = storage._server

@@ -42,8 +42,10 @@ from ..threads import in_thread
 from .faults import QUOTES, UNKNOWN, Fault, fault_of, text_of
 from .keys import record_key
 from .loops import RedisClients
+from .pipelining import PipeliningClient
 from .running import ScriptRunner
 from .scripts import digest_of
+from .threads import ThreadClients, filled
 
 _ERRORS: Final = (RedisError, RedisClusterException, OSError)
 _GARBAGE: Final = (AttributeError, LookupError, TypeError, ValueError)
@@ -97,6 +99,7 @@ class Server(ScriptRunner):
         self._alias = alias
         self._cache = cache
         self._client: Any = None
+        self._threads = ThreadClients(None)
         self._prefix = b""
         self.spans_slots = False
         """Whether keys may be on different nodes; known after the first command."""
@@ -139,11 +142,10 @@ class Server(ScriptRunner):
         began = breaker.begin()
 
         def ask() -> Any:
-            # Not the methods named like the commands, which take longer to get here. Nor the
-            # connections of the pool, which are faster still: tracing of Redis hooks in here.
-            client = self._client or self.connect()
+            if self._client is None:
+                self.connect()
             try:
-                return client.execute_command(*command)
+                return self._threads.execute(command)
             except _GARBAGE as error:
                 raise _without_text(error) from None
 
@@ -164,7 +166,7 @@ class Server(ScriptRunner):
             return await in_thread(self.ask)(*command)
         began = self._breaker.begin()
         try:
-            answer = await client.execute_command(*command)  # type: ignore[no-untyped-call]
+            answer = await client.ask(command)
         except BaseException as error:
             self._end_failed(error, began, command)
             raise
@@ -185,10 +187,10 @@ class Server(ScriptRunner):
         began = breaker.begin()
 
         def ask() -> list[Any]:
-            client = self._client or self.connect()
-            pipeline = _fill(client.pipeline(transaction=False), commands)
+            if self._client is None:
+                self.connect()
             try:
-                return list(pipeline.execute(raise_on_error=False))
+                return self._threads.execute_all(commands)
             except _GARBAGE as error:
                 raise _without_text(error) from None
 
@@ -209,7 +211,7 @@ class Server(ScriptRunner):
             return await in_thread(self.ask_all)(commands)
         began = self._breaker.begin()
         try:
-            pipeline = _fill(client.pipeline(transaction=False), commands)
+            pipeline = filled(client.pipeline(transaction=False), commands)
             answers = await pipeline.execute(raise_on_error=False)
         except BaseException as error:
             self._end_failed(error, began, commands[0])
@@ -276,6 +278,7 @@ class Server(ScriptRunner):
     def close(self) -> None:
         """Close all connections."""
         client, self._client = self._client, None
+        self._threads = ThreadClients(None)
         if isinstance(client, RedisCluster):
             client.close()
         elif client is not None:
@@ -292,6 +295,7 @@ class Server(ScriptRunner):
         self.spans_slots = isinstance(client, RedisCluster)
         if not self.spans_slots:
             _check_options(self._alias, client.connection_pool)
+        self._threads = ThreadClients(client)
         self._client = client
         return client
 
@@ -299,11 +303,11 @@ class Server(ScriptRunner):
     def _is_djangos(self) -> bool:
         return isinstance(self._cache, DjangoRedisCache)
 
-    def _connect_loop(self) -> awaited.Redis | None:
+    def _connect_loop(self) -> PipeliningClient | None:
         """Return a client for an event loop; ``None`` if a thread must do the work."""
         # The blocking client is made in a thread as well, because that of a cluster blocks.
         pool = _awaiting_pool(self._client) if self._client is not None else None
-        return None if pool is None else awaited.Redis(connection_pool=pool)
+        return None if pool is None else PipeliningClient(pool)
 
     def _rights_to_give(self) -> str:
         """Return which rights the user of the connections needs on a Redis with access lists."""
@@ -557,9 +561,3 @@ def _awaiting_pool(client: Any) -> awaited.ConnectionPool | None:
         timeout=arguments.get("socket_timeout") or _LONGEST_WAIT,
         **arguments,
     )
-
-
-def _fill(pipeline: Any, commands: Sequence[tuple[Any, ...]]) -> Any:
-    for command in commands:
-        pipeline.execute_command(*command)
-    return pipeline

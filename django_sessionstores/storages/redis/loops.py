@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from redis import asyncio as awaited
+from .pipelining import PipeliningClient
 
 
 class RedisClients:
     """The `ClientKind` of redis-py."""
 
-    def __init__(self, connect: Callable[[], awaited.Redis | None]) -> None:
+    def __init__(self, connect: Callable[[], PipeliningClient | None]) -> None:
         self.connect = connect
 
-    async def close(self, client: awaited.Redis) -> None:
+    async def close(self, client: PipeliningClient) -> None:
         await client.aclose(True)
 
-    def abandon(self, client: awaited.Redis, *, is_shared: bool) -> None:
+    def abandon(self, client: PipeliningClient, *, is_shared: bool) -> None:
         for connection in _connections(client):
             writer = getattr(connection, "_writer", None)
             if writer is None:
@@ -35,7 +35,7 @@ class RedisClients:
                 with suppress(OSError):
                     socket.close()
 
-    def is_in_use(self, client: awaited.Redis) -> bool:
+    def is_in_use(self, client: PipeliningClient) -> bool:
         return bool(getattr(client.connection_pool, "_in_use_connections", ()))
 
 

