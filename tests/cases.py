@@ -311,12 +311,15 @@ class Engine:
         if self.case.cache is FILE_CACHE:  # Which clears its own entries only.
             _empty_folder(_folder("cache"))
 
-    def begin_index(self) -> None:
+    def begin_index(
+        self, kept_in: str = _EMPTY_INDEX, reindex: Callable[[], object] | None = None
+    ) -> None:
         """Copy an index without sessions into an empty Redis, if the engine has one there.
 
-        Otherwise the first list would build it, which takes longer than most tests.
+        Otherwise the first list would build it, which takes longer than most tests. The database
+        ``kept_in`` has what ``reindex`` has built once.
         """
-        if self.case.stores not in ([DJANGO_REDIS], [REDIS_CACHE]):
+        if not self._has_index:
             return
         copy = """
             redis.call('SELECT', ARGV[1])
@@ -326,9 +329,19 @@ class Engine:
             return redis.call('DBSIZE')
         """
         server = self.server(Redis)
-        if server.cli("EVAL", copy, "0", _EMPTY_INDEX, "0") == "0":
-            self.storage.reindex()
-            server.cli("EVAL", copy, "0", "0", _EMPTY_INDEX)
+        if server.cli("EVAL", copy, "0", kept_in, "0") == "0":
+            (reindex or self.storage.reindex)()
+            server.cli("EVAL", copy, "0", "0", kept_in)
+
+    def forget_index(self, kept_in: str) -> None:
+        """Remove an index without sessions that `begin_index` has kept."""
+        if self._has_index:
+            empty = "redis.call('SELECT', ARGV[1]) redis.call('FLUSHDB')"
+            self.server(Redis).cli("EVAL", empty, "0", kept_in)
+
+    @property
+    def _has_index(self) -> bool:
+        return self.case.stores in ([DJANGO_REDIS], [REDIS_CACHE])
 
     def empty(self) -> None:
         """Remove all sessions, past the package: straight in the stores that are known here.
