@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -154,18 +155,18 @@ class Case:
     other: Store | None = None
     """The store that options of SESSIONSTORES name."""
 
-    @property
+    @cached_property
     def stores(self) -> list[Store]:
         return [each for each in (self.cache, self.database, self.other) if each is not None]
 
-    @property
+    @cached_property
     def id(self) -> str:
         stores = "+".join(store.name for store in self.stores)
         if self.engine == "cookie" and not stores:
             stores = "unregistered"
         return f"{self.engine}:{stores}".rstrip(":")
 
-    @property
+    @cached_property
     def registry(self) -> str:
         """Return the engine that keeps the registry, which uses the stores; empty without one."""
         if self.engine == "cache":
@@ -176,7 +177,7 @@ class Case:
             return "mongodb"
         return {1: "cache" if self.cache else "db", 2: "cached_db"}.get(len(self.stores), "")
 
-    @property
+    @cached_property
     def names(self) -> set[str]:
         """Everything by which the case can be selected."""
         servers = {store.server.name for store in self.stores if store.server}
