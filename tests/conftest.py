@@ -90,6 +90,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_configure(config: pytest.Config) -> None:
     # A time limit ends a test run by SIGTERM: as with Ctrl-C, the servers must be stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    services.templates()  # Before there are workers, which inherit it.
     is_long = config.getoption("--all-stores") or config.getoption("--other-stores")
     hypothesis.settings.load_profile("busy" if is_long else "short")
 
