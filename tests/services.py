@@ -602,6 +602,8 @@ class MongoDB(Server):
         return [
             *(self._program, "--bind_ip", HOST, "--port", str(self.port), "--nounixsocket"),
             *("--dbpath", str(self.folder / "data"), "--wiredTigerCacheSizeGB", "0.25"),
+            # What is acknowledged is flushed at once. Of what is not, it looks less often.
+            *("--journalCommitInterval", "500"),
             *(("--replSet", self.replica_set, "--oplogSize", "64") if self.replica_set else ()),
             *(f"--setParameter={name}={value}" for name, value in parameters.items()),
             *self.arguments,
