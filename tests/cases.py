@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -154,18 +155,18 @@ class Case:
     other: Store | None = None
     """The store that options of SESSIONSTORES name."""
 
-    @property
+    @cached_property
     def stores(self) -> list[Store]:
         return [each for each in (self.cache, self.database, self.other) if each is not None]
 
-    @property
+    @cached_property
     def id(self) -> str:
         stores = "+".join(store.name for store in self.stores)
         if self.engine == "cookie" and not stores:
             stores = "unregistered"
         return f"{self.engine}:{stores}".rstrip(":")
 
-    @property
+    @cached_property
     def registry(self) -> str:
         """Return the engine that keeps the registry, which uses the stores; empty without one."""
         if self.engine == "cache":
@@ -176,7 +177,7 @@ class Case:
             return "mongodb"
         return {1: "cache" if self.cache else "db", 2: "cached_db"}.get(len(self.stores), "")
 
-    @property
+    @cached_property
     def names(self) -> set[str]:
         """Everything by which the case can be selected."""
         servers = {store.server.name for store in self.stores if store.server}
@@ -311,12 +312,15 @@ class Engine:
         if self.case.cache is FILE_CACHE:  # Which clears its own entries only.
             _empty_folder(_folder("cache"))
 
-    def begin_index(self) -> None:
+    def begin_index(
+        self, kept_in: str = _EMPTY_INDEX, reindex: Callable[[], object] | None = None
+    ) -> None:
         """Copy an index without sessions into an empty Redis, if the engine has one there.
 
-        Otherwise the first list would build it, which takes longer than most tests.
+        Otherwise the first list would build it, which takes longer than most tests. The database
+        ``kept_in`` has what ``reindex`` has built once.
         """
-        if self.case.stores not in ([DJANGO_REDIS], [REDIS_CACHE]):
+        if not self._has_index:
             return
         copy = """
             redis.call('SELECT', ARGV[1])
@@ -326,9 +330,19 @@ class Engine:
             return redis.call('DBSIZE')
         """
         server = self.server(Redis)
-        if server.cli("EVAL", copy, "0", _EMPTY_INDEX, "0") == "0":
-            self.storage.reindex()
-            server.cli("EVAL", copy, "0", "0", _EMPTY_INDEX)
+        if server.cli("EVAL", copy, "0", kept_in, "0") == "0":
+            (reindex or self.storage.reindex)()
+            server.cli("EVAL", copy, "0", "0", kept_in)
+
+    def forget_index(self, kept_in: str) -> None:
+        """Remove an index without sessions that `begin_index` has kept."""
+        if self._has_index:
+            empty = "redis.call('SELECT', ARGV[1]) redis.call('FLUSHDB')"
+            self.server(Redis).cli("EVAL", empty, "0", kept_in)
+
+    @property
+    def _has_index(self) -> bool:
+        return self.case.stores in ([DJANGO_REDIS], [REDIS_CACHE])
 
     def empty(self) -> None:
         """Remove all sessions, past the package: straight in the stores that are known here.

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -65,7 +65,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--other-stores",
         action="store_true",
-        help="the same without the combinations that are run without an option",
+        help="the same without the combinations and parameters that are run without an option",
     )
     parser.addoption(
         "--packages",
@@ -90,6 +90,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_configure(config: pytest.Config) -> None:
     # A time limit ends a test run by SIGTERM: as with Ctrl-C, the servers must be stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    services.templates()  # Before there are workers, which inherit it.
     is_long = config.getoption("--all-stores") or config.getoption("--other-stores")
     hypothesis.settings.load_profile("busy" if is_long else "short")
 
@@ -302,10 +303,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=place)  # What is shuffled stays so among itself.
     named = {Path(each.partition("::")[0]).resolve() for each in config.invocation_params.args}
     rest = {item for item in items if _is_left_out(item, named)}
+    if config.getoption("--other-stores") and not config.getoption("--all-stores"):
+        rest |= _repeated(item for item in items if item.path not in named)
     if rest:
         config.hook.pytest_deselected(items=list(rest))
         items[:] = [item for item in items if item not in rest]
         _count(config, _LEFT_OUT, len(rest))
+
+
+def _repeated(items: Iterable[pytest.Item]) -> set[pytest.Item]:
+    """Return the tests that have run without an option, and whose function has slow ones.
+
+    As with engines, those are the others, and a test without others may find something elsewhere.
+    """
+    functions: dict[str, dict[bool, list[pytest.Item]]] = {}
+    for item in items:
+        of_function = functions.setdefault(item.nodeid.partition("[")[0], {True: [], False: []})
+        of_function[item.get_closest_marker("slow") is not None].append(item)
+    return {item for each in functions.values() if each[True] for item in each[False]}
 
 
 def _is_left_out(item: pytest.Item, named: Collection[Path]) -> bool:

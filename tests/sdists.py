@@ -3,16 +3,12 @@
 They are not ours to ship, so they are fetched into a folder that git ignores, once per version.
 """
 
-import fcntl
-import os
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from tests.services import run, skip_or_fail
+from tests.services import alone, run, skip_or_fail
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,21 +21,10 @@ def unpack_sdist(package: str, version: str, cache: Path) -> Path:
     target = cache / f"{package}-{version}"
     if not target.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
-        with _alone(cache):  # pip makes an environment to read the metadata, which takes long.
+        with alone(cache):  # pip makes an environment to read the metadata, which takes long.
             if not target.is_dir():
                 _fetch(package, version, target)
     return target
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process is here with the same folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _fetch(package: str, version: str, target: Path) -> None:

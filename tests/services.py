@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any, ClassVar, NoReturn, Self, TypeVar
 
 HOST = "127.0.0.1"
+_TEMPLATES = "SESSIONSTORES_TEST_TEMPLATES"
 START_SECONDS = 60
 STOP_SECONDS = 20
 ANSWER_SECONDS = 2.0
@@ -136,6 +137,29 @@ def temporary_folder() -> Path:
     return folder
 
 
+def templates() -> Path:
+    """Return the folder with the data of new servers. The process that asks first removes it."""
+    if _TEMPLATES not in os.environ:
+        os.environ[_TEMPLATES] = str(temporary_folder())
+    return Path(os.environ[_TEMPLATES])
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process is here with the same folder, such as a worker of this run."""
+    try:
+        import fcntl
+    except ImportError:  # On Windows, each of them does the same.
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 class Service(ABC):
     """One server or several that work together."""
 
@@ -230,15 +254,20 @@ class Server(Service):
         """Make the data folder, once, before the first start."""
 
     def make_data(self, make: Callable[[], object]) -> None:
-        """Make the folder ``data`` by a function, the first time; then copy what it has made."""
-        template, data = _templates.get(type(self)), self.folder / "data"
-        if template is not None:
-            run("cp", "-a", str(template), str(data))
-            return
-        make()
-        template = temporary_folder() / "data"
-        run("cp", "-a", str(data), str(template))
-        _templates[type(self)] = template
+        """Make the folder ``data`` by a function, the first time; then copy what it has made.
+
+        The workers of a run share it, and so do subprocesses.
+        """
+        data, template = self.folder / "data", templates() / type(self).__name__
+        with alone(templates()):
+            if not template.is_dir():
+                make()
+                made = template.with_suffix(".new")
+                shutil.rmtree(made, ignore_errors=True)  # Of a process that was killed.
+                run("cp", "-a", str(data), str(made))
+                made.rename(template)
+                return
+        run("cp", "-a", str(template), str(data))
 
     def url(self) -> str:
         return self.addresses[0]
@@ -573,6 +602,8 @@ class MongoDB(Server):
         return [
             *(self._program, "--bind_ip", HOST, "--port", str(self.port), "--nounixsocket"),
             *("--dbpath", str(self.folder / "data"), "--wiredTigerCacheSizeGB", "0.25"),
+            # What is acknowledged is flushed at once. Of what is not, it looks less often.
+            *("--journalCommitInterval", "500"),
             *(("--replSet", self.replica_set, "--oplogSize", "64") if self.replica_set else ()),
             *(f"--setParameter={name}={value}" for name, value in parameters.items()),
             *self.arguments,
@@ -988,7 +1019,6 @@ class MongoReplicaSet(Group):
 
 _running: list[Server] = []
 _folders: list[Path] = []
-_templates: dict[type[Server], Path] = {}
 _owner = os.getpid()
 
 S = TypeVar("S", bound=Service)

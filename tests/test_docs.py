@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from django.contrib.auth.models import User
@@ -225,17 +225,21 @@ def restored_logging() -> Iterator[None]:
         each.handlers[:] = own
 
 
+SITES: Final[list[dict[str, Any]]] = [
+    {},
+    {"SESSIONSTORES": {"MIGRATE_FROM": ["django_sessionstores.backends.memory"]}},
+    {"SESSIONSTORES": {"IDLE_TIMEOUT": 1800, "ROTATE_AFTER": 3600}},
+    {"SESSIONSTORES": {"MAX_SESSIONS": 1, "ON_LIMIT": "refuse", "STATISTICS": True}},
+    {"SESSIONSTORES": {"ABSOLUTE_TIMEOUT": 60, "TOUCH_INTERVAL": 0, "CONFLICT_RETRIES": 0}},
+    {"SESSION_COOKIE_AGE": 60, "SESSION_SAVE_EVERY_REQUEST": True},
+    {"SESSION_EXPIRE_AT_BROWSER_CLOSE": True, "SESSIONSTORES": {"REGISTRY": "cache"}},
+]
+"""Settings of projects."""
+
+
 @pytest.mark.parametrize(
     "settings",
-    [
-        {},
-        {"SESSIONSTORES": {"MIGRATE_FROM": ["django_sessionstores.backends.memory"]}},
-        {"SESSIONSTORES": {"IDLE_TIMEOUT": 1800, "ROTATE_AFTER": 3600}},
-        {"SESSIONSTORES": {"MAX_SESSIONS": 1, "ON_LIMIT": "refuse", "STATISTICS": True}},
-        {"SESSIONSTORES": {"ABSOLUTE_TIMEOUT": 60, "TOUCH_INTERVAL": 0, "CONFLICT_RETRIES": 0}},
-        {"SESSION_COOKIE_AGE": 60, "SESSION_SAVE_EVERY_REQUEST": True},
-        {"SESSION_EXPIRE_AT_BROWSER_CLOSE": True, "SESSIONSTORES": {"REGISTRY": "cache"}},
-    ],
+    [*SITES[:3], *(pytest.param(each, marks=pytest.mark.slow) for each in SITES[3:])],
     ids=lambda settings: ",".join(settings.get("SESSIONSTORES", settings)) or "none",
 )
 def test_storage_of_the_guide_passes_the_conformance_suite(
@@ -393,7 +397,7 @@ SITE_OF_THE_GUIDE = {
 }
 
 
-@pytest.mark.parametrize("name", ["memory", "db"])
+@pytest.mark.parametrize("name", ["memory", pytest.param("db", marks=pytest.mark.slow)])
 def test_pytest_tests_of_the_guide_pass(tmp_path: Path, name: str) -> None:
     """In a project of their own, as a reader has it."""
     page = blocks(DOCS / "howto" / "testing.rst")

@@ -529,6 +529,7 @@ def test_every_word_on_a_page_is_marked(
 
 @test_pages.ONE_ENGINE
 @EACH
+@pytest.mark.slow
 def test_pages_have_no_english_left(
     localised: None, site: Any, root: Any, client: Client, locale: str
 ) -> None:

@@ -174,7 +174,7 @@ def run_suite(session_engine: str, folder: Path, middleware: str = "") -> SuiteR
     done = subprocess.run(
         [
             *(sys.executable, "runtests.py", "--settings=tests.upstream_settings"),
-            *("--parallel=2", "--verbosity=1", "--noinput", *LABELS, *_auth_tests()),
+            *("--parallel=1", "--verbosity=1", "--noinput", *LABELS, *_auth_tests()),
         ],
         cwd=tests_folder(),
         env=environment,

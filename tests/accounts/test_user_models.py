@@ -9,13 +9,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 from django.contrib.auth import get_user_model
 
 from django_sessionstores.accounts.users import find_users
 from tests import ROOT
-from tests.accounts.user_models import KINDS, VARIABLE, WITHOUT_ADMIN
+from tests.accounts.user_models import KINDS, WITHOUT_ADMIN, WITHOUT_POSTGRESQL
 from tests.accounts.user_models.places import PLACES
 from tests.services import PostgreSQL, shared_service
 
@@ -29,23 +30,35 @@ ON_POSTGRESQL = (
 """The kinds whose keys or names are values that a database may refuse or compare differently."""
 
 
-@functools.cache
-def failures(kind: str, *, postgresql: bool = False) -> dict[str, str]:
-    """Return the traceback of each place that fails, and empty strings for the others."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), VARIABLE: kind}
-    if postgresql:
-        port = shared_service(PostgreSQL).port
-        environment["SESSIONSTORES_TEST_USERS_POSTGRESQL"] = str(port)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.accounts.user_models", kind],
-        capture_output=True,
+Failures = Callable[..., dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def failures() -> Iterator[Failures]:
+    """Yield a function that returns the traceback of each place that fails for a kind of users,
+    and empty strings for the others."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.accounts.user_models"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    assert process.stdin is not None
+    assert process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+
+    @functools.cache
+    def failures_of(kind: str, database: str = WITHOUT_POSTGRESQL) -> dict[str, str]:
+        stdin.write(f"{kind} {database}\n")
+        stdin.flush()
+        found: dict[str, str] = json.loads(stdout.readline())
+        assert "" not in found, found[""]
+        return found
+
+    yield failures_of
+    process.communicate()
 
 
 def places(*kinds: str) -> list[object]:
@@ -63,7 +76,7 @@ def places(*kinds: str) -> list[object]:
 
 
 @pytest.mark.parametrize(("kind", "place"), places(*KINDS))
-def test_a_place(kind: str, place: str) -> None:
+def test_a_place(failures: Failures, kind: str, place: str) -> None:
     """An operator finds, shows and ends the sessions of any user."""
     failure = failures(kind)[place]
     assert not failure, failure
@@ -71,9 +84,9 @@ def test_a_place(kind: str, place: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "place"), places(*ON_POSTGRESQL))
-def test_a_place_on_postgresql(kind: str, place: str) -> None:
+def test_a_place_on_postgresql(failures: Failures, kind: str, place: str) -> None:
     """A value that this database refuses ends the transaction of the request; SQLite takes any."""
-    failure = failures(kind, postgresql=True)[place]
+    failure = failures(kind, str(shared_service(PostgreSQL).port))[place]
     assert not failure, failure
 
 

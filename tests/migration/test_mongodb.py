@@ -242,6 +242,7 @@ def test_an_outage_in_the_middle_of_the_move(
             assert_goes_on(engine.SessionStore, each, in_async=False)
 
 
+@pytest.mark.slow
 @pytest.mark.engines("db:postgresql")
 def test_a_site_under_load_moves_to_mongodb_and_on(
     engine: Engine, mongodb: dict[str, str], user: Any

@@ -41,6 +41,8 @@ class Suite:
     files: Mapping[str, str] = field(default_factory=dict)
     """Files that its tests need and that its source distribution leaves out, with their text."""
     processes: int = 2
+    """Workers of pytest-xdist. Each imports all tests again, so what runs in CI has none, unless
+    its tests sleep."""
     in_ci: tuple[str, ...] = ()
     """The backends that it runs on in each CI run."""
     from_repository: bool = False
@@ -123,6 +125,7 @@ SUITES = (
         configures_pytest=True,
         # Counts on a primary key that depends on the order of all tests.
         options=("--deselect=tests/apps/account/test_phone.py::test_signup_conflict",),
+        processes=0,
         in_ci=("db",),
     ),
     Suite(
@@ -131,6 +134,7 @@ SUITES = (
         ("tests",),
         requires=("dj-database-url",),
         configures_pytest=True,
+        processes=0,
         in_ci=("db",),
     ),
     Suite(
@@ -138,6 +142,7 @@ SUITES = (
         "8.0.0",
         ("tests",),
         settings="tests.settings",
+        processes=0,
         in_ci=("db",),
     ),
     Suite(
@@ -163,6 +168,7 @@ SUITES = (
             "tests/settings.py": _OIDC_SETTINGS,
             "tests/namespaced_urls.py": _OIDC_URLS,
         },
+        processes=0,
         in_ci=("db",),
     ),
     Suite(

@@ -14,7 +14,10 @@ from tests.storages.answers import CASES, FILES, trees_of
 from tests.storages.answers.common import ARGUMENTS, Case
 
 
-@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize(
+    "awaited",
+    [pytest.param(False, id="sync"), pytest.param(True, id="async", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.file}: {case.title}")
 def test_each_answer(case: Case, awaited: bool) -> None:
     """The calls that a storage makes, and what it answers, follow from what it is answered."""

@@ -522,10 +522,13 @@ def test_the_functions_do_not_need_pytest() -> None:
 @pytest.mark.parametrize(
     ("conftest", "arguments"),
     [
-        (WITHOUT_A_PLUGIN, ["-p", "no:django", "-p", "no:xdist"]),
-        (WITH_PYTEST_DJANGO, ["--ds=settings", "-n2"]),
+        pytest.param(WITHOUT_A_PLUGIN, ["-p", "no:django", "-p", "no:xdist"], id="alone"),
+        pytest.param(
+            *(WITH_PYTEST_DJANGO, ["--ds=settings", "-n2"]),
+            id="pytest-django and xdist",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["alone", "pytest-django and xdist"],
 )
 def test_a_project_can_use_it(conftest: str, arguments: list[str], tmp_path: Path) -> None:
     """Its conftest.py is imported before the apps are ready, if it has no pytest-django."""

@@ -1,13 +1,15 @@
 """A site with a user model of one kind, for `tests.accounts.test_user_models`.
 
-A process has one user model, so each kind has a process of its own: ``python -m
-tests.accounts.user_models KIND`` calls everything in `places` and prints as JSON what failed.
+A process has one user model, so each kind has a process of its own: a fork of ``python -m
+tests.accounts.user_models``, which calls everything in `places` and prints as JSON what failed.
 """
 
 from typing import Final
 
 VARIABLE: Final = "SESSIONSTORES_TEST_USERS"
 """The environment variable with the kind."""
+WITHOUT_POSTGRESQL: Final = "sqlite"
+"""Stands in place of the port of a PostgreSQL server: the database is one of SQLite."""
 KINDS: Final = (
     "plain",
     "uuid_key",

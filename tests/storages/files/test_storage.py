@@ -1523,6 +1523,7 @@ def test_threads_and_processes_lose_no_update(storage: FileStorage, folder: Path
 
 
 @posix
+@pytest.mark.slow
 def test_writers_and_purges_in_one_shard_lose_nothing(
     storage: FileStorage, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -315,7 +315,7 @@ def test_a_write_does_not_hide_that_a_bucket_was_evicted(storage: RedisStorage) 
         check_index()
 
 
-@pytest.mark.parametrize("rights", ["+@all", "+@all -memory"])
+@pytest.mark.parametrize("rights", ["+@all", pytest.param("+@all -memory", marks=pytest.mark.slow)])
 def test_the_doctor_says_what_a_session_takes(server: Redis, rights: str) -> None:
     client = Client(host=HOST, port=server.port)
     with storage_at(server.url()) as storage:
@@ -401,6 +401,7 @@ def use(storage: RedisStorage, wire: Wire) -> dict[str, int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_cluster_takes_as_many_commands_as_one_server(
     storage: RedisStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -498,12 +499,15 @@ def test_lists_are_right_on_a_server_that_evicts_keys(server: Redis, policy: str
 DEPLOYMENTS = pytest.mark.parametrize(
     "deployment",
     [
-        lambda: storage_at(shared_service(Redis).url()),
-        lambda: storage_at(
-            shared_service(RedisCluster).url(), f"{test_storage.__name__}.ClusterCache"
+        pytest.param(lambda: storage_at(shared_service(Redis).url()), id="one server"),
+        pytest.param(
+            lambda: storage_at(
+                shared_service(RedisCluster).url(), f"{test_storage.__name__}.ClusterCache"
+            ),
+            id="cluster",
+            marks=pytest.mark.slow,
         ),
     ],
-    ids=["one server", "cluster"],
 )
 
 

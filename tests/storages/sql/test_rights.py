@@ -32,7 +32,7 @@ TABLE: Final = "django_sessionstores_storedsession"
 RIGHTS: Final = re.findall("[A-Z]+", ON_SESSIONS[0].partition(" ON ")[0].removeprefix("GRANT "))
 
 
-@pytest.fixture(params=["postgresql", "mariadb"])
+@pytest.fixture(params=["postgresql", pytest.param("mariadb", marks=pytest.mark.slow)])
 def server(request: pytest.FixtureRequest) -> PostgreSQL | MariaDB:
     served: PostgreSQL | MariaDB = request.getfixturevalue(request.param)
     return served

@@ -38,24 +38,21 @@ from tests.testing.simulation.test_planted_faults import tell_twice
 
 HERE: Final = __name__
 SEEDS: Final = (
-    "1",
-    *(pytest.param(each, marks=pytest.mark.slow) for each in ("2", "3", "4")),
+    ("1", 10_000),
+    *(pytest.param(each, 50_000, marks=pytest.mark.slow) for each in ("1", "2", "3", "4")),
 )
-"""Of the random programs, 50,000 steps each. Other seeds may find what is not known yet."""
+"""Of the random programs, with their steps. Other seeds may find what is not known yet."""
 PAIRS: Final = [
     pytest.param(
         backend,
         setup,
-        marks=()
-        if (backend, setup) in {("memory", "moved"), ("cookie_registry", "visitor")}
-        else pytest.mark.slow,
+        marks=() if (backend, setup) == ("memory", "moved") else pytest.mark.slow,
     )
     for backend in ENGINES
     for setup in ("visitor", "moved")
     if (backend, setup) != ("cookie_registry", "moved")  # Which has no such site.
 ]
-"""The engines and setups of the pairs. Those that are not marked consist of most kinds of storages
-that the others have."""
+"""The engines and setups of the pairs. Those that are not marked are the fewest."""
 FAULTS: Final = [
     pytest.param(each, marks=() if each == "cookie_registry" else pytest.mark.slow)
     for each in ENGINES
@@ -182,11 +179,11 @@ class TestShortRuns:
         )
         assert found == []
 
-    @pytest.mark.parametrize("seed", SEEDS)
-    def test_random_programs(self, seed: str) -> None:
+    @pytest.mark.parametrize(("seed", "steps"), SEEDS)
+    def test_random_programs(self, seed: str, steps: int) -> None:
         found: list[str] = []
         random_programs.explore(
-            lambda program, result: found.append(f"{program} {result.violations[0]}"), 50_000, seed
+            lambda program, result: found.append(f"{program} {result.violations[0]}"), steps, seed
         )
         assert found == []
 
@@ -209,7 +206,9 @@ class TestShortRuns:
         assert amount.points >= steps
         assert found == []
 
-    @pytest.mark.parametrize("function", ["storage", "unlisted"])
+    @pytest.mark.parametrize(
+        "function", [pytest.param("storage", marks=pytest.mark.slow), "unlisted"]
+    )
     def test_random_programs_on_a_storage_of_others(self, function: str) -> None:
         found: list[str] = []
         random_programs.explore(
@@ -220,6 +219,7 @@ class TestShortRuns:
         )
         assert found == []
 
+    @pytest.mark.slow
     def test_sync_and_async_make_the_same_calls(self) -> None:
         found: list[str] = []
         exhaustive.explore_twins(
