@@ -18,7 +18,13 @@ from django_sessionstores.core.flow import run
 from django_sessionstores.core.records import Record, State, make_tombstone, pack, session_id
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.storages.base import Updated
-from django_sessionstores.storages.redis import building, measuring, scripts
+from django_sessionstores.storages.redis import (
+    building,
+    index_scripts,
+    measuring,
+    rebuilding,
+    scripts,
+)
 from django_sessionstores.storages.redis.bucket_lua import MOST
 from django_sessionstores.storages.redis.keys import (
     TAG_TEXTS,
@@ -313,6 +319,24 @@ def test_a_write_does_not_hide_that_a_bucket_was_evicted(storage: RedisStorage) 
         assert listed(storage, limit=90) == ids
         assert listed(storage, "7", limit=90) == ids
         check_index()
+
+
+def test_a_rebuild_lets_other_clients_in(server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server finishes what it has read of one client before it turns to another one."""
+    with storage_at(server.url()) as storage:
+        store_all(storage, [record(session_id(str(each)), user_id="7") for each in range(900)])
+        sent = dict[str, int]()
+        evaluate_all = storage._server.evaluate_all
+
+        def note(calls: Any) -> Any:
+            name = next(key for key, value in vars(index_scripts).items() if value is calls[0][0])
+            sent[name] = max(len(calls), sent.get(name, 0))
+            return evaluate_all(calls)
+
+        monkeypatch.setattr(storage._server, "evaluate_all", note)
+        monkeypatch.setattr(rebuilding, "_COMPLETED", 900 * 20)
+        assert storage.reindex() == 900
+    assert sent == {"PREPARE": 32, "LIST_RECORDS": 4, "LIST": 4, "COMPLETE": 20, "NOTE_SITES": 1}
 
 
 def test_what_memory_usage_leaves_out_of_a_record(server: Redis) -> None:
