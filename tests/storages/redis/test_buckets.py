@@ -20,6 +20,7 @@ from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.storages.base import Updated
 from django_sessionstores.storages.redis import (
     building,
+    index,
     index_scripts,
     measuring,
     rebuilding,
@@ -337,6 +338,26 @@ def test_a_rebuild_lets_other_clients_in(server: Redis, monkeypatch: pytest.Monk
         monkeypatch.setattr(rebuilding, "_COMPLETED", 900 * 20)
         assert storage.reindex() == 900
     assert sent == {"PREPARE": 32, "LIST_RECORDS": 4, "LIST": 4, "COMPLETE": 20, "NOTE_SITES": 1}
+
+
+def test_a_count_of_many_lets_other_clients_in(
+    server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storage_at(server.url()) as storage:
+        store_all(storage, [record(session_id(str(each)), user_id="7") for each in range(1024)])
+        storage.reindex()
+        sent = list[int]()
+        evaluate_all = storage._server.evaluate_all
+
+        def note(calls: Any) -> Any:
+            sent.append(len(calls))
+            return evaluate_all(calls)
+
+        monkeypatch.setattr(storage._server, "evaluate_all", note)
+        assert storage.count(NOW, None) == 1024
+        monkeypatch.setattr(index, "_MANY", 2)
+        assert storage.count(NOW, None) == 1024
+    assert sent == [512, *[32] * 16]
 
 
 def test_what_memory_usage_leaves_out_of_a_record(server: Redis) -> None:
