@@ -7,22 +7,20 @@ from typing import TYPE_CHECKING, Final
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from .core.client_bytes import MAX_IP_SIZE
 from .core.records import ID_SIZE, MAX_USER_ID
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 
-class IdField(models.BinaryField):  # type: ignore[type-arg]
-    """A session id as bytes: in half the space of the text, and compared byte by byte."""
+class ShortBytesField(models.BinaryField):  # type: ignore[type-arg]
+    """A few bytes, compared byte by byte. A session id takes half the space of its text."""
 
     def db_type(self, connection: BaseDatabaseWrapper) -> str | None:
         # Otherwise it would be of a type that cannot be a primary key.
-        if connection.vendor in {"mysql", "oracle"}:
-            return {"mysql": f"varbinary({ID_SIZE})", "oracle": f"raw({ID_SIZE})"}[
-                connection.vendor
-            ]
-        return super().db_type(connection)
+        types = {"mysql": f"varbinary({self.max_length})", "oracle": f"raw({self.max_length})"}
+        return types.get(connection.vendor) or super().db_type(connection)
 
 
 class StoredSession(models.Model):
@@ -41,14 +39,14 @@ class StoredSession(models.Model):
     # Several sites may share the table.
     site = models.IntegerField(_("mark of the site"), default=0)
     state = models.SmallIntegerField(_("state"))
-    id = IdField(_("session id"), primary_key=True)
+    id = ShortBytesField(_("session id"), max_length=ID_SIZE, primary_key=True)
     # Null, not an empty string: an anonymous session has no user.
     user_id = models.CharField(_("user id"), max_length=MAX_USER_ID, null=True)  # noqa: DJ001
-    # Text, because a client may claim anything, and not only an address.
-    ip = models.CharField(_("IP address"), max_length=45, blank=True)
-    user_agent = models.TextField(_("user agent"), blank=True)
+    # As `client_bytes` makes them. An address may be any text in place of one, so it has more room.
+    ip = ShortBytesField(_("IP address"), max_length=MAX_IP_SIZE, blank=True)
+    user_agent = models.BinaryField(_("user agent"), blank=True)
     # The id under which the session began, if its key was rotated since.
-    origin = IdField(_("first session id"))
+    origin = ShortBytesField(_("first session id"), max_length=ID_SIZE)
     payload = models.BinaryField(_("payload"))
 
     class Meta:

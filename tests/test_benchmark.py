@@ -122,9 +122,28 @@ def test_lists_and_purges_at_scale(store: str) -> None:
     lines = benchmark("--store", store, "--sessions", "300").splitlines()
 
     assert lines[1] == f"{store}, 300 sessions"
+    if store == "cache:redis-cache":
+        assert len([line for line in lines if "p99 of a login" in line]) == 3
+        return
     assert len(lines) in {24, 26}  # Of a few sessions, a purge may be over before a login is.
     (longest,) = [line for line in lines if "its longest batch" in line]
     assert float(longest.split()[-2]) > 0
+
+
+@pytest.mark.parametrize(
+    "store", ["file", "db:postgresql", "cache:redis-cache", "cache:memcached", "memory"]
+)
+def test_bytes_of_sessions(store: str) -> None:
+    """Every line. A session takes some hundred bytes, and in a file some thousand."""
+    lines = benchmark("--store", store, "--bytes", "200").splitlines()
+
+    assert lines[1] == f"{store}, 200 sessions"
+    figures = [float(line.split()[-2]) for line in lines[2:] if line.endswith(" bytes")]
+    if store == "memory":
+        assert lines[2] == "  not measured"
+        return
+    assert len(figures) == 6
+    assert all(100 < each < 20_000 for each in figures)
 
 
 @pytest.mark.parametrize(

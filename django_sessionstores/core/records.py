@@ -7,12 +7,16 @@ import random
 import re
 import secrets
 import struct
+from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from ..exceptions import UnreadablePayload
+from .client_bytes import pack_ip, pack_user_agent, unpack_ip, unpack_user_agent
+
+T = TypeVar("T")
 
 ID_SIZE: Final = 20
 """The bytes of a session id, which is written as twice as many hexadecimal characters."""
@@ -366,8 +370,11 @@ START_SIZE: Final = 4096
 """The bytes of the packed form that have all fields except the payload, in almost any record."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_tail = msgspec.msgpack.Decoder(tuple[str | None, str, str, bytes, bytes]).decode
+_decode_tail = msgspec.msgpack.Decoder(tuple[str | None, bytes, bytes, bytes, bytes]).decode
 _decode_text = msgspec.msgpack.Decoder(str | None).decode
+_decode_four = msgspec.msgpack.Decoder(tuple[str | None, bytes, bytes, bytes]).decode
+_FOUR: Final = b"\x94"
+"""The mark of an array of four in MessagePack."""
 
 
 def pack(record: Record) -> bytes:
@@ -382,7 +389,8 @@ def pack(record: Record) -> bytes:
         record.site,
     )
     origin = bytes.fromhex(record.origin)
-    return head + _encode((record.user_id, record.ip, record.user_agent, origin, record.payload))
+    ip, user_agent = pack_ip(record.ip), pack_user_agent(record.user_agent)
+    return head + _encode((record.user_id, ip, user_agent, origin, record.payload))
 
 
 def pack_times(last_activity: int, expires: int) -> bytes:
@@ -435,11 +443,11 @@ def unpack_owner(record_id: str, data: bytes) -> Record | None:
 
     See `unpack_start`, which takes longer.
     """
-    end = _text_end(data, OWNER_OFFSET)
+    end = _end_of(data, OWNER_OFFSET)
     if end > len(data):
         unpack_head(record_id, data)  # Raises `UnreadablePayload` if the head is cut.
         return None
-    return unpack_head(record_id, data, _text_in(data, OWNER_OFFSET, end))
+    return unpack_head(record_id, data, _decoded(_decode_text, data[OWNER_OFFSET:end]))
 
 
 def unpack_start(record_id: str, data: bytes, length: int | None = None) -> Record | None:
@@ -450,45 +458,43 @@ def unpack_start(record_id: str, data: bytes, length: int | None = None) -> Reco
     with `START_SIZE` bytes. Raises `UnreadablePayload` if the bytes do not have this format.
     """
     head = unpack_head(record_id, data)
-    texts: list[str | None] = []
-    # User, address and agent; then come the origin and the payload.
     at = OWNER_OFFSET
-    for _ in range(3):
-        end = _text_end(data, at)
-        if end > len(data):
+    # User, address, user agent and origin; then comes the payload.
+    for _ in range(4):
+        at = _end_of(data, at)
+        if at > len(data):
             return None
-        texts.append(_text_in(data, at, end))
-        at = end
-    user_id, ip, user_agent = texts
-    # The mark and the length of the origin are two bytes.
-    begin, at = at + 2, at + 2 + int.from_bytes(data[at + 1 : at + 2], "big")
-    if at > len(data):
-        return None
+    user_id, ip, user_agent, origin = _decoded(_decode_four, _FOUR + data[OWNER_OFFSET:at])
     return msgspec.structs.replace(
         head,
         user_id=user_id,
-        ip=ip or "",
-        user_agent=user_agent or "",
-        origin=data[begin:at].hex(),
+        ip=unpack_ip(ip),
+        user_agent=unpack_user_agent(user_agent),
+        origin=origin.hex(),
         size=None if length is None else _bytes_in(length - at),
     )
 
 
-def _text_in(data: bytes, at: int, end: int) -> str | None:
-    """Return the MessagePack string, or nil, between two offsets."""
+def _decoded(decode: Callable[[bytes], T], data: bytes) -> T:
+    """Return a value of MessagePack. Raises `UnreadablePayload` if it is of another type."""
     try:
-        return _decode_text(data[at:end])
+        return decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise UnreadablePayload("record is damaged") from None
 
 
-def _text_end(data: bytes, at: int) -> int:
-    """Return the end of the MessagePack string, or nil, at an offset; beyond the data if cut."""
+def _end_of(data: bytes, at: int) -> int:
+    """Return the end of the MessagePack string, bytes or nil at an offset; if it is cut, more than
+    the length of the data."""
     kind = data[at] if at < len(data) else 0
     if kind & 0xE0 == 0xA0:
         return at + 1 + (kind & 0x1F)
-    first = at + 1 + {0xD9: 1, 0xDA: 2, 0xDB: 4}.get(kind, 0)
+    first = at + 1 + _LENGTH_SIZES.get(kind, 0)
     return first + int.from_bytes(data[at + 1 : first], "big")
+
+
+_LENGTH_SIZES: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+"""How many bytes the length of bytes or of a string has, by the mark in front of it."""
 
 
 def _bytes_in(length: int) -> int:
@@ -515,8 +521,8 @@ def unpack(record_id: str, data: bytes, handle: Any = None) -> Record:
         created=created,
         last_activity=last_activity,
         expires=expires,
-        ip=ip,
-        user_agent=user_agent,
+        ip=unpack_ip(ip),
+        user_agent=unpack_user_agent(user_agent),
         origin=origin.hex(),
         site=site,
         handle=handle,

@@ -2,7 +2,7 @@ from django.apps.registry import Apps
 from django.db import migrations, models
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-from django_sessionstores.models import IdField
+from django_sessionstores.models import ShortBytesField
 
 
 def leave_room_for_updates(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
@@ -60,12 +60,14 @@ class Migration(migrations.Migration):
                 ("state", models.SmallIntegerField(verbose_name="state")),
                 (
                     "id",
-                    IdField(primary_key=True, serialize=False, verbose_name="session id"),
+                    ShortBytesField(
+                        max_length=20, primary_key=True, serialize=False, verbose_name="session id"
+                    ),
                 ),
                 ("user_id", models.CharField(max_length=255, null=True, verbose_name="user id")),
-                ("ip", models.CharField(blank=True, max_length=45, verbose_name="IP address")),
-                ("user_agent", models.TextField(blank=True, verbose_name="user agent")),
-                ("origin", IdField(verbose_name="first session id")),
+                ("ip", ShortBytesField(blank=True, max_length=47, verbose_name="IP address")),
+                ("user_agent", models.BinaryField(blank=True, verbose_name="user agent")),
+                ("origin", ShortBytesField(max_length=20, verbose_name="first session id")),
                 ("payload", models.BinaryField(verbose_name="payload")),
             ],
             options={

@@ -25,7 +25,14 @@ if "SESSIONSTORES_TEST_FOLDER" not in os.environ:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 django.setup()
 
-from tests.benchmark import at_scale, awaited, ending, measure, targets  # noqa: E402 - models need Django set up
+from tests.benchmark import (  # noqa: E402 - models need Django set up
+    at_scale,
+    awaited,
+    ending,
+    measure,
+    sizes,
+    targets,
+)
 from tests.benchmark.encryption import microseconds  # noqa: E402
 from tests.benchmark.operations import OPERATIONS  # noqa: E402
 from tests.benchmark.shares import shares  # noqa: E402
@@ -53,6 +60,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--ending", type=int, metavar="N", help="time ending, evicting and purging N and more"
+    )
+    parser.add_argument(
+        "--bytes", type=int, metavar="N", help="measure the bytes of a session, with N sessions"
     )
     parser.add_argument("--shares", metavar="CASE", help="time a case without each of its parts")
     return parser.parse_args()
@@ -129,11 +139,11 @@ def show_shares(case: Case, rounds: int) -> None:
 
 
 def show_many(case: Case, number: int, section: Any) -> None:
-    """Print the figures of a section about many sessions: `at_scale` or `ending`."""
+    """Print the figures of a section about many sessions: `at_scale`, `ending` or `sizes`."""
     print(f"\n{case.id}, {number:,} sessions")
     with measure.in_force(case) as engine:
-        if not engine.storage.lists:
-            print("  cannot list")
+        if not (sizes.is_measured(engine) if section is sizes else engine.storage.lists):
+            print("  not measured" if section is sizes else "  cannot list")
             return
         for figure in section.figures(engine, number):
             print(f"  {figure.name:<46}{figure.value:>9.1f} {figure.unit}", flush=True)
@@ -158,7 +168,11 @@ def main() -> int:
         for case in cases:
             show_shares(case, options.rounds)
         return 0
-    for number, section in ((options.sessions, at_scale), (options.ending, ending)):
+    for number, section in (
+        (options.sessions, at_scale),
+        (options.ending, ending),
+        (options.bytes, sizes),
+    ):
         if number:
             for case in cases:
                 show_many(case, number, section)

@@ -120,12 +120,12 @@ VECTORS = {
         hXZXM6vCzYLPA1EUhXADvyWLZvCfHwVg/2dslXlQdK6IT1uzVNlAlbkk
     """,
     "record": """
-        AQAAAAAAAAAAAwAAAaMYXFB7AAABoxhcUHwAAAGjGFxQfd6tvu+VoTerMjAwMTpkYjg6OjGrTW96aWxsYS81LjDE
-        FAoKCgoKCgoKCgoKCgoKCgoKCgoKxAdwYXlsb2Fk
+        AQAAAAAAAAAAAwAAAaMYXFB7AAABoxhcUHwAAAGjGFxQfd6tvu+VoTfEECABDbgAAAAAAAAAAAAAAAHECk1vemls
+        bGEvNerEFAoKCgoKCgoKCgoKCgoKCgoKCgoKxAdwYXlsb2Fk
     """,
     "tombstone": """
-        AQMAAAAAAAAADAAAAaMYXFB7AAABoxhcUHsAAAGjGF06296tvu+VoTegoMQAxBQLCwsLCwsLCwsLCwsLCwsLCwsL
-        Cw==
+        AQMAAAAAAAAADAAAAaMYXFB7AAABoxhcUHsAAAGjGF06296tvu+VoTfEAMQAxADEFAsLCwsLCwsLCwsLCwsLCwsL
+        CwsL
     """,
     "journal": """
         kpKTAs8AAAGjGFxQe8QIAQEBAQEBAQGTA88AAAGjGFxQfMQIAgICAgICAgKBxAgDAwMDAwMDA5IDxAZjaGFuZ2U=

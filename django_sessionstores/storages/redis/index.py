@@ -40,6 +40,13 @@ _MOST_LOOKS: Final = 1000
 """About how many members of a user one call looks at to find those that are live."""
 _MOST_MOVED: Final = 250
 """How many members one script moves at most, because it keeps all others waiting."""
+_MANY: Final = 2000
+"""From how many sessions of a tag on a count lets other clients in.
+
+It looks at each bucket with expired sessions, which takes up to 0.7 ms for a tag with 20,000.
+"""
+_COUNTED: Final = 32
+"""The tags that such a count looks at in one round trip."""
 _AT_ONCE: Final = 64
 """The tags that a purge looks at in one round trip."""
 
@@ -211,13 +218,15 @@ class SessionIndex:
         """Return the number of live sessions; nothing if the index is not complete."""
         sites, prefix = self._storage.sites(), self._server.prefix
         looks = int((yield from self.builder.may_be_evicted()))
-        answers = yield from self._server.evaluate_all(
-            [
-                (scripts.COUNT, (sessions_key(prefix, site, tag),), (now, looks))
-                for site in sites
-                for tag in range(TAGS)
-            ]
-        )
+        calls: list[Evaluation] = [
+            (scripts.COUNT, (sessions_key(prefix, site, tag),), (now, looks))
+            for site in sites
+            for tag in range(TAGS)
+        ]
+        at_once = _COUNTED if self._sessions_of_a_tag >= _MANY else len(calls)
+        answers: list[Any] = []
+        for at in range(0, len(calls), at_once):
+            answers += yield from self._server.evaluate_all(calls[at : at + at_once])
         if any(each[0] != scripts.COMPLETE_STATE for each in answers):
             return None
         total: int = sum(each[1] for each in answers)

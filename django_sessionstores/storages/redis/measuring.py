@@ -17,6 +17,11 @@ _FEWEST: Final = 1000
 """Fewer sessions say nothing of what one takes."""
 _STEP: Final = TAGS // 16
 """The bytes of each so many directories are measured."""
+_LIFETIME: Final = 56
+"""The bytes of a record that ``MEMORY USAGE`` does not count.
+
+They are 32 for its lifetime, and 16 to 32 for its places in two hash tables of the server.
+"""
 _OF_A_TAG: Final = 10
 """About how many records with the same tag are measured."""
 
@@ -67,7 +72,7 @@ def _bytes(server: Server, prefix: bytes, site: int, sessions: int) -> int | Non
     known = [each for each in records if each]
     if not known or not sum(index):
         return None
-    found: float = sum(known) / len(known) + sum(index) * _STEP / sessions
+    found: float = sum(known) / len(known) + _LIFETIME + sum(index) * _STEP / sessions
     return round(found)
 
 

@@ -24,6 +24,13 @@ _AT_ONCE: Final = 20_000
 """How many records are collected, to list those with the same tag together."""
 _OF_A_TAG: Final = 100
 """How many records one script lists at most, because it keeps all others waiting."""
+_SENT: Final = 4
+"""How many of these scripts are sent together. The server finishes what it has read of one client,
+which is up to 16 kB, before it turns to another one."""
+_PREPARED: Final = 32
+"""How many directories are prepared together. With 10 million sessions, each takes 0.2 ms."""
+_COMPLETED: Final = 40_000_000
+"""How many directories are completed together, multiplied by the number of sessions."""
 _PROGRESS_TTL: Final = 60_000
 """How many milliseconds the next request has to continue a rebuild. After that it starts again."""
 
@@ -69,13 +76,15 @@ class Rebuild:
             self._progress = progress
         else:
             self._progress = Progress(servers, ScanPlace())
-            self._evaluate([(scripts.PREPARE, (key,), ()) for key in self._directories])
+            prepare: list[Evaluation] = [(scripts.PREPARE, (key,), ()) for key in self._directories]
+            self._evaluate(prepare, _PREPARED)
         self._list_all(None if seconds is None else time.monotonic() + seconds)
         self._evaluate(
             [
                 (scripts.COMPLETE, (key,), (int(number in self._progress.filled),))
                 for number, key in enumerate(self._directories)
-            ]
+            ],
+            max(_SENT, _COMPLETED // max(1, self._progress.total)),
         )
         marks = {*self._storage.sites(), *self._progress.others}
         self._evaluate([(scripts.NOTE_SITES, (sites_key(self._server.prefix),), tuple(marks))])
@@ -159,8 +168,9 @@ class Rebuild:
             number for number, key in enumerate(self._directories) if key in filled
         }
 
-    def _evaluate(self, calls: Sequence[Evaluation]) -> list[Any]:
-        return run(self._server.evaluate_all(calls)) if calls else []
+    def _evaluate(self, calls: Sequence[Evaluation], at_once: int = _SENT) -> list[Any]:
+        parts = (calls[at : at + at_once] for at in range(0, len(calls), at_once))
+        return [each for part in parts for each in run(self._server.evaluate_all(part))]
 
 
 def directories_of(server: Server, sites: Sequence[int]) -> list[bytes]:

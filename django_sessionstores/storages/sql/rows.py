@@ -7,6 +7,7 @@ from typing import Any, Final, TypeAlias
 
 from msgspec.structs import replace
 
+from ...core.client_bytes import pack_ip, pack_user_agent, unpack_ip, unpack_user_agent
 from ...core.records import ID_SIZE, STATES, Record, is_in_range
 from ...exceptions import UnreadablePayload
 from ..outcomes import MOST_EXPIRES
@@ -53,8 +54,8 @@ def row_of(record: Record) -> Row:
         record.created,
         record.last_activity,
         record.expires,
-        record.ip,
-        record.user_agent,
+        pack_ip(record.ip),
+        pack_user_agent(record.user_agent),
         key_of(record.origin),
         record.site,
     )
@@ -67,17 +68,17 @@ def record_of(row: Row) -> Record:
     """
     session_id, payload, version, number, user_id, created, last_activity, expires, *others = row
     ip, user_agent, origin, site = others
-    # Some databases have NULL in place of an empty text.
-    ip, user_agent, origin = ip or "", user_agent or "", origin or b""
-    session_id, payload, origin = map(_as_bytes, (session_id, payload, origin))
+    # Some databases have NULL in place of no bytes.
+    ip, user_agent, origin = ip or b"", user_agent or b"", origin or b""
+    session_id, payload, ip = map(_as_bytes, (session_id, payload, ip))
+    user_agent, origin = map(_as_bytes, (user_agent, origin))
     state = STATES.get(number)
     if state is None:
         raise UnreadablePayload("record is of an unknown state")
     # Each by itself, because requests wait for this.
     if not (
-        type(payload) is bytes
+        type(payload) is type(ip) is type(user_agent) is bytes
         and type(version) is type(created) is type(last_activity) is type(expires) is int
-        and type(ip) is type(user_agent) is str
         and type(session_id) is type(origin) is bytes
         and type(site) is int
         and (user_id is None or type(user_id) is str)
@@ -95,8 +96,8 @@ def record_of(row: Row) -> Record:
         created=created,
         last_activity=last_activity,
         expires=expires,
-        ip=ip,
-        user_agent=user_agent,
+        ip=unpack_ip(ip),
+        user_agent=unpack_user_agent(user_agent),
         origin=origin.hex(),
         site=site,
     )
@@ -144,7 +145,7 @@ def _is_id(value: object) -> bool:
     return isinstance(value, _BINARY) and len(value) == ID_SIZE
 
 
-def _is_payload(value: object) -> bool:
+def _is_bytes(value: object) -> bool:
     return isinstance(value, _BINARY)
 
 
@@ -154,15 +155,15 @@ def _is_needed(value: object) -> bool:
 
 _DEFAULTS: Final[tuple[tuple[Callable[[object], bool], Any], ...]] = (
     (_is_needed, None),
-    (_is_payload, b""),
+    (_is_bytes, b""),
     (_is_number, 0),
     (_is_needed, None),
     (_is_text, None),
     (_is_number, 0),
     (_is_number, 0),
     (_is_needed, None),
-    (_is_text, ""),
-    (_is_text, ""),
+    (_is_bytes, b""),
+    (_is_bytes, b""),
     (_is_id, b""),
     (_is_site, 0),
 )

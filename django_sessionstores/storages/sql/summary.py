@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from django.db.models import Case, Count, F, Q, When
 
 from ...core import summary
+from ...core.client_bytes import unpack_user_agent
 from ...core.records import ID_SIZE, Record
 from ...core.summary import ACTIVE_WITHIN, HOUR, MAX_USER_AGENTS, Summary
 from ..outcomes import MOST_EXPIRES
@@ -28,7 +29,7 @@ LEAST_SAMPLED: Final = 20_000
 """How many sessions of more are a sample at least."""
 _SAMPLED: Final = ("id", "user_id", "created", "last_activity", "expires", "user_agent")
 _BINARY: Final = bytes | memoryview
-_SAMPLED_TYPES: Final[tuple[Any, ...]] = (_BINARY, str | None, int, int, int, str)
+_SAMPLED_TYPES: Final[tuple[Any, ...]] = (_BINARY, str | None, int, int, int, _BINARY)
 
 
 def count_live(rows: QuerySet[StoredSession], now: int) -> int:
@@ -60,7 +61,11 @@ def _sample(rows: QuerySet[StoredSession], limit: int) -> list[Record]:
     if len(found) < limit:
         found += ordered.filter(pk__lt=start)[: limit - len(found)]
     return [
-        Record(id=bytes(each[0]).hex(), **dict(zip(_SAMPLED[1:], each[1:], strict=True)))
+        Record(
+            id=bytes(each[0]).hex(),
+            user_agent=unpack_user_agent(bytes(each[-1])),
+            **dict(zip(_SAMPLED[1:-1], each[1:-1], strict=True)),
+        )
         for each in found
         # A column of SQLite can contain a value of any type.
         if all(map(isinstance, each, _SAMPLED_TYPES))
@@ -90,7 +95,9 @@ def _count_all(rows: QuerySet[StoredSession], now: int) -> Summary:
         active=tuple(totals[f"active_{period}"] for period in ACTIVE_WITHIN),
         # A column of SQLite can contain a value of any type.
         user_agents={
-            agent: number for agent, number in agents[:MAX_USER_AGENTS] if isinstance(agent, str)
+            unpack_user_agent(bytes(agent)): number
+            for agent, number in agents[:MAX_USER_AGENTS]
+            if isinstance(agent, _BINARY)
         },
     )
 

@@ -18,7 +18,14 @@ from django_sessionstores.core.flow import run
 from django_sessionstores.core.records import Record, State, make_tombstone, pack, session_id
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.storages.base import Updated
-from django_sessionstores.storages.redis import building, scripts
+from django_sessionstores.storages.redis import (
+    building,
+    index,
+    index_scripts,
+    measuring,
+    rebuilding,
+    scripts,
+)
 from django_sessionstores.storages.redis.bucket_lua import MOST
 from django_sessionstores.storages.redis.keys import (
     TAG_TEXTS,
@@ -315,6 +322,55 @@ def test_a_write_does_not_hide_that_a_bucket_was_evicted(storage: RedisStorage) 
         check_index()
 
 
+def test_a_rebuild_lets_other_clients_in(server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server finishes what it has read of one client before it turns to another one."""
+    with storage_at(server.url()) as storage:
+        store_all(storage, [record(session_id(str(each)), user_id="7") for each in range(900)])
+        sent = dict[str, int]()
+        evaluate_all = storage._server.evaluate_all
+
+        def note(calls: Any) -> Any:
+            name = next(key for key, value in vars(index_scripts).items() if value is calls[0][0])
+            sent[name] = max(len(calls), sent.get(name, 0))
+            return evaluate_all(calls)
+
+        monkeypatch.setattr(storage._server, "evaluate_all", note)
+        monkeypatch.setattr(rebuilding, "_COMPLETED", 900 * 20)
+        assert storage.reindex() == 900
+    assert sent == {"PREPARE": 32, "LIST_RECORDS": 4, "LIST": 4, "COMPLETE": 20, "NOTE_SITES": 1}
+
+
+def test_a_count_of_many_lets_other_clients_in(
+    server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storage_at(server.url()) as storage:
+        store_all(storage, [record(session_id(str(each)), user_id="7") for each in range(1024)])
+        storage.reindex()
+        sent = list[int]()
+        evaluate_all = storage._server.evaluate_all
+
+        def note(calls: Any) -> Any:
+            sent.append(len(calls))
+            return evaluate_all(calls)
+
+        monkeypatch.setattr(storage._server, "evaluate_all", note)
+        assert storage.count(NOW, None) == 1024
+        monkeypatch.setattr(index, "_MANY", 2)
+        assert storage.count(NOW, None) == 1024
+    assert sent == [512, *[32] * 16]
+
+
+def test_what_memory_usage_leaves_out_of_a_record(server: Redis) -> None:
+    """As many as make the hash tables three quarters full."""
+    client, number = Client(host=HOST, port=server.port), 3 * 2**14
+    before = client.info("memory")["used_memory"]
+    store = "for n = 1, ARGV[1] do redis.call('SET', 'k' .. n, ARGV[2], 'PX', 1e9) end"
+    client.eval(store, 0, number, "x" * 250)
+    taken = client.info("memory")["used_memory"] - before
+    left_out = taken / number - client.memory_usage("k10000")
+    assert abs(left_out - measuring._LIFETIME) < 8
+
+
 @pytest.mark.parametrize("rights", ["+@all", pytest.param("+@all -memory", marks=pytest.mark.slow)])
 def test_the_doctor_says_what_a_session_takes(server: Redis, rights: str) -> None:
     client = Client(host=HOST, port=server.port)
@@ -328,7 +384,7 @@ def test_the_doctor_says_what_a_session_takes(server: Redis, rights: str) -> Non
         report = storage.index_report()
         client.acl_setuser("default", True, nopass=True, keys=["*"], commands=["+@all"])
         buckets = len(sizes(client))
-        true = sum(map(client.memory_usage, client.keys("*"))) / 5000
+        true = sum(map(client.memory_usage, client.keys("*"))) / 5000 + measuring._LIFETIME
     assert (report.sessions, report.incomplete, report.evicted) == (5000, 0, 0)
     assert report.buckets == buckets
     if "-memory" in rights:

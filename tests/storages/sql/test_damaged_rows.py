@@ -39,7 +39,8 @@ COLUMNS: Final = {
     "payload": ("'text'", "''", "5", "99999999999999", "5.5", NOT_UTF8),
     **dict.fromkeys(("version", "created", "last_activity", "expires", "site"), NUMBERS),
     "state": ("'soon'", "5.5", "7", "x'ff00'", NOT_UTF8),
-    **dict.fromkeys(("user_id", "ip", "user_agent"), TEXTS),
+    "user_id": TEXTS,
+    **dict.fromkeys(("ip", "user_agent"), (*TEXTS, "5.5")),
     "origin": (*TEXTS, "'short'", f"'{'a' * 40}'", f"x'{'aa' * 21}'"),
 }
 DAMAGE: Final = [(name, value) for name, values in COLUMNS.items() for value in values]
@@ -147,7 +148,7 @@ def test_a_sample_leaves_out_what_is_damaged(
 ) -> None:
     monkeypatch.setattr(summary, "MOST_COUNTED", 1)
     for column in ("created", "last_activity", "expires", "user_agent"):
-        storage = store_three(engine, column, "x'ff00'")
+        storage = store_three(engine, column, "'soon'")
         assert storage.summarize(now(), 10).live == 2
 
 

@@ -410,7 +410,7 @@ def test_what_is_too_long_is_refused_and_not_cut(engine: Engine) -> None:
 def test_an_integrity_error_that_is_no_collision_passes(engine: Engine) -> None:
     """To call every integrity error a taken id would hide a broken table behind new keys."""
     with pytest.raises(IntegrityError):
-        engine.storage.create(a_record(ip=None), NOW)
+        engine.storage.create(a_record(created=None), NOW)
 
 
 @on_each
