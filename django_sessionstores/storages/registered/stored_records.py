@@ -128,8 +128,9 @@ class StoredRecords(EntryRotation):
             return (yield from self._replace_tombstone(record, base, now))
         entry = entry_of(base)
         if record.state is not State.LIVE and (yield from self._is_ahead()):
-            if not (yield from self._supersede(entry, record, now)):
-                return Gone()
+            superseded = yield from self._supersede(entry, record, now)
+            if not isinstance(superseded, Updated):
+                return superseded
             yield from self._end_data_after_commit(record, without_entry(base), now)
             return Updated(record, is_provisional=True)
         if (yield from self._is_ahead()):
@@ -147,7 +148,8 @@ class StoredRecords(EntryRotation):
         if isinstance(outcome, Gone):
             return outcome
         if record.state is not State.LIVE:
-            return outcome if (yield from self._supersede(entry, record, now)) else Gone()
+            superseded = yield from self._supersede(entry, record, now)
+            return outcome if isinstance(superseded, Updated) else superseded
         followed = yield from self._update_entry(record, entry, now)
         return Gone() if followed is None else combine_outcomes(outcome, followed)
 
@@ -157,8 +159,9 @@ class StoredRecords(EntryRotation):
         If the entry were removed, a third request could migrate the session meanwhile, and what it
         saves would be replaced by the data of the second one.
         """
-        if not (yield from self._supersede(entry, tombstone, now)):
-            return Gone()
+        superseded = yield from self._supersede(entry, tombstone, now)
+        if not isinstance(superseded, Updated):
+            return superseded
         # If the data is there by now, it does not count.
         yield Call(self._data, "create", (tombstone, now))
         return Updated(tombstone)
@@ -281,7 +284,7 @@ class StoredRecords(EntryRotation):
 
     def _register_rotation(
         self, outcome: Updated, base: Record, tombstone: Record, now: int
-    ) -> Flow[Updated | Gone]:
+    ) -> Flow[Outcome]:
         """Let the entry follow the data, which the rotation with this outcome has replaced."""
         record, entry = outcome.record, entry_of(base)
         try:
@@ -291,9 +294,9 @@ class StoredRecords(EntryRotation):
                 yield from self._undo_rotation(record, base, tombstone, now)
                 raise
             registered = Updated(without_payload(record))
-        if registered is None:
+        if not isinstance(registered, Updated):
             yield Call(self._data, "delete", (record.id,))
-            return Gone()
+            return registered
         return combine_outcomes(outcome, registered)
 
     def _undo_rotation(
@@ -326,12 +329,13 @@ class StoredRecords(EntryRotation):
             # The entry of the old id is replaced last: the caller may commit after a failure.
             outcome = yield from self._create_data(record, now)
             if isinstance(outcome, Updated):
-                if (yield from self._supersede(entry, tombstone, now)):
+                superseded = yield from self._supersede(entry, tombstone, now)
+                if isinstance(superseded, Updated):
                     step = partial(carry_over, self._data, current, tombstone, record.id)
                     yield from self._run_after_commit(record.id, step)
                     return combine_outcomes(outcome, registered)
                 # At once: a login may store a new session under this id, before the commit.
                 yield Call(self._data, "delete", (record.id,))
-                outcome = Gone()
+                outcome = superseded
         yield Call(self._registry, "delete", (record.id,))
         return outcome

@@ -812,6 +812,49 @@ def test_a_request_that_meets_half_of_a_rotation_whose_session_has_ended(
     assert live_ids(pair.registry, base, record) == []
 
 
+@pytest.mark.parametrize("is_ahead", [False, True], ids=["autocommit", "transaction"])
+def test_a_rotation_is_told_the_id_that_a_transaction_gives_the_session_meanwhile(
+    pair: RegisteredStorage, store: Any, monkeypatch: pytest.MonkeyPatch, is_ahead: bool
+) -> None:
+    """The session goes on under that id, and has not ended."""
+    monkeypatch.setattr(pair.registry, "in_transaction", lambda: is_ahead)
+    base = stored(store)
+    record, *rest = aged_rotation(base)
+    other, _, tombstone, _ = aged_rotation(base)
+
+    def commit(name: str) -> None:
+        if name == ("update" if is_ahead else "rotate") and pair.data.read(other.id) is None:
+            pair.data.create(other, now())
+            pair.registry.rotate(other, base, tombstone, now())
+
+    with observed(pair.registry, before=commit):
+        outcome = store.rotate(record, *rest)
+    assert isinstance(outcome, Conflict)
+    assert outcome.current.successor == other.id
+    assert store.read(base.id).successor == other.id
+    assert live_ids(pair, base, record, other) == live_ids(pair.registry, base, record, other)
+    assert live_ids(pair.registry, base, record, other) == [other.id]
+
+
+def test_half_of_a_rotation_is_read_whose_session_gets_another_id_meanwhile(
+    pair: RegisteredStorage, store: Any
+) -> None:
+    """The registry decides under which of them it goes on."""
+    base = stored(store)
+    record, _, tombstone, moment = aged_rotation(base)
+    pair.data.rotate(record, without_entry(base), tombstone, moment)
+    other, _, instead, _ = aged_rotation(base)
+
+    def commit(name: str) -> None:
+        if name == "rotate" and pair.data.read(other.id) is None:
+            pair.data.create(other, now())
+            MemoryStorage.rotate(pair.registry, other, base, instead, now())  # type: ignore[arg-type]
+
+    with observed(pair.registry, before=commit):
+        assert store.read(base.id).successor == other.id
+    assert live_ids(pair.registry, base, record, other) == [other.id]
+
+
 def test_half_of_a_rotation_whose_data_was_lost(pair: RegisteredStorage, store: Any) -> None:
     """There is nothing to register. The tombstone leads nowhere."""
     base = stored(store)

@@ -531,4 +531,8 @@ PROGRAMS: Final = {
         "cache_registry django sync +refuse: 2:x.clear 2* >2 5:x.login.1+save@manual 5 5 5 5 "
         "9:x.login.1+save@manual 9*"
     ),
+    "a rotation in a transaction is told that a session has ended which has got another id": (
+        "cache_registry django sync: 3:z.login.1 3* >3 +1001 11:z.put.a+save@undone 11 11 11 11 "
+        "12:z.put.a+save@undone 12*"
+    ),
 }
