@@ -11,7 +11,17 @@ from django.utils.translation import gettext_noop
 
 from ..core.phrases import Phrase
 from ..core.records import Record, State, with_times
-from .base import Outcome, Page, Storage, Taken, Updated, id_of_cursor, page_of, refusal
+from .base import (
+    Outcome,
+    Page,
+    Storage,
+    Taken,
+    Updated,
+    id_of_cursor,
+    is_removal,
+    page_of,
+    refusal,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -95,7 +105,11 @@ class MemoryStorage(Storage):
             refused = refusal(self._get(base.id), base, now)
             if refused is not None:
                 return refused
-            self._put(record, now)
+            if is_removal(record):
+                for records in (self._sessions, self._tombstones):
+                    records.pop(base.id, None)
+            else:
+                self._put(record, now)
         return Updated(record)
 
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:

@@ -15,7 +15,7 @@ from ...core.records import HEAD_SIZE, TIMES_OFFSET, Record, State, pack, pack_t
 from ...core.summary import Numbers
 from ...exceptions import StorageUnavailable, UnreadablePayload
 from ..base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated, id_of_cursor, page_of
-from ..outcomes import LockTaken
+from ..outcomes import LockTaken, is_removal
 from .census import Census
 from .disk import READ, insist, open_file, overwrite, read_rest
 from .folder import NEW, Folder
@@ -193,10 +193,12 @@ class FileStorage(Storage):
                 # that of a tombstone may see some of both.
                 if head.version != base.version or head.state is not base.state:
                     return Conflict(self._unpack(base.id, start + read_rest(fd)))
-                if record.state is not State.LIVE:
+                if record.state is not State.LIVE and not is_removal(record):
                     overwrite(fd, 0, front(record, pack(record)))
             with self._follow_in_index(record, base):
-                if record.state is State.LIVE:
+                if is_removal(record):
+                    insist(os.unlink, path)
+                elif record.state is State.LIVE:
                     self._write(self._entry(record))
                 else:
                     set_hint(path, record.expires, self._kind_of(record))

@@ -127,6 +127,7 @@ if current == '' or expired(current, now) then return false end
 if version(current) ~= expected then return redis.call('GET', KEYS[1]) end
 if not is_live(record) then redis.call('PEXPIRE', KEYS[1], ttl) end
 redis.call('SET', KEYS[1], record, 'PX', ttl)
+if not is_live(record) and expiry(record) == 0 then redis.call('DEL', KEYS[1]) end
 local stays = #KEYS == 2 and is_live(current) and expiry(current) == tonumber(ARGV[6])
 if not stays then move(2, 5) end
 return 1

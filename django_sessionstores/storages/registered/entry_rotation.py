@@ -77,12 +77,12 @@ class EntryRotation(Pair):
             )
             if isinstance(outcome, Updated):
                 return outcome
-            if not (isinstance(outcome, Conflict) and outcome.current.is_live(now)):
+            if isinstance(outcome, Conflict) and outcome.current.is_live(now):
+                entry = outcome.current
+            elif not isinstance(outcome, Taken) or (yield from self._claim(record.id, now)):
                 break
-            entry = outcome.current
         if isinstance(outcome, Taken):
             # Another request rotates the entry in two steps, or has done so.
-            yield from self._claim(record.id, now)
             outcome = yield from self._supersede(entry, tombstone, now)
             if not isinstance(outcome, Updated):
                 return outcome
@@ -94,15 +94,20 @@ class EntryRotation(Pair):
             return Updated(first, is_rotated=True)
         return Updated(current)
 
-    def _claim(self, session_id: str, now: int) -> Flow[None]:
+    def _claim(self, session_id: str, now: int) -> Flow[bool]:
         """Change an entry, so that the request that has created it does not remove it again.
 
-        See `rotate_in_two_steps`.
+        Return whether it stays: that request may remove or change it at this moment. See
+        `rotate_in_two_steps`.
         """
         entry: Record | None = yield Call(self._registry, "read", (session_id,))
-        if entry is not None and entry.state is State.LIVE:
-            claimed = msgspec.structs.replace(entry, version=next_version(entry.version))
-            yield Call(self._registry, "update", (claimed, entry, now))
+        if entry is None:
+            return False
+        if not entry.is_live(now):
+            return True  # The session has ended under this id.
+        claimed = msgspec.structs.replace(entry, version=next_version(entry.version))
+        outcome: Outcome = yield Call(self._registry, "update", (claimed, entry, now))
+        return isinstance(outcome, Updated)
 
     def _supersede(self, entry: Record, tombstone: Record, now: int) -> Flow[Outcome]:
         """Replace the entry by a tombstone, whichever version of the entry is stored by now.

@@ -41,6 +41,7 @@ class Statements(NamedTuple):
     create: str
     update: str
     save: str
+    remove: str
     rotate: str | None
     touch: str
     delete: str
@@ -84,6 +85,7 @@ def compile_statements(model: type[StoredSession], connection: BaseDatabaseWrapp
         create=_create(table, connection.vendor),
         update=_update(table, FIELDS[1:]),
         save=_update(table, SAVED_FIELDS),
+        remove=f"DELETE FROM {table.name} WHERE {_condition(table)}",
         rotate=_rotate(table) if connection.vendor == "postgresql" else None,
         touch=_touch(table, connection),
         # Also rows of an unknown state.

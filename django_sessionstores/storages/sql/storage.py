@@ -39,6 +39,7 @@ from ..base import (
     Updated,
     expiry_cursor,
     expiry_page,
+    is_removal,
     place_of_cursor,
 )
 from . import transactions
@@ -177,7 +178,9 @@ class DatabaseStorage(TableStorage[Statements]):
         connection, statements = self._database()
         condition = (key_of(base.id), base.version, now)
         sql, values = statements.update, row_of(record)[1:]
-        if differs_only_as_saved(record, base):
+        if is_removal(record):
+            sql, values = statements.remove, ()
+        elif differs_only_as_saved(record, base):
             sql, values = statements.save, (record.payload, record.version, record.last_activity)
         if _execute(connection, sql, (*values, *condition)):
             return _outcome(connection, record)

@@ -18,6 +18,7 @@ from .internals import (
     StorageUnavailable,
     Taken,
     Updated,
+    is_removal,
     with_times,
 )
 from .scheduler import Scheduler
@@ -165,7 +166,7 @@ class SimulatedDatabase(Storage):
             return Gone()
         if current.version != base.version:
             return Conflict(current)
-        self._put(connection, base.id, record)
+        self._put(connection, base.id, None if is_removal(record) else record)
         return Updated(record, is_provisional=self.in_transaction())
 
     def rotate(self, record: Record, base: Record, tombstone: Record, now: int) -> Outcome | Taken:

@@ -916,6 +916,30 @@ def test_two_requests_register_one_rotation_in_two_steps(place: int, has_ended: 
     assert live_ids(pair, base, record) == live_ids(pair.registry, base, record) == left
 
 
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["refused", "to be withdrawn", "withdrawn"])
+def test_a_rotation_in_two_steps_is_done_by_another_request_while_it_is_tried_again(
+    place: int,
+) -> None:
+    """The entry under the new id is withdrawn only if the other request does not need it."""
+    pair = RegisteredStorage(MemoryStorage(10), InTwoSteps(10), window=60)
+    base, calls = stored(pair), count()
+    record, *rest = aged_rotation(base)
+    entry = pair.registry.read(base.id)
+    assert entry is not None
+    pair.registry.update(after(entry, ip="::1"), entry, now())
+
+    def meet(name: str) -> None:
+        if name in {"create", "update", "delete"} and next(calls) == place + 1:
+            assert pair.read(base.id) is not None
+            assert live_ids(pair, base, record) == [record.id]
+
+    with observed(pair.registry, before=meet):
+        outcome = pair.rotate(record, *rest)
+    assert isinstance(outcome, Updated)
+    assert not outcome.is_rotated
+    assert live_ids(pair, base, record) == live_ids(pair.registry, base, record) == [record.id]
+
+
 def test_a_rotation_after_the_entry_has_moved(pair: RegisteredStorage, store: Any) -> None:
     """By another request's address, for one: no entry of the old id may stay live."""
     base = stored(store)

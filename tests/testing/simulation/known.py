@@ -535,4 +535,8 @@ PROGRAMS: Final = {
         "cache_registry django sync: 3:z.login.1 3* >3 +1001 11:z.put.a+save@undone 11 11 11 11 "
         "12:z.put.a+save@undone 12*"
     ),
+    "the entry is removed of a rotation in two steps that another request has done meanwhile": (
+        "cache_registry own sync +2step +memory: previous.x.1 s1:x.read s1* a:x.login.1 d:x.put.a "
+        "a a a a a d* a a a a a c:o.end.x a c*"
+    ),
 }
