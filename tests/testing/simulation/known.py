@@ -539,4 +539,7 @@ PROGRAMS: Final = {
         "cache_registry own sync +2step +memory: previous.x.1 s1:x.read s1* a:x.login.1 d:x.put.a "
         "a a a a a d* a a a a a c:o.end.x a c*"
     ),
+    "a session ends in which another request saves, as an answer is lost while it is migrated": (
+        "cache_registry own sync +memory: previous.x.1 2:x.drop.a 2 2 4:x.put.a+404 2 2~ 4 4"
+    ),
 }
