@@ -542,4 +542,8 @@ PROGRAMS: Final = {
     "a session ends in which another request saves, as an answer is lost while it is migrated": (
         "cache_registry own sync +memory: previous.x.1 2:x.drop.a 2 2 4:x.put.a+404 2 2~ 4 4"
     ),
+    "a session is saved while it ends, and another request has found its entry gone": (
+        "cache_registry django async +2step: t1:y.login.1 t1* >t1 s1:x.login.1 s1* >s1 b:x.put.b "
+        "d:y.others c:x.delete b b c d*"
+    ),
 }

@@ -15,7 +15,7 @@ import pytest
 
 from django_sessionstores import middleware, signals
 from django_sessionstores.core import clock
-from django_sessionstores.core.flow import Flow
+from django_sessionstores.core.flow import Call, Flow
 from django_sessionstores.core.records import (
     Record,
     SecretText,
@@ -370,9 +370,17 @@ def register_what_has_ended(plant: pytest.MonkeyPatch) -> None:
     original = StoredRecords._rotate_entry
 
     def rotate_entry(self: StoredRecords, record: Record, *args: Any) -> Flow[Updated]:
-        return (yield from original(self, record, *args)) or Updated(without_payload(record))
+        outcome = yield from original(self, record, *args)
+        return outcome if isinstance(outcome, Updated) else Updated(without_payload(record))
 
     plant.setattr(StoredRecords, "_rotate_entry", rotate_entry)
+
+
+def leave_the_data_of_what_has_ended(plant: pytest.MonkeyPatch) -> None:
+    def delete(self: StoredRecords, session_id: str) -> Flow[bool]:
+        return bool((yield Call(self._registry, "delete", (session_id,))))
+
+    plant.setattr(StoredRecords, "delete", delete)
 
 
 def leave_a_rotation_to_the_request_that_began_it(plant: pytest.MonkeyPatch) -> None:
@@ -515,6 +523,11 @@ CASES: Final = [
         register_what_has_ended,
         16,
         f"cache_registry own sync: {USER} +1001 1:x.read 1 1 1 1 2:o.end.x 2* 1*",
+    ),
+    (
+        leave_the_data_of_what_has_ended,
+        16,
+        f"cache_registry django sync: {USER} 1:x.put.a 1 1 2:x.delete 2* 1*",
     ),
     (
         leave_a_rotation_to_the_request_that_began_it,
