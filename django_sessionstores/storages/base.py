@@ -17,7 +17,9 @@ Tombstones stay
 
 Time is an argument
     A method that writes gets ``now``, in milliseconds since the epoch, and uses that rather than a
-    clock of its own. The expiry of the server itself may run in addition.
+    clock of its own. The expiry of the server itself may run in addition. `delete` also removes
+    what has expired, because the clock of another process may be behind; its own clock only says
+    what it returns.
 """
 
 from __future__ import annotations
@@ -253,11 +255,11 @@ class Storage(Inspection):
         raise _unwritten(self, "touch")
 
     def delete(self, session_id: str) -> bool:
-        """Remove the record with this id; return whether there was one that is not a tombstone.
+        """Remove the record with this id; return whether it was live, by the clock of the process.
 
         A tombstone stays, and a record of another site. A value that cannot be read is removed
         without an error, because the session must end nevertheless; the storage may return either
-        value then. One round trip, or two if the store cannot tell records from tombstones.
+        value then. One round trip, or two if nothing was live or to tell records from tombstones.
         """
         raise _unwritten(self, "delete")
 

@@ -9,6 +9,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from django.utils.translation import gettext_noop
 
+from ..core import clock
 from ..core.phrases import Phrase
 from ..core.records import Record, State, with_times
 from .base import (
@@ -126,7 +127,7 @@ class MemoryStorage(Storage):
             if record is None or not self.is_own(record):
                 return False
             del self._sessions[session_id]
-        return True
+        return record.expires > clock.now()
 
     def end_many(self, session_ids: Sequence[str]) -> Collection[str]:
         return [each for each in session_ids if self.delete(each)]

@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple, TypeVar
 
 from django.utils.translation import gettext_noop
 
+from ...core import clock
 from ...core.phrases import Phrase
 from ...core.records import HEAD_SIZE, TIMES_OFFSET, Record, State, pack, pack_times, unpack_head
 from ...core.summary import Numbers
@@ -366,7 +367,7 @@ class FileStorage(Storage):
         # Also of a tombstone, in case its writer was killed before doing so.
         if self.indexes_users and record and record.user_id is not None:
             self._index.discard(record.user_id, session_id)
-        return is_live
+        return record is not None and record.is_live(clock.now())
 
     # --- Files -----------------------------------------------------------------------------
 

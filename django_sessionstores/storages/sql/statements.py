@@ -45,6 +45,8 @@ class Statements(NamedTuple):
     rotate: str | None
     touch: str
     delete: str
+    is_unexpired: str
+    """The condition that a row has not expired."""
     purge: str | None
     purge_endless: str | None
     """Removes rows whose expiry is damaged, so that they would never expire."""
@@ -93,6 +95,7 @@ def compile_statements(model: type[StoredSession], connection: BaseDatabaseWrapp
             f"DELETE FROM {table.name} WHERE {id_} = %s AND {state} NOT IN ({tombstones}) "
             f"AND {_OF_SITES}"
         ),
+        is_unexpired=f"{table.column['expires']} > %s",
         purge=_purge(table, connection.vendor),
         purge_endless=_purge_endless(table, connection.vendor),
         end=EndStatements(

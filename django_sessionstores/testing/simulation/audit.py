@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from . import handler
-from .history import BEFORE, Ending, Life, Request, Violation
+from .history import BEFORE, FOREVER, Ending, Life, Request, Violation
 from .internals import Inventory, SessionStoresError
 from .judge import ENDS_OWN, MOST, TOMBSTONE_AT, led_to
 
@@ -281,7 +281,10 @@ def _audit_signals(world: World) -> None:
     ends = [(signals.known_id(each, known), reason) for each, reason in signals.ends]
     for life in world.model.lives:
         sent_reasons = [reason for session_id, reason in ends if session_id in life.ids]
-        endings = [each for each in life.endings if each.reason != "expired"]
+        expired = [each.acked or FOREVER for each in life.endings if each.reason == "expired"]
+        over = min(expired, default=FOREVER)
+        # Who ends what has expired ends no session (10).
+        endings = [each for each in life.endings if each.start < over]
         certain = [each for each in endings if each.acked is not None]
         # After a login, the next session ends instead. After an expiry, none does.
         may_be_silent = len(endings) < len(life.endings) or life.children

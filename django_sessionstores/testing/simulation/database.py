@@ -18,6 +18,7 @@ from .internals import (
     StorageUnavailable,
     Taken,
     Updated,
+    core_clock,
     is_removal,
     with_times,
 )
@@ -193,7 +194,7 @@ class SimulatedDatabase(Storage):
         if current is None or current.state is not State.LIVE:
             return False
         self._put(connection, session_id, None)
-        return True
+        return current.is_live(core_clock.now())
 
     def purge(self, now: int, batch: int) -> int:
         connection = self._open()

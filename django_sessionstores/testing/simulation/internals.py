@@ -93,6 +93,7 @@ __all__ = [
     "arun",
     "attributes",
     "clock",
+    "core_clock",
     "derived_key",
     "draw_key",
     "end_account_sessions",

@@ -546,4 +546,10 @@ PROGRAMS: Final = {
         "cache_registry django async +2step: t1:y.login.1 t1* >t1 s1:x.login.1 s1* >s1 b:x.put.b "
         "d:y.others c:x.delete b b c d*"
     ),
+    "a flush tells the end of a session that had expired": (
+        "cache_registry own sync: s1:x.login.1 s1* >s1 +2419200 1:x.flush 1*"
+    ),
+    "an operator tells the end of a session that had expired": (
+        "memory django async: s1:x.login.1 s1* >s1 +2419200 1:o.delete_key.x 1*"
+    ),
 }

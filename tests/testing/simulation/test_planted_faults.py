@@ -383,6 +383,16 @@ def leave_the_data_of_what_has_ended(plant: pytest.MonkeyPatch) -> None:
     plant.setattr(StoredRecords, "delete", delete)
 
 
+def tell_the_end_of_what_has_expired(plant: pytest.MonkeyPatch) -> None:
+    original = SimulatedDatabase.delete
+
+    def delete(self: SimulatedDatabase, session_id: str) -> bool:
+        was_there = self.rows.get(session_id) is not None
+        return original(self, session_id) or was_there
+
+    plant.setattr(SimulatedDatabase, "delete", delete)
+
+
 def leave_a_rotation_to_the_request_that_began_it(plant: pytest.MonkeyPatch) -> None:
     plant.setattr(StoredRecords, "_read_successor", returning())
 
@@ -529,6 +539,7 @@ CASES: Final = [
         16,
         f"cache_registry django sync: {USER} 1:x.put.a 1 1 2:x.delete 2* 1*",
     ),
+    (tell_the_end_of_what_has_expired, 10, f"db own sync: {USER} +2419200 1:x.delete 1*"),
     (
         leave_a_rotation_to_the_request_that_began_it,
         15,
