@@ -339,13 +339,18 @@ def _is_unsure_of_ids(world: World) -> bool:
     """Return whether the end of a session may be told with the id of a rotation that fails.
 
     Of two rotations at once in two steps, nothing in their records tells which one has succeeded.
+    And if a session ends before a rotation has superseded its old id, another end may find its new
+    one in the list before the rotation removes that.
     """
+    if "2step" not in world.config.options:
+        return False
     requests = world.requests.values()
-    return "2step" in world.config.options and any(
-        each.key == other.key and each is not other and each.overlaps(other)
-        for each in requests
-        for other in requests
-    )
+    for each in requests:
+        beside = [other for other in requests if other is not each and other.overlaps(each)]
+        enders = [other for other in beside if other.name in {*_ENDING, "others"}]
+        if len(enders) > 1 or any(each.key == other.key for other in beside):
+            return True
+    return False
 
 
 def _unnamed_ends(world: World) -> list[tuple[str, str]]:

@@ -552,4 +552,8 @@ PROGRAMS: Final = {
     "an operator tells the end of a session that had expired": (
         "memory django async: s1:x.login.1 s1* >s1 +2419200 1:o.delete_key.x 1*"
     ),
+    "the id of a rotation in two steps is found in a list after the session has ended": (
+        "cache_registry django sync +2step: t1:y.login.1 t1* >t1 s1:x.login.1 s1* >s1 a:x.put.a a* "
+        "b:x.cycle b b b b c:y.others c* d:o.end_all.1 b d*"
+    ),
 }

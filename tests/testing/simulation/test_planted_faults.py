@@ -24,6 +24,7 @@ from django_sessionstores.core.records import (
     without_payload,
 )
 from django_sessionstores.exceptions import SessionLimitReached, StorageFull, StorageUnavailable
+from django_sessionstores.inventory import ending as inventory_ending
 from django_sessionstores.inventory.arguments import Limits
 from django_sessionstores.inventory.ending import Ending
 from django_sessionstores.migration import lazy
@@ -383,6 +384,10 @@ def leave_the_data_of_what_has_ended(plant: pytest.MonkeyPatch) -> None:
     plant.setattr(StoredRecords, "delete", delete)
 
 
+def tell_the_end_of_both_records_of_a_rotation(plant: pytest.MonkeyPatch) -> None:
+    plant.setattr(inventory_ending._Progress, "add", lambda self, records: list(records))
+
+
 def tell_the_end_of_what_has_expired(plant: pytest.MonkeyPatch) -> None:
     original = SimulatedDatabase.delete
 
@@ -538,6 +543,11 @@ CASES: Final = [
         leave_the_data_of_what_has_ended,
         16,
         f"cache_registry django sync: {USER} 1:x.put.a 1 1 2:x.delete 2* 1*",
+    ),
+    (
+        tell_the_end_of_both_records_of_a_rotation,
+        10,
+        f"cache_registry django sync +2step: {USER} 1:x.cycle 1 1 1 1 1 2:o.end_all.1 2* 1*",
     ),
     (tell_the_end_of_what_has_expired, 10, f"db own sync: {USER} +2419200 1:x.delete 1*"),
     (
