@@ -83,7 +83,8 @@ def stored(store: Any, **fields: Any) -> Record:
 
 
 def after(base: Record, **changes: Any) -> Record:
-    return msgspec.structs.replace(base, version=base.version + 1, handle=None, **changes)
+    fields = {"version": base.version + 1, "handle": None, **changes}
+    return msgspec.structs.replace(base, **fields)
 
 
 def break_at(*names: str) -> Callable[[str], None]:
@@ -1093,6 +1094,42 @@ def test_a_create_whose_data_cannot_be_stored(
     ):
         store.create(record, now())
     assert (pair.registry.read(record.id) is None) is (broken == ["create"])
+
+
+@pytest.mark.parametrize("is_saved", [False, True], ids=["", "saved since"])
+def test_a_create_whose_answer_was_lost(
+    pair: RegisteredStorage, store: Any, is_saved: bool
+) -> None:
+    """Another request that migrates the same session may have read it, and may save it."""
+    record = new(version=1 << 32)
+
+    def lose(name: str) -> None:
+        if name == "create":
+            if is_saved:
+                held = pair.read(record.id)
+                assert held is not None
+                later = after(held, version=2 << 32, payload=b"later")
+                assert isinstance(pair.update(later, held, now()), Updated)
+            raise StorageUnavailable("the answer was lost")
+
+    with observed(pair.data, after=lose):
+        assert isinstance(store.create(record, now()), Updated)
+    assert store.read(record.id).payload == (b"later" if is_saved else record.payload)
+    assert live_ids(pair.registry, record) == [record.id]
+
+
+def test_a_create_that_fails_over_data_without_an_entry(
+    pair: RegisteredStorage, store: Any
+) -> None:
+    """Data that was left over is not that of the new session."""
+    record = new(version=1 << 32)
+    pair.data.create(new(id=record.id, version=(1 << 32) + 1, payload=b"left over"), now())
+    with (
+        observed(pair.data, after=break_at("create")),
+        pytest.raises(StorageUnavailable, match="create is broken"),
+    ):
+        store.create(record, now())
+    assert store.read(record.id) is None
 
 
 def test_a_tombstone_in_a_transaction_of_the_registry_reaches_the_data_with_the_commit(
