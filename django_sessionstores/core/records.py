@@ -226,6 +226,11 @@ def next_version(version: int = 0) -> int:
     return (((version >> 32) + 1 & _COUNTS) << 32) | random.getrandbits(32)
 
 
+def saves_of(record: Record) -> int:
+    """Return the counter of the record's version, see `next_version`."""
+    return record.version >> 32
+
+
 def last_write(record: Record) -> tuple[int, int]:
     """Return the last activity and the version of a record, to sort records by their age."""
     return record.last_activity, record.version

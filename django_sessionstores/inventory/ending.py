@@ -150,10 +150,7 @@ class Ending(msgspec.Struct, frozen=True):
             return None
         # Also without a record: a session that was not found must not become live afterwards, as by
         # a migration or a save that is under way.
-        ended = yield from revocation.end(self.storage, session_id, known=known)
-        if ended is None or (ended.record is not None and ended.record.expires <= clock.now()):
-            return None
-        return ended
+        return (yield from revocation.end(self.storage, session_id, known=known))
 
     def end_all(
         self,

@@ -11,11 +11,15 @@ Deleted stays deleted
 
 Tombstones stay
     A tombstone says what became of an id, and under which id its session continues. `delete` leaves
-    it alone, so that ending a session can follow it. It lasts until it expires.
+    it alone, so that ending a session can follow it. It lasts until it expires. But a storage that
+    uses `rotate_in_two_steps` must not keep one whose ``expires`` is 0: an update by it only
+    removes the record, and `create` can use the id again.
 
 Time is an argument
     A method that writes gets ``now``, in milliseconds since the epoch, and uses that rather than a
-    clock of its own. The expiry of the server itself may run in addition.
+    clock of its own. The expiry of the server itself may run in addition. `delete` also removes
+    what has expired, because the clock of another process may be behind; its own clock only says
+    what it returns.
 """
 
 from __future__ import annotations
@@ -24,7 +28,6 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-import msgspec
 from asgiref.sync import sync_to_async
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache, default_key_func
@@ -52,6 +55,7 @@ from .outcomes import (
     expiry_cursor,
     expiry_page,
     id_of_cursor,
+    is_removal,
     page_of,
     place_of_cursor,
     refusal,
@@ -81,6 +85,7 @@ __all__ = [
     "expiry_page",
     "has_fixed_keys",
     "id_of_cursor",
+    "is_removal",
     "page_of",
     "place_of_cache",
     "place_of_cursor",
@@ -250,11 +255,11 @@ class Storage(Inspection):
         raise _unwritten(self, "touch")
 
     def delete(self, session_id: str) -> bool:
-        """Remove the record with this id; return whether there was one that is not a tombstone.
+        """Remove the record with this id; return whether it was live, by the clock of the process.
 
         A tombstone stays, and a record of another site. A value that cannot be read is removed
         without an error, because the session must end nevertheless; the storage may return either
-        value then. One round trip, or two if the store cannot tell records from tombstones.
+        value then. One round trip, or two if nothing was live or to tell records from tombstones.
         """
         raise _unwritten(self, "delete")
 
@@ -463,20 +468,24 @@ def rotate_in_two_steps(
         superseded: Outcome = yield Call(storage, "update", (tombstone, base, now))
     except Exception:
         if not (yield from was_rotated(storage, record, base)):
-            yield Call(storage, "delete", (record.id,))
+            yield from _withdraw(storage, record, now)
             raise
         return created
     if isinstance(superseded, Updated):
         return created
-    if isinstance(superseded, Conflict) and superseded.current.successor == record.id:
-        # Another request has made the same rotation. Unless it has changed this record, it does not
-        # need it: the session has ended under this id before the record was created.
-        over = make_tombstone(record.id, State.ENDED, now=now, seconds=0, of=record)
-        over = msgspec.structs.replace(over, expires=1)  # Past by the clock of any server.
-        yield Call(storage, "update", (over, record, now))
+    current = superseded.current if isinstance(superseded, Conflict) else None
+    if current is not None and (current.state is State.LIVE or current.successor == record.id):
+        # Another request may make the same rotation, and has changed the record if it needs it.
+        yield from _withdraw(storage, record, now)
     else:
         yield Call(storage, "delete", (record.id,))
     return superseded
+
+
+def _withdraw(storage: Storage, record: Record, now: int) -> Flow[None]:
+    """Remove a record that was just created, unless another request has changed it."""
+    tombstone = make_tombstone(record.id, State.ENDED, now=0, seconds=0, of=record)
+    yield Call(storage, "update", (tombstone, record, now))
 
 
 def was_rotated(storage: Storage, record: Record, base: Record) -> Flow[bool]:

@@ -9,9 +9,20 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from django.utils.translation import gettext_noop
 
+from ..core import clock
 from ..core.phrases import Phrase
 from ..core.records import Record, State, with_times
-from .base import Outcome, Page, Storage, Taken, Updated, id_of_cursor, page_of, refusal
+from .base import (
+    Outcome,
+    Page,
+    Storage,
+    Taken,
+    Updated,
+    id_of_cursor,
+    is_removal,
+    page_of,
+    refusal,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -95,7 +106,11 @@ class MemoryStorage(Storage):
             refused = refusal(self._get(base.id), base, now)
             if refused is not None:
                 return refused
-            self._put(record, now)
+            if is_removal(record):
+                for records in (self._sessions, self._tombstones):
+                    records.pop(base.id, None)
+            else:
+                self._put(record, now)
         return Updated(record)
 
     def touch(self, base: Record, expires: int, last_activity: int, now: int) -> bool:
@@ -112,7 +127,7 @@ class MemoryStorage(Storage):
             if record is None or not self.is_own(record):
                 return False
             del self._sessions[session_id]
-        return True
+        return record.expires > clock.now()
 
     def end_many(self, session_ids: Sequence[str]) -> Collection[str]:
         return [each for each in session_ids if self.delete(each)]

@@ -99,6 +99,14 @@ def refusal(current: Record | None, base: Record, now: int) -> Conflict | Gone |
     return Conflict(current) if current.version != base.version else None
 
 
+def is_removal(record: Record) -> bool:
+    """Return whether an update by ``record`` only removes what it replaces, see `Storage.update`.
+
+    For storages whose store does not drop what has expired.
+    """
+    return record.state is not State.LIVE and not record.expires
+
+
 def known_base(base: Record, now: int) -> Record | None:
     """Return ``base`` if it is what to compare with `refusal` at first, without asking the store.
 

@@ -69,6 +69,7 @@ class Statements(NamedTuple):
     touch: str
     overwrite: str
     delete: str
+    delete_unexpired: str
     find_expired: str
     list_page: str
     count_live: str
@@ -116,6 +117,7 @@ def compile_statements(table: str, connection: BaseDatabaseWrapper) -> Statement
         overwrite=f"{overwrite} WHERE {key} = %s",
         # Also values that are not records.
         delete=f"DELETE FROM {table} WHERE {key} = %s AND {is_live}",
+        delete_unexpired=f"DELETE FROM {table} WHERE {key} = %s AND {is_live} AND {expires} > %s",
         # The first condition is implied by the second, but the index is used for the first.
         find_expired=(
             f"SELECT {key} FROM {table} WHERE {expires} <= %s AND ({expires} <= %s "

@@ -164,9 +164,12 @@ class DatabaseCacheStorage(TableStorage[Statements], CacheStorage):
         return self._execute("touch", *values, write=write_if_free) == 1
 
     def delete(self, session_id: str) -> bool:
-        letters = self._site_letters()
-        values = [*TOMBSTONE_VALUES, LIVE_VALUES, *letters]
-        return bool(self._execute("delete", self._key(session_id), *values, sites=letters))
+        letters, moment = self._site_letters(), second_of(clock.now(), self.connection())
+        row = (self._key(session_id), *TOMBSTONE_VALUES, LIVE_VALUES, *letters)
+        if self._execute("delete_unexpired", *row, moment, sites=letters):
+            return True
+        self._execute("delete", *row, sites=letters)
+        return False
 
     def _end_statements(self) -> tuple[EndStatements, Sequence[Any]]:
         _, statements = self._database()

@@ -159,7 +159,7 @@ class PortableStorage(CacheStorage):
                 )
                 self._outages.failed(failure, "keep")
                 raise failure
-        return record is not None
+        return record is not None and record.is_live(clock.now())
 
     def purge(self, now: int, batch: int) -> int:
         return 0

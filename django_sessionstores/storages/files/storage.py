@@ -10,12 +10,13 @@ from typing import ClassVar, NamedTuple, TypeVar
 
 from django.utils.translation import gettext_noop
 
+from ...core import clock
 from ...core.phrases import Phrase
 from ...core.records import HEAD_SIZE, TIMES_OFFSET, Record, State, pack, pack_times, unpack_head
 from ...core.summary import Numbers
 from ...exceptions import StorageUnavailable, UnreadablePayload
 from ..base import Conflict, Gone, Outcome, Page, Storage, Taken, Updated, id_of_cursor, page_of
-from ..outcomes import LockTaken
+from ..outcomes import LockTaken, is_removal
 from .census import Census
 from .disk import READ, insist, open_file, overwrite, read_rest
 from .folder import NEW, Folder
@@ -193,10 +194,12 @@ class FileStorage(Storage):
                 # that of a tombstone may see some of both.
                 if head.version != base.version or head.state is not base.state:
                     return Conflict(self._unpack(base.id, start + read_rest(fd)))
-                if record.state is not State.LIVE:
+                if record.state is not State.LIVE and not is_removal(record):
                     overwrite(fd, 0, front(record, pack(record)))
             with self._follow_in_index(record, base):
-                if record.state is State.LIVE:
+                if is_removal(record):
+                    insist(os.unlink, path)
+                elif record.state is State.LIVE:
                     self._write(self._entry(record))
                 else:
                     set_hint(path, record.expires, self._kind_of(record))
@@ -364,7 +367,7 @@ class FileStorage(Storage):
         # Also of a tombstone, in case its writer was killed before doing so.
         if self.indexes_users and record and record.user_id is not None:
             self._index.discard(record.user_id, session_id)
-        return is_live
+        return record is not None and record.is_live(clock.now())
 
     # --- Files -----------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from django.utils.translation import gettext_noop
 
+from ...core import clock
 from ...core.phrases import Phrase
 from ...core.records import Record, State, list_entry, pack, unpack, with_times
 from ...exceptions import StorageFull, StorageUnavailable, UnreadablePayload
@@ -162,7 +163,8 @@ class MemcachedStorage(CacheStorage):
                 deleted, sent_twice = self._nodes.call(session_id, "delete")
                 return deleted or sent_twice
             if answer.stored is not False:
-                return answer.stored is True or answer.sent_twice
+                was_there = answer.stored is True or answer.sent_twice
+                return was_there and record.is_live(clock.now())
         raise self._contention(session_id)
 
     def lookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:

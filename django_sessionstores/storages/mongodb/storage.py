@@ -199,10 +199,11 @@ class MongoDBStorage(FlowStorage):
         return (yield from self._refusal(record, base, now))
 
     def _delete(self, session_id: str) -> Flow[bool]:
+        may_end = {"_id": key_of(session_id), **self._may_end()}
+        is_live = {**may_end, "expires": {"$gt": moment(clock.now())}}
         # Unlike a plain deletion, an error of these says what was removed.
-        removal = DeleteOne({"_id": key_of(session_id), **self._may_end()})
         try:
-            removed = yield self._call("bulk_write", [removal])
+            removed = yield self._call("bulk_write", [DeleteOne(is_live)])
         except Unconfirmed:
             self._unconfirmed.append(session_id)
             raise
@@ -210,6 +211,9 @@ class MongoDBStorage(FlowStorage):
             # Removed by the call before, and the majority knows it now.
             self._unconfirmed.remove(session_id)
             return True
+        if not removed.deleted_count:
+            # What has expired. If one command removed both, it would not tell which.
+            yield self._call("bulk_write", [DeleteOne(may_end)])
         return bool(removed.deleted_count)
 
     def _end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:

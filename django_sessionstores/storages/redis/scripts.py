@@ -127,6 +127,7 @@ if current == '' or expired(current, now) then return false end
 if version(current) ~= expected then return redis.call('GET', KEYS[1]) end
 if not is_live(record) then redis.call('PEXPIRE', KEYS[1], ttl) end
 redis.call('SET', KEYS[1], record, 'PX', ttl)
+if not is_live(record) and expiry(record) == 0 then redis.call('DEL', KEYS[1]) end
 local stays = #KEYS == 2 and is_live(current) and expiry(current) == tonumber(ARGV[6])
 if not stays then move(2, 5) end
 return 1
@@ -176,22 +177,22 @@ return 1
 )
 
 # The keys behind that of the record are the directories of sessions of this site, one for each of
-# its marks, which are the last arguments. The others are the id, the beginning of all keys, and
-# whether the index of users is here as well. Returns whether there was a record; a tombstone and a
-# record of another site stay, and do not count. A value that is not a string is deleted like any
-# other rubbish.
+# its marks, which are the last arguments. The others are the id, the beginning of all keys, whether
+# the index of users is here as well, and the time. Returns whether there was a record that had not
+# expired; a tombstone and a record of another site stay, and do not count. A value that is not a
+# string is deleted like any other rubbish.
 DELETE: Final = Script(
     f"""
 {RECORD_LUA}
-local id, prefix, has_users = ARGV[1], ARGV[2], ARGV[3]
+local id, prefix, has_users, now = unpack(ARGV, 1, 4)
 local start = start_of(KEYS[1])
 if not start then
     redis.call('DEL', KEYS[1])
     return 0
 end
 local site, is_own = site_of(start), false
-if site == '\\0\\0\\0\\0' then site = ARGV[4] end
-for i = 4, #ARGV do is_own = is_own or site == ARGV[i] end
+if site == '\\0\\0\\0\\0' then site = ARGV[5] end
+for i = 5, #ARGV do is_own = is_own or site == ARGV[i] end
 if not (is_own and is_live(start)) then return 0 end
 redis.call('DEL', KEYS[1])
 for i = 2, #KEYS do remove(KEYS[i], string.sub(id, 2)) end
@@ -206,7 +207,7 @@ if user then
     tag = string.sub(tags, 2 * tag + 1, 2 * tag + 2)
     remove(prefix .. '{{' .. tag .. '}}u' .. site, name .. id)
 end
-return 1
+return expiry(start) > tonumber(now) and 1 or 0
 """
 )
 

@@ -11,6 +11,7 @@ from django.conf import settings
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 
+from ...core import clock
 from ...core.flow import Call, Flow, arun, run
 from ...core.records import Record, State, is_session_id, pack, pack_site, pack_times, unpack
 from ...core.summary import IndexReport
@@ -165,7 +166,8 @@ class RedisStorage(FlowStorage, CacheStorage):
         prefix, sites, tag = self._server.prefix, self.sites(), tag_of(session_id)
         keys = (self._server.key(session_id), *(sessions_key(prefix, each, tag) for each in sites))
         has_users = int(not self._server.spans_slots)
-        arguments = (bytes.fromhex(session_id), prefix, has_users, *map(pack_site, sites))
+        head = (bytes.fromhex(session_id), prefix, has_users, clock.now())
+        arguments = (*head, *map(pack_site, sites))
         return scripts.DELETE, keys, arguments
 
     def _purge(self, now: int, batch: int) -> Flow[int]:

@@ -42,7 +42,9 @@ class EntryRotation(Pair):
         if rotated is None:
             return record
         registered = yield from self._rotate_entry(rotated, entry, record, clock.now())
-        return None if registered is None else record
+        if isinstance(registered, Conflict):
+            return registered.current
+        return None if isinstance(registered, Gone) else record
 
     def _read_successor(self, tombstone: Record) -> Flow[Record | None]:
         """Return the live data to which a tombstone leads, if there is any that can be read."""
@@ -61,12 +63,12 @@ class EntryRotation(Pair):
 
     def _rotate_entry(
         self, record: Record, entry: Record, tombstone: Record, now: int
-    ) -> Flow[Updated | None]:
+    ) -> Flow[Outcome]:
         """Rotate the entry of a session whose data has the new id already.
 
         This decides whether the session goes on under its new id. Any number of requests may do it
-        at once. Return ``None`` if the session was ended under the old id. If it has another id by
-        now, or was ended under the new one, the outcome says that it is rotated.
+        at once. The outcome is as that of `_supersede`. If the session was ended under the new id,
+        or has another one by now, it says that the session is rotated.
         """
         first = without_payload(record)
         while True:
@@ -75,49 +77,57 @@ class EntryRotation(Pair):
             )
             if isinstance(outcome, Updated):
                 return outcome
-            if not (isinstance(outcome, Conflict) and outcome.current.is_live(now)):
+            if isinstance(outcome, Conflict) and outcome.current.is_live(now):
+                entry = outcome.current
+            elif not isinstance(outcome, Taken) or (yield from self._claim(record.id, now)):
                 break
-            entry = outcome.current
         if isinstance(outcome, Taken):
             # Another request rotates the entry in two steps, or has done so.
-            yield from self._claim(record.id, now)
-            if not (yield from self._supersede(entry, tombstone, now)):
-                return None
+            outcome = yield from self._supersede(entry, tombstone, now)
+            if not isinstance(outcome, Updated):
+                return outcome
         elif isinstance(outcome, Gone) or outcome.current.successor != record.id:
-            return None
+            is_elsewhere = isinstance(outcome, Conflict) and outcome.current.successor
+            return outcome if is_elsewhere else Gone()
         current: Record | None = yield Call(self._registry, "read", (record.id,))
         if current is None or current.state is not State.LIVE:
             return Updated(first, is_rotated=True)
         return Updated(current)
 
-    def _claim(self, session_id: str, now: int) -> Flow[None]:
+    def _claim(self, session_id: str, now: int) -> Flow[bool]:
         """Change an entry, so that the request that has created it does not remove it again.
 
-        See `rotate_in_two_steps`.
+        Return whether it stays: that request may remove or change it at this moment. See
+        `rotate_in_two_steps`.
         """
         entry: Record | None = yield Call(self._registry, "read", (session_id,))
-        if entry is not None and entry.state is State.LIVE:
-            claimed = msgspec.structs.replace(entry, version=next_version(entry.version))
-            yield Call(self._registry, "update", (claimed, entry, now))
+        if entry is None:
+            return False
+        if not entry.is_live(now):
+            return True  # The session has ended under this id.
+        claimed = msgspec.structs.replace(entry, version=next_version(entry.version))
+        outcome: Outcome = yield Call(self._registry, "update", (claimed, entry, now))
+        return isinstance(outcome, Updated)
 
-    def _supersede(self, entry: Record, tombstone: Record, now: int) -> Flow[bool]:
+    def _supersede(self, entry: Record, tombstone: Record, now: int) -> Flow[Outcome]:
         """Replace the entry by a tombstone, whichever version of the entry is stored by now.
 
-        Return whether the session goes on: its entry has gone if it was ended.
+        Return `Updated` if the session goes on as the tombstone says, `Conflict` if it goes on
+        under another id that a request has given it meanwhile, and `Gone` if it was ended.
         """
         try:
             while True:
                 outcome: Outcome = yield Call(self._registry, "update", (tombstone, entry, now))
-                if isinstance(outcome, Updated):
-                    return True
-                if isinstance(outcome, Gone):
-                    return False
-                if not outcome.current.is_live(now):
-                    # The same tombstone, if the answer to this call was lost.
-                    successor = outcome.current.successor
-                    return bool(successor) and successor == tombstone.successor
+                if not (isinstance(outcome, Conflict) and outcome.current.is_live(now)):
+                    break
                 entry = outcome.current
         except StorageUnavailable as error:
             # The data says what became of the session.
             logger.warning("Session %s stays listed until it expires: %s", entry.id, error)
-            return True
+            return Updated(tombstone)
+        if not isinstance(outcome, Conflict):
+            return outcome
+        successor = outcome.current.successor
+        if successor and successor == tombstone.successor:
+            return Updated(tombstone)  # The answer to this call was lost, or another one did it.
+        return outcome if successor else Gone()

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from ...core.flow import Call, Flow
-from ...core.records import Record, State, next_version, without_payload
+from ...core.records import Record, State, next_version, saves_of, without_payload
 from ...exceptions import StorageUnavailable, UnreadablePayload
 from ..base import Conflict, Gone, Outcome, Taken, Updated, was_rotated
 from .entries import (
@@ -51,7 +51,8 @@ class StoredRecords(EntryRotation):
         try:
             return (yield from self._create(record, now))
         except CancelledError:
-            yield from self._withdraw(record)
+            if not (yield from self._is_stored(record)):
+                yield from self._withdraw(record)
             raise
 
     def _create(self, record: Record, now: int) -> Flow[Updated | Taken]:
@@ -75,7 +76,7 @@ class StoredRecords(EntryRotation):
         rolled back or ended. Without the entry, the session has ended, and its data does not count.
         """
         try:
-            created: Updated | Taken = yield Call(self._data, "create", (record, now))
+            created = yield from self._store_data(record, now)
             if isinstance(created, Updated):
                 return created
             current: Record | None = yield Call(self._registry, "read", (record.id,))
@@ -83,13 +84,38 @@ class StoredRecords(EntryRotation):
                 has_ended = current is None or current.state is not State.LIVE
                 return Updated(record, is_rotated=True) if has_ended else created
             yield Call(self._data, "delete", (record.id,))
-            created = yield Call(self._data, "create", (record, now))
+            created = yield from self._store_data(record, now)
             if record.state is not State.LIVE and isinstance(created, Taken):
                 return Updated(record)  # The data has another tombstone, which does not count.
         except Exception:
             yield from self._withdraw(record)
             raise
         return created
+
+    def _store_data(self, record: Record, now: int) -> Flow[Updated | Taken]:
+        """Create the data of a record, also if the answer of the store is lost.
+
+        If several requests migrate the session, others may have found it under its entry already.
+        """
+        try:
+            created: Updated | Taken = yield Call(self._data, "create", (record, now))
+        except Exception:
+            if not (yield from self._is_stored(record)):
+                raise
+            created = Updated(record)
+        return created
+
+    def _is_stored(self, record: Record) -> Flow[bool]:
+        """Return whether a create that raised has stored the data, as far as the store tells.
+
+        Other requests may have saved or rotated the session since.
+        """
+        current: Record | None = None
+        with suppress(StorageUnavailable, UnreadablePayload):
+            current = yield Call(self._data, "read_latest", (record.id,))
+        if current is None or current.version == record.version:
+            return current is not None
+        return current.state is not State.LIVE or saves_of(current) > saves_of(record)
 
     def _withdraw(self, record: Record) -> Flow[None]:
         """Remove the entry that was created for a record, unless another request has its own."""
@@ -113,7 +139,7 @@ class StoredRecords(EntryRotation):
         claimed: Outcome = yield Call(self._registry, "update", (claim, entry, now))
         if not isinstance(claimed, Updated):
             return Taken()
-        created: Updated | Taken = yield Call(self._data, "create", (record, now))
+        created = yield from self._store_data(record, now)
         return created if isinstance(created, Taken) else combine_outcomes(created, claimed)
 
     def issue(self, record: Record, now: int) -> Flow[Updated]:
@@ -128,8 +154,9 @@ class StoredRecords(EntryRotation):
             return (yield from self._replace_tombstone(record, base, now))
         entry = entry_of(base)
         if record.state is not State.LIVE and (yield from self._is_ahead()):
-            if not (yield from self._supersede(entry, record, now)):
-                return Gone()
+            superseded = yield from self._supersede(entry, record, now)
+            if not isinstance(superseded, Updated):
+                return superseded
             yield from self._end_data_after_commit(record, without_entry(base), now)
             return Updated(record, is_provisional=True)
         if (yield from self._is_ahead()):
@@ -147,7 +174,8 @@ class StoredRecords(EntryRotation):
         if isinstance(outcome, Gone):
             return outcome
         if record.state is not State.LIVE:
-            return outcome if (yield from self._supersede(entry, record, now)) else Gone()
+            superseded = yield from self._supersede(entry, record, now)
+            return outcome if isinstance(superseded, Updated) else superseded
         followed = yield from self._update_entry(record, entry, now)
         return Gone() if followed is None else combine_outcomes(outcome, followed)
 
@@ -157,8 +185,9 @@ class StoredRecords(EntryRotation):
         If the entry were removed, a third request could migrate the session meanwhile, and what it
         saves would be replaced by the data of the second one.
         """
-        if not (yield from self._supersede(entry, tombstone, now)):
-            return Gone()
+        superseded = yield from self._supersede(entry, tombstone, now)
+        if not isinstance(superseded, Updated):
+            return superseded
         # If the data is there by now, it does not count.
         yield Call(self._data, "create", (tombstone, now))
         return Updated(tombstone)
@@ -281,7 +310,7 @@ class StoredRecords(EntryRotation):
 
     def _register_rotation(
         self, outcome: Updated, base: Record, tombstone: Record, now: int
-    ) -> Flow[Updated | Gone]:
+    ) -> Flow[Outcome]:
         """Let the entry follow the data, which the rotation with this outcome has replaced."""
         record, entry = outcome.record, entry_of(base)
         try:
@@ -291,9 +320,9 @@ class StoredRecords(EntryRotation):
                 yield from self._undo_rotation(record, base, tombstone, now)
                 raise
             registered = Updated(without_payload(record))
-        if registered is None:
+        if not isinstance(registered, Updated):
             yield Call(self._data, "delete", (record.id,))
-            return Gone()
+            return registered
         return combine_outcomes(outcome, registered)
 
     def _undo_rotation(
@@ -326,12 +355,13 @@ class StoredRecords(EntryRotation):
             # The entry of the old id is replaced last: the caller may commit after a failure.
             outcome = yield from self._create_data(record, now)
             if isinstance(outcome, Updated):
-                if (yield from self._supersede(entry, tombstone, now)):
+                superseded = yield from self._supersede(entry, tombstone, now)
+                if isinstance(superseded, Updated):
                     step = partial(carry_over, self._data, current, tombstone, record.id)
                     yield from self._run_after_commit(record.id, step)
                     return combine_outcomes(outcome, registered)
                 # At once: a login may store a new session under this id, before the commit.
                 yield Call(self._data, "delete", (record.id,))
-                outcome = Gone()
+                outcome = superseded
         yield Call(self._registry, "delete", (record.id,))
         return outcome

@@ -41,9 +41,12 @@ class Statements(NamedTuple):
     create: str
     update: str
     save: str
+    remove: str
     rotate: str | None
     touch: str
     delete: str
+    is_unexpired: str
+    """The condition that a row has not expired."""
     purge: str | None
     purge_endless: str | None
     """Removes rows whose expiry is damaged, so that they would never expire."""
@@ -84,6 +87,7 @@ def compile_statements(model: type[StoredSession], connection: BaseDatabaseWrapp
         create=_create(table, connection.vendor),
         update=_update(table, FIELDS[1:]),
         save=_update(table, SAVED_FIELDS),
+        remove=f"DELETE FROM {table.name} WHERE {_condition(table)}",
         rotate=_rotate(table) if connection.vendor == "postgresql" else None,
         touch=_touch(table, connection),
         # Also rows of an unknown state.
@@ -91,6 +95,7 @@ def compile_statements(model: type[StoredSession], connection: BaseDatabaseWrapp
             f"DELETE FROM {table.name} WHERE {id_} = %s AND {state} NOT IN ({tombstones}) "
             f"AND {_OF_SITES}"
         ),
+        is_unexpired=f"{table.column['expires']} > %s",
         purge=_purge(table, connection.vendor),
         purge_endless=_purge_endless(table, connection.vendor),
         end=EndStatements(

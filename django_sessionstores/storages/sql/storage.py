@@ -21,6 +21,7 @@ from django.db.models.functions import Length
 from django.db.transaction import TransactionManagementError
 from django.utils.translation import gettext_noop
 
+from ...core import clock
 from ...core.phrases import Phrase
 from ...core.records import TOMBSTONES, Record, State, is_session_id
 from ...core.summary import Summary
@@ -39,6 +40,7 @@ from ..base import (
     Updated,
     expiry_cursor,
     expiry_page,
+    is_removal,
     place_of_cursor,
 )
 from . import transactions
@@ -51,7 +53,7 @@ from .connection_errors import (
     refuses_statement,
 )
 from .deadline import LimitedCursor, breaker_of, renew_if_closed
-from .end_statements import EndStatements
+from .end_statements import EndStatements, returns_deleted
 from .free_rows import write_if_free
 from .lost_races import (
     code_of,
@@ -177,7 +179,9 @@ class DatabaseStorage(TableStorage[Statements]):
         connection, statements = self._database()
         condition = (key_of(base.id), base.version, now)
         sql, values = statements.update, row_of(record)[1:]
-        if differs_only_as_saved(record, base):
+        if is_removal(record):
+            sql, values = statements.remove, ()
+        elif differs_only_as_saved(record, base):
             sql, values = statements.save, (record.payload, record.version, record.last_activity)
         if _execute(connection, sql, (*values, *condition)):
             return _outcome(connection, record)
@@ -220,7 +224,18 @@ class DatabaseStorage(TableStorage[Statements]):
         connection, statements = self._database()
         sites = (0, *self.sites())
         sql = statements.for_sites(statements.delete, sites)
-        return bool(_execute(connection, sql, (key_of(session_id), *TOMBSTONES, *sites)))
+        row = (key_of(session_id), *TOMBSTONES, *sites)
+        parameters = (*row, clock.now())
+        if returns_deleted(connection):
+            deleted = _fetch_all(
+                connection, f"{sql} RETURNING {statements.is_unexpired}", parameters
+            )
+            return any(is_unexpired for (is_unexpired,) in deleted)
+        # MySQL cannot tell what it deletes. If nothing is live, that takes another statement.
+        if _execute(connection, f"{sql} AND {statements.is_unexpired}", parameters):
+            return True
+        _execute(connection, sql, row)
+        return False
 
     def _end_statements(self) -> tuple[EndStatements, Sequence[Any]]:
         _, statements = self._database()
@@ -346,8 +361,12 @@ def _fetch_all(
 ) -> Sequence[Row]:
     """Return the rows of a statement. ``only_reads`` is as for a `LimitedCursor`."""
 
+    was_sent = False
+
     def fetch() -> Sequence[Row]:
+        nonlocal was_sent
         with LimitedCursor(connection, only_reads=only_reads) as cursor:
+            was_sent = True
             cursor.execute(sql, parameters)
             rows: Sequence[Row] = cursor.fetchall()
         return rows
@@ -355,7 +374,7 @@ def _fetch_all(
     try:
         rows = read_texts(connection, lambda: retry(connection, fetch, only_reads=only_reads))
     except (Error, StorageUnavailable) as error:
-        _raise_translated(error, connection, sql)
+        _raise_translated(error, connection, sql, was_sent=was_sent)
     _note_success(connection, sql)
     return rows
 

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from . import handler
-from .history import BEFORE, Ending, Life, Request, Violation
+from .history import BEFORE, FOREVER, Ending, Life, Request, Violation
 from .internals import Inventory, SessionStoresError
 from .judge import ENDS_OWN, MOST, TOMBSTONE_AT, led_to
 
@@ -281,7 +281,10 @@ def _audit_signals(world: World) -> None:
     ends = [(signals.known_id(each, known), reason) for each, reason in signals.ends]
     for life in world.model.lives:
         sent_reasons = [reason for session_id, reason in ends if session_id in life.ids]
-        endings = [each for each in life.endings if each.reason != "expired"]
+        expired = [each.acked or FOREVER for each in life.endings if each.reason == "expired"]
+        over = min(expired, default=FOREVER)
+        # Who ends what has expired ends no session (10).
+        endings = [each for each in life.endings if each.start < over]
         certain = [each for each in endings if each.acked is not None]
         # After a login, the next session ends instead. After an expiry, none does.
         may_be_silent = len(endings) < len(life.endings) or life.children
@@ -336,13 +339,18 @@ def _is_unsure_of_ids(world: World) -> bool:
     """Return whether the end of a session may be told with the id of a rotation that fails.
 
     Of two rotations at once in two steps, nothing in their records tells which one has succeeded.
+    And if a session ends before a rotation has superseded its old id, another end may find its new
+    one in the list before the rotation removes that.
     """
+    if "2step" not in world.config.options:
+        return False
     requests = world.requests.values()
-    return "2step" in world.config.options and any(
-        each.key == other.key and each is not other and each.overlaps(other)
-        for each in requests
-        for other in requests
-    )
+    for each in requests:
+        beside = [other for other in requests if other is not each and other.overlaps(each)]
+        enders = [other for other in beside if other.name in {*_ENDING, "others"}]
+        if len(enders) > 1 or any(each.key == other.key for other in beside):
+            return True
+    return False
 
 
 def _unnamed_ends(world: World) -> list[tuple[str, str]]:

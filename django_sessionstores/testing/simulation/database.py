@@ -18,6 +18,8 @@ from .internals import (
     StorageUnavailable,
     Taken,
     Updated,
+    core_clock,
+    is_removal,
     with_times,
 )
 from .scheduler import Scheduler
@@ -165,7 +167,7 @@ class SimulatedDatabase(Storage):
             return Gone()
         if current.version != base.version:
             return Conflict(current)
-        self._put(connection, base.id, record)
+        self._put(connection, base.id, None if is_removal(record) else record)
         return Updated(record, is_provisional=self.in_transaction())
 
     def rotate(self, record: Record, base: Record, tombstone: Record, now: int) -> Outcome | Taken:
@@ -192,7 +194,7 @@ class SimulatedDatabase(Storage):
         if current is None or current.state is not State.LIVE:
             return False
         self._put(connection, session_id, None)
-        return True
+        return current.is_live(core_clock.now())
 
     def purge(self, now: int, batch: int) -> int:
         connection = self._open()

@@ -57,6 +57,7 @@ from ...storages.copies import is_refused
 from ...storages.ending import end_one_by_one, end_without_key
 from ...storages.layered import LayeredStorage
 from ...storages.memory import MemoryStorage
+from ...storages.outcomes import is_removal
 from ...storages.registered import RegisteredStorage
 from . import users
 
@@ -92,6 +93,7 @@ __all__ = [
     "arun",
     "attributes",
     "clock",
+    "core_clock",
     "derived_key",
     "draw_key",
     "end_account_sessions",
@@ -101,6 +103,7 @@ __all__ = [
     "handled_request",
     "id_of_cursor",
     "is_refused",
+    "is_removal",
     "keys_from",
     "methods",
     "next_version",

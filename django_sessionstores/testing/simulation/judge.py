@@ -275,7 +275,8 @@ class Judge:
             self._broken(16, f"{request}: sets a cookie for a key that was never stored")
             return
         key = life.keys[request.cookie]
-        if any(self._was_known(request, each) for each in life.endings):
+        is_over = any(self._was_known(request, each) for each in life.endings)
+        if is_over and not self._is_half_ended(life, request):
             self._broken(16, f"{request}: sets a cookie for session {life.number}, which ended")
         if any(each.grace is None and self._was_known(request, each) for each in key.superseded):
             self._broken(16, f"{request}: sets a cookie for a key that was superseded")
@@ -295,6 +296,19 @@ class Judge:
         """Return whether an event happened before the outcome of a request was decided."""
         decided = self._world.decided(request)
         return bool(what.acked and what.acked < decided and what.request is not request)
+
+    def _is_half_ended(self, life: Life, request: Request) -> bool:
+        """Return whether the outcome of a request was decided while others were ending its session.
+
+        Under Django's middleware, a save asks the store of the data. A request that ends a session
+        removes it from the registry first. Another one that ends all sessions of the user finds
+        nothing any more, and is answered: it has not ended this one (8).
+        """
+        if not (self._world.config.is_registered and self._world.config.middleware == "django"):
+            return False
+        decided = self._world.decided(request)
+        enders = [each.request for each in life.endings if each.request not in {None, request}]
+        return any(each and each.began < decided < (each.ended or FOREVER) for each in enders)
 
     def _may_be_joined(self, life: Life, request: Request) -> bool:
         """Return whether a login beside a request may have begun another session under a key that

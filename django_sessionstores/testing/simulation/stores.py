@@ -26,6 +26,7 @@ from .internals import (
     Taken,
     Updated,
     arun,
+    core_clock,
     end_one_by_one,
     end_without_key,
     id_of_cursor,
@@ -215,7 +216,7 @@ class SimulatedCache(CacheStorage):
         if record is None or record.state is not State.LIVE:
             return False
         del self.records[session_id]
-        return True
+        return record.is_live(core_clock.now())
 
     def purge(self, now: int, batch: int) -> int:
         expired = [each.id for each in self.records.values() if each.expires <= now][:batch]

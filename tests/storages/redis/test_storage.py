@@ -576,6 +576,15 @@ def test_redis_drops_what_expired(storage: redis.RedisStorage) -> None:
     assert 0 < lifetimes["e"] <= 5000
 
 
+def test_a_tombstone_that_is_not_kept_frees_the_id_at_once(storage: redis.RedisStorage) -> None:
+    """A rotation on a cluster withdraws a record in this way, and may create it again."""
+    made = record()
+    storage.create(made, NOW)
+    over = make_tombstone(made.id, State.ENDED, now=0, seconds=0, of=made)
+    assert isinstance(storage.update(over, made, NOW), Updated)
+    assert isinstance(storage.create(made, NOW), Updated)
+
+
 def test_a_touch_moves_the_lifetime_and_never_shortens_it(storage: redis.RedisStorage) -> None:
     """Redis would drop a session that is in use; of two requests that touch at once, the one that
     began earlier may come last. 2**47 is where the seventh byte gets beyond 127: compared as

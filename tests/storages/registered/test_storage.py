@@ -83,7 +83,8 @@ def stored(store: Any, **fields: Any) -> Record:
 
 
 def after(base: Record, **changes: Any) -> Record:
-    return msgspec.structs.replace(base, version=base.version + 1, handle=None, **changes)
+    fields = {"version": base.version + 1, "handle": None, **changes}
+    return msgspec.structs.replace(base, **fields)
 
 
 def break_at(*names: str) -> Callable[[str], None]:
@@ -658,7 +659,10 @@ def test_a_rotation_that_is_cancelled_leaves_the_entry_of_its_data(
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_create_that_is_cancelled_leaves_no_entry(pair: RegisteredStorage, when: str) -> None:
+def test_a_create_that_is_cancelled_leaves_no_entry_without_data(
+    pair: RegisteredStorage, when: str
+) -> None:
+    """Nor data without its entry, which other requests may have found meanwhile."""
     for place in count():
         record = new()
         hooks: dict[str, Any] = {when: cancel_at(place)}
@@ -666,7 +670,7 @@ def test_a_create_that_is_cancelled_leaves_no_entry(pair: RegisteredStorage, whe
             with observed(pair.data, pair.registry, **hooks):
                 asyncio.run(pair.acreate(record, now()))
         except CancelledError:
-            assert pair.registry.read(record.id) is None
+            assert live_ids(pair.registry, record) == live_ids(pair.data, record)
         else:
             break
     assert place > 1
@@ -812,6 +816,49 @@ def test_a_request_that_meets_half_of_a_rotation_whose_session_has_ended(
     assert live_ids(pair.registry, base, record) == []
 
 
+@pytest.mark.parametrize("is_ahead", [False, True], ids=["autocommit", "transaction"])
+def test_a_rotation_is_told_the_id_that_a_transaction_gives_the_session_meanwhile(
+    pair: RegisteredStorage, store: Any, monkeypatch: pytest.MonkeyPatch, is_ahead: bool
+) -> None:
+    """The session goes on under that id, and has not ended."""
+    monkeypatch.setattr(pair.registry, "in_transaction", lambda: is_ahead)
+    base = stored(store)
+    record, *rest = aged_rotation(base)
+    other, _, tombstone, _ = aged_rotation(base)
+
+    def commit(name: str) -> None:
+        if name == ("update" if is_ahead else "rotate") and pair.data.read(other.id) is None:
+            pair.data.create(other, now())
+            pair.registry.rotate(other, base, tombstone, now())
+
+    with observed(pair.registry, before=commit):
+        outcome = store.rotate(record, *rest)
+    assert isinstance(outcome, Conflict)
+    assert outcome.current.successor == other.id
+    assert store.read(base.id).successor == other.id
+    assert live_ids(pair, base, record, other) == live_ids(pair.registry, base, record, other)
+    assert live_ids(pair.registry, base, record, other) == [other.id]
+
+
+def test_half_of_a_rotation_is_read_whose_session_gets_another_id_meanwhile(
+    pair: RegisteredStorage, store: Any
+) -> None:
+    """The registry decides under which of them it goes on."""
+    base = stored(store)
+    record, _, tombstone, moment = aged_rotation(base)
+    pair.data.rotate(record, without_entry(base), tombstone, moment)
+    other, _, instead, _ = aged_rotation(base)
+
+    def commit(name: str) -> None:
+        if name == "rotate" and pair.data.read(other.id) is None:
+            pair.data.create(other, now())
+            MemoryStorage.rotate(pair.registry, other, base, instead, now())  # type: ignore[arg-type]
+
+    with observed(pair.registry, before=commit):
+        assert store.read(base.id).successor == other.id
+    assert live_ids(pair.registry, base, record, other) == [other.id]
+
+
 def test_half_of_a_rotation_whose_data_was_lost(pair: RegisteredStorage, store: Any) -> None:
     """There is nothing to register. The tombstone leads nowhere."""
     base = stored(store)
@@ -871,6 +918,30 @@ def test_two_requests_register_one_rotation_in_two_steps(place: int, has_ended: 
     assert outcome.is_rotated is has_ended
     left = [] if has_ended else [record.id]
     assert live_ids(pair, base, record) == live_ids(pair.registry, base, record) == left
+
+
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["refused", "to be withdrawn", "withdrawn"])
+def test_a_rotation_in_two_steps_is_done_by_another_request_while_it_is_tried_again(
+    place: int,
+) -> None:
+    """The entry under the new id is withdrawn only if the other request does not need it."""
+    pair = RegisteredStorage(MemoryStorage(10), InTwoSteps(10), window=60)
+    base, calls = stored(pair), count()
+    record, *rest = aged_rotation(base)
+    entry = pair.registry.read(base.id)
+    assert entry is not None
+    pair.registry.update(after(entry, ip="::1"), entry, now())
+
+    def meet(name: str) -> None:
+        if name in {"create", "update", "delete"} and next(calls) == place + 1:
+            assert pair.read(base.id) is not None
+            assert live_ids(pair, base, record) == [record.id]
+
+    with observed(pair.registry, before=meet):
+        outcome = pair.rotate(record, *rest)
+    assert isinstance(outcome, Updated)
+    assert not outcome.is_rotated
+    assert live_ids(pair, base, record) == live_ids(pair.registry, base, record) == [record.id]
 
 
 def test_a_rotation_after_the_entry_has_moved(pair: RegisteredStorage, store: Any) -> None:
@@ -1023,6 +1094,42 @@ def test_a_create_whose_data_cannot_be_stored(
     ):
         store.create(record, now())
     assert (pair.registry.read(record.id) is None) is (broken == ["create"])
+
+
+@pytest.mark.parametrize("is_saved", [False, True], ids=["", "saved since"])
+def test_a_create_whose_answer_was_lost(
+    pair: RegisteredStorage, store: Any, is_saved: bool
+) -> None:
+    """Another request that migrates the same session may have read it, and may save it."""
+    record = new(version=1 << 32)
+
+    def lose(name: str) -> None:
+        if name == "create":
+            if is_saved:
+                held = pair.read(record.id)
+                assert held is not None
+                later = after(held, version=2 << 32, payload=b"later")
+                assert isinstance(pair.update(later, held, now()), Updated)
+            raise StorageUnavailable("the answer was lost")
+
+    with observed(pair.data, after=lose):
+        assert isinstance(store.create(record, now()), Updated)
+    assert store.read(record.id).payload == (b"later" if is_saved else record.payload)
+    assert live_ids(pair.registry, record) == [record.id]
+
+
+def test_a_create_that_fails_over_data_without_an_entry(
+    pair: RegisteredStorage, store: Any
+) -> None:
+    """Data that was left over is not that of the new session."""
+    record = new(version=1 << 32)
+    pair.data.create(new(id=record.id, version=(1 << 32) + 1, payload=b"left over"), now())
+    with (
+        observed(pair.data, after=break_at("create")),
+        pytest.raises(StorageUnavailable, match="create is broken"),
+    ):
+        store.create(record, now())
+    assert store.read(record.id) is None
 
 
 def test_a_tombstone_in_a_transaction_of_the_registry_reaches_the_data_with_the_commit(

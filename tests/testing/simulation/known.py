@@ -531,4 +531,29 @@ PROGRAMS: Final = {
         "cache_registry django sync +refuse: 2:x.clear 2* >2 5:x.login.1+save@manual 5 5 5 5 "
         "9:x.login.1+save@manual 9*"
     ),
+    "a rotation in a transaction is told that a session has ended which has got another id": (
+        "cache_registry django sync: 3:z.login.1 3* >3 +1001 11:z.put.a+save@undone 11 11 11 11 "
+        "12:z.put.a+save@undone 12*"
+    ),
+    "the entry is removed of a rotation in two steps that another request has done meanwhile": (
+        "cache_registry own sync +2step +memory: previous.x.1 s1:x.read s1* a:x.login.1 d:x.put.a "
+        "a a a a a d* a a a a a c:o.end.x a c*"
+    ),
+    "a session ends in which another request saves, as an answer is lost while it is migrated": (
+        "cache_registry own sync +memory: previous.x.1 2:x.drop.a 2 2 4:x.put.a+404 2 2~ 4 4"
+    ),
+    "a session is saved while it ends, and another request has found its entry gone": (
+        "cache_registry django async +2step: t1:y.login.1 t1* >t1 s1:x.login.1 s1* >s1 b:x.put.b "
+        "d:y.others c:x.delete b b c d*"
+    ),
+    "a flush tells the end of a session that had expired": (
+        "cache_registry own sync: s1:x.login.1 s1* >s1 +2419200 1:x.flush 1*"
+    ),
+    "an operator tells the end of a session that had expired": (
+        "memory django async: s1:x.login.1 s1* >s1 +2419200 1:o.delete_key.x 1*"
+    ),
+    "the id of a rotation in two steps is found in a list after the session has ended": (
+        "cache_registry django sync +2step: t1:y.login.1 t1* >t1 s1:x.login.1 s1* >s1 a:x.put.a a* "
+        "b:x.cycle b b b b c:y.others c* d:o.end_all.1 b d*"
+    ),
 }

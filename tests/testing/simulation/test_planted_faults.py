@@ -15,7 +15,7 @@ import pytest
 
 from django_sessionstores import middleware, signals
 from django_sessionstores.core import clock
-from django_sessionstores.core.flow import Flow
+from django_sessionstores.core.flow import Call, Flow
 from django_sessionstores.core.records import (
     Record,
     SecretText,
@@ -24,6 +24,7 @@ from django_sessionstores.core.records import (
     without_payload,
 )
 from django_sessionstores.exceptions import SessionLimitReached, StorageFull, StorageUnavailable
+from django_sessionstores.inventory import ending as inventory_ending
 from django_sessionstores.inventory.arguments import Limits
 from django_sessionstores.inventory.ending import Ending
 from django_sessionstores.migration import lazy
@@ -370,9 +371,31 @@ def register_what_has_ended(plant: pytest.MonkeyPatch) -> None:
     original = StoredRecords._rotate_entry
 
     def rotate_entry(self: StoredRecords, record: Record, *args: Any) -> Flow[Updated]:
-        return (yield from original(self, record, *args)) or Updated(without_payload(record))
+        outcome = yield from original(self, record, *args)
+        return outcome if isinstance(outcome, Updated) else Updated(without_payload(record))
 
     plant.setattr(StoredRecords, "_rotate_entry", rotate_entry)
+
+
+def leave_the_data_of_what_has_ended(plant: pytest.MonkeyPatch) -> None:
+    def delete(self: StoredRecords, session_id: str) -> Flow[bool]:
+        return bool((yield Call(self._registry, "delete", (session_id,))))
+
+    plant.setattr(StoredRecords, "delete", delete)
+
+
+def tell_the_end_of_both_records_of_a_rotation(plant: pytest.MonkeyPatch) -> None:
+    plant.setattr(inventory_ending._Progress, "add", lambda self, records: list(records))
+
+
+def tell_the_end_of_what_has_expired(plant: pytest.MonkeyPatch) -> None:
+    original = SimulatedDatabase.delete
+
+    def delete(self: SimulatedDatabase, session_id: str) -> bool:
+        was_there = self.rows.get(session_id) is not None
+        return original(self, session_id) or was_there
+
+    plant.setattr(SimulatedDatabase, "delete", delete)
 
 
 def leave_a_rotation_to_the_request_that_began_it(plant: pytest.MonkeyPatch) -> None:
@@ -516,6 +539,17 @@ CASES: Final = [
         16,
         f"cache_registry own sync: {USER} +1001 1:x.read 1 1 1 1 2:o.end.x 2* 1*",
     ),
+    (
+        leave_the_data_of_what_has_ended,
+        16,
+        f"cache_registry django sync: {USER} 1:x.put.a 1 1 2:x.delete 2* 1*",
+    ),
+    (
+        tell_the_end_of_both_records_of_a_rotation,
+        10,
+        f"cache_registry django sync +2step: {USER} 1:x.cycle 1 1 1 1 1 2:o.end_all.1 2* 1*",
+    ),
+    (tell_the_end_of_what_has_expired, 10, f"db own sync: {USER} +2419200 1:x.delete 1*"),
     (
         leave_a_rotation_to_the_request_that_began_it,
         15,

@@ -34,6 +34,18 @@ class DeletionTests(StorageCase):
             self.store.delete(base.id)
         self.store.delete(session_id(draw_key()))
 
+    def test_delete_of_an_expired_record_tells_that_it_was_not_live(self) -> None:
+        """delete() removes an expired record and returns False.
+
+        The expiry has ended that session, and no signal may tell another reason.
+        """
+        moment = now()
+        record = self.new_record(expires=moment - 2000)
+        self.store.create(record, moment - HOUR)
+        assert self.store.delete(record.id) is False
+        held = self.store.read(record.id)
+        assert held is None or held.state is not State.LIVE
+
     def test_update_does_not_revive_a_deleted_record(self) -> None:
         """A save that finishes after a logout does not bring the record back."""
         base = self.create_record()

@@ -70,6 +70,21 @@ class RotationTests(StorageCase):
         self.assert_gone(record.id)
         assert without_handle(self.store.read(base.id)) == without_handle(winner)
 
+    def test_a_rotation_that_was_refused_can_be_done_with_the_same_id(self) -> None:
+        """A rotation that met a newer version succeeds with that version and the same new id.
+
+        The session may have told its new key already, and must not need another one.
+        """
+        base = self.create_record()
+        winner = self.update_record(base, payload=b"winner")
+        record, refused = self.rotate(base)
+        assert isinstance(refused, Conflict)
+        again, outcome = self.rotate(refused.current, id=record.id)
+        assert isinstance(outcome, Updated)
+        assert without_handle(self.store.read(record.id)) == again
+        assert self.store.read(base.id).successor == record.id
+        assert without_handle(refused.current) == without_handle(winner)
+
     def test_rotate_over_a_deleted_record_does_nothing(self) -> None:
         """Rotating a deleted record creates nothing.
 
