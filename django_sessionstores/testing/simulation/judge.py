@@ -311,14 +311,11 @@ class Judge:
         """Return whether a cache that was unreachable may still show an ended session (7)."""
         if self._world.config.engine != "cached_db":
             return False
-        if any(each.request is not None and each.request.ended is None for each in life.endings):
-            # The request that has deleted the session has not deleted the copy yet. Another one
-            # that ends all sessions of the user finds nothing any more, and is answered.
+        if any(map(_is_single, life.endings)):
+            # The request has deleted the session and not the copy yet. Another one that ends all
+            # sessions of the user finds nothing any more, and is answered. If the cache came first,
+            # a user whose logout fails could not read in an outage of the database (21).
             return True
-        if any(each.reason == "password" for each in life.endings) and any(
-            each.life is life and each.ended is None for each in self._world.requests.values()
-        ):
-            return True  # The same, by a request that has found the password changed.
         if not (self._is_disturbed or self._world.was_evicted_early):
             return False
         return all(at < each.acked_at + _LEASE_AT for each in life.endings if each.acked)
@@ -351,6 +348,14 @@ class Judge:
             if (each.is_uncertain or each.ended is None) and each.signs_in == life.user
         ]
         return len(newer) + len(uncertain) >= MOST
+
+
+def _is_single(ending: Ending) -> bool:
+    """Return whether an end is not over that a request makes of one session, by a deletion."""
+    request = ending.request
+    if request is None or request.ended is not None:
+        return False
+    return ending.reason in {"logout", "replaced"} or request.name == "end"
 
 
 def joined_session(own: Life, login: Request, requests: Collection[Request]) -> Life:

@@ -531,4 +531,26 @@ PROGRAMS: Final = {
         "cache_registry django sync +refuse: 2:x.clear 2* >2 5:x.login.1+save@manual 5 5 5 5 "
         "9:x.login.1+save@manual 9*"
     ),
+    "a copy under the old key shows a session that has ended under its new one": (
+        "cached_db django async: s1:x.login.1 s1* >s1 a:x.cycle a a a c:o.end_all.1 c* b:x.put.b b*"
+    ),
+    "a copy shows a session that has ended while the request that ended it tells the cache": (
+        "cached_db own sync: s1:x.login.1 s1* >s1 a:o.end_all.1 a a c:o.end_all.1 c* b:x.read b*"
+    ),
+    "the same by a request that has found a new password": (
+        "cached_db own sync: s1:x.login.1 s1* >s1 b:x.poll b a:x.password a a a a b b b "
+        "b c:o.end_all.1 c* d:x.read d*"
+    ),
+    "a tombstone in the cache hides a session that a rotation in two steps has stored again": (
+        "cached_db own sync +2step: t1:y.login.1 t1* >t1 s1:x.put.base s1* >s1 a:x.login.1 "
+        "b:x.login.1 b a* b b b b c:y.others c*"
+    ),
+    "an older copy comes after an end that was rolled back, and has an outdated login": (
+        "cached_db own sync +memory: previous.x.1 s1:x.read s1* a:x.cycle b:x.password a a a "
+        "c:o.end.x@rollback b* c*"
+    ),
+    "the same without a previous backend, and a change is lost": (
+        "cached_db own sync: s1:x.login.1 s1* >s1 +1001 a:x.read d:x.put.a d d d a a a a d* "
+        "c:x.flush@rollback c*"
+    ),
 }

@@ -15,12 +15,13 @@ import pytest
 
 from django_sessionstores import middleware, signals
 from django_sessionstores.core import clock
-from django_sessionstores.core.flow import Flow
+from django_sessionstores.core.flow import Call, Flow
 from django_sessionstores.core.records import (
     Record,
     SecretText,
     State,
     draw_key,
+    make_tombstone,
     without_payload,
 )
 from django_sessionstores.exceptions import SessionLimitReached, StorageFull, StorageUnavailable
@@ -49,7 +50,7 @@ from django_sessionstores.storages.registered import RegisteredStorage, stored_r
 from django_sessionstores.storages.registered.stored_records import StoredRecords
 from django_sessionstores.testing.simulation.database import SimulatedDatabase
 from django_sessionstores.testing.simulation.programs import Program, run
-from django_sessionstores.testing.simulation.stores import Scheduled
+from django_sessionstores.testing.simulation.stores import Scheduled, SimulatedCache
 from tests.testing.simulation.known import OTHER, USER, VISITOR
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -143,6 +144,39 @@ def show_what_is_not_committed(plant: pytest.MonkeyPatch) -> None:
 
 def forget_the_cache(plant: pytest.MonkeyPatch) -> None:
     plant.setattr(LayeredStorage, "_publish", returning())
+    plant.setattr(LayeredStorage, "_leave_tombstones", returning(True))
+
+
+def leave_copies_while_a_session_ends(plant: pytest.MonkeyPatch) -> None:
+    def end(self: LayeredStorage, session_ids: Any, name: str, *args: Any) -> Flow[Any]:
+        answer = yield Call(self.authority, name, args)
+        yield from self._leave_tombstones(session_ids)
+        return answer
+
+    plant.setattr(LayeredStorage, "_end", end)
+
+
+def leave_copies_while_a_key_is_rotated(plant: pytest.MonkeyPatch) -> None:
+    plant.setattr(LayeredStorage, "_mark", returning())
+
+
+def forget_which_version_is_replaced(plant: pytest.MonkeyPatch) -> None:
+    def mark(self: LayeredStorage, base: Record) -> Flow[None]:
+        yield from self._tell_cache(base.id, "delete", base.id)
+
+    plant.setattr(LayeredStorage, "_mark", mark)
+
+
+def believe_the_tombstones_of_the_cache(plant: pytest.MonkeyPatch) -> None:
+    original = SimulatedCache.read
+
+    def read(self: SimulatedCache, locator: str) -> Record | None:
+        found = original(self, locator)
+        if found is None or found.state is not State.ENDED:
+            return found
+        return make_tombstone(locator, State.SUPERSEDED, now=clock.now(), seconds=60)
+
+    plant.setattr(SimulatedCache, "read", read)
 
 
 def ignore_tombstones_in_the_cache(plant: pytest.MonkeyPatch) -> None:
@@ -423,6 +457,8 @@ def end_what_has_the_new_password(plant: pytest.MonkeyPatch) -> None:
     plant.setattr(ending, "_is_outdated", is_outdated)
 
 
+FAILS: Final = "3:x.put.a+save+error@rollback 3*"
+
 CASES: Final = [
     (ignore_versions, 2, f"memory own sync: {USER} 1:x.put.a 1 2:x.put.b 2* 1*"),
     (overwrite_the_other, 2, f"memory own sync: {USER} 1:x.put.a 1 2:x.put.b 2* 1*"),
@@ -448,6 +484,27 @@ CASES: Final = [
     (show_what_is_not_committed, 18, f"db own sync: {USER} 1:x.put.a+save+error@rollback 1*"),
     (show_what_is_not_committed, 19, f"db own sync: {USER} 1:x.put.a+save@atomic 1 1 2:x.read 2*"),
     (forget_the_cache, 7, f"cached_db own sync: {USER} 1:x.read 1* 2:x.logout 2*"),
+    (forget_the_cache, 1, f"cached_db own sync: {USER} 1:x.put.a 1* 2:x.read 2*"),
+    (
+        leave_copies_while_a_session_ends,
+        7,
+        f"cached_db own sync: {USER} 1:o.end_all.1 1 1 2:o.end_all.1 2* 3:x.read 3*",
+    ),
+    (
+        leave_copies_while_a_key_is_rotated,
+        7,
+        f"cached_db own sync: {USER} 1:x.cycle 1 1 2:o.end_all.1 2* 3:x.read 3*",
+    ),
+    (
+        forget_which_version_is_replaced,
+        18,
+        f"cached_db own sync: {USER} +1001 2:x.put.b 2 2 2 1:x.read 1 1 1 1 2* >2 {FAILS} 1*",
+    ),
+    (
+        believe_the_tombstones_of_the_cache,
+        26,
+        f"cached_db own sync: {USER} 1:x.delete@rollback 1*",
+    ),
     (
         ignore_tombstones_in_the_cache,
         7,
