@@ -371,6 +371,30 @@ def joined_session(own: Life, login: Request, requests: Collection[Request]) -> 
     return own
 
 
+def keeps_data(world: World, life: Life, pk: int | None) -> bool:
+    """Return whether a login keeps the data of a session: a visitor's, or the same user's."""
+    if life.user is None or pk is None:
+        return True
+    return life.user == pk and life.password == world.users[pk].password
+
+
+def login_repeated_beside(request: Request) -> Life | None:
+    """Return the session that a login of the same user continues under another key, if that login
+    is not acknowledged: it has not ended, or its answer was lost."""
+    life = request.presented
+    while life is not None and life.user == request.signs_in:
+        if any(
+            each.request.signs_in == life.user
+            and each.request is not request
+            and (each.request.is_uncertain or each.request.overlaps(request))
+            for key in life.keys.values()
+            for each in key.superseded
+        ):
+            return life
+        life = life.children[0] if len(life.children) == 1 else None
+    return None
+
+
 def note_continuation(own: Life, life: Life, *, is_skewed: bool) -> None:
     """Note that a session is the session ``own`` under another key, or made from it.
 
@@ -381,6 +405,9 @@ def note_continuation(own: Life, life: Life, *, is_skewed: bool) -> None:
     parent = life.parent
     if life in own.children and parent is not None and parent.leads_to(own):
         life.parent, life.inherits_surely = own, not own.endings
+    life.has_joined = True
+    for ending in own.endings:
+        own.may_end_children(ending, is_skewed=is_skewed)
 
 
 def led_to(request: Request) -> Life | None:

@@ -553,4 +553,12 @@ PROGRAMS: Final = {
         "cached_db own sync: s1:x.login.1 s1* >s1 +1001 a:x.read d:x.put.a d d d a a a a d* "
         "c:x.flush@rollback c*"
     ),
+    "an end follows a rotation to the id under which a login is stored then": (
+        "cached_db own async: s1:x.login.1 s1* >s1 a:x.cycle b:x.login.1 b b c:o.delete_key.x a a "
+        "a c b c c b b c b b b c* b*"
+    ),
+    "a save under a key that nobody was given yet, and that another rotation has superseded": (
+        "cached_db own async: s1:x.login.1 s1* >s1 +1001 a:x.read b:x.cycle b b b a a a a b b b "
+        "d:x.save b b b d*"
+    ),
 }

@@ -479,6 +479,7 @@ CASES: Final = [
     (tell_before_the_commit, 10, f"db own sync: {USER} 1:o.delete_key.x@rollback"),
     (tell_before_the_commit, 10, f"db own sync: {USER} 1:x.visit.2@rollback"),
     (tell_nothing, 10, f"memory own sync: {USER} 1:x.logout 1*"),
+    (tell_nothing, 26, "memory own sync: 1:x.save 1*"),
     (list_nothing, 26, f"memory own sync: {USER}"),
     (publish_before_the_commit, 18, f"cached_db own sync: {USER} 1:x.put.a+save+error@rollback 1*"),
     (show_what_is_not_committed, 18, f"db own sync: {USER} 1:x.put.a+save+error@rollback 1*"),
@@ -531,6 +532,11 @@ CASES: Final = [
         f"db own sync: {OTHER} {USER} +1001 1:x.others 1 1 1 2:x.read 2* 1* >1 >2",
     ),
     (end_what_a_login_began, 1, f"memory own sync: {VISITOR} 1:x.login.1 1* 2:o.end.x 2*"),
+    (
+        end_what_a_login_began,
+        1,
+        f"cached_db own async: {USER} 1:x.cycle 2:x.login.1 2 2 1 1 1 2* 1* 3:o.end.x 3*",
+    ),
     (keep_what_is_rolled_back, 18, f"db own sync: {USER} 1:x.put.a+save@rollback 1*"),
     (
         keep_what_was_merged,
