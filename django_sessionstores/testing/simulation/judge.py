@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from .cache_outages import LEASE
 from .history import BEFORE, DELETED, FOREVER, Ending, Key, Life, Request, Superseding, Violation
 from .internals import SessionConflict, SessionEnded, SessionLimitReached, StorageUnavailable
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 _READS: Final = frozenset({"read", "poll", "dismiss"})
 ENDS_OWN: Final = frozenset({"logout", "visit", "flush", "delete"})
-_LEASE_AT: Final = 60_000
+_LEASE_AT: Final = LEASE * 1000
 TOMBSTONE_AT: Final = 60_000
 MOST: Final = 2
 """``MAX_SESSIONS`` of the sites that set it."""
@@ -96,8 +97,7 @@ class Judge:
     ) -> None:
         values, may_be_absent = life.allowed(name, *ticks)
         # The cache cannot always tell that a copy is outdated, until its lease is over.
-        is_unsure = self._world.was_away or self._world.was_evicted_early
-        is_leased = is_unsure and self._world.config.engine == "cached_db"
+        is_leased = self._world.may_be_misled
         if is_leased or value in values or (value is DELETED and may_be_absent):
             return
         voids = [write.value for write, _ in life.writes if write.key == name and write.is_void]
@@ -178,7 +178,7 @@ class Judge:
         """Return whether stores were unreachable, or transactions may have met a deadlock."""
         return (
             any("@" in each.operation or each.faults for each in self._world.requests.values())
-            or self._world.was_away
+            or self._world.cache_outages.were_any
         )
 
     def _may_keep_a_lock(self) -> bool:
@@ -309,16 +309,13 @@ class Judge:
 
     def _is_leased(self, life: Life, at: int) -> bool:
         """Return whether a cache that was unreachable may still show an ended session (7)."""
-        if self._world.config.engine != "cached_db":
-            return False
-        if any(map(_is_single, life.endings)):
+        if self._world.config.engine == "cached_db" and any(map(_is_single, life.endings)):
             # The request has deleted the session and not the copy yet. Another one that ends all
             # sessions of the user finds nothing any more, and is answered. If the cache came first,
             # a user whose logout fails could not read in an outage of the database (21).
             return True
-        if not (self._is_disturbed or self._world.was_evicted_early):
-            return False
-        return all(at < each.acked_at + _LEASE_AT for each in life.endings if each.acked)
+        acked = [each.acked_at for each in life.endings if each.acked]
+        return self._world.may_be_misled and all(at < each + _LEASE_AT for each in acked)
 
     def is_idle(self, life: Life, key: str | None, at: int) -> bool:
         """Return whether a session may have reached its idle timeout under a key."""

@@ -43,6 +43,7 @@ from django_sessionstores.sessions.state import New, RotationCause
 from django_sessionstores.storages import base, limited, revocation, tombstones
 from django_sessionstores.storages.base import Page, Updated
 from django_sessionstores.storages.calls import Calls
+from django_sessionstores.storages.copies import CopyTrust, never
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.limited import LimitedStorage
 from django_sessionstores.storages.memory import MemoryStorage
@@ -165,6 +166,22 @@ def forget_which_version_is_replaced(plant: pytest.MonkeyPatch) -> None:
         yield from self._tell_cache(base.id, "delete", base.id)
 
     plant.setattr(LayeredStorage, "_mark", mark)
+
+
+def trust_copies_from_before_the_process(plant: pytest.MonkeyPatch) -> None:
+    original = CopyTrust.__init__
+
+    def init(self: CopyTrust, *, lease: float, retry: float, process_began: Any) -> None:
+        original(self, lease=lease, retry=retry, process_began=never)
+
+    plant.setattr(CopyTrust, "__init__", init)
+
+
+def trust_copies_while_others_use_no_cache(plant: pytest.MonkeyPatch) -> None:
+    def begin_again(self: CopyTrust) -> None:
+        self._trusted_since = clock.now()
+
+    plant.setattr(CopyTrust, "begin_again", begin_again)
 
 
 def believe_the_tombstones_of_the_cache(plant: pytest.MonkeyPatch) -> None:
@@ -457,6 +474,8 @@ def end_what_has_the_new_password(plant: pytest.MonkeyPatch) -> None:
     plant.setattr(ending, "_is_outdated", is_outdated)
 
 
+WORKERS: Final = "cached_db own sync +workers"
+SAVED_BESIDE: Final = "3:x.read 3* 4:x.put.a 4* 5:x.read 5*"
 FAILS: Final = "3:x.put.a+save+error@rollback 3*"
 
 CASES: Final = [
@@ -500,6 +519,21 @@ CASES: Final = [
         forget_which_version_is_replaced,
         18,
         f"cached_db own sync: {USER} +1001 2:x.put.b 2 2 2 1:x.read 1 1 1 1 2* >2 {FAILS} 1*",
+    ),
+    (
+        trust_copies_from_before_the_process,
+        1,
+        f"{WORKERS}: {USER} away.cache 1:x.put.a 1* back.cache begin.0 2:x.read 2*",
+    ),
+    (
+        trust_copies_from_before_the_process,
+        7,
+        f"{WORKERS}: {USER} away.cache 1:x.delete 1* back.cache begin.0 2:x.read 2*",
+    ),
+    (
+        trust_copies_while_others_use_no_cache,
+        1,
+        f"{WORKERS}: {USER} away.cache 1:x.read 1* +2 2:x.read 2* back.cache +4 {SAVED_BESIDE}",
     ),
     (
         believe_the_tombstones_of_the_cache,
