@@ -561,4 +561,8 @@ PROGRAMS: Final = {
         "cached_db own async: s1:x.login.1 s1* >s1 +1001 a:x.read b:x.cycle b b b a a a a b b b "
         "d:x.save b b b d*"
     ),
+    "a cookie is sent again that only a copy shows, as the cache could not be told of the end": (
+        "cached_db own sync +workers: 5:x.login.2 6:x.login.1.first 6* >6 +1001 7:x.load "
+        "8:x.login.2 cut.0 9:x.drop.a"
+    ),
 }
