@@ -12,8 +12,9 @@ from ..conf import codec, merge_functions
 from ..core import clock
 from ..core.flow import Flow
 from ..core.records import SecretDict, SecretText, draw_key
-from ..exceptions import PayloadTooLarge, SessionEnded, SessionStoresError
+from ..exceptions import PayloadTooLarge, SessionEnded, SessionStoresError, StorageUnavailable
 from ..payloads.merge import merge
+from ..storages.base import Storage
 from ..storages.calls import Calls
 from ..storages.revocation import EndedSession, is_in_grace
 from . import (
@@ -387,9 +388,18 @@ class SessionFlows(KnownSession):
         state = self._current_state
         if not isinstance(state, Stored):
             return False
-        storage = self.storage()
-        record = yield from Calls(storage).read(storage.locate(state.key))
-        return record is not None and record.is_live(clock.now())
+        return (yield from _confirm(self.storage(), state.key))
+
+
+def _confirm(storage: Storage, key: SecretText) -> Flow[bool]:
+    """Return whether the store says now that a session lives under a key."""
+    calls, locator = Calls(storage), storage.locate(key)
+    try:
+        record = yield from calls.read_latest(locator)
+    except StorageUnavailable:
+        # A copy decides. Without the new key, the user would lose the session if the outage lasts.
+        record = yield from calls.read(locator)
+    return record is not None and record.is_live(clock.now())
 
 
 def _store_rotation_from(session: SessionFlows, unread: Unread) -> Flow[Unread]:

@@ -15,9 +15,10 @@ from ..core import clock
 from ..core.records import Record, State
 from ..exceptions import StorageUnavailable
 
-# Precedes the payload: a mark with which no encrypted payload begins, and when the record was read.
+# Precedes the payload: a byte with which no encrypted payload begins, and when the record was read.
 _HEAD: Final = struct.Struct(">BQ")
-_MARK: Final = 0
+_COPY: Final = 0
+_MARK: Final = 1
 
 
 def make_copy(record: Record, asked: int) -> Record:
@@ -27,21 +28,45 @@ def make_copy(record: Record, asked: int) -> Record:
     it. That begins when the server executes the command, and a server that stands still may do so
     long after the sender has given up.
     """
-    return msgspec.structs.replace(record, payload=_HEAD.pack(_MARK, asked) + record.payload)
+    return msgspec.structs.replace(record, payload=_HEAD.pack(_COPY, asked) + record.payload)
 
 
 def read_copy(stored: Record, since: int) -> Record | None:
-    """Return the record in a copy.
+    """Return the record in a copy; its handle is when the authority was asked for it.
 
-    Return ``None`` if the authority was asked for it before ``since``, or if it is not a copy.
+    Return ``None`` if that was before ``since``, or if it is not a copy.
     """
+    return _read(stored, _COPY, since)
+
+
+def make_mark(base: Record) -> Record:
+    """Return the mark that a cache has while ``base`` is replaced.
+
+    It is newer than any copy of ``base``, so that the cache refuses those, and older than the next
+    version. If ``base`` is from a copy, the mark also has what that had.
+    """
+    asked = base.handle if isinstance(base.handle, int) else 0
+    payload = _HEAD.pack(_MARK, asked) + (base.payload if asked else b"")
+    return msgspec.structs.replace(base, payload=payload, version=base.version + 1, handle=None)
+
+
+def read_mark(stored: Record, since: int) -> Record | None:
+    """Return the record in a mark, which counts only if the authority does not answer.
+
+    Return ``None`` for the same reasons as `read_copy`, and if the mark does not have it.
+    """
+    record = _read(stored, _MARK, since)
+    return record and msgspec.structs.replace(record, version=record.version - 1)
+
+
+def _read(stored: Record, kind: int, since: int) -> Record | None:
     payload = stored.payload
-    if len(payload) < _HEAD.size or payload[0] != _MARK:
+    if len(payload) < _HEAD.size or payload[0] != kind:
         return None
     _, asked = _HEAD.unpack_from(payload)
     if asked < since:
         return None
-    return msgspec.structs.replace(stored, payload=payload[_HEAD.size :])
+    return msgspec.structs.replace(stored, payload=payload[_HEAD.size :], handle=asked)
 
 
 def is_refused(copy: Record, stored: Record, now: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,13 +17,14 @@ from ..core.records import Record, State, make_tombstone, with_times
 from ..exceptions import PayloadTooLarge, StorageFull, StorageUnavailable, UnreadablePayload
 from .base import CacheStorage, Conflict, Gone, Outcome, Storage, Taken, Updated
 from .composed import ComposedStorage
-from .copies import CopyTrust, make_copy, never, read_copy
+from .copies import CopyTrust, is_refused, make_copy, make_mark, never, read_copy, read_mark
 from .outage_log import OutageLog
+from .tombstones import extend_until
 from .uncommitted import UncommittedWrites
 
 
 class LayeredStorage(ComposedStorage):
-    """Reads from ``cache`` if it has a copy, and writes to ``authority`` first.
+    """Reads from ``cache`` if it has a copy, and writes to ``authority``.
 
     Only the authority decides, because versions are compared there: an outdated copy costs a merge,
     and never a change. A copy counts for ``lease`` seconds from the moment at which the authority
@@ -69,24 +71,32 @@ class LayeredStorage(ComposedStorage):
 
     def _read(self, locator: str) -> Flow[Record | None]:
         distrusted = self._trust.is_suspect(locator)
+        stored: Record | None = None
+        fallback: Record | None = None
         # A write reaches the cache when it is committed; others may fill the cache until then.
         if not distrusted and locator not in self._uncommitted:
-            stored: Record | None = yield from self._ask_cache("read", locator)
+            stored = yield from self._ask_cache("read", locator)
             # Its expiry may lag behind the authority's.
             if stored is not None and stored.expires > (now := clock.now()):
-                if stored.state is State.ENDED:
-                    return None
-                if stored.state is not State.LIVE:
+                if stored.state in {State.SUPERSEDED, State.ROTATED}:
                     return stored
-                if (copy := read_copy(stored, self._trust.oldest(now))) is not None:
-                    return copy
-                distrusted = True
+                if stored.state is State.LIVE:
+                    oldest, distrusted = self._trust.oldest(now), True
+                    if (copy := read_copy(stored, oldest)) is not None:
+                        return copy
+                    fallback = read_mark(stored, oldest)
         asked = clock.now()
-        record: Record | None = yield Call(self.authority, "read", (locator,))
+        try:
+            record: Record | None = yield Call(self.authority, "read", (locator,))
+        except StorageUnavailable:
+            if fallback is None:
+                raise
+            return fallback
         if record is not None and record.state is State.LIVE:
-            yield from self._keep_copy(record, asked)
+            if stored is None or not is_refused(record, stored, clock.now()):
+                yield from self._keep_copy(record, asked)
         elif record is None and distrusted:
-            # Not a tombstone, because the session may still be migrated from a previous backend.
+            # The cache keeps a tombstone, so that no late reader fills it.
             yield from self._tell_cache(locator, "delete", locator, is_news=False)
         return record
 
@@ -99,17 +109,27 @@ class LayeredStorage(ComposedStorage):
         return outcome
 
     def _update(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
+        outcome: Outcome
+        if record.state is not State.LIVE:
+            outcome = yield from self._end((base.id,), "update", record, base, now)
+            return outcome
         asked = clock.now()
         with self._trust.distrust_on_error(base.id):
-            outcome: Outcome = yield Call(self.authority, "update", (record, base, now))
+            outcome = yield Call(self.authority, "update", (record, base, now))
+            if (yield Call(self.authority, "in_transaction", ())):
+                # First, because the process may die between the commit and what follows it.
+                yield from self._mark(base)
             yield from self._publish(base.id, _record_after(outcome), asked)
         return outcome
 
     def _rotate(
         self, record: Record, base: Record, tombstone: Record, now: int
     ) -> Flow[Outcome | Taken]:
-        asked = clock.now()
         with self._trust.distrust_on_error(base.id):
+            # Before the write: a request with the new key may end the session as soon as it is
+            # done, and no copy under the old key must show the session then.
+            yield from self._mark(base)
+            asked = clock.now()
             outcome: Outcome | Taken = yield Call(
                 self.authority, "rotate", (record, base, tombstone, now)
             )
@@ -130,31 +150,37 @@ class LayeredStorage(ComposedStorage):
         return touched
 
     def _delete(self, session_id: str) -> Flow[bool]:
-        with self._trust.distrust_on_error(session_id):
-            deleted: bool = yield from self._ask_to_end("delete", session_id)
-            if deleted:
-                yield from self._publish(session_id, None, clock.now())
-            else:
-                # There may be a tombstone, which must not be hidden by another one in the cache.
-                yield from self._tell_cache(session_id, "delete", session_id)
+        deleted: bool = yield from self._end((session_id,), "delete", session_id)
         return deleted
 
     def _end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:
-        with self._trust.distrust_on_error(*session_ids):
-            ended = frozenset((yield from self._ask_to_end("end_many", session_ids)))
-            live = [each for each in session_ids if each in ended]
-            rest = [each for each in session_ids if each not in ended]
-            is_provisional: bool = yield Call(self.authority, "in_transaction", ())
-            # See `_delete` and `_publish`, which do the same for one session.
-            if left := session_ids if is_provisional else rest:
-                yield from self._tell_cache(left, "end_many", left)
-            if live and not is_provisional:
-                yield from self._leave_tombstones(live)
-            elif live:
-                has_committed = yield from self._after_commit(lambda: self._leave_tombstones(live))
-                for each in live:
+        ended: Collection[str] = yield from self._end(session_ids, "end_many", session_ids)
+        return frozenset(ended)
+
+    def _end(self, ids: Sequence[str], name: str, *args: Any) -> Flow[Any]:
+        """Return the answer of the authority to a call that may end these sessions.
+
+        Their copies are removed before it: when the sessions have ended, another request that ends
+        them finds nothing, and is answered, although the cache has heard nothing from it. A logout
+        comes to the authority first. If that cannot be reached, the user goes on reading the copy.
+        """
+        with self._trust.distrust_on_error(*ids):
+            began, is_told = clock.now(), False
+            if name != "delete":
+                is_told = yield from self._leave_tombstones(ids)
+            try:
+                answer = yield Call(self.authority, name, args)
+            except StorageUnavailable as error:
+                if error.was_sent and not is_told:
+                    yield from self._leave_tombstones(ids)
+                raise
+            if not is_told or clock.now() - began > self._lease * 1000:
+                yield from self._leave_tombstones(ids)
+            if (yield Call(self.authority, "in_transaction", ())):
+                has_committed = yield from self._after_commit(partial(self._leave_tombstones, ids))
+                for each in ids:
                     self._uncommitted.add(each, has_committed)
-        return ended
+        return answer
 
     def _purge(self, now: int, batch: int) -> Flow[int]:
         removed: int = yield Call(self.authority, "purge", (now, batch))
@@ -182,21 +208,18 @@ class LayeredStorage(ComposedStorage):
     # --- Writing to the cache -----------------------------------------------------------------
 
     def _publish(self, session_id: str, record: Record | None, asked: int) -> Flow[None]:
-        """Store in the cache what the authority has under an id after a write.
+        """Store in the cache what the authority has under an id after a write, or ``None``.
 
-        ``record`` is ``None`` if there is nothing. ``asked`` is when the authority was asked for
-        the write, in milliseconds since the epoch.
+        ``asked`` is when it was asked for the write, in milliseconds since the epoch.
         """
         if not (yield Call(self.authority, "in_transaction", ())):
             yield from self._put(session_id, record, asked)
             return
-        # First, because the process may die between the commit and the actions that follow it.
-        yield from self._tell_cache(session_id, "delete", session_id)
         # A write that reached the cache before the commit would stay there after a rollback.
         has_committed = yield from self._after_commit(lambda: self._put(session_id, record, asked))
         self._uncommitted.add(session_id, has_committed)
 
-    def _after_commit(self, step: Callable[[], Flow[None]]) -> Flow[Callable[[], bool | None]]:
+    def _after_commit(self, step: Callable[[], Flow[object]]) -> Flow[Callable[[], bool | None]]:
         has_committed: Callable[[], bool | None]
         has_committed = yield Call(self.authority, "after_commit", (lambda: run(step()),))
         return has_committed
@@ -225,24 +248,24 @@ class LayeredStorage(ComposedStorage):
 
     def _put(self, session_id: str, record: Record | None, asked: int) -> Flow[None]:
         if record is None:
-            yield from self._leave_tombstone(session_id)
+            yield from self._leave_tombstones((session_id,))
         elif record.state is State.LIVE:
             yield from self._fill(record, asked)
         else:
-            yield from self._put_tombstone(record)
+            # Not shorter than a lease, because it must outlive every copy of the session.
+            until = clock.now() + int(self._lease * 1000)
+            yield from self._leave([extend_until(record, until)])
 
     def _fill(self, record: Record, asked: int, is_news: bool = True) -> Flow[None]:
         """Store a copy of what the authority had when it was asked.
 
-        A later logout puts a tombstone into the cache, which refuses the copy and stays for the
-        time of a lease. A copy that comes after the tombstone has expired does not count, because
-        its own lease has ended by then.
+        The tombstone of a logout refuses it for two leases. Later, its own lease has ended.
         """
         now = clock.now()
         until = min(record.expires, asked + int(self._lease * 1000))
         if record.expires <= now:
             # Otherwise a copy from before a shorter lifetime was set would still be used.
-            yield from self._leave_tombstone(record.id)
+            yield from self._leave_tombstones((record.id,))
             return
         try:
             if until > now:
@@ -250,35 +273,39 @@ class LayeredStorage(ComposedStorage):
                 yield from self._tell_cache(record.id, "fill", copy, until, now, is_news=is_news)
             elif is_news:
                 yield from self._tell_cache(record.id, "delete", record.id)
-        except (PayloadTooLarge, StorageFull):
-            # An older copy must not stay in place of a new one that does not fit.
+        except PayloadTooLarge:
+            # An older copy must neither stay in place of a new one that does not fit, nor come.
+            yield from self._mark(msgspec.structs.replace(record, handle=None))
+        except StorageFull:
             yield from self._tell_cache(record.id, "delete", record.id)
 
-    def _leave_tombstone(self, session_id: str) -> Flow[None]:
-        yield from self._put_tombstone(
-            make_tombstone(session_id, State.ENDED, now=clock.now(), seconds=self._lease)
-        )
+    def _mark(self, base: Record) -> Flow[None]:
+        """Replace the copies of a version, and older ones, by a mark that only newer ones replace.
 
-    def _leave_tombstones(self, session_ids: Sequence[str]) -> Flow[None]:
+        Requests that meet it ask the authority. It stays for two leases: one for the write that
+        follows, one for the copies of what was read before.
+        """
         now = clock.now()
-        tombstones = [
-            make_tombstone(each, State.ENDED, now=now, seconds=self._lease) for each in session_ids
-        ]
+        until = now + 2 * int(self._lease * 1000)
         try:
-            yield from self._tell_cache(session_ids, "leave_tombstones", tombstones, now)
-        except StorageFull:
-            yield from self._tell_cache(session_ids, "end_many", session_ids)
+            yield from self._tell_cache(base.id, "fill", make_mark(base), until, now)
+        except (PayloadTooLarge, StorageFull):
+            yield from self._tell_cache(base.id, "delete", base.id)
 
-    def _put_tombstone(self, tombstone: Record) -> Flow[None]:
-        # Not shorter than a lease, because it must outlive every copy of the session.
-        now = clock.now()
-        tombstone = msgspec.structs.replace(
-            tombstone, expires=max(tombstone.expires, now + int(self._lease * 1000))
-        )
+    def _leave_tombstones(self, session_ids: Sequence[str]) -> Flow[bool]:
+        """Let no copy count for two leases, see `_mark`; return whether the cache does so."""
+        now, seconds = clock.now(), 2 * self._lease
+        left = [make_tombstone(each, State.ENDED, now=now, seconds=seconds) for each in session_ids]
+        return not left or (yield from self._leave(left))
+
+    def _leave(self, left: Sequence[Record]) -> Flow[bool]:
+        ids, now = [each.id for each in left], clock.now()
+        name, what = ("leave_tombstone", left[0]) if len(ids) == 1 else ("leave_tombstones", left)
         try:
-            yield from self._tell_cache(tombstone.id, "leave_tombstone", tombstone, now)
+            return (yield from self._tell_cache(ids, name, what, now))
         except StorageFull:
-            yield from self._tell_cache(tombstone.id, "delete", tombstone.id)
+            yield from self._tell_cache(ids, "end_many", ids)
+            return False
 
     # --- Errors of the cache ------------------------------------------------------------------
 
@@ -298,8 +325,8 @@ class LayeredStorage(ComposedStorage):
 
     def _tell_cache(
         self, session_ids: str | Sequence[str], name: str, *args: Any, is_news: bool = True
-    ) -> Flow[None]:
-        """Change what the cache has of a session, or of several.
+    ) -> Flow[bool]:
+        """Change what the cache has of a session, or of several; return whether it has heard.
 
         If ``is_news`` and the change does not reach the cache, they become suspect. Raises
         `PayloadTooLarge` and `StorageFull`, because deleting the copy may still work then.
@@ -320,17 +347,7 @@ class LayeredStorage(ComposedStorage):
             if is_news and not heard:
                 ids = (session_ids,) if isinstance(session_ids, str) else session_ids
                 self._trust.distrust(*ids)
-
-    def _ask_to_end(self, name: str, session_ids: str | Sequence[str]) -> Flow[Any]:
-        """Return the answer of the authority to ``delete`` or ``end_many``."""
-        try:
-            return (yield Call(self.authority, name, (session_ids,)))
-        except StorageUnavailable as error:
-            if error.was_sent:
-                # If they have ended, no list has them, and a caller who tries again does not find
-                # them. Other processes must not find their copies either.
-                yield from self._tell_cache(session_ids, name, session_ids)
-            raise
+        return heard
 
     def _is_left_alone(self) -> bool:
         now = clock.monotonic()

@@ -262,9 +262,11 @@ def _show_payload(payload: bytes) -> str:
             f"{key.decode()} {each[0] >> 32}" for key, each in journal.changes.items()
         )
         return f"journal({saves}; {changes})"
-    if copies.read_copy(msgspec.structs.replace(BASE, payload=payload), 0) is not None:
-        _, asked = copies._HEAD.unpack_from(payload)
-        return f"copy of {show(asked)}"
+    stored = msgspec.structs.replace(BASE, payload=payload)
+    if (copy := copies.read_copy(stored, 0)) is not None:
+        return f"copy of {show(copy.handle)}"
+    if (mark := copies.read_mark(stored, 0)) is not None:
+        return f"mark with a copy of {show(mark.handle)}" if mark.handle else "mark"
     return payload.hex()[:1] + "..." if len(payload) == 20 else repr(payload.decode("latin-1"))
 
 

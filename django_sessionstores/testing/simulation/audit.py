@@ -22,8 +22,12 @@ def audit(world: World) -> None:
     """Read every session, cookie, list and signal, and add to the model's violations."""
     for leaf in world.storages.leaves.values():
         leaf.is_away = leaf.is_full = False
+        leaf.cut_off.clear()
     # Wait until a cache that did not answer is tried again.
     world.advance(6)
+    if "cache" in world.storages.leaves:
+        world.note_cache_is_back()
+        world.cache_outages.use(world.storages.process_of(0), world.time)
     seen: dict[str, dict[str, Any] | None] = {}
     for key in world.model.by_key:
         try:
@@ -223,7 +227,8 @@ def _audit_lists(world: World, seen: dict[str, dict[str, Any] | None]) -> None:
         times = sum(each in life.ids for each in listed)
         is_there = any(seen.get(key) is not None for key in life.keys)
         # An outdated copy in the cache is served for its lease (7), but is not listed.
-        is_missing = is_there and not (times or uncertain or world.was_away) and life.is_migrated
+        is_unlisted = not (times or uncertain or world.may_be_misled)
+        is_missing = is_there and is_unlisted and life.is_migrated
         if times > 1 or is_missing:
             _broken(world, 26, f"afterwards: session {life.number} is listed {times} times")
         if times and not is_there and not uncertain:

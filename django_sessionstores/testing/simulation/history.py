@@ -86,6 +86,11 @@ class Request:
         """Return whether its effects may have occurred in part."""
         return self.was_killed or self.faults > 0
 
+    @property
+    def acts(self) -> bool:
+        """Return whether it has changed its session in any way."""
+        return bool(self.changes or self.signs_in is not None or self.cycles)
+
     def has_superseded_key(self, since: int) -> bool:
         """Return whether its key was superseded after a time although its session has not ended."""
         life = self.presented
@@ -110,23 +115,6 @@ class Request:
             and not any(each.request.was_rolled_back for each in events)
         )
         return child if is_repeated else None
-
-    @property
-    def login_repeated_beside(self) -> Life | None:
-        """Return the session that a login of the same user continues under another key, if that
-        login is not acknowledged: it has not ended, or its answer was lost."""
-        life = self.presented
-        while life is not None and life.user == self.signs_in:
-            if any(
-                each.request.signs_in == life.user
-                and each.request is not self
-                and (each.request.is_uncertain or each.request.overlaps(self))
-                for key in life.keys.values()
-                for each in key.superseded
-            ):
-                return life
-            life = life.children[0] if len(life.children) == 1 else None
-        return None
 
     def overlaps(self, other: Request) -> bool:
         """Return whether neither request began after the response to the other."""
@@ -240,6 +228,8 @@ class Life:
     """The session whose data a login has kept for this one."""
     inherited_until: int = 0
     inherits_surely: bool = True
+    has_joined: bool = False
+    """Whether a login has begun it under a key that another request was giving its parent."""
     children: list[Life] = field(default_factory=list)
 
     @property
@@ -328,9 +318,14 @@ class Life:
         The tombstone of the old key leads to the new session. Only the time of the login tells that
         it is another session (7). The two times are equal if the second clock is behind, or within
         one millisecond. ``is_skewed`` tells whether the clocks of the servers differ.
+
+        A login that joins a rotation is stored under the id of the session that was rotated. An end
+        that has followed the rotation to that id, before the login was stored, ends both (8).
         """
         for child in self.children:
-            if is_skewed or child.request.began_at == self.request.began_at:
+            is_beside = ending.request is not None and ending.request.overlaps(child.request)
+            is_followed = child.has_joined and is_beside
+            if is_followed or is_skewed or child.request.began_at == self.request.began_at:
                 child.end(replace(ending, acked=None))
 
     def note_superseding(self, superseding: Superseding) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from .cache_outages import LEASE
 from .history import BEFORE, DELETED, FOREVER, Ending, Key, Life, Request, Superseding, Violation
 from .internals import SessionConflict, SessionEnded, SessionLimitReached, StorageUnavailable
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 _READS: Final = frozenset({"read", "poll", "dismiss"})
 ENDS_OWN: Final = frozenset({"logout", "visit", "flush", "delete"})
-_LEASE_AT: Final = 60_000
+_LEASE_AT: Final = LEASE * 1000
 TOMBSTONE_AT: Final = 60_000
 MOST: Final = 2
 """``MAX_SESSIONS`` of the sites that set it."""
@@ -96,8 +97,7 @@ class Judge:
     ) -> None:
         values, may_be_absent = life.allowed(name, *ticks)
         # The cache cannot always tell that a copy is outdated, until its lease is over.
-        is_unsure = self._world.was_away or self._world.was_evicted_early
-        is_leased = is_unsure and self._world.config.engine == "cached_db"
+        is_leased = self._world.may_be_misled
         if is_leased or value in values or (value is DELETED and may_be_absent):
             return
         voids = [write.value for write, _ in life.writes if write.key == name and write.is_void]
@@ -178,7 +178,7 @@ class Judge:
         """Return whether stores were unreachable, or transactions may have met a deadlock."""
         return (
             any("@" in each.operation or each.faults for each in self._world.requests.values())
-            or self._world.was_away
+            or self._world.cache_outages.were_any
         )
 
     def _may_keep_a_lock(self) -> bool:
@@ -323,19 +323,13 @@ class Judge:
 
     def _is_leased(self, life: Life, at: int) -> bool:
         """Return whether a cache that was unreachable may still show an ended session (7)."""
-        if self._world.config.engine != "cached_db":
-            return False
-        if any(each.request is not None and each.request.ended is None for each in life.endings):
-            # The request that has deleted the session has not deleted the copy yet. Another one
-            # that ends all sessions of the user finds nothing any more, and is answered.
+        if self._world.config.engine == "cached_db" and any(map(_is_single, life.endings)):
+            # The request has deleted the session and not the copy yet. Another one that ends all
+            # sessions of the user finds nothing any more, and is answered. If the cache came first,
+            # a user whose logout fails could not read in an outage of the database (21).
             return True
-        if any(each.reason == "password" for each in life.endings) and any(
-            each.life is life and each.ended is None for each in self._world.requests.values()
-        ):
-            return True  # The same, by a request that has found the password changed.
-        if not (self._is_disturbed or self._world.was_evicted_early):
-            return False
-        return all(at < each.acked_at + _LEASE_AT for each in life.endings if each.acked)
+        acked = [each.acked_at for each in life.endings if each.acked]
+        return self._world.may_be_misled and all(at < each + _LEASE_AT for each in acked)
 
     def is_idle(self, life: Life, key: str | None, at: int) -> bool:
         """Return whether a session may have reached its idle timeout under a key."""
@@ -367,6 +361,14 @@ class Judge:
         return len(newer) + len(uncertain) >= MOST
 
 
+def _is_single(ending: Ending) -> bool:
+    """Return whether an end is not over that a request makes of one session, by a deletion."""
+    request = ending.request
+    if request is None or request.ended is not None:
+        return False
+    return ending.reason in {"logout", "replaced"} or request.name == "end"
+
+
 def joined_session(own: Life, login: Request, requests: Collection[Request]) -> Life:
     """Return the session that a login may have joined, which has a key that nobody knows yet.
 
@@ -380,6 +382,30 @@ def joined_session(own: Life, login: Request, requests: Collection[Request]) -> 
     return own
 
 
+def keeps_data(world: World, life: Life, pk: int | None) -> bool:
+    """Return whether a login keeps the data of a session: a visitor's, or the same user's."""
+    if life.user is None or pk is None:
+        return True
+    return life.user == pk and life.password == world.users[pk].password
+
+
+def login_repeated_beside(request: Request) -> Life | None:
+    """Return the session that a login of the same user continues under another key, if that login
+    is not acknowledged: it has not ended, or its answer was lost."""
+    life = request.presented
+    while life is not None and life.user == request.signs_in:
+        if any(
+            each.request.signs_in == life.user
+            and each.request is not request
+            and (each.request.is_uncertain or each.request.overlaps(request))
+            for key in life.keys.values()
+            for each in key.superseded
+        ):
+            return life
+        life = life.children[0] if len(life.children) == 1 else None
+    return None
+
+
 def note_continuation(own: Life, life: Life, *, is_skewed: bool) -> None:
     """Note that a session is the session ``own`` under another key, or made from it.
 
@@ -390,6 +416,9 @@ def note_continuation(own: Life, life: Life, *, is_skewed: bool) -> None:
     parent = life.parent
     if life in own.children and parent is not None and parent.leads_to(own):
         life.parent, life.inherits_surely = own, not own.endings
+    life.has_joined = True
+    for ending in own.endings:
+        own.may_end_children(ending, is_skewed=is_skewed)
 
 
 def led_to(request: Request) -> Life | None:

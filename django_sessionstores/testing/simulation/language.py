@@ -26,6 +26,10 @@ STEPS: Final = {
     "back.STORE": "The store is reachable again.",
     "full.STORE": "This store has no room. It can be read, and sessions can end.",
     "room.STORE": "The store has room again.",
+    "begin.1": "A new process takes the place of process 1 of ``+workers``, which are 0 and 1. "
+    "Requests that run go on in the old one.",
+    "cut.1": "Process 1 of ``+workers`` cannot reach the cache.",
+    "join.1": "It can reach the cache again.",
     "secret": "The site gets another ``SECRET_KEY``, and keeps the old one as a fallback.",
     "skew.2.50": "The clock of the server of request 2 is 50 milliseconds ahead.",
     "previous.x.1": "Browser ``x`` has a session of user 1 (0: nobody) in the previous backend, "

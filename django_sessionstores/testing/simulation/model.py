@@ -25,7 +25,14 @@ from .history import (
     Violation,
     Write,
 )
-from .judge import ENDS_OWN, Judge, joined_session, note_continuation
+from .judge import (
+    ENDS_OWN,
+    Judge,
+    joined_session,
+    keeps_data,
+    login_repeated_beside,
+    note_continuation,
+)
 from .signal_log import SignalLog
 
 if TYPE_CHECKING:
@@ -67,8 +74,7 @@ class Model(Judge):
 
     def saw(self, request: Request, data: dict[str, Any] | None) -> None:
         """Judge the data that a request has first read; None if it did not find a session."""
-        has_acted = request.changes or request.signs_in is not None or request.cycles
-        if self.is_watching and not has_acted:
+        if self.is_watching and not request.acts:
             now, request.has_looked = self._now, True
             self.judge(request, request.key, data, (request.began, now), request.began_at)
             if data is None:
@@ -140,7 +146,8 @@ class Model(Judge):
         if own is not None and not knows and not own.goes_on(request, data):
             own = None
         life = self.by_key.get(text) or self._of_id(self._world.id_of(text))
-        if life is None and own is None and self.signals.was_left(self._world.id_of(text)):
+        is_told = self.signals.has_begun(self._world.id_of(text))
+        if life is own is None and not (is_told or request.acts):
             return  # Its key was superseded, and without a change it has stored nothing.
         if life is None and own is not None and self._begins_again(request, own, text):
             life = self._followed(request, own, now)
@@ -175,7 +182,7 @@ class Model(Judge):
     def _follow(self, request: Request, own: Life, life: Life, now: int) -> None:
         """Note that a session has got the key of another request's, which was answered first."""
         pk = request.signs_in
-        if not request.cycles and (pk is None or not _keeps_data(self._world, own, pk)):
+        if not request.cycles and (pk is None or not keeps_data(self._world, own, pk)):
             return
         own.supersede(request, now, self._world.time, None)
         if own.user in {None, life.user}:
@@ -184,7 +191,7 @@ class Model(Judge):
     def _begins_again(self, request: Request, own: Life, text: str) -> bool:
         """Return whether a password change began another session: a request beside it may find the
         new password, and end the first session for it."""
-        is_told = self._world.id_of(text) in self.signals.creations
+        is_told = self.signals.has_begun(self._world.id_of(text))
         return is_told and request.name == "password" and own.user is not None
 
     def _followed(self, request: Request, own: Life, now: int) -> Life:
@@ -210,7 +217,7 @@ class Model(Judge):
             life = self._born(request, pk, now)
             is_uncertain = own is not None and _is_hash_uncertain(self._world, own, request)
             may_keep = is_uncertain and own is not None and own.user == pk
-            if own is not None and (may_keep or _keeps_data(self._world, own, pk)):
+            if own is not None and (may_keep or keeps_data(self._world, own, pk)):
                 parent = joined_session(own, request, self._world.requests.values())
                 life.parent, life.inherited_until = parent, now
                 parent.note_child(life, is_skewed=self._is_skewed)
@@ -225,7 +232,7 @@ class Model(Judge):
                 is_uncertain |= self._may_be_joined(own, request)
                 acked = None if is_uncertain else now
                 own.end(Ending(request.began, acked, "replaced", request, self._world.time))
-            elif repeated := request.login_repeated_beside:
+            elif repeated := login_repeated_beside(request):
                 life.parent, life.inherited_until, life.inherits_surely = repeated, now, False
                 repeated.note_child(life, is_skewed=self._is_skewed)
             return life
@@ -380,13 +387,6 @@ class Model(Judge):
         now = self._now
         for life in self.lives:
             life.end(Ending(now, now, "expired", None, self._world.time))
-
-
-def _keeps_data(world: World, life: Life, pk: int | None) -> bool:
-    """Return whether a login keeps the data of a session: a visitor's, or the same user's."""
-    if life.user is None or pk is None:
-        return True
-    return life.user == pk and life.password == world.users[pk].password
 
 
 def _is_hash_uncertain(world: World, life: Life, request: Request) -> bool:

@@ -118,6 +118,10 @@ def _is_step_of_a_request(step: str, labels: Collection[str]) -> bool:
 def _check_command(step: str, name: str, arguments: Sequence[str], config: Config) -> None:
     if name in {"away", "back", "full", "room"}:
         language.check_word(arguments[0], stores_of(config), "a store of this site")
+    elif name in {"begin", "cut", "join"}:
+        language.check_word(arguments[0], ("0", "1"), "a process")
+        if config.engine != "cached_db" or "workers" not in config.options:
+            raise ValueError(f"{step!r} needs a site of 'cached_db' with the option '+workers'.")
     elif name == "skew" and not _NUMBER.fullmatch(arguments[1]):
         raise ValueError(f"{step!r} must end with a number of milliseconds.")
     elif name == "previous":
@@ -201,8 +205,23 @@ def _set_store(fault: str, value: bool) -> Callable[[World, str], None]:
     def change(world: World, name: str) -> None:
         if name in world.storages.leaves:
             setattr(world.storages.leaves[name], fault, value)
+        if name == "cache":
+            world.note_cache_is_back()
 
     return change
+
+
+def _begin_process(world: World, slot: str) -> None:
+    world.storages.begin_process(int(slot), world.time)
+
+
+def _cut(world: World, slot: str) -> None:
+    world.storages.leaves["cache"].cut_off |= world.storages.processes_of(int(slot))
+
+
+def _join(world: World, slot: str) -> None:
+    world.storages.leaves["cache"].cut_off -= world.storages.processes_of(int(slot))
+    world.note_cache_is_back()
 
 
 def _secret(world: World) -> None:
@@ -227,6 +246,9 @@ _COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "full": _set_store("is_full", True),
     "room": _set_store("is_full", False),
     "secret": _secret,
+    "begin": _begin_process,
+    "cut": _cut,
+    "join": _join,
     "skew": _skew,
     "previous": _previous,
 }

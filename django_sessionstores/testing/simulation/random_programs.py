@@ -191,6 +191,8 @@ class _Drawing:
             steps = ["evict", "secret", f"full.{store}", f"room.{store}"]
             if "cache" in world.storages.leaves:
                 steps += ["away.cache", "back.cache"]
+            if len(world.storages.processes) > 1:
+                steps += [f"{each}.{chance.randint(0, 1)}" for each in ("begin", "cut", "join")]
             return chance.choice(steps)
         if active and (kind < 0.7 or len(active) >= _MAX_ACTIVE):
             label = chance.choice(active).label

@@ -168,6 +168,11 @@ class Scheduler:
         self.trace.append(Step(actor.label, said, self.ticks))
         return fault
 
+    @property
+    def process(self) -> int:
+        """Return the process of the running actor; 0 if none runs."""
+        return self.current.worker if self.current is not None else 0
+
     def failed(self, store: str) -> None:
         """Report that a store has not answered the running actor."""
         if self.current is not None:

@@ -36,9 +36,9 @@ class SignalLog:
             else:
                 self.rotations[facts["session_id"]] = facts["previous_id"]
 
-    def was_left(self, session_id: str | None) -> bool:
-        """Return whether a session that had this id has got another one by ``session_rotated``."""
-        return session_id in self.rotations.values()
+    def has_begun(self, session_id: str | None) -> bool:
+        """Return whether a session has begun under this id by ``session_created``."""
+        return session_id in self.creations
 
     def known_id(self, session_id: str, known: set[str]) -> str:
         """Return a known id of the session that has this id.

@@ -7,6 +7,7 @@ from typing import cast
 
 from django.utils.module_loading import import_string
 
+from .cache_outages import LEASE, RETRY
 from .configuration import WEEKS, Config
 from .database import SimulatedDatabase
 from .internals import CookieStorage, LayeredStorage, MemoryStorage, RegisteredStorage, Storage
@@ -32,7 +33,10 @@ class SiteStorages:
         self.leaves: dict[str, Scheduled] = {}
         """The stores of the site by name, each with a point of the scheduler before every call."""
         self.previous: Storage = self._make_previous()
-        self._workers: list[Storage] = []
+        self._workers: list[LayeredStorage] = []
+        self.slots: list[int] = []
+        """The server of each process of ``+workers``, 0 or 1. The last process of a server serves
+        the next requests."""
         self.current: Storage = self._make_current()
 
     def _make_current(self) -> Storage:
@@ -47,11 +51,12 @@ class SiteStorages:
                 cache = self._leaf("cache", SimulatedCache())
                 cache.holds_copies = True
                 database = self._leaf("database", self.database)
-                self._workers = [
-                    LayeredStorage(cache, database, lease=60, retry=5) for _ in range(2)
-                ]
-                if "workers" not in self._config.options:
+                has_two = "workers" in self._config.options
+                for _ in range(2 if has_two else 1):
+                    self._workers.append(LayeredStorage(cache, database, lease=LEASE, retry=RETRY))
+                if not has_two:
                     return self._workers[0]
+                self.slots = [0, 1]
                 return cast("Storage", WorkersStorage(self._of_worker))
             case "cache_registry":
                 cache = self._leaf("cache", SimulatedCache())
@@ -83,10 +88,34 @@ class SiteStorages:
     def _of_worker(self) -> Storage:
         """Return the storage of the process that serves the running request."""
         actor = self._scheduler.current
-        return self._workers[actor.worker if actor else 0]
+        return self._workers[actor.worker if actor else self.process_of(0)]
+
+    def process_of(self, slot: int) -> int:
+        """Return the process that serves the next request on a server."""
+        return max(self.processes_of(slot), default=0)
+
+    def processes_of(self, slot: int) -> set[int]:
+        """Return the processes that serve requests on a server, or have served them."""
+        return {number for number, each in enumerate(self.slots) if each == slot}
+
+    @property
+    def processes(self) -> range:
+        """Return all processes; those that are not told apart are one."""
+        return range(len(self.slots) or 1)
+
+    def begin_process(self, slot: int, now: int) -> None:
+        """Let a new process serve the next requests on a server."""
+        cache, database = self.leaves["cache"], self.leaves["database"]
+        self._workers.append(
+            LayeredStorage(cache, database, lease=LEASE, retry=RETRY, process_began=lambda: now)
+        )
+        self.slots.append(slot)
 
     def stateful(self) -> Iterator[object]:
         """Return the objects whose attributes hold the sessions and what is known of the stores."""
-        yield from self._workers or [self.current]
+        if not self._workers:
+            yield self.current
+        for worker in self._workers:
+            yield from (worker, worker._trust)
         for each in self.leaves.values():
             yield each.inner

@@ -49,6 +49,8 @@ class Scheduled(CacheStorage):
         self.name = name
         self.scheduler = scheduler
         self.is_away = False
+        self.cut_off: set[int] = set()
+        """The processes that cannot reach the store."""
         self.is_full = False
         self.holds_copies = False
         """Whether another store has the sessions, so that no request fails if this one is full."""
@@ -74,9 +76,10 @@ class Scheduled(CacheStorage):
             subject = subject[0]
         subject = subject.id if isinstance(subject, Record) else subject
         fault = self.scheduler.point(f"{self.name}.{method}({str(subject)[:8]})", can_fail=True)
-        if self.is_away or fault is not None:
+        is_away = self.is_away or self.scheduler.process in self.cut_off
+        if is_away or fault is not None:
             self.scheduler.failed(self.name)
-        if self.is_away or fault is Fault.BEFORE:
+        if is_away or fault is Fault.BEFORE:
             outage = StorageUnavailable(f"The simulated {self.name} does not answer.")
             outage.was_sent = False
             raise outage

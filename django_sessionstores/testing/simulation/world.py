@@ -13,6 +13,7 @@ from typing import Any, Final
 from django.conf import settings as django_settings
 
 from . import handler, internals, users
+from .cache_outages import CacheOutages, end_of_fault
 from .configuration import BACKENDS, START, WEEKS, Config, failing_merges
 from .database import Connection
 from .internals import signals
@@ -41,8 +42,7 @@ class World:
         """The session cookie of each browser, or None."""
         self.given: dict[str, str] = {}
         """The cookies that browsers had before the first request."""
-        self.was_away = False
-        """Whether the cache of ``cached_db`` has failed to answer at any time."""
+        self.cache_outages = CacheOutages()
         self.was_evicted_early = False
         """Whether the cache lost its entries while a request was under way, which may then store
         an older copy: nothing in the cache says that it is older."""
@@ -75,10 +75,36 @@ class World:
 
     def _note_fault(self, label: str, store: str) -> None:
         if self.config.engine == "cached_db" and store == "cache":
-            self.was_away = True  # A request does not fail if only the copies do.
+            self._note_cache_outage()  # A request does not fail if only the copies do.
         elif label in self.requests:
             self.requests[label].faults += 1
             self.requests[label].recovered = False
+
+    def _note_cache_outage(self) -> None:
+        cache, process = self.storages.leaves["cache"], self.scheduler.process
+        lasts = process in cache.cut_off
+        until = None if cache.is_away else end_of_fault(self.time, lasts=lasts)
+        others = [each for each in self.storages.processes if each != process]
+        self.cache_outages.failed(process, until, others)
+        self._note_uses()
+
+    def note_cache_is_back(self) -> None:
+        """Note that processes can reach the cache again."""
+        cache = self.storages.leaves["cache"]
+        if not (cache.is_away or cache.cut_off):
+            self.cache_outages.ended(self.time, self.storages.processes)
+            self._note_uses()
+
+    def _note_uses(self) -> None:
+        for each in self.scheduler.active():
+            self.cache_outages.use(each.worker, self.time)
+
+    @property
+    def may_be_misled(self) -> bool:
+        """Return whether a copy may have been used that the cache could not be told to remove."""
+        is_skewed = any(each.skew for each in self.scheduler.actors.values())
+        outages = self.cache_outages
+        return self.was_evicted_early or outages.have_misled or (outages.were_any and is_skewed)
 
     def advance(self, seconds: int) -> None:
         """Let this many seconds pass."""
@@ -195,7 +221,9 @@ class World:
             handle(self, request)
             self._end(request)
 
-        return self.scheduler.start(label, work, worker=len(self.requests) % 2)
+        process = self.storages.process_of(len(self.requests) % 2)
+        self.cache_outages.use(process, self.time)
+        return self.scheduler.start(label, work, worker=process)
 
     def _end(self, request: Request) -> None:
         connection = self.storages.database.connections.get(request.label)

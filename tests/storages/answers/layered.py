@@ -43,12 +43,14 @@ from tests.storages.scripted import (
     Scripted,
 )
 
+MARK: Final = copies.make_mark(msgspec.structs.replace(BASE, handle=NOW))
 CACHE: Final[Mapping[str, tuple[Any, ...]]] = {
     "read": (
         None,
         copies.make_copy(NEWER, NOW),
         copies.make_copy(NEWER, NOW - MINUTE),
         copies.make_copy(OVER, NOW),
+        MARK,
         NEWER,
         ENDED,
         LED,

@@ -556,4 +556,38 @@ PROGRAMS: Final = {
         "cache_registry django sync +2step: t1:y.login.1 t1* >t1 s1:x.login.1 s1* >s1 a:x.put.a a* "
         "b:x.cycle b b b b c:y.others c* d:o.end_all.1 b d*"
     ),
+    "a copy under the old key shows a session that has ended under its new one": (
+        "cached_db django async: s1:x.login.1 s1* >s1 a:x.cycle a a a c:o.end_all.1 c* b:x.put.b b*"
+    ),
+    "a copy shows a session that has ended while the request that ended it tells the cache": (
+        "cached_db own sync: s1:x.login.1 s1* >s1 a:o.end_all.1 a a c:o.end_all.1 c* b:x.read b*"
+    ),
+    "the same by a request that has found a new password": (
+        "cached_db own sync: s1:x.login.1 s1* >s1 b:x.poll b a:x.password a a a a b b b "
+        "b c:o.end_all.1 c* d:x.read d*"
+    ),
+    "a tombstone in the cache hides a session that a rotation in two steps has stored again": (
+        "cached_db own sync +2step: t1:y.login.1 t1* >t1 s1:x.put.base s1* >s1 a:x.login.1 "
+        "b:x.login.1 b a* b b b b c:y.others c*"
+    ),
+    "an older copy comes after an end that was rolled back, and has an outdated login": (
+        "cached_db own sync +memory: previous.x.1 s1:x.read s1* a:x.cycle b:x.password a a a "
+        "c:o.end.x@rollback b* c*"
+    ),
+    "the same without a previous backend, and a change is lost": (
+        "cached_db own sync: s1:x.login.1 s1* >s1 +1001 a:x.read d:x.put.a d d d a a a a d* "
+        "c:x.flush@rollback c*"
+    ),
+    "an end follows a rotation to the id under which a login is stored then": (
+        "cached_db own async: s1:x.login.1 s1* >s1 a:x.cycle b:x.login.1 b b c:o.delete_key.x a a "
+        "a c b c c b b c b b b c* b*"
+    ),
+    "a save under a key that nobody was given yet, and that another rotation has superseded": (
+        "cached_db own async: s1:x.login.1 s1* >s1 +1001 a:x.read b:x.cycle b b b a a a a b b b "
+        "d:x.save b b b d*"
+    ),
+    "a cookie is sent again that only a copy shows, as the cache could not be told of the end": (
+        "cached_db own sync +workers: 5:x.login.2 6:x.login.1.first 6* >6 +1001 7:x.load "
+        "8:x.login.2 cut.0 9:x.drop.a"
+    ),
 }

@@ -21,6 +21,7 @@ from django_sessionstores.core.records import (
     SecretText,
     State,
     draw_key,
+    make_tombstone,
     without_payload,
 )
 from django_sessionstores.exceptions import SessionLimitReached, StorageFull, StorageUnavailable
@@ -43,6 +44,7 @@ from django_sessionstores.sessions.state import New, RotationCause
 from django_sessionstores.storages import base, limited, revocation, tombstones
 from django_sessionstores.storages.base import Page, Updated
 from django_sessionstores.storages.calls import Calls
+from django_sessionstores.storages.copies import CopyTrust, never
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.limited import LimitedStorage
 from django_sessionstores.storages.memory import MemoryStorage
@@ -50,7 +52,7 @@ from django_sessionstores.storages.registered import RegisteredStorage, stored_r
 from django_sessionstores.storages.registered.stored_records import StoredRecords
 from django_sessionstores.testing.simulation.database import SimulatedDatabase
 from django_sessionstores.testing.simulation.programs import Program, run
-from django_sessionstores.testing.simulation.stores import Scheduled
+from django_sessionstores.testing.simulation.stores import Scheduled, SimulatedCache
 from tests.testing.simulation.known import OTHER, USER, VISITOR
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -144,6 +146,55 @@ def show_what_is_not_committed(plant: pytest.MonkeyPatch) -> None:
 
 def forget_the_cache(plant: pytest.MonkeyPatch) -> None:
     plant.setattr(LayeredStorage, "_publish", returning())
+    plant.setattr(LayeredStorage, "_leave_tombstones", returning(True))
+
+
+def leave_copies_while_a_session_ends(plant: pytest.MonkeyPatch) -> None:
+    def end(self: LayeredStorage, session_ids: Any, name: str, *args: Any) -> Flow[Any]:
+        answer = yield Call(self.authority, name, args)
+        yield from self._leave_tombstones(session_ids)
+        return answer
+
+    plant.setattr(LayeredStorage, "_end", end)
+
+
+def leave_copies_while_a_key_is_rotated(plant: pytest.MonkeyPatch) -> None:
+    plant.setattr(LayeredStorage, "_mark", returning())
+
+
+def forget_which_version_is_replaced(plant: pytest.MonkeyPatch) -> None:
+    def mark(self: LayeredStorage, base: Record) -> Flow[None]:
+        yield from self._tell_cache(base.id, "delete", base.id)
+
+    plant.setattr(LayeredStorage, "_mark", mark)
+
+
+def trust_copies_from_before_the_process(plant: pytest.MonkeyPatch) -> None:
+    original = CopyTrust.__init__
+
+    def init(self: CopyTrust, *, lease: float, retry: float, process_began: Any) -> None:
+        original(self, lease=lease, retry=retry, process_began=never)
+
+    plant.setattr(CopyTrust, "__init__", init)
+
+
+def trust_copies_while_others_use_no_cache(plant: pytest.MonkeyPatch) -> None:
+    def begin_again(self: CopyTrust) -> None:
+        self._trusted_since = clock.now()
+
+    plant.setattr(CopyTrust, "begin_again", begin_again)
+
+
+def believe_the_tombstones_of_the_cache(plant: pytest.MonkeyPatch) -> None:
+    original = SimulatedCache.read
+
+    def read(self: SimulatedCache, locator: str) -> Record | None:
+        found = original(self, locator)
+        if found is None or found.state is not State.ENDED:
+            return found
+        return make_tombstone(locator, State.SUPERSEDED, now=clock.now(), seconds=60)
+
+    plant.setattr(SimulatedCache, "read", read)
 
 
 def ignore_tombstones_in_the_cache(plant: pytest.MonkeyPatch) -> None:
@@ -446,6 +497,10 @@ def end_what_has_the_new_password(plant: pytest.MonkeyPatch) -> None:
     plant.setattr(ending, "_is_outdated", is_outdated)
 
 
+WORKERS: Final = "cached_db own sync +workers"
+SAVED_BESIDE: Final = "3:x.read 3* 4:x.put.a 4* 5:x.read 5*"
+FAILS: Final = "3:x.put.a+save+error@rollback 3*"
+
 CASES: Final = [
     (ignore_versions, 2, f"memory own sync: {USER} 1:x.put.a 1 2:x.put.b 2* 1*"),
     (overwrite_the_other, 2, f"memory own sync: {USER} 1:x.put.a 1 2:x.put.b 2* 1*"),
@@ -466,11 +521,48 @@ CASES: Final = [
     (tell_before_the_commit, 10, f"db own sync: {USER} 1:o.delete_key.x@rollback"),
     (tell_before_the_commit, 10, f"db own sync: {USER} 1:x.visit.2@rollback"),
     (tell_nothing, 10, f"memory own sync: {USER} 1:x.logout 1*"),
+    (tell_nothing, 26, "memory own sync: 1:x.save 1*"),
     (list_nothing, 26, f"memory own sync: {USER}"),
     (publish_before_the_commit, 18, f"cached_db own sync: {USER} 1:x.put.a+save+error@rollback 1*"),
     (show_what_is_not_committed, 18, f"db own sync: {USER} 1:x.put.a+save+error@rollback 1*"),
     (show_what_is_not_committed, 19, f"db own sync: {USER} 1:x.put.a+save@atomic 1 1 2:x.read 2*"),
     (forget_the_cache, 7, f"cached_db own sync: {USER} 1:x.read 1* 2:x.logout 2*"),
+    (forget_the_cache, 1, f"cached_db own sync: {USER} 1:x.put.a 1* 2:x.read 2*"),
+    (
+        leave_copies_while_a_session_ends,
+        7,
+        f"cached_db own sync: {USER} 1:o.end_all.1 1 1 2:o.end_all.1 2* 3:x.read 3*",
+    ),
+    (
+        leave_copies_while_a_key_is_rotated,
+        7,
+        f"cached_db own sync: {USER} 1:x.cycle 1 1 2:o.end_all.1 2* 3:x.read 3*",
+    ),
+    (
+        forget_which_version_is_replaced,
+        18,
+        f"cached_db own sync: {USER} +1001 2:x.put.b 2 2 2 1:x.read 1 1 1 1 2* >2 {FAILS} 1*",
+    ),
+    (
+        trust_copies_from_before_the_process,
+        1,
+        f"{WORKERS}: {USER} away.cache 1:x.put.a 1* back.cache begin.0 2:x.read 2*",
+    ),
+    (
+        trust_copies_from_before_the_process,
+        7,
+        f"{WORKERS}: {USER} away.cache 1:x.delete 1* back.cache begin.0 2:x.read 2*",
+    ),
+    (
+        trust_copies_while_others_use_no_cache,
+        1,
+        f"{WORKERS}: {USER} away.cache 1:x.read 1* +2 2:x.read 2* back.cache +4 {SAVED_BESIDE}",
+    ),
+    (
+        believe_the_tombstones_of_the_cache,
+        26,
+        f"cached_db own sync: {USER} 1:x.delete@rollback 1*",
+    ),
     (
         ignore_tombstones_in_the_cache,
         7,
@@ -497,6 +589,11 @@ CASES: Final = [
         f"db own sync: {OTHER} {USER} +1001 1:x.others 1 1 1 2:x.read 2* 1* >1 >2",
     ),
     (end_what_a_login_began, 1, f"memory own sync: {VISITOR} 1:x.login.1 1* 2:o.end.x 2*"),
+    (
+        end_what_a_login_began,
+        1,
+        f"cached_db own async: {USER} 1:x.cycle 2:x.login.1 2 2 1 1 1 2* 1* 3:o.end.x 3*",
+    ),
     (keep_what_is_rolled_back, 18, f"db own sync: {USER} 1:x.put.a+save@rollback 1*"),
     (
         keep_what_was_merged,

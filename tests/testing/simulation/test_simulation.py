@@ -359,6 +359,8 @@ class TestMachinery:
             ("db own sync: skew.2.much", "must end with a number of milliseconds"),
             ("db own sync: previous.x.1", "needs a site with the option '+memory' or '+cookie'"),
             ("db own sync +memory: previous.x.3", "'3' is not a user. There are: 0, 1, 2."),
+            ("db own sync: begin.1", "needs a site of 'cached_db' with the option '+workers'"),
+            ("cached_db own sync +workers: cut.2", "'2' is not a process. There are: 0, 1."),
             ("db own sync: a:x.read b*", "'b*' is not a step"),
             ("db own sync: 1:x.put.a+wait", "'+wait' is not an end of a view"),
             ("db own sync: 1:x.put.a@home", "'@home' is not a transaction"),
@@ -389,6 +391,7 @@ class TestMachinery:
                 each
                 for each in steps
                 if not each.startswith("previous.") or option in {"+memory", "+cookie"}
+                if not each.startswith(("begin.", "cut.", "join.")) or option == "+workers"
             ]
             Program.parse(f"cached_db own sync {option}: {' '.join(steps_here)}").check()
 
