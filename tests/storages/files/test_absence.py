@@ -164,7 +164,7 @@ def test_a_disk_that_is_mounted_read_only_is_still_read(kind: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["file", "cache", "cached_db"])
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)  # So that copies are stored, and the folder made.
 def test_nobody_is_signed_out_while_the_disk_is_away(name: str, disk: Disk) -> None:
     """``cached_db`` has its database."""
     with override_settings(
