@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tests import BYTECODE, ROOT
 from tests.deployments.browsers import Connection
-from tests.services import ANSWER_SECONDS, HOST, Server, children, wait_until
+from tests.services import ANSWER_SECONDS, HOST, START_SECONDS, Server, children, wait_until
 
 PROJECT: Final = Path(__file__).with_name("project")
 _LOGGED: Final = re.compile(r"\[(\d+)\] [A-Z]+ \S+ ")
@@ -47,7 +47,7 @@ _UVICORN: Final = (
     *("uvicorn", "deployed_site:asgi", "--no-access-log", "--log-level=warning"),
     *("--lifespan=off", "--timeout-graceful-shutdown=5"),
     # A reload is given up if a new process takes longer to start.
-    "--timeout-worker-healthcheck=15",
+    "--timeout-worker-healthcheck=60",
 )
 KINDS: Final = {
     kind.name: kind
@@ -162,7 +162,8 @@ class Site(Server):
             present = set(self.workers())
             return not present & old and len(present & answered) == self.kind.processes
 
-        wait_until(have_all_answered, "new processes answer")
+        # uvicorn starts one after the other.
+        wait_until(have_all_answered, "new processes answer", 2 * START_SECONDS)
 
     def lines_logged(self, since: int = 0) -> Counter[int]:
         """Return the lines that each process has logged, those of tracebacks included.
