@@ -278,7 +278,7 @@ def test_the_first_call_to_a_cluster_may_be_a_login(
 def test_a_first_login_on_a_slow_cluster_does_not_open_a_breaker(
     deployment: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its client takes long to connect, and then refuses the script, which is no failure."""
+    """Its client takes long to connect, and then refuses the script, which is not a failure."""
     monkeypatch.setattr(breaker, "SLOW", 0.0)
     with deployment() as storage:
         storage._server.connect().flushall()
