@@ -77,14 +77,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return the number of workers: three for each processor, because tests wait for servers.
 
-    There are at most eight, because each worker starts servers of its own. If the command line
-    names only tests in one or two files, there are none: a worker runs whole files, so workers
-    would take longer to start than they save.
+    There are at most eight, because each worker starts servers of its own. Tests of deployments
+    have two for each processor, because their sites have several processes each. If the command
+    line names only tests in one or two files, there are none: a worker runs whole files, so
+    workers would take longer to start than they save.
     """
     named = {Path(each.partition("::")[0]) for each in config.args}
     if len(named) <= 2 and all(path.is_file() for path in named):
         return 0
-    return min(8, 3 * (os.cpu_count() or 1))
+    each = 2 if "deployments" in config.option.markexpr else 3
+    return min(8, each * (os.cpu_count() or 1))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -113,6 +113,18 @@ def free_port() -> int:
     raise RuntimeError(f"No free port found in {PORTS}")
 
 
+def refusing_port() -> int:
+    """Return a port that refuses connections until this process ends.
+
+    A port that is only free may be given to a server of another test meanwhile.
+    """
+    kept = socket.socket()
+    kept.bind((HOST, free_port()))  # Without `SO_REUSEADDR`, so that no server gets it.
+    _refusing.append(kept)
+    port: int = kept.getsockname()[1]
+    return port
+
+
 def answer(port: int, question: bytes, size: int = 512) -> bytes:
     """Return the first bytes that a server says to a question; empty where it says nothing."""
     try:
@@ -1018,6 +1030,7 @@ class MongoReplicaSet(Group):
 
 
 _running: list[Server] = []
+_refusing: list[socket.socket] = []
 _folders: list[Path] = []
 _owner = os.getpid()
 

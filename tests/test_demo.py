@@ -33,6 +33,7 @@ from tests.services import (
     PostgreSQL,
     Redis,
     free_port,
+    refusing_port,
     wait_until,
 )
 
@@ -331,7 +332,7 @@ def test_a_store_that_cannot_be_used_is_told_in_a_sentence(value: str, reason: s
 
 def test_a_cache_that_is_unreachable_fails_the_check() -> None:
     """Requests go on without it, so they alone would say that all is well."""
-    done = demo(f"cached_db+redis://{HOST}:{free_port()}/0", "--check")
+    done = demo(f"cached_db+redis://{HOST}:{refusing_port()}/0", "--check")
     assert done.returncode == 1
     assert "FAILED     Redis through Django's RedisCache" in done.stdout
     assert "ok         table django_sessionstores_storedsession" in done.stdout

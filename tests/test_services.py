@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 def nginx() -> Service:
     """In front of nothing: what it says by itself is enough."""
-    return services.Nginx(upstream=services.free_port())
+    return services.Nginx(upstream=services.refusing_port())
 
 
 KINDS: list[Callable[[], Service]] = [

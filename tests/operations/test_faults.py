@@ -43,7 +43,7 @@ from tests.cases import MARIADB, POSTGRESQL
 from tests.operations.checks.configurations import ENGINES
 from tests.operations.test_wrong_addresses import ALIAS, PYMEMCACHE, REDIS, SECRET, ToSessions
 from tests.operations.test_wrong_addresses import open_database as open_database  # A fixture.
-from tests.services import HOST, MariaDB, Memcached, PostgreSQL, Redis, free_port, wait_until
+from tests.services import HOST, MariaDB, Memcached, PostgreSQL, Redis, refusing_port, wait_until
 
 COLOR: Final = "ultramarine"
 """What is in the session, and must not be in a message."""
@@ -689,7 +689,7 @@ def test_what_is_shown_of_an_error_of_redis(text: str, expected: str) -> None:
 @pytest.mark.parametrize("client", REDIS)
 def test_sentinels_that_do_not_answer(client: str, caplog: pytest.LogCaptureFixture) -> None:
     """The client lists what each of them has said, with all of its own settings."""
-    sentinels = [(HOST, free_port()) for _ in range(3)]
+    sentinels = [(HOST, refusing_port()) for _ in range(3)]
     limits: dict[str, Any] = {"socket_timeout": 1, "retry": Retry(NoBackoff(), 0)}
     options: dict[str, Any] = {
         "CLIENT_CLASS": "django_redis.client.SentinelClient",

@@ -35,7 +35,7 @@ from tests.services import (
     PostgreSQL,
     Redis,
     accepts,
-    free_port,
+    refusing_port,
     shared_service,
 )
 from tests.storages.files.test_storage import as_another_user
@@ -144,7 +144,7 @@ REDIS_MISTAKES: Final[dict[str, tuple[Callable[[Fixture], str], tuple[str, ...]]
         ("user name or the password (WRONGPASS: ", "['LOCATION'] or ['OPTIONS']"),
     ),
     "wrong port": (
-        lambda get: f"redis://:{SECRET}@{HOST}:{free_port()}/0",
+        lambda get: f"redis://:{SECRET}@{HOST}:{refusing_port()}/0",
         ("the port", "['LOCATION']"),
     ),
     "wrong host": (
@@ -216,7 +216,7 @@ def test_an_address_that_is_not_one_of_redis(client: str, location: str) -> None
 @pytest.mark.parametrize(
     ("location", "options", "part"),
     [
-        (lambda: f"{HOST}:{free_port()}", {}, "['LOCATION']"),
+        (lambda: f"{HOST}:{refusing_port()}", {}, "['LOCATION']"),
         (lambda: "memcached.invalid:11211", {}, "['LOCATION']"),
         (lambda: f"{HOST}:{shared_service(Redis).port}", {}, "['LOCATION']"),
         (

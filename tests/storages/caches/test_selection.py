@@ -16,7 +16,7 @@ from django_redis.cache import RedisCache as DjangoRedisCache
 
 from django_sessionstores.storages.base import CacheStorage
 from django_sessionstores.storages.caches.selection import Kind, kind_of, storage_for
-from tests.services import HOST, free_port
+from tests.services import HOST, refusing_port
 
 BACKENDS = "django.core.cache.backends"
 
@@ -81,7 +81,7 @@ def test_the_class_of_the_cache_decides(backend: str, kind: Kind) -> None:
 def test_the_storage_is_the_one_of_that_kind_and_connects_later(backend: str, kind: Kind) -> None:
     """Checks and reports say which path is in use, and must not say another one. A worker must
     start while its store is away: nobody listens here."""
-    address = f"{HOST}:{free_port()}"
+    address = f"{HOST}:{refusing_port()}"
     with configured(backend, f"redis://{address}/0" if kind is Kind.REDIS else address):
         storage = storage_for("sessions")
 

@@ -24,7 +24,7 @@ from django_sessionstores.operations.checks.stores import (
 )
 from tests.operations.checks.conftest import production as production  # A fixture.
 from tests.redis_versions import repeats
-from tests.services import HOST, RedisCluster, RedisSentinel, free_port, shared_service
+from tests.services import HOST, RedisCluster, RedisSentinel, refusing_port, shared_service
 from tests.test_docs import DOCS, blocks
 
 PAGE = DOCS / "howto" / "failover.rst"
@@ -100,7 +100,7 @@ def test_a_sentinel_that_hangs_is_asked_once(hanging: Hanging) -> None:
 
 
 def test_sentinels_of_which_none_answers_are_asked_once(hanging: Hanging) -> None:
-    refusing = (HOST, free_port())
+    refusing = (HOST, refusing_port())
     with store_behind([hanging.address, refusing], 2), pytest.raises(StorageUnavailable):
         save()
     assert len(hanging.accepted) == 1

@@ -30,7 +30,7 @@ from django_sessionstores.storages.redis import client as redis_client
 from django_sessionstores.storages.redis import storage as redis
 from django_sessionstores.storages.redis.client import Server
 from django_sessionstores.testing import StorageContract, Twin
-from tests.services import Redis, free_port, shared_service, skip_or_fail
+from tests.services import Redis, refusing_port, shared_service, skip_or_fail
 from tests.storages.event_loop import Loop
 from tests.storages.redis import test_storage
 from tests.storages.redis.test_storage import (
@@ -516,7 +516,7 @@ async def gather(*coroutines: Any) -> list[Any]:
 
 
 def test_a_server_that_is_unreachable_when_the_site_starts(loop: Loop, at_once: None) -> None:
-    with storage_at(f"redis://{HOST}:{free_port()}") as storage:
+    with storage_at(f"redis://{HOST}:{refusing_port()}") as storage:
         for _ in range(2):
             with pytest.raises(StorageUnavailable):
                 loop.run(storage.aread("a" * 40))

@@ -56,7 +56,7 @@ from tests.services import (
     RedisSentinel,
     Sentinel,
     answer,
-    free_port,
+    refusing_port,
     shared_service,
     wait_until,
 )
@@ -325,7 +325,7 @@ def test_reads_go_to_the_primary() -> None:
     a session as it was before a logout; here, the replica is not even there."""
     shared_service(Redis).cli("flushall")
     for backend in (DJANGO_REDIS, REDIS_CACHE):
-        locations = [shared_service(Redis).url(), f"redis://{HOST}:{free_port()}/0"]
+        locations = [shared_service(Redis).url(), f"redis://{HOST}:{refusing_port()}/0"]
         with storage_at(locations, backend) as storage:
             for _ in range(10):
                 storage.read("a" * 40)
@@ -873,7 +873,7 @@ def test_a_stalled_server_is_an_outage_and_ends(backend: str, server: Redis) -> 
 def test_a_cluster_that_is_unreachable_when_the_site_starts_is_an_outage() -> None:
     """Its client connects when it is made: the worker must start, answer with an outage, and work
     when the cluster is back."""
-    with storage_at(f"redis://{HOST}:{free_port()}", f"{__name__}.ClusterCache") as storage:
+    with storage_at(f"redis://{HOST}:{refusing_port()}", f"{__name__}.ClusterCache") as storage:
         for _ in range(2):
             with pytest.raises(StorageUnavailable):
                 storage.read("a" * 40)
