@@ -23,6 +23,8 @@ from .keys import PLACE_BITS
 MOST: Final = 128
 """How many members make a bucket two. Redis keeps no more than this many compactly by default."""
 _FEW: Final = MOST // 4
+_CLEARING: Final = 4
+"""Of how many members that are added one removes others. Looking for them is a command."""
 _DEPTH: Final = 45
 """The levels of the tree. The number of a bucket is exact, and written out, up to this one."""
 
@@ -37,10 +39,12 @@ end
 local function bucket_of(directory, node)
     return directory .. ':' .. name_of(node)
 end
--- Returns the number of the bucket for a place, its score and its depth; nothing if the directory
--- is damaged. Most buckets are as deep as their number tells.
+-- Returns the number of the bucket for a place, its score and its depth; nothing if there is no
+-- directory, or a damaged one. Most buckets are as deep as their number tells.
 local function find(directory, place)
-    local _, guess = math.frexp(math.max(1, redis.call('ZCARD', directory) - 2))
+    local size = redis.call('ZCARD', directory)
+    if size == 0 then return end
+    local _, guess = math.frexp(math.max(1, size - 2))
     for step = 0, {2 * _DEPTH} do
         local depth = guess - 1 + (step % 2 == 0 and -step / 2 or (step + 1) / 2)
         if depth >= 0 and depth <= {_DEPTH} then
@@ -108,7 +112,7 @@ local function shrink(directory, node, number)
     end
 end
 local function remove(directory, member)
-    local node = redis.call('EXISTS', directory) == 1 and find(directory, place_of(member))
+    local node = find(directory, place_of(member))
     if not node or redis.call('ZREM', bucket_of(directory, node), member) == 0 then return 0 end
     shrink(directory, node, 1)
     return 1
@@ -135,15 +139,15 @@ local function clear(directory, moment, most)
     end
     return gone
 end
--- Each member that is added removes two that expired long ago, so that no purge is needed.
+-- One of so many members that are added removes twice as many that expired long ago, so that no
+-- purge is needed. The last byte of a member is random.
 local function add(directory, member, expires, litter)
-    local place = place_of(member)
-    if redis.call('EXISTS', directory) == 0 then begin(directory, 0) end
-    local node, score, depth = find(directory, place)
+    local node, score, depth = find(directory, place_of(member))
     if not node then
-        redis.call('DEL', directory)
+        -- Not without need: a full server allows what comes after a deletion.
+        if redis.call('EXISTS', directory) == 1 then redis.call('DEL', directory) end
         begin(directory, 0)
-        node, score, depth = find(directory, place)
+        node, score, depth = 1, math.huge, 0
     end
     local bucket, is_split = bucket_of(directory, node), false
     if redis.call('ZADD', bucket, expires, member) == 1 then
@@ -156,10 +160,12 @@ local function add(directory, member, expires, litter)
     if not is_split and tonumber(expires) < score then
         redis.call('ZADD', directory, expires, name_of(node))
     end
-    if litter ~= '' then clear(directory, litter, 2) end
+    if litter ~= '' and string.byte(member, -1) % {_CLEARING} == 0 then
+        clear(directory, litter, {2 * _CLEARING})
+    end
 end
 local function score_of(directory, member)
-    local node = redis.call('EXISTS', directory) == 1 and find(directory, place_of(member))
+    local node = find(directory, place_of(member))
     return node and redis.call('ZSCORE', bucket_of(directory, node), member) or ''
 end
 -- What a write does to the index: for each key from this one on, a member, the moment of its expiry

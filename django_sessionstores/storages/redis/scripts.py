@@ -49,11 +49,8 @@ def digest_of(text: str) -> str:
 # rather than with ``struct.unpack``, which reads four bytes of eight on a 32-bit server.
 _PRELUDE: Final = f"""
 local function number(bytes, offset)
-    local n = 0
-    for i = offset + 1, offset + 8 do
-        n = n * 256 + string.byte(bytes, i)
-    end
-    return n
+    local a, b, c, d, e, f, g, h = string.byte(bytes, offset + 1, offset + 8)
+    return ((((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f) * 256 + g) * 256 + h
 end
 local function head(key)
     return redis.call('GETRANGE', key, 0, {HEAD_SIZE - 1})
@@ -139,12 +136,15 @@ return 1
 ROTATE: Final = Script(
     """
 local expected, now, tombstone, tombstone_ttl, record, ttl = unpack(ARGV, 1, 6)
-local there = redis.call('GET', KEYS[2])
-if there then return there == record and 1 or 0 end
 local current = head(KEYS[1])
-if current == '' or expired(current, now) then return false end
-if version(current) ~= expected then return redis.call('GET', KEYS[1]) end
-redis.call('SET', KEYS[2], record, 'PX', ttl)
+local is_there = current ~= '' and not expired(current, now)
+if not is_there or version(current) ~= expected then
+    if redis.call('GET', KEYS[2]) == record then return 1 end
+    return is_there and redis.call('GET', KEYS[1])
+end
+if not redis.call('SET', KEYS[2], record, 'PX', ttl, 'NX') then
+    return redis.call('GET', KEYS[2]) == record and 1 or 0
+end
 redis.call('SET', KEYS[1], tombstone, 'PX', tombstone_ttl)
 move(3, 7)
 return 1

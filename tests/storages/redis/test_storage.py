@@ -1566,8 +1566,10 @@ def test_nobody_need_ever_purge(storage: redis.RedisStorage) -> None:
         storage.create(record(f"{number:040x}", user_id="7", expires=later + 10), later)
 
     sessions, users = members()
-    assert sessions == 1
-    assert users <= 13  # Those of a day and an hour.
+    # One of four sessions that are added removes those that have expired. The index of users keeps
+    # those of a day and an hour.
+    assert sessions <= 4
+    assert users <= 16
     check_index()
 
 
