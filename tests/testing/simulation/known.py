@@ -590,4 +590,12 @@ PROGRAMS: Final = {
         "cached_db own sync +workers: 5:x.login.2 6:x.login.1.first 6* >6 +1001 7:x.load "
         "8:x.login.2 cut.0 9:x.drop.a"
     ),
+    "data of a migration that is rolled back is found under the entry of another migration": (
+        "cache_registry django sync +memory: previous.x.1 2:x.visit.2@rollback 3:x.login.1 3 3 "
+        "5:x.put.a.b 2* 3 5*"
+    ),
+    "a migration is withdrawn that another request has found, as an answer and a read fail": (
+        "cache_registry django sync +memory: previous.x.1 1:x.read 1 1 1 1~ 2:x.put.a 2* 1- 1* "
+        "3:x.read"
+    ),
 }
