@@ -594,6 +594,10 @@ PROGRAMS: Final = {
         "cache_registry django sync +memory: previous.x.1 2:x.visit.2@rollback 3:x.login.1 3 3 "
         "5:x.put.a.b 2* 3 5*"
     ),
+    "a process dies between a deletion in the database and the word to the cache": (
+        "cached_db own sync +workers: s1:x.login.1 s1* >s1 a:x.delete a a! c:o.end_all.1 c* "
+        "d:y.read d* b:x.read b*"
+    ),
     "a migration is withdrawn that another request has found, as an answer and a read fail": (
         "cache_registry django sync +memory: previous.x.1 1:x.read 1 1 1 1~ 2:x.put.a 2* 1- 1* "
         "3:x.read"
