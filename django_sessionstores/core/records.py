@@ -127,7 +127,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     size: int | None = None
     """The bytes of the payload, if a list shows the record without it; ``None`` if unknown."""
     origin: str = ""
-    """The id under which the session began, if its key was rotated since; see `lineage`."""
+    """The id under which the session began, if its key was rotated since; see `lineage`. A session
+    that was migrated has an id that no key has."""
     site: int = 0
     """The mark of the site, or of its tenant, that stored the session: one of `Storage.sites`. It
     is a signed number of 32 bits. A record that is not a session's may have 0, and belongs to all

@@ -148,7 +148,9 @@ def _remove_from_source(
             return _reason(error)
         if newer is None:
             continue
-        newer = msgspec.structs.replace(newer, version=next_version(stored.version))
+        newer = msgspec.structs.replace(
+            newer, version=next_version(stored.version), origin=stored.origin
+        )
         outcome = storage.update(newer, stored, clock.now())
         if not isinstance(outcome, Updated):
             # A request has changed or ended the session in the target, which counts from now on.

@@ -38,6 +38,7 @@ from ..core.records import (
     SecretText,
     State,
     derived_key,
+    draw_key,
     is_well_formed,
     make_tombstone,
     next_version,
@@ -403,4 +404,6 @@ def record_of(storage: Storage, record_id: str, found: PreviousSession) -> Recor
         handle=None,
         changes=(),
         pending=(),
+        # Other requests may store the same session under the same id, and be rolled back.
+        origin=session_id(draw_key()),
     )

@@ -21,7 +21,7 @@ from ..exceptions import PayloadTooLarge, UnserializableValue
 from ..payloads.codec import Snapshot, change_context, newest_data
 from ..payloads.merge import AUTHENTICATED_AT, changes
 from . import activity
-from .state import Environment, Stored
+from .state import Environment, RotationCause, Stored
 from .user_ids import normal_user_id
 
 ROTATED: Final = "_session_rotated"
@@ -47,17 +47,17 @@ def draft(
     snapshot: Snapshot,
     previous: Stored | None,
     *,
-    is_rotation: bool = False,
+    cause: RotationCause | None = None,
 ) -> Record:
     """Return the record to store in place of the previous one.
 
-    Its last activity is the time of the write. Without ``previous`` and with ``is_rotation``, it is
-    a record under the new ``key``. Raises `PayloadTooLarge`, and `UnserializableValue` for a user
-    or an expiry that cannot be stored.
+    Its last activity is the time of the write. Without ``previous`` and with the ``cause`` of a
+    rotation, it is a record under the new ``key``. Raises `PayloadTooLarge`, and
+    `UnserializableValue` for a user or an expiry that cannot be stored.
     """
     moment, storage = clock.now(), env.storage
     base = previous.record if previous else None
-    record_id = base.id if base and not is_rotation else session_id(key)
+    record_id = base.id if base and cause is None else session_id(key)
     payload = storage.codec.encrypt(record_id, snapshot)
     limit = storage.max_payload
     if limit is not None and len(payload) > limit:
@@ -69,7 +69,7 @@ def draft(
     user_id = _storable_user_of(data, base)
     goes_on = base is not None and base.user_id == user_id
     # Only a login starts the absolute timeout again.
-    created = _start_time(base if goes_on else None, data, user_id, moment)
+    created = _start_time(base if goes_on else None, data, user_id, moment, cause)
     try:
         expires = expires_at(env, data, moment, created)
     except (TypeError, ValueError, ArithmeticError):
@@ -95,7 +95,7 @@ def draft(
         expires=expires,
         ip=ip,
         user_agent=user_agent,
-        origin=_origin(base, is_rotation=is_rotation, goes_on=goes_on),
+        origin=_origin(base, is_rotation=cause is not None, goes_on=goes_on),
         changes=changed,
         site=storage.sites()[0],
     )
@@ -126,9 +126,19 @@ def _origin(base: Record | None, *, is_rotation: bool, goes_on: bool) -> str:
     return base.lineage if goes_on else ""
 
 
-def _start_time(base: Record | None, data: dict[str, Any], user_id: str | None, moment: int) -> int:
+def _start_time(
+    base: Record | None,
+    data: dict[str, Any],
+    user_id: str | None,
+    moment: int,
+    cause: RotationCause | None,
+) -> int:
     """Return when the session began or its user last logged in, whichever is later."""
     began = base.created if base else moment
+    if base and cause is RotationCause.LOGIN:
+        # Its beginning tells it from the session before, see `revocation.is_same_session`, also if
+        # the clock is behind, or a login that was made after this one was saved before it.
+        began += 1
     authenticated_at = data.get(AUTHENTICATED_AT)
     if user_id is None or not isinstance(authenticated_at, int):
         return began

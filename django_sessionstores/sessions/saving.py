@@ -394,7 +394,7 @@ def _rotate(env: Environment, state: Rotating, data: dict[str, Any], intent: Int
         return (yield from _keep_key(env, previous, data, intent))
     given, data = data, drafting.with_rotation_time(env, previous.record, data)
     snapshot = codec().serialize(data)
-    record = drafting.draft(env, state.key, data, snapshot, previous, is_rotation=True)
+    record = drafting.draft(env, state.key, data, snapshot, previous, cause=state.cause)
     tombstone = rotation.tombstone_of(state, record.id)
     try:
         outcome = yield from env.calls.rotate(

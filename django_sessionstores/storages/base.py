@@ -11,9 +11,8 @@ Deleted stays deleted
 
 Tombstones stay
     A tombstone says what became of an id, and under which id its session continues. `delete` leaves
-    it alone, so that ending a session can follow it. It lasts until it expires. But a storage that
-    uses `rotate_in_two_steps` must not keep one whose ``expires`` is 0: an update by it only
-    removes the record, and `create` can use the id again.
+    it alone, so that ending a session can follow it. It lasts until it expires. But an update by a
+    tombstone whose ``expires`` is 0 only removes the record, and `create` can use the id again.
 
 Time is an argument
     A method that writes gets ``now``, in milliseconds since the epoch, and uses that rather than a

@@ -161,13 +161,11 @@ class LayeredStorage(ComposedStorage):
         """Return the answer of the authority to a call that may end these sessions.
 
         Their copies are removed before it: when the sessions have ended, another request that ends
-        them finds nothing, and is answered, although the cache has heard nothing from it. A logout
-        comes to the authority first. If that cannot be reached, the user goes on reading the copy.
+        them finds nothing, and is answered, although the cache has heard nothing from it.
         """
         with self._trust.distrust_on_error(*ids):
-            began, is_told = clock.now(), False
-            if name != "delete":
-                is_told = yield from self._leave_tombstones(ids)
+            began = clock.now()
+            is_told = yield from self._leave_tombstones(ids)
             try:
                 answer = yield Call(self.authority, name, args)
             except StorageUnavailable as error:

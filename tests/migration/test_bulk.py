@@ -285,7 +285,10 @@ def test_a_save_during_the_move_that_the_target_cannot_keep(
     assert engine.storage.read(session_id(key)) is None
 
 
-@pytest.mark.engines("file", "cache:redis-cache", "cached_db:locmem+sqlite", "mongodb:mongodb")
+@pytest.mark.engines(
+    *("file", "cache:redis-cache", "cache:memcached+sqlite"),
+    *("cached_db:locmem+sqlite", "mongodb:mongodb"),
+)
 def test_a_save_during_the_move_is_not_lost(engine: Engine, move_during: Any) -> None:
     """The save does not log out its user, either."""
 
@@ -297,6 +300,25 @@ def test_a_save_during_the_move_is_not_lost(engine: Engine, move_during: Any) ->
     session = engine.SessionStore(key)
     assert (session.load().get("_auth_user_id"), session.get("saved")) == ("7", True)
     assert opened(f"{DJANGO}.db").find(key) is None
+
+
+@pytest.mark.engines("db:sqlite")
+def test_a_save_during_the_move_keeps_the_lineage(engine: Engine, old: None) -> None:
+    """The entry of a registry has it, and may stay as it is while the data is replaced."""
+    empty_django()
+    key = at_django("db", _auth_user_id="7")
+    lineages: list[str] = []
+
+    def save() -> None:
+        lineages.append(engine.storage.read(session_id(key)).lineage)
+        session = django_store("db")(key)
+        session["saved"] = True
+        session.save()
+
+    moved_while(engine, before, "claim", save)
+    moved = engine.storage.read(session_id(key))
+    assert engine.SessionStore(key).load()["saved"]
+    assert lineages[0] == moved.lineage != moved.id
 
 
 @pytest.mark.engines("file")

@@ -15,6 +15,7 @@ from django.test import AsyncClient, Client, override_settings
 
 from django_sessionstores.accounts import recent_authentication
 from django_sessionstores.core.clock import now
+from django_sessionstores.core.records import session_id
 from django_sessionstores.exceptions import SessionEnded
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.sessions import SessionStore
@@ -108,6 +109,21 @@ def browser(request: pytest.FixtureRequest, user: Any, middleware: str) -> Itera
 
 def sessions_of(username: str) -> int:
     return Inventory().count(user=get_user_model()._default_manager.get(username=username))
+
+
+@pytest.mark.engines("memory", "db:sqlite")
+def test_the_id_before_a_login_does_not_end_it_if_the_clock_is_behind(
+    engine: Any, browser: Browser
+) -> None:
+    """An operator who ends the session by the id of a list that is out of date ends nothing: the
+    user has logged in since, on a server whose clock is behind."""
+    browser.ask("login/ada")
+    previous = session_id(browser.key)
+    with at(now() - 5000):
+        browser.ask("login/ada")
+    assert session_id(browser.key) != previous
+    assert Inventory().end(previous) is False
+    assert browser.who() == "ada"
 
 
 @pytest.mark.engines(*ENGINES)

@@ -491,6 +491,12 @@ def test_a_rotation_to_an_id_that_is_taken_leaves_both_sessions(storage, cache):
         assert storage.read(each).version == 1
 
 
+def refused(*args: Any) -> None:
+    outage = StorageUnavailable("the authority refuses connections")
+    outage.was_sent = False
+    raise outage
+
+
 def unanswered(*args: Any) -> None:
     raise StorageUnavailable("the authority is away")
 
@@ -510,15 +516,10 @@ def test_an_unanswered_write_makes_that_session_suspect_and_no_other(storage, au
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-@pytest.mark.parametrize("name", ["update", "rotate", "delete"])
+@pytest.mark.parametrize("name", ["update", "rotate"])
 def test_a_write_that_was_not_sent_leaves_the_copy_alone(storage, authority, name, is_async):
     """A server that refuses connections has done nothing. Requests that only read go on, or a
     rotation that is due would end them one by one."""
-
-    def refused(*args: Any) -> None:
-        outage = StorageUnavailable("the authority refuses connections")
-        outage.was_sent = False
-        raise outage
 
     storage.create(record(), NOW)
     setattr(authority, name, refused)
@@ -527,7 +528,6 @@ def test_a_write_that_was_not_sent_leaves_the_copy_alone(storage, authority, nam
     args = {
         "update": (record(2), record(), NOW),
         "rotate": (record(2, id=OTHER_ID), storage.read(ID), tombstone, NOW),
-        "delete": (ID,),
     }[name]
     write = getattr(storage, f"a{name}" if is_async else name)
     with pytest.raises(StorageUnavailable):
@@ -871,6 +871,45 @@ IDS = [f"{number:040x}" for number in range(1, 4)]
 def held(cache, session_id):
     """What the cache has, past what the test counts."""
     return portable.LocMemStorage.read(cache, session_id)
+
+
+@pytest.mark.parametrize("name", ["delete", "end_many"])
+def test_a_process_that_dies_when_a_session_has_ended_leaves_no_copy(
+    storage, other, authority, monkeypatch, name
+):
+    """Another request finds nothing left to end, and is answered. Then no copy may show it."""
+    storage.create(record(), NOW)
+    end = getattr(authority, name)
+
+    def die(subject: Any) -> None:
+        end(subject)
+        raise SystemExit
+
+    monkeypatch.setattr(authority, name, die)
+    with pytest.raises(SystemExit):
+        getattr(storage, name)(ID if name == "delete" else [ID])
+    assert other.read(ID) is None
+
+
+def test_an_end_takes_one_command_of_the_cache(storage, cache):
+    """Before the authority is asked, and none after it."""
+    storage.create(record(), NOW)
+    cache.calls.clear()
+    assert storage.delete(ID)
+    assert cache.calls == ["leave_tombstone"]
+
+
+def test_an_end_that_the_authority_refuses_leaves_the_session_and_no_copy(storage, authority):
+    """The user is signed in again when the authority is back, and cannot read before that."""
+    storage.create(record(), NOW)
+    delete, read = authority.delete, authority.read
+    authority.delete = authority.read = refused
+    with pytest.raises(StorageUnavailable):
+        storage.delete(ID)
+    with pytest.raises(StorageUnavailable):
+        storage.read(ID)
+    authority.delete, authority.read = delete, read
+    assert without_handle(storage.read(ID)) == record()
 
 
 def test_many_that_end_are_left_to_the_cache_in_one_call(storage, other, cache, monkeypatch):

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import msgspec
 
 from ...conf import codec, settings, unencrypted_codec
-from ...core import clock
 from ...core.records import Record, State, make_tombstone
 from ...exceptions import UnreadablePayload
 from ...payloads.codec import newest_data
 from ...storages.base import Conflict, Storage, Updated
 from .base import Claim, Entry, ForeignSession, PreviousSession, Source
-
-_TOMBSTONE_SECONDS: Final = 60
 
 
 class OwnSource(Source):
@@ -80,18 +75,10 @@ class OwnSource(Source):
         return self.storage.count(0, None)
 
     def claim(self, locator: str, found: PreviousSession) -> Claim:
-        # The contract has no removal that compares versions, but an update by a tombstone does.
-        now = clock.now()
-        tombstone = make_tombstone(locator, State.ENDED, now=now, seconds=_TOMBSTONE_SECONDS)
-        outcome = self.storage.update(tombstone, found.record, 0)
+        # A tombstone that expires at once does not stay, and does not prevent a move back.
+        removal = make_tombstone(locator, State.ENDED, now=0, seconds=0)
+        outcome = self.storage.update(removal, found.record, 0)
         if isinstance(outcome, Updated):
-            # A tombstone stays, and would prevent a move back. So it becomes a record that has
-            # expired, which does not stay.
-            litter = msgspec.structs.replace(
-                tombstone, state=State.LIVE, version=1, expires=now + 1
-            )
-            self.storage.update(litter, outcome.record, 0)
-            self.storage.delete(locator)
             return Claim.REMOVED
         if isinstance(outcome, Conflict) and outcome.current.state is State.LIVE:
             return Claim.CHANGED

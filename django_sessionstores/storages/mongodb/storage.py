@@ -32,7 +32,7 @@ from ..base import (
 )
 from ..flows import FlowStorage
 from ..inspection import Members
-from ..outcomes import MOST_EXPIRES
+from ..outcomes import MOST_EXPIRES, is_removal
 from . import indexes
 from .client import (
     Clients,
@@ -154,8 +154,14 @@ class MongoDBStorage(FlowStorage):
         return Updated(record)
 
     def _update(self, record: Record, base: Record, now: int) -> Flow[Outcome]:
-        written = yield self._call("replace_one", _unchanged(base, now), document_of(record))
-        if written.matched_count:
+        unchanged = _unchanged(base, now)
+        if is_removal(record):
+            is_done = (yield self._call("delete_one", unchanged)).deleted_count
+        else:
+            is_done = (
+                yield self._call("replace_one", unchanged, document_of(record))
+            ).matched_count
+        if is_done:
             return Updated(record)
         return (yield from self._refusal(record, base, now))
 

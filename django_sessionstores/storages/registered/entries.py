@@ -74,6 +74,15 @@ def combine_outcomes(outcome: Updated, registered: Updated) -> Updated:
     )
 
 
+def belongs_to(data: Record, entry: Record) -> bool:
+    """Return whether data is of the session of an entry, and not of an earlier one with its id.
+
+    A session that is migrated has the same id each time, and another lineage. Its data stays behind
+    if the entry is rolled back. Data without a lineage is of a session that began under its id.
+    """
+    return data.origin in {"", entry.origin}
+
+
 def has_drifted(record: Record, entry: Record) -> bool:
     """Return whether the entry differs from the record in what lists show, or in its site."""
     # A login that has joined the session of another login moves its beginning.

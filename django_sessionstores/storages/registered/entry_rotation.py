@@ -13,7 +13,7 @@ from ...core.flow import Call, Flow
 from ...core.records import Record, State, next_version, without_payload
 from ...exceptions import StorageUnavailable, UnreadablePayload
 from ..base import Conflict, Gone, Outcome, Taken, Updated
-from .entries import with_entry
+from .entries import belongs_to, with_entry
 from .pair import Pair
 
 logger: Final = logging.getLogger("django_sessionstores")
@@ -37,7 +37,7 @@ class EntryRotation(Pair):
         if entry is None or entry.state is not State.LIVE:
             return entry
         if record.state is State.LIVE:
-            return with_entry(record, entry)
+            return with_entry(record, entry) if belongs_to(record, entry) else None
         rotated = yield from self._read_successor(record)
         if rotated is None:
             return record
@@ -56,7 +56,7 @@ class EntryRotation(Pair):
 
     def _conflict(self, current: Record, entry: Record) -> Flow[Conflict | Gone]:
         """Return the outcome of a write that the data has refused because of a newer record."""
-        if current.state is State.LIVE:
+        if current.state is State.LIVE and belongs_to(current, entry):
             return Conflict(with_entry(current, entry))
         left = yield from self._registered(current)
         return Gone() if left is None else Conflict(left)

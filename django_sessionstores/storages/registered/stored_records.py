@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from ...core.flow import Call, Flow
-from ...core.records import Record, State, next_version, saves_of, without_payload
+from ...core.records import Record, State, next_version, without_payload
 from ...exceptions import StorageUnavailable, UnreadablePayload
 from ..base import Conflict, Gone, Outcome, Taken, Updated, was_rotated
 from .entries import (
@@ -22,6 +22,7 @@ from .entries import (
     replace_tombstone,
     without_entry,
 )
+from .entry_creation import EntryCreation
 from .entry_rotation import EntryRotation
 from .late_saves import carry_over
 from .pair import call_of
@@ -29,7 +30,7 @@ from .pair import call_of
 logger: Final = logging.getLogger("django_sessionstores")
 
 
-class StoredRecords(EntryRotation):
+class StoredRecords(EntryCreation, EntryRotation):
     """The operations of `RegisteredStorage` if the storage of the data compares versions itself.
 
     The entry follows the record: it knows the user, the client and the expiry.
@@ -43,108 +44,6 @@ class StoredRecords(EntryRotation):
     def follow(self, base: Record, successor: str) -> Flow[Record | None]:
         """See `Storage.follow`."""
         return self.read(successor)
-
-    # --- Creating --------------------------------------------------------------------------
-
-    def create(self, record: Record, now: int) -> Flow[Updated | Taken]:
-        """See `Storage.create`."""
-        try:
-            return (yield from self._create(record, now))
-        except CancelledError:
-            if not (yield from self._is_stored(record)):
-                yield from self._withdraw(record)
-            raise
-
-    def _create(self, record: Record, now: int) -> Flow[Updated | Taken]:
-        # The entry decides which of several requests creates the session.
-        registered: Updated | Taken = yield Call(
-            self._registry, "create", (without_payload(record), now)
-        )
-        if isinstance(registered, Taken):
-            return (yield from self._take_over(record, now))
-        if record.state is not State.LIVE and (yield from self._is_ahead()):
-            yield from self._call_after_commit("delete", record.id)
-            yield from self._call_after_commit("create", record, now)
-            return registered
-        created = yield from self._create_data(record, now)
-        return created if isinstance(created, Taken) else combine_outcomes(created, registered)
-
-    def _create_data(self, record: Record, now: int) -> Flow[Updated | Taken]:
-        """Create the data for an entry that was just created; without the data, remove the entry.
-
-        If there is data, another request has taken over, or it remains from an entry that was
-        rolled back or ended. Without the entry, the session has ended, and its data does not count.
-        """
-        try:
-            created = yield from self._store_data(record, now)
-            if isinstance(created, Updated):
-                return created
-            current: Record | None = yield Call(self._registry, "read", (record.id,))
-            if current is None or current.version != record.version:
-                has_ended = current is None or current.state is not State.LIVE
-                return Updated(record, is_rotated=True) if has_ended else created
-            yield Call(self._data, "delete", (record.id,))
-            created = yield from self._store_data(record, now)
-            if record.state is not State.LIVE and isinstance(created, Taken):
-                return Updated(record)  # The data has another tombstone, which does not count.
-        except Exception:
-            yield from self._withdraw(record)
-            raise
-        return created
-
-    def _store_data(self, record: Record, now: int) -> Flow[Updated | Taken]:
-        """Create the data of a record, also if the answer of the store is lost.
-
-        If several requests migrate the session, others may have found it under its entry already.
-        """
-        try:
-            created: Updated | Taken = yield Call(self._data, "create", (record, now))
-        except Exception:
-            if not (yield from self._is_stored(record)):
-                raise
-            created = Updated(record)
-        return created
-
-    def _is_stored(self, record: Record) -> Flow[bool]:
-        """Return whether a create that raised has stored the data, as far as the store tells.
-
-        Other requests may have saved or rotated the session since.
-        """
-        current: Record | None = None
-        with suppress(StorageUnavailable, UnreadablePayload):
-            current = yield Call(self._data, "read_latest", (record.id,))
-        if current is None or current.version == record.version:
-            return current is not None
-        return current.state is not State.LIVE or saves_of(current) > saves_of(record)
-
-    def _withdraw(self, record: Record) -> Flow[None]:
-        """Remove the entry that was created for a record, unless another request has its own."""
-        with suppress(StorageUnavailable):
-            entry: Record | None = yield Call(self._registry, "read", (record.id,))
-            if entry is not None and entry.version == record.version:
-                yield Call(self._registry, "delete", (record.id,))
-
-    def _take_over(self, record: Record, now: int) -> Flow[Updated | Taken]:
-        """Create the data for an entry if the request that created the entry has stopped there."""
-        entry: Record | None = yield Call(self._registry, "read", (record.id,))
-        if entry is None or not entry.is_live(now) or record.state is not State.LIVE:
-            return Taken()
-        if (yield from self._is_ahead()):
-            return Taken()  # The other request would not see before the commit that it lost.
-        if (yield Call(self._data, "read", (record.id,))) is not None:
-            return Taken()
-        claim = msgspec.structs.replace(
-            without_payload(record), version=next_version(entry.version)
-        )
-        claimed: Outcome = yield Call(self._registry, "update", (claim, entry, now))
-        if not isinstance(claimed, Updated):
-            return Taken()
-        created = yield from self._store_data(record, now)
-        return created if isinstance(created, Taken) else combine_outcomes(created, claimed)
-
-    def issue(self, record: Record, now: int) -> Flow[Updated]:
-        """See `Storage.issue`."""
-        raise NotImplementedError
 
     # --- Updating --------------------------------------------------------------------------
 

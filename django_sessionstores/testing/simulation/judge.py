@@ -323,11 +323,6 @@ class Judge:
 
     def _is_leased(self, life: Life, at: int) -> bool:
         """Return whether a cache that was unreachable may still show an ended session (7)."""
-        if self._world.config.engine == "cached_db" and any(map(_is_single, life.endings)):
-            # The request has deleted the session and not the copy yet. Another one that ends all
-            # sessions of the user finds nothing any more, and is answered. If the cache came first,
-            # a user whose logout fails could not read in an outage of the database (21).
-            return True
         acked = [each.acked_at for each in life.endings if each.acked]
         return self._world.may_be_misled and all(at < each + _LEASE_AT for each in acked)
 
@@ -359,14 +354,6 @@ class Judge:
             if (each.is_uncertain or each.ended is None) and each.signs_in == life.user
         ]
         return len(newer) + len(uncertain) >= MOST
-
-
-def _is_single(ending: Ending) -> bool:
-    """Return whether an end is not over that a request makes of one session, by a deletion."""
-    request = ending.request
-    if request is None or request.ended is not None:
-        return False
-    return ending.reason in {"logout", "replaced"} or request.name == "end"
 
 
 def joined_session(own: Life, login: Request, requests: Collection[Request]) -> Life:

@@ -590,4 +590,20 @@ PROGRAMS: Final = {
         "cached_db own sync +workers: 5:x.login.2 6:x.login.1.first 6* >6 +1001 7:x.load "
         "8:x.login.2 cut.0 9:x.drop.a"
     ),
+    "data of a migration that is rolled back is found under the entry of another migration": (
+        "cache_registry django sync +memory: previous.x.1 2:x.visit.2@rollback 3:x.login.1 3 3 "
+        "5:x.put.a.b 2* 3 5*"
+    ),
+    "a process dies between a deletion in the database and the word to the cache": (
+        "cached_db own sync +workers: s1:x.login.1 s1* >s1 a:x.delete a a! c:o.end_all.1 c* "
+        "d:y.read d* b:x.read b*"
+    ),
+    "an old id leads to the session of a login that was saved after a later login": (
+        "cached_db django async +memory +workers: previous.x.1 2:x.login.1+save 3:x.login.1 2* 3* "
+        ">3 7:x.login.1 7* >7 11:x.login.1+save >2 13:x.login.1 11 11 13* >13 11* 18:o.end.x"
+    ),
+    "a migration is withdrawn that another request has found, as an answer and a read fail": (
+        "cache_registry django sync +memory: previous.x.1 1:x.read 1 1 1 1~ 2:x.put.a 2* 1- 1* "
+        "3:x.read"
+    ),
 }
