@@ -19,7 +19,7 @@ author = _metadata["authors"][0]["name"]
 copyright = author  # noqa: A001 - the name that Sphinx reads
 release = version = _metadata["version"]
 
-extensions = ["sphinx.ext.autodoc", "package_facts"]
+extensions = ["sphinx.ext.autodoc", "package_facts", "settings_reference", "name_links"]
 exclude_patterns = ["_build"]
 # Docstrings write code in single backticks.
 default_role = "literal"

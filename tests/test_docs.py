@@ -16,19 +16,21 @@ import textwrap
 import tomllib
 import types
 import unittest
-from argparse import ArgumentParser, _SubParsersAction
+from argparse import SUPPRESS, ArgumentParser, _SubParsersAction
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.core.handlers.base import BaseHandler
 from django.core.management import get_commands, load_command_class
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.dispatch import Signal
 from django.test import RequestFactory, override_settings
 
@@ -38,6 +40,7 @@ from django_sessionstores.logs import IgnoreOutages
 from django_sessionstores.operations import checks, doctor, telemetry
 from django_sessionstores.operations.checks.engine import check_engine
 from django_sessionstores.operations.checks.options import check_merge_functions, check_settings
+from django_sessionstores.operations.checks.registry import check_limit_and_rotation
 from django_sessionstores.testing import observed
 from tests import ROOT
 from tests.deployments.sites import KINDS
@@ -52,7 +55,7 @@ ENGINES = {path.stem for path in (ROOT / "django_sessionstores/backends").glob("
     "signed_cookies",  # Which says what to name instead.
 }
 PAGES = sorted([ROOT / "README.rst", *DOCS.rglob("*.rst")])
-BLOCK = re.compile(r"^\.\. code-block:: python\n\n((?: {4}.*\n|\n)+)", re.MULTILINE)
+BLOCK = re.compile(r"^( *)\.\. code-block:: python\n\n((?:\1 {3,}.*\n|\n)+)", re.MULTILINE)
 FILE_NAME = re.compile(r"# (\S+)\.py\n")
 
 
@@ -62,7 +65,8 @@ def read(*parts: str) -> str:
 
 def blocks(page: Path) -> list[str]:
     """Return the Python code of a page, block by block."""
-    return [textwrap.dedent(code) for code in BLOCK.findall(page.read_text(encoding="utf-8"))]
+    text = page.read_text(encoding="utf-8")
+    return [textwrap.dedent(code) for _indent, code in BLOCK.findall(text)]
 
 
 # Code -----------------------------------------------------------------------------------------
@@ -512,7 +516,6 @@ def test_the_readme_lists_every_engine() -> None:
 @pytest.mark.parametrize(
     ("file", "begin", "end", "name"),
     [
-        ("README.rst", "Session engines for Django:", ".", r"``(\w+)``"),
         ("docs/reference/settings.rst", "and one of", ".", r"``(\w+)``"),
         (
             "docs/reference/checks.rst",
@@ -596,6 +599,51 @@ def test_the_page_of_exceptions_has_every_one() -> None:
     assert page.count("**What to do:**") == len(defined) - 1  # The root is raised by nobody.
 
 
+@pytest.mark.parametrize(
+    ("name", "id_"),
+    [("MAX_SESSIONS", "sessionstores.E019"), ("ROTATE_AFTER", "sessionstores.W022")],
+)
+def test_the_engines_of_a_setting_are_those_that_the_checks_accept(
+    engine: Any, monkeypatch: pytest.MonkeyPatch, name: str, id_: str
+) -> None:
+    """What the page of settings says of an engine, the check says with the settings of a site."""
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(DOCS / "_extensions")
+    needs = import_module("settings_reference").NEEDS[name]
+    options = getattr(settings, "SESSIONSTORES", {})
+    with override_settings(SESSIONSTORES={**options, name: 5}):
+        reported = {message.id for message in check_limit_and_rotation(None)}
+    assert (id_ in reported) is not needs(engine.storage)
+
+
+def test_the_page_of_signals_has_every_one() -> None:
+    """A signal without an entry is connected by nobody."""
+    defined = {name for name, value in vars(signals).items() if isinstance(value, Signal)}
+    table = read("reference", "signals.rst").split("* - Signal\n", 1)[1].split("\n\n", 1)[0]
+    assert set(re.findall(r"^   \* - ``(\w+)``", table, re.MULTILINE)) == defined
+
+
+def test_every_command_is_described_with_its_actions_and_options() -> None:
+    """What ``--help`` alone tells is found by nobody who does not know that it is there."""
+    folder = ROOT / "django_sessionstores" / "management" / "commands"
+    names = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert [name for name in names if f"manage.py {name}" not in pages] == []
+    page = read("howto", "sessions_command.rst")
+    known = {*BaseCommand().create_parser("manage.py", "any")._option_string_actions}
+    for action in parser_of("sessions")._actions:
+        if isinstance(action, _SubParsersAction):
+            for name, parser in action.choices.items():
+                assert f"   * - ``sessions {name}" in page
+                missing = [
+                    each.option_strings
+                    for each in parser._actions
+                    if each.help != SUPPRESS and not known & set(each.option_strings)
+                    if each.option_strings and each.option_strings[0] not in page
+                ]
+                assert not missing, f"Describe {missing} of sessions {name}."
+
+
 def test_the_page_of_promises_has_every_number() -> None:
     """The simulation tells a broken promise by its number."""
     page = read("reference", "promises.rst")
@@ -655,18 +703,23 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_page_of_settings_has_every_option(built: Path) -> None:
-    """Name, type, default and meaning come from the package: none may be lost on the way."""
+    """Each fact comes from the package, and each entry has the same lines: none may be lost."""
     page = (built / "reference" / "settings.txt").read_text(encoding="utf-8")
     for name in conf.OPTIONS:
-        default = repr(getattr(conf.Settings(), name))
+        value = getattr(conf.Settings(), name)
+        default = re.escape(repr([] if value == () else value))
         assert page.count(f'\n"{name}"\n') == 1, (
             f"Name {name} in one group of docs/reference/settings.rst."
         )
-        entry = re.search(rf'^"{name}"\n +Type: .+\n +Default: "(.+)"\n\n +\w', page, re.MULTILINE)
+        entry = re.search(
+            rf'^"{name}"\n +Type: .+\n +Default: "{default}"\n'
+            rf' +Example: ""{name}":.*\n(?: +.+\n)* +Engines: .+\n(?: +.+\n)*\n +\w',
+            page,
+            re.MULTILINE,
+        )
         assert entry is not None, (
             f"Give Settings.{name} in conf/options.py a return type and a docstring."
         )
-        assert entry[1] == default
 
 
 def table(page: str) -> Iterator[list[str]]:

@@ -1,6 +1,6 @@
 """Every option in ``SESSIONSTORES``: its name, type, default and meaning.
 
-To add an option, add a property to `Settings` and its name to a group in
+To add an option, add a property to `Settings` and an example to a group in
 ``docs/reference/settings.rst``, which shows the docstring. The functions in `validation` read the
 project's value.
 

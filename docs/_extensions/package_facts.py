@@ -1,18 +1,17 @@
-"""Directives and a role that take facts from the package, so that no page can contradict it."""
+"""Directives that take facts from the package, so that no page can contradict it."""
 
 from __future__ import annotations
 
 import inspect
-import typing
 from collections.abc import Mapping
 from typing import Any, Final
 
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.docutils import SphinxDirective
 
-from django_sessionstores import conf, signals
+from django_sessionstores import signals
 from django_sessionstores.storages.base import CacheStorage, Storage
 from django_sessionstores.storages.caches.database_cache import DatabaseCacheStorage
 from django_sessionstores.storages.caches.file_cache import FileCacheStorage
@@ -28,7 +27,7 @@ from django_sessionstores.storages.registered import RegisteredStorage
 from django_sessionstores.storages.sql.storage import DatabaseStorage
 
 
-def _unconnected(kind: type[Storage]) -> Any:
+def unconnected(kind: type[Storage]) -> Any:
     """A storage of which only what its class declares may be asked."""
     return kind.__new__(kind)
 
@@ -43,19 +42,17 @@ STORAGES: Final[dict[str, type[Storage] | Storage]] = {
     "``cache`` on FileBasedCache": FileCacheStorage,
     "``cache`` on LocMemCache": LocMemStorage,
     "``cache`` on another cache": PortableStorage,
-    "``cached_db``": LayeredStorage(
-        CacheStorage(), _unconnected(DatabaseStorage), lease=1, retry=1
-    ),
+    "``cached_db``": LayeredStorage(CacheStorage(), unconnected(DatabaseStorage), lease=1, retry=1),
     "``mongodb``": MongoDBStorage,
     "``cookie``": CookieStorage,
     "``cookie``, registered in ``db`` or ``cached_db``": RegisteredStorage(
-        CookieStorage(), _unconnected(DatabaseStorage), window=1
+        CookieStorage(), unconnected(DatabaseStorage), window=1
     ),
     "``cookie``, registered in ``cache`` on Redis": RegisteredStorage(
-        CookieStorage(), _unconnected(RedisStorage), window=1
+        CookieStorage(), unconnected(RedisStorage), window=1
     ),
     "``cache`` on memcached or another cache, registered in ``db``": RegisteredStorage(
-        _unconnected(MemcachedStorage), _unconnected(DatabaseStorage), window=1
+        unconnected(MemcachedStorage), unconnected(DatabaseStorage), window=1
     ),
 }
 
@@ -88,24 +85,6 @@ def _row(first: str, *others: str) -> list[str]:
     return [f"   * - {first}", *(f"     - {cell}" for cell in others)]
 
 
-def options(names: list[str]) -> list[str]:
-    """Options with their type, default and meaning, as the lines of a definition list."""
-    lines: list[str] = []
-    for name in names:
-        option = vars(conf.Settings)[name]
-        lines += [
-            f".. _option-{name}:",
-            "",
-            f"``{name}``",
-            f"   | Type: {_type(option.func)}",
-            f"   | Default: ``{default(name)}``",
-            "",
-            *(f"   {line}" for line in (inspect.getdoc(option) or "").splitlines()),
-            "",
-        ]
-    return lines
-
-
 def reasons(of: str) -> list[str]:
     """What the signals call the causes of ends and rejections, as the lines of a table."""
     lines = [".. list-table::", "   :header-rows: 1", "   :widths: 20 80", ""]
@@ -115,24 +94,7 @@ def reasons(of: str) -> list[str]:
     return lines
 
 
-def default(name: str) -> str:
-    """The default of an option, as it would be written in settings."""
-    return repr(getattr(conf.Settings(), name))
-
-
-def _type(function: Any) -> str:
-    kind = typing.get_type_hints(function)["return"]
-    names = {float: "number", int: "whole number", str: "string", bool: "``True`` or ``False``"}
-    if kind in names:
-        return names[kind]
-    if kind == float | None:
-        return "number or ``None``"
-    if kind.__origin__.__name__ == "Mapping":
-        return "dict"
-    return "list of strings" if kind.__args__ == (str,) else "list of strings and pairs"
-
-
-class _Generated(SphinxDirective):
+class Generated(SphinxDirective):
     """Puts lines made from the package in the place of the directive."""
 
     def lines(self) -> list[str]:
@@ -145,23 +107,13 @@ class _Generated(SphinxDirective):
         return container.children
 
 
-class StorageMatrix(_Generated):
+class StorageMatrix(Generated):
     """``.. storage-matrix::``"""
 
     lines = staticmethod(storage_matrix)
 
 
-class Options(_Generated):
-    """``.. options:: IDLE_TIMEOUT ABSOLUTE_TIMEOUT``"""
-
-    required_arguments = 1
-    final_argument_whitespace = True
-
-    def lines(self) -> list[str]:
-        return options(self.arguments[0].split())
-
-
-class Reasons(_Generated):
+class Reasons(Generated):
     """``.. reasons:: END_REASONS``"""
 
     required_arguments = 1
@@ -207,30 +159,21 @@ def _words(heading: str, words: Mapping[str, str]) -> list[str]:
     return lines
 
 
-class ReplayLanguage(_Generated):
+class ReplayLanguage(Generated):
     """``.. replay-language::``"""
 
     lines = staticmethod(replay_language)
 
 
-class SimulationSetups(_Generated):
+class SimulationSetups(Generated):
     """``.. simulation-setups::``"""
 
     lines = staticmethod(simulation_setups)
 
 
-class Default(SphinxRole):
-    """``:default:`TOUCH_INTERVAL```, the default of an option."""
-
-    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        return [nodes.Text(default(self.text))], []
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("storage-matrix", StorageMatrix)
-    app.add_directive("options", Options)
     app.add_directive("reasons", Reasons)
     app.add_directive("replay-language", ReplayLanguage)
     app.add_directive("simulation-setups", SimulationSetups)
-    app.add_role("default", Default())
     return {"parallel_read_safe": True, "parallel_write_safe": True}
