@@ -29,4 +29,6 @@ autodoc_member_order = "bysource"
 html_theme = "furo"
 html_title = f"{project} {release}"
 html_show_copyright = False
+# Blocks without a language are commands, output and drawings.
+highlight_language = "none"
 pygments_style = "a11y-high-contrast-light"
