@@ -298,7 +298,7 @@ class Life:
                 child.inherits_surely = False
                 child.end(Ending(ending.start, None, ending.reason, ending.request))
 
-    def note_child(self, child: Life, *, is_skewed: bool) -> None:
+    def note_child(self, child: Life) -> None:
         """Note a session that a login has made from it, and that may have ended with it.
 
         Of two sessions with keys of each other, the first one is the parent.
@@ -307,25 +307,20 @@ class Life:
             return
         self.children.append(child)
         for ending in self.endings:
-            self.may_end_children(ending, is_skewed=is_skewed)
+            self.may_end_children(ending)
 
     def leads_to(self, life: Life) -> bool:
         return self is life or any(each.leads_to(life) for each in self.children)
 
-    def may_end_children(self, ending: Ending, *, is_skewed: bool) -> None:
+    def may_end_children(self, ending: Ending) -> None:
         """Note that the sessions that logins have made from it may end with it.
-
-        The tombstone of the old key leads to the new session. Only the time of the login tells that
-        it is another session (7). The two times are equal if the second clock is behind, or within
-        one millisecond. ``is_skewed`` tells whether the clocks of the servers differ.
 
         A login that joins a rotation is stored under the id of the session that was rotated. An end
         that has followed the rotation to that id, before the login was stored, ends both (8).
         """
         for child in self.children:
             is_beside = ending.request is not None and ending.request.overlaps(child.request)
-            is_followed = child.has_joined and is_beside
-            if is_followed or is_skewed or child.request.began_at == self.request.began_at:
+            if child.has_joined and is_beside:
                 child.end(replace(ending, acked=None))
 
     def note_superseding(self, superseding: Superseding) -> None:

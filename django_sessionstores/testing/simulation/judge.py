@@ -393,19 +393,19 @@ def login_repeated_beside(request: Request) -> Life | None:
     return None
 
 
-def note_continuation(own: Life, life: Life, *, is_skewed: bool) -> None:
+def note_continuation(own: Life, life: Life) -> None:
     """Note that a session is the session ``own`` under another key, or made from it.
 
     If a login has joined it before that was known, it seems to be made from an earlier one.
     """
     if life not in own.children:
-        own.note_child(life, is_skewed=is_skewed)
+        own.note_child(life)
     parent = life.parent
     if life in own.children and parent is not None and parent.leads_to(own):
         life.parent, life.inherits_surely = own, not own.endings
     life.has_joined = True
     for ending in own.endings:
-        own.may_end_children(ending, is_skewed=is_skewed)
+        own.may_end_children(ending)
 
 
 def led_to(request: Request) -> Life | None:

@@ -186,7 +186,7 @@ class Model(Judge):
             return
         own.supersede(request, now, self._world.time, None)
         if own.user in {None, life.user}:
-            note_continuation(own, life, is_skewed=self._is_skewed)
+            note_continuation(own, life)
 
     def _begins_again(self, request: Request, own: Life, text: str) -> bool:
         """Return whether a password change began another session: a request beside it may find the
@@ -197,7 +197,7 @@ class Model(Judge):
     def _followed(self, request: Request, own: Life, now: int) -> Life:
         life = self._born(request, own.user, now)
         life.parent, life.inherited_until, life.inherits_surely = own, now, False
-        own.note_child(life, is_skewed=self._is_skewed)
+        own.note_child(life)
         own.end(Ending(request.began, None, "password", request))
         return life
 
@@ -220,7 +220,7 @@ class Model(Judge):
             if own is not None and (may_keep or keeps_data(self._world, own, pk)):
                 parent = joined_session(own, request, self._world.requests.values())
                 life.parent, life.inherited_until = parent, now
-                parent.note_child(life, is_skewed=self._is_skewed)
+                parent.note_child(life)
                 life.inherits_surely = parent is own and not own.endings
                 own.supersede(request, now, self._world.time, None)
                 if own.user is not None and is_uncertain:
@@ -234,7 +234,7 @@ class Model(Judge):
                 own.end(Ending(request.began, acked, "replaced", request, self._world.time))
             elif repeated := login_repeated_beside(request):
                 life.parent, life.inherited_until, life.inherits_surely = repeated, now, False
-                repeated.note_child(life, is_skewed=self._is_skewed)
+                repeated.note_child(life)
             return life
         # The new key of a session from a previous backend is derived from its old one.
         is_derived = not request.cycles and text == internals.derived_key(request.key or "")
@@ -362,7 +362,7 @@ class Model(Judge):
             if answer:
                 ending = Ending(request.began, now, "revoked", request, at)
                 life.end(ending)
-                life.may_end_children(ending, is_skewed=self._is_skewed)
+                life.may_end_children(ending)
             elif answer is None:
                 # If another request changes the key at the same time, it may not lead to a session
                 # any more.
@@ -377,7 +377,7 @@ class Model(Judge):
         assert request is not None  # noqa: S101 - only an expiry has no request
         if life.may_be_live(key, request.began, request.began_at):
             life.end(ending)
-            life.may_end_children(ending, is_skewed=self._is_skewed)
+            life.may_end_children(ending)
         elif self._is_skewed:
             # The clocks decide whether the key was superseded before the request began.
             life.end(replace(ending, acked=None))

@@ -590,7 +590,7 @@ PROGRAMS: Final = {
         "cached_db own sync +workers: 5:x.login.2 6:x.login.1.first 6* >6 +1001 7:x.load "
         "8:x.login.2 cut.0 9:x.drop.a"
     ),
-    "data of a migration that is rolled back is found under the entry of another migration": (
+    "data of a migration that is rolled back is found under another one's entry": (
         "cache_registry django sync +memory: previous.x.1 2:x.visit.2@rollback 3:x.login.1 3 3 "
         "5:x.put.a.b 2* 3 5*"
     ),

@@ -32,6 +32,7 @@ from django_sessionstores.migration import lazy
 from django_sessionstores.payloads import codec, merge
 from django_sessionstores.sessions import (
     conflicts,
+    drafting,
     ending,
     events,
     loading,
@@ -48,12 +49,15 @@ from django_sessionstores.storages.copies import CopyTrust, never
 from django_sessionstores.storages.layered import LayeredStorage
 from django_sessionstores.storages.limited import LimitedStorage
 from django_sessionstores.storages.memory import MemoryStorage
-from django_sessionstores.storages.registered import RegisteredStorage, stored_records
+from django_sessionstores.storages.registered import (
+    RegisteredStorage,
+    stored_records,
+)
 from django_sessionstores.storages.registered.stored_records import StoredRecords
 from django_sessionstores.testing.simulation.database import SimulatedDatabase
 from django_sessionstores.testing.simulation.programs import Program, run
 from django_sessionstores.testing.simulation.stores import Scheduled, SimulatedCache
-from tests.testing.simulation.known import OTHER, USER, VISITOR
+from tests.testing.simulation.known import OTHER, PROGRAMS, USER, VISITOR
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -449,6 +453,29 @@ def tell_the_end_of_what_has_expired(plant: pytest.MonkeyPatch) -> None:
     plant.setattr(SimulatedDatabase, "delete", delete)
 
 
+def let_a_login_begin_when_its_session_began(plant: pytest.MonkeyPatch) -> None:
+    original = drafting._start_time
+    plant.setattr(drafting, "_start_time", lambda *args: original(*args[:-1], None))
+
+
+def tell_the_cache_of_an_end_after_it(plant: pytest.MonkeyPatch) -> None:
+    def delete(self: LayeredStorage, session_id: str) -> Flow[bool]:
+        deleted: bool = yield Call(self.authority, "delete", (session_id,))
+        yield from self._leave_tombstones((session_id,))
+        return deleted
+
+    plant.setattr(LayeredStorage, "_delete", delete)
+
+
+def migrate_without_a_lineage(plant: pytest.MonkeyPatch) -> None:
+    original = lazy.record_of
+
+    def record_of(*args: Any) -> Record:
+        return msgspec.structs.replace(original(*args), origin="")
+
+    plant.setattr(lazy, "record_of", record_of)
+
+
 def leave_a_rotation_to_the_request_that_began_it(plant: pytest.MonkeyPatch) -> None:
     plant.setattr(StoredRecords, "_read_successor", returning())
 
@@ -647,6 +674,21 @@ CASES: Final = [
         f"cache_registry django sync +2step: {USER} 1:x.cycle 1 1 1 1 1 2:o.end_all.1 2* 1*",
     ),
     (tell_the_end_of_what_has_expired, 10, f"db own sync: {USER} +2419200 1:x.delete 1*"),
+    (
+        let_a_login_begin_when_its_session_began,
+        1,
+        f"db own sync: {USER} 1:x.login.1 skew.1.-5000 1* 2:o.end.x 2*",
+    ),
+    (
+        tell_the_cache_of_an_end_after_it,
+        7,
+        PROGRAMS["a process dies between a deletion in the database and the word to the cache"],
+    ),
+    (
+        migrate_without_a_lineage,
+        18,
+        PROGRAMS["data of a migration that is rolled back is found under another one's entry"],
+    ),
     (
         leave_a_rotation_to_the_request_that_began_it,
         15,

@@ -10,6 +10,7 @@ from unittest import SkipTest
 import msgspec
 
 from ....core.clock import now
+from ....core.records import State, make_tombstone
 from ....exceptions import PayloadTooLarge
 from ....storages.base import Conflict, Updated
 from ..execution import in_threads
@@ -75,6 +76,22 @@ class UpdateTests(StorageCase):
         late = base.expires + 1
         revived = successor(base, expires=late + HOUR)
         assert not isinstance(self.store.update(revived, base, late), Updated)
+
+    def test_update_by_a_tombstone_without_a_lifetime_removes_the_record(self) -> None:
+        """An update by a tombstone whose ``expires`` is 0 removes the version that the caller has
+        seen, and the id can be used again.
+
+        Otherwise a session that was moved to another backend could not be moved back.
+        """
+        base = self.create_record()
+        winner = self.update_record(base, payload=b"winner")
+        removal = make_tombstone(base.id, State.ENDED, now=0, seconds=0)
+        assert isinstance(self.store.update(removal, base, now()), Conflict)
+        assert isinstance(self.store.update(removal, winner, now()), Updated)
+        self.assert_gone(base.id)
+        again = self.new_record(id=base.id)
+        assert isinstance(self.store.create(again, now()), Updated)
+        assert without_handle(self.store.read(base.id)) == again
 
     def test_of_simultaneous_updates_one_succeeds(self) -> None:
         """If several threads update the same version, exactly one succeeds.
