@@ -1,4 +1,4 @@
-"""The tests, in rooms as the package has them."""
+"""The tests, in folders as the package has them."""
 
 from pathlib import Path
 from typing import Final

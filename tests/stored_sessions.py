@@ -1,4 +1,4 @@
-"""What tests of several rooms do with stored sessions."""
+"""What tests of several folders do with stored sessions."""
 
 from typing import Any
 

@@ -173,7 +173,9 @@ def check_unused_registry(app_configs: Any, **kwargs: Any) -> Sequence[checks.Ch
                 setting=full_name("REGISTRY"),
                 store=storage.describe(),
             ),
-            hint=Phrase(_("Remove it: this engine lists and ends its sessions itself.")),
+            hint=Phrase(_("Remove it: this engine lists and ends its sessions itself."))
+            if storage.lists
+            else Phrase(_("Remove it: only the cookie and cache engines use a registry.")),
             id="sessionstores.W028",
         )
     ]

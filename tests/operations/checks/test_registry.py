@@ -18,6 +18,7 @@ from tests.operations.checks.configurations import (
     LOCMEM,
     MEMCACHED,
     OTHER_CACHE,
+    OWN_STORE,
     ids,
     with_registry,
 )
@@ -149,3 +150,15 @@ def test_a_registry_that_the_engine_does_not_use(name, options, found):
     """W028: whoever set it expects something from it. A previous backend may need it."""
     with override_settings(SESSION_ENGINE=ENGINES + name, SESSIONSTORES=options):
         assert ids(check_unused_registry) == found
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [(ENGINES + "db", "lists and ends its sessions itself"), (OWN_STORE, "only the cookie and")],
+    ids=["package", "project"],
+)
+def test_the_hint_about_an_unused_registry_is_true_of_the_engine(path, says):
+    """W028: an engine of a project may keep no list, and a registry does not give it one."""
+    with override_settings(SESSION_ENGINE=path, SESSIONSTORES={"REGISTRY": "db"}):
+        (message,) = check_unused_registry(None)
+    assert says in str(message.hint)
