@@ -39,6 +39,7 @@ from django_sessionstores.operations import checks, doctor, telemetry
 from django_sessionstores.operations.checks.engine import check_engine
 from django_sessionstores.operations.checks.options import check_merge_functions, check_settings
 from django_sessionstores.testing import observed
+from django_sessionstores.testing.conformance.neutral_settings import KEPT
 from tests import ROOT
 from tests.deployments.sites import KINDS
 from tests.packages.table import page_with_table
@@ -255,6 +256,14 @@ def test_storage_of_the_guide_passes_the_conformance_suite(
         result = unittest.TextTestRunner(stream=io.StringIO()).run(suite)
     assert result.testsRun > 50
     assert [(str(test), text) for test, text in result.failures + result.errors] == []
+
+
+def test_the_guide_names_the_options_that_the_conformance_suite_keeps() -> None:
+    """An author whose tests run beside a site has to know what keeps them apart."""
+    page = read("howto", "writing.rst").split("They keep only", 1)[1].split("A test that", 1)[0]
+    named = set(re.findall(r"``(\w+)``", page))
+    kept = {"MONGODB_" if name.startswith("MONGODB_") else name for name in KEPT}
+    assert named == kept
 
 
 def test_the_view_of_the_guide_on_outages_works(workshop: dict[str, Any]) -> None:
