@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import pytest
 from django.conf import settings
-from django.contrib.auth.models import User
+from django.contrib.auth.models import AnonymousUser, User
 from django.core.exceptions import ValidationError
 from django.core.handlers.base import BaseHandler
 from django.core.management import get_commands, load_command_class
@@ -35,13 +35,14 @@ from django.dispatch import Signal
 from django.test import RequestFactory, override_settings
 
 from django_sessionstores import conf, exceptions, signals
-from django_sessionstores.backends import memory
+from django_sessionstores.backends import db, memory
 from django_sessionstores.logs import IgnoreOutages
 from django_sessionstores.operations import checks, doctor, telemetry
 from django_sessionstores.operations.checks.engine import check_engine
 from django_sessionstores.operations.checks.options import check_merge_functions, check_settings
 from django_sessionstores.operations.checks.registry import check_limit_and_rotation
 from django_sessionstores.testing import observed
+from django_sessionstores.testing.conformance.neutral_settings import KEPT
 from tests import ROOT
 from tests.deployments.sites import KINDS
 from tests.packages.table import page_with_table
@@ -261,6 +262,14 @@ def test_storage_of_the_guide_passes_the_conformance_suite(
     assert [(str(test), text) for test, text in result.failures + result.errors] == []
 
 
+def test_the_guide_names_the_options_that_the_conformance_suite_keeps() -> None:
+    """An author whose tests run beside a site has to know what keeps them apart."""
+    page = read("howto", "writing.rst").split("They keep only", 1)[1].split("A test that", 1)[0]
+    named = set(re.findall(r"``(\w+)``", page))
+    kept = {"MONGODB_" if name.startswith("MONGODB_") else name for name in KEPT}
+    assert named == kept
+
+
 def test_the_view_of_the_guide_on_outages_works(workshop: dict[str, Any]) -> None:
     """The view is called with the store and without it."""
     names = run(DOCS / "howto" / "outages.rst", workshop)
@@ -295,6 +304,30 @@ def test_the_filter_of_the_guide_on_outages_is_found(workshop: dict[str, Any]) -
         added = [each for each in logger.filters if each not in before]
         logger.filters[:] = before
     assert [type(each) for each in added] == [IgnoreOutages]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_view_of_the_page_on_transactions_signs_out_a_user_who_was_rolled_back(
+    workshop: dict[str, Any],
+) -> None:
+    """The session object still has the login, and the middleware would save it."""
+    names = run(DOCS / "explanation" / "transactions.rst", workshop)
+
+    class Form:
+        def save(self) -> User:
+            return User.objects.create_user("ada")
+
+        def send_welcome_mail(self) -> None:
+            request.session.save()
+            raise OSError
+
+    request: Any = RequestFactory().post("/")
+    request.session, request.user = db.SessionStore(), AnonymousUser()
+    with override_settings(SESSION_ENGINE="django_sessionstores.backends.db"):
+        assert b"later" in names["register"](request, Form()).content
+        request.session.save()
+        assert not User.objects.exists()
+        assert "_auth_user_id" not in db.SessionStore(request.session.session_key)
 
 
 def test_the_single_logout_of_the_reference_follows_the_session(workshop: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ _LIFETIME: Final = (
     "SESSION_SAVE_EVERY_REQUEST",
 )
 """Settings of Django by which a session lives."""
-_KEPT: Final = frozenset(
+KEPT: Final = frozenset(
     {
         "REGISTRY",
         "ENCRYPTION_KEYS",
@@ -68,7 +68,7 @@ def neutral_settings(**options: Any) -> dict[str, Any]:
         if getattr(django_settings, name) != getattr(global_settings, name)
     }
     of_project = getattr(django_settings, NAME, {})
-    if isinstance(of_project, dict) and (options or of_project.keys() - _KEPT):
-        kept = {name: of_project[name] for name in _KEPT & of_project.keys()}
+    if isinstance(of_project, dict) and (options or of_project.keys() - KEPT):
+        kept = {name: of_project[name] for name in KEPT & of_project.keys()}
         changes[NAME] = {**kept, **options}
     return changes
