@@ -47,6 +47,7 @@ class EntryCreation(Pair):
             yield from self._call_after_commit("delete", record.id)
             yield from self._call_after_commit("create", record, now)
             return registered
+        # Only a session that is migrated has another lineage than its id.
         created = yield from self._create_data(record, now, is_known=bool(record.origin))
         return created if isinstance(created, Taken) else combine_outcomes(created, registered)
 

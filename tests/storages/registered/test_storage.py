@@ -48,6 +48,7 @@ from django_sessionstores.testing import DAY, HOUR, Twin, at, observed
 from tests.sessions.test_lifetimes import limits
 
 Make = Callable[..., Record]
+MINE, THEIRS = "a" * 40, "b" * 40
 
 
 @pytest.fixture
@@ -1118,18 +1119,103 @@ def test_a_create_whose_answer_was_lost(
     assert live_ids(pair.registry, record) == [record.id]
 
 
+@pytest.mark.parametrize(("origin", "saves"), [("", 1), (MINE, 2)], ids=["", "saved since"])
 def test_a_create_that_fails_over_data_without_an_entry(
-    pair: RegisteredStorage, store: Any
+    pair: RegisteredStorage, store: Any, origin: str, saves: int
 ) -> None:
     """Data that was left over is not that of the new session."""
-    record = new(version=1 << 32)
-    pair.data.create(new(id=record.id, version=(1 << 32) + 1, payload=b"left over"), now())
+    record = new(version=1 << 32, origin=origin)
+    left = new(id=record.id, version=(saves << 32) + 1, payload=b"left over", origin=THEIRS)
+    pair.data.create(left, now())
     with (
         observed(pair.data, after=break_at("create")),
         pytest.raises(StorageUnavailable, match="create is broken"),
     ):
         store.create(record, now())
     assert store.read(record.id) is None
+
+
+@pytest.mark.parametrize("was_sent", [False, True])
+@pytest.mark.parametrize("origin", ["", MINE], ids=["new", "migrated"])
+def test_a_create_of_which_nobody_knows_whether_it_is_stored(
+    pair: RegisteredStorage, store: Any, origin: str, was_sent: bool
+) -> None:
+    """Another request that migrates the same session may have found and saved it. The key of a new
+    session was given to nobody."""
+    record = new(origin=origin)
+
+    def fail(name: str) -> None:
+        error = StorageUnavailable("no answer")
+        error.was_sent = was_sent
+        raise error
+
+    when = {"after" if was_sent else "before": fail}
+    with observed(pair.data, **when), pytest.raises(StorageUnavailable):
+        store.create(record, now())
+    is_kept = bool(origin) and was_sent
+    assert live_ids(pair.registry, record) == live_ids(store, record) == [record.id] * is_kept
+
+
+@pytest.mark.parametrize("origin", ["", MINE], ids=["new", "migrated"])
+def test_a_create_that_is_cancelled_before_the_store_fails(
+    pair: RegisteredStorage, origin: str
+) -> None:
+    """The same: the call may have been made."""
+    record = new(origin=origin)
+
+    def fail(name: str) -> None:
+        raise CancelledError if name == "create" else StorageUnavailable("no answer")
+
+    with observed(pair.data, after=fail), pytest.raises(CancelledError):
+        asyncio.run(pair.acreate(record, now()))
+    assert live_ids(pair, record) == [record.id] * bool(origin)
+
+
+def test_data_of_another_lineage_does_not_count(pair: RegisteredStorage, store: Any) -> None:
+    """A migration was rolled back, and another one has created its entry and no data yet."""
+    left = new(origin=THEIRS, payload=b"rolled back")
+    pair.data.create(left, now())
+    pair.registry.create(new(id=left.id, origin=MINE), now())
+    assert store.read(left.id) is None
+    base = new(id=left.id, origin=MINE, version=5)
+    assert isinstance(store.update(after(base), base, now()), Gone)
+    assert pair.data.read(left.id) == left
+
+
+@pytest.mark.parametrize("call", ["create", "read"])
+def test_a_create_goes_on_over_data_of_another_lineage(
+    pair: RegisteredStorage, store: Any, call: str
+) -> None:
+    """The request that has created the entry may come later, and does not replace the data."""
+    record = new(origin=MINE)
+    pair.data.create(new(id=record.id, origin=THEIRS, payload=b"rolled back"), now())
+    taken_over = list[Record]()
+
+    def take_over(name: str) -> None:
+        if name == call and not taken_over:
+            taken_over.append(new(id=record.id, payload=b"later", origin="c" * 40))
+            assert isinstance(pair.create(taken_over[0], now()), Updated)
+
+    with observed(pair.data, before=take_over):
+        assert isinstance(store.create(record, now()), Taken)
+    assert store.read(record.id).payload == b"later"
+    assert store.read(record.id).origin == pair.data.read(record.id).origin == MINE
+
+
+def test_damaged_data_without_an_entry_is_replaced(
+    pair: RegisteredStorage, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A create makes room as an end does."""
+    record = new()
+    pair.data.create(new(id=record.id), now())
+
+    def damaged(*args: Any) -> None:
+        raise UnreadablePayload("damaged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pair.data, "read", damaged)
+        assert isinstance(store.create(record, now()), Updated)
+    assert store.read(record.id).payload == record.payload
 
 
 def test_a_tombstone_in_a_transaction_of_the_registry_reaches_the_data_with_the_commit(
