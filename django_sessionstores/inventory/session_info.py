@@ -22,6 +22,8 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     """The session id, see ``request.session.session_id``."""
+    first_id: str
+    """The id under which the session began. It is another one if the key was rotated since."""
     user_id: str | None
     """The primary key of the user as text; ``None`` for an anonymous session."""
     created: datetime
@@ -59,6 +61,7 @@ def session_info(record: Record, moment: int) -> SessionInfo:
     """
     return SessionInfo(
         id=record.id,
+        first_id=record.lineage,
         user_id=record.user_id,
         created=utc_datetime(record.created),
         # A server whose clock is ahead may have written it.
