@@ -22,8 +22,6 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     """The session id, see ``request.session.session_id``."""
-    first_id: str
-    """The id under which the session began. It is another one if the key was rotated since."""
     user_id: str | None
     """The primary key of the user as text; ``None`` for an anonymous session."""
     created: datetime
@@ -43,6 +41,8 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The client's ``User-Agent`` at the last write; empty without the package's middleware."""
     is_expired: bool
     """Whether the session has expired, and is only waiting to be purged."""
+    first_id: str = ""
+    """The id under which the session began, if its key was rotated since; empty otherwise."""
     size: int | None = None
     """The bytes of the encrypted session data; ``None`` if the list does not know them."""
 
@@ -61,7 +61,7 @@ def session_info(record: Record, moment: int) -> SessionInfo:
     """
     return SessionInfo(
         id=record.id,
-        first_id=record.lineage,
+        first_id=record.origin,
         user_id=record.user_id,
         created=utc_datetime(record.created),
         # A server whose clock is ahead may have written it.

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.contrib.admin.models import LogEntry
-from django.test import Client, override_settings
+from django.test import AsyncClient, Client, override_settings
 from django.utils import timezone, translation
 
 from django_sessionstores.admin import end_pages, export, list_page, listing
@@ -483,6 +484,25 @@ def test_the_export(site: Any, root: Any, client: Client, monkeypatch: pytest.Mo
     assert [each.user for each in entries] == [root] * 3
     assert [each.object_repr for each in entries[:2]] == ["all sessions", "who: visitors"]
     assert {each.get_change_message() for each in entries} == {"Exported them as CSV."}
+
+
+@ONE_ENGINE
+def test_the_export_under_asgi(site: Any, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server can send it part by part, which takes an async generator there."""
+    monkeypatch.setattr(export, "_AT_ONCE", 2)
+    sessions = [stored(site) for _ in range(5)]
+
+    async def parts() -> list[str]:
+        browser = AsyncClient()
+        browser.cookies = client.cookies
+        answer = await browser.post(f"{PAGES}action/", {"action": "export"})
+        assert answer.is_async
+        return [part.decode() async for part in answer.streaming_content]
+
+    found = async_to_sync(parts)()
+    assert len(found) >= 3
+    for session in sessions:
+        assert "".join(found).count(session.session_id) == 1
 
 
 @ONE_ENGINE

@@ -1137,6 +1137,7 @@ def test_pages_can_be_used_by_everybody(
     expired(site)
     pages = [
         *(PAGES, f"{PAGES}?q=nobody-at-all", f"{PAGES}?user={ada.pk}", f"{PAGES}?state=expired"),
+        f"{PAGES}?_facets=True&o=user&began=week",
         *(f"{PAGES}overview/", detail(session), detail(strange), f"{PAGES}end-others/"),
         *(f"{PAGES}{session.session_id}/end/", f"{PAGES}user/{ada.pk}/end/"),
     ]
