@@ -7,13 +7,14 @@ count them for the filters, all of them are read, which is only done for `WITHIN
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 from django.utils.translation import gettext as _
 
 from ..core.phrases import format_number, translated_message
-from ..exceptions import CannotList
+from ..exceptions import CannotList, StorageUnavailable
 from ..inventory import SessionInfo
 from .filters import STATE
 from .page import Page
@@ -151,7 +152,9 @@ def _list_in_order_of_store(page: Page, wanted: Search, listed: Listed) -> None:
         listed.next_url = page.url(
             "changelist", **parameters, p=str(number + 1), cursor=following, back=back
         )
-    _count(page, wanted, listed, sessions)
+    # The list is there. A count that takes the store too long is only left out.
+    with suppress(StorageUnavailable):
+        _count(page, wanted, listed, sessions)
     listed.can_sort &= (listed.total or 0) <= WITHIN
 
 

@@ -214,6 +214,26 @@ def test_the_total(site: Any, client: Client, monkeypatch: pytest.MonkeyPatch) -
     assert ">1 session<" in text(client.get(PAGES, {"q": own(client).session_id[:20]}))
 
 
+@ONE_ENGINE
+def test_a_count_that_takes_too_long(
+    site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list does without it."""
+    monkeypatch.setattr(listing, "PER_PAGE", 3)
+    for _ in range(5):
+        stored(site)
+
+    def broken(name: str) -> None:
+        if name == "count":
+            raise StorageUnavailable("no answer after 10 seconds")
+
+    with observed(site.storage, before=broken) as calls:
+        page = text(client.get(PAGES))
+    assert "count" in calls
+    assert ">3 sessions on this page<" in page
+    assert "no answer" not in page
+
+
 # Filters ------------------------------------------------------------------------------------------
 
 
