@@ -81,6 +81,7 @@ class Session(StoredSession):
         permissions = [
             # In English, like Django's own, because their table stores the texts.
             ("end_session", "Can end sessions"),
+            ("export_session", "Can export the list of sessions"),
             ("view_session_data", "Can view session data, except secrets"),
             ("view_session_secrets", "Can view secrets in sessions"),
         ]

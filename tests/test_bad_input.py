@@ -145,6 +145,7 @@ def test_users(engine: Engine, inventory: Any, session: Any) -> None:
         ({"idle_since": datetime(2026, 1, 1)}, ValueError, "time zone"),
         ({"idle_since": timedelta(days=1)}, TypeError, "idle_since"),
         ({"idle_since": "7d"}, TypeError, "idle_since"),
+        ({"where": "user_id = 7"}, TypeError, "where"),
         ({"id_prefix": "*"}, ValueError, "id_prefix"),
         ({"id_prefix": "abc%"}, ValueError, "id_prefix"),
         ({"id_prefix": "ABC"}, ValueError, "id_prefix"),

@@ -116,8 +116,13 @@ def test_pages_hold_each_session_once(engine: Any, listing: Any) -> None:
         ({"ip": "192.0.2.1"}, {"visitor"}),
         ({"ip": "192.0.2.0/24"}, {"visitor"}),
         ({"ip": "198.51.100.0/24"}, set()),
+        ({"where": lambda session: session.user_agent == "browser"}, {"visitor"}),
+        ({"where": lambda session: session.user_agent == "browser", "user": 1}, set()),
     ],
-    ids=["all", "user", "logged in", "anonymous", "user, anonymous", "ip", "network", "no network"],
+    ids=[
+        *("all", "user", "logged in", "anonymous", "user, anonymous"),
+        *("ip", "network", "no network", "where", "user, where"),
+    ],
 )
 def test_filters(engine: Any, listing: Any, filters: dict[str, Any], expected: set[str]) -> None:
     """A session must match all of the filters."""

@@ -439,6 +439,9 @@ def pages(site: Any, root: Any, client: Client) -> Iterator[str]:
         yield get(PAGES, q=query)
     yield get(PAGES, user=str(ada.pk))
     yield get(PAGES, cursor="nonsense")
+    yield get(PAGES, _facets="True", o="user", began="week")
+    yield get(f"{PAGES}end-matching/", _changelist_filters="who=visitors")
+    yield text(client.post(f"{PAGES}action/", follow=True))
     yield get(PAGES, q=gone.session_id)
     yield get(f"{PAGES}overview/")
     wrong = {"REGISTRY": "wrong", "IDLE_AGES": 1, "COOKIE_PARTITIONED": True}
@@ -511,7 +514,7 @@ def test_every_word_on_a_page_is_marked(
         r"|^[A-Z_]+ = .*|(?:django_sessionstores|security|sessionstores)\.[\w.]+|no route"
         # Names and types of what is in the session, and the day.
         r"|_auth_user\w+|cart|apples|token|raw|nothing|x|str|int|dict|bytes|JSON"
-        r"|\d\d:\d\d:\d\d \w+|You have 'django\.contrib\.sessions'.*|nobody"
+        r"|\d\d:\d\d:\d\d \w+|America/Chicago|You have 'django\.contrib\.sessions'.*|nobody"
     )
     unmarked = set()
     for page in pages(site, root, client):

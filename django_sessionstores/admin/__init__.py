@@ -1,8 +1,9 @@
 """The session pages of Django's admin, which list the sessions of the engine in use and end them.
 
 Django's autodiscovery imports this package, which registers `SessionAdmin`. `model_admin` has its
-permissions and addresses. The pages are in `list_page`, with its `search`; `detail_page`;
-`overview_page`; and `end_pages`, which ask for confirmation, with `ending`, which ends sessions.
+permissions and addresses. The pages are in `list_page`, with its `search`, `filters` and `listing`;
+`detail_page`; `overview_page`; and `end_pages`, which ask for confirmation, with `ending`, which
+ends sessions. `actions` has the menu above the list, and `export` the list as a file.
 They share the class `page.Page`. `session_row` describes a session for all of them, and
 `log_entries` writes to the admin's history.
 

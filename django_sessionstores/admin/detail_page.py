@@ -61,6 +61,8 @@ def _detail(page: Page, found: SessionInfo, *, reveals: bool = False) -> HttpRes
         user_link="" if row.is_of_deleted_user else page.user_url(found.user_id),
         sessions_of_user=page.url("changelist", user=found.user_id) if found.user_id else "",
         end_user_url=page.end_user_url(found.user_id),
+        end_url=page.url_from_list("end", found.id),
+        secrets_url=page.url_from_list("secrets", found.id),
         can_see_data=model_admin.has_data_permission(request),
         can_reveal=model_admin.has_secrets_permission(request) and not reveals,
         tree=tree,

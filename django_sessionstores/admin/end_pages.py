@@ -8,6 +8,7 @@ a link to a page must not end sessions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from django.contrib import messages
@@ -23,8 +24,8 @@ from ..core.records import is_session_id, is_storable
 from ..inventory import REQUEST_SECONDS, SessionInfo
 from ..models import Session
 from ..operations.overview import count_of_user
-from .ending import end_each, end_many
-from .list_page import PER_PAGE
+from .ending import end_each, end_found, end_many
+from .listing import PER_PAGE
 from .log_entries import Subject, log_number_ended
 from .page import Page
 from .search import WITHIN
@@ -44,16 +45,16 @@ def end_one(page: Page, session_id: str) -> HttpResponse:
             title=_("End this session?"),
             sessions=[found],
             action=_("End this session"),
-            back=page.url("change", found.id),
+            back=page.url_from_list("change", found.id),
         )
     end_each(page, [found.id])
-    return HttpResponseRedirect(page.url("changelist"))
+    return HttpResponseRedirect(page.list_url)
 
 
 def end_selected(page: Page) -> HttpResponse:
     """Ask whether to end the sessions selected in the list; end them if that was confirmed."""
     ids = list(dict.fromkeys(filter(is_session_id, page.request.POST.getlist("id"))))[:PER_PAGE]
-    back = page.url("changelist")
+    back = page.list_url
     if not ids:
         page.message(_("No session was selected."), messages.WARNING)
         return HttpResponseRedirect(back)
@@ -69,6 +70,7 @@ def end_selected(page: Page) -> HttpResponse:
             sessions=found,
             action=_("End these sessions"),
             back=back,
+            form_url=page.url_from_list("end_selected"),
             fields=[("id", each.id) for each in found],
         )
     end_each(page, ids)
@@ -81,7 +83,7 @@ def end_of_user(page: Page, user_id: str) -> HttpResponse:
     if not is_storable(user_id):
         return page.redirect_not_found()
     inventory, name = page.inventory, usernames([user_id]).shown(user_id)
-    back = page.url("changelist", user=user_id)
+    back = page.list_url if page.list_parameters else page.url("changelist", user=user_id)
     continues = False
     if page.request.method == "POST":
         own = page.own_ids
@@ -106,6 +108,33 @@ def end_of_user(page: Page, user_id: str) -> HttpResponse:
         is_complete=number is not None,
         action=_("End all sessions of %(user)s") % {"user": name},
         back=back,
+        continues=continues,
+    )
+
+
+def end_matching(page: Page) -> HttpResponse:
+    """Ask whether to end all sessions that match the filters of the list; end them on a POST."""
+    wanted = page.search_of_list()
+    if wanted is None:
+        return HttpResponseRedirect(page.list_url)
+    if wanted.is_of_everything:
+        return HttpResponseRedirect(page.url("end_others"))
+    inventory, filters, continues = page.inventory, wanted.of_inventory(expired=False), False
+    if page.request.method == "POST":
+        ended, continues = end_many(page, partial(end_found, page, filters, REQUEST_SECONDS))
+        if ended:
+            subject = Subject(Session, None, wanted.words)
+            log_number_ended(page, subject, DELETION, ended)
+        if not continues:
+            return HttpResponseRedirect(page.list_url)
+    sessions, more = inventory.list(limit=_SHOWN, within=WITHIN, **filters)
+    return _question(
+        page,
+        title=_("End all sessions that match the search and the filters?"),
+        sessions=sessions,
+        is_complete=not more,
+        action=_("End all that match"),
+        back=page.list_url,
         continues=continues,
     )
 
@@ -171,6 +200,7 @@ def _question(
     sessions: Sequence[SessionInfo] | None = None,
     number: int | None = None,
     is_complete: bool = True,
+    form_url: str = "",
     fields: Sequence[tuple[str, str]] = (),
     warning: str = "",
     continues: bool = False,
@@ -179,9 +209,9 @@ def _question(
 
     ``action`` is the text of the button that answers yes, and ``back`` the address for no.
     ``sessions`` are those that would end, and ``number`` how many if these are not all. Without
-    ``is_complete``, there may be others, which a page would take too long to find. ``fields`` are
-    names and values that the form sends along. ``continues`` says that the answer was yes, and that
-    the form may be sent without the reader.
+    ``is_complete``, there may be others, which a page would take too long to find. The form is sent
+    to ``form_url``, by default to this address, with the names and values in ``fields``.
+    ``continues`` says that the answer was yes, and that the form may be sent without the reader.
     """
     rows = page.rows(sessions or ())
     return page.render(
@@ -195,6 +225,7 @@ def _question(
         keeps_own=any(each.is_own for each in rows),
         is_complete=is_complete,
         is_nothing=sessions is not None and is_complete and all(each.is_own for each in rows),
+        form_url=form_url or page.request.get_full_path(),
         fields=fields,
         warning=warning,
         continues=continues,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from django.contrib import messages
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from ..core import clock
 from ..core.phrases import isolate_direction, translated_message
 from ..exceptions import PartlyEnded, StorageUnavailable
 from ..inventory import SessionInfo, Total
+from ..storages.base import MOST_AT_ONCE
 from .log_entries import log_ended
 from .page import Page
+from .search import WITHIN
 
 
 def end_each(page: Page, ids: Sequence[str]) -> None:
@@ -85,6 +88,30 @@ def end_many(page: Page, end: Callable[[], Total], *, is_purge: bool = False) ->
         text = _("There may be more, because one request ends only so many. Continue here.")
         page.message(text, messages.WARNING)
     return Ended(number, continues)
+
+
+def end_found(page: Page, filters: Mapping[str, Any], seconds: float) -> Total:
+    """End the sessions that match filters of the inventory, except those of the reader.
+
+    Begins no other batch after ``seconds``. Raises `PartlyEnded` if the store stops answering after
+    some sessions have ended.
+    """
+    began, ended, cursor = clock.monotonic(), 0, ""
+    while True:
+        try:
+            sessions, cursor = page.inventory.list(
+                cursor=cursor, limit=MOST_AT_ONCE, within=WITHIN, **filters
+            )
+            others = [each.id for each in sessions if each.id not in page.own_ids]
+            ended += len(page.inventory.end_many(others))
+        except PartlyEnded as error:
+            raise PartlyEnded(ended + error.ended, error.reason) from error
+        except StorageUnavailable as error:
+            if not ended:
+                raise
+            raise PartlyEnded(ended, error) from error
+        if not cursor or clock.monotonic() - began >= seconds:
+            return Total(ended, is_complete=not cursor)
 
 
 def _say_ended(page: Page, number: int, *, is_purge: bool = False) -> None:

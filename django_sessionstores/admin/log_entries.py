@@ -53,6 +53,11 @@ def log_number_ended(page: Page, subject: Subject, flag: int, number: int) -> No
     LogEntry.objects.bulk_create([entry])
 
 
+def log_exported(page: Page, words: str) -> None:
+    """Write that sessions were exported, and by which search they were found."""
+    _entry(page.request, Subject(Session, None, words), CHANGE, "Exported them as CSV.").save()
+
+
 def log_secrets_shown(page: Page, session_id: str) -> None:
     """Write that the secrets of a session were shown."""
     subject = Subject(Session, session_id, session_id)

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST
 
 from ..exceptions import CannotList, StorageUnavailable
 from ..models import Session
+from .actions import run_action
 from .detail_page import detail_page, secrets_page
-from .end_pages import end_of_user, end_one, end_others, end_selected, purge
+from .end_pages import end_matching, end_of_user, end_one, end_others, end_selected, purge
 from .list_page import list_page
 from .overview_page import overview_page
 from .page import Page
@@ -47,6 +49,10 @@ class SessionAdmin(_Admin):
         """Return whether the user may end sessions and purge expired ones."""
         return request.user.has_perm("django_sessionstores.end_session")
 
+    def has_export_permission(self, request: HttpRequest) -> bool:
+        """Return whether the user may export the list of sessions."""
+        return request.user.has_perm("django_sessionstores.export_session")
+
     def has_data_permission(self, request: HttpRequest) -> bool:
         """Return whether the user may see session data."""
         return request.user.has_perm("django_sessionstores.view_session_data")
@@ -69,16 +75,18 @@ class SessionAdmin(_Admin):
         The usual pages of a model are left out, because the model does not have the sessions.
         """
 
-        def url(route: str, view: Callable[..., HttpResponse], name: str) -> URLPattern:
+        def url(route: str, view: Callable[..., HttpResponseBase], name: str) -> URLPattern:
             return path(route, self.admin_site.admin_view(view), name=self.url_name(name))
 
-        def end_view(answer: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+        def end_view(answer: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
             return require_http_methods(["GET", "HEAD", "POST"])(self._view(answer, ends=True))
 
         return [
             url("", self._view(list_page), "changelist"),
             url("overview/", self._view(overview_page), "overview"),
+            url("action/", require_POST(self._view(run_action)), "action"),
             url("end/", require_POST(self._view(end_selected, ends=True)), "end_selected"),
+            url("end-matching/", end_view(end_matching), "end_matching"),
             url("end-others/", end_view(end_others), "end_others"),
             url("purge/", end_view(purge), "purge"),
             url("user/<str:user_id>/end/", end_view(end_of_user), "end_user"),
@@ -92,8 +100,8 @@ class SessionAdmin(_Admin):
         return f"{self.opts.app_label}_{self.opts.model_name}_{name}"
 
     def _view(
-        self, answer: Callable[..., HttpResponse], *, ends: bool = False
-    ) -> Callable[..., HttpResponse]:
+        self, answer: Callable[..., HttpResponseBase], *, ends: bool = False
+    ) -> Callable[..., HttpResponseBase]:
         """Return the view of a page, whose response ``answer`` returns.
 
         The user must have the permission to view sessions and, if the page ``ends`` sessions, the
@@ -102,7 +110,7 @@ class SessionAdmin(_Admin):
         """
 
         @wraps(answer)
-        def view(request: HttpRequest, /, *args: Any, **kwargs: Any) -> HttpResponse:
+        def view(request: HttpRequest, /, *args: Any, **kwargs: Any) -> HttpResponseBase:
             if not self.has_view_permission(request):
                 raise PermissionDenied
             if ends and not self.has_end_permission(request):

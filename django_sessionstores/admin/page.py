@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
 import msgspec
 from django.contrib import messages
 from django.contrib.admin.utils import quote
 from django.contrib.auth import get_user_model
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, reverse
 from django.utils.translation import gettext as _
@@ -27,10 +27,14 @@ from ..devices.names import describe_device, describe_place
 from ..devices.sessions import ids_of_request
 from ..inventory import Inventory, SessionInfo
 from ..middleware.installed import OWN_PATH, has_package_middleware, records_reads
+from .search import PARAMETERS, Search, may_be_a_key, search
 from .session_row import SessionRow, last_activity_heading
 
 if TYPE_CHECKING:
     from .model_admin import SessionAdmin
+
+_FROM_LIST: Final = "_changelist_filters"
+"""The parameter of Django's admin with those of the list that the reader has come from."""
 
 
 class Page:
@@ -74,7 +78,7 @@ class Page:
                 user=names.shown(each.user_id) if each.user_id is not None else "",
                 device=describe_device(each.user_agent),
                 place=describe_place(each.ip),
-                url=self.url("change", each.id),
+                url=self.url_from_list("change", each.id),
                 is_own=each.id in own_ids,
                 is_of_deleted_user=(
                     each.user_id is not None and not names.problem and each.user_id not in names
@@ -91,15 +95,60 @@ class Page:
 
     # --- Addresses -------------------------------------------------------------------------
 
-    def url(self, name: str, *args: str, **parameters: str) -> str:
+    def url(self, name: str, *args: str, **parameters: str | Sequence[str]) -> str:
         """Return the address of a session page."""
         admin = self.model_admin
         url = reverse(f"{admin.admin_site.name}:{admin.url_name(name)}", args=args)
-        return f"{url}?{urlencode(parameters)}" if parameters else url
+        return f"{url}?{urlencode(parameters, doseq=True)}" if parameters else url
+
+    @property
+    def is_list(self) -> bool:
+        """Return whether this is the page that lists sessions."""
+        match = self.request.resolver_match
+        return match is not None and match.url_name == self.model_admin.url_name("changelist")
+
+    @cached_property
+    def list_parameters(self) -> Mapping[str, Sequence[str]]:
+        """Return the parameters of the list that the reader sees, or has come from.
+
+        Other pages have them in one parameter, as those of Django's admin do.
+        """
+        given: QueryDict = self.request.GET
+        if not self.is_list:
+            given = QueryDict(given.get(_FROM_LIST, ""))
+        return {
+            name: values
+            for name, values in given.lists()
+            if name in PARAMETERS and any(values) and not any(map(may_be_a_key, values))
+        }
+
+    @property
+    def list_url(self) -> str:
+        """Return the address of the list that the reader has come from."""
+        return self.url("changelist", **self.list_parameters)
+
+    def search_of_list(self) -> Search | None:
+        """Return the search of the list that the reader has come from.
+
+        ``None``, and a message that says why, if it finds nothing.
+        """
+        parameters = {name: values[-1] for name, values in self.list_parameters.items()}
+        found = search(self.inventory, parameters, self.now)
+        if not found.problem:
+            return found
+        self.message(found.problem, messages.WARNING)
+        return None
+
+    def url_from_list(self, name: str, *args: str) -> str:
+        """Return the address of a page that leads back to the list that the reader sees."""
+        if not self.list_parameters:
+            return self.url(name, *args)
+        kept = urlencode(self.list_parameters, doseq=True)
+        return self.url(name, *args, **{_FROM_LIST: kept})
 
     def end_user_url(self, user_id: str | None) -> str:
         """Return the address that ends all sessions of a user; empty without a user."""
-        return self.url("end_user", quote(user_id)) if user_id else ""
+        return self.url_from_list("end_user", quote(user_id)) if user_id else ""
 
     def user_url(self, user_id: str | None) -> str:
         """Return the address of a user's page in this admin.
@@ -127,7 +176,7 @@ class Page:
         """Return a redirect to the list, with the message that there is no such session."""
         text = _("There is no live session with this id. It may have ended.")
         self.message(text, messages.WARNING)
-        return HttpResponseRedirect(self.url("changelist"))
+        return HttpResponseRedirect(self.list_url)
 
     def failure(self, title: str, reason: Exception, status: int) -> HttpResponse:
         """Return a page that says why there is nothing else to show."""
@@ -146,9 +195,8 @@ class Page:
                 "page": template,
                 "now": self.now,
                 "can_end": model_admin.has_end_permission(self.request),
-                "list_url": self.url("changelist"),
+                "list_url": self.url("changelist") if self.is_list else self.list_url,
                 "overview_url": self.url("overview"),
-                "end_selected_url": self.url("end_selected"),
                 "end_others_url": self.url("end_others"),
                 "purge_url": self.url("purge"),
                 "records_reads": records_reads(),

@@ -1,18 +1,15 @@
-"""The search of the list page: the text of the search field, and the selected filters."""
+"""The search of the list page: what its text finds, and the selected filters."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from datetime import datetime
+from typing import Any, Final
 
 import msgspec
 from django.db import Error as DatabaseError
-from django.http import HttpRequest
-from django.utils.functional import Promise
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 
 from ..accounts.users import (
     FoundUser,
@@ -24,60 +21,34 @@ from ..accounts.users import (
 from ..core.client import normal_ip, normal_network
 from ..core.phrases import escape_invisible
 from ..core.records import is_typed_id
-from ..inventory import Inventory
-from ..middleware.installed import records_reads
+from ..inventory import Inventory, SessionInfo
+from .filters import NAMES, STATE, Filter, filters
 
 WITHIN: Final = 2000
 """How many sessions are read at most for one page of those that match the filters."""
 _MOST_CHOICES: Final = 20
 """How many users are offered if a text could be several."""
 _LIKE_A_KEY: Final = re.compile(r"(?<![a-z0-9])[a-z0-9]{32}(?![a-z0-9])|\S{150}", re.ASCII)
-
-_WHO: Final = {
-    "": gettext_lazy("Users and visitors"),
-    "users": gettext_lazy("Only users"),
-    "visitors": gettext_lazy("Only visitors"),
-}
-_STATES: Final = {
-    "": gettext_lazy("Live"),
-    "expired": gettext_lazy("Expired, not purged"),
-    "all": gettext_lazy("Live and expired"),
-}
-_IDLE: Final = {
-    "": gettext_lazy("Any time"),
-    "1": gettext_lazy("Unused for an hour"),
-    "24": gettext_lazy("Unused for a day"),
-    "168": gettext_lazy("Unused for a week"),
-    "720": gettext_lazy("Unused for 30 days"),
-}
-"""By hours."""
-_UNCHANGED: Final = {
-    "": gettext_lazy("Any time"),
-    "1": gettext_lazy("Unchanged for an hour"),
-    "24": gettext_lazy("Unchanged for a day"),
-    "168": gettext_lazy("Unchanged for a week"),
-    "720": gettext_lazy("Unchanged for 30 days"),
-}
-"""The same, if requests that only read a session are not counted."""
-
-
-class Select(NamedTuple):
-    """A filter of the list, from which a reader selects one option."""
-
-    name: str
-    """Its name in the address."""
-    label: str
-    options: Mapping[str, str | Promise]
-    value: str
+_TEXTS: Final = ("q", "user")
+"""The parameters of the text of the search field, and of the user whose sessions are listed."""
+FACETS: Final = "_facets"
+"""The parameter of Django's admin that shows how many objects each option of a filter has."""
+_VIEW: Final = ("o", FACETS)
+PARAMETERS: Final = (*_TEXTS, *NAMES, *_VIEW, "p", "cursor", "back")
+"""All parameters of the list."""
 
 
 class Search(msgspec.Struct, kw_only=True):
     """The sessions that a reader wants to see."""
 
-    filters: dict[str, Any] = {}
-    """The filters of `Inventory.list`."""
+    found: dict[str, Any] = {}
+    """The filters of `Inventory.list` for what the text means."""
+    selected: list[Filter] = []
+    """The filters beside the list."""
     parameters: dict[str, str] = {}
-    """The parameters of the address without the cursor, for the links of the page."""
+    """The parameters of the address that select sessions, for the links of the page."""
+    view: dict[str, str] = {}
+    """Those for the order of the sessions and for the counts of the filters."""
     user: str = ""
     """The id of the user whose sessions are listed; empty for all."""
     user_name: str = ""
@@ -86,18 +57,33 @@ class Search(msgspec.Struct, kw_only=True):
     choices: dict[str, str] = {}
     """User ids and names, if the text could be several users."""
 
+    @property
+    def is_of_everything(self) -> bool:
+        """Return whether all live sessions are listed."""
+        return not self.found and not self.filters
 
-def selects(request: HttpRequest) -> list[Select]:
-    """Return the filters of the list, with the options that the address selects."""
-    idle = (_("Last activity"), _IDLE) if records_reads() else (_("Last change"), _UNCHANGED)
-    return [
-        Select(name, label, options, request.GET.get(name, ""))
-        for name, label, options in (
-            ("who", _("Whose"), _WHO),
-            ("state", _("State"), _STATES),
-            ("idle", *idle),
+    @property
+    def filters(self) -> list[Filter]:
+        """Return the filters that leave sessions out, or expired ones in."""
+        return [each for each in self.selected if each.value]
+
+    @property
+    def words(self) -> str:
+        """Return the search for a log entry, which is in English."""
+        return ", ".join(
+            f"{name}: {escape_invisible(text)}" for name, text in self.parameters.items()
         )
-    ]
+
+    def matches(self, session: SessionInfo) -> bool:
+        """Return whether the filters beside the list have a session."""
+        return all(each.matches(session) for each in self.filters)
+
+    def of_inventory(self, **others: Any) -> dict[str, Any]:
+        """Return the filters of `Inventory.list` for this search."""
+        state = next((each.value for each in self.filters if each.name == STATE), "")
+        where = self.matches if self.filters else None
+        expired = {"expired": True, "all": None}.get(state, False)
+        return {**self.found, "expired": expired, "where": where, **others}
 
 
 def may_be_a_key(text: str) -> bool:
@@ -107,33 +93,26 @@ def may_be_a_key(text: str) -> bool:
     return not (is_typed_id(text) or text.startswith("user:"))
 
 
-def search(inventory: Inventory, request: HttpRequest, text: str, now: datetime) -> Search:
-    """Return the search that the address and the text of the search field describe."""
+def search(inventory: Inventory, parameters: Mapping[str, str], now: datetime) -> Search:
+    """Return the search that the parameters of an address describe."""
+    text, user = parameters.get("q", "").strip(), parameters.get("user", "")
     found = Search(
-        parameters={
-            name: value
-            for name in ("q", "user", "who", "state", "idle")
-            if (value := request.GET.get(name, "")) and not (name == "user" and text)
-        }
+        selected=filters(parameters, now),
+        view={name: parameters[name] for name in _VIEW if parameters.get(name)},
     )
-    who, state = request.GET.get("who", ""), request.GET.get("state", "")
-    idle, user = request.GET.get("idle", ""), request.GET.get("user", "")
-    filters: dict[str, Any] = {"expired": {"expired": True, "all": None}.get(state, False)}
-    if who in {"users", "visitors"}:
-        filters["logged_in"] = who == "users"
-    if idle and idle in _IDLE:
-        filters["idle_since"] = now - timedelta(hours=int(idle))
+    found.parameters = {each.name: each.value for each in found.filters}
+    if text or user:
+        found.parameters["q" if text else "user"] = text or user
     if text:
-        _search_text(inventory, text, found, filters)
+        _search_text(inventory, text, found)
     elif user:
         found.user, found.user_name = user, usernames([user]).shown(user)
     if found.user:
-        filters["user"] = found.user
-    found.filters = filters
+        found.found["user"] = found.user
     return found
 
 
-def _search_text(inventory: Inventory, text: str, found: Search, filters: dict[str, Any]) -> None:
+def _search_text(inventory: Inventory, text: str, found: Search) -> None:
     """Find what a text means. The first that matches is taken, in this order: an IP address, the
     username, email address or id of a user, a network, the beginning of a session id, and a part
     of a user's name.
@@ -143,7 +122,7 @@ def _search_text(inventory: Inventory, text: str, found: Search, filters: dict[s
     kind, colon, rest = text.partition(":")
     kind, wanted = (kind, rest.strip()) if colon and kind in {"user", "ip", "id"} else ("", text)
     if kind in {"", "ip"} and (ip := normal_ip(wanted)):
-        filters["ip"] = ip
+        found.found["ip"] = ip
         return
     problem = ""
     if kind in {"", "user"}:
@@ -154,10 +133,10 @@ def _search_text(inventory: Inventory, text: str, found: Search, filters: dict[s
         if _select_user([*users, *_unknown_user(inventory, wanted, users)], found):
             return
     if kind in {"", "ip"} and (network := normal_network(wanted)):
-        filters["ip"] = network
+        found.found["ip"] = network
         return
     if kind in {"", "id"} and is_typed_id(wanted.lower()):
-        filters["id_prefix"] = wanted.lower()
+        found.found["id_prefix"] = wanted.lower()
         return
     if kind in {"", "user"} and not problem:
         try:

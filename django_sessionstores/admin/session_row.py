@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from django.utils.translation import gettext as _
@@ -21,20 +23,38 @@ class Column(NamedTuple):
     template: str
     """The template of a cell, which is given a `SessionRow` as ``session``, and ``now``."""
     css_class: str = ""
+    name: str = ""
+    """Its name in addresses."""
+    sort_key: Callable[[SessionRow], Any] | None = None
+    """Returns the value by which sessions are sorted; ``None`` if they cannot be."""
 
 
 def columns() -> list[Column]:
     """Return the columns of the list in their order. The first one names the row."""
     return [
-        Column(_("User"), f"{_TEMPLATES}/_user.html"),
-        Column(_("Device"), f"{_TEMPLATES}/cells/device.html"),
-        Column(_("IP address"), f"{_TEMPLATES}/_ip_address.html"),
-        Column(_("Began"), f"{_TEMPLATES}/cells/began.html"),
-        Column(last_activity_heading(), f"{_TEMPLATES}/cells/last_activity.html"),
-        Column(_("Expires"), f"{_TEMPLATES}/cells/expires.html"),
-        Column(_("Size"), f"{_TEMPLATES}/cells/size.html", "ss-number"),
-        Column(_("Id"), f"{_TEMPLATES}/cells/id.html"),
+        _column("user", _("User"), lambda row: (not row.info.user_id, row.user.casefold())),
+        _column("device", _("Device"), lambda row: row.device.casefold()),
+        _column("ip", _("IP address"), lambda row: _place_of_ip(row.info.ip)),
+        _column("began", _("Began"), lambda row: row.info.created),
+        _column("last_activity", last_activity_heading(), lambda row: row.info.last_activity),
+        _column("expires", _("Expires"), lambda row: row.info.expires),
+        _column("size", _("Size"), lambda row: row.info.size or 0, "ss-number"),
     ]
+
+
+def _column(
+    name: str, heading: str, sort_key: Callable[[SessionRow], Any], css_class: str = ""
+) -> Column:
+    return Column(heading, f"{_TEMPLATES}/cells/{name}.html", css_class, name, sort_key)
+
+
+def _place_of_ip(ip: str) -> tuple[int, int, str]:
+    """Return the place of an IP address among others. What is not an address comes first."""
+    try:
+        address = ip_address(ip)
+    except ValueError:
+        return 0, 0, ip
+    return address.version, int(address), ""
 
 
 def last_activity_heading() -> str:

@@ -14,8 +14,8 @@ HOUR: Final = 3_600_000
 """Milliseconds of an hour."""
 ACTIVE_WITHIN: Final = (HOUR // 12, HOUR, 24 * HOUR, 7 * 24 * HOUR)
 """The periods in `Summary.active`, in milliseconds."""
-MAX_USER_AGENTS: Final = 10_000
-"""How many different user agents a summary has, the most frequent ones."""
+MAX_CLIENTS: Final = 10_000
+"""How many different user agents, and IP addresses, a summary has, the most frequent ones."""
 
 
 class UserCount(msgspec.Struct, frozen=True):
@@ -69,8 +69,14 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of sessions, expired ones included, by the `hour` in which they expire."""
     active: tuple[int, ...]
     """How many live sessions were active within each of the periods in `ACTIVE_WITHIN`."""
+    users: Mapping[int, int]
+    """The numbers of users by how many live sessions they have. Of a sample, they mean nothing."""
+    active_users: tuple[int, ...]
+    """How many users were active within each of the periods in `ACTIVE_WITHIN`."""
     user_agents: Mapping[str, int]
     """The numbers of live sessions by user agent. The sum may be less than all."""
+    ips: Mapping[str, int]
+    """The numbers of live sessions by IP address. The sum may be less than all."""
 
 
 def hour(moment: int, now: int) -> int:
@@ -78,10 +84,21 @@ def hour(moment: int, now: int) -> int:
     return moment - (moment - 1 - now) % HOUR
 
 
+def count_active(moments: Collection[int], now: int) -> tuple[int, ...]:
+    """Return how many moments are within each of the periods in `ACTIVE_WITHIN`."""
+    return tuple(sum(each > now - period for each in moments) for period in ACTIVE_WITHIN)
+
+
 def summarize(records: Collection[Record], now: int, *, is_whole: bool) -> Summary:
     """Return the counts of some records, which are not tombstones."""
     live = [each for each in records if each.is_live(now)]
     agents = Counter(each.user_agent for each in live)
+    ips = Counter(each.ip for each in live)
+    sessions, latest = Counter[str](), dict[str, int]()
+    for each in live:
+        if each.user_id is not None:
+            sessions[each.user_id] += 1
+            latest[each.user_id] = max(latest.get(each.user_id, 0), each.last_activity)
     return Summary(
         is_whole=is_whole,
         live=len(live),
@@ -89,8 +106,9 @@ def summarize(records: Collection[Record], now: int, *, is_whole: bool) -> Summa
         expired=len(records) - len(live),
         created=Counter(hour(each.created, now) for each in live),
         expires=Counter(hour(each.expires, now) for each in records),
-        active=tuple(
-            sum(each.last_activity > now - period for each in live) for period in ACTIVE_WITHIN
-        ),
-        user_agents=dict(agents.most_common(MAX_USER_AGENTS)),
+        active=count_active([each.last_activity for each in live], now),
+        users=Counter(sessions.values()),
+        active_users=count_active(latest.values(), now),
+        user_agents=dict(agents.most_common(MAX_CLIENTS)),
+        ips=dict(ips.most_common(MAX_CLIENTS)),
     )

@@ -18,6 +18,8 @@ from ..core.phrases import escape_invisible, isolate_direction
 _KNOWN: Final = 4096
 """How many results are cached, for user agents and for addresses."""
 _PLACE_SETTINGS: Final = ("GEOIP_PATH", "GEOIP_CITY", "GEOIP_COUNTRY")
+NO_DEVICE: Final = "-"
+"""Stands in addresses for the device of a client that sends no user agent."""
 _MAC: Final = {"Mac OS X": "macOS"}
 _APPLE: Final = {"iPhone", "iPad", "iPod"}
 """The devices that are better known than their system. "iOS-Device" is one that is not known."""
@@ -43,6 +45,18 @@ def describe_device(user_agent: str) -> str:
         words = gettext("%(browser)s on %(system)s")
         return words % {"browser": isolate_direction(browser), "system": isolate_direction(system)}
     return browser or system or escape_invisible(user_agent) or gettext("Unknown device")
+
+
+def device_name(user_agent: str) -> str:
+    """Return the English name of the device that `describe_device` describes.
+
+    It is the same in every language, so an address can have it. The result is `NO_DEVICE` for a
+    client that sends no user agent.
+    """
+    browser, system = _parse_device(user_agent)
+    if browser and system:
+        return f"{browser} on {system}"
+    return browser or system or user_agent or NO_DEVICE
 
 
 @lru_cache(_KNOWN)
@@ -75,6 +89,16 @@ def describe_place(ip: str) -> str:
         words = pgettext("place", "%(city)s, %(country)s")
         return words % {"city": city, "country": country}
     return city or country
+
+
+def country_name(ip: str) -> str:
+    """Return the country of an IP address, which is empty in the same cases."""
+    return _locate(ip).country
+
+
+def knows_countries() -> bool:
+    """Return whether there is a database of places."""
+    return _reader() is not None
 
 
 class _Place(NamedTuple):

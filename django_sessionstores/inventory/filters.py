@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from ..core.client import is_in_network
 from ..core.lifetime import utc_datetime
 from ..core.records import Record, is_beginning_of_id
 from .arguments import check_type, user_id_or_any
+from .session_info import SessionInfo, session_info
 
 _OPTIONAL: Final = {"logged_in": bool, "expired": bool, "idle_since": datetime, "ip": str}
 """The types of the filters that may be ``None``."""
@@ -28,6 +30,7 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
     idle_since: datetime | None = None
     ip: str | None = None
     id_prefix: str = ""
+    where: Callable[[SessionInfo], bool] | None = None
 
     def __post_init__(self) -> None:
         user_id_or_any(self.user)
@@ -35,6 +38,8 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
             if getattr(self, name) is not None:
                 check_type(name, getattr(self, name), kind)
         check_type("id_prefix", self.id_prefix, str)
+        if self.where is not None and not callable(self.where):
+            raise TypeError(f"where is {self.where!r}; it must be a function.")
         if self.idle_since is not None and self.idle_since.utcoffset() is None:
             raise ValueError("idle_since has no time zone; it must be aware.")
         if not is_beginning_of_id(self.id_prefix):
@@ -57,6 +62,7 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
             and self._matches_ip(record.ip)
             and record.id.startswith(self.id_prefix)
             and (self.idle_since is None or utc_datetime(record.last_activity) <= self.idle_since)
+            and (self.where is None or self.where(session_info(record, moment)))
         )
 
     def _matches_ip(self, ip: str) -> bool:

@@ -69,13 +69,14 @@ class Inventory:
 
         Filters, all of which must match: ``user``; ``logged_in`` (True or False); ``expired``
         (False unless given; None for either); ``idle_since`` (an aware datetime); ``ip`` (an
-        address, or a network such as ``"192.0.2.0/24"``); ``id_prefix``.
+        address, or a network such as ``"192.0.2.0/24"``); ``id_prefix``; ``where`` (a function that
+        gets a `SessionInfo` and returns whether it matches).
 
         All filters but ``user`` are applied session by session, and so is ``user`` if the storage
         has no index of users. ``within`` limits how many sessions are read for one page: the page
         may then have less than ``limit`` sessions, or none, and still have a cursor.
 
-        The order is the storage's: the last to expire come first in a database and in Redis, and
+        The order is the storage's: the last to expire come first in a database and in MongoDB, and
         elsewhere sessions are in the order of their ids. A session that is
         written between two pages may be missing, or be on both. Raises ``ValueError`` for a cursor
         that does not come from a page.

@@ -41,6 +41,8 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The client's ``User-Agent`` at the last write; empty without the package's middleware."""
     is_expired: bool
     """Whether the session has expired, and is only waiting to be purged."""
+    first_id: str = ""
+    """The id under which the session began, if its key was rotated since; empty otherwise."""
     size: int | None = None
     """The bytes of the encrypted session data; ``None`` if the list does not know them."""
 
@@ -59,6 +61,7 @@ def session_info(record: Record, moment: int) -> SessionInfo:
     """
     return SessionInfo(
         id=record.id,
+        first_id=record.origin,
         user_id=record.user_id,
         created=utc_datetime(record.created),
         # A server whose clock is ahead may have written it.

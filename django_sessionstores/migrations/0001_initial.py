@@ -88,6 +88,7 @@ class Migration(migrations.Migration):
                 "verbose_name_plural": "sessions",
                 "permissions": [
                     ("end_session", "Can end sessions"),
+                    ("export_session", "Can export the list of sessions"),
                     ("view_session_data", "Can view session data, except secrets"),
                     ("view_session_secrets", "Can view secrets in sessions"),
                 ],

@@ -28,6 +28,7 @@ _STEPS: Final = tuple(
 )
 """The spans of time that a column can stand for."""
 _MAX_COLUMNS: Final = 30
+_EPOCH: Final = utc_datetime(0)
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -40,6 +41,16 @@ class Column(msgspec.Struct, frozen=True):
     y: str
     height: str
 
+    @property
+    def span(self) -> str:
+        """Return the milliseconds since the epoch after ``begin`` and after ``end``, as in "1-2".
+
+        A moment equal to ``begin`` is not in the column, and one equal to ``end`` is.
+        """
+        return "-".join(
+            str((each - _EPOCH) // timedelta(milliseconds=1) + 1) for each in (self.begin, self.end)
+        )
+
 
 class Columns(msgspec.Struct, frozen=True):
     """A column chart: the numbers of events in equal spans of time."""
@@ -51,6 +62,8 @@ class Columns(msgspec.Struct, frozen=True):
     """The width of a bar."""
     most: int
     """The number that a bar of full height stands for."""
+    step: timedelta
+    """The time that a column stands for."""
     now: str
     """The x coordinate of the present moment."""
 
@@ -61,6 +74,8 @@ class Row(msgspec.Struct, frozen=True):
     label: str
     number: int
     width: str
+    value: str = ""
+    """What selects these items in a list; empty if nothing does."""
 
 
 def columns(numbers: Mapping[datetime, int], now: datetime) -> Columns:
@@ -111,6 +126,7 @@ def spans(
         width=str(len(counts) * _COLUMN),
         bar=str(_COLUMN - _GAP),
         most=most,
+        step=step,
         now=str((len(counts) if now is None else now) * _COLUMN),
     )
 
@@ -121,11 +137,19 @@ def _end(begin: datetime, step: timedelta) -> datetime:
     return begin + step if latest - begin > step else latest
 
 
-def rows(counts: Sequence[tuple[str, int]]) -> list[Row]:
-    """Return a bar for each pair of a label and a count. The longest is `ROW_WIDTH` units long."""
+def rows(counts: Sequence[tuple[str, int]], values: Mapping[str, str] | None = None) -> list[Row]:
+    """Return a bar for each pair of a label and a count. The longest is `ROW_WIDTH` units long.
+
+    ``values`` are those that select the items of a label in a list.
+    """
     most = max([1, *(number for _, number in counts)])
     return [
-        Row(label, number, str(max(ROW_WIDTH * number // most, bool(number))))
+        Row(
+            label,
+            number,
+            str(max(ROW_WIDTH * number // most, bool(number))),
+            (values or {}).get(label, ""),
+        )
         for label, number in counts
     ]
 

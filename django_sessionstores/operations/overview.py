@@ -7,6 +7,7 @@ them. So a random sample stands for them if there are many.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from django.utils.translation import gettext as _
 from ..conf import settings
 from ..core.lifetime import utc_datetime
 from ..core.summary import HOUR, Summary
-from ..devices.names import describe_device
+from ..devices.names import country_name, describe_device, device_name, knows_countries
 from ..inventory import Inventory
 from . import statistics
 from .charts import Columns, Row, columns, rows, spans
@@ -27,8 +28,8 @@ from .charts import Columns, Row, columns, rows, spans
 SAMPLE: Final = 1000
 """How many sessions are read at most, from a store that cannot count them in groups. A database,
 which reads them in one statement, may read more."""
-_MAX_DEVICES: Final = 8
-"""How many kinds of devices are listed; the rest are summed up."""
+_MAX_ROWS: Final = 8
+"""How many kinds of devices, and countries, are listed; the rest are summed up."""
 _DAYS: Final = 30
 """Days of the long period of a history."""
 _ONE: Final = timedelta(hours=1)
@@ -50,7 +51,14 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     created: Columns
     ends: Columns
     devices: list[Row]
+    countries: list[Row]
+    """Empty if no database tells the country of an IP address."""
     idle: list[Row]
+    users: int | None
+    """The users with live sessions; ``None`` if not all sessions were counted."""
+    active_users: list[Row]
+    per_user: list[Row]
+    """The users by how many sessions they have."""
 
 
 def overview(inventory: Inventory, now: datetime) -> Overview:
@@ -74,7 +82,11 @@ def overview(inventory: Inventory, now: datetime) -> Overview:
         created=columns(_by_moment(found.created), now),
         ends=columns(_by_moment(found.expires), now),
         devices=_devices(found),
+        countries=_countries(found) if knows_countries() else [],
         idle=_idle_times(found),
+        users=sum(found.users.values()) if found.is_whole else None,
+        active_users=_active_users(found),
+        per_user=_per_user(found),
     )
 
 
@@ -158,12 +170,29 @@ def count_of_user(inventory: Inventory, user: Any) -> int | None:
 
 
 def _devices(found: Summary) -> list[Row]:
-    counts = Counter[str]()
+    counts, values = Counter[str](), dict[str, str]()
     for user_agent, number in found.user_agents.items():
-        counts[describe_device(user_agent)] += number
-    most = counts.most_common(_MAX_DEVICES)
-    others = found.live - sum(number for _device, number in most)
-    return rows([*most, (_("Others"), others)] if others > 0 else most)
+        label = describe_device(user_agent)
+        counts[label] += number
+        values[label] = device_name(user_agent)
+    return _most_common(counts, found.live, values)
+
+
+def _countries(found: Summary) -> list[Row]:
+    counts = Counter[str]()
+    for ip, number in found.ips.items():
+        counts[country_name(ip)] += number
+    unknown = counts.pop("", 0)
+    values = {name: name for name in counts}
+    counts[_("unknown")] += unknown
+    return _most_common(counts, found.live, values)
+
+
+def _most_common(counts: Counter[str], live: int, values: Mapping[str, str]) -> list[Row]:
+    """Return a bar for each of the most frequent labels, and one for the other live sessions."""
+    most = [(label, number) for label, number in counts.most_common(_MAX_ROWS) if number]
+    others = live - sum(number for _label, number in most)
+    return rows([*most, (_("Others"), others)] if others > 0 else most, values)
 
 
 def _idle_times(found: Summary) -> list[Row]:
@@ -176,5 +205,32 @@ def _idle_times(found: Summary) -> list[Row]:
     ]
     counts = pairwise([0, *found.active, found.live])
     return rows(
-        [(label, after - before) for label, (before, after) in zip(labels, counts, strict=True)]
+        [(label, after - before) for label, (before, after) in zip(labels, counts, strict=True)],
+        {labels[-1]: "168"},
+    )
+
+
+def _active_users(found: Summary) -> list[Row]:
+    labels = [
+        _("in the last 5 minutes"),
+        _("in the last hour"),
+        _("in the last 24 hours"),
+        _("in the last 7 days"),
+    ]
+    return rows(list(zip(labels, found.active_users, strict=True)))
+
+
+def _per_user(found: Summary) -> list[Row]:
+    groups = {
+        _("1 session"): range(1, 2),
+        _("2 sessions"): range(2, 3),
+        _("3 to 5 sessions"): range(3, 6),
+        _("6 to 10 sessions"): range(6, 11),
+        _("11 or more sessions"): range(11, sys.maxsize),
+    }
+    return rows(
+        [
+            (label, sum(users for number, users in found.users.items() if number in group))
+            for label, group in groups.items()
+        ]
     )

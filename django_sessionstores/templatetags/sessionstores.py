@@ -61,6 +61,12 @@ def moment(when: datetime, now: datetime) -> SafeString:
     )
 
 
+@register.simple_tag
+def exact_time(when: datetime) -> SafeString:
+    """Return a moment to the second, which the script shows in the time zone of the reader."""
+    return format_html('<time datetime="{}" data-exact>{}</time>', when.isoformat(), exact(when))
+
+
 @register.filter
 def breakable(address: str) -> SafeString:
     """Return an address that breaks at its punctuation if it is too long for a line.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -11,18 +12,27 @@ from django.core.exceptions import ImproperlyConfigured
 from django.template import Context
 from django.urls import NoReverseMatch, reverse
 
+from ..core.phrases import format_exact_duration, format_number
 from ..exceptions import CannotList, StorageUnavailable
 from ..inventory import Inventory
 from ..operations.overview import count_of_user
 from ..sessions.user_ids import user_id_of
-from .sessionstores import breakable, exact, moment
+from .sessionstores import breakable, exact, exact_time, moment
 
 register = template.Library()
 
 
 register.simple_tag(moment)
+register.simple_tag(exact_time)
 register.filter(exact)
 register.filter(breakable)
+register.filter("grouped", format_number)
+
+
+@register.filter
+def duration(time: timedelta) -> str:
+    """Return how long a time is."""
+    return format_exact_duration(time.total_seconds())
 
 
 @register.simple_tag(takes_context=True)

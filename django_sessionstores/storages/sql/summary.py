@@ -7,14 +7,17 @@ would use the index on the expiry and look up nearly every row, which takes ten 
 from __future__ import annotations
 
 import secrets
+from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from django.db.models import Case, Count, F, Q, When
+from django.db.models import Case, Count, F, Q, Value, When
+from django.db.models.functions import Coalesce
 
 from ...core import summary
-from ...core.client_bytes import unpack_user_agent
+from ...core.client_bytes import unpack_ip, unpack_user_agent
 from ...core.records import ID_SIZE, Record
-from ...core.summary import ACTIVE_WITHIN, HOUR, MAX_USER_AGENTS, Summary
+from ...core.summary import ACTIVE_WITHIN, HOUR, MAX_CLIENTS, Summary
 from ..outcomes import MOST_EXPIRES
 
 if TYPE_CHECKING:
@@ -27,9 +30,9 @@ MOST_COUNTED: Final = 200_000
 """How many sessions are counted in groups at most, each of which takes a pass over the table."""
 LEAST_SAMPLED: Final = 20_000
 """How many sessions of more are a sample at least."""
-_SAMPLED: Final = ("id", "user_id", "created", "last_activity", "expires", "user_agent")
+_SAMPLED: Final = ("id", "user_id", "created", "last_activity", "expires", "ip", "user_agent")
 _BINARY: Final = bytes | memoryview
-_SAMPLED_TYPES: Final[tuple[Any, ...]] = (_BINARY, str | None, int, int, int, _BINARY)
+_SAMPLED_TYPES: Final[tuple[Any, ...]] = (_BINARY, str | None, *[int] * 3, *[_BINARY] * 2)
 
 
 def count_live(rows: QuerySet[StoredSession], now: int) -> int:
@@ -63,8 +66,9 @@ def _sample(rows: QuerySet[StoredSession], limit: int) -> list[Record]:
     return [
         Record(
             id=bytes(each[0]).hex(),
+            ip=unpack_ip(bytes(each[-2])),
             user_agent=unpack_user_agent(bytes(each[-1])),
-            **dict(zip(_SAMPLED[1:-1], each[1:-1], strict=True)),
+            **dict(zip(_SAMPLED[1:-2], each[1:-2], strict=True)),
         )
         for each in found
         # A column of SQLite can contain a value of any type.
@@ -75,16 +79,26 @@ def _sample(rows: QuerySet[StoredSession], limit: int) -> list[Record]:
 def _count_all(rows: QuerySet[StoredSession], now: int) -> Summary:
     """Return the counts of all sessions. Other requests may write between the queries."""
     is_running = is_live(now)
+    are_active = {
+        f"active_{period}": Count("pk", filter=is_running & Q(last_activity__gt=now - period))
+        for period in ACTIVE_WITHIN
+    }
     totals = rows.aggregate(
         all=Count("pk"),
         live=Count("pk", filter=is_running),
         logged_in=Count("pk", filter=is_running & Q(user_id__isnull=False)),
-        **{
-            f"active_{period}": Count("pk", filter=is_running & Q(last_activity__gt=now - period))
-            for period in ACTIVE_WITHIN
-        },
+        **are_active,
     )
-    agents = _counts(rows, F("user_agent"), is_running).order_by("-number")
+    # Not by the column itself, for which SQLite would use an index, too.
+    users = (
+        rows.order_by()
+        .annotate(user=Coalesce("user_id", Value("")))
+        .values("user")
+        .annotate(live=Count("pk", filter=is_running), **are_active)
+        .filter(live__gt=0)
+        .values_list("user", "live", *are_active)
+    )
+    numbers = [each[1:] for each in users if each[0]]
     return Summary(
         is_whole=True,
         live=totals["live"],
@@ -93,13 +107,22 @@ def _count_all(rows: QuerySet[StoredSession], now: int) -> Summary:
         created=_hours(rows, "created", now, is_running),
         expires=_hours(rows, "expires", now),
         active=tuple(totals[f"active_{period}"] for period in ACTIVE_WITHIN),
-        # A column of SQLite can contain a value of any type.
-        user_agents={
-            unpack_user_agent(bytes(agent)): number
-            for agent, number in agents[:MAX_USER_AGENTS]
-            if isinstance(agent, _BINARY)
-        },
+        users=Counter(each[0] for each in numbers),
+        active_users=tuple(
+            sum(each[place] > 0 for each in numbers) for place in range(1, len(ACTIVE_WITHIN) + 1)
+        ),
+        user_agents=_clients(rows, "user_agent", unpack_user_agent, is_running),
+        ips=_clients(rows, "ip", unpack_ip, is_running),
     )
+
+
+def _clients(
+    rows: QuerySet[StoredSession], field: str, unpack: Callable[[bytes], str], condition: Q
+) -> dict[str, int]:
+    """Return the numbers of rows by the most frequent values of a field of packed texts."""
+    counts = _counts(rows, F(field), condition).order_by("-number")[:MAX_CLIENTS]
+    # A column of SQLite can contain a value of any type.
+    return {unpack(bytes(each)): n for each, n in counts if isinstance(each, _BINARY)}
 
 
 def _counts(
