@@ -74,6 +74,7 @@ WRITTEN: Final = {
     "DATABASE_TIMEOUT": "those on PostgreSQL, MySQL, MariaDB or MongoDB, also in a registry",
     "STORE_RETRY": "those on a server: Redis, memcached, PostgreSQL, MySQL, MariaDB or MongoDB, "
     "also in a registry",
+    "TELL_ENDS": "those on Redis or PostgreSQL, also in a registry",
     "MERGE_WINDOW": "``cookie`` with a registry",
     "COOKIE_MAX_PARTS": "``cookie``",
     "COOKIE_MAX_BYTES": "``cookie``",
