@@ -18,7 +18,6 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.cache import patch_vary_headers
 from msgspec.structs import replace
 
-from ..conf import settings
 from ..core.flow import Call, Flow, arun, run
 from ..core.records import as_secret
 from ..exceptions import StorageUnavailable
@@ -106,9 +105,10 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         if isinstance(response, OutageResponse):
             yield from self._send_drawn_key(request, response)
         session = getattr(request, "session", None)
-        if settings.ROTATE_AFTER and isinstance(session, SessionStore) and session.policy:
-            # A response that is streamed may save the session, but its headers are sent.
-            session.policy = replace(session.policy, sends_key=False)
+        if isinstance(session, SessionStore) and session.policy:
+            # A response that is streamed, or a thread of the view, may use the session from here
+            # on. But the headers are sent, and nobody calls ``settle()`` any more.
+            session.policy = replace(session.policy, sends_key=False, settles=False)
         return response
 
     def _finish_answered(self, request: HttpRequest, response: HttpResponse) -> Flow[HttpResponse]:

@@ -337,11 +337,7 @@ class SessionFlows(KnownSession):
         replaces = None
         if ended is not None:
             # A login may follow, so the reason of the end is known only later, and is sent then.
-            is_reported = (
-                is_logout
-                or request_sessions.is_over()
-                or (self.policy is None and not request_sessions.is_in_request())
-            )
+            is_reported = is_logout or request_sessions.is_over() or not _will_settle(self)
             replaces = ReplacedSession(ended.id, ended.user_id, is_reported)
             if not is_reported:
                 request_sessions.keep(self)
@@ -389,6 +385,16 @@ class SessionFlows(KnownSession):
         if not isinstance(state, Stored):
             return False
         return (yield from _confirm(self.storage(), state.key))
+
+
+def _will_settle(session: KnownSession) -> bool:
+    """Return whether ``settle()`` will be called for a session that is flushed now.
+
+    A thread of a view does not know the request, and may use its session after the response.
+    """
+    if request_sessions.is_in_request():
+        return True
+    return session.policy is not None and session.policy.settles and not session.is_copy
 
 
 def _confirm(storage: Storage, key: SecretText) -> Flow[bool]:
