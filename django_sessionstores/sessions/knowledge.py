@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import copy, deepcopy
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from msgspec.structs import replace
 
@@ -33,6 +33,8 @@ from .state import (
     before_reading,
     count,
 )
+
+S = TypeVar("S", New, Rotating)
 
 
 class KnownSession(Engine):
@@ -179,7 +181,7 @@ class KnownSession(Engine):
             self.__dict__.pop("_session_cache", None)
             self._modified = False
 
-    def _note(self, state: Rotating) -> Rotating:
+    def _note(self, state: S) -> S:
         """Set and return the state, if only what is known of its new key differs.
 
         Unlike after `_set_state`, the data at hand is compared with the same data as before.
