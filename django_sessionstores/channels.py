@@ -19,6 +19,7 @@ from django.conf import settings as django_settings
 from django.contrib.auth import SESSION_KEY, aget_user
 from django.contrib.auth.signals import user_logged_out
 from django.utils.translation import gettext
+from msgspec.structs import replace
 
 from .conf import settings, trusted_proxies
 from .core.client import clean_user_agent, client_ip
@@ -92,6 +93,7 @@ class SessionMiddleware(sessions.SessionMiddleware):  # type: ignore[misc]
             async with _close_with_session(session, connection):
                 return await self.inner(scope, receive, send)
         finally:
+            session.policy = replace(session.policy, settles=False)
             await session.asettle()
 
 

@@ -587,6 +587,25 @@ def test_process_request_and_process_response_work_alone() -> None:
     assert type(request.session)(request.session.session_key)["color"] == "blue"
 
 
+class Marking(SessionMiddleware):
+    """A subclass of a project, with Django's method for responses."""
+
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        response = super().process_response(request, response)
+        response["X-Marked"] = str(COOKIE in response.cookies)
+        return response
+
+
+@memory
+def test_a_subclass_may_change_the_response() -> None:
+    def view(request: HttpRequest) -> HttpResponse:
+        request.session["color"] = "blue"
+        return HttpResponse()
+
+    response = Marking(view)(RequestFactory().get("/"))
+    assert response["X-Marked"] == "True"
+
+
 @memory
 @pytest.mark.parametrize("name", ["signed_cookies", "cached_db", "cache", "file", "db"])
 def test_djangos_own_engines_work_under_it(site: Any, name: str, tmp_path: Any) -> None:

@@ -281,7 +281,9 @@ def derived_key(secret: str) -> str:
     The result is the same for each request with that key. It is a digest, and as hard to guess as
     the secret.
     """
-    return key_of(hashlib.blake2b(secret.encode(), digest_size=32, person=b"derived key").digest())
+    # With surrogates, it was never the key of a session, and is not found.
+    data = secret.encode("utf-8", "surrogatepass")
+    return key_of(hashlib.blake2b(data, digest_size=32, person=b"derived key").digest())
 
 
 def key_of(material: bytes) -> str:

@@ -18,7 +18,6 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.cache import patch_vary_headers
 from msgspec.structs import replace
 
-from ..conf import settings
 from ..core.flow import Call, Flow, arun, run
 from ..core.records import as_secret
 from ..exceptions import StorageUnavailable
@@ -55,10 +54,14 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
             self.SessionStore.storage()
 
     def __call__(self, request: HttpRequest) -> Any:
-        return self.__acall__(request) if self.async_mode else run(self._answer(request))
+        if self.async_mode:
+            return self.__acall__(request)
+        # Not one flow, because a subclass may override process_response().
+        return self.process_response(request, run(self._answer(request)))
 
     async def __acall__(self, request: HttpRequest) -> HttpResponse:
-        return await arun(self._answer(request))
+        response = await arun(self._answer(request))
+        return await arun(self._finish(request, response))
 
     def process_request(self, request: HttpRequest) -> None:
         """Make the session from its cookie, which may be in several parts. Ask no store."""
@@ -88,13 +91,14 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         return await cast("Awaitable[HttpResponse]", self.get_response(request))
 
     def _answer(self, request: HttpRequest) -> Flow[HttpResponse]:
+        """Return the response of the view, or that of an outage that it has met."""
         self.process_request(request)
         try:
-            response = yield Call(self, "respond", (request,))
+            response: HttpResponse = yield Call(self, "respond", (request,))
         except StorageUnavailable as outage:
             # Django's handlers raise exceptions only if DEBUG_PROPAGATE_EXCEPTIONS is set.
             response = self._outage_page.response(request, outage)
-        return (yield from self._finish(request, response))
+        return response
 
     def _finish(self, request: HttpRequest, response: HttpResponse) -> Flow[HttpResponse]:
         """Save the session, and return the response with its cookie, or that of an outage."""
@@ -103,9 +107,10 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         if isinstance(response, OutageResponse):
             yield from self._send_drawn_key(request, response)
         session = getattr(request, "session", None)
-        if settings.ROTATE_AFTER and isinstance(session, SessionStore) and session.policy:
-            # A response that is streamed may save the session, but its headers are sent.
-            session.policy = replace(session.policy, sends_key=False)
+        if isinstance(session, SessionStore) and session.policy:
+            # A response that is streamed, or a thread of the view, may use the session from here
+            # on. But the headers are sent, and nobody calls ``settle()`` any more.
+            session.policy = replace(session.policy, sends_key=False, settles=False)
         return response
 
     def _finish_answered(self, request: HttpRequest, response: HttpResponse) -> Flow[HttpResponse]:

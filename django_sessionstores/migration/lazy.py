@@ -128,7 +128,7 @@ class MigratingStorage(Wrapper):
         record = yield from self._calls.peek(key)
         if record is not None:
             return _with_effective_state(record, clock.now())
-        for source in sources():
+        for source in sources() if is_well_formed(key) else ():
             if source.in_key:
                 continue
             with suppress(UnreadablePayload):

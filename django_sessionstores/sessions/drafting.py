@@ -142,6 +142,8 @@ def _start_time(
     authenticated_at = data.get(AUTHENTICATED_AT)
     if user_id is None or not isinstance(authenticated_at, int):
         return began
+    if authenticated_at > lifetime.LATEST:
+        return began  # Other code has put it there, and no store could keep it.
     # Also of a new session: the clock may have been set back since the login began. The next record
     # must not begin later than this one, which would make it another session.
     return max(began, authenticated_at)

@@ -133,9 +133,11 @@ class SessionFlows(KnownSession):
             if isinstance(self._current_state, New):
                 raise SessionEnded("The session was deleted, or expired, before this save.")
         known, given = self._current_state, SecretDict(self._session_cache)
+        # Even if this save fails, the store may have the key from now on.
         if isinstance(known, Rotating):
-            # Even if this save fails, the store may have the key from now on.
             known = self._note(replace(known, is_tried=True))
+        elif isinstance(known, New) and known.key is None:
+            known = self._note(replace(known, key=SecretText(draw_key())))
         began = known
         if must_create and not isinstance(known, New | Rotating):
             began = New(known.key, is_given=True)
@@ -182,6 +184,7 @@ class SessionFlows(KnownSession):
             yield from self._advance(began, saved.state, saved.events, is_provisional, made)
         else:
             yield from self._send(saved.events)
+            yield from _end_surplus(self, began, saved.state)
 
     def _create(self) -> Flow[None]:
         match self._current_state:
@@ -337,11 +340,7 @@ class SessionFlows(KnownSession):
         replaces = None
         if ended is not None:
             # A login may follow, so the reason of the end is known only later, and is sent then.
-            is_reported = (
-                is_logout
-                or request_sessions.is_over()
-                or (self.policy is None and not request_sessions.is_in_request())
-            )
+            is_reported = is_logout or request_sessions.is_over() or not _will_settle(self)
             replaces = ReplacedSession(ended.id, ended.user_id, is_reported)
             if not is_reported:
                 request_sessions.keep(self)
@@ -355,9 +354,10 @@ class SessionFlows(KnownSession):
         is_provisional = False
         if not (isinstance(before, New) and isinstance(after, New)):
             is_provisional = yield from Calls(self.storage()).in_transaction()
+        newer = yield from _end_newer(self, before)
         if is_provisional and is_flushed:
             before = _state_before_flush(before)
-        yield from self._advance(before, after, events, is_provisional)
+        yield from self._advance(before, after, (*events, *newer), is_provisional)
 
     @property
     def _flush_to_report(self) -> ReplacedSession | None:
@@ -389,6 +389,16 @@ class SessionFlows(KnownSession):
         if not isinstance(state, Stored):
             return False
         return (yield from _confirm(self.storage(), state.key))
+
+
+def _will_settle(session: KnownSession) -> bool:
+    """Return whether ``settle()`` will be called for a session that is flushed now.
+
+    A thread of a view does not know the request, and may use its session after the response.
+    """
+    if request_sessions.is_in_request():
+        return True
+    return session.policy is not None and session.policy.settles and not session.is_copy
 
 
 def _confirm(storage: Storage, key: SecretText) -> Flow[bool]:
@@ -473,6 +483,39 @@ def _is_continued(saved: State, began: State, known: State) -> bool:
         and isinstance(known, Stored)
         and saved.record.lineage == known.record.lineage
     )
+
+
+def _end_newer(session: SessionFlows, known: State) -> Flow[list[Event]]:
+    """End what other tasks of the request have stored while the session ``known`` was ended.
+
+    Return the events. The object is about to forget it, so nothing else would end it.
+    """
+    events = list[Event]()
+    while session._state is not known:
+        known = session._state
+        if isinstance(known, Stored | Rotating):
+            ended = yield from ending.end_state(session._environment(), known)
+            events += _end_events(ended, "logout")
+    return events
+
+
+def _end_surplus(session: SessionFlows, began: State, saved: State) -> Flow[None]:
+    """End the session that a save has begun, if its object has another one by now, or none.
+
+    Another task of the request has saved the session first, has given it another key, or has
+    flushed it. No response will have the key of this one. The data at hand belongs to the other
+    one, and the caller has asked to save it.
+    """
+    if not isinstance(saved, Stored) or _is_continued(saved, began, session._state):
+        return
+    is_of_state = session._id_of(session._state) == saved.record.id
+    if is_of_state or (isinstance(began, Stored) and began.record.id == saved.record.id):
+        return
+    ended = yield from ending.end_state(session._environment(), saved)
+    data = getattr(session, "_session_cache", None)
+    yield from session._send(_end_events(ended, "replaced" if data else "logout"))
+    if data:
+        yield from session._save()
 
 
 def _merge_in(saved: saving.SaveResult, given: dict[str, Any]) -> Merge | None:

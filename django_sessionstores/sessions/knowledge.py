@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import copy, deepcopy
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from msgspec.structs import replace
 
@@ -34,6 +34,8 @@ from .state import (
     count,
 )
 
+S = TypeVar("S", New, Rotating)
+
 
 class KnownSession(Engine):
     """A session object: its state, its data, and the writes that may be rolled back.
@@ -60,6 +62,8 @@ class KnownSession(Engine):
     is empty. ``None`` as soon as a call has succeeded."""
     is_logging_out: bool = False
     """Whether the flush that follows is a logout."""
+    is_copy: bool = False
+    """Whether it is a copy of another object, so that no middleware knows it."""
 
     def __init__(self, session_key: str | None = None) -> None:
         # SessionBase.__init__() is not called: it would import the serializer for each request.
@@ -86,6 +90,7 @@ class KnownSession(Engine):
         _ = self._current_state  # From here on, each object looks for rollbacks by itself.
         copied = type(self).__new__(type(self))
         vars(copied).update(vars(self))
+        copied.is_copy = True
         copied._provisional = ProvisionalStates(self._provisional)
         if "_session_cache" in vars(self):
             copied._session_cache = copy_data(self._session_cache)
@@ -100,8 +105,10 @@ class KnownSession(Engine):
                 "a rollback would not be noticed. Pickle it after the commit, or pass its "
                 "session_key."
             )
-        # The policy belongs to the request, which cannot be pickled.
-        return {**vars(self), "_provisional": ProvisionalStates(), "policy": None}
+        # The policy belongs to the request, which cannot be pickled. The object may be used in
+        # another request, which has a session of its own.
+        others = {"_provisional": ProvisionalStates(), "_is_first": False, "policy": None}
+        return {**vars(self), **others}
 
     def _environment(self) -> Environment:
         storage = self.storage()
@@ -119,9 +126,12 @@ class KnownSession(Engine):
     def _can_send_key(self) -> bool:
         """Return whether a response can still bring the browser a new key.
 
-        Code may open the session of a request once more, or outside of any request. Under Django's
-        middleware, only the first object of a request is known to be the middleware's.
+        Code may open the session of a request once more, copy it, or open it outside of any
+        request. Under Django's middleware, only the first object of a request is known to be the
+        middleware's.
         """
+        if self.is_copy:
+            return False
         if self.policy is not None:
             return self.policy.sends_key
         return self._is_first and request_sessions.is_in_request()
@@ -171,7 +181,7 @@ class KnownSession(Engine):
             self.__dict__.pop("_session_cache", None)
             self._modified = False
 
-    def _note(self, state: Rotating) -> Rotating:
+    def _note(self, state: S) -> S:
         """Set and return the state, if only what is known of its new key differs.
 
         Unlike after `_set_state`, the data at hand is compared with the same data as before.

@@ -171,6 +171,8 @@ class RequestPolicy(msgspec.Struct, frozen=True):
     """Whether a session that cannot be read because of an outage is empty, and cannot be saved."""
     sends_key: bool = True
     """Whether a response can still bring the browser a new key."""
+    settles: bool = True
+    """Whether the middleware will still call ``settle()`` of the session."""
 
 
 class Event(msgspec.Struct, frozen=True):

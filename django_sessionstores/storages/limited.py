@@ -263,9 +263,14 @@ class LimitedStorage(Wrapper):
             raise
 
     def _lock(self, user_id: str) -> Flow[Record]:
-        """Wait for the lock of a user; return it."""
+        """Wait for the lock of a user; return it.
+
+        A lock that has not changed for `_LOCK_SECONDS` is over, whatever time it has: the clock of
+        the server that took it may have been ahead.
+        """
         deadline = clock.monotonic() + 2 * _LOCK_SECONDS
         current: Record | None = None
+        unchanged_since = clock.monotonic()
         while True:
             now = clock.now()
             lock = _lock_of(user_id, self._tenant(), now)
@@ -273,9 +278,10 @@ class LimitedStorage(Wrapper):
             try:
                 if current is None:
                     outcome = yield from self._locks.create(lock, now)
-                elif current.expires <= now:
+                elif current.expires <= now or clock.monotonic() - unchanged_since >= _LOCK_SECONDS:
                     # A store does not update a record that has expired at the given time.
-                    outcome = yield from self._locks.update(lock, current, current.expires - 1)
+                    moment = min(now, current.expires - 1)
+                    outcome = yield from self._locks.update(lock, current, moment)
             except CancelledError:
                 yield from self._unlock(lock)  # It may be stored nevertheless.
                 raise
@@ -291,7 +297,10 @@ class LimitedStorage(Wrapper):
                 yield Call(Pause, "sleep", (random.uniform(*_PAUSES),))  # noqa: S311
             # While another login holds the lock, it is only read. SQLite has one writer at a time,
             # and waiting logins that write would delay the login that holds the lock.
-            current = yield from self._locks.lookup(lock.id)
+            found = yield from self._locks.lookup(lock.id)
+            if found is None or current is None or found.version != current.version:
+                unchanged_since = clock.monotonic()
+            current = found
 
     def _unlock(self, lock: Record) -> Flow[bool]:
         """Release a lock, and return whether it was held until now."""

@@ -320,6 +320,19 @@ def test_a_login_by_a_clock_that_was_ahead(browser: Any, engine: Any) -> None:
                 assert (browser.ask("asked").content == b"True") is is_recent
 
 
+@pytest.mark.parametrize("number", [2**62, 2**63, 2**70, -(2**70)])
+def test_a_time_that_no_store_can_keep(engine: Any, number: int) -> None:
+    """Other code has put it into the session, and the session begins when it is stored."""
+    session = engine.SessionStore()
+    session.update({"_auth_user_id": "7", "_authenticated_at": number})
+    session.save()
+    session = engine.SessionStore(session.session_key)
+    assert session["_authenticated_at"] == number
+    session["x"] = 1
+    session.save()
+    assert engine.SessionStore(session.session_key)["x"] == 1
+
+
 @pytest.mark.engines("memory", "db:sqlite")
 def test_a_new_secret_key_in_the_same_request(browser: Any, engine: Any) -> None:
     """Django cycles the key for that, which the package undoes, but not for a sign-in."""

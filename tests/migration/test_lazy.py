@@ -312,6 +312,17 @@ def test_unknown_keys_are_unknown(engine: Engine, source: str) -> None:
     assert (calls, asked) == ([], [])
 
 
+@pytest.mark.engines("memory", "cookie:sqlite")
+@pytest.mark.parametrize("key", ["\ud800" * 32, "\0" * 32, "a:\ud800:c" * 9])
+def test_what_no_store_can_look_for_is_unknown(engine: Engine, key: str) -> None:
+    """It may come in the body of a request. It is neither an error nor an outage."""
+    with migrating(f"{DJANGO}.signed_cookies", f"{DJANGO}.db"), suspicious_messages():
+        assert engine.SessionStore(key).load() == {}
+        assert not engine.SessionStore().exists(key)
+        engine.SessionStore().delete(key)
+        engine.SessionStore(key).flush()
+
+
 @pytest.mark.engines("db:sqlite")
 def test_a_key_that_no_previous_backend_can_know_is_read_once(engine: Engine) -> None:
     """Nobody can have moved it in between, so there is no second look."""

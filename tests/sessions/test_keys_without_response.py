@@ -1,7 +1,9 @@
 """A key that has grown old stays while no response can bring the browser the new one."""
 
 import asyncio
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
+from copy import copy, deepcopy
 from typing import Any
 
 import pytest
@@ -41,6 +43,11 @@ def stream(request: HttpRequest) -> StreamingHttpResponse:
 
 
 LEFT: list[Any] = []
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "copy": copy,
+    "deepcopy": deepcopy,
+    "pickle": lambda session: pickle.loads(pickle.dumps(session)),
+}
 
 
 def leave(request: HttpRequest) -> HttpResponse:
@@ -50,8 +57,23 @@ def leave(request: HttpRequest) -> HttpResponse:
     return HttpResponse("left")
 
 
+def leave_copy(request: HttpRequest, how: str) -> HttpResponse:
+    request.session.get("_auth_user_id")
+    LEFT.append(COPIES[how](request.session))
+    return HttpResponse("left")
+
+
+def save_copy(request: HttpRequest, how: str) -> HttpResponse:
+    session = COPIES[how](request.session)
+    session["progress"] = 1
+    session.save()
+    return HttpResponse("saved")
+
+
 urlpatterns = [
     path("leave/", leave),
+    path("leave/<str:how>/", leave_copy),
+    path("copy/<str:how>/", save_copy),
     *urls.urlpatterns,
     path("other/", save_another_object),
     path("stream/", stream),
@@ -126,6 +148,22 @@ def test_code_that_a_view_has_started_saves_after_the_response(browser: Client) 
     session["progress"] = 1
     session.save()
     assert session.session_key == before
+    assert is_signed_in_later(browser)
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_view_saves_a_copy(browser: Client, how: str) -> None:
+    assert browser.get(f"/copy/{how}/").content == b"saved"
+    assert is_signed_in_later(browser)
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_thread_saves_a_copy_after_the_response(browser: Client, how: str) -> None:
+    with at(now() - 2 * HOUR + 1):
+        assert browser.get(f"/leave/{how}/").content == b"left"
+    session = LEFT.pop()
+    session["progress"] = 1
+    session.save()
     assert is_signed_in_later(browser)
 
 

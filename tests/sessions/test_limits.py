@@ -17,10 +17,11 @@ from django.test import Client, override_settings
 from django_sessionstores import signals
 from django_sessionstores.core import clock
 from django_sessionstores.core.clock import now
+from django_sessionstores.core.flow import Pause, run
 from django_sessionstores.exceptions import SessionLimitReached, StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.storages import limited
-from django_sessionstores.testing import Twin, at, in_threads, observed
+from django_sessionstores.testing import HOUR, Twin, at, in_threads, observed
 from tests.sessions.test_lifetimes import limits
 
 COOKIE = "sessionid"
@@ -454,6 +455,30 @@ def test_servers_whose_clocks_differ(engine: Any, policy: str) -> None:
         assert first is not None
         live = [session for session in (first, second) if session and is_live(engine, session)]
         assert live == ([first] if policy == "refuse" else [second])
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_lock_of_a_server_whose_clock_was_ahead(
+    engine: Any, is_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has died with the lock, and its user can log in before that time has come."""
+    seconds = 0.0
+
+    def wait(_: float) -> None:
+        nonlocal seconds
+        seconds += 1
+
+    async def await_(_: float) -> None:
+        wait(_)
+
+    monkeypatch.setattr(Pause, "sleep", wait)
+    monkeypatch.setattr(Pause, "asleep", await_)
+    with limits(MAX_SESSIONS=1):
+        with at(now() + HOUR):
+            run(engine.SessionStore.storage()._lock("1"))
+        with clock.use(monotonic=lambda: seconds):
+            assert is_live(engine, log_in(engine, int(is_async)))
+        assert seconds <= 11
 
 
 @pytest.mark.parametrize("policy", ["end_oldest", "refuse"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
@@ -20,7 +21,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.core.signals import request_finished, request_started
 from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse
-from django.test import override_settings
+from django.test import Client, override_settings
 from django.urls import path, set_urlconf
 
 from django_sessionstores.core.records import session_id
@@ -50,6 +51,50 @@ def test_the_end_of_a_flushed_session_is_told_with_the_request(engine: Any) -> N
     finally:
         set_urlconf(None)
         session_ended.disconnect(note)
+
+
+def flush_in_thread(session: Any) -> None:
+    thread = threading.Thread(target=session.flush)
+    thread.start()
+    thread.join()
+
+
+def hand_over(request: HttpRequest, what: str) -> HttpResponse:
+    """Let a thread flush the session, which knows nothing of the request."""
+    request.session.get("x")
+    if what == "afterwards":
+        LEFT.append(request.session)
+    else:
+        flush_in_thread(copy(request.session) if what == "copy" else request.session)
+    return HttpResponse("done")
+
+
+LEFT: list[Any] = []
+urlpatterns = [path("<str:what>/", hand_over)]
+
+
+@pytest.mark.engines("memory")
+@pytest.mark.usefixtures("middleware")
+@pytest.mark.parametrize("what", ["meanwhile", "copy", "afterwards"])
+def test_the_end_of_a_session_that_a_thread_flushes_is_told(engine: Any, what: str) -> None:
+    session, told = engine.SessionStore(), list[str]()
+    session["x"] = 1
+    session.save()
+    browser = Client()
+    browser.cookies[settings.SESSION_COOKIE_NAME] = session.session_key
+
+    def note(reason: str, **facts: Any) -> None:
+        told.append(reason)
+
+    session_ended.connect(note)
+    try:
+        with override_settings(ROOT_URLCONF=__name__):
+            browser.get(f"/{what}/")
+        if LEFT:
+            flush_in_thread(LEFT.pop())
+    finally:
+        session_ended.disconnect(note)
+    assert told == ["logout"]
 
 
 @pytest.mark.engines("memory")

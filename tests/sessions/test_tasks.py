@@ -34,6 +34,12 @@ class Waiting(MemoryStorage):
             await asyncio.sleep(0)
         return outcome
 
+    async def adelete(self, session_id: str) -> bool:
+        deleted = self.delete(session_id)
+        for _ in range(9):
+            await asyncio.sleep(0)
+        return deleted
+
 
 @pytest.fixture
 def store() -> type[SessionStore]:
@@ -144,6 +150,85 @@ def test_a_merge_function_also_merges_what_a_task_changes_meanwhile(
 
 def add_items(base: list[int], mine: list[int], theirs: list[int]) -> list[int]:
     return theirs + [each for each in mine if each not in base]
+
+
+def stored_data(store: type[SessionStore]) -> list[dict[str, Any]]:
+    """Return the data of all sessions that live."""
+    storage = store.storage()
+    found = [storage.read(each.id) for each in storage.scan("", 10, None).records]
+    return [store.data_of(each) for each in found if each is not None]
+
+
+@pytest.mark.parametrize("other", ["asave", "acreate", "acycle_key", "arotate_later"])
+def test_two_tasks_store_a_new_session(store: type[SessionStore], other: str) -> None:
+    """Both are answered, so both changes are stored, and in one session."""
+    session = store()
+
+    async def save() -> None:
+        session["one"] = 1
+        await session.asave()
+
+    async def save_too() -> None:
+        session["two"] = 2
+        await getattr(session, other)()
+        await session.asave()
+
+    run(save, save_too)
+    assert store(session.session_key).load() == {"one": 1, "two": 2}
+    assert stored_data(store) == [{"one": 1, "two": 2}]
+
+
+@pytest.mark.parametrize("logs_in", [False, True])
+def test_a_logout_while_a_new_session_is_stored(store: type[SessionStore], logs_in: bool) -> None:
+    """The session that the save has stored would live, and nobody would have its key."""
+    session, told = store(), list[Any]()
+    session["_auth_user_id"] = "7"
+    observe: signals.Observer = lambda signal, sender, facts: told.append(facts["session_id"])  # noqa: E731
+    signals.observers.append(observe)
+
+    async def flush() -> None:
+        await session.aflush()
+        if logs_in:
+            session["_auth_user_id"] = "8"
+
+    try:
+        run(session.asave, flush)
+    finally:
+        signals.observers.remove(observe)
+    assert stored_data(store) == ([{"_auth_user_id": "8"}] if logs_in else [])
+    assert told[0] == told[1]  # It was created, and has ended.
+
+
+def test_a_login_while_another_task_logs_out(store: type[SessionStore], key: str) -> None:
+    """The logout is the last to be answered, and leaves nobody signed in."""
+    session = store(key)
+
+    async def login() -> None:
+        await session.aget("list")
+        await session.acycle_key()
+        session["_auth_user_id"] = "7"
+        await session.asave()
+
+    run(session.aflush, login)
+    assert session.is_empty()
+    assert stored_data(store) == []
+
+
+def test_a_task_is_cancelled_while_it_stores_a_new_session(store: type[SessionStore]) -> None:
+    """The next save finds what the cancelled one has stored."""
+    session = store()
+    session["one"] = 1
+
+    async def cancel() -> None:
+        task = asyncio.create_task(session.asave())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        session["two"] = 2
+        await session.asave()
+
+    asyncio.run(cancel())
+    assert stored_data(store) == [{"one": 1, "two": 2}]
 
 
 def test_what_was_stored_is_told_although_another_task_has_gone_on(
