@@ -353,6 +353,27 @@ def test_what_is_rolled_back_ends_nothing(
 
 
 @CHANGES
+@pytest.mark.engines("memory", "db:sqlite")
+def test_a_callback_of_the_project_that_fails_keeps_no_session(
+    inventory: Any, user: Any, act: Any, reason: str, setting: str
+) -> None:
+    """The change is committed, and Django calls no callback after one that has failed."""
+
+    def fail() -> None:
+        raise RuntimeError("The broker does not answer.")
+
+    @transaction.atomic
+    def save() -> None:
+        transaction.on_commit(fail)
+        act(user)
+
+    browsers(1)
+    with pytest.raises(RuntimeError, match="broker"):
+        save()
+    assert inventory.count(user=user) == 0
+
+
+@CHANGES
 @pytest.mark.engines("memory")
 def test_a_database_with_transactions_of_its_own(
     inventory: Any, user: Any, act: Any, reason: str, setting: str, monkeypatch: pytest.MonkeyPatch

@@ -902,6 +902,27 @@ def test_callbacks_of_the_commit_find_the_session_stored(engine: Any, alias: str
     assert data_of(engine, session.session_key) == {"base": 1, "x": 2, "y": 1}
 
 
+def test_an_end_is_told_although_a_callback_of_the_commit_fails(engine: Any, alias: str) -> None:
+    """Django calls no callback after one that has failed."""
+    session, told = engine.SessionStore(stored(engine, _auth_user_id="7")), list[str]()
+    session.load()
+
+    def fail() -> None:
+        raise Undone
+
+    def note(reason: str, **facts: Any) -> None:
+        told.append(reason)
+
+    signals.session_ended.connect(note)
+    try:
+        with suppress(Undone), transaction.atomic(alias):
+            transaction.on_commit(fail, using=alias)
+            session.flush()
+    finally:
+        signals.session_ended.disconnect(note)
+    assert told == ["logout"]
+
+
 @pytest.mark.parametrize("then", ["rollback", "commit", "nothing"])
 def test_with_autocommit_off_a_commit_is_one(engine: Any, alias: str, then: str) -> None:
     """Django would call nobody until autocommit is on again, and forget them at a rollback."""

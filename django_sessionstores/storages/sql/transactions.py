@@ -145,8 +145,9 @@ class _Watch:
 
     Django calls the hooks of a commit only when autocommit is turned on again. With
     ``atomic()`` that is right after the commit; if one of the callbacks raises an error, those
-    after it are never called. In manual transactions it may be never, and a rollback of the next
-    transaction makes Django forget them.
+    after it are never called. So those of this package are called first: after an error of the
+    project, sessions that had to end would stay. In manual transactions it may be never, and a
+    rollback of the next transaction makes Django forget them.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
@@ -162,6 +163,7 @@ class _Watch:
         hooks = [hook for _, hook, _ in waiting if isinstance(hook, _Hook)]
         for hook in hooks:
             hook.is_committed = True
+        waiting.sort(key=lambda each: not isinstance(each[1], _Hook))
         if any(hook.is_manual for hook in hooks):
             # Django calls the hooks. What they write must not wait for another commit.
             with _autocommit(connection):
