@@ -7,13 +7,10 @@ for an anonymous visitor.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final
@@ -26,10 +23,12 @@ from django.utils.translation import gettext
 from .conf import settings, trusted_proxies
 from .core.client import clean_user_agent, client_ip
 from .core.records import Client
-from .exceptions import SessionConflict, SessionEnded, StorageUnavailable, missing_extra
+from .exceptions import StorageUnavailable, missing_extra
 from .payloads.cookie_chunks import join, parts, split
 from .sessions import SessionStore
 from .sessions.state import RequestPolicy
+from .watching import SESSION_ENDED, TRY_AGAIN_LATER, Watch, watching
+from .watching.asgi import Application, Message, Receive, Send, closing
 
 try:
     from channels import auth, sessions
@@ -37,30 +36,19 @@ try:
 except ImportError:
     raise missing_extra("channels", "channels") from None
 
+__all__ = [
+    "SESSION_ENDED",
+    "TRY_AGAIN_LATER",
+    "AuthMiddleware",
+    "AuthMiddlewareStack",
+    "SessionMiddleware",
+    "SessionMiddlewareStack",
+]
+
 logger = logging.getLogger("django_sessionstores")
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[dict[str, Any], Receive, Send], Awaitable[Any]]
-
-TRY_AGAIN_LATER: Final = 1013
-"""The code with which a WebSocket is closed while the session store does not answer."""
-
-SESSION_ENDED: Final = 4401
-"""The code with which a WebSocket is closed when its session has ended."""
-
-INTERNAL_ERROR: Final = 1011
-"""The code with which a WebSocket is closed when something unexpected goes wrong here."""
-
-CHECK_INTERVAL: Final = 60.0
-"""The seconds between two checks whether the session of an open WebSocket has ended."""
 
 _served: Final[ContextVar[SessionStore | None]] = ContextVar("served", default=None)
 """The session of the connection whose consumer runs."""
-
-_SHORTEST_PAUSE: Final = 0.05
-_LONGEST_PAUSE: Final = 86_400.0
 
 
 class SessionMiddleware(sessions.SessionMiddleware):  # type: ignore[misc]
@@ -68,8 +56,7 @@ class SessionMiddleware(sessions.SessionMiddleware):  # type: ignore[misc]
 
     * The parts of a session cookie that was split into several cookies are joined.
     * The session is loaded with async calls before the consumer runs.
-    * A WebSocket is closed with the code `SESSION_ENDED` when its session has ended. The store is
-      asked every ``check_interval`` seconds; with ``None``, only when the session would expire.
+    * A WebSocket is closed with the code `SESSION_ENDED` when its session has ended.
     * Messages that the browser sends count as activity for the idle timeout.
     * While the store does not answer, a WebSocket is closed with the code `TRY_AGAIN_LATER`, and
       an HTTP request is answered with 503.
@@ -77,12 +64,6 @@ class SessionMiddleware(sessions.SessionMiddleware):  # type: ignore[misc]
 
     Like Channels' own middleware, it must be inside ``CookieMiddleware``.
     """
-
-    def __init__(
-        self, inner: Application, *, check_interval: float | None = CHECK_INTERVAL
-    ) -> None:
-        super().__init__(inner)
-        self.check_interval = check_interval
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> Any:
         """Serve a connection with its session in ``scope["session"]``."""
@@ -108,7 +89,7 @@ class SessionMiddleware(sessions.SessionMiddleware):  # type: ignore[misc]
         session.policy = RequestPolicy(client=partial(_client, scope), sends_key=False)
         _served.set(session)
         try:
-            async with _watch_session(session, connection, self.check_interval):
+            async with _close_with_session(session, connection):
                 return await self.inner(scope, receive, send)
         finally:
             await session.asettle()
@@ -131,22 +112,17 @@ class AuthMiddleware(auth.AuthMiddleware):  # type: ignore[misc]
         await super().resolve_scope(scope)
 
 
-def SessionMiddlewareStack(  # noqa: N802 - the name in Channels
-    inner: Application, *, check_interval: float | None = CHECK_INTERVAL
-) -> Application:
+def SessionMiddlewareStack(inner: Application) -> Application:  # noqa: N802 - Channels' name
     """Return an application with ``scope["session"]``. Replaces Channels' function."""
-    middleware = SessionMiddleware(inner, check_interval=check_interval)
-    return sessions.CookieMiddleware(middleware)  # type: ignore[no-any-return]
+    return sessions.CookieMiddleware(SessionMiddleware(inner))  # type: ignore[no-any-return]
 
 
-def AuthMiddlewareStack(  # noqa: N802 - the name in Channels
-    inner: Application, *, check_interval: float | None = CHECK_INTERVAL
-) -> Application:
+def AuthMiddlewareStack(inner: Application) -> Application:  # noqa: N802 - Channels' name
     """Return an application with ``scope["session"]`` and ``scope["user"]``.
 
     It replaces Channels' function of the same name.
     """
-    return SessionMiddlewareStack(AuthMiddleware(inner), check_interval=check_interval)
+    return SessionMiddlewareStack(AuthMiddleware(inner))
 
 
 class _ReadOnlySession:
@@ -175,8 +151,7 @@ class _Connection:
     def __init__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send
         self._began = self._answered = self._closed = False
-        self.heard = True
-        """Whether the browser has sent a message since this was last set to False."""
+        self.watch: Watch | None = None
         self._parts: list[str] = []
         name, cookies = django_settings.SESSION_COOKIE_NAME, scope.get("cookies", {})
         if carried := parts(name, cookies):
@@ -189,8 +164,8 @@ class _Connection:
     async def receive(self) -> Message:
         message = await self._receive()
         self._began = True
-        if message["type"] == "websocket.receive":
-            self.heard = True
+        if message["type"] == "websocket.receive" and self.watch is not None:
+            self.watch.note_activity()
         return message
 
     async def send(self, message: Message) -> None:
@@ -289,112 +264,15 @@ def _client(scope: Mapping[str, Any]) -> Client:
     return Client(ip, clean_user_agent(agents[0].decode("latin1") if agents else ""))
 
 
-# The end of a session whose WebSocket is open -----------------------------------------------------
-
-
 @asynccontextmanager
-async def _watch_session(
-    session: SessionStore, connection: _Connection, interval: float | None
+async def _close_with_session(
+    session: SessionStore, connection: _Connection
 ) -> AsyncIterator[None]:
     """Close the WebSocket as soon as its session is known to have ended."""
-    if connection.scope["type"] != "websocket" or not session.session_key:
+    if connection.scope["type"] != "websocket":
         yield
         return
-    watch = asyncio.create_task(_Watch(session, connection, interval).run())
-    try:
-        yield
-    finally:
-        watch.cancel()
-        with suppress(asyncio.CancelledError):
-            await watch
-
-
-class _Watch:
-    """A task that checks the session of one open WebSocket.
-
-    It sleeps for half of the remaining time of the session, at most for the interval. If the
-    browser has sent messages meanwhile, it moves the expiry, so that the idle timeout starts again.
-    """
-
-    def __init__(
-        self, session: SessionStore, connection: _Connection, interval: float | None
-    ) -> None:
-        self._session, self._connection, self._interval = session, connection, interval
-        self._known_key = self._key = session.session_key
-
-    async def run(self) -> None:
-        try:
-            await self._run()
-        except Exception:
-            # Nothing would check the session of this WebSocket any more.
-            logger.exception("The session of a WebSocket cannot be watched.")
-            await self._connection.close(INTERNAL_ERROR)
-
-    async def _run(self) -> None:
-        ends = await self._end(self._session)
-        looked = time.monotonic()
-        while ends is not None:
-            await asyncio.sleep(self._pause(ends))
-            is_due = self._interval is not None and time.monotonic() - looked >= self._interval
-            if not is_due and not self._connection.heard and ends > _now():
-                continue
-            looked = time.monotonic()
-            try:
-                if (key := self._session.session_key) is None:
-                    # The consumer has ended it itself, and no login has followed until now.
-                    await self._session.asettle()
-                    return
-                if key != self._known_key:
-                    self._known_key = self._key = key
-                ends = await self._look()
-            except StorageUnavailable:
-                # Whether the session has ended is unknown.
-                await aclose_old_connections()
-                await asyncio.sleep(settings.OUTAGE_RETRY_AFTER)
-        await self._connection.close(SESSION_ENDED)
-
-    def _pause(self, ends: float) -> float:
-        left = ends - _now()
-        # Not the whole remaining time: messages of the browser must be noticed before the end.
-        pause = left / 2 if left > 1 else left
-        longest = _LONGEST_PAUSE if self._interval is None else self._interval
-        return max(_SHORTEST_PAUSE, min(pause, longest))
-
-    async def _look(self) -> float | None:
-        """Return when the stored session ends, in seconds since the epoch; ``None`` if it has."""
-        stored = self._session.__class__(self._key)
-        ends = await self._end(stored)
-        if ends is None:
-            # After a login that the consumer has not saved yet, only its session knows the key.
-            exists = await self._session.aexists(self._key)
-            return _now() + _LONGEST_PAUSE if exists else None
-        self._key = stored.session_key  # Another one, if the key was rotated.
-        heard, self._connection.heard = self._connection.heard, False
-        if not heard:
-            return ends
-        if not self._can_touch(stored):
-            if stored.is_activity_due:
-                await stored.arecord_activity()
-            return ends
-        try:
-            await stored.asave()
-        except SessionEnded:
-            return None
-        except SessionConflict:
-            return ends  # The requests that keep writing move the expiry as well.
-        return await self._end(stored)
-
-    async def _end(self, session: SessionStore) -> float | None:
-        deadlines = await session.adeadlines()
-        if deadlines is None:
-            return None
-        moments = [deadlines.idle, deadlines.absolute]
-        return min(moment.timestamp() for moment in moments if moment is not None)
-
-    def _can_touch(self, stored: SessionStore) -> bool:
-        # No cookie can be sent, so a save must not need one.
-        return bool(settings.IDLE_TIMEOUT) and not stored.storage().holds_in_key
-
-
-def _now() -> float:
-    return datetime.now(UTC).timestamp()
+    async with watching(session, counts_as_activity=True) as watch:
+        connection.watch = watch
+        async with closing(watch, partial(connection.close, SESSION_ENDED)):
+            yield

@@ -37,6 +37,7 @@ from django_sessionstores.channels import (
     AuthMiddlewareStack,
     SessionMiddlewareStack,
 )
+from django_sessionstores.conf.options import Settings, settings
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.payloads.cookie_chunks import LIMIT
@@ -63,10 +64,14 @@ pytestmark = pytest.mark.usefixtures("packages_middleware")
 
 
 @pytest.fixture
-def packages_middleware() -> Iterator[None]:
+def packages_middleware(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """With the package's middleware, and sessions that are checked often."""
+    monkeypatch.setattr(Settings, "WATCH_INTERVAL", SHORT)
+    vars(settings).pop("WATCH_INTERVAL", None)
     _, *others = django_settings.MIDDLEWARE
     with override_settings(MIDDLEWARE=[MIDDLEWARE, *others]):
         yield
+    vars(settings).pop("WATCH_INTERVAL", None)
 
 
 class Speaker(AsyncWebsocketConsumer):
@@ -109,7 +114,6 @@ class Page(AsyncHttpConsumer):
 
 
 application = AuthMiddlewareStack(Speaker.as_asgi())
-quick_application = AuthMiddlewareStack(Speaker.as_asgi(), check_interval=SHORT)
 
 
 def cookie_header(browser: Client) -> list[tuple[bytes, bytes]]:
@@ -227,7 +231,7 @@ def test_no_call_blocks_the_loop(engine: Any, user: Any) -> None:
     browser = signed_in(user.username)
 
     async def scenario() -> None:
-        async with connected(quick_application, browser) as socket:
+        async with connected(application, browser) as socket:
             await ask(socket, "who")
             await ask(socket, "write one")
             assert await stays_open(socket)
@@ -433,7 +437,7 @@ def test_an_outage_does_not_close_an_open_socket(engine: Any, user: Any) -> None
     """An outage says nothing about the session. When it is over, the socket is checked again."""
 
     async def scenario(browser: Client) -> int:
-        async with connected(quick_application, browser) as socket:
+        async with connected(application, browser) as socket:
             with observed(engine.storage, before=broken):
                 assert await stays_open(socket)
             await Inventory().aend_all(user)
@@ -460,7 +464,7 @@ def test_sockets_come_back_with_the_database(engine: Any, user: Any) -> None:
         return False
 
     async def scenario() -> str:
-        async with connected(quick_application, browser) as before:
+        async with connected(application, browser) as before:
             await sync_to_async(server.kill, thread_sensitive=False)()
             if engine.name == "db":
                 assert await refused()
@@ -484,7 +488,7 @@ def test_an_ended_session_closes_its_sockets(engine: Any, user: Any, how: str) -
     browser = signed_in(user.username)
 
     async def scenario() -> int:
-        async with connected(quick_application, browser) as socket:
+        async with connected(application, browser) as socket:
             assert await stays_open(socket)
             assert await ask(socket, "who") == user.username
             if how == "logout":
@@ -502,7 +506,7 @@ def test_the_absolute_timeout_closes_the_socket(engine: Any, user: Any) -> None:
     began = datetime.now(UTC)
 
     async def scenario(browser: Client) -> int:
-        app = AuthMiddlewareStack(Speaker.as_asgi(), check_interval=None)
+        app = AuthMiddlewareStack(Speaker.as_asgi())
         async with connected(app, browser) as socket:
             assert await ask(socket, "who") == user.username
             return await close_code(socket)
@@ -517,7 +521,7 @@ def test_the_idle_timeout_closes_a_silent_socket(engine: Any, user: Any) -> None
     """A socket that is open is not a visitor who is there."""
 
     async def scenario(browser: Client) -> int:
-        app = AuthMiddlewareStack(Speaker.as_asgi(), check_interval=None)
+        app = AuthMiddlewareStack(Speaker.as_asgi())
         async with connected(app, browser) as socket:
             return await close_code(socket)
 
@@ -534,7 +538,7 @@ def test_messages_are_activity(engine: Any, user: Any, rotate_after: int) -> Non
     """
 
     async def scenario(browser: Client) -> str:
-        app = AuthMiddlewareStack(Speaker.as_asgi(), check_interval=None)
+        app = AuthMiddlewareStack(Speaker.as_asgi())
         async with connected(app, browser) as socket:
             for _ in range(10):
                 await asyncio.sleep(0.4)
@@ -550,7 +554,7 @@ def test_activity_on_the_site_keeps_the_socket(engine: Any, user: Any) -> None:
     """The end that was known when it was opened has moved since."""
 
     async def scenario(browser: Client) -> None:
-        app = AuthMiddlewareStack(Speaker.as_asgi(), check_interval=None)
+        app = AuthMiddlewareStack(Speaker.as_asgi())
         async with connected(app, browser) as socket:
             for _ in range(8):
                 await asyncio.sleep(0.4)
@@ -567,7 +571,7 @@ def test_a_logout_of_the_consumers_own_keeps_the_socket(engine: Any, user: Any) 
     browser = signed_in(user.username)
 
     async def scenario() -> str:
-        async with connected(quick_application, browser) as socket:
+        async with connected(application, browser) as socket:
             await ask(socket, "logout")
             assert await stays_open(socket)
             return await ask(socket, "who")
@@ -611,7 +615,7 @@ def test_a_flush_is_told_while_the_socket_is_open(engine: Any, user: Any) -> Non
     browser = signed_in(user.username)
 
     async def scenario() -> None:
-        async with connected(quick_application, browser) as socket:
+        async with connected(application, browser) as socket:
             await ask(socket, "flush")
             async with asyncio.timeout(LONG):
                 while not told:
@@ -645,7 +649,7 @@ def test_a_rotated_key_keeps_the_socket(engine: Any, user: Any) -> None:
     previous = browser.cookies[COOKIE].value
 
     async def scenario() -> None:
-        async with connected(quick_application, browser) as socket:
+        async with connected(application, browser) as socket:
             with options(ROTATE_AFTER=0.001):
                 assert await awho(browser) == user.username
                 assert browser.cookies[COOKIE].value != previous
@@ -677,7 +681,7 @@ def served(app: Any) -> Iterator[int]:
 def test_a_real_server(engine: Any, user: Any) -> None:
     """A login over HTTP, a WebSocket with its cookies, an outage and a logout: with a client that
     is not ours, over the network."""
-    app = ProtocolTypeRouter({"http": get_asgi_application(), "websocket": quick_application})
+    app = ProtocolTypeRouter({"http": get_asgi_application(), "websocket": application})
     browser = signed_in(user.username)
     if engine.name == "cookie":
         browser.get(f"/write/text/{random.randbytes(3000).hex()}/")

@@ -246,6 +246,20 @@ class Settings:
         before it raises ``SessionConflict``."""
         return count("CONFLICT_RETRIES", default=50, least=0)
 
+    # Open connections.
+
+    @cached_property
+    def WATCH_INTERVAL(self) -> float:
+        """How often a process asks the store whether the sessions with open connections still live,
+        in seconds: for all of them at once. ``None``, the default, stands for 5 seconds."""
+        return seconds_above_zero("WATCH_INTERVAL") or 5.0
+
+    @cached_property
+    def TELL_ENDS(self) -> bool:
+        """Whether Redis and PostgreSQL tell all processes at once which sessions have ended, with
+        ``PUBLISH`` and ``NOTIFY``, so that open connections do not wait for ``WATCH_INTERVAL``."""
+        return flag("TELL_ENDS", default=True)
+
     # The middleware.
 
     @cached_property
@@ -372,24 +386,29 @@ class Settings:
         """Additional names of values that the pages must not show. A value is hidden if its name
         contains one of these, ignoring case and punctuation. Names such as ``token`` and
         ``password`` are always hidden."""
-        names: Sequence[str] = entries("SECRET_NAMES")
-        if not all(isinstance(name, str) and name.strip("_- ") for name in names):
-            raise ImproperlyConfigured(
-                Phrase(
-                    _(
-                        "%(setting)s has an entry that is not a string with letters or digits. "
-                        "Each entry is a part of a name, such as %(example)s."
-                    ),
-                    example=repr("iban"),
-                    setting=full_name("SECRET_NAMES"),
-                )
-            )
-        return names
+        return _secret_names()
 
     @cached_property
     def timeouts(self) -> Timeouts:
         """`IDLE_TIMEOUT` and `ABSOLUTE_TIMEOUT` in milliseconds, as sessions compare them."""
         return Timeouts(int(self.IDLE_TIMEOUT * 1000), int(self.ABSOLUTE_TIMEOUT * 1000))
+
+
+def _secret_names() -> Sequence[str]:
+    """Return the entries of ``SECRET_NAMES``. Raises ``ImproperlyConfigured``."""
+    names: Sequence[str] = entries("SECRET_NAMES")
+    if not all(isinstance(name, str) and name.strip("_- ") for name in names):
+        raise ImproperlyConfigured(
+            Phrase(
+                _(
+                    "%(setting)s has an entry that is not a string with letters or digits. "
+                    "Each entry is a part of a name, such as %(example)s."
+                ),
+                example=repr("iban"),
+                setting=full_name("SECRET_NAMES"),
+            )
+        )
+    return names
 
 
 settings: Final = Settings()

@@ -23,6 +23,7 @@ from ..core.flow import Call, Flow, arun, run
 from ..core.records import as_secret
 from ..exceptions import StorageUnavailable
 from ..sessions import SessionStore, request_sessions
+from ..watching.asgi import note_request
 from .caching import keep_out_of_caches
 from .cookies import complete_cookies, delete_cookie, join_parts, send_cookie
 from .outages import OutagePage, OutageResponse, outage_of
@@ -64,6 +65,7 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         join_parts(request)
         super().process_request(request)
         give_policy(request)
+        note_request(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """Return the response for an outage that a view has met; otherwise ``None``."""

@@ -13,12 +13,12 @@ from django.utils.module_loading import import_string
 from ..conf import settings
 from ..core import lifetime
 from ..core.flow import arun, run
-from ..core.records import SecretText, as_secret, draw_key
+from ..core.records import Record, SecretText, as_secret, draw_key
 from . import drafting
 from .engine import purge_expired
 from .flows import SessionFlows
 from .rollback import ProvisionalStates
-from .state import Dead, New, Stored
+from .state import Dead, New, Rotating, Stored
 
 T = TypeVar("T")
 
@@ -67,6 +67,18 @@ class SessionStore(SessionFlows):
 
     async def _aget_or_create_session_key(self) -> str:
         return self._get_or_create_session_key()
+
+    @property
+    def known_record(self) -> Record | None:
+        """The record of the stored session, or the tombstone that was found under its key.
+
+        ``None`` if nothing is stored, and before the session is loaded.
+        """
+        state = self._current_state
+        known = state.previous if isinstance(state, Rotating) else state
+        if isinstance(known, Stored):
+            return known.record
+        return known.tombstone if isinstance(known, Dead) else None
 
     def is_empty(self) -> bool:
         """Return whether there is neither a key nor data. Then a middleware deletes the cookie."""

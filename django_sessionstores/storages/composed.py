@@ -62,6 +62,9 @@ class ComposedStorage(FlowStorage):
     async def ascan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         return self._page_of_sessions(await self._listing.ascan(cursor, limit, user_id, live_at))
 
+    async def hear_ends(self, tell: Callable[[str], object]) -> None:
+        await self._listing.hear_ends(tell)
+
     def first_expired(self, now: int) -> str:
         return self._listing.first_expired(now)
 

@@ -92,6 +92,14 @@ class Inspection(SiteMarks):
                     found[each] = list_entry(record)
         return found
 
+    async def hear_ends(self, tell: Callable[[str], object]) -> None:
+        """Call ``tell`` with the id of each session that any process ends, until cancelled.
+
+        Return at once if the store cannot tell. A session that ends may be left out, because the
+        connection was lost or for any other reason; callers also look for themselves. Raises
+        `StorageUnavailable` when the connection is lost.
+        """
+
     def stated_id(self, key: str) -> str | None:
         """Return the session id that a key states, for logs; ``None`` if it states none.
 

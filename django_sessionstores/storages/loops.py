@@ -25,6 +25,16 @@ _CLOSE_SECONDS: Final = 1.0
 """How long a loop that ends waits for its connections to close in an orderly way."""
 
 
+def stop_if_cancelled() -> None:
+    """Raise ``CancelledError`` if the running task was cancelled, and what it awaited has not.
+
+    ``asyncio.wait_for()`` before Python 3.12 returns a result that came at the same moment.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class ClientKind(Protocol[C]):
     """What `LoopClients` does with the clients of one library."""
 
