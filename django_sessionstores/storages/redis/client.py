@@ -130,7 +130,7 @@ class Server(ScriptRunner):
             client = self._client or self.connect()
         except (*_ERRORS, ImproperlyConfigured):
             return False
-        return _awaiting_pool(client) is not None
+        return awaiting_pool(client) is not None
 
     def ask(self, *command: Any) -> Any:
         """Return the answer to one command.
@@ -306,7 +306,7 @@ class Server(ScriptRunner):
     def _connect_loop(self) -> PipeliningClient | None:
         """Return a client for an event loop; ``None`` if a thread must do the work."""
         # The blocking client is made in a thread as well, because that of a cluster blocks.
-        pool = _awaiting_pool(self._client) if self._client is not None else None
+        pool = awaiting_pool(self._client) if self._client is not None else None
         return None if pool is None else PipeliningClient(pool)
 
     def _rights_to_give(self) -> str:
@@ -527,7 +527,7 @@ def _timeout_of(client: Any) -> float:
     return float(options.get("socket_timeout") or _LONGEST_WAIT)
 
 
-def _awaiting_pool(client: Any) -> awaited.ConnectionPool | None:
+def awaiting_pool(client: Any) -> awaited.ConnectionPool | None:
     """Return a pool for a loop that connects like the pool of a blocking client.
 
     Return ``None`` if that has anything which cannot be awaited.

@@ -178,23 +178,25 @@ return 1
 
 # The keys behind that of the record are the directories of sessions of this site, one for each of
 # its marks, which are the last arguments. The others are the id, the beginning of all keys, whether
-# the index of users is here as well, and the time. Returns whether there was a record that had not
-# expired; a tombstone and a record of another site stay, and do not count. A value that is not a
-# string is deleted like any other rubbish.
+# the index of users is here as well, the time, and the channel that is told the id, if any. A user
+# without the right to that may end sessions nevertheless. Returns whether there was a record that
+# had not expired; a tombstone and a record of another site stay, and do not count. A value that is
+# not a string is deleted like any other rubbish.
 DELETE: Final = Script(
     f"""
 {RECORD_LUA}
-local id, prefix, has_users, now = unpack(ARGV, 1, 4)
+local id, prefix, has_users, now, channel = unpack(ARGV, 1, 5)
 local start = start_of(KEYS[1])
 if not start then
     redis.call('DEL', KEYS[1])
     return 0
 end
 local site, is_own = site_of(start), false
-if site == '\\0\\0\\0\\0' then site = ARGV[5] end
-for i = 5, #ARGV do is_own = is_own or site == ARGV[i] end
+if site == '\\0\\0\\0\\0' then site = ARGV[6] end
+for i = 6, #ARGV do is_own = is_own or site == ARGV[i] end
 if not (is_own and is_live(start)) then return 0 end
 redis.call('DEL', KEYS[1])
+if channel ~= '' then redis.pcall('PUBLISH', channel, id) end
 for i = 2, #KEYS do remove(KEYS[i], string.sub(id, 2)) end
 local user = has_users == '1' and user_of(start)
 if user then

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +11,7 @@ from django.conf import settings
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 
+from ... import conf
 from ...core import clock
 from ...core.flow import Call, Flow, arun, run
 from ...core.records import Record, State, is_session_id, pack, pack_site, pack_times, unpack
@@ -19,7 +20,7 @@ from ...exceptions import StorageUnavailable
 from ..base import CacheStorage, Conflict, Gone, Outcome, Page, Taken, Updated, rotate_in_two_steps
 from ..flows import FlowStorage
 from ..inspection import ManyTries
-from . import index_scripts, scripts
+from . import ends, index_scripts, scripts
 from .answers import eviction_policy, find
 from .client import Server
 from .cluster import ids_of_nodes
@@ -166,7 +167,8 @@ class RedisStorage(FlowStorage, CacheStorage):
         prefix, sites, tag = self._server.prefix, self.sites(), tag_of(session_id)
         keys = (self._server.key(session_id), *(sessions_key(prefix, each, tag) for each in sites))
         has_users = int(not self._server.spans_slots)
-        head = (bytes.fromhex(session_id), prefix, has_users, clock.now())
+        channel = ends.channel_of(prefix) if conf.settings.TELL_ENDS else b""
+        head = (bytes.fromhex(session_id), prefix, has_users, clock.now(), channel)
         arguments = (*head, *map(pack_site, sites))
         return scripts.DELETE, keys, arguments
 
@@ -241,6 +243,10 @@ class RedisStorage(FlowStorage, CacheStorage):
 
     async def alookup_many(self, session_ids: Sequence[str]) -> Mapping[str, Record]:
         return await arun(find(self._server, session_ids))
+
+    async def hear_ends(self, tell: Callable[[str], object]) -> None:
+        if conf.settings.TELL_ENDS:
+            await ends.hear(self._server, tell)
 
     def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """See `Storage.scan`. Sessions come in the order of their ids."""
