@@ -7,6 +7,7 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from .ends import telling
 from .free_rows import SKIP_LOCKED
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ asked for."""
 class EndStatements(NamedTuple):
     """The statements for a table. Their parameters are ``number`` keys, and those of ``is_live``.
 
-    All attributes but the last are SQL.
+    The first three attributes are SQL.
     """
 
     table: str
@@ -34,6 +35,9 @@ class EndStatements(NamedTuple):
     """Whether `free_keys` deletes the rows. A DELETE of MySQL or MariaDB would lock rows before it
     looks at a subquery that leaves them out."""
 
+    tells: bool = False
+    """Whether the keys of deleted rows are told to who listens, see `ends`."""
+
     def live_keys(self, number: int) -> str:
         """Return the statement that selects the keys of live sessions among ``number`` keys."""
         return f"SELECT {self.key} {self._live(number)}"
@@ -43,7 +47,7 @@ class EndStatements(NamedTuple):
 
         Only if a database `returns_deleted` rows.
         """
-        return f"DELETE {self._live(number)} RETURNING {self.key}"
+        return self._telling(f"DELETE {self._live(number)} RETURNING {self.key}")
 
     def free_keys(self, number: int) -> str:
         """Return the statement that returns the keys of live sessions whose rows are not locked.
@@ -55,7 +59,7 @@ class EndStatements(NamedTuple):
             return f"SELECT {self.key} {self._live(number, _BY_KEY)} FOR UPDATE{SKIP_LOCKED}"
         # ARRAY, because the planner may run a subquery of IN again for each row.
         free = f"{self.live_keys(number)} FOR UPDATE{SKIP_LOCKED}"
-        return (
+        return self._telling(
             f"DELETE FROM {self.table} WHERE {self.key} = ANY(ARRAY({free})) RETURNING {self.key}"
         )
 
@@ -71,6 +75,9 @@ class EndStatements(NamedTuple):
             f"DELETE {table} FROM ({locked} FOR UPDATE{SKIP_LOCKED}) AS locked_rows "
             f"STRAIGHT_JOIN {table}{_BY_KEY} ON {table}.{key} = locked_rows.{key}"
         )
+
+    def _telling(self, delete: str) -> str:
+        return telling(delete, self.key) if self.tells else delete
 
     def _live(self, number: int, hint: str = "") -> str:
         return f"FROM {self.table}{hint} WHERE {self.key} IN ({marks(number)}) AND {self.is_live}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ...core.records import TOMBSTONES
 from ..outcomes import MOST_EXPIRES
 from .end_statements import EndStatements, deletes_free, marks
+from .ends import telling
 from .free_rows import if_free
 from .rows import FIELDS, SAVED_FIELDS
 
@@ -57,6 +58,18 @@ class Statements(NamedTuple):
     def for_sites(self, sql: str, sites: Sequence[int]) -> str:
         """Return one of the statements for rows of some sites, whose marks are parameters."""
         return sql.replace(_OF_SITES, f"{self.table.column['site']} IN ({_placeholders(sites)})")
+
+    def delete_returning(self, sql: str, *, is_told: bool) -> str:
+        """Return `delete` so that it returns whether the row had not expired.
+
+        ``is_told`` is whether it also tells which row it deletes, see `ends`.
+        """
+        id_, is_unexpired = self.table.column["id"], self.is_unexpired
+        if not is_told:
+            return f"{sql} RETURNING {is_unexpired}"
+        return telling(
+            f"{sql} RETURNING {id_}, {is_unexpired} AS is_unexpired", id_, "is_unexpired"
+        )
 
     def lookup_many(self, number: int) -> str:
         """Return the statement that reads the rows with ``number`` ids, without their payloads.

@@ -43,7 +43,7 @@ from ..base import (
     is_removal,
     place_of_cursor,
 )
-from . import transactions
+from . import ends, transactions
 from .connection_errors import (
     NO_GREETING,
     TOO_LARGE,
@@ -227,10 +227,9 @@ class DatabaseStorage(TableStorage[Statements]):
         row = (key_of(session_id), *TOMBSTONES, *sites)
         parameters = (*row, clock.now())
         if returns_deleted(connection):
-            deleted = _fetch_all(
-                connection, f"{sql} RETURNING {statements.is_unexpired}", parameters
-            )
-            return any(is_unexpired for (is_unexpired,) in deleted)
+            sql = statements.delete_returning(sql, is_told=ends.tells(connection))
+            deleted = _fetch_all(connection, sql, parameters)
+            return any(is_unexpired for is_unexpired, *_ in deleted)
         # MySQL cannot tell what it deletes. If nothing is live, that takes another statement.
         if _execute(connection, f"{sql} AND {statements.is_unexpired}", parameters):
             return True
@@ -238,11 +237,11 @@ class DatabaseStorage(TableStorage[Statements]):
         return False
 
     def _end_statements(self) -> tuple[EndStatements, Sequence[Any]]:
-        _, statements = self._database()
+        connection, statements = self._database()
         sites = (0, *self.sites())
-        end = statements.end
-        is_live = statements.for_sites(end.is_live, sites)
-        return end._replace(is_live=is_live), (*TOMBSTONES, *sites)
+        is_live = statements.for_sites(statements.end.is_live, sites)
+        end = statements.end._replace(is_live=is_live, tells=ends.tells(connection))
+        return end, (*TOMBSTONES, *sites)
 
     def _row_key(self, session_id: str) -> bytes:
         return key_of(session_id)
@@ -266,6 +265,11 @@ class DatabaseStorage(TableStorage[Statements]):
             )
             ids = list(rows.order_by("expires").values_list("pk", flat=True)[:batch])
             return rows.filter(pk__in=ids).delete()[0] if ids else 0
+
+    async def hear_ends(self, tell: Callable[[str], object]) -> None:
+        database = await self._in_thread(lambda: ends.database_of(self.connection()))()
+        if database is not None:
+            await ends.hear(database, tell)
 
     def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """See `Storage.scan`. The last to expire comes first, which is the last one used."""

@@ -150,14 +150,14 @@ class TableStorage(Storage, Generic[S]):
         connection, (_, values) = self.connection(), self._end_statements()
         ids = {self._row_key(each): each for each in session_ids}
 
-        def fetch() -> list[tuple[Any]]:
+        def fetch() -> list[tuple[Any, ...]]:
             with LimitedCursor(connection) as cursor:
                 cursor.execute(sql(len(ids)), (*ids, *values))
-                rows: list[tuple[Any]] = cursor.fetchall()
+                rows: list[tuple[Any, ...]] = cursor.fetchall()
             return rows
 
         with self._errors():
-            return sorted(ids[key] for (key,) in retry(connection, fetch) if key in ids)
+            return sorted(ids[key] for key, *_ in retry(connection, fetch) if key in ids)
 
     def _end_statements(self) -> tuple[EndStatements, Sequence[Any]]:
         """Return the statements that end sessions, and the parameters of their ``is_live``."""
