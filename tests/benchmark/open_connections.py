@@ -93,9 +93,17 @@ def serve(port: str) -> None:
             elif message["type"] == "websocket.disconnect":
                 return
 
-    uvicorn.run(
-        WatchMiddleware(application), host=HOST, port=int(port), log_level="warning", backlog=4096
-    )
+    watched = WatchMiddleware(application)
+
+    async def noting(scope: Any, receive: Any, send: Any) -> None:
+        async def note(message: Any) -> None:
+            if message["type"] == "websocket.close":
+                print(time.monotonic(), flush=True)
+            await send(message)
+
+        await watched(scope, receive, note)
+
+    uvicorn.run(noting, host=HOST, port=int(port), log_level="warning", backlog=4096)
 
 
 def make(number: str) -> None:
@@ -137,13 +145,14 @@ def served() -> Iterator[tuple[int, int]]:
     """Yield the port and the id of a process that serves."""
     port = free_port()
     command = [sys.executable, "-m", "tests.benchmark.open_connections", "serve", str(port)]
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         wait_until(lambda: is_open(port), "uvicorn serves")
         yield port, process.pid
     finally:
         process.terminate()
-        process.wait()
+        said, _ = process.communicate()
+        print("moment at which the process closed the last one:", said.split()[-1])
 
 
 def is_open(port: int) -> bool:
@@ -157,6 +166,12 @@ def memory_of(pid: int) -> float:
     """Return the megabytes that a process has in memory."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def work_of(pid: int) -> float:
+    """Return the seconds of processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def queries_of(kind: str, server: Any) -> int:
@@ -203,10 +218,11 @@ async def visit(kind: str, server: Any, port: int, pid: int, keys: list[str]) ->
     sockets = await open_all(port, keys)
     print(f"{len(sockets)} WebSockets opened in {time.monotonic() - began:.1f} s")
     print(f"memory of the process: {memory:.0f} MB before, {memory_of(pid):.0f} MB with them")
-    before = await asyncio.to_thread(queries_of, kind, server)
+    before, worked = await asyncio.to_thread(queries_of, kind, server), work_of(pid)
     await asyncio.sleep(IDLE_SECONDS)
     asked = await asyncio.to_thread(queries_of, kind, server) - before
     print(f"store: {asked * 60 / IDLE_SECONDS:.0f} operations a minute while nothing happens")
+    print(f"process: {(work_of(pid) - worked) * 60 / IDLE_SECONDS:.2f} s of work a minute")
     codes = dict[int, int]()
 
     async def until_closed(socket: Any) -> float:
@@ -216,25 +232,26 @@ async def visit(kind: str, server: Any, port: int, pid: int, keys: list[str]) ->
         codes[code] = codes.get(code, 0) + 1
         return time.monotonic()
 
+    worked = work_of(pid)
     closing = asyncio.gather(*map(until_closed, sockets))
     began, ended = map(float, (await asyncio.to_thread(child, "end")).split())
     last = max(await asyncio.wait_for(closing, 60))
-    print(
-        f"end all took {ended - began:.2f} s; the last WebSocket closed {last - began:.2f} s after"
-    )
-    print(f"it began, and {last - ended:.2f} s after it was done. Codes: {codes}")
+    print(f"end all took {ended - began:.2f} s")
+    print("moment at which all sessions had ended:", ended)
+    print(f"the last WebSocket closed {last - ended:.2f} s after it was done, with {codes}")
+    print(f"process: {work_of(pid) - worked:.2f} s of work to close them")
 
 
-async def reconnect(port: int, pid: int, keys: list[str]) -> None:
-    for total in range(AT_ONCE, CONNECTS + 1, AT_ONCE):
+async def reconnect(port: int, pid: int, keys: list[str], connects: int) -> None:
+    for total in range(AT_ONCE, connects + 1, AT_ONCE):
         sockets = await open_all(port, [keys[n % len(keys)] for n in range(AT_ONCE)])
         await asyncio.gather(*(each.close() for each in sockets))
-        if total in {CONNECTS // 5, CONNECTS}:
+        if total in {connects // 5, connects}:
             await asyncio.sleep(1)
             print(f"memory after {total} connections: {memory_of(pid):.0f} MB")
 
 
-def measure(kind: str, number: str) -> None:
+def measure(kind: str, number: str, connects: str = str(CONNECTS)) -> None:
     servers = {"redis": Redis, "postgresql": PostgreSQL}
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -246,7 +263,7 @@ def measure(kind: str, number: str) -> None:
         with served() as (port, pid):
             asyncio.run(visit(kind, server, port, pid, keys))
             keys = child("make", str(AT_ONCE)).split()
-            asyncio.run(reconnect(port, pid, keys))
+            asyncio.run(reconnect(port, pid, keys, int(connects)))
     stop_all()
 
 
