@@ -1,0 +1,101 @@
+"""A cluster and sentinels tell which sessions end, too, to a client that cannot be awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from django.test import override_settings
+
+from django_sessionstores.core.clock import now
+from django_sessionstores.core.records import Record
+from django_sessionstores.exceptions import StorageUnavailable
+from django_sessionstores.storages.redis.storage import from_cache
+from tests.services import Redis, RedisCluster, RedisSentinel
+from tests.storages.redis.test_storage import ClusterCache
+
+LONG = 60
+PAUSE = 0.05
+ID = "ab" * 20
+REDIS_CACHE = "django.core.cache.backends.redis.RedisCache"
+
+
+async def told_of_an_end(storage: Any) -> set[str]:
+    """Return the ids that a listener hears while a session begins and ends again and again.
+
+    Until it listens, nobody hears of it.
+    """
+    told = set[str]()
+    record = Record(id=ID, expires=now() + 3_600_000, site=storage.sites()[0])
+    listening = asyncio.create_task(storage.hear_ends(told.add))
+    async with asyncio.timeout(LONG):
+        while not told and not listening.done():
+            await storage.acreate(record, now())
+            assert await storage.adelete(ID)
+            await asyncio.sleep(PAUSE)
+    assert not listening.done() or listening.result()
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    return told
+
+
+@pytest.mark.slow
+def test_a_cluster_tells() -> None:
+    with RedisCluster() as cluster:
+        entry = {
+            "BACKEND": f"{ClusterCache.__module__}.ClusterCache",
+            "LOCATION": cluster.url(),
+        }
+        with override_settings(CACHES={"default": entry}):
+            storage = from_cache("default")
+            assert asyncio.run(told_of_an_end(storage)) == {ID}
+            storage.close()
+
+
+def test_a_server_behind_sentinels_tells() -> None:
+    with RedisSentinel() as servers:
+        entry = {
+            "BACKEND": "django_redis.cache.RedisCache",
+            "LOCATION": servers.url(),
+            "OPTIONS": {
+                "CLIENT_CLASS": "django_redis.client.SentinelClient",
+                "CONNECTION_FACTORY": "django_redis.pool.SentinelConnectionFactory",
+                "SENTINELS": servers.sentinel_addresses,
+            },
+        }
+        with override_settings(CACHES={"default": entry}):
+            storage = from_cache("default")
+            assert not storage.native_async
+            assert asyncio.run(told_of_an_end(storage)) == {ID}
+            storage.close()
+
+
+def test_a_user_without_the_right_to_listen_waits_for_the_next_check(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A line in the log says so, and sessions can be ended nevertheless."""
+    with Redis() as server:
+        rights = ("on", ">secret", "+@all", "-@pubsub", "~*")
+        assert server.cli("acl", "setuser", "shop", *rights) == "OK"
+        url = server.url().replace("redis://", "redis://shop:secret@")
+        with override_settings(CACHES={"default": {"BACKEND": REDIS_CACHE, "LOCATION": url}}):
+            storage = from_cache("default")
+            record = Record(id=ID, expires=now() + 60_000)
+            storage.create(msgspec.structs.replace(record, site=storage.sites()[0]), now())
+            assert storage.delete(ID)
+            asyncio.run(asyncio.wait_for(storage.hear_ends(lambda _: None), LONG))
+            storage.close()
+    (line,) = [each.getMessage() for each in caplog.records if "does not tell" in each.msg]
+    assert "NoPermissionError" in line
+
+
+def test_a_server_that_is_gone_is_an_outage() -> None:
+    with Redis() as server:
+        url = server.url()
+    with override_settings(CACHES={"default": {"BACKEND": REDIS_CACHE, "LOCATION": url}}):
+        storage = from_cache("default")
+        with pytest.raises(StorageUnavailable, match="no longer tells"):
+            asyncio.run(asyncio.wait_for(storage.hear_ends(lambda _: None), LONG))
+        storage.close()
