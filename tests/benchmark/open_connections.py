@@ -175,7 +175,7 @@ def work_of(pid: int) -> float:
 
 
 def queries_of(kind: str, server: Any) -> int:
-    """Return how many questions the store has answered."""
+    """Return how many questions the store has answered; 0 if it does not count them."""
     if kind == "redis":
         lines = server.cli("info", "commandstats").splitlines()
         asked = [each for each in lines if each.startswith(("cmdstat_getrange", "cmdstat_get:"))]
@@ -221,7 +221,8 @@ async def visit(kind: str, server: Any, port: int, pid: int, keys: list[str]) ->
     before, worked = await asyncio.to_thread(queries_of, kind, server), work_of(pid)
     await asyncio.sleep(IDLE_SECONDS)
     asked = await asyncio.to_thread(queries_of, kind, server) - before
-    print(f"store: {asked * 60 / IDLE_SECONDS:.0f} operations a minute while nothing happens")
+    if asked:
+        print(f"store: {asked * 60 / IDLE_SECONDS:.0f} operations a minute while nothing happens")
     print(f"process: {(work_of(pid) - worked) * 60 / IDLE_SECONDS:.2f} s of work a minute")
     codes = dict[int, int]()
 
