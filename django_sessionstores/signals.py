@@ -12,12 +12,15 @@ request finds when it reads its session is sent at once, because a rollback does
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from django.dispatch import Signal
 
 from .core.flow import Call, Flow
+
+logger: Final = logging.getLogger("django_sessionstores")
 
 session_created: Final = Signal()
 """A session was stored for the first time.
@@ -94,7 +97,15 @@ class _Sending:
 
     @staticmethod
     def send(signal: Signal, sender: type[Any], facts: dict[str, Any]) -> None:
-        signal.send_robust(sender, **facts)
+        try:
+            signal.send_robust(sender, **facts)
+        except RuntimeError:
+            # asgiref runs no async code from sync code in the thread of a loop. The sync receivers
+            # were called, and what they raise is logged and not raised.
+            logger.exception(
+                "An async receiver of a signal was not called, because a sync method of the "
+                "session was called in an event loop. Call the async one there, such as asave()."
+            )
 
     @staticmethod
     async def asend(signal: Signal, sender: type[Any], facts: dict[str, Any]) -> None:

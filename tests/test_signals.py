@@ -421,6 +421,32 @@ def test_an_async_receiver(engine: Any, session: Any, awaited: bool) -> None:
     assert heard == [session.session_id]
 
 
+@pytest.mark.engines("memory")
+def test_an_async_receiver_of_a_sync_save_in_a_loop_is_an_error_of_the_log(
+    engine: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The session is stored by then, so the save must not fail."""
+    heard = []
+
+    async def receive(session_id: str, **facts: Any) -> None:
+        heard.append(session_id)
+
+    async def scenario() -> Any:
+        session = engine.SessionStore()
+        session["x"] = 1
+        session.save()
+        return session
+
+    signals.session_created.connect(receive)
+    try:
+        session = async_to_sync(scenario)()
+    finally:
+        signals.session_created.disconnect(receive)
+    assert engine.SessionStore(session.session_key)["x"] == 1
+    assert heard == []
+    assert "Call the async one there, such as asave()" in caplog.text
+
+
 def test_no_key_is_told(engine: Any, awaited: bool, session: Any, told: Told) -> None:
     """Receivers write logs, which must not contain keys."""
     session.set("x", 1)

@@ -34,6 +34,7 @@ from django.db.models import signals as model_signals
 
 from ..conf import settings
 from ..core import clock
+from ..core.flow import run
 from ..core.records import Record
 from ..exceptions import StorageUnavailable
 from ..inventory import Inventory
@@ -233,7 +234,7 @@ def _end(
         # Without a hash to compare, those end that have not begun since.
         find = find if cause == "password" else lambda: None
         end_rest = partial(end, only=(), is_outdated=partial(_is_outdated, find, moment))
-        request_sessions.keep(_OpenedSessions(opened, end_rest))
+        run(request_sessions.keep(_OpenedSessions(opened, end_rest)))
 
 
 class _OpenedSessions:

@@ -258,7 +258,7 @@ class Settings:
     def TELL_ENDS(self) -> bool:
         """Whether Redis and PostgreSQL tell all processes at once which sessions have ended, with
         ``PUBLISH`` and ``NOTIFY``, so that open connections do not wait for ``WATCH_INTERVAL``."""
-        return flag("TELL_ENDS", default=True)
+        return flag("TELL_ENDS", default=False)
 
     # The middleware.
 

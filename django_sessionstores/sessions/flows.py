@@ -343,7 +343,7 @@ class SessionFlows(KnownSession):
             is_reported = is_logout or request_sessions.is_over() or not _will_settle(self)
             replaces = ReplacedSession(ended.id, ended.user_id, is_reported)
             if not is_reported:
-                request_sessions.keep(self)
+                yield from request_sessions.keep(self)
         to_send = _end_events(ended, "logout") if replaces and replaces.is_reported else ()
         yield from self._set_ended(state, New(replaces=replaces), to_send, is_flushed=True)
 

@@ -32,6 +32,11 @@ from django.urls import get_urlconf
 from ..core.flow import Call, Flow, run
 
 _FEWEST: Final = 16
+_MOST: Final = 100
+"""How many sessions of a request are known at most that have another key, or whose end is not told.
+
+A worker without requests that has called ``set_urlconf()`` counts as a request that does not end.
+"""
 
 
 class _Node(msgspec.Struct, frozen=True):
@@ -86,11 +91,17 @@ def add(session: SessionBase) -> bool:
     return is_first
 
 
-def keep(settled: Any) -> None:
-    """Keep an object, such as a session, until the request is over. Then call its ``settle()``."""
+def keep(settled: Any) -> Flow[None]:
+    """Keep an object, such as a session, until the request is over. Then call its ``settle()``.
+
+    If there are too many, call that of the first one now.
+    """
     request = _begin()
-    if request is not None and not any(each is settled for each in request.kept):
-        request.kept.append(settled)
+    if request is None or any(each is settled for each in request.kept):
+        return
+    request.kept.append(settled)
+    if len(request.kept) > _MOST:
+        yield Call(request.kept.pop(0), "settle", ())
 
 
 def settle() -> Flow[None]:
@@ -104,7 +115,8 @@ def add_cycled(session: SessionBase) -> None:
     """Register a session object whose ``cycle_key()`` was called in the running request."""
     request = _begin()
     if request is not None:
-        request.cycled = [*(each for each in request.cycled if each is not session), session]
+        others = [each for each in request.cycled if each is not session]
+        request.cycled = [*others[1 - _MOST :], session]
 
 
 def cycled() -> list[Any]:

@@ -58,6 +58,7 @@ def settings_for(kind: str, server: Any, folder: str) -> dict[str, Any]:
         "CACHES": {"default": cache},
         "SESSION_ENGINE": f"django_sessionstores.backends.{engine}",
         "SESSION_FILE_PATH": folder,
+        "SESSIONSTORES": {"TELL_ENDS": True},
         "INSTALLED_APPS": [
             "django.contrib.contenttypes",
             "django.contrib.auth",

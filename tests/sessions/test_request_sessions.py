@@ -53,6 +53,32 @@ def test_the_end_of_a_flushed_session_is_told_with_the_request(engine: Any) -> N
         session_ended.disconnect(note)
 
 
+@pytest.mark.engines("memory")
+def test_code_without_an_end_of_requests_holds_few_sessions(engine: Any) -> None:
+    """A worker that has called ``set_urlconf()`` counts as a request, which does not end."""
+    told = list[str]()
+
+    def note(session_id: str, **facts: Any) -> None:
+        told.append(session_id)
+
+    session_ended.connect(note)
+    set_urlconf("tests.urls")
+    try:
+        for _ in range(3 * request_sessions._MOST):
+            session = engine.SessionStore()
+            session["x"] = 1
+            session.save()
+            session.cycle_key()
+            session.flush()
+        assert len(told) == 2 * request_sessions._MOST
+        assert len(request_sessions.cycled()) == request_sessions._MOST
+        request_sessions._finish()
+        assert len(set(told)) == 3 * request_sessions._MOST
+    finally:
+        set_urlconf(None)
+        session_ended.disconnect(note)
+
+
 def flush_in_thread(session: Any) -> None:
     thread = threading.Thread(target=session.flush)
     thread.start()

@@ -46,12 +46,16 @@ class _Deaf(list[Any]):
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Sessions end as if another process had ended them, and the re-check is an hour away."""
+    if "engine" in request.fixturenames:
+        request.getfixturevalue("engine")  # Its settings come first.
     monkeypatch.setattr(signals, "observers", _Deaf())
     interval(monkeypatch, HOUR)
     _, *others = django_settings.MIDDLEWARE
-    with override_settings(MIDDLEWARE=[MIDDLEWARE, *others]):
+    present = getattr(django_settings, "SESSIONSTORES", {})
+    telling = {**present, "TELL_ENDS": True}
+    with override_settings(MIDDLEWARE=[MIDDLEWARE, *others], SESSIONSTORES=telling):
         yield
     vars(settings).pop("WATCH_INTERVAL", None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -16,10 +17,18 @@ from django_sessionstores.storages.redis.storage import from_cache
 from tests.services import Redis, RedisCluster, RedisSentinel
 from tests.storages.redis.test_storage import ClusterCache
 
+pytestmark = pytest.mark.usefixtures("telling")
+
 LONG = 60
 PAUSE = 0.05
 ID = "ab" * 20
 REDIS_CACHE = "django.core.cache.backends.redis.RedisCache"
+
+
+@pytest.fixture
+def telling() -> Iterator[None]:
+    with override_settings(SESSIONSTORES={"TELL_ENDS": True}):
+        yield
 
 
 async def told_of_an_end(storage: Any) -> set[str]:

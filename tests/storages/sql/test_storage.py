@@ -150,8 +150,7 @@ def first_words(engine: Engine, action: Callable[[], object]) -> list[str]:
     """Return the statements of the action, BEGIN and COMMIT included, each by its first word."""
     with CaptureQueriesContext(connections[engine.database]) as captured:
         action()
-    # PostgreSQL deletes and tells of it in one statement.
-    return [query["sql"].removeprefix("WITH ended AS (").split()[0] for query in captured]
+    return [query["sql"].split()[0] for query in captured]
 
 
 OPERATIONS: dict[str, tuple[Callable[[Any, Record], object], list[str]]] = {
