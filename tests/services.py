@@ -379,7 +379,15 @@ class Server(Service):
 
     def restart(self) -> None:
         self._end(self.stop_signal)
-        self._spawn()
+        # PostgreSQL refuses to start while a child lives that it forked when it was killed.
+        wait_until(self._has_spawned, f"{self.name} starts again")
+
+    def _has_spawned(self) -> bool:
+        try:
+            self._spawn()
+        except _EarlyEnd:
+            return False
+        return True
 
     def stop(self) -> None:
         self._end(self.stop_signal)
