@@ -14,7 +14,7 @@ from django.http.response import HttpResponseBase
 
 from django_sessionstores.backends import memory
 from django_sessionstores.conf import codec
-from django_sessionstores.sessions import saving
+from django_sessionstores.sessions import flows
 from tests.benchmark import measure
 from tests.benchmark.measure import BARE, CLIENT, OURS, Contender
 from tests.benchmark.operations import OPERATIONS, Operation
@@ -121,7 +121,7 @@ def _encryption(operation: Operation) -> Replacement:
 
 
 def _drawing_a_key(operation: Operation) -> Replacement:
-    return saving, "draw_key", lambda: format(next(_numbers), "032d")
+    return flows, "draw_key", lambda: format(next(_numbers), "032d")
 
 
 def _vary_header(operation: Operation) -> Replacement:

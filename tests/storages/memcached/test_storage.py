@@ -291,7 +291,7 @@ def test_a_login_between_two_nodes_waits_no_more_often() -> None:
                 if storage._nodes.node_of(session_id(successor_key)) == new.address
             )
             with (
-                mock.patch("django_sessionstores.sessions.saving.draw_key", return_value=key),
+                mock.patch("django_sessionstores.sessions.flows.draw_key", return_value=key),
                 mock.patch(
                     "django_sessionstores.sessions.rotation.secrets.randbits", return_value=nonce
                 ),
