@@ -757,7 +757,7 @@ def test_the_connection_limit_of_memcached(caplog: pytest.LogCaptureFixture) -> 
 
 def test_the_documentation_knows_the_codes() -> None:
     page = (ROOT / "docs/howto/outages.rst").read_text(encoding="utf-8")
-    section = page.partition("Read the message")[2].partition("What is logged")[0]
+    section = page.partition("Read the message\n")[2].partition("What is logged")[0]
     written = set(re.findall(r"``([0-9A-Z]{3,})``", section)) - {"GRANT"}
     known = {str(code) for each in connection_errors._FAULTS for code in each.codes}
     known |= {str(code) for each in mongodb_faults._FAULTS for code in each.codes}

@@ -24,6 +24,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client, override_settings
 from django.urls import path, set_urlconf
 
+from django_sessionstores.core.flow import run
 from django_sessionstores.core.records import session_id
 from django_sessionstores.sessions import request_sessions
 from django_sessionstores.signals import session_ended
@@ -150,7 +151,7 @@ def test_a_session_is_kept_until_the_request_is_over(engine: Any) -> None:
     set_urlconf("tests.urls")
     try:
         for _ in range(100):
-            request_sessions.keep(session)
+            run(request_sessions.keep(session))
         del session
         assert kept() is not None
         settle: Callable[[Any], None] = lambda self: told.append("settled")  # noqa: E731
@@ -167,7 +168,7 @@ def test_outside_of_a_request_no_session_is_kept(engine: Any) -> None:
     """A WebSocket may log out many times, and has no request that ends."""
     session = engine.SessionStore()
     kept = ref(session)
-    request_sessions.keep(session)
+    run(request_sessions.keep(session))
     del session
     gc.collect()
     assert kept() is None

@@ -49,7 +49,10 @@ class Case(NamedTuple):
     after: Callable[[Any], str] = lambda target: ""
 
     def tree(self, *, awaited: bool = False) -> str:
-        with mock.patch.object(lazy, "sources"):
+        with (
+            mock.patch.object(lazy, "sources"),
+            mock.patch.object(lazy, "draw_key", return_value="k" * 32),
+        ):
             return tree(self.make, self.method, *self.args, awaited=awaited, after=self.after)
 
 

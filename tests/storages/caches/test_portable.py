@@ -349,7 +349,8 @@ def test_whatever_a_client_raises_is_an_outage(
 def test_an_entry_outlives_its_record(other: Any) -> None:
     """Some caches, on finding an entry expired, delete what has its key by then: a save at the
     last moment would be lost after it was answered."""
-    other.create(make_record(expires=now() + 1), now())
+    moment = now()
+    other.create(make_record(expires=moment + 1), moment)
 
     assert OtherCache.timeouts[KEY] >= 60
 
