@@ -9,7 +9,6 @@ import contextlib
 import random
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -17,7 +16,6 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
-import uvicorn
 from asgiref.sync import sync_to_async
 from channels import auth as channels_auth
 from channels.generic.http import AsyncHttpConsumer
@@ -43,7 +41,8 @@ from django_sessionstores.inventory import Inventory
 from django_sessionstores.payloads.cookie_chunks import LIMIT
 from django_sessionstores.signals import session_ended
 from django_sessionstores.testing import observed
-from tests.services import HOST, PostgreSQL, free_port, skip_or_fail, wait_until
+from tests.asgi_server import served
+from tests.services import HOST, PostgreSQL, skip_or_fail
 
 COOKIE = "sessionid"
 MIDDLEWARE = "django_sessionstores.middleware.SessionMiddleware"
@@ -660,21 +659,6 @@ def test_a_rotated_key_keeps_the_socket(engine: Any, user: Any) -> None:
 
 
 # A real server --------------------------------------------------------------------------------
-
-
-@contextmanager
-def served(app: Any) -> Iterator[int]:
-    """uvicorn on a port of its own, in a thread."""
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, host=HOST, port=port, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    wait_until(lambda: server.started, "uvicorn serves")
-    try:
-        yield port
-    finally:
-        server.should_exit = True
-        thread.join(LONG)
 
 
 @pytest.mark.engines("db:sqlite", "cache:django-redis", "cookie:sqlite")

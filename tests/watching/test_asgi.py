@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
-import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 from asgiref.sync import sync_to_async
 from channels import auth as channels_auth
 from channels.generic.http import AsyncHttpConsumer
@@ -35,7 +32,8 @@ from django_sessionstores.watching import (
     WatchedConsumer,
     WatchMiddleware,
 )
-from tests.services import HOST, free_port, wait_until
+from tests.asgi_server import served
+from tests.services import HOST, wait_until
 
 COOKIE = "sessionid"
 MIDDLEWARE = "django_sessionstores.middleware.SessionMiddleware"
@@ -221,22 +219,6 @@ def test_a_consumer_under_the_middlewares_of_channels_is_closed(
 
 
 # A real server --------------------------------------------------------------------------------
-
-
-@contextmanager
-def served(app: Any) -> Iterator[int]:
-    """uvicorn on a port of its own, in a thread."""
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, host=HOST, port=port, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    wait_until(lambda: server.started, "uvicorn serves")
-    try:
-        yield port
-    finally:
-        server.should_exit = True
-        server.force_exit = True
-        thread.join(LONG)
 
 
 def events_of(port: int, address: str, browser: Client) -> Any:

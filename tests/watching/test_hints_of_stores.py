@@ -6,22 +6,25 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.conf import settings as django_settings
 from django.db import connections, transaction
-from django.test import Client, override_settings
+from django.test import override_settings
 
 from django_sessionstores import signals
-from django_sessionstores.conf.options import Settings, settings
+from django_sessionstores.conf.options import settings
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.watching import UNKNOWN, watching
 from tests.services import PostgreSQL, Redis
+from tests.watching import test_watching
+from tests.watching.test_watching import interval, session_of, signed_in
 
-COOKIE = "sessionid"
+# Fixture.
+options = test_watching.options
+
 MIDDLEWARE = "django_sessionstores.middleware.SessionMiddleware"
 SHORT = 0.1
 LONG = 10
@@ -58,32 +61,6 @@ def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     with override_settings(MIDDLEWARE=[MIDDLEWARE, *others], SESSIONSTORES=telling):
         yield
     vars(settings).pop("WATCH_INTERVAL", None)
-
-
-def interval(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    monkeypatch.setattr(Settings, "WATCH_INTERVAL", seconds)
-    vars(settings).pop("WATCH_INTERVAL", None)
-
-
-@pytest.fixture
-def options() -> Iterator[Callable[..., None]]:
-    with ExitStack() as stack:
-
-        def change(**changed: Any) -> None:
-            present = getattr(django_settings, "SESSIONSTORES", {})
-            stack.enter_context(override_settings(SESSIONSTORES={**present, **changed}))
-
-        yield change
-
-
-def signed_in(username: str) -> Client:
-    browser = Client(raise_request_exception=False)
-    assert browser.get(f"/login/{username}/").status_code == 200
-    return browser
-
-
-def session_of(engine: Any, browser: Client) -> Any:
-    return engine.SessionStore(browser.cookies[COOKIE].value)
 
 
 def listeners(engine: Any) -> int:
