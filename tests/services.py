@@ -403,9 +403,10 @@ class Server(Service):
         if self.is_running:
             if how == SIGKILL:
                 # Children that hold connections do not end with their parent. SIGKILL also ends
-                # what is stopped.
+                # what is stopped. Some of them end by themselves, without their parent.
                 for pid in self.processes():
-                    os.kill(pid, SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, SIGKILL)
             else:
                 self._process.send_signal(how)
                 self.resume()

@@ -36,6 +36,8 @@ logger: Final = logging.getLogger("django_sessionstores")
 
 _GATHERING: Final = 0.02
 """Seconds that hints are gathered for, so that the end of many sessions is one question."""
+_RETRY: Final = 5.0
+"""Seconds at most until a store that did not answer is asked again."""
 _MOST_TOUCHED: Final = 100
 """How many sessions are touched at most after each re-check. The others wait for the next one."""
 
@@ -123,7 +125,7 @@ class Watcher:
                     await asyncio.sleep(_GATHERING)
             self._hinted.clear()
             hints, self._hints = self._hints, {}
-            is_recheck = loop.time() >= due
+            is_recheck, longest = loop.time() >= due, float("inf")
             try:
                 await self._check(list(self._sessions) if is_recheck else list(hints), hints)
                 if is_recheck:
@@ -131,12 +133,14 @@ class Watcher:
                     await self._store_activity()
             except StorageUnavailable:
                 self._hints = hints | self._hints  # For the reasons, at the next check.
+                longest = _RETRY
             except Exception:
                 logger.exception("Sessions with open connections cannot be watched.")
             if is_recheck:
                 # As Django does after a request: a connection that is broken would be used again.
                 await sync_to_async(close_old_connections)()
                 due = self._next_check()
+            due = min(due, loop.time() + longest)
 
     async def _listen(self) -> None:
         """Take the hints of the store, if it gives any. What is lost is found by the re-check."""
@@ -147,7 +151,8 @@ class Watcher:
                 await self._kind.storage().hear_ends(lambda each: self.hint(each, ""))
             except StorageUnavailable:
                 # Not all processes at the same moment.
-                await asyncio.sleep(settings.WATCH_INTERVAL * (0.5 + random.random()))  # noqa: S311
+                pause = min(settings.WATCH_INTERVAL, _RETRY)
+                await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311
             except Exception:
                 logger.exception("Ends of sessions are noticed later, by the re-check.")
                 return

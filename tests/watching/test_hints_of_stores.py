@@ -27,7 +27,7 @@ options = test_watching.options
 
 MIDDLEWARE = "django_sessionstores.middleware.SessionMiddleware"
 SHORT = 0.1
-LONG = 10
+LONG = 20
 QUIET = 0.5
 HOUR = 3600
 CHANNEL = ":1:dss:ends"

@@ -236,7 +236,9 @@ def test_a_session_of_another_package_is_refused() -> None:
 # Rotation -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.engines("memory", "file", "db", "cache:django-redis", "cached_db", "mongodb")
+@pytest.mark.engines(
+    *("memory", "file", "db", "cache:django-redis", "cached_db", "mongodb:mongodb")
+)
 @pytest.mark.usefixtures("elsewhere")
 def test_a_rotation_is_followed(engine: Any, user: Any, options: Callable[..., None]) -> None:
     """The session is the same. It goes on to be watched under its new id, more than once."""
@@ -314,6 +316,25 @@ def test_an_outage_ends_nothing(engine: Any, user: Any) -> None:
                 await visit(browser, "/logout/")
                 assert await lives(watch)
             assert await ended(watch) == UNKNOWN
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.engines("memory")
+def test_a_store_that_does_not_answer_is_soon_asked_again(
+    engine: Any, user: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the re-check is: what was said to have ended is not forgotten."""
+    interval(monkeypatch, 3600)
+    monkeypatch.setattr("django_sessionstores.watching.watcher._RETRY", SHORT)
+    browser = signed_in(user.username)
+
+    async def scenario() -> None:
+        async with watching(session_of(engine, browser)) as watch:
+            with observed(engine.storage, before=_refuse_lookups):
+                await visit(browser, "/logout/")
+                assert await lives(watch)
+            assert await ended(watch) == "logout"
 
     asyncio.run(scenario())
 
