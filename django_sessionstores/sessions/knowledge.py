@@ -391,14 +391,16 @@ def _is_cycled(state: State) -> bool:
 
 
 def replace_data(data: dict[str, Any], other: dict[str, Any]) -> None:
-    """Replace the contents of a dict.
+    """Replace the contents of a dict, as far as they differ.
 
-    Equal values stay the same objects: a view may hold one of them and change it later.
+    Equal values stay the same objects: a view may hold one of them and change it later. Keys that
+    are in both are never missing: other threads of the view may read the dict meanwhile.
     """
     is_same = codec().is_same
     kept = SecretDict(
         (key, data[key] if key in data and is_same(data[key], value) else value)
         for key, value in other.items()
     )
-    data.clear()
+    for key in [key for key in data if key not in kept]:
+        del data[key]
     data.update(kept)

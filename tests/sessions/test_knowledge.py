@@ -21,7 +21,13 @@ from django_sessionstores.core.records import (
     session_id,
 )
 from django_sessionstores.exceptions import SessionEnded, StorageUnavailable
-from django_sessionstores.sessions import conflicts, purge_expired, rotation, verification
+from django_sessionstores.sessions import (
+    conflicts,
+    knowledge,
+    purge_expired,
+    rotation,
+    verification,
+)
 from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages import revocation
 from django_sessionstores.testing import HOUR, at, now, observed
@@ -184,6 +190,31 @@ def test_the_time_of_a_rotation_is_part_of_the_data(open_session: Any) -> None:
         session.set("b", 2)
         session.save()
         assert "_session_rotated" in open_session(session.session_key).load()
+
+
+class _ReadMeanwhile(dict[str, Any]):
+    """Data that another thread reads at each step of a change."""
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        assert self["stays"] == 1
+
+    def clear(self) -> None:
+        super().clear()
+        assert self["stays"] == 1
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        assert self["stays"] == 1
+        super().update(*args, **kwargs)
+
+
+def test_what_a_merge_leaves_as_it_is_can_be_read_meanwhile() -> None:
+    """Threads of a view may share its session."""
+    held = ["held by the view"]
+    data = _ReadMeanwhile(gone=0, stays=1, changed=2, held=held)
+    knowledge.replace_data(data, {"held": list(held), "new": 4, "changed": 3, "stays": 1})
+    assert data == {"stays": 1, "changed": 3, "held": held, "new": 4}
+    assert data["held"] is held
 
 
 @pytest.mark.parametrize("kind", ["superseded", "ended", "unreadable"])
