@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
+from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -15,6 +18,19 @@ VERSIONS = r"^Framework :: Django :: (\d.*)$", r"^Programming Language :: Python
 
 # An archive of the sources does not have them.
 in_checkout = pytest.mark.skipif(not WORKFLOWS.exists(), reason="There is no folder .github here")
+
+
+# The line of equals signs between the two sides also underlines a heading of seven characters.
+MERGE_MARKERS = r"^(<{7}|\|{7}|>{7})( |$)"
+
+
+def merge_markers(folder: Path, *options: str) -> str:
+    """Return the lines of the text files below a folder that an unfinished merge has left."""
+    # grep says 0 if it finds lines, and 1 if it finds none.
+    command = ["git", "grep", "-nI", "--no-color", *options, "-E", MERGE_MARKERS]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert answer.returncode in {0, 1}, answer.stderr
+    return answer.stdout
 
 
 def load(name: str) -> Any:
@@ -88,3 +104,23 @@ def test_files_that_texts_name_exist() -> None:
     for page in pages:
         for name in re.findall(r"\b[A-Z_]{5,}\.rst\b", page.read_text(encoding="utf-8")):
             assert (ROOT / name).exists(), (page, name)
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="This is not a checkout")
+def test_no_file_has_the_markers_of_a_merge() -> None:
+    """No linter looks into pages, catalogs and templates."""
+    assert merge_markers(ROOT) == ""
+
+
+@pytest.mark.skipif(which("git") is None, reason="git is not installed")
+@pytest.mark.parametrize("marker", ["<<<<<<< HEAD", "||||||| 1a2b3c4", ">>>>>>> branch", ">>>>>>>"])
+def test_a_marker_of_a_merge_is_found(tmp_path: Path, marker: str) -> None:
+    (tmp_path / "page.rst").write_text(f"Signals\n=======\n\n{marker}\n", encoding="utf-8")
+    assert merge_markers(tmp_path, "--no-index") == f"page.rst:4:{marker}\n"
+
+
+@pytest.mark.skipif(which("git") is None, reason="git is not installed")
+def test_a_heading_and_a_prompt_are_not_taken_for_markers(tmp_path: Path) -> None:
+    text = "Signals\n=======\n\n>>> 1 << 7\n<<<<<<<<<<\n"
+    (tmp_path / "page.rst").write_text(text, encoding="utf-8")
+    assert merge_markers(tmp_path, "--no-index") == ""
