@@ -40,7 +40,7 @@ def add_actions(parser: CommandParser) -> None:
     removed.add_argument("--dry-run", action="store_true", help="only count them")
     add("reindex", "Rebuild the index of sessions, if there is one.", json=False)
     _add_move_options(add("move", "Move all sessions from one engine to another."))
-    add("doctor", "Show how sessions are stored, and what is wrong. Exit code 1 if anything is.")
+    add("doctor", "Show how sessions are stored, and what is wrong. Exits with 1 on problems.")
 
 
 def _add_general_options(parser: ArgumentParser) -> None:

@@ -136,7 +136,7 @@ def diagnose(storage: Storage, *, writes: bool = False) -> Diagnosis:
         index=index,
         eviction_policy=eviction_policy,
         findings=found,
-        problems=sum(finding.is_wrong for finding in found),
+        problems=sum(finding.is_problem for finding in found),
     )
 
 

@@ -21,6 +21,7 @@ from .stores import Store
 
 _CHECKS: Final = (f"{checks.__name__}.", "django.core.checks.security.sessions")
 """The beginnings of the names of the modules whose checks are about sessions."""
+_OWN_IDS: Final = "sessionstores."
 _WRONG: Final = django_checks.WARNING
 LEVELS: Final = {
     "critical": gettext_lazy("Critical"),
@@ -42,6 +43,14 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     hint: str
     is_wrong: bool
+
+    @property
+    def is_problem(self) -> bool:
+        """Return whether the doctor fails because of it: an error, or a warning of this package.
+
+        Django's warnings are opinions about settings, and ``check --deploy`` reports them too.
+        """
+        return self.is_wrong and (self.level != "warning" or self.id.startswith(_OWN_IDS))
 
 
 _UNUSABLE: Final = Phrase(gettext_noop("Every request that uses one of these sessions fails."))
