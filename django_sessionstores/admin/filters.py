@@ -198,15 +198,12 @@ def _expires(value: str) -> Filter | None:
 
 
 def _device(value: str) -> Filter:
-    options: dict[str, str | Promise] = {_ANY: _("All")}
-    if value:
-        options[value] = _("Unknown device") if value == NO_DEVICE else value
-    return Filter(
+    return _of_sessions(
         "device",
         _("Device"),
         value,
-        options,
-        lambda session: {_ANY, device_name(session.user_agent)},
+        _("Unknown device") if value == NO_DEVICE else value,
+        lambda session: device_name(session.user_agent),
         lambda session: describe_device(session.user_agent),
     )
 
@@ -214,17 +211,29 @@ def _device(value: str) -> Filter:
 def _country(value: str) -> Filter | None:
     if not knows_countries():
         return None
+
+    def country(session: SessionInfo) -> str:
+        return country_name(session.ip)
+
+    return _of_sessions("country", _("Country"), value, value, country, country)
+
+
+def _of_sessions(
+    name: str,
+    title: str,
+    value: str,
+    text: str,
+    option_of: Callable[[SessionInfo], str],
+    describe: Callable[[SessionInfo], str],
+) -> Filter:
+    """Return a filter of which only sessions tell the options.
+
+    ``text`` is that of the selected option, which may have no session.
+    """
     options: dict[str, str | Promise] = {_ANY: _("All")}
     if value:
-        options[value] = value
-    return Filter(
-        "country",
-        _("Country"),
-        value,
-        options,
-        lambda session: {_ANY, country_name(session.ip)},
-        lambda session: country_name(session.ip),
-    )
+        options[value] = text
+    return Filter(name, title, value, options, lambda session: {_ANY, option_of(session)}, describe)
 
 
 # --- Days and spans ------------------------------------------------------------------------
