@@ -13,16 +13,18 @@ from django.test import override_settings
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.records import Record
 from django_sessionstores.exceptions import StorageUnavailable
-from django_sessionstores.storages.redis.storage import from_cache
-from tests.services import Redis, RedisCluster, RedisSentinel
-from tests.storages.redis.test_storage import ClusterCache
+from tests.services import Redis
+from tests.storages.redis.test_storage import (
+    _cluster_redis_cache,
+    _sentinel_django_redis,
+    storage_at,
+)
 
 pytestmark = pytest.mark.usefixtures("telling")
 
 LONG = 60
 PAUSE = 0.05
 ID = "ab" * 20
-REDIS_CACHE = "django.core.cache.backends.redis.RedisCache"
 
 
 @pytest.fixture
@@ -52,33 +54,14 @@ async def told_of_an_end(storage: Any) -> set[str]:
 
 @pytest.mark.slow
 def test_a_cluster_tells() -> None:
-    with RedisCluster() as cluster:
-        entry = {
-            "BACKEND": f"{ClusterCache.__module__}.ClusterCache",
-            "LOCATION": cluster.url(),
-        }
-        with override_settings(CACHES={"default": entry}):
-            storage = from_cache("default")
-            assert asyncio.run(told_of_an_end(storage)) == {ID}
-            storage.close()
+    with _cluster_redis_cache() as storage:
+        assert asyncio.run(told_of_an_end(storage)) == {ID}
 
 
 def test_a_server_behind_sentinels_tells() -> None:
-    with RedisSentinel() as servers:
-        entry = {
-            "BACKEND": "django_redis.cache.RedisCache",
-            "LOCATION": servers.url(),
-            "OPTIONS": {
-                "CLIENT_CLASS": "django_redis.client.SentinelClient",
-                "CONNECTION_FACTORY": "django_redis.pool.SentinelConnectionFactory",
-                "SENTINELS": servers.sentinel_addresses,
-            },
-        }
-        with override_settings(CACHES={"default": entry}):
-            storage = from_cache("default")
-            assert not storage.native_async
-            assert asyncio.run(told_of_an_end(storage)) == {ID}
-            storage.close()
+    with _sentinel_django_redis() as storage:
+        assert not storage.native_async
+        assert asyncio.run(told_of_an_end(storage)) == {ID}
 
 
 def test_a_user_without_the_right_to_listen_waits_for_the_next_check(
@@ -89,13 +72,11 @@ def test_a_user_without_the_right_to_listen_waits_for_the_next_check(
         rights = ("on", ">secret", "+@all", "-@pubsub", "~*")
         assert server.cli("acl", "setuser", "shop", *rights) == "OK"
         url = server.url().replace("redis://", "redis://shop:secret@")
-        with override_settings(CACHES={"default": {"BACKEND": REDIS_CACHE, "LOCATION": url}}):
-            storage = from_cache("default")
+        with storage_at(url) as storage:
             record = Record(id=ID, expires=now() + 60_000)
             storage.create(msgspec.structs.replace(record, site=storage.sites()[0]), now())
             assert storage.delete(ID)
             asyncio.run(asyncio.wait_for(storage.hear_ends(lambda _: None), LONG))
-            storage.close()
     (line,) = [each.getMessage() for each in caplog.records if "does not tell" in each.msg]
     assert "NoPermissionError" in line
 
@@ -103,8 +84,7 @@ def test_a_user_without_the_right_to_listen_waits_for_the_next_check(
 def test_a_server_that_is_gone_is_an_outage() -> None:
     with Redis() as server:
         url = server.url()
-    with override_settings(CACHES={"default": {"BACKEND": REDIS_CACHE, "LOCATION": url}}):
-        storage = from_cache("default")
+    with storage_at(url) as storage:
+        listening = asyncio.wait_for(storage.hear_ends(lambda _: None), LONG)
         with pytest.raises(StorageUnavailable, match="no longer tells"):
-            asyncio.run(asyncio.wait_for(storage.hear_ends(lambda _: None), LONG))
-        storage.close()
+            asyncio.run(listening)
