@@ -24,6 +24,7 @@ from django.utils import translation
 from django.utils.translation import to_language
 
 from django_sessionstores import middleware
+from django_sessionstores.core.clock import now
 from django_sessionstores.core.phrases import (
     Phrase,
     format_distance,
@@ -39,8 +40,19 @@ from django_sessionstores.operations.doctor import diagnose
 from django_sessionstores.testing import DAY, at, observed
 from testproject.management.commands.translations import update
 from tests import ROOT
-from tests.admin import test_pages
-from tests.admin.test_pages import PAGES, confirmed, detail, expired, now, person, stored, text
+from tests.admin import conftest as admin_fixtures
+from tests.admin.pages import (
+    ONE_ENGINE,
+    PAGES,
+    VIEW,
+    confirmed,
+    detail,
+    expired,
+    person,
+    signed_in,
+    stored,
+    text,
+)
 from tests.services import executable, skip_or_fail
 
 PACKAGE = ROOT / "django_sessionstores"
@@ -52,11 +64,7 @@ EACH = pytest.mark.parametrize("locale", LOCALES)
 UPDATE = "'uv run manage.py translations'"
 
 # Fixtures.
-site, root, client = (
-    test_pages.site,
-    test_pages.root,
-    test_pages.client,
-)
+site, root, client = admin_fixtures.site, admin_fixtures.root, admin_fixtures.client
 
 
 def catalog(locale: str, package: Path = PACKAGE) -> polib.POFile:
@@ -471,7 +479,7 @@ def pages(site: Any, root: Any, client: Client) -> Iterator[str]:
     with without(site, "scan"):
         page = get(PAGES)
     yield page
-    reader = test_pages.signed_in(person("reader", test_pages.VIEW))
+    reader = signed_in(person("reader", VIEW))
     reader.defaults = client.defaults
     yield text(reader.get(detail(visitors[1])))
 
@@ -487,7 +495,7 @@ def localised(site: Any) -> Iterator[None]:
         yield
 
 
-@test_pages.ONE_ENGINE
+@ONE_ENGINE
 def test_every_word_on_a_page_is_marked(
     site: Any, root: Any, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -530,7 +538,7 @@ def test_every_word_on_a_page_is_marked(
     assert unmarked == set()
 
 
-@test_pages.ONE_ENGINE
+@ONE_ENGINE
 @EACH
 @pytest.mark.slow
 def test_pages_have_no_english_left(
@@ -563,7 +571,7 @@ def test_pages_have_no_english_left(
     assert len(seen) > 80
 
 
-@test_pages.ONE_ENGINE
+@ONE_ENGINE
 def test_english_would_be_found(site: Any, root: Any, client: Client) -> None:
     """By the texts that the test before takes from a page."""
     texts = {entry.msgid for entry in catalog(LOCALES[0])}
@@ -571,7 +579,7 @@ def test_english_would_be_found(site: Any, root: Any, client: Client) -> None:
     assert len(found & texts) > 80
 
 
-@test_pages.ONE_ENGINE
+@ONE_ENGINE
 def test_each_reads_the_history_in_their_language(
     localised: None, site: Any, root: Any, client: Client
 ) -> None:

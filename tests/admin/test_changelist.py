@@ -22,8 +22,7 @@ from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.operations import charts
 from django_sessionstores.testing import DAY, HOUR, at, observed
-from tests.admin import test_pages
-from tests.admin.test_pages import (
+from tests.admin.pages import (
     END,
     EVERY_ENGINE,
     EXPORT,
@@ -49,9 +48,6 @@ from tests.stored_sessions import is_alive
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-# Fixtures.
-site, root, client = test_pages.site, test_pages.root, test_pages.client
 
 
 def ids_in_order(client: Client, **parameters: str) -> list[str]:

@@ -15,8 +15,7 @@ from django_sessionstores.core.clock import now
 from django_sessionstores.models import SessionStatistics
 from django_sessionstores.operations import overview
 from django_sessionstores.testing import DAY, HOUR, at
-from tests.admin import test_pages
-from tests.admin.test_pages import (
+from tests.admin.pages import (
     EVERY_ENGINE,
     ONE_ENGINE,
     PAGES,
@@ -33,9 +32,6 @@ from tests.sessions.test_lifetimes import limits
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-# Fixtures.
-site, root, client = test_pages.site, test_pages.root, test_pages.client
 
 OVERVIEW = f"{PAGES}overview/"
 

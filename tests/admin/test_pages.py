@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -24,16 +23,35 @@ from msgspec import structs
 from django_sessionstores.admin import SessionAdmin, end_pages, listing
 from django_sessionstores.admin.session_row import columns
 from django_sessionstores.core.clock import now
-from django_sessionstores.core.records import Client as Who
 from django_sessionstores.core.records import draw_key, session_id
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.inventory import ending as inventory_ending
 from django_sessionstores.models import Session, SessionStatistics
 from django_sessionstores.operations import overview
-from django_sessionstores.sessions.state import RequestPolicy
 from django_sessionstores.storages import inspection
-from django_sessionstores.testing import DAY, HOUR, at, observed
+from django_sessionstores.testing import HOUR, at, observed
+from tests.admin.pages import (
+    DATA,
+    END,
+    EVERY_ENGINE,
+    EXPORT,
+    ONE_ENGINE,
+    PAGES,
+    SECRETS,
+    VIEW,
+    confirmed,
+    detail,
+    expired,
+    listed,
+    own,
+    person,
+    said,
+    short,
+    signed_in,
+    stored,
+    text,
+)
 from tests.browser import Chromium, Site, serve
 from tests.pages import FIREFOX, MIDDLEWARE, SAMSUNG, WIDTHS, problems_of, window
 from tests.sessions.test_lifetimes import limits
@@ -42,104 +60,11 @@ from tests.stored_sessions import is_alive
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-PAGES = "/admin/django_sessionstores/session/"
 UNKNOWN = session_id("nobody's")
 SECRET = "hush-hush"
 
-EVERY_ENGINE = pytest.mark.engines(
-    "memory", "file", "db:sqlite", "cached_db:locmem+sqlite", "cookie:sqlite", "cache:redis-cache"
-)
-ONE_ENGINE = pytest.mark.engines("db:sqlite")
 OURS = MIDDLEWARE[0]
 DJANGOS = "django.contrib.sessions.middleware.SessionMiddleware"
-
-
-@pytest.fixture
-def site(engine: Any) -> Iterator[Any]:
-    """Yield a site with an admin, on an engine that lists."""
-    if not engine.storage.lists:
-        pytest.skip(f"{engine.id} declares that it cannot list")
-    with override_settings(MIDDLEWARE=MIDDLEWARE):
-        yield engine
-
-
-def person(name: str, *permissions: str, **values: Any) -> Any:
-    """Return a member of the staff with these permissions of the package, all as a superuser."""
-    user = get_user_model()._default_manager.create(username=name, is_staff=True, **values)
-    user.user_permissions.set(
-        Permission.objects.filter(
-            content_type__app_label="django_sessionstores", codename__in=permissions
-        )
-    )
-    return user
-
-
-@pytest.fixture
-def root(site: Any) -> Any:
-    return person("root", is_superuser=True)
-
-
-def signed_in(user: Any) -> Client:
-    client = Client(headers={"user-agent": FIREFOX})
-    client.force_login(user)
-    return client
-
-
-@pytest.fixture
-def client(root: Any) -> Client:
-    """Return the browser of an administrator."""
-    return signed_in(root)
-
-
-def stored(
-    engine: Any, user: Any = None, ip: str = "192.0.2.1", agent: str = FIREFOX, **data: Any
-) -> Any:
-    """Return a saved session."""
-    session = engine.SessionStore()
-    session.policy = RequestPolicy(client=lambda: Who(ip, agent))
-    session.update({"x": 1, **data})
-    if user is not None:
-        session["_auth_user_id"] = str(user.pk)
-    session.save()
-    return session
-
-
-def expired(engine: Any) -> Any:
-    with at(now() - 30 * DAY):
-        return stored(engine)
-
-
-def text(response: Any) -> str:
-    content: str = response.content.decode()
-    return content
-
-
-def listed(client: Client, **parameters: str) -> set[str]:
-    """Return the beginnings of the ids on a page of the list."""
-    page = text(client.get(PAGES, parameters, follow=True))
-    return set(re.findall(r"<code>([0-9a-f]{12})</code>", page))
-
-
-def short(*sessions: Any) -> set[str]:
-    return {each.session_id[:12] for each in sessions}
-
-
-def own(client: Client) -> Any:
-    return client.session
-
-
-def said(response: Any) -> str:
-    """Return the messages at the top of the page."""
-    told = r'<li class="(?:success|warning|error)">(.*?)</li>'
-    return " ".join(re.findall(told, text(response), re.DOTALL))
-
-
-def confirmed(client: Client, url: str, **data: Any) -> Any:
-    return client.post(url, {"confirmed": "yes", **data}, follow=True)
-
-
-def detail(session: Any) -> str:
-    return f"{PAGES}{session.session_id}/change/"
 
 
 # The list -----------------------------------------------------------------------------------------
@@ -724,9 +649,6 @@ def test_an_outage_in_the_middle(
 
 
 # Who may ------------------------------------------------------------------------------------------
-
-VIEW, END, DATA = "view_session", "end_session", "view_session_data"
-SECRETS, EXPORT = "view_session_secrets", "export_session"
 
 
 @ONE_ENGINE
