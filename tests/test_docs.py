@@ -788,3 +788,23 @@ def test_defaults_in_prose_are_filled_in(built: Path) -> None:
     """A number that is written twice is wrong once."""
     page = (built / "explanation" / "login.txt").read_text(encoding="utf-8")
     assert f"({conf.Settings().TOMBSTONE_AGE})" in " ".join(page.split())
+
+
+def test_the_summary_of_the_performance_page_says_what_its_tables_say() -> None:
+    """It has the newest figure of each, which for Redis are in the text above the tables."""
+    page = (DOCS / "reference" / "performance.rst").read_text(encoding="utf-8")
+    summary, figures = page.split("\nFigures\n", 1)
+    later = re.findall(r"\d\.\d\d", figures.partition("In a\nlater run")[2].partition("\n\n")[0])
+    rows = _rows(figures.partition("list-table:: Of the time of Django's engine")[2])
+    rows |= {"cache:django-redis": later[:5], "cache:redis-cache": later[5:]}
+    in_short = _rows(summary)
+    assert len(in_short) == 8
+    for name, ratios in in_short.items():
+        read, _first_write, read_and_write, login, _logout = rows[name]
+        assert ratios == [read, read_and_write, login], name
+
+
+def _rows(text: str) -> dict[str, list[str]]:
+    """Return the figures of a table by the engine and store in the first column."""
+    rows = re.findall(r"^   \* - ``([\w:+-]+)``\n((?:     - .+\n)+)", text, re.MULTILINE)
+    return {name: re.findall(r"- [*]*(\d+\.\d+)", cells) for name, cells in rows}
