@@ -221,7 +221,7 @@ def _question(
         back=back,
         sessions=rows[:_SHOWN],
         others=max(0, (len(rows) if number is None else number) - _SHOWN),
-        number=number,
+        live=number,
         keeps_own=any(each.is_own for each in rows),
         is_complete=is_complete,
         is_nothing=sessions is not None and is_complete and all(each.is_own for each in rows),
