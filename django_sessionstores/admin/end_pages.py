@@ -127,7 +127,7 @@ def end_matching(page: Page) -> HttpResponse:
             log_number_ended(page, subject, DELETION, ended)
         if not continues:
             return HttpResponseRedirect(page.list_url)
-    sessions, more = inventory.list(limit=_SHOWN, within=WITHIN, **filters)
+    sessions, more = inventory.list(limit=WITHIN, within=WITHIN, **filters)
     return _question(
         page,
         title=_("End all sessions that match the search and the filters?"),
