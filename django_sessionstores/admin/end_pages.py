@@ -127,7 +127,7 @@ def end_matching(page: Page) -> HttpResponse:
             log_number_ended(page, subject, DELETION, ended)
         if not continues:
             return HttpResponseRedirect(page.list_url)
-    sessions, more = inventory.list(limit=_SHOWN, within=WITHIN, **filters)
+    sessions, more = inventory.list(limit=WITHIN, within=WITHIN, **filters)
     return _question(
         page,
         title=_("End all sessions that match the search and the filters?"),
@@ -221,7 +221,7 @@ def _question(
         back=back,
         sessions=rows[:_SHOWN],
         others=max(0, (len(rows) if number is None else number) - _SHOWN),
-        number=number,
+        live=number,
         keeps_own=any(each.is_own for each in rows),
         is_complete=is_complete,
         is_nothing=sessions is not None and is_complete and all(each.is_own for each in rows),

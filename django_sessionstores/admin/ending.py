@@ -10,7 +10,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from ..core import clock
-from ..core.phrases import isolate_direction, translated_message
+from ..core.phrases import format_number, isolate_direction, translated_message
 from ..exceptions import PartlyEnded, StorageUnavailable
 from ..inventory import SessionInfo, Total
 from ..storages.base import MOST_AT_ONCE
@@ -123,4 +123,7 @@ def _say_ended(page: Page, number: int, *, is_purge: bool = False) -> None:
         )
     else:
         text = ngettext("%(number)s session was ended.", "%(number)s sessions were ended.", number)
-    page.message(text % {"number": number}, messages.SUCCESS if number else messages.WARNING)
+    page.message(
+        text % {"number": format_number(number)},
+        messages.SUCCESS if number else messages.WARNING,
+    )

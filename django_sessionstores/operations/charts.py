@@ -147,7 +147,7 @@ def rows(counts: Sequence[tuple[str, int]], values: Mapping[str, str] | None = N
         Row(
             label,
             number,
-            str(max(ROW_WIDTH * number // most, bool(number))),
+            str(max(ROW_WIDTH * number // most, min(number, 1))),
             (values or {}).get(label, ""),
         )
         for label, number in counts

@@ -43,7 +43,7 @@ from tests.admin.pages import (
 )
 from tests.browser import Chromium, Site
 from tests.devices.test_names import CITY, database
-from tests.pages import FIREFOX, SAMSUNG, window
+from tests.pages import FIREFOX, SAMSUNG, WIDTHS, window
 from tests.stored_sessions import is_alive
 
 if TYPE_CHECKING:
@@ -436,6 +436,23 @@ def test_end_all_that_match(site: Any, client: Client, monkeypatch: pytest.Monke
 
 
 @EVERY_ENGINE
+def test_the_question_tells_how_many_match(
+    site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It shows twenty of them. If they are too many to count, it says that there may be more."""
+    for _ in range(22):
+        stored(site, ip="198.51.100.7")
+    url = f"{PAGES}end-matching/?_changelist_filters=q%3D198.51.100.7"
+    page = text(client.get(url))
+    assert "and 2 more" in page
+    # These are not all sessions that are live.
+    assert "sessions are live now" not in page
+    assert "There may be more" not in page
+    monkeypatch.setattr(end_pages, "WITHIN", 21)
+    assert "There may be more" in text(client.get(url))
+
+
+@EVERY_ENGINE
 def test_end_all_that_match_in_several_requests(
     site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -560,6 +577,36 @@ def test_an_export_that_is_cut_short_says_so(
 
 
 # In a browser -------------------------------------------------------------------------------------
+
+
+@ONE_ENGINE
+def test_the_head_of_the_list_on_a_phone(
+    site: Any, client: Client, served: Site, chromium: Chromium
+) -> None:
+    """The links that sort are below the box that selects all; a sentence has no gaps."""
+    ada = person("ada")
+    stored(site, ada)
+
+    def scene(browser: Browser) -> tuple[float, list[float], float]:
+        size = {"width": WIDTHS["phone"], "height": 900}
+        page = window(browser, served, client, viewport=size).new_page()
+        page.goto(f"{PAGES}?user={ada.pk}")
+        name = page.locator(".ss-subject strong").evaluate("""name => {
+            const before = document.createRange();
+            before.selectNodeContents(name.previousSibling);
+            return name.getBoundingClientRect().left - before.getBoundingClientRect().right;
+        }""")
+        bottom = "each => each.getBoundingClientRect().bottom"
+        tops = "all => all.map(each => each.getBoundingClientRect().top)"
+        box = page.locator("td.ss-check label").first.evaluate(bottom)
+        links = page.locator(".ss-list thead a").evaluate_all(tops)
+        page.context.close()
+        return box, links, name
+
+    box, links, gap = chromium.do(scene)
+    assert links
+    assert all(top >= box for top in links)
+    assert gap < 1
 
 
 @ONE_ENGINE

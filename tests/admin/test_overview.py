@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.test import Client, override_settings
 from django.utils import timezone
+from msgspec import structs
 
+from django_sessionstores.admin import overview_page
 from django_sessionstores.core.clock import now
 from django_sessionstores.models import SessionStatistics
 from django_sessionstores.operations import overview
@@ -102,6 +105,26 @@ def test_the_overview_counts_users(
     is_sample = site.case.database is None
     assert ("Users with sessions" not in page) is is_sample
     assert ("A sample does not tell how many users there are." in page) is is_sample
+
+
+@ONE_ENGINE
+def test_the_numbers_of_the_overview_have_separators(
+    site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those at its head as well as those of its charts, and those of a sample."""
+
+    def many(*arguments: Any, **values: Any) -> overview.Overview:
+        figures = overview.overview(*arguments)
+        numbers = dict.fromkeys(
+            ("live", "logged_in", "anonymous", "expired", "users", "sampled", "sampled_live"), 12345
+        )
+        return structs.replace(figures, **numbers, **values)
+
+    for values in ({}, {"is_complete": False}):
+        monkeypatch.setattr(overview_page, "overview", partial(many, **values))
+        page = text(client.get(OVERVIEW))
+        assert "12345" not in page
+        assert page.count("12,345") >= 5
 
 
 @EVERY_ENGINE

@@ -20,12 +20,12 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import path
 from msgspec import structs
 
-from django_sessionstores.admin import SessionAdmin, end_pages, listing
+from django_sessionstores.admin import SessionAdmin, end_pages, ending, listing
 from django_sessionstores.admin.session_row import columns
 from django_sessionstores.core.clock import now
 from django_sessionstores.core.records import draw_key, session_id
 from django_sessionstores.exceptions import StorageUnavailable
-from django_sessionstores.inventory import Inventory
+from django_sessionstores.inventory import Inventory, Total
 from django_sessionstores.inventory import ending as inventory_ending
 from django_sessionstores.models import Session, SessionStatistics
 from django_sessionstores.operations import overview
@@ -502,6 +502,27 @@ def test_end_all_of_a_user_whose_sessions_are_hard_to_find(
     assert ("There may be more" in page) is not is_counted
     assert "1 session was ended." in said(confirmed(client, url))
     assert not is_alive(site, session)
+
+
+@ONE_ENGINE
+def test_numbers_of_many_sessions_have_separators(
+    site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the question, and in the message after it."""
+    ada = person("ada")
+    for _ in range(21):
+        stored(site, ada)
+    monkeypatch.setattr(end_pages, "count_of_user", lambda *_: 12345)
+    monkeypatch.setattr(end_pages, "end_many", lambda page, *_: say_many(page))
+
+    def say_many(page: Any) -> Any:
+        return ending.end_many(page, lambda: Total(12345, is_complete=True))
+
+    url = f"{PAGES}user/{ada.pk}/end/"
+    page = text(client.get(url))
+    assert "12,345 sessions are live now." in page
+    assert "and 12,325 more" in page
+    assert "12,345 sessions were ended." in said(confirmed(client, url))
 
 
 @EVERY_ENGINE

@@ -291,7 +291,12 @@ def test_more_devices_than_a_page_has(
     assert shown(page)[0] == "Firefox on Linux"
     assert len(shown(page)) in {3, 4}
     others = len(shown(page)) - 1
-    assert f"There are more. These are {others} of them." in text(page)
+    note = f"There are more. These are {others} of them."
+    assert note in text(page)
+    # Nobody has to scroll past all of them for these.
+    before_list = text(page).partition("/end/")[0]
+    assert note in before_list
+    assert "Sign out all other devices…" in before_list
     assert "There are more." in text(browser.get("end-others/"))
     assert browser.get("api/").json()["is_complete"] is False
 

@@ -50,9 +50,9 @@ def test_heights() -> None:
 
 
 def test_rows() -> None:
-    """The longest fills the width; none has no bar."""
-    found = rows([("a", 50), ("b", 25), ("c", 0)])
-    assert [each.width for each in found] == [f"{ROW_WIDTH}", f"{ROW_WIDTH // 2}", "0"]
+    """The longest fills the width; the shortest can be seen; none has no bar."""
+    found = rows([("a", 1000), ("b", 500), ("c", 1), ("d", 0)])
+    assert [each.width for each in found] == [f"{ROW_WIDTH}", f"{ROW_WIDTH // 2}", "1", "0"]
     assert rows([]) == []
 
 
