@@ -251,6 +251,19 @@ def test_devices_are_filters(site: Any, client: Client) -> None:
 
 
 @ONE_ENGINE
+def test_devices_of_one_page_are_said_to_be_those(
+    site: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To offer all of them, all sessions would have to be read."""
+    stored(site, agent=SAMSUNG)
+    heading = re.compile("<summary>(Device[^<]*)</summary>")
+    assert heading.findall(text(client.get(PAGES))) == ["Device"]
+    monkeypatch.setattr("django_sessionstores.admin.listing.PER_PAGE", 1)
+    assert heading.findall(text(client.get(PAGES))) == ["Device, on this page"]
+    assert heading.findall(text(client.get(PAGES, {"_facets": "True"}))) == ["Device"]
+
+
+@ONE_ENGINE
 def test_countries_are_filters(site: Any, client: Client, tmp_path: Path) -> None:
     """They are if a database tells them."""
     near, far = stored(site, ip="192.0.2.7"), stored(site, ip="198.51.100.1")
