@@ -62,6 +62,10 @@ ELECTION_SECONDS: Final = 15.0
 _TIMEOUTS: Final = ("serverSelectionTimeoutMS", "connectTimeoutMS", "waitQueueTimeoutMS")
 """The options of the client that limit how long a command waits before it is sent."""
 _MONITORING: Final = "serverMonitoringMode"
+_NOT_AN_ADDRESS: Final = (
+    "is not an address of MongoDB. Write 'mongodb://USER:PASSWORD@HOST:PORT/DATABASE', or "
+    "'mongodb+srv://...', and percent-encode what is special in a URL."
+)
 _TLS_FILES: Final = frozenset({"tlscafile", "tlscertificatekeyfile", "tlscrlfile"})
 _NOT_PRIMARY: Final = frozenset({"RSSecondary", "RSArbiter", "RSOther", "RSGhost"})
 """The client's names for members of a replica set that are not its primary."""
@@ -181,6 +185,9 @@ class OwnClients:
                 client.close()
 
     def _make(self, kind: Any, **options: Any) -> Any:
+        # pymongo ends a password at a slash, and takes what follows for the database.
+        if "@" in urlsplit(self._uri).path:
+            raise ImproperlyConfigured(f"{self.entry} {_NOT_AN_ADDRESS}")
         try:
             return kind(self._uri, connect=False, **self._options, **options)
         except Exception as error:
@@ -202,11 +209,7 @@ class OwnClients:
                 return (
                     f"has an option that pymongo refuses: {names_of_all}. Correct it, or remove it."
                 )
-            return (
-                "is not an address of MongoDB. Write "
-                "'mongodb://USER:PASSWORD@HOST:PORT/DATABASE', or 'mongodb+srv://...', and "
-                "percent-encode what is special in a URL."
-            )
+            return _NOT_AN_ADDRESS
         # What reads certificates may be of another package, and has errors of its own.
         files = sorted(_TLS_FILES & (set(names) or self._stated.keys()))
         paths = ", ".join(f"{name}={self._stated[name]}" for name in files)
