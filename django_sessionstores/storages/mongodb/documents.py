@@ -171,6 +171,10 @@ def _number(value: Any) -> int:
     return number
 
 
+def _version(value: Any) -> int:
+    return _number(_comparable(value))
+
+
 def _site(value: Any) -> int:
     site = _comparable(value)
     if not is_in_range(Record(id="", site=site)):
@@ -179,7 +183,8 @@ def _site(value: Any) -> int:
 
 
 _DEFAULTS: Final[dict[str, tuple[Callable[[Any], object], Any]]] = {
-    **dict.fromkeys(("version", "created", "last_activity", "size"), (_number, 0)),
+    **dict.fromkeys(("created", "last_activity", "size"), (_number, 0)),
+    "version": (_version, 0),
     "site": (_site, 0),
     **dict.fromkeys(("ip", "user_agent"), (_text, "")),
     **dict.fromkeys(("payload", "origin"), (_bytes, b"")),

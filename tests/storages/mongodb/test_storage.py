@@ -81,6 +81,8 @@ DAMAGES: dict[str, dict[str, Any]] = {
     "version is text": {"version": "7"},
     "version is not a number": {"version": math.nan},
     "version is infinite": {"version": math.inf},
+    "version is a boolean": {"version": True},
+    "version is a moment": {"version": DatetimeMS(1)},
     "begun at infinity": {"created": math.inf},
     "origin is text": {"origin": "abc"},
     "origin is a moment": {"origin": DatetimeMS(5)},
