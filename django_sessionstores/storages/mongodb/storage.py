@@ -215,11 +215,12 @@ class MongoDBStorage(FlowStorage):
         except Unconfirmed:
             self._unconfirmed.append(session_id)
             raise
-        if not removed.deleted_count and session_id in self._unconfirmed:
-            # Removed by the call before, and the majority knows it now.
-            self._unconfirmed.remove(session_id)
-            return True
         if not removed.deleted_count:
+            # Removed by the call before, and the majority knows it now. Of several threads that end
+            # it at the same time, one finds it here.
+            with suppress(ValueError):
+                self._unconfirmed.remove(session_id)
+                return True
             # What has expired. If one command removed both, it would not tell which.
             yield self._call("bulk_write", [DeleteOne(may_end)])
         return bool(removed.deleted_count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -167,6 +168,23 @@ def test_a_page_is_one_command_however_long(storage: MongoDBStorage) -> None:
     assert len(page.records) == 249
     assert page.next
     assert observer.commands == ["find"]
+
+
+class LostRace(deque[str]):
+    """What another thread removes as soon as this one has looked."""
+
+    def __contains__(self, item: object) -> bool:
+        is_found = super().__contains__(item)
+        self.clear()
+        return is_found
+
+
+def test_threads_end_what_was_not_confirmed(
+    storage: MongoDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_unconfirmed", LostRace([ID]))
+    assert storage.delete(ID)
+    assert not storage.delete(ID)
 
 
 def test_many_sessions_end_in_three_commands(storage: MongoDBStorage) -> None:
