@@ -90,12 +90,6 @@ _COLLECTION_OPTIONS: Final[dict[str, Any]] = {
 }
 
 
-_NOT_AN_ADDRESS: Final = (
-    "is not an address of MongoDB. Write 'mongodb://USER:PASSWORD@HOST:PORT/DATABASE', or "
-    "'mongodb+srv://...', and percent-encode what is special in a URL."
-)
-
-
 def check_address(uri: str, entry: str) -> None:
     """Raise ``ImproperlyConfigured`` if an address cannot be taken apart.
 
