@@ -90,6 +90,17 @@ _COLLECTION_OPTIONS: Final[dict[str, Any]] = {
 }
 
 
+def check_address(uri: str, entry: str) -> None:
+    """Raise ``ImproperlyConfigured`` if an address cannot be taken apart.
+
+    The text of the error may quote a password.
+    """
+    try:
+        urlsplit(uri)
+    except ValueError:
+        raise ImproperlyConfigured(f"{entry} {_NOT_AN_ADDRESS}") from None
+
+
 def hosts_of(uri: str) -> list[str]:
     """Return the servers in an address, in an order of their own. An empty address has none."""
     hosts = urlsplit(uri).netloc.rpartition("@")[2].lower().split(",") if uri else []

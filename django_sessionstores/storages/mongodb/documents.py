@@ -87,18 +87,18 @@ def record_of(document: Document) -> Record:
     try:
         record = Record(
             id=_checked(document["_id"], bytes).hex(),
-            version=_whole(document["version"]),
-            state=_state(document["state"]),
+            version=_comparable(document["version"]),
+            state=State(_comparable(document["state"])),
             payload=_checked(document["payload"], bytes),
             user_id=_checked(document.get("user_id"), str | None),
             created=_whole(document["created"]),
             last_activity=_whole(document["last_activity"]),
-            # As any other number, no write would find it.
+            # If it were any other number, no write would find the document.
             expires=int(_checked(document["expires"], DatetimeMS)),
             ip=_checked(document.get("ip", ""), str),
             user_agent=_checked(document.get("user_agent", ""), str),
             origin=_checked(document.get("origin", b""), bytes).hex(),
-            site=_whole(document["site"]),
+            site=_comparable(document["site"]),
         )
     except (KeyError, TypeError, ValueError, ArithmeticError):
         raise UnreadablePayload("document is not a record") from None
@@ -122,9 +122,14 @@ def _whole(value: Any) -> int:
     return number
 
 
-def _state(value: Any) -> State:
-    """Return the state with this number."""
-    return State(_whole(value))
+def _comparable(value: Any) -> int:
+    """Return a whole number that the server finds equal to an integer.
+
+    It does not find a boolean or a date equal, so no write, list or end would find the document.
+    """
+    if isinstance(value, bool | DatetimeMS):
+        raise TypeError
+    return _whole(value)
 
 
 def entry_of(document: Document) -> Record:
@@ -166,15 +171,20 @@ def _number(value: Any) -> int:
     return number
 
 
+def _version(value: Any) -> int:
+    return _number(_comparable(value))
+
+
 def _site(value: Any) -> int:
-    site = _whole(value)
+    site = _comparable(value)
     if not is_in_range(Record(id="", site=site)):
         raise ValueError
     return site
 
 
 _DEFAULTS: Final[dict[str, tuple[Callable[[Any], object], Any]]] = {
-    **dict.fromkeys(("version", "created", "last_activity", "size"), (_number, 0)),
+    **dict.fromkeys(("created", "last_activity", "size"), (_number, 0)),
+    "version": (_version, 0),
     "site": (_site, 0),
     **dict.fromkeys(("ip", "user_agent"), (_text, "")),
     **dict.fromkeys(("payload", "origin"), (_bytes, b"")),

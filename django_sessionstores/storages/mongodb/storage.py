@@ -41,6 +41,7 @@ from .client import (
     OwnClients,
     Server,
     Unconfirmed,
+    check_address,
     hosts_of,
     timeout_for,
 )
@@ -77,8 +78,8 @@ _LAST: Final = moment(MOST_EXPIRES)
 
 NUMBERS_SECONDS: Final = 60
 """How long counting all sessions of all users may take."""
-_BY_ID: Final = "_id_"
-"""The index that every collection has."""
+_BY_ID: Final = {"_id": 1}
+"""The index that every collection has. In a clustered one, its name is not always ``_id_``."""
 
 Filter = dict[str, Any]
 
@@ -95,6 +96,7 @@ def from_settings() -> MongoDBStorage:
             f"Set either {of_uri}, such as 'mongodb://HOST:PORT/DATABASE', or {of_path}, and not "
             "both."
         )
+    check_address(uri, of_uri)
     timeout = timeout_for(uri)
     clients: Clients = OwnClients(uri, timeout, of_uri) if uri else GivenClient(path, of_path)
     names = engine_setting("MONGODB_DATABASE"), engine_setting("MONGODB_COLLECTION")
@@ -213,11 +215,12 @@ class MongoDBStorage(FlowStorage):
         except Unconfirmed:
             self._unconfirmed.append(session_id)
             raise
-        if not removed.deleted_count and session_id in self._unconfirmed:
-            # Removed by the call before, and the majority knows it now.
-            self._unconfirmed.remove(session_id)
-            return True
         if not removed.deleted_count:
+            # Removed by the call before, and the majority knows it now. Of several threads that end
+            # it at the same time, one finds it here.
+            with suppress(ValueError):
+                self._unconfirmed.remove(session_id)
+                return True
             # What has expired. If one command removed both, it would not tell which.
             yield self._call("bulk_write", [DeleteOne(may_end)])
         return bool(removed.deleted_count)

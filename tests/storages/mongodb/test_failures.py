@@ -868,6 +868,9 @@ NOT_A_CLIENT = object()
         ({"MONGODB_URI": "mongodb://user:hu/sh@host/d"}, "is not an address of MongoDB"),
         ({"MONGODB_URI": "mongodb://user:hush@host:hush/d"}, "percent-encode"),
         ({"MONGODB_URI": "mongodb://user:h@hush/hush@h.example/d"}, "is not an address of MongoDB"),
+        ({"MONGODB_URI": "mongodb://user:hush[@host/d"}, "percent-encode"),
+        ({"MONGODB_URI": "mongodb://user:hush\u2100@host/d"}, "percent-encode"),
+        ({"MONGODB_URI": "mongodb://user:hush@[host]/d"}, "is not an address of MongoDB"),
         ({"MONGODB_URI": "mongodb://user:hush@host/"}, "Set SESSIONSTORES['MONGODB_DATABASE']"),
         (
             {"MONGODB_URI": "mongodb://user:hush@h/d?minPoolSize=5&maxPoolSize=2"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -81,6 +82,8 @@ DAMAGES: dict[str, dict[str, Any]] = {
     "version is text": {"version": "7"},
     "version is not a number": {"version": math.nan},
     "version is infinite": {"version": math.inf},
+    "version is a boolean": {"version": True},
+    "version is a moment": {"version": DatetimeMS(1)},
     "begun at infinity": {"created": math.inf},
     "origin is text": {"origin": "abc"},
     "origin is a moment": {"origin": DatetimeMS(5)},
@@ -165,6 +168,23 @@ def test_a_page_is_one_command_however_long(storage: MongoDBStorage) -> None:
     assert len(page.records) == 249
     assert page.next
     assert observer.commands == ["find"]
+
+
+class LostRace(deque[str]):
+    """What another thread removes as soon as this one has looked."""
+
+    def __contains__(self, item: object) -> bool:
+        is_found = super().__contains__(item)
+        self.clear()
+        return is_found
+
+
+def test_threads_end_what_was_not_confirmed(
+    storage: MongoDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_unconfirmed", LostRace([ID]))
+    assert storage.delete(ID)
+    assert not storage.delete(ID)
 
 
 def test_many_sessions_end_in_three_commands(storage: MongoDBStorage) -> None:
@@ -445,6 +465,12 @@ def test_what_is_not_a_session_is_not_listed(storage: MongoDBStorage) -> None:
         {"version": "many"},
         {"version": 5.5},
         {"version": -1},
+        {"version": True},
+        {"version": DatetimeMS(1)},
+        {"state": False},
+        {"state": DatetimeMS(0)},
+        {"site": False},
+        {"site": DatetimeMS(0)},
         {"created": DatetimeMS(-1)},
         {"last_activity": -1},
         {"site": 2**40},
@@ -629,8 +655,23 @@ def test_the_sessions_of_a_batch_are_found_by_their_ids(storage: MongoDBStorage)
     assert storage.purge(now(), 10) == 1
     assert len(storage.end_many([live.id])) == 1
     first, second, third = [each.command for each in observer.events if each.command_name != "find"]
-    assert first["deletes"][0]["hint"] == second["updates"][0]["hint"] == "_id_"
+    assert first["deletes"][0]["hint"] == second["updates"][0]["hint"] == {"_id": 1}
     assert third["deletes"][0]["q"].keys() == {"_id", "ended_by"}  # No other index has these.
+
+
+def test_sessions_in_a_clustered_collection(server: MongoDB) -> None:
+    """Its only index by the id has the name that its makers gave it."""
+    clustered = {"key": {"_id": 1}, "unique": True, "name": "by_id"}
+    name = "clustered"
+    run_in_mongo(server, {"create": name, "clusteredIndex": clustered}, DATABASE)
+    with storage_at(server, MONGODB_COLLECTION=name) as storage:
+        storage.make_indexes()
+        storage.create(make_record(), now())
+        storage.create(make_record("b" * 40), now())
+        assert storage.summarize(now(), 10).live == 2
+        assert storage.end_many([ID]) == [ID]
+        assert storage.purge(now() + 2 * HOUR, 10) == 1
+    run_in_mongo(server, {"drop": name}, DATABASE)
 
 
 def test_all_sessions_are_counted_without_reading_them(
