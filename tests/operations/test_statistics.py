@@ -28,17 +28,15 @@ from django_sessionstores.models import SessionStatistics
 from django_sessionstores.operations import overview, statistics
 from django_sessionstores.testing import DAY, HOUR, at, in_threads
 from tests import ROOT, cases
-from tests.admin.test_pages import (
-    PAGES,
-    client,  # noqa: F401 - a fixture
-    root,  # noqa: F401
-    site,  # noqa: F401
-    text,
-)
+from tests.admin import conftest as admin_fixtures
+from tests.admin.pages import PAGES, text
 from tests.sessions.test_lifetimes import limits
 
 DATABASES = pytest.mark.engines("db:sqlite", "db:postgresql", "db:mariadb")
 ONE = pytest.mark.engines("db:sqlite")
+
+# Fixtures.
+site, root, client = admin_fixtures.site, admin_fixtures.root, admin_fixtures.client
 
 
 @pytest.fixture(autouse=True)
@@ -347,7 +345,7 @@ def test_each_reason_has_words(engine: Any) -> None:
 
 
 @ONE
-def test_the_page(engine: Any, site: Any, client: Client) -> None:  # noqa: F811
+def test_the_page(engine: Any, site: Any, client: Client) -> None:
     """One query more, however much was counted; a line that says how, where it is off."""
     url = f"{PAGES}overview/"
     client.get(url)
@@ -365,7 +363,7 @@ def test_the_page(engine: Any, site: Any, client: Client) -> None:  # noqa: F811
 
 
 @ONE
-def test_the_page_without_its_table(engine: Any, site: Any, client: Client) -> None:  # noqa: F811
+def test_the_page_without_its_table(engine: Any, site: Any, client: Client) -> None:
     """The rest of the page is of use."""
     with mock.patch.object(statistics, "history", side_effect=DatabaseError("no such table")):
         page = text(client.get(f"{PAGES}overview/"))
