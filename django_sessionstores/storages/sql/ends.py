@@ -74,7 +74,7 @@ async def hear(database: Database, tell: Callable[[str], object]) -> None:
         connection = await database.module.AsyncConnection.connect(
             **database.parameters, autocommit=True
         )
-        async with connection:
+        try:
             await connection.execute(f"LISTEN {CHANNEL}")
             server = connection.pgconn
             while True:
@@ -85,6 +85,9 @@ async def hear(database: Database, tell: Callable[[str], object]) -> None:
                         tell(payload)
                 await _readable(server.socket)
                 server.consume_input()
+        finally:
+            # At once, without waiting: a second cancellation would leave it open.
+            connection.pgconn.finish()
     except (database.module.Error, OSError) as error:
         raise StorageUnavailable(
             f"The database {database.alias!r} no longer tells which sessions end."
