@@ -137,8 +137,8 @@ def _filters(page: Page, wanted: Search, listed: Listed) -> list[tuple[str, str,
     numbers = counts(wanted.selected, listed.everything or ()) if has_counts else {}
     seen = [each.info for each in listed.rows]
     # What only sessions can tell, such as their devices, is that of the sessions on the page.
-    has_more = bool(listed.previous_url or listed.next_url)
     of_sessions = listed.everything if listed.everything is not None else seen
+    are_of_page = listed.everything is None and bool(listed.previous_url or listed.next_url)
     found = []
     for each in wanted.selected:
         options = each.options_for(of_sessions)
@@ -151,7 +151,7 @@ def _filters(page: Page, wanted: Search, listed: Listed) -> list[tuple[str, str,
             )
             for value, label in options.items()
         ]
-        is_of_page = each.describe is not None and listed.everything is None and has_more
+        is_of_page = are_of_page and each.describe is not None
         title = _("%(filter)s, on this page") % {"filter": each.title} if is_of_page else each.title
         found.append((each.name, title, choices))
     return found

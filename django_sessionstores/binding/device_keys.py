@@ -26,7 +26,7 @@ _ID_BYTES: Final = 16
 
 
 class Jwk(msgspec.Struct, frozen=True):
-    """A JSON Web Key (RFC 7517), as far as the two kinds of keys need it."""
+    """A JSON Web Key (RFC 7517) of one of the two kinds."""
 
     kty: str
     crv: str = ""

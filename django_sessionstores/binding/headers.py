@@ -1,4 +1,4 @@
-"""The headers of the protocol: structured fields (RFC 9651), as far as it uses them."""
+"""The headers of the protocol: a subset of structured fields (RFC 9651)."""
 
 from __future__ import annotations
 

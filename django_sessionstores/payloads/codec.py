@@ -116,12 +116,13 @@ class KeyRing:
         data = text.encode("utf-8", "surrogatepass")
         return hashlib.blake2b(data, digest_size=8, key=key, person=b"digest").digest()
 
-    def seals(self, purpose: str, data: bytes) -> Iterator[bytes]:
-        """Yield 16 bytes for each secret that only who has the secret can make, the first key's
-        first. They are bound to the purpose and the data."""
+    def signatures(self, purpose: str, data: bytes) -> Iterator[bytes]:
+        """Yield the signature of data for a purpose by each key: 16 bytes, the first key first."""
         head = purpose.encode("utf-8", "surrogatepass") + b"\0"
         for key in self._keys.values():
-            yield hashlib.blake2b(head + data, digest_size=16, key=key, person=b"seal").digest()
+            yield hashlib.blake2b(
+                head + data, digest_size=16, key=key, person=b"signature"
+            ).digest()
 
     def successors(self, key: str, nonce: int) -> Iterator[SecretText]:
         """Yield the keys that a session may have got in a rotation: one for each secret.

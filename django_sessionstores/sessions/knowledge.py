@@ -391,7 +391,7 @@ def _is_cycled(state: State) -> bool:
 
 
 def replace_data(data: dict[str, Any], other: dict[str, Any]) -> None:
-    """Replace the contents of a dict, as far as they differ.
+    """Replace what differs in a dict.
 
     Equal values stay the same objects: a view may hold one of them and change it later. Keys that
     are in both are never missing: other threads of the view may read the dict meanwhile.

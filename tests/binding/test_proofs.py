@@ -73,8 +73,8 @@ def _signed_with_the_public_key() -> str:
     """Return a token under HMAC whose secret is the public key, which everybody has."""
     signed = f"{part({**CHROMIUM, 'alg': 'HS256', 'jwk': ELLIPTIC.jwk})}.{part({'jti': 'c'})}"
     secret = read_registration(ELLIPTIC.proof("c")).key.to_bytes()
-    seal = hmac.new(secret, signed.encode(), hashlib.sha256).digest()
-    return f"{signed}.{encode_base64url(seal)}"
+    signature = hmac.new(secret, signed.encode(), hashlib.sha256).digest()
+    return f"{signed}.{encode_base64url(signature)}"
 
 
 def _altered(change: Callable[[str, str, str], tuple[str, str, str]]) -> str:

@@ -239,6 +239,8 @@ def test_a_listener_can_be_stopped_at_any_moment(engine: Any, user: Any) -> None
     thread.start()
     thread.join(6 * LONG)
     assert not thread.is_alive()
+    # Nor may a connection stay: there would be one more for each loop.
+    asyncio.run(until_heard(engine, 0))
 
 
 @redis

@@ -91,14 +91,17 @@ _COLLECTION_OPTIONS: Final[dict[str, Any]] = {
 
 
 def check_address(uri: str, entry: str) -> None:
-    """Raise ``ImproperlyConfigured`` if an address cannot be taken apart.
+    """Raise ``ImproperlyConfigured`` if an address cannot be taken apart as it was meant.
 
     The text of the error may quote a password.
     """
     try:
-        urlsplit(uri)
+        path = urlsplit(uri).path
     except ValueError:
         raise ImproperlyConfigured(f"{entry} {_NOT_AN_ADDRESS}") from None
+    # pymongo ends a password at a slash, and takes what follows for the database.
+    if "@" in path:
+        raise ImproperlyConfigured(f"{entry} {_NOT_AN_ADDRESS}")
 
 
 def hosts_of(uri: str) -> list[str]:
@@ -196,9 +199,6 @@ class OwnClients:
                 client.close()
 
     def _make(self, kind: Any, **options: Any) -> Any:
-        # pymongo ends a password at a slash, and takes what follows for the database.
-        if "@" in urlsplit(self._uri).path:
-            raise ImproperlyConfigured(f"{self.entry} {_NOT_AN_ADDRESS}")
         try:
             return kind(self._uri, connect=False, **self._options, **options)
         except Exception as error:

@@ -27,7 +27,7 @@ def make_challenge(ring: KeyRing, subject: str, now: int) -> str:
 
     ``now`` is in milliseconds since the epoch.
     """
-    return _seal(ring, f"{_CHALLENGE} {subject}", now, os.urandom(_NONCE_BYTES))
+    return _sign(ring, f"{_CHALLENGE} {subject}", now, os.urandom(_NONCE_BYTES))
 
 
 def check_challenge(ring: KeyRing, challenge: str, subject: str, now: int, life: int) -> int:
@@ -37,7 +37,7 @@ def check_challenge(ring: KeyRing, challenge: str, subject: str, now: int, life:
     been answered. ``life`` is in milliseconds. Raises `InvalidProof` if the challenge is of another
     subject or site, too old, or from the future.
     """
-    made = _open(ring, f"{_CHALLENGE} {subject}", challenge, _NONCE_BYTES)
+    made = _verify(ring, f"{_CHALLENGE} {subject}", challenge, _NONCE_BYTES)
     if not now - life <= made <= now + CLOCKS:
         raise InvalidProof("challenge has expired")
     return made
@@ -45,26 +45,27 @@ def check_challenge(ring: KeyRing, challenge: str, subject: str, now: int, life:
 
 def make_bound_value(ring: KeyRing, binding_id: str, expires: int) -> str:
     """Return the value of the bound cookie, which is valid until ``expires`` (milliseconds)."""
-    return _seal(ring, f"{_COOKIE} {binding_id}", expires, b"")
+    return _sign(ring, f"{_COOKIE} {binding_id}", expires, b"")
 
 
 def is_bound_value(ring: KeyRing, value: str, binding_id: str, now: int) -> bool:
     """Return whether the value of a bound cookie is of this binding and has not expired."""
     try:
-        return _open(ring, f"{_COOKIE} {binding_id}", value, 0) > now
+        return _verify(ring, f"{_COOKIE} {binding_id}", value, 0) > now
     except InvalidProof:
         return False
 
 
-def _seal(ring: KeyRing, purpose: str, moment: int, nonce: bytes) -> str:
+def _sign(ring: KeyRing, purpose: str, moment: int, nonce: bytes) -> str:
     data = moment.to_bytes(_MOMENT_BYTES, "big") + nonce
-    return encode_base64url(data + next(ring.seals(purpose, data)))
+    return encode_base64url(data + next(ring.signatures(purpose, data)))
 
 
-def _open(ring: KeyRing, purpose: str, text: str, nonce_bytes: int) -> int:
-    """Return the moment in what `_seal` has made. Raises `InvalidProof` for anything else."""
-    sealed = decode_base64url(text)
-    data, seal = sealed[: _MOMENT_BYTES + nonce_bytes], sealed[_MOMENT_BYTES + nonce_bytes :]
-    if not any(hmac.compare_digest(each, seal) for each in ring.seals(purpose, data)):
+def _verify(ring: KeyRing, purpose: str, text: str, nonce_bytes: int) -> int:
+    """Return the moment in what `_sign` has made. Raises `InvalidProof` for anything else."""
+    signed = decode_base64url(text)
+    size = _MOMENT_BYTES + nonce_bytes
+    data, signature = signed[:size], signed[size:]
+    if not any(hmac.compare_digest(each, signature) for each in ring.signatures(purpose, data)):
         raise InvalidProof("text was not made by this site for this purpose")
     return int.from_bytes(data[:_MOMENT_BYTES], "big")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from django_sessionstores.binding.headers import InvalidProof
-from django_sessionstores.binding.seals import (
+from django_sessionstores.binding.tokens import (
     CLOCKS,
     check_challenge,
     is_bound_value,
@@ -78,14 +78,14 @@ def test_a_bound_cookie_is_of_one_binding_for_a_time() -> None:
     assert len(value) == 30
 
 
-def test_a_new_secret_key_keeps_what_the_old_one_has_sealed() -> None:
+def test_a_new_secret_key_keeps_what_the_old_one_has_signed() -> None:
     value = make_bound_value(RING, "one", NOW + LIFE)
     challenge = make_challenge(RING, "one", NOW)
     rotated = KeyRing(["a new secret", "a secret"])
     assert is_bound_value(rotated, value, "one", NOW)
     assert check(challenge, ring=rotated) == NOW
     assert not is_bound_value(KeyRing(["a new secret"]), value, "one", NOW)
-    # The new key seals.
+    # The new key signs.
     assert is_bound_value(
         KeyRing(["a new secret"]), make_bound_value(rotated, "one", NOW + LIFE), "one", NOW
     )
