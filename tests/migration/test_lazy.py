@@ -813,6 +813,26 @@ def test_a_transaction_around_the_request(engine: Engine, source: str, commits: 
     assert engine.SessionStore(key).load() != {}
 
 
+@pytest.mark.engines("db:sqlite", "cached_db:locmem+sqlite")
+@pytest.mark.parametrize("change", ["cycle_key", "rotate_later"])
+def test_a_new_key_that_was_rolled_back_with_the_migration_is_stored_by_the_next_save(
+    engine: Engine, source: str, in_async: bool, change: str
+) -> None:
+    """The code that has asked for it must not go on under the old key."""
+    key = at_django(source)
+    session = Twin(engine.SessionStore(key), in_async)
+    with suppress(RuntimeError), transaction.atomic(using=engine.database):
+        session.load()
+        assert session.get("cart") == {"apples": 1}
+        getattr(session, change)()
+        session.save()
+        raise RuntimeError
+    session.save()
+    assert session.session_key != key
+    assert engine.SessionStore(key).load() == {}
+    assert engine.SessionStore(session.session_key).load() == {"cart": {"apples": 1}}
+
+
 @pytest.mark.engines("cache:memcached+sqlite")
 @pytest.mark.parametrize("saves", [False, True], ids=["", "saves"])
 @pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
