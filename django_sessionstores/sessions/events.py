@@ -18,11 +18,6 @@ def send(kind: type[Any], events: Sequence[Event]) -> Flow[None]:
         yield from signals.send(event.signal, kind, **event.facts)
 
 
-def have_receivers(events: Sequence[Event]) -> bool:
-    """Return whether a receiver is connected to the signal of any event."""
-    return any(each.signal.receivers for each in events)
-
-
 def send_after_commit(
     kind: type[Any], storage: Storage, events: Sequence[Event]
 ) -> Flow[Callable[[], bool | None]]:

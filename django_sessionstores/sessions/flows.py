@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from .. import signals
 from ..conf import codec, merge_functions
 from ..core import clock
 from ..core.flow import Flow
@@ -22,7 +23,6 @@ from . import (
     conflicts,
     drafting,
     ending,
-    events,
     loading,
     request_sessions,
     rotation,
@@ -151,7 +151,7 @@ class SessionFlows(KnownSession):
             saved = yield from saving.save(self._environment(), began, given, intent)
         except BaseException as error:
             if isinstance(known, New) and self._state is known:
-                self._note(replace(known, is_tried=True))
+                known = self._note(replace(known, is_tried=True))
             if not isinstance(error, SessionStoresError):
                 raise
             yield from self._tell_failure(error)
@@ -181,17 +181,19 @@ class SessionFlows(KnownSession):
             # ``modified`` stays true: Django's middleware sends the cookie because of it.
             self._modified = True
         self.cookie_is_due |= saved.is_news
-        if self._state is began or _is_newer(saved.state, self._state):
-            if not (saved.is_provisional or saved.events):
-                self._set_state(saved.state)
-                return
-            made, is_provisional = _merge_in(saved, given), saved.is_provisional
-            yield from self._advance(began, saved.state, saved.events, is_provisional, made)
-        else:
-            yield from self._send(saved.events)
-            yield from _end_surplus(self, began, saved.state)
-        if not saved.is_provisional and events.have_receivers(saved.events):
-            yield from _prove_again(self)
+        is_mine = self._state is began or _is_newer(saved.state, self._state)
+        if is_mine and not (saved.is_provisional or saved.events):
+            self._set_state(saved.state)
+            return
+        with signals.noting_ended() as ended:
+            if is_mine:
+                made, is_provisional = _merge_in(saved, given), saved.is_provisional
+                yield from self._advance(began, saved.state, saved.events, is_provisional, made)
+            else:
+                yield from self._send(saved.events)
+                yield from _end_surplus(self, began, saved.state)
+        if ended:
+            _note_end(self, ended)
 
     def _create(self) -> Flow[None]:
         match self._current_state:
@@ -410,19 +412,16 @@ def _will_settle(session: KnownSession) -> bool:
     return session.policy is not None and session.policy.settles and not session.is_copy
 
 
-def _prove_again(session: SessionFlows) -> Flow[None]:
-    """Find out whether a receiver of a save's signals has ended the session that was saved.
+def _note_end(session: SessionFlows, ended: set[str]) -> None:
+    """Take into account which sessions ended while the signals of a save were received.
 
-    Raises `SessionEnded` if Django's middleware would send its key. That of the package asks the
-    store itself before it sends a key that is not proved.
+    Raises `SessionEnded` if Django's middleware would send the key of one of them. That of the
+    package asks the store before it sends a key that is not proved.
     """
     session.is_proved = False
-    if session.policy is not None:
-        return
-    # In an outage it is not known, and the session is stored.
-    with suppress(StorageUnavailable):
-        if not (yield from session._prove()):
-            raise conflicts.no_longer_stored()
+    is_over = not session.is_stored or bool(session.stored_ids & ended)
+    if is_over and session.policy is None:
+        raise conflicts.no_longer_stored()
 
 
 def _confirm(storage: Storage, key: SecretText) -> Flow[bool]:
