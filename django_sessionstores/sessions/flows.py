@@ -191,8 +191,9 @@ class SessionFlows(KnownSession):
                 yield from self._advance(began, saved.state, saved.events, is_provisional, made)
             else:
                 yield from self._send(saved.events)
-                yield from _end_surplus(self, began, saved.state)
-        if ended:
+        if not is_mine:
+            yield from _end_surplus(self, began, saved.state)
+        elif ended:
             _note_end(self, ended)
 
     def _create(self) -> Flow[None]:
