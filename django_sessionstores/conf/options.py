@@ -256,8 +256,8 @@ class Settings:
 
     @cached_property
     def TELL_ENDS(self) -> bool:
-        """Whether Redis and PostgreSQL tell all processes at once which sessions have ended, with
-        ``PUBLISH`` and ``NOTIFY``, so that open connections do not wait for ``WATCH_INTERVAL``."""
+        """Whether Redis, PostgreSQL and MongoDB tell all processes at once which sessions have ended
+        (``PUBLISH``, ``NOTIFY``, change streams): connections need no ``WATCH_INTERVAL`` then."""
         return flag("TELL_ENDS", default=False)
 
     # The middleware.
