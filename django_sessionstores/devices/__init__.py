@@ -1,5 +1,5 @@
 """The pages and the API on which users see and end their own sessions."""
 
-from .sessions import YourSession, YourSessionList, YourSessions
+from .sessions import YourSession, YourSessionList, YourSessionPage, YourSessions
 
-__all__ = ["YourSession", "YourSessionList", "YourSessions"]
+__all__ = ["YourSession", "YourSessionList", "YourSessionPage", "YourSessions"]
