@@ -239,13 +239,16 @@ class YourSessions:
             raise ValueError("This is the session of the request itself, which logout() ends.")
         if not is_session_id(session_id):
             return False
-        ended: bool = yield Call(Inventory(), "end", (session_id,), {"user": user_id})
+        ended: bool = yield Call(Inventory(by="user"), "end", (session_id,), {"user": user_id})
         return ended
 
     def _end_others(self) -> Flow[Total]:
         user_id, current = yield from self._user_and_ids()
         ended: Total = yield Call(
-            Inventory(), "end_all", (user_id,), {"but": current, "seconds": REQUEST_SECONDS}
+            Inventory(by="user"),
+            "end_all",
+            (user_id,),
+            {"but": current, "seconds": REQUEST_SECONDS},
         )
         return ended
 
