@@ -145,6 +145,13 @@ class Settings:
         visitors. ``0`` disables it."""
         return seconds("EXPLAIN_ENDS", default=0)
 
+    @cached_property
+    def NEW_SIGN_IN(self) -> str:
+        """What happens at a login on a device, or in a country, that none of the user's live
+        sessions has. ``"signal"`` sends the signal ``new_sign_in``. ``"email"`` also sends an email
+        to the user, with Django's mail backend. ``"ignore"`` does nothing."""
+        return choice("NEW_SIGN_IN", "ignore", "signal", "email")
+
     # Recent authentication.
 
     @cached_property

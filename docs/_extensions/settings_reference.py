@@ -38,6 +38,7 @@ MIDDLEWARE: Final = {
     "COOKIE_PARTITIONED",
     "COOKIE_MAX_PARTS",
     "EXPLAIN_ENDS",
+    "NEW_SIGN_IN",
 }
 """The options that have an effect under the package's middleware only."""
 
@@ -66,6 +67,7 @@ NEEDS: Final[dict[str, Callable[[Storage], bool]]] = {
     "END_ON_DELETION": lists,
     "SITE": lists,
     "EXPLAIN_ENDS": decides,
+    "NEW_SIGN_IN": lists,
     "MERGE": decides,
     "CONFLICT_RETRIES": decides,
     "TRUSTED_PROXIES": lambda storage: storage.keeps_client,
