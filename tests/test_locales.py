@@ -233,6 +233,54 @@ def test_words_are_those_of_django(locale: str) -> None:
     assert shared >= 6
 
 
+def glossary() -> dict[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Return the words for translators: the forms in English, and those of each locale."""
+    howto = (ROOT / "docs" / "howto" / "translating.rst").read_text(encoding="utf-8")
+    table = howto.partition("\nWords of each language\n")[2].partition("   * - English\n")[2]
+    head, *rows = ("   * - English\n" + table.partition("\n\n")[0]).split("   * - ")[1:]
+    columns = [cell.strip() for cell in head.split("     - ")][1:]
+    words = {}
+    for row in rows:
+        english, *cells = [tuple(cell.strip().split(", ")) for cell in row.split("     - ")]
+        words[english] = dict(zip(columns, cells, strict=True))
+    return words
+
+
+def test_the_table_of_words_has_every_language() -> None:
+    """In the order of the other table. Each word is in several texts."""
+    assert len(glossary()) >= 10
+    assert {tuple(words) for words in glossary().values()} == {tuple(LOCALES)}
+
+
+HEADINGS = {"Sessions can", "Sessions cannot"}
+"""Texts that need no word for sessions in other languages."""
+
+
+@EACH
+def test_one_word_is_used_for_one_thing(locale: str) -> None:
+    """Otherwise, readers look for a difference that there is not."""
+    wrong, seen = [], Counter[tuple[str, ...]]()
+    for english, words in glossary().items():
+        # Not in names of settings, commands and modules, nor in "user agent".
+        forms_of_it = "|".join(map(re.escape, english))
+        pattern = re.compile(rf"(?<![\w'./-])(?:{forms_of_it})(?![\w'/:]| agent)", re.IGNORECASE)
+        for entry in catalog(locale):
+            text = re.sub(r"%\(\w+\)[sd]|manage\.py [\w -]+|[A-Z_]{4,}", "", entry.msgid)
+            if entry.msgid in HEADINGS or not pattern.search(text):
+                continue
+            seen[english] += 1
+            wrong += [
+                (english[0], words[locale], form)
+                for form in forms(entry)
+                if not any(word.lower() in form.lower() for word in words[locale])
+            ]
+    assert wrong == [], (
+        f"Use the words of the table in docs/howto/translating.rst in {po(locale)}, or add a form "
+        "to the table."
+    )
+    assert set(seen) == set(glossary())
+
+
 MARKS = {
     **dict.fromkeys(("_", "gettext", "gettext_lazy", "gettext_noop"), (0,)),
     **dict.fromkeys(("ngettext", "ngettext_lazy"), (0, 1)),
