@@ -15,6 +15,7 @@ from django.urls import include, path
 from django_sessionstores.core.clock import now
 from django_sessionstores.devices import aended_session, ended_session
 from django_sessionstores.devices.ended import TEXTS
+from django_sessionstores.exceptions import SessionEnded
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.testing import HOUR, at, observed
 from tests import urls
@@ -119,6 +120,25 @@ def test_an_ended_session_is_nowhere_listed(engine: Any, ada: Any) -> None:
     other.get("/login/ada/")
     assert other.get("/private/").status_code == 200
     assert Inventory().count(user=ada) == 2
+
+
+@ENGINES
+@pytest.mark.parametrize("is_rotating", [False, True], ids=["save", "rotation"])
+def test_a_save_under_way_does_not_bring_the_session_back(
+    engine: Any, ada: Any, is_rotating: bool
+) -> None:
+    """It fails as without a note, and the note stays."""
+    other = signed_in(ada)
+    session = engine.SessionStore(other.session.session_key)
+    session.load()
+    Inventory(by="staff").end(session.session_id)
+    session["x"] = 1
+    if is_rotating:
+        session.rotate_later()
+    with pytest.raises(SessionEnded):
+        session.save()
+    assert Inventory().count(user=ada) == 0
+    assert told(other)[1] == "staff"
 
 
 @ENGINES
