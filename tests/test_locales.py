@@ -33,6 +33,7 @@ from django_sessionstores.core.phrases import (
     translate,
     translated_message,
 )
+from django_sessionstores.devices import sessions as your_sessions
 from django_sessionstores.exceptions import CannotList, StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.operations.checks.engine import report_storage
@@ -617,6 +618,37 @@ def test_pages_have_no_english_left(
             seen |= {found} & spoken
     assert left == set()
     assert len(seen) > 80
+
+
+@ONE_ENGINE
+@EACH
+def test_pages_of_devices_have_no_english_left(
+    site: Any, locale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list in pages, its questions and their answers, in the language of the site."""
+    from tests.devices import test_views as devices
+
+    monkeypatch.setattr(your_sessions, "PER_PAGE", 2)
+    # Some words are the same in both languages.
+    english = {entry.msgid for entry in catalog(locale) if entry.msgid not in forms(entry)}
+    left, seen = set[str](), 0
+    language = to_language(locale)
+    with devices.in_force(LANGUAGE_CODE=language, ROOT_URLCONF=devices.__name__):
+        ada = devices.person("ada")
+        browser = devices.Browser("sync", ada)
+        agents = (devices.IPHONE, "curl/8.5.0", "", "iPad", devices.IPHONE)
+        ids = [devices.stored(site, ada, agent=agent).session_id for agent in agents]
+        for page in (
+            *(browser.get(), browser.get("?page=2"), browser.get("end-others/")),
+            *(browser.get(f"{ids[0]}/end/"), browser.post(f"{ids[0]}/end/")),
+            *(browser.get(f"{devices.UNKNOWN}/end/"), browser.post("end-others/")),
+        ):
+            assert f'<html lang="{language}"' in text(page)
+            found = Texts(text(page)).found
+            left |= english & {*found}
+            seen += len(found)
+    assert left == set()
+    assert seen > 100
 
 
 @ONE_ENGINE
