@@ -75,13 +75,13 @@ def tour(request: HttpRequest) -> HttpResponse:
 def sign_in(request: HttpRequest) -> HttpResponse:
     """Sign in as the user of the demo, whose password everybody knows."""
     login(request, authenticate(request, username=USER, password=USER))
-    return _back("first")
+    return _back("browsers")
 
 
 @require_POST
 def phone(request: HttpRequest) -> HttpResponse:
     """Sign in on the phone, or load another page there."""
-    response = _back("second")
+    response = _back("browsers")
     if "again" not in request.POST:
         there = HttpRequest()
         there.META = {"HTTP_USER_AGENT": _AGENT, "REMOTE_ADDR": "198.51.100.7"}
@@ -99,7 +99,7 @@ def end_others(request: HttpRequest) -> HttpResponse:
     """Sign out all other devices of the user."""
     if get_user(request).is_authenticated:
         YourSessions(request).end_others()
-    return _back("second")
+    return _back("browsers")
 
 
 @require_POST
