@@ -84,6 +84,15 @@ is only sent with the middleware of this package, and at most once per session i
 ``TOUCH_INTERVAL``.
 """
 
+new_sign_in: Final = Signal()
+"""A user has signed in on a device that none of the user's live sessions has.
+
+Sent with ``user``, ``client`` (which has ``ip`` and ``user_agent``), ``country`` (the name of the
+country of the address, which is often empty), ``when`` (an aware datetime), ``language`` (the code
+of the user's language) and ``devices_url`` (the address of "Your devices", which may be empty). It
+is only sent if ``NEW_SIGN_IN`` says so, and after the commit of the transaction of the login.
+"""
+
 
 Observer = Callable[[Signal, type[Any], Mapping[str, Any]], None]
 """Called with a signal, its sender and its keyword arguments."""

@@ -137,6 +137,21 @@ class Settings:
         was done."""
         return flag("END_ON_DELETION", default=True)
 
+    @cached_property
+    def EXPLAIN_ENDS(self) -> float:
+        """How long a browser can be told why its session has ended, in seconds. The template tag
+        ``ended_session`` says it on the next page, such as the login page. This costs one more
+        write to the store for each signed-in session that is ended elsewhere, and none for
+        visitors. ``0`` disables it."""
+        return seconds("EXPLAIN_ENDS", default=0)
+
+    @cached_property
+    def NEW_SIGN_IN(self) -> str:
+        """What happens at a login on a device, or in a country, that none of the user's live
+        sessions has. ``"signal"`` sends the signal ``new_sign_in``. ``"email"`` also sends an email
+        to the user, with Django's mail backend. ``"ignore"`` does nothing."""
+        return choice("NEW_SIGN_IN", "ignore", "signal", "email")
+
     # Recent authentication.
 
     @cached_property
@@ -158,18 +173,7 @@ class Settings:
     def ENCRYPTION_KEYS(self) -> Sequence[str]:
         """The secrets that protect session data. The first key encrypts; every key in the list
         decrypts. If the list is empty, ``SECRET_KEY`` and ``SECRET_KEY_FALLBACKS`` are used."""
-        keys: Sequence[str] = entries("ENCRYPTION_KEYS")
-        if not all(keys) or not all(isinstance(key, str) for key in keys):
-            raise ImproperlyConfigured(
-                Phrase(
-                    _(
-                        "%(setting)s has a key that is empty or not a string. Is an "
-                        "environment variable not set?"
-                    ),
-                    setting=full_name("ENCRYPTION_KEYS"),
-                )
-            )
-        return keys
+        return _encryption_keys()
 
     # Sites that share a store.
 
@@ -267,23 +271,7 @@ class Settings:
         """The addresses and networks (IPv4 and IPv6) of the proxies whose ``X-Forwarded-For``
         header the package's middleware trusts. ``"unix"`` stands for a proxy that connects through
         a Unix socket. If the list is empty, the header is ignored."""
-        proxies: Sequence[str] = entries("TRUSTED_PROXIES")
-        try:
-            Proxies.parse(proxies)
-        except ValueError as error:
-            raise ImproperlyConfigured(
-                Phrase(
-                    _(
-                        "%(setting)s: %(error)s. Write addresses and networks such as %(address)s "
-                        "and %(network)s, or 'unix'."
-                    ),
-                    setting=full_name("TRUSTED_PROXIES"),
-                    error=str(error),
-                    address="'10.0.0.1'",
-                    network="'10.0.0.0/8'",
-                )
-            ) from error
-        return proxies
+        return _trusted_proxies()
 
     @cached_property
     def COOKIE_PARTITIONED(self) -> bool:
@@ -392,6 +380,43 @@ class Settings:
     def timeouts(self) -> Timeouts:
         """`IDLE_TIMEOUT` and `ABSOLUTE_TIMEOUT` in milliseconds, as sessions compare them."""
         return Timeouts(int(self.IDLE_TIMEOUT * 1000), int(self.ABSOLUTE_TIMEOUT * 1000))
+
+
+def _encryption_keys() -> Sequence[str]:
+    """Return the entries of ``ENCRYPTION_KEYS``. Raises ``ImproperlyConfigured``."""
+    keys: Sequence[str] = entries("ENCRYPTION_KEYS")
+    if not all(keys) or not all(isinstance(key, str) for key in keys):
+        raise ImproperlyConfigured(
+            Phrase(
+                _(
+                    "%(setting)s has a key that is empty or not a string. Is an "
+                    "environment variable not set?"
+                ),
+                setting=full_name("ENCRYPTION_KEYS"),
+            )
+        )
+    return keys
+
+
+def _trusted_proxies() -> Sequence[str]:
+    """Return the entries of ``TRUSTED_PROXIES``. Raises ``ImproperlyConfigured``."""
+    proxies: Sequence[str] = entries("TRUSTED_PROXIES")
+    try:
+        Proxies.parse(proxies)
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            Phrase(
+                _(
+                    "%(setting)s: %(error)s. Write addresses and networks such as %(address)s "
+                    "and %(network)s, or 'unix'."
+                ),
+                setting=full_name("TRUSTED_PROXIES"),
+                error=str(error),
+                address="'10.0.0.1'",
+                network="'10.0.0.0/8'",
+            )
+        ) from error
+    return proxies
 
 
 def _secret_names() -> Sequence[str]:

@@ -31,7 +31,7 @@ class State(IntEnum):
     because the browser may already have the new key."""
     ENDED = 2
     """The session has ended. Stored only if a copy could come back, from a cache or from a previous
-    backend; the tombstone outlives every copy."""
+    backend, in which case the tombstone outlives every copy; or to say why, see `end_notes`."""
     ROTATED = 3
     """The session got another key because the old one had grown old. During the rotation grace
     period, which begins at the last activity of the tombstone, a request with the old key is served
@@ -40,6 +40,8 @@ class State(IntEnum):
 
 STATES: Final = {state.value: state for state in State}
 """The states by their numbers. A call of the enumeration takes ten times as long."""
+
+_WITHOUT_SUCCESSOR: Final = frozenset({State.LIVE, State.ENDED})
 
 TOMBSTONES: Final = tuple(state for state in State if state is not State.LIVE)
 """The states of tombstones."""
@@ -154,9 +156,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def successor(self) -> str:
         """The id under which the session continues, if this is a tombstone that knows it.
 
-        Otherwise it is empty. A tombstone stores it in place of the payload.
+        Otherwise it is empty. A tombstone stores it in place of the payload, unless the session has
+        ended: then there may be a note of the reason, see `end_notes`.
         """
-        if self.state is State.LIVE or len(self.payload) < ID_SIZE:
+        if self.state in _WITHOUT_SUCCESSOR or len(self.payload) < ID_SIZE:
             return ""
         link = self.payload[:ID_SIZE]
         return link.hex() if any(link) else ""

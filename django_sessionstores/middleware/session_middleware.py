@@ -151,7 +151,9 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
             return response
         name = django_settings.SESSION_COOKIE_NAME
         needs_vary = accessed
-        if name in request.COOKIES and empty:
+        if name in request.COOKIES and empty and is_ours and session.has_end_to_tell:
+            needs_vary = True  # The next page may say why the session has ended.
+        elif name in request.COOKIES and empty:
             delete_cookie(response, name)
             needs_vary = True
         elif not empty and response.status_code >= 500:

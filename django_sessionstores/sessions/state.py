@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 import msgspec
 from django.dispatch import Signal
 
+from ..core.end_notes import EndNote
 from ..core.records import Client, Record, SecretText
 from ..exceptions import StorageUnavailable
 from ..payloads.codec import Snapshot
@@ -81,6 +82,8 @@ class New(msgspec.Struct, frozen=True):
     """The state under the previous key, if that was superseded. Then only a login may store a
     session."""
     replaces: ReplacedSession | None = None
+    end: EndNote | None = None
+    """Why the session that the browser had has ended, if that was noted."""
     base: ClassVar[None] = None
 
 

@@ -37,6 +37,8 @@ MIDDLEWARE: Final = {
     "TRUSTED_PROXIES",
     "COOKIE_PARTITIONED",
     "COOKIE_MAX_PARTS",
+    "EXPLAIN_ENDS",
+    "NEW_SIGN_IN",
 }
 """The options that have an effect under the package's middleware only."""
 
@@ -64,6 +66,8 @@ NEEDS: Final[dict[str, Callable[[Storage], bool]]] = {
     "END_ON_DEACTIVATION": lists,
     "END_ON_DELETION": lists,
     "SITE": lists,
+    "EXPLAIN_ENDS": decides,
+    "NEW_SIGN_IN": lists,
     "MERGE": decides,
     "CONFLICT_RETRIES": decides,
     "TRUSTED_PROXIES": lambda storage: storage.keeps_client,

@@ -26,6 +26,7 @@ MIDDLEWARE_OPTIONS: Final = (
     "TRUSTED_PROXIES",
     "COOKIE_PARTITIONED",
     "ACTIVITY_INTERVAL",
+    "NEW_SIGN_IN",
 )
 """Options that only the package's middleware uses."""
 _DEVICES_PAGES: Final = "django_sessionstores.devices.views"
