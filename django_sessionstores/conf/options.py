@@ -260,8 +260,8 @@ class Settings:
 
     @cached_property
     def TELL_ENDS(self) -> bool:
-        """Whether Redis, PostgreSQL and MongoDB tell all processes at once which sessions have ended
-        (``PUBLISH``, ``NOTIFY``, change streams): connections need no ``WATCH_INTERVAL`` then."""
+        """Whether Redis, PostgreSQL and MongoDB tell all processes at once which sessions have
+        ended, so that open connections do not wait for ``WATCH_INTERVAL``."""
         return flag("TELL_ENDS", default=False)
 
     # The middleware.
