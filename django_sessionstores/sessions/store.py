@@ -80,6 +80,14 @@ class SessionStore(SessionFlows):
             return known.record
         return known.tombstone if isinstance(known, Dead) else None
 
+    @property
+    def has_logged_in(self) -> bool:
+        """Whether the user has logged in with this object, and the login is stored."""
+        state = self._current_state
+        if not isinstance(state, Stored) or not state.drawn:
+            return False
+        return state.record.user_id is not None and state.record.created >= self._opened
+
     def is_empty(self) -> bool:
         """Return whether there is neither a key nor data. Then a middleware deletes the cookie."""
         # A dead session has a key. Its cookie stays, because the browser may have a newer one.

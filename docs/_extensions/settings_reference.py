@@ -37,6 +37,9 @@ MIDDLEWARE: Final = {
     "TRUSTED_PROXIES",
     "COOKIE_PARTITIONED",
     "COOKIE_MAX_PARTS",
+    "DEVICE_BINDING",
+    "DEVICE_BINDING_LIFETIME",
+    "END_WITHOUT_PROOF",
 }
 """The options that have an effect under the package's middleware only."""
 
@@ -58,6 +61,7 @@ NEEDS: Final[dict[str, Callable[[Storage], bool]]] = {
     "ROTATE_AFTER": rotates,
     "ROTATION_GRACE": rotates,
     "TOMBSTONE_AGE": decides,
+    "END_WITHOUT_PROOF": decides,
     "MAX_SESSIONS": lists,
     "ON_LIMIT": lists,
     "END_ON_PASSWORD_CHANGE": lists,
