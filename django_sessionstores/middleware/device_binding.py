@@ -7,7 +7,6 @@ proofs that it signs with it, and give it the bound cookie, which `sessions.devi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from http.cookies import Morsel
 from typing import Any, Final
 
@@ -18,11 +17,11 @@ from django.urls import NoReverseMatch, reverse
 from ..binding import headers, tokens
 from ..binding.bindings import BINDING
 from ..binding.device_keys import ALGORITHMS
-from ..binding.headers import InvalidProof
 from ..conf import key_ring, settings
 from ..core import clock
-from ..core.records import Record, SecretText
+from ..core.records import Record
 from ..sessions import SessionStore
+from ..sessions.device_proof import bound_cookie_name
 from .cookies import mark_partitioned
 
 NAMESPACE: Final = "device_binding"
@@ -30,21 +29,6 @@ NAMESPACE: Final = "device_binding"
 
 _LEEWAY: Final = 60_000
 """The most milliseconds for which a request may be under way, and clocks may differ."""
-
-
-def bound_cookie_name() -> str:
-    """Return the name of the bound cookie. A prefix such as ``__Host-`` applies to it as well."""
-    return f"{django_settings.SESSION_COOKIE_NAME}-bound"
-
-
-def bound_cookie(cookies: Mapping[str, str]) -> SecretText | None:
-    """Return the bound cookie among the cookies of a request, empty without one.
-
-    Return ``None`` if ``DEVICE_BINDING`` is not set, so that sessions need no bound cookie.
-    """
-    if not settings.DEVICE_BINDING:
-        return None
-    return SecretText(cookies.get(bound_cookie_name(), ""))
 
 
 def can_bind(request: HttpRequest) -> bool:
@@ -144,15 +128,6 @@ def challenge_life() -> int:
     The challenge of the next refresh comes with the response to the last one.
     """
     return _lifetime() + 5 * _LEEWAY
-
-
-def reason_to_skip(request_headers: Mapping[str, str]) -> str:
-    """Return why the browser has sent a request without a refresh; empty if it does not say."""
-    try:
-        reason = headers.read_item(request_headers.get(headers.SKIPPED, ""))
-    except InvalidProof:
-        return ""
-    return reason if reason in headers.REASONS_TO_SKIP else ""
 
 
 def _lifetime() -> int:

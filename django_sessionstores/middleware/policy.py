@@ -10,8 +10,8 @@ from ..conf import settings, trusted_proxies
 from ..core.client import clean_user_agent, client_ip
 from ..core.records import Client
 from ..sessions import SessionStore
+from ..sessions.device_proof import bound_cookie
 from ..sessions.state import RequestPolicy
-from .device_binding import bound_cookie
 
 
 def give_policy(request: HttpRequest) -> None:

@@ -18,14 +18,16 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.cache import patch_vary_headers
 from msgspec.structs import replace
 
+from ..binding.headers import SKIPPED
 from ..core.flow import Call, Flow, arun, run
 from ..core.records import as_secret
 from ..exceptions import StorageUnavailable
 from ..sessions import SessionStore, refusals, request_sessions
+from ..sessions.device_proof import reason_to_skip
 from ..watching.asgi import note_request
 from .caching import keep_out_of_caches
 from .cookies import complete_cookies, delete_cookie, join_parts, send_cookie
-from .device_binding import ask_to_bind, reason_to_skip
+from .device_binding import ask_to_bind
 from .outages import OutagePage, OutageResponse, outage_of
 from .policy import give_policy
 
@@ -130,7 +132,8 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
             if not finished.is_settled:
                 yield Call(finished, "settle", ())
             if finished.refused is not None:
-                yield from refusals.report(finished, reason_to_skip(request.headers))
+                skipped = reason_to_skip(request.headers.get(SKIPPED, ""))
+                yield from refusals.report(finished, skipped)
         yield from request_sessions.settle()
         return response
 
