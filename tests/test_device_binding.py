@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -17,6 +18,7 @@ from django_sessionstores.binding.bindings import BINDING, Binding, binding_of, 
 from django_sessionstores.binding.device_keys import Jwk, id_of, key_of_jwk
 from django_sessionstores.binding.headers import InvalidProof
 from django_sessionstores.core.clock import now
+from django_sessionstores.inventory import Inventory
 from django_sessionstores.sessions import SessionStore
 from django_sessionstores.testing import HOUR, at, observed
 from tests import urls
@@ -34,6 +36,7 @@ pytestmark = [pytest.mark.engines(*ENGINES), pytest.mark.usefixtures("user")]
 urlpatterns = [
     *urls.urlpatterns,
     path("device/", include(binding_urls)),
+    path("devices/", include("django_sessionstores.urls")),
     path("async/device/", include((async_binding_urls.urlpatterns, "async_device_binding"))),
 ]
 
@@ -494,3 +497,58 @@ def test_parallel_changes(engine: Any) -> None:
             merge_bindings(None, mine, theirs)
     assert merge_bindings(first, None, second) is None
     assert merge_bindings(first, second, None) == second
+
+
+# Lists --------------------------------------------------------------------------------------------
+
+LISTING = ("memory", "file", "db:sqlite", "cache:redis-cache", "cache:memcached+sqlite")
+LISTING += ("cached_db:locmem+sqlite", "cookie:sqlite", "mongodb:mongodb")
+
+
+@pytest.mark.engines(*LISTING)
+def test_lists_show_which_sessions_are_bound(engine: Any) -> None:
+    """From the login to the logout, whatever is saved meanwhile, and without decrypting them."""
+    browser, other = BoundBrowser(), BoundBrowser()
+    other.ask("login/ada")
+    browser.log_in()
+    inventory = Inventory()
+
+    def listed() -> list[bool]:
+        with mock.patch.object(type(engine.storage.codec), "decrypt", side_effect=AssertionError):
+            return sorted(each.is_bound for each in inventory.list().sessions)
+
+    assert listed() == [False, True]
+    for number in range(3):
+        browser.ask(f"write/x/{number}")
+        other.ask(f"write/x/{number}")
+        assert listed() == [False, True]
+    browser.ask("password")
+    with at(now() + MINUTE):
+        browser.refresh()
+        assert any(each.is_bound for each in inventory.list().sessions)
+    browser.ask("logout")
+    assert listed()[-1:] in ([], [False])
+
+
+@pytest.mark.engines("memory")
+def test_your_devices(engine: Any) -> None:
+    """The page and the API say it of each of them."""
+    browser = BoundBrowser()
+    browser.log_in()
+    assert "Bound to this device" in browser.ask("devices").content.decode()
+    assert [each["is_bound"] for each in browser.ask("devices/api").json()["sessions"]] == [True]
+
+
+@pytest.mark.engines("memory")
+def test_the_admin(engine: Any) -> None:
+    """The list and the page of a session say it."""
+    get_user_model()._default_manager.create(username="eve", is_staff=True, is_superuser=True)
+    staff = BoundBrowser()
+    staff.ask("login/eve")
+    pages = "/admin/django_sessionstores/session/"
+    assert "Bound to this device" not in staff.request("get", pages).content.decode()
+    browser = BoundBrowser()
+    browser.log_in()
+    session_id = engine.SessionStore(browser.cookies[COOKIE].value).session_id
+    for page in (pages, f"{pages}{session_id}/change/"):
+        assert "Bound to this device" in staff.request("get", page).content.decode()

@@ -162,6 +162,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return link.hex() if any(link) else ""
 
     @property
+    def is_bound(self) -> bool:
+        """Whether the session is bound to a device, for lists, see `next_version`.
+
+        Of 65,536 sessions that release 0.2 has saved last, one says so without being bound.
+        """
+        return self.state is State.LIVE and self.version & _LOW == _BOUND
+
+    @property
     def is_login(self) -> bool:
         """Whether this is the tombstone of a session whose user has logged in again."""
         return self.state is State.SUPERSEDED and bool(self.successor) and self.version % 2 == 1
@@ -216,15 +224,28 @@ _COUNTS: Final = 2**31 - 1
 """The maximum counter of a version, which is followed by 0."""
 
 
-def next_version(version: int = 0) -> int:
-    """Return the version of the next save: a counter, followed by 32 random bits.
+_LOW: Final = 2**16 - 1
+_BOUND: Final = 0xB07D
+"""The last 16 bits in the versions of sessions that are bound to a device, and of no others."""
 
-    Because of the random bits, a save that was rolled back has another version than the save that
+
+def next_version(version: int = 0, *, is_bound: bool | None = None) -> int:
+    """Return the version of the next save: a counter, followed by 32 bits.
+
+    They are random, so that a save that was rolled back has another version than the save that
     took its place. Versions of one session compare by the counter. A version has 63 bits, which
     every store can keep.
+
+    ``is_bound`` is whether the session is bound to a device; ``None`` if that is as before. Then
+    the last 16 bits say so, because lists have the version of each session, and not its data.
     """
     # They need not be secret. Python seeds its generator anew in each process that is forked.
-    return (((version >> 32) + 1 & _COUNTS) << 32) | random.getrandbits(32)
+    tail = random.getrandbits(32)
+    if is_bound or (is_bound is None and version & _LOW == _BOUND):
+        tail = tail & ~_LOW | _BOUND
+    elif tail & _LOW == _BOUND:
+        tail ^= 1
+    return (((version >> 32) + 1 & _COUNTS) << 32) | tail
 
 
 def saves_of(record: Record) -> int:

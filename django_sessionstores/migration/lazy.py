@@ -398,7 +398,7 @@ def record_of(storage: Storage, record_id: str, found: PreviousSession) -> Recor
         record,
         id=record_id,
         payload=payload,
-        version=next_version(),
+        version=next_version(is_bound=record.is_bound),
         expires=min(record.expires, settings.timeouts.end(record.created, record.last_activity)),
         site=storage.sites()[0],
         handle=None,

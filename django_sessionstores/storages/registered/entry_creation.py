@@ -148,7 +148,7 @@ class EntryCreation(Pair):
         # Both requests store the session of this entry, whichever of them is the first.
         record = msgspec.structs.replace(record, origin=entry.origin)
         claim = msgspec.structs.replace(
-            without_payload(record), version=next_version(entry.version)
+            without_payload(record), version=next_version(entry.version, is_bound=record.is_bound)
         )
         claimed: Outcome = yield Call(self._registry, "update", (claim, entry, now))
         if not isinstance(claimed, Updated):

@@ -98,7 +98,8 @@ class StoredRecords(EntryCreation, EntryRotation):
         """
         while has_drifted(record, entry):
             successor = msgspec.structs.replace(
-                without_payload(record), version=next_version(entry.version)
+                without_payload(record),
+                version=next_version(entry.version, is_bound=record.is_bound),
             )
             outcome: Outcome = yield Call(self._registry, "update", (successor, entry, now))
             if isinstance(outcome, Updated):
