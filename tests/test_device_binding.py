@@ -376,10 +376,14 @@ def test_it_reads_nothing(thief: BoundBrowser, browser: BoundBrowser) -> None:
 
 
 def test_it_counts_as_no_activity(engine: Any, thief: BoundBrowser) -> None:
+    def times() -> list[Any]:
+        return [(each.last_activity, each.expires) for each in Inventory().list().sessions]
+
     with binding_settings(ACTIVITY_INTERVAL=1, IDLE_TIMEOUT=7200), at(now() + 2 * MINUTE):
-        with observed(engine.storage) as calls:
+        before = times()
+        for _ in range(2):
             assert thief.user() == ""
-        assert calls == ["read"]
+        assert times() == before
 
 
 def test_what_it_writes_is_another_session(thief: BoundBrowser, browser: BoundBrowser) -> None:
@@ -537,6 +541,40 @@ def test_your_devices(engine: Any) -> None:
     browser.log_in()
     assert "Bound to this device" in browser.ask("devices").content.decode()
     assert [each["is_bound"] for each in browser.ask("devices/api").json()["sessions"]] == [True]
+
+
+@pytest.mark.engines(*(each for each in LISTING if each != "cookie:sqlite"))
+def test_lists_show_which_sessions_were_used_without_proof(engine: Any) -> None:
+    """Once, and until the session ends. The browser of the user goes on."""
+    browser = BoundBrowser()
+    browser.ask("write/color/green")
+    browser.log_in()
+    thief, inventory = browser.copied(COOKIE), Inventory()
+
+    def listed() -> list[tuple[bool, bool]]:
+        return [(each.is_bound, each.was_refused) for each in inventory.list().sessions]
+
+    moment = now()
+    with at(moment + 2 * MINUTE):
+        thief.ask("read", Secure_Session_Skipped="unreachable")
+        assert listed() == [(True, False)]
+    with at(moment + 4 * MINUTE):
+        with observed(engine.storage) as calls:
+            thief.ask("read")
+        assert calls == ["read", "update"]
+        assert listed() == [(True, True)]
+        assert browser.ask("read").json()["color"] == "green"
+    with at(moment + 8 * MINUTE):
+        with observed(engine.storage) as calls:
+            thief.ask("read")
+        assert calls == ["read"]
+        assert browser.refresh().status_code == 200
+        browser.ask("write/color/red")
+        assert listed() == [(True, True)]
+        assert browser.ask("read").json()["color"] == "red"
+        assert "Used without the proof" in browser.ask("devices").content.decode()
+        browser.ask("logout")
+    assert listed() == []
 
 
 @pytest.mark.engines("memory")

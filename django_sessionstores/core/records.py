@@ -165,9 +165,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def is_bound(self) -> bool:
         """Whether the session is bound to a device, for lists, see `next_version`.
 
-        Of 65,536 sessions that release 0.2 has saved last, one says so without being bound.
+        Of 32,768 sessions that release 0.2 has saved last, one says so without being bound.
         """
-        return self.state is State.LIVE and self.version & _LOW == _BOUND
+        return self.state is State.LIVE and self.version & _LOW in _MARKS
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether the key of a bound session was used without the proof of the device."""
+        return self.state is State.LIVE and self.version & _LOW == _REFUSED
 
     @property
     def is_login(self) -> bool:
@@ -227,6 +232,9 @@ _COUNTS: Final = 2**31 - 1
 _LOW: Final = 2**16 - 1
 _BOUND: Final = 0xB07D
 """The last 16 bits in the versions of sessions that are bound to a device, and of no others."""
+_REFUSED: Final = 0xB07E
+"""The same, if the key of such a session was used without the proof of the device."""
+_MARKS: Final = (_BOUND, _REFUSED)
 
 
 def next_version(version: int = 0, *, is_bound: bool | None = None) -> int:
@@ -240,12 +248,25 @@ def next_version(version: int = 0, *, is_bound: bool | None = None) -> int:
     the last 16 bits say so, because lists have the version of each session, and not its data.
     """
     # They need not be secret. Python seeds its generator anew in each process that is forked.
-    tail = random.getrandbits(32)
-    if is_bound or (is_bound is None and version & _LOW == _BOUND):
+    tail, mark = random.getrandbits(32), version & _LOW
+    if is_bound is not False and mark in _MARKS:
+        tail = tail & ~_LOW | mark
+    elif is_bound:
         tail = tail & ~_LOW | _BOUND
-    elif tail & _LOW == _BOUND:
-        tail ^= 1
+    elif tail & _LOW in _MARKS:
+        tail ^= 0x100
     return (((version >> 32) + 1 & _COUNTS) << 32) | tail
+
+
+def refused_version(version: int) -> int:
+    """Return the next version of a session whose key was used without the proof of its device."""
+    return next_version(version, is_bound=True) & ~_LOW | _REFUSED
+
+
+def next_version_for(record: Record, version: int) -> int:
+    """Return the version after another one, for a record that says the same to lists as this."""
+    mark, following = record.version & _LOW, next_version(version, is_bound=False)
+    return following & ~_LOW | mark if record.is_bound else following
 
 
 def saves_of(record: Record) -> int:

@@ -51,6 +51,8 @@ class YourSession(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is the session of the request."""
     is_bound: bool
     """Whether the session is bound to its device, so that a copied cookie works for minutes."""
+    was_refused: bool
+    """Whether its cookie was used without the proof of the device, see `SessionInfo`."""
 
 
 class YourSessionList(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,6 +232,7 @@ class _Descriptions:
                 last_activity=now if each.id in current else each.last_activity,
                 is_current=each.id in current,
                 is_bound=each.is_bound,
+                was_refused=each.was_refused,
             )
             for each in sessions
         ]

@@ -6,13 +6,17 @@ import logging
 from contextlib import suppress
 from typing import Final
 
+import msgspec
 from msgspec.structs import replace
 
 from ..conf import reset_on_change, settings
 from ..core import clock
 from ..core.flow import Flow
-from ..exceptions import StorageUnavailable
+from ..core.records import Record, refused_version
+from ..exceptions import SessionConflict, StorageUnavailable, UnreadablePayload
 from ..storages import revocation
+from ..storages.base import Storage
+from ..storages.calls import Calls
 from . import events, loading
 from .knowledge import KnownSession
 from .state import Event, Refused, before_reading
@@ -38,20 +42,22 @@ def report(session: KnownSession, skipped: str) -> Flow[None]:
     refused, session.refused = session.refused, None
     if refused is None:
         return
-    record, sent = refused.record, list[Event]()
+    record, storage, sent = refused.record, session.storage(), list[Event]()
     if _is_due(record.id, clock.now()):
         reason = f" (the browser says: {skipped})" if skipped else ""
         security_logger.warning(
             "Session %s reads as empty: the proof of its device is missing%s.", record.id, reason
         )
         sent.append(loading.rejection_event(record.id, "no proof", skipped))
+        if not (skipped or settings.END_WITHOUT_PROOF):
+            yield from _mark(storage, record)
     if settings.END_WITHOUT_PROOF:
         # If the store does not answer now, the next request without a proof ends the session.
         with suppress(StorageUnavailable):
-            ended = yield from revocation.end(session.storage(), record.id, refused.key, record)
+            ended = yield from revocation.end(storage, record.id, refused.key, record)
             if ended is not None:
                 sent.append(loading.end_event(ended.id, "no proof", ended.user_id))
-    yield from events.send_if_committed(type(session), session.storage(), sent)
+    yield from events.send_if_committed(type(session), storage, sent)
 
 
 def accept_without_proof(session: KnownSession) -> None:
@@ -68,6 +74,20 @@ def accept_without_proof(session: KnownSession) -> None:
         session._set_state(before_reading(state))
         vars(session).pop("_session_cache", None)
         session._modified = False
+
+
+def _mark(storage: Storage, record: Record) -> Flow[None]:
+    """Have lists show that the key of a session was used without the proof of its device.
+
+    This is one write for each session. No error of the store is raised, as for the last activity.
+    """
+    if record.was_refused or storage.holds_in_key:
+        return
+    calls, version = Calls(storage), refused_version(record.version)
+    marked = msgspec.structs.replace(record, version=version, handle=None, size=None)
+    with suppress(StorageUnavailable, SessionConflict, UnreadablePayload):
+        if not (yield from calls.in_transaction()):
+            yield from calls.update(marked, record, clock.now())
 
 
 def _is_due(session_id: str, moment: int) -> bool:

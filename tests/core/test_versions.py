@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from django_sessionstores.core import records
-from django_sessionstores.core.records import Record, State, next_version, saves_of
+from django_sessionstores.core.records import (
+    Record,
+    State,
+    next_version,
+    next_version_for,
+    refused_version,
+    saves_of,
+)
 
 
 def a_record(version: int, state: State = State.LIVE) -> Record:
@@ -26,6 +33,26 @@ def test_a_version_says_whether_the_session_is_bound(
             assert not a_record(version, State.ENDED).is_bound
         assert a_record(next_version(second, is_bound=not is_bound)).is_bound is not is_bound
         assert (saves_of(a_record(first)), saves_of(a_record(second))) == (1, 2)
+
+
+def test_a_version_says_whether_the_session_was_refused() -> None:
+    """As long as it is bound, and in the entry of a registry as well."""
+    bound = next_version(is_bound=True)
+    refused = a_record(refused_version(bound))
+    assert (refused.is_bound, refused.was_refused, saves_of(refused)) == (True, True, 2)
+    for version in (
+        next_version(refused.version),
+        next_version(refused.version, is_bound=True),
+        next_version_for(refused, 7 << 32),
+    ):
+        assert a_record(version).was_refused
+    for version in (
+        next_version(refused.version, is_bound=False),
+        next_version_for(a_record(bound), refused.version),
+        next_version_for(a_record(1), refused.version),
+    ):
+        assert not a_record(version).was_refused
+    assert a_record(next_version_for(a_record(bound), refused.version)).is_bound
 
 
 def test_versions_of_the_same_save_differ() -> None:

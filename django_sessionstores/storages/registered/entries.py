@@ -86,8 +86,9 @@ def belongs_to(data: Record, entry: Record) -> bool:
 def has_drifted(record: Record, entry: Record) -> bool:
     """Return whether the entry differs from the record in what lists show, or in its site."""
     # A login that has joined the session of another login moves its beginning.
-    fields = ("expires", "user_id", "created", "ip", "user_agent", "site", "is_bound")
-    return any(getattr(record, each) != getattr(entry, each) for each in fields)
+    fields = ("expires", "user_id", "created", "ip", "user_agent", "site")
+    marks = ("is_bound", "was_refused")
+    return any(getattr(record, each) != getattr(entry, each) for each in (*fields, *marks))
 
 
 def replace_tombstone(
