@@ -438,6 +438,14 @@ def test_it_ends_the_session(thief: BoundBrowser, browser: BoundBrowser, ended: 
         assert browser.send_proof(None).json()["continue"] is False
 
 
+@pytest.mark.engines("cookie:unregistered")
+def test_a_session_that_cannot_be_ended(thief: BoundBrowser, ended: list[str]) -> None:
+    """Nobody is told of an end that did not happen."""
+    with binding_settings(END_WITHOUT_PROOF=True):
+        assert thief.user() == ""
+    assert ended == []
+
+
 def test_a_refresh_is_not_reported(browser: BoundBrowser, rejected: list[tuple[str, str]]) -> None:
     """Not even if another middleware reads the session of each request."""
     reader = f"{__name__}.read_each"

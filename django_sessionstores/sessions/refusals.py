@@ -51,7 +51,7 @@ def report(session: KnownSession, skipped: str) -> Flow[None]:
         sent.append(loading.rejection_event(record.id, "no proof", skipped))
         if not (skipped or settings.END_WITHOUT_PROOF):
             yield from _mark(storage, record)
-    if settings.END_WITHOUT_PROOF:
+    if settings.END_WITHOUT_PROOF and storage.authoritative:
         # If the store does not answer now, the next request without a proof ends the session.
         with suppress(StorageUnavailable):
             ended = yield from revocation.end(storage, record.id, refused.key, record)
