@@ -52,6 +52,8 @@ END_REASONS: Final = {
     "password": "the user has a new password",
     "deactivated": "the user may no longer sign in",
     "deleted": "the user was deleted",
+    "no proof": "its key was used without the proof of the session's device, and "
+    "``END_WITHOUT_PROOF`` is set",
 }
 """Why a session has ended."""
 
@@ -68,6 +70,9 @@ REJECTION_REASONS: Final = {
     "superseded": "the session got another key, by ``cycle_key()``, or a login has begun another "
     "session",
     "too old": "the key was rotated, and its grace period is over",
+    "no proof": "the session is bound to a device, and the request came without the proof of it: "
+    "the cookie was copied, or the browser could not refresh its bound cookie; ``detail`` is the "
+    "reason that the browser gives. Sent at most once a minute per session and process",
     "foreign": "the stored session, or the cookie, is encrypted with a key that this worker does "
     "not have: that of another site, or one that is missing in its settings",
     "tampered": "the stored session, or the cookie, was altered or is damaged; ``detail`` says "

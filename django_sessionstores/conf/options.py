@@ -280,6 +280,30 @@ class Settings:
         ``SESSION_COOKIE_SECURE``."""
         return flag("COOKIE_PARTITIONED", default=False)
 
+    # Sessions that are bound to a device.
+
+    @cached_property
+    def DEVICE_BINDING(self) -> str:
+        """Whether the package's middleware asks browsers to bind sessions to their device.
+        ``"prefer"`` asks at each login, and browsers that cannot do it go on without. If it is
+        empty, no browser is asked, and sessions that are bound already need no proof."""
+        return choice("DEVICE_BINDING", "", "prefer")
+
+    @cached_property
+    def DEVICE_BINDING_LIFETIME(self) -> float:
+        """How long a bound cookie is valid, in seconds. A browser that is in use refreshes it in
+        this time. Anyone who has copied all cookies can use them for this time, and at most a
+        minute more. ``None``, the default, stands for 600 seconds."""
+        return seconds_above_zero("DEVICE_BINDING_LIFETIME") or 600.0
+
+    @cached_property
+    def END_WITHOUT_PROOF(self) -> bool:
+        """Whether a session that is bound to a device ends when its key is used without the proof
+        of the device. This also signs out users whose browser could not refresh its bound cookie,
+        for example because the site did not answer. With ``False``, only the request without the
+        proof is anonymous."""
+        return flag("END_WITHOUT_PROOF", default=False)
+
     # The registry and the cookie engine.
 
     @cached_property

@@ -56,6 +56,10 @@ class YourSession(msgspec.Struct, frozen=True, kw_only=True):
     """When the session was last active, see `SessionInfo`. For the current session: now."""
     is_current: bool
     """Whether it is the session of the request."""
+    is_bound: bool
+    """Whether the session is bound to its device, so that a copied cookie works for minutes."""
+    was_refused: bool
+    """Whether its cookie was used without the proof of the device, see `SessionInfo`."""
 
 
 class YourSessionList(msgspec.Struct, frozen=True, kw_only=True):
@@ -302,6 +306,8 @@ class _Descriptions:
                 # The stored time of the current session is from before this request.
                 last_activity=now if each.id in current else each.last_activity,
                 is_current=each.id in current,
+                is_bound=each.is_bound,
+                was_refused=each.was_refused,
             )
             for each in sessions
         ]

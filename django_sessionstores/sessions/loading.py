@@ -18,8 +18,19 @@ from ..core.records import Record, SecretText
 from ..core.records import State as RecordState
 from ..exceptions import ForeignPayload, StorageUnavailable, UnreadablePayload
 from ..storages.revocation import is_in_grace
-from . import drafting, rotation
-from .state import Dead, Environment, Event, New, State, Stored, Unreachable, Unread, Unreadable
+from . import device_proof, drafting, rotation
+from .state import (
+    Dead,
+    Environment,
+    Event,
+    New,
+    Refused,
+    State,
+    Stored,
+    Unreachable,
+    Unread,
+    Unreadable,
+)
 
 security_logger = logging.getLogger("django.security.SuspiciousSession")
 
@@ -91,8 +102,11 @@ def _result_of(
     if dead is not None:
         return dead
     base = drafting.open_record(env, record)
+    data = codec().deserialize(base)
+    if env.policy is not None and device_proof.is_missing(env.policy, data):
+        return LoadResult(Refused(key, record), {}, is_provisional=is_provisional)
     known = Stored(key, record, base, is_announced)
-    return LoadResult(known, codec().deserialize(base), is_provisional=is_provisional)
+    return LoadResult(known, data, is_provisional=is_provisional)
 
 
 def _stated_id(env: Environment, key: SecretText, state: Unread) -> str | None:

@@ -43,6 +43,7 @@ from .state import (
     Environment,
     Event,
     New,
+    Refused,
     ReplacedSession,
     Rotating,
     RotationCause,
@@ -125,9 +126,10 @@ def save(env: Environment, state: State, data: dict[str, Any], intent: Intent) -
                     # The session was served as empty, which must not replace its stored data.
                     raise state.outage
                 return SaveResult(state)
-            case Unreadable():
+            case Unreadable() | Refused():
                 if not intent.has_changes:
-                    # Nothing changed, and a worker with the right keys can read the session.
+                    # Nothing changed, and a worker with the right keys can read the session, or a
+                    # request with the proof of its device.
                     return SaveResult(state)
                 state = New(SecretText(draw_key()))
                 continue

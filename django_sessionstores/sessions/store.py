@@ -95,6 +95,14 @@ class SessionStore(SessionFlows):
         """Whether the session has ended for a reason that no response has told yet."""
         return self.end_note is not None and not self.is_end_told
 
+    @property
+    def has_logged_in(self) -> bool:
+        """Whether the user has logged in with this object, and the login is stored."""
+        state = self._current_state
+        if not isinstance(state, Stored) or not state.drawn:
+            return False
+        return state.record.user_id is not None and state.record.created >= self._opened
+
     def is_empty(self) -> bool:
         """Return whether there is neither a key nor data. Then a middleware deletes the cookie."""
         # A dead session has a key. Its cookie stays, because the browser may have a newer one.

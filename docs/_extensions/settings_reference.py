@@ -39,6 +39,9 @@ MIDDLEWARE: Final = {
     "COOKIE_MAX_PARTS",
     "EXPLAIN_ENDS",
     "NEW_SIGN_IN",
+    "DEVICE_BINDING",
+    "DEVICE_BINDING_LIFETIME",
+    "END_WITHOUT_PROOF",
 }
 """The options that have an effect under the package's middleware only."""
 
@@ -60,6 +63,7 @@ NEEDS: Final[dict[str, Callable[[Storage], bool]]] = {
     "ROTATE_AFTER": rotates,
     "ROTATION_GRACE": rotates,
     "TOMBSTONE_AGE": decides,
+    "END_WITHOUT_PROOF": decides,
     "MAX_SESSIONS": lists,
     "ON_LIMIT": lists,
     "END_ON_PASSWORD_CHANGE": lists,

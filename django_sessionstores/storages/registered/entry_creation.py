@@ -8,7 +8,7 @@ from contextlib import suppress
 import msgspec
 
 from ...core.flow import Call, Flow
-from ...core.records import Record, State, next_version, saves_of, without_payload
+from ...core.records import Record, State, next_version_for, saves_of, without_payload
 from ...exceptions import StorageUnavailable, UnreadablePayload
 from ..base import Conflict, Gone, Outcome, Taken, Updated
 from .entries import belongs_to, combine_outcomes
@@ -148,7 +148,7 @@ class EntryCreation(Pair):
         # Both requests store the session of this entry, whichever of them is the first.
         record = msgspec.structs.replace(record, origin=entry.origin)
         claim = msgspec.structs.replace(
-            without_payload(record), version=next_version(entry.version)
+            without_payload(record), version=next_version_for(record, entry.version)
         )
         claimed: Outcome = yield Call(self._registry, "update", (claim, entry, now))
         if not isinstance(claimed, Updated):
