@@ -21,10 +21,12 @@ class SessionStoresConfig(AppConfig):
         from .accounts import changes as accounts
         from .accounts import recent_authentication
         from .conf import settings
+        from .devices import new_sign_ins
         from .operations import checks, indexes, statistics  # noqa: F401 - checks registers them
 
         accounts.connect()
         recent_authentication.connect()
+        new_sign_ins.connect()
         statistics.connect()
         indexes.connect(self)
         try:

@@ -21,12 +21,15 @@ from django.contrib.auth.signals import user_logged_out
 from django.utils.translation import gettext
 from msgspec.structs import replace
 
+from .binding.headers import SKIPPED
 from .conf import settings, trusted_proxies
 from .core.client import clean_user_agent, client_ip
+from .core.flow import arun
 from .core.records import Client
 from .exceptions import StorageUnavailable, missing_extra
 from .payloads.cookie_chunks import join, parts, split
-from .sessions import SessionStore
+from .sessions import SessionStore, refusals
+from .sessions.device_proof import bound_cookie, reason_to_skip
 from .sessions.state import RequestPolicy
 from .watching import SESSION_ENDED, TRY_AGAIN_LATER, Watch, watching
 from .watching.asgi import Application, Message, Receive, Send, closing
@@ -62,6 +65,7 @@ class SessionMiddleware(sessions.SessionMiddleware):  # type: ignore[misc]
     * While the store does not answer, a WebSocket is closed with the code `TRY_AGAIN_LATER`, and
       an HTTP request is answered with 503.
     * The session records the client's IP address and user agent.
+    * A session that is bound to a device is empty without the bound cookie.
 
     Like Channels' own middleware, it must be inside ``CookieMiddleware``.
     """
@@ -82,18 +86,26 @@ class SessionMiddleware(sessions.SessionMiddleware):  # type: ignore[misc]
         self, connection: _Connection, scope: dict[str, Any], receive: Receive, send: Send
     ) -> Any:
         session = scope["session"]
+        # The session is a lazy object, for which isinstance() tests the wrapped session.
+        is_ours = isinstance(session, SessionStore)
+        policy = RequestPolicy(
+            client=partial(_client, scope),
+            sends_key=False,
+            bound_cookie=bound_cookie(scope.get("cookies", {})),
+        )
+        if is_ours:
+            session.policy = policy
         # Reading any key loads the session, so that the consumer does not block the event loop.
         await session.aget(SESSION_KEY)
-        # The session is a lazy object, for which isinstance() tests the wrapped session.
-        if not isinstance(session, SessionStore):
+        if not is_ours:
             return await self.inner(scope, receive, send)
-        session.policy = RequestPolicy(client=partial(_client, scope), sends_key=False)
         _served.set(session)
+        await arun(refusals.report(session, _skipped(scope)))
         try:
             async with _close_with_session(session, connection):
                 return await self.inner(scope, receive, send)
         finally:
-            session.policy = replace(session.policy, settles=False)
+            session.policy = replace(policy, settles=False)
             await session.asettle()
 
 
@@ -264,6 +276,13 @@ def _client(scope: Mapping[str, Any]) -> Client:
     address, *_ = scope.get("client") or ("",)
     ip = client_ip(address or "", forwarded.decode("latin1"), trusted_proxies())
     return Client(ip, clean_user_agent(agents[0].decode("latin1") if agents else ""))
+
+
+def _skipped(scope: Mapping[str, Any]) -> str:
+    """Return why the browser has no bound cookie, if it says so."""
+    name = SKIPPED.lower().encode()
+    found = [value for each, value in scope.get("headers", ()) if each == name]
+    return reason_to_skip(found[0].decode("latin1") if found else "")
 
 
 @asynccontextmanager

@@ -54,6 +54,8 @@ END_REASONS: Final = {
     "password": "the user has a new password",
     "deactivated": "the user may no longer sign in",
     "deleted": "the user was deleted",
+    "no proof": "its key was used without the proof of the session's device, and "
+    "``END_WITHOUT_PROOF`` is set",
 }
 """Why a session has ended."""
 
@@ -70,6 +72,9 @@ REJECTION_REASONS: Final = {
     "superseded": "the session got another key, by ``cycle_key()``, or a login has begun another "
     "session",
     "too old": "the key was rotated, and its grace period is over",
+    "no proof": "the session is bound to a device, and the request came without the proof of it: "
+    "the cookie was copied, or the browser could not refresh its bound cookie; ``detail`` is the "
+    "reason that the browser gives. Sent at most once a minute per session and process",
     "foreign": "the stored session, or the cookie, is encrypted with a key that this worker does "
     "not have: that of another site, or one that is missing in its settings",
     "tampered": "the stored session, or the cookie, was altered or is damaged; ``detail`` says "
@@ -84,6 +89,15 @@ client_changed: Final = Signal()
 Sent with ``session_id``, ``before`` and ``after``, each of which has ``ip`` and ``user_agent``. It
 is only sent with the middleware of this package, and at most once per session in
 ``TOUCH_INTERVAL``.
+"""
+
+new_sign_in: Final = Signal()
+"""A user has signed in on a device that none of the user's live sessions has.
+
+Sent with ``user``, ``client`` (which has ``ip`` and ``user_agent``), ``country`` (the name of the
+country of the address, which is often empty), ``when`` (an aware datetime), ``language`` (the code
+of the user's language) and ``devices_url`` (the address of "Your devices", which may be empty). It
+is only sent if ``NEW_SIGN_IN`` says so, and after the commit of the transaction of the login.
 """
 
 

@@ -35,6 +35,7 @@ SESSIONSTORES = {
     "CACHED_STORE": DEMO.cached_store,
     "MONGODB_URI": DEMO.mongodb,
     "STATISTICS": True,
+    "EXPLAIN_ENDS": 60 * 60,
 }
 
 # --- The rest is an ordinary site ----------------------------------------------------------

@@ -49,7 +49,7 @@ ONE_OF_EACH: Final[Mapping[str, Any]] = {
 }
 
 # The pages have no inline scripts or styles, so this policy does not need an exception.
-_CONTENT_SECURITY_POLICY: Final = "default-src 'self'; frame-ancestors 'none'"
+CONTENT_SECURITY_POLICY: Final = "default-src 'self'; frame-ancestors 'none'"
 
 
 def new_cart() -> dict[str, int]:
@@ -128,7 +128,7 @@ def show(
             "variable": engines.VARIABLE,
         },
     )
-    response.headers["Content-Security-Policy"] = _CONTENT_SECURITY_POLICY
+    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     return response
 
 

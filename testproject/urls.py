@@ -27,6 +27,7 @@ def demo_urls(module: ModuleType) -> tuple[list[URLPattern], str]:
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("async/devices/", include("django_sessionstores.async_urls", namespace="async_devices")),
+    path("tour/", include("testproject.tour")),
     path("devices/", include("django_sessionstores.urls", namespace="sync_devices")),
     path("async/", include(demo_urls(async_views), namespace="async")),
     path("", include(demo_urls(views), namespace="sync")),

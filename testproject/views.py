@@ -79,6 +79,8 @@ def types(request: HttpRequest) -> HttpResponse:
 
 def tabs(request: HttpRequest) -> HttpResponse:
     """Do what each of two tabs does: read, wait, and write a key of its own."""
+    if request.method == "POST" and "side" not in request.POST:
+        return redirect_back(request, "tabs")  # Without JavaScript, the form was sent once.
     if request.method == "POST":
         side = form_value(request, "side", SIDES)
         count = request.session.get(side, 0)

@@ -45,7 +45,7 @@ class Site:
         return f"http://{HOST}:{self.port}"
 
 
-class _SilentHandler(WSGIRequestHandler):
+class SilentHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - Django's name
         pass
 
@@ -53,7 +53,7 @@ class _SilentHandler(WSGIRequestHandler):
 @contextmanager
 def serve() -> Iterator[Site]:
     """Answer real requests meanwhile, for static files too, from threads of this process."""
-    server = ThreadedWSGIServer((HOST, 0), _SilentHandler, connections_override={})
+    server = ThreadedWSGIServer((HOST, 0), SilentHandler, connections_override={})
     server.set_app(StaticFilesHandler(WSGIHandler()))
     site = Site(server.server_port)
 

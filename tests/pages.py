@@ -28,6 +28,38 @@ longest => [...document.querySelectorAll("body *")]
     .filter(text => text && text.length <= longest)
 """
 
+MOST_STOPS = 400
+"""Of a walk by the Tab key."""
+_STOP = """
+() => {
+    const stop = document.activeElement;
+    if (!stop || stop === document.body) return null;
+    const text = stop.getAttribute("aria-label") || stop.innerText || stop.value || stop.name || "";
+    const name = `${stop.tagName.toLowerCase()} ${text.trim().slice(0, 40)}`;
+    if (!stop.closest(".ss, .ssd, main#main")) return {name, problem: ""};
+    const look = () => {
+        const [style, bar] = [stop, stop.querySelector("rect") || stop]
+            .map(each => getComputedStyle(each));
+        return [style.outlineStyle, style.outlineWidth, style.boxShadow, bar.fill].join();
+    };
+    const place = stop.getBoundingClientRect();
+    const focused = look();
+    stop.blur();
+    const plain = look();
+    stop.focus({preventScroll: true});
+    if (focused === plain) return {name, problem: "looks the same with the focus"};
+    const room = 3;
+    for (let box = stop.parentElement; box && box !== document.body; box = box.parentElement) {
+        if (getComputedStyle(box).overflowX === "visible") continue;
+        const edge = box.getBoundingClientRect();
+        if (place.left - room < edge.left || place.right + room > edge.right
+            || place.top - room < edge.top || place.bottom + room > edge.bottom)
+            return {name, problem: `its focus is cut by ${box.className || box.tagName}`};
+    }
+    return {name, problem: ""};
+}
+"""
+
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0"
 SAMSUNG = (
     "Mozilla/5.0 (Linux; Android 14; SAMSUNG SM-S921B) AppleWebKit/537.36 (KHTML, like Gecko) "
@@ -80,12 +112,29 @@ def axe() -> str:
     return Path(found.origin).with_name("axe.min.js").read_text(encoding="utf-8")
 
 
+def stops_of(page: Page) -> list[dict[str, str]]:
+    """Walk through a page that was just opened by the Tab key, and return each stop.
+
+    A stop has its name, and the problem that it has. The walk ends at the end of the page. A page
+    that holds the focus is an error.
+    """
+    page.evaluate("document.activeElement.blur()")
+    stops: list[dict[str, str]] = []
+    while True:
+        page.keyboard.press("Tab")
+        stop = page.evaluate(_STOP)
+        if stop is None:
+            return stops
+        stops.append(stop)
+        assert len(stops) < MOST_STOPS, f"The focus does not leave {page.url}: {stops[-3:]}"
+
+
 def problems_of(page: Page, urls: Iterable[str], width: int, *failing: str) -> list[Any]:
     """Open pages in a window of this width, and return what keeps anybody from using them.
 
     That is each error in the console, a page that is wider than the window, a short text of which
-    a part is hidden, and what axe-core finds. Addresses that end with one of ``failing`` may answer
-    with an error.
+    a part is hidden, a stop of the Tab key that cannot be seen, and what axe-core finds. Addresses
+    that end with one of ``failing`` may answer with an error.
     """
     code, problems = axe(), []
 
@@ -97,6 +146,10 @@ def problems_of(page: Page, urls: Iterable[str], width: int, *failing: str) -> l
     page.on("console", complain)
     for url in urls:
         page.goto(url)
+        # First, because a walk begins where the last click was.
+        problems += [
+            (url, each["name"], each["problem"]) for each in stops_of(page) if each["problem"]
+        ]
         for summary in page.query_selector_all("summary"):
             summary.click()
         wide = page.evaluate("document.documentElement.scrollWidth")

@@ -36,12 +36,14 @@ from django_sessionstores.channels import (
     SessionMiddlewareStack,
 )
 from django_sessionstores.conf.options import Settings, settings
+from django_sessionstores.core.clock import now
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.payloads.cookie_chunks import LIMIT
 from django_sessionstores.signals import session_ended
-from django_sessionstores.testing import observed
+from django_sessionstores.testing import at, observed
 from tests.asgi_server import served
+from tests.binding.browsers import BoundBrowser
 from tests.services import HOST, PostgreSQL, skip_or_fail
 
 COOKIE = "sessionid"
@@ -699,3 +701,30 @@ def test_a_missing_extra_names_the_command() -> None:
     code = "import sys; sys.modules['channels'] = None; import django_sessionstores.channels"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert 'pip install "django-sessionstores[channels]"' in done.stderr
+
+
+# Bound to a device --------------------------------------------------------------------------------
+
+
+@pytest.mark.engines("memory", "db:sqlite", "cookie:sqlite")
+def test_a_session_that_is_bound_to_a_device(
+    engine: Any, user: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A socket that is opened with a copied cookie has no user, and is reported."""
+
+    async def ask_with(browser: BoundBrowser) -> str:
+        async with connected(application, browser.client) as socket:
+            return await ask(socket, "who")
+
+    stated = getattr(django_settings, "SESSIONSTORES", {})
+    with override_settings(
+        ROOT_URLCONF="tests.test_device_binding",
+        SESSIONSTORES={**stated, "DEVICE_BINDING": "prefer"},
+    ):
+        browser = BoundBrowser()
+        browser.log_in()
+        thief = browser.copied("sessionid")
+        with at(now() + 120_000):
+            assert asyncio.run(ask_with(browser)) == user.username
+            assert asyncio.run(ask_with(thief)) == ""
+    assert "the proof of its device is missing" in caplog.text

@@ -13,7 +13,7 @@ from functools import partial
 from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import HTTPCookieProcessor, OpenerDirector, build_opener
 
@@ -471,6 +471,49 @@ def test_the_devices_of_a_user(tmp_path: Path) -> None:
         assert "This device" in page
         assert "Safari on iPhone" in page
         assert f'href="{target[1]}"' in read(browser, address)
+
+
+@pytest.mark.parametrize("value", ["memory", "cookie+db", "cached_db+locmem"])
+def test_the_tour_needs_no_script_and_no_account(value: str, tmp_path: Path) -> None:
+    """One browser signs the other out, which says so; the session survives a new key and an
+    outage."""
+    database = sqlite(tmp_path / "demo.sqlite3")
+    with served(f"{value}+{database}") as (address, browser, cookies):
+        page = read(browser, f"{address}tour/")
+        assert "<script" not in page
+        assert "Nobody is signed in." in page
+
+        def step(page: str, path: str, **form: str) -> str:
+            token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
+            assert token is not None
+            return read(browser, f"{address}tour/{path}/", csrfmiddlewaretoken=token[1], **form)
+
+        page = step(page, "sign-in")
+        page = step(page, "phone")
+        assert page.count("Signed in as <strong>demo</strong>") == 2
+        assert "Safari on iPhone" in read(browser, f"{address}devices/")
+        page = step(step(page, "end-others"), "phone", again="yes")
+        assert page.count("Signed in as <strong>demo</strong>") == 1
+        assert "You signed out this device on another device." in page
+        page = step(page, "rotate")
+        assert ", a tombstone now" in page
+        with pytest.raises(HTTPError) as caught:
+            browser.open(f"{address}tour/outage/", timeout=20)
+        assert caught.value.code == 503
+        page = read(browser, f"{address}tour/")
+        assert page.count("Signed in as <strong>demo</strong>") == 1
+        for cookie in cookies:
+            assert cookie.name == "csrftoken" or str(cookie.value) not in page
+
+
+def test_every_page_is_linked() -> None:
+    """From the tour, and from the first page."""
+    with served("memory") as (address, browser, _):
+        for path in ("", "async/", "tour/"):
+            links = set(re.findall(r'href="(/[^"#]*)"', read(browser, address + path)))
+            assert {"/", "/async/", "/tour/", "/devices/", "/admin/"} <= links
+            for link in links - {"/tour/outage/"}:
+                assert browser.open(address + link[1:], timeout=20).status == 200
 
 
 def test_the_page_of_a_cookie_says_what_it_is(tmp_path: Path) -> None:

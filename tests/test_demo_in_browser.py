@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.browser import Chromium
+from tests.pages import WIDTHS, problems_of
 from tests.services import Redis
 from tests.test_demo import served, sqlite
 
@@ -72,6 +73,32 @@ def test_staff_end_a_session_that_they_have_found(address: str, chromium: Chromi
     told, after = chromium.do(scene)
     assert told == "1 session was ended."
     assert after == "?next=/devices/end-others/"
+
+
+@pytest.mark.parametrize(("scheme", "size"), [("light", "wide"), ("dark", "phone")])
+def test_the_tour_can_be_used_by_everybody(
+    tmp_path: Path, chromium: Chromium, scheme: str, size: str
+) -> None:
+    """axe-core finds nothing before the tour and after it, and nothing sticks out of a phone."""
+    width = WIDTHS[size]
+
+    def scene(browser: Browser) -> list[Any]:
+        options: Any = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
+        page = browser.new_context(base_url=found, **options).new_page()
+        page.set_default_timeout(15_000)
+        problems = problems_of(page, ["/tour/", "/"], width)
+        page.goto("/tour/")
+        for name in ("Sign in as demo", "Sign in on the phone", "Get another key"):
+            page.get_by_role("button", name=name).click()
+        page.get_by_role("button", name="Sign out all other devices").click()
+        page.close()
+        page = page.context.new_page()
+        problems += problems_of(page, ["/tour/", "/"], width)
+        page.context.close()
+        return problems
+
+    with served(f"memory+{sqlite(tmp_path / 'demo.sqlite3')}") as (found, _, _):
+        assert chromium.do(scene) == []
 
 
 def test_a_user_signs_out_the_other_devices(address: str, chromium: Chromium) -> None:

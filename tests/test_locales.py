@@ -33,6 +33,7 @@ from django_sessionstores.core.phrases import (
     translate,
     translated_message,
 )
+from django_sessionstores.devices import sessions as your_sessions
 from django_sessionstores.exceptions import CannotList, StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.operations.checks.engine import report_storage
@@ -231,6 +232,54 @@ def test_words_are_those_of_django(locale: str) -> None:
         "another text, or give it a context with pgettext()."
     )
     assert shared >= 6
+
+
+def glossary() -> dict[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Return the words for translators: the forms in English, and those of each locale."""
+    howto = (ROOT / "docs" / "howto" / "translating.rst").read_text(encoding="utf-8")
+    table = howto.partition("\nWords of each language\n")[2].partition("   * - English\n")[2]
+    head, *rows = ("   * - English\n" + table.partition("\n\n")[0]).split("   * - ")[1:]
+    columns = [cell.strip() for cell in head.split("     - ")][1:]
+    words = {}
+    for row in rows:
+        english, *cells = [tuple(cell.strip().split(", ")) for cell in row.split("     - ")]
+        words[english] = dict(zip(columns, cells, strict=True))
+    return words
+
+
+def test_the_table_of_words_has_every_language() -> None:
+    """In the order of the other table. Each word is in several texts."""
+    assert len(glossary()) >= 10
+    assert {tuple(words) for words in glossary().values()} == {tuple(LOCALES)}
+
+
+HEADINGS = {"Sessions can", "Sessions cannot"}
+"""Texts that need no word for sessions in other languages."""
+
+
+@EACH
+def test_one_word_is_used_for_one_thing(locale: str) -> None:
+    """Otherwise, readers look for a difference that there is not."""
+    wrong, seen = [], Counter[tuple[str, ...]]()
+    for english, words in glossary().items():
+        # Not in names of settings, commands and modules, nor in "user agent".
+        forms_of_it = "|".join(map(re.escape, english))
+        pattern = re.compile(rf"(?<![\w'./-])(?:{forms_of_it})(?![\w'/:]| agent)", re.IGNORECASE)
+        for entry in catalog(locale):
+            text = re.sub(r"%\(\w+\)[sd]|manage\.py [\w -]+|[A-Z_]{4,}", "", entry.msgid)
+            if entry.msgid in HEADINGS or not pattern.search(text):
+                continue
+            seen[english] += 1
+            wrong += [
+                (english[0], words[locale], form)
+                for form in forms(entry)
+                if not any(word.lower() in form.lower() for word in words[locale])
+            ]
+    assert wrong == [], (
+        f"Use the words of the table in docs/howto/translating.rst in {po(locale)}, or add a form "
+        "to the table."
+    )
+    assert set(seen) == set(glossary())
 
 
 MARKS = {
@@ -569,6 +618,37 @@ def test_pages_have_no_english_left(
             seen |= {found} & spoken
     assert left == set()
     assert len(seen) > 80
+
+
+@ONE_ENGINE
+@EACH
+def test_pages_of_devices_have_no_english_left(
+    site: Any, locale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list in pages, its questions and their answers, in the language of the site."""
+    from tests.devices import test_views as devices
+
+    monkeypatch.setattr(your_sessions, "PER_PAGE", 2)
+    # Some words are the same in both languages.
+    english = {entry.msgid for entry in catalog(locale) if entry.msgid not in forms(entry)}
+    left, seen = set[str](), 0
+    language = to_language(locale)
+    with devices.in_force(LANGUAGE_CODE=language, ROOT_URLCONF=devices.__name__):
+        ada = devices.person("ada")
+        browser = devices.Browser("sync", ada)
+        agents = (devices.IPHONE, "curl/8.5.0", "", "iPad", devices.IPHONE)
+        ids = [devices.stored(site, ada, agent=agent).session_id for agent in agents]
+        for page in (
+            *(browser.get(), browser.get("?page=2"), browser.get("end-others/")),
+            *(browser.get(f"{ids[0]}/end/"), browser.post(f"{ids[0]}/end/")),
+            *(browser.get(f"{devices.UNKNOWN}/end/"), browser.post("end-others/")),
+        ):
+            assert f'<html lang="{language}"' in text(page)
+            found = Texts(text(page)).found
+            left |= english & {*found}
+            seen += len(found)
+    assert left == set()
+    assert seen > 100
 
 
 @ONE_ENGINE

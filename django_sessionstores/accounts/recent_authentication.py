@@ -73,12 +73,12 @@ def has_recent_authentication(session: Any, age: float | None = None) -> bool:
     ``request.user`` as well: only that tells whether the session is still valid, for example after
     a password change. Raises ``ValueError`` if ``age`` is not more than 0.
     """
-    return run(_has_recent_authentication(session, _limit(age)))
+    return run(is_recent(session, _limit(age)))
 
 
 async def ahas_recent_authentication(session: Any, age: float | None = None) -> bool:
     """See `has_recent_authentication`."""
-    return await arun(_has_recent_authentication(session, _limit(age)))
+    return await arun(is_recent(session, _limit(age)))
 
 
 def mark_authenticated(request: HttpRequest) -> None:
@@ -108,25 +108,31 @@ def recent_authentication_required(view: View | None = None, *, age: float | Non
     that is ``None``, every authenticated user may use the view. The decorator works for sync and
     async views, and with ``method_decorator`` for methods of classes.
     """
-    _check(age)
+    check_age(age)
 
     def decorate(view: View) -> View:
-        async def call_async(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-            refusal = await arun(_refusal(request, age))
-            response = refusal or view(request, *args, **kwargs)
-            return await response if isawaitable(response) else response
-
-        def call_sync(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-            # dispatch() of an async class is not a coroutine function, but its result is awaited.
-            if in_event_loop():
-                return call_async(request, *args, **kwargs)
-            return run(_refusal(request, age)) or view(request, *args, **kwargs)
-
-        decorated = wraps(view)(call_async if iscoroutinefunction(view) else call_sync)
+        decorated = guarded(view, lambda request: _refusal(request, age))
         setattr(decorated, AGE_OF_VIEW, age)  # A check finds the view by it.
         return decorated
 
     return decorate if view is None else decorate(view)
+
+
+def guarded(view: View, refuse: Callable[[HttpRequest], Flow[HttpResponse | None]]) -> View:
+    """Return a view that is called only if ``refuse`` returns no response for the request."""
+
+    async def call_async(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        refusal = await arun(refuse(request))
+        response = refusal or view(request, *args, **kwargs)
+        return await response if isawaitable(response) else response
+
+    def call_sync(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        # dispatch() of an async class is not a coroutine function, but its result is awaited.
+        if in_event_loop():
+            return call_async(request, *args, **kwargs)
+        return run(refuse(request)) or view(request, *args, **kwargs)
+
+    return wraps(view)(call_async if iscoroutinefunction(view) else call_sync)
 
 
 # --- Times --------------------------------------------------------------------------------------
@@ -137,7 +143,7 @@ def _authenticated_at(session: Any) -> Flow[datetime | None]:
     return None if moment is None else utc_datetime(moment)
 
 
-def _has_recent_authentication(session: Any, age: float | None) -> Flow[bool]:
+def is_recent(session: Any, age: float | None) -> Flow[bool]:
     if age is None:
         return (yield Call(session, "get", (SESSION_KEY,))) is not None
     moment = yield from _moment(session)
@@ -158,11 +164,12 @@ def _moment(session: Any) -> Flow[int | None]:
 
 
 def _limit(age: float | None) -> float | None:
-    _check(age)
+    check_age(age)
     return settings.RECENT_AUTHENTICATION_AGE if age is None else age
 
 
-def _check(age: float | None) -> None:
+def check_age(age: float | None) -> None:
+    """Raise ``ValueError`` if ``age`` is not a number of seconds that a login can be recent for."""
     if age is not None and not age > 0:
         raise ValueError(f"age is {age}; it must be more than 0 seconds.")
 
@@ -214,16 +221,26 @@ def _refusal(request: HttpRequest, age: float | None) -> Flow[HttpResponse | Non
     """Return the response for a user who may not use the view; ``None`` if the user may."""
     age = _limit(age)
     if age is not None:
-        _session_of(request)
-        if not apps.is_installed(_APP):
-            raise ImproperlyConfigured(
-                f"{_APP} is not in INSTALLED_APPS, so logins are not noticed and never count as "
-                "recent. Add it."
-            )
+        require_times(request)
     # The session alone is not enough: after a password change, its user is anonymous to Django.
     user = yield Call(RequestUser(request), "get", ())
-    if user.is_authenticated and (yield from _has_recent_authentication(request.session, age)):
+    if user.is_authenticated and (yield from is_recent(request.session, age)):
         return None
+    return ask_to_sign_in(request, user)
+
+
+def require_times(request: HttpRequest) -> None:
+    """Raise ``ImproperlyConfigured`` if it is not known when users of this site have logged in."""
+    _session_of(request)
+    if not apps.is_installed(_APP):
+        raise ImproperlyConfigured(
+            f"{_APP} is not in INSTALLED_APPS, so logins are not noticed and never count as "
+            "recent. Add it."
+        )
+
+
+def ask_to_sign_in(request: HttpRequest, user: Any) -> HttpResponse:
+    """Return the response that leads a user to the login page, and back to this page."""
     url = sign_in_url() if user.is_authenticated else resolve_url(django_settings.LOGIN_URL)
     url = _with_return_url(request, url)
     response: HttpResponse

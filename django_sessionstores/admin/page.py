@@ -47,7 +47,7 @@ class Page:
     @cached_property
     def inventory(self) -> Inventory:
         """Return the inventory of the engine in use."""
-        return Inventory()
+        return Inventory(by="staff")
 
     @cached_property
     def now(self) -> datetime:

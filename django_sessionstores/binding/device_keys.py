@@ -126,8 +126,14 @@ def key_of_bytes(stored: bytes) -> DeviceKey:
 
 
 def id_of(key: DeviceKey) -> str:
-    """Return the id of a binding: 22 characters of base64url that follow from its key."""
-    return encode_base64url(hashlib.sha256(key.to_bytes()).digest()[:_ID_BYTES])
+    """Return the id of a binding: a letter and 22 characters that follow from its key."""
+    return id_of_bytes(key.to_bytes())
+
+
+def id_of_bytes(stored: bytes) -> str:
+    """Return the id of the binding to a key that `DeviceKey.to_bytes` has made."""
+    # Browsers send an id as a token, which must begin with a letter (RFC 9651, 3.3.4).
+    return "b" + encode_base64url(hashlib.sha256(stored).digest()[:_ID_BYTES])
 
 
 def decode_base64url(text: str) -> bytes:

@@ -10,6 +10,19 @@ MAX_LENGTH: Final = 8192
 """The characters of a header that are looked at at most. A proof with an RSA key of 4,096 bits has
 some 1,600."""
 
+REGISTRATION: Final = "Secure-Session-Registration"
+"""The header of a response that asks for a new key, see `registration`."""
+CHALLENGE: Final = "Secure-Session-Challenge"
+"""The header of a response that asks for a proof, see `challenge`."""
+PROOF: Final = "Secure-Session-Response"
+"""The header of a request that has a proof."""
+BINDING_ID: Final = "Sec-Secure-Session-Id"
+"""The header of a request for a new bound cookie that has the id of the binding."""
+SKIPPED: Final = "Secure-Session-Skipped"
+"""The header of a request that the browser has sent without asking for a new bound cookie."""
+REASONS_TO_SKIP: Final = ("unreachable", "server_error", "quota_exceeded")
+"""The values of that header: the site did not answer, or with an error, or too many requests."""
+
 _STRING: Final = r'"((?:[ !#-\[\]-~]|\\["\\])*)"'
 _WORD: Final = r"([A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*)"
 _PARAMETERS: Final = re.compile(r" *;.*", re.DOTALL)

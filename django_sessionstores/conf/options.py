@@ -137,6 +137,21 @@ class Settings:
         was done."""
         return flag("END_ON_DELETION", default=True)
 
+    @cached_property
+    def EXPLAIN_ENDS(self) -> float:
+        """How long a browser can be told why its session has ended, in seconds. The template tag
+        ``ended_session`` says it on the next page, such as the login page. This costs one more
+        write to the store for each signed-in session that is ended elsewhere, and none for
+        visitors. ``0`` disables it."""
+        return seconds("EXPLAIN_ENDS", default=0)
+
+    @cached_property
+    def NEW_SIGN_IN(self) -> str:
+        """What happens at a login on a device, or in a country, that none of the user's live
+        sessions has. ``"signal"`` sends the signal ``new_sign_in``. ``"email"`` also sends an email
+        to the user, with Django's mail backend. ``"ignore"`` does nothing."""
+        return choice("NEW_SIGN_IN", "ignore", "signal", "email")
+
     # Recent authentication.
 
     @cached_property
@@ -158,18 +173,7 @@ class Settings:
     def ENCRYPTION_KEYS(self) -> Sequence[str]:
         """The secrets that protect session data. The first key encrypts; every key in the list
         decrypts. If the list is empty, ``SECRET_KEY`` and ``SECRET_KEY_FALLBACKS`` are used."""
-        keys: Sequence[str] = entries("ENCRYPTION_KEYS")
-        if not all(keys) or not all(isinstance(key, str) for key in keys):
-            raise ImproperlyConfigured(
-                Phrase(
-                    _(
-                        "%(setting)s has a key that is empty or not a string. Is an "
-                        "environment variable not set?"
-                    ),
-                    setting=full_name("ENCRYPTION_KEYS"),
-                )
-            )
-        return keys
+        return _encryption_keys()
 
     # Sites that share a store.
 
@@ -256,8 +260,8 @@ class Settings:
 
     @cached_property
     def TELL_ENDS(self) -> bool:
-        """Whether Redis and PostgreSQL tell all processes at once which sessions have ended, with
-        ``PUBLISH`` and ``NOTIFY``, so that open connections do not wait for ``WATCH_INTERVAL``."""
+        """Whether Redis, PostgreSQL and MongoDB tell all processes at once which sessions have
+        ended, so that open connections do not wait for ``WATCH_INTERVAL``."""
         return flag("TELL_ENDS", default=False)
 
     # The middleware.
@@ -267,23 +271,7 @@ class Settings:
         """The addresses and networks (IPv4 and IPv6) of the proxies whose ``X-Forwarded-For``
         header the package's middleware trusts. ``"unix"`` stands for a proxy that connects through
         a Unix socket. If the list is empty, the header is ignored."""
-        proxies: Sequence[str] = entries("TRUSTED_PROXIES")
-        try:
-            Proxies.parse(proxies)
-        except ValueError as error:
-            raise ImproperlyConfigured(
-                Phrase(
-                    _(
-                        "%(setting)s: %(error)s. Write addresses and networks such as %(address)s "
-                        "and %(network)s, or 'unix'."
-                    ),
-                    setting=full_name("TRUSTED_PROXIES"),
-                    error=str(error),
-                    address="'10.0.0.1'",
-                    network="'10.0.0.0/8'",
-                )
-            ) from error
-        return proxies
+        return _trusted_proxies()
 
     @cached_property
     def COOKIE_PARTITIONED(self) -> bool:
@@ -291,6 +279,30 @@ class Settings:
         that is embedded in other sites then has a separate session in each of them. It requires
         ``SESSION_COOKIE_SECURE``."""
         return flag("COOKIE_PARTITIONED", default=False)
+
+    # Sessions that are bound to a device.
+
+    @cached_property
+    def DEVICE_BINDING(self) -> str:
+        """Whether the package's middleware asks browsers to bind sessions to their device.
+        ``"prefer"`` asks at each login, and browsers that cannot do it go on without. If it is
+        empty, no browser is asked, and sessions that are bound already need no proof."""
+        return choice("DEVICE_BINDING", "", "prefer")
+
+    @cached_property
+    def DEVICE_BINDING_LIFETIME(self) -> float:
+        """How long a bound cookie is valid, in seconds. A browser that is in use refreshes it in
+        this time. Anyone who has copied all cookies can use them for this time, and at most a
+        minute more. ``None``, the default, stands for 600 seconds."""
+        return seconds_above_zero("DEVICE_BINDING_LIFETIME") or 600.0
+
+    @cached_property
+    def END_WITHOUT_PROOF(self) -> bool:
+        """Whether a session that is bound to a device ends when its key is used without the proof
+        of the device. This also signs out users whose browser could not refresh its bound cookie,
+        for example because the site did not answer. With ``False``, only the request without the
+        proof is anonymous."""
+        return flag("END_WITHOUT_PROOF", default=False)
 
     # The registry and the cookie engine.
 
@@ -392,6 +404,43 @@ class Settings:
     def timeouts(self) -> Timeouts:
         """`IDLE_TIMEOUT` and `ABSOLUTE_TIMEOUT` in milliseconds, as sessions compare them."""
         return Timeouts(int(self.IDLE_TIMEOUT * 1000), int(self.ABSOLUTE_TIMEOUT * 1000))
+
+
+def _encryption_keys() -> Sequence[str]:
+    """Return the entries of ``ENCRYPTION_KEYS``. Raises ``ImproperlyConfigured``."""
+    keys: Sequence[str] = entries("ENCRYPTION_KEYS")
+    if not all(keys) or not all(isinstance(key, str) for key in keys):
+        raise ImproperlyConfigured(
+            Phrase(
+                _(
+                    "%(setting)s has a key that is empty or not a string. Is an "
+                    "environment variable not set?"
+                ),
+                setting=full_name("ENCRYPTION_KEYS"),
+            )
+        )
+    return keys
+
+
+def _trusted_proxies() -> Sequence[str]:
+    """Return the entries of ``TRUSTED_PROXIES``. Raises ``ImproperlyConfigured``."""
+    proxies: Sequence[str] = entries("TRUSTED_PROXIES")
+    try:
+        Proxies.parse(proxies)
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            Phrase(
+                _(
+                    "%(setting)s: %(error)s. Write addresses and networks such as %(address)s "
+                    "and %(network)s, or 'unix'."
+                ),
+                setting=full_name("TRUSTED_PROXIES"),
+                error=str(error),
+                address="'10.0.0.1'",
+                network="'10.0.0.0/8'",
+            )
+        ) from error
+    return proxies
 
 
 def _secret_names() -> Sequence[str]:

@@ -31,7 +31,7 @@ class State(IntEnum):
     because the browser may already have the new key."""
     ENDED = 2
     """The session has ended. Stored only if a copy could come back, from a cache or from a previous
-    backend; the tombstone outlives every copy."""
+    backend, in which case the tombstone outlives every copy; or to say why, see `end_notes`."""
     ROTATED = 3
     """The session got another key because the old one had grown old. During the rotation grace
     period, which begins at the last activity of the tombstone, a request with the old key is served
@@ -40,6 +40,8 @@ class State(IntEnum):
 
 STATES: Final = {state.value: state for state in State}
 """The states by their numbers. A call of the enumeration takes ten times as long."""
+
+_WITHOUT_SUCCESSOR: Final = frozenset({State.LIVE, State.ENDED})
 
 TOMBSTONES: Final = tuple(state for state in State if state is not State.LIVE)
 """The states of tombstones."""
@@ -154,12 +156,26 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def successor(self) -> str:
         """The id under which the session continues, if this is a tombstone that knows it.
 
-        Otherwise it is empty. A tombstone stores it in place of the payload.
+        Otherwise it is empty. A tombstone stores it in place of the payload, unless the session has
+        ended: then there may be a note of the reason, see `end_notes`.
         """
-        if self.state is State.LIVE or len(self.payload) < ID_SIZE:
+        if self.state in _WITHOUT_SUCCESSOR or len(self.payload) < ID_SIZE:
             return ""
         link = self.payload[:ID_SIZE]
         return link.hex() if any(link) else ""
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the session is bound to a device, for lists, see `next_version`.
+
+        Of 32,768 sessions that release 0.2 has saved last, one says so without being bound.
+        """
+        return self.state is State.LIVE and self.version & _LOW in _MARKS
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether the key of a bound session was used without the proof of the device."""
+        return self.state is State.LIVE and self.version & _LOW == _REFUSED
 
     @property
     def is_login(self) -> bool:
@@ -216,15 +232,44 @@ _COUNTS: Final = 2**31 - 1
 """The maximum counter of a version, which is followed by 0."""
 
 
-def next_version(version: int = 0) -> int:
-    """Return the version of the next save: a counter, followed by 32 random bits.
+_LOW: Final = 2**16 - 1
+_BOUND: Final = 0xB07D
+"""The last 16 bits in the versions of sessions that are bound to a device, and of no others."""
+_REFUSED: Final = 0xB07E
+"""The same, if the key of such a session was used without the proof of the device."""
+_MARKS: Final = (_BOUND, _REFUSED)
 
-    Because of the random bits, a save that was rolled back has another version than the save that
+
+def next_version(version: int = 0, *, is_bound: bool | None = None) -> int:
+    """Return the version of the next save: a counter, followed by 32 bits.
+
+    They are random, so that a save that was rolled back has another version than the save that
     took its place. Versions of one session compare by the counter. A version has 63 bits, which
     every store can keep.
+
+    ``is_bound`` is whether the session is bound to a device; ``None`` if that is as before. Then
+    the last 16 bits say so, because lists have the version of each session, and not its data.
     """
     # They need not be secret. Python seeds its generator anew in each process that is forked.
-    return (((version >> 32) + 1 & _COUNTS) << 32) | random.getrandbits(32)
+    tail, mark = random.getrandbits(32), version & _LOW
+    if is_bound is not False and mark in _MARKS:
+        tail = tail & ~_LOW | mark
+    elif is_bound:
+        tail = tail & ~_LOW | _BOUND
+    elif tail & _LOW in _MARKS:
+        tail ^= 0x100
+    return (((version >> 32) + 1 & _COUNTS) << 32) | tail
+
+
+def refused_version(version: int) -> int:
+    """Return the next version of a session whose key was used without the proof of its device."""
+    return next_version(version, is_bound=True) & ~_LOW | _REFUSED
+
+
+def next_version_for(record: Record, version: int) -> int:
+    """Return the version after another one, for a record that says the same to lists as this."""
+    mark, following = record.version & _LOW, next_version(version, is_bound=False)
+    return following & ~_LOW | mark if record.is_bound else following
 
 
 def saves_of(record: Record) -> int:

@@ -5,9 +5,10 @@ They are for pages only. Both come from what the client sent, so they do not pro
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from django.conf import settings as django_settings
 from django.utils.translation import gettext, pgettext
@@ -23,6 +24,17 @@ NO_DEVICE: Final = "-"
 _MAC: Final = {"Mac OS X": "macOS"}
 _APPLE: Final = {"iPhone", "iPad", "iPod"}
 """The devices that are better known than their system. "iOS-Device" is one that is not known."""
+
+DeviceKind: TypeAlias = Literal["computer", "phone", "tablet", "program", "unknown"]
+_KINDS: Final[tuple[tuple[DeviceKind, re.Pattern[str]], ...]] = (
+    ("program", re.compile(r"bot[/;]|spider|crawler")),
+    ("tablet", re.compile(r"ipad|tablet|kindle|silk/")),
+    ("phone", re.compile(r"iphone|ipod|mobile")),
+    # Browsers on Android say "Mobile" on phones only.
+    ("tablet", re.compile(r"android")),
+    ("computer", re.compile(r"windows nt|macintosh|cros |x11|linux")),
+)
+"""What the user agents of a kind of device have, in lower case. The first that is found counts."""
 
 
 class _Device(NamedTuple):
@@ -57,6 +69,20 @@ def device_name(user_agent: str) -> str:
     if browser and system:
         return f"{browser} on {system}"
     return browser or system or user_agent or NO_DEVICE
+
+
+def device_kind(user_agent: str) -> DeviceKind:
+    """Return the kind of device that a user agent names, without the extra ``devices``.
+
+    A tablet that asks for the pages of a computer is a computer.
+    """
+    words = user_agent.lower()
+    if not words:
+        return "unknown"
+    for kind, pattern in _KINDS:
+        if pattern.search(words):
+            return kind
+    return "unknown" if words.startswith("mozilla/") else "program"
 
 
 @lru_cache(_KNOWN)

@@ -6,9 +6,10 @@ exposes a session key.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from asgiref.sync import sync_to_async
@@ -22,10 +23,14 @@ from ..core.records import is_session_id
 from ..inventory import REQUEST_SECONDS, Inventory, SessionInfo, SessionPage, Total
 from ..middleware.installed import records_reads
 from ..sessions.user_ids import user_id_of
-from .names import describe_device, describe_place
+from .names import DeviceKind, describe_device, describe_place, device_kind
 
 MAX_LISTED: Final = 200
 """The most sessions in a list. Users do not recognise more, and a program may have many."""
+PER_PAGE: Final = 50
+"""How many other sessions a page has."""
+MAX_SORTED: Final = 2000
+"""The most sessions that are read to sort them. A page says if there are more."""
 
 
 class YourSession(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +44,8 @@ class YourSession(msgspec.Struct, frozen=True, kw_only=True):
     """The session id, which is not a secret."""
     device: str
     """The device, such as "Firefox on Linux", in the language of the request. Never empty."""
+    kind: DeviceKind
+    """The kind of device: "computer", "phone", "tablet", "program" or "unknown"."""
     place: str
     """The place, such as "Uppsala, Sweden". Empty if it is not known."""
     ip: str
@@ -49,6 +56,10 @@ class YourSession(msgspec.Struct, frozen=True, kw_only=True):
     """When the session was last active, see `SessionInfo`. For the current session: now."""
     is_current: bool
     """Whether it is the session of the request."""
+    is_bound: bool
+    """Whether the session is bound to its device, so that a copied cookie works for minutes."""
+    was_refused: bool
+    """Whether its cookie was used without the proof of the device, see `SessionInfo`."""
 
 
 class YourSessionList(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +84,25 @@ class YourSessionList(msgspec.Struct, frozen=True, kw_only=True):
         return [each for each in self.sessions if not each.is_current]
 
 
+class YourSessionPage(YourSessionList, frozen=True, kw_only=True):
+    """A page of the list: the current session, and `PER_PAGE` of the others."""
+
+    number: int
+    """The number of the page, from 1."""
+    pages: int
+    """How many pages there are."""
+    total_others: int
+    """How many other sessions the user has, on all pages."""
+
+    @property
+    def previous(self) -> int | None:
+        return self.number - 1 if self.number > 1 else None
+
+    @property
+    def next(self) -> int | None:
+        return self.number + 1 if self.number < self.pages else None
+
+
 class YourSessions:
     """The sessions of the user of a request, who must be authenticated.
 
@@ -95,6 +125,18 @@ class YourSessions:
     async def alist(self) -> YourSessionList:
         """See `list`."""
         return await arun(self._list())
+
+    def page(self, number: int = 1) -> YourSessionPage:
+        """Return a page of the list, whose others are sorted across all pages.
+
+        If there is no page with this number, return the last one. ``is_complete`` is false if the
+        user has more than `MAX_SORTED` sessions; the pages then have that many of them.
+        """
+        return run(self._page(number))
+
+    async def apage(self, number: int = 1) -> YourSessionPage:
+        """See `page`."""
+        return await arun(self._page(number))
 
     def count_others(self) -> int:
         """Return the number of sessions besides the current one.
@@ -142,20 +184,43 @@ class YourSessions:
     # --- Flows -----------------------------------------------------------------------------
 
     def _list(self) -> Flow[YourSessionList]:
+        _, current, found, is_complete = yield from self._sorted(MAX_LISTED)
+        sessions = yield Call(_Descriptions, "describe", (found, current))
+        return YourSessionList(
+            sessions=sessions, is_complete=is_complete, records_reads=records_reads()
+        )
+
+    def _page(self, number: int) -> Flow[YourSessionPage]:
+        user_id, current, found, is_complete = yield from self._sorted(MAX_SORTED)
+        own = [each for each in found if each.id in current]
+        others = found[len(own) :]
+        total = len(others)
+        if not is_complete:
+            counted: int = yield Call(Inventory(), "count", (), {"user": user_id})
+            total = max(total, counted - len(own))
+        pages = max(1, math.ceil(len(others) / PER_PAGE))
+        number = min(max(1, number), pages)
+        shown = [*own, *others[(number - 1) * PER_PAGE : number * PER_PAGE]]
+        return YourSessionPage(
+            sessions=(yield Call(_Descriptions, "describe", (shown, current))),
+            is_complete=is_complete,
+            records_reads=records_reads(),
+            number=number,
+            pages=pages,
+            total_others=total,
+        )
+
+    def _sorted(self, limit: int) -> Flow[_Sorted]:
+        """Return the sessions of the user, the current one first and the others by activity."""
         user_id, current = yield from self._user_and_ids()
         inventory = Inventory()
-        page: SessionPage = yield Call(
-            inventory, "list", (), {"user": user_id, "limit": MAX_LISTED}
-        )
+        page: SessionPage = yield Call(inventory, "list", (), {"user": user_id, "limit": limit})
         found = [*page.sessions]
         if page.next and not any(each.id in current for each in found):
             found += yield from self._look_up(inventory, user_id, current)
         found.sort(key=lambda each: each.last_activity, reverse=True)
         found.sort(key=lambda each: each.id not in current)
-        sessions = yield Call(_Descriptions, "describe", (found, current))
-        return YourSessionList(
-            sessions=sessions, is_complete=not page.next, records_reads=records_reads()
-        )
+        return _Sorted(user_id, current, found, not page.next)
 
     def _count_others(self) -> Flow[int]:
         user_id, current = yield from self._user_and_ids()
@@ -178,13 +243,16 @@ class YourSessions:
             raise ValueError("This is the session of the request itself, which logout() ends.")
         if not is_session_id(session_id):
             return False
-        ended: bool = yield Call(Inventory(), "end", (session_id,), {"user": user_id})
+        ended: bool = yield Call(Inventory(by="user"), "end", (session_id,), {"user": user_id})
         return ended
 
     def _end_others(self) -> Flow[Total]:
         user_id, current = yield from self._user_and_ids()
         ended: Total = yield Call(
-            Inventory(), "end_all", (user_id,), {"but": current, "seconds": REQUEST_SECONDS}
+            Inventory(by="user"),
+            "end_all",
+            (user_id,),
+            {"but": current, "seconds": REQUEST_SECONDS},
         )
         return ended
 
@@ -201,6 +269,16 @@ class YourSessions:
         """Return the live sessions with these ids that belong to the user."""
         found: dict[str, SessionInfo] = yield Call(inventory, "get_many", (ids,))
         return [each for each in found.values() if each.user_id == user_id]
+
+
+class _Sorted(NamedTuple):
+    """The sessions of a user, see `YourSessions._sorted`."""
+
+    user_id: str
+    current: Collection[str]
+    """The ids of the current session."""
+    found: list[SessionInfo]
+    is_complete: bool
 
 
 def ids_of_request(request: HttpRequest) -> Collection[str]:
@@ -221,12 +299,15 @@ class _Descriptions:
             YourSession(
                 id=each.id,
                 device=describe_device(each.user_agent),
+                kind=device_kind(each.user_agent),
                 place=describe_place(each.ip),
                 ip=each.ip,
                 created=each.created,
                 # The stored time of the current session is from before this request.
                 last_activity=now if each.id in current else each.last_activity,
                 is_current=each.id in current,
+                is_bound=each.is_bound,
+                was_refused=each.was_refused,
             )
             for each in sessions
         ]

@@ -36,7 +36,7 @@ from ..exceptions import CannotList, PartlyEnded
 from ..inventory import Total
 from ..middleware.installed import has_package_middleware, records_reads
 from ..sessions import SessionStore
-from .sessions import YourSession, YourSessionList, YourSessions
+from .sessions import YourSession, YourSessionPage, YourSessions
 
 ResponseFlow = Flow[HttpResponse]
 Handler = Callable[..., ResponseFlow]
@@ -178,7 +178,7 @@ def end_others_page(request: HttpRequest, **captured: Any) -> ResponseFlow:
         return _redirect_to_login(request, recent_authentication.sign_in_url())
     yours = YourSessions(request)
     if request.method != "POST":
-        found: YourSessionList = yield Call(yours, "list", ())
+        found: YourSessionPage = yield Call(yours, "page", ())
         return _render(request, "end_others", found=found)
     try:
         ended: Total = yield Call(yours, "end_others", ())
@@ -197,7 +197,7 @@ def end_others_page(request: HttpRequest, **captured: Any) -> ResponseFlow:
 def _list_page(
     request: HttpRequest, notices: Sequence[Message] = (), status: int = 200
 ) -> ResponseFlow:
-    found: YourSessionList = yield Call(YourSessions(request), "list", ())
+    found: YourSessionPage = yield Call(YourSessions(request), "page", (_page_number(request),))
     context = {"messages": notices} if notices else {}
     return _render(request, "list", status, found=found, **context)
 
@@ -209,7 +209,7 @@ def _show_result(request: HttpRequest, *notices: Message) -> ResponseFlow:
         return (yield from _list_page(request, notices))
     for each in notices:
         messages.add_message(request, each.level, each.message)
-    return HttpResponseRedirect(_url(request, "list"))
+    return HttpResponseRedirect(_list_url(request))
 
 
 def _success(text: str) -> Message:
@@ -239,6 +239,7 @@ def _render(request: HttpRequest, page: str, status: int = 200, **context: Any) 
             "page": page,
             "now": utc_datetime(clock.now()),
             "list_url": _url(request, "list"),
+            "back_url": _list_url(request),
             "end_others_url": _url(request, "end_others"),
             "messages": messages.get_messages(request),
             "records_reads": records_reads(),
@@ -247,6 +248,17 @@ def _render(request: HttpRequest, page: str, status: int = 200, **context: Any) 
         },
         status=status,
     )
+
+
+def _page_number(request: HttpRequest) -> int:
+    given = request.GET.get("page", "")
+    return int(given) if given.isdecimal() and len(given) < 10 else 1
+
+
+def _list_url(request: HttpRequest) -> str:
+    """Return the URL of the page of the list that the user comes from."""
+    number = _page_number(request)
+    return _url(request, "list") + (f"?page={number}" if number > 1 else "")
 
 
 def _url(request: HttpRequest, name: str) -> str:

@@ -17,6 +17,7 @@ from ..storages import revocation
 from ..storages.base import MOST_AT_ONCE, Storage
 from ..storages.calls import Calls
 from ..storages.revocation import EndedSession
+from ..storages.tombstones import leave_end_notes
 from .arguments import Limits
 from .listing import PAGE_SIZE, Listing
 from .session_info import session_info
@@ -90,6 +91,8 @@ class Ending(msgspec.Struct, frozen=True):
     store: type[SessionStore]
     storage: Storage
     listing: Listing
+    by: str = ""
+    """Who ends the sessions, see `Inventory`."""
 
     def end(self, session_id: str, user_id: str | None) -> Flow[bool]:
         """End a session, and return whether it was live, see `Inventory.end`."""
@@ -262,6 +265,11 @@ class Ending(msgspec.Struct, frozen=True):
         return selection.is_outdated(record, data)
 
     def _send(self, ended: Sequence[Record], reason: str) -> Flow[None]:
-        """Send ``session_ended`` for each, after the commit if the caller is in a transaction."""
+        """Send ``session_ended`` for each, after the commit if the caller is in a transaction.
+
+        Before, the reason is noted for the browsers that had the sessions, see ``EXPLAIN_ENDS``.
+        """
+        cause = self.by if self.by and reason == "revoked" else reason
+        yield from leave_end_notes(self.storage, ended, cause)
         end_events = [loading.end_event(each.id, reason, each.user_id) for each in ended]
-        return events.send_if_committed(self.store, self.storage, end_events)
+        yield from events.send_if_committed(self.store, self.storage, end_events)

@@ -43,10 +43,13 @@ class Inventory:
     objects or as primary keys. An outage raises ``StorageUnavailable``. An engine that keeps no
     list of its sessions raises `CannotList`, but `get` and `end` work with it. An argument that is
     not a session id, a user or a number raises ``ValueError`` or ``TypeError`` before anything is
-    read or ended.
+    read or ended. ``by`` is who ends sessions with this object: ``"user"`` for the user of the
+    sessions, ``"staff"``, or empty. Only users are told, see ``EXPLAIN_ENDS``.
     """
 
-    def __init__(self, engine: str | None = None) -> None:
+    def __init__(self, engine: str | None = None, *, by: str = "") -> None:
+        if by not in {"", "user", "staff"}:
+            raise ValueError(f"by is {by!r}; it must be 'user', 'staff' or empty.")
         self._engine = django_settings.SESSION_ENGINE if engine is None else engine
         self._store: Any = session_store(self._engine)
         if not (isinstance(self._store, type) and issubclass(self._store, SessionStore)):
@@ -58,7 +61,7 @@ class Inventory:
             )
         self.storage: Storage = self._store.storage()
         self._listing = Listing(self._engine, self.storage)
-        self._ending = Ending(self._store, self.storage, self._listing)
+        self._ending = Ending(self._store, self.storage, self._listing, by)
 
     # --- Find ------------------------------------------------------------------------------
 

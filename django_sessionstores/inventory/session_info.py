@@ -45,6 +45,11 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The id under which the session began, if its key was rotated since; empty otherwise."""
     size: int | None = None
     """The bytes of the encrypted session data; ``None`` if the list does not know them."""
+    is_bound: bool = False
+    """Whether the session is bound to the device of its user, see ``DEVICE_BINDING``."""
+    was_refused: bool = False
+    """Whether the key of a bound session was used without the proof of its device, by a program or
+    browser that did not say why. Not known if the session key holds the session."""
 
 
 class SessionPage(NamedTuple):
@@ -71,4 +76,6 @@ def session_info(record: Record, moment: int) -> SessionInfo:
         user_agent=record.user_agent,
         is_expired=record.expires <= moment,
         size=record.size or len(record.payload) or None,
+        is_bound=record.is_bound,
+        was_refused=record.was_refused,
     )

@@ -22,7 +22,7 @@ def open_inventory() -> Inventory:
     """Return the inventory of ``SESSION_ENGINE``. Raises ``CommandError`` if it has none."""
     try:
         with _named_engine():
-            return Inventory()
+            return Inventory(by="staff")
     except CannotList as error:
         raise CommandError(
             f"{error} This command works with the engines in django_sessionstores.backends."

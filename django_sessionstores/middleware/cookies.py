@@ -70,7 +70,7 @@ def complete_cookies(request: HttpRequest, response: HttpResponse) -> None:
         delete_cookie(response, part)
     if settings.COOKIE_PARTITIONED:
         for part in [*values, *stale]:
-            _partition(response, part)
+            mark_partitioned(response, part)
 
 
 def delete_cookie(response: HttpResponse, name: str) -> None:
@@ -89,7 +89,8 @@ class _PartitionedMorsel(Morsel[str]):
     _flags = Morsel._flags | {"partitioned"}  # type: ignore[attr-defined]
 
 
-def _partition(response: HttpResponse, name: str) -> None:
+def mark_partitioned(response: HttpResponse, name: str) -> None:
+    """Give a cookie of a response the attribute ``Partitioned``."""
     plain = response.cookies[name]
     morsel = _PartitionedMorsel()
     morsel.set(name, plain.value, plain.coded_value)

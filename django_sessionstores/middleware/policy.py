@@ -10,6 +10,7 @@ from ..conf import settings, trusted_proxies
 from ..core.client import clean_user_agent, client_ip
 from ..core.records import Client
 from ..sessions import SessionStore
+from ..sessions.device_proof import bound_cookie
 from ..sessions.state import RequestPolicy
 
 
@@ -20,6 +21,7 @@ def give_policy(request: HttpRequest) -> None:
         session.policy = RequestPolicy(
             client=_RequestClient(request.META),
             anonymous_on_outage=settings.ON_OUTAGE == "anonymous",
+            bound_cookie=bound_cookie(request.COOKIES),
         )
 
 

@@ -18,13 +18,16 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.cache import patch_vary_headers
 from msgspec.structs import replace
 
+from ..binding.headers import SKIPPED
 from ..core.flow import Call, Flow, arun, run
 from ..core.records import as_secret
 from ..exceptions import StorageUnavailable
-from ..sessions import SessionStore, request_sessions
+from ..sessions import SessionStore, refusals, request_sessions
+from ..sessions.device_proof import reason_to_skip
 from ..watching.asgi import note_request
 from .caching import keep_out_of_caches
 from .cookies import complete_cookies, delete_cookie, join_parts, send_cookie
+from .device_binding import ask_to_bind
 from .outages import OutagePage, OutageResponse, outage_of
 from .policy import give_policy
 
@@ -40,6 +43,7 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
     * Caches do not store a response that sets or deletes the cookie.
     * The cookie is sent again only when the stored expiry has moved or ``set_expiry()`` was called.
     * The cookie is ``Partitioned`` if ``COOKIE_PARTITIONED`` is set.
+    * Browsers are asked to bind a session to their device if ``DEVICE_BINDING`` is set.
     """
 
     splits_cookies: ClassVar[bool] = True
@@ -124,8 +128,12 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         except StorageUnavailable as error:
             return self._outage_page.response(request, error, response)
         finished = getattr(request, "session", None)
-        if isinstance(finished, SessionStore) and not finished.is_settled:
-            yield Call(finished, "settle", ())
+        if isinstance(finished, SessionStore):
+            if not finished.is_settled:
+                yield Call(finished, "settle", ())
+            if finished.refused is not None:
+                skipped = reason_to_skip(request.headers.get(SKIPPED, ""))
+                yield from refusals.report(finished, skipped)
         yield from request_sessions.settle()
         return response
 
@@ -151,7 +159,9 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
             return response
         name = django_settings.SESSION_COOKIE_NAME
         needs_vary = accessed
-        if name in request.COOKIES and empty:
+        if name in request.COOKIES and empty and is_ours and session.has_end_to_tell:
+            needs_vary = True  # The next page may say why the session has ended.
+        elif name in request.COOKIES and empty:
             delete_cookie(response, name)
             needs_vary = True
         elif not empty and response.status_code >= 500:
@@ -177,6 +187,8 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
         if needs_vary or name in response.cookies:
             patch_vary_headers(response, ("Cookie",))
         complete_cookies(request, response)
+        if is_ours and name in response.cookies:
+            ask_to_bind(request, response, session)
         return response
 
     def _is_due(self, request: HttpRequest, session: SessionStore) -> Flow[bool]:

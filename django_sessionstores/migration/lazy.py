@@ -41,7 +41,7 @@ from ..core.records import (
     draw_key,
     is_well_formed,
     make_tombstone,
-    next_version,
+    next_version_for,
     session_id,
 )
 from ..exceptions import PayloadTooLarge, StorageUnavailable, UnreadablePayload
@@ -398,7 +398,7 @@ def record_of(storage: Storage, record_id: str, found: PreviousSession) -> Recor
         record,
         id=record_id,
         payload=payload,
-        version=next_version(),
+        version=next_version_for(record, 0),
         expires=min(record.expires, settings.timeouts.end(record.created, record.last_activity)),
         site=storage.sites()[0],
         handle=None,

@@ -155,6 +155,7 @@ def reason_in_words(reason: str) -> str:
         "password": _("new password"),
         "deactivated": _("account deactivated"),
         "deleted": _("account deleted"),
+        "no proof": _("used without the proof of its device"),
     }.get(reason, reason)
 
 

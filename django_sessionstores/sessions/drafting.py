@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from ..binding.bindings import BINDING
 from ..conf import codec, key_ring, settings
 from ..core import clock, lifetime
 from ..core.login_keys import USER_ID
@@ -65,7 +66,7 @@ def draft(
             f"The session takes {len(payload)} bytes and {storage.describe()} keeps {limit}. "
             "Store less in the session, or choose another SESSION_ENGINE."
         )
-    version = next_version(base.version if base else 0)
+    version = next_version(base.version if base else 0, is_bound=BINDING in data)
     user_id = _storable_user_of(data, base)
     goes_on = base is not None and base.user_id == user_id
     # Only a login starts the absolute timeout again.

@@ -18,7 +18,7 @@ from ..storages.base import Conflict, Updated
 from ..storages.revocation import EndedSession
 from ..storages.tombstones import leave_tombstone
 from . import drafting, request_sessions, verification
-from .state import Dead, Environment, New, Rotating, State, Stored, Unreachable, Unread
+from .state import Dead, Environment, New, Refused, Rotating, State, Stored, Unreachable, Unread
 
 
 class FlushResult(msgspec.Struct, frozen=True):
@@ -40,7 +40,7 @@ def end_state(env: Environment, state: State) -> Flow[EndedSession | None]:
             return (yield from end_key(env, key, key))  # The answer to that save may be lost.
         case New():
             return None
-        case Stored(key=key, record=record):
+        case Stored(key=key, record=record) | Refused(key=key, record=record):
             return (yield from revocation.end(env.storage, record.id, key, record))
         case Rotating(previous=previous):
             known = previous.record

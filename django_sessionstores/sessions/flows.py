@@ -34,6 +34,7 @@ from .state import (
     Dead,
     Event,
     New,
+    Refused,
     ReplacedSession,
     Rotating,
     RotationCause,
@@ -91,7 +92,9 @@ class SessionFlows(KnownSession):
         except SessionStoresError as error:
             yield from self._tell_failure(error)
             raise
-        if known is not unread and isinstance(loaded.state, Stored):
+        if isinstance(loaded.state, Refused):
+            self.refused = loaded.state
+        elif known is not unread and isinstance(loaded.state, Stored):
             self.cookie_is_due = True
             return replace(loaded, state=replace(loaded.state, is_announced=False))
         return loaded

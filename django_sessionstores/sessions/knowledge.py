@@ -23,6 +23,7 @@ from .state import (
     Environment,
     Event,
     New,
+    Refused,
     RequestPolicy,
     Rotating,
     RotationCause,
@@ -60,6 +61,9 @@ class KnownSession(Engine):
     outage: StorageUnavailable | None = None
     """The outage in which the last call of the store failed, or because of which the data at hand
     is empty. ``None`` as soon as a call has succeeded."""
+    refused: Refused | None = None
+    """The state of a session that was read without the proof of its device, until it is reported.
+    """
     is_logging_out: bool = False
     """Whether the flush that follows is a logout."""
     is_copy: bool = False
@@ -218,7 +222,7 @@ class KnownSession(Engine):
                 return None
             case New(key=key) | Rotating(key=key):
                 return session_id(str(key))
-            case Stored(record=record):
+            case Stored(record=record) | Refused(record=record):
                 return record.id
             case _:
                 return self.storage().identify(state.key)

@@ -9,16 +9,28 @@ from typing import Any, Final
 import msgspec
 
 from .. import signals
-from ..conf import codec
+from ..conf import codec, settings
 from ..core import clock
+from ..core.end_notes import EndNote, note_in
 from ..core.flow import Flow
 from ..core.lifetime import CLOCK_SKEW
 from ..core.records import Record, SecretText
 from ..core.records import State as RecordState
 from ..exceptions import ForeignPayload, StorageUnavailable, UnreadablePayload
 from ..storages.revocation import is_in_grace
-from . import drafting, rotation
-from .state import Dead, Environment, Event, New, State, Stored, Unreachable, Unread, Unreadable
+from . import device_proof, drafting, rotation
+from .state import (
+    Dead,
+    Environment,
+    Event,
+    New,
+    Refused,
+    State,
+    Stored,
+    Unreachable,
+    Unread,
+    Unreadable,
+)
 
 security_logger = logging.getLogger("django.security.SuspiciousSession")
 
@@ -56,6 +68,7 @@ def load(env: Environment, state: Unread) -> Flow[LoadResult]:
             key, record = yield from rotation.follow(env, record, key)
         if record is None:
             return LoadResult(New(), {}, (rejection_event(_stated_id(env, key, state), "unknown"),))
+        record = yield from _with_note(env, record)
         return _result_of(env, key, record, is_announced, found.is_provisional)
     except UnreadablePayload as reason:
         # The key stays until something is saved: a worker with a wrong SECRET_KEY must not log out
@@ -89,8 +102,11 @@ def _result_of(
     if dead is not None:
         return dead
     base = drafting.open_record(env, record)
+    data = codec().deserialize(base)
+    if env.policy is not None and device_proof.is_missing(env.policy, data):
+        return LoadResult(Refused(key, record), {}, is_provisional=is_provisional)
     known = Stored(key, record, base, is_announced)
-    return LoadResult(known, codec().deserialize(base), is_provisional=is_provisional)
+    return LoadResult(known, data, is_provisional=is_provisional)
 
 
 def _stated_id(env: Environment, key: SecretText, state: Unread) -> str | None:
@@ -107,11 +123,30 @@ def _load_dead(key: SecretText, record: Record, moment: int) -> LoadResult | Non
     if record.state is RecordState.LIVE:
         if drafting.ends_at(record) > moment:
             return None
-        return LoadResult(New(), {}, (end_event(record.id, "expired", record.user_id),))
+        expired = EndNote("expired", min(drafting.ends_at(record), record.expires))
+        is_noted = record.user_id is not None and moment < expired.moment + _note_age()
+        events = (end_event(record.id, "expired", record.user_id),)
+        return LoadResult(New(end=expired if is_noted else None), {}, events)
     if record.state is RecordState.ENDED or record.expires <= moment:
-        return LoadResult(New(), {}, (rejection_event(record.id, "unknown"),))
+        is_noted = record.state is RecordState.ENDED and record.expires > moment and _note_age() > 0
+        end = note_in(record) if is_noted else None
+        return LoadResult(New(end=end), {}, (rejection_event(record.id, "unknown"),))
     reason = "too old" if record.state is RecordState.ROTATED else "superseded"
     return LoadResult(Dead(key, tombstone=record), {}, (rejection_event(record.id, reason),))
+
+
+def _with_note(env: Environment, record: Record) -> Flow[Record]:
+    """Return a record, or the tombstone with the reason of the end that a cache does not know."""
+    if record.state is not RecordState.ENDED or record.payload or not _note_age():
+        return record
+    latest = yield from env.calls.read_latest(record.id)
+    is_note = latest is not None and latest.state is RecordState.ENDED
+    return latest if latest is not None and is_note else record
+
+
+def _note_age() -> int:
+    """Return for how long it is told why a session has ended, in milliseconds."""
+    return int(settings.EXPLAIN_ENDS * 1000)
 
 
 def _check_issued(record: Record, moment: int) -> None:

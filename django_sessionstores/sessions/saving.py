@@ -34,7 +34,7 @@ from ..storages import revocation
 from ..storages.base import Conflict, Gone, Taken, Updated
 from ..storages.outcomes import noting_evicted
 from ..storages.revocation import is_in_grace
-from ..storages.tombstones import leave_tombstone
+from ..storages.tombstones import leave_end_notes, leave_tombstone
 from . import activity, conflicts, drafting, rotation
 from .conflicts import NextTry
 from .loading import end_event, eviction_events
@@ -43,6 +43,7 @@ from .state import (
     Environment,
     Event,
     New,
+    Refused,
     ReplacedSession,
     Rotating,
     RotationCause,
@@ -125,9 +126,10 @@ def save(env: Environment, state: State, data: dict[str, Any], intent: Intent) -
                     # The session was served as empty, which must not replace its stored data.
                     raise state.outage
                 return SaveResult(state)
-            case Unreadable():
+            case Unreadable() | Refused():
                 if not intent.has_changes:
-                    # Nothing changed, and a worker with the right keys can read the session.
+                    # Nothing changed, and a worker with the right keys can read the session, or a
+                    # request with the proof of its device.
                     return SaveResult(state)
                 state = New(SecretText(draw_key()))
                 continue
@@ -181,6 +183,7 @@ def _create(env: Environment, state: New, key: SecretText, data: dict[str, Any])
     record = drafting.draft(env, key, data, snapshot, None)
     outcome = yield from env.calls.create(record, record.last_activity)
     if isinstance(outcome, Updated):
+        yield from leave_end_notes(env.storage, outcome.evicted, "evicted")
         created = _event(signals.session_created, outcome.record)
         events = (created, *eviction_events(outcome.evicted))
         if state.replaces is not None or state.superseded is not None:
@@ -403,6 +406,7 @@ def _rotate(env: Environment, state: Rotating, data: dict[str, Any], intent: Int
     except UnreadablePayload as reason:
         raise _damaged(reason) from None
     if isinstance(outcome, Updated):
+        yield from leave_end_notes(env.storage, outcome.evicted, "evicted")
         events = (
             _event(signals.session_rotated, outcome.record, previous_id=previous.record.id),
             *_client_events(previous.record, outcome.record),

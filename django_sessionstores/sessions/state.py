@@ -10,6 +10,7 @@ A state is one of these classes:
 `Dead`          The key was superseded, or its session has ended.
 `Unreadable`    There is a record, but its data cannot be read. It is left alone.
 `Unreachable`   The store did not answer, and the request is served without a session.
+`Refused`       The session is bound to a device, and the request came without the proof of it.
 ==============  ==================================================================================
 
 Each state has a ``base``: the snapshot that the data at hand was loaded from, or ``None``.
@@ -25,6 +26,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 import msgspec
 from django.dispatch import Signal
 
+from ..core.end_notes import EndNote
 from ..core.records import Client, Record, SecretText
 from ..exceptions import StorageUnavailable
 from ..payloads.codec import Snapshot
@@ -83,6 +85,8 @@ class New(msgspec.Struct, frozen=True):
     """The state under the previous key, if that was superseded. Then only a login may store a
     session."""
     replaces: ReplacedSession | None = None
+    end: EndNote | None = None
+    """Why the session that the browser had has ended, if that was noted."""
     base: ClassVar[None] = None
 
 
@@ -145,7 +149,13 @@ class Unreachable(msgspec.Struct, frozen=True):
     base: ClassVar[None] = None
 
 
-State: TypeAlias = Unread | New | Stored | Rotating | Dead | Unreadable | Unreachable
+class Refused(msgspec.Struct, frozen=True):
+    key: SecretText
+    record: Record
+    base: ClassVar[None] = None
+
+
+State: TypeAlias = Unread | New | Stored | Rotating | Dead | Unreadable | Unreachable | Refused
 
 
 def before_reading(state: State) -> Unread | New:
@@ -175,6 +185,8 @@ class RequestPolicy(msgspec.Struct, frozen=True):
     """Whether a response can still bring the browser a new key."""
     settles: bool = True
     """Whether the middleware will still call ``settle()`` of the session."""
+    bound_cookie: SecretText | None = None
+    """The bound cookie that the browser sent, empty without one. ``None`` if sessions need none."""
 
 
 class Event(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from django.utils.module_loading import import_string
 
 from ..conf import settings
 from ..core import lifetime
+from ..core.end_notes import EndNote
 from ..core.flow import arun, run
 from ..core.records import Record, SecretText, as_secret, draw_key
 from . import drafting
@@ -36,6 +37,9 @@ class SessionStore(SessionFlows):
     def serializer(self) -> Any:
         # Only for encode() and decode(), the text form of Django's own engines.
         return import_string(django_settings.SESSION_SERIALIZER)
+
+    is_end_told: bool = False
+    """Whether the response says why the session has ended."""
 
     # --- Keys ------------------------------------------------------------------------------
 
@@ -79,6 +83,25 @@ class SessionStore(SessionFlows):
         if isinstance(known, Stored):
             return known.record
         return known.tombstone if isinstance(known, Dead) else None
+
+    @property
+    def end_note(self) -> EndNote | None:
+        """Why the session that the browser had has ended, if that was noted: ``EXPLAIN_ENDS``."""
+        state = self._current_state
+        return state.end if isinstance(state, New) else None
+
+    @property
+    def has_end_to_tell(self) -> bool:
+        """Whether the session has ended for a reason that no response has told yet."""
+        return self.end_note is not None and not self.is_end_told
+
+    @property
+    def has_logged_in(self) -> bool:
+        """Whether the user has logged in with this object, and the login is stored."""
+        state = self._current_state
+        if not isinstance(state, Stored) or not state.drawn:
+            return False
+        return state.record.user_id is not None and state.record.created >= self._opened
 
     def is_empty(self) -> bool:
         """Return whether there is neither a key nor data. Then a middleware deletes the cookie."""

@@ -98,15 +98,18 @@ class LoopClients(Generic[C]):
     def __len__(self) -> int:
         return sum(entry.client is not None for entry in self._entries.values())
 
-    def client_of_running_loop(self) -> C | None:
-        """Return the client of the running loop, or ``None`` if a thread must do the work."""
+    def client_of_running_loop(self, *, at_once: bool = False) -> C | None:
+        """Return the client of the running loop, or ``None`` if a thread must do the work.
+
+        With ``at_once``, the loop is worth a client although it has sent few commands so far.
+        """
         loop = asyncio.get_running_loop()
         entry = self._entries.get(loop)
         if entry is None:
             with self._lock:
                 self._close_ended()
                 entry = self._entries[loop] = _Entry()
-        if entry.client is None and entry.asked >= LOOP_TRIAL:
+        if entry.client is None and (at_once or entry.asked >= LOOP_TRIAL):
             entry.client = self._kind.connect()
             if entry.client is not None:
                 entry.watcher = self._watch(loop, entry)

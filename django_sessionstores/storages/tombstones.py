@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import msgspec
 
+from ..conf import settings
 from ..core import clock
+from ..core.end_notes import make_note
 from ..core.flow import Flow
 from ..core.records import Record
-from ..exceptions import UnreadablePayload
+from ..exceptions import SessionStoresError, UnreadablePayload
 from .base import Conflict, Storage, Updated
 from .calls import Calls
 
@@ -71,6 +75,24 @@ def leave_tombstone(
             else:
                 current = yield from _look_up(calls, tombstone.id)
     return TombstoneOutcome(is_stored=False, has_ended=has_ended)
+
+
+def leave_end_notes(storage: Storage, ended: Sequence[Record], cause: str) -> Flow[None]:
+    """Leave a note of why sessions have ended, for ``EXPLAIN_ENDS`` seconds, under each of the ids.
+
+    Sessions of visitors get none. An error is ignored: the sessions have ended all the same.
+    """
+    seconds = settings.EXPLAIN_ENDS
+    if not (seconds and storage.authoritative):
+        return
+    now = clock.now()
+    with suppress(SessionStoresError):
+        for each in ended:
+            if each.user_id is None:
+                continue
+            note = make_note(each, cause, now=now, seconds=seconds)
+            if not isinstance((yield from Calls(storage).create(note, now)), Updated):
+                yield from leave_tombstone(storage, note, replace=True)
 
 
 def _look_up(calls: Calls, session_id: str) -> Flow[Record | None]:

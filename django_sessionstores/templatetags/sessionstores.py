@@ -14,6 +14,7 @@ from django.utils.html import conditional_escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 
 from ..core.phrases import format_distance
+from ..devices import ended
 from ..devices.sessions import YourSessionList, YourSessions
 from ..exceptions import CannotList, StorageUnavailable
 
@@ -39,6 +40,16 @@ def count_other_sessions(context: Context) -> int | None:
     Returns ``None`` in the same cases as `your_sessions`.
     """
     return _ask_for_reader(context, YourSessions.count_others)
+
+
+@register.simple_tag(takes_context=True)
+def ended_session(context: Context) -> ended.EndedSession | None:
+    """Return the end of the session that the browser had, to say why its user is signed out.
+
+    Returns ``None`` if there is nothing to say, see `django_sessionstores.devices.ended_session`.
+    """
+    request = context.get("request")
+    return None if request is None else ended.ended_session(request)
 
 
 def _ask_for_reader(context: Context, ask: Callable[[YourSessions], T]) -> T | None:

@@ -37,6 +37,11 @@ MIDDLEWARE: Final = {
     "TRUSTED_PROXIES",
     "COOKIE_PARTITIONED",
     "COOKIE_MAX_PARTS",
+    "EXPLAIN_ENDS",
+    "NEW_SIGN_IN",
+    "DEVICE_BINDING",
+    "DEVICE_BINDING_LIFETIME",
+    "END_WITHOUT_PROOF",
 }
 """The options that have an effect under the package's middleware only."""
 
@@ -58,12 +63,15 @@ NEEDS: Final[dict[str, Callable[[Storage], bool]]] = {
     "ROTATE_AFTER": rotates,
     "ROTATION_GRACE": rotates,
     "TOMBSTONE_AGE": decides,
+    "END_WITHOUT_PROOF": decides,
     "MAX_SESSIONS": lists,
     "ON_LIMIT": lists,
     "END_ON_PASSWORD_CHANGE": lists,
     "END_ON_DEACTIVATION": lists,
     "END_ON_DELETION": lists,
     "SITE": lists,
+    "EXPLAIN_ENDS": decides,
+    "NEW_SIGN_IN": lists,
     "MERGE": decides,
     "CONFLICT_RETRIES": decides,
     "TRUSTED_PROXIES": lambda storage: storage.keeps_client,

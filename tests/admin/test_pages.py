@@ -1095,12 +1095,37 @@ def test_pages_can_be_used_by_everybody(
         with (
             limits(STATISTICS=True),
             override_settings(MIDDLEWARE=[middleware, *MIDDLEWARE[1:]]),
+            mock.patch.object(listing, "PER_PAGE", 5),  # So that there are links to other pages.
             serve() as served,
         ):
             assert "Ended in the last 24 hours" in text(client.get(f"{PAGES}overview/"))
             assert chromium.do(scene) == []
     finally:
         SessionStatistics.objects.all().delete()
+
+
+@ONE_ENGINE
+def test_the_filters_can_be_reached_by_the_keyboard(
+    site: Any, client: Client, served: Site, chromium: Chromium
+) -> None:
+    """A link that only keyboards meet leads past the list, whose rows have two stops each."""
+    stored(site)
+
+    def scene(browser: Browser) -> tuple[bool, str]:
+        options: Any = {"viewport": {"width": WIDTHS["wide"], "height": 900}}
+        with window(browser, served, client, **options) as context:
+            page = context.new_page()
+            page.goto(PAGES)
+            link = page.get_by_role("link", name="Filter", exact=True)
+            before = link.evaluate("each => getComputedStyle(each.parentElement).clipPath")
+            link.focus()
+            shown = link.evaluate("each => getComputedStyle(each.parentElement).clipPath")
+            page.keyboard.press("Enter")
+            page.keyboard.press("Tab")
+            focused = page.evaluate("document.activeElement.innerText")
+            return before != "none" and shown == "none", focused
+
+    assert chromium.do(scene) == (True, "Show counts")
 
 
 @ONE_ENGINE

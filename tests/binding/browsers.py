@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from http.cookies import SimpleCookie
 from typing import Any
 
+from asgiref.sync import async_to_sync
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from django.test import AsyncClient, Client
 
 from django_sessionstores.binding.device_keys import encode_base64url
 
@@ -61,3 +65,99 @@ class RsaDevice(EllipticDevice):
 
     def sign(self, signed: bytes) -> bytes:
         return self.key.sign(signed, padding.PKCS1v15(), hashes.SHA256())
+
+
+class BoundBrowser:
+    """A browser that binds its sessions, in a test client of Django, over HTTPS.
+
+    It asks sync views, or those under ``async/``. It does not refresh by itself.
+    """
+
+    def __init__(self, *, is_async: bool = False) -> None:
+        self.client: Any = AsyncClient() if is_async else Client()
+        self.is_async = is_async
+        self.device = EllipticDevice()
+        self.binding: str | None = None
+        self.challenge: str | None = None
+        """The challenge that the last response has brought in advance."""
+
+    @property
+    def cookies(self) -> SimpleCookie:
+        cookies: SimpleCookie = self.client.cookies
+        return cookies
+
+    def request(self, method: str, path: str, *, secure: bool = True, **headers: str) -> Any:
+        ask: Any = getattr(self.client, method)
+        ask = async_to_sync(ask) if self.is_async else ask
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return ask(path, headers=named, secure=secure)
+
+    def ask(self, route: str, method: str = "get", **options: Any) -> Any:
+        prefix = "async/" if self.is_async else ""
+        return self.request(method, f"/{prefix}{route}/", **options)
+
+    def user(self) -> str:
+        """Return the name of the user who is logged in, empty if nobody is."""
+        response = self.ask("who")
+        assert response.status_code == 200
+        return str(response.content.decode())
+
+    def log_in(self, username: str = "ada") -> Any:
+        """Log in and bind the session if the site asks for it; return the response to the login."""
+        response = self.ask(f"login/{username}")
+        if asked := response.headers.get("Secure-Session-Registration"):
+            self.register(asked)
+        return response
+
+    def register(self, asked: str) -> Any:
+        """Answer a request to bind the session."""
+        found = re.fullmatch(r'\(ES256 RS256\);path="([^"]+)";challenge="([^"]+)"', asked)
+        assert found is not None
+        proof = f'"{self.device.proof(found[2])}"'
+        response = self.request("post", found[1], Secure_Session_Response=proof)
+        if response.status_code == 200:
+            self._learn(response)
+        return response
+
+    def refresh(self, challenge: str | None = None) -> Any:
+        """Get another bound cookie, as a browser does; return the last response.
+
+        Without a challenge, the browser answers the one that came in advance.
+        """
+        for known in (challenge or self.challenge, None):
+            response = self.send_proof(known)
+            if response.status_code != 403:
+                break
+            self.challenge = challenge_of(response)
+        if response.status_code == 403:
+            response = self.send_proof(self.challenge)
+        if response.status_code == 200:
+            self._learn(response)
+        return response
+
+    def send_proof(self, challenge: str | None, binding: str | None = None) -> Any:
+        """Ask for another bound cookie, with a proof if there is a challenge."""
+        headers = {"Sec_Secure_Session_Id": f'"{binding or self.binding}"'}
+        if challenge is not None:
+            proof = self.device.proof(challenge, has_key=False)
+            headers["Secure_Session_Response"] = f'"{proof}"'
+        return self.ask("device/refresh", "post", **headers)
+
+    def _learn(self, response: Any) -> None:
+        content = response.json()
+        self.binding = content["session_identifier"] if content.get("continue", True) else None
+        self.challenge = challenge_of(response)
+
+    def copied(self, *names: str) -> BoundBrowser:
+        """Return another browser with the same cookies, or with those of these names."""
+        thief = BoundBrowser(is_async=self.is_async)
+        for name, cookie in self.cookies.items():
+            if not names or name in names:
+                thief.cookies[name] = cookie.value
+        return thief
+
+
+def challenge_of(response: Any) -> str | None:
+    """Return the challenge that a response brings."""
+    found = re.match(r'"([^"]+)";id="[^"]+"$', response.headers.get("Secure-Session-Challenge", ""))
+    return found[1] if found else None

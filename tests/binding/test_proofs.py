@@ -56,7 +56,7 @@ def test_a_proof_is_read(device: EllipticDevice, quoted: bool) -> None:
 def test_the_bytes_of_an_elliptic_key_are_few() -> None:
     key = read_registration(ELLIPTIC.proof("first")).key
     assert len(key.to_bytes()) == 33
-    assert len(id_of(key)) == 22
+    assert len(id_of(key)) == 23
 
 
 @pytest.mark.parametrize("device", DEVICES)

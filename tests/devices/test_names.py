@@ -14,10 +14,36 @@ from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
 from django_sessionstores.devices import names as devices
-from django_sessionstores.devices.names import describe_device, describe_place
+from django_sessionstores.devices.names import describe_device, describe_place, device_kind
 
 LIKE_GECKO = "AppleWebKit/537.36 (KHTML, like Gecko)"
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "kind"),
+    [
+        (FIREFOX, "computer"),
+        (f"Mozilla/5.0 (Windows NT 10.0; Win64; x64) {LIKE_GECKO} Chrome/142.0", "computer"),
+        (f"Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) {LIKE_GECKO} Safari/605", "computer"),
+        (f"Mozilla/5.0 (X11; CrOS x86_64 14541.0.0) {LIKE_GECKO} Chrome/142.0", "computer"),
+        ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) Mobile/15E148", "phone"),
+        (f"Mozilla/5.0 (Linux; Android 15; Pixel 9) {LIKE_GECKO} Mobile Safari/537.36", "phone"),
+        ("Mozilla/5.0 (Android 15; Mobile; rv:145.0) Gecko/145.0 Firefox/145.0", "phone"),
+        (f"Mozilla/5.0 (Linux; Android 15; CUBOT_X30) {LIKE_GECKO} Mobile Safari", "phone"),
+        ("Mozilla/5.0 (Android 15; Tablet; rv:145.0) Gecko/145.0 Firefox/145.0", "tablet"),
+        (f"Mozilla/5.0 (Linux; Android 15; SM-X710) {LIKE_GECKO} Safari/537.36", "tablet"),
+        ("Mozilla/5.0 (iPad; CPU OS 18_6 like Mac OS X) Mobile/15E148", "tablet"),
+        ("Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)", "program"),
+        ("curl/8.5.0", "program"),
+        ("python-requests/2.32.5", "program"),
+        ("Mozilla/5.0", "unknown"),
+        ("", "unknown"),
+    ],
+)
+def test_kinds_of_devices(user_agent: str, kind: str) -> None:
+    """They need no parser: the kind decides only about an icon."""
+    assert device_kind(user_agent) == kind
 
 
 @pytest.mark.parametrize(

@@ -283,22 +283,74 @@ def test_one_look_at_the_store(site: Any, ada: Any, browser: Browser) -> None:
 def test_more_devices_than_a_page_has(
     site: Any, ada: Any, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This one is among them, and it is said that there are more."""
+    """Each is on one of the pages, by last activity; this one and the true number are on all."""
+    monkeypatch.setattr(your_sessions, "PER_PAGE", 3)
     monkeypatch.setattr(your_sessions, "MAX_LISTED", 3)
-    for _ in range(8):
-        stored(site, ada)
-    page = browser.get()
-    assert shown(page)[0] == "Firefox on Linux"
-    assert len(shown(page)) in {3, 4}
-    others = len(shown(page)) - 1
-    note = f"There are more. These are {others} of them."
-    assert note in text(page)
-    # Nobody has to scroll past all of them for these.
-    before_list = text(page).partition("/end/")[0]
-    assert note in before_list
-    assert "Sign out all other devices…" in before_list
-    assert "There are more." in text(browser.get("end-others/"))
+    for hours in range(1, 8):
+        with at(now() - hours * HOUR):
+            stored(site, ada, agent=f"{hours}-hours")
+    seen = []
+    for number in (1, 2, 3):
+        page = browser.get(f"?page={number}" if number > 1 else "")
+        this, *others = shown(page)
+        assert this == "Firefox on Linux"
+        assert "In all, 7 other devices are signed in." in text(page)
+        assert ('rel="prev"' in text(page)) is (number > 1)
+        assert ('rel="next"' in text(page)) is (number < 3)
+        assert f"Page {number}<" in text(page)
+        # Nobody has to scroll past all of them for this.
+        assert "Sign out all other devices…" in text(page).partition("/end/")[0]
+        seen += others
+    assert seen == [f"{hours}-hours" for hours in range(1, 8)]
+    for url in ("?page=4", f"?page={'9' * 20}", "?page=-1", "?page=x"):
+        assert len(shown(browser.get(url))) == (2 if url == "?page=4" else 4)
+    assert "In all, 7 other devices are signed in." not in text(browser.get("end-others/"))
     assert browser.get("api/").json()["is_complete"] is False
+
+
+@ENGINES
+def test_after_one_was_signed_out_its_page_is_shown_again(
+    site: Any, ada: Any, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(your_sessions, "PER_PAGE", 2)
+    for _ in range(5):
+        stored(site, ada)
+    page = text(browser.get("?page=2"))
+    action = re.search(r'action="([^"]+/end/\?page=2)"', page)
+    assert action is not None
+    assert f'href="{browser.root}?page=2"' in text(browser.get(action[1]))
+    answer = browser.post(action[1])
+    assert said(answer) == "The device was signed out."
+    assert "Page 2<" in text(answer)
+    assert "In all, 4 other devices are signed in." in text(answer)
+
+
+@ENGINES
+def test_more_devices_than_are_sorted(
+    site: Any, ada: Any, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number is true all the same, and to sign out all others means all of them."""
+    monkeypatch.setattr(your_sessions, "PER_PAGE", 2)
+    monkeypatch.setattr(your_sessions, "MAX_SORTED", 4)
+    for _ in range(9):
+        stored(site, ada)
+    page = text(browser.get())
+    assert "In all, 9 other devices are signed in. These pages have only some of them." in page
+    assert said(browser.post("end-others/")) == "9 other devices were signed out."
+    assert "Page 1<" not in text(browser.get())
+
+
+@ENGINES
+def test_an_icon_tells_the_kind_of_a_device(site: Any, ada: Any, browser: Browser) -> None:
+    """Also to a reader who does not see it."""
+    stored(site, ada)
+    stored(site, ada, agent="curl/8.5.0")
+    stored(site, ada, agent="")
+    icons = re.findall(
+        r'<svg class="ssd-icon"[^>]* role="img" aria-label="([^"]+)"', text(browser.get())
+    )
+    assert icons[0] == "Computer"
+    assert sorted(icons[1:]) == ["Phone", "Program", "Unknown device"]
 
 
 @ENGINES
@@ -310,11 +362,11 @@ def test_the_question_is_not_below_hundreds_of_devices(
         stored(site, ada)
     page = browser.get("end-others/")
     assert len(shown(page)) == 20
-    assert "There are more." not in text(page)
+    assert "In all," not in text(page)
     stored(site, ada)
     page = browser.get("end-others/")
     assert len(shown(page)) == 20
-    assert "There are more." in text(page)
+    assert "In all, 21 other devices are signed in." in text(page)
 
 
 # Ending -------------------------------------------------------------------------------------------

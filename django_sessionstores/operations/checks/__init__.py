@@ -10,6 +10,7 @@ translated on pages. `configuration` holds what several modules need.
 
 from . import (
     cookies,
+    device_binding,
     encryption,
     engine,
     folders,
@@ -25,6 +26,7 @@ from . import (
 
 __all__ = [
     "cookies",
+    "device_binding",
     "encryption",
     "engine",
     "folders",

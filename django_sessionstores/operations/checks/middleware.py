@@ -26,6 +26,10 @@ MIDDLEWARE_OPTIONS: Final = (
     "TRUSTED_PROXIES",
     "COOKIE_PARTITIONED",
     "ACTIVITY_INTERVAL",
+    "NEW_SIGN_IN",
+    "DEVICE_BINDING",
+    "DEVICE_BINDING_LIFETIME",
+    "END_WITHOUT_PROOF",
 )
 """Options that only the package's middleware uses."""
 _DEVICES_PAGES: Final = "django_sessionstores.devices.views"

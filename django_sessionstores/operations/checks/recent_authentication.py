@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch, Resolver404, resolve
 from django.utils.translation import gettext_noop as _
 
-from ...accounts import recent_authentication
+from ...accounts import device_binding, recent_authentication
 from ...conf import full_name, settings
 from ...core.phrases import Phrase
 from .configuration import configured_storage, views
@@ -68,7 +68,9 @@ def _asks_for_recent_authentication() -> bool:
     if settings.RECENT_AUTHENTICATION_AGE is not None or settings.RECENT_AUTHENTICATION_URL:
         return True
     return any(
-        getattr(view, recent_authentication.AGE_OF_VIEW, None) is not None for view in views()
+        getattr(view, recent_authentication.AGE_OF_VIEW, None) is not None
+        or hasattr(view, device_binding.REQUIRES_BOUND_SESSION)
+        for view in views()
     )
 
 

@@ -83,13 +83,7 @@ def check_limit_and_rotation(app_configs: Any, **kwargs: Any) -> Sequence[checks
         return []
     has_limit, rotates = options
     messages: list[checks.CheckMessage] = []
-    hint = Phrase(
-        _(
-            "With the cookie or cache engine, set %(setting)s, for example to 'db'. Otherwise "
-            "choose another SESSION_ENGINE."
-        ),
-        setting=full_name("REGISTRY"),
-    )
+    hint = _how_to_list()
     if has_limit and not storage.lists:
         messages.append(
             checks.Error(
@@ -106,24 +100,53 @@ def check_limit_and_rotation(app_configs: Any, **kwargs: Any) -> Sequence[checks
             )
         )
     if rotates and (storage.holds_in_key or not storage.lists):
-        messages.append(
-            checks.Warning(
-                Phrase(
-                    _("%(setting)s has no effect, because sessions are in %(store)s."),
-                    setting=full_name("ROTATE_AFTER"),
-                    store=storage.describe(),
-                ),
-                hint=Phrase(
-                    _("Remove it: the cookie engine makes a new cookie on each save anyway.")
-                )
-                if storage.holds_in_key
-                else hint,
-                id="sessionstores.W022",
-            )
-        )
+        if storage.holds_in_key:
+            hint = Phrase(_("Remove it: the cookie engine makes a new cookie on each save anyway."))
+        messages.append(_without_effect("ROTATE_AFTER", storage, hint))
     elif rotates and (problem := _grace_problem()):
         messages.append(problem)
     return messages
+
+
+@checks.register
+def check_notices(app_configs: Any, **kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """Check that the engine can do what ``NEW_SIGN_IN`` and ``EXPLAIN_ENDS`` need."""
+    storage = usable_storage()
+    options = if_valid(lambda: (settings.NEW_SIGN_IN != "ignore", bool(settings.EXPLAIN_ENDS)))
+    if storage is None or options is None:
+        return []
+    told = {
+        "NEW_SIGN_IN": options[0] and not storage.lists,
+        "EXPLAIN_ENDS": options[1] and not storage.authoritative,
+    }
+    return [
+        _without_effect(name, storage, _how_to_list())
+        for name, is_without_effect in told.items()
+        if is_without_effect
+    ]
+
+
+def _without_effect(name: str, storage: Storage, hint: Phrase) -> checks.Warning:
+    return checks.Warning(
+        Phrase(
+            _("%(setting)s has no effect, because sessions are in %(store)s."),
+            setting=full_name(name),
+            store=storage.describe(),
+        ),
+        hint=hint,
+        id="sessionstores.W022",
+    )
+
+
+def _how_to_list() -> Phrase:
+    """Return the hint that gives the engine a list of its sessions."""
+    return Phrase(
+        _(
+            "With the cookie or cache engine, set %(setting)s, for example to 'db'. Otherwise "
+            "choose another SESSION_ENGINE."
+        ),
+        setting=full_name("REGISTRY"),
+    )
 
 
 def _grace_problem() -> checks.Warning | None:

@@ -47,12 +47,13 @@ _ATIME: Final = 1_000_000_000
 """How many nanoseconds the access time is after the modification time. If it were not, each read
 would write the access time, with the mount option ``relatime``."""
 FRONT_SIZE: Final = HEAD_SIZE + ID_SIZE
-"""Bytes of the head and of the id of a successor."""
+"""Bytes of the head and of the id of a successor, or of the note of an end."""
 
 
 def front(record: Record, packed: bytes) -> bytes:
-    """Return the beginning of a record's file: the head, and the id of a successor."""
-    return packed[:HEAD_SIZE] + bytes.fromhex(record.successor).ljust(ID_SIZE, b"\0")
+    """Return the beginning of a record's file: the head, and what a tombstone has to say."""
+    said = b"" if record.state is State.LIVE else record.payload[:ID_SIZE]
+    return packed[:HEAD_SIZE] + said.ljust(ID_SIZE, b"\0")
 
 
 def data_of(record: Record) -> bytes:

@@ -15,6 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 from django.utils.translation import gettext_noop
 from pymongo import AsyncMongoClient, MongoClient, ReadPreference, WriteConcern
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
 from pymongo.errors import (
     BulkWriteError,
@@ -336,6 +337,16 @@ class Server:
             self._blocking = client, _collection_of(client, *self._names)
         return self._blocking[1]
 
+    def awaited_collection(
+        self, *, at_once: bool = False
+    ) -> AsyncCollection[dict[str, Any]] | None:
+        """Return the collection for the running loop; ``None`` if a thread must do the work.
+
+        See `LoopClients.client_of_running_loop`.
+        """
+        awaited = self._loops.client_of_running_loop(at_once=at_once)
+        return awaited and awaited.collection
+
     def ask(self, name: str, *arguments: Any, seconds: float = 0, **options: Any) -> Any:
         """Return the answer to one command, which a method of the collection sends.
 
@@ -360,15 +371,15 @@ class Server:
 
     async def aask(self, name: str, *arguments: Any, seconds: float = 0, **options: Any) -> Any:
         """See `ask`."""
-        awaited = self._loops.client_of_running_loop()
-        if awaited is None:
+        collection = self.awaited_collection()
+        if collection is None:
             return await in_thread(self.ask)(name, *arguments, seconds=seconds, **options)
         began = self._begin()
         try:
             with self._limit(seconds):
-                answer = _method(awaited.collection, name)(*arguments, **options)
+                answer = _method(collection, name)(*arguments, **options)
                 answer = await (answer.to_list() if name in _CURSORS else answer)
-            self._require_primary(awaited.collection)
+            self._require_primary(collection)
         except BaseException as error:
             self._end_failed(error, began, name)
             raise

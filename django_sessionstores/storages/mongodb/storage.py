@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 from pymongo import DESCENDING, DeleteOne, ReplaceOne
 
-from ...conf import engine_setting, engine_setting_name, full_name
+from ...conf import engine_setting, engine_setting_name, full_name, settings
 from ...core import clock
 from ...core.flow import Call, Flow, arun, run
 from ...core.records import ID_SIZE, TOMBSTONES, Record, State, is_session_id
@@ -33,7 +33,7 @@ from ..base import (
 from ..flows import FlowStorage
 from ..inspection import Members
 from ..outcomes import MOST_EXPIRES, is_removal
-from . import indexes
+from . import ends, indexes
 from .client import (
     Clients,
     Duplicate,
@@ -243,14 +243,14 @@ class MongoDBStorage(FlowStorage):
         may_end = {"_id": keys, **self._may_end()}
         unanswered: StorageUnavailable | None = None
         try:
-            ended = yield self._call("update_many", may_end, {"$set": end}, hint=_BY_ID)
+            marking = yield self._call("update_many", may_end, {"$set": end}, hint=_BY_ID)
         except StorageUnavailable as error:
             # The client does not repeat it, but the marks tell what it has done.
             if not error.was_sent:
                 raise
             unanswered = error
         else:
-            if not ended.modified_count:
+            if not marking.modified_count:
                 return []
         marked = {"_id": keys, "ended_by": token}
         with _after_a_write():
@@ -307,6 +307,10 @@ class MongoDBStorage(FlowStorage):
         keys = {"$in": [key_of(each) for each in session_ids]}
         entries = yield from self._entries({"_id": keys}, len(session_ids))
         return {each.id: each for each in entries}
+
+    async def hear_ends(self, tell: Callable[[str], object]) -> None:
+        if settings.TELL_ENDS:
+            await ends.hear(self._server, tell)
 
     def scan(self, cursor: str, limit: int, user_id: str | None, live_at: int = 0) -> Page:
         """See `Storage.scan`. The last to expire comes first, which is the last one used."""

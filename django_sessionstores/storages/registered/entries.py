@@ -87,7 +87,8 @@ def has_drifted(record: Record, entry: Record) -> bool:
     """Return whether the entry differs from the record in what lists show, or in its site."""
     # A login that has joined the session of another login moves its beginning.
     fields = ("expires", "user_id", "created", "ip", "user_agent", "site")
-    return any(getattr(record, each) != getattr(entry, each) for each in fields)
+    marks = ("is_bound", "was_refused")
+    return any(getattr(record, each) != getattr(entry, each) for each in (*fields, *marks))
 
 
 def replace_tombstone(

@@ -13,7 +13,7 @@ from ...core.records import (
     Record,
     State,
     make_tombstone,
-    next_version,
+    next_version_for,
     saves_of,
     without_payload,
 )
@@ -162,7 +162,7 @@ class EntryCreation(Pair):
         # Both requests store the session of this entry, whichever of them is the first.
         record = msgspec.structs.replace(record, origin=entry.origin)
         claim = msgspec.structs.replace(
-            without_payload(record), version=next_version(entry.version)
+            without_payload(record), version=next_version_for(record, entry.version)
         )
         claimed: Outcome = yield Call(self._registry, "update", (claim, entry, now))
         if not isinstance(claimed, Updated):

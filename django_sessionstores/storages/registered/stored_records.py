@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from ...core.flow import Call, Flow
-from ...core.records import Record, State, next_version, without_payload
+from ...core.records import Record, State, next_version, next_version_for, without_payload
 from ...exceptions import StorageUnavailable, UnreadablePayload
 from ..base import Conflict, Gone, Outcome, Taken, Updated, was_rotated
 from .entries import (
@@ -98,7 +98,8 @@ class StoredRecords(EntryCreation, EntryRotation):
         """
         while has_drifted(record, entry):
             successor = msgspec.structs.replace(
-                without_payload(record), version=next_version(entry.version)
+                without_payload(record),
+                version=next_version_for(record, entry.version),
             )
             outcome: Outcome = yield Call(self._registry, "update", (successor, entry, now))
             if isinstance(outcome, Updated):

@@ -54,6 +54,7 @@ class Command(BaseCommand):
         seed_crowd(session_store())
         site = f"http://{HOST}:{port}/"
         self.stdout.write(f"  Admin      {site}admin/ as staff, to find and end sessions\n")
+        self.stdout.write(f"  Tour       {site}tour/, five steps without signing in first\n")
         self.stdout.write(f"\n  Open       {site}\n  Stop       Ctrl-C\n\n")
         self.stdout.flush()
         call_command("runserver", f"{HOST}:{port}", use_reloader=False)

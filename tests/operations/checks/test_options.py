@@ -45,6 +45,7 @@ def test_unknown_option_is_named_with_the_nearest_one():
     ("options", "hint"),
     [
         ({"ON_LIMIT": "end_oldst"}, "Did you mean 'end_oldest'?"),
+        ({"NEW_SIGN_IN": "e-mail"}, "Did you mean 'email'?"),
         ({"REGISTRY": "cacheddb"}, "Did you mean 'cached_db'?"),
         ({"REGISTRY": "sun"}, None),
         (
@@ -75,6 +76,11 @@ def test_option_of_a_wrong_type_is_named(value):
         (
             {"IDLE_TIMEOUT": "30m"},
             "['IDLE_TIMEOUT'] must be a number of seconds, such as 1800, not str.",
+            None,
+        ),
+        (
+            {"EXPLAIN_ENDS": True},
+            "['EXPLAIN_ENDS'] must be a number of seconds, such as 1800, not bool.",
             None,
         ),
         ({"MAX_SESSIONS": "3"}, "['MAX_SESSIONS'] must be a whole number, not str.", None),

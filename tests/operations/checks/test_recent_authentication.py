@@ -10,7 +10,7 @@ from django.urls import include, path
 from django.utils.decorators import method_decorator
 from django.views.generic import View
 
-from django_sessionstores.accounts import recent_authentication_required
+from django_sessionstores.accounts import bound_session_required, recent_authentication_required
 from django_sessionstores.operations.checks.recent_authentication import check_recent_authentication
 from tests.operations.checks.configurations import ids
 
@@ -87,8 +87,9 @@ def view(request):
         (recent_authentication_required(view), []),
         (recent_authentication_required(age=60)(view), ["W018"]),
         (Invoices.as_view(), ["W018"]),
+        (bound_session_required(view), ["W018"]),
     ],
-    ids=["view", "age of the settings", "own age", "class"],
+    ids=["view", "age of the settings", "own age", "class", "bound session"],
 )
 def test_a_view_with_an_age_of_its_own_needs_the_page(decorated, found):
     """W018: the views of a site may ask although the settings have no age."""

@@ -8,6 +8,7 @@ from django.test import override_settings
 from django_sessionstores.operations.checks.engine import check_engine
 from django_sessionstores.operations.checks.registry import (
     check_limit_and_rotation,
+    check_notices,
     check_registry,
     check_unused_registry,
 )
@@ -106,6 +107,24 @@ def test_limits_and_rotations_that_have_no_list_of_sessions(registry, found):
         assert all("['REGISTRY'], for example to 'db'" in hint for hint in hints)
     with override_settings(SESSION_ENGINE=ENGINES + "db", SESSIONSTORES=options | {"REGISTRY": ""}):
         assert check_limit_and_rotation(None) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"NEW_SIGN_IN": "email", "EXPLAIN_ENDS": 60}, ["NEW_SIGN_IN", "EXPLAIN_ENDS"]),
+        ({"NEW_SIGN_IN": "ignore", "EXPLAIN_ENDS": 0}, []),
+        ({"NEW_SIGN_IN": "signal", "EXPLAIN_ENDS": 60, "REGISTRY": "db"}, []),
+    ],
+)
+def test_notices_that_nobody_would_get(options, found):
+    """W022: whoever has set them relies on them."""
+    with override_settings(SESSION_ENGINE=ENGINES + "cookie", SESSIONSTORES=options):
+        messages = check_notices(None)
+    assert [each.id for each in messages] == ["sessionstores.W022"] * len(found)
+    for each, name in zip(messages, found, strict=True):
+        assert f"['{name}'] has no effect" in each.msg
+        assert "['REGISTRY'], for example to 'db'" in str(each.hint)
 
 
 def test_a_registry_under_keys_that_hide_its_sessions_is_refused():

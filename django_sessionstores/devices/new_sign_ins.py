@@ -1,0 +1,174 @@
+"""Noticing a login from a device that the user's sessions do not have, and telling the user.
+
+See ``NEW_SIGN_IN``. Everything known about a device comes from the user's live sessions: nothing
+else is stored, and nobody else is asked.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+from django.conf import settings as django_settings
+from django.contrib.auth.signals import user_logged_in
+from django.core.mail import EmailMultiAlternatives
+from django.db import transaction
+from django.http import HttpRequest
+from django.template.loader import render_to_string
+from django.urls import NoReverseMatch, reverse
+from django.utils import translation
+
+from .. import signals
+from ..conf import settings
+from ..core import clock
+from ..core.flow import run
+from ..core.lifetime import utc_datetime
+from ..core.records import Client
+from ..exceptions import CannotList, StorageUnavailable
+from ..inventory import Inventory, SessionInfo
+from ..sessions import SessionStore
+from .names import country_name, describe_device, describe_place, device_kind, device_name
+
+logger: Final = logging.getLogger("django_sessionstores")
+
+_MOST_COMPARED: Final = 500
+"""With how many sessions of the user a login is compared."""
+_LANGUAGES: Final = ("language", "preferred_language", "locale")
+"""The attributes of a user that may have the code of a language."""
+_TEMPLATES: Final = "django_sessionstores/devices/new_sign_in"
+
+
+class NewSignIn(msgspec.Struct, frozen=True, kw_only=True):
+    """A login from a device that none of the user's live sessions has."""
+
+    user: Any
+    client: Client
+    """The ``ip`` and the ``user_agent`` of the login."""
+    country: str
+    """The English name of the country of the address; empty if it is not known."""
+    when: datetime
+    language: str
+    """The code of the user's language; that of the request if the user has none."""
+    devices_url: str
+    """The address of the page "Your devices"; empty if the site does not have it."""
+
+
+def connect() -> None:
+    """Connect the receiver of Django's ``user_logged_in`` signal."""
+    user_logged_in.connect(_after_login, dispatch_uid="django_sessionstores.devices.new_sign_ins")
+
+
+def _after_login(request: HttpRequest | None, user: Any, **_: Any) -> None:
+    if settings.NEW_SIGN_IN == "ignore":
+        return
+    session = getattr(request, "session", None)
+    if request is None or not isinstance(session, SessionStore):
+        return
+    if session.policy is None or session.policy.client is None:
+        return  # Without the package's middleware, sessions do not have their clients.
+    client = session.policy.client()
+    try:
+        if _is_known(user, client):
+            return
+    except (CannotList, StorageUnavailable) as error:
+        # The login goes on, or fails for the same reason when the session is saved.
+        logger.warning("It is not known whether a login is from a new device: %s", error)
+        return
+    found = NewSignIn(
+        user=user,
+        client=client,
+        country=country_name(client.ip),
+        when=utc_datetime(clock.now()),
+        language=_language_of(user),
+        devices_url=_devices_url(request),
+    )
+    tell = partial(_tell, found, type(session))
+    database = getattr(getattr(user, "_state", None), "db", None)
+    if database is None:
+        tell()
+    else:
+        # A login that is rolled back is not told.
+        transaction.on_commit(tell, using=database)
+
+
+def _is_known(user: Any, client: Client) -> bool:
+    """Return whether a live session of the user has this device in this country.
+
+    Of a user with very many sessions, some of which were not compared, every device is known.
+    """
+    page = Inventory().list(user=user, limit=_MOST_COMPARED)
+    return bool(page.next) or any(_is_alike(each, client) for each in page.sessions)
+
+
+def _is_alike(session: SessionInfo, client: Client) -> bool:
+    if device_name(session.user_agent) != device_name(client.user_agent):
+        return False
+    countries = country_name(session.ip), country_name(client.ip)
+    return "" in countries or countries[0] == countries[1]
+
+
+def _language_of(user: Any) -> str:
+    for name in _LANGUAGES:
+        code = getattr(user, name, None)
+        if isinstance(code, str) and code:
+            try:
+                return translation.get_supported_language_variant(code)
+            except LookupError:
+                continue
+    return translation.get_language() or django_settings.LANGUAGE_CODE
+
+
+def _devices_url(request: HttpRequest) -> str:
+    try:
+        return request.build_absolute_uri(reverse("your_devices:list"))
+    except NoReverseMatch:
+        return ""
+
+
+def _tell(found: NewSignIn, sender: type[SessionStore]) -> None:
+    facts = {name: getattr(found, name) for name in found.__struct_fields__}
+    run(signals.send(signals.new_sign_in, sender, **facts))
+    if settings.NEW_SIGN_IN == "email":
+        _send_email(found)
+
+
+def _send_email(found: NewSignIn) -> None:
+    """Send the notice to the user's email address, if there is one. An error is only logged."""
+    field = getattr(found.user, "get_email_field_name", lambda: "email")()
+    address = getattr(found.user, field, "")
+    if not address:
+        return
+    try:
+        with translation.override(found.language):
+            email = _email(found, address)
+        email.send()
+    except Exception as error:  # noqa: BLE001 - a mail backend may raise anything
+        logger.error(  # noqa: TRY400 - a traceback has the address and the text of the mail.
+            "User %s was not told about a login from a new device, because the mail was not sent: "
+            "%s: %s",
+            found.user.pk,
+            type(error).__name__,
+            error,
+        )
+
+
+def _email(found: NewSignIn, address: str) -> EmailMultiAlternatives:
+    context = {
+        "user": found.user,
+        "device": describe_device(found.client.user_agent),
+        "kind": device_kind(found.client.user_agent),
+        "place": describe_place(found.client.ip),
+        "ip": found.client.ip,
+        "when": found.when,
+        "devices_url": found.devices_url,
+    }
+    # A subject has one line, whatever a client calls itself.
+    subject = " ".join(render_to_string(f"{_TEMPLATES}_subject.txt", context).split())
+    email = EmailMultiAlternatives(
+        subject, render_to_string(f"{_TEMPLATES}.txt", context), to=[address]
+    )
+    email.attach_alternative(render_to_string(f"{_TEMPLATES}.html", context), "text/html")
+    return email
