@@ -358,10 +358,12 @@ class MongoDBStorage(FlowStorage):
         return number
 
     def numbers(self, now: int, most: int) -> Numbers:
-        """See `Storage.numbers`. One command, for which the server reads each session."""
+        """See `Storage.numbers`. The server reads each session for it."""
         return run(self._numbers(now, most))
 
     def _numbers(self, now: int, most: int) -> Flow[Numbers]:
+        # A server that is down is not waited for as long as one that counts.
+        yield self._call("command", {"ping": 1})
         stages = [{"$match": self._live(None)}, *numbers_of_users(now, most)]
         options = {"allowDiskUse": True, "seconds": NUMBERS_SECONDS, "collation": indexes.SIMPLE}
         (found,) = yield self._call("aggregate", stages, **options)

@@ -384,6 +384,20 @@ def test_a_purge_waits_no_longer_than_a_request() -> None:
             storage.purge(now(), 10)
 
 
+def test_counting_waits_no_longer_than_a_request_for_a_server_that_is_down() -> None:
+    """Counting itself may take a minute."""
+    with MongoDB() as server, storage_at(server) as storage:
+        storage.create(make_record(), now())
+        server.kill()
+        with (
+            impatient(storage),
+            mock.patch.object(storage._server, "_limit", wraps=storage._server._limit) as limit,
+            pytest.raises(StorageUnavailable),
+        ):
+            storage.numbers(now(), 3)
+        assert limit.call_args_list == [mock.call(0)]
+
+
 # Between the two statements of a rotation ---------------------------------------------------------
 
 
