@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 from ..core import clock
+from ..core.flow import Flow
 from ..core.records import Record, State
 from ..sessions.drafting import ends_at
 from ..storages.base import Storage
+from ..storages.calls import Calls
 from ..storages.revocation import leads_on
 
 UNKNOWN: Final = "unknown"
@@ -22,17 +24,17 @@ _ROUNDS: Final = 20
 """How many rotations since the last look are followed."""
 
 
-async def find_out(storage: Storage, known: Mapping[str, Record]) -> dict[str, Finding]:
+def find_out(storage: Storage, known: Mapping[str, Record]) -> Flow[dict[str, Finding]]:
     """Return what became of sessions, by their ids.
 
     ``known`` are their records as they were last seen, at most `MOST_AT_ONCE`. Takes one call, and
     another one if some of them were rotated. Raises `StorageUnavailable`.
     """
-    now = clock.now()
+    now, calls = clock.now(), Calls(storage)
     if not storage.authoritative:
         # Only the browsers have these sessions, so that nothing but time ends them.
         return {each: _found(record, record, now) for each, record in known.items()}
-    current = dict(await storage.alookup_many(list(known))) if known else {}
+    current = dict((yield from calls.lookup_many(list(known)))) if known else {}
     findings: dict[str, Finding] = {}
     waiting = dict(known)
     for _ in range(_ROUNDS):
@@ -45,7 +47,7 @@ async def find_out(storage: Storage, known: Mapping[str, Record]) -> dict[str, F
                 findings[each] = _found(found, record, now)
         if not links:
             break
-        successors = await storage.alookup_many([each.successor for each in links.values()])
+        successors = yield from calls.lookup_many([each.successor for each in links.values()])
         waiting, current = {each: known[each] for each in links}, {}
         for each, tombstone in links.items():
             successor = successors.get(tombstone.successor)

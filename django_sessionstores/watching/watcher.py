@@ -18,6 +18,7 @@ from django.dispatch import Signal
 from .. import signals
 from ..conf import settings
 from ..core import clock
+from ..core.flow import arun
 from ..core.lifetime import touch_step
 from ..core.records import Record, State
 from ..exceptions import SessionConflict, SessionEnded, StorageUnavailable
@@ -175,7 +176,7 @@ class Watcher:
                 for each in batch
                 if (session := self._sessions.get(each)) is not None
             }
-            for session_id, finding in (await find_out(storage, known)).items():
+            for session_id, finding in (await arun(find_out(storage, known))).items():
                 if session_id in self._sessions:
                     await self._apply(session_id, finding, hints.get(session_id, ""))
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from asgiref.sync import sync_to_async
+from asgiref.sync import SyncToAsync, sync_to_async
 from django.db import Error, connections, transaction
 from django.test import override_settings
 
@@ -69,10 +69,12 @@ def site(
 
 @pytest.fixture(autouse=True)
 def _no_closed_connections(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
-    """Leave none to the next test, whose first question is Django's."""
+    """Leave none to the next test, whose first question is Django's, in any thread."""
     yield
     with django_db_blocker.unblock():
         connections.close_all()
+        # All tests share the thread in which ``sync_to_async()`` runs.
+        SyncToAsync.single_thread_executor.submit(connections.close_all).result()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from . import handler
+from . import handler, watched
 from .history import BEFORE, FOREVER, Ending, Life, Request, Violation
 from .internals import Inventory, SessionStoresError
 from .judge import ENDS_OWN, MOST, TOMBSTONE_AT, led_to
@@ -39,6 +39,7 @@ def audit(world: World) -> None:
         world.model.judge(None, key, seen[key], (now, now), world.time)
     for browser in world.browsers:
         _audit_browser(world, browser, seen)
+    _audit_watched(world)
     _audit_lists(world, seen)
     _audit_signals(world)
 
@@ -208,6 +209,13 @@ def _leaves_nothing(ending: Ending) -> bool:
     """
     was_refused = ending.request is not None and ending.request.error is not None
     return ending.reason != "replaced" or was_refused
+
+
+def _audit_watched(world: World) -> None:
+    """Judge whether a re-check tells the sessions that have ended from those that live."""
+    with world.undisturbed():
+        findings = watched.Finder(world.storages.current, world.watched).find()
+    watched.judge(world, None, findings)
 
 
 # --- Lists and signals ---------------------------------------------------------------------

@@ -59,6 +59,7 @@ from ...storages.layered import LayeredStorage
 from ...storages.memory import MemoryStorage
 from ...storages.outcomes import is_removal
 from ...storages.registered import RegisteredStorage
+from ...watching.findings import Finding, find_out
 from . import users
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "Conflict",
     "CookieSessionStore",
     "CookieStorage",
+    "Finding",
     "Gone",
     "Inventory",
     "LayeredStorage",
@@ -99,6 +101,7 @@ __all__ = [
     "end_account_sessions",
     "end_one_by_one",
     "end_without_key",
+    "find_out",
     "forget_storages",
     "handled_request",
     "id_of_cursor",

@@ -75,7 +75,7 @@ class Judge:
                 why = self._why_missing(life, known, request)
                 self._broken(why, f"{who}: session {life.number} is not there")
             return
-        if not life.may_be_live(known, since, began_at) and not self._is_leased(life, began_at):
+        if not life.may_be_live(known, since, began_at) and not self.is_leased(life, began_at):
             if any(each.acked is not None for each in life.endings):
                 self._broken(7, f"{who}: session {life.number} is back from its end")
             else:
@@ -97,8 +97,8 @@ class Judge:
     ) -> None:
         values, may_be_absent = life.allowed(name, *ticks)
         # The cache cannot always tell that a copy is outdated, until its lease is over.
-        is_leased = self._world.may_be_misled
-        if is_leased or value in values or (value is DELETED and may_be_absent):
+        is_misled = self._world.may_be_misled
+        if is_misled or value in values or (value is DELETED and may_be_absent):
             return
         voids = [write.value for write, _ in life.writes if write.key == name and write.is_void]
         text = f"{who}: session {life.number} has {name}={value!r}, not one of {values}"
@@ -321,7 +321,7 @@ class Judge:
             for each in self._world.requests.values()
         )
 
-    def _is_leased(self, life: Life, at: int) -> bool:
+    def is_leased(self, life: Life, at: int) -> bool:
         """Return whether a cache that was unreachable may still show an ended session (7)."""
         acked = [each.acked_at for each in life.endings if each.acked]
         return self._world.may_be_misled and all(at < each + _LEASE_AT for each in acked)

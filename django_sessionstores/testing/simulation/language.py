@@ -66,7 +66,7 @@ ARGUMENTS: Final = {
 }
 """The arguments of views. Those in brackets may be left out."""
 
-OPERATOR: Final = ("end", "delete_key", "end_all", "deactivate", "purge", "wait")
+OPERATOR: Final = ("end", "delete_key", "end_all", "deactivate", "purge", "recheck", "wait")
 """What an operator may do. A browser may do the same, in a view."""
 
 ENDS: Final = {

@@ -18,7 +18,7 @@ from django.contrib import auth
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
-from . import language
+from . import language, watched
 from .internals import Inventory, StorageUnavailable
 from .model import DELETED, Request
 
@@ -304,6 +304,12 @@ def recover(view: View) -> Steps:
         raise ValueError("a mistake of the view's own")
 
 
+def watch(view: View) -> Steps:
+    """Hold a connection open under the session, which `recheck` looks after from then on."""
+    yield from view.look()
+    watched.add(view.world, view.request, view.session)
+
+
 def end(view: View, browser: str) -> Steps:
     """End the session of a browser by its id."""
     key = view.world.browsers.get(browser)
@@ -345,6 +351,13 @@ def purge(view: View) -> Steps:
     yield Do(Inventory(), "purge")
 
 
+def recheck(view: View) -> Steps:
+    """Look which of the watched sessions have ended, as the watcher of open connections does."""
+    world = view.world
+    finder = watched.Finder(world.storages.current, world.watched)
+    watched.judge(world, view.request, (yield Do(finder, "find")))
+
+
 def wait(view: View, seconds: str) -> Steps:
     """Let time pass."""
     view.world.advance(int(seconds))
@@ -378,11 +391,13 @@ OPERATIONS: Final[dict[str, Operation]] = {
             load,
             retry,
             recover,
+            watch,
             end,
             delete_key,
             end_all,
             deactivate,
             purge,
+            recheck,
             wait,
         ),
     )

@@ -30,7 +30,7 @@ _OPERATIONS: Final = (
     *("login.1.first", "login.2.first"),
     *("logout", "flush", "delete", "cycle", "password", "others", "save", "replace", "load"),
     *("put.a+save", "put.b+save+error", "login.1+save", "put.a+404", "clear", "cycle+save"),
-    *("visit.1", "visit.2"),
+    *("visit.1", "visit.2", "watch"),
 )
 _ATOMIC: Final = (
     *("put.a@atomic", "put.a+save@rollback", "put.b+save+404@atomic", "login.1@atomic"),
@@ -40,7 +40,9 @@ _ATOMIC: Final = (
     *("flush@rollback", "delete@rollback", "visit.2+error@atomic"),
 )
 _MANUAL: Final = ("put.a+save@manual", "put.a+save@undone", "login.1+save@manual")
-_OPERATOR: Final = ("end.x", "end.y", "delete_key.x", "end_all.1", "deactivate.2", "purge")
+_OPERATOR: Final = (
+    *("end.x", "end.y", "delete_key.x", "end_all.1", "deactivate.2", "purge", "recheck"),
+)
 _ATOMIC_OPERATOR: Final = ("delete_key.x@rollback", "delete_key.x@atomic", "end.x@rollback")
 _PREVIOUS: Final = frozenset({"memory", "cookie"})
 """The options of a site that has moved, by the engine of its previous backend."""

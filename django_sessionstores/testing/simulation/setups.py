@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 _VISITOR: Final = ("s1:x.put.base", "s1*", ">s1")
 _USER: Final = (*_VISITOR, "s2:x.login.1", "s2*", ">s2")
 _OTHER: Final = ("t1:y.put.base", "t1*", ">t1", "t2:y.login.1", "t2*", ">t2")
+_WATCH: Final = ("s3:x.watch", "s3*", ">s3")
 WAIT: Final = "+1001"
 
 
@@ -56,6 +57,19 @@ SETUPS: Final = {
         (*_OTHER, *_USER, WAIT),
         first=(*_OWN, *_SIGNED_IN),
         second=("x.put.b", *_OWN, *_SIGNED_IN, *OPERATOR),
+    ),
+    "watched": Setup(
+        "As before, with a connection of browser ``x`` that is open. Its session is looked after "
+        "beside each operation.",
+        (*_OTHER, *_USER, *_WATCH, WAIT),
+        first=(*_OWN, *_SIGNED_IN, *OPERATOR),
+        second=("o.recheck",),
+    ),
+    "looked after": Setup(
+        "The same, with each operation beside the look.",
+        (*_OTHER, *_USER, *_WATCH, WAIT),
+        first=("o.recheck",),
+        second=(*_OWN, *_SIGNED_IN, *OPERATOR),
     ),
     "atomic": Setup(
         "Browser ``x`` is signed in. The views run in transactions.",

@@ -22,6 +22,7 @@ from .restoring import restored
 from .scheduler import Actor, Scheduler
 from .site_storages import SiteStorages
 from .users import User
+from .watched import Watched
 
 SIGNALS: Final = ("session_created", "session_rotated", "session_ended")
 
@@ -50,6 +51,8 @@ class World:
         """How many times the ``SECRET_KEY`` has changed."""
         self.requests: dict[str, Request] = {}
         self.storages = SiteStorages(config, self.scheduler)
+        self.watched: list[Watched] = []
+        """The sessions under which browsers hold connections open."""
         self.merge_failures = failing_merges
         self._values = 0
 

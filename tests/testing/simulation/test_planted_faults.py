@@ -57,6 +57,7 @@ from django_sessionstores.storages.registered.stored_records import StoredRecord
 from django_sessionstores.testing.simulation.database import SimulatedDatabase
 from django_sessionstores.testing.simulation.programs import Program, run
 from django_sessionstores.testing.simulation.stores import Scheduled, SimulatedCache
+from django_sessionstores.watching import findings
 from tests.testing.simulation.known import OTHER, PROGRAMS, USER, VISITOR
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -524,11 +525,29 @@ def end_what_has_the_new_password(plant: pytest.MonkeyPatch) -> None:
     plant.setattr(ending, "_is_outdated", is_outdated)
 
 
+def watch_no_further(plant: pytest.MonkeyPatch) -> None:
+    plant.setattr(findings, "leads_on", lambda *_: False)
+
+
+def watch_whatever_follows(plant: pytest.MonkeyPatch) -> None:
+    plant.setattr(findings, "leads_on", lambda *_: True)
+
+
+def see_no_end(plant: pytest.MonkeyPatch) -> None:
+    plant.setattr(findings, "_found", lambda current, known, now: known)
+
+
+WATCH: Final = "1:x.watch 1*"
 WORKERS: Final = "cached_db own sync +workers"
 SAVED_BESIDE: Final = "3:x.read 3* 4:x.put.a 4* 5:x.read 5*"
 FAILS: Final = "3:x.put.a+save+error@rollback 3*"
 
 CASES: Final = [
+    (watch_no_further, 15, f"memory own sync: {USER} {WATCH} +1001 2:x.read 2* 3:o.recheck 3*"),
+    (watch_no_further, 15, f"db own async: {USER} {WATCH} 2:x.cycle 2*"),
+    (watch_whatever_follows, 11, f"memory own sync: {USER} {WATCH} 2:x.login.2 2*"),
+    (see_no_end, 7, f"memory own sync: {USER} {WATCH} 2:x.logout 2* 3:o.recheck 3*"),
+    (see_no_end, 7, f"cookie_registry own async: {USER} {WATCH} 2:o.end_all.1 2*"),
     (ignore_versions, 2, f"memory own sync: {USER} 1:x.put.a 1 2:x.put.b 2* 1*"),
     (overwrite_the_other, 2, f"memory own sync: {USER} 1:x.put.a 1 2:x.put.b 2* 1*"),
     (
