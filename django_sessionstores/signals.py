@@ -13,7 +13,9 @@ request finds when it reads its session is sent at once, because a rollback does
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final
 
 from django.dispatch import Signal
@@ -104,6 +106,29 @@ Observer = Callable[[Signal, type[Any], Mapping[str, Any]], None]
 observers: Final[list[Observer]] = []
 """Functions that are called for all signals. They are called directly, because a sync receiver
 would need a thread in async code. So they must neither wait nor raise an exception."""
+
+
+_ended: Final[ContextVar[set[str] | None]] = ContextVar("ended", default=None)
+
+
+@contextmanager
+def noting_ended() -> Generator[set[str]]:
+    """Yield a set that grows by the ids of the sessions that receivers of signals end."""
+    outer, ended = _ended.get(), set[str]()
+    _ended.set(ended)
+    try:
+        yield ended
+    finally:
+        # Not by a token: a flow may be closed in another context.
+        _ended.set(outer)
+        note_ended(ended)
+
+
+def note_ended(session_ids: Iterable[str]) -> None:
+    """Note that the running code has ended these sessions."""
+    ended = _ended.get()
+    if ended is not None:
+        ended.update(session_ids)
 
 
 class _Sending:

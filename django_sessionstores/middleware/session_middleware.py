@@ -180,6 +180,8 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
                 ) from error
             if not is_ours or (yield from self._is_due(request, session)):
                 yield from send_cookie(response, session)
+            elif name in request.COOKIES and session.is_empty():
+                delete_cookie(response, name)  # A receiver of a signal has flushed the session.
         elif is_ours and session.is_activity_due:
             yield Call(session, "record_activity", ())
         if needs_vary or name in response.cookies:

@@ -36,6 +36,8 @@ def end_state(env: Environment, state: State) -> Flow[EndedSession | None]:
     Return what has ended; ``None`` if there was no live session.
     """
     match state:
+        case New(key=SecretText() as key, is_tried=True):
+            return (yield from end_key(env, key, key))  # The answer to that save may be lost.
         case New():
             return None
         case Stored(key=key, record=record) | Refused(key=key, record=record):

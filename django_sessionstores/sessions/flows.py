@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from .. import signals
 from ..conf import codec, merge_functions
 from ..core import clock
 from ..core.flow import Flow
@@ -151,7 +152,11 @@ class SessionFlows(KnownSession):
         )
         try:
             saved = yield from saving.save(self._environment(), began, given, intent)
-        except SessionStoresError as error:
+        except BaseException as error:
+            if isinstance(known, New) and self._state is known:
+                known = self._note(replace(known, is_tried=True))
+            if not isinstance(error, SessionStoresError):
+                raise
             yield from self._tell_failure(error)
             if isinstance(error, PayloadTooLarge):
                 raise PayloadTooLarge(f"{error} {drafting.largest_keys(given)}") from error
@@ -179,21 +184,26 @@ class SessionFlows(KnownSession):
             # ``modified`` stays true: Django's middleware sends the cookie because of it.
             self._modified = True
         self.cookie_is_due |= saved.is_news
-        if self._state is began or _is_newer(saved.state, self._state):
-            if not (saved.is_provisional or saved.events):
-                self._set_state(saved.state)
-                return
-            made, is_provisional = _merge_in(saved, given), saved.is_provisional
-            yield from self._advance(began, saved.state, saved.events, is_provisional, made)
-        else:
-            yield from self._send(saved.events)
+        is_mine = self._state is began or _is_newer(saved.state, self._state)
+        if is_mine and not (saved.is_provisional or saved.events):
+            self._set_state(saved.state)
+            return
+        with signals.noting_ended() as ended:
+            if is_mine:
+                made, is_provisional = _merge_in(saved, given), saved.is_provisional
+                yield from self._advance(began, saved.state, saved.events, is_provisional, made)
+            else:
+                yield from self._send(saved.events)
+        if not is_mine:
             yield from _end_surplus(self, began, saved.state)
+        elif ended:
+            _note_end(self, ended)
 
     def _create(self) -> Flow[None]:
         match self._current_state:
-            case New(is_promised=True) | Rotating():
+            case New(is_promised=True) | New(is_tried=True) | Rotating():
                 pass
-            case Stored() if (yield from self._keeps_drawn_key()):
+            case Stored() if (yield from _keeps_drawn_key(self)):
                 return
             case New(replaces=replaces):
                 self._set_state(New(SecretText(draw_key()), replaces=replaces))
@@ -201,22 +211,6 @@ class SessionFlows(KnownSession):
                 self._set_state(New(SecretText(draw_key())))
         yield from self._save(must_create=True)
         self.modified = True
-
-    def _keeps_drawn_key(self) -> Flow[bool]:
-        """Save a session under the key that this object has drawn; return whether it is live.
-
-        For another user there must be another session.
-        """
-        state = self._current_state
-        if not isinstance(state, Stored) or not state.drawn:
-            return False
-        if drafting.user_of(getattr(self, "_session_cache", {})) != state.record.user_id:
-            return False
-        self.modified = True  # So that the save asks the store.
-        with suppress(SessionEnded):
-            yield from self._save()
-            return self.is_proved
-        return False
 
     def _cycle(self, *, at_once: bool = True, is_login: bool = False) -> Flow[None]:
         cause = RotationCause.LOGIN if is_login else RotationCause.CYCLED
@@ -241,7 +235,8 @@ class SessionFlows(KnownSession):
                 self._set_state(replace(again, cycles=rotating.cycles + 1))
                 yield from self._store_key(at_once)
             case New() as new:
-                self._set_state(replace(new, key=SecretText(draw_key()), is_promised=True))
+                key = new.key if new.is_tried else SecretText(draw_key())
+                self._set_state(replace(new, key=key, is_promised=True))
             case state:
                 self._set_state(_with_fresh_key(state))
         self._modified = True
@@ -394,6 +389,23 @@ class SessionFlows(KnownSession):
         return (yield from _confirm(self.storage(), state.key))
 
 
+def _keeps_drawn_key(session: SessionFlows) -> Flow[bool]:
+    """Save a session under the key that its object has drawn; return whether it is live.
+
+    For another user there must be another session.
+    """
+    state = session._current_state
+    if not isinstance(state, Stored) or not state.drawn:
+        return False
+    if drafting.user_of(getattr(session, "_session_cache", {})) != state.record.user_id:
+        return False
+    session.modified = True  # So that the save asks the store.
+    with suppress(SessionEnded):
+        yield from session._save()
+        return session.is_proved or (yield from session._prove())
+    return False
+
+
 def _will_settle(session: KnownSession) -> bool:
     """Return whether ``settle()`` will be called for a session that is flushed now.
 
@@ -402,6 +414,18 @@ def _will_settle(session: KnownSession) -> bool:
     if request_sessions.is_in_request():
         return True
     return session.policy is not None and session.policy.settles and not session.is_copy
+
+
+def _note_end(session: SessionFlows, ended: set[str]) -> None:
+    """Take into account which sessions ended while the signals of a save were received.
+
+    Raises `SessionEnded` if Django's middleware would send the key of one of them. That of the
+    package asks the store before it sends a key that is not proved.
+    """
+    session.is_proved = False
+    is_over = not session.is_stored or bool(session.stored_ids & ended)
+    if is_over and session.policy is None:
+        raise conflicts.no_longer_stored()
 
 
 def _confirm(storage: Storage, key: SecretText) -> Flow[bool]:

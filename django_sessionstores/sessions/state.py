@@ -79,6 +79,8 @@ class New(msgspec.Struct, frozen=True):
     """Whether the caller chose the key, so that it must not be replaced by another one."""
     is_promised: bool = False
     """Whether other code expects the session to be stored under this key."""
+    is_tried: bool = False
+    """Whether a save has failed. The store may have the key then, and it must not be replaced."""
     superseded: Dead | None = None
     """The state under the previous key, if that was superseded. Then only a login may store a
     session."""

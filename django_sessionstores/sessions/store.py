@@ -284,7 +284,7 @@ class SessionStore(SessionFlows):
         The key of an authenticated session is stored at once, because another request could undo
         it. The key of an anonymous session is stored by the next save, which leaves a tombstone
         under the old key in the same step. So a request that fails in between loses nothing, and a
-        login writes once.
+        login writes once. Outside of a request, the caller must save the session.
         """
         run(self._cycle())
 

@@ -9,6 +9,7 @@ import msgspec
 from ..core.flow import Call, Flow
 from ..core.records import Record
 from ..exceptions import UnreadablePayload
+from ..signals import note_ended
 from .base import Found, Outcome, Page, Storage, Taken, Updated
 
 
@@ -40,6 +41,7 @@ class Calls(msgspec.Struct, frozen=True):
     def end_many(self, session_ids: Sequence[str]) -> Flow[Collection[str]]:
         """See `Storage.end_many`."""
         ended: Collection[str] = yield Call(self.storage, "end_many", (session_ids,))
+        note_ended(ended)
         return ended
 
     def issue(self, record: Record, now: int) -> Flow[Updated]:

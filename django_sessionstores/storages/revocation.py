@@ -10,6 +10,7 @@ from ..core import clock
 from ..core.flow import Flow
 from ..core.records import Record, State
 from ..exceptions import UnreadablePayload
+from ..signals import note_ended
 from .base import Storage
 from .calls import Calls
 from .outcomes import noting_evicted
@@ -54,6 +55,7 @@ def end(
         ended = yield from calls.end(session_id, presented)
         # If only the browser has the record, the session ends when the browser drops its cookie.
         if ended or not storage.authoritative:
+            note_ended([session_id])
             return EndedSession(session_id, known)
         try:
             current = yield from calls.lookup(session_id)

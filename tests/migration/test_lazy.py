@@ -814,6 +814,53 @@ def test_a_transaction_around_the_request(engine: Engine, source: str, commits: 
 
 
 @pytest.mark.engines("db:sqlite", "cached_db:locmem+sqlite")
+@pytest.mark.parametrize("change", ["cycle_key", "rotate_later"])
+def test_a_new_key_that_was_rolled_back_with_the_migration_is_stored_by_the_next_save(
+    engine: Engine, source: str, in_async: bool, change: str
+) -> None:
+    """The code that has asked for it must not go on under the old key."""
+    key = at_django(source)
+    session = Twin(engine.SessionStore(key), in_async)
+    with suppress(RuntimeError), transaction.atomic(using=engine.database):
+        session.load()
+        assert session.get("cart") == {"apples": 1}
+        getattr(session, change)()
+        session.save()
+        raise RuntimeError
+    session.save()
+    assert session.session_key != key
+    assert engine.SessionStore(key).load() == {}
+    assert engine.SessionStore(session.session_key).load() == {"cart": {"apples": 1}}
+
+
+@pytest.mark.engines("cache:memcached+sqlite")
+@pytest.mark.parametrize("saves", [False, True], ids=["", "saves"])
+@pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
+def test_a_transaction_goes_on_where_another_request_has_died(
+    engine: Engine, source: str, in_async: bool, commits: bool, saves: bool
+) -> None:
+    """Between the entry of a registry and the data. Nobody else stores the data until the entry
+    expires, so each request of the browser would be answered with an outage."""
+    key, data = at_django(source), engine.storage.data
+    dies = mock.patch.object(data, "create", side_effect=KeyboardInterrupt)
+    with dies, pytest.raises(KeyboardInterrupt):
+        engine.SessionStore(key).load()
+    session = Twin(engine.SessionStore(key), in_async)
+    with suppress(RuntimeError), transaction.atomic(using=engine.database):
+        assert session.load() == {"cart": {"apples": 1}}
+        if saves:
+            session.set("x", 1)
+            session.save()
+        if not commits:
+            raise RuntimeError
+    assert is_at_django(source, key) is not commits
+    session.save()
+    assert engine.SessionStore(key).load() == {"cart": {"apples": 1}} | ({"x": 1} if saves else {})
+    engine.SessionStore(key).flush()
+    assert engine.SessionStore(key).load() == {}
+
+
+@pytest.mark.engines("db:sqlite", "cached_db:locmem+sqlite")
 def test_others_save_after_a_transaction_around_the_request_was_rolled_back(
     engine: Engine, source: str
 ) -> None:

@@ -76,6 +76,20 @@ def test_the_oldest_session_ends(browser_of: Any, user: Any) -> None:
         assert Inventory().count(user=user) == 3
 
 
+@pytest.mark.parametrize("method", ["flush", "delete"])
+@pytest.mark.parametrize("in_async", [False, True], ids=["sync", "async"])
+def test_a_session_that_was_not_read_ends(engine: Any, in_async: bool, method: str) -> None:
+    with limits(MAX_SESSIONS=3):
+        stored = engine.SessionStore()
+        stored["x"] = 1
+        stored.save()
+        unread = Twin(engine.SessionStore(stored.session_key), in_async)
+        assert unread.session_id == stored.session_id
+        getattr(unread, method)()
+        assert Inventory().count() == 0
+        assert engine.SessionStore(stored.session_key).load() == {}
+
+
 def test_who_is_ended_is_told(engine: Any, browser_of: Any, user: Any) -> None:
     moment = now()
     with limits(MAX_SESSIONS=1):

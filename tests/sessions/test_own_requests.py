@@ -171,6 +171,22 @@ def test_a_save_that_changes_nothing_proves_the_key(engine: Any, stored: Any) ->
 
 
 @pytest.mark.authoritative
+@pytest.mark.parametrize("data", [SIGNED_IN, {"x": 1}], ids=["signed in", "anonymous"])
+def test_the_cookie_of_a_session_is_deleted_that_a_visitor_has_left(
+    engine: Any, stored: Any, data: dict[str, str]
+) -> None:
+    """Another tab still sends the key. No login has replaced the session, so it is like any that
+    has ended."""
+    session = stored(**data)
+    tab = browser_with(session.session_key)
+    session.flush()
+    session["y"] = 2
+    session.save()
+    assert tab.get("/read/").json() == {}
+    assert tab.cookies["sessionid"].value == ""
+
+
+@pytest.mark.authoritative
 @pytest.mark.usefixtures("in_request")
 @pytest.mark.parametrize("data", [SIGNED_IN, {"x": 1}], ids=["signed in", "anonymous"])
 @pytest.mark.parametrize("delete", DELETIONS.values(), ids=DELETIONS.keys())

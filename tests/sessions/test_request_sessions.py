@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import sys
 import threading
@@ -313,6 +314,24 @@ def test_a_request_that_was_never_ended_is_forgotten_with_its_session(
         request_sessions._finish()
         set_urlconf(None)
     assert not request_sessions.is_in_request()
+
+
+@pytest.mark.engines("memory")
+def test_a_request_ends_after_one_that_its_code_has_run_in_another_context(engine: Any) -> None:
+    """The handler of the other one has sent one of the two signals where the first one runs."""
+    set_urlconf("tests.urls")
+    try:
+        session = engine.SessionStore()
+        request_sessions.add_cycled(held := SimpleNamespace())
+        contextvars.copy_context().run(request_sessions._start)
+        request_sessions._finish()
+        assert request_sessions.cycled() == [held]
+        request_sessions._finish()
+        assert request_sessions.cycled() == []
+    finally:
+        request_sessions._finish()
+        set_urlconf(None)
+    assert session.session_key is None
 
 
 @pytest.mark.parametrize("has_mark", [False, True])

@@ -103,6 +103,18 @@ def test_an_old_key_is_replaced(visit: Any) -> None:
         assert key_of(browser) not in {old, rotated}
 
 
+@pytest.mark.parametrize("in_async", [False, True], ids=["sync", "async"])
+def test_an_old_key_exists_for_a_grace_and_no_longer(engine: Any, in_async: bool) -> None:
+    """As long as it leads to the session."""
+    moment, session = now(), Twin(engine.SessionStore(), in_async)
+    old = stored(engine, moment).session_key
+    with at(moment + HOUR):
+        new = save(engine, old).session_key
+        assert (session.exists(old), session.exists(new)) == (True, True)
+    with at(moment + HOUR + 3 * MINUTE):
+        assert (session.exists(old), session.exists(new)) == (False, True)
+
+
 def test_a_save_without_changes_that_comes_after_a_rotation(engine: Any) -> None:
     """Of a server whose clock is behind, for which the key is not old yet. It gets the new one."""
     moment = now()

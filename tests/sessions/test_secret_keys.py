@@ -12,7 +12,7 @@ from django.test import AsyncClient, Client, override_settings
 from django.urls import path
 
 from django_sessionstores.core.records import session_id
-from django_sessionstores.testing import observed, suspicious_messages
+from django_sessionstores.testing import Twin, observed, suspicious_messages
 from tests import urls
 
 OLD, NEW = "the key that leaked", "the key that follows"
@@ -122,6 +122,17 @@ def test_the_new_hash_of_a_login_takes_one_write(engine: Any, browser: Browser) 
     with after_rotation(), observed(engine.storage) as calls:
         browser.get("who")
     assert calls == ["read", "update"]
+
+
+def test_a_new_key_of_a_login_without_a_hash_is_stored_at_once(engine: Any, awaited: bool) -> None:
+    """A model of users may have none. Then nothing tells that the key is new because of
+    ``SECRET_KEY``."""
+    with after_rotation():
+        stored = engine.SessionStore()
+        stored["_auth_user_id"] = "7"
+        stored.save()
+        Twin(engine.SessionStore(stored.session_key), awaited).cycle_key()
+        assert engine.SessionStore(stored.session_key).load() == {}
 
 
 def test_a_request_with_the_same_cookie_after_it(browser: Browser, awaited: bool) -> None:

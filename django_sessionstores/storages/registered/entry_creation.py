@@ -7,8 +7,16 @@ from contextlib import suppress
 
 import msgspec
 
+from ...core import clock
 from ...core.flow import Call, Flow
-from ...core.records import Record, State, next_version_for, saves_of, without_payload
+from ...core.records import (
+    Record,
+    State,
+    make_tombstone,
+    next_version_for,
+    saves_of,
+    without_payload,
+)
 from ...exceptions import StorageUnavailable, UnreadablePayload
 from ..base import Conflict, Gone, Outcome, Taken, Updated
 from .entries import belongs_to, combine_outcomes
@@ -129,19 +137,25 @@ class EntryCreation(Pair):
         return belongs_to(current, record) and saves_of(current) > saves_of(record)
 
     def _withdraw(self, record: Record) -> Flow[None]:
-        """Remove the entry that was created for a record, unless another request has its own."""
+        """Remove the entry that was created for a session, unless another request has its own.
+
+        That request may still be in a transaction, so the version is compared in the same step.
+        """
+        if record.state is not State.LIVE:
+            return  # A tombstone counts without its data.
+        removal = make_tombstone(record.id, State.ENDED, now=0, seconds=0, of=record)
         with suppress(StorageUnavailable):
-            entry: Record | None = yield Call(self._registry, "read", (record.id,))
-            if entry is not None and entry.version == record.version:
-                yield Call(self._registry, "delete", (record.id,))
+            yield Call(self._registry, "update", (removal, without_payload(record), clock.now()))
 
     def _take_over(self, record: Record, now: int) -> Flow[Updated | Taken]:
-        """Create the data for an entry if the request that created the entry has stopped there."""
+        """Create the data for an entry if the request that created the entry has stopped there.
+
+        In a transaction of the registry that is rolled back, the data stays with the entry of that
+        request. It is the same session: only those that migrate it meet here.
+        """
         entry: Record | None = yield Call(self._registry, "read", (record.id,))
         if entry is None or not entry.is_live(now) or record.state is not State.LIVE:
             return Taken()
-        if (yield from self._is_ahead()):
-            return Taken()  # The other request would not see before the commit that it lost.
         left: Record | None = yield Call(self._data, "read", (record.id,))
         if left is not None and (left.state is not State.LIVE or belongs_to(left, entry)):
             return Taken()

@@ -1082,7 +1082,7 @@ def test_a_create_that_is_ended_meanwhile(pair: RegisteredStorage, store: Any) -
     assert store.read(record.id) is None
 
 
-@pytest.mark.parametrize("broken", [["create"], ["create", "delete"]], ids=["data", "both"])
+@pytest.mark.parametrize("broken", [["create"], ["create", "update"]], ids=["data", "both"])
 def test_a_create_whose_data_cannot_be_stored(
     pair: RegisteredStorage, store: Any, broken: list[str]
 ) -> None:
@@ -1259,16 +1259,60 @@ def test_of_two_that_go_on_where_another_one_has_stopped_one_creates(
     assert left is None if is_over else left.user_id == "9"
 
 
-def test_an_entry_of_an_open_transaction_is_not_taken_over(
+def test_a_create_in_a_transaction_goes_on_where_another_one_has_stopped(
     pair: RegisteredStorage, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other request would learn only after the commit that it was overtaken."""
-    record = new(user_id="8")
-    pair.registry.create(new(id=record.id), now())
+    """After a rollback, the data belongs to the entry that was there before: to the same session.
+    Otherwise nobody could use the session in a transaction until the entry expires."""
+    record, entry = new(origin=MINE), new(origin=THEIRS, payload=b"")
+    record = msgspec.structs.replace(record, id=entry.id)
+    pair.registry.create(entry, now())
     monkeypatch.setattr(pair.registry, "in_transaction", lambda: True)
-    assert isinstance(store.create(record, now()), Taken)
-    assert pair.registry.read(record.id).user_id == "7"
-    assert pair.data.read(record.id) is None
+    assert isinstance(store.create(record, now()), Updated)
+    assert store.read(record.id).payload == record.payload
+    claimed = pair.registry.read(record.id)
+    assert claimed.version != entry.version
+    rolled_back = pair.registry.update(entry, claimed, now())
+    assert isinstance(rolled_back, Updated)
+    assert store.read(record.id).payload == record.payload
+
+
+def test_a_create_that_fails_while_another_one_takes_over(
+    pair: RegisteredStorage, store: Any
+) -> None:
+    """The other one has stored the session, and its transaction may commit at any moment."""
+    record, calls, taken_over = new(origin=MINE), count(), list[Record]()
+
+    def fail(name: str) -> None:
+        if name == "create" and not next(calls):
+            error = StorageUnavailable("the store is full")
+            error.was_sent = False
+            raise error
+
+    def take_over(name: str) -> None:
+        if name in {"delete", "update"} and not taken_over:
+            taken_over.append(new(id=record.id, origin=THEIRS, payload=b"theirs"))
+            assert isinstance(pair.create(taken_over[0], now()), Updated)
+
+    with (
+        observed(pair.data, before=fail),
+        observed(pair.registry, before=take_over),
+        pytest.raises(StorageUnavailable, match="full"),
+    ):
+        store.create(record, now())
+    assert taken_over
+    assert store.read(record.id).payload == b"theirs"
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+def test_a_tombstone_whose_data_cannot_be_stored_stays(
+    pair: RegisteredStorage, awaited: bool
+) -> None:
+    """What it stands for must not be migrated once more."""
+    left = make_tombstone(session_id(draw_key()), State.ENDED, now=now(), seconds=60)
+    with observed(pair.data, before=break_at("create")), pytest.raises(StorageUnavailable):
+        Twin(pair, awaited).create(left, now())
+    assert pair.registry.read(left.id).state is State.ENDED
 
 
 @pytest.mark.parametrize("is_tombstone", [False, True], ids=["expired", "tombstone"])
