@@ -404,11 +404,7 @@ class MongoDBStorage(FlowStorage):
         """See `Storage.has_other_content`."""
         before = {"_id": {"$not": {"$gte": FIRST_KEY}}}
         wanted = {"$or": [before, {"_id": {"$gt": LAST_KEY}}]}
-        return bool(run(self._content(wanted)))
-
-    def _content(self, wanted: Filter) -> Flow[Sequence[Document]]:
-        found: Sequence[Document] = yield self._find(wanted, {"_id": 1}, 1)
-        return found
+        return bool(self._server.ask("find", wanted, {"_id": 1}, limit=-1))
 
     def members(self) -> Members | None:
         return self._server.members()
