@@ -10,11 +10,15 @@ from typing import Final, NamedTuple
 import msgspec
 
 from ..core.records import ID_LENGTH, Record, State, is_session_id, list_entry
-from ..exceptions import SessionStoresError
+from ..exceptions import SessionStoresError, StorageUnavailable
 
 
 class LockTaken(Exception):
     """Another request holds a lock, and the caller does not wait for it."""
+
+
+class Unconfirmed(StorageUnavailable):
+    """The store has carried out a write, or may have, and may lose it again."""
 
 
 class Updated(msgspec.Struct, frozen=True):

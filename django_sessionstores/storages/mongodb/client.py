@@ -24,6 +24,7 @@ from pymongo.errors import (
     InvalidName,
     InvalidURI,
     NotPrimaryError,
+    OperationFailure,
     PyMongoError,
     WaitQueueTimeoutError,
 )
@@ -36,10 +37,12 @@ from ..breaker import Breaker
 from ..inspection import Members
 from ..loops import LoopClients
 from ..outage_log import OutageLog
+from ..outcomes import Unconfirmed
 from ..threads import in_thread
 from .faults import (
     DIRECT,
     DUPLICATE_KEY,
+    MAJORITY,
     NO_COLLECTION,
     TOO_LARGE,
     UNKNOWN_FIELDS,
@@ -130,10 +133,6 @@ def timeout_for(uri: str) -> float:
 
 class Duplicate(Exception):
     """A document with the same ``_id`` exists."""
-
-
-class Unconfirmed(StorageUnavailable):
-    """A document was removed, but too few members have confirmed it."""
 
 
 class Absent(Exception):
@@ -272,7 +271,9 @@ class Server:
         self._clients = clients
         self._names = (database, collection)
         self._timeout = timeout
-        self._breaker = Breaker(OutageLog(self.describe))
+        self._log = OutageLog(self.describe)
+        # A write waits for the majority as well, without which a primary still answers reads.
+        self._reading, self._writing = Breaker(self._log), Breaker(self._log)
         self._blocking: tuple[Any, Blocking] | None = None
         self._loops: LoopClients[Awaited] = LoopClients(MongoClients(self._connect_loop))
         self._database = self.collection().database.name
@@ -302,6 +303,10 @@ class Server:
     def limits_time(self) -> bool:
         """Whether there is a limit to how long a command takes."""
         return bool(self._timeout) or self._client_limits_time
+
+    def at_most(self, seconds: float) -> float:
+        """Return these seconds, or how long a request waits for a command, if that is shorter."""
+        return min(seconds, self._timeout or seconds)
 
     @property
     def is_replicated(self) -> bool:
@@ -356,7 +361,7 @@ class Server:
         `UnreadablePayload` if the answer is not valid. ``was_sent`` of an error is about this
         command alone. ``seconds`` are how long it may take, if not as long as that of a request.
         """
-        began = self._begin()
+        began = self._begin(name)
         try:
             with self._limit(seconds):
                 answer = _method(self.collection(), name)(*arguments, **options)
@@ -374,7 +379,7 @@ class Server:
         collection = self.awaited_collection()
         if collection is None:
             return await in_thread(self.ask)(name, *arguments, seconds=seconds, **options)
-        began = self._begin()
+        began = self._begin(name)
         try:
             with self._limit(seconds):
                 answer = _method(collection, name)(*arguments, **options)
@@ -414,22 +419,30 @@ class Server:
         if any(each.server_type_name in _NOT_PRIMARY for each in known.values()):
             raise NotPrimaryError(DIRECT)
 
-    def _begin(self) -> float:
+    def _begin(self, name: str) -> float:
         """Return the time, see `Breaker.begin`. A call that may not pass sends nothing."""
         try:
-            return self._breaker.begin()
+            return self._breaker_of(name).begin()
         except StorageUnavailable as refusal:
             refusal.was_sent = False
             raise
 
+    def _breaker_of(self, name: str) -> Breaker:
+        return self._reading if name in _READS else self._writing
+
     def _note_success(self, name: str) -> None:
-        self._breaker.answered()
-        if self._breaker.log.is_open:
-            self._breaker.log.succeeded(name)
+        self._note_answer(name)
+        if self._log.is_open:
+            self._log.succeeded(name)
+
+    def _note_answer(self, name: str) -> None:
+        self._reading.answered()
+        if name not in _READS:
+            self._writing.answered()
 
     def _end_failed(self, error: BaseException, began: float, name: str) -> None:
         """End a call, and raise what its error says of the server, if it is about that."""
-        self._breaker.ended(began)
+        self._breaker_of(name).ended(began)
         if isinstance(error, _ERRORS):
             self._fail(error, began, name)
 
@@ -437,7 +450,7 @@ class Server:
         """Raise the exception that an error of the client means, see `ask`."""
         code, answered = code_of(error), is_answer(error)
         if answered:
-            self._breaker.answered()
+            self._note_answer(name)
         if code == DUPLICATE_KEY and is_of_id(error):
             raise Duplicate from None
         if code == NO_COLLECTION:
@@ -456,20 +469,23 @@ class Server:
             kind = Unconfirmed
         rights = f"db.grantRolesToUser(USER, [{{role: 'readWrite', db: {self._database!r}}}])"
         values = {"entry": self._clients.entry, "rights": rights, "index": index_of(error)}
-        failure = kind(
-            f"{self.describe()}: {fault.meaning} ({label_of(error)}). {fault.cure.format(**values)}"
-        )
+        cure = fault.cure.format(**values)
+        if fault.may_be_of_majority and name not in _READS:
+            cure = f"{cure} {MAJORITY}"
+        failure = kind(f"{self.describe()}: {fault.meaning} ({label_of(error)}). {cure}")
         failure.was_sent = was_sent(error)
         # A pool that is used up says nothing about the server.
         if not (answered or isinstance(error, WaitQueueTimeoutError)):
-            self._breaker.failed(began, failure)
+            self._breaker_of(name).failed(began, failure)
         # What the client says of the same fault differs from one call to the next.
         reason = "" if fault.is_unknown else f"{self.describe()}: {fault.meaning}"
-        self._breaker.log.failed(failure, name if answered else None, reason)
+        self._log.failed(failure, name if answered else None, reason)
         # The text of an answer quotes the command.
-        raise failure from (None if answered else error)
+        raise failure from (None if answered or isinstance(error, OperationFailure) else error)
 
 
+_READS: Final = frozenset({"find_one", "find", "aggregate", "count_documents", "command"})
+"""The methods that do not wait for the majority."""
 _CURSORS: Final = frozenset({"find", "list_indexes", "aggregate"})
 """The methods that return a cursor. Of these, only ``find`` is awaited."""
 

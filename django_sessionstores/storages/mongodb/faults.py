@@ -15,6 +15,7 @@ from pymongo.errors import (
     OperationFailure,
     ServerSelectionTimeoutError,
     WaitQueueTimeoutError,
+    WriteConcernError,
     WTimeoutError,
 )
 
@@ -23,6 +24,8 @@ NO_COLLECTION: Final = 26
 UNKNOWN_FIELDS: Final = frozenset({9, 72, 323, 40415})
 """The codes for a field of a command that the server does not know, or that its strict API does not
 allow."""
+_NOT_CONFIRMED: Final = 64
+_TIME_EXPIRED: Final = 50
 TOO_LARGE: Final = frozenset({10334, 17280, 17419, 17420})
 """The codes for a document that is larger than the server accepts."""
 
@@ -41,6 +44,8 @@ class Fault(NamedTuple):
     words: str = ""
     """A regular expression for the texts of those exceptions that are of this kind."""
     is_full: bool = False
+    may_be_of_majority: bool = False
+    """Whether a write can have failed because it waits for the majority of the members."""
 
     @property
     def is_unknown(self) -> bool:
@@ -52,6 +57,10 @@ _ADDRESS: Final = (
     "Look at the hosts, the ports and the TLS options in {entry}, and whether the server runs."
 )
 _STATUS: Final = "rs.status() shows its members."
+MAJORITY: Final = (
+    "In a replica set, a write also waits for the majority of the members, which rs.status() shows."
+)
+"""What to look at if a write has failed that may have waited for the majority."""
 
 DIRECT: Final = "directConnection"
 """The text of an error that says that the only server is not the primary."""
@@ -100,7 +109,7 @@ _FAULTS: Final = (
     Fault(
         "Too few members of the replica set confirm writes",
         f"Bring them back: sessions need the majority of those that store data. {_STATUS}",
-        (64, 79, 100),
+        (_NOT_CONFIRMED, 79, 100),
         (WTimeoutError,),
     ),
     Fault(
@@ -153,14 +162,16 @@ _FAULTS: Final = (
     Fault(
         "The server did not answer in time",
         _ADDRESS,
-        (50, 262),
+        (_TIME_EXPIRED, 262),
         (NetworkTimeout,),
+        may_be_of_majority=True,
     ),
     Fault(
         "The server did not answer in time",
         _ADDRESS,
         kinds=(ConnectionFailure,),
         words="timed out",
+        may_be_of_majority=True,
     ),
     Fault("The server cannot be reached", _ADDRESS, kinds=(ConnectionFailure, OSError)),
     Fault(
@@ -195,6 +206,13 @@ def _details(error: BaseException) -> Any:
     return nested if isinstance(nested, dict) else details
 
 
+def _is_unconfirmed(error: Exception) -> bool:
+    """Return whether the server has carried out a write, and too few members have confirmed it."""
+    if isinstance(error, BulkWriteError):
+        return not error.details.get("writeErrors")
+    return isinstance(error, WriteConcernError)
+
+
 def is_of_id(error: BaseException) -> bool:
     """Return whether the index that refuses a duplicate is the one of ``_id``."""
     return index_of(error) in {"", "_id_"}
@@ -225,6 +243,8 @@ def was_sent(error: Exception) -> bool:
 def fault_of(error: Exception) -> Fault:
     """Return the kind of an error of the client."""
     code, text = code_of(error), str(error)
+    if code == _TIME_EXPIRED and _is_unconfirmed(error):
+        code = _NOT_CONFIRMED
     for fault in _FAULTS:
         is_kind = code in fault.codes if code is not None else isinstance(error, fault.kinds)
         if is_kind and (not fault.words or re.search(fault.words, text)):

@@ -28,11 +28,10 @@ from ..base import (
     expiry_cursor,
     expiry_page,
     place_of_cursor,
-    was_rotated,
 )
 from ..flows import FlowStorage
 from ..inspection import Members
-from ..outcomes import MOST_EXPIRES, is_removal
+from ..outcomes import MOST_EXPIRES, Unconfirmed, is_removal
 from . import ends, indexes
 from .client import (
     Clients,
@@ -40,7 +39,6 @@ from .client import (
     GivenClient,
     OwnClients,
     Server,
-    Unconfirmed,
     check_address,
     hosts_of,
     timeout_for,
@@ -67,6 +65,8 @@ _NO_VERSION: Final = -1
 _ENDED_VERSION: Final = 0
 """The version of a session that `MongoDBStorage.end_many` is about to remove: one that no request
 has seen, so that none replaces it."""
+_CONFIRM_SECONDS: Final = 2.0
+"""How long a rotation whose answer was lost is waited for once more."""
 _MARK_AGE: Final = 5000
 """Milliseconds after which a call that has marked sessions to end them has failed."""
 _MOST_KEPT: Final = 1000
@@ -195,10 +195,10 @@ class MongoDBStorage(FlowStorage):
         except StorageUnavailable as error:
             if not error.was_sent:
                 raise
-            with _after_a_write():
-                if not (yield from was_rotated(self, record, base)):
+            if not (yield from _is_rotated(self._server, base, tombstone)):
+                with _after_a_write():
                     yield from self._remove(record)
-                    raise
+                raise
             return Updated(record)
         if written.matched_count:
             return Updated(record)
@@ -362,10 +362,12 @@ class MongoDBStorage(FlowStorage):
         return number
 
     def numbers(self, now: int, most: int) -> Numbers:
-        """See `Storage.numbers`. One command, for which the server reads each session."""
+        """See `Storage.numbers`. The server reads each session for it."""
         return run(self._numbers(now, most))
 
     def _numbers(self, now: int, most: int) -> Flow[Numbers]:
+        # A server that is down is not waited for as long as one that counts.
+        yield self._call("command", {"ping": 1})
         stages = [{"$match": self._live(None)}, *numbers_of_users(now, most)]
         options = {"allowDiskUse": True, "seconds": NUMBERS_SECONDS, "collation": indexes.SIMPLE}
         (found,) = yield self._call("aggregate", stages, **options)
@@ -402,11 +404,7 @@ class MongoDBStorage(FlowStorage):
         """See `Storage.has_other_content`."""
         before = {"_id": {"$not": {"$gte": FIRST_KEY}}}
         wanted = {"$or": [before, {"_id": {"$gt": LAST_KEY}}]}
-        return bool(run(self._content(wanted)))
-
-    def _content(self, wanted: Filter) -> Flow[Sequence[Document]]:
-        found: Sequence[Document] = yield self._find(wanted, {"_id": 1}, 1)
-        return found
+        return bool(self._server.ask("find", wanted, {"_id": 1}, limit=-1))
 
     def members(self) -> Members | None:
         return self._server.members()
@@ -484,6 +482,24 @@ def _after_a_write() -> Generator[None]:
 def _unchanged(base: Record, now: int) -> Filter:
     """Return the condition that the store still has the version that was read."""
     return {"_id": key_of(base.id), "version": base.version, "expires": {"$gt": moment(now)}}
+
+
+def _is_rotated(server: Server, base: Record, tombstone: Record) -> Flow[bool]:
+    """Return whether a rotation that raised was carried out, and the majority knows it.
+
+    Raises `Unconfirmed` if that is not certain. Both records stay then. A read would also find what
+    the next primary does not have. A write that changes nothing waits for the majority.
+    """
+    found = {"_id": key_of(base.id), "payload": tombstone.payload}
+    unchanged = {"$set": {"payload": tombstone.payload}}
+    limit = {"seconds": server.at_most(_CONFIRM_SECONDS)}
+    try:
+        written = yield Call(server, "ask", ("update_one", found, unchanged), limit)
+    except StorageUnavailable as error:
+        unconfirmed = Unconfirmed(str(error))
+        unconfirmed.was_logged = error.was_logged
+        raise unconfirmed from error
+    return bool(written.matched_count)
 
 
 def _is_same(current: Record | None, record: Record) -> bool:

@@ -15,6 +15,7 @@ from ...core.flow import Call, Flow
 from ...core.records import Record, State, next_version, next_version_for, without_payload
 from ...exceptions import StorageUnavailable, UnreadablePayload
 from ..base import Conflict, Gone, Outcome, Taken, Updated, was_rotated
+from ..outcomes import Unconfirmed
 from .entries import (
     combine_outcomes,
     entry_of,
@@ -215,6 +216,8 @@ class StoredRecords(EntryCreation, EntryRotation):
         record, entry = outcome.record, entry_of(base)
         try:
             registered = yield from self._rotate_entry(record, entry, tombstone, now)
+        except Unconfirmed:
+            raise  # The registry has looked. Whoever meets the data later finds out.
         except Exception:
             if not (yield from was_rotated(self._registry, record, entry)):
                 yield from self._undo_rotation(record, base, tombstone, now)

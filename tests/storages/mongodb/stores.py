@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.test import override_settings
@@ -66,6 +67,16 @@ def storage_at(server: Any, **options: Any) -> Iterator[MongoDBStorage]:
             yield storage
         finally:
             storage.close()
+
+
+@contextmanager
+def impatient(storage: MongoDBStorage, seconds: float = 0.5) -> Iterator[None]:
+    """Let commands wait no longer than this, as ``DATABASE_TIMEOUT`` says.
+
+    It is for commands that must fail. Those that must succeed need longer on a busy machine.
+    """
+    with mock.patch.object(storage._server, "_timeout", seconds):
+        yield
 
 
 def run_in_mongo(server: MongoDB, command: dict[str, Any], database: str = "admin") -> Any:

@@ -35,7 +35,7 @@ from django_sessionstores.storages.mongodb.storage import from_settings
 from django_sessionstores.testing import in_threads, now, successor
 from tests.cases import activate, select
 from tests.services import HOST, MongoDB, MongoReplicaSet, refusing_port, shared_service, wait_until
-from tests.storages.mongodb.stores import DATABASE, failing, run_in_mongo, storage_at
+from tests.storages.mongodb.stores import DATABASE, failing, impatient, run_in_mongo, storage_at
 from tests.storages.records import ID, make_record
 
 ENGINE = "django_sessionstores.backends.mongodb"
@@ -57,7 +57,7 @@ def paused(server: Any) -> Iterator[None]:
 def test_a_request_waits_no_longer_than_the_timeout(awaited: bool) -> None:
     with (
         MongoDB() as server,
-        storage_at(server, DATABASE_TIMEOUT=0.5, STORE_RETRY=60) as storage,
+        storage_at(server, STORE_RETRY=60) as storage,
         asyncio.Runner() as runner,
     ):
 
@@ -66,17 +66,15 @@ def test_a_request_waits_no_longer_than_the_timeout(awaited: bool) -> None:
 
         for _ in range(12):  # More than it takes to get connections of its own.
             read()
-        with paused(server):
+        with paused(server), impatient(storage):
             for at_least in (0.3, 0.3, 0):  # The breaker is open from then on.
                 started = time.monotonic()
                 with pytest.raises(StorageUnavailable, match=r"did not answer in time|in vain"):
                     read()
-                assert at_least <= time.monotonic() - started < 3
-            started = time.monotonic()
+                assert at_least <= time.monotonic() - started < timeout_for(server.url()) / 2
             for _ in range(10):
                 with pytest.raises(StorageUnavailable, match="did not wait"):
                     read()
-            assert time.monotonic() - started < 0.3
 
 
 def test_nobody_listens() -> None:
@@ -89,10 +87,10 @@ def test_nobody_listens() -> None:
 
 
 def test_a_server_that_is_back_is_used_again() -> None:
-    with MongoDB() as server, storage_at(server, DATABASE_TIMEOUT=2, STORE_RETRY=0.1) as storage:
+    with MongoDB() as server, storage_at(server, STORE_RETRY=0.1) as storage:
         storage.create(make_record(), now())
         server.kill()
-        with pytest.raises(StorageUnavailable):
+        with impatient(storage), pytest.raises(StorageUnavailable):
             storage.read(ID)
         server.restart()
         wait_until(lambda: _answers(storage), "the storage answers", 10)
@@ -243,7 +241,7 @@ def test_a_primary_that_is_lost(replica_set: MongoReplicaSet) -> None:
 
 def test_a_majority_that_is_missing(replica_set: MongoReplicaSet) -> None:
     """A write is not taken for done that another primary would not know of."""
-    with storage_at(replica_set, DATABASE_TIMEOUT=1) as storage:
+    with storage_at(replica_set) as storage:
         record = make_record("c" * 40)
         storage.create(record, now())
         primary = replica_set.primary
@@ -251,7 +249,7 @@ def test_a_majority_that_is_missing(replica_set: MongoReplicaSet) -> None:
         for each in others:
             each.pause()
         try:
-            with pytest.raises(StorageUnavailable):
+            with impatient(storage, 1), pytest.raises(StorageUnavailable):
                 storage.update(successor(record), record, now())
         finally:
             for each in others:
@@ -306,8 +304,8 @@ def test_only_a_replica_set_has_members() -> None:
 def test_indexes_are_made_while_a_member_is_down(
     replica_set: MongoReplicaSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexes, "BUILD_SECONDS", 8)
-    with storage_at(replica_set, DATABASE_TIMEOUT=5) as storage:
+    monkeypatch.setattr(indexes, "BUILD_SECONDS", 60)
+    with storage_at(replica_set) as storage:
         storage.create(make_record(), now())
         down = next(each for each in replica_set.members if each is not replica_set.primary)
         down.kill()
@@ -367,7 +365,7 @@ def test_members_without_a_primary_are_not_taken_for_a_refusal() -> None:
 
 
 def test_a_purge_waits_no_longer_than_a_request() -> None:
-    with MongoDB() as server, storage_at(server, DATABASE_TIMEOUT=0.5) as storage:
+    with MongoDB() as server, storage_at(server) as storage:
         storage.create(make_record(expires=now() - 1), now() - 10)
         with mock.patch.object(storage._server, "_limit", wraps=storage._server._limit) as limit:
             assert storage.purge(now(), 10) == 1
@@ -375,12 +373,29 @@ def test_a_purge_waits_no_longer_than_a_request() -> None:
         storage.create(make_record(expires=now() - 1), now() - 10)
         run_in_mongo(server, {"fsync": 1, "lock": True})
         try:
-            with pytest.raises(StorageUnavailable, match="did not answer in time"):
+            with (
+                impatient(storage),
+                pytest.raises(StorageUnavailable, match="did not answer in time"),
+            ):
                 storage.purge(now(), 10)
         finally:
             run_in_mongo(server, {"fsyncUnlock": 1})
-        with paused(server), pytest.raises(StorageUnavailable):
+        with paused(server), impatient(storage), pytest.raises(StorageUnavailable):
             storage.purge(now(), 10)
+
+
+def test_counting_waits_no_longer_than_a_request_for_a_server_that_is_down() -> None:
+    """Counting itself may take a minute."""
+    with MongoDB() as server, storage_at(server) as storage:
+        storage.create(make_record(), now())
+        server.kill()
+        with (
+            impatient(storage),
+            mock.patch.object(storage._server, "_limit", wraps=storage._server._limit) as limit,
+            pytest.raises(StorageUnavailable),
+        ):
+            storage.numbers(now(), 3)
+        assert limit.call_args_list == [mock.call(0)]
 
 
 # Between the two statements of a rotation ---------------------------------------------------------
@@ -435,14 +450,19 @@ def test_what_is_left_of_a_login_that_nobody_finished() -> None:
     """The visitor stays, and can sign in. Nobody has the key of the session that is left."""
     (case,) = select("mongodb:mongodb")
     with activate(case, private=True) as engine:
-        options = {**settings.SESSIONSTORES, "DATABASE_TIMEOUT": 3, "STORE_RETRY": 0}
+        options = {**settings.SESSIONSTORES, "STORE_RETRY": 0}
         with override_settings(SESSIONSTORES=options):
             visitor = engine.SessionStore()
             visitor["cart"] = [1]
             visitor.save()
             key = visitor.session_key
             server = engine.server(MongoDB)
-            with killed_between_statements(server), pytest.raises(StorageUnavailable):
+            with (
+                # Long enough for the first of the statements.
+                impatient(engine.storage, 5),
+                killed_between_statements(server),
+                pytest.raises(StorageUnavailable),
+            ):
                 _log_in(engine.SessionStore(key))
             server.restart()
 
@@ -495,10 +515,11 @@ def test_what_was_not_answered_was_sent(retries: str) -> None:
     """Although the client waits for another primary, to send it again."""
     server = shared_service(MongoDB)
     uri = f"{server.url()}&retryWrites={retries}&heartbeatFrequencyMS=500"
-    with storage_at(server, MONGODB_URI=uri, DATABASE_TIMEOUT=1) as storage:
+    with storage_at(server, MONGODB_URI=uri) as storage:
         storage.delete(ID)
         for lost in ({"closeConnection": True}, {"errorCode": 91}):
             with (
+                impatient(storage, 1),
                 failing(server, 100, failCommands=["delete"], **lost),
                 pytest.raises(StorageUnavailable) as caught,
             ):
@@ -507,17 +528,18 @@ def test_what_was_not_answered_was_sent(retries: str) -> None:
 
 
 def test_a_server_that_is_lost_after_a_command_was_sent() -> None:
-    with MongoDB() as server, storage_at(server, DATABASE_TIMEOUT=2) as storage:
+    with MongoDB() as server, storage_at(server) as storage:
         storage.create(make_record(), now())
-        hang = {"failCommands": ["delete"], "blockConnection": True, "blockTimeMS": 5000}
+        hang = {"failCommands": ["delete"], "blockConnection": True, "blockTimeMS": 60_000}
         point = {"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": hang}
         run_in_mongo(server, point)
 
         def delete() -> None:
-            with pytest.raises(StorageUnavailable) as caught:
+            # Long enough for the other thread to see it at the server.
+            with impatient(storage, 5), pytest.raises(StorageUnavailable) as caught:
                 storage.delete(ID)
             assert caught.value.was_sent
-            with pytest.raises(StorageUnavailable) as caught:
+            with impatient(storage), pytest.raises(StorageUnavailable) as caught:
                 storage.delete(ID)
             assert not caught.value.was_sent
 
@@ -573,19 +595,18 @@ def test_a_cached_session_is_read_while_the_server_is_away() -> None:
     """Also after a save that failed, if it was not sent."""
     (case,) = select("cached_db:locmem+mongodb")
     with activate(case, private=True) as engine:
-        options = {**settings.SESSIONSTORES, "DATABASE_TIMEOUT": 0.5}
-        with override_settings(SESSIONSTORES=options):
-            stores = [engine.SessionStore() for _ in range(2)]
-            for each in stores:
-                each["seen"] = 1
+        stores = [engine.SessionStore() for _ in range(2)]
+        for each in stores:
+            each["seen"] = 1
+            each.save()
+        engine.server(MongoDB).kill()
+        unknown, kept = (engine.SessionStore(each.session_key) for each in stores)
+        for each in (unknown, kept):
+            each["seen"] += 1
+            with impatient(engine.storage.authority), pytest.raises(StorageUnavailable) as caught:
                 each.save()
-            engine.server(MongoDB).kill()
-            unknown, kept = (engine.SessionStore(each.session_key) for each in stores)
-            for each in (unknown, kept):
-                each["seen"] += 1
-                with pytest.raises(StorageUnavailable) as caught:
-                    each.save()
-            assert not caught.value.was_sent
+        assert not caught.value.was_sent
+        with impatient(engine.storage.authority):
             assert engine.SessionStore(kept.session_key)["seen"] == 1
 
 
