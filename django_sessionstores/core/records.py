@@ -166,10 +166,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_bound(self) -> bool:
-        """Whether the session is bound to a device, for lists, see `next_version`.
-
-        Of 32,768 sessions that release 0.2 has saved last, one says so without being bound.
-        """
+        """Whether the session is bound to a device, for lists, see `next_version`."""
         return self.state is State.LIVE and self.version & _LOW in _MARKS
 
     @property
