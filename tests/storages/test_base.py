@@ -223,7 +223,7 @@ def test_an_old_key_ends_a_session_that_cannot_be_read() -> None:
     assert storage.read(record.id) is None
 
 
-@pytest.mark.parametrize("state", [State.SUPERSEDED, State.ROTATED, State.ENDED])
+@pytest.mark.parametrize("state", [State.SUPERSEDED, State.ROTATED])
 @pytest.mark.parametrize("since", [None, -1, 0, 1])
 @pytest.mark.parametrize("is_spared", [False, True])
 def test_an_old_key_ends_what_it_led_to_when_the_caller_began(
