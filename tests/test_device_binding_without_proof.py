@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from html import unescape
 from typing import Any
+from unittest import mock
 
 import pytest
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings as django_settings
+from django.core.signals import got_request_exception
 from django.test import override_settings
+from django.views.debug import ExceptionReporter
 
 from django_sessionstores.core.clock import now
+from django_sessionstores.devices import binding_views
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.testing import HOUR, at
-from tests.binding.browsers import BoundBrowser
+from tests.binding.browsers import BoundBrowser, part
 from tests.test_device_binding import COOKIE, ENGINES, MINUTE, binding_settings, stored_binding
 
 pytestmark = [pytest.mark.engines(*ENGINES), pytest.mark.usefixtures("user")]
@@ -180,3 +186,32 @@ def test_login_is_not_required(browser: BoundBrowser, ends: bool) -> None:
         again = with_other_middlewares(browser)
         assert again.refresh().status_code == 200
         assert again.request("get", "/async/who/" if again.is_async else "/who/").content == b"ada"
+
+
+def test_an_error_report_shows_no_proof(browser: BoundBrowser) -> None:
+    """It goes by mail or to a service, and the proof may still be valid there. Nor does it show
+    what is in the session."""
+    browser.refresh()
+    browser.client.raise_request_exception = False
+    reports = list[str]()
+
+    def note(request: Any, **kwargs: Any) -> None:
+        reporter = ExceptionReporter(request, *sys.exc_info())
+        reports.append(unescape(reporter.get_traceback_html()) + reporter.get_traceback_text())
+
+    got_request_exception.connect(note)
+    with mock.patch.object(binding_views, "describe_binding", broken):
+        challenge = str(browser.challenge)
+        response = browser.send_proof(challenge)
+    got_request_exception.disconnect(note)
+    assert response.status_code == 500
+    [report] = reports
+    assert "_store" in report
+    shown = [name for name, cookie in browser.cookies.items() if cookie.value in report]
+    assert shown == []
+    assert part({"jti": challenge}) not in report
+    assert repr("green") not in report  # As variables are shown, and the source of this test not.
+
+
+def broken(*args: Any) -> None:
+    raise RuntimeError

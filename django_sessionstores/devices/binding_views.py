@@ -25,7 +25,7 @@ from ..binding.proofs import read_refresh, read_registration
 from ..conf import key_ring
 from ..core import clock
 from ..core.flow import Call, Flow, arun, run
-from ..core.records import Record, SecretText, as_secret
+from ..core.records import Record, SecretDict, SecretText, as_secret
 from ..exceptions import SessionConflict, SessionEnded
 from ..middleware.cookies import send_cookie
 from ..middleware.device_binding import (
@@ -161,7 +161,7 @@ def _read(session: SessionStore) -> Flow[dict[str, Any]]:
     """Return the data of a session, although the proof of its device may be missing still."""
     accept_without_proof(session)
     yield Call(session, "get", (BINDING,))
-    return session._session_cache
+    return SecretDict(session._session_cache)
 
 
 def _check_registration(challenge: str, record: Record, moment: int) -> int:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from ..conf import reset_on_change, settings
 from ..core import clock
 from ..core.flow import Flow
-from ..core.records import Record, SecretText, refused_version
+from ..core.records import Record, SecretDict, SecretText, refused_version
 from ..exceptions import SessionConflict, StorageUnavailable, UnreadablePayload
 from ..storages import revocation
 from ..storages.base import Storage
@@ -91,7 +91,7 @@ def require_proof(session: KnownSession, bound_cookie: SecretText | None) -> Non
     if session.policy is None or session.policy.bound_cookie is not None:
         return
     set_proof(session, bound_cookie)
-    state, data = session._current_state, getattr(session, "_session_cache", {})
+    state, data = session._current_state, SecretDict(getattr(session, "_session_cache", {}))
     known = state.previous if isinstance(state, Rotating) else state
     if isinstance(known, Stored) and device_proof.is_missing(session.policy, data):
         session._set_state(Refused(known.key, known.record, drops_writes=True))
