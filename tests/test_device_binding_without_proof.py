@@ -1,4 +1,5 @@
-"""Requests to the URLs for proofs that bring none: nothing changes, and nobody sees the session."""
+"""Requests without a proof, to the URLs for proofs above all: they neither see nor change the
+session."""
 
 from __future__ import annotations
 
@@ -12,12 +13,14 @@ import pytest
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings as django_settings
 from django.core.signals import got_request_exception
-from django.test import override_settings
+from django.http import HttpRequest, HttpResponse
+from django.test import RequestFactory, override_settings
 from django.views.debug import ExceptionReporter
 
 from django_sessionstores.core.clock import now
 from django_sessionstores.devices import binding_views
 from django_sessionstores.inventory import Inventory
+from django_sessionstores.middleware import SessionMiddleware
 from django_sessionstores.testing import HOUR, at
 from tests.binding.browsers import BoundBrowser, part
 from tests.test_device_binding import COOKIE, ENGINES, MINUTE, binding_settings, stored_binding
@@ -215,3 +218,19 @@ def test_an_error_report_shows_no_proof(browser: BoundBrowser) -> None:
 
 def broken(*args: Any) -> None:
     raise RuntimeError
+
+
+def test_a_new_password_ends_the_session(engine: Any, user: Any, browser: BoundBrowser) -> None:
+    """It is not spared as the session of the request in which the user sets the password."""
+
+    def reset_password(request: HttpRequest) -> HttpResponse:
+        assert request.session.get("color") is None
+        user.set_password("another")
+        user.save()
+        return HttpResponse()
+
+    request = RequestFactory().get("/", secure=True)
+    request.COOKIES[COOKIE] = browser.cookies[COOKIE].value
+    SessionMiddleware(reset_password)(request)
+    assert facts() == []
+    assert browser.send_proof(None).json()["continue"] is False
