@@ -21,7 +21,6 @@ from django.contrib.auth.signals import user_logged_out
 from django.utils.translation import gettext
 from msgspec.structs import replace
 
-from .binding.headers import SKIPPED
 from .conf import settings, trusted_proxies
 from .core.client import clean_user_agent, client_ip
 from .core.flow import arun
@@ -29,10 +28,10 @@ from .core.records import Client
 from .exceptions import StorageUnavailable, missing_extra
 from .payloads.cookie_chunks import join, parts, split
 from .sessions import SessionStore, refusals
-from .sessions.device_proof import bound_cookie, reason_to_skip
+from .sessions.device_proof import bound_cookie
 from .sessions.state import RequestPolicy
 from .watching import SESSION_ENDED, TRY_AGAIN_LATER, Watch, watching
-from .watching.asgi import Application, Message, Receive, Send, closing
+from .watching.asgi import Application, Message, Receive, Send, closing, skipped_refresh
 
 try:
     from channels import auth, sessions
@@ -100,7 +99,7 @@ class SessionMiddleware(sessions.SessionMiddleware):  # type: ignore[misc]
         if not is_ours:
             return await self.inner(scope, receive, send)
         _served.set(session)
-        await arun(refusals.report(session, _skipped(scope)))
+        await arun(refusals.report(session, skipped_refresh(scope)))
         try:
             async with _close_with_session(session, connection):
                 return await self.inner(scope, receive, send)
@@ -276,13 +275,6 @@ def _client(scope: Mapping[str, Any]) -> Client:
     address, *_ = scope.get("client") or ("",)
     ip = client_ip(address or "", forwarded.decode("latin1"), trusted_proxies())
     return Client(ip, clean_user_agent(agents[0].decode("latin1") if agents else ""))
-
-
-def _skipped(scope: Mapping[str, Any]) -> str:
-    """Return why the browser has no bound cookie, if it says so."""
-    name = SKIPPED.lower().encode()
-    found = [value for each, value in scope.get("headers", ()) if each == name]
-    return reason_to_skip(found[0].decode("latin1") if found else "")
 
 
 @asynccontextmanager

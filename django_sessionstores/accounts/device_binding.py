@@ -10,10 +10,11 @@ from typing import Any, Final, overload
 
 from django.http import HttpRequest, HttpResponse
 
-from ..binding.bindings import BINDING, binding_of
+from ..binding.bindings import BINDING
 from ..conf import settings
 from ..core.flow import Call, Flow, arun, run
 from ..sessions import SessionStore
+from ..sessions.device_proof import is_given
 from .recent_authentication import (
     View,
     ask_to_sign_in,
@@ -69,9 +70,7 @@ def _is_bound(session: Any) -> Flow[bool]:
     if not isinstance(session, SessionStore):
         return False
     text = yield Call(session, "get", (BINDING,))
-    policy = session.policy
-    is_verified = policy is not None and policy.bound_cookie is not None
-    return is_verified and binding_of({BINDING: text}) is not None
+    return is_given(session.policy, {BINDING: text})
 
 
 def _refusal(request: HttpRequest, age: float | None) -> Flow[HttpResponse | None]:

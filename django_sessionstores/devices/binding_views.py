@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from django.conf import settings as django_settings
+from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils.cache import add_never_cache_headers
 from django.views.decorators.csrf import csrf_exempt
@@ -24,7 +25,7 @@ from ..binding.proofs import read_refresh, read_registration
 from ..conf import key_ring
 from ..core import clock
 from ..core.flow import Call, Flow, arun, run
-from ..core.records import Record, as_secret
+from ..core.records import Record, SecretDict, SecretText, as_secret
 from ..exceptions import SessionConflict, SessionEnded
 from ..middleware.cookies import send_cookie
 from ..middleware.device_binding import (
@@ -37,7 +38,8 @@ from ..middleware.device_binding import (
     subject_of_registration,
 )
 from ..sessions import SessionStore
-from ..sessions.refusals import accept_without_proof
+from ..sessions.device_proof import bound_cookie_name
+from ..sessions.refusals import accept_without_proof, require_proof, set_proof
 
 Handler = Callable[[HttpRequest], Flow[HttpResponse]]
 View = Callable[..., Any]
@@ -54,7 +56,7 @@ def sync_view(handler: Handler) -> View:
     def view(request: HttpRequest, **captured: Any) -> HttpResponse:
         return run(_answer(handler, request))
 
-    return csrf_exempt(require_POST(view))
+    return _exempt(view)
 
 
 def async_view(handler: Handler) -> View:
@@ -63,11 +65,22 @@ def async_view(handler: Handler) -> View:
     async def view(request: HttpRequest, **captured: Any) -> HttpResponse:
         return await arun(_answer(handler, request))
 
-    return csrf_exempt(require_POST(view))
+    return _exempt(view)
+
+
+def _exempt(view: View) -> View:
+    """Return a view that no middleware keeps a browser without a proof from."""
+    return login_not_required(csrf_exempt(require_POST(view)))
 
 
 def _answer(handler: Handler, request: HttpRequest) -> Flow[HttpResponse]:
-    response = yield from handler(request)
+    session = _session_of(request)
+    bound_cookie = session.policy.bound_cookie if session and session.policy else None
+    try:
+        response = yield from handler(request)
+    finally:
+        if session is not None:
+            require_proof(session, bound_cookie)
     add_never_cache_headers(response)
     return response
 
@@ -97,7 +110,14 @@ def start(request: HttpRequest) -> Flow[HttpResponse]:
 
 
 def refresh(request: HttpRequest) -> Flow[HttpResponse]:
-    """Give the browser a new bound cookie if it answers a challenge with the key of its device."""
+    """Give the browser a new bound cookie if it answers a challenge with the key of its device.
+
+    Without that proof, nothing changes: not even a binding that the settings no longer allow ends.
+    """
+    if not request.is_secure():
+        # Browsers send it over HTTPS only. If it is one, the site does not know that, and after an
+        # error of the server the browser tries again.
+        return HttpResponse(status=503)
     try:
         stated = headers.read_item(request.headers.get(headers.BINDING_ID, ""))
     except InvalidProof:
@@ -113,14 +133,14 @@ def refresh(request: HttpRequest) -> Flow[HttpResponse]:
     binding = binding_of(data)
     if binding is None or binding.id != stated:
         return _end_binding(stated)
-    if not can_bind(request):
-        yield Call(session, "pop", (BINDING,))
-        return _end_binding(stated)
     proof = request.headers.get(headers.PROOF)
     if proof is None:
         return _ask(binding)
     try:
         answered = _check_refresh(proof, binding)
+        if not can_bind(request):
+            yield Call(session, "pop", (BINDING,))
+            return _end_binding(stated)
         response = yield from _store(request, session, binding._replace(answered=answered))
     except SessionEnded:
         return _end_binding(stated)
@@ -141,7 +161,7 @@ def _read(session: SessionStore) -> Flow[dict[str, Any]]:
     """Return the data of a session, although the proof of its device may be missing still."""
     accept_without_proof(session)
     yield Call(session, "get", (BINDING,))
-    return session._session_cache
+    return SecretDict(session._session_cache)
 
 
 def _check_registration(challenge: str, record: Record, moment: int) -> int:
@@ -172,6 +192,7 @@ def _store(request: HttpRequest, session: SessionStore, binding: Binding) -> Flo
         session.modified = False  # The middleware must not save it once more.
     response = HttpResponse(content_type="application/json")
     set_bound_cookie(response, binding.id)
+    set_proof(session, SecretText(response.cookies[bound_cookie_name()].value))
     response.content = JsonResponse(describe_binding(response, binding.id)).content
     response.headers[headers.CHALLENGE] = _challenge(binding)
     sent = as_secret(request.COOKIES.get(django_settings.SESSION_COOKIE_NAME))

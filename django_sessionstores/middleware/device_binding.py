@@ -19,13 +19,15 @@ from ..binding.bindings import BINDING
 from ..binding.device_keys import ALGORITHMS
 from ..conf import key_ring, settings
 from ..core import clock
-from ..core.records import Record
+from ..core.records import Record, SecretText
 from ..sessions import SessionStore
 from ..sessions.device_proof import bound_cookie_name
 from .cookies import mark_partitioned
 
 NAMESPACE: Final = "device_binding"
 """The namespace of the URLs to which browsers send proofs."""
+
+_PROOF: Final = f"HTTP_{headers.PROOF.upper().replace('-', '_')}"
 
 _LEEWAY: Final = 60_000
 """The most milliseconds for which a request may be under way, and clocks may differ."""
@@ -42,6 +44,16 @@ def can_bind(request: HttpRequest) -> bool:
         and request.is_secure()
         and not django_settings.SESSION_COOKIE_DOMAIN
     )
+
+
+def hide_proofs(request: HttpRequest) -> None:
+    """Have error reports not show what a request has as proof of its device.
+
+    Django hides the session cookie only. A proof is still valid after an error of the server.
+    """
+    for place, name in ((request.COOKIES, bound_cookie_name()), (request.META, _PROOF)):
+        if name in place:
+            place[name] = SecretText(place[name])
 
 
 def ask_to_bind(request: HttpRequest, response: HttpResponse, session: SessionStore) -> None:

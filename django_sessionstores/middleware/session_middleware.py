@@ -27,7 +27,7 @@ from ..sessions.device_proof import reason_to_skip
 from ..watching.asgi import note_request
 from .caching import keep_out_of_caches
 from .cookies import complete_cookies, delete_cookie, join_parts, send_cookie
-from .device_binding import ask_to_bind
+from .device_binding import ask_to_bind, hide_proofs
 from .outages import OutagePage, OutageResponse, outage_of
 from .policy import give_policy
 
@@ -70,6 +70,7 @@ class SessionMiddleware(django_middleware.SessionMiddleware):
     def process_request(self, request: HttpRequest) -> None:
         """Make the session from its cookie, which may be in several parts. Ask no store."""
         join_parts(request)
+        hide_proofs(request)
         super().process_request(request)
         give_policy(request)
         note_request(request)

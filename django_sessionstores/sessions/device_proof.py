@@ -31,6 +31,17 @@ def is_missing(policy: RequestPolicy, data: Mapping[str, Any]) -> bool:
     return not is_bound_value(key_ring(), policy.bound_cookie, binding.id, moment)
 
 
+def is_given(policy: RequestPolicy | None, data: Mapping[str, Any]) -> bool:
+    """Return whether the session with this data is bound to a device, and its proof is there.
+
+    For a minute after the registration, it may be neither there nor missing.
+    """
+    binding = binding_of(data)
+    if policy is None or policy.bound_cookie is None or binding is None:
+        return False
+    return is_bound_value(key_ring(), policy.bound_cookie, binding.id, clock.now())
+
+
 def bound_cookie_name() -> str:
     """Return the name of the bound cookie. A prefix such as ``__Host-`` applies to it as well."""
     return f"{django_settings.SESSION_COOKIE_NAME}-bound"

@@ -245,7 +245,12 @@ class KnownSession(Engine):
 
     @property
     def belongs_to_request(self) -> bool:
-        """Whether a middleware has made it from the cookie, or its key was drawn here."""
+        """Whether a middleware has made it from the cookie, or its key was drawn here.
+
+        A session that was refused does not: whoever has sent the request may have copied the key.
+        """
+        if isinstance(self._current_state, Refused):
+            return False
         by_middleware = self._is_first or self.policy is not None
         return by_middleware or self.has_new_key or self.drawn_id is not None
 

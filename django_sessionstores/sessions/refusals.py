@@ -12,14 +12,14 @@ from msgspec.structs import replace
 from ..conf import reset_on_change, settings
 from ..core import clock
 from ..core.flow import Flow
-from ..core.records import Record, refused_version
+from ..core.records import Record, SecretDict, SecretText, refused_version
 from ..exceptions import SessionConflict, StorageUnavailable, UnreadablePayload
 from ..storages import revocation
 from ..storages.base import Storage
 from ..storages.calls import Calls
-from . import events, loading
+from . import device_proof, events, loading
 from .knowledge import KnownSession
-from .state import Event, Refused, before_reading
+from .state import Event, Refused, Rotating, Stored, before_reading
 
 security_logger = logging.getLogger("django.security.SuspiciousSession")
 
@@ -67,13 +67,36 @@ def accept_without_proof(session: KnownSession) -> None:
     the session already.
     """
     session.refused = None
-    if session.policy is not None:
-        session.policy = replace(session.policy, bound_cookie=None)
+    set_proof(session, None)
     state = session._current_state
     if isinstance(state, Refused):
         session._set_state(before_reading(state))
         vars(session).pop("_session_cache", None)
         session._modified = False
+
+
+def set_proof(session: KnownSession, bound_cookie: SecretText | None) -> None:
+    """Set the proof of a device that a request has brought; ``None`` if no proof is needed."""
+    if session.policy is not None:
+        session.policy = replace(session.policy, bound_cookie=bound_cookie)
+
+
+def require_proof(session: KnownSession, bound_cookie: SecretText | None) -> None:
+    """Have a session need the proof again after `accept_without_proof`, unless that was given.
+
+    Without it, nothing else in the request reads or stores the session. Otherwise the session
+    middleware would note activity, rotate the key and send it, and others would see the user. The
+    refusal is not reported. ``bound_cookie`` is the proof with which the request came.
+    """
+    if session.policy is None or session.policy.bound_cookie is not None:
+        return
+    set_proof(session, bound_cookie)
+    state, data = session._current_state, SecretDict(getattr(session, "_session_cache", {}))
+    known = state.previous if isinstance(state, Rotating) else state
+    if isinstance(known, Stored) and device_proof.is_missing(session.policy, data):
+        session._set_state(Refused(known.key, known.record, drops_writes=True))
+        session._session_cache = {}
+        session._modified = session.cookie_is_due = False
 
 
 def _mark(storage: Storage, record: Record) -> Flow[None]:

@@ -126,6 +126,8 @@ def save(env: Environment, state: State, data: dict[str, Any], intent: Intent) -
                     # The session was served as empty, which must not replace its stored data.
                     raise state.outage
                 return SaveResult(state)
+            case Refused(drops_writes=True):
+                return SaveResult(state)
             case Unreadable() | Refused():
                 if not intent.has_changes:
                     # Nothing changed, and a worker with the right keys can read the session, or a

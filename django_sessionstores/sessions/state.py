@@ -152,6 +152,9 @@ class Unreachable(msgspec.Struct, frozen=True):
 class Refused(msgspec.Struct, frozen=True):
     key: SecretText
     record: Record
+    drops_writes: bool = False
+    """Whether nothing is stored instead of the session, because the browser is about to bring the
+    proof: the response must leave it the cookie."""
     base: ClassVar[None] = None
 
 

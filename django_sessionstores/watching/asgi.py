@@ -12,10 +12,14 @@ from django.conf import settings as django_settings
 from django.contrib.auth import SESSION_KEY
 from django.http import parse_cookie
 
+from ..binding.headers import SKIPPED
 from ..conf import session_store
+from ..core.flow import arun
 from ..exceptions import StorageUnavailable
 from ..payloads.cookie_chunks import join
-from ..sessions import SessionStore
+from ..sessions import SessionStore, refusals
+from ..sessions.device_proof import bound_cookie, reason_to_skip
+from ..sessions.state import RequestPolicy
 from .watch import Watch, watched, watching
 
 Message = MutableMapping[str, Any]
@@ -39,7 +43,8 @@ class WatchMiddleware:
 
     * A WebSocket is closed with the code `SESSION_ENDED`. Its session is loaded before the
       application runs, and is in ``scope["session"]`` then. If the store does not answer, the
-      WebSocket is closed with the code `TRY_AGAIN_LATER`.
+      WebSocket is closed with the code `TRY_AGAIN_LATER`. A session that is bound to a device is
+      empty without the bound cookie.
     * A response that is sent in parts, as server-sent events are, is ended, and the application
       gets ``http.disconnect``. Its session is the one that the package's ``SessionMiddleware`` has
       made, or ``scope["session"]``. A response whose view has not used the session goes on.
@@ -64,6 +69,7 @@ class WatchMiddleware:
             except StorageUnavailable:
                 await _refuse(scope, receive, send)
                 return None
+            await arun(refusals.report(scope["session"], skipped_refresh(scope)))
         async with closed_with_session(
             scope, receive, send, counts_as_activity=self.counts_as_activity
         ) as (receive, send):
@@ -206,9 +212,21 @@ def _session_of_response(scope: Scope) -> Any:
     return scope.get("session")
 
 
+def skipped_refresh(scope: Scope) -> str:
+    """Return why the browser has no bound cookie; empty if it does not say."""
+    name = SKIPPED.lower().encode()
+    found = [value for each, value in scope.get("headers", ()) if each == name]
+    return reason_to_skip(found[0].decode("latin1") if found else "")
+
+
 def _session_of_cookie(scope: Scope) -> Any:
     """Return a session for the cookies of a connection. It is not loaded."""
     lines = [value.decode("latin1") for name, value in scope["headers"] if name == b"cookie"]
     cookies, name = parse_cookie("; ".join(lines)), django_settings.SESSION_COOKIE_NAME
     key = join(name, cookies) if name in cookies else None
-    return session_store(django_settings.SESSION_ENGINE)(key)
+    session = session_store(django_settings.SESSION_ENGINE)(key)
+    if isinstance(session, SessionStore):
+        session.policy = RequestPolicy(
+            sends_key=False, settles=False, bound_cookie=bound_cookie(cookies)
+        )
+    return session

@@ -104,6 +104,13 @@ def test_a_bound_session_is_enough(browser: BoundBrowser) -> None:
         assert not any(sees(browser.copied(COOKIE), route) for route in ROUTES)
 
 
+def test_a_copied_cookie_in_the_first_minute(browser: BoundBrowser) -> None:
+    """It is served, but it is not the proof of a device."""
+    browser.log_in()
+    assert browser.ask("page").content == b"True"
+    assert browser.copied(COOKIE).ask("page").content == b"False"
+
+
 def test_other_browsers_sign_in_again(browser: BoundBrowser) -> None:
     moment = now()
     with at(moment):

@@ -22,10 +22,12 @@ from django.urls import include, path
 from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import ConnectionClosed
 
+from django_sessionstores.channels import AuthMiddlewareStack
 from django_sessionstores.conf.options import Settings, settings
+from django_sessionstores.core.clock import now
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
-from django_sessionstores.testing import observed
+from django_sessionstores.testing import at, observed
 from django_sessionstores.watching import (
     SESSION_ENDED,
     TRY_AGAIN_LATER,
@@ -33,6 +35,7 @@ from django_sessionstores.watching import (
     WatchMiddleware,
 )
 from tests.asgi_server import served
+from tests.binding.browsers import BoundBrowser
 from tests.services import HOST, wait_until
 
 COOKIE = "sessionid"
@@ -178,6 +181,44 @@ def test_a_websocket_of_nobody_stays_open(engine: Any) -> None:
         await socket.disconnect()
 
     asyncio.run(scenario())
+
+
+async def name_user(scope: Any, receive: Any, send: Any) -> None:
+    """A WebSocket that answers with the primary key of its user."""
+    while (message := await receive())["type"] != "websocket.disconnect":
+        if message["type"] == "websocket.connect":
+            await send({"type": "websocket.accept"})
+        else:
+            user = await scope["session"].aget("_auth_user_id", "nobody")
+            await send({"type": "websocket.send", "text": user})
+
+
+@pytest.mark.engines("memory", "db:sqlite", "cookie:sqlite")
+@pytest.mark.parametrize("inner", [name_user, AuthMiddlewareStack(name_user)])
+def test_a_session_that_is_bound_to_a_device(
+    engine: Any, user: Any, inner: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A socket that is opened with a copied cookie has no user, and is reported."""
+
+    async def ask(browser: BoundBrowser) -> str:
+        socket = socket_of(WatchMiddleware(inner), browser.client)
+        assert (await socket.connect())[0]
+        await socket.send_to(text_data="who")
+        answer = await socket.receive_from(timeout=LONG)
+        await socket.disconnect()
+        return str(answer)
+
+    stated = getattr(django_settings, "SESSIONSTORES", {})
+    with override_settings(
+        ROOT_URLCONF="tests.test_device_binding",
+        SESSIONSTORES={**stated, "DEVICE_BINDING": "prefer"},
+    ):
+        browser = BoundBrowser()
+        browser.log_in()
+        with at(now() + 120_000):
+            assert asyncio.run(ask(browser)) == str(user.pk)
+            assert asyncio.run(ask(browser.copied(COOKIE))) == "nobody"
+    assert "the proof of its device is missing" in caplog.text
 
 
 @pytest.mark.engines("memory", "cache:django-redis")
