@@ -82,7 +82,8 @@ def url_to_bind() -> str | None:
         url = reverse(f"{NAMESPACE}:start")
     except NoReverseMatch:
         return None
-    return url if url.startswith(django_settings.SESSION_COOKIE_PATH) else None
+    folder = django_settings.SESSION_COOKIE_PATH.rstrip("/") + "/"
+    return url if url.startswith(folder) else None
 
 
 def subject_of_registration(record: Record) -> str:

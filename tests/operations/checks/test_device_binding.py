@@ -25,6 +25,8 @@ urlpatterns = [path("device/", include("django_sessionstores.binding_urls"))]
         ({"ROOT_URLCONF": "tests.urls"}, ["W046"]),
         ({"SESSION_COOKIE_PATH": "/shop/"}, ["W046"]),
         ({"SESSION_COOKIE_PATH": "/device/"}, []),
+        ({"SESSION_COOKIE_PATH": "/device"}, []),
+        ({"SESSION_COOKIE_PATH": "/dev"}, ["W046"]),
         ({"SESSION_COOKIE_DOMAIN": "example.com"}, ["W046"]),
         ({"ROOT_URLCONF": "tests.urls", "SESSIONSTORES": {}}, []),
         ({"ROOT_URLCONF": "tests.urls", "SESSIONSTORES": {"DEVICE_BINDING": "always"}}, []),
