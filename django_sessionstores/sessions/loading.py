@@ -128,8 +128,9 @@ def _load_dead(key: SecretText, record: Record, moment: int) -> LoadResult | Non
         events = (end_event(record.id, "expired", record.user_id),)
         return LoadResult(New(end=expired if is_noted else None), {}, events)
     if record.state is RecordState.ENDED or record.expires <= moment:
-        is_noted = record.state is RecordState.ENDED and record.expires > moment and _note_age() > 0
-        end = note_in(record) if is_noted else None
+        # With MIGRATE_FROM, a tombstone lasts for much longer than the note in it.
+        is_noted = moment < min(record.expires, record.last_activity + _note_age())
+        end = note_in(record) if is_noted and record.state is RecordState.ENDED else None
         return LoadResult(New(end=end), {}, (rejection_event(record.id, "unknown"),))
     reason = "too old" if record.state is RecordState.ROTATED else "superseded"
     return LoadResult(Dead(key, tombstone=record), {}, (rejection_event(record.id, reason),))

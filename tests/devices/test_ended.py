@@ -20,6 +20,7 @@ from django_sessionstores.inventory import Inventory
 from django_sessionstores.testing import HOUR, at, observed
 from tests import urls
 from tests.devices.test_views import DJANGOS, FIREFOX, in_force, person, text
+from tests.migration.previous_backends import DJANGO, empty_django, migrating
 from tests.pages import MIDDLEWARE
 from tests.sessions.test_lifetimes import limits
 from tests.stored_sessions import is_alive
@@ -149,6 +150,30 @@ def test_the_note_is_gone_after_its_time(engine: Any, ada: Any) -> None:
         assert told(other) == [""]
         Inventory().purge()
         assert Inventory().count() == 0
+
+
+@ONE_ENGINE
+def test_the_note_of_a_migrated_session_is_gone_after_its_time(engine: Any, ada: Any) -> None:
+    """The tombstone with it stays, because it prevents that a copy is migrated."""
+    empty_django()
+    with migrating(f"{DJANGO}.db", EXPLAIN_ENDS=3600):
+        other = signed_in(ada)
+        id_ = other.session.session_id
+        Inventory(by="staff").end(id_)
+        with at(now() + 2 * HOUR):
+            assert engine.storage.lookup(id_).expires > now()
+            assert told(other) == [""]
+
+
+@ENGINES
+def test_a_note_has_nothing_of_the_session(engine: Any, ada: Any) -> None:
+    other = signed_in(ada)
+    id_ = other.session.session_id
+    with at(now() + HOUR // 2):
+        Inventory(by="staff").end(id_)
+        note = engine.storage.lookup(id_)
+    assert (note.user_id, note.ip, note.user_agent, note.origin) == (None, "", "", "")
+    assert note.created == note.last_activity
 
 
 @ENGINES
