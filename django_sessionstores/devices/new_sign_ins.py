@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 from django.conf import settings as django_settings
 from django.contrib.auth.signals import user_logged_in
+from django.core.exceptions import DisallowedHost
 from django.core.mail import EmailMultiAlternatives
 from django.db import transaction
 from django.http import HttpRequest
@@ -26,6 +27,7 @@ from ..conf import settings
 from ..core import clock
 from ..core.flow import run
 from ..core.lifetime import utc_datetime
+from ..core.phrases import escape_invisible
 from ..core.records import Client
 from ..exceptions import CannotList, StorageUnavailable
 from ..inventory import Inventory, SessionInfo
@@ -116,7 +118,7 @@ def _language_of(user: Any) -> str:
         if isinstance(code, str) and code:
             try:
                 return translation.get_supported_language_variant(code)
-            except LookupError:
+            except (LookupError, ValueError):  # The latter if it is much too long.
                 continue
     return translation.get_language() or django_settings.LANGUAGE_CODE
 
@@ -124,7 +126,7 @@ def _language_of(user: Any) -> str:
 def _devices_url(request: HttpRequest) -> str:
     try:
         return request.build_absolute_uri(reverse("your_devices:list"))
-    except NoReverseMatch:
+    except (NoReverseMatch, DisallowedHost):
         return ""
 
 
@@ -151,8 +153,16 @@ def _send_email(found: NewSignIn) -> None:
             "%s: %s",
             found.user.pk,
             type(error).__name__,
-            error,
+            _text_of(error, address),
         )
+
+
+def _text_of(error: Exception, address: str) -> str:
+    """Return the text of an error in one line and without the address, which servers quote."""
+    text = str(error)
+    for each in (address, repr(address)[1:-1]):
+        text = text.replace(each, "…")
+    return escape_invisible(" ".join(text.split()))
 
 
 def _email(found: NewSignIn, address: str) -> EmailMultiAlternatives:

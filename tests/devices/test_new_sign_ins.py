@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from smtplib import SMTPRecipientsRefused
 from typing import Any
 
 import pytest
@@ -39,6 +40,13 @@ urlpatterns = [
 ENGINES = pytest.mark.engines("memory", "db:sqlite", "cookie:sqlite", "file", "cache:redis-cache")
 ONE_ENGINE = pytest.mark.engines("db:sqlite")
 EVERYWHERE = "192.0.2.1"
+
+
+class RefusedBackend(BaseEmailBackend):
+    """A server that quotes the address."""
+
+    def send_messages(self, messages: Any) -> int:
+        raise SMTPRecipientsRefused(dict.fromkeys(messages[0].to, (550, b"no such user")))
 
 
 class BrokenBackend(BaseEmailBackend):
@@ -195,6 +203,40 @@ def test_a_mail_that_is_not_sent_fails_no_login(
 
 
 @ONE_ENGINE
+@pytest.mark.parametrize("address", ["ada@example.com", "ada@example.com\nBcc: eve@example.com"])
+def test_an_error_that_quotes_the_address(
+    engine: Any,
+    ada: Any,
+    address: str,
+    caplog: pytest.LogCaptureFixture,
+    django_capture_on_commit_callbacks: Any,
+) -> None:
+    """The address is not logged, nor does a new line in it begin a line of the log."""
+    ada.email = address
+    ada.save()
+    backend = f"{__name__}.{RefusedBackend.__name__}"
+    with override_settings(EMAIL_BACKEND=backend), django_capture_on_commit_callbacks(execute=True):
+        assert sign_in().get("/who/").content == b"ada"
+    (line,) = [each.getMessage() for each in caplog.records if "new device" in each.getMessage()]
+    assert "SMTPRecipientsRefused: " in line
+    assert "\n" not in line
+    assert "example.com" not in line
+
+
+@ONE_ENGINE
+def test_a_host_that_is_not_allowed_fails_no_login(
+    engine: Any, ada: Any, django_capture_on_commit_callbacks: Any
+) -> None:
+    """Without a middleware that looks at it, Django serves the request."""
+    middleware = [each for each in MIDDLEWARE if not each.endswith("CommonMiddleware")]
+    with in_force(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["example.com"], MIDDLEWARE=middleware):
+        with django_capture_on_commit_callbacks(execute=True):
+            client = sign_in()
+        assert client.get("/who/").content == b"ada"
+    assert "://" not in mail.outbox[0].body
+
+
+@ONE_ENGINE
 def test_a_list_that_fails_fails_no_login(
     engine: Any, ada: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -276,6 +318,7 @@ def test_a_language_that_the_site_does_not_have(engine: Any, ada: Any) -> None:
             ("xx", "de"),
             (7, "de"),
             ("", "de"),
+            ("x" * 1000, "de"),
             ("fr-ca", "fr"),
             ("es", "es"),
         ):
