@@ -97,7 +97,7 @@ new_sign_in: Final = Signal()
 Sent with ``user``, ``client`` (which has ``ip`` and ``user_agent``), ``country`` (the name of the
 country of the address, which is often empty), ``when`` (an aware datetime), ``language`` (the code
 of the user's language) and ``devices_url`` (the address of "Your devices", which may be empty). It
-is only sent if ``NEW_SIGN_IN`` says so, and after the commit of the transaction of the login.
+is only sent if ``NEW_SIGN_IN`` says so, and after the login was stored and committed.
 """
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime
-from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +15,6 @@ from django.conf import settings as django_settings
 from django.contrib.auth.signals import user_logged_in
 from django.core.exceptions import DisallowedHost
 from django.core.mail import EmailMultiAlternatives
-from django.db import transaction
 from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.urls import NoReverseMatch, reverse
@@ -25,13 +23,13 @@ from django.utils import translation
 from .. import signals
 from ..conf import settings
 from ..core import clock
-from ..core.flow import run
 from ..core.lifetime import utc_datetime
 from ..core.phrases import escape_invisible
 from ..core.records import Client
 from ..exceptions import CannotList, StorageUnavailable
 from ..inventory import Inventory, SessionInfo
 from ..sessions import SessionStore
+from ..sessions.state import Event
 from .names import country_name, describe_device, describe_place, device_kind, device_name
 
 logger: Final = logging.getLogger("django_sessionstores")
@@ -59,8 +57,9 @@ class NewSignIn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def connect() -> None:
-    """Connect the receiver of Django's ``user_logged_in`` signal."""
+    """Connect the receivers of Django's ``user_logged_in``, and of the signal for emails."""
     user_logged_in.connect(_after_login, dispatch_uid="django_sessionstores.devices.new_sign_ins")
+    signals.new_sign_in.connect(_send_email, dispatch_uid="django_sessionstores.devices.email")
 
 
 def _after_login(request: HttpRequest | None, user: Any, **_: Any) -> None:
@@ -87,13 +86,9 @@ def _after_login(request: HttpRequest | None, user: Any, **_: Any) -> None:
         language=_language_of(user),
         devices_url=_devices_url(request),
     )
-    tell = partial(_tell, found, type(session))
-    database = getattr(getattr(user, "_state", None), "db", None)
-    if database is None:
-        tell()
-    else:
-        # A login that is rolled back is not told.
-        transaction.on_commit(tell, using=database)
+    facts = {name: getattr(found, name) for name in found.__struct_fields__}
+    # Sent when the login is stored. It may be refused, or the view may fail.
+    session.sign_in = Event(signals.new_sign_in, facts)
 
 
 def _is_known(user: Any, client: Client) -> bool:
@@ -130,15 +125,11 @@ def _devices_url(request: HttpRequest) -> str:
         return ""
 
 
-def _tell(found: NewSignIn, sender: type[SessionStore]) -> None:
-    facts = {name: getattr(found, name) for name in found.__struct_fields__}
-    run(signals.send(signals.new_sign_in, sender, **facts))
-    if settings.NEW_SIGN_IN == "email":
-        _send_email(found)
-
-
-def _send_email(found: NewSignIn) -> None:
+def _send_email(**facts: Any) -> None:
     """Send the notice to the user's email address, if there is one. An error is only logged."""
+    if settings.NEW_SIGN_IN != "email":
+        return
+    found = NewSignIn(**{name: facts[name] for name in NewSignIn.__struct_fields__})
     field = getattr(found.user, "get_email_field_name", lambda: "email")()
     address = getattr(found.user, field, "")
     if not address:

@@ -64,6 +64,8 @@ class KnownSession(Engine):
     refused: Refused | None = None
     """The state of a session that was read without the proof of its device, until it is reported.
     """
+    sign_in: Event | None = None
+    """The event of a login that is not stored yet. It is sent after the save that stores it."""
     is_logging_out: bool = False
     """Whether the flush that follows is a logout."""
     is_copy: bool = False
@@ -95,6 +97,7 @@ class KnownSession(Engine):
         copied = type(self).__new__(type(self))
         vars(copied).update(vars(self))
         copied.is_copy = True
+        copied.sign_in = None  # One of the two tells it.
         copied._provisional = ProvisionalStates(self._provisional)
         if "_session_cache" in vars(self):
             copied._session_cache = copy_data(self._session_cache)
@@ -112,7 +115,7 @@ class KnownSession(Engine):
         # The policy belongs to the request, which cannot be pickled. The object may be used in
         # another request, which has a session of its own.
         others = {"_provisional": ProvisionalStates(), "_is_first": False, "policy": None}
-        return {**vars(self), **others}
+        return {**vars(self), **others, "sign_in": None}
 
     def _environment(self) -> Environment:
         storage = self.storage()
