@@ -45,7 +45,8 @@ ended without reading it) and ``reason``, one of `END_REASONS`.
 
 END_REASONS: Final = {
     "logout": "a logout, or another ``flush()`` or ``delete()``",
-    "expired": "it had expired when a request used it; sent for each such request",
+    "expired": "it had expired when a request used it; sent for each such request, but with "
+    "``EXPLAIN_ENDS`` once in each process, because the browser keeps the cookie until it is told",
     "revoked": "it was ended through the inventory",
     "evicted": "to make room: at a login over ``MAX_SESSIONS``, or for a new session if the "
     "``memory`` engine is full",

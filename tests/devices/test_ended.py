@@ -17,6 +17,7 @@ from django_sessionstores.devices import aended_session, ended_session
 from django_sessionstores.devices.ended import TEXTS
 from django_sessionstores.exceptions import SessionEnded
 from django_sessionstores.inventory import Inventory
+from django_sessionstores.signals import session_ended
 from django_sessionstores.testing import HOUR, at, observed
 from tests import urls
 from tests.devices.test_views import DJANGOS, FIREFOX, in_force, person, text
@@ -221,6 +222,28 @@ def test_an_expired_session(engine: Any, ada: Any) -> None:
         other = signed_in(ada)
         with at(now() + 3 * HOUR):
             assert told(other) == [""]
+
+
+@ONE_ENGINE
+def test_the_event_of_an_expired_session_is_sent_once(engine: Any, ada: Any) -> None:
+    """Although the browser keeps the cookie until it is told, and asks for other pages before."""
+    heard: list[str] = []
+
+    def receive(session_id: str, reason: str, **facts: Any) -> None:
+        heard.append(f"{session_id} {reason}")
+
+    with limits(EXPLAIN_ENDS=3600, IDLE_TIMEOUT=600):
+        others = [signed_in(ada), signed_in(ada)]
+        ids = [each.session.session_id for each in others]
+        session_ended.connect(receive)
+        try:
+            with at(now() + HOUR // 2):
+                for other in others * 5:
+                    assert other.get("/private/").status_code == 302
+                assert [told(other)[1] for other in others] == ["expired", "expired"]
+        finally:
+            session_ended.disconnect(receive)
+    assert heard == [f"{each} expired" for each in ids]
 
 
 @ENGINES
