@@ -651,6 +651,8 @@ class MongoDB(Server):
             "settings": {
                 "electionTimeoutMillis": round(patience * 1000),
                 "heartbeatIntervalMillis": round(patience * 200),
+                # One that hangs must not hold up those that would read from it.
+                "chainingAllowed": False,
             },
         }
         said = self.ask({"replSetInitiate": configuration})
