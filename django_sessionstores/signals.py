@@ -45,7 +45,8 @@ ended without reading it) and ``reason``, one of `END_REASONS`.
 
 END_REASONS: Final = {
     "logout": "a logout, or another ``flush()`` or ``delete()``",
-    "expired": "it had expired when a request used it; sent for each such request",
+    "expired": "it had expired when a request used it; sent for each such request, but with "
+    "``EXPLAIN_ENDS`` once in each process, because the browser keeps the cookie until it is told",
     "revoked": "it was ended through the inventory",
     "evicted": "to make room: at a login over ``MAX_SESSIONS``, or for a new session if the "
     "``memory`` engine is full",
@@ -97,7 +98,7 @@ new_sign_in: Final = Signal()
 Sent with ``user``, ``client`` (which has ``ip`` and ``user_agent``), ``country`` (the name of the
 country of the address, which is often empty), ``when`` (an aware datetime), ``language`` (the code
 of the user's language) and ``devices_url`` (the address of "Your devices", which may be empty). It
-is only sent if ``NEW_SIGN_IN`` says so, and after the commit of the transaction of the login.
+is only sent if ``NEW_SIGN_IN`` says so, and after the login was stored and committed.
 """
 
 

@@ -30,7 +30,7 @@ def make_note(of: Record, cause: str, *, now: int, seconds: float) -> Record:
     It has neither the user nor anything else of the session.
     """
     tombstone = make_tombstone(of.id, State.ENDED, now=now, seconds=seconds, of=of)
-    return msgspec.structs.replace(tombstone, payload=_packed(cause), user_id=None)
+    return msgspec.structs.replace(tombstone, payload=_packed(cause), user_id=None, created=now)
 
 
 def note_in(tombstone: Record) -> EndNote | None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime
-from functools import partial
 from typing import Any, Final
 
 import msgspec
 from django.conf import settings as django_settings
 from django.contrib.auth.signals import user_logged_in
+from django.core.exceptions import DisallowedHost
 from django.core.mail import EmailMultiAlternatives
-from django.db import transaction
 from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.urls import NoReverseMatch, reverse
@@ -24,12 +23,13 @@ from django.utils import translation
 from .. import signals
 from ..conf import settings
 from ..core import clock
-from ..core.flow import run
 from ..core.lifetime import utc_datetime
+from ..core.phrases import escape_invisible
 from ..core.records import Client
 from ..exceptions import CannotList, StorageUnavailable
 from ..inventory import Inventory, SessionInfo
 from ..sessions import SessionStore
+from ..sessions.state import Event
 from .names import country_name, describe_device, describe_place, device_kind, device_name
 
 logger: Final = logging.getLogger("django_sessionstores")
@@ -57,8 +57,9 @@ class NewSignIn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def connect() -> None:
-    """Connect the receiver of Django's ``user_logged_in`` signal."""
+    """Connect the receivers of Django's ``user_logged_in``, and of the signal for emails."""
     user_logged_in.connect(_after_login, dispatch_uid="django_sessionstores.devices.new_sign_ins")
+    signals.new_sign_in.connect(_send_email, dispatch_uid="django_sessionstores.devices.email")
 
 
 def _after_login(request: HttpRequest | None, user: Any, **_: Any) -> None:
@@ -85,13 +86,9 @@ def _after_login(request: HttpRequest | None, user: Any, **_: Any) -> None:
         language=_language_of(user),
         devices_url=_devices_url(request),
     )
-    tell = partial(_tell, found, type(session))
-    database = getattr(getattr(user, "_state", None), "db", None)
-    if database is None:
-        tell()
-    else:
-        # A login that is rolled back is not told.
-        transaction.on_commit(tell, using=database)
+    facts = {name: getattr(found, name) for name in found.__struct_fields__}
+    # Sent when the login is stored. It may be refused, or the view may fail.
+    session.sign_in = Event(signals.new_sign_in, facts)
 
 
 def _is_known(user: Any, client: Client) -> bool:
@@ -116,7 +113,7 @@ def _language_of(user: Any) -> str:
         if isinstance(code, str) and code:
             try:
                 return translation.get_supported_language_variant(code)
-            except LookupError:
+            except (LookupError, ValueError):  # The latter if it is much too long.
                 continue
     return translation.get_language() or django_settings.LANGUAGE_CODE
 
@@ -124,19 +121,15 @@ def _language_of(user: Any) -> str:
 def _devices_url(request: HttpRequest) -> str:
     try:
         return request.build_absolute_uri(reverse("your_devices:list"))
-    except NoReverseMatch:
+    except (NoReverseMatch, DisallowedHost):
         return ""
 
 
-def _tell(found: NewSignIn, sender: type[SessionStore]) -> None:
-    facts = {name: getattr(found, name) for name in found.__struct_fields__}
-    run(signals.send(signals.new_sign_in, sender, **facts))
-    if settings.NEW_SIGN_IN == "email":
-        _send_email(found)
-
-
-def _send_email(found: NewSignIn) -> None:
+def _send_email(**facts: Any) -> None:
     """Send the notice to the user's email address, if there is one. An error is only logged."""
+    if settings.NEW_SIGN_IN != "email":
+        return
+    found = NewSignIn(**{name: facts[name] for name in NewSignIn.__struct_fields__})
     field = getattr(found.user, "get_email_field_name", lambda: "email")()
     address = getattr(found.user, field, "")
     if not address:
@@ -151,8 +144,16 @@ def _send_email(found: NewSignIn) -> None:
             "%s: %s",
             found.user.pk,
             type(error).__name__,
-            error,
+            _text_of(error, address),
         )
+
+
+def _text_of(error: Exception, address: str) -> str:
+    """Return the text of an error in one line and without the address, which servers quote."""
+    text = str(error)
+    for each in (address, repr(address)[1:-1]):
+        text = text.replace(each, "…")
+    return escape_invisible(" ".join(text.split()))
 
 
 def _email(found: NewSignIn, address: str) -> EmailMultiAlternatives:

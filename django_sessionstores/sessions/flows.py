@@ -44,6 +44,7 @@ from .state import (
     Unread,
     before_reading,
 )
+from .user_ids import user_id_of
 
 
 class SessionFlows(KnownSession):
@@ -184,6 +185,8 @@ class SessionFlows(KnownSession):
             # ``modified`` stays true: Django's middleware sends the cookie because of it.
             self._modified = True
         self.cookie_is_due |= saved.is_news
+        if self.sign_in is not None:
+            saved = _with_sign_in(self, saved)
         is_mine = self._state is began or _is_newer(saved.state, self._state)
         if is_mine and not (saved.is_provisional or saved.events):
             self._set_state(saved.state)
@@ -543,6 +546,17 @@ def _end_surplus(session: SessionFlows, began: State, saved: State) -> Flow[None
     yield from session._send(_end_events(ended, "replaced" if data else "logout"))
     if data:
         yield from session._save()
+
+
+def _with_sign_in(session: SessionFlows, saved: saving.SaveResult) -> saving.SaveResult:
+    """Return the result of a save with the event of a login that it has stored."""
+    sign_in, session.sign_in = session.sign_in, None
+    state = saved.state
+    if sign_in is None or not isinstance(state, Stored):
+        return saved
+    if state.record.user_id != user_id_of(sign_in.facts["user"]):
+        return saved  # The user was logged out since, or has signed in to something else.
+    return replace(saved, events=(*saved.events, sign_in))
 
 
 def _merge_in(saved: saving.SaveResult, given: dict[str, Any]) -> Merge | None:

@@ -41,8 +41,7 @@ S = TypeVar("S", New, Rotating)
 class KnownSession(Engine):
     """A session object: its state, its data, and the writes that may be rolled back.
 
-    Only `_set_state` and `_note` assign the state. `_advance` calls `_set_state` and sends the
-    events.
+    Only `_set_state` and `_note` assign the state. `_advance` also sends the events.
     """
 
     _session_cache: dict[str, Any]
@@ -62,8 +61,9 @@ class KnownSession(Engine):
     """The outage in which the last call of the store failed, or because of which the data at hand
     is empty. ``None`` as soon as a call has succeeded."""
     refused: Refused | None = None
-    """The state of a session that was read without the proof of its device, until it is reported.
-    """
+    """The state of a session that was read without its device's proof, until it is reported."""
+    sign_in: Event | None = None
+    """The event of a login that is not stored yet. It is sent after the save that stores it."""
     is_logging_out: bool = False
     """Whether the flush that follows is a logout."""
     is_copy: bool = False
@@ -94,7 +94,7 @@ class KnownSession(Engine):
         _ = self._current_state  # From here on, each object looks for rollbacks by itself.
         copied = type(self).__new__(type(self))
         vars(copied).update(vars(self))
-        copied.is_copy = True
+        copied.is_copy, copied.sign_in = True, None  # One of the two tells of a login.
         copied._provisional = ProvisionalStates(self._provisional)
         if "_session_cache" in vars(self):
             copied._session_cache = copy_data(self._session_cache)
@@ -112,7 +112,7 @@ class KnownSession(Engine):
         # The policy belongs to the request, which cannot be pickled. The object may be used in
         # another request, which has a session of its own.
         others = {"_provisional": ProvisionalStates(), "_is_first": False, "policy": None}
-        return {**vars(self), **others}
+        return {**vars(self), **others, "sign_in": None}
 
     def _environment(self) -> Environment:
         storage = self.storage()

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from .. import signals
-from ..conf import codec, settings
+from ..conf import codec, reset_on_change, settings
 from ..core import clock
 from ..core.end_notes import EndNote, note_in
 from ..core.flow import Flow
@@ -35,6 +35,12 @@ from .state import (
 security_logger = logging.getLogger("django.security.SuspiciousSession")
 
 _NO_EVENTS: Final[tuple[Event, ...]] = ()
+
+_MOST_EXPIRED: Final = 10_000
+_expired: Final[set[str]] = set()
+"""The ids of expired sessions whose browsers keep the cookie, and whose end was sent."""
+
+reset_on_change()(_expired.clear)
 
 
 class LoadResult(msgspec.Struct, frozen=True):
@@ -125,14 +131,29 @@ def _load_dead(key: SecretText, record: Record, moment: int) -> LoadResult | Non
             return None
         expired = EndNote("expired", min(drafting.ends_at(record), record.expires))
         is_noted = record.user_id is not None and moment < expired.moment + _note_age()
-        events = (end_event(record.id, "expired", record.user_id),)
-        return LoadResult(New(end=expired if is_noted else None), {}, events)
+        if not is_noted:
+            return LoadResult(New(), {}, (end_event(record.id, "expired", record.user_id),))
+        return LoadResult(New(end=expired), {}, _events_of_noted(record))
     if record.state is RecordState.ENDED or record.expires <= moment:
-        is_noted = record.state is RecordState.ENDED and record.expires > moment and _note_age() > 0
-        end = note_in(record) if is_noted else None
+        # With MIGRATE_FROM, a tombstone lasts for much longer than the note in it.
+        is_noted = moment < min(record.expires, record.last_activity + _note_age())
+        end = note_in(record) if is_noted and record.state is RecordState.ENDED else None
         return LoadResult(New(end=end), {}, (rejection_event(record.id, "unknown"),))
     reason = "too old" if record.state is RecordState.ROTATED else "superseded"
     return LoadResult(Dead(key, tombstone=record), {}, (rejection_event(record.id, reason),))
+
+
+def _events_of_noted(record: Record) -> tuple[Event, ...]:
+    """Return the event of an expired session, whose cookie the browser keeps to be told.
+
+    Only the first request in this process has it: there may be many until the browser is told.
+    """
+    if record.id in _expired:
+        return _NO_EVENTS
+    if len(_expired) >= _MOST_EXPIRED:
+        _expired.clear()
+    _expired.add(record.id)
+    return (end_event(record.id, "expired", record.user_id),)
 
 
 def _with_note(env: Environment, record: Record) -> Flow[Record]:

@@ -17,9 +17,11 @@ from django_sessionstores.devices import aended_session, ended_session
 from django_sessionstores.devices.ended import TEXTS
 from django_sessionstores.exceptions import SessionEnded
 from django_sessionstores.inventory import Inventory
+from django_sessionstores.signals import session_ended
 from django_sessionstores.testing import HOUR, at, observed
 from tests import urls
 from tests.devices.test_views import DJANGOS, FIREFOX, in_force, person, text
+from tests.migration.previous_backends import DJANGO, empty_django, migrating
 from tests.pages import MIDDLEWARE
 from tests.sessions.test_lifetimes import limits
 from tests.stored_sessions import is_alive
@@ -151,6 +153,30 @@ def test_the_note_is_gone_after_its_time(engine: Any, ada: Any) -> None:
         assert Inventory().count() == 0
 
 
+@ONE_ENGINE
+def test_the_note_of_a_migrated_session_is_gone_after_its_time(engine: Any, ada: Any) -> None:
+    """The tombstone with it stays, because it prevents that a copy is migrated."""
+    empty_django()
+    with migrating(f"{DJANGO}.db", EXPLAIN_ENDS=3600):
+        other = signed_in(ada)
+        id_ = other.session.session_id
+        Inventory(by="staff").end(id_)
+        with at(now() + 2 * HOUR):
+            assert engine.storage.lookup(id_).expires > now()
+            assert told(other) == [""]
+
+
+@ENGINES
+def test_a_note_has_nothing_of_the_session(engine: Any, ada: Any) -> None:
+    other = signed_in(ada)
+    id_ = other.session.session_id
+    with at(now() + HOUR // 2):
+        Inventory(by="staff").end(id_)
+        note = engine.storage.lookup(id_)
+    assert (note.user_id, note.ip, note.user_agent, note.origin) == (None, "", "", "")
+    assert note.created == note.last_activity
+
+
 @ENGINES
 def test_a_visitor_costs_no_write(engine: Any, ada: Any) -> None:
     """Neither with an unknown cookie, nor when a visitor's session is ended."""
@@ -196,6 +222,28 @@ def test_an_expired_session(engine: Any, ada: Any) -> None:
         other = signed_in(ada)
         with at(now() + 3 * HOUR):
             assert told(other) == [""]
+
+
+@ONE_ENGINE
+def test_the_event_of_an_expired_session_is_sent_once(engine: Any, ada: Any) -> None:
+    """Although the browser keeps the cookie until it is told, and asks for other pages before."""
+    heard: list[str] = []
+
+    def receive(session_id: str, reason: str, **facts: Any) -> None:
+        heard.append(f"{session_id} {reason}")
+
+    with limits(EXPLAIN_ENDS=3600, IDLE_TIMEOUT=600):
+        others = [signed_in(ada), signed_in(ada)]
+        ids = [each.session.session_id for each in others]
+        session_ended.connect(receive)
+        try:
+            with at(now() + HOUR // 2):
+                for other in others * 5:
+                    assert other.get("/private/").status_code == 302
+                assert [told(other)[1] for other in others] == ["expired", "expired"]
+        finally:
+            session_ended.disconnect(receive)
+    assert heard == [f"{each} expired" for each in ids]
 
 
 @ENGINES

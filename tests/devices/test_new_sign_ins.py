@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
+from smtplib import SMTPRecipientsRefused
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.contrib.auth import get_user_model
+from django.contrib.auth import get_user_model, login
+from django.contrib.auth.signals import user_logged_in
 from django.core import mail
 from django.core.mail.backends.base import BaseEmailBackend
 from django.db import transaction
+from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import include, path
 from django.utils import translation
 
 from django_sessionstores.core.records import Client as Who
 from django_sessionstores.devices import new_sign_ins
-from django_sessionstores.devices.new_sign_ins import _after_login, _language_of
+from django_sessionstores.devices.new_sign_ins import _language_of
 from django_sessionstores.exceptions import StorageUnavailable
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.sessions.state import RequestPolicy
@@ -31,7 +36,30 @@ from tests.pages import MIDDLEWARE
 from tests.sessions.test_lifetimes import limits
 from tests.test_locales import EACH, po  # noqa: F401 - the locales of the package
 
+
+def log_in_and_fail(request: HttpRequest) -> HttpResponse:
+    login(request, get_user_model()._default_manager.get(username="ada"))
+    raise RuntimeError("this view always fails")
+
+
+def log_in_and_flush(request: HttpRequest) -> HttpResponse:
+    login(request, get_user_model()._default_manager.get(username="ada"))
+    request.session.flush()
+    request.session["x"] = 1
+    return HttpResponse()
+
+
+def give_token(request: HttpRequest) -> HttpResponse:
+    """Tells of a login that has no session, as packages for tokens do."""
+    user = get_user_model()._default_manager.get(username="ada")
+    user_logged_in.send(type(user), request=request, user=user)
+    return HttpResponse()
+
+
 urlpatterns = [
+    path("fail/", log_in_and_fail),
+    path("flush/", log_in_and_flush),
+    path("token/", give_token),
     path("account/devices/", include("django_sessionstores.urls")),
     *urls.urlpatterns,
 ]
@@ -39,6 +67,13 @@ urlpatterns = [
 ENGINES = pytest.mark.engines("memory", "db:sqlite", "cookie:sqlite", "file", "cache:redis-cache")
 ONE_ENGINE = pytest.mark.engines("db:sqlite")
 EVERYWHERE = "192.0.2.1"
+
+
+class RefusedBackend(BaseEmailBackend):
+    """A server that quotes the address."""
+
+    def send_messages(self, messages: Any) -> int:
+        raise SMTPRecipientsRefused(dict.fromkeys(messages[0].to, (550, b"no such user")))
 
 
 class BrokenBackend(BaseEmailBackend):
@@ -55,6 +90,14 @@ def telling(engine: Any) -> Iterator[None]:
 @pytest.fixture
 def ada(engine: Any) -> Any:
     return get_user_model()._default_manager.create(username="ada", email="ada@example.com")
+
+
+def asked(engine: Any) -> Any:
+    """Return a request of a visitor, whose session the middleware knows."""
+    request: Any = RequestFactory().get("/", headers={"user-agent": FIREFOX})
+    request.session = engine.SessionStore()
+    request.session.policy = RequestPolicy(client=lambda: Who(EVERYWHERE, FIREFOX))
+    return request
 
 
 def sign_in(agent: str = FIREFOX, *, is_async: bool = False) -> Any:
@@ -176,6 +219,51 @@ def test_a_login_that_is_rolled_back_is_not_told(
     assert mail.outbox == []
 
 
+@ENGINES
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_login_that_is_refused_is_not_told(
+    engine: Any, ada: Any, is_async: bool, django_capture_on_commit_callbacks: Any
+) -> None:
+    with limits(NEW_SIGN_IN="email", MAX_SESSIONS=1, ON_LIMIT="refuse"):
+        stored(engine, ada, agent=IPHONE)
+        client: Any = AsyncClient() if is_async else Client()
+        get = async_to_sync(client.get) if is_async else client.get
+        url = f"{'/async' if is_async else ''}/login/ada/"
+        with django_capture_on_commit_callbacks(execute=True):
+            response = get(url, headers={"user-agent": FIREFOX})
+    assert response.status_code == 403
+    assert mail.outbox == []
+
+
+@ENGINES
+@pytest.mark.parametrize("url", ["fail", "flush", "token"])
+def test_a_login_that_is_not_stored_is_not_told(
+    engine: Any, ada: Any, url: str, django_capture_on_commit_callbacks: Any
+) -> None:
+    """Neither if the view fails, nor if it logs the user out again, nor without a session."""
+    client = Client(headers={"user-agent": FIREFOX}, raise_request_exception=False)
+    with django_capture_on_commit_callbacks(execute=True):
+        client.get(f"/{url}/")
+    assert Inventory().count(user=ada) == 0
+    assert mail.outbox == []
+
+
+@ONE_ENGINE
+def test_a_login_is_told_once(
+    engine: Any, ada: Any, django_capture_on_commit_callbacks: Any
+) -> None:
+    """By the first save, however many follow, and although objects are copied and pickled."""
+    request = asked(engine)
+    with django_capture_on_commit_callbacks(execute=True):
+        login(request, ada)
+        copied = copy(request.session)
+        assert pickle.loads(pickle.dumps(request.session)).sign_in is None
+        for each in (request.session, copied, request.session):
+            each["x"] = 1
+            each.save()
+    assert len(mail.outbox) == 1
+
+
 @ONE_ENGINE
 def test_a_mail_that_is_not_sent_fails_no_login(
     engine: Any,
@@ -192,6 +280,40 @@ def test_a_mail_that_is_not_sent_fails_no_login(
     assert f"User {ada.pk} was not told" in line
     assert "ConnectionRefusedError: no mail server" in line
     assert "ada@example.com" not in line
+
+
+@ONE_ENGINE
+@pytest.mark.parametrize("address", ["ada@example.com", "ada@example.com\nBcc: eve@example.com"])
+def test_an_error_that_quotes_the_address(
+    engine: Any,
+    ada: Any,
+    address: str,
+    caplog: pytest.LogCaptureFixture,
+    django_capture_on_commit_callbacks: Any,
+) -> None:
+    """The address is not logged, nor does a new line in it begin a line of the log."""
+    ada.email = address
+    ada.save()
+    backend = f"{__name__}.{RefusedBackend.__name__}"
+    with override_settings(EMAIL_BACKEND=backend), django_capture_on_commit_callbacks(execute=True):
+        assert sign_in().get("/who/").content == b"ada"
+    (line,) = [each.getMessage() for each in caplog.records if "new device" in each.getMessage()]
+    assert "SMTPRecipientsRefused: " in line
+    assert "\n" not in line
+    assert "example.com" not in line
+
+
+@ONE_ENGINE
+def test_a_host_that_is_not_allowed_fails_no_login(
+    engine: Any, ada: Any, django_capture_on_commit_callbacks: Any
+) -> None:
+    """Without a middleware that looks at it, Django serves the request."""
+    middleware = [each for each in MIDDLEWARE if not each.endswith("CommonMiddleware")]
+    with in_force(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["example.com"], MIDDLEWARE=middleware):
+        with django_capture_on_commit_callbacks(execute=True):
+            client = sign_in()
+        assert client.get("/who/").content == b"ada"
+    assert "://" not in mail.outbox[0].body
 
 
 @ONE_ENGINE
@@ -251,16 +373,21 @@ def test_a_client_cannot_write_into_the_headers_or_the_page(
 
 @ONE_ENGINE
 @EACH
-def test_the_language_of_the_user(engine: Any, ada: Any, locale: str) -> None:
+def test_the_language_of_the_user(
+    engine: Any, ada: Any, locale: str, django_capture_on_commit_callbacks: Any
+) -> None:
     """It is used whatever language the request has. All of the mail is in it."""
     language = translation.to_language(locale)
     ada.language = language
-    request = RequestFactory().get("/", headers={"user-agent": FIREFOX})
-    request.session = engine.SessionStore()
-    request.session.policy = RequestPolicy(client=lambda: Who(EVERYWHERE, FIREFOX))
-    ada._state.db = None  # Nothing waits for a commit.
-    with override_settings(USE_I18N=True), translation.override("en"):
-        _after_login(request, ada)
+    request = asked(engine)
+    with (
+        override_settings(USE_I18N=True),
+        translation.override("en"),
+        django_capture_on_commit_callbacks(execute=True),
+    ):
+        login(request, ada)
+        request.session.save()
+    with translation.override("en"):
         assert translation.get_language() == "en"
     (message,) = mail.outbox
     html = message.alternatives[0][0]
@@ -276,6 +403,7 @@ def test_a_language_that_the_site_does_not_have(engine: Any, ada: Any) -> None:
             ("xx", "de"),
             (7, "de"),
             ("", "de"),
+            ("x" * 1000, "de"),
             ("fr-ca", "fr"),
             ("es", "es"),
         ):
