@@ -28,7 +28,7 @@ from . import (
     rotation,
     saving,
 )
-from .knowledge import KnownSession, replace_data
+from .knowledge import KnownSession, drawn_by_others, replace_data
 from .rollback import Merge
 from .state import (
     Dead,
@@ -462,7 +462,7 @@ def _store_drawn_key(session: SessionFlows, unread: Unread) -> Flow[Unread]:
     Return the state with the key under which the session is stored now: another key if keys hold
     the data. If no other object has drawn the key, return the same state.
     """
-    drawn = session._drawn_by_others(unread.key)
+    drawn = drawn_by_others(session, unread.key)
     yield from _store_new_keys(drawn)
     for each in drawn:
         if each.is_stored:

@@ -350,16 +350,7 @@ class KnownSession(Engine):
         Then a view has put this object into the request in place of that one, which is not there to
         send the key.
         """
-        return any(not each.has_new_key for each in self._drawn_by_others(unread.key))
-
-    def _drawn_by_others(self, key: SecretText) -> list[Any]:
-        """Return the other objects of the request that have drawn this key."""
-        others = [each for each in request_sessions.cycled() if each is not self]
-        if not others:
-            return []
-        # A key that will hold data is a plain one until its session is stored.
-        new_id = self.storage().identify(key) or session_id(key)
-        return [each for each in others if each.new_id == new_id]
+        return any(not each.has_new_key for each in drawn_by_others(self, unread.key))
 
     def _tell_failure(self, error: SessionStoresError) -> Flow[None]:
         """Note an outage in which an operation has failed, and tell what had ended before it."""
@@ -393,6 +384,16 @@ class KnownSession(Engine):
     def _send(self, to_send: Sequence[Event]) -> Flow[None]:
         """Send events that do not change the state, after the commit if it is not certain yet."""
         return events.send_if_committed(type(self), self.storage(), to_send)
+
+
+def drawn_by_others(session: KnownSession, key: SecretText) -> list[Any]:
+    """Return the other objects of the request that have drawn this key."""
+    others = [each for each in request_sessions.cycled() if each is not session]
+    if not others:
+        return []
+    # A key that will hold data is a plain one until its session is stored.
+    new_id = session.storage().identify(key) or session_id(key)
+    return [each for each in others if each.new_id == new_id]
 
 
 def _is_cycled(state: State) -> bool:
