@@ -1,6 +1,6 @@
 """Chromium as it binds sessions, and a site over HTTPS that it trusts.
 
-Chromium heeds the headers of the protocol only if it trusts the certificate of the site, and it is
+Chromium acts on the headers of the protocol only if it trusts the certificate of the site, and it is
 told so in a home folder of its own. Its keys are in software, as machines for tests have no TPM.
 """
 
