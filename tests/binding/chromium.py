@@ -1,7 +1,7 @@
 """Chromium as it binds sessions, and a site over HTTPS that it trusts.
 
-Chromium acts on the headers of the protocol only if it trusts the certificate of the site, and it is
-told so in a home folder of its own. Its keys are in software, as machines for tests have no TPM.
+Chromium acts on the headers of the protocol only if it trusts the certificate of the site. A home
+folder of its own says so. Its keys are in software, as machines for tests have no TPM.
 """
 
 from __future__ import annotations
