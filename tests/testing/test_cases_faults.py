@@ -289,7 +289,7 @@ def test_a_case_that_does_not_end_is_stopped(hold: Hold, store: type, name: str)
 
 def test_a_clean_up_that_does_not_end_is_stopped_once(hold: Hold) -> None:
     names = (CASE, "a-removed-name-stays-removed", "a-nested-change-is-saved")
-    results = hold(EndlessInCleanUp, *names, seconds=0.2)
+    results = hold(EndlessInCleanUp, *names, seconds=2)
     assert [result.detail for result in results.values()] == [
         "The value is missing.",
         "KeyError was raised.",
