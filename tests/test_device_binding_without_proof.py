@@ -22,21 +22,15 @@ from django_sessionstores.devices import binding_views
 from django_sessionstores.inventory import Inventory
 from django_sessionstores.middleware import SessionMiddleware
 from django_sessionstores.testing import HOUR, at
+from tests import test_device_binding_attacks
 from tests.binding.browsers import BoundBrowser, part
 from tests.test_device_binding import COOKIE, ENGINES, MINUTE, binding_settings, stored_binding
 
 pytestmark = [pytest.mark.engines(*ENGINES), pytest.mark.usefixtures("user")]
 
 
-@pytest.fixture(autouse=True)
-def _site(engine: Any) -> Iterator[None]:
-    _, *others = django_settings.MIDDLEWARE
-    middleware = ["django_sessionstores.middleware.SessionMiddleware", *others]
-    with (
-        override_settings(ROOT_URLCONF="tests.test_device_binding", MIDDLEWARE=middleware),
-        binding_settings(DEVICE_BINDING="prefer"),
-    ):
-        yield
+# Fixture.
+_site = test_device_binding_attacks._site
 
 
 @pytest.fixture(params=["sync", "async"])
